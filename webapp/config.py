@@ -1,0 +1,122 @@
+"""How this process was started: frozen at its start, from flags, environment, `.env` and defaults, in that order.
+
+What people change while the queue runs lives in `settings.py` and the database, not here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+from urllib.parse import urlsplit
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+class ConfigError(Exception):
+    """The process was started with something it cannot use; the message says what, and what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One process's start-up configuration.
+
+    Attributes:
+        home: the folder that holds the database, the lock and the secret key (mode 0700).
+        database_url: a SQLAlchemy URL; None means `queue.db` in the home.
+        public_url: how people reach the console from outside (`https://queue.example.org`), or None.
+    """
+
+    home: Path
+    database_url: Optional[str]
+    public_url: Optional[str]
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.database_url is None or self.database_url.startswith("sqlite")
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The database file. Only meaningful where `is_sqlite`."""
+        if self.database_url is None:
+            return self.home / "queue.db"
+        return Path(self.database_url[len("sqlite:///") :]).absolute()
+
+    @property
+    def lock_path(self) -> Path:
+        """The file whose flock every writer takes first; it lies beside the database that it guards."""
+        return self.sqlite_path.with_name("queue.lock") if self.is_sqlite else self.home / "queue.lock"
+
+    @property
+    def key_path(self) -> Path:
+        return self.home / "secret.key"
+
+
+def load(environ: Optional[Mapping[str, str]] = None) -> Config:
+    """Read the configuration. Raises ConfigError with one line that names the variable and what it should be."""
+    values = {**_dotenv(), **(os.environ if environ is None else environ)}
+    home_text = values.get("QUEUECTL_HOME") or os.path.join(_user_home(values), ".queuectl")
+    return Config(
+        home=Path(home_text).expanduser().absolute(),
+        database_url=_database_url(values.get("QUEUECTL_DATABASE_URL") or None),
+        public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or None),
+    )
+
+
+def ensure_home(config: Config) -> None:
+    """Make the home folder, readable by its owner alone. Raises ConfigError where that cannot be done."""
+    try:
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.name == "posix" and config.home.stat().st_uid == os.getuid():
+            mode = stat.S_IMODE(config.home.stat().st_mode)
+            if mode & 0o077:
+                config.home.chmod(0o700)
+        if not os.access(config.home, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the home folder {config.home}: {error.strerror}. "
+            "Make it writable, or name another one in QUEUECTL_HOME."
+        ) from None
+
+
+def _user_home(values: Mapping[str, str]) -> str:
+    home = values.get("HOME") or os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise ConfigError("this user has no home folder. Name a folder for the queue in QUEUECTL_HOME.")
+    return home
+
+
+def _dotenv() -> dict[str, str]:
+    path = CHECKOUT / ".env"
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values  # only here: most processes start without a .env
+
+    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+
+
+def _database_url(url: Optional[str]) -> Optional[str]:
+    if url is None:
+        return None
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
+        return "postgresql+psycopg://" + rest
+    if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        return url
+    raise ConfigError(
+        f"QUEUECTL_DATABASE_URL starts with {scheme!r}. "
+        "Expected sqlite:////absolute/path/queue.db or postgresql://user@host/database."
+    )
+
+
+def _public_url(url: Optional[str]) -> Optional[str]:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
+        raise ConfigError(f"QUEUECTL_PUBLIC_URL is {url!r}. Expected something like https://queue.example.org.")
+    return f"{parts.scheme}://{parts.netloc}"

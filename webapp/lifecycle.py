@@ -1,0 +1,143 @@
+"""The states, the arrows between them, and the one guarded move.
+
+A job's state changes here and nowhere else; the worker's set-based statements in `worker/claims.py` are the one
+exception and take their arrows from this table.
+
+    enqueue    →                              pending, scheduled
+    promote    scheduled, failed            → pending      the clock
+    claim      pending                      → processing   a worker; attempts + 1
+    complete   processing                   → completed
+    retry      processing                   → failed       failures + 1, with the next run_at
+    bury       processing                   → dead
+    lose       processing                   → pending      its worker died: a recorded loss, no failure
+    release    processing                   → pending      its worker shuts down: no failure
+    cancel     scheduled, pending, failed   → cancelled    a person
+    settle_cancel  processing               → cancelled    the end of a cancelled command
+    requeue    dead, cancelled, completed   → pending      a person; failures = 0
+    run_now    scheduled, failed            → pending      a person
+    discard    any but processing           → (deleted)    a person, or retention
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from sqlalchemy import ColumnElement, delete, insert, literal_column, or_, update
+from sqlalchemy.orm import Session
+
+from webapp import clock
+from webapp.models import STATES, Event, Job
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One verb: the states that it may leave, and the one that it enters (None: the row is deleted)."""
+
+    verb: str
+    leaves: tuple[str, ...]
+    enters: Optional[str]
+
+
+ARROWS: Mapping[str, Arrow] = {
+    arrow.verb: arrow
+    for arrow in (
+        Arrow("promote", ("scheduled", "failed"), "pending"),
+        Arrow("claim", ("pending",), "processing"),
+        Arrow("complete", ("processing",), "completed"),
+        Arrow("retry", ("processing",), "failed"),
+        Arrow("bury", ("processing",), "dead"),
+        Arrow("lose", ("processing",), "pending"),
+        Arrow("release", ("processing",), "pending"),
+        Arrow("settle_cancel", ("processing",), "cancelled"),
+        Arrow("cancel", ("scheduled", "pending", "failed"), "cancelled"),
+        Arrow("requeue", ("dead", "cancelled", "completed"), "pending"),
+        Arrow("run_now", ("scheduled", "failed"), "pending"),
+        Arrow("discard", tuple(state for state in STATES if state != "processing"), None),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A job that a move changed."""
+
+    seq: int
+    id: str
+
+
+def in_state(*states: str) -> ColumnElement[bool]:
+    """`state IN (…)` with the states in the SQL text: a planner proves a partial index by text, not by parameter."""
+    for state in states:
+        if state not in STATES:
+            raise ValueError(f"no such state: {state!r}")
+    return or_(*(Job.state == literal_column(f"'{state}'") for state in states))
+
+
+def move(
+    session: Session,
+    verb: str,
+    which: ColumnElement[bool],
+    *,
+    actor: str,
+    values: Optional[Mapping[str, Any]] = None,
+    detail: Optional[Mapping[str, Any]] = None,
+    act_id: Optional[int] = None,
+) -> list[Moved]:
+    """Move the jobs that match `which` and may leave their state by `verb`; write an event for each.
+
+    The states that the verb leaves stand in the WHERE: a job that somebody else moved first is not in the answer,
+    and that is an answer, not an error. Order is by sequence.
+    """
+    arrow = ARROWS[verb]
+    guard = in_state(*arrow.leaves)
+    if arrow.enters is None:
+        statement: Any = delete(Job).where(which, guard)
+    else:
+        changes = {"state": arrow.enters, "changed_at": clock.now(), **(values or {})}
+        if act_id is not None:
+            changes.update(
+                act_id=act_id,
+                prior_state=Job.state,
+                prior_run_at=Job.run_at,
+                prior_failures=Job.failures,
+                prior_finished_at=Job.finished_at,
+            )
+        statement = update(Job).where(which, guard).values(changes)
+    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()
+    moved = sorted((Moved(row.seq, row.id) for row in rows), key=lambda job: job.seq)
+    gone = arrow.enters is None
+    record(session, verb, [("job:" + job.id, None if gone else job.seq) for job in moved], actor, detail, act_id)
+    return moved
+
+
+def record(
+    session: Session,
+    verb: str,
+    subjects: Sequence[tuple[str, Optional[int]]],
+    actor: str,
+    detail: Optional[Mapping[str, Any]] = None,
+    act_id: Optional[int] = None,
+) -> None:
+    """Write one event for each subject (`'job:job1'` with its sequence, or `'queue:mail'` with None)."""
+    if not subjects:
+        return
+    at = clock.now()
+    text = json.dumps(detail) if detail else None
+    session.execute(
+        insert(Event),
+        [
+            {
+                "at": at,
+                "verb": verb,
+                "actor": actor,
+                "subject": subject,
+                "job_seq": seq,
+                "act_id": act_id,
+                "detail": text,
+            }
+            for subject, seq in subjects
+        ],
+    )

@@ -1,0 +1,372 @@
+"""What a person or a program does to the queue. The console, the CLI and the API call the same functions.
+
+Each is one durable transaction (bulk acts: several small ones). An `actor` is `person:NAME`, `worker:ID` or
+`rule:NAME`. Jobs that somebody else moved first come back as refused, with the state that they are in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from sqlalchemy import func, insert, literal_column, null, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from webapp import clock, settings
+from webapp.db import writing
+from webapp.filters import JobFilter
+from webapp.ids import new_job_id
+from webapp.jobspec import FieldError, JobSpec, SpecError
+from webapp.lifecycle import ARROWS, in_state, move, record
+from webapp.models import Act, Job, Queue, Worker
+
+BATCH = 500  # jobs that one transaction of a bulk act moves: the write lock is held for about 50 ms at the most
+ACT_LEASE = clock.seconds(30)
+FRESH_START = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None}
+
+
+class NotFound(LookupError):
+    """There is no such thing; the message names it."""
+
+
+@dataclass
+class Outcome:
+    """What became of each job that was named.
+
+    Attributes:
+        moved: ids of jobs that the verb moved.
+        asked: ids of running jobs that were asked to stop and will follow.
+        refused: id → the state that it is in and that the verb cannot leave; None: there is no such job.
+    """
+
+    moved: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    refused: dict[str, Optional[str]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return not self.refused
+
+
+@dataclass(frozen=True)
+class ActResult:
+    """How far a bulk act has come. `skipped` jobs matched, but were moved by somebody else first."""
+
+    act_id: int
+    moved: int
+    skipped: int
+    done: bool
+
+
+# --- enqueue ---------------------------------------------------------------------------------------------------------
+
+
+def enqueue(specs: Sequence[JobSpec], actor: str, *, form_key: Optional[str] = None) -> list[str]:
+    """Store all jobs or none; return their ids in order.
+
+    `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
+    id. Raises SpecError when an id is taken, here or earlier in the same call.
+    """
+    rows = [_row(spec, actor, clock.now()) for spec in specs]
+    given = _given_ids(specs)
+    if form_key is not None:
+        rows[0]["form_key"] = form_key
+    try:
+        with writing() as session:
+            if form_key is not None:
+                first = session.scalar(select(Job.id).where(Job.form_key == form_key))
+                if first is not None:
+                    return [first]
+            _refuse_taken(session, given)
+            _ensure_queues(session, {spec.queue for spec in specs})
+            for start in range(0, len(rows), 10_000):
+                session.execute(insert(Job), rows[start : start + 10_000])
+    except IntegrityError:
+        # PostgreSQL only: another transaction stored one of these ids between our look and our insert.
+        with writing() as session:
+            _refuse_taken(session, given)
+        raise
+    return [row["id"] for row in rows]
+
+
+def _row(spec: JobSpec, actor: str, now: int) -> dict[str, Any]:
+    due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
+    return {
+        "id": spec.id or new_job_id(),
+        "command": spec.command,
+        "queue": spec.queue,
+        "priority": spec.priority,
+        "state": "scheduled" if due > now else "pending",
+        # A time in the past counts as now: among equals, the first to come is the first to go.
+        "run_at": max(due, now),
+        "max_retries": spec.max_retries,
+        "timeout": spec.timeout,
+        "cwd": spec.cwd,
+        "env": json.dumps(dict(spec.env)) if spec.env else None,
+        "created_at": now,
+        "created_by": actor,
+        "changed_at": now,
+        "form_key": None,
+    }
+
+
+def _given_ids(specs: Sequence[JobSpec]) -> list[str]:
+    places: dict[str, int] = {}
+    for number, spec in enumerate(specs, 1):
+        if spec.id is None:
+            continue
+        if spec.id in places:
+            message = f"{spec.id!r} is given to jobs {places[spec.id]} and {number}. Ids must differ."
+            raise SpecError([FieldError("id", message)])
+        places[spec.id] = number
+    return list(places)
+
+
+def _refuse_taken(session: Session, ids: Sequence[str]) -> None:
+    errors = []
+    for start in range(0, len(ids), 500):
+        taken = session.execute(select(Job.id, Job.state).where(Job.id.in_(ids[start : start + 500])))
+        errors += [
+            FieldError("id", f"{row.id!r} is taken by a job that is {row.state}. Choose another.") for row in taken
+        ]
+    if errors:
+        raise SpecError(errors)
+
+
+def _ensure_queues(session: Session, names: set[str]) -> None:
+    known = set(session.scalars(select(Queue.name).where(Queue.name.in_(names))))
+    if names - known:
+        session.execute(_insert_ignore(session, Queue), [{"name": name} for name in sorted(names - known)])
+        settings.bump_revision(session)
+
+
+def _insert_ignore(session: Session, table: Any) -> Any:
+    if session.get_bind().dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        return sqlite_insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+    return postgresql_insert(table).on_conflict_do_nothing()
+
+
+# --- verbs on named jobs ---------------------------------------------------------------------------------------------
+
+
+def requeue(ids: Iterable[str], actor: str) -> Outcome:
+    """Dead, cancelled and completed jobs become pending, with no failures to their name."""
+    return _by_id("requeue", ids, actor)
+
+
+def run_now(ids: Iterable[str], actor: str) -> Outcome:
+    """Scheduled and failed jobs become pending without waiting for their time."""
+    return _by_id("run_now", ids, actor)
+
+
+def discard(ids: Iterable[str], actor: str) -> Outcome:
+    """Delete jobs with their attempts and output, unless they are running. Cannot be undone."""
+    return _by_id("discard", ids, actor)
+
+
+def cancel(ids: Iterable[str], actor: str) -> Outcome:
+    """Cancel what waits; ask what runs to stop (`Outcome.asked`), which its worker does within about a second."""
+    return _by_id("cancel", ids, actor)
+
+
+def values_of(verb: str, now: int) -> dict[str, Any]:
+    """What a verb sets on a job's row beside its state."""
+    if verb == "requeue":
+        return {**FRESH_START, "run_at": now}
+    if verb == "run_now":
+        return {"run_at": now}
+    if verb == "cancel":
+        return {"finished_at": now}
+    return {}
+
+
+def _by_id(verb: str, ids: Iterable[str], actor: str) -> Outcome:
+    wanted = list(dict.fromkeys(ids))
+    outcome = Outcome()
+    with writing() as session:
+        for start in range(0, len(wanted), BATCH):
+            _move_named(session, verb, wanted[start : start + BATCH], actor, outcome)
+    return outcome
+
+
+def _move_named(session: Session, verb: str, ids: Sequence[str], actor: str, outcome: Outcome) -> None:
+    values = values_of(verb, clock.now())
+    moved = {job.id for job in move(session, verb, Job.id.in_(ids), actor=actor, values=values)}
+    asked: set[str] = set()
+    if verb == "cancel":
+        asked = _ask_to_stop(session, ids, actor)
+    left = [id_ for id_ in ids if id_ not in moved and id_ not in asked]
+    states: dict[str, str] = {}
+    if left:
+        states = {row.id: row.state for row in session.execute(select(Job.id, Job.state).where(Job.id.in_(left)))}
+    outcome.moved += [id_ for id_ in ids if id_ in moved]
+    outcome.asked += [id_ for id_ in ids if id_ in asked]
+    outcome.refused.update({id_: states.get(id_) for id_ in left})
+
+
+def _ask_to_stop(session: Session, ids: Sequence[str], actor: str) -> set[str]:
+    rows = session.execute(
+        update(Job)
+        .where(Job.id.in_(ids), in_state("processing"), Job.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=clock.now(), cancel_requested_by=actor)
+        .returning(Job.seq, Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    if rows:
+        record(session, "ask_cancel", [("job:" + row.id, row.seq) for row in rows], actor)
+        settings.bump_revision(session)
+    return {row.id for row in rows}
+
+
+# --- bulk acts -------------------------------------------------------------------------------------------------------
+
+
+def act_on_all(verb: str, wanted: JobFilter, actor: str) -> ActResult:
+    """Apply a verb to every job that matches now, in transactions of BATCH jobs. Jobs that come later are left alone.
+
+    If this process dies on the way, a supervisor finds the act and carries it on.
+    """
+    act_id = start_act(verb, wanted, actor)
+    while True:
+        result = advance_act(act_id)
+        if result.done:
+            return result
+
+
+def start_act(verb: str, wanted: JobFilter, actor: str) -> int:
+    """Write down a bulk act, to be carried out by `advance_act`. Returns its id."""
+    if verb not in {"requeue", "discard", "cancel", "run_now"}:
+        raise ValueError(f"no bulk act: {verb!r}")
+    now = clock.now()
+    with writing() as session:
+        act = Act(
+            verb=verb,
+            filter=wanted.to_json(),
+            highest_seq=session.scalar(select(func.max(Job.seq))) or 0,
+            cursor_seq=0,
+            actor=actor,
+            state="running",
+            created_at=now,
+            lease_until=now + ACT_LEASE,
+            moved=0,
+            skipped=0,
+        )
+        session.add(act)
+        session.flush()
+        return act.id
+
+
+def advance_act(act_id: int) -> ActResult:
+    """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound."""
+    with writing() as session:
+        act = session.get(Act, act_id, with_for_update=True)
+        if act is None:
+            raise NotFound(f"no such act: {act_id}")
+        if act.state == "running":
+            _advance(session, act)
+        return ActResult(act.id, act.moved, act.skipped, act.state != "running")
+
+
+def _advance(session: Session, act: Act) -> None:
+    wanted = JobFilter.from_json(act.filter)
+    leaves = ARROWS[act.verb].leaves + (("processing",) if act.verb == "cancel" else ())
+    matching = (
+        select(Job.seq)
+        .where(wanted.where(), in_state(*leaves), Job.seq > act.cursor_seq, Job.seq <= act.highest_seq)
+        .order_by(Job.seq)
+        .limit(BATCH)
+    )
+    seqs = list(session.scalars(matching))
+    moved = move(
+        session, act.verb, Job.seq.in_(seqs), actor=act.actor, values=values_of(act.verb, clock.now()), act_id=act.id
+    )
+    asked: set[str] = set()
+    if act.verb == "cancel":
+        asked = _ask_to_stop(session, list(session.scalars(select(Job.id).where(Job.seq.in_(seqs)))), act.actor)
+    act.moved += len(moved) + len(asked)
+    act.skipped += len(seqs) - len(moved) - len(asked)
+    act.lease_until = clock.now() + ACT_LEASE
+    if len(seqs) < BATCH:
+        act.state, act.finished_at = "done", clock.now()
+    else:
+        act.cursor_seq = seqs[-1]
+
+
+def abandoned_acts(session: Session) -> list[int]:
+    """Acts that nobody carries on any more."""
+    return list(session.scalars(select(Act.id).where(Act.state == "running", Act.lease_until < clock.now())))
+
+
+# --- queues, workers -------------------------------------------------------------------------------------------------
+
+
+def pause_queue(name: str, actor: str) -> bool:
+    """Let no more jobs of this queue start; running ones go on. False: it was paused already. Raises NotFound."""
+    return _set_pause(name, actor, clock.now())
+
+
+def resume_queue(name: str, actor: str) -> bool:
+    """Let the queue's jobs start again. False: it was not paused. Raises NotFound."""
+    return _set_pause(name, actor, None)
+
+
+def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
+    with writing() as session:
+        before = Queue.paused_at.is_(None) if at is not None else Queue.paused_at.is_not(None)
+        changed = session.execute(
+            update(Queue)
+            .where(Queue.name == name, before)
+            .values(paused_at=at, paused_by=actor if at is not None else null())
+            .returning(Queue.name)
+        ).first()
+        if changed is None:
+            if session.get(Queue, name) is None:
+                raise NotFound(f"no such queue: {name!r}. A queue exists once a job has named it.")
+            return False
+        settings.bump_revision(session)
+        record(session, "pause" if at is not None else "resume", [("queue:" + name, None)], actor)
+        return True
+
+
+def wish_of_workers(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outcome:
+    """Ask workers to be `quiet` (take no more), to `run` again, or to `stop` (finish, then end).
+
+    `ids` None means all that are running. `Outcome.refused` names those that are not running, or not there.
+    """
+    outcome = Outcome()
+    with writing() as session:
+        running = Worker.state == literal_column("'running'")
+        which = running if ids is None else running & Worker.id.in_(ids)
+        rows = session.scalars(update(Worker).where(which).values(wish=wish).returning(Worker.id)).all()
+        outcome.moved = sorted(rows)
+        if ids is not None and set(ids) - set(rows):
+            states = {
+                row.id: row.state for row in session.execute(select(Worker.id, Worker.state).where(Worker.id.in_(ids)))
+            }
+            outcome.refused = {id_: states.get(id_) for id_ in ids if id_ not in rows}
+        if rows:
+            settings.bump_revision(session)
+            record(session, wish, [("worker:" + id_, None) for id_ in outcome.moved], actor)
+    return outcome
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def set_setting(key: str, text: object, actor: str) -> settings.Value:
+    """Raises SettingError."""
+    with writing() as session:
+        return settings.change(session, key, text, actor)
+
+
+def unset_setting(key: str, actor: str) -> settings.Value:
+    """Put a setting back to its default. Raises SettingError."""
+    with writing() as session:
+        return settings.reset(session, key, actor)

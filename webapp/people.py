@@ -1,0 +1,158 @@
+"""Who may open the console: users, their passwords, and the one-time link that makes the first administrator."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from typing import Optional
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from webapp import clock
+from webapp.db import writing
+from webapp.lifecycle import record
+from webapp.models import SetupLink, User
+
+ROLES = ("viewer", "operator", "admin")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
+LINK_LIFE = clock.seconds(3600)
+SHORTEST, LONGEST = 10, 1000  # characters of a password
+
+
+class PersonError(ValueError):
+    """A name or password that cannot be taken. `field` is 'name', 'role' or 'password'."""
+
+    def __init__(self, field: str, message: str) -> None:
+        self.field = field
+        super().__init__(message)
+
+
+def add(name: str, password: str, role: str, actor: str) -> None:
+    """Make a user. Raises PersonError."""
+    _check(name, password, role)
+    hashed = _hash(password)  # slow on purpose: before the write lock is taken
+    with writing() as session:
+        _add(session, name, hashed, role, actor)
+
+
+def set_password(name: str, password: str, actor: str) -> None:
+    """Change a password and end every session of this person. Raises PersonError."""
+    _check_password(password, name)
+    hashed = _hash(password)
+    with writing() as session:
+        changed = session.execute(
+            update(User)
+            .where(User.name == name)
+            .values(password_hash=hashed, session_key=secrets.token_hex(16))
+            .returning(User.id)
+        ).first()
+        if changed is None:
+            raise PersonError("name", f"no such user: {name!r}.")
+        record(session, "passwd", [("user:" + name, None)], actor)
+
+
+def everyone(session: Session) -> list[User]:
+    return list(session.scalars(select(User).order_by(User.name)))
+
+
+def by_session(session: Session, user_id: int, session_key: str) -> Optional[User]:
+    """The user behind a session, unless it was ended or the user disabled."""
+    user = session.get(User, user_id)
+    if user is None or user.disabled_at is not None or not secrets.compare_digest(user.session_key, session_key):
+        return None
+    return user
+
+
+def authenticate(session: Session, name: str, password: str) -> Optional[User]:
+    """The user, if name and password fit. Takes the same time for names that do not exist."""
+    from argon2 import PasswordHasher
+    from argon2.exceptions import Argon2Error, InvalidHashError
+
+    user = session.scalar(select(User).where(User.name == name, User.disabled_at.is_(None)))
+    try:
+        PasswordHasher().verify(user.password_hash if user else _stranger(), password[:LONGEST])
+    except (Argon2Error, InvalidHashError):
+        return None
+    return user
+
+
+def needs_setup(session: Session) -> bool:
+    """True until there is an administrator."""
+    found = select(func.count()).select_from(User).where(User.role == "admin", User.disabled_at.is_(None))
+    return not session.scalar(found)
+
+
+def new_setup_link() -> Optional[str]:
+    """Make a fresh one-time token, or None where there is an administrator already. Earlier links end."""
+    with writing() as session:
+        if not needs_setup(session):
+            return None
+        token = secrets.token_urlsafe(32)
+        session.execute(delete(SetupLink))
+        session.add(SetupLink(token_hash=_digest(token), expires_at=clock.now() + LINK_LIFE))
+        return token
+
+
+def setup_link_is_good(session: Session, token: str) -> bool:
+    link = session.get(SetupLink, _digest(token))
+    return link is not None and link.expires_at > clock.now() and needs_setup(session)
+
+
+def set_up(token: str, name: str, password: str) -> bool:
+    """Make the first administrator and consume the link. False: the link is not good. Raises PersonError."""
+    _check(name, password, "admin")
+    hashed = _hash(password)
+    with writing() as session:
+        if not setup_link_is_good(session, token):
+            return False
+        _add(session, name, hashed, "admin", "rule:setup")
+        session.execute(delete(SetupLink))
+    return True
+
+
+def _add(session: Session, name: str, hashed: str, role: str, actor: str) -> None:
+    if session.scalar(select(User.id).where(func.lower(User.name) == name.lower())) is not None:
+        raise PersonError("name", f"{name!r} is taken. Choose another name.")
+    session.add(
+        User(name=name, role=role, password_hash=hashed, session_key=secrets.token_hex(16), created_at=clock.now())
+    )
+    record(session, "add_user", [("user:" + name, None)], actor, {"role": role})
+
+
+def _check(name: str, password: str, role: str) -> None:
+    if not NAME.match(name):
+        rule = "1 to 64 characters of A-Z a-z 0-9 . _ @ -, the first a letter or digit"
+        raise PersonError("name", f"{name!r} is not allowed; expected {rule}.")
+    if role not in ROLES:
+        raise PersonError("role", f"{role!r} is no role; expected one of {', '.join(ROLES)}.")
+    _check_password(password, name)
+
+
+def _check_password(password: str, name: str) -> None:
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise PersonError("password", f"has {len(password)} characters; expected {SHORTEST} to {LONGEST}.")
+    if password.lower() == name.lower() or len(set(password)) < 4:
+        raise PersonError("password", "is too easy to guess; expected something longer or less regular.")
+
+
+def _hash(password: str) -> str:
+    from argon2 import PasswordHasher
+
+    return PasswordHasher().hash(password)
+
+
+def _stranger() -> str:
+    """A hash that no password fits, made once, so that an unknown name costs as much as a known one."""
+    global _stranger_hash
+    if _stranger_hash is None:
+        _stranger_hash = _hash(secrets.token_hex(32))
+    return _stranger_hash
+
+
+_stranger_hash: Optional[str] = None
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
