@@ -1,0 +1,119 @@
+"""The table of manage.py's commands, and what they share: lazy loading, exit codes, one line for what went wrong.
+
+What a command does stands in the module that the table names; it is imported when the command is run, or its own
+`--help` asked for, and not before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Optional
+
+import click
+
+from webapp import __version__
+
+# name: (module:attribute, help). In the order of a first day: submit, work, look, repair, tune, run for good.
+COMMANDS = {
+    "up": ("up:up", "Start everything: the console and its workers."),
+    "demo": ("demo:demo", "Watch jobs succeed, retry and die, on a scratch database."),
+    "enqueue": ("enqueue:enqueue", "Submit one job, or many from a file."),
+    "worker": ("worker:worker", "Start, list, quiet and stop workers."),
+    "status": ("status:status", "Show jobs by state, workers, and what waits."),
+    "list": ("jobs:list_jobs", "List jobs."),
+    "show": ("jobs:show", "Show one job: fields, attempts, events."),
+    "logs": ("jobs:logs", "Show a job's output."),
+    "cancel": ("jobs:cancel", "Stop jobs, waiting or running."),
+    "run-now": ("jobs:run_now", "Make scheduled or failed jobs due at once."),
+    "dlq": ("dlq:dlq", "Look at the dead letters, retry or discard them."),
+    "queue": ("queue:queue", "List, pause and resume queues."),
+    "config": ("config:config", "Read and change what can be tuned while it runs."),
+    "user": ("user:user", "Manage the people who may log in."),
+    "web": ("web:web", "Start the console alone."),
+    "db": ("db:db", "Bring the database up to date, or check it."),
+    "doctor": ("doctor:doctor", "Check this machine and this installation."),
+    "test": ("test:test", "Run lint, types and every test."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help from the table, and imports one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(f"webapp.commands.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: manage.py enqueue --command 'echo hello'",
+)
+@click.version_option(__version__, prog_name="queuectl", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """queuectl, a background job queue: one file, one command, a web console."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; return its exit code: 0, 1 (it could not be done), 2 (usage) or 130 (Ctrl-C)."""
+    try:
+        result = cli.main(list(argv), prog_name="manage.py", standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that went away is not yet an error at exit
+    except click.UsageError as error:
+        return complain(usage(error), error.exit_code)
+    except click.ClickException as error:
+        return complain(f"Error: {error.format_message()}", error.exit_code)
+    except click.Abort as abort:
+        # click makes one exception of Ctrl-C and of a prompt without an answer.
+        if isinstance(abort.__context__, EOFError):
+            return complain("Error: a question was asked, and there is nobody to answer it.", 1)
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `manage.py list | head`: what is still buffered has nowhere to go, and must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Our own exceptions are sentences for people; any other is a defect, and keeps its traceback.
+        if type(error).__module__.partition(".")[0] not in {"webapp", "worker"}:
+            raise
+        return complain(f"Error: {error}", 1)
+    return result if isinstance(result, int) else 0
+
+
+def complain(text: str, code: int) -> int:
+    click.echo(text, err=True)
+    return code
+
+
+def usage(error: click.UsageError) -> str:
+    """Return the error as one line that ends with where to read on; or the help, where that is what click raised."""
+    text = error.format_message()
+    if error.ctx is None or text.startswith("Usage:"):
+        return text
+    text = " ".join(text.split())
+    unknown = re.match(r"No such command '([^']*)'", text)
+    if unknown and isinstance(error.ctx.command, click.Group):
+        near = difflib.get_close_matches(unknown[1], error.ctx.command.list_commands(error.ctx), n=1)
+        text = f"No such command '{unknown[1]}'." + (f" Did you mean '{near[0]}'?" if near else "")
+    return f"Error: {text} See '{error.ctx.command_path} --help'."
