@@ -1,0 +1,177 @@
+"""Rows written by hand, as the worker would leave them: for tests and pages that need a past without running one.
+
+Each function commits and returns the row. What is not named gets a value that a real run would give, so that the
+tables' checks hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+from typing import Any, Optional
+
+from sqlalchemy import select, update
+
+from webapp import clock
+from webapp.db import writing
+from webapp.ids import new_job_id
+from webapp.models import TERMINAL, Attempt, Event, Job, OutputChunk, Queue, User, Worker
+
+_numbers = itertools.count(1)
+
+
+def make_queue(name: str = "default", *, paused_by: Optional[str] = None) -> Queue:
+    """A queue, new or known already; with `paused_by`, paused now."""
+    with writing() as session:
+        queue = session.get(Queue, name)
+        if queue is None:
+            queue = Queue(name=name)
+            session.add(queue)
+        queue.paused_at = clock.now() if paused_by else None
+        queue.paused_by = paused_by
+    return queue
+
+
+def make_job(state: str = "pending", **values: Any) -> Job:
+    """A job in any state: its worker, token and times follow from the state unless they are given."""
+    now = clock.now()
+    made: dict[str, Any] = {
+        "id": new_job_id(),
+        "command": "echo hello",
+        "queue": "default",
+        "priority": 0,
+        "state": state,
+        "run_at": now + clock.seconds(300) if state in {"scheduled", "failed"} else now,
+        "created_at": now - clock.seconds(60),
+        "created_by": "person:ana",
+        "changed_at": now,
+        "attempts": 0 if state in {"scheduled", "pending", "cancelled"} else 1,
+        "failures": {"failed": 1, "dead": 1}.get(state, 0),
+    }
+    if state == "processing":
+        made.update(worker_id="a-worker", token=secrets.token_hex(8), started_at=now - clock.seconds(5))
+    if state in TERMINAL:
+        made["finished_at"] = now
+    if state in {"completed", "failed", "dead"}:
+        made.update(started_at=now - clock.seconds(2), exit_code=0 if state == "completed" else 1)
+    if state in {"failed", "dead"}:
+        made.update(last_error="exit code 1", error_key="exit:1")
+    made.update(values)
+    make_queue_once(made["queue"])
+    with writing() as session:
+        job = Job(**made)
+        session.add(job)
+    return job
+
+
+def make_queue_once(name: str) -> None:
+    """See that the queue is there, and leave its pause alone."""
+    with writing() as session:
+        if session.get(Queue, name) is None:
+            session.add(Queue(name=name))
+
+
+def make_attempt(job: Job, number: Optional[int] = None, state: str = "failed", **values: Any) -> Attempt:
+    """An ended attempt of a job; without a number, the next one that has no row yet."""
+    now = clock.now()
+    with writing() as session:
+        if number is None:
+            taken = session.scalars(select(Attempt.number).where(Attempt.job_seq == job.seq)).all()
+            number = max(taken, default=0) + 1
+        made: dict[str, Any] = {
+            "job_seq": job.seq,
+            "number": number,
+            "state": state,
+            "reason": {"completed": "exit", "failed": "exit"}.get(state, state),
+            "error": None if state == "completed" else "exit code 1",
+            "error_key": None if state == "completed" else "exit:1",
+            "worker_id": "a-worker",
+            "started_at": now - clock.seconds(2),
+            "finished_at": now,
+            "exit_code": {"completed": 0, "failed": 1}.get(state),
+            "cpu_time": clock.seconds(0.4),
+            "peak_memory": 12 * 1024 * 1024,
+            "output": b"",
+            "output_cut": None,
+            "output_dropped": 0,
+        }
+        made.update(values)
+        made.setdefault("output_runs", str(len(made["output"])))
+        attempt = Attempt(**made)
+        session.add(attempt)
+    return attempt
+
+
+def make_chunk(job: Job, data: bytes, *, position: int = 0, runs: Optional[str] = None) -> OutputChunk:
+    """Live output of the attempt that a processing job is in."""
+    with writing() as session:
+        chunk = OutputChunk(
+            job_seq=job.seq, attempt=job.attempts, position=position, data=data, runs=runs or str(len(data))
+        )
+        session.add(chunk)
+    return chunk
+
+
+def make_event(verb: str, actor: str, subject: str, *, job: Optional[Job] = None, **detail: Any) -> Event:
+    with writing() as session:
+        event = Event(
+            at=clock.now(),
+            verb=verb,
+            actor=actor,
+            subject=subject,
+            job_seq=job.seq if job else None,
+            detail=json.dumps(detail) if detail else None,
+        )
+        session.add(event)
+    return event
+
+
+def make_worker(**values: Any) -> Worker:
+    """A worker that runs and has just been heard of."""
+    now = clock.now()
+    number = next(_numbers)
+    made: dict[str, Any] = {
+        "id": f"worker-{number}-{secrets.token_hex(3)}",
+        "supervisor_id": "a-supervisor",
+        "host": "a-host",
+        "pid": 1000 + number,
+        "pid_started": None,
+        "boot_id": "a-boot",
+        "version": "0.1.0",
+        "slots": 1,
+        "queues": None,
+        "state": "running",
+        "wish": "run",
+        "started_at": now - clock.seconds(3600),
+        "stopped_at": None,
+        "heartbeat": 1,
+        "seen_at": now,
+        "jobs_completed": 0,
+        "jobs_failed": 0,
+    }
+    made.update(values)
+    with writing() as session:
+        worker = Worker(**made)
+        session.add(worker)
+    return worker
+
+
+def make_user(name: str = "ana", role: str = "admin", password_hash: str = "no password fits") -> User:
+    """Somebody who may open the console; `people.add` makes one whose password works, and takes longer."""
+    with writing() as session:
+        user = User(
+            name=name,
+            role=role,
+            password_hash=password_hash,
+            session_key=secrets.token_hex(16),
+            created_at=clock.now(),
+        )
+        session.add(user)
+    return user
+
+
+def change_job(job_id: str, **values: Any) -> None:
+    """What somebody else does to a job while a test looks away."""
+    with writing() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(**values))
