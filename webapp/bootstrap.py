@@ -28,8 +28,10 @@ class BootstrapError(Exception):
 
 def enter_venv(checkout: str, argv: Sequence[str]) -> None:
     """Return in a process that runs in the right venv. Until then: have it made, and exec into it."""
-    # The real path, so that a venv that is a symlink (to a larger disk, say) is renewed behind the link.
-    venv = os.path.realpath(os.path.expanduser(setting("QUEUECTL_VENV", checkout) or os.path.join(checkout, ".venv")))
+    # Relative to the checkout, whatever folder a command is typed in. The real path, so that a venv that is a symlink
+    # (to a larger disk, say) is renewed behind the link.
+    named = os.path.expanduser(setting("QUEUECTL_VENV", checkout) or ".venv")
+    venv = os.path.realpath(os.path.join(checkout, named))
     try:
         if not is_current(venv, checkout, argv):
             from webapp.install import install_alone

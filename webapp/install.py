@@ -31,6 +31,8 @@ REACHING_A_MIRROR = {
     *("use-feature", "use-deprecated"),
 }
 
+BROKEN = "connection broken by "
+
 
 def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
     """Make the venv; where another start is doing so, wait for it and look again."""
@@ -147,12 +149,12 @@ def pip_install(venv: str, lock: str) -> int:
     ) as process:
         try:
             assert process.stdout is not None  # noqa: S101 - for the type checker
-            count, reasons = follow(process.stdout, pinned=len(re.findall(rb"^\S+==", read(lock), re.MULTILINE)))
+            count, lines = follow(process.stdout, pinned=len(re.findall(rb"^\S+==", read(lock), re.MULTILINE)))
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
-        raise BootstrapError(f"the packages could not be installed: {(reasons or ['pip gave no reason'])[0]}")
+        raise BootstrapError(f"the packages could not be installed: {reason(lines)}")
     return count
 
 
@@ -195,10 +197,11 @@ def clean_environment() -> dict[str, str]:
 
 
 def follow(output: IO[str], pinned: int) -> tuple[int, list[str]]:
-    """Turn pip's lines into progress; return the number of packages and what pip complained of, the cause first."""
+    """Turn pip's lines into progress; return the number of packages and the lines."""
     collected = 0
-    reasons: list[str] = []
+    lines: list[str] = []
     for line in output:
+        lines.append(line.rstrip())
         if line.startswith("Ignoring "):  # pinned for another Python or platform
             pinned -= 1
         elif line.startswith(("Collecting ", "Processing ")):
@@ -209,14 +212,23 @@ def follow(output: IO[str], pinned: int) -> tuple[int, list[str]]:
             say(f"downloading {collected} of {pinned}: {name}", passing=True)
         elif line.startswith("Installing collected packages"):
             say(f"installing {collected} packages")
-        elif "connection broken by " in line:
-            # pip's last word will be 'no matching distribution', which is not what is wrong.
-            cause = re.sub(r"<[^>]* object at [^>]*>:? ?", "", line.partition("connection broken by ")[2])
-            say("the package index does not answer; trying again", passing=bool(reasons))
-            reasons.insert(0, f"no connection to the package index: {cause.strip()}")
-        elif line.startswith("ERROR: "):
-            reasons.append(line[len("ERROR: ") :].strip())
-    return collected, reasons
+        elif BROKEN in line:
+            say("the package index does not answer; trying again", passing=BROKEN in "".join(lines[:-1]))
+    return collected, lines
+
+
+def reason(lines: Sequence[str]) -> str:
+    """Find in pip's lines what went wrong first: its last word tends to be a consequence."""
+    for line in reversed(lines):
+        if BROKEN in line:  # pip goes on to 'no matching distribution'
+            cause = re.sub(r"<[^>]* object at [^>]*>:? ?", "", line.partition(BROKEN)[2])
+            return f"no connection to the package index: {cause}"
+    for line, below in zip(lines, [*lines[1:], ""]):
+        if line.startswith("ERROR: "):
+            detail = f" {below.strip()}" if below.startswith("  ") else ""
+            where = " (pip config list shows which index was asked)" if "from versions: none" in line else ""
+            return line[len("ERROR: ") :] + detail + where
+    return "pip gave no reason"
 
 
 def point_scripts_to(venv: str, new: str) -> None:
