@@ -27,10 +27,11 @@ MAX_DELAY = 10 * 365 * 86400  # seconds
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing that is wrong: the field, and a sentence that names value and rule."""
+    """One thing that is wrong: the field, a sentence that names value and rule, and of many jobs, which (from 0)."""
 
     field: str
     message: str
+    place: Optional[int] = None
 
 
 class SpecError(ValueError):

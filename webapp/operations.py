@@ -7,9 +7,9 @@ Each is one durable transaction (bulk acts: several small ones). An `actor` is `
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from sqlalchemy import func, insert, literal_column, null, select, update
 from sqlalchemy.exc import IntegrityError
@@ -64,11 +64,18 @@ class ActResult:
 # --- enqueue ---------------------------------------------------------------------------------------------------------
 
 
-def enqueue(specs: Sequence[JobSpec], actor: str, *, form_key: Optional[str] = None) -> list[str]:
+def enqueue(
+    specs: Sequence[JobSpec],
+    actor: str,
+    *,
+    form_key: Optional[str] = None,
+    stored: Optional[Callable[[int], None]] = None,
+) -> list[str]:
     """Store all jobs or none; return their ids in order.
 
     `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
-    id. Raises SpecError when an id is taken, here or earlier in the same call.
+    id. `stored` is told how many are in, on the way to the commit. Raises SpecError when an id is taken, here or
+    earlier in the same call; each of its errors has the `place` of its job in `specs`.
     """
     rows = [_row(spec, actor, clock.now()) for spec in specs]
     given = _given_ids(specs)
@@ -84,6 +91,8 @@ def enqueue(specs: Sequence[JobSpec], actor: str, *, form_key: Optional[str] = N
             _ensure_queues(session, {spec.queue for spec in specs})
             for start in range(0, len(rows), 10_000):
                 session.execute(insert(Job), rows[start : start + 10_000])
+                if stored is not None:
+                    stored(min(start + 10_000, len(rows)))
     except IntegrityError:
         # PostgreSQL only: another transaction stored one of these ids between our look and our insert.
         with writing() as session:
@@ -113,27 +122,29 @@ def _row(spec: JobSpec, actor: str, now: int) -> dict[str, Any]:
     }
 
 
-def _given_ids(specs: Sequence[JobSpec]) -> list[str]:
+def _given_ids(specs: Sequence[JobSpec]) -> dict[str, int]:
+    """The ids that people chose, with their places in `specs`."""
     places: dict[str, int] = {}
-    for number, spec in enumerate(specs, 1):
+    for place, spec in enumerate(specs):
         if spec.id is None:
             continue
         if spec.id in places:
-            message = f"{spec.id!r} is given to jobs {places[spec.id]} and {number}. Ids must differ."
-            raise SpecError([FieldError("id", message)])
-        places[spec.id] = number
-    return list(places)
+            message = f"{spec.id!r} is given to jobs {places[spec.id] + 1} and {place + 1}. Ids must differ."
+            raise SpecError([FieldError("id", message, place)])
+        places[spec.id] = place
+    return places
 
 
-def _refuse_taken(session: Session, ids: Sequence[str]) -> None:
-    errors = []
+def _refuse_taken(session: Session, places: Mapping[str, int]) -> None:
+    ids, errors = list(places), []
     for start in range(0, len(ids), 500):
         taken = session.execute(select(Job.id, Job.state).where(Job.id.in_(ids[start : start + 500])))
         errors += [
-            FieldError("id", f"{row.id!r} is taken by a job that is {row.state}. Choose another.") for row in taken
+            FieldError("id", f"{row.id!r} is taken by a job that is {row.state}. Choose another.", places[row.id])
+            for row in taken
         ]
     if errors:
-        raise SpecError(errors)
+        raise SpecError(sorted(errors, key=lambda error: error.place or 0))
 
 
 def _ensure_queues(session: Session, names: set[str]) -> None:
@@ -156,9 +167,12 @@ def _insert_ignore(session: Session, table: Any) -> Any:
 # --- verbs on named jobs ---------------------------------------------------------------------------------------------
 
 
-def requeue(ids: Iterable[str], actor: str) -> Outcome:
-    """Dead, cancelled and completed jobs become pending, with no failures to their name."""
-    return _by_id("requeue", ids, actor)
+def requeue(ids: Iterable[str], actor: str, *, only: Optional[str] = None) -> Outcome:
+    """Dead, cancelled and completed jobs become pending, with no failures to their name.
+
+    `only` narrows it to one state: a person who retries a dead letter does not mean to run a completed job again.
+    """
+    return _by_id("requeue", ids, actor, only)
 
 
 def run_now(ids: Iterable[str], actor: str) -> Outcome:
@@ -166,9 +180,12 @@ def run_now(ids: Iterable[str], actor: str) -> Outcome:
     return _by_id("run_now", ids, actor)
 
 
-def discard(ids: Iterable[str], actor: str) -> Outcome:
-    """Delete jobs with their attempts and output, unless they are running. Cannot be undone."""
-    return _by_id("discard", ids, actor)
+def discard(ids: Iterable[str], actor: str, *, only: Optional[str] = None) -> Outcome:
+    """Delete jobs with their attempts and output, unless they are running. Cannot be undone.
+
+    `only` narrows it to one state.
+    """
+    return _by_id("discard", ids, actor, only)
 
 
 def cancel(ids: Iterable[str], actor: str) -> Outcome:
@@ -187,18 +204,21 @@ def values_of(verb: str, now: int) -> dict[str, Any]:
     return {}
 
 
-def _by_id(verb: str, ids: Iterable[str], actor: str) -> Outcome:
+def _by_id(verb: str, ids: Iterable[str], actor: str, only: Optional[str] = None) -> Outcome:
     wanted = list(dict.fromkeys(ids))
     outcome = Outcome()
     with writing() as session:
         for start in range(0, len(wanted), BATCH):
-            _move_named(session, verb, wanted[start : start + BATCH], actor, outcome)
+            _move_named(session, verb, wanted[start : start + BATCH], actor, outcome, only)
     return outcome
 
 
-def _move_named(session: Session, verb: str, ids: Sequence[str], actor: str, outcome: Outcome) -> None:
+def _move_named(
+    session: Session, verb: str, ids: Sequence[str], actor: str, outcome: Outcome, only: Optional[str]
+) -> None:
     values = values_of(verb, clock.now())
-    moved = {job.id for job in move(session, verb, Job.id.in_(ids), actor=actor, values=values)}
+    which = Job.id.in_(ids) if only is None else Job.id.in_(ids) & in_state(only)
+    moved = {job.id for job in move(session, verb, which, actor=actor, values=values)}
     asked: set[str] = set()
     if verb == "cancel":
         asked = _ask_to_stop(session, ids, actor)
