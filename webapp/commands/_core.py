@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
 
 import click
 
+from webapp.commands._output import one_line
+
 if TYPE_CHECKING:
     from webapp.config import Config
+    from webapp.operations import Outcome
 
 Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 
@@ -58,7 +61,7 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """Seconds, or a number with a unit: `90`, `1.5h`, `10m`."""
 
     name = "seconds"
@@ -70,7 +73,24 @@ class Duration(click.ParamType):
         try:
             return float(text[:-1]) * unit if unit else float(text)
         except ValueError:
-            self.fail(f"{value!r} is not a duration; expected seconds, or a number with s, m, h or d, like 10m.", param, ctx)
+            self.fail(
+                f"{value!r} is not a duration; expected seconds, or a number with s, m, h or d, like 10m.", param, ctx
+            )
 
 
 DURATION = Duration()
+
+
+def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", thing: str = "job") -> int:
+    """Say what became of each that was named; return the exit code: 1 where any was refused.
+
+    `rule` says which can be moved at all: 'only scheduled and failed jobs can be made due'.
+    """
+    for id_ in outcome.moved:
+        click.echo(f"{id_}: {became}")
+    for id_ in outcome.asked:
+        click.echo(f"{id_}: {asked}")
+    for id_, state in outcome.refused.items():
+        why = f"there is no such {thing}" if state is None else f"is {state}; {rule}"
+        click.echo(f"{one_line(id_)}: {why}.", err=True)
+    return 0 if outcome.done else 1

@@ -132,7 +132,18 @@ def console(file: Optional[TextIO] = None) -> Console:
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
     """Print a table to stdout. Cells that are a state wear its colour."""
-    console().print(table(columns, rows), crop=False)
+    show(table(columns, rows))
+
+
+def show(*renderables: Any) -> None:
+    """Print rich things to stdout; where that is no terminal, without the blanks that pad their lines."""
+    made = console()
+    if made.is_terminal:
+        made.print(*renderables, crop=False, sep="\n")
+        return
+    with made.capture() as captured:
+        made.print(*renderables, crop=False, sep="\n")
+    click.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Any:

@@ -99,7 +99,7 @@ def _from_argument(text: str) -> JobSpec:
         if "not JSON" not in str(error):
             raise
         bare = text.strip().strip("'")
-        quotes_lost = bare.startswith("{") and '"' not in bare or text.strip().startswith("'")
+        quotes_lost = (bare.startswith("{") and '"' not in bare) or text.strip().startswith("'")
         hint = QUOTING if quotes_lost else "" if bare.startswith("{") else "For a shell command: --command 'echo hi'."
         raise click.ClickException(f"{error} {hint}".rstrip()) from None
 
@@ -183,7 +183,9 @@ def _parse_lines(lines: Sequence[str], read: Tick) -> tuple[list[JobSpec], list[
 
 
 def _refusal(faults: Sequence[tuple[int, FieldError]]) -> click.ClickException:
-    texts = [f"line {line}: {f'{one.field}: ' if one.field else ''}{one.message}" for line, one in faults[:SHOWN_FAULTS]]
+    texts = [
+        f"line {line}: {f'{one.field}: ' if one.field else ''}{one.message}" for line, one in faults[:SHOWN_FAULTS]
+    ]
     if len(faults) > SHOWN_FAULTS:
         texts.append(f"and {len(faults) - SHOWN_FAULTS:,} more")
     return click.ClickException("nothing was stored.\n" + "\n".join(texts))

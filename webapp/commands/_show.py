@@ -1,0 +1,156 @@
+"""How `show` lays out one job for a person: fields, attempts, what happened, the end of its output."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from webapp import clock, story
+from webapp.commands._output import (
+    STYLES,
+    Column,
+    ago,
+    local_time,
+    print_table,
+    show,
+    span,
+    standing,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from webapp.models import Attempt, Event, Job
+    from webapp.settings import Settings
+
+WORDS = {
+    "enqueue": "enqueued",
+    "start": "started",
+    "complete": "completed",
+    "fail": "failed",
+    "retry": "failed",
+    "bury": "became a dead letter",
+    "cancel": "cancelled",
+    "ask_cancel": "asked to stop",
+    "settle_cancel": "cancelled",
+    "release": "handed back by its worker",
+    "lose": "lost: its worker died",
+    "requeue": "requeued",
+    "run_now": "made due at once",
+    "promote": "became due",
+}
+
+
+def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], settings: Settings) -> None:
+    _print_fields(job, settings)
+    if attempts or job.state == "processing":
+        _heading("Attempts")
+        _print_attempts(job, attempts)
+    _heading("What happened")
+    print_table(
+        [Column("WHEN"), Column(""), Column("BY"), Column("", flexible=True)],
+        [
+            (
+                local_time(line.at),
+                WORDS.get(line.verb, line.verb) + (f" (attempt {line.attempt})" if line.attempt else ""),
+                line.actor,
+                line.text,
+            )
+            for line in story.timeline(job, list(attempts), list(events))
+        ],
+    )
+
+
+def _heading(text: str) -> None:
+    from rich.text import Text
+
+    show("", Text(text, style="bold"))
+
+
+def _print_fields(job: Job, settings: Settings) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    now = clock.now()
+    retries = settings.max_retries if job.max_retries is None else job.max_retries
+    timeout = settings.job_timeout if job.timeout is None else job.timeout
+    state = Text(job.state, style=STYLES[job.state]).append(f" · {standing(job, now)}", style="default")
+    fields: list[tuple[str, Text]] = [
+        ("id", Text(job.id)),
+        ("state", state),
+        ("command", Text(visible(job.command))),
+        ("queue", Text(f"{job.queue} · priority {job.priority}")),
+        ("attempts", Text(f"{job.attempts} · {_of(job.failures, retries)}" + _source(job.max_retries is None))),
+        ("timeout", Text((span(timeout) if timeout else "none") + _source(job.timeout is None))),
+    ]
+    if job.cwd:
+        fields.append(("folder", Text(visible(job.cwd))))
+    if job.env:
+        pairs = json.loads(job.env).items()
+        fields.append(("variables", Text("\n".join(visible(f"{key}={value}") for key, value in pairs))))
+    fields.append(("enqueued", Text(f"{local_time(job.created_at)} · {ago(job.created_at, now)} by {job.created_by}")))
+    if job.state in ("scheduled", "failed"):
+        fields.append(("due", Text(local_time(job.run_at))))
+    if job.started_at is not None:
+        fields.append(("started", Text(f"{local_time(job.started_at)} · {ago(job.started_at, now)}")))
+    if job.finished_at is not None:
+        fields.append(("finished", Text(f"{local_time(job.finished_at)} · {ago(job.finished_at, now)}")))
+    if job.exit_code is not None:
+        fields.append(("exit code", Text(str(job.exit_code))))
+    if job.last_error and job.state != "completed":
+        fields.append(("error", Text(visible(job.last_error), style="red")))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in fields:
+        grid.add_row(name, text)
+    show(grid)
+
+
+def _of(failures: int, retries: int) -> str:
+    return f"{failures} of {retries + 1} allowed failures"
+
+
+def _source(default: bool) -> str:
+    return " (the setting)" if default else ""
+
+
+def _print_attempts(job: Job, attempts: Sequence[Attempt]) -> None:
+    rows = [
+        (
+            str(one.number),
+            one.state,
+            _exit(one),
+            local_time(one.started_at),
+            span((one.finished_at - one.started_at) / clock.SECOND),
+            span(one.cpu_time / clock.SECOND) if one.cpu_time is not None else "",
+            f"{one.peak_memory / 2**20:,.0f} MiB" if one.peak_memory else "",
+            one.worker_id,
+            one.error or "",
+        )
+        for one in attempts
+    ]
+    if job.state == "processing" and job.started_at is not None:
+        ran = span((clock.now() - job.started_at) / clock.SECOND)
+        rows.append(
+            (str(job.attempts), "processing", "", local_time(job.started_at), ran, "", "", job.worker_id or "", "")
+        )
+    names = ("#", "STATE", "EXIT", "STARTED", "TOOK", "CPU", "MEMORY", "WORKER", "ERROR")
+    columns = [Column(name, flexible=name == "ERROR", right=name in ("#", "TOOK", "CPU", "MEMORY")) for name in names]
+    empty = {
+        index
+        for index, name in enumerate(names)
+        if name in ("CPU", "MEMORY", "ERROR") and not any(r[index] for r in rows)
+    }
+    kept = [index for index in range(len(names)) if index not in empty]
+    print_table([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
+
+
+def _exit(one: Attempt) -> str:
+    if one.signal is None:
+        return "" if one.exit_code is None else str(one.exit_code)
+    try:
+        return signal.Signals(one.signal).name
+    except ValueError:
+        return f"signal {one.signal}"

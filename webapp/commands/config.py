@@ -1,0 +1,113 @@
+"""`config`: what people may change while the queue runs. Which settings there are, `webapp/settings.py` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from webapp import clock
+from webapp.commands._core import actor, core, json_option
+from webapp.commands._output import Column, ago, print_json, print_table
+
+if TYPE_CHECKING:
+    from webapp.settings import Value
+
+
+@click.group(epilog="Example: manage.py config set backoff_base 3")
+def config() -> None:
+    """Read and change what can be tuned while it runs."""
+
+
+@config.command("list", epilog="Example: manage.py config list --json")
+@json_option
+def list_settings(as_json: bool) -> None:
+    """List all settings: value, default, what is allowed, and who changed it last."""
+    from webapp import settings
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        values = settings.describe(session)
+    if as_json:
+        print_json([_value_json(value) for value in values])
+        return
+    now = clock.now()
+    print_table(
+        [
+            Column("SETTING"),
+            Column("VALUE", right=True),
+            Column("DEFAULT", right=True),
+            Column("UNIT"),
+            Column("ALLOWED"),
+            Column("CHANGED", flexible=True),
+        ],
+        [
+            (
+                value.definition.key,
+                str(value.value),
+                str(value.definition.tidy(value.definition.default)),
+                value.definition.unit,
+                value.definition.allowed,
+                f"{ago(value.changed_at, now)} by {value.changed_by}" if value.changed_at is not None else "",
+            )
+            for value in values
+        ],
+    )
+
+
+def _value_json(value: Value) -> dict[str, Any]:
+    definition = value.definition
+    return {
+        "key": definition.key,
+        "value": value.value,
+        "default": definition.tidy(definition.default),
+        "lowest": definition.tidy(definition.lowest),
+        "highest": definition.tidy(definition.highest),
+        "unit": definition.unit,
+        "help": definition.help,
+        "changed_at": clock.to_iso(value.changed_at),
+        "changed_by": value.changed_by,
+    }
+
+
+@config.command(epilog="Example: manage.py config get backoff_base")
+@click.argument("key")
+@json_option
+def get(key: str, as_json: bool) -> None:
+    """Print the value of the setting KEY, and nothing else."""
+    from webapp import settings
+    from webapp.db import reading
+
+    settings.define(key)  # a name that is none is told before a database is made
+    with core(), reading() as session:
+        value = next(value for value in settings.describe(session) if value.definition.key == key)
+    if as_json:
+        print_json(_value_json(value))
+    else:
+        click.echo(value.value)
+
+
+# A negative number is a value that is out of bounds, not an option that is not known.
+@config.command(
+    "set", context_settings={"ignore_unknown_options": True}, epilog="Example: manage.py config set backoff_base 3"
+)
+@click.argument("key")
+@click.argument("value")
+def set_(key: str, value: str) -> None:
+    """Set the setting KEY to VALUE. It holds at once, for every job that did not set its own."""
+    from webapp import operations
+
+    with core():
+        now = operations.set_setting(key, value, actor())
+    click.echo(f"{key} = {now.value}")
+
+
+@config.command(epilog="Example: manage.py config unset backoff_base")
+@click.argument("key")
+def unset(key: str) -> None:
+    """Put the setting KEY back to its default."""
+    from webapp import operations
+
+    with core():
+        now = operations.unset_setting(key, actor())
+    click.echo(f"{key} = {now.value} (the default)")

@@ -1,0 +1,159 @@
+"""`list`, `show`, `logs`, `cancel` and `run-now`: jobs, one or many.
+
+How `logs` follows a running job is in `_logs.py`, how `show` lays out a job in `_show.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+import click
+
+from webapp import clock
+from webapp.commands._core import actor, core, json_option, tell_outcome
+from webapp.commands._output import Column, print_json, print_table, say, standing
+
+if TYPE_CHECKING:
+    from webapp.filters import JobFilter
+    from webapp.models import Job
+    from webapp.settings import Settings
+
+PAGE = 500  # jobs that one read transaction takes: a long one would keep the WAL from being emptied
+STATE_NAMES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
+
+
+@click.command("list", epilog="Example: manage.py list --state failed --queue mail --limit 20")
+@click.option("--state", type=click.Choice(STATE_NAMES), help="Only jobs in this state.")
+@click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
+@click.option("--search", "text", metavar="TEXT", help="Only jobs with this in their id or command.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+def list_jobs(state: Optional[str], queue: Optional[str], text: Optional[str], limit: int, as_json: bool) -> None:
+    """List jobs, newest first.
+
+    With --state in the order that fits it: pending as they will be taken, scheduled and failed by their time,
+    processing longest first, ended ones newest first.
+    """
+    from webapp.filters import JobFilter
+
+    with core():
+        settings, jobs, more = read_jobs(JobFilter(state=state, queue=queue, text=text), limit)
+    if as_json:
+        print_jobs_json(jobs, settings)
+    elif jobs:
+        now = clock.now()
+        columns = ("ID", "STATE", "QUEUE", "PRIORITY", "ATTEMPTS", "WHEN", "COMMAND")
+        print_table(
+            [Column(name, flexible=name == "COMMAND", right=name in ("PRIORITY", "ATTEMPTS")) for name in columns],
+            [
+                (job.id, job.state, job.queue, str(job.priority), str(job.attempts), standing(job, now), job.command)
+                for job in jobs
+            ],
+        )
+    else:
+        say(f"No {state + ' ' if state else ''}jobs{' match' if queue or text else ''}.")
+    if more:
+        say(f"These are the first {limit:,}; there are more. Show them with --limit.")
+
+
+def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]:
+    """The settings, the first `limit` jobs, and whether there are more."""
+    from webapp import queries
+    from webapp import settings as tunables
+    from webapp.db import reading
+
+    jobs: list[Job] = []
+    after: Optional[str] = None
+    while True:
+        with reading() as session:
+            settings = tunables.load(session)
+            page = queries.page_of_jobs(session, wanted, limit=min(PAGE, limit - len(jobs)), after=after)
+        jobs += page.jobs
+        after = page.older
+        if after is None or len(jobs) >= limit:
+            return settings, jobs, after is not None
+
+
+def print_jobs_json(jobs: list[Job], settings: Settings) -> None:
+    from webapp import story
+
+    print_json([story.job_json(job, settings) for job in jobs])
+
+
+@click.command(epilog="Example: manage.py show job1 --json")
+@click.argument("job_id", metavar="ID")
+@json_option
+def show(job_id: str, as_json: bool) -> None:
+    """Show the job ID: its fields, its attempts, and what happened to it."""
+    from webapp import settings as tunables
+    from webapp import story
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        job = found(story.find(session, job_id), job_id)
+        settings = tunables.load(session)
+        attempts = story.attempts(session, job, with_output=as_json)
+        events = story.events(session, job)
+    if as_json:
+        whole: dict[str, Any] = story.job_json(job, settings)
+        whole["attempt_history"] = [story.attempt_json(one) for one in attempts]
+        whole["events"] = [story.event_json(one) for one in events]
+        print_json(whole)
+    else:
+        from webapp.commands._show import print_job
+
+        print_job(job, attempts, events, settings)
+
+
+def found(job: Optional[Job], job_id: str) -> Job:
+    from webapp.operations import NotFound
+
+    if job is None:
+        raise NotFound(f"no such job: {job_id!r}. `manage.py list` shows the newest.")
+    return job
+
+
+@click.command(epilog="Example: manage.py logs job1 --follow")
+@click.argument("job_id", metavar="ID")
+@click.option("--follow", "-f", is_flag=True, help="Wait for what comes, until the job has ended.")
+@click.option("--attempt", "number", type=click.IntRange(min=1), help="Of this attempt (default: the latest).")
+def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
+    """Print what the job ID wrote, byte for byte: its stdout to stdout, its stderr to stderr.
+
+    With --follow it waits for the job to start, and goes on through its retries until the last one has ended;
+    with --attempt too, until that attempt has ended. What happens on the way is told on stderr.
+    """
+    from webapp.commands import _logs
+
+    with core():
+        if follow:
+            _logs.follow(job_id, number)
+        else:
+            _logs.print_kept(job_id, number)
+
+
+@click.command(epilog="Example: manage.py cancel job1 job2")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+def cancel(job_ids: tuple[str, ...]) -> int:
+    """Cancel jobs. What waits is cancelled at once, what runs is told to end."""
+    from webapp import operations
+
+    with core():
+        outcome = operations.cancel(job_ids, actor())
+    told = {id_ for id_, state in outcome.refused.items() if state == "processing"}
+    for id_ in told:  # what runs is refused only where somebody has asked before: nothing is left to do
+        say(f"{id_}: has been told to end already.")
+        del outcome.refused[id_]
+    rule = "only jobs that have not ended can be cancelled"
+    return tell_outcome(outcome, "cancelled", rule, asked="told to end; its worker follows within about a second")
+
+
+@click.command("run-now", epilog="Example: manage.py run-now job1")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+def run_now(job_ids: tuple[str, ...]) -> int:
+    """Make scheduled jobs, and failed ones that wait for their retry, due at once."""
+    from webapp import operations
+
+    with core():
+        outcome = operations.run_now(job_ids, actor())
+    return tell_outcome(outcome, "pending", "only scheduled jobs and failed ones can be made due")

@@ -1,0 +1,90 @@
+"""`queue`: the queues, and whether their jobs may start. What waits in one is `list --queue`'s."""
+
+from __future__ import annotations
+
+import click
+
+from webapp import clock
+from webapp.commands._core import actor, core, json_option
+from webapp.commands._output import Column, ago, print_json, print_table, say, span
+
+
+@click.group(epilog="Example: manage.py queue pause mail")
+def queue() -> None:
+    """List, pause and resume queues."""
+
+
+@queue.command("list", epilog="Example: manage.py queue list --json")
+@json_option
+def list_queues(as_json: bool) -> None:
+    """List the queues with what waits and runs in each. A queue exists once a job has named it."""
+    from webapp import queries
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        views = queries.queues(session)
+    now = clock.now()
+    waits = {
+        view.queue.name: None if view.oldest_run_at is None else max(0.0, (now - view.oldest_run_at) / clock.SECOND)
+        for view in views
+    }
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": view.queue.name,
+                    "paused": view.queue.paused_at is not None,
+                    "paused_at": clock.to_iso(view.queue.paused_at),
+                    "paused_by": view.queue.paused_by,
+                    "pending": view.pending.number,
+                    "pending_is_more": view.pending.capped,
+                    "processing": view.processing,
+                    "oldest_pending_seconds": waits[view.queue.name],
+                }
+                for view in views
+            ]
+        )
+        return
+    if not views:
+        say("No queues yet: the first job makes one.")
+        return
+    rows = []
+    for view in views:
+        waited = waits[view.queue.name]
+        paused = f"{ago(view.queue.paused_at, now)} by {view.queue.paused_by}" if view.queue.paused_at else ""
+        rows.append(
+            (
+                view.queue.name,
+                "paused" if view.queue.paused_at is not None else "running",
+                str(view.pending),
+                f"{view.processing:,}",
+                span(waited) if waited is not None else "",
+                paused,
+            )
+        )
+    names = ("QUEUE", "STATE", "PENDING", "PROCESSING", "OLDEST WAITS", "PAUSED")
+    print_table(
+        [Column(name, name == "PAUSED", name in ("PENDING", "PROCESSING", "OLDEST WAITS")) for name in names], rows
+    )
+
+
+@queue.command(epilog="Example: manage.py queue pause mail")
+@click.argument("name")
+def pause(name: str) -> None:
+    """Let no more jobs of the queue NAME start. Those that run go on."""
+    from webapp import operations
+
+    with core():
+        changed = operations.pause_queue(name, actor())
+    click.echo(f"{name}: paused" if changed else f"{name}: is paused already")
+
+
+@queue.command(epilog="Example: manage.py queue resume mail")
+@click.argument("name")
+def resume(name: str) -> None:
+    """Let the jobs of the queue NAME start again."""
+    from webapp import operations
+
+    with core():
+        changed = operations.resume_queue(name, actor())
+    click.echo(f"{name}: running" if changed else f"{name}: is not paused")

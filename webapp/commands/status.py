@@ -1,0 +1,83 @@
+"""`status`: the queue at a glance. One job is `show`'s, the fleet in detail `worker list`'s."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import click
+
+from webapp import clock
+from webapp.commands._core import core, json_option
+from webapp.commands._output import STYLES, print_json, show, span
+
+MINUTE = clock.seconds(60)
+HOUR = clock.seconds(3600)
+
+
+@click.command(epilog="Example: manage.py status --json")
+@json_option
+def status(as_json: bool) -> None:
+    """Show how many jobs are in each state, which workers are alive, and what waits."""
+    from webapp import queries
+    from webapp import settings as tunables
+    from webapp.commands.worker import worker_json
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        now = clock.now()
+        states = queries.count_states_exactly(session)
+        workers = queries.workers(session, tunables.load(session).lease)
+        oldest = queries.oldest_pending(session)
+        minute = queries.count_finished_since(session, now - MINUTE)
+        hour = queries.count_finished_since(session, now - HOUR)
+        paused = [view.queue.name for view in queries.queues(session) if view.queue.paused_at is not None]
+    waited = None if oldest is None else max(0.0, (now - oldest) / clock.SECOND)
+    if as_json:
+        print_json(
+            {
+                "states": states,
+                "workers": [worker_json(view) for view in workers],
+                "oldest_pending_seconds": waited,
+                "finished_last_minute": minute.number,
+                "finished_last_hour": hour.number,
+                "paused_queues": paused,
+            }
+        )
+        return
+    alive = [view for view in workers if view.alive]
+    silent = len(workers) - len(alive)
+    _print(
+        states,
+        {
+            "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
+            "oldest pending": "nothing waits" if waited is None else f"waits {span(waited)}",
+            "finished": f"{minute} in the last minute, {hour} in the last hour",
+            "paused queues": ", ".join(paused) or None,
+        },
+    )
+
+
+def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str:
+    if not alive and not silent:
+        waiting = states["pending"] + states["scheduled"] + states["failed"]
+        return "none" + (" · start one: manage.py worker start" if waiting else "")
+    text = f"{alive} alive, {slots} slot{'s' if slots != 1 else ''}"
+    return text + (f", {silent} silent (see manage.py worker list)" if silent else "")
+
+
+def _print(states: dict[str, int], lines: dict[str, Optional[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    for state, number in states.items():
+        grid.add_row(Text(state, style=STYLES[state] if number else "dim"), Text(f"{number:,}"))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in lines.items():
+        if text is not None:
+            facts.add_row(name, text)
+    show(grid, "", facts)

@@ -1,0 +1,129 @@
+"""`worker`: start workers, and see and steer the fleet. How a worker works is in the package `worker`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional
+
+import click
+
+from webapp import clock
+from webapp.commands._core import actor, core, json_option, tell_outcome
+from webapp.commands._output import Column, ago, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from webapp.queries import WorkerView
+
+MOST_WORKERS = 256
+MOST_SLOTS = 256
+
+
+@click.group(epilog="Example: manage.py worker start --count 3")
+def worker() -> None:
+    """Start, list, quiet and stop workers."""
+
+
+@worker.command(epilog="Example: manage.py worker start --count 3 --queue mail --queue default")
+@click.option("--count", type=click.IntRange(1, MOST_WORKERS), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--slots", type=click.IntRange(1, MOST_SLOTS), default=1, show_default=True, help="Jobs each runs at a time."
+)
+@click.option("--queue", "queues", metavar="NAME", multiple=True, help="Only this queue; may be repeated.")
+@click.option("--drain", is_flag=True, help="End when nothing is pending, processing or waiting for a retry.")
+@click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
+def start(count: int, slots: int, queues: tuple[str, ...], drain: bool, with_parent: Optional[int]) -> int:
+    """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not."""
+    from webapp import config as configuration
+    from webapp.jobspec import NAME, NAME_RULE
+    from worker import supervisor
+
+    for name in queues:
+        if not NAME.match(name):
+            raise click.BadParameter(f"{name!r} is no name of a queue; expected {NAME_RULE}.", param_hint="--queue")
+    if with_parent is not None:
+        from webapp.children import end_with
+
+        end_with(with_parent)
+    return supervisor.run(
+        configuration.load(), count=count, slots=slots, queues=list(dict.fromkeys(queues)) or None, drain=drain
+    )
+
+
+@worker.command("list", epilog="Example: manage.py worker list --json")
+@click.option("--all", "all_", is_flag=True, help="Those that ended in the last day, too.")
+@json_option
+def list_workers(all_: bool, as_json: bool) -> None:
+    """List the workers, what they run and what they have done."""
+    from webapp import queries
+    from webapp import settings as tunables
+    from webapp.db import reading
+
+    now = clock.now()
+    with core(), reading() as session:
+        views = queries.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
+    if as_json:
+        print_json([worker_json(view) for view in views])
+        return
+    if not views:
+        say("No workers. Start one: manage.py worker start")
+        return
+    names = ("ID", "STATE", "HOST", "PID", "SLOTS", "COMPLETED", "FAILED", "STARTED", "SEEN", "QUEUES", "RUNS")
+    numbers = ("PID", "SLOTS", "COMPLETED", "FAILED")
+    print_table(
+        [Column(name, flexible=name in ("QUEUES", "RUNS"), right=name in numbers) for name in names],
+        [
+            (
+                view.worker.id,
+                view.shown_state,
+                view.worker.host,
+                str(view.worker.pid),
+                str(view.worker.slots),
+                f"{view.worker.jobs_completed:,}",
+                f"{view.worker.jobs_failed:,}",
+                ago(view.worker.started_at, now),
+                ago(view.worker.seen_at, now),
+                ", ".join(view.queues) if view.queues else "all",
+                ", ".join(job.id for job in view.jobs),
+            )
+            for view in views
+        ],
+    )
+
+
+def worker_json(view: WorkerView) -> dict[str, Any]:
+    one = view.worker
+    return {
+        "id": one.id,
+        "state": view.shown_state,
+        "alive": view.alive,
+        "host": one.host,
+        "pid": one.pid,
+        "slots": one.slots,
+        "queues": view.queues,
+        "jobs": [job.id for job in view.jobs],
+        "jobs_completed": one.jobs_completed,
+        "jobs_failed": one.jobs_failed,
+        "started_at": clock.to_iso(one.started_at),
+        "seen_at": clock.to_iso(one.seen_at),
+        "stopped_at": clock.to_iso(one.stopped_at),
+        "version": one.version,
+    }
+
+
+def _steering(name: str, wish: str, help_: str, done: str) -> None:
+    @worker.command(name, help=help_, epilog=f"Example: manage.py worker {name}")
+    @click.argument("worker_ids", metavar="[ID]...", nargs=-1)
+    def steer(worker_ids: tuple[str, ...]) -> int:
+        from webapp import operations
+
+        with core():
+            outcome = operations.wish_of_workers(wish, list(worker_ids) or None, actor())
+        if not worker_ids and not outcome.moved:
+            say("No workers are running.")
+        return tell_outcome(outcome, done, "only running workers can be told anything", thing="worker")
+
+
+_steering(
+    "stop", "stop", "Let workers finish what they run, then end: those named, or all.", "stops when its jobs are done"
+)
+_steering("quiet", "quiet", "Let workers take no more jobs, and stay: those named, or all.", "takes no more jobs")
+_steering("resume", "run", "Let quiet workers take jobs again: those named, or all.", "takes jobs")
