@@ -377,6 +377,12 @@ def wish_of_workers(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outc
     return outcome
 
 
+def record_expiry(session: Session, worker_id: str, reason: str) -> None:
+    """Write down that a worker was taken for dead, and tell it so, should it live."""
+    settings.bump_revision(session)
+    record(session, "expire", [("worker:" + worker_id, None)], "rule:keeper", {"text": reason})
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,395 @@
+"""THE HOT PATH: how a worker takes jobs and gives them back, in as few statements as will do.
+
+An ordinary short job costs one UPDATE to claim, one UPDATE and one INSERT to settle; a worker does all that it has to
+do (settle what ended, store live output, promote what is due, claim what fits) in one transaction, a `Turn`.
+Statements are texts, compiled once for the connection's dialect. The arrows come from `lifecycle.ARROWS`.
+
+Every claim has a fresh token. Settling and output match job, token and `processing` and must touch one row: a worker
+whose claim is gone touches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from webapp import clock
+from webapp.db import WorkerConnection
+from webapp.lifecycle import ARROWS
+from webapp.settings import Settings
+from worker.output import Capture, Chunk, Kept
+
+PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: a million due at once held the lock for 3 s
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that this worker holds, as far as running and settling it need."""
+
+    seq: int
+    id: str
+    token: str
+    attempt: int
+    command: str
+    timeout: Optional[float]  # seconds; None: the setting decides
+    cwd: Optional[str]
+    env: Mapping[str, str]
+    failures: int
+    max_retries: Optional[int]
+    alone: bool  # a worker died under it before: nothing may run beside it
+    kill_grace: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a claim. `kind`: completed, failed, cancelled or released; times in microseconds."""
+
+    claim: Claim
+    kind: str
+    reason: str
+    started_at: int
+    finished_at: int
+    exit_code: Optional[int] = None
+    signal: Optional[int] = None
+    error: Optional[str] = None
+    error_key: Optional[str] = None
+    cpu_time: Optional[int] = None
+    peak_memory: Optional[int] = None
+    output: Kept = field(default_factory=Kept)
+    left_behind: int = 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a turn sees before it claims. `next_due`: when the next scheduled or failed job is due, or None."""
+
+    revision: int
+    next_due: Optional[int]
+    lone_waiting: bool
+
+
+def _states(verb: str) -> str:
+    return "(" + ", ".join(f"'{state}'" for state in ARROWS[verb].leaves) + ")"
+
+
+# SQLite uses a partial index only where its condition stands word for word, hence `IN` beside `=`.
+_LOOK = f"""
+SELECT (SELECT revision FROM control),
+       (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'scheduled'),
+       (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'failed'),
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0)
+"""  # noqa: S608  every part is ours
+
+_PROMOTE = f"""
+UPDATE jobs SET state = '{ARROWS["promote"].enters}', changed_at = :now
+WHERE state IN {_states("promote")} AND seq IN (
+  SELECT seq FROM jobs WHERE state IN {_states("promote")} AND run_at <= :now LIMIT {PROMOTE_LIMIT})
+"""  # noqa: S608  every part is ours
+
+_COLUMNS = "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at"
+
+_CLAIM = f"""
+UPDATE jobs SET state = '{ARROWS["claim"].enters}', attempts = attempts + 1, started_at = :now, changed_at = :now,
+                worker_id = :worker, token = CAST(:token AS TEXT) || seq
+WHERE state IN {_states("claim")} AND seq {{picked}}
+RETURNING {{columns}}
+"""  # noqa: S608
+
+_ORDER = "ORDER BY priority DESC, run_at, seq"
+
+# Both merge the first n of each queue. SQLite has no LATERAL, but takes a correlated list for a rowid. PostgreSQL gets
+# an ARRAY: with a plain IN, a nested-loop plan runs the locking select again for each row and claims too many.
+_PICK = {
+    "sqlite": f"""IN (SELECT j.seq FROM json_each(:queues) AS q JOIN jobs AS j ON j.seq IN (
+        SELECT seq FROM jobs WHERE state = 'pending' AND queue = q.value AND {{which}} {_ORDER} LIMIT :n)
+      ORDER BY j.priority DESC, j.run_at, j.seq LIMIT :n)""",  # noqa: S608
+    "postgresql": f"""= ANY(ARRAY(SELECT j.seq FROM unnest(CAST(:queues AS text[])) AS q(name) CROSS JOIN LATERAL (
+        SELECT seq, priority, run_at FROM jobs WHERE state = 'pending' AND queue = q.name AND {{which}}
+        {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED) AS j
+      {_ORDER} LIMIT :n))""",  # noqa: S608
+}
+
+# `cancel` wins where the verb lets it: the caller then settles once more, as cancelled.
+_SETTLE = """
+UPDATE jobs SET state = :state, changed_at = :now, finished_at = :finished_at, run_at = coalesce(:run_at, run_at),
+                failures = failures + :failed, exit_code = :exit_code, last_error = :error, error_key = :error_key,
+                worker_id = NULL, token = NULL, cancel_requested_at = NULL, cancel_requested_by = NULL
+WHERE seq = :seq AND token = :token AND state = 'processing' AND (cancel_requested_at IS NULL OR :may_be_asked)
+"""
+
+_ATTEMPT = """
+INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_id, started_at, finished_at, exit_code,
+                      signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped)
+VALUES (:seq, :number, :state, :reason, :error, :error_key, :worker, :started_at, :finished_at, :exit_code,
+        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped)
+"""
+
+_CHUNK = """
+INSERT INTO output_chunks (job_seq, attempt, position, data, runs)
+SELECT seq, attempts, :position, :data, :runs FROM jobs WHERE seq = :seq AND token = :token AND state = 'processing'
+"""
+
+_DROP_CHUNKS = """
+DELETE FROM output_chunks
+WHERE job_seq = :seq AND attempt = :attempt AND position >= :first AND position + length(data) <= :behind
+"""
+
+_EVENT = """
+INSERT INTO events (at, verb, actor, subject, job_seq, detail) VALUES (:now, :verb, :actor, :subject, :seq, :detail)
+"""
+
+
+class Statements:
+    """The texts above, compiled for one connection."""
+
+    def __init__(self, connection: WorkerConnection) -> None:
+        prepare, pick = connection.prepare, _PICK[connection.dialect]
+        self.look = prepare(_LOOK)
+        self.promote = prepare(_PROMOTE)
+        self.claim = prepare(_CLAIM.format(columns=_COLUMNS, picked=pick.format(which="losses = 0")))
+        self.claim_lone = prepare(_CLAIM.format(columns=_COLUMNS, picked=pick.format(which="losses > 0")))
+        self.settle = prepare(_SETTLE)
+        self.attempt = prepare(_ATTEMPT)
+        self.chunk = prepare(_CHUNK)
+        self.drop_chunks = prepare(_DROP_CHUNKS)
+        self.event = prepare(_EVENT)
+        self.settings = prepare("SELECT key, value FROM settings")
+        self.queues = prepare("SELECT name FROM queues WHERE paused_at IS NULL")
+        self.wish = prepare("SELECT wish, state FROM workers WHERE id = :worker")
+        mine = "FROM jobs WHERE state = 'processing' AND worker_id = :worker"
+        self.asked = prepare(f"SELECT token {mine} AND cancel_requested_at IS NOT NULL")
+        self.held = prepare(f"SELECT {_COLUMNS} {mine}")
+        self.lone_in = prepare("SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND queue = :queue LIMIT 1")
+        self.be_quiet = prepare("UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'")
+        self.left = prepare("SELECT 1 FROM jobs WHERE state IN ('pending', 'processing', 'failed') LIMIT 1")
+        self.left_in = prepare(
+            "SELECT 1 FROM jobs WHERE state IN ('pending', 'processing', 'failed') AND queue = :queue LIMIT 1"
+        )
+
+
+class Turn:
+    """One worker transaction: `with claims as turn:`. Commits when the block ends, rolls back when it raises."""
+
+    def __init__(self, cursor: Any, sql: Statements, worker_id: str, dialect: str) -> None:
+        self._cursor = cursor
+        self._sql = sql
+        self._worker = worker_id
+        self._sqlite = dialect == "sqlite"
+        self.now = clock.now()
+
+    # --- settle ---
+
+    def settle(self, ended: Ended, settings: Settings, wait: float) -> Optional[str]:
+        """Record what came of a claim; `wait` is the backoff in seconds, should it be retried.
+
+        Returns the job's new state, or None where the claim was no longer this worker's: then nothing is written.
+        """
+        claim = ended.claim
+        verb, run_at = _verb(ended, settings), None
+        if verb == "retry":
+            run_at = self.now + clock.seconds(wait)
+        state = self._settle_as(verb, ended, run_at)
+        if state is None and verb in {"retry", "release"}:
+            state = self._settle_as("settle_cancel", ended, None)
+        if state is None:
+            return None
+        kept = ended.output
+        self._cursor.execute(
+            self._sql.attempt,
+            {
+                "seq": claim.seq,
+                "number": claim.attempt,
+                "state": ended.kind,
+                "reason": ended.reason,
+                "error": ended.error,
+                "error_key": ended.error_key,
+                "worker": self._worker,
+                "started_at": ended.started_at,
+                "finished_at": ended.finished_at,
+                "exit_code": ended.exit_code,
+                "signal": ended.signal,
+                "cpu_time": ended.cpu_time,
+                "peak_memory": ended.peak_memory,
+                "output": kept.data,
+                "runs": kept.runs,
+                "cut": kept.cut,
+                "dropped": kept.dropped,
+            },
+        )
+        if ended.left_behind:
+            some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
+            self.record("end_left_behind", claim, f"ended {some} that the command had left behind")
+        return state
+
+    def _settle_as(self, verb: str, ended: Ended, run_at: Optional[int]) -> Optional[str]:
+        state = ARROWS[verb].enters
+        self._cursor.execute(
+            self._sql.settle,
+            {
+                "state": state,
+                "now": self.now,
+                "finished_at": self.now if verb in {"complete", "bury", "settle_cancel"} else None,
+                "run_at": run_at,
+                "failed": 1 if verb in {"retry", "bury"} else 0,
+                "exit_code": ended.exit_code,
+                "error": ended.error,
+                "error_key": ended.error_key,
+                "seq": ended.claim.seq,
+                "token": ended.claim.token,
+                "may_be_asked": verb not in {"retry", "release"},
+            },
+        )
+        return state if self._cursor.rowcount == 1 else None
+
+    def record(self, verb: str, claim: Claim, words: str) -> None:
+        self._cursor.execute(
+            self._sql.event,
+            {
+                "now": self.now,
+                "verb": verb,
+                "actor": f"worker:{self._worker}",
+                "subject": f"job:{claim.id}",
+                "seq": claim.seq,
+                "detail": json.dumps({"text": words}),
+            },
+        )
+
+    # --- output ---
+
+    def store_output(self, claim: Claim, capture: Capture, chunks: Iterable[Chunk]) -> None:
+        """Add live output, and drop what the bounds will not keep."""
+        for chunk in chunks:
+            values = {"position": chunk.position, "data": chunk.data, "runs": chunk.runs}
+            self._cursor.execute(self._sql.chunk, {**values, "seq": claim.seq, "token": claim.token})
+        self.drop_output(claim, *capture.middle)
+
+    def drop_output(self, claim: Claim, first: int = 0, behind: int = 2**62) -> None:
+        """Delete live output between two positions: all of it once the attempt has ended and keeps its own."""
+        place = {"seq": claim.seq, "attempt": claim.attempt, "first": first, "behind": behind}
+        self._cursor.execute(self._sql.drop_chunks, place)
+
+    # --- claim ---
+
+    def look(self) -> Look:
+        self._cursor.execute(self._sql.look)
+        revision, scheduled, failed, lone = self._cursor.fetchone()
+        return Look(revision, min((due for due in (scheduled, failed) if due is not None), default=None), bool(lone))
+
+    def promote(self) -> int:
+        """Make pending what has become due, PROMOTE_LIMIT jobs at the most; return how many it were."""
+        self._cursor.execute(self._sql.promote, {"now": self.now})
+        return int(self._cursor.rowcount)
+
+    def claim(self, queues: Sequence[str], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
+        """Take up to `n` jobs of these queues, in order; `lone` ones only, or only others."""
+        self._cursor.execute(
+            self._sql.claim_lone if lone else self._sql.claim,
+            {
+                "now": self.now,
+                "worker": self._worker,
+                "token": secrets.token_hex(16) + "-",
+                "queues": json.dumps(queues) if self._sqlite else list(queues),
+                "n": n,
+            },
+        )
+        rows = self._cursor.fetchall()
+        rows.sort(key=lambda row: (-row[11], row[12], row[0]))  # RETURNING has no order
+        return [_claim(row, settings) for row in rows]
+
+    def lone_waiting(self, queues: Iterable[str]) -> bool:
+        """Whether a job that must run alone waits in one of these queues."""
+        for queue in queues:
+            self._cursor.execute(self._sql.lone_in, {"queue": queue})
+            if self._cursor.fetchone() is not None:
+                return True
+        return False
+
+    def held(self, settings: Settings) -> list[Claim]:
+        """What the database says this worker holds: after a commit whose answer was lost, more than it knows."""
+        self._cursor.execute(self._sql.held, {"worker": self._worker})
+        return [_claim(row, settings) for row in self._cursor.fetchall()]
+
+    # --- what people changed ---
+
+    def settings(self) -> Settings:
+        self._cursor.execute(self._sql.settings)
+        return Settings(dict(self._cursor.fetchall()))
+
+    def open_queues(self) -> list[str]:
+        self._cursor.execute(self._sql.queues)
+        return [row[0] for row in self._cursor.fetchall()]
+
+    def wish(self) -> tuple[str, str]:
+        """What people asked of this worker (run, quiet, stop), and its state (running; expired: others took over)."""
+        self._cursor.execute(self._sql.wish, {"worker": self._worker})
+        row = self._cursor.fetchone()
+        return (row[0], row[1]) if row else ("run", "expired")
+
+    def asked_to_stop(self) -> set[str]:
+        """Tokens of claims whose jobs people cancelled."""
+        self._cursor.execute(self._sql.asked, {"worker": self._worker})
+        return {row[0] for row in self._cursor.fetchall()}
+
+    def be_quiet(self) -> None:
+        """A signal asked for quiet: written down like a person's wish, so that everybody sees it and may undo it."""
+        self._cursor.execute(self._sql.be_quiet, {"worker": self._worker})
+
+    def anything_left(self, queues: Optional[Sequence[str]]) -> bool:
+        """Whether anything is pending, running or waiting for a retry, in these queues or in all."""
+        if queues is None:
+            self._cursor.execute(self._sql.left)
+            return self._cursor.fetchone() is not None
+        for queue in queues:
+            self._cursor.execute(self._sql.left_in, {"queue": queue})
+            if self._cursor.fetchone() is not None:
+                return True
+        return False
+
+
+class Claims:
+    """A worker's door to the queue: its connection, and the statements compiled for it. Belongs to one thread."""
+
+    def __init__(self, connection: WorkerConnection, worker_id: str) -> None:
+        self._connection = connection
+        self._sql = Statements(connection)
+        self._worker = worker_id
+        self._transaction: Any = None
+
+    def __enter__(self) -> Turn:
+        self._transaction = self._connection.transaction()
+        return Turn(self._transaction.__enter__(), self._sql, self._worker, self._connection.dialect)
+
+    def __exit__(self, *raised: object) -> None:
+        transaction, self._transaction = self._transaction, None
+        transaction.__exit__(*raised)
+
+
+def _claim(row: Sequence[Any], settings: Settings) -> Claim:
+    return Claim(
+        seq=row[0],
+        id=row[1],
+        token=row[2],
+        attempt=row[3],
+        command=row[4],
+        timeout=row[5],
+        cwd=row[6],
+        env=json.loads(row[7]) if row[7] else {},
+        failures=row[8],
+        max_retries=row[9],
+        alone=row[10] > 0,
+        kill_grace=settings.kill_grace,
+    )
+
+
+def _verb(ended: Ended, settings: Settings) -> str:
+    if ended.kind == "completed":
+        return "complete"
+    if ended.kind == "cancelled":
+        return "settle_cancel"
+    if ended.kind == "released":
+        return "release"
+    limit = settings.max_retries if ended.claim.max_retries is None else ended.claim.max_retries
+    return "retry" if ended.claim.failures < limit else "bury"

@@ -1,0 +1,78 @@
+"""How a failed attempt reads to a person, and what makes two failures alike."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+from typing import Optional
+
+LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
+
+_MASKS = (
+    (
+        re.compile(
+            r"0x[0-9a-f]+|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE
+        ),
+        "ID",
+    ),
+    (re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s:'\"/\\]+)+[/\\]?"), "PATH"),
+    (re.compile(r"\d+"), "N"),
+    (re.compile(r"\s+"), " "),
+)
+
+
+def describe_exit(code: int) -> str:
+    """'exit code 127 (command not found)'."""
+    known = {126: "not executable", 127: "command not found"}
+    if code in known:
+        return f"exit code {code} ({known[code]})"
+    if 128 < code <= 128 + 64:
+        return f"exit code {code} ({signal_name(code - 128)} ended what it ran)"
+    return f"exit code {code}"
+
+
+def describe_signal(number: int) -> str:
+    return f"killed by signal {number} ({signal_name(number)})"
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def last_line(output: bytes) -> str:
+    """The last line that says anything, made safe to store and short."""
+    for line in reversed(output[-4096:].splitlines()):
+        text = "".join(char for char in line.decode(errors="replace") if char.isprintable()).strip()
+        if text:
+            return text[:LINE_LIMIT]
+    return ""
+
+
+def error_key(what: str, words: str, command: str) -> str:
+    """A key that like failures share: kind of end, last words and command, with numbers, paths and ids masked.
+
+    `what` is 'exit 3', 'signal 9', 'timeout' …; `words` the last line of output.
+    """
+    shape = "\n".join((what, mask(words), mask(command)[:200]))
+    return hashlib.sha256(shape.encode(errors="replace")).hexdigest()[:16]
+
+
+def mask(text: str) -> str:
+    for pattern, name in _MASKS:
+        text = pattern.sub(name, text)
+    return text.strip()
+
+
+def explain(reason: str, exit_code: Optional[int], signal_number: Optional[int], words: str, limit: float) -> str:
+    """One line that says why an attempt failed. `limit` is the time limit in seconds, for the reason 'timeout'."""
+    if reason == "timeout":
+        what = f"timed out after {limit:g} s"
+    elif signal_number is not None:
+        what = describe_signal(signal_number)
+    else:
+        what = describe_exit(exit_code or 0)
+    return f"{what}: {words}" if words else what

@@ -1,0 +1,170 @@
+"""The process of a supervisor that looks after the database: what dead workers left, unfinished bulk acts, old jobs.
+
+Every supervisor has one; several on one database are safe, for every step is a guarded UPDATE. It judges a worker by
+its pid where it runs on the same host and boot, and else by a heartbeat that stands still for `lease` seconds on the
+keeper's own monotonic clock, of which only that time counts in which the keeper itself could write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from typing import Optional
+
+from flask import Flask
+from sqlalchemy import delete, literal_column, text, update
+from sqlalchemy import select as sql_select
+from sqlalchemy.exc import DBAPIError
+
+from webapp import clock, db, operations, settings
+from webapp.db import reading, writing
+from webapp.lifecycle import in_state
+from webapp.models import Act, Control, Event, Job, SetupLink, Worker
+from worker import losses, processes
+
+log = logging.getLogger("queuectl.keeper")
+
+TICK = 1.0  # seconds
+PRUNE_EVERY = 60.0
+PRUNE_BATCH = 500
+KEEP_WORKERS = clock.DAY  # rows of workers that ended
+KEEP_RECORDS = 400 * clock.DAY  # events of no job, and bulk acts
+
+
+@dataclass
+class _Watch:
+    """How long a heartbeat has stood still, in the keeper's own time."""
+
+    heartbeat: int
+    still: float = 0.0
+
+
+def run(app: Flask, wake: int) -> int:
+    """Keep until the pipe `wake` is closed (the supervisor is gone or done); a byte in it asks for a look at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the supervisor ends its keeper last, by closing the pipe
+    keeper = _Keeper()
+    with app.app_context():
+        while True:
+            try:
+                keeper.tick()
+            except (DBAPIError, db.Busy, OSError) as error:
+                log.warning("the database cannot be used: %s", str(error).splitlines()[0])
+            ready = select.select([wake], [], [], TICK)[0]
+            if ready and not os.read(wake, 4096):
+                with contextlib.suppress(DBAPIError, db.Busy, OSError):
+                    keeper.tick()
+                return 0
+
+
+class _Keeper:
+    def __init__(self) -> None:
+        self._watches: dict[str, _Watch] = {}
+        self._last_tick = time.monotonic()
+        self._pruned_at = time.monotonic() - PRUNE_EVERY
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        passed, self._last_tick = min(now - self._last_tick, 2 * TICK), now
+        with reading() as session:
+            values = settings.load(session)
+            running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
+            acts = operations.abandoned_acts(session)
+        for worker in running:
+            reason = self._verdict(worker, values.lease, passed)
+            if reason is not None:
+                self._expire(worker, reason)
+        self._watches = {worker.id: self._watches[worker.id] for worker in running if worker.id in self._watches}
+        losses.give_back_what_nobody_holds()
+        for act in acts:
+            while not operations.advance_act(act).done:
+                pass
+        if now - self._pruned_at >= PRUNE_EVERY:
+            self._pruned_at = now
+            prune(values)
+
+    # --- workers ---
+
+    def _verdict(self, worker: Worker, lease: float, passed: float) -> Optional[str]:
+        """Why this worker is dead, or None while it may live."""
+        if worker.host == processes.host_name():
+            if worker.boot_id != processes.boot_id():
+                return "its machine was restarted"
+            if not processes.is_alive(worker.pid, worker.pid_started):
+                return f"its process {worker.pid} is gone"
+        watch = self._watches.get(worker.id)
+        if watch is None or watch.heartbeat != worker.heartbeat:
+            self._watches[worker.id] = _Watch(worker.heartbeat)
+            return None
+        if watch.still > lease / 2 and not _can_write():
+            return None
+        watch.still += passed
+        return f"its heartbeat stood still for {lease:g} s" if watch.still >= lease else None
+
+    def _expire(self, worker: Worker, reason: str) -> None:
+        with writing() as session:
+            expired = session.execute(
+                update(Worker)
+                .where(Worker.id == worker.id, Worker.state == "running", Worker.heartbeat == worker.heartbeat)
+                .values(state="expired", stopped_at=clock.now())
+                .returning(Worker.id)
+            ).first()
+            if expired is None:
+                return  # it beat after all, or another keeper was first
+            operations.record_expiry(session, worker.id, reason)
+        log.warning("worker %s on %s is taken for dead: %s", worker.id, worker.host, reason)
+
+
+def _can_write() -> bool:
+    """A real write, so that time in which the disk is full or the lock held is held against nobody."""
+    try:
+        with writing() as session:
+            session.execute(update(Control).values(revision=Control.revision))
+    except (DBAPIError, db.Busy, OSError):
+        return False
+    return True
+
+
+# --- retention ---
+
+
+def prune(values: settings.Settings) -> int:
+    """Delete what is older than the settings keep, in small transactions. Returns the number of jobs."""
+    deleted = 0
+    for state, days in (
+        ("completed", values.keep_completed),
+        ("cancelled", values.keep_cancelled),
+        ("dead", values.keep_dead),
+    ):
+        while days:
+            number = _prune_jobs(state, clock.now() - days * clock.DAY)
+            deleted += number
+            if number < PRUNE_BATCH:
+                break
+    if deleted:
+        log.info("deleted %d jobs that were older than the settings keep", deleted)
+    _prune_records()
+    return deleted
+
+
+def _prune_jobs(state: str, before: int) -> int:
+    with writing() as session:
+        old = sql_select(Job.seq).where(in_state(state), Job.finished_at < before).limit(PRUNE_BATCH)
+        return len(session.execute(delete(Job).where(Job.seq.in_(old), in_state(state)).returning(Job.seq)).all())
+
+
+def _prune_records() -> None:
+    now = clock.now()
+    with writing() as session:
+        session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
+        session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
+        session.execute(delete(Act).where(Act.state == "done", Act.finished_at < now - KEEP_RECORDS))
+        old = sql_select(Event.id).where(Event.at < now - KEEP_RECORDS).order_by(Event.id).limit(PRUNE_BATCH)
+        session.execute(delete(Event).where(Event.id.in_(old), Event.job_seq.is_(None)))
+        if db.is_sqlite():
+            session.execute(text("PRAGMA incremental_vacuum(200)"))

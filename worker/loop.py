@@ -1,0 +1,271 @@
+"""One worker process: its main thread, which owns the commands, beside the dispatcher and the heartbeat.
+
+The main thread waits for pipes, ended children, signals and the dispatcher, and never for the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from flask import Flask
+
+from webapp import __version__, clock, db
+from webapp.config import Config
+from webapp.lifecycle import record
+from webapp.models import Worker
+from worker import processes
+from worker.claims import Ended
+from worker.dispatcher import Dispatcher
+from worker.runner import Runner
+
+log = logging.getLogger("queuectl.worker")
+
+DONE, EXPIRED, BROKEN = 0, 75, 70  # exit codes: only after DONE does the supervisor start no other
+LAST_WORDS = 10.0  # seconds that a worker tries to settle when all its commands have ended and the database is away
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a supervisor tells its workers. `queues` None means all; `parent` is the pipe whose end is its death."""
+
+    supervisor_id: str
+    slots: int
+    queues: Optional[Sequence[str]]
+    drain: bool
+    parent: int
+
+
+def run(app: Flask, config: Config, assignment: Assignment) -> int:
+    """Work until told to stop. Returns the exit code."""
+    with app.app_context():
+        worker = _Worker(app, config, assignment)
+        try:
+            return worker.run()
+        finally:
+            worker.close()
+
+
+class _Worker:
+    def __init__(self, app: Flask, config: Config, assignment: Assignment) -> None:
+        self.id = processes.new_id()
+        self._assignment = assignment
+        self._signals: list[int] = []
+        # Signals and other threads wake the main thread's select through this pair.
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the pair
+        self._runner = Runner()
+        self._runner.selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        self._runner.selector.register(assignment.parent, selectors.EVENT_READ, "parent")
+
+        def connection() -> db.WorkerConnection:
+            with app.app_context():
+                return db.worker_connection()
+
+        self._dispatcher = Dispatcher(
+            config,
+            connection,
+            self.id,
+            assignment.slots,
+            assignment.queues,
+            assignment.drain,
+            self._runner.captures,
+            self._wake,
+        )
+        self._heartbeat = _Heartbeat(connection, self.id, self._dispatcher, self._wake)
+        self._stopping = False
+        self._release_at: Optional[float] = None
+
+    def run(self) -> int:
+        self._register()
+        self._dispatcher.start()
+        self._heartbeat.start()
+        log.info("worker %s started (pid %d, %d slots)", self.id, os.getpid(), self._assignment.slots)
+        give_up: Optional[float] = None
+        while not self._dispatcher.finished:
+            ended, foreign = self._runner.poll(self._until_release())
+            self._hear(foreign)
+            for one in ended:
+                self._dispatcher.done(one)
+            self._take_claims()
+            self._stop_cancelled()
+            if self._dispatcher.expired:
+                return self._abandon()
+            self._heed_signals()
+            if self._dispatcher.stop_asked and not self._stopping:
+                self._stop()
+            if self._release_at is not None and time.monotonic() >= self._release_at:
+                self._release(self._dispatcher.settings.kill_grace)
+            if self._stopping and not len(self._runner):
+                give_up = give_up or time.monotonic() + LAST_WORDS
+                if time.monotonic() > give_up:
+                    log.error("worker %s: the database is away; its jobs go back when it returns", self.id)
+                    return BROKEN
+        if self._dispatcher.expired or not self._stopping:
+            return self._abandon()
+        self._deregister()
+        log.info("worker %s stopped", self.id)
+        return DONE
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._heartbeat.stop()
+
+    # --- what came in ---
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_write.send(b"\0")
+
+    def _hear(self, foreign: list[Any]) -> None:
+        if "wake" in foreign:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_read.recv(4096)
+        if "parent" in foreign:
+            self._runner.selector.unregister(self._assignment.parent)
+            log.warning("worker %s: its supervisor is gone; finishing what runs", self.id)
+            self._stop()
+
+    def _take_claims(self) -> None:
+        inbox = self._dispatcher.inbox
+        while inbox:
+            claim = inbox.popleft()
+            if self._stopping:
+                now = clock.now()
+                error = "handed back: its worker shut down before it began"
+                self._dispatcher.done(Ended(claim, "released", "released", now, now, error=error))
+            else:
+                self._runner.start(claim, self._dispatcher.settings)
+
+    def _stop_cancelled(self) -> None:
+        tokens = set()
+        while self._dispatcher.to_stop:
+            tokens.add(self._dispatcher.to_stop.popleft())
+        if tokens:
+            self._runner.stop("cancelled", self._dispatcher.settings.kill_grace, tokens)
+
+    def _heed_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if number in {signal.SIGTSTP, signal.SIGUSR1}:
+                self._dispatcher.be_quiet()
+            elif not self._stopping:
+                self._stop()
+            else:
+                self._release(0.0)
+
+    # --- ending ---
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._dispatcher.accept_no_more()
+        self._release_at = time.monotonic() + self._dispatcher.settings.shutdown_grace
+
+    def _release(self, grace: float) -> None:
+        self._release_at = None
+        self._runner.stop("released", grace)
+
+    def _until_release(self) -> Optional[float]:
+        if self._release_at is not None:
+            return max(0.0, self._release_at - time.monotonic())
+        return 1.0 if self._stopping else None
+
+    def _abandon(self) -> int:
+        """Others hold this worker's claims now, or its dispatcher broke: end what runs and touch nothing else."""
+        log.error("worker %s: taken for dead or broken; ending what it runs", self.id)
+        self._runner.stop("lost", 0.0)
+        deadline = time.monotonic() + 5
+        while len(self._runner) and time.monotonic() < deadline:
+            self._runner.poll(0.1)
+        return EXPIRED if self._dispatcher.expired else BROKEN
+
+    # --- its row ---
+
+    def _register(self) -> None:
+        now, queues = clock.now(), self._assignment.queues
+        with db.writing() as session:
+            session.add(
+                Worker(
+                    id=self.id,
+                    supervisor_id=self._assignment.supervisor_id,
+                    host=processes.host_name(),
+                    pid=os.getpid(),
+                    pid_started=processes.started(os.getpid()),
+                    boot_id=processes.boot_id(),
+                    version=__version__,
+                    slots=self._assignment.slots,
+                    queues=json.dumps(list(queues)) if queues is not None else None,
+                    state="running",
+                    wish="run",
+                    started_at=now,
+                    heartbeat=0,
+                    seen_at=now,
+                    jobs_completed=0,
+                    jobs_failed=0,
+                )
+            )
+            record(session, "start", [("worker:" + self.id, None)], f"worker:{self.id}")
+
+    def _deregister(self) -> None:
+        with db.writing() as session:
+            worker = session.get(Worker, self.id)
+            if worker is not None and worker.state == "running":
+                worker.state, worker.stopped_at = "stopped", clock.now()
+                worker.jobs_completed, worker.jobs_failed = self._dispatcher.completed, self._dispatcher.failed
+                record(session, "stop", [("worker:" + self.id, None)], f"worker:{self.id}")
+
+
+class _Heartbeat(threading.Thread):
+    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives."""
+
+    def __init__(self, connection: Any, worker_id: str, dispatcher: Dispatcher, wake_main: Any) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._connect = connection
+        self._worker_id = worker_id
+        self._dispatcher = dispatcher
+        self._wake_main = wake_main
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def run(self) -> None:
+        connection = self._connect()
+        beat = connection.prepare(
+            "UPDATE workers SET heartbeat = heartbeat + 1, seen_at = :now, jobs_completed = :completed, "
+            "jobs_failed = :failed WHERE id = :worker AND state = 'running'"
+        )
+        while not self._ended.wait(min(10.0, self._dispatcher.settings.lease / 6)):
+            values = {
+                "now": clock.now(),
+                "completed": self._dispatcher.completed,
+                "failed": self._dispatcher.failed,
+                "worker": self._worker_id,
+            }
+            try:
+                with connection.transaction() as cursor:
+                    cursor.execute(beat, values)
+                    alive = cursor.rowcount == 1
+            except connection.errors:
+                with contextlib.suppress(*connection.errors):
+                    connection.reconnect()
+                continue
+            if not alive:
+                self._dispatcher.expired = True
+                self._wake_main()
+                return

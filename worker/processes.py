@@ -1,0 +1,138 @@
+"""Processes of this machine: who they are, which belong to a claim, and how they are ended.
+
+A pid alone names nobody, for it is used again: with the start time and the boot it does. A command's processes are
+found by their parentage and by the claim's token in their environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Optional
+
+import psutil
+
+_LINUX: bool = sys.platform.startswith("linux")
+TOKEN_VARIABLE = "QUEUECTL_TOKEN"  # noqa: S105  the variable's name, not a token
+
+
+@lru_cache(maxsize=1)
+def host_name() -> str:
+    return socket.gethostname()
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """What names this boot of this machine: after a restart it is another."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return str(int(psutil.boot_time()))
+
+
+def started(pid: int) -> Optional[float]:
+    """When a process started (seconds since 1970), None when there is none."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def is_alive(pid: int, pid_started: Optional[float]) -> bool:
+    """Whether that very process still runs; a zombie does not. The start time may differ by clock adjustment."""
+    now = started(pid)
+    return now is not None and (pid_started is None or abs(now - pid_started) < 2)
+
+
+def become_subreaper() -> bool:
+    """Have orphaned grandchildren given to this process instead of to init. False where the platform cannot."""
+    if not _LINUX:
+        return False
+    import ctypes
+
+    pr_set_child_subreaper = 36  # <linux/prctl.h>
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(pr_set_child_subreaper, 1, 0, 0, 0) == 0)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, itself not among them."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def token_of(pid: int) -> Optional[str]:
+    """The claim's token in a process's environment, where it may be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except FileNotFoundError:
+        if _LINUX:
+            return None
+        try:
+            return str(psutil.Process(pid).environ()[TOKEN_VARIABLE])
+        except (psutil.Error, OSError, KeyError):
+            return None
+    except OSError:
+        return None
+    start = environment.find(TOKEN_VARIABLE.encode() + b"=")
+    if start < 0 or (start > 0 and environment[start - 1] != 0):
+        return None
+    return environment[start:].split(b"\0", 1)[0].split(b"=", 1)[1].decode(errors="replace")
+
+
+def with_tokens(tokens: Iterable[str]) -> list[int]:
+    """All processes of this machine whose environment carries one of these tokens, this process left out."""
+    wanted, me = set(tokens), os.getpid()
+    return [pid for pid in psutil.pids() if pid != me and token_of(pid) in wanted]
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)
+
+
+def end_tokens(tokens: Iterable[str], deadline: float = 10.0) -> bool:
+    """Kill all that carries one of these tokens, until two looks in a row find nothing.
+
+    False when something is still there after `deadline` seconds: it belongs to somebody else, or hangs in the kernel.
+    """
+    wanted = list(tokens)
+    until, quiet = time.monotonic() + deadline, 0
+    while quiet < 2:
+        found = [pid for pid in with_tokens(wanted) if started(pid) is not None]
+        quiet = 0 if found else quiet + 1
+        if found:
+            send(found, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            time.sleep(0.01)
+        if time.monotonic() > until:
+            return False
+    return True
+
+
+def kill_exactly(pid: int, pid_started: Optional[float]) -> None:
+    """KILL one process, if it still is the one that started then; wait until it is gone (5 s at the most)."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if pid_started is None or abs(process.create_time() - pid_started) < 2:
+            process.kill()  # psutil checks the start time once more, against a pid that was used again
+            process.wait(timeout=5)
+
+
+def new_id() -> str:
+    """A random id for a worker or supervisor, short enough to read: 48 bits."""
+    return uuid.uuid4().hex[:12]
