@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -128,6 +129,51 @@ def live_output(session: Session, job_seq: int, number: int) -> Output:
         data += chunk.data
         end = chunk.position + len(chunk.data)
     return Output(bytes(data), tuple(runs), cut, dropped, live=True)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of one stream (1 stdout, 2 stderr). `position` counts over all that was written, left out or not."""
+
+    position: int
+    stream: int
+    data: bytes
+
+
+def pieces(session: Session, job: Job, number: int, position: int) -> Iterator[Piece]:
+    """What attempt `number` wrote from a position on, running or ended, for somebody who reads on and on.
+
+    Where a piece begins behind the end of the one before it, bytes were left out.
+    """
+    ended = attempt(session, job, number)
+    if ended is not None:
+        yield from _pieces(
+            ended.output, parse_runs(ended.output_runs), position, ended.output_cut, ended.output_dropped
+        )
+        return
+    chunks = session.scalars(
+        select(OutputChunk)
+        .where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == number, OutputChunk.position >= position)
+        .order_by(OutputChunk.position)
+    )
+    for chunk in chunks:  # a reader has whole chunks behind him, so that none straddles his position
+        for piece in _pieces(chunk.data, parse_runs(chunk.runs), 0):
+            yield Piece(chunk.position + piece.position, piece.stream, piece.data)
+
+
+def _pieces(
+    data: bytes, runs: tuple[int, ...], position: int, cut: Optional[int] = None, dropped: int = 0
+) -> Iterator[Piece]:
+    start = 0
+    for index, length in enumerate(runs):
+        end = start + length
+        inner = [cut] if cut is not None and start < cut < end else []
+        for first, last in zip([start, *inner], [*inner, end]):
+            shift = dropped if cut is not None and first >= cut else 0
+            skip = max(0, position - (first + shift))
+            if first + skip < last:
+                yield Piece(first + shift + skip, 1 + index % 2, data[first + skip : last])
+        start = end
 
 
 def append_runs(runs: list[int], more: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import click
 
@@ -15,6 +15,7 @@ from webapp.commands._output import one_line
 
 if TYPE_CHECKING:
     from webapp.config import Config
+    from webapp.models import Job
     from webapp.operations import Outcome
 
 Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
@@ -54,6 +55,15 @@ def actor() -> str:
 
         name = f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
     return f"person:{name}"
+
+
+def found(job: Optional[Job], job_id: str) -> Job:
+    """The job that was looked for. Raises NotFound where there is none."""
+    from webapp.operations import NotFound
+
+    if job is None:
+        raise NotFound(f"no such job: {job_id!r}. `manage.py list` shows the newest.")
+    return job
 
 
 def json_option(command: Command) -> Command:

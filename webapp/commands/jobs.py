@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp import clock
-from webapp.commands._core import actor, core, json_option, tell_outcome
+from webapp.commands._core import actor, core, found, json_option, tell_outcome
 from webapp.commands._output import Column, print_json, print_table, say, standing
 
 if TYPE_CHECKING:
@@ -103,14 +103,6 @@ def show(job_id: str, as_json: bool) -> None:
         from webapp.commands._show import print_job
 
         print_job(job, attempts, events, settings)
-
-
-def found(job: Optional[Job], job_id: str) -> Job:
-    from webapp.operations import NotFound
-
-    if job is None:
-        raise NotFound(f"no such job: {job_id!r}. `manage.py list` shows the newest.")
-    return job
 
 
 @click.command(epilog="Example: manage.py logs job1 --follow")

@@ -33,6 +33,7 @@ def worker() -> None:
 def start(count: int, slots: int, queues: tuple[str, ...], drain: bool, with_parent: Optional[int]) -> int:
     """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not."""
     from webapp import config as configuration
+    from webapp import logs
     from webapp.jobspec import NAME, NAME_RULE
     from worker import supervisor
 
@@ -43,6 +44,7 @@ def start(count: int, slots: int, queues: tuple[str, ...], drain: bool, with_par
         from webapp.children import end_with
 
         end_with(with_parent)
+    logs.set_up()
     return supervisor.run(
         configuration.load(), count=count, slots=slots, queues=list(dict.fromkeys(queues)) or None, drain=drain
     )

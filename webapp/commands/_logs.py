@@ -1,0 +1,152 @@
+"""How `logs` prints the output of a job: what is kept, or what comes while it runs, through its retries to its end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Optional
+
+from webapp import clock, queries, story
+from webapp import settings as tunables
+from webapp.commands._core import found
+from webapp.commands._output import one_line, say, span
+from webapp.db import reading
+from webapp.models import TERMINAL
+from webapp.operations import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.orm import Session
+
+    from webapp.models import Attempt, Job
+
+LOOK_EVERY = 0.2  # seconds; a running job's output reaches the database about once a second
+
+
+class _Printer:
+    """Writes pieces where they belong, and says where bytes are missing."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def print(self, pieces: Iterable[story.Piece]) -> None:
+        for piece in pieces:
+            if piece.position > self.position:
+                self._flush()
+                say(f"… {piece.position - self.position:,} bytes were left out here (see the setting output_limit) …")
+            stream = sys.stdout.buffer if piece.stream == 1 else sys.stderr.buffer
+            stream.write(piece.data)
+            if piece.stream == 1:
+                sys.stdout.buffer.flush()  # after each: on a terminal the two streams meet in the order they came
+            else:
+                sys.stderr.buffer.flush()
+            self.position = piece.position + len(piece.data)
+
+    def _flush(self) -> None:
+        sys.stdout.buffer.flush()
+        sys.stderr.buffer.flush()
+
+
+def print_kept(job_id: str, number: Optional[int]) -> None:
+    """Print what an attempt has written up to now."""
+    with reading() as session:
+        job = found(story.find(session, job_id), job_id)
+        number = number or job.attempts
+        pieces = list(story.pieces(session, job, number, 0)) if number else []
+        exists = 0 < number <= job.attempts
+    if not number:
+        say(f"{job.id} has not started yet: it is {job.state}.")
+    elif not exists:
+        raise _no_attempt(job, number)
+    _Printer().print(pieces)
+
+
+def _no_attempt(job: Job, number: int) -> NotFound:
+    had = f"its last is {job.attempts}" if job.attempts else "it has not started yet"
+    return NotFound(f"{job.id} has no attempt {number}: {had}.")
+
+
+def follow(job_id: str, only: Optional[int]) -> None:
+    """Print the output as it comes, of one attempt or from the latest on through all retries."""
+    with reading() as session:
+        job = found(story.find(session, job_id), job_id)
+    number = only or job.attempts or 1
+    if number > job.attempts and job.state in TERMINAL:
+        if only is not None:
+            raise _no_attempt(job, number)
+        say(f"{job.id}: {job.state}, and never started.")
+        return
+    teller = _Teller(job_id)
+    while True:
+        printer = _Printer()
+        while not _look(job_id, number, printer, teller, only is not None):
+            time.sleep(LOOK_EVERY)
+        if teller.over:
+            return
+        number += 1
+
+
+def _look(job_id: str, number: int, printer: _Printer, teller: _Teller, only: bool) -> bool:
+    """Print what is new of one attempt, and say what happened to the job. True: this attempt has ended."""
+    with reading() as session:
+        job = story.find(session, job_id)
+        if job is None:
+            raise NotFound(f"{job_id} was discarded.")
+        ended = story.attempt(session, job, number)
+        pieces = list(story.pieces(session, job, number, printer.position))
+        idle = job.state == "pending" and not _anybody_works(session)
+    if ended is None:
+        teller.tell(job, number, idle)
+        printer.print(pieces)
+        teller.over = job.state in TERMINAL
+        return teller.over
+    if printer.position == 0:
+        teller.tell_start(number)
+    printer.print(pieces)
+    teller.tell_end(ended)
+    teller.over = only or (job.state in TERMINAL and job.attempts == number)
+    if teller.over and not only:
+        teller.tell(job, number, False)
+    return True
+
+
+def _anybody_works(session: Session) -> bool:
+    return any(view.alive for view in queries.workers(session, tunables.load(session).lease))
+
+
+class _Teller:
+    """Says on stderr what happens to the job, each thing once."""
+
+    def __init__(self, job_id: str) -> None:
+        self.over = False
+        self._id = job_id
+        self._last = ""
+
+    def tell(self, job: Job, number: int, idle: bool) -> None:
+        if job.state == "processing":
+            if job.cancel_requested_at is not None:
+                self._say("cancelling")
+            else:
+                self.tell_start(number)
+        elif job.state == "pending":
+            self._say("pending; no worker is alive: manage.py worker start" if idle else "pending")
+        elif job.state in ("scheduled", "failed"):
+            what = "attempt" if job.state == "scheduled" else "retry"
+            wait = max(0.0, (job.run_at - clock.now()) / clock.SECOND)
+            self._say(f"{job.state}; next {what} in {span(wait)}", key=f"{job.state} {job.run_at}")
+        else:
+            self._say(job.state)
+
+    def tell_start(self, number: int) -> None:
+        self._say(f"attempt {number} started")
+
+    def tell_end(self, ended: Attempt) -> None:
+        took = span((ended.finished_at - ended.started_at) / clock.SECOND)
+        why = f": {one_line(ended.error)}" if ended.error else ""
+        self._say(f"attempt {ended.number} {ended.state} after {took}{why}")
+
+    def _say(self, text: str, key: str = "") -> None:
+        if (key or text) != self._last:
+            self._last = key or text
+            say(f"[{self._id}: {text}]")

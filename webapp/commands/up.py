@@ -1,0 +1,53 @@
+"""`up`: everything on one machine, the console and its workers. Who keeps them running is `webapp/children.py`."""
+
+from __future__ import annotations
+
+import click
+
+from webapp.commands._core import core
+from webapp.commands._output import say
+from webapp.commands._serve import address_options, listen, set_up_link, tell_set_up
+from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
+
+
+@click.command(epilog="Example: manage.py up --port 8080 --workers 4")
+@address_options
+@click.option("--workers", type=click.IntRange(1, MOST_WORKERS), default=2, show_default=True, help="Job workers.")
+@click.option(
+    "--slots", type=click.IntRange(1, MOST_SLOTS), default=1, show_default=True, help="Jobs each runs at a time."
+)
+def up(host: str, port: int, insecure: bool, workers: int, slots: int) -> int:
+    """Start the console and its workers. Ctrl-C lets running jobs finish, then stops everything."""
+    from webapp import __version__, children, serving
+    from webapp import config as configuration
+
+    listener = listen(configuration.load(), host, port, insecure)
+    with core() as config:
+        address = serving.address_of(listener, config)
+        link = set_up_link(address)
+    database = str(config.sqlite_path) if config.is_sqlite else "PostgreSQL"
+    click.echo(f"queuectl {__version__}")
+    click.echo(f"console   {address}")
+    click.echo(f"workers   {workers}, {slots} job{'s' if slots > 1 else ''} at a time{' each' if workers > 1 else ''}")
+    click.echo(f"database  {database}")
+    tell_set_up(link)
+    click.echo("Ctrl-C stops everything.")
+
+    def draining() -> None:
+        listener.close()  # the console has its own; with this one open, new connections would wait for nobody
+        say("Stopping: running jobs may finish. Ctrl-C again: now.")
+
+    socket_number = listener.fileno()
+    try:
+        children.run(
+            [
+                children.Child("console", ["web", "--descriptor", str(socket_number)], inherited=[socket_number]),
+                children.Child("workers", ["worker", "start", "--count", str(workers), "--slots", str(slots)]),
+            ],
+            say,
+            draining,
+        )
+    except children.Broken as broken:
+        raise click.ClickException(str(broken)) from None
+    say("Stopped.")
+    return 0

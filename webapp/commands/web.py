@@ -1,0 +1,39 @@
+"""`web`: the console alone, for those who run workers elsewhere. How it is served is in `webapp/serving.py`."""
+
+from __future__ import annotations
+
+import socket
+from typing import Optional
+
+import click
+
+from webapp.commands._core import core
+from webapp.commands._serve import address_options, listen, set_up_link, tell_set_up
+
+
+@click.command(epilog="Example: manage.py web --port 8080")
+@address_options
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve.")
+@click.option("--descriptor", type=int, hidden=True, help="A socket that listens already.")
+@click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
+def web(
+    host: str, port: int, insecure: bool, workers: int, descriptor: Optional[int], with_parent: Optional[int]
+) -> int:
+    """Start the console in the foreground, without workers."""
+    from webapp import config as configuration
+    from webapp import logs, serving
+
+    if with_parent is not None:
+        from webapp.children import end_with
+
+        end_with(with_parent)
+    logs.set_up()
+    if descriptor is not None:
+        return serving.serve(socket.socket(fileno=descriptor), workers)
+    listener = listen(configuration.load(), host, port, insecure)
+    with core() as config:
+        address = serving.address_of(listener, config)
+        link = set_up_link(address)
+    click.echo(f"console   {address}")
+    tell_set_up(link)
+    return serving.serve(listener, workers)
