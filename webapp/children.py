@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Optional
@@ -81,6 +81,14 @@ class Child:
         """Ask it to stop: the first time when its work is done, the second time now."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.CTRL_BREAK_EVENT if WINDOWS else signal.SIGTERM)  # type: ignore[attr-defined,unused-ignore]
+
+    def stop(self, within: float) -> None:
+        """Ask it to stop and wait; kill it after so many seconds."""
+        self.signal()
+        if self.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(within)
+        self.kill()
 
     def kill(self) -> None:
         """End it with all of its session: it had its chance."""

@@ -22,12 +22,12 @@ Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 
 
 @contextmanager
-def core() -> Iterator[Config]:
+def core(config: Optional[Config] = None) -> Iterator[Config]:
     """The application without its console; the first command on a fresh home makes the database here."""
     from webapp import config as configuration
     from webapp import create_core
 
-    config = configuration.load()
+    config = config or configuration.load()
     app = create_core(config)
     with app.app_context():
         try:

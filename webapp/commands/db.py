@@ -1,0 +1,59 @@
+"""`db`: bring the database up to date, or check it. Every other command upgrades it, too; this one says so."""
+
+from __future__ import annotations
+
+import click
+
+from webapp.commands._core import core, disconnect
+from webapp.commands._output import say
+
+SHOWN = 20  # damages; the first ones tell the story
+
+
+@click.group(epilog="Example: manage.py db check")
+def db() -> None:
+    """Bring the database up to date, or check it."""
+
+
+@db.command(epilog="Example: manage.py db upgrade")
+def upgrade() -> None:
+    """Bring the database to the schema of this version. An SQLite database is copied first."""
+    from webapp import config as configuration
+    from webapp import create_core, migrations
+
+    config = configuration.load()
+    with create_core(config, migrate=False).app_context():
+        fresh = config.is_sqlite and not config.sqlite_path.exists()
+        before = None if fresh else migrations.current_revision()
+        migrations.ensure_current(config)
+        disconnect()
+    if before == migrations.HEAD:
+        click.echo(f"The database is up to date (schema {before}).")
+    else:
+        click.echo(f"The database was {f'at schema {before}' if before else 'empty'}, now at {migrations.HEAD}.")
+
+
+@db.command(epilog="Example: manage.py db check")
+def check() -> int:
+    """Look through the whole database for damage. Work goes on meanwhile; a large one takes its time."""
+    from sqlalchemy import text
+
+    from webapp.db import is_sqlite, read_engine
+
+    with core(), read_engine().connect() as connection:
+        if not is_sqlite():
+            connection.execute(text("SELECT count(*) FROM jobs"))
+            say("PostgreSQL checks its own pages: this looked no further than that the tables are there.")
+            return 0
+        damages = [row[0] for row in connection.exec_driver_sql(f"PRAGMA integrity_check({SHOWN})") if row[0] != "ok"]
+        orphans = [
+            f"{table}, row {row}: refers to a row of {parent} that is not there"
+            for table, row, parent, _ in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(SHOWN)
+        ]
+    for line in damages + orphans:
+        click.echo(line)
+    if damages or orphans:
+        say("The database is damaged. Stop the workers, keep a copy of it, and put a backup in its place.")
+        return 1
+    click.echo("The database is sound.")
+    return 0

@@ -1,0 +1,108 @@
+"""`user`: the people who may log in to the console. What a name and a password may be, `webapp/people.py` says."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable
+
+import click
+
+from webapp import clock
+from webapp.commands._core import actor, core, json_option
+from webapp.commands._output import Column, local_time, print_json, print_table, say
+
+ROLES = ("viewer", "operator", "admin")
+
+
+@click.group(epilog="Example: manage.py user add ana --role operator")
+def user() -> None:
+    """Manage the people who may log in."""
+
+
+def _password_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")(command)
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise click.UsageError("A password is typed at a terminal, or piped in with --password-stdin.")
+    answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return answer
+
+
+@user.command(epilog="Example: manage.py user add ana --role operator")
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    default="operator",
+    show_default=True,
+    help="viewer: looks. operator: acts on jobs, too. admin: settings and people, too.",
+)
+@_password_option
+def add(name: str, role: str, password_stdin: bool) -> None:
+    """Let NAME log in. The password is asked for."""
+    from webapp import people
+
+    password = _password(password_stdin)
+    with core(), _fields_named():
+        people.add(name, password, role, actor())
+    click.echo(f"{name}: may log in, as {role}")
+
+
+@user.command(epilog="Example: manage.py user passwd ana")
+@click.argument("name")
+@_password_option
+def passwd(name: str, password_stdin: bool) -> None:
+    """Give NAME a new password and end their sessions."""
+    from webapp import people
+
+    password = _password(password_stdin)
+    with core(), _fields_named():
+        people.set_password(name, password, actor())
+    click.echo(f"{name}: has a new password; their sessions are ended")
+
+
+class _fields_named:  # noqa: N801 - reads as a word of the with statement
+    """Puts the field's name before what is wrong with it: 'password: has 3 characters …'."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        from webapp.people import PersonError
+
+        if isinstance(error, PersonError):
+            raise click.ClickException(f"{error.field}: {error}") from None
+
+
+@user.command("list", epilog="Example: manage.py user list --json")
+@json_option
+def list_users(as_json: bool) -> None:
+    """List who may log in, and as what."""
+    from webapp import people
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        everyone = people.everyone(session)
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": one.name,
+                    "role": one.role,
+                    "created_at": clock.to_iso(one.created_at),
+                    "disabled_at": clock.to_iso(one.disabled_at),
+                }
+                for one in everyone
+            ]
+        )
+    elif everyone:
+        print_table(
+            [Column("NAME"), Column("ROLE"), Column("SINCE"), Column("DISABLED")],
+            [(one.name, one.role, local_time(one.created_at), local_time(one.disabled_at)) for one in everyone],
+        )
+    else:
+        say("Nobody may log in yet. The link that `manage.py up` prints makes the first administrator.")
