@@ -86,6 +86,17 @@ def oldest_pending(session: Session) -> Optional[int]:
     return min((time for time in times if time is not None), default=None)
 
 
+def count_ahead(session: Session, job: Job) -> Count:
+    """How many pending jobs of its queue a worker takes before this pending one."""
+    there = (in_state("pending"), Job.queue == job.queue)
+    higher = count(session, *there, Job.priority > job.priority)
+    sooner = count(
+        session, *there, Job.priority == job.priority, tuple_(Job.run_at, Job.seq) < tuple_(job.run_at, job.seq)
+    )
+    number = higher.number + sooner.number
+    return Count(min(number, COUNT_CAP), number > COUNT_CAP or higher.capped or sooner.capped)
+
+
 # --- pages of jobs ---------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,8 @@ def attempts(session: Session, job: Job, *, with_output: bool = False) -> list[A
 
 
 def attempt(session: Session, job: Job, number: int) -> Optional[Attempt]:
-    return session.get(Attempt, (job.seq, number))
+    # Read anew: `attempts()` may have left it in this session without its output.
+    return session.get(Attempt, (job.seq, number), populate_existing=True)
 
 
 def events(session: Session, job: Job) -> list[Event]:

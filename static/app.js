@@ -1,0 +1,324 @@
+// What htmx does not do by itself: relative times, the timer that refreshes, toasts, the dialog, ticked rows, keys.
+// Every page works without this file; nothing here decides anything that the server does not check.
+"use strict";
+
+(() => {
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const live = () => $("#live");
+
+  // --- cookies: the reader's zone, and the choices of this browser ---
+
+  const YEAR = 365 * 86400;
+  const keep = (name, value) => { document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax`; };
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (zone && !document.cookie.split("; ").includes(`tz=${zone}`)) keep("tz", zone);
+
+  // --- times: absolute in the HTML, relative on the screen ---
+
+  const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+  const MONTHS = 30 * 86400;
+
+  function spoken(seconds) {
+    const [length, unit] = UNITS.find(([size]) => seconds >= size) || UNITS[3];
+    return `${Math.floor(seconds / length)} ${unit}`;
+  }
+
+  function relative(element, now) {
+    const away = (Date.parse(element.dateTime) - now) / 1000;
+    const seconds = Math.floor(Math.abs(away));
+    if (element.dataset.when === "for") return spoken(Math.max(0, Math.floor(-away)));
+    if (seconds > MONTHS) return null;
+    if (seconds < 1) return "now";
+    return away > 0 ? `in ${spoken(seconds)}` : `${spoken(seconds)} ago`;
+  }
+
+  function tellTimes(root = document, nearest = Infinity) {
+    const now = Date.now();
+    for (const element of $$("time[data-when]", root)) {
+      if (Math.abs(Date.parse(element.dateTime) - now) > nearest) continue;
+      const text = relative(element, now);
+      if (text !== null && element.textContent !== text) element.textContent = text;
+    }
+  }
+
+  // --- the timer: one `tick` on the document for everything that refreshes ---
+
+  let failures = 0;
+  let since = 0;          // seconds since the last tick
+  let lastGood = new Date();
+  let stopped = false;    // signed out: nothing to ask for any more
+
+  const chosen = () => Number($("#tick")?.value || 0);
+  const ticked = () => $$('#live input[name="id"]:checked');
+
+  function selecting() {
+    const selection = document.getSelection();
+    return selection && !selection.isCollapsed && live()?.contains(selection.anchorNode);
+  }
+
+  function typing() {
+    const element = document.activeElement;
+    return element && live()?.contains(element) && element.matches("input:not([type=checkbox]), textarea, select");
+  }
+
+  function whyWait() {
+    if ($("dialog[open]")) return "a dialog is open";
+    if (ticked().length) return "rows are ticked";
+    if (selecting()) return "text is selected";
+    if (typing()) return "you type";
+    return "";
+  }
+
+  function interval() {
+    const seconds = chosen();
+    if (!seconds) return 0;
+    if (failures) return Math.min(2 ** failures, 60);
+    return $("[data-fast]") || $("#tail[hx-get]") ? 1 : seconds;
+  }
+
+  function say(text, late = false) {
+    const element = $("#fresh");
+    if (!element) return;
+    if (element.textContent !== text) element.textContent = text;
+    element.hidden = !text;
+    element.classList.toggle("late", late);
+  }
+
+  function tick() {
+    since = 0;
+    document.dispatchEvent(new CustomEvent("tick"));
+  }
+
+  function everySecond() {
+    tellTimes(document, 90_000);
+    if (document.hidden || stopped || !live()) return;
+    const wait = whyWait();
+    since += 1;
+    if (failures) say(`Not refreshed since ${lastGood.toTimeString().slice(0, 5)}`, true);
+    else say(wait && chosen() ? `Refresh waits: ${wait}` : "");
+    const every = interval();
+    if (every && since >= every && !wait) tick();
+  }
+
+  setInterval(everySecond, 1000);
+  setInterval(tellTimes, 10_000);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && chosen() && !stopped && !whyWait()) tick();
+  });
+
+  $("#tick")?.addEventListener("change", (event) => {
+    keep("tick", event.target.value);
+    event.target.blur();
+    if (chosen()) tick();
+  });
+
+  // --- htmx: ETags, relative times before a morph, errors ---
+
+  let etag = null;
+  const isLive = (ctx) => ctx?.sourceElement === live();
+
+  document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
+    if (isLive(ctx) && etag) ctx.request.headers["If-None-Match"] = etag;
+  });
+
+  document.addEventListener("htmx:after:request", ({ detail: { ctx } }) => {
+    if (!isLive(ctx)) return;
+    const { status } = ctx.response;
+    if (status < 400) {
+      failures = 0;
+      lastGood = new Date();
+      if (status === 200) etag = ctx.response.headers.get("ETag");
+    } else {
+      failures += 1;
+    }
+  });
+
+  document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
+    if (ctx.response.status === 401) stopped = true;
+    if (ctx.response.status === 404 && isLive(ctx)) stopped = true;  // what the page shows is gone
+  });
+
+  document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
+    if (ctx && isLive(ctx)) failures += 1;
+    else if (ctx) toast("The console did not answer. Is it running?");
+  });
+
+  let focused = null;     // what had the focus before a refresh, and where it stood
+
+  document.addEventListener("htmx:before:swap", ({ detail: { tasks } }) => {
+    for (const task of tasks || []) tellTimes(task.fragment);
+    const row = document.activeElement?.closest?.("#live tr[id]");
+    const control = document.activeElement?.closest?.("a, button, input");
+    focused = row && control ? { row, index: row.rowIndex, control: $$("a, button, input", row).indexOf(control) } : null;
+  });
+
+  document.addEventListener("htmx:after:swap", () => {
+    if (focused && !focused.row.isConnected) {
+      const rows = $$("#live tbody tr");
+      const next = rows[Math.min(focused.index - 1, rows.length - 1)];
+      const heading = $("h1");
+      const target = next && $$("a, button, input", next)[focused.control];
+      if (!target && heading) heading.tabIndex = -1;
+      (target || heading)?.focus({ preventScroll: Boolean(target) });
+    }
+    focused = null;
+    showTicked();
+    follow();
+    hideToastsLater();
+  });
+
+  // --- toasts and the dialog ---
+
+  function toast(text) {
+    const holder = $("#toasts");
+    const known = $$(".toast p", holder).some((one) => one.textContent === text);
+    if (!holder || known) return;
+    const element = document.createElement("div");
+    element.className = "toast error";
+    const line = document.createElement("p");
+    line.textContent = text;
+    element.append(line);
+    holder.append(element);
+    hideToastsLater();
+  }
+
+  function hideToastsLater() {
+    for (const element of $$(".toast:not([data-seen])")) {
+      element.dataset.seen = "";
+      const life = element.classList.contains("error") ? 15_000 : 8000;
+      const leave = () => (element.matches(":hover, :focus-within") ? setTimeout(leave, 2000) : element.remove());
+      setTimeout(leave, life);
+    }
+  }
+
+  document.addEventListener("ask", () => {
+    const dialog = $("#dialog");
+    if (!dialog.open) dialog.showModal();
+    $(".buttons [data-close]", dialog)?.focus();
+  });
+
+  document.addEventListener("settled", () => {
+    $("#dialog")?.close();
+    for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
+    showTicked();
+  });
+
+  document.addEventListener("click", (event) => {
+    const closer = event.target.closest("[data-close]");
+    if (closer) (closer.closest(".toast") ? closer.closest(".toast").remove() : closer.closest("dialog")?.close());
+    if (event.target.matches("dialog")) event.target.close();  // its backdrop
+    for (const menu of $$("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+  });
+
+  // --- ticked rows ---
+
+  let lastBox = null;
+
+  function showTicked() {
+    const bar = $("#bulk");
+    if (!bar) return;
+    const boxes = $$('#live input[name="id"]');
+    const number = boxes.filter((box) => box.checked).length;
+    const full = boxes.length > 0 && number === boxes.length;
+    const all = $("#all");
+    if (all && !full) all.checked = false;
+    const every = $("#tick-all");
+    if (every) {
+      every.checked = full;
+      every.indeterminate = number > 0 && !full;
+    }
+    bar.classList.toggle("on", number > 0);
+    bar.classList.toggle("full", full);
+    $("#ticked").textContent = all?.checked ? "All that match" : `${number} ticked`;
+  }
+
+  document.addEventListener("change", ({ target }) => {
+    if (target.id === "tick-all") for (const box of $$('#live input[name="id"]')) box.checked = target.checked;
+    if (target.matches?.('input[name="id"], #tick-all, #all')) showTicked();
+  });
+
+  document.addEventListener("click", (event) => {
+    const box = event.target.closest?.('#live input[name="id"]');
+    if (!box) return;
+    const boxes = $$('#live input[name="id"]');
+    if (event.shiftKey && lastBox?.isConnected) {
+      const [from, to] = [boxes.indexOf(lastBox), boxes.indexOf(box)].sort((a, b) => a - b);
+      for (const one of boxes.slice(from, to + 1)) one.checked = box.checked;
+      showTicked();
+    }
+    lastBox = box;
+  });
+
+  function untick() {
+    for (const box of $$('#live input[name="id"]')) box.checked = false;
+    showTicked();
+  }
+
+  $("#untick")?.addEventListener("click", untick);
+
+  // --- output: follow and wrap ---
+
+  function follow() {
+    const pane = $("#pane");
+    if (pane && $("#follow")?.checked) pane.scrollTop = pane.scrollHeight;
+  }
+
+  function wrap() {
+    $("#pane")?.classList.toggle("wrapped", Boolean($("#wrap")?.checked));
+  }
+
+  $("#wrap")?.addEventListener("change", wrap);
+  $("#follow")?.addEventListener("change", follow);
+  $("#pane")?.addEventListener("wheel", ({ deltaY }) => {
+    const box = $("#follow");
+    if (box && deltaY < 0) box.checked = false;  // whoever scrolls up wants to read
+  }, { passive: true });
+
+  // --- keys ---
+
+  const GO = { o: "/", j: "/jobs", d: "/dead", w: "/workers", q: "/queues", c: "/config" };
+  let awaited = 0;        // until when a letter after `g` names a page
+
+  function moveRow(step) {
+    const links = $$("#live tr .what");
+    if (!links.length) return;
+    const row = document.activeElement?.closest?.("tr");
+    const now = links.findIndex((link) => link.closest("tr") === row);
+    links[Math.max(0, Math.min(links.length - 1, now + step))]?.focus();
+  }
+
+  const KEYS = {
+    "/": () => $("#search")?.focus(),
+    n: () => { const link = $('a[href="/submit"]'); if (link) link.click(); },
+    j: () => moveRow(1),
+    k: () => moveRow(-1),
+    x: () => $('.tick input', document.activeElement?.closest?.("tr") || document.createElement("i"))?.click(),
+    "?": () => $("#keys")?.showModal(),
+    g: () => { awaited = Date.now() + 1500; },
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      const menu = $("details.menu[open]");
+      if (menu) { menu.open = false; $("summary", menu).focus(); }
+      return;
+    }
+    const busy = event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]");
+    if (busy || document.body.dataset.keys === "off") return;
+    if (event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]")) return;
+    const page = Date.now() < awaited && GO[event.key];
+    awaited = 0;
+    if (page) location.href = page;
+    else if (KEYS[event.key]) { KEYS[event.key](); event.preventDefault(); }
+  });
+
+  // --- at the start ---
+
+  $("#theme")?.addEventListener("change", ({ target }) => { document.documentElement.dataset.theme = target.value; });
+  tellTimes();
+  showTicked();
+  wrap();
+  follow();
+  hideToastsLater();
+})();

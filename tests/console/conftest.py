@@ -1,0 +1,92 @@
+"""The console on a fresh SQLite home, and people who are signed in to it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.factories import make_user
+from webapp import create_app
+from webapp.config import Config
+from webapp.db import db
+
+COOKIE = "queuectl_80"
+PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
+
+
+@pytest.fixture
+def console(home: Path) -> Iterator[Flask]:
+    """The whole application, its context pushed for the test's own look at the database."""
+    app = create_app(Config(home=home, database_url=None, public_url=None))
+    app.testing = True
+    with app.app_context():
+        yield app
+        for engine in db.engines.values():
+            engine.dispose()
+
+
+class Browser:
+    """A test client that sends the CSRF token of the page it saw last, as a form on it would."""
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+        self.token: Optional[str] = None
+
+    def get(self, url: str, *, partial: bool = False, **options: Any) -> TestResponse:
+        headers = {**(PARTIAL if partial else {}), **options.pop("headers", {})}
+        response = self.client.get(url, headers=headers, **options)
+        found = re.search(r'name="csrf_token" value="([^"]+)"', response.get_data(as_text=True))
+        self.token = found[1] if found else self.token
+        return response
+
+    def post(self, url: str, data: Optional[dict[str, Any]] = None, *, partial: bool = False, **options: Any) -> TestResponse:
+        """POST a form. Without a token seen before, one is fetched."""
+        if self.token is None:
+            self.get("/account")
+        headers = {**(PARTIAL if partial else {}), **options.pop("headers", {})}
+        return self.client.post(url, data={"csrf_token": self.token, **(data or {})}, headers=headers, **options)
+
+
+@pytest.fixture
+def stranger(console: Flask) -> Browser:
+    """Somebody who is not signed in."""
+    return Browser(console.test_client())
+
+
+@pytest.fixture
+def sign_in(console: Flask) -> Callable[[str], Browser]:
+    """Make a user with a role and a browser that is signed in as that user."""
+
+    def signed_in_as(role: str) -> Browser:
+        user = make_user(f"the-{role}", role)
+        client = console.test_client()
+        with client.session_transaction() as session:
+            session["since"] = int(time.time())
+            session["_user_id"] = f"{user.id}:{user.session_key}"
+            session["_fresh"] = True
+        return Browser(client)
+
+    return signed_in_as
+
+
+@pytest.fixture
+def admin(sign_in: Callable[[str], Browser]) -> Browser:
+    return sign_in("admin")
+
+
+@pytest.fixture
+def operator(sign_in: Callable[[str], Browser]) -> Browser:
+    return sign_in("operator")
+
+
+@pytest.fixture
+def viewer(sign_in: Callable[[str], Browser]) -> Browser:
+    return sign_in("viewer")

@@ -1,0 +1,200 @@
+"""What buttons do to jobs: one, those that were ticked, or all that match. Asks first where an act cannot be taken back.
+
+Each act is a POST to a verb. The first answer to one that asks is `_confirm.html`, whose button posts `confirmed`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Optional
+
+from flask import Blueprint, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+
+from webapp import operations, queries, story
+from webapp.console import htmx
+from webapp.console.here import came_from
+from webapp.console.roles import needs
+from webapp.console.sessions import actor
+from webapp.console.words import VERBS, Verb, plural
+from webapp.db import reading
+from webapp.filters import FilterError, JobFilter
+from webapp.lifecycle import ARROWS, in_state
+from webapp.models import Job
+
+pages = Blueprint("acts", __name__)
+
+MOST_TICKED = 1000  # ids in one form; a page shows far fewer
+PATIENCE = 20.0  # seconds that a browser waits for a bulk act; a supervisor carries on what is left
+EXAMPLES = 5
+_OPERATION = {
+    "run_now": operations.run_now,
+    "requeue": operations.requeue,
+    "cancel": operations.cancel,
+    "discard": operations.discard,
+}
+
+
+def _verb(path: str) -> Verb:
+    return VERBS.get(path) or abort(404)
+
+
+# --- one job ---------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/job/<job_id>/<verb_path>")
+@needs("operator")
+def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
+    """Move one job. 409 where it is in another state by now, 404 where it is gone."""
+    verb = _verb(verb_path)
+    with reading() as session:
+        job = story.find(session, job_id)
+    if job is None:
+        raise operations.NotFound(f"there is no job {job_id!r} any more. It may have been discarded.")
+    running = verb.name == "cancel" and job.state == "processing"
+    if (verb.asks or running) and "confirmed" not in request.form:
+        return _ask_for_one(verb, job)
+    outcome = _OPERATION[verb.name]([job_id], actor())
+    if job_id in outcome.refused:
+        return htmx.refused(_refusal(verb, job_id, outcome.refused[job_id]))
+    gone = verb.name == "discard" and request.form.get("at") == "job"
+    back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
+    return htmx.done(_said_of_one(verb, job_id, asked=bool(outcome.asked)), back=back, leave=gone)
+
+
+def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
+    texts = {
+        "cancel": "Its command is running. It is told to end, and killed if it does not. The attempt counts as "
+        "cancelled and is not retried.",
+        "discard": "It is deleted with its attempts and output. This cannot be undone.",
+    }
+    return htmx.ask(
+        title=f"{verb.label} {job.id}?",
+        text=texts[verb.name],
+        examples=[job],
+        more=0,
+        action=request.path,
+        button=f"{verb.label} job",
+        hidden=[("at", request.form.get("at", ""))],
+        back=came_from(url_for("job.show", job_id=job.id)),
+    )
+
+
+def _refusal(verb: Verb, job_id: str, state: Optional[str]) -> str:
+    if state is None:
+        return f"{job_id} has been discarded in the meantime. Nothing was changed."
+    if verb.name == "cancel" and state == "processing":
+        return f"{job_id} was asked to stop already, and will. Nothing was changed."
+    leaves = " or ".join(ARROWS[verb.name].leaves) if verb.name != "discard" else "not processing"
+    return f"{job_id} is {state} by now; {verb.label.lower()} is for jobs that are {leaves}. Nothing was changed."
+
+
+def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
+    if asked:
+        return f"{job_id} was told to stop."
+    return {
+        "run_now": f"{job_id} is due now.",
+        "requeue": f"{job_id} is back in its queue.",
+        "cancel": f"{job_id} is cancelled.",
+        "discard": f"{job_id} is gone.",
+    }[verb.name]
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/jobs/<verb_path>")
+@needs("operator")
+def on_many(verb_path: str) -> ResponseReturnValue:
+    """Move the jobs that were ticked, or all that match the list's filter."""
+    verb = _verb(verb_path)
+    if "all" in request.form:
+        return _on_all(verb, _wanted())
+    ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
+    if not ids:
+        return htmx.toast("No job is ticked.", "error", 422, tick=False) if htmx.is_partial() else abort(400)
+    single_and_harmless = len(ids) == 1 and not verb.danger
+    if not single_and_harmless and "confirmed" not in request.form:
+        return _ask_for_ids(verb, ids)
+    return _told(verb, _OPERATION[verb.name](ids, actor()))
+
+
+def _wanted() -> JobFilter:
+    """The filter that the list was shown with, from the form's hidden fields."""
+    try:
+        return JobFilter(
+            state=request.form.get("state") or None,
+            queue=request.form.get("queue") or None,
+            text=request.form.get("q") or None,
+        )
+    except FilterError as error:
+        abort(400, str(error))
+
+
+def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
+    with reading() as session:
+        examples = session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])).order_by(Job.seq.desc())).all()
+    number = plural(len(ids), "job")
+    return htmx.ask(
+        title=f"{verb.label} {number}?",
+        text=verb.consequence,
+        examples=examples,
+        more=len(ids) - len(examples),
+        action=request.path,
+        button=f"{verb.label} {number}",
+        hidden=[("id", id_) for id_ in ids],
+        back=came_from(url_for("jobs.index")),
+    )
+
+
+def _told(verb: Verb, outcome: operations.Outcome) -> ResponseReturnValue:
+    moved, skipped = len(outcome.moved) + len(outcome.asked), len(outcome.refused)
+    if not moved:
+        return htmx.refused(
+            f"None of {plural(skipped, 'job')} could be moved: somebody else was first, or they are in another state."
+        )
+    return htmx.done(_sum(verb, moved, skipped), back=url_for("jobs.index"))
+
+
+def _sum(verb: Verb, moved: int, skipped: int) -> str:
+    text = f"{verb.past} {plural(moved, 'job')}"
+    return f"{text}, skipped {skipped:,} that somebody else had moved first." if skipped else f"{text}."
+
+
+def _on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    if "confirmed" not in request.form:
+        return _ask_for_all(verb, wanted)
+    result = operations.advance_act(operations.start_act(verb.name, wanted, actor()))
+    deadline = time.monotonic() + PATIENCE
+    while not result.done and time.monotonic() < deadline:
+        result = operations.advance_act(result.act_id)
+    if not result.done:
+        text = f"{verb.past} {plural(result.moved, 'job')} so far; the workers' supervisor carries on with the rest."
+        return htmx.done(text, back=url_for("jobs.index"))
+    if not result.moved:
+        return htmx.refused("Nothing matched any more: somebody else was first.")
+    return htmx.done(_sum(verb, result.moved, result.skipped), back=url_for("jobs.index"))
+
+
+def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    leaves = ARROWS[verb.name].leaves + (("processing",) if verb.name == "cancel" else ())
+    movable = (wanted.where(), in_state(*leaves))
+    with reading() as session:
+        number = queries.count(session, *movable)
+        examples = session.scalars(select(Job).where(*movable).order_by(Job.seq.desc()).limit(EXAMPLES)).all()
+    if not number.number:
+        return htmx.refused(f"No job that matches can be moved this way: {verb.label.lower()} is for other states.")
+    jobs = f"{number} jobs" if number.number != 1 else "1 job"
+    fields = {"all": "1", "state": wanted.state, "queue": wanted.queue, "q": wanted.text}
+    return htmx.ask(
+        title=f"{verb.label} {jobs}?",
+        text=f"All that match now. {verb.consequence}",
+        examples=examples,
+        more=number.number - len(examples),
+        action=request.path,
+        button=f"{verb.label} {jobs}",
+        hidden=[(name, value) for name, value in fields.items() if value],
+        back=came_from(url_for("jobs.index")),
+    )

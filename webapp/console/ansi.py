@@ -1,0 +1,173 @@
+r"""A command's output as safe HTML: colours as classes, `\r` applied, everything else that a terminal obeys removed.
+
+Nothing from the output reaches a page unescaped, and none of it becomes an attribute but a class name that is made
+here. What is kept of which stream, and how it is paged, is `output.py`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Optional
+
+from markupsafe import escape
+
+from webapp.console.hostile import ODD, name_of
+
+LONGEST_LINE = 4000  # characters; the rest of a line is counted, and is in the download
+
+# In this order: CSI sequences, strings (OSC, DCS, SOS, PM, APC) up to their end or the line's, other escapes.
+ESCAPE = re.compile(
+    "(?:\x1b\\[|\x9b)(?P<csi>[0-?]*)[ -/]*(?P<final>[@-~]?)"
+    "|(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c|(?=\x1b)|\\Z)"
+    "|\x1b[ -/]*[0-~]?"
+)
+SGR = re.compile(b"(?:\x1b\\[|\xc2\x9b)([0-9;:]*)m")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How text looks: colours are numbers of the 256, None the pane's own."""
+
+    ink: Optional[int] = None
+    ground: Optional[int] = None
+    bold: bool = False
+    faint: bool = False
+    italic: bool = False
+    underline: bool = False
+    reverse: bool = False
+    strike: bool = False
+
+    @property
+    def classes(self) -> str:
+        ink, ground = (self.ground, self.ink) if self.reverse else (self.ink, self.ground)
+        names = [f"f{ink}"] if ink is not None else []
+        names += [f"g{ground}"] if ground is not None else []
+        names += ["inv"] if self.reverse and ink is None and ground is None else []
+        flags = {"bo": self.bold, "fa": self.faint, "it": self.italic, "un": self.underline, "st": self.strike}
+        return " ".join(names + [name for name, on in flags.items() if on])
+
+
+PLAIN = Style()
+_ON = {1: "bold", 2: "faint", 3: "italic", 4: "underline", 7: "reverse", 9: "strike"}
+_OFF = {22: ("bold", "faint"), 23: ("italic",), 24: ("underline",), 27: ("reverse",), 29: ("strike",)}
+
+
+def apply(style: Style, parameters: str) -> Style:
+    """The style after one `m` sequence with these parameters. What is unknown changes nothing."""
+    numbers = [int(part) if part.isdecimal() and len(part) < 4 else 0 for part in re.split("[;:]", parameters or "0")]
+    position = 0
+    while position < len(numbers):
+        code = numbers[position]
+        position += 1
+        if code == 0:
+            style = PLAIN
+        elif code in _ON:
+            style = replace(style, **{_ON[code]: True})
+        elif code in _OFF:
+            style = replace(style, **{name: False for name in _OFF[code]})  # type: ignore[arg-type]
+        elif 30 <= code <= 37 or 90 <= code <= 97:
+            style = replace(style, ink=code - 30 if code < 90 else code - 82)
+        elif 40 <= code <= 47 or 100 <= code <= 107:
+            style = replace(style, ground=code - 40 if code < 100 else code - 92)
+        elif code in {39, 49}:
+            style = replace(style, ink=None) if code == 39 else replace(style, ground=None)
+        elif code in {38, 48}:
+            colour, position = _extended(numbers, position)
+            if colour is not None:
+                style = replace(style, ink=colour) if code == 38 else replace(style, ground=colour)
+    return style
+
+
+def _extended(numbers: list[int], position: int) -> tuple[Optional[int], int]:
+    """The colour behind a 38 or 48: `5;n` of the 256, or `2;r;g;b`, taken to the nearest of them."""
+    kind = numbers[position] if position < len(numbers) else 0
+    if kind == 5 and position + 1 < len(numbers):
+        number = numbers[position + 1]
+        return (number if number < 256 else None), position + 2
+    if kind == 2 and position + 3 < len(numbers):
+        red, green, blue = (min(number, 255) for number in numbers[position + 1 : position + 4])
+        return nearest(red, green, blue), position + 4
+    return None, position + 1
+
+
+def nearest(red: int, green: int, blue: int) -> int:
+    """The colour of the 6 × 6 × 6 cube or of the grey ramp that is nearest to a true colour."""
+    levels = (0, 95, 135, 175, 215, 255)
+    cube = [min(range(6), key=lambda index: abs(levels[index] - value)) for value in (red, green, blue)]
+    grey = min(max(round(((red + green + blue) / 3 - 8) / 10), 0), 23)
+    off_cube = sum((levels[index] - value) ** 2 for index, value in zip(cube, (red, green, blue)))
+    off_grey = sum((8 + 10 * grey - value) ** 2 for value in (red, green, blue))
+    return 232 + grey if off_grey < off_cube else 16 + 36 * cube[0] + 6 * cube[1] + cube[2]
+
+
+def style_after(data: bytes) -> Style:
+    """The style in force behind these bytes, for a page that begins there."""
+    style = PLAIN
+    for match in SGR.finditer(data):
+        style = apply(style, match[1].decode("ascii"))
+    return style
+
+
+def line(data: bytes, style: Style) -> tuple[str, Style]:
+    r"""One line, without its newline, as HTML, and the style in force behind it. `\r` begins it anew, as a terminal."""
+    text = data.decode("utf-8", "replace").rstrip("\r")
+    if "\r" not in text and "\b" not in text:
+        runs, style = _runs(text, style)
+        return _html(runs), style
+    cells: list[tuple[str, Style]] = []
+    for part in text.split("\r"):
+        runs, style = _runs(part, style)
+        _overwrite(cells, runs)
+    return _html(_joined(cells)), style
+
+
+def _runs(text: str, style: Style) -> tuple[list[tuple[str, Style]], Style]:
+    """Cut a text at its escapes into runs of one style each; obey `m`, drop the others."""
+    runs, position = [], 0
+    for match in ESCAPE.finditer(text):
+        if match.start() > position:
+            runs.append((text[position : match.start()], style))
+        if match["final"] == "m":
+            style = apply(style, match["csi"])
+        position = match.end()
+    if position < len(text):
+        runs.append((text[position:], style))
+    return runs, style
+
+
+def _overwrite(cells: list[tuple[str, Style]], runs: list[tuple[str, Style]]) -> None:
+    """Write runs over a line from its first column; a backspace goes one back."""
+    column = 0
+    for text, style in runs:
+        for char in text:
+            if char == "\b":
+                column = max(column - 1, 0)
+            elif column < len(cells):
+                cells[column] = (char, style)
+                column += 1
+            elif len(cells) <= LONGEST_LINE:
+                cells.append((char, style))
+                column += 1
+
+
+def _joined(cells: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
+    runs: list[tuple[str, Style]] = []
+    for char, style in cells:
+        if runs and runs[-1][1] == style:
+            runs[-1] = (runs[-1][0] + char, style)
+        else:
+            runs.append((char, style))
+    return runs
+
+
+def _html(runs: list[tuple[str, Style]]) -> str:
+    parts, room = [], LONGEST_LINE
+    for text, style in runs:
+        shown = str(escape(ODD.sub(name_of, text[:room])))
+        parts.append(f'<span class="{style.classes}">{shown}</span>' if style.classes else shown)
+        room -= min(len(text), room)
+    left = sum(len(text) for text, _ in runs) - LONGEST_LINE
+    if left > 0:
+        parts.append(f'<span class="note">… {left:,} more characters</span>')
+    return "".join(parts)

@@ -1,0 +1,75 @@
+"""What went wrong, on a page or in a toast: one handler for every error of the console."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from flask import Response, make_response, render_template, request, url_for
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException
+
+from webapp.console.htmx import is_partial, toast
+from webapp.db import Busy
+from webapp.operations import NotFound
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+log = logging.getLogger(__name__)
+
+TITLES = {
+    400: "This request makes no sense here",
+    401: "You are signed out",
+    403: "This is not for you",
+    404: "There is nothing here",
+    405: "That cannot be done this way",
+    409: "Somebody was first",
+    413: "That is too much at once",
+    503: "The database is busy",
+}
+HELP = {
+    400: "Something in it is not as the console sends it. Go back and try again.",
+    401: "Log in, then try again.",
+    404: "The address may be mistyped, or what was here has been discarded. Jobs and their output are also deleted "
+    "after some time, as Config says.",
+    405: "This address takes no such request. Go back and use the button on the page.",
+    413: "A form may carry 1 MiB. Put long scripts and data into a file and let the job read it.",
+    500: "The fault is ours. The log of the console has the details; nothing that you sent was half done.",
+    503: "Another process has held its write lock for too long. Nothing was changed; try again in a moment.",
+}
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(Exception, answer)
+
+
+def answer(error: Exception) -> Response:
+    """Turn any exception into a page, a toast, or for redirects into what it says."""
+    if isinstance(error, CSRFError):
+        return explain(400, "This form is too old", "You have logged in or out since it was made. Load the page again.")
+    if isinstance(error, Busy):
+        return explain(503, TITLES[503], HELP[503])
+    if isinstance(error, NotFound):
+        return explain(404, TITLES[404], f"{str(error)[:1].upper()}{str(error)[1:]}")
+    if isinstance(error, HTTPException):
+        if error.code is None or error.code < 400:
+            return error.get_response()  # type: ignore[return-value]
+        ours = error.description if error.description != type(error).description else None
+        return explain(error.code, TITLES.get(error.code, error.name), ours or HELP.get(error.code, error.name), error)
+    log.exception("%s %s failed", request.method, request.path)
+    return explain(500, "Something broke", HELP[500])
+
+
+def explain(status: int, title: str, text: str, error: HTTPException | None = None) -> Response:
+    """Answer with an error, in the shape that was asked for."""
+    if is_partial():
+        link = (url_for("sessions.log_in", next=None), "Log in") if status == 401 else None
+        response = toast(text, "error", status, tick=status == 409, link=link)
+    else:
+        response = make_response(render_template("error.html", status=status, title=title, text=text), status)
+    if error is not None and error.get_headers():
+        response.headers.extend({k: v for k, v in error.get_headers() if k in {"Allow", "Retry-After"}})
+    if status == 503:
+        response.headers["Retry-After"] = "5"
+    return response

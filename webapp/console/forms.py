@@ -1,0 +1,130 @@
+"""What a person typed into the submit form, as a description of a job; messages come from `jobspec`, by field.
+
+Fields are texts; the form's own help goes further than JSON's: durations as `10m`, the environment as lines, times in
+the reader's zone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from webapp.console import times
+from webapp.jobspec import JobSpec, SpecError, parse
+from webapp.models import Job
+
+FIELDS = ("command", "id", "queue", "priority", "start", "delay", "run_at", "max_retries", "timeout", "cwd", "env")
+STARTS = ("now", "delay", "run_at")
+
+
+@dataclass
+class SubmitForm:
+    """The texts of the form and, by field, what is wrong with them."""
+
+    values: dict[str, str]
+    errors: dict[str, str] = field(default_factory=dict)
+    spec: Optional[JobSpec] = None
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong, for every field: '' where nothing is."""
+        return {name: self.errors.get(name, "") for name in FIELDS}
+
+    @classmethod
+    def empty(cls) -> SubmitForm:
+        return cls({**dict.fromkeys(FIELDS, ""), "start": "now"})
+
+    @classmethod
+    def of_job(cls, job: Job) -> SubmitForm:
+        """Filled in from a job, to submit it again with changes: not its id, which is taken, nor its time."""
+        form = cls.empty()
+        env = json.loads(job.env) if job.env else {}
+        form.values.update(
+            command=job.command,
+            queue="" if job.queue == "default" else job.queue,
+            priority=str(job.priority) if job.priority else "",
+            max_retries="" if job.max_retries is None else str(job.max_retries),
+            timeout="" if job.timeout is None else f"{job.timeout:g}",
+            cwd=job.cwd or "",
+            env="\n".join(f"{name}={value}" for name, value in env.items()),
+        )
+        return form
+
+    @classmethod
+    def read(cls, sent: Mapping[str, str]) -> SubmitForm:
+        """Read what was sent and check it; `spec` is None where there are errors."""
+        values = {name: sent.get(name, "") for name in FIELDS}
+        values["start"] = values["start"] if values["start"] in STARTS else "now"
+        form = cls(values)
+        description = form._description()
+        try:
+            spec = parse(description)
+        except SpecError as error:
+            for one in error.errors:
+                form.errors.setdefault(one.field, one.message[:1].upper() + one.message[1:])
+        if not form.errors:
+            form.spec = spec
+        return form
+
+    def _description(self) -> dict[str, Any]:
+        """The mapping that `jobspec.parse` reads. A field that was left empty is not given."""
+        values = self.values
+        # A browser sends CRLF for the newlines of a text area, and a shell would take the CR for part of a word.
+        found: dict[str, Any] = {"command": values["command"].replace("\r\n", "\n")}
+        for name in ("id", "queue", "cwd"):
+            found[name] = values[name].strip() or None
+        for name in ("priority", "max_retries"):
+            found[name] = _whole(values[name])
+        found["timeout"] = _seconds(values["timeout"])
+        if values["start"] == "delay":
+            found["delay"] = self._given("delay", _seconds(values["delay"]), "How long should it wait?")
+        if values["start"] == "run_at":
+            found["run_at"] = self._given("run_at", self._moment(values["run_at"]), "When should it run?")
+        found["env"] = self._environment(values["env"])
+        return {name: value for name, value in found.items() if value is not None and name not in self.errors}
+
+    def _given(self, name: str, value: Any, question: str) -> Any:
+        if value is None and name not in self.errors:
+            self.errors[name] = f"Is missing. {question}"
+        return value
+
+    def _moment(self, text: str) -> Optional[str]:
+        if not text.strip():
+            return None
+        try:
+            return times.parse_form(text.strip())
+        except (ValueError, OverflowError):
+            self.errors["run_at"] = f"{text[:40]!r} is no time. Expected something like 2030-01-31T09:30."
+            return None
+
+    def _environment(self, text: str) -> Optional[dict[str, str]]:
+        env: dict[str, str] = {}
+        for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+            if not line.strip():
+                continue
+            name, equals, value = line.partition("=")
+            if not equals:
+                self.errors["env"] = f"Line {number}, {line[:40]!r}, has no '='. Expected NAME=value, one a line."
+                return None
+            env[name.strip()] = value
+        return env or None
+
+
+def _whole(text: str) -> Any:
+    """An int; what is none stays a text, for the message to name."""
+    text = text.strip()
+    try:
+        return int(text) if text else None
+    except ValueError:
+        return text
+
+
+def _seconds(text: str) -> Any:
+    text = text.strip()
+    if not text:
+        return None
+    seconds = times.parse_duration(text)
+    return text if seconds is None else seconds
+

@@ -1,0 +1,98 @@
+"""Who gets in: one gate before every request, closed unless a route says otherwise.
+
+The order is Host, origin, person, role, CSRF token. Public routes stand in PUBLIC and nowhere else; a route that
+writes and names no role stops the application from starting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+from urllib.parse import urlsplit
+
+from flask import Response, current_app, redirect, request, url_for
+from flask_wtf.csrf import CSRFProtect
+from werkzeug.exceptions import Forbidden, Unauthorized
+
+from webapp.console.here import public_host, requested_host, requested_origin
+from webapp.console.htmx import is_partial
+from webapp.console.roles import needed_role
+from webapp.console.sessions import Person, current_person
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from werkzeug.wrappers import Response as AnyResponse
+
+PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
+WITHOUT_HOST_CHECK = frozenset({"health.alive"})
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+def init_app(app: Flask) -> None:
+    app.before_request(guard)
+    app.config["WTF_CSRF_TIME_LIMIT"] = None  # a token lives as long as its session
+    app.config["WTF_CSRF_SSL_STRICT"] = False  # the Referer check; `_refuse_strangers` does it better
+    CSRFProtect(app)  # registers its own before_request, behind the gate's
+
+
+def check_routes(app: Flask) -> None:
+    """Refuse to start with a route that writes and that says for whom it is nowhere."""
+    for rule in app.url_map.iter_rules():
+        writes = (rule.methods or set()) - SAFE
+        if writes and rule.endpoint not in PUBLIC and needed_role(app, rule.endpoint) is None:
+            raise RuntimeError(f"{rule.endpoint} takes {', '.join(writes)} but names no role: mark it with @needs(…)")
+
+
+def guard() -> Optional[AnyResponse]:
+    """Admit nobody to anything, but for what this function says."""
+    refusal = _refuse_unknown_host()
+    if refusal is not None:
+        return refusal
+    _refuse_strangers()
+    if request.endpoint in PUBLIC:
+        return None
+    person = current_person()
+    if person is None:
+        return _send_to_log_in()
+    role = needed_role(current_app, request.endpoint) or "viewer"
+    if not person.may(role):
+        raise Forbidden(_too_little(person, role))
+    return None
+
+
+def _too_little(person: Person, role: str) -> str:
+    return f"This needs the role {role}; {person.name} is {person.role}. Ask an administrator."
+
+
+def _refuse_unknown_host() -> Optional[Response]:
+    """A page of another site may resolve its own name to this machine and read along: only known names are served."""
+    if request.endpoint in WITHOUT_HOST_CHECK:
+        return None
+    host = requested_host()
+    if host in LOOPBACK or (host and host == public_host()):
+        return None
+    shown = ascii((host or "")[:100])
+    text = (
+        f"This console is not served under the name {shown}.\n"
+        "Open it as http://127.0.0.1 or http://localhost with its port, "
+        "or start it with QUEUECTL_PUBLIC_URL set to the address that people use.\n"
+    )
+    return Response(text, 400, content_type="text/plain; charset=utf-8")
+
+
+def _refuse_strangers() -> None:
+    """A request that writes must come from a page of this very console, as far as the browser tells."""
+    if request.method in SAFE:
+        return
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+        raise Forbidden("This request came from a page of another site. Nothing was done.")
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != urlsplit(requested_origin()).netloc:
+        raise Forbidden("This request came from a page of another site. Nothing was done.")
+
+
+def _send_to_log_in() -> AnyResponse:
+    """A page load goes to log-in and comes back; a fragment or a write is told that the session has ended."""
+    if is_partial() or request.method not in SAFE:
+        raise Unauthorized("You are signed out. Log in again; nothing was done.")
+    here = request.full_path.rstrip("?")
+    return redirect(url_for("sessions.log_in", next=here if here != "/" else None), 303)

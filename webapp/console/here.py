@@ -1,0 +1,68 @@
+"""Under which name and address this console is asked for, and where it may send somebody next."""
+
+from __future__ import annotations
+
+import re
+from typing import Optional, cast
+from urllib.parse import urlsplit
+
+from flask import current_app, request
+
+from webapp.config import Config
+
+
+def config() -> Config:
+    return cast(Config, current_app.extensions["queuectl_config"])
+
+
+def requested_host() -> str:
+    """The name in the Host header, lower case, without its port or brackets; '' where it is none."""
+    try:
+        return (urlsplit("//" + request.environ.get("HTTP_HOST", "")).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def public_host() -> Optional[str]:
+    url = config().public_url
+    return urlsplit(url).hostname if url else None
+
+
+def is_public_https() -> bool:
+    """True where people come by HTTPS, through a proxy: cookies and headers then say so."""
+    url = config().public_url
+    return bool(url and url.startswith("https:") and requested_host() == public_host())
+
+
+def requested_origin() -> str:
+    """The scheme, name and port that a page of this console has in the asker's browser."""
+    scheme = "https" if is_public_https() else request.scheme
+    return f"{scheme}://{request.environ.get('HTTP_HOST', '')}"
+
+
+def port() -> int:
+    """The port that the browser sees: a cookie is shared by all ports of a host, its name must not be."""
+    default = 443 if is_public_https() else 80
+    try:
+        return urlsplit("//" + request.environ.get("HTTP_HOST", "")).port or default
+    except ValueError:
+        return default
+
+
+def local_path(target: Optional[str], default: str) -> str:
+    """`target` if it is a path of this console as a browser reads it, else `default`.
+
+    Browsers drop tabs and newlines, take a backslash for a slash, and read `//host` as another host.
+    """
+    if not target or not re.match(r"/(?![/\\])[^\\\x00-\x20\x7f]*\Z", target):
+        return default
+    parts = urlsplit(target)
+    return default if parts.scheme or parts.netloc else target
+
+
+def came_from(default: str) -> str:
+    """The page whose button was pressed, for a plain form to return to."""
+    referrer = urlsplit(request.referrer or "")
+    if referrer.netloc != request.environ.get("HTTP_HOST"):
+        return default
+    return local_path(referrer.path + ("?" + referrer.query if referrer.query else ""), default)

@@ -1,0 +1,92 @@
+"""How pages and buttons answer, with htmx and without it: a page or its fragment, a toast or a redirect.
+
+A fragment is sent only to whom htmx names `partial`; its ETag is a hash of itself, so it must hold nothing that
+differs from one second to the next: no token, no running clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Optional
+
+from flask import Response, current_app, flash, make_response, redirect, render_template, request
+from sqlalchemy.orm import Session
+
+from webapp.console.here import came_from
+from webapp.console.nav import nav_of
+
+
+def is_partial() -> bool:
+    """Whether htmx asks for a part of the page that is on the screen."""
+    return request.headers.get("HX-Request") == "true" and request.headers.get("HX-Request-Type") == "partial"
+
+
+def page(folder: str, session: Session, **values: Any) -> Response:
+    """Answer with `folder/page.html`, or with `folder/_live.html` and the nav's badges to refresh what is shown."""
+    values["nav"] = nav_of(session)
+    if not is_partial():
+        response = make_response(render_template(f"{folder}/page.html", **values))
+    else:
+        text = render_template(f"{folder}/_live.html", **values) + render_template("_oob.html", **values)
+        response = _unless_known(text)
+    response.vary.add("HX-Request-Type")
+    return response
+
+
+def _unless_known(text: str) -> Response:
+    tag = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    known = tag in request.if_none_match
+    response = Response("", 304) if known else make_response(text)
+    response.set_etag(tag)
+    return response
+
+
+def fragment(template: str, **values: Any) -> Response:
+    response = make_response(render_template(template, **values))
+    response.vary.add("HX-Request-Type")
+    return response
+
+
+def done(message: str, *, back: str, level: str = "success", leave: bool = False) -> Response:
+    """A write has succeeded: say so, in a toast or on the page that the browser returns to.
+
+    `back` is where a plain form goes that did not say where it came from. `leave`: what was on the page is gone, so
+    go to `back` in any case.
+    """
+    if not is_partial():
+        flash(message, level)
+        return redirect(back if leave else came_from(back), 303)  # type: ignore[return-value]
+    if leave:
+        flash(message, level)
+        response = Response("")
+        response.headers["HX-Redirect"] = back
+        return response
+    return toast(message, level)
+
+
+def toast(
+    message: str, level: str, status: int = 200, *, tick: bool = True, link: Optional[tuple[str, str]] = None
+) -> Response:
+    """An answer for htmx: a toast out of band, and the wish that the region be read again. Closes an open dialog."""
+    response = make_response(render_template("_toast.html", message=message, level=level, link=link), status)
+    response.headers["HX-Trigger"] = json.dumps({"settled": {}, **({"tick": {}} if tick else {})})
+    return response
+
+
+def ask(**values: Any) -> Response:
+    """Ask before doing: a dialog with htmx, a page of its own without."""
+    if is_partial():
+        response = make_response(render_template("_confirm.html", **values))
+        response.headers["HX-Trigger"] = json.dumps({"ask": {}})
+        return response
+    values.setdefault("back", came_from("/"))
+    return make_response(render_template("confirm.html", **values))
+
+
+def refused(message: str) -> Response:
+    """Somebody else was first: 409, and nothing was changed."""
+    from webapp.console.errors import explain
+
+    current_app.logger.debug("refused: %s", message)
+    return explain(409, "Somebody was first", message)

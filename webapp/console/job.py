@@ -1,0 +1,72 @@
+"""One job's page: state and actions, command, why it waits, facts, timeline, attempts, output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from webapp import operations, settings, story
+from webapp.console import htmx
+from webapp.console.output import view_of
+from webapp.console.why import why
+from webapp.console.words import verbs_for
+from webapp.db import reading
+from webapp.models import Job
+
+pages = Blueprint("job", __name__)
+
+
+@pages.get("/job/<job_id>")
+def show(job_id: str) -> ResponseReturnValue:
+    with reading() as session:
+        job = found(session, job_id)
+        ended = story.attempts(session, job)
+        values = settings.load(session)
+        return htmx.page(
+            "job",
+            session,
+            job=job,
+            why=why(session, job, ended),
+            verbs=verbs_for(job.state) if job.cancel_requested_at is None else [],
+            retries=values.max_retries if job.max_retries is None else job.max_retries,
+            timeout=_timeout(job, values),
+            env=json.loads(job.env) if job.env else {},
+            timeline=list(reversed(story.timeline(job, ended, story.events(session, job)))),
+            attempts=list(reversed(ended)),
+            numbers=numbers(job, [one.number for one in ended]),
+            **_output(session, job, [one.number for one in ended]),
+        )
+
+
+def found(session: Session, job_id: str) -> Job:
+    """The job, or NotFound."""
+    job = story.find(session, job_id)
+    if job is None:
+        raise operations.NotFound(f"there is no job {job_id!r}. It may have been discarded.")
+    return job
+
+
+def numbers(job: Job, ended: list[int]) -> list[int]:
+    """The attempts that have output to show, newest first: those that ended, and the one that runs."""
+    running = [job.attempts] if job.state == "processing" else []
+    return sorted({*ended, *running}, reverse=True)
+
+
+def _timeout(job: Job, values: settings.Settings) -> Optional[float]:
+    """Seconds; None: no limit."""
+    return job.timeout if job.timeout is not None else values.job_timeout or None
+
+
+def _output(session: Session, job: Job, ended: list[int]) -> dict[str, Any]:
+    """The output that the page opens with: of the attempt in the URL, else of the newest."""
+    if htmx.is_partial():
+        return {}  # it lies outside the region that is refreshed
+    there = numbers(job, ended)
+    asked = request.args.get("attempt", "")
+    number = int(asked) if asked.isdecimal() and int(asked[:9]) in there else (there[0] if there else 0)
+    kept = story.output(session, job, number) if number else None
+    return {"shown": number, "output": view_of(kept) if kept is not None else None}

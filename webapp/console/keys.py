@@ -1,0 +1,40 @@
+"""The secret that signs sessions: one file in the home folder, made at the first start, readable by its owner alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+LENGTH = 32  # bytes
+
+
+def secret_key(path: Path) -> bytes:
+    """Read the key, or make it. Processes that start together all get the same one.
+
+    Raises OSError where the file can be neither read nor made, ValueError where it holds no key.
+    """
+    if not path.exists():
+        _make(path)
+    key = path.read_bytes()
+    if len(key) < LENGTH:
+        raise ValueError(f"{path} holds {len(key)} bytes, not a key of {LENGTH}. Delete it; a new one ends all sessions.")
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+    return key
+
+
+def _make(path: Path) -> None:
+    # Written beside it and linked in whole: a process that looks meanwhile sees no file or a full one, never half.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(LENGTH))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # somebody else was first, and theirs is the key
+            os.link(draft, path) if hasattr(os, "link") else os.rename(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

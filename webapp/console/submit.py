@@ -1,0 +1,126 @@
+"""Submitting a job: the form, its checks while somebody types, when its retries would fall. `forms.py` reads the fields."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from webapp import backoff, operations, queries, settings, story
+from webapp.console import htmx
+from webapp.console.forms import FIELDS, SubmitForm
+from webapp.console.nav import nav_of
+from webapp.console.roles import needs
+from webapp.console.sessions import actor
+from webapp.console.times import duration, zone_name
+from webapp.db import reading
+from webapp.jobspec import SpecError
+from webapp.models import Queue
+
+pages = Blueprint("submit", __name__)
+
+FORM_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}\Z")
+SHOWN_RETRIES = 8  # lines of a timetable; the rest is summed up
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """When retries would fall, without jitter: (number, wait, time since the first failure), and what is not listed."""
+
+    rows: list[tuple[int, str, str]]
+    more: int
+    total: str
+    jitter: float
+
+
+def timetable(values: backoff.BackoffSettings, retries: int) -> Timetable:
+    waits = backoff.timetable(values, min(retries, 1000))
+    rows, passed = [], 0.0
+    for number, wait in enumerate(waits, 1):
+        passed += wait
+        if number <= SHOWN_RETRIES:
+            rows.append((number, duration(wait), duration(passed)))
+    return Timetable(rows, max(len(waits) - SHOWN_RETRIES, 0), duration(passed), values.backoff_jitter)
+
+
+@pages.get("/submit")
+@needs("operator")
+def new() -> ResponseReturnValue:
+    """The form: empty, or filled in from the job that `from` names."""
+    form = SubmitForm.empty()
+    with reading() as session:
+        if request.args.get("from"):
+            job = story.find(session, request.args["from"])
+            if job is None:
+                raise operations.NotFound(f"there is no job {request.args['from']!r} to start from.")
+            form = SubmitForm.of_job(job)
+        return _page(session, form, secrets.token_urlsafe(18))
+
+
+@pages.post("/submit")
+@needs("operator")
+def create() -> ResponseReturnValue:
+    """Make the job and go to its page. The same form sent twice makes one job."""
+    key = request.form.get("form_key", "")
+    if not FORM_KEY.match(key):
+        abort(400, "This form is incomplete. Load the page again.")
+    form = SubmitForm.read(request.form)
+    if form.spec is not None:
+        try:
+            job_id = operations.enqueue([form.spec], actor(), form_key=key)[0]
+        except SpecError as error:
+            form.errors.update({one.field: one.message for one in error.errors})
+        else:
+            flash(f"{job_id} is submitted.", "success")
+            return redirect(url_for("job.show", job_id=job_id), 303)
+    with reading() as session:
+        return _page(session, form, key), 422
+
+
+@pages.post("/submit/check")
+@needs("viewer")
+def check() -> ResponseReturnValue:
+    """What is wrong with one field so far; for the number of retries, also when they would fall."""
+    name = request.args.get("field", "")
+    if name not in FIELDS:
+        abort(404)
+    form = SubmitForm.read(request.form)
+    with reading() as session:
+        values = settings.load(session)
+        if name == "id" and form.spec is not None and form.spec.id is not None:
+            taken = story.find(session, form.spec.id)
+            if taken is not None:
+                form.errors["id"] = f"{taken.id!r} is taken by a job that is {taken.state}. Choose another."
+    return htmx.fragment(
+        "submit/_check.html",
+        name=name,
+        problem=form.errors.get(name, ""),
+        plan=_plan(form, values) if name == "max_retries" else None,
+    )
+
+
+def _plan(form: SubmitForm, values: settings.Settings) -> Timetable:
+    text = form.values["max_retries"].strip()
+    own = int(text) if text.isdecimal() and len(text) < 5 else None
+    return timetable(values, values.max_retries if own is None or "max_retries" in form.errors else own)
+
+
+def _page(session: Session, form: SubmitForm, key: str) -> str:
+    values = settings.load(session)
+    context: dict[str, Any] = {
+        "nav": nav_of(session),
+        "form": form,
+        "form_key": key,
+        "plan": _plan(form, values),
+        "defaults": values,
+        "queues": list(session.scalars(select(Queue.name).order_by(Queue.name).limit(200))),
+        "recent": queries.recent_commands(session, actor()),
+        "zone_name": zone_name(),
+    }
+    return render_template("submit/page.html", **context)

@@ -1,0 +1,56 @@
+"""What every template can use: filters for times and words, and what the page knows of its reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flask import request
+from jinja2 import StrictUndefined
+
+from webapp import __version__
+from webapp.console import hostile, times, words
+from webapp.console.sessions import current_person
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+THEMES = ("auto", "light", "dark")
+TICKS = ("0", "1", "2", "5", "15")  # seconds between refreshes; 0: off
+
+
+def init_app(app: Flask) -> None:
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.undefined = StrictUndefined
+    app.jinja_env.filters.update(
+        when=times.when,
+        exact=times.exact,
+        duration=times.duration,
+        who=words.who,
+        size=words.size,
+        one_line=words.one_line,
+        happened=words.happened,
+        shown_state=words.shown_state,
+        plain=hostile.visible,
+    )
+    app.jinja_env.globals.update(
+        between=times.between, verbs_for=words.verbs_for, STATE_HELP=words.STATE_HELP, plural=words.plural,
+        version=__version__,
+    )  # fmt: skip
+    app.context_processor(_reader)
+
+
+def _reader() -> dict[str, Any]:
+    """The reader and what the reader's cookies ask for; a cookie that says nonsense counts as none."""
+    cookies = request.cookies
+    return {
+        "person": current_person(),
+        "theme": _one_of(cookies.get("theme"), THEMES, "auto"),
+        "tick": _one_of(cookies.get("tick"), TICKS, "5"),
+        "keys": _one_of(cookies.get("keys"), ("on", "off"), "on"),
+        "here": request.full_path.rstrip("?"),
+        "nav": None,
+    }
+
+
+def _one_of(value: str | None, allowed: tuple[str, ...], default: str) -> str:
+    return value if value in allowed else default
