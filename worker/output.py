@@ -67,9 +67,12 @@ class Capture:
                 _append(self._head, stream, data[:room])
                 self._head_size += min(room, len(data))
                 data = data[room:]
+            if len(data) >= self._tail_limit:
+                self._tail.clear()
+                self._tail_size, data = 0, data[-self._tail_limit :]
             if data:
-                _append(self._tail, stream, data[-self._tail_limit :])
-                self._tail_size += min(len(data), self._tail_limit)
+                _append(self._tail, stream, data)
+                self._tail_size += len(data)
                 while self._tail_size - len(self._tail[0][1]) >= self._tail_limit:
                     self._tail_size -= len(self._tail.popleft()[1])
 

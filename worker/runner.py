@@ -223,7 +223,8 @@ class Runner:
             elif not running.why and running.deadline is not None and now >= running.deadline:
                 self._terminate(running, "timeout", running.claim.kill_grace)
             elif running.kill_at is not None and now >= running.kill_at:
-                processes.send(self._tree(running), signal.SIGKILL)
+                # The shell first: it would still have its say about children that are killed before it.
+                processes.send([running.pid, *self._tree(running)], signal.SIGKILL)
                 running.kill_at = now + 0.2  # until the shell is reaped: a fork may have raced the scan
 
     def _terminate(self, running: Running, why: str, grace: float) -> None:
@@ -338,7 +339,7 @@ def _ended(running: Running) -> Ended:
         "cpu_time": clock.seconds(usage.ru_utime + usage.ru_stime),
         "peak_memory": usage.ru_maxrss * (1024 if os.uname().sysname == "Linux" else 1),
         "output": kept,
-        "left_behind": len(running.left_behind),
+        "left_behind": 0 if running.why else len(running.left_behind),  # what was told to end has not been left
     }
     if running.why == "cancelled":
         return Ended(running.claim, "cancelled", "cancelled", error="cancelled while it ran", **facts)

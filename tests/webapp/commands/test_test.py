@@ -1,0 +1,78 @@
+"""`manage.py test` itself: what it plans. That the plan runs is seen whenever this suite does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from webapp.commands import test as command
+
+OTHER = "3.9" if sys.version_info[:2] != (3, 9) else "3.13"
+
+
+@pytest.fixture
+def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH with nothing on it, and no pyenv to be found."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PYENV_ROOT", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "versions" / "this"))
+    return tmp_path
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.usefixtures("empty_path")
+def test_without_chromium_the_rest_runs_and_the_way_to_get_it_is_named() -> None:
+    steps, known = command.plan("tests")
+    assert [step.command[-2:] for step in steps] == [["-m", "not browser"]]
+    assert [outcome.passed for outcome in known] == [True]
+    assert "apt install chromium" in known[0].text
+
+
+@pytest.mark.usefixtures("empty_path")
+def test_without_chromium_ci_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    _, known = command.plan("tests")
+    assert [outcome.passed for outcome in known] == [False]
+
+
+@pytest.mark.usefixtures("empty_path")
+def test_without_chromium_the_browser_part_alone_fails() -> None:
+    steps, known = command.plan("browser")
+    assert steps == []
+    assert [outcome.passed for outcome in known] == [False]
+
+
+def test_a_python_is_found_beside_this_one_whatever_home_says(empty_path: Path) -> None:
+    for patch in ("9", "18"):
+        script(empty_path / "versions" / f"{OTHER}.{patch}" / "bin" / f"python{OTHER}", f"echo {OTHER}")
+    found = command.find_python(OTHER)
+    assert found is not None
+    assert Path(found).parents[1].name == f"{OTHER}.18"
+
+
+def test_a_shim_that_leads_nowhere_is_no_python(empty_path: Path) -> None:
+    script(empty_path / f"python{OTHER}", "echo 'command not found' >&2; exit 127")
+    assert command.find_python(OTHER) is None
+
+
+@pytest.mark.usefixtures("empty_path")
+def test_a_missing_python_is_said_and_fails_only_who_asked_for_it() -> None:
+    assert [outcome.passed for outcome in command.plan_for_python(OTHER, (), required=False)[1]] == [True]
+    assert [outcome.passed for outcome in command.plan_for_python(OTHER, (), required=True)[1]] == [False]
+
+
+def test_another_python_gets_an_environment_of_its_own(empty_path: Path) -> None:
+    script(empty_path / f"python{OTHER}", f"echo {OTHER}")
+    (step,), _ = command.plan_for_python(OTHER, ("--only", "fast"), required=False)
+    assert step.command[0] == str(empty_path / f"python{OTHER}")
+    assert step.environment == {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{OTHER}"}

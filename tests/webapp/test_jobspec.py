@@ -1,0 +1,148 @@
+"""What a job may look like, and how plainly the rest is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webapp import clock, jobspec
+
+
+def faults(data: Any) -> dict[str, str]:
+    with pytest.raises(jobspec.SpecError) as caught:
+        jobspec.parse(data) if not isinstance(data, str) else jobspec.parse_json(data)
+    return {error.field: error.message for error in caught.value.errors}
+
+
+def test_the_smallest_job_is_a_command() -> None:
+    assert jobspec.parse_json('{"command": "echo hello"}') == jobspec.JobSpec(command="echo hello")
+
+
+def test_every_field_is_read() -> None:
+    spec = jobspec.parse(
+        {
+            "id": "job1",
+            "command": "true",
+            "queue": "mail",
+            "priority": -100,
+            "run_at": "2030-01-02T03:04:05+01:00",
+            "max_retries": 1000,
+            "timeout": 0.5,
+            "cwd": "/srv",
+            "env": {"A": "b=c"},
+        }
+    )
+    assert clock.to_iso(spec.run_at) == "2030-01-02T02:04:05.000000Z"
+    assert (spec.id, spec.queue, spec.priority, spec.timeout) == ("job1", "mail", -100, 0.5)
+    assert (spec.max_retries, spec.cwd, spec.env) == (1000, "/srv", {"A": "b=c"})
+
+
+def test_a_null_counts_as_not_given() -> None:
+    assert jobspec.parse({"command": "true", "id": None, "timeout": None}) == jobspec.JobSpec(command="true")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("id", "", "1 to 128 characters"),
+        ("id", "-x", "the first a letter or digit"),
+        ("id", "a b", "'a b' is not allowed"),
+        ("id", "a" * 129, "1 to 128 characters"),
+        ("id", "job\n", "1 to 128 characters"),
+        ("id", "é", "1 to 128 characters"),
+        ("id", 7, "7 is not allowed"),
+        ("queue", "../x", "1 to 128 characters"),
+        ("command", "  ", "is empty"),
+        ("command", "a\0b", "NUL character"),
+        ("command", "\ud800", "surrogate"),
+        ("command", "é" * 32769, "65,538 bytes long; at most 65,536"),
+        ("command", ["echo"], "is not allowed; expected a shell command as a string"),
+        ("priority", 101, "101 is not allowed; expected a whole number from -100 to 100"),
+        ("priority", True, "true is not allowed"),
+        ("priority", 1.0, "1.0 is not allowed"),
+        ("priority", "1", "'1' is not allowed"),
+        ("max_retries", -1, "from 0 to 1000"),
+        ("max_retries", 10**400, "from 0 to 1000"),
+        ("timeout", 0, "more than 0"),
+        ("timeout", float("nan"), "more than 0"),
+        ("timeout", float("inf"), "at most 2592000"),
+        ("delay", -1, "from 0 and at most"),
+        ("run_at", "tomorrow", "expected ISO 8601 with a zone"),
+        ("run_at", "2030-01-01T00:00:00", "names no zone"),
+        ("run_at", "9999-12-31T23:59:59Z", "expected ISO 8601"),
+        ("run_at", "", "expected ISO 8601"),
+        ("cwd", "relative", "absolute path"),
+        ("env", ["A=b"], "expected an object of strings"),
+        ("env", {"A": 1}, "A: 1 is not allowed"),
+        ("env", {"A=B": "x"}, "must not be empty or contain '='"),
+        ("env", {"": "x"}, "must not be empty"),
+        ("env", {"A": "\0"}, "NUL"),
+        ("env", {"QUEUECTL_TOKEN": "x"}, "set by queuectl itself"),
+        ("env", {"A": "x" * 65536}, "65,537 bytes long in all"),
+    ],
+)
+def test_a_bad_value_is_refused_by_field_value_and_rule(field: str, value: Any, words: str) -> None:
+    assert words in faults({"command": "true", field: value})[field]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert list(faults({"command": "", "id": "-", "priority": 900})) == ["command", "id", "priority"]
+
+
+def test_an_unknown_key_is_told_its_nearest_neighbour() -> None:
+    assert "Did you mean 'max_retries'?" in faults({"command": "true", "max_retrys": 2})["max_retrys"]
+    assert "Known keys: id, command" in faults({"command": "true", "zzz": 2})["zzz"]
+
+
+def test_delay_and_run_at_exclude_each_other() -> None:
+    assert (
+        "cannot stand beside delay" in faults({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})["run_at"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{'command': 'x'}", "this is not JSON"),
+        ("", "this is not JSON"),
+        ('{"command": "x"} {}', "this is not JSON"),
+        ('{"command": NaN}', "NaN is no JSON number"),
+        ("[" * 100_000, "this is not JSON"),
+        ('{"priority": ' + "9" * 5000 + "}", "JSON"),
+        ('["echo"]', "a job is an object"),
+        ("null", "a job is an object"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(text: str, words: str) -> None:
+    assert words in faults(text)[""] or words in str(faults(text))
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    assert faults('{"command": "a", "command": "b"}') == {"command": "is given twice. Give each key once."}
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+_keys = st.sampled_from(
+    ["id", "command", "queue", "priority", "delay", "run_at", "max_retries", "timeout", "cwd", "env"]
+)
+
+
+@given(st.dictionaries(_keys | st.text(max_size=8), _json))
+def test_whatever_comes_is_read_or_refused_with_a_message(data: dict[str, Any]) -> None:
+    faults: list[jobspec.FieldError] = []
+    spec = None
+    try:
+        spec = jobspec.parse(data)
+    except jobspec.SpecError as error:
+        faults = error.errors
+    assert (spec is None) == bool(faults)
+    assert all(fault.message for fault in faults)
+    assert spec is None or json.loads(json.dumps(dict(spec.env))) == spec.env

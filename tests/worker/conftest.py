@@ -1,0 +1,158 @@
+"""Real workers: a supervisor as a process of its own on the test's database, and jobs to give it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import psutil
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from webapp import jobspec, operations, story
+from webapp.config import CHECKOUT, Config
+from webapp.db import reading
+from webapp.models import Attempt, Event, Job, Worker
+
+_START = """
+import json, logging, sys
+sys.path.insert(0, sys.argv[1])
+logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
+from webapp.config import load
+from worker import supervisor
+sys.exit(supervisor.run(load(), **json.loads(sys.argv[2])))
+"""
+
+
+class Queue:
+    """The test's own view of the queue, beside the workers."""
+
+    def __init__(self, app: Flask, config: Config, eventually: Callable[..., Any]) -> None:
+        self.app = app
+        self.config = config
+        self._eventually = eventually
+
+    def enqueue(self, command: str, **fields: Any) -> str:
+        return operations.enqueue([jobspec.parse({"command": command, **fields})], "person:test")[0]
+
+    def set(self, **values: Any) -> None:
+        for key, value in values.items():
+            operations.set_setting(key, value, "person:test")
+
+    def job(self, job_id: str) -> Job:
+        with reading() as session:
+            job = story.find(session, job_id)
+        assert job is not None
+        return job
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        with reading() as session:
+            return story.attempts(session, self.job(job_id), with_output=True)
+
+    def verbs(self, job_id: str) -> list[str]:
+        with reading() as session:
+            return [event.verb for event in story.events(session, self.job(job_id))]
+
+    def workers(self, state: str = "running") -> list[Worker]:
+        with reading() as session:
+            return list(session.scalars(select(Worker).where(Worker.state == state)))
+
+    def events(self, subject: str) -> list[Event]:
+        with reading() as session:
+            return list(session.scalars(select(Event).where(Event.subject == subject)))
+
+    def reaches(self, job_id: str, *states: str, within: float = 20.0) -> Job:
+        def reached() -> Optional[Job]:
+            job = self.job(job_id)
+            return job if job.state in states else None
+
+        reached.__name__ = f"{job_id} in {states}"
+        job: Job = self._eventually(reached, within)
+        return job
+
+
+class Fleet:
+    """A supervisor with its workers, as processes."""
+
+    def __init__(self, log: Path, **options: Any) -> None:
+        import json
+
+        self.log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _START, str(CHECKOUT), json.dumps(options)],
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM, within: float = 20.0) -> int:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+        return self.process.wait(within)
+
+    def kill_all(self) -> None:
+        """Nothing of a test may outlive it."""
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
+    return Queue(app, config, eventually)
+
+
+@pytest.fixture
+def fleet(queue: Queue, tmp_path: Path, eventually: Callable[..., Any]) -> Iterator[Callable[..., Fleet]]:
+    """Start supervisors; with `ready=False` without waiting for their workers. All are ended with the test."""
+    started: list[Fleet] = []
+
+    def start(ready: bool = True, **options: Any) -> Fleet:
+        before = {worker.id for worker in queue.workers()}
+        one = Fleet(tmp_path / f"fleet-{len(started)}.log", **options)
+        started.append(one)
+        if ready:
+            count = options.get("count", 1)
+            eventually(lambda: len({worker.id for worker in queue.workers()} - before) >= count)
+        return one
+
+    yield start
+    for one in started:
+        sys.stdout.write(one.text())  # shown where the test failed
+        one.kill_all()
+
+
+@pytest.fixture
+def alive() -> Callable[[int], bool]:
+    def check(pid: int) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return False
+
+    return check
+
+
+def read_pid(path: Path) -> int:
+    """A pid that a command wrote, 0 while there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
+    return 0
+
+
+@pytest.fixture
+def pid_in(eventually: Callable[..., Any]) -> Callable[[Path], int]:
+    return lambda path: int(eventually(lambda: read_pid(path)))

@@ -1,0 +1,247 @@
+"""The hot path against the database, without processes: what a claim takes, what a settle touches, by which plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import text, update
+
+from tests.worker.conftest import Queue
+from webapp import clock, db, operations
+from webapp.db import WorkerConnection, writing
+from webapp.models import Job
+from webapp.settings import Settings
+from worker.claims import PROMOTE_LIMIT, Claim, Claims, Ended, Statements
+
+SETTINGS = Settings()
+
+
+@pytest.fixture
+def connection(app: Flask) -> Iterator[WorkerConnection]:
+    one = db.worker_connection()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def claims(connection: WorkerConnection) -> Claims:
+    return Claims(connection, "w1")
+
+
+def take(claims: Claims, n: int = 1, queues: tuple[str, ...] = ("default",), lone: bool = False) -> list[Claim]:
+    with claims as turn:
+        return turn.claim(queues, n, SETTINGS, lone=lone)
+
+
+def ended(claim: Claim, kind: str = "completed", **facts: Any) -> Ended:
+    now = clock.now()
+    return Ended(claim, kind, "exit", now, now, **{"exit_code": 0 if kind == "completed" else 1, **facts})
+
+
+def settle(claims: Claims, one: Ended, wait: float = 60) -> str | None:
+    with claims as turn:
+        return turn.settle(one, SETTINGS, wait)
+
+
+def test_a_claim_takes_as_many_as_it_asked_for_in_order_over_several_queues(queue: Queue, claims: Claims) -> None:
+    for id_, name, priority in (("c", "q1", 0), ("a", "q2", 9), ("d", "q2", 0), ("b", "q1", 5), ("x", "q3", 50)):
+        queue.enqueue("true", id=id_, queue=name, priority=priority)
+    assert [one.id for one in take(claims, 3, ("q1", "q2"))] == ["a", "b", "c"]
+    assert [one.id for one in take(claims, 3, ("q1", "q2"))] == ["d"]
+
+
+def test_every_claim_has_a_fresh_token_and_a_new_number(queue: Queue, claims: Claims) -> None:
+    queue.enqueue("true", id="job1")
+    [first] = take(claims)
+    assert settle(claims, ended(first, "released")) == "pending"
+    [second] = take(claims)
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.token != second.token
+
+
+def test_a_settle_without_the_claim_touches_nothing(queue: Queue, claims: Claims) -> None:
+    queue.enqueue("true", id="job1")
+    [first] = take(claims)
+    settle(claims, ended(first, "released"))
+    [second] = take(claims)
+    assert settle(claims, ended(first)) is None
+    assert queue.job("job1").state == "processing"
+    assert [one.number for one in queue.attempts("job1")] == [1]
+    assert settle(claims, ended(second)) == "completed"
+    assert settle(claims, ended(second)) is None
+
+
+def test_output_without_the_claim_is_not_stored(queue: Queue, claims: Claims) -> None:
+    from worker.output import Capture
+
+    queue.enqueue("true", id="job1")
+    [claim] = take(claims)
+    with writing() as session:
+        session.execute(update(Job).values(token="somebody else's"))
+    capture = Capture(1024)
+    capture.write(0, b"late")
+    with claims as turn:
+        turn.store_output(claim, capture, capture.since(0))
+    with db.reading() as session:
+        assert session.execute(text("SELECT count(*) FROM output_chunks")).scalar() == 0
+
+
+@pytest.mark.parametrize(("max_retries", "failures", "state"), [(0, 0, "dead"), (1, 0, "failed"), (1, 1, "dead")])
+def test_a_failure_is_retried_up_to_the_limit_and_then_buried(
+    queue: Queue, claims: Claims, max_retries: int, failures: int, state: str
+) -> None:
+    queue.enqueue("true", id="job1", max_retries=max_retries)
+    with writing() as session:
+        session.execute(update(Job).values(failures=failures))
+    [claim] = take(claims)
+    before = clock.now()
+    assert settle(claims, ended(claim, "failed", error="exit code 1"), wait=60) == state
+    job = queue.job("job1")
+    assert (job.failures, job.last_error) == (failures + 1, "exit code 1")
+    assert state == "dead" or before + 60_000_000 <= job.run_at <= clock.now() + 60_000_000
+
+
+@pytest.mark.parametrize("kind", ["failed", "released"])
+def test_a_request_to_cancel_wins_over_a_retry_and_a_release(queue: Queue, claims: Claims, kind: str) -> None:
+    queue.enqueue("true", id="job1", max_retries=5)
+    [claim] = take(claims)
+    operations.cancel(["job1"], "person:ana")
+    assert settle(claims, ended(claim, kind)) == "cancelled"
+
+
+def test_a_request_to_cancel_loses_against_success(queue: Queue, claims: Claims) -> None:
+    queue.enqueue("true", id="job1")
+    [claim] = take(claims)
+    operations.cancel(["job1"], "person:ana")
+    assert settle(claims, ended(claim)) == "completed"
+
+
+def test_a_jobs_priority_claim_order_survives_a_release(queue: Queue, claims: Claims) -> None:
+    queue.enqueue("true", id="first")
+    queue.enqueue("true", id="second")
+    [claim] = take(claims)
+    settle(claims, ended(claim, "released"))
+    assert [one.id for one in take(claims, 2)] == ["first", "second"]
+
+
+def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, claims: Claims) -> None:
+    queue.enqueue("true", id="lost")
+    queue.enqueue("true", id="fine")
+    with writing() as session:
+        session.execute(update(Job).where(Job.id == "lost").values(losses=1))
+    with claims as turn:
+        assert turn.look().lone_waiting
+        assert turn.lone_waiting(["default"])
+        assert not turn.lone_waiting(["other"])
+    assert [one.id for one in take(claims, 9)] == ["fine"]
+    [alone] = take(claims, 1, lone=True)
+    assert (alone.id, alone.alone) == ("lost", True)
+
+
+def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> None:
+    from webapp import jobspec
+
+    operations.enqueue([jobspec.parse({"command": "x", "delay": 3600})] * (PROMOTE_LIMIT + 50), "person:test")
+    with writing() as session:
+        session.execute(update(Job).values(run_at=clock.now() - 1))
+    with claims as turn:
+        assert turn.promote() == PROMOTE_LIMIT
+    with claims as turn:
+        assert turn.promote() == 50
+
+
+def test_a_look_knows_when_the_next_job_is_due(queue: Queue, claims: Claims) -> None:
+    with claims as turn:
+        assert turn.look().next_due is None
+    queue.enqueue("true", delay=500)
+    job_id = queue.enqueue("true", delay=100)
+    with claims as turn:
+        assert turn.look().next_due == queue.job(job_id).run_at
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _explained(connection: WorkerConnection, statement: str, values: dict[str, Any]) -> Iterator[str]:
+    sqlite = connection.dialect == "sqlite"
+    with connection.transaction() as cursor:
+        if not sqlite:
+            cursor.execute("SET LOCAL enable_seqscan = off")  # the table is small: only what an index can do counts
+        cursor.execute(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + statement, values)
+        rows = cursor.fetchall()
+        yield "\n".join(str(row[3] if sqlite else row[0]) for row in rows)
+
+
+def _values(connection: WorkerConnection, n: int = 4) -> dict[str, Any]:
+    queues = ["default", "mail"]
+    return {
+        "now": 1,
+        "worker": "w1",
+        "token": "t",
+        "queues": json.dumps(queues) if connection.dialect == "sqlite" else queues,
+        "n": n,
+    }
+
+
+def _full_scans(plan: str) -> list[str]:
+    return [
+        line
+        for line in plan.splitlines()
+        if ("SCAN jobs" in line and "INDEX" not in line) or "Seq Scan on jobs" in line
+    ]
+
+
+def test_a_claim_walks_its_index_queue_by_queue(connection: WorkerConnection) -> None:
+    with _explained(connection, Statements(connection).claim, _values(connection)) as plan:
+        assert "ix_jobs_claim" in plan
+        assert _full_scans(plan) == []
+        if connection.dialect == "sqlite":
+            assert "SEARCH jobs USING INDEX ix_jobs_claim (queue=?)" in plan
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("claim_lone", "ix_jobs_lone"), ("look", "ix_jobs_waiting"), ("promote", "ix_jobs_waiting")],
+)
+def test_what_a_turn_asks_is_answered_by_an_index(connection: WorkerConnection, name: str, index: str) -> None:
+    with _explained(connection, getattr(Statements(connection), name), _values(connection)) as plan:
+        assert index in plan
+        assert _full_scans(plan) == []
+
+
+@pytest.mark.parametrize("way", ["enable_hashjoin", "enable_mergejoin"])
+def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
+    queue: Queue, connection: WorkerConnection, way: str
+) -> None:
+    """With a plain IN, a nested-loop plan ran the locking select again for each row and claimed all."""
+    from webapp import jobspec
+
+    operations.enqueue([jobspec.parse({"command": "true"})] * 1000, "person:test")
+    statement = Statements(connection).claim
+    with connection.transaction() as cursor:
+        if connection.dialect == "postgresql":
+            for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):
+                cursor.execute(f"SET LOCAL {setting} = off")
+        cursor.execute(statement, _values(connection, n=1))
+        assert len(cursor.fetchall()) == 1
+
+
+def test_two_workers_that_claim_at_once_on_postgresql_take_different_jobs(queue: Queue, app: Flask) -> None:
+    queue.enqueue("true", id="one")
+    queue.enqueue("true", id="two")
+    if db.is_sqlite():
+        return  # there only one claims at a time
+    first, second = db.worker_connection(), db.worker_connection()
+    with Claims(first, "w1") as turn:
+        mine = turn.claim(["default"], 1, SETTINGS)
+        with Claims(second, "w2") as other:
+            theirs = other.claim(["default"], 2, SETTINGS)
+    first.close()
+    second.close()
+    assert ([one.id for one in mine], [one.id for one in theirs]) == (["one"], ["two"])

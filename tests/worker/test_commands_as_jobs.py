@@ -1,0 +1,233 @@
+"""What a command may do, and what the queue says of it: exit codes, signals, limits, output, what is left behind."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from tests.worker.conftest import Fleet, Queue
+from webapp import story
+from webapp.db import reading
+
+Start = Callable[..., Fleet]
+
+
+def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Queue, fleet: Start) -> None:
+    fleet()
+    job = queue.reaches(queue.enqueue("echo out; echo err >&2"), "completed")
+    [attempt] = queue.attempts(job.id)
+    assert (job.exit_code, job.attempts, job.last_error) == (0, 1, None)
+    assert (attempt.state, attempt.exit_code, attempt.number) == ("completed", 0, 1)
+    assert story.attempt_json(attempt)["stdout"] == "out\n"
+    assert story.attempt_json(attempt)["stderr"] == "err\n"
+    assert attempt.cpu_time is not None
+    assert (attempt.peak_memory or 0) > 100_000
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("exit 3", "exit code 3"),
+        ("echo broken pipe >&2; exit 3", "exit code 3: broken pipe"),
+        ("kill -9 $$", "killed by signal 9 (SIGKILL)"),
+        ("no-such-command-here", "exit code 127 (command not found)"),
+        ("/etc/passwd", "exit code 126 (not executable)"),
+        ("sh -c 'kill -9 $$'; exit $?", "exit code 137 (SIGKILL ended what it ran)"),
+    ],
+)
+def test_a_failed_command_is_explained_in_plain_words(queue: Queue, fleet: Start, command: str, error: str) -> None:
+    fleet()
+    job = queue.reaches(queue.enqueue(command, max_retries=0), "dead")
+    assert job.last_error is not None
+    assert job.last_error.startswith(error)
+    assert job.error_key
+
+
+def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue, fleet: Start, tmp_path: Path) -> None:
+    fleet()
+    gone = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path / "gone"), max_retries=0), "dead")
+    assert gone.last_error == f"its working folder {tmp_path}/gone does not exist"
+    here = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path)), "completed")
+    assert queue.attempts(here.id)[0].output.decode() == f"{tmp_path}\n"
+
+
+def test_a_job_that_runs_too_long_is_ended_with_its_whole_tree(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    fleet()
+    pid_file = tmp_path / "pid"
+    command = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' & wait"
+    job_id = queue.enqueue(command, timeout=1, max_retries=0)
+    escaped = pid_in(pid_file)
+    job = queue.reaches(job_id, "dead")
+    assert job.last_error == "timed out after 1 s"
+    assert queue.attempts(job_id)[0].reason == "timeout"
+    assert not alive(escaped)
+
+
+def test_a_command_that_ignores_the_request_to_end_is_killed_after_the_grace(queue: Queue, fleet: Start) -> None:
+    queue.set(kill_grace=1)
+    fleet()
+    job_id = queue.enqueue("trap '' TERM; while :; do sleep 0.1; done", timeout=1, max_retries=0)
+    job = queue.reaches(job_id, "dead")
+    [attempt] = queue.attempts(job_id)
+    assert job.last_error == "timed out after 1 s"
+    assert attempt.finished_at - attempt.started_at >= 2_000_000
+
+
+def test_what_a_shell_leaves_behind_neither_holds_the_job_nor_outlives_it(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    fleet()
+    pid_file = tmp_path / "pid"
+    job_id = queue.enqueue(f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' & sleep 0.2; echo done")
+    queue.reaches(job_id, "completed", within=5)
+    assert not alive(pid_in(pid_file))
+    assert queue.attempts(job_id)[0].output == b"done\n"
+    assert queue.verbs(job_id) == ["end_left_behind"]
+
+
+def test_a_daemon_that_hid_its_parent_and_its_environment_is_ended_too(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    fleet()
+    pid_file = tmp_path / "pid"
+    job_id = queue.enqueue(f"(env -i setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' &) ; sleep 0.3")
+    queue.reaches(job_id, "completed", within=5)
+    assert not alive(pid_in(pid_file))
+
+
+def test_one_jobs_leftovers_are_ended_while_its_neighbour_in_the_same_worker_goes_on(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    fleet(slots=2)
+    neighbour = queue.enqueue(f"echo $$ > {tmp_path}/neighbour; (sleep 300 & echo $! > {tmp_path}/child; wait)")
+    child = pid_in(tmp_path / "child")
+    job_id = queue.enqueue(f"setsid sh -c 'echo $$ > {tmp_path}/left; exec sleep 300' & sleep 0.2")
+    queue.reaches(job_id, "completed", within=5)
+    assert not alive(pid_in(tmp_path / "left"))
+    assert alive(child)
+    assert queue.job(neighbour).state == "processing"
+
+
+def test_the_command_sees_its_job_and_none_of_our_settings(
+    queue: Queue, fleet: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUECTL_SECRET_OF_OURS", "hush")
+    monkeypatch.setenv("A_VARIABLE_OF_THEIRS", "seen")
+    fleet()
+    job_id = queue.enqueue("env; echo stdin: $(cat)", env={"GREETING": "good day, 世界"})
+    queue.reaches(job_id, "completed")
+    lines = queue.attempts(job_id)[0].output.decode().splitlines()
+    ours = {line.split("=", 1)[0] for line in lines if line.startswith("QUEUECTL_")}
+    assert ours == {"QUEUECTL_JOB_ID", "QUEUECTL_ATTEMPT", "QUEUECTL_TOKEN"}
+    assert {f"QUEUECTL_JOB_ID={job_id}", "QUEUECTL_ATTEMPT=1", "GREETING=good day, 世界"} <= set(lines)
+    assert "A_VARIABLE_OF_THEIRS=seen" in lines
+    assert "stdin:" in lines
+
+
+def test_the_commands_signals_are_as_a_shell_would_have_them(queue: Queue, fleet: Start) -> None:
+    fleet()
+    job_id = queue.enqueue("grep -E 'SigIgn|SigBlk' /proc/self/status")
+    queue.reaches(job_id, "completed")
+    masks = [int(line.split()[1], 16) for line in queue.attempts(job_id)[0].output.decode().splitlines()]
+    assert [mask & 0x7FFFFFFF for mask in masks] == [0, 0]  # above are the C library's own, which it never lets through
+
+
+def test_no_descriptor_of_ours_reaches_the_command(queue: Queue, fleet: Start) -> None:
+    fleet()
+    job_id = queue.enqueue("ls /proc/$$/fd")
+    queue.reaches(job_id, "completed")
+    assert queue.attempts(job_id)[0].output.decode().split() == ["0", "1", "2"]
+
+
+def test_of_too_much_output_the_beginning_and_the_end_are_kept_and_the_rest_is_counted(
+    queue: Queue, fleet: Start
+) -> None:
+    queue.set(output_limit=2048)
+    fleet()
+    job_id = queue.enqueue("seq 1 100000; echo the end")
+    queue.reaches(job_id, "completed")
+    [attempt] = queue.attempts(job_id)
+    written = "".join(f"{number}\n" for number in range(1, 100001)) + "the end\n"
+    assert attempt.output == (written[:1024] + written[-1024:]).encode()
+    assert (attempt.output_cut, attempt.output_dropped) == (1024, len(written) - 2048)
+
+
+def test_output_that_is_no_text_is_kept_byte_for_byte(queue: Queue, fleet: Start) -> None:
+    fleet()
+    job_id = queue.enqueue(r"printf '\000\377\303'; printf '\251' >&2; head -c 5000 /dev/zero")
+    queue.reaches(job_id, "completed")
+    kept = queue.attempts(job_id)[0]
+    output = story.Output(kept.output, story.parse_runs(kept.output_runs))
+    assert output.stream(1) == b"\x00\xff\xc3" + bytes(5000)
+    assert output.stream(2) == b"\xa9"
+
+
+def test_the_output_of_a_running_job_can_be_watched(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+    fleet()
+    job_id = queue.enqueue("echo first; sleep 0.1; echo second >&2; sleep 300")
+
+    def live() -> bytes:
+        with reading() as session:
+            output = story.output(session, queue.job(job_id), 1)
+        return output.data if output is not None and output.live else b""
+
+    assert eventually(lambda: live() == b"first\nsecond\n")
+
+
+def test_the_end_of_a_jobs_output_is_not_lost_when_it_ends_at_once_after_a_flood(queue: Queue, fleet: Start) -> None:
+    fleet()
+    ids = [queue.enqueue("head -c 200000 /dev/zero | tr '\\0' x; printf end") for _ in range(20)]
+    for job_id in ids:
+        queue.reaches(job_id, "completed")
+        assert queue.attempts(job_id)[0].output == b"x" * 200000 + b"end"
+
+
+def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
+    queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    # Each waits until four are there: with fewer slots none would ever end.
+    wait = (
+        f"touch {tmp_path}/$QUEUECTL_JOB_ID.here; while [ $(ls {tmp_path}/*.here | wc -l) -lt 4 ]; do sleep 0.02; done"
+    )
+    ids = [queue.enqueue(wait) for _ in range(4)]
+    fleet(slots=4)
+    for job_id in ids:
+        queue.reaches(job_id, "completed")
+
+
+def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
+    if not queue.config.is_sqlite:
+        return  # there it looks every half second, and nothing faster is promised yet
+    fleet()
+    queue.reaches(queue.enqueue("true"), "completed")
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        queue.reaches(queue.enqueue("true"), "completed")
+        took.append(time.monotonic() - began)
+    assert min(took) < 2.5  # half of the slow look; not a measurement
+
+
+def test_the_worker_itself_stays_small_while_a_command_floods_it(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
+    import psutil
+
+    fleet()
+    [worker] = queue.workers()
+    queue.reaches(queue.enqueue("true"), "completed")
+    before = psutil.Process(worker.pid).memory_info().rss
+    job_id = queue.enqueue("head -c 100000000 /dev/zero | tr '\\0' '\\n'; sleep 300")
+    eventually(lambda: _dropped(queue, job_id) > 99_000_000, 60)
+    assert psutil.Process(worker.pid).memory_info().rss - before < 20_000_000
+
+
+def _dropped(queue: Queue, job_id: str) -> int:
+    with reading() as session:
+        output = story.output(session, queue.job(job_id), 1)
+    return output.dropped if output is not None else 0

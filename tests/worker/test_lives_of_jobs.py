@@ -1,0 +1,212 @@
+"""How jobs go through the queue with real workers: order, retries, burial, cancellation, release, pauses, drains."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+from tests.worker.conftest import Fleet, Queue
+from webapp import jobspec, operations
+from webapp.filters import JobFilter
+
+Start = Callable[..., Fleet]
+
+
+def test_a_failing_job_is_retried_with_growing_waits_and_then_buried(queue: Queue, fleet: Start) -> None:
+    queue.set(backoff_base=1.2, backoff_jitter=0)
+    fleet()
+    job_id = queue.enqueue("echo try $QUEUECTL_ATTEMPT; exit 5", max_retries=2)
+    job = queue.reaches(job_id, "dead")
+    attempts = queue.attempts(job_id)
+    assert [(one.number, one.state, one.exit_code) for one in attempts] == [
+        (1, "failed", 5),
+        (2, "failed", 5),
+        (3, "failed", 5),
+    ]
+    waits = [after.started_at - before.finished_at for before, after in zip(attempts, attempts[1:])]
+    assert waits[0] >= 1_200_000
+    assert waits[1] >= 1_440_000
+    assert (job.attempts, job.failures, job.exit_code) == (3, 3, 5)
+
+
+def test_a_job_that_recovers_completes_and_keeps_its_failed_attempts(
+    queue: Queue, fleet: Start, tmp_path: Path
+) -> None:
+    queue.set(backoff_base=1, backoff_jitter=0)
+    fleet()
+    job_id = queue.enqueue(f"echo x >> {tmp_path}/tries; test $(wc -l < {tmp_path}/tries) -ge 2")
+    job = queue.reaches(job_id, "completed")
+    assert [one.state for one in queue.attempts(job_id)] == ["failed", "completed"]
+    assert job.last_error is None
+
+
+def test_a_changed_setting_holds_for_the_next_failure_of_jobs_that_set_none(queue: Queue, fleet: Start) -> None:
+    queue.set(backoff_base=1, backoff_jitter=0, max_retries=0)
+    fleet()
+    own = queue.enqueue("exit 1", max_retries=1)
+    first = queue.enqueue("exit 1")
+    assert queue.reaches(first, "dead").attempts == 1
+    queue.set(max_retries=2)
+    second = queue.enqueue("exit 1")
+    assert queue.reaches(second, "dead").attempts == 3
+    assert queue.reaches(own, "dead").attempts == 2
+
+
+def test_higher_priority_goes_first_and_among_equals_the_first_to_come(
+    queue: Queue, fleet: Start, tmp_path: Path
+) -> None:
+    order = tmp_path / "order"
+    for name, priority in (("c", 0), ("a", 5), ("d", 0), ("e", -5), ("b", 5)):
+        queue.enqueue(f"echo {name} >> {order}", priority=priority)
+    assert fleet(ready=False, drain=True).process.wait(20) == 0
+    assert order.read_text().split() == ["a", "b", "c", "d", "e"]
+
+
+def test_a_scheduled_job_starts_when_it_is_due_and_not_before(queue: Queue, fleet: Start) -> None:
+    fleet()
+    job_id = queue.enqueue("true", delay=1.5)
+    job = queue.reaches(job_id, "completed", within=10)
+    assert job.started_at is not None
+    assert job.started_at >= job.run_at
+
+
+def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    specs = [jobspec.parse({"command": f"echo $QUEUECTL_JOB_ID >> {ledger}"}) for _ in range(2000)]
+    ids = operations.enqueue(specs, "person:test")
+    assert fleet(ready=False, count=8, drain=True).process.wait(110) == 0
+    assert sorted(ledger.read_text().split()) == sorted(ids)
+
+
+def test_draining_waits_for_retries_and_leaves_what_is_scheduled(queue: Queue, fleet: Start) -> None:
+    queue.set(backoff_base=1, backoff_jitter=0)
+    failing = queue.enqueue("exit 1", max_retries=1)
+    later = queue.enqueue("true", delay=3600)
+    assert fleet(ready=False, count=2, drain=True).process.wait(20) == 0
+    assert queue.job(failing).state == "dead"
+    assert queue.job(later).state == "scheduled"
+
+
+def test_a_worker_of_one_queue_leaves_the_others_alone(queue: Queue, fleet: Start) -> None:
+    other = queue.enqueue("true", queue="other")
+    mail = queue.enqueue("true", queue="mail")
+    assert fleet(ready=False, queues=["mail"], drain=True).process.wait(20) == 0
+    assert (queue.job(mail).state, queue.job(other).state) == ("completed", "pending")
+
+
+def test_a_paused_queue_rests_and_goes_on_when_resumed(queue: Queue, fleet: Start) -> None:
+    fleet()
+    queue.reaches(queue.enqueue("true", queue="mail"), "completed")
+    operations.pause_queue("mail", "person:test")
+    waiting = queue.enqueue("true", queue="mail")
+    queue.reaches(queue.enqueue("true"), "completed")  # the worker has been here since, and left it
+    assert queue.job(waiting).state == "pending"
+    operations.resume_queue("mail", "person:test")
+    queue.reaches(waiting, "completed")
+
+
+def test_cancelling_a_running_job_ends_its_command_at_once(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    fleet()
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 300")
+    pid = pid_in(tmp_path / "pid")
+    assert operations.cancel([job_id], "person:ana").asked == [job_id]
+    assert operations.cancel([job_id], "person:bob").refused == {job_id: "processing"}
+    queue.reaches(job_id, "cancelled")
+    [attempt] = queue.attempts(job_id)
+    assert (attempt.state, attempt.reason) == ("cancelled", "cancelled")
+    assert not alive(pid)
+    assert queue.verbs(job_id) == ["ask_cancel"]
+
+
+def test_a_cancelled_job_is_not_retried_even_if_it_fails_by_itself_first(
+    queue: Queue, fleet: Start, tmp_path: Path
+) -> None:
+    queue.set(kill_grace=10)
+    fleet()
+    command = f"trap 'exit 7' TERM; touch {tmp_path}/here; while :; do sleep 0.05; done"
+    job_id = queue.enqueue(command)
+    queue._eventually((tmp_path / "here").exists)
+    operations.cancel([job_id], "person:ana")
+    assert queue.reaches(job_id, "cancelled").exit_code == 7
+
+
+def test_stopping_in_good_order_lets_running_jobs_finish(
+    queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    one = fleet()
+    job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
+    eventually((tmp_path / "here").exists)
+    one.process.send_signal(signal.SIGTERM)
+    waiting = queue.enqueue("true")
+    (tmp_path / "go").touch()
+    assert one.process.wait(20) == 0
+    assert (queue.job(job_id).state, queue.job(waiting).state) == ("completed", "pending")
+    assert len(queue.workers("stopped")) == 1
+
+
+def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    queue.set(shutdown_grace=0.5)
+    one = fleet()
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 300")
+    pid = pid_in(tmp_path / "pid")
+    assert one.stop() == 0
+    job = queue.job(job_id)
+    assert (job.state, job.failures, job.losses, job.attempts) == ("pending", 0, 0, 1)
+    assert [attempt.state for attempt in queue.attempts(job_id)] == ["released"]
+    assert not alive(pid)
+
+
+def test_a_second_signal_hands_back_at_once(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
+) -> None:
+    one = fleet()
+    job_id = queue.enqueue(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done")
+    pid_in(tmp_path / "pid")
+    one.process.send_signal(signal.SIGINT)
+    eventually(lambda: "stopping" in one.text())
+    began = time.monotonic()
+    assert one.stop(signal.SIGINT) == 0
+    assert time.monotonic() - began < 15  # the grace alone would be 30 s
+    assert queue.job(job_id).state == "pending"
+
+
+def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
+    one = fleet()
+    one.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: [worker.wish for worker in queue.workers()] == ["quiet"])
+    job_id = queue.enqueue("true")
+    [worker] = queue.workers()
+    beat = worker.heartbeat
+    queue.set(lease=5)
+    eventually(lambda: queue.workers()[0].heartbeat > beat)  # it lives, and has had time to take the job
+    assert queue.job(job_id).state == "pending"
+    operations.wish_of_workers("run", None, "person:ana")
+    queue.reaches(job_id, "completed")
+
+
+def test_stopping_a_worker_by_wish_ends_it_for_good(queue: Queue, fleet: Start) -> None:
+    one = fleet(count=2)
+    first, second = sorted(worker.id for worker in queue.workers())
+    operations.wish_of_workers("stop", [first], "person:ana")
+    queue._eventually(lambda: [worker.id for worker in queue.workers()] == [second])
+    operations.wish_of_workers("stop", None, "person:ana")
+    assert one.process.wait(20) == 0
+
+
+def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: Path) -> None:
+    fleet()
+    job_id = queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0)
+    queue.reaches(job_id, "dead")
+    (tmp_path / "fixed").touch()
+    operations.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    job = queue.reaches(job_id, "completed")
+    assert (job.attempts, job.failures) == (2, 0)
+    assert queue.verbs(job_id) == ["requeue"]

@@ -1,0 +1,76 @@
+"""The bounds of what is kept: whatever is written in whatever pieces, head and tail are right and the rest counted."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webapp import story
+from worker.output import Capture
+
+_writes = st.lists(st.tuples(st.sampled_from([0, 1]), st.binary(min_size=1, max_size=40)), max_size=60)
+
+
+def _told(writes: list[tuple[int, bytes]], limit: int) -> tuple[Capture, bytes]:
+    capture = Capture(limit)
+    for stream, data in writes:
+        capture.write(stream, data)
+    return capture, b"".join(data for _, data in writes)
+
+
+@given(_writes, st.integers(8, 200))
+def test_what_is_kept_is_the_beginning_and_the_end(writes: list[tuple[int, bytes]], limit: int) -> None:
+    capture, whole = _told(writes, limit)
+    kept = capture.kept()
+    assert len(kept.data) <= limit
+    assert len(kept.data) + kept.dropped == len(whole)
+    if kept.cut is None:
+        assert kept.data == whole
+    else:
+        assert kept.data[: kept.cut] == whole[: kept.cut]
+        assert whole.endswith(kept.data[kept.cut :])
+        assert kept.cut == limit - limit // 2
+
+
+@given(_writes, st.integers(8, 4000))
+def test_each_stream_can_be_told_from_the_other(writes: list[tuple[int, bytes]], limit: int) -> None:
+    capture, _ = _told(writes, limit)
+    kept = capture.kept()
+    runs = story.parse_runs(kept.runs)
+    assert sum(runs) == len(kept.data)
+    if kept.cut is None:
+        output = story.Output(kept.data, runs)
+        assert output.stream(1) == b"".join(data for stream, data in writes if stream == 0)
+        assert output.stream(2) == b"".join(data for stream, data in writes if stream == 1)
+
+
+@given(_writes, st.integers(8, 200), st.integers(1, 7))
+def test_live_pieces_put_together_are_the_whole_as_far_as_it_is_held(
+    writes: list[tuple[int, bytes]], limit: int, every: int
+) -> None:
+    capture = Capture(limit)
+    position, pieces = 0, []
+    for number, (stream, data) in enumerate(writes):
+        capture.write(stream, data)
+        if number % every == 0:
+            for chunk in capture.since(position):
+                pieces.append(chunk)
+                position = chunk.position + len(chunk.data)
+    whole = b"".join(data for _, data in writes)
+    for chunk in pieces:
+        assert whole[chunk.position : chunk.position + len(chunk.data)] == chunk.data
+        assert sum(story.parse_runs(chunk.runs)) == len(chunk.data)
+    positions = [chunk.position for chunk in pieces]
+    assert positions == sorted(positions)
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(1, 9)), max_size=5), max_size=5))
+def test_runs_of_chunks_join_to_the_runs_of_the_whole(chunks: list[list[tuple[int, int]]]) -> None:
+    whole, joined = Capture(10_000), list[int]()
+    for chunk in chunks:
+        part = Capture(10_000)
+        for stream, length in chunk:
+            part.write(stream, b"x" * length)
+            whole.write(stream, b"x" * length)
+        story.append_runs(joined, story.parse_runs(part.kept().runs))
+    assert tuple(joined) == story.parse_runs(whole.kept().runs)
