@@ -148,7 +148,7 @@ def _read_lines(path: str) -> list[str]:
     # PowerShell's redirection writes UTF-16 with a byte order mark.
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode(encoding).split("\n")
+        return data.decode(encoding).rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise click.ClickException(f"line {line}: this is not UTF-8 text. Nothing was stored.") from None
