@@ -235,7 +235,6 @@ def test_settings_for_other_installs_do_not_disturb_this_one(door: Door, tmp_pat
         f"[global]\nno-index = true\nfind-links = {door.wheels}\n"
         f"[install]\nuser = true\nno-deps = false\ntarget = {tmp_path}/conf-target\nno-binary = :all:\n"
     )
-    (door.checkout / "setup.cfg").write_text(f"[install]\nprefix = {tmp_path}/setup-cfg\n")
     del door.environment["PIP_FIND_LINKS"], door.environment["PIP_NO_INDEX"]  # pip.conf says where the wheels are
     told = door.told(
         PIP_CONFIG_FILE=str(tmp_path / "pip.conf"),
@@ -257,7 +256,7 @@ def test_settings_for_other_installs_do_not_disturb_this_one(door: Door, tmp_pat
         VIRTUAL_ENV="/nonexistent/venv",
     )
     assert told["tiny"].startswith(str(door.venv))
-    strays = {"target", "prefix", "root", "conf-target", "setup-cfg", "userbase"} & set(os.listdir(tmp_path))
+    strays = {"target", "prefix", "root", "conf-target", "userbase"} & set(os.listdir(tmp_path))
     assert not strays
 
 
@@ -271,6 +270,7 @@ def test_a_package_with_another_hash_is_refused_and_nothing_is_left(door: Door) 
     assert door.left_overs() == []
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_reached_is_named_with_the_reason(door: Door) -> None:
     refusal = door.refused(
         PIP_INDEX_URL="http://127.0.0.1:9/simple",
@@ -284,6 +284,7 @@ def test_an_index_that_cannot_be_reached_is_named_with_the_reason(door: Door) ->
     assert "Connection refused" in refusal
 
 
+@pytest.mark.slow
 def test_an_install_that_was_killed_is_not_taken_for_a_finished_one(door: Door, slow_index: SlowIndex) -> None:
     killed = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -298,6 +299,7 @@ def test_an_install_that_was_killed_is_not_taken_for_a_finished_one(door: Door, 
     assert door.left_overs() == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slow_index: SlowIndex) -> None:
     stopped = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -308,6 +310,7 @@ def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slo
     assert door.left_overs() == []
 
 
+@pytest.mark.slow
 def test_of_two_starts_at_once_one_installs_and_the_other_waits(door: Door, slow_index: SlowIndex) -> None:
     first = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -351,6 +354,7 @@ def test_another_python_makes_the_environment_anew_but_not_under_a_running_comma
     assert (after.returncode, "anew" in after.stderr) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_larger_set_serves_a_command_that_needs_the_smaller_one(used_door: Door) -> None:
     url = "postgresql://queue@localhost/queue"
     larger = used_door.start("status", QUEUECTL_DATABASE_URL=url)

@@ -145,7 +145,7 @@ def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
     if os.environ.get(HANDED_OVER) == venv:
         raise BootstrapError(f"{python_of(venv)} does not run in its own environment. Remove {venv} and start again")
     environment = {**os.environ, HANDED_OVER: venv}
-    for name in ("PYTHONHOME", "__PYVENV_LAUNCHER__"):  # either makes a venv's Python miss its own packages
+    for name in ("PYTHONHOME", "__PYVENV_LAUNCHER__"):  # both are about the Python that this process came from
         environment.pop(name, None)
     command = [python_of(venv), os.path.join(checkout, "manage.py"), *argv]
     if not WINDOWS:

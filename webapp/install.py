@@ -145,7 +145,6 @@ def pip_install(venv: str, lock: str) -> int:
         text=True,
         errors="replace",
         env=environment,
-        cwd=venv,  # away from a setup.cfg in the person's folder: on Python 3.9 pip obeys one
     ) as process:
         try:
             assert process.stdout is not None  # noqa: S101 - for the type checker
