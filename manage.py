@@ -23,8 +23,8 @@ if __name__ == "__main__":
 
         enter_venv(checkout, sys.argv[1:])
 
-        from webapp.commands import run
+        from webapp.commands import main
 
-        run(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)

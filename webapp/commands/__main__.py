@@ -10,11 +10,11 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(_
 
 if __name__ == "__main__":
     from webapp.bootstrap import mark_in_use, prefer_locked_packages
-    from webapp.commands import run
+    from webapp.commands import main
 
     mark_in_use(os.path.realpath(sys.prefix))
     prefer_locked_packages(sys.path[0])
     try:
-        run(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
