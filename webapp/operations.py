@@ -90,7 +90,8 @@ def enqueue(
             _refuse_taken(session, given)
             _ensure_queues(session, {spec.queue for spec in specs})
             for start in range(0, len(rows), 10_000):
-                session.execute(insert(Job), rows[start : start + 10_000])
+                # By way of the table: the ORM's own bulk insert takes twice as long.
+                session.connection().execute(insert(Job.__table__), rows[start : start + 10_000])
                 if stored is not None:
                     stored(min(start + 10_000, len(rows)))
     except IntegrityError:
