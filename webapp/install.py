@@ -221,7 +221,7 @@ def reason(lines: Sequence[str]) -> str:
     for line in reversed(lines):
         if BROKEN in line:  # pip goes on to 'no matching distribution'
             cause = re.sub(r"<[^>]* object at [^>]*>:? ?", "", line.partition(BROKEN)[2])
-            return f"no connection to the package index: {cause}"
+            return f"no connection to the package index: {cause}. Check the network, the proxy and pip config list"
     for line, below in zip(lines, [*lines[1:], ""]):
         if line.startswith("ERROR: "):
             detail = f" {below.strip()}" if below.startswith("  ") else ""
