@@ -105,10 +105,10 @@ def _database_url(url: Optional[str]) -> Optional[str]:
     scheme, separator, rest = url.partition("://")
     if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
         return "postgresql+psycopg://" + rest
-    if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
+    if scheme == "sqlite" and rest.startswith("/") and os.path.isabs(rest[1:]):
         return url
     raise ConfigError(
-        f"QUEUECTL_DATABASE_URL starts with {scheme!r}. "
+        f"QUEUECTL_DATABASE_URL names no database that can be used ({scheme}://…). "
         "Expected sqlite:////absolute/path/queue.db or postgresql://user@host/database."
     )
 

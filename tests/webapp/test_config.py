@@ -1,0 +1,61 @@
+"""How a process learns where its queue lies, and how plainly it refuses what it cannot use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from webapp import config as configuration
+from webapp.config import Config, ConfigError, ensure_home
+
+
+def test_the_home_is_in_the_users_home_unless_named(tmp_path: Path) -> None:
+    assert configuration.load({"HOME": str(tmp_path)}).home == tmp_path / ".queuectl"
+    assert configuration.load({"QUEUECTL_HOME": str(tmp_path / "q")}).home == tmp_path / "q"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://ana@db/q?sslmode=require", "postgresql://ana@db/q?sslmode=require"]
+)  # fmt: skip
+def test_the_usual_names_of_postgresql_are_understood(tmp_path: Path, url: str) -> None:
+    loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": url})
+    assert loaded.database_url == "postgresql+psycopg://ana@db/q?sslmode=require"
+    assert not loaded.is_sqlite
+
+
+def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
+    loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": "sqlite:////srv/jobs.db"})
+    assert loaded.sqlite_path == Path("/srv/jobs.db")
+    assert loaded.lock_path == Path("/srv/queue.lock")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("QUEUECTL_DATABASE_URL", "mysql://x"),
+        ("QUEUECTL_DATABASE_URL", "queue.db"),
+        ("QUEUECTL_DATABASE_URL", "sqlite://"),
+        ("QUEUECTL_DATABASE_URL", "sqlite:///relative.db"),
+        ("QUEUECTL_PUBLIC_URL", "queue.example.org"),
+        ("QUEUECTL_PUBLIC_URL", "ftp://queue.example.org"),
+        ("QUEUECTL_PUBLIC_URL", "https://queue.example.org/below"),
+        ("QUEUECTL_PUBLIC_URL", "https://"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        configuration.load({"HOME": str(tmp_path), name: value})
+
+
+def test_a_home_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot use the home folder .*file/q: .* QUEUECTL_HOME"):
+        ensure_home(Config(home=tmp_path / "file" / "q", database_url=None, public_url=None))
+
+
+def test_a_home_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    home = tmp_path / "open"
+    home.mkdir(mode=0o755)
+    ensure_home(Config(home=home, database_url=None, public_url=None))
+    assert home.stat().st_mode & 0o777 == 0o700

@@ -1,0 +1,121 @@
+"""Who may open the console: users, passwords, and the one-time link of the first start."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import time_machine
+from sqlalchemy import select
+
+from webapp import people
+from webapp.db import reading
+from webapp.models import Event, SetupLink, User
+from webapp.people import PersonError
+
+GOOD = "correct horse battery"
+
+pytestmark = pytest.mark.usefixtures("app")
+
+
+def user(name: str, password: str) -> bool:
+    with reading() as session:
+        return people.authenticate(session, name, password) is not None
+
+
+def test_the_right_password_opens_and_a_wrong_one_or_an_unknown_name_does_not() -> None:
+    people.add("ana", GOOD, "admin", "person:test")
+    assert user("ana", GOOD)
+    assert not user("ana", GOOD + "!")
+    assert not user("bob", GOOD)
+
+
+def test_no_password_and_no_link_lies_in_the_database() -> None:
+    link = people.new_setup_link()
+    people.add("ana", GOOD, "admin", "person:test")
+    with reading() as session:
+        [stored] = session.scalars(select(User))
+        assert stored.password_hash.startswith("$argon2id$")
+        [kept] = session.scalars(select(SetupLink.token_hash))
+        details = list(session.scalars(select(Event.detail)))
+    assert link is not None
+    assert link not in kept
+    assert not any(GOOD in (detail or "") for detail in details)
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "role", "field"),
+    [
+        ("", GOOD, "admin", "name"),
+        ("a b", GOOD, "admin", "name"),
+        ("ana\n", GOOD, "admin", "name"),
+        ("ana", "short", "admin", "password"),
+        ("ana", "aaaaaaaaaaaaaa", "admin", "password"),
+        ("ana.the.long", "Ana.The.Long", "admin", "password"),
+        ("ana", "x" * 1001, "admin", "password"),
+        ("ana", GOOD, "root", "role"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_by_field(name: str, password: str, role: str, field: str) -> None:
+    with pytest.raises(PersonError) as caught:
+        people.add(name, password, role, "person:test")
+    assert caught.value.field == field
+    with reading() as session:
+        assert people.everyone(session) == []
+
+
+def test_a_name_is_taken_whatever_its_case() -> None:
+    people.add("Ana", GOOD, "viewer", "person:test")
+    with pytest.raises(PersonError, match="'ana' is taken"):
+        people.add("ana", GOOD, "viewer", "person:test")
+
+
+def test_a_changed_password_ends_every_session() -> None:
+    people.add("ana", GOOD, "viewer", "person:test")
+    with reading() as session:
+        [before] = people.everyone(session)
+        assert people.by_session(session, before.id, before.session_key) is not None
+    people.set_password("ana", GOOD + " staple", "person:test")
+    with reading() as session:
+        assert people.by_session(session, before.id, before.session_key) is None
+    assert user("ana", GOOD + " staple")
+    with pytest.raises(PersonError, match="no such user: 'bob'"):
+        people.set_password("bob", GOOD, "person:test")
+
+
+def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
+    link = people.new_setup_link()
+    assert link is not None
+    with reading() as session:
+        assert people.setup_link_is_good(session, link)
+        assert not people.setup_link_is_good(session, link + "x")
+    assert people.set_up(link, "ana", GOOD) is True
+    assert people.set_up(link, "eve", GOOD) is False
+    assert people.new_setup_link() is None
+    with reading() as session:
+        assert [(one.name, one.role) for one in people.everyone(session)] == [("ana", "admin")]
+
+
+def test_a_refused_name_or_password_does_not_use_the_link_up() -> None:
+    link = people.new_setup_link()
+    assert link is not None
+    with pytest.raises(PersonError):
+        people.set_up(link, "ana", "short")
+    assert people.set_up(link, "ana", GOOD) is True
+
+
+def test_a_new_link_ends_the_one_before_and_an_hour_ends_any() -> None:
+    first, second = people.new_setup_link(), people.new_setup_link()
+    assert first is not None
+    assert second is not None
+    assert people.set_up(first, "ana", GOOD) is False
+    with time_machine.travel(time.time() + 3601):
+        assert people.set_up(second, "ana", GOOD) is False
+    assert people.set_up(second, "ana", GOOD) is True
+
+
+def test_with_an_administrator_made_on_the_command_line_a_link_is_void() -> None:
+    link = people.new_setup_link()
+    assert link is not None
+    people.add("ana", GOOD, "admin", "person:root")
+    assert people.set_up(link, "eve", GOOD) is False
