@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -70,6 +71,9 @@ else:
     Model = db.Model
 
 
+_BUSY = "the database is busy: another process has held its write lock for too long. Try again"
+
+
 class Busy(Exception):
     """Another process holds the database's write lock for longer than a caller should wait. Try again."""
 
@@ -90,18 +94,30 @@ class WriteLock:
             os.register_at_fork(after_in_child=self._forget)
 
     def __enter__(self) -> None:
+        self.acquire()
+
+    def acquire(self, timeout: float = -1) -> None:
+        """Take the lock; with a timeout in seconds, raise Busy when it cannot be had in that time."""
         if self._path is None:
             return
-        self._thread_lock.acquire()
+        until = time.monotonic() + timeout
+        if not self._thread_lock.acquire(timeout=timeout):
+            raise Busy(_BUSY)
         try:
             if self._descriptor < 0:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if timeout < 0:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            else:
+                _flock_until(self._descriptor, until)
         except BaseException:
             self._thread_lock.release()
             raise
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
         if self._path is None:
             return
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -113,6 +129,35 @@ class WriteLock:
             os.close(self._descriptor)
         self._descriptor = -1
         self._thread_lock = threading.Lock()
+
+
+def _flock_until(descriptor: int, until: float) -> None:
+    """A blocking flock that gives up. It waits in a thread: tries with sleeps between them would starve behind others
+    that block, and no signal interrupts a thread."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    own = os.dup(descriptor)  # the same open file, and so the same lock
+    settled, state = threading.Lock(), {"abandoned": False, "locked": False}
+    locked = threading.Event()
+
+    def wait() -> None:
+        fcntl.flock(own, fcntl.LOCK_EX)
+        with settled:
+            if state["abandoned"]:
+                fcntl.flock(own, fcntl.LOCK_UN)
+            state["locked"] = True
+        os.close(own)
+        locked.set()
+
+    threading.Thread(target=wait, name="flock", daemon=True).start()
+    locked.wait(max(0.0, until - time.monotonic()))
+    with settled:
+        if not state["locked"]:
+            state["abandoned"] = True
+            raise Busy(_BUSY)
 
 
 def init_app(app: Flask, config: Config) -> None:
@@ -198,8 +243,13 @@ def writing() -> Iterator[Session]:
 
     Raises Busy when another writer holds the database for longer than BUSY_TIMEOUT.
     """
-    with write_lock(), _told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
-        yield session
+    lock = write_lock()
+    lock.acquire(BUSY_TIMEOUT)
+    try:
+        with _told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
+            yield session
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -208,7 +258,7 @@ def _told_busy() -> Iterator[None]:
         yield
     except OperationalError as error:
         if "database is locked" in str(error.orig) or "database is busy" in str(error.orig):
-            raise Busy("the database is busy: another process has held its write lock for too long") from error
+            raise Busy(_BUSY) from error
         raise
 
 

@@ -1,0 +1,147 @@
+"""Transactions and the write lock: who waits, who is told that it is busy, and what a fork may not share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from webapp import db
+from webapp.config import CHECKOUT, Config
+from webapp.db import Busy, WriteLock, writing
+
+_HOLD = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another(path: Path) -> Iterator[subprocess.Popen[str]]:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], **pipes) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+        if holder.poll() is None:
+            holder.communicate("")
+
+
+def test_a_writer_waits_for_another_process_and_then_goes_on(tmp_path: Path) -> None:
+    lock, done = WriteLock(tmp_path / "lock"), threading.Event()
+    with held_by_another(tmp_path / "lock") as holder:
+
+        def write() -> None:
+            lock.acquire(20)
+            done.set()
+            lock.release()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert not done.wait(0.2)
+        holder.communicate("")
+        assert done.wait(10)
+        writer.join()
+
+
+def test_a_writer_that_waited_too_long_is_told_so_and_the_lock_is_free_for_the_next(tmp_path: Path) -> None:
+    lock = WriteLock(tmp_path / "lock")
+    with held_by_another(tmp_path / "lock"):
+        for _ in range(2):
+            with pytest.raises(Busy, match="Try again"):
+                lock.acquire(0.1)
+    # The two that gave up wait no longer: their threads let go at once what they got.
+    for _ in range(3):
+        lock.acquire(10)
+        with pytest.raises(Busy):
+            lock.acquire(0.05)
+        lock.release()
+
+
+def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
+    lock, inside, most = WriteLock(tmp_path / "lock"), [], []
+
+    def work() -> None:
+        for _ in range(200):
+            lock.acquire(20)
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+            lock.release()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 800
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_does_not_share_its_parents_lock(tmp_path: Path) -> None:
+    lock = WriteLock(tmp_path / "lock")
+    lock.acquire()
+    child = os.fork()
+    if child == 0:
+        try:
+            lock.acquire(0.1)
+        except Busy:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    lock.release()
+
+
+def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.1)
+    with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing():
+        pytest.fail("the lock was not ours")  # pragma: no cover
+
+
+def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
+    """Another program in the database (a backup, somebody's shell) knows nothing of our lock."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from webapp.db import sqlite\n"
+        "c = sqlite.connect(sys.argv[2], isolation_level=None); c.execute('BEGIN IMMEDIATE')\n"
+        "print('held', flush=True); sys.stdin.readline(); c.execute('COMMIT')"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(CHECKOUT), str(home / "queue.db")], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "held\n"
+        release = threading.Timer(0.3, lambda: (other.stdin.write("\n"), other.stdin.flush()))  # type: ignore[union-attr]
+        release.start()
+        with writing() as session:
+            session.execute(text("UPDATE control SET revision = 5"))
+        release.join()
+    with db.reading() as session:
+        assert session.execute(text("SELECT revision FROM control")).scalar() == 5
+
+
+def test_a_worker_connection_recovers_from_an_error(app: Flask, config: Config, eventually: Callable[..., Any]) -> None:
+    connection = db.worker_connection()
+
+    def fail() -> None:
+        with connection.transaction() as cursor:
+            cursor.execute("SELECT no_such_column FROM control")
+
+    with pytest.raises(connection.errors):
+        fail()
+    connection.reconnect()
+    with connection.transaction() as cursor:
+        cursor.execute("SELECT revision FROM control")
+        assert cursor.fetchone()[0] >= 1
+    connection.close()
