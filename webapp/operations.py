@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, cast
 
 from sqlalchemy import Table, func, insert, literal_column, null, select, update
 from sqlalchemy.exc import IntegrityError
@@ -91,7 +91,7 @@ def enqueue(
             _ensure_queues(session, {spec.queue for spec in specs})
             for start in range(0, len(rows), 10_000):
                 # By way of the table: the ORM's own bulk insert takes twice as long.
-                session.connection().execute(insert(cast("Table", Job.__table__)), rows[start : start + 10_000])
+                session.connection().execute(insert(cast(Table, Job.__table__)), rows[start : start + 10_000])
                 if stored is not None:
                     stored(min(start + 10_000, len(rows)))
     except IntegrityError:
