@@ -198,8 +198,9 @@
     $(".buttons [data-close]", dialog)?.focus();
   });
 
-  document.addEventListener("settled", () => {
+  document.addEventListener("settled", ({ detail }) => {
     $("#dialog")?.close();
+    if (detail.refresh) setTimeout(tick);  // once htmx has let go of the region that the button held
     for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
     showTicked();
   });
@@ -230,7 +231,8 @@
     }
     bar.classList.toggle("on", number > 0);
     bar.classList.toggle("full", full);
-    $("#ticked").textContent = all?.checked ? "All that match" : `${number} ticked`;
+    const text = all?.checked ? "All that match" : `${number} ticked`;
+    if ($("#ticked").textContent !== text) $("#ticked").textContent = text;
   }
 
   document.addEventListener("change", ({ target }) => {

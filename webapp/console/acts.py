@@ -114,7 +114,7 @@ def on_many(verb_path: str) -> ResponseReturnValue:
         return _on_all(verb, _wanted())
     ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
     if not ids:
-        return htmx.toast("No job is ticked.", "error", 422, tick=False) if htmx.is_partial() else abort(400)
+        return htmx.toast("No job is ticked.", "error", 422, refresh=False) if htmx.is_partial() else abort(400)
     single_and_harmless = len(ids) == 1 and not verb.danger
     if not single_and_harmless and "confirmed" not in request.form:
         return _ask_for_ids(verb, ids)

@@ -65,7 +65,7 @@ def explain(status: int, title: str, text: str, error: HTTPException | None = No
     """Answer with an error, in the shape that was asked for."""
     if is_partial():
         link = (url_for("sessions.log_in", next=None), "Log in") if status == 401 else None
-        response = toast(text, "error", status, tick=status == 409, link=link)
+        response = toast(text, "error", status, refresh=status == 409, link=link)
     else:
         response = make_response(render_template("error.html", status=status, title=title, text=text), status)
     if error is not None and error.get_headers():

@@ -61,7 +61,9 @@ def local_path(target: Optional[str], default: str) -> str:
 
 
 def came_from(default: str) -> str:
-    """The page whose button was pressed, for a plain form to return to."""
+    """The page whose button was pressed, for a plain form to return to; a page that asked in between names it."""
+    if "back" in request.form:
+        return local_path(request.form["back"], default)
     referrer = urlsplit(request.referrer or "")
     if referrer.netloc != request.environ.get("HTTP_HOST"):
         return default

@@ -66,11 +66,15 @@ def done(message: str, *, back: str, level: str = "success", leave: bool = False
 
 
 def toast(
-    message: str, level: str, status: int = 200, *, tick: bool = True, link: Optional[tuple[str, str]] = None
+    message: str, level: str, status: int = 200, *, refresh: bool = True, link: Optional[tuple[str, str]] = None
 ) -> Response:
-    """An answer for htmx: a toast out of band, and the wish that the region be read again. Closes an open dialog."""
+    """An answer for htmx: a toast out of band, and for app.js the wish that the region be read again.
+
+    The wish is not a `tick` itself: htmx fires it while the button still holds the region's queue, and drops the
+    request that follows.
+    """
     response = make_response(render_template("_toast.html", message=message, level=level, link=link), status)
-    response.headers["HX-Trigger"] = json.dumps({"settled": {}, **({"tick": {}} if tick else {})})
+    response.headers["HX-Trigger"] = json.dumps({"settled": {"refresh": refresh}})
     return response
 
 

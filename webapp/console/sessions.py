@@ -14,7 +14,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 
 from webapp import people
-from webapp.console.here import config, is_public_https, local_path, port
+from webapp.console.here import is_public_https, local_path, port
 from webapp.console.keys import secret_key
 from webapp.console.roles import needs
 from webapp.db import reading
@@ -169,11 +169,9 @@ def set_up(token: str) -> ResponseReturnValue:
     return redirect(url_for("overview.index"), 303)
 
 
-def _set_up_page(token: str, name: str = "", field: str = "", problem: str = "") -> str:
-    home = str(config().home)
+def _set_up_page(token: str, name: str = "", bad: str = "", problem: str = "") -> str:
     return render_template(
-        "sessions/set_up.html", token=token, name=name, field=field, problem=problem, home=home,
-        shortest=people.SHORTEST,
+        "sessions/set_up.html", token=token, name=name, bad=bad, problem=problem, shortest=people.SHORTEST
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ def init_app(app: Flask) -> None:
         duration=times.duration,
         who=words.who,
         size=words.size,
+        number=words.number,
         one_line=words.one_line,
         happened=words.happened,
         shown_state=words.shown_state,

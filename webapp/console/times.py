@@ -43,7 +43,7 @@ def local(micros: int) -> datetime:
 def exact(micros: Optional[int]) -> str:
     """'24 Nov 2026, 04:37:12 UTC'"""
     if micros is None:
-        return "–"
+        return "\N{EN DASH}"
     moment = local(micros)
     return f"{moment.day} {moment:%b %Y, %H:%M:%S} {moment.tzname()}"
 
@@ -57,7 +57,7 @@ def brief(micros: int) -> str:
 def when(micros: Optional[int], mode: str = "ago") -> str:
     """A time element. `mode`: `ago` ('3 min ago', 'in 5 s'), `for` ('3 min', counting on), or `exact`, which stays."""
     if micros is None:
-        return Markup('<span class="muted">–</span>')
+        return Markup('<span class="muted">\N{EN DASH}</span>')
     attribute = Markup("") if mode == "exact" else Markup(' data-when="{}"').format(mode)
     text = exact(micros) if mode == "exact" else brief(micros)
     return _WHEN.format(iso=iso(micros), exact=exact(micros), mode=attribute, text=text)
@@ -70,7 +70,7 @@ def iso(micros: int) -> str:
 def duration(seconds: Optional[float]) -> str:
     """'0.42 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': two units at most."""
     if seconds is None:
-        return "–"
+        return "\N{EN DASH}"
     if seconds < 10:
         return f"{round(seconds, 2):g} s"
     whole = round(seconds)
@@ -82,7 +82,7 @@ def duration(seconds: Optional[float]) -> str:
 def between(start: Optional[int], end: Optional[int]) -> str:
     """How long it took from one time to another."""
     if start is None or end is None:
-        return "–"
+        return "\N{EN DASH}"
     return duration(max(end - start, 0) / clock.SECOND)
 
 

@@ -9,6 +9,7 @@ from webapp.lifecycle import ARROWS
 from webapp.models import Job
 from webapp.story import Happening
 
+NOTHING = "\N{EN DASH}"  # where a table has no value
 STATE_HELP = {
     "scheduled": "not due yet",
     "pending": "due, waiting for a worker",
@@ -88,8 +89,8 @@ def who(actor: Optional[str]) -> str:
     """'person:ana' as 'ana', 'worker:w1' as 'worker w1', 'rule:retention' as 'the rule retention'."""
     kind, _, name = (actor or "").partition(":")
     if not name:
-        return actor or "–"
-    return {"person": name, "worker": f"worker {name}", "rule": f"the rule ‘{name}’"}.get(kind, actor or "–")
+        return actor or NOTHING
+    return {"person": name, "worker": f"worker {name}", "rule": f"the rule {name}"}.get(kind, actor or NOTHING)
 
 
 _HAPPENED = {
@@ -122,7 +123,7 @@ def happened(line: Happening) -> str:
 def size(number: Optional[int]) -> str:
     """Bytes as '512 B', '12.3 KiB', '1.5 MiB'."""
     if number is None:
-        return "–"
+        return NOTHING
     amount = float(number)
     for unit in ("B", "KiB", "MiB"):
         if amount < 1024:
@@ -137,9 +138,17 @@ def plural(number: int, one: str, many: Optional[str] = None) -> str:
 
 
 def one_line(command: str, limit: int = 300) -> str:
-    """A command's first line that says something, cut where a row would not show more."""
-    first = next((line.strip() for line in command.splitlines() if line.strip()), "")
-    return first if len(first) <= limit else first[: limit - 1] + "…"
+    """A command of several lines as one, its ends of lines shown; cut where a row would not show more."""
+    lines = [line.strip() for line in command[: 4 * limit].splitlines() if line.strip()]
+    text = " \N{RETURN SYMBOL} ".join(line.rstrip("\\").rstrip() if line.endswith("\\") else line for line in lines)
+    return text if len(text) <= limit and len(command) <= 4 * limit else text[: limit - 1] + "…"
+
+
+def number(value: Optional[float]) -> str:
+    """'3,600', '0.1', '2.5'"""
+    if value is None:
+        return NOTHING
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
 def shown_state(job: Job) -> str:

@@ -1,0 +1,121 @@
+"""A real console server and a real Chromium: every page that a test opens fails it on a script error or CSP report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+import pytest
+from flask import Flask
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from werkzeug.serving import make_server
+
+from tests.factories import make_user
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DEADLINE = 10_000  # milliseconds that a browser may take for one step
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/browser/" in str(item.path):
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium. A machine without one fails in CI and skips elsewhere."""
+    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    if path is None:
+        message = "no Chromium on this machine: install it (Debian: apt install chromium)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        yield _launch(playwright, path, ["--no-sandbox"] if root else [])
+
+
+def _launch(playwright: Playwright, path: Optional[str], arguments: list[str]) -> Browser:
+    return playwright.chromium.launch(executable_path=path, args=arguments)
+
+
+@pytest.fixture
+def server(console: Flask) -> Iterator[str]:
+    """The address of a console that serves the test's own home."""
+    console.testing = False
+    live = make_server("127.0.0.1", 0, console, threaded=True)
+    thread = threading.Thread(target=live.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{live.server_port}"
+    live.shutdown()
+    thread.join(10)
+
+
+@dataclass
+class Watched:
+    """What a page complained about. `expect` takes one complaint that the test itself provokes."""
+
+    complaints: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def expect(self, part: str) -> None:
+        self.expected.append(part)
+
+    def unexpected(self) -> list[str]:
+        return [one for one in self.complaints if not any(part in one for part in self.expected)]
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    watch = Watched()
+    yield watch
+    assert watch.unexpected() == []
+
+
+@pytest.fixture
+def open_browser(
+    chromium: Browser, server: str, console: Flask, watched: Watched
+) -> Iterator[Callable[..., Page]]:
+    """Open a fresh browser as somebody with a role (None: a stranger); the page's base is the server."""
+    contexts: list[BrowserContext] = []
+
+    def opened(role: Optional[str] = "admin", *, name: Optional[str] = None, **options: Any) -> Page:
+        context = chromium.new_context(base_url=server, **{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(DEADLINE)
+        contexts.append(context)
+        if role is not None:
+            context.add_cookies([session_cookie(console, server, name or f"a-{role}", role)])
+        page = context.new_page()
+        page.on("console", lambda message: _note(watched, message))
+        page.on("pageerror", lambda error: watched.complaints.append(f"page error: {error}"))
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def _note(watched: Watched, message: ConsoleMessage) -> None:
+    if message.type in {"error", "warning"}:
+        watched.complaints.append(f"{message.type}: {message.text}")
+
+
+def session_cookie(console: Flask, server: str, name: str, role: str) -> Any:
+    """The cookie that a log-in would have given; the log-in itself has its own test."""
+    import time
+
+    from webapp.console.sessions import Person
+
+    serializer = console.session_interface.get_signing_serializer(console)  # type: ignore[attr-defined]
+    user = make_user(name, role)
+    value = serializer.dumps({"_user_id": Person(user).get_id(), "since": int(time.time()), "_fresh": True})
+    return {"name": f"queuectl_{server.rsplit(':', 1)[1]}", "value": value, "url": server, "httpOnly": True}
+
+
+@pytest.fixture
+def page(open_browser: Callable[..., Page]) -> Page:
+    """An administrator's browser."""
+    return open_browser("admin")
