@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from time import sleep as pause
 from typing import TYPE_CHECKING, Optional
 
 from webapp import clock, queries, story
@@ -81,7 +81,7 @@ def follow(job_id: str, only: Optional[int]) -> None:
     while True:
         printer = _Printer()
         while not _look(job_id, number, printer, teller, only is not None):
-            time.sleep(LOOK_EVERY)
+            pause(LOOK_EVERY)
         if teller.over:
             return
         number += 1

@@ -86,7 +86,9 @@ def span(seconds: float) -> str:
 
 
 def ago(at: Optional[int], now: int) -> str:
-    return "" if at is None else f"{span((now - at) / clock.SECOND)} ago"
+    if at is None:
+        return ""
+    return f"{span((now - at) / clock.SECOND)} ago" if now - at >= clock.SECOND else "just now"
 
 
 def local_time(at: Optional[int]) -> str:

@@ -1,0 +1,99 @@
+"""`dlq`: list, retry and discard dead letters, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+
+from tests.factories import make_job
+from tests.webapp.commands.conftest import Cli
+from webapp import story
+from webapp.db import reading
+
+
+def states(*ids: str) -> list[str]:
+    with reading() as session:
+        jobs = [story.find(session, id_) for id_ in ids]
+    return ["gone" if job is None else job.state for job in jobs]
+
+
+def test_the_list_has_the_dead_alone_with_their_errors(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1", last_error="exit code 3", command="make report")
+    make_job("failed", id="job2")
+    result = cli("dlq", "list")
+    assert result.code == 0
+    assert len(result.lines) == 2
+    assert result.lines[1].split()[0] == "job1"
+    assert "exit code 3" in result.lines[1]
+    assert [job["id"] for job in cli("dlq", "list", "--json").json] == ["job1"]
+
+
+def test_an_empty_list_is_a_word_for_a_person_and_an_array_for_a_program(app: Flask, cli: Cli) -> None:
+    result = cli("dlq", "list")
+    assert (result.code, result.out, result.err) == (0, "", "No dead letters.\n")
+    assert cli("dlq", "list", "--json").json == []
+
+
+def test_retry_makes_a_dead_letter_pending(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1")
+    result = cli("dlq", "retry", "job1")
+    assert (result.code, result.out, result.err) == (0, "job1: pending\n", "")
+    assert states("job1") == ["pending"]
+
+
+@pytest.mark.parametrize("verb", ["retry", "discard"])
+def test_what_is_no_dead_letter_is_refused_and_left_alone(app: Flask, cli: Cli, verb: str) -> None:
+    make_job("completed", id="done")
+    make_job("dead", id="job1")
+    result = cli("dlq", verb, "done", "job1", "nope")
+    assert result.code == 1
+    assert [line.split(":")[0] for line in result.lines] == ["job1"]
+    assert result.err.splitlines()[0].startswith("done: is completed; only dead letters")
+    assert result.err.splitlines()[1] == "nope: there is no such job."
+    assert states("done") == ["completed"]
+
+
+def test_all_are_retried_at_once(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a")
+    make_job("dead", id="b")
+    make_job("cancelled", id="c")
+    result = cli("dlq", "retry", "--all")
+    assert (result.code, result.err) == (0, "2 dead letters pending again.\n")
+    assert states("a", "b", "c") == ["pending", "pending", "cancelled"]
+
+
+def test_discard_deletes_the_named_without_a_question(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a")
+    assert cli("dlq", "discard", "a").code == 0
+    assert states("a") == ["gone"]
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b""])
+def test_discarding_all_needs_a_yes(app: Flask, cli: Cli, answer: bytes) -> None:
+    make_job("dead", id="a")
+    result = cli("dlq", "discard", "--all", stdin=answer)
+    assert (result.code, result.out) == (1, "")
+    assert "Delete 1 dead letter with their output for good?" in result.err
+    assert states("a") == ["dead"]
+
+
+@pytest.mark.parametrize(("argv", "answer"), [(["--yes"], b""), ([], b"y\n")])
+def test_with_a_yes_all_are_discarded(app: Flask, cli: Cli, argv: list[str], answer: bytes) -> None:
+    make_job("dead", id="a")
+    make_job(id="b")
+    assert cli("dlq", "discard", "--all", *argv, stdin=answer).code == 0
+    assert states("a", "b") == ["gone", "pending"]
+
+
+@pytest.mark.parametrize("argv", [[], ["job1", "--all"]])
+@pytest.mark.parametrize("verb", ["retry", "discard"])
+def test_ids_and_all_exclude_each_other(cli: Cli, verb: str, argv: list[str]) -> None:
+    result = cli("dlq", verb, *argv)
+    assert (result.code, result.out) == (2, "")
+    assert "--all" in result.err
+
+
+def test_nothing_dead_is_no_fault(app: Flask, cli: Cli) -> None:
+    for argv in (["retry", "--all"], ["discard", "--all"]):
+        result = cli("dlq", *argv)
+        assert (result.code, result.err) == (0, "No dead letters.\n")

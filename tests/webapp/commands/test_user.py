@@ -1,0 +1,59 @@
+"""`user`: add, list, passwd; passwords come from a pipe or a prompt, and never from the command line."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+
+from tests.webapp.commands.conftest import Cli
+from webapp import people
+from webapp.db import reading
+
+GOOD = b"correct horse battery\n"
+
+
+def may_log_in(name: str, password: str) -> bool:
+    with reading() as session:
+        return people.authenticate(session, name, password) is not None
+
+
+def test_a_user_is_added_with_a_piped_password_and_listed(app: Flask, cli: Cli) -> None:
+    result = cli("user", "add", "ben", "--role", "viewer", "--password-stdin", stdin=GOOD)
+    assert (result.code, result.out, result.err) == (0, "ben: may log in, as viewer\n", "")
+    assert may_log_in("ben", "correct horse battery")
+    (user,) = cli("user", "list", "--json").json
+    assert (user["name"], user["role"], user["disabled_at"]) == ("ben", "viewer", None)
+    assert set(user) == {"name", "role", "created_at", "disabled_at"}
+    assert cli("user", "list").lines[1].split()[:2] == ["ben", "viewer"]
+
+
+def test_a_new_password_takes_the_place_of_the_old(app: Flask, cli: Cli) -> None:
+    cli("user", "add", "ben", "--password-stdin", stdin=GOOD)
+    assert cli("user", "passwd", "ben", "--password-stdin", stdin=b"another good one\r\n").code == 0
+    assert may_log_in("ben", "another good one")
+    assert not may_log_in("ben", "correct horse battery")
+
+
+@pytest.mark.parametrize(
+    ("argv", "stdin", "words"),
+    [
+        (["add", "ben"], b"short\n", "Error: password: has 5 characters; expected 10 to 1000.\n"),
+        (["add", "b n"], GOOD, "Error: name: 'b n' is not allowed"),
+        (["passwd", "nobody"], GOOD, "Error: name: no such user: 'nobody'.\n"),
+    ],
+)
+def test_what_cannot_be_taken_is_one_line(app: Flask, cli: Cli, argv: list[str], stdin: bytes, words: str) -> None:
+    result = cli("user", *argv, "--password-stdin", stdin=stdin)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(words)
+    assert cli("user", "list", "--json").json == []
+
+
+def test_without_a_terminal_a_password_must_be_piped_on_purpose(cli: Cli) -> None:
+    result = cli("user", "add", "ben", stdin=GOOD)
+    assert (result.code, result.out) == (2, "")
+    assert "--password-stdin" in result.err
+
+
+def test_nobody_is_a_word_for_a_person(app: Flask, cli: Cli) -> None:
+    assert "Nobody may log in yet" in cli("user", "list").err
