@@ -121,6 +121,8 @@ def is_affected(version: tuple[int, ...]) -> bool:
 def sqlite_database(loaded: Config) -> Iterator[Finding]:
     path = loaded.sqlite_path
     with db.read_engine().connect() as connection:
+        # A connection that saw the file before the database was made in it knows only after a read what it has become.
+        connection.exec_driver_sql("SELECT id FROM control")
         journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
     size = path.stat().st_size / 1024**2
     if journal != "wal":

@@ -1,0 +1,48 @@
+"""Where the console listens, who may reach it, and what its log leaves out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from webapp import logs, serving
+from webapp.config import Config, ConfigError
+
+
+def config(public_url: Optional[str] = None) -> Config:
+    return Config(home=Path("/nonexistent"), database_url=None, public_url=public_url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
+def test_this_machine_is_no_exposure(host: str) -> None:
+    serving.check_exposure(host, config(), insecure=False)
+
+
+def test_https_in_front_or_a_word_allows_other_machines() -> None:
+    serving.check_exposure("0.0.0.0", config("https://queue.example.org"), insecure=False)
+    serving.check_exposure("0.0.0.0", config(), insecure=True)
+    with pytest.raises(ConfigError):
+        serving.check_exposure("0.0.0.0", config("http://queue.example.org"), insecure=False)
+
+
+def test_a_bound_socket_tells_its_address_and_the_public_one_goes_first() -> None:
+    with serving.bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        assert serving.address_of(listener, config()) == f"http://127.0.0.1:{port}"
+        assert serving.address_of(listener, config("https://queue.example.org")) == "https://queue.example.org"
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
+            serving.bind("127.0.0.1", port)
+
+
+def test_a_host_that_is_none_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="there is no host 'no such host'"):
+        serving.bind("no such host", 0)
+
+
+def test_the_log_never_carries_a_set_up_token() -> None:
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, "Error handling request %s", ("/setup/s3cr3t-token",), None)
+    assert logs.WithoutSecrets().filter(record)
+    assert record.getMessage() == "Error handling request /setup/…"
