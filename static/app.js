@@ -115,7 +115,7 @@
 
   // --- htmx: ETags, relative times before a morph, errors ---
 
-  let etag = null;
+  let etag = live()?.dataset.etag;
   const isLive = (ctx) => ctx?.sourceElement === live();
 
   document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
