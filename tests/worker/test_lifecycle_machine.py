@@ -1,0 +1,247 @@
+"""Every verb in any order against a model: what the database says must be what a few lines of plain Python say."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from sqlalchemy import select, update
+
+from webapp import clock, create_core, db, jobspec, operations
+from webapp.config import Config
+from webapp.db import reading, writing
+from webapp.models import Attempt, Job, Worker
+from webapp.settings import Settings
+from worker import losses
+from worker.claims import Claim, Claims, Ended
+
+WAIT = 60.0  # seconds of every backoff here
+SETTINGS = Settings()
+
+
+@dataclass
+class Model:
+    """What is known of one job."""
+
+    seq: int
+    id: str
+    priority: int
+    max_retries: int
+    state: str
+    run_at: int
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    lone_losses: int = 0
+    holder: Optional[str] = None
+    token: Optional[str] = None
+    asked: bool = False
+    ended: list[str] = field(default_factory=list)
+
+    def end(self, how: str, state: str, *, run_at: Optional[int] = None) -> None:
+        self.ended.append(how)
+        self.state, self.holder, self.token, self.asked = state, None, None, False
+        if run_at is not None:
+            self.run_at = run_at
+
+
+class Lifecycle(RuleBasedStateMachine):
+    jobs = Bundle("jobs")
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="queuectl-machine-"))
+        self.context = create_core(Config(home=self.folder, database_url=None, public_url=None)).app_context()
+        self.context.push()
+        self.time = clock.now()
+        self.patch = mock.patch.object(clock, "now", side_effect=lambda: self.time)
+        self.patch.start()
+        self.model: dict[str, Model] = {}
+        self.workers: dict[str, Claims] = {}
+        self.connections = [db.worker_connection() for _ in range(2)]
+        self.number = 0
+
+    def teardown(self) -> None:
+        self.patch.stop()
+        for connection in self.connections:
+            connection.close()
+        for engine in db.db.engines.values():
+            engine.dispose()
+        self.context.pop()
+        shutil.rmtree(self.folder)
+
+    # --- the world ---
+
+    @initialize()
+    def two_workers(self) -> None:
+        for place in range(2):
+            self._start(place)
+
+    def _start(self, place: int) -> None:
+        self.number += 1
+        worker_id = f"{place}-{self.number}"
+        with writing() as session:
+            session.add(
+                Worker(
+                    id=worker_id, supervisor_id="s", host="elsewhere", pid=1, boot_id="b", version="0", slots=9,
+                    state="running", wish="run", started_at=self.time, heartbeat=0, seen_at=self.time,
+                    jobs_completed=0, jobs_failed=0,
+                )
+            )  # fmt: skip
+        self.workers[worker_id] = Claims(self.connections[place], worker_id)
+
+    @rule(seconds=st.integers(1, 200))
+    def time_passes(self, seconds: int) -> None:
+        self.time += clock.seconds(seconds)
+
+    # --- people ---
+
+    @rule(
+        target=jobs, priority=st.integers(-2, 2), max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 30, 90])
+    )
+    def enqueue(self, priority: int, max_retries: int, delay: int) -> str:
+        spec = {"command": "true", "priority": priority, "max_retries": max_retries, "delay": delay}
+        [job_id] = operations.enqueue([jobspec.parse(spec)], "person:test")
+        state = "scheduled" if delay else "pending"
+        run_at = self.time + clock.seconds(delay)
+        self.model[job_id] = Model(len(self.model) + 1, job_id, priority, max_retries, state, run_at)
+        return job_id
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: str) -> None:
+        one = self.model.get(job_id)
+        outcome = operations.cancel([job_id], "person:test")
+        if one is not None and one.state in {"scheduled", "pending", "failed"}:
+            one.state = "cancelled"
+            assert outcome.moved == [job_id]
+        elif one is not None and one.state == "processing" and not one.asked:
+            one.asked = True
+            assert outcome.asked == [job_id]
+        else:
+            assert outcome.refused == {job_id: one.state if one else None}
+
+    @rule(job_id=jobs)
+    def requeue(self, job_id: str) -> None:
+        one = self.model.get(job_id)
+        outcome = operations.requeue([job_id], "person:test")
+        if one is not None and one.state in {"dead", "cancelled", "completed"}:
+            one.state, one.run_at, one.failures, one.losses, one.lone_losses = "pending", self.time, 0, 0, 0
+            assert outcome.moved == [job_id]
+        else:
+            assert outcome.refused == {job_id: one.state if one else None}
+
+    @rule(job_id=jobs)
+    def run_now(self, job_id: str) -> None:
+        one = self.model.get(job_id)
+        outcome = operations.run_now([job_id], "person:test")
+        if one is not None and one.state in {"scheduled", "failed"}:
+            one.state, one.run_at = "pending", self.time
+            assert outcome.moved == [job_id]
+        else:
+            assert outcome.refused == {job_id: one.state if one else None}
+
+    @rule(job_id=jobs)
+    def discard(self, job_id: str) -> None:
+        one = self.model.get(job_id)
+        outcome = operations.discard([job_id], "person:test")
+        if one is not None and one.state != "processing":
+            del self.model[job_id]
+            assert outcome.moved == [job_id]
+        else:
+            assert outcome.refused == {job_id: one.state if one else None}
+
+    # --- workers ---
+
+    @rule(target=claims, place=st.integers(0, 1), n=st.integers(1, 3), lone=st.booleans())
+    def claim(self, place: int, n: int, lone: bool) -> Any:
+        worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
+        with self.workers[worker_id] as turn:
+            turn.promote()
+            taken = turn.claim(["default"], n, SETTINGS, lone=lone)
+        for one in self.model.values():
+            if one.state in {"scheduled", "failed"} and one.run_at <= self.time:
+                one.state = "pending"
+        waiting = [one for one in self.model.values() if one.state == "pending" and (one.losses > 0) == lone]
+        expected = sorted(waiting, key=lambda one: (-one.priority, one.run_at, one.seq))[:n]
+        assert [claim.id for claim in taken] == [one.id for one in expected]
+        for one, claim in zip(expected, taken):
+            one.state, one.holder, one.token = "processing", worker_id, claim.token
+            one.attempts += 1
+            assert claim.attempt == one.attempts
+            assert claim.alone == lone
+        return multiple(*((worker_id, claim) for claim in taken))
+
+    @rule(held=claims, kind=st.sampled_from(["completed", "failed", "failed", "released", "cancelled"]))
+    def settle(self, held: tuple[str, Claim], kind: str) -> None:
+        worker_id, claim = held
+        one = self.model.get(claim.id)
+        exit_code = 0 if kind == "completed" else 1
+        ended = Ended(claim, kind, "exit", self.time, self.time, exit_code=exit_code, error=None)
+        with self.workers[worker_id] as turn:
+            state = turn.settle(ended, SETTINGS, WAIT)
+        if one is None or one.token != claim.token:
+            assert state is None
+            return
+        if kind == "completed":
+            one.end(kind, "completed")
+        elif kind == "cancelled" or (kind == "released" and one.asked):
+            one.end(kind, "cancelled")
+        elif kind == "released":
+            one.end(kind, "pending")
+        elif claim.failures >= one.max_retries:
+            one.failures += 1
+            one.end(kind, "dead")
+        elif one.asked:
+            one.end(kind, "cancelled")
+        else:
+            one.failures += 1
+            one.end(kind, "failed", run_at=self.time + clock.seconds(WAIT))
+        assert state == one.state
+
+    @rule(place=st.integers(0, 1))
+    def worker_dies(self, place: int) -> None:
+        worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
+        with writing() as session:
+            session.execute(update(Worker).where(Worker.id == worker_id).values(state="expired", stopped_at=self.time))
+        held = [one for one in self.model.values() if one.holder == worker_id]
+        assert losses.give_back_what_nobody_holds() == len(held)
+        for one in held:
+            one.lone_losses += one.losses > 0
+            one.losses += 1
+            poison = one.lone_losses >= losses.POISON_LIMIT
+            one.end("lost", "cancelled" if one.asked else "dead" if poison else "pending")
+        self._start(place)
+
+    # --- what must always hold ---
+
+    @invariant()
+    def the_database_says_what_the_model_says(self) -> None:
+        with reading() as session:
+            rows = {job.id: job for job in session.scalars(select(Job))}
+            ended = session.execute(
+                select(Job.id, Attempt.state).join(Job, Job.seq == Attempt.job_seq).order_by(Attempt.number)
+            ).all()
+        assert rows.keys() == self.model.keys()
+        for job_id, one in self.model.items():
+            row = rows[job_id]
+            assert (row.state, row.attempts, row.failures, row.losses, row.lone_losses) == (
+                one.state, one.attempts, one.failures, one.losses, one.lone_losses,
+            )  # fmt: skip
+            assert (row.worker_id, row.token, row.cancel_requested_at is not None) == (one.holder, one.token, one.asked)
+            assert row.state not in {"scheduled", "pending", "failed"} or row.run_at == one.run_at
+            assert [attempt.state for attempt in ended if attempt.id == job_id] == one.ended
+            assert len(one.ended) == one.attempts - (one.state == "processing")
+
+
+Lifecycle.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLifecycle = Lifecycle.TestCase
