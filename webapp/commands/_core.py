@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from webapp.models import Job
     from webapp.operations import Outcome
 
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType  # generic since click 8.2, which Python 3.9 does not get
+
 Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 
 
@@ -71,7 +76,7 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
-class Duration(click.ParamType[float]):
+class Duration(_Seconds):
     """Seconds, or a number with a unit: `90`, `1.5h`, `10m`."""
 
     name = "seconds"

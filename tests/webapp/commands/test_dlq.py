@@ -72,7 +72,7 @@ def test_discard_deletes_the_named_without_a_question(app: Flask, cli: Cli) -> N
 def test_discarding_all_needs_a_yes(app: Flask, cli: Cli, answer: bytes) -> None:
     make_job("dead", id="a")
     result = cli("dlq", "discard", "--all", stdin=answer)
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out.strip()) == (1, "")  # click 8.1, of Python 3.9, writes a blank to stdout
     assert "Delete 1 dead letter with their output for good?" in result.err
     assert states("a") == ["dead"]
 

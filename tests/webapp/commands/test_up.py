@@ -84,7 +84,7 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
     processes.run("enqueue", "--command", "echo hello", "--id", "job1")
     eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
     family = psutil.Process(up.process.pid).children(recursive=True)
-    assert len(family) >= 4
+    assert len(family) >= 5
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(30) == 0
     assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
@@ -92,8 +92,9 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
     assert "Traceback" not in processes.errors
 
 
-def test_the_children_have_sessions_of_their_own(up: Running) -> None:
+def test_the_children_have_sessions_of_their_own(up: Running, eventually: Eventually) -> None:
     # Otherwise a terminal's Ctrl-C would end them before `up` can let them finish.
+    eventually(lambda: len(psutil.Process(up.process.pid).children()) == 2)
     sessions = {os.getsid(up.process.pid), *(os.getsid(up.child(name).pid) for name in ("web", "worker"))}
     assert len(sessions) == 3
 
@@ -146,8 +147,9 @@ def test_a_console_that_dies_is_started_again_on_the_same_port(
 
 def test_nothing_outlives_a_killed_parent_for_long(up: Running, eventually: Eventually) -> None:
     eventually(lambda: get(up.address + "/healthz") == 200)
+    # The console and its process; the supervisor, its keeper and its worker.
+    eventually(lambda: len(psutil.Process(up.process.pid).children(recursive=True)) == 5)
     family = psutil.Process(up.process.pid).children(recursive=True)
-    assert len(family) >= 4
     up.process.kill()
     up.process.wait()
     eventually(lambda: not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE])
