@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from webapp import clock
@@ -90,9 +90,8 @@ def count_ahead(session: Session, job: Job) -> Count:
     """How many pending jobs of its queue a worker takes before this pending one."""
     there = (in_state("pending"), Job.queue == job.queue)
     higher = count(session, *there, Job.priority > job.priority)
-    sooner = count(
-        session, *there, Job.priority == job.priority, tuple_(Job.run_at, Job.seq) < tuple_(job.run_at, job.seq)
-    )
+    position, edge = tuple_(Job.run_at, Job.seq), tuple_(literal(job.run_at), literal(job.seq))
+    sooner = count(session, *there, Job.priority == job.priority, position < edge)
     number = higher.number + sooner.number
     return Count(min(number, COUNT_CAP), number > COUNT_CAP or higher.capped or sooner.capped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import re
 import time
 from collections.abc import Iterator
@@ -27,10 +28,21 @@ def console(home: Path) -> Iterator[Flask]:
     """The whole application, its context pushed for the test's own look at the database."""
     app = create_app(Config(home=home, database_url=None, public_url=None))
     app.testing = True
+    app.test_client_class = Client
     with app.app_context():
         yield app
         for engine in db.engines.values():
             engine.dispose()
+
+
+class Client(FlaskClient):
+    """A test client whose requests see nothing of the test's own application context.
+
+    Inside a pushed context Flask shares `g` between all requests, and with it who is signed in.
+    """
+
+    def open(self, *arguments: Any, **options: Any) -> TestResponse:
+        return contextvars.Context().run(super().open, *arguments, **options)
 
 
 class Browser:
@@ -43,11 +55,13 @@ class Browser:
     def get(self, url: str, *, partial: bool = False, **options: Any) -> TestResponse:
         headers = {**(PARTIAL if partial else {}), **options.pop("headers", {})}
         response = self.client.get(url, headers=headers, **options)
-        found = re.search(r'name="csrf_token" value="([^"]+)"', response.get_data(as_text=True))
+        found = re.search(r'name="csrf_token" value="([^"]+)"', response.get_data().decode(errors="replace"))
         self.token = found[1] if found else self.token
         return response
 
-    def post(self, url: str, data: Optional[dict[str, Any]] = None, *, partial: bool = False, **options: Any) -> TestResponse:
+    def post(
+        self, url: str, data: Optional[dict[str, Any]] = None, *, partial: bool = False, **options: Any
+    ) -> TestResponse:
         """POST a form. Without a token seen before, one is fetched."""
         if self.token is None:
             self.get("/account")

@@ -8,57 +8,57 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from webapp.console import (
-    account,
-    acts,
-    config,
-    dead_letters,
-    errors,
-    gate,
-    headers,
-    health,
-    job,
-    jobs,
-    output,
-    overview,
-    queues,
-    sessions,
-    static,
-    submit,
-    templating,
-    workers,
-)
+from webapp.console.account import pages as account_pages
+from webapp.console.acts import pages as acts_pages
+from webapp.console.config import pages as config_pages
+from webapp.console.dead_letters import pages as dead_letters_pages
+from webapp.console.errors import init_app as init_errors
+from webapp.console.gate import check_routes
+from webapp.console.gate import init_app as init_gate
+from webapp.console.headers import init_app as init_headers
+from webapp.console.health import pages as health_pages
+from webapp.console.job import pages as job_pages
+from webapp.console.jobs import pages as jobs_pages
+from webapp.console.output import pages as output_pages
+from webapp.console.overview import pages as overview_pages
+from webapp.console.queues import pages as queues_pages
+from webapp.console.sessions import init_app as init_sessions
+from webapp.console.sessions import pages as sessions_pages
+from webapp.console.static import init_app as init_static
+from webapp.console.submit import pages as submit_pages
+from webapp.console.templating import init_app as init_templating
+from webapp.console.workers import pages as workers_pages
 
 if TYPE_CHECKING:
     from flask import Flask
 
 BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
 PAGES = (
-    account.pages,
-    acts.pages,
-    config.pages,
-    dead_letters.pages,
-    health.pages,
-    job.pages,
-    jobs.pages,
-    output.pages,
-    overview.pages,
-    queues.pages,
-    sessions.pages,
-    submit.pages,
-    workers.pages,
+    account_pages,
+    acts_pages,
+    config_pages,
+    dead_letters_pages,
+    health_pages,
+    job_pages,
+    jobs_pages,
+    output_pages,
+    overview_pages,
+    queues_pages,
+    sessions_pages,
+    submit_pages,
+    workers_pages,
 )
 
 
 def init_app(app: Flask) -> None:
     """Give the application its console. The gate comes first: a request that it refuses reaches nothing else."""
     app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=BODY_LIMIT)
-    headers.init_app(app)
-    sessions.init_app(app)
-    gate.init_app(app)
-    templating.init_app(app)
-    static.init_app(app)
-    errors.init_app(app)
+    init_headers(app)
+    init_sessions(app)
+    init_gate(app)
+    init_templating(app)
+    init_static(app)
+    init_errors(app)
     for pages in PAGES:
         app.register_blueprint(pages)
-    gate.check_routes(app)
+    check_routes(app)

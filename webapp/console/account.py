@@ -20,7 +20,7 @@ CHOICES = {"theme": THEMES, "tick": TICKS, "keys": ("on", "off")}
 def show() -> ResponseReturnValue:
     with reading() as session:
         nav = nav_of(session)
-    return render_template("account/page.html", **{"nav": nav})
+    return render_template("account/page.html", nav=nav)
 
 
 @pages.post("/account")

@@ -1,4 +1,4 @@
-"""What buttons do to jobs: one, those that were ticked, or all that match. Asks first where an act cannot be taken back.
+"""What buttons do to jobs: to one, to those that were ticked, to all that match. Some ask first.
 
 Each act is a POST to a verb. The first answer to one that asks is `_confirm.html`, whose button posts `confirmed`.
 """

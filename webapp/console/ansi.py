@@ -65,7 +65,7 @@ def apply(style: Style, parameters: str) -> Style:
         elif code in _ON:
             style = replace(style, **{_ON[code]: True})
         elif code in _OFF:
-            style = replace(style, **{name: False for name in _OFF[code]})  # type: ignore[arg-type]
+            style = replace(style, **dict.fromkeys(_OFF[code], False))
         elif 30 <= code <= 37 or 90 <= code <= 97:
             style = replace(style, ink=code - 30 if code < 90 else code - 82)
         elif 40 <= code <= 47 or 100 <= code <= 107:
@@ -92,7 +92,7 @@ def _extended(numbers: list[int], position: int) -> tuple[Optional[int], int]:
 
 
 def nearest(red: int, green: int, blue: int) -> int:
-    """The colour of the 6 × 6 × 6 cube or of the grey ramp that is nearest to a true colour."""
+    """The colour of the cube of six levels each or of the grey ramp that is nearest to a true colour."""
     levels = (0, 95, 135, 175, 215, 255)
     cube = [min(range(6), key=lambda index: abs(levels[index] - value)) for value in (red, green, blue)]
     grey = min(max(round(((red + green + blue) / 3 - 8) / 10), 0), 23)

@@ -1,4 +1,4 @@
-"""The settings: all of them, and one with its bounds, consequence and history. Values are read and checked by `settings`."""
+"""The settings: all of them, and one with its bounds, consequence and history. `settings` reads and checks values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters: jobs that no retry will save, newest first, each with its error. Groups of them come to `/dead/<group>`."""
+"""Dead letters: jobs that no retry will save, newest first, each with its error. `/dead/<group>` is kept for groups."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def answer(error: Exception) -> Response:
             return error.get_response()  # type: ignore[return-value]
         ours = error.description if error.description != type(error).description else None
         return explain(error.code, TITLES.get(error.code, error.name), ours or HELP.get(error.code, error.name), error)
-    log.exception("%s %s failed", request.method, request.path)
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
     return explain(500, "Something broke", HELP[500])
 
 

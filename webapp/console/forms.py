@@ -127,4 +127,3 @@ def _seconds(text: str) -> Any:
         return None
     seconds = times.parse_duration(text)
     return text if seconds is None else seconds
-

@@ -27,6 +27,7 @@ WITHOUT_HOST_CHECK = frozenset({"health.alive"})
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
+
 def init_app(app: Flask) -> None:
     app.before_request(guard)
     app.config["WTF_CSRF_TIME_LIMIT"] = None  # a token lives as long as its session

@@ -11,9 +11,7 @@ from webapp.console.here import is_public_https
 if TYPE_CHECKING:
     from flask import Flask
 
-POLICY = "; ".join(
-    ("default-src 'self'", "base-uri 'none'", "form-action 'self'", "object-src 'none'", "frame-ancestors 'none'")
-)
+POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; object-src 'none'; frame-ancestors 'none'"
 ALWAYS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",

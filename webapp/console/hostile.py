@@ -22,7 +22,7 @@ def name_of(match: re.Match[str]) -> str:
         return "\ufffd"
     if code < 0x20:
         return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"‹U+{code:04X}›"
+    return "\u2421" if code == 0x7F else f"\u2039U+{code:04X}\u203a"
 
 
 def visible(text: object) -> str:

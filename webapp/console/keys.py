@@ -19,7 +19,9 @@ def secret_key(path: Path) -> bytes:
         _make(path)
     key = path.read_bytes()
     if len(key) < LENGTH:
-        raise ValueError(f"{path} holds {len(key)} bytes, not a key of {LENGTH}. Delete it; a new one ends all sessions.")
+        raise ValueError(
+            f"{path} holds {len(key)} bytes, not a key of {LENGTH}. Delete it; a new one ends all sessions."
+        )
     if os.name == "posix" and path.stat().st_mode & 0o077:
         path.chmod(0o600)
     return key

@@ -31,7 +31,9 @@ class Nav:
 def nav_of(session: Session) -> Nav:
     lease = settings.load(session).lease
     running = Worker.state == literal_column("'running'")
-    alive = select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
+    alive = (
+        select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
+    )
     paused = select(func.count()).select_from(Queue).where(Queue.paused_at.is_not(None))
     return Nav(
         dead=queries.count(session, in_state("dead")),

@@ -55,10 +55,10 @@ class Person(UserMixin):  # type: ignore[misc]
 class CookieSessions(SecureCookieSessionInterface):
     """Flask's signed cookies under a name of our own: by port, and with the browser's strictest prefix on HTTPS."""
 
-    def get_cookie_name(self, app: Flask) -> str:
+    def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask gives it
         return f"__Host-queuectl_{port()}" if is_public_https() else f"queuectl_{port()}"
 
-    def get_cookie_secure(self, app: Flask) -> bool:
+    def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         return is_public_https()
 
 

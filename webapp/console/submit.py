@@ -1,4 +1,4 @@
-"""Submitting a job: the form, its checks while somebody types, when its retries would fall. `forms.py` reads the fields."""
+"""Submitting a job: the form, its checks while somebody types, when retries would fall. `forms.py` reads the fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times for a reader: absolute, in the zone of the `tz` cookie, else UTC, and always named. `app.js` makes them relative.
+"""Times for a reader: absolute, in the zone of the `tz` cookie, else UTC, and named. `app.js` makes them relative.
 
 The server never writes 'three minutes ago': a fragment would differ each time that it is asked for.
 """

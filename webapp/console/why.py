@@ -44,7 +44,9 @@ def why(session: Session, job: Job, ended: list[Attempt]) -> Why:
 def _pending(session: Session, job: Job) -> Why:
     queue = session.get(Queue, job.queue)
     if queue is not None and queue.paused_at is not None:
-        text = Markup("Its queue {} is paused by {}, {}.").format(job.queue, who(queue.paused_by), when(queue.paused_at))
+        text = Markup("Its queue {} is paused by {}, {}.").format(
+            job.queue, who(queue.paused_by), when(queue.paused_at)
+        )
         return Why(text, "warn", fix=(f"Resume {job.queue}", url_for("queues.resume", name=job.queue)))
     alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
     if not alive:
@@ -60,8 +62,9 @@ def _pending(session: Session, job: Job) -> Why:
     ahead = queries.count_ahead(session, job)
     free = sum(max(view.worker.slots - len(view.jobs), 0) for view in serving if view.worker.wish == "run")
     if ahead.number == 0:
-        text = "It is next in its queue" + ("." if free else "; every worker that serves it is busy.")
-        return Why(Markup("{}").format(text))
+        return Why(
+            Markup("It is next in its queue{}").format("." if free else "; every worker that serves it is busy.")
+        )
     jobs = "1 job" if ahead.number == 1 else f"{ahead} jobs"
     return Why(Markup("{} in {} {} ahead of it.").format(jobs, job.queue, "is" if ahead.number == 1 else "are"))
 

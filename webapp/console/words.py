@@ -33,7 +33,7 @@ EMPTY = {
 
 @dataclass(frozen=True)
 class Verb:
-    """One act on jobs. `path` is its name in a URL, `past` says what was done; `asks` before it acts on a single job."""
+    """One act on jobs. `path` is its name in a URL, `past` says what was done; it `asks` even for a single job."""
 
     name: str
     path: str

@@ -76,9 +76,7 @@ def watched() -> Iterator[Watched]:
 
 
 @pytest.fixture
-def open_browser(
-    chromium: Browser, server: str, console: Flask, watched: Watched
-) -> Iterator[Callable[..., Page]]:
+def open_browser(chromium: Browser, server: str, console: Flask, watched: Watched) -> Iterator[Callable[..., Page]]:
     """Open a fresh browser as somebody with a role (None: a stranger); the page's base is the server."""
     contexts: list[BrowserContext] = []
 

@@ -1,0 +1,74 @@
+"""What axe and a narrow screen find: on every page, in both themes, empty and full."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from tests.factories import make_attempt, make_job, make_queue, make_worker
+from webapp import clock, operations
+from webapp.models import STATES
+
+PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config",
+         "/config/backoff_base", "/submit", "/account", "/login"]  # fmt: skip
+COLOURS = b"".join(
+    b"\x1b[38;5;%dmink %d\x1b[0m \x1b[48;5;%dmground\x1b[0m \x1b[2mfaint\x1b[0m\n" % (n, n, n) for n in range(256)
+)
+
+
+def fill() -> None:
+    make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
+    make_worker(id="w2", wish="quiet")
+    make_worker(id="w3", state="stopped", stopped_at=clock.now())
+    make_queue("mail", paused_by="person:ana")
+    for state in STATES:
+        job = make_job(state, id=state, command="printf 'a very long command %s' " + "x" * 200, last_error="y" * 300)
+        if state in {"failed", "dead", "completed"}:
+            make_attempt(
+                job,
+                1,
+                "completed" if state == "completed" else "failed",
+                output=COLOURS if state == "completed" else b"",
+                error="z" * 300,
+            )
+    operations.set_setting("backoff_base", "3", "person:ana")
+
+
+@pytest.mark.parametrize(
+    ("full", "width", "scheme"),
+    [
+        (True, 1280, "light"),
+        (True, 1280, "dark"),
+        (True, 390, "light"),
+        (True, 390, "dark"),
+        (False, 1280, "light"),
+        (False, 390, "dark"),
+    ],
+)
+def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
+    open_browser: Callable[..., Page], watched: Any, scheme: str, width: int, full: bool
+) -> None:
+    watched.expect("status of 404")
+    if full:
+        fill()
+    page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
+    faults: list[str] = []
+    for url in PAGES + (["/nowhere"] if not full else [f"/job/{state}" for state in STATES]):
+        page.goto(url)
+        for violation in Axe().run(page).response["violations"]:
+            faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]
+        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+            faults.append(f"{url}: wider than {width}")
+    assert faults == []
+
+
+def test_a_theme_that_was_chosen_overrules_the_systems(open_browser: Callable[..., Page]) -> None:
+    page = open_browser("viewer", color_scheme="light")
+    page.goto("/account")
+    page.locator("#theme").select_option("dark")
+    page.get_by_role("button", name="Keep").click()
+    page.goto("/jobs")
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(15, 19, 23)"

@@ -1,0 +1,166 @@
+"""What buttons do to jobs, with and without htmx, alone, ticked and by filter; and what the second to come is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Optional
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.factories import change_job, make_job, make_queue, make_worker
+from webapp import story
+from webapp.db import reading
+from webapp.models import STATES, Event, Job
+
+
+def state_of(job_id: str) -> Optional[str]:
+    with reading() as session:
+        job = story.find(session, job_id)
+        return job.state if job is not None else None
+
+
+def verbs_done() -> list[str]:
+    with reading() as session:
+        return [event.verb for event in session.query(Event).order_by(Event.id)]
+
+
+MAY = {
+    "requeue": ("dead", "cancelled", "completed"),
+    "run-now": ("scheduled", "failed"),
+    "cancel": ("scheduled", "pending", "failed", "processing"),
+    "discard": tuple(state for state in STATES if state != "processing"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("verb", MAY)
+def test_a_verb_moves_what_it_may_and_is_a_409_for_the_rest(operator: Browser, verb: str, state: str) -> None:
+    make_job(state, id="job1")
+    response = operator.post(f"/job/job1/{verb}", {"confirmed": "1"}, partial=True)
+    if state in MAY[verb]:
+        assert response.status_code == 200
+        assert json.loads(response.headers["HX-Trigger"]) == {"settled": {"refresh": True}}
+        assert verbs_done() == ["ask_cancel" if state == "processing" else verb.replace("-", "_")]
+    else:
+        assert response.status_code == 409
+        assert b"Nothing was changed." in response.data
+        assert state_of("job1") == state
+        assert verbs_done() == []
+
+
+def test_a_button_offers_what_the_verb_may_do(operator: Browser) -> None:
+    for state in STATES:
+        make_job(state, id=state)
+        text = operator.get(f"/job/{state}").get_data(as_text=True)
+        offered = set(re.findall(rf'formaction="/job/{state}/([a-z-]+)"', text))
+        assert offered == {verb for verb, states in MAY.items() if state in states}
+
+
+def test_a_plain_form_returns_to_where_it_came_from_with_a_message(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    where = "/jobs?state=dead"
+    response = operator.post("/job/job1/requeue", headers={"Referer": f"http://localhost{where}"})
+    assert (response.status_code, response.headers["Location"]) == (303, where)
+    assert b"job1 is back in its queue." in operator.get(where).data
+    assert b"job1 is back in its queue." not in operator.get(where).data
+    elsewhere = operator.post("/job/job1/cancel", headers={"Referer": "http://evil.example/x"})
+    assert elsewhere.headers["Location"] == "/job/job1"
+
+
+def test_a_plain_form_that_comes_second_gets_a_page_that_says_so(operator: Browser) -> None:
+    make_job("pending", id="job1")
+    response = operator.post("/job/job1/requeue")
+    assert response.status_code == 409
+    assert b"job1 is pending by now" in response.data
+
+
+def test_a_job_that_is_gone_is_a_404(operator: Browser) -> None:
+    assert operator.post("/job/none/requeue").status_code == 404
+    assert operator.get("/job/none").status_code == 404
+    assert operator.post("/job/none/explode").status_code == 404
+
+
+@pytest.mark.parametrize(("verb", "state"), [("discard", "dead"), ("cancel", "processing")])
+def test_what_cannot_be_taken_back_asks_first(operator: Browser, verb: str, state: str) -> None:
+    make_job(state, id="job1")
+    dialog = operator.post(f"/job/job1/{verb}", partial=True)
+    assert json.loads(dialog.headers["HX-Trigger"]) == {"ask": {}}
+    assert b'name="confirmed"' in dialog.data
+    page = operator.post(f"/job/job1/{verb}")
+    assert b"<h1>" in page.data
+    assert b"hx-post" not in page.data.split(b"<main")[1].split(b"</main>")[0]
+    assert verbs_done() == []
+
+
+def test_cancelling_what_waits_does_not_ask(operator: Browser) -> None:
+    make_job("pending", id="job1")
+    assert operator.post("/job/job1/cancel", partial=True).status_code == 200
+    assert state_of("job1") == "cancelled"
+
+
+def test_discarding_from_the_jobs_page_leaves_it(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    response = operator.post("/job/job1/discard", {"confirmed": "1", "at": "job"}, partial=True)
+    assert response.headers["HX-Redirect"] == "/jobs"
+    assert state_of("job1") is None
+
+
+def test_ticked_jobs_are_moved_and_those_that_left_are_counted(operator: Browser) -> None:
+    for name in ("a", "b", "c"):
+        make_job("dead", id=name)
+    change_job("c", state="pending", finished_at=None)
+    asked = operator.post("/jobs/requeue", {"id": ["a", "b", "c"]}, partial=True)
+    assert b"Requeue 3 jobs?" in asked.data
+    response = operator.post("/jobs/requeue", {"id": ["a", "b", "c"], "confirmed": "1"}, partial=True)
+    assert b"Requeued 2 jobs, skipped 1 that somebody else had moved first." in response.data
+    assert response.status_code == 200
+    again = operator.post("/jobs/requeue", {"id": ["a", "b", "c"], "confirmed": "1"}, partial=True)
+    assert again.status_code == 409
+    assert verbs_done() == ["requeue", "requeue"]
+
+
+def test_a_single_ticked_requeue_does_not_ask_and_no_tick_is_a_422(operator: Browser) -> None:
+    make_job("dead", id="a")
+    assert operator.post("/jobs/requeue", partial=True).status_code == 422
+    assert operator.post("/jobs/requeue", {"id": "a"}, partial=True).status_code == 200
+    assert state_of("a") == "pending"
+
+
+def test_all_that_match_are_moved_and_the_others_are_not(operator: Browser) -> None:
+    for number in range(7):
+        make_job("dead", id=f"mail{number}", queue="mail")
+    make_job("dead", id="other")
+    make_job("completed", id="mail-done", queue="mail")
+    form = {"all": "1", "state": "dead", "queue": "mail"}
+    asked = operator.post("/jobs/discard", form, partial=True).get_data(as_text=True)
+    assert "Discard 7 jobs?" in asked
+    assert asked.count("<li>") == 5
+    assert "and 2 more" in asked
+    response = operator.post("/jobs/discard", {**form, "confirmed": "1"}, partial=True)
+    assert b"Discarded 7 jobs." in response.data
+    with reading() as session:
+        assert {job.id for job in session.query(Job)} == {"other", "mail-done"}
+    assert operator.post("/jobs/discard", form, partial=True).status_code == 409
+
+
+def test_an_unknown_state_in_a_form_is_refused(operator: Browser) -> None:
+    assert operator.post("/jobs/discard", {"all": "1", "state": "gone"}).status_code == 400
+
+
+def test_a_queue_is_paused_once(operator: Browser) -> None:
+    make_queue("mail")
+    assert operator.post("/queue/mail/pause", partial=True).status_code == 200
+    assert operator.post("/queue/mail/pause", partial=True).status_code == 409
+    assert operator.post("/queue/mail/resume").headers["Location"] == "/queues"
+    assert operator.post("/queue/none/pause").status_code == 404
+
+
+def test_a_worker_is_asked_and_one_that_has_ended_is_a_409(admin: Browser) -> None:
+    make_worker(id="w1")
+    make_worker(id="w2", state="stopped", stopped_at=1)
+    assert admin.post("/worker/w1/stop", partial=True).status_code == 200
+    assert admin.post("/worker/w2/stop", partial=True).status_code == 409
+    assert admin.post("/worker/none/stop", partial=True).status_code == 404
+    assert admin.post("/worker/w1/explode", partial=True).status_code == 404

@@ -1,0 +1,297 @@
+"""Nobody gets to anything, but for what the gate says: by route, method and role, and by where a request comes from."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from flask import Flask
+
+from tests.console.conftest import COOKIE, PARTIAL, Browser
+from tests.factories import make_job, make_queue, make_worker
+from webapp import create_app, people, story
+from webapp.config import Config
+from webapp.console.gate import PUBLIC, SAFE, check_routes
+from webapp.console.here import local_path
+from webapp.console.keys import secret_key
+from webapp.db import reading
+
+FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
+          "wish": "quiet", "token": "none", "filename": "app.css"}  # fmt: skip
+OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume"}
+ADMINS = {"config.change", "config.check", "workers.wish_of"}
+
+
+def routes(app: Flask) -> list[tuple[str, str, str]]:
+    """Every endpoint, with each of its methods and a URL that reaches it."""
+    found = []
+    for rule in app.url_map.iter_rules():
+        url = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
+        found += [(rule.endpoint, method, url) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
+    return found
+
+
+def test_a_stranger_reaches_the_public_routes_and_nothing_else(console: Flask, stranger: Browser) -> None:
+    make_job("dead", id="job1")
+    stranger.get("/login")
+    for endpoint, method, url in routes(console):
+        response = stranger.client.open(url, method=method, data={"csrf_token": stranger.token})
+        if endpoint in PUBLIC:
+            assert response.status_code in {200, 404, 422}, (method, url)
+        elif method in SAFE:
+            assert response.status_code == 303, (method, url)
+            assert response.headers["Location"].startswith("/login"), (method, url)
+        else:
+            assert response.status_code == 401, (method, url)
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
+def test_a_role_may_do_what_it_says_and_no_more(console: Flask, sign_in: Callable[[str], Browser], role: str) -> None:
+    make_job("dead", id="job1")
+    make_worker(id="w1")
+    browser = sign_in(role)
+    browser.get("/account")
+    for endpoint, method, url in routes(console):
+        if endpoint == "sessions.log_out":
+            continue
+        needed = "admin" if endpoint in ADMINS else "operator" if endpoint in OPERATORS else "viewer"
+        allowed = people.ROLES.index(role) >= people.ROLES.index(needed)
+        response = browser.client.open(url, method=method, data={"csrf_token": browser.token})
+        assert (response.status_code != 403) is allowed, (method, url, response.status_code)
+
+
+def test_what_a_role_may_not_do_is_not_shown_to_it(viewer: Browser) -> None:
+    make_job("dead", id="job1")
+    make_worker(id="w1")
+    make_queue("mail")
+    for url in ("/", "/jobs", "/dead", "/job/job1", "/workers", "/queues", "/config/max_retries"):
+        text = viewer.get(url).get_data(as_text=True)
+        assert re.findall(r'formaction="([^"]*)"', text) == ["/logout"], url
+        assert 'type="checkbox" form="bulk"' not in text, url
+        assert 'href="/submit' not in text, url
+
+
+def test_a_route_that_writes_for_nobody_in_particular_stops_the_start(console: Flask) -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/open", "open", lambda: "", methods=["POST"])
+    with pytest.raises(RuntimeError, match="open takes POST but names no role"):
+        check_routes(app)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.", "[::2]", "a b", "[::1"])
+def test_another_host_is_refused_by_name_of_the_setting(stranger: Browser, host: str) -> None:
+    response = stranger.client.get("/login", headers={"Host": host})
+    allowed = host == "localhost."
+    assert (response.status_code == 400) is not allowed
+    if not allowed:
+        assert b"QUEUECTL_PUBLIC_URL" in response.data
+        assert response.mimetype == "text/plain"
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:9", "LOCALHOST:1"])
+def test_this_host_is_served_on_any_port(stranger: Browser, host: str) -> None:
+    assert stranger.client.get("/login", headers={"Host": host}).status_code == 200
+
+
+def test_health_answers_under_any_host_and_readiness_does_not(stranger: Browser) -> None:
+    assert stranger.client.get("/healthz", headers={"Host": "10.0.0.7"}).data == b"ok\n"
+    assert stranger.client.get("/readyz").data == b"ok\n"
+    assert stranger.client.get("/readyz", headers={"Host": "10.0.0.7"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:9999"},
+    ],
+)
+def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browser, headers: dict[str, str]) -> None:
+    make_job("dead", id="job1")
+    assert operator.post("/job/job1/requeue", headers=headers).status_code == 403
+    assert state_of("job1") == "dead"
+
+
+def test_a_write_without_a_token_or_with_another_ones_is_refused(sign_in: Callable[[str], Browser]) -> None:
+    make_job("dead", id="job1")
+    first = sign_in("operator")
+    first.token = "made up"
+    assert first.post("/job/job1/requeue").status_code == 400
+    other = sign_in("admin")
+    other.get("/account")
+    first.token = other.token
+    assert first.post("/job/job1/requeue").status_code == 400
+    assert state_of("job1") == "dead"
+
+
+def state_of(job_id: str) -> str:
+    with reading() as session:
+        job = story.find(session, job_id)
+        assert job is not None
+        return job.state
+
+
+@pytest.mark.parametrize("url", ["/login", "/", "/nowhere", "/static/app.css", "/static/none.css", "/healthz"])
+def test_every_answer_carries_the_headers(stranger: Browser, url: str) -> None:
+    headers = stranger.client.get(url).headers
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    if "/static/" not in url:
+        assert headers["Cache-Control"] == "no-store"
+
+
+def test_no_page_has_a_style_or_a_script_of_its_own() -> None:
+    for path in Path(__file__, "../../../templates").resolve().rglob("*.html"):
+        text = path.read_text()
+        assert not re.search(r'\sstyle=|<style|<script(?! src=)|\son\w+="|hx-on|javascript:|\|safe', text), path
+
+
+def test_the_cookie_is_kept_from_scripts_and_named_by_port(stranger: Browser) -> None:
+    cookie = stranger.client.get("/login", base_url="http://localhost:8123").headers["Set-Cookie"]
+    assert cookie.startswith("queuectl_8123=")
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    assert "Secure" not in cookie
+
+
+def test_behind_https_the_cookie_is_secure_and_bound_to_its_host(home: Path) -> None:
+    app = create_app(Config(home=home, database_url=None, public_url="https://queue.example.org"))
+    response = app.test_client().get("/login", headers={"Host": "queue.example.org"})
+    cookie = response.headers["Set-Cookie"]
+    assert cookie.startswith("__Host-queuectl_443=")
+    assert "; Secure" in cookie
+    assert "max-age" in response.headers["Strict-Transport-Security"]
+
+
+def test_a_session_ends_with_its_key_and_a_poll_does_not_prolong_it(operator: Browser) -> None:
+    response = operator.get("/jobs", partial=True)
+    assert "Set-Cookie" not in response.headers
+    people.set_password("the-operator", "a new and longer secret", "rule:test")
+    assert operator.get("/jobs", partial=True).status_code == 401
+    assert operator.get("/jobs").headers["Location"] == "/login?next=/jobs"
+
+
+def test_a_session_ends_after_a_fortnight(operator: Browser) -> None:
+    with operator.client.session_transaction() as session:
+        session["since"] -= 14 * 86400 + 1
+    assert operator.get("/jobs").status_code == 303
+
+
+def test_log_out_ends_the_session_and_clears_what_the_browser_keeps(operator: Browser) -> None:
+    response = operator.post("/logout")
+    assert response.headers["Clear-Site-Data"] == '"cache", "storage"'
+    assert f"{COOKIE}=;" in response.headers["Set-Cookie"]
+    assert operator.get("/jobs").status_code == 303
+
+
+def test_log_in_answers_the_same_for_a_wrong_name_and_a_wrong_password(stranger: Browser) -> None:
+    people.add("ana", "a long enough secret", "viewer", "rule:test")
+    stranger.get("/login")
+    answers = [stranger.post("/login", {"name": name, "password": "wrong wrong wrong"}) for name in ("ana", "nobody")]
+    texts = [
+        re.sub(r'(name="csrf_token"|id="name" name="name") value="[^"]*"', r"\1", a.get_data(as_text=True))
+        for a in answers
+    ]
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert texts[0] == texts[1]
+
+
+def test_log_in_makes_a_fresh_session_and_leads_to_a_local_page(stranger: Browser) -> None:
+    people.add("ana", "a long enough secret", "viewer", "rule:test")
+    stranger.get("/login")
+    old = stranger.token
+    response = stranger.post("/login", {"name": "ana", "password": "a long enough secret", "next": "//evil.example"})
+    assert response.headers["Location"] == "/"
+    stranger.get("/account")
+    assert stranger.token != old
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//evil.example", "/\\evil.example", "https://evil.example", "/\t/evil.example", "\\/x", "javascript:x",
+     "/a\nb", "", "jobs", "/a\\b"],
+)  # fmt: skip
+def test_no_way_leads_out(target: str) -> None:
+    assert local_path(target, "/home") == "/home"
+
+
+@pytest.mark.parametrize("target", ["/", "/jobs?state=dead&q=a%20b", "/job/a:b"])
+def test_a_local_path_is_kept(target: str) -> None:
+    assert local_path(target, "/home") == target
+
+
+def test_the_set_up_link_is_used_up_by_a_post_only(stranger: Browser) -> None:
+    token = people.new_setup_link()
+    for _ in range(2):
+        assert stranger.get(f"/setup/{token}").status_code == 200
+    assert stranger.get("/setup/another").status_code == 404
+    form = {"name": "ana", "password": "a long enough secret", "again": "a long enough secret"}
+    assert stranger.post(f"/setup/{token}", {**form, "again": "another"}).status_code == 422
+    assert stranger.post(f"/setup/{token}", form).status_code == 303
+    assert stranger.get("/config").status_code == 200
+    assert stranger.get(f"/setup/{token}").status_code == 404
+
+
+def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secret.key"
+    key = secret_key(path)
+    assert len(key) == 32
+    assert secret_key(path) == key
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_signed_out_fragment_is_told_with_a_toast_and_no_redirect(stranger: Browser) -> None:
+    response = stranger.client.get("/jobs", headers=PARTIAL)
+    assert response.status_code == 401
+    assert b'href="/login"' in response.data
+
+
+def test_a_body_beyond_the_limit_is_a_413_and_a_wrong_method_a_405(operator: Browser) -> None:
+    assert operator.post("/submit", {"command": "x" * 1_100_000}).status_code == 413
+    response = operator.client.get("/logout")
+    assert response.status_code == 405
+    assert "POST" in response.headers["Allow"]
+
+
+def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    from webapp import operations
+    from webapp.db import Busy
+
+    def busy(*_: object) -> None:
+        raise Busy("the database is busy")
+
+    make_job("dead", id="job1")
+    monkeypatch.setitem(acts_operations(), "requeue", busy)
+    response = operator.post("/job/job1/requeue")
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert operations.requeue is not busy
+
+
+def acts_operations() -> dict[str, object]:
+    from webapp.console import acts
+
+    return acts._OPERATION  # type: ignore[return-value]
+
+
+def test_what_breaks_is_logged_and_shows_nothing_of_itself(
+    console: Flask, operator: Browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret detail")
+
+    console.testing = False
+    make_job("dead", id="job1")
+    monkeypatch.setitem(acts_operations(), "requeue", broken)
+    response = operator.post("/job/job1/requeue")
+    assert response.status_code == 500
+    assert b"a secret detail" not in response.data
+    assert "a secret detail" in caplog.text

@@ -1,0 +1,106 @@
+"""The lists: what a tab shows, what the filter keeps, where the pages lead; why a job waits."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.factories import make_job, make_queue, make_worker
+from webapp import clock
+
+
+def ids(browser: Browser, url: str) -> list[str]:
+    return re.findall(r'<span class="id">([^<]+)</span>', browser.get(url).get_data(as_text=True).split("<main")[1])
+
+
+def test_pages_lead_through_all_jobs_and_back_without_a_gap(operator: Browser) -> None:
+    for number in range(120):
+        make_job("completed", id=f"job{number:03}", finished_at=clock.now() + number)
+    wanted = [f"job{number:03}" for number in reversed(range(120))]
+    url, seen, pages = "/jobs?state=completed", [], []
+    while url:
+        pages.append(ids(operator, url))
+        seen += pages[-1]
+        text = operator.get(url).get_data(as_text=True)
+        older = re.search(r'rel="next" href="([^"]+)"', text)
+        newer = re.search(r'rel="prev" href="([^"]+)"', text)
+        if len(pages) > 1:
+            assert newer is not None
+            assert ids(operator, newer[1].replace("&amp;", "&")) == pages[-2]
+        url = older[1].replace("&amp;", "&") if older else ""
+    assert seen == wanted
+    assert [len(page) for page in pages] == [50, 50, 20]
+
+
+def test_the_search_finds_ids_and_commands_and_stays_in_the_links(operator: Browser) -> None:
+    make_job("dead", id="alpha", command="true")
+    make_job("dead", id="beta", command="echo ALPHA", queue="mail")
+    make_job("dead", id="gamma", command="true")
+    assert ids(operator, "/jobs?q=alpha") == ["beta", "alpha"]
+    assert ids(operator, "/jobs?q=alpha&queue=mail") == ["beta"]
+    text = operator.get("/jobs?q=alpha&queue=mail").get_data(as_text=True)
+    assert 'href="/jobs?state=dead&amp;queue=mail&amp;q=alpha"' in text
+    assert b"Nothing matches" in operator.get("/jobs?q=nothing").data
+
+
+@pytest.mark.parametrize("url", ["/jobs?state=gone", "/jobs?after=x", "/jobs?after=1,2,3", "/dead?before=9e9"])
+def test_an_address_that_makes_no_sense_is_told_so(operator: Browser, url: str) -> None:
+    assert operator.get(url).status_code in {400, 404}
+
+
+def why(browser: Browser, job_id: str) -> str:
+    text = browser.get(f"/job/{job_id}").get_data(as_text=True)
+    found = re.search(r'<div class="why-box.*?<p>(.*?)</p>', text, re.DOTALL)
+    assert found is not None
+    return re.sub(r"<[^>]+>", "", found[1])
+
+
+def test_a_pending_job_says_what_it_waits_for(operator: Browser) -> None:
+    make_job("pending", id="job1", queue="mail")
+    assert "No worker is running" in why(operator, "job1")
+    make_worker(id="w1", queues='["other"]', slots=2)
+    assert "1 worker runs, but none serves the queue mail" in why(operator, "job1")
+    make_worker(id="w2", wish="quiet", queues='["mail"]')
+    assert "Every worker that serves mail is quiet" in why(operator, "job1")
+    make_worker(id="w3")
+    assert why(operator, "job1") == "It is next in its queue."
+    make_job("pending", id="urgent", queue="mail", priority=5)
+    make_job("pending", id="older", queue="mail", run_at=clock.now() - clock.seconds(60))
+    make_job("pending", id="later", queue="mail", run_at=clock.now() + 1)
+    assert why(operator, "job1") == "2 jobs in mail are ahead of it."
+    make_queue("mail", paused_by="person:ana")
+    assert "Its queue mail is paused by ana" in why(operator, "job1")
+    assert b'formaction="/queue/mail/resume"' in operator.get("/job/job1").data
+
+
+def test_a_failed_job_says_when_it_runs_again_and_what_then(operator: Browser) -> None:
+    make_job("failed", id="first", failures=1, max_retries=2)
+    make_job("failed", id="last", failures=2, max_retries=2)
+    assert "Attempt 1 of 3 failed; it runs again" in why(operator, "first")
+    assert "After that, 1 retry is left." in why(operator, "first")
+    assert "After that, it is a dead letter." in why(operator, "last")
+
+
+def test_times_are_written_in_the_readers_zone_and_named(operator: Browser) -> None:
+    at = clock.parse_iso("2026-07-01T12:00:00Z")
+    make_job("pending", id="job1", created_at=at)
+    operator.client.set_cookie("tz", "Europe/Berlin")
+    assert b"1 Jul 2026, 14:00:00 CEST" in operator.get("/job/job1").data
+    for nonsense in ("../../etc/passwd", "Europe", "x" * 500):
+        operator.client.set_cookie("tz", nonsense)
+        assert b"1 Jul 2026, 12:00:00 UTC" in operator.get("/job/job1").data
+
+
+def test_what_is_shown_as_text_stays_text(operator: Browser) -> None:
+    hostile = "<img src=x onerror=alert(1)>\u202egpj.exe\x1b[31m{{ 7*7 }}' hx-get=/x \""
+    make_job("dead", id="job1", command=hostile, last_error=hostile, cwd="/" + hostile, env='{"A": "<b>"}')
+    for url in ("/", "/jobs", "/dead", "/job/job1", "/submit?from=job1"):
+        text = operator.get(url).get_data(as_text=True)
+        assert "<img src=x" not in text
+        assert "{{ 7*7 }}" in text
+        if "submit" not in url:
+            assert "\u202e" not in text
+            assert "\u2039U+202E\u203a" in text
+            assert "\u241b[31m" in text
