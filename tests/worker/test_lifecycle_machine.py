@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 from unittest import mock
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select, update
 
 from webapp import clock, create_core, db, jobspec, operations
@@ -24,6 +24,7 @@ from worker.claims import Claim, Claims, Ended
 
 WAIT = 60.0  # seconds of every backoff here
 SETTINGS = Settings()
+_ENDS = st.sampled_from(["completed", "failed", "failed", "released", "cancelled"])
 
 
 @dataclass
@@ -54,7 +55,6 @@ class Model:
 
 class Lifecycle(RuleBasedStateMachine):
     jobs = Bundle("jobs")
-    claims = Bundle("claims")
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +68,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.workers: dict[str, Claims] = {}
         self.connections = [db.worker_connection() for _ in range(2)]
         self.number = 0
+        self.submitted = 0
+        self.taken: list[tuple[str, Claim]] = []
 
     def teardown(self) -> None:
         self.patch.stop()
@@ -108,15 +110,25 @@ class Lifecycle(RuleBasedStateMachine):
         target=jobs, priority=st.integers(-2, 2), max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 30, 90])
     )
     def enqueue(self, priority: int, max_retries: int, delay: int) -> str:
-        spec = {"command": "true", "priority": priority, "max_retries": max_retries, "delay": delay}
+        self.submitted += 1
+        spec = {
+            "id": f"job{self.submitted}",
+            "command": "true",
+            "priority": priority,
+            "max_retries": max_retries,
+            "delay": delay,
+        }
         [job_id] = operations.enqueue([jobspec.parse(spec)], "person:test")
         state = "scheduled" if delay else "pending"
         run_at = self.time + clock.seconds(delay)
-        self.model[job_id] = Model(len(self.model) + 1, job_id, priority, max_retries, state, run_at)
+        self.model[job_id] = Model(self.submitted, job_id, priority, max_retries, state, run_at)
         return job_id
 
     @rule(job_id=jobs)
     def cancel(self, job_id: str) -> None:
+        self.cancel_job(job_id)
+
+    def cancel_job(self, job_id: str) -> None:
         one = self.model.get(job_id)
         outcome = operations.cancel([job_id], "person:test")
         if one is not None and one.state in {"scheduled", "pending", "failed"}:
@@ -127,6 +139,12 @@ class Lifecycle(RuleBasedStateMachine):
             assert outcome.asked == [job_id]
         else:
             assert outcome.refused == {job_id: one.state if one else None}
+
+    @precondition(lambda self: self.running())
+    @rule(pick=st.integers(0, 8))
+    def cancel_what_runs(self, pick: int) -> None:
+        running = self.running()
+        self.cancel_job(running[pick % len(running)][1].id)
 
     @rule(job_id=jobs)
     def requeue(self, job_id: str) -> None:
@@ -160,8 +178,8 @@ class Lifecycle(RuleBasedStateMachine):
 
     # --- workers ---
 
-    @rule(target=claims, place=st.integers(0, 1), n=st.integers(1, 3), lone=st.booleans())
-    def claim(self, place: int, n: int, lone: bool) -> Any:
+    @rule(place=st.integers(0, 1), n=st.integers(1, 3), lone=st.booleans())
+    def claim(self, place: int, n: int, lone: bool) -> None:
         worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
         with self.workers[worker_id] as turn:
             turn.promote()
@@ -177,9 +195,24 @@ class Lifecycle(RuleBasedStateMachine):
             one.attempts += 1
             assert claim.attempt == one.attempts
             assert claim.alone == lone
-        return multiple(*((worker_id, claim) for claim in taken))
+            self.taken.append((worker_id, claim))
 
-    @rule(held=claims, kind=st.sampled_from(["completed", "failed", "failed", "released", "cancelled"]))
+    def running(self) -> list[tuple[str, Claim]]:
+        """The claims that still are their workers'."""
+        tokens = {one.token for one in self.model.values()}
+        return [held for held in self.taken if held[1].token in tokens]
+
+    @precondition(lambda self: self.running())
+    @rule(pick=st.integers(0, 8), kind=_ENDS)
+    def settle_what_runs(self, pick: int, kind: str) -> None:
+        running = self.running()
+        self.settle(running[pick % len(running)], kind)
+
+    @precondition(lambda self: self.taken)
+    @rule(pick=st.integers(0, 99), kind=_ENDS)
+    def settle_any_claim_old_or_new(self, pick: int, kind: str) -> None:
+        self.settle(self.taken[pick % len(self.taken)], kind)
+
     def settle(self, held: tuple[str, Claim], kind: str) -> None:
         worker_id, claim = held
         one = self.model.get(claim.id)
@@ -242,6 +275,6 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 Lifecycle.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestLifecycle = Lifecycle.TestCase
