@@ -165,11 +165,11 @@ class Dispatcher(threading.Thread):
                 if one.claim.token in self._stored:
                     turn.drop_output(one.claim)
             self._store_live(turn, stored)
+            if look.next_due is not None and look.next_due <= turn.now:
+                turn.promote()  # also while all slots are busy: what is due is pending, whoever may take it
             leaving = {one.claim.token for one in ended}
             free = self._free(leaving)
             if free > 0:
-                if look.next_due is not None and look.next_due <= turn.now:
-                    turn.promote()
                 claimed += self._claim(turn, free, look.lone_waiting, holding=bool(self._held.keys() - leaving))
                 drained = self._drain and not claimed and not turn.anything_left(self._queues)
         self._next_due = look.next_due if look.next_due is None or look.next_due > turn.now else turn.now

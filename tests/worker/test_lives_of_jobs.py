@@ -210,3 +210,12 @@ def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: P
     job = queue.reaches(job_id, "completed")
     assert (job.attempts, job.failures) == (2, 0)
     assert queue.verbs(job_id) == ["requeue"]
+
+
+def test_what_is_due_is_pending_even_while_every_worker_is_busy(
+    queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    fleet()
+    queue.enqueue(f"touch {tmp_path}/here; sleep 300")
+    eventually((tmp_path / "here").exists)
+    queue.reaches(queue.enqueue("true", delay=0.5), "pending")
