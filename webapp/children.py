@@ -186,8 +186,8 @@ def _signals() -> Iterator[tuple[list[int], Callable[[float], None]]]:
     received: list[int] = []
     names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # Under nohup a hang-up is ignored, and stays so.
-    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    # Under nohup a hang-up is ignored, and stays so. A script's `up &` ignores INT, but whoever sends one means it.
+    numbers = [number for number in numbers if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
     if WINDOWS:  # whose select takes sockets only
         try:
