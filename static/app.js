@@ -144,6 +144,13 @@
     else if (ctx) toast("The console did not answer. Is it running?");
   });
 
+  function focusHeading() {
+    const heading = $("h1");
+    if (!heading) return;
+    heading.tabIndex = -1;
+    heading.focus();
+  }
+
   let focused = null;     // what had the focus before a refresh, and where it stood
 
   document.addEventListener("htmx:before:swap", ({ detail: { tasks } }) => {
@@ -157,10 +164,9 @@
     if (focused && !focused.row.isConnected) {
       const rows = $$("#live tbody tr");
       const next = rows[Math.min(focused.index - 1, rows.length - 1)];
-      const heading = $("h1");
       const target = next && $$("a, button, input", next)[focused.control];
-      if (!target && heading) heading.tabIndex = -1;
-      (target || heading)?.focus({ preventScroll: Boolean(target) });
+      if (target) target.focus({ preventScroll: true });
+      else focusHeading();
     }
     focused = null;
     showTicked();
@@ -202,6 +208,7 @@
     $("#dialog")?.close();
     if (detail.refresh) setTimeout(tick);  // once htmx has let go of the region that the button held
     for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
+    if ($("#bulk")?.contains(document.activeElement)) focusHeading();  // the bar goes, and the focus must not go with it
     showTicked();
   });
 

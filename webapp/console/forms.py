@@ -64,6 +64,7 @@ class SubmitForm:
         except SpecError as error:
             for one in error.errors:
                 form.errors.setdefault(one.field, one.message[:1].upper() + one.message[1:])
+        form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # as they stand on the page
         if not form.errors:
             form.spec = spec
         return form

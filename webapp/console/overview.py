@@ -17,7 +17,7 @@ from webapp.filters import JobFilter
 
 pages = Blueprint("overview", __name__)
 
-START_COMMAND = "python3 manage.py worker start --count 2"
+START_COMMAND = "python3 manage.py worker start"
 LATELY = 3600  # seconds
 
 

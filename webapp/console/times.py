@@ -68,9 +68,11 @@ def iso(micros: int) -> str:
 
 
 def duration(seconds: Optional[float]) -> str:
-    """'0.42 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': two units at most."""
+    """'42 ms', '1.5 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': two units at most."""
     if seconds is None:
         return "\N{EN DASH}"
+    if 0 < seconds < 0.9995:
+        return f"{round(seconds * 1000)} ms"
     if seconds < 10:
         return f"{round(seconds, 2):g} s"
     whole = round(seconds)
