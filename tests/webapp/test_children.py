@@ -71,6 +71,22 @@ def test_a_signal_drains_the_children(scene: Scene, eventually: Callable[..., An
     assert {one: signal.getsignal(one) for one in handlers} == handlers
 
 
+def test_a_child_of_a_shells_background_heeds_sigint_and_one_of_nohup_ignores_a_hang_up(
+    scene: Scene, eventually: Callable[..., Any]
+) -> None:
+    before = {one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        child = scene.child(LOOP)
+        thread = scene.signal_when(lambda: scene.starts == 1, eventually, signal.SIGHUP, signal.SIGINT)
+        scene.run(child)
+        thread.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (child.process and child.process.returncode, scene.drained) == (-signal.SIGTERM, 1)
+    assert scene.said == []  # the hang-up was not the first of two signals
+
+
 def test_a_child_that_ended_with_0_is_left_in_peace_and_all_ended_is_the_end(scene: Scene) -> None:
     scene.run(scene.child("sys.exit(0)"))
     assert (scene.starts, scene.drained) == (1, 0)
