@@ -184,7 +184,6 @@ def _drain(
 def _signals() -> Iterator[tuple[list[int], Callable[[float], None]]]:
     """The stop signals that came so far, and a wait that ends early when one comes or a child ends."""
     received: list[int] = []
-    hang_up = getattr(signal, "SIGHUP", None)
     names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # Under nohup a hang-up is ignored, and stays so. A script's `up &` ignores INT, but whoever sends one means it.
