@@ -30,13 +30,14 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
-from webapp.config import Config, ensure_home
+from webapp.config import Config, ConfigError, ensure_home
 
 try:
     import fcntl
 except ImportError:  # Windows: SQLite's own busy handler has to do
     fcntl = None  # type: ignore[assignment]
 
+_HAS_FLOCK: bool = fcntl is not None
 BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
 
 
@@ -87,7 +88,7 @@ class WriteLock:
 
     def __init__(self, path: Optional[Path]) -> None:
         """`path` None makes a lock that is always free: PostgreSQL needs none, Windows has no flock."""
-        self._path = path if fcntl is not None else None
+        self._path = path if _HAS_FLOCK else None
         self._thread_lock = threading.Lock()
         self._descriptor = -1
         if self._path is not None and hasattr(os, "register_at_fork"):
@@ -178,10 +179,50 @@ def init_app(app: Flask, config: Config) -> None:
     app.config["SQLALCHEMY_BINDS"] = {"read": {"url": url, **options}, "worker": {"url": url, **options}}
     db.init_app(app)
     app.extensions["queuectl_write_lock"] = WriteLock(config.lock_path if config.is_sqlite else None)
+    if config.is_sqlite and _HAS_FLOCK:
+        app.extensions["queuectl_use"] = _share_use(config)
     prepare = _prepare_sqlite if config.is_sqlite else _prepare_postgresql
     with app.app_context():
         for role, engine in db.engines.items():
             prepare(engine, role or "write")
+
+
+@contextmanager
+def hold_alone(config: Config) -> Iterator[bool]:
+    """Be the only process of this SQLite queue for as long as the block lasts; False where others are there.
+
+    Every process that has called `init_app` shares the lock that this takes for itself.
+    """
+    if not _HAS_FLOCK:
+        yield True  # Windows lets nobody rename a file that is open, which answers the question in its own way
+        return
+    descriptor = _open_use(config)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _share_use(config: Config) -> int:
+    """Say that this process, and what it forks, uses the database, until it ends. Raises ConfigError."""
+    descriptor = _open_use(config)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError("the database is being restored from a backup. Try again in a moment.") from None
+    return descriptor
+
+
+def _open_use(config: Config) -> int:
+    path = config.lock_path.with_name("queue.use")
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot open {path}: {error.strerror}.") from None
 
 
 def write_engine() -> Engine:
@@ -324,6 +365,8 @@ def _prepare_sqlite(engine: Engine, role: str) -> None:
     pragmas.append("synchronous=NORMAL" if role == "worker" else "synchronous=FULL")
     if role == "read":
         pragmas.append("query_only=ON")
+    else:
+        pragmas.append("journal_mode=WAL")  # as the file says already, unless it is a copy that somebody put here
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:

@@ -1,6 +1,8 @@
-"""`db`: bring the database up to date, or check it. Every other command upgrades it, too; this one says so."""
+"""`db`: bring the database up to date, check it, copy it, put a copy back (`webapp/backup.py` does both)."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 
@@ -12,7 +14,7 @@ SHOWN = 20  # damages; the first ones tell the story
 
 @click.group(epilog="Example: manage.py db check")
 def db() -> None:
-    """Bring the database up to date, or check it."""
+    """Bring the database up to date, check it, back it up, restore it."""
 
 
 @db.command(epilog="Example: manage.py db upgrade")
@@ -57,3 +59,34 @@ def check() -> int:
         return 1
     click.echo("The database is sound.")
     return 0
+
+
+@db.command(epilog="Example: manage.py db backup /srv/backups/queue.db --replace")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--replace", is_flag=True, help="Overwrite a file of that name, once the new copy is whole.")
+def backup(file: Path, replace: bool) -> None:
+    """Copy the database to FILE while it is in use. The copy is verified before it bears the name."""
+    from webapp import backup as copies
+    from webapp import config as configuration
+
+    try:
+        size = copies.make(configuration.load(), file, replace=replace)
+    except copies.BackupError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{file}: {size:,} bytes, verified")
+
+
+@db.command(epilog="Example: manage.py db restore /srv/backups/queue.db")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def restore(file: Path) -> None:
+    """Put a backup in the place of the database; the old one is kept beside it. Refused while anything runs."""
+    from webapp import backup as copies
+    from webapp import config as configuration
+
+    try:
+        aside = copies.restore(configuration.load(), file)
+    except copies.BackupError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{file} is the database now")
+    if aside.exists():
+        say(f"The old one is {aside}.")

@@ -48,13 +48,10 @@ def upgrade(config: Config, found: Optional[str]) -> None:
     """Run the migrations that are missing; an existing SQLite database is copied first."""
     from alembic import command
     from alembic.config import Config as AlembicConfig
-    from alembic.script import ScriptDirectory
 
     alembic = AlembicConfig()
     alembic.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
-    alembic.attributes["config"] = config
-    known = {script.revision for script in ScriptDirectory.from_config(alembic).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in known_revisions():
         raise ConfigError(
             f"the database has schema {found}, made by a newer queuectl than this one ({HEAD}). Update it."
         )
@@ -64,6 +61,13 @@ def upgrade(config: Config, found: Optional[str]) -> None:
         command.upgrade(alembic, "head")
     except DatabaseError as error:
         raise ConfigError(f"cannot upgrade the database: {_reason(error)}. It is unchanged.") from error
+
+
+def known_revisions() -> set[str]:
+    """Every schema that this checkout can read or upgrade."""
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()}
 
 
 def _create_private(path: Path) -> None:
