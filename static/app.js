@@ -79,8 +79,8 @@
 
   function say(text, late = false) {
     const element = $("#fresh");
-    if (!element) return;
-    if (element.textContent !== text) element.textContent = text;
+    if (!element || element.textContent === text) return;  // an idle second writes nothing
+    element.textContent = text;
     element.hidden = !text;
     element.classList.toggle("late", late);
   }
