@@ -23,8 +23,8 @@ from typing import Any, Optional
 
 import pytest
 
-from webapp.bootstrap import LOCKS, STAMP, wanted_locks
 from webapp.config import CHECKOUT
+from webapp.venv import LOCKS, STAMP, wanted_locks
 
 BASE_PYTHON = os.path.realpath(sys.executable)
 DEADLINE = 60
@@ -83,7 +83,7 @@ class Door:
         checkout, wheels = folder / "a checkout", folder / "wheels"
         (checkout / "webapp" / "commands").mkdir(parents=True)
         wheels.mkdir()
-        for name in ("manage.py", "webapp/__init__.py", "webapp/bootstrap.py", "webapp/install.py"):
+        for name in ("manage.py", "webapp/__init__.py", "webapp/bootstrap.py", "webapp/install.py", "webapp/venv.py"):
             shutil.copy(CHECKOUT / name, checkout / name)
         (checkout / "webapp" / "commands" / "__init__.py").write_text(STAND_IN)
         door = cls(checkout, wheels)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING
 
-from webapp.bootstrap import BootstrapError, base_python, is_current, python_of, read, say, wanted_locks, write_stamp
+from webapp.venv import BootstrapError, base_python, is_current, python_of, read, say, wanted_locks, write_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,9 +16,9 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from webapp.bootstrap import STAMP
 from webapp.commands import main
 from webapp.config import CHECKOUT
+from webapp.venv import STAMP
 
 # manage.py where this Python is the one that it would hand over to; else what it hands over to.
 MANAGE = CHECKOUT / "manage.py"
