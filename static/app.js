@@ -265,6 +265,10 @@
   }
 
   $("#untick")?.addEventListener("click", untick);
+  $("#tick-page")?.addEventListener("click", () => {
+    for (const box of $$('#live input[name="id"]')) box.checked = true;
+    showTicked();
+  });
 
   // --- output: follow and wrap ---
 

@@ -110,7 +110,7 @@ def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator:
 
 def test_a_field_is_checked_alone(operator: Browser) -> None:
     form = {"command": "", "priority": "5", "timeout": "never"}
-    assert operator.post("/submit/check?field=priority", form, partial=True).get_data(as_text=True).strip() == ""
+    assert operator.post("/submit/check?field=priority", form, partial=True).data == b""
     assert b"expected seconds" in operator.post("/submit/check?field=timeout", form, partial=True).data
     assert operator.post("/submit/check?field=nothing", form, partial=True).status_code == 404
 
