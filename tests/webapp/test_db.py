@@ -17,7 +17,8 @@ from sqlalchemy import text
 
 from webapp import db
 from webapp.config import CHECKOUT, Config
-from webapp.db import Busy, WriteLock, writing
+from webapp.db import writing
+from webapp.locks import Busy, WriteLock
 
 _HOLD = """
 import fcntl, os, sys

@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from webapp import jobspec, operations, story
+from webapp import bulk, jobspec, operations, story
 from webapp.db import reading
 from webapp.filters import JobFilter
 from webapp.models import Event, Job
@@ -86,25 +86,25 @@ def test_a_discarded_job_is_gone_but_who_did_it_is_recorded() -> None:
     assert operations.discard([doomed], "person:ana").moved == [doomed]
     with reading() as session:
         assert story.find(session, doomed) is None
-        events = session.execute(select(Event.verb, Event.actor).where(Event.subject == f"job:{doomed}")).all()
-    assert events == [("discard", "person:ana")]
+        events = session.execute(select(Event.verb, Event.actor).where(Event.subject == f"job:{doomed}")).tuples().all()
+    assert list(events) == [("discard", "person:ana")]
 
 
 @pytest.mark.usefixtures("app")
 def test_a_bulk_act_moves_all_that_match_in_several_transactions() -> None:
-    enqueue(*["true"] * (operations.BATCH + 3))
+    enqueue(*["true"] * (bulk.BATCH + 3))
     enqueue("true", queue="other", id="kept")
-    result = operations.act_on_all("cancel", JobFilter(queue="default"), "person:ana")
-    assert (result.moved, result.skipped, result.done) == (operations.BATCH + 3, 0, True)
+    result = bulk.act_on_all("cancel", JobFilter(queue="default"), "person:ana")
+    assert (result.moved, result.skipped, result.done) == (bulk.BATCH + 3, 0, True)
     assert job("kept").state == "pending"
 
 
 @pytest.mark.usefixtures("app")
 def test_a_bulk_act_leaves_jobs_alone_that_came_after_it_was_asked() -> None:
     enqueue("true", id="before")
-    act = operations.start_act("cancel", JobFilter(), "person:ana")
+    act = bulk.start("cancel", JobFilter(), "person:ana")
     enqueue("true", id="after")
-    assert operations.advance_act(act).moved == 1
+    assert bulk.advance(act).moved == 1
     assert (job("before").state, job("after").state) == ("cancelled", "pending")
 
 

@@ -140,7 +140,7 @@ def fleet(queue: Queue, tmp_path: Path, eventually: Callable[..., Any]) -> Itera
 def alive() -> Callable[[int], bool]:
     def check(pid: int) -> bool:
         with contextlib.suppress(psutil.Error):
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
         return False
 
     return check

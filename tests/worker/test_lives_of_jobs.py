@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from tests.worker.conftest import Fleet, Queue
-from webapp import jobspec, operations
+from webapp import bulk, jobspec, operations
 from webapp.filters import JobFilter
 
 Start = Callable[..., Fleet]
@@ -206,7 +206,7 @@ def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: P
     job_id = queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0)
     queue.reaches(job_id, "dead")
     (tmp_path / "fixed").touch()
-    operations.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    bulk.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
     job = queue.reaches(job_id, "completed")
     assert (job.attempts, job.failures) == (2, 0)
     assert queue.verbs(job_id) == ["requeue"]

@@ -100,10 +100,10 @@ def _one_way(job_ids: tuple[str, ...], all_: bool) -> None:
 
 
 def _act_on_all(verb: str, became: str) -> int:
-    from webapp import operations
+    from webapp import bulk
     from webapp.filters import JobFilter
 
-    result = operations.act_on_all(verb, JobFilter(state="dead"), actor())
+    result = bulk.act_on_all(verb, JobFilter(state="dead"), actor())
     if not result.moved and not result.skipped:
         say("No dead letters.")
         return 0

@@ -13,7 +13,7 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 
-from webapp import operations, queries, story
+from webapp import bulk, operations, queries, story
 from webapp.console import htmx
 from webapp.console.here import came_from
 from webapp.console.roles import needs
@@ -166,10 +166,10 @@ def _sum(verb: Verb, moved: int, skipped: int) -> str:
 def _on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
-    result = operations.advance_act(operations.start_act(verb.name, wanted, actor()))
+    result = bulk.advance(bulk.start(verb.name, wanted, actor()))
     deadline = time.monotonic() + PATIENCE
     while not result.done and time.monotonic() < deadline:
-        result = operations.advance_act(result.act_id)
+        result = bulk.advance(result.act_id)
     if not result.done:
         text = f"{verb.past} {plural(result.moved, 'job')} so far; the workers' supervisor carries on with the rest."
         return htmx.done(text, back=url_for("jobs.index"))

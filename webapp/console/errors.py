@@ -10,7 +10,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException
 
 from webapp.console.htmx import is_partial, toast
-from webapp.db import Busy
+from webapp.locks import Busy
 from webapp.operations import NotFound
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from flask import Blueprint, Response
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.db import Busy, writing
+from webapp.db import writing
+from webapp.locks import Busy
 
 pages = Blueprint("health", __name__)
 

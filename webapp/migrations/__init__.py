@@ -49,6 +49,8 @@ def upgrade(config: Config, found: Optional[str]) -> None:
     from alembic import command
     from alembic.config import Config as AlembicConfig
 
+    from webapp import backup
+
     alembic = AlembicConfig()
     alembic.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     if found is not None and found not in known_revisions():
@@ -57,8 +59,10 @@ def upgrade(config: Config, found: Optional[str]) -> None:
         )
     try:
         if found is not None and config.is_sqlite:
-            db.copy_sqlite(config.sqlite_path, config.sqlite_path.with_name(f"queue.db.before-{HEAD}"))
+            backup.make(config, config.sqlite_path.with_name(f"queue.db.before-{HEAD}"), replace=True)
         command.upgrade(alembic, "head")
+    except backup.BackupError as error:
+        raise ConfigError(f"cannot copy the database before its upgrade: {error}") from None
     except DatabaseError as error:
         raise ConfigError(f"cannot upgrade the database: {_reason(error)}. It is unchanged.") from error
 
