@@ -1,0 +1,275 @@
+"""The rig: the product's processes, started as a person would, on a home of their own, and all of them ended for sure.
+
+It remembers what was submitted and what was acknowledged. What it kills, stops and measures, it does from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional, TypeVar
+
+import psutil
+
+from tests.faults.invariant import TERMINAL, JobRow, violations
+from tests.faults.ledger import Ledger
+from tests.webapp.commands.conftest import ENTRY
+from webapp.db import sqlite
+
+MARK = "FAULTS_RIG"  # the variable by which every process of a rig, and every command that it runs, is known
+MAX_RETRIES = 3  # of jobs that name none
+T = TypeVar("T")
+
+
+class NotInTime(AssertionError):
+    """Something that must happen has not happened by its deadline."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended, and what it wrote where."""
+
+    code: int
+    out: str
+    err: str
+
+
+def eventually(what: str, condition: Callable[[], T], within: float = 20.0) -> T:
+    """Wait until the condition gives something true, and return it. Raises NotInTime."""
+    deadline = time.monotonic() + within
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise NotInTime(f"not within {within:g} s: {what}")
+        time.sleep(0.02)
+
+
+class Rig:
+    """See the module. `folder` must be there and empty; `home` may lie elsewhere, on a disk that is to fail."""
+
+    def __init__(self, folder: Path, seed: int, home: Optional[Path] = None) -> None:
+        self.folder = folder
+        self.home = home or folder / "home"
+        self.random = random.Random(seed)
+        self.ledger = Ledger(folder / "ledger")
+        self.submitted: set[str] = set()
+        self.acknowledged: set[str] = set()
+        self.mark = uuid.uuid4().hex
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")},
+            "QUEUECTL_HOME": str(self.home),
+            "QUEUECTL_VENV": sys.prefix,
+            MARK: self.mark,
+        }
+        self._numbers = 0
+
+    # --- processes ---
+
+    def run(self, *argv: str, stdin: str = "", within: float = 60, **environment: str) -> Answer:
+        """Run a command of the product to its end."""
+        done = subprocess.run(
+            [sys.executable, str(ENTRY), *argv],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            timeout=within,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *argv: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[bytes]:
+        """Start one that runs on. What it says goes to `log`."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*before, sys.executable, str(ENTRY), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**self.environment, **environment},
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def workers(self, count: int = 1, *options: str, ready: bool = True) -> subprocess.Popen[bytes]:
+        """Start a supervisor with so many workers, and wait until they are there."""
+        before = set(self.worker_pids())
+        process = self.start("worker", "start", "--count", str(count), *options)
+        if ready:
+            eventually("workers are there", lambda: len(set(self.worker_pids()) - before) >= count, 30)
+        return process
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that lives and carries this rig's mark: the product's processes and the commands they run."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def commands(self) -> list[psutil.Process]:
+        """Those of them that belong to a job."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if "QUEUECTL_TOKEN" in process.environ():
+                    found.append(process)
+        return found
+
+    def kill_everything(self, spare: tuple[int, ...] = ()) -> None:
+        """KILL all processes of the product at once; commands live on, as they would."""
+        mine = [one for one in self.processes() if "QUEUECTL_TOKEN" not in one.environ() and one.pid not in spare]
+        for process in mine:
+            kill(process.pid)
+        psutil.wait_procs(mine, timeout=10)
+
+    def close(self) -> None:
+        """End whatever is left, commands too."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            left = self.processes()
+            if not left:
+                return
+            for process in left:
+                kill(process.pid)
+            psutil.wait_procs(left, timeout=2)
+
+    # --- jobs ---
+
+    def new_ids(self, number: int) -> list[str]:
+        ids = [f"job-{self._numbers + place}" for place in range(1, number + 1)]
+        self._numbers += number
+        self.submitted |= set(ids)
+        return ids
+
+    def submit(self, number: int = 1, *, command: Optional[str] = None, seconds: float = 0, **fields: Any) -> list[str]:
+        """Submit jobs by the command line. They count as acknowledged, for it must say so."""
+        return self.submit_many([{"command": command or self.ledger.command(seconds), **fields} for _ in range(number)])
+
+    def submit_many(self, specs: list[dict[str, Any]]) -> list[str]:
+        ids = self.new_ids(len(specs))
+        lines = [json.dumps({"id": id_, **spec}) for id_, spec in zip(ids, specs)]
+        answer = self.run("enqueue", "--file", "-", stdin="\n".join(lines))
+        assert answer.code == 0, answer.err
+        self.acknowledged |= set(ids)
+        return ids
+
+    def mixed(self, number: int, longest: float = 0.3) -> list[str]:
+        """Submit short and long jobs, of which some fail once and some for good."""
+        specs = []
+        for _ in range(number):
+            failures = self.random.choices((0, 1, 99), (8, 2, 1))[0]
+            seconds = self.random.choice((0, round(self.random.uniform(0, longest), 2)))
+            specs.append({"command": self.ledger.command(seconds, failures), "max_retries": 1})
+        return self.submit_many(specs)
+
+    # --- what the database says ---
+
+    @property
+    def database(self) -> Path:
+        return self.home / "queue.db"
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        with closing(sqlite.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as connection:
+            yield connection
+
+    def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self.reading() as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(statement, values).fetchall()
+            return rows
+
+    def rows(self) -> Mapping[str, JobRow]:
+        with self.reading() as connection:
+            connection.execute("BEGIN")
+            ended: dict[int, dict[int, str]] = {}
+            for seq, number, state in connection.execute("SELECT job_seq, number, state FROM attempts"):
+                ended.setdefault(seq, {})[number] = state
+            jobs = connection.execute("SELECT seq, id, state, attempts, failures, losses, max_retries FROM jobs")
+            return {
+                id_: JobRow(id_, state, *counts, MAX_RETRIES if retries is None else retries, ended.get(seq, {}))
+                for seq, id_, state, *counts, retries in jobs
+            }
+
+    def state(self, job_id: str) -> str:
+        [(state,)] = self.query("SELECT state FROM jobs WHERE id = ?", job_id)
+        return str(state)
+
+    def worker_pids(self) -> list[int]:
+        if not self.database.exists():
+            return []
+        with contextlib.suppress(sqlite.Error):  # it is just being made
+            return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
+        return []
+
+    def losses(self) -> int:
+        return int(self.query("SELECT count(*) FROM attempts WHERE state = 'lost'")[0][0])
+
+    def expiries(self) -> int:
+        return int(self.query("SELECT count(*) FROM workers WHERE state = 'expired'")[0][0])
+
+    # --- waiting and judging ---
+
+    def reaches(self, job_id: str, *states: str, within: float = 20) -> None:
+        eventually(f"{job_id} is {' or '.join(states)}", lambda: self.state(job_id) in states, within)
+
+    def started(self, job_id: str, attempt: int = 1, within: float = 20) -> int:
+        """Wait until an attempt has written its first line; return its shell's pid."""
+
+        def pid() -> int:
+            return next((line.value for line in self.ledger.started(job_id) if line.attempt == attempt), 0)
+
+        return eventually(f"attempt {attempt} of {job_id} begins", pid, within)
+
+    def rest(self, within: float = 60) -> None:
+        """Wait until nothing is left to do."""
+        open_states = "('pending', 'processing', 'failed', 'scheduled')"
+        statement = f"SELECT count(*) FROM jobs WHERE state IN {open_states}"
+        eventually("all jobs have ended", lambda: self.query(statement)[0][0] == 0, within)
+
+    def judge(self, *, may_repeat: bool = False) -> list[str]:
+        """What breaks the invariant, now that all has come to rest."""
+        found = violations(
+            self.acknowledged, self.submitted, self.rows(), self.ledger.lines(), may_repeat=may_repeat
+        )
+        [(sound,)] = self.query("PRAGMA integrity_check(1)")
+        if sound != "ok":
+            found.append(f"the database is damaged: {sound}")
+        found += [f"process {process.pid} outlives its claim" for process in self.commands()]
+        return found
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+__all__ = ["TERMINAL", "Answer", "NotInTime", "Rig", "eventually", "is_alive", "kill"]
