@@ -13,7 +13,7 @@ Three engines serve one database:
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -186,6 +186,16 @@ class WorkerConnection:
                 raise
             finally:
                 cursor.close()
+
+    def look(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        """Read the answer to one statement, as things stand now. Takes no lock and waits for no writer."""
+        cursor = self._pooled.cursor()
+        try:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
+        finally:
+            cursor.close()
+            self._pooled.rollback()
 
     def prepare(self, statement: str) -> str:
         """Turn `:name` parameters into those of the driver; to be executed with a mapping."""

@@ -19,6 +19,7 @@ from webapp.config import Config
 from webapp.db import WorkerConnection
 from webapp.settings import Settings
 from worker.claims import Claim, Claims, Ended, Turn
+from worker.listener import Listener
 from worker.output import Capture
 from worker.wakeup import Wakeup
 
@@ -73,6 +74,7 @@ class Dispatcher(threading.Thread):
         self._lone_since: Optional[float] = None
         self._unsure = False  # a commit failed: the database may hold claims for us that we do not know
         self._wakeup: Optional[Wakeup] = None
+        self._listener = Listener(connection, worker_id, self._stop_these)
 
     # --- from the main thread ---
 
@@ -100,11 +102,14 @@ class Dispatcher(threading.Thread):
         connection = self._connect()
         claims = Claims(connection, self._worker_id)
         self._wakeup = Wakeup(self._config)
+        self._listener.start()
         trouble = 0.0
         try:
             while not self.expired and (self._accepting or self._held or self._outbox):
                 try:
+                    self._listener.turn_began = time.monotonic()
                     busy = self._turn(claims)
+                    self._listener.turn_began = None
                     trouble = 0.0
                 except connection.errors as error:
                     trouble = min(1.0, trouble * 2 or 0.05)
@@ -119,6 +124,7 @@ class Dispatcher(threading.Thread):
             log.exception("the dispatcher failed")
         finally:
             self.finished = True
+            self._listener.end()
             self._wake_main()
             connection.close()
 
@@ -154,10 +160,11 @@ class Dispatcher(threading.Thread):
         stored: dict[str, int] = {}
         claimed: list[Claim] = []
         drained = False
+        quiet_wanted = self._quiet_wanted
         with claims as turn:
             look = turn.look()
-            if look.revision != self._revision or self._quiet_wanted:
-                self._notice(turn)
+            if look.revision != self._revision or quiet_wanted:
+                self._notice(turn, quiet_wanted)
             if self._unsure:
                 claimed += [claim for claim in turn.held(self.settings) if claim.token not in self._held]
             for one in ended:
@@ -174,6 +181,7 @@ class Dispatcher(threading.Thread):
                 drained = self._drain and not claimed and not turn.anything_left(self._queues)
         self._next_due = look.next_due if look.next_due is None or look.next_due > turn.now else turn.now
         self._revision, self._unsure = look.revision, False
+        self._quiet_wanted = self._quiet_wanted and not quiet_wanted  # only now: the transaction might have failed
         self._committed(settled, stored, claimed)
         if drained and not self._held:
             self.stop_asked = True
@@ -198,12 +206,11 @@ class Dispatcher(threading.Thread):
             self._lone_since = None
         return turn.claim(queues, free, self.settings)
 
-    def _notice(self, turn: Turn) -> None:
+    def _notice(self, turn: Turn, quiet_wanted: bool) -> None:
         """Read again what people may have changed."""
         self.settings = turn.settings()
         self._open_queues = turn.open_queues()
-        if self._quiet_wanted:
-            self._quiet_wanted = False
+        if quiet_wanted:
             turn.be_quiet()
         wish, state = turn.wish()
         self.expired = state != "running"
@@ -212,10 +219,13 @@ class Dispatcher(threading.Thread):
             self.stop_asked = True
             self._wake_main()
         asked = turn.asked_to_stop()
-        self.to_stop.extend(asked - self._asked)
-        self._asked = asked
-        if self.to_stop:
-            self._wake_main()
+        new, self._asked = asked - self._asked, asked
+        if new:
+            self._stop_these(new)
+
+    def _stop_these(self, tokens: Collection[str]) -> None:
+        self.to_stop.extend(tokens)
+        self._wake_main()
 
     def _backoff(self, ended: Ended) -> float:
         if ended.kind != "failed":
@@ -256,6 +266,7 @@ class Dispatcher(threading.Thread):
         for claim in claimed:
             self._held[claim.token] = claim
             self.inbox.append(claim)
+        self._listener.need(bool(self._held))
         if claimed:
             self._wake_main()
 
