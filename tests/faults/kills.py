@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from tests.faults.rig import Rig, eventually, is_alive, kill
+from tests.faults.rig import Rig, dies, eventually, is_alive, kill
 
 GENERATION = 8  # kills under one supervisor, which starts what keeps dying after longer and longer pauses
 BACK_AT_ONCE = 5.0  # seconds; well under any lease
@@ -23,8 +23,7 @@ def kill_workers(rig: Rig, rounds: int) -> None:
             _kill_one(rig, supervisor.pid)
         left -= GENERATION
         rig.rest()
-        kill(supervisor.pid, 15)
-        assert supervisor.wait(60) == 0
+        rig.stop(supervisor)
 
 
 def _kill_one(rig: Rig, supervisor: int) -> None:
@@ -38,12 +37,14 @@ def _kill_one(rig: Rig, supervisor: int) -> None:
     kill(pid)
     eventually(
         "its supervisor gives the jobs of a killed worker back at once",
-        lambda: not rig.query(
-            "SELECT 1 FROM jobs JOIN workers ON workers.id = jobs.worker_id"
-            " WHERE jobs.state = 'processing' AND workers.pid = ? AND workers.state != 'running'",
-            pid,
-        )
-        and pid not in rig.worker_pids(),
+        lambda: (
+            not rig.query(
+                "SELECT 1 FROM jobs JOIN workers ON workers.id = jobs.worker_id"
+                " WHERE jobs.state = 'processing' AND workers.pid = ? AND workers.state != 'running'",
+                pid,
+            )
+            and pid not in rig.worker_pids()
+        ),
         BACK_AT_ONCE + 10,
     )
 
@@ -58,11 +59,11 @@ def kill_supervisors(rig: Rig, rounds: int) -> None:
         time.sleep(rig.random.uniform(0, 0.2))
         kill(supervisor.pid)
         supervisor.wait()
-        eventually("its workers and its keeper end", lambda: not any(is_alive(one.pid) for one in family), 30)
+        for process in family:
+            dies(process.pid, 30)
         successor = rig.workers(2)
         rig.rest()
-        kill(successor.pid, 15)
-        assert successor.wait(60) == 0
+        rig.stop(successor)
 
 
 def kill_everything(rig: Rig, rounds: int) -> None:
@@ -80,5 +81,4 @@ def kill_everything(rig: Rig, rounds: int) -> None:
         rig.rest()
         assert not any(is_alive(shell) for shell in shells)
         assert [rig.state(job_id) for job_id in long] == ["cancelled", "cancelled"]
-        kill(successor.pid, 15)
-        assert successor.wait(60) == 0
+        rig.stop(successor)

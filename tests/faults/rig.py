@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,12 +23,15 @@ from typing import Any, Callable, Optional, TypeVar
 
 import psutil
 
-from tests.faults.invariant import TERMINAL, JobRow, violations
+from tests.faults.invariant import JobRow, violations
 from tests.faults.ledger import Ledger
+from tests.faults.person import NAME, PASSWORD, Person
 from tests.webapp.commands.conftest import ENTRY
+from webapp.config import CHECKOUT
 from webapp.db import sqlite
 
 MARK = "FAULTS_RIG"  # the variable by which every process of a rig, and every command that it runs, is known
+SHIM = Path(__file__).with_name("shim")
 MAX_RETRIES = 3  # of jobs that name none
 T = TypeVar("T")
 
@@ -45,7 +49,7 @@ class Answer:
     err: str
 
 
-def eventually(what: str, condition: Callable[[], T], within: float = 20.0) -> T:
+def eventually(what: str, condition: Callable[[], Optional[T]], within: float = 20.0) -> T:
     """Wait until the condition gives something true, and return it. Raises NotInTime."""
     deadline = time.monotonic() + within
     while True:
@@ -74,6 +78,9 @@ class Rig:
             "QUEUECTL_VENV": sys.prefix,
             MARK: self.mark,
         }
+        self.checkout = CHECKOUT
+        self._orders = folder / "orders"
+        self._orders.mkdir()
         self._numbers = 0
 
     # --- processes ---
@@ -92,16 +99,20 @@ class Rig:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *argv: str, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[bytes]:
-        """Start one that runs on. What it says goes to `log`."""
+    def start(self, *argv: str, shim: bool = False) -> subprocess.Popen[bytes]:
+        """Start one that runs on; with `shim` on a machine that can be made to misbehave, see `shim/sitecustomize.py`.
+
+        What it says goes to `log`.
+        """
+        bent = {"FAULTS_SHIM": str(self._orders), "PYTHONPATH": str(SHIM)} if shim else {}
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*before, sys.executable, str(ENTRY), *argv],
+                [sys.executable, str(ENTRY), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={**self.environment, **environment},
+                env={**self.environment, **bent},
                 start_new_session=True,
             )
 
@@ -112,13 +123,38 @@ class Rig:
     def said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def workers(self, count: int = 1, *options: str, ready: bool = True) -> subprocess.Popen[bytes]:
+    def workers(self, count: int = 1, *options: str, shim: bool = False) -> subprocess.Popen[bytes]:
         """Start a supervisor with so many workers, and wait until they are there."""
         before = set(self.worker_pids())
-        process = self.start("worker", "start", "--count", str(count), *options)
-        if ready:
-            eventually("workers are there", lambda: len(set(self.worker_pids()) - before) >= count, 30)
+        process = self.start("worker", "start", "--count", str(count), *options, shim=shim)
+        eventually("workers are there", lambda: len(set(self.worker_pids()) - before) >= count, 30)
         return process
+
+    def console(self, port: int) -> subprocess.Popen[bytes]:
+        """Start a console on this port, and wait until it serves."""
+        process = self.start("web", "--port", str(port))
+        eventually("the console serves", lambda: Person(f"http://127.0.0.1:{port}").get("/healthz").status == 200, 30)
+        return process
+
+    def person(self, port: int) -> Person:
+        """Somebody who may do everything, signed in."""
+        answer = self.run("user", "add", NAME, "--role", "admin", "--password-stdin", stdin=PASSWORD + "\n")
+        assert answer.code == 0, answer.err
+        person = Person(f"http://127.0.0.1:{port}")
+        person.log_in()
+        return person
+
+    def order(self, name: str, text: str = "") -> None:
+        """Tell the shim what is to go wrong."""
+        draft = self._orders / f".{name}"
+        draft.write_text(text)
+        draft.rename(self._orders / name)
+
+    @staticmethod
+    def stop(process: subprocess.Popen[bytes], within: float = 60) -> None:
+        """Ask a process of the product to end, as Ctrl-C does; it must do so in good order."""
+        process.terminate()
+        assert process.wait(within) == 0
 
     def processes(self) -> list[psutil.Process]:
         """Everything that lives and carries this rig's mark: the product's processes and the commands they run."""
@@ -209,8 +245,8 @@ class Rig:
                 ended.setdefault(seq, {})[number] = state
             jobs = connection.execute("SELECT seq, id, state, attempts, failures, losses, max_retries FROM jobs")
             return {
-                id_: JobRow(id_, state, *counts, MAX_RETRIES if retries is None else retries, ended.get(seq, {}))
-                for seq, id_, state, *counts, retries in jobs
+                id_: JobRow(id_, state, done, failures, losses, MAX_RETRIES if own is None else own, ended.get(seq, {}))
+                for seq, id_, state, done, failures, losses, own in jobs
             }
 
     def state(self, job_id: str) -> str:
@@ -251,14 +287,27 @@ class Rig:
 
     def judge(self, *, may_repeat: bool = False) -> list[str]:
         """What breaks the invariant, now that all has come to rest."""
-        found = violations(
-            self.acknowledged, self.submitted, self.rows(), self.ledger.lines(), may_repeat=may_repeat
-        )
+        found = violations(self.acknowledged, self.submitted, self.rows(), self.ledger.lines(), may_repeat=may_repeat)
         [(sound,)] = self.query("PRAGMA integrity_check(1)")
         if sound != "ok":
             found.append(f"the database is damaged: {sound}")
         found += [f"process {process.pid} outlives its claim" for process in self.commands()]
         return found
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def dies(pid: int, within: float = 20) -> None:
+    eventually(f"process {pid} is gone", lambda: not is_alive(pid), within)
+
+
+def wait_until(moment: float) -> None:
+    """Until a moment of the monotonic clock: for faults that are lengths of time, not for anything to happen."""
+    time.sleep(max(0.0, moment - time.monotonic()))
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
@@ -270,6 +319,3 @@ def is_alive(pid: int) -> bool:
     with contextlib.suppress(psutil.Error):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
-
-
-__all__ = ["TERMINAL", "Answer", "NotInTime", "Rig", "eventually", "is_alive", "kill"]

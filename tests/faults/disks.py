@@ -1,0 +1,156 @@
+"""Disks that are full, cannot be written or are gone, and databases that were damaged on them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.faults.machine import fill, read_only
+from tests.faults.person import Person
+from tests.faults.rig import Rig, eventually, free_port, is_alive
+
+BULKY = "x" * 50_000  # of a command: what is left of the log's last page is soon used up
+
+
+def fill_the_disk(rig: Rig, rounds: int) -> None:
+    """A full disk under console and workers: they say so, keep what they acknowledged, and go on when there is room."""
+    port = free_port()
+    console, supervisor = rig.console(port), rig.workers(1, "--slots", "2")
+    person = rig.person(port)
+    for _ in range(rounds):
+        running = rig.submit(2, seconds=1)
+        for job_id in running:
+            rig.started(job_id)
+        ballast = fill(rig.home.parent)
+        eventually("the command line says that the disk is full", lambda: _refused_by_command(rig), 30)
+        eventually("the console says that the disk is full", lambda: _refused_by_console(rig, person), 30)
+        assert person.get("/readyz").status == 503
+        eventually("what ran has ended", lambda: not rig.commands())
+        ballast.unlink()
+        rig.rest()
+        eventually("the health is good again", lambda: person.get("/readyz").status == 200)
+        rig.submit()
+        rig.rest()
+    assert rig.losses() == 0
+    assert "Traceback" not in rig.said()
+    rig.stop(supervisor)
+    rig.stop(console)
+
+
+def _refused_by_command(rig: Rig) -> bool:
+    [job_id] = rig.new_ids(1)
+    answer = rig.run("enqueue", "--id", job_id, "--command", rig.ledger.command() + " # " + BULKY)
+    if answer.code == 0:
+        rig.acknowledged.add(job_id)
+        return False
+    assert (answer.code, answer.out) == (1, "")
+    assert "full" in answer.err
+    assert answer.err.count("\n") == 1
+    return True
+
+
+def _refused_by_console(rig: Rig, person: Person) -> bool:
+    fields = person.form()
+    assert fields, "a page that only reads must be there"
+    [job_id] = rig.new_ids(1)
+    page = person.post("/submit", {**fields, "id": job_id, "command": rig.ledger.command() + " # " + BULKY})
+    if page.status == 303:
+        rig.acknowledged.add(job_id)
+        return False
+    assert page.status == 503
+    assert "full" in page.text
+    return True
+
+
+def read_only_database(rig: Rig, rounds: int) -> None:
+    """The file, then the folder, cannot be written: one clear line, no claims, health is red."""
+    rig.submit()
+    for place in (rig.database, rig.home) * rounds:
+        with read_only(place):
+            for command in (["worker", "start"], ["enqueue", "--command", "true"]):
+                answer = rig.run(*command, within=20)
+                assert (answer.code, answer.out) == (1, ""), (command, answer)
+                assert answer.err.count("\n") == 1, answer.err
+                assert str(rig.home) in answer.err
+        assert rig.query("SELECT state, attempts FROM jobs") == [("pending", 0)]
+    port = free_port()
+    with read_only(rig.database):
+        rig.start("web", "--port", str(port))
+        person = Person(f"http://127.0.0.1:{port}")
+        eventually("the console serves", lambda: person.get("/healthz").status == 200)
+        assert person.get("/readyz").status == 503
+    rig.kill_everything()
+    supervisor = rig.workers(1)
+    rig.rest()
+    rig.stop(supervisor)
+
+
+def take_the_home_away(rig: Rig, rounds: int) -> None:
+    """The folder vanishes under running processes: no claims, health is red; nothing is made anew in its place."""
+    for _ in range(rounds):
+        port = free_port()
+        console, supervisor = rig.console(port), rig.workers(1)
+        [job_id] = rig.submit()
+        rig.reaches(job_id, "completed")
+        away = rig.home.with_name("away")
+        rig.home.rename(away)
+        person = Person(f"http://127.0.0.1:{port}")
+        eventually("health is red", lambda person=person: person.get("/readyz").status == 503)
+        eventually("the workers say so", lambda: "is gone" in rig.said())
+        assert not (rig.home / "queue.db").exists()
+        if rig.home.exists():
+            shutil.rmtree(rig.home)
+        away.rename(rig.home)
+        eventually("health is good again", lambda person=person: person.get("/readyz").status == 200)
+        [job_id] = rig.submit()
+        rig.reaches(job_id, "completed")
+        assert is_alive(console.pid)
+        rig.stop(supervisor)
+        rig.stop(console)
+
+
+def damage(rig: Rig, rounds: int) -> None:
+    """Bytes flipped in the header or in pages: nothing starts over it, and what to do is said."""
+    rig.submit(40, command="true # " + "x" * 2000)
+    rig.run("db", "backup", str(rig.folder / "backup"))
+    whole = _checkpointed(rig)
+    for number in range(rounds):
+        header = number % 2 == 0
+        _flip(rig, whole, header=header)
+        before = rig.database.read_bytes()
+        for command in (["worker", "start"], ["up", "--port", "0"], ["web", "--port", "0"]):
+            answer = rig.run(*command, within=30)
+            assert answer.code == 1, (command, answer)
+            assert "db restore" in answer.err, answer.err
+            assert "Traceback" not in answer.err
+        assert rig.database.read_bytes() == before
+        restored = rig.run("db", "restore", str(rig.folder / "backup"))
+        assert restored.code == 0, restored.err
+        whole = _checkpointed(rig)
+    supervisor = rig.workers(1)
+    rig.rest()
+    rig.stop(supervisor)
+
+
+def _checkpointed(rig: Rig) -> bytes:
+    from contextlib import closing
+
+    from webapp.db import sqlite
+
+    with closing(sqlite.connect(str(rig.database))) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return rig.database.read_bytes()
+
+
+def _flip(rig: Rig, whole: bytes, *, header: bool) -> None:
+    """Flip a byte of the header's first words, or the heads of some pages, where structure lies."""
+    damaged = bytearray(whole)
+    if header:
+        damaged[rig.random.randrange(16)] ^= 0xFF
+    else:
+        for page in rig.random.sample(range(4, len(whole) // 4096), 6):
+            for place in range(page * 4096, page * 4096 + 12):
+                damaged[place] ^= 0xFF
+    rig.database.write_bytes(damaged)
+    for end in ("-wal", "-shm"):
+        Path(f"{rig.database}{end}").unlink(missing_ok=True)

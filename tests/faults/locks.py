@@ -1,0 +1,106 @@
+"""Another writer that holds the database, for longer than anybody wants to wait, and for longer than the lease."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.faults.rig import Rig, dies, wait_until
+from tests.faults.stops import LEASE
+
+# A program of somebody else: it knows nothing of queue.lock. With a job's id it also asks it to stop, as `cancel` does.
+_STRANGER = """
+import fcntl, sys
+from webapp.db import sqlite
+database, lock, job_id = sys.argv[1:]
+if lock:
+    file = open(lock, "w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+connection = sqlite.connect(database, isolation_level=None, timeout=30)
+connection.execute("BEGIN IMMEDIATE")
+if job_id:
+    ask = "UPDATE jobs SET cancel_requested_at = 1, cancel_requested_by = 'person:ana' WHERE id = ?"
+    assert connection.execute(ask, (job_id,)).rowcount == 1
+    connection.execute("UPDATE control SET revision = revision + 1")
+    connection.execute("COMMIT")
+    if not lock:
+        connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterator[None]:
+    """Hold the database's write lock, SQLite's own or (with_flock) the product's, for as long as the block lasts."""
+    lock = str(rig.home / "queue.lock") if with_flock else ""
+    with subprocess.Popen(
+        [sys.executable, "-c", _STRANGER, str(rig.database), lock, cancelling],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**rig.environment, "PYTHONPATH": str(rig.checkout)},
+    ) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == b"held\n"
+        yield
+
+
+def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2) -> None:
+    """A stranger's transaction for longer than the lease: limits bite meanwhile, and nobody is expired afterwards."""
+    rig.run("config", "set", "lease", str(LEASE))
+    rig.run("config", "set", "kill_grace", "1")
+    supervisor = rig.workers(2, "--slots", "2")
+    workers = set(rig.worker_pids())
+    for _ in range(rounds):
+        [limited] = rig.submit(seconds=600, timeout=3, max_retries=0)
+        [longer] = rig.submit(seconds=round(seconds + 3))
+        shell = rig.started(limited)
+        rig.started(longer)
+        with held(rig):
+            began = time.monotonic()
+            dies(shell, 3 + 1 + 2)
+            assert rig.state(limited) == "processing", "it could write: the lock was not held"
+            wait_until(began + seconds)
+        rig.reaches(limited, "dead")
+        [fresh] = rig.submit()
+        rig.reaches(fresh, "completed")
+        rig.reaches(longer, "completed")
+    assert rig.expiries() == 0
+    assert set(rig.worker_pids()) == workers
+    assert "Traceback" not in rig.said()
+    rig.stop(supervisor)
+
+
+def cancel_while_the_lock_is_held(rig: Rig, rounds: int) -> None:
+    """Somebody cancels a running job, and from then on nobody can write: the command is ended all the same."""
+    rig.run("config", "set", "kill_grace", "1")
+    supervisor = rig.workers(1)
+    for _ in range(rounds):
+        [job_id] = rig.submit(seconds=600)
+        shell = rig.started(job_id)
+        with held(rig, with_flock=True, cancelling=job_id):
+            dies(shell, 5)
+            assert rig.state(job_id) == "processing"
+        rig.reaches(job_id, "cancelled")
+    rig.stop(supervisor)
+
+
+def be_told_busy(rig: Rig, rounds: int) -> None:
+    """A caller that cannot have the lock is told so in one line, and nothing was half done."""
+    rig.submit()
+    for _ in range(rounds):
+        [job_id] = rig.new_ids(1)
+        with held(rig, with_flock=True):
+            began = time.monotonic()
+            answer = rig.run("enqueue", "--id", job_id, "--command", "true")
+            assert (answer.code, answer.out) == (1, "")
+            assert answer.err.count("\n") == 1
+            assert "busy" in answer.err
+            assert time.monotonic() - began < 40
+        assert not rig.query("SELECT 1 FROM jobs WHERE id = ?", job_id)
+    supervisor = rig.workers(1)
+    rig.rest()
+    rig.stop(supervisor)

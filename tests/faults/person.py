@@ -1,0 +1,67 @@
+"""A person at the console, over real HTTP: logs in, sends forms, and notices what was answered."""
+
+from __future__ import annotations
+
+import http.client
+import http.cookiejar
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import Any, Optional
+
+_TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
+_KEY = re.compile(r'name="form_key" value="([^"]+)"')
+NAME, PASSWORD = "ana", "a horse, a battery"
+
+
+@dataclass(frozen=True)
+class Page:
+    """An answer; status 0 is none at all."""
+
+    status: int
+    text: str = ""
+    location: str = ""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Person:
+    """Signed in for as long as the secret key lives: a restart of the console does not end a session."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._opener = urllib.request.build_opener(
+            urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()), _Stay
+        )
+
+    def get(self, path: str, within: float = 40) -> Page:
+        return self._open(path, None, within)
+
+    def post(self, path: str, fields: dict[str, str], within: float = 40) -> Page:
+        return self._open(path, urllib.parse.urlencode(fields).encode(), within)
+
+    def log_in(self) -> None:
+        token = _TOKEN.search(self.get("/login").text)
+        assert token, "the log-in page has no form"
+        page = self.post("/login", {"csrf_token": token[1], "name": NAME, "password": PASSWORD})
+        assert page.status == 303, page.text
+
+    def form(self) -> Optional[dict[str, str]]:
+        """The hidden fields of a fresh submit form; None while the console does not answer."""
+        page = self.get("/submit")
+        token, key = _TOKEN.search(page.text), _KEY.search(page.text)
+        return {"csrf_token": token[1], "form_key": key[1], "start": "now"} if token and key else None
+
+    def _open(self, path: str, data: Optional[bytes], within: float) -> Page:
+        try:
+            with self._opener.open(self.address + path, data, within) as answer:
+                return Page(answer.status, answer.read().decode(errors="replace"))
+        except urllib.error.HTTPError as error:
+            return Page(error.code, error.read().decode(errors="replace"), error.headers.get("Location", ""))
+        except (OSError, http.client.HTTPException):  # nobody there, or the answer broke off in its middle
+            return Page(0)

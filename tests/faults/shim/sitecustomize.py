@@ -1,0 +1,61 @@
+"""Put on PYTHONPATH by the rig: makes the machine around a process misbehave. The product knows nothing of it.
+
+In the folder FAULTS_SHIM names,
+- a file `offset` holds seconds by which the wall clock is wrong;
+- a file `stop-at-spawn` stops the first process that is about to start a command: its claim is committed by then;
+- a file `stop-in-lock` stops the first process that has taken the write lock.
+"""
+
+import os
+import signal
+import threading
+import time
+
+_folder = os.environ.get("FAULTS_SHIM", "")
+
+
+def _mine(name: str) -> bool:
+    """Whether this process is the first to take up the order; there is one file for one process."""
+    try:
+        os.rename(os.path.join(_folder, name), os.path.join(_folder, f"{name}.{os.getpid()}"))
+    except OSError:
+        return False
+    return True
+
+
+def _stand_still() -> None:
+    # To this very thread: a signal to the process would let it run on until some thread has taken it.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def _offset() -> int:
+    try:
+        with open(os.path.join(_folder, "offset")) as file:
+            return int(float(file.read() or 0) * 1_000_000_000)
+    except (OSError, ValueError):
+        return 0
+
+
+def _bend() -> None:
+    import fcntl
+
+    real_time_ns, real_spawn, real_flock = time.time_ns, os.posix_spawn, fcntl.flock
+
+    def spawn(*arguments, **options):  # type: ignore[no-untyped-def]
+        if _mine("stop-at-spawn"):
+            _stand_still()
+        return real_spawn(*arguments, **options)
+
+    def flock(descriptor, operation):  # type: ignore[no-untyped-def]
+        real_flock(descriptor, operation)
+        if operation & fcntl.LOCK_EX and _mine("stop-in-lock"):
+            _stand_still()
+
+    time.time_ns = lambda: real_time_ns() + _offset()
+    time.time = lambda: time.time_ns() / 1e9
+    os.posix_spawn = spawn
+    fcntl.flock = flock
+
+
+if _folder:
+    _bend()

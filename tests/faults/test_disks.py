@@ -1,0 +1,49 @@
+"""Full, read-only, vanished and damaged disks: said in one line, nothing acknowledged is lost, nothing is made over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import disks, machine
+from tests.faults.conftest import SEED
+from tests.faults.rig import Rig
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Rig]:
+    """A rig whose home lies on a disk that can be filled."""
+    try:
+        with machine.small_disk(tmp_path / "disk", 48) as disk:
+            (tmp_path / "rig").mkdir()
+            one = Rig(tmp_path / "rig", SEED, disk / "home")
+            yield one
+            one.close()
+            print(one.said()[-20_000:])  # noqa: T201  shown where the test failed
+    except machine.Impossible as reason:
+        pytest.skip(str(reason))
+
+
+def test_on_a_full_disk_everybody_is_told_nothing_is_lost_and_all_goes_on_when_there_is_room(small: Rig) -> None:
+    disks.fill_the_disk(small, 1)
+    assert small.judge() == []
+
+
+def test_a_database_or_a_folder_that_cannot_be_written_is_one_clear_line(rig: Rig) -> None:
+    try:
+        disks.read_only_database(rig, 1)
+    except machine.Impossible as reason:
+        pytest.skip(str(reason))
+    assert rig.judge() == []
+
+
+def test_a_home_that_vanishes_stops_work_and_work_goes_on_when_it_is_back(rig: Rig) -> None:
+    disks.take_the_home_away(rig, 1)
+    assert rig.judge() == []
+
+
+def test_a_damaged_database_is_not_started_over_and_the_way_back_is_named(rig: Rig) -> None:
+    disks.damage(rig, 2)
+    assert rig.judge() == []
