@@ -105,11 +105,16 @@ def set_up(token: str, name: str, password: str) -> bool:
     _check(name, password, "admin")
     hashed = _hash(password)
     with writing() as session:
-        if not setup_link_is_good(session, token):
+        # Used up first: of two who come at once, PostgreSQL lets the second wait here and then find no row.
+        if not setup_link_is_good(session, token) or not _use_up(session, token):
             return False
         _add(session, name, hashed, "admin", "rule:setup")
-        session.execute(delete(SetupLink))
     return True
+
+
+def _use_up(session: Session, token: str) -> bool:
+    used = delete(SetupLink).where(SetupLink.token_hash == _digest(token)).returning(SetupLink.token_hash)
+    return session.execute(used.execution_options(synchronize_session=False)).first() is not None
 
 
 def _add(session: Session, name: str, hashed: str, role: str, actor: str) -> None:

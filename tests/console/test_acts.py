@@ -65,8 +65,13 @@ def test_a_plain_form_returns_to_where_it_came_from_with_a_message(operator: Bro
     assert (response.status_code, response.headers["Location"]) == (303, where)
     assert b"job1 is back in its queue." in operator.get(where).data
     assert b"job1 is back in its queue." not in operator.get(where).data
-    elsewhere = operator.post("/job/job1/cancel", headers={"Referer": "http://evil.example/x"})
-    assert elsewhere.headers["Location"] == "/job/job1"
+
+
+@pytest.mark.parametrize("referrer", ["http://evil.example/x", "http://["])
+def test_a_plain_form_that_came_from_nowhere_known_goes_to_the_job(operator: Browser, referrer: str) -> None:
+    make_job("dead", id="job1")
+    response = operator.post("/job/job1/requeue", headers={"Referer": referrer})
+    assert (response.status_code, response.headers["Location"]) == (303, "/job/job1")
 
 
 def test_a_plain_form_that_comes_second_gets_a_page_that_says_so(operator: Browser) -> None:

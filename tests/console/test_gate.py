@@ -111,6 +111,7 @@ def test_health_answers_under_any_host_and_readiness_does_not(stranger: Browser)
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://localhost:9999"},
+        {"Origin": "http://["},
     ],
 )
 def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browser, headers: dict[str, str]) -> None:
@@ -239,6 +240,15 @@ def test_the_set_up_link_is_used_up_by_a_post_only(stranger: Browser) -> None:
     assert stranger.post(f"/setup/{token}", form).status_code == 303
     assert stranger.get("/config").status_code == 200
     assert stranger.get(f"/setup/{token}").status_code == 404
+
+
+def test_head_looks_at_log_in_and_set_up_as_get_does(stranger: Browser) -> None:
+    people.add("ana", "a long enough secret", "viewer", "person:test")
+    token = people.new_setup_link()
+    form = {"name": "ana", "password": "a long enough secret", "again": "a long enough secret"}
+    for url in ("/login", f"/setup/{token}"):
+        assert stranger.client.head(url, data=form).status_code == 200
+    assert stranger.client.get("/jobs").status_code == 303
 
 
 def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:

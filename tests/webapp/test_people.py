@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import time_machine
+from flask import Flask
 from sqlalchemy import select
 
 from webapp import people
@@ -94,6 +99,29 @@ def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
     assert people.new_setup_link() is None
     with reading() as session:
         assert [(one.name, one.role) for one in people.everyone(session)] == [("ana", "admin")]
+
+
+def test_of_two_who_use_the_link_at_once_one_becomes_the_administrator(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = people.new_setup_link()
+    assert link is not None
+    add, both_are_in = people._add, threading.Barrier(2)
+
+    def add_when_the_other_is_here_too(*arguments: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both_are_in.wait(1.0)
+        add(*arguments)
+
+    def come(name: str) -> bool:
+        with app.app_context():
+            return people.set_up(link, name, GOOD)
+
+    monkeypatch.setattr(people, "_add", add_when_the_other_is_here_too)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(come, ["ana", "eve"])) == [False, True]
+    with reading() as session:
+        assert len(people.everyone(session)) == 1
 
 
 def test_a_refused_name_or_password_does_not_use_the_link_up() -> None:

@@ -7,13 +7,12 @@ writes and names no role stops the application from starting.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional
-from urllib.parse import urlsplit
 
 from flask import Response, current_app, redirect, request, url_for
 from flask_wtf.csrf import CSRFProtect
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-from webapp.console.here import public_host, requested_host, requested_origin
+from webapp.console.here import public_host, requested_host, requested_origin, site_of
 from webapp.console.htmx import is_partial
 from webapp.console.roles import needed_role
 from webapp.console.sessions import Person, current_person
@@ -87,7 +86,7 @@ def _refuse_strangers() -> None:
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
         raise Forbidden("This request came from a page of another site. Nothing was done.")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != urlsplit(requested_origin()).netloc:
+    if origin is not None and site_of(origin) != site_of(requested_origin()):
         raise Forbidden("This request came from a page of another site. Nothing was done.")
 
 

@@ -40,6 +40,14 @@ def requested_origin() -> str:
     return f"{scheme}://{request.environ.get('HTTP_HOST', '')}"
 
 
+def site_of(url: Optional[str]) -> str:
+    """The name and port in a URL that a header brought, '' where it is none: anybody may send anything there."""
+    try:
+        return urlsplit(url or "").netloc
+    except ValueError:
+        return ""
+
+
 def port() -> int:
     """The port that the browser sees: a cookie is shared by all ports of a host, its name must not be."""
     default = 443 if is_public_https() else 80
@@ -64,7 +72,7 @@ def came_from(default: str) -> str:
     """The page whose button was pressed, for a plain form to return to; a page that asked in between names it."""
     if "back" in request.form:
         return local_path(request.form["back"], default)
-    referrer = urlsplit(request.referrer or "")
-    if referrer.netloc != request.environ.get("HTTP_HOST"):
+    if site_of(request.referrer) != request.environ.get("HTTP_HOST"):
         return default
+    referrer = urlsplit(request.referrer or "")
     return local_path(referrer.path + ("?" + referrer.query if referrer.query else ""), default)

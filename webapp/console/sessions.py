@@ -109,7 +109,7 @@ def actor() -> str:
 def log_in() -> ResponseReturnValue:
     """Ask for name and password; then go where the person wanted to go."""
     target = local_path(request.values.get("next"), url_for("overview.index"))
-    if request.method == "GET":
+    if request.method != "POST":
         if current_person() is not None:
             return redirect(target, 303)
         return _log_in_page(target)
@@ -148,7 +148,7 @@ def log_out() -> Response:
 @pages.route("/setup/<token>", methods=["GET", "POST"])
 def set_up(token: str) -> ResponseReturnValue:
     """The one-time link that makes the first administrator. Looking at it does not use it up."""
-    if request.method == "GET":
+    if request.method != "POST":  # HEAD looks, too
         with reading() as database:
             good = people.setup_link_is_good(database, token)
         return _set_up_page(token) if good else _spent_link()
