@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
+import queue
 import signal
 import time
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from webapp.lifecycle import in_state
 from webapp.locks import Busy
 from webapp.models import Act, Control, Event, Job, SetupLink, Worker
 from worker import losses, processes
+from worker.child import GONE, listen
 
 log = logging.getLogger("queuectl.keeper")
 
@@ -45,22 +45,26 @@ class _Watch:
     still: float = 0.0
 
 
-def run(app: Flask, wake: int) -> int:
-    """Keep until the pipe `wake` is closed (the supervisor is gone or done); a byte in it asks for a look at once."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor ends its keeper last, by closing the pipe
-    keeper = _Keeper()
+def run(app: Flask, supervisor: int) -> int:
+    """Keep until the supervisor, which speaks through this pipe, is gone or done; LOOK asks for a look at once."""
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor ends its keeper last, by the pipe
+    heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+    listen(supervisor, heard.put)
+    keeper, word = _Keeper(), ""
     with app.app_context():
         while True:
             try:
                 keeper.tick()
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("the database cannot be used: %s", str(error).splitlines()[0])
-            ready = select.select([wake], [], [], TICK)[0]
-            if ready and not os.read(wake, 4096):
-                with contextlib.suppress(DBAPIError, Busy, OSError):
-                    keeper.tick()
+            if word == GONE:
                 return 0
+            with contextlib.suppress(queue.Empty):
+                word = heard.get(timeout=TICK)
+                while True:  # one look will do for all that was said so far
+                    word = heard.get_nowait()
 
 
 class _Keeper:

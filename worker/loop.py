@@ -1,6 +1,7 @@
 """One worker process: its main thread, which owns the commands, beside the dispatcher and the heartbeat.
 
-The main thread waits for pipes, ended children, signals and the dispatcher, and never for the database.
+The main thread waits for its commands, its supervisor and the dispatcher, all of it in `Runner.poll()`, and never for
+the database.
 """
 
 from __future__ import annotations
@@ -9,9 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import selectors
-import signal
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -25,19 +23,21 @@ from webapp.config import Config
 from webapp.lifecycle import record
 from webapp.models import Worker
 from worker import processes
+from worker.child import BROKEN, DONE, EXPIRED, GONE, NOW, QUIET
 from worker.claims import Ended
 from worker.dispatcher import Dispatcher
 from worker.runner import Runner
+from worker.runner_posix import PosixRunner
+from worker.runner_threads import ThreadRunner
 
 log = logging.getLogger("queuectl.worker")
 
-DONE, EXPIRED, BROKEN = 0, 75, 70  # exit codes: only after DONE does the supervisor start no other
 LAST_WORDS = 10.0  # seconds that a worker tries to settle when all its commands have ended and the database is away
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a supervisor tells its workers. `queues` None means all; `parent` is the pipe whose end is its death."""
+    """What a supervisor tells its workers. `queues` None means all; at the end of the pipe `parent` it is gone."""
 
     supervisor_id: str
     slots: int
@@ -60,18 +60,7 @@ class _Worker:
     def __init__(self, app: Flask, config: Config, assignment: Assignment) -> None:
         self.id = processes.new_id()
         self._assignment = assignment
-        self._signals: list[int] = []
-        # Signals and other threads wake the main thread's select through this pair.
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
-            signal.signal(number, lambda received, _frame: self._signals.append(received))
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the pair
-        self._runner = Runner()
-        self._runner.selector.register(self._wake_read, selectors.EVENT_READ, "wake")
-        self._runner.selector.register(assignment.parent, selectors.EVENT_READ, "parent")
+        self._runner: Runner[Any] = (PosixRunner if processes.FORKS else ThreadRunner)(assignment.parent)
 
         def connection() -> db.WorkerConnection:
             with app.app_context():
@@ -85,9 +74,9 @@ class _Worker:
             assignment.queues,
             assignment.drain,
             self._runner.captures,
-            self._wake,
+            self._runner.wake,
         )
-        self._heartbeat = _Heartbeat(connection, self.id, self._dispatcher, self._wake)
+        self._heartbeat = _Heartbeat(connection, self.id, self._dispatcher, self._runner.wake)
         self._stopping = False
         self._release_at: Optional[float] = None
 
@@ -98,15 +87,13 @@ class _Worker:
         log.info("worker %s started (pid %d, %d slots)", self.id, os.getpid(), self._assignment.slots)
         give_up: Optional[float] = None
         while not self._dispatcher.finished:
-            ended, foreign = self._runner.poll(self._until_release())
-            self._hear(foreign)
-            for one in ended:
+            for one in self._runner.poll(self._until_release()):
                 self._dispatcher.done(one)
             self._take_claims()
             self._stop_cancelled()
             if self._dispatcher.expired:
                 return self._abandon()
-            self._heed_signals()
+            self._heed_orders()
             if self._dispatcher.stop_asked and not self._stopping:
                 self._stop()
             if self._release_at is not None and time.monotonic() >= self._release_at:
@@ -123,23 +110,10 @@ class _Worker:
         return DONE
 
     def close(self) -> None:
-        signal.set_wakeup_fd(-1)
+        self._runner.close()
         self._heartbeat.stop()
 
     # --- what came in ---
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_write.send(b"\0")
-
-    def _hear(self, foreign: list[Any]) -> None:
-        if "wake" in foreign:
-            with contextlib.suppress(BlockingIOError):
-                self._wake_read.recv(4096)
-        if "parent" in foreign:
-            self._runner.selector.unregister(self._assignment.parent)
-            log.warning("worker %s: its supervisor is gone; finishing what runs", self.id)
-            self._stop()
 
     def _take_claims(self) -> None:
         inbox = self._dispatcher.inbox
@@ -159,14 +133,17 @@ class _Worker:
         if tokens:
             self._runner.stop("cancelled", self._dispatcher.settings.kill_grace, tokens)
 
-    def _heed_signals(self) -> None:
-        while self._signals:
-            number = self._signals.pop(0)
-            if number in {signal.SIGTSTP, signal.SIGUSR1}:
+    def _heed_orders(self) -> None:
+        while self._runner.orders:
+            word = self._runner.orders.popleft()
+            if word == QUIET:
                 self._dispatcher.be_quiet()
-            elif not self._stopping:
+                continue
+            if word == GONE:
+                log.warning("worker %s: its supervisor is gone; finishing what runs", self.id)
+            if not self._stopping:
                 self._stop()
-            else:
+            if word == NOW:
                 self._release(0.0)
 
     # --- ending ---

@@ -2,6 +2,9 @@
 
 A pid alone names nobody, for it is used again: with the start time and the boot it does. A command's processes are
 found by their parentage and by the claim's token in their environment.
+
+Processes are ended by signals where there are any, and through psutil elsewhere: Windows has no request to end that
+a process could heed, so there it is killed at once.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from typing import Optional
 
 import psutil
 
+# Which of two ways everything about processes goes. Without fork (Windows) workers are fresh programs, spoken to
+# through pipes, and what they run is waited for in threads. Tests take fork away to have that on Linux, too.
+FORKS: bool = hasattr(os, "fork")
 _LINUX: bool = sys.platform.startswith("linux")
 TOKEN_VARIABLE = "QUEUECTL_TOKEN"  # noqa: S105  the variable's name, not a token
 
@@ -31,11 +37,15 @@ def host_name() -> str:
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """What names this boot of this machine: after a restart it is another."""
+    """What names this boot of this machine: after a restart it is another. 'unknown' where the platform has no name.
+
+    The time of the boot is no name: on Windows and macOS it moves when the clock is set, and a second more or less
+    would make every worker look like one of before a restart. A pid's start time tells those apart as well.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return str(int(psutil.boot_time()))
+        return "unknown"
 
 
 def started(pid: int) -> Optional[float]:
@@ -100,10 +110,26 @@ def with_tokens(tokens: Iterable[str]) -> list[int]:
     return [pid for pid in psutil.pids() if pid != me and token_of(pid) in wanted]
 
 
-def send(pids: Iterable[int], number: int) -> None:
+def ask_to_end(pids: Iterable[int]) -> None:
+    """TERM, for those that can hear it; a negative pid is a process group."""
     for pid in pids:
-        with contextlib.suppress(OSError):
-            os.kill(pid, number)
+        with contextlib.suppress(psutil.Error, OSError):
+            if FORKS:
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)  # a stopped process does not hear the TERM
+            else:
+                process = psutil.Process(pid)
+                process.terminate()
+                process.resume()
+
+
+def kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(psutil.Error, OSError):
+            if FORKS:
+                os.kill(pid, signal.SIGKILL)
+            else:
+                psutil.Process(pid).kill()
 
 
 def end_tokens(tokens: Iterable[str], deadline: float = 10.0) -> bool:
@@ -117,7 +143,7 @@ def end_tokens(tokens: Iterable[str], deadline: float = 10.0) -> bool:
         found = [pid for pid in with_tokens(wanted) if started(pid) is not None]
         quiet = 0 if found else quiet + 1
         if found:
-            send(found, signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+            kill(found)
             time.sleep(0.01)
         if time.monotonic() > until:
             return False

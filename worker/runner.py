@@ -1,68 +1,76 @@
-"""One command as a process tree: start it, read what it writes, end it in time, say what came of it.
+"""The commands of one worker: start each, end it in time, say what came of it. What is the same on every platform.
 
-`Runner` belongs to a worker's main thread and never touches the database, so that limits and cancellations bite
-even while the database is out of reach. This one is for POSIX; `runner_threads.py` does the same where there is
-no fork.
+A `Runner` belongs to a worker's main thread and never touches the database, so that limits and cancellations bite
+even while the database is out of reach. It is also the one place where that thread waits: `poll()` returns when
+something happened to a command, when another thread called `wake()`, or when the supervisor had something to say.
+How a process is started, read and found is the platform's: `runner_posix.py` where there is fork,
+`runner_threads.py` elsewhere.
 
 The end of a job is the end of its shell, not the closing of its pipes: what the shell leaves behind is ended.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
-import signal
+import sys
 import time
+from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Generic, Optional, TypeVar
 
 from webapp import clock
 from webapp.settings import Settings
 from worker import failures, processes
 from worker.claims import Claim, Ended
-from worker.output import STDERR, STDOUT, Capture
+from worker.output import Capture
 
 READ_SIZE = 65536
 LEFT_BEHIND_GRACE = 1.0  # seconds that what a shell left behind may take to end itself
-FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on
+_WINDOWS: bool = sys.platform == "win32"
 
 
 @dataclass
 class Running:
-    """A command that runs."""
+    """A command that runs. Facts of its end are set when its shell has ended (`over`); times in microseconds."""
 
+    pid: int  # the shell's
     claim: Claim
-    pid: int
-    pipes: list[int]
     capture: Capture
     started_at: int
-    deadline: Optional[float]  # on the monotonic clock
-    limit: float
+    deadline: Optional[float] = None  # on the monotonic clock
+    limit: float = 0.0
     why: str = ""  # why it was told to end: timeout, cancelled, released, lost
-    kill_at: Optional[float] = None
-    status: Optional[int] = None  # the shell's wait status, once it has ended
-    usage: Any = None
+    kill_at: Optional[float] = None  # when what was told to end is killed; once `over`, when to look again
+    over: bool = False
+    exit_code: Optional[int] = None
+    signal: Optional[int] = None
+    cpu_time: Optional[int] = None
+    peak_memory: Optional[int] = None
     ended_at: int = 0
     left_behind: set[int] = field(default_factory=set)
     give_up_at: float = 0.0  # what is left behind and cannot be killed (it hangs in the kernel) is waited for no longer
 
 
-class Runner:
-    """The commands of one worker."""
+R = TypeVar("R", bound=Running)
+
+
+class CannotStart(Exception):
+    """A command that cannot be started: a failed attempt with this reason."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class Runner(ABC, Generic[R]):
+    """See the module. `orders` holds what the supervisor said, in the words of `child.py`."""
 
     def __init__(self) -> None:
-        self.selector = selectors.DefaultSelector()
-        self._running: dict[int, Running] = {}  # by the shell's pid
+        self.orders: deque[str] = deque()
+        self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[Ended] = []
-        self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("QUEUECTL_")}
-        self._subreaper = processes.become_subreaper()
-        self._children: Optional[int] = None
-        if self._subreaper:
-            with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
-                path = f"/proc/self/task/{os.getpid()}/children"
-                self._children = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     # --- what the worker asks ---
 
@@ -76,132 +84,66 @@ class Runner:
         """Start a claim's command. One that cannot be started is an ended one with its reason."""
         capture = Capture(settings.output_limit)
         started_at = clock.now()
-        limit = claim.timeout if claim.timeout is not None else settings.job_timeout
         try:
-            pid, pipes = self._spawn(claim)
-        except _CannotStart as error:
+            if claim.cwd is not None:
+                _check_folder(claim.cwd)
+            running = self._spawn(claim, capture, started_at)
+        except CannotStart as error:
             self._ended.append(
                 Ended(claim, "failed", error.reason, started_at, clock.now(), error=str(error), output=capture.kept())
             )
             return
-        running = Running(claim, pid, pipes, capture, started_at, time.monotonic() + limit if limit else None, limit)
-        self._running[pid] = running
-        for stream, pipe in zip((STDOUT, STDERR), pipes):
-            self.selector.register(pipe, selectors.EVENT_READ, (running, stream))
+        running.limit = claim.timeout if claim.timeout is not None else settings.job_timeout
+        if running.limit:
+            running.deadline = time.monotonic() + running.limit
+        self._running[running.pid] = running
 
     def stop(self, why: str, grace: float, tokens: Optional[set[str]] = None) -> None:
         """Tell commands to end (TERM now, KILL after the grace): those with these tokens, or all."""
         for running in self._running.values():
-            if (tokens is None or running.claim.token in tokens) and running.status is None:
+            if (tokens is None or running.claim.token in tokens) and not running.over:
                 self._terminate(running, why, grace)
 
-    def poll(self, timeout: Optional[float]) -> tuple[list[Ended], list[Any]]:
-        """Wait for something to happen; return what ended, and the data of the worker's own ready descriptors."""
-        foreign = []
+    def poll(self, timeout: Optional[float]) -> list[Ended]:
+        """Wait for something to happen, `timeout` seconds at the most; return what ended."""
         until = self._next_deadline()
         if until is not None:
             wait = max(0.0, until - time.monotonic())
             timeout = wait if timeout is None else min(timeout, wait)
-        if self._ended:
-            timeout = 0
-        for key, _ in self.selector.select(timeout):
-            if isinstance(key.data, tuple):
-                self._read(key.fd, *key.data)
-            else:
-                foreign.append(key.data)
-        if foreign:  # SIGCHLD comes through one of them
-            self._reap()
+        self._wait(0 if self._ended else timeout)
         self._enforce()
         ended, self._ended = self._ended, []
-        return ended, foreign
+        return ended
 
-    def _reap(self) -> None:
-        """Collect every child that has ended: shells, and orphans that were given to this process."""
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            running = self._running.get(pid)
-            if running is not None and running.status is None:
-                running.status, running.usage, running.ended_at = status, usage, clock.now()
-                self._look_behind(running)
+    @abstractmethod
+    def wake(self) -> None:
+        """End the wait of `poll()`, from any thread."""
 
-    # --- starting ---
+    @abstractmethod
+    def close(self) -> None:
+        """Listen no more."""
 
-    def _spawn(self, claim: Claim) -> tuple[int, list[int]]:
-        # posix_spawn cannot change the folder, so a second shell does: one exec more, for jobs with a cwd only.
-        argv = ["/bin/sh", "-c", claim.command]
-        if claim.cwd is not None:
-            _check_folder(claim.cwd)
-            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c "$1"', claim.cwd, claim.command]
-        environment = {
-            **self._environment,
-            **claim.env,
-            "QUEUECTL_JOB_ID": claim.id,
-            "QUEUECTL_ATTEMPT": str(claim.attempt),
-            processes.TOKEN_VARIABLE: claim.token,
-        }
-        ends: list[int] = []
-        try:
-            for _ in (STDOUT, STDERR):
-                ends += os.pipe()
-            read_out, write_out, read_err, write_err = ends
-            pid = os.posix_spawn(
-                argv[0],
-                argv,
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, self._devnull, 0),
-                    (os.POSIX_SPAWN_DUP2, write_out, 1),
-                    (os.POSIX_SPAWN_DUP2, write_err, 2),
-                ],
-                setsid=True,
-                setsigmask=[],
-                # Python ignores these two, and what is ignored stays so across exec.
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
-        except OSError as error:
-            for end in ends:
-                os.close(end)
-            raise _CannotStart("spawn", f"could not be started: {error.strerror}") from None
-        os.close(write_out)
-        os.close(write_err)
-        os.set_blocking(read_out, False)
-        os.set_blocking(read_err, False)
-        return pid, [read_out, read_err]
+    # --- what the platform does ---
 
-    # --- reading ---
+    @abstractmethod
+    def _spawn(self, claim: Claim, capture: Capture, started_at: int) -> R:
+        """Start the command's shell, in a session or group of its own. Raises CannotStart."""
 
-    def _read(self, pipe: int, running: Running, stream: int) -> None:
-        try:
-            data = os.read(pipe, READ_SIZE)
-        except BlockingIOError:
-            return
-        if data:
-            running.capture.write(stream, data)
-        else:
-            self._close(running, pipe)
+    @abstractmethod
+    def _wait(self, timeout: Optional[float]) -> None:
+        """Wait, and take in what happened: output, ends (through `_shell_ended`), orders."""
 
-    def _close(self, running: Running, pipe: int) -> None:
-        self.selector.unregister(pipe)
-        os.close(pipe)
-        running.pipes[running.pipes.index(pipe)] = -1
+    @abstractmethod
+    def _tree(self, running: R) -> set[int]:
+        """The shell, what it started, and what escaped from it."""
 
-    def _drain(self, running: Running) -> None:
-        for stream, pipe in enumerate(running.pipes):
-            for _ in range(FINAL_READS if pipe >= 0 else 0):
-                try:
-                    data = os.read(pipe, READ_SIZE)
-                except BlockingIOError:
-                    break
-                if not data:
-                    break
-                running.capture.write(stream, data)
-            if pipe >= 0:
-                self._close(running, pipe)
+    @abstractmethod
+    def _left(self, running: R) -> set[int]:
+        """What still runs of a command whose shell has ended."""
+
+    @abstractmethod
+    def _collect(self, running: R, now: float) -> Optional[float]:
+        """Take in the rest of the output. None when that is done, else when to look again."""
 
     # --- ending ---
 
@@ -218,126 +160,78 @@ class Runner:
         """Act on the deadlines that have passed; finish what is over."""
         now = time.monotonic()
         for running in list(self._running.values()):
-            if running.status is not None:
+            if running.over:
                 self._finish_when_alone(running, now)
             elif not running.why and running.deadline is not None and now >= running.deadline:
                 self._terminate(running, "timeout", running.claim.kill_grace)
             elif running.kill_at is not None and now >= running.kill_at:
                 # The shell first: it would still have its say about children that are killed before it.
-                processes.send([running.pid, *self._tree(running)], signal.SIGKILL)
-                running.kill_at = now + 0.2  # until the shell is reaped: a fork may have raced the scan
+                processes.kill([running.pid, *self._tree(running)])
+                running.kill_at = now + 0.2  # until the shell's end is seen: a fork may have raced the scan
 
-    def _terminate(self, running: Running, why: str, grace: float) -> None:
+    def _terminate(self, running: R, why: str, grace: float) -> None:
         if not running.why:
             running.why = why
-        tree = self._tree(running)
-        processes.send(tree, signal.SIGTERM)
-        processes.send(tree, signal.SIGCONT)  # a stopped process does not hear the TERM
+        processes.ask_to_end(self._tree(running))
         kill_at = time.monotonic() + grace
         running.kill_at = kill_at if running.kill_at is None else min(kill_at, running.kill_at)
 
-    def _tree(self, running: Running) -> set[int]:
-        """The shell, what it started, and what escaped from it to this process."""
-        tree = set(processes.descendants(running.pid))
-        if running.status is None:
-            tree.add(running.pid)
-        tree |= self._orphans(running)
-        return tree
-
-    def _orphans(self, running: Running) -> set[int]:
-        """Adopted children of this process that belong to a job, with all below them.
-
-        They carry its token or are of its session; one that shows neither (`env -i setsid …`) belongs to it if no
-        other job runs here that could own it.
-        """
-        found: set[int] = set()
-        for pid in self._adopted():
-            if self._owns(running, pid):
-                found |= {pid, *processes.descendants(pid)}
-        return found
-
-    def _owns(self, running: Running, pid: int) -> bool:
-        token = processes.token_of(pid)
-        if token is not None:
-            return token == running.claim.token
-        try:
-            session = os.getsid(pid)
-        except OSError:
-            return False
-        return session == running.pid or (session not in self._running and len(self._running) == 1)
-
-    def _adopted(self) -> set[int]:
-        if self._children is not None:
-            children = {int(pid) for pid in os.pread(self._children, 1 << 20, 0).split()}
-        elif self._subreaper:
-            import psutil
-
-            children = {child.pid for child in psutil.Process().children()}
-        else:
-            return set()
-        return children - self._running.keys()
-
-    def _look_behind(self, running: Running) -> None:
+    def _shell_ended(self, running: R, left: set[int]) -> None:
         """The shell has ended: tell what it left behind to end, too."""
-        left = self._orphans(running) if self._subreaper else _group(running.pid)
-        now = time.monotonic()
+        running.over = True
         running.left_behind = left
         if left:
-            processes.send(left, signal.SIGTERM)
-            processes.send(left, signal.SIGCONT)
+            processes.ask_to_end(left)
             grace = LEFT_BEHIND_GRACE if not running.why else 0.0
-            running.kill_at = now + grace
+            running.kill_at = time.monotonic() + grace
             running.give_up_at = running.kill_at + 0.5
 
-    def _finish_when_alone(self, running: Running, now: float) -> None:
+    def _finish_when_alone(self, running: R, now: float) -> None:
         if running.left_behind and running.kill_at is not None:
-            still = self._orphans(running) if self._subreaper else _group(running.pid)
+            still = self._left(running)
             if still and now < running.kill_at:
                 return
             if still and now < running.give_up_at:
-                processes.send(still, signal.SIGKILL)
+                processes.kill(still)
                 running.kill_at = now + 0.02
                 return
-        self._drain(running)
+        again = self._collect(running, now)
+        if again is not None:
+            running.kill_at = again
+            return
         del self._running[running.pid]
-        self._ended.append(_ended(running))
+        self._ended.append(_outcome(running))
 
+    # --- starting ---
 
-class _CannotStart(Exception):
-    def __init__(self, reason: str, message: str) -> None:
-        self.reason = reason
-        super().__init__(message)
+    def _environment_of(self, claim: Claim) -> dict[str, str]:
+        own = {name.upper(): value for name, value in claim.env.items()} if _WINDOWS else claim.env  # 'Path' is 'PATH'
+        return {
+            **self._environment,
+            **own,
+            "QUEUECTL_JOB_ID": claim.id,
+            "QUEUECTL_ATTEMPT": str(claim.attempt),
+            processes.TOKEN_VARIABLE: claim.token,
+        }
 
 
 def _check_folder(cwd: str) -> None:
     if not os.path.isdir(cwd):
         missing = "is not a folder" if os.path.exists(cwd) else "does not exist"
-        raise _CannotStart("cwd", f"its working folder {cwd} {missing}")
+        raise CannotStart("cwd", f"its working folder {cwd} {missing}")
     if not os.access(cwd, os.X_OK):
-        raise _CannotStart("cwd", f"its working folder {cwd} may not be entered by this worker")
+        raise CannotStart("cwd", f"its working folder {cwd} may not be entered by this worker")
 
 
-def _group(pid: int) -> set[int]:
-    """Without a subreaper: is anything left in the shell's process group? Then the group, as one."""
-    try:
-        os.killpg(pid, 0)
-    except OSError:
-        return set()
-    return {-pid}  # os.kill of a negative pid reaches the group
-
-
-def _ended(running: Running) -> Ended:
-    status, kept = running.status or 0, running.capture.kept()
-    exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-    usage = running.usage
+def _outcome(running: Running) -> Ended:
+    kept, exit_code, number = running.capture.kept(), running.exit_code, running.signal
     facts: dict[str, Any] = {
         "started_at": running.started_at,
         "finished_at": running.ended_at,
         "exit_code": exit_code,
         "signal": number,
-        "cpu_time": clock.seconds(usage.ru_utime + usage.ru_stime),
-        "peak_memory": usage.ru_maxrss * (1024 if os.uname().sysname == "Linux" else 1),
+        "cpu_time": running.cpu_time,
+        "peak_memory": running.peak_memory,
         "output": kept,
         "left_behind": 0 if running.why else len(running.left_behind),  # what was told to end has not been left
     }

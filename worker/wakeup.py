@@ -12,9 +12,10 @@ import contextlib
 import os
 import select
 import sys
+import threading
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from webapp.config import Config
 
@@ -27,68 +28,107 @@ class Wakeup:
     """Waits for commits of others, for `notify()` from this process's other threads, or for a time to pass."""
 
     def __init__(self, config: Config) -> None:
-        self._read_end, self._write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(self._write_end, False)
-        self._inotify: Any = None
-        self._version: Any = None
-        self.slow_look = BLIND_LOOK
-        if config.is_sqlite:
-            self.slow_look = SLOW_LOOK
-            wal = config.sqlite_path.with_name(config.sqlite_path.name + "-wal")
-            if not self._watch(wal):
-                self._version = _DataVersion(config.sqlite_path)
+        self.slow_look = SLOW_LOOK if config.is_sqlite else BLIND_LOOK
+        self._way: Union[_Watching, _Looking] = _way(config)
 
     def notify(self) -> None:
-        """End the wait, from any thread or signal handler."""
-        with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake all the same
-            os.write(self._write_end, b"x")
+        """End the wait, from any thread."""
+        self._way.notify()
 
     def wait(self, timeout: float, *, for_commits: bool) -> None:
         """Return when notified, when somebody committed (if asked for), or after `timeout` seconds."""
-        until = time.monotonic() + timeout
-        descriptors = [self._read_end]
-        if for_commits and self._inotify is not None:
-            descriptors.append(self._inotify.fileno())
-        while True:
-            left = max(0.0, until - time.monotonic())
-            looking = for_commits and self._version is not None
-            ready = _select(descriptors, min(left, VERSION_LOOK) if looking else left)
-            if ready or left == 0 or (looking and self._version.changed()):
-                break
+        self._way.wait(timeout, for_commits)
+
+    def close(self) -> None:
+        self._way.close()
+
+
+def _way(config: Config) -> Union[_Watching, _Looking]:
+    if not config.is_sqlite:
+        return _Looking(None)
+    path = config.sqlite_path
+    inotify = _inotify(path.with_name(path.name + "-wal"))
+    return _Looking(_DataVersion(path)) if inotify is None else _Watching(inotify)
+
+
+class _Watching:
+    """inotify, and a pipe for `notify`, in one select."""
+
+    def __init__(self, inotify: Any) -> None:
+        self._inotify = inotify
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self._write_end, False)
+
+    def notify(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: it will wake all the same
+            os.write(self._write_end, b"x")
+
+    def wait(self, timeout: float, for_commits: bool) -> None:
+        commits = [self._inotify.fileno()] if for_commits else []
+        select.select([self._read_end, *commits], [], [], timeout)
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_end, 4096)
-        if self._inotify is not None and for_commits:
+        if for_commits:
             self._inotify.read(timeout=0)
 
     def close(self) -> None:
         os.close(self._read_end)
         os.close(self._write_end)
-        for source in (self._inotify, self._version):
-            if source is not None:
-                source.close()
+        self._inotify.close()
 
-    def _watch(self, wal: Path) -> bool:
-        if not sys.platform.startswith("linux"):
-            return False
+
+class _Looking:
+    """An event for `notify`, and where it helps a look at the data version now and then. Runs everywhere."""
+
+    def __init__(self, version: Optional[_DataVersion]) -> None:
+        self._version = version
+        self._notified = threading.Event()
+
+    def notify(self) -> None:
+        self._notified.set()
+
+    def wait(self, timeout: float, for_commits: bool) -> None:
+        until = time.monotonic() + timeout
+        while True:
+            left = max(0.0, until - time.monotonic())
+            if self._version is None or not for_commits:
+                self._notified.wait(left)
+                break
+            if self._notified.wait(min(left, VERSION_LOOK)) or left == 0 or self._version.changed():
+                break
+        self._notified.clear()
+
+    def close(self) -> None:
+        if self._version is not None:
+            self._version.close()
+
+
+def _inotify(file: Path) -> Any:
+    """A watch on a file's changes, or None where there can be none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
         from inotify_simple import INotify, flags
-
-        try:
-            self._inotify = INotify()
-            self._inotify.add_watch(str(wal), flags.MODIFY)
-        except OSError:  # no watches left for this user, or a file system without them
-            if self._inotify is not None:
-                self._inotify.close()
-                self._inotify = None
-            return False
-        return True
+    except ImportError:
+        return None
+    try:
+        inotify = INotify()
+    except OSError:  # no more of them for this user
+        return None
+    try:
+        inotify.add_watch(str(file), flags.MODIFY)
+    except OSError:  # no watches left, or a file system without them
+        inotify.close()
+        return None
+    return inotify
 
 
 class _DataVersion:
     def __init__(self, path: Path) -> None:
         from webapp.db import sqlite
 
-        self._connection = sqlite.connect(f"file:{path}?mode=ro", uri=True)
+        self._connection = sqlite.connect(f"{path.as_uri()}?mode=ro", uri=True)
         self._seen = self._look()
 
     def _look(self) -> Optional[int]:
@@ -101,7 +141,3 @@ class _DataVersion:
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _select(descriptors: list[int], timeout: float) -> bool:
-    return bool(select.select(descriptors, [], [], timeout)[0])

@@ -30,6 +30,18 @@ sys.exit(supervisor.run(load(), **json.loads(sys.argv[2])))
 """
 
 
+# For what holds whether workers are forks or, as on Windows, programs: there on one database, for it is all the same.
+both_ways = pytest.mark.parametrize(
+    ("config", "way"),
+    [
+        pytest.param("sqlite", "fork", id="sqlite"),
+        pytest.param("postgresql", "fork", id="postgresql"),
+        pytest.param("sqlite", "no fork", id="no-fork"),
+    ],
+    indirect=True,
+)
+
+
 class Queue:
     """The test's own view of the queue, beside the workers."""
 
@@ -117,7 +129,16 @@ def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
 
 
 @pytest.fixture
-def fleet(queue: Queue, tmp_path: Path, eventually: Callable[..., Any]) -> Iterator[Callable[..., Fleet]]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the processes of a fleet have: 'fork', or 'no fork' and nothing else of what Windows has not."""
+    name: str = getattr(request, "param", "fork")
+    if name == "no fork":
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).with_name("no_fork")))
+    return name
+
+
+@pytest.fixture
+def fleet(queue: Queue, tmp_path: Path, eventually: Callable[..., Any], way: str) -> Iterator[Callable[..., Fleet]]:
     """Start supervisors; with `ready=False` without waiting for their workers. All are ended with the test."""
     started: list[Fleet] = []
 

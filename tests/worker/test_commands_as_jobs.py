@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from tests.worker.conftest import Fleet, Queue
+from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp import story
 from webapp.db import reading
 
 Start = Callable[..., Fleet]
 
 
+@both_ways
 def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Queue, fleet: Start) -> None:
     fleet()
     job = queue.reaches(queue.enqueue("echo out; echo err >&2"), "completed")
@@ -23,7 +25,17 @@ def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Que
     assert (attempt.state, attempt.exit_code, attempt.number) == ("completed", 0, 1)
     assert story.attempt_json(attempt)["stdout"] == "out\n"
     assert story.attempt_json(attempt)["stderr"] == "err\n"
-    assert attempt.cpu_time is not None
+
+
+@both_ways
+def test_what_a_command_uses_of_the_machine_is_recorded(queue: Queue, fleet: Start) -> None:
+    fleet()
+    # A child of the shell works for 0.2 s. Without fork one looks now and then, and sees half of it at the least.
+    work = "while read -r line < /proc/$$/stat; set -- $line; [ $((${14} + ${15})) -lt 20 ]; do :; done; sleep 0.5"
+    job_id = queue.enqueue(f"sh -c {shlex.quote(work)}; true")
+    queue.reaches(job_id, "completed")
+    [attempt] = queue.attempts(job_id)
+    assert (attempt.cpu_time or 0) > 50_000
     assert (attempt.peak_memory or 0) > 100_000
 
 
@@ -54,6 +66,7 @@ def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue
     assert queue.attempts(here.id)[0].output.decode() == f"{tmp_path}\n"
 
 
+@both_ways
 def test_a_job_that_runs_too_long_is_ended_with_its_whole_tree(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
@@ -68,6 +81,7 @@ def test_a_job_that_runs_too_long_is_ended_with_its_whole_tree(
     assert not alive(escaped)
 
 
+@both_ways
 def test_a_command_that_ignores_the_request_to_end_is_killed_after_the_grace(queue: Queue, fleet: Start) -> None:
     queue.set(kill_grace=1)
     fleet()
@@ -78,6 +92,7 @@ def test_a_command_that_ignores_the_request_to_end_is_killed_after_the_grace(que
     assert attempt.finished_at - attempt.started_at >= 2_000_000
 
 
+@both_ways
 def test_what_a_shell_leaves_behind_neither_holds_the_job_nor_outlives_it(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
@@ -144,6 +159,7 @@ def test_no_descriptor_of_ours_reaches_the_command(queue: Queue, fleet: Start) -
     assert queue.attempts(job_id)[0].output.decode().split() == ["0", "1", "2"]
 
 
+@both_ways
 def test_of_too_much_output_the_beginning_and_the_end_are_kept_and_the_rest_is_counted(
     queue: Queue, fleet: Start
 ) -> None:
@@ -179,6 +195,7 @@ def test_the_output_of_a_running_job_can_be_watched(queue: Queue, fleet: Start, 
     assert eventually(lambda: live() == b"first\nsecond\n")
 
 
+@both_ways
 def test_the_end_of_a_jobs_output_is_not_lost_when_it_ends_at_once_after_a_flood(queue: Queue, fleet: Start) -> None:
     fleet()
     ids = [queue.enqueue("head -c 200000 /dev/zero | tr '\\0' x; printf end") for _ in range(20)]
@@ -187,6 +204,7 @@ def test_the_end_of_a_jobs_output_is_not_lost_when_it_ends_at_once_after_a_flood
         assert queue.attempts(job_id)[0].output == b"x" * 200000 + b"end"
 
 
+@both_ways
 def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
@@ -200,6 +218,7 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
         queue.reaches(job_id, "completed")
 
 
+@both_ways
 def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
     if not queue.config.is_sqlite:
         return  # there it looks every half second, and nothing faster is promised yet

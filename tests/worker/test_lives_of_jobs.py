@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from tests.worker.conftest import Fleet, Queue
+from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp import bulk, jobspec, operations
 from webapp.filters import JobFilter
 
@@ -80,6 +80,7 @@ def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp
     assert sorted(ledger.read_text().split()) == sorted(ids)
 
 
+@both_ways
 def test_draining_waits_for_retries_and_leaves_what_is_scheduled(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1, backoff_jitter=0)
     failing = queue.enqueue("exit 1", max_retries=1)
@@ -107,6 +108,7 @@ def test_a_paused_queue_rests_and_goes_on_when_resumed(queue: Queue, fleet: Star
     queue.reaches(waiting, "completed")
 
 
+@both_ways
 def test_cancelling_a_running_job_ends_its_command_at_once(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_cancelled_job_is_not_retried_even_if_it_fails_by_itself_first(
     assert queue.reaches(job_id, "cancelled").exit_code == 7
 
 
+@both_ways
 def test_stopping_in_good_order_lets_running_jobs_finish(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
@@ -148,6 +151,7 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     assert len(queue.workers("stopped")) == 1
 
 
+@both_ways
 def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
@@ -162,6 +166,7 @@ def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
     assert not alive(pid)
 
 
+@both_ways
 def test_a_second_signal_hands_back_at_once(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:

@@ -9,12 +9,13 @@ from typing import Any, Callable
 
 import psutil
 
-from tests.worker.conftest import Fleet, Queue
+from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp import operations
 
 Start = Callable[..., Fleet]
 
 
+@both_ways
 def test_a_killed_workers_job_goes_back_at_once_and_its_command_is_dead_by_then(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_worker_taken_for_dead_ends_what_it_runs_and_is_replaced(
     assert queue.job(job_id).losses == 1
 
 
+@both_ways
 def test_workers_whose_supervisor_was_killed_finish_what_they_run_and_end(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any], alive: Callable[[int], bool]
 ) -> None:

@@ -1,0 +1,55 @@
+"""The main thread's one wait on POSIX: no end of a command may slip between looking and sleeping."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from webapp.config import CHECKOUT
+
+# In a process of its own, for a runner takes signal handlers and reaps whatever child there is. Here the second command
+# ends exactly when the runner has seen that no more have ended, and before it waits again.
+_END_BETWEEN = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import psutil
+from webapp.settings import Settings
+from worker.claims import Claim
+from worker.runner_posix import PosixRunner
+
+life, _ = os.pipe()
+runner = PosixRunner(life)
+gate = sys.argv[2]
+def start(seq, command):
+    claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0)
+    runner.start(claim, Settings())
+start(1, "exit 1")
+start(2, f"read line < {gate}; exit 2")
+[second] = [pid for pid, running in runner._running.items() if running.claim.seq == 2]
+
+real, opened = os.wait4, []
+def wait4(pid, options):
+    answer = real(pid, options)
+    if answer[0] == 0 and not opened and len(runner) == 2 and any(one.over for one in runner._running.values()):
+        opened.append(True)
+        with open(gate, "w") as file:
+            file.write("go\\n")
+        while psutil.Process(second).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.005)
+    return answer
+os.wait4 = wait4
+
+ended, until = [], time.monotonic() + 20
+while len(runner) and time.monotonic() < until:
+    ended += runner.poll(20)
+print([one.exit_code for one in ended], bool(opened), time.monotonic() < until)
+"""
+
+
+def test_a_command_that_ends_just_after_the_others_were_collected_is_not_overlooked(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    subprocess.run(["mkfifo", str(gate)], check=True)
+    command = [sys.executable, "-c", _END_BETWEEN, str(CHECKOUT), str(gate)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.stdout, ran.stderr) == ("[1, 2] True True\n", "")

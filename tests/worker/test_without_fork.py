@@ -1,0 +1,58 @@
+"""What is particular to a platform without fork. What is the same on every platform runs there, too: `both_ways`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import psutil
+import pytest
+
+from tests.worker.conftest import Fleet, Queue
+from webapp.config import CHECKOUT
+
+Start = Callable[..., Fleet]
+
+pytestmark = pytest.mark.parametrize(("config", "way"), [("sqlite", "no fork")], indirect=True, ids=["no-fork"])
+
+
+def test_workers_and_keeper_are_programs_of_this_checkout_whatever_the_folder(
+    queue: Queue, fleet: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = fleet(count=2, slots=3, queues=["mail", "default"])
+    children = psutil.Process(one.process.pid).children()
+    assert [child.cmdline()[1] for child in children] == [str(CHECKOUT / "worker" / "__main__.py")] * 3
+    assert {worker.pid for worker in queue.workers()} < {child.pid for child in children}
+    assert {(worker.slots, worker.queues) for worker in queue.workers()} == {(3, '["mail", "default"]')}
+
+
+def test_a_stranger_who_holds_a_jobs_pipes_does_not_hold_the_job(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
+) -> None:
+    fleet()
+    # It hides its parent and its environment: without subreapers nobody finds it.
+    hide = f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 300' &)"
+    job_id = queue.enqueue(f"{hide}; while [ ! -s {tmp_path}/pid ]; do sleep 0.02; done; echo done")
+    stranger = pid_in(tmp_path / "pid")
+    try:
+        queue.reaches(job_id, "completed", within=15)
+        assert queue.attempts(job_id)[0].output == b"done\n"
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+
+
+def test_a_process_that_dies_hard_is_replaced_and_its_successor_hears_the_supervisor(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
+    one = fleet()
+    [worker] = queue.workers()
+    for child in psutil.Process(one.process.pid).children():  # the keeper, too
+        child.kill()
+    eventually(lambda: queue.workers() and queue.workers()[0].id != worker.id)
+    assert one.text().count("(signal 9); starting another") == 2
+    queue.reaches(queue.enqueue("true"), "completed")
+    assert one.stop() == 0
+    assert worker.id in {ended.id for ended in queue.workers("expired")}

@@ -1,0 +1,63 @@
+"""What every child of a supervisor has: an ear for it, and an end. What they do is in `loop.py` and `keeper.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from typing import Callable, NoReturn
+
+from webapp.config import ConfigError
+
+DONE, EXPIRED, BROKEN = 0, 75, 70  # exit codes: only after DONE does the supervisor start no other worker
+
+# What a worker hears from its supervisor: let what runs finish; hand it back at once; take no more.
+STOP, NOW, QUIET = "stop", "now", "quiet"
+LOOK = "look"  # what a keeper hears: a worker has ended
+GONE = "gone"  # what both hear when the supervisor's end of the pipe was closed, by itself or by its death
+
+log = logging.getLogger("queuectl.supervisor")
+
+
+def listen(descriptor: int, hear: Callable[[str], None]) -> None:
+    """Have `hear` called, in a thread, with each word that comes through a pipe, and with GONE at its end.
+
+    A thread, because on Windows nothing waits for a pipe but a read; and no buffered reader, because its lock, held at
+    the interpreter's end, is a fatal error.
+    """
+
+    def read() -> None:
+        rest, data = b"", b" "
+        while data:
+            try:
+                data = os.read(descriptor, 4096)
+            except OSError:
+                data = b""
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                hear(line.decode().strip())
+        hear(GONE)
+
+    threading.Thread(target=read, name="ear", daemon=True).start()
+
+
+def live(name: str, work: Callable[[], int]) -> NoReturn:
+    """Be this process until its work is done; end with its exit code, BROKEN where it failed.
+
+    Ends without the interpreter's ceremony: what is open belongs to the supervisor as well, or to threads that wait.
+    """
+    code = BROKEN
+    try:
+        code = work()
+    except ConfigError as error:
+        log.error("%s: %s", name, error)
+    except BaseException:
+        log.exception("%s failed", name)
+    finally:
+        with contextlib.suppress(Exception):
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

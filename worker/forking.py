@@ -1,0 +1,130 @@
+"""A supervisor's children where there is fork: each shares its parent's memory, hears signals, and is reaped.
+
+The supervisor holds no connection and no thread, because its children are forks of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from webapp import create_core
+from webapp.config import Config, ConfigError
+from worker import child, keeper, loop
+from worker.child import LOOK, QUIET
+
+
+class Forks:
+    """See the module, and `supervisor.Family`."""
+
+    def __init__(
+        self,
+        config: Config,
+        supervisor_id: str,
+        slots: int,
+        queues: Optional[Sequence[str]],
+        drain: bool,
+        leave: Callable[[], None],
+    ) -> None:
+        """`leave` is called in each child, to let go of what else belongs to the supervisor. Raises ConfigError."""
+        _ready_database(config)
+        self._config = config
+        self._app = create_core(config, migrate=False)
+        self._leave = leave
+        # This process holds the write ends for as long as it lives; a child at the other end learns of its death.
+        self._life_read, self._life_write = os.pipe()
+        self._keeper_read, self._keeper_write = os.pipe()
+        self._assignment = loop.Assignment(supervisor_id, slots, queues, drain, self._life_read)
+        self._keeper = 0
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the wake-up descriptor
+        gc.collect()
+        gc.freeze()  # what is here now is shared with the children for as long as neither touches it
+
+    def start_worker(self, name: str) -> int:
+        return self._fork(name, self._work)
+
+    def start_keeper(self, name: str) -> int:
+        self._keeper = self._fork(name, self._keep)
+        return self._keeper
+
+    def ended(self) -> list[tuple[int, int]]:
+        found = []
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    break
+                found.append((pid, os.waitstatus_to_exitcode(status)))
+                if pid == self._keeper:
+                    self._keeper = 0
+        return found
+
+    def tell(self, pid: int, word: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1 if word == QUIET else signal.SIGTERM)  # a second TERM is understood as NOW
+
+    def wake_keeper(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._keeper_write, LOOK.encode() + b"\n")
+
+    def end_keeper(self) -> None:
+        os.close(self._keeper_write)
+        if self._keeper:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._keeper, 0)
+
+    def _fork(self, name: str, work: Callable[[], int]) -> int:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            child.live(name, work)
+        return pid
+
+    # --- in a child ---
+
+    def _leave_home(self) -> None:
+        """Be a process of one's own, and let go of what belongs to the supervisor."""
+        os.setsid()
+        self._leave()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._life_write)
+        os.close(self._keeper_write)
+
+    def _work(self) -> int:
+        self._leave_home()
+        os.close(self._keeper_read)
+        return loop.run(self._app, self._config, self._assignment)
+
+    def _keep(self) -> int:
+        self._leave_home()
+        os.close(self._life_read)
+        return keeper.run(self._app, self._keeper_read)
+
+
+def _ready_database(config: Config) -> None:
+    """Bring the database up to date, in a child: this process must never have had a connection."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os.close(read_end)
+            try:
+                create_core(config)
+                os._exit(0)
+            except ConfigError as error:
+                os.write(write_end, str(error).encode()[:4000])
+            except Exception as error:
+                os.write(write_end, f"cannot use the database: {error}".splitlines()[0].encode()[:4000])
+        os._exit(1)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answer:
+        message = answer.read().decode(errors="replace")
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise ConfigError(message or "the database could not be prepared")

@@ -1,0 +1,238 @@
+"""The commands of one worker where there is fork: one thread, which waits for pipes, signals and threads in a selector.
+
+The supervisor speaks in signals (TERM and INT: stop, a second one: now; TSTP and USR1: quiet), its death is the end of
+a pipe, and the end of a command is a SIGCHLD. Where the platform has subreapers this process is one: what escapes from
+a command's tree becomes its child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import Optional
+
+from webapp import clock
+from worker import processes
+from worker.child import GONE, NOW, QUIET, STOP
+from worker.claims import Claim
+from worker.output import STDERR, STDOUT, Capture
+from worker.runner import READ_SIZE, CannotStart, Runner, Running
+
+FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on
+_MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
+
+
+@dataclass
+class _Running(Running):
+    pipes: list[int] = field(default_factory=list)
+
+
+class PosixRunner(Runner[_Running]):
+    """See the module. Takes the process's signal handlers and its wake-up descriptor."""
+
+    def __init__(self, parent: int) -> None:
+        """`parent` is the read end of the pipe whose end is the supervisor's death."""
+        super().__init__()
+        self._parent = parent
+        # Signals and other threads wake the selector through this pair.
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
+        self._selector.register(parent, selectors.EVENT_READ, "parent")
+        self._asked_to_stop = False
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
+            signal.signal(number, self._signalled)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the pair
+        self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._subreaper = processes.become_subreaper()
+        self._children: Optional[int] = None
+        if self._subreaper:
+            with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
+                path = f"/proc/self/task/{os.getpid()}/children"
+                self._children = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_write.send(b"\0")
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if number in {signal.SIGTSTP, signal.SIGUSR1}:
+            self.orders.append(QUIET)
+        else:
+            self.orders.append(NOW if self._asked_to_stop else STOP)
+            self._asked_to_stop = True
+
+    # --- waiting ---
+
+    def _wait(self, timeout: Optional[float]) -> None:
+        woken = False
+        for key, _ in self._selector.select(timeout):
+            if isinstance(key.data, tuple):
+                self._read(key.fd, *key.data)
+            elif key.data == "wake":
+                woken = True
+                # Before the reaping: a command that ends after it must ring again.
+                with contextlib.suppress(BlockingIOError):
+                    self._wake_read.recv(4096)
+            else:
+                self._selector.unregister(self._parent)
+                self.orders.append(GONE)
+        if woken:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Collect every child that has ended: shells, and orphans that were given to this process."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            running = self._running.get(pid)
+            if running is None or running.over:
+                continue
+            running.ended_at = clock.now()
+            if os.WIFSIGNALED(status):
+                running.signal = os.WTERMSIG(status)
+            else:
+                running.exit_code = os.WEXITSTATUS(status)
+            running.cpu_time = clock.seconds(usage.ru_utime + usage.ru_stime)
+            running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
+            self._shell_ended(running, self._left(running))
+
+    # --- starting ---
+
+    def _spawn(self, claim: Claim, capture: Capture, started_at: int) -> _Running:
+        # posix_spawn cannot change the folder, so a second shell does: one exec more, for jobs with a cwd only.
+        argv = ["/bin/sh", "-c", claim.command]
+        if claim.cwd is not None:
+            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c "$1"', claim.cwd, claim.command]
+        ends: list[int] = []
+        try:
+            for _ in (STDOUT, STDERR):
+                ends += os.pipe()
+            read_out, write_out, read_err, write_err = ends
+            pid = os.posix_spawn(
+                argv[0],
+                argv,
+                self._environment_of(claim),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, self._devnull, 0),
+                    (os.POSIX_SPAWN_DUP2, write_out, 1),
+                    (os.POSIX_SPAWN_DUP2, write_err, 2),
+                ],
+                setsid=True,
+                setsigmask=[],
+                # Python ignores these two, and what is ignored stays so across exec.
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except OSError as error:
+            for end in ends:
+                os.close(end)
+            raise CannotStart("spawn", f"could not be started: {error.strerror}") from None
+        os.close(write_out)
+        os.close(write_err)
+        os.set_blocking(read_out, False)
+        os.set_blocking(read_err, False)
+        running = _Running(pid, claim, capture, started_at, pipes=[read_out, read_err])
+        for stream, pipe in zip((STDOUT, STDERR), running.pipes):
+            self._selector.register(pipe, selectors.EVENT_READ, (running, stream))
+        return running
+
+    # --- reading ---
+
+    def _read(self, pipe: int, running: _Running, stream: int) -> None:
+        try:
+            data = os.read(pipe, READ_SIZE)
+        except BlockingIOError:
+            return
+        if data:
+            running.capture.write(stream, data)
+        else:
+            self._close_pipe(running, pipe)
+
+    def _close_pipe(self, running: _Running, pipe: int) -> None:
+        self._selector.unregister(pipe)
+        os.close(pipe)
+        running.pipes[running.pipes.index(pipe)] = -1
+
+    def _collect(self, running: _Running, now: float) -> Optional[float]:  # noqa: ARG002  it never has to wait
+        for stream, pipe in enumerate(running.pipes):
+            for _ in range(FINAL_READS if pipe >= 0 else 0):
+                try:
+                    data = os.read(pipe, READ_SIZE)
+                except BlockingIOError:
+                    break
+                if not data:
+                    break
+                running.capture.write(stream, data)
+            if pipe >= 0:
+                self._close_pipe(running, pipe)
+        return None
+
+    # --- finding ---
+
+    def _tree(self, running: _Running) -> set[int]:
+        """The shell, what it started, and what escaped from it to this process."""
+        tree = set(processes.descendants(running.pid))
+        if not running.over:
+            tree.add(running.pid)
+        tree |= self._orphans(running)
+        return tree
+
+    def _left(self, running: _Running) -> set[int]:
+        return self._orphans(running) if self._subreaper else _group(running.pid)
+
+    def _orphans(self, running: _Running) -> set[int]:
+        """Adopted children of this process that belong to a job, with all below them.
+
+        They carry its token or are of its session; one that shows neither (`env -i setsid …`) belongs to it if no
+        other job runs here that could own it.
+        """
+        found: set[int] = set()
+        for pid in self._adopted():
+            if self._owns(running, pid):
+                found |= {pid, *processes.descendants(pid)}
+        return found
+
+    def _owns(self, running: _Running, pid: int) -> bool:
+        token = processes.token_of(pid)
+        if token is not None:
+            return token == running.claim.token
+        try:
+            session = os.getsid(pid)
+        except OSError:
+            return False
+        return session == running.pid or (session not in self._running and len(self._running) == 1)
+
+    def _adopted(self) -> set[int]:
+        if self._children is not None:
+            children = {int(pid) for pid in os.pread(self._children, 1 << 20, 0).split()}
+        elif self._subreaper:
+            import psutil
+
+            children = {child.pid for child in psutil.Process().children()}
+        else:
+            return set()
+        return children - self._running.keys()
+
+
+def _group(pid: int) -> set[int]:
+    """Without a subreaper: is anything left in the shell's process group? Then the group, as one."""
+    try:
+        os.killpg(pid, 0)
+    except OSError:
+        return set()
+    return {-pid}  # os.kill of a negative pid reaches the group
