@@ -1,7 +1,8 @@
 """What a person or a program does to the queue. The console, the CLI and the API call the same functions.
 
 Each is one durable transaction; what is done to all that match a filter stands in `bulk.py`. An `actor` is
-`person:NAME`, `worker:ID` or `rule:NAME`. Jobs that somebody else moved first come back as refused, with the state that they are in.
+`person:NAME`, `worker:ID` or `rule:NAME`. Jobs that somebody else moved first come back as refused, with the state
+that they are in.
 """
 
 from __future__ import annotations
@@ -268,19 +269,21 @@ def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
 def wish_of_workers(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outcome:
     """Ask workers to be `quiet` (take no more), to `run` again, or to `stop` (finish, then end).
 
-    `ids` None means all that are running. `Outcome.refused` names those that are not running, or not there.
+    `ids` None means all that are running. `Outcome.refused` names those that are not running, or not there, or
+    `stopping`: a stop is final, and a worker that was told to stop would not take jobs again.
     """
     outcome = Outcome()
     with writing() as session:
         running = Worker.state == literal_column("'running'")
-        which = running if ids is None else running & Worker.id.in_(ids)
-        rows = session.scalars(update(Worker).where(which).values(wish=wish).returning(Worker.id)).all()
+        named = running if ids is None else Worker.id.in_(ids)
+        hears = running if wish == "stop" else running & (Worker.wish != "stop")
+        rows = session.scalars(update(Worker).where(named, hears).values(wish=wish).returning(Worker.id)).all()
         outcome.moved = sorted(rows)
-        if ids is not None and set(ids) - set(rows):
-            states = {
-                row.id: row.state for row in session.execute(select(Worker.id, Worker.state).where(Worker.id.in_(ids)))
-            }
-            outcome.refused = {id_: states.get(id_) for id_ in ids if id_ not in rows}
+        states = {
+            row.id: "stopping" if row.state == "running" else row.state
+            for row in session.execute(select(Worker.id, Worker.state).where(named, Worker.id.not_in(rows)))
+        }
+        outcome.refused = {id_: states.get(id_) for id_ in (states if ids is None else ids) if id_ not in rows}
         if rows:
             settings.bump_revision(session)
             record(session, wish, [("worker:" + id_, None) for id_ in outcome.moved], actor)

@@ -119,7 +119,7 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
 
         with core():
             outcome = operations.wish_of_workers(wish, list(worker_ids) or None, actor())
-        if not worker_ids and not outcome.moved:
+        if not worker_ids and not outcome.moved and not outcome.refused:
             say("No workers are running.")
         return tell_outcome(outcome, done, "only running workers can be told anything", thing="worker")
 

@@ -40,7 +40,7 @@ def index() -> ResponseReturnValue:
 @pages.post("/worker/<worker_id>/<wish>")
 @needs("admin")
 def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
-    """Ask one worker. 409 where it has ended by now."""
+    """Ask one worker. 409 where it ends or has ended by now."""
     if wish not in WISHES:
         abort(404)
     word, effect = WISHES[wish]
@@ -49,5 +49,5 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
         state = outcome.refused[worker_id]
         if state is None:
             raise operations.NotFound(f"there is no worker {worker_id!r}.")
-        return htmx.refused(f"Worker {worker_id} has {state} by now. Nothing was changed.")
+        return htmx.refused(f"Worker {worker_id} is {state} by now. Nothing was changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))

@@ -138,6 +138,17 @@ def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
     assert result.err.splitlines()[1] == "w9: there is no such worker."
 
 
+@pytest.mark.parametrize("verb", ["quiet", "resume"])
+def test_a_worker_that_was_told_to_stop_hears_nothing_else(app: Flask, cli: Cli, verb: str) -> None:
+    make_worker(id="w1", wish="stop")
+    for names in ([], ["w1"]):
+        result = cli("worker", verb, *names)
+        assert (result.code, result.out) == (1, "")
+        assert result.err.startswith("w1: is stopping; only running workers")
+    assert wish_of("w1") == "stop"
+    assert cli("worker", "stop").lines == ["w1: stops when its jobs are done"]
+
+
 def test_no_workers_at_all_is_no_fault(app: Flask, cli: Cli) -> None:
     result = cli("worker", "stop")
     assert (result.code, result.out, result.err) == (0, "", "No workers are running.\n")
