@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from flask import Flask
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of the fast part, which every other Python runs, what costs much there and tells little new."""
+    for item in items:
+        workers_on_postgresql = "fleet" in getattr(item, "fixturenames", ()) and "postgresql" in item.name
+        if workers_on_postgresql or "faults" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tester's own queue must neither be seen nor touched."""
