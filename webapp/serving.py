@@ -119,6 +119,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
     from gunicorn.glogging import Logger
 
     from webapp.logs import WithoutSecrets
+    from webapp.patience import PatientWorker
 
     class QuietLogger(Logger):  # type: ignore[misc]
         def setup(self, cfg: Any) -> None:
@@ -129,7 +130,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
     options: dict[str, Any] = {
         "bind": f"fd://{listener.detach()}",
         "workers": processes,
-        "worker_class": "gthread",
+        "worker_class": PatientWorker,
         "threads": THREADS,
         "timeout": TIMEOUT,
         "graceful_timeout": GRACE,

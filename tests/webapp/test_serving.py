@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Optional
+from urllib.request import urlopen
 
 import pytest
 
 from webapp import logs, serving
-from webapp.config import Config, ConfigError
+from webapp.config import CHECKOUT, Config, ConfigError
 
 
 def config(public_url: Optional[str] = None) -> Config:
@@ -46,3 +52,26 @@ def test_the_log_never_carries_a_set_up_token() -> None:
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "Error handling request %s", ("/setup/s3cr3t-token",), None)
     assert logs.WithoutSecrets().filter(record)
     assert record.getMessage() == "Error handling request /setup/…"
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"GET / HTTP/1.1\r\nHost: local", b"POST /login HTTP/1.1\r\nContent-Length: 9\r\n"]
+)
+def test_clients_that_stop_in_the_middle_of_a_request_do_not_hold_the_console(home: Path, beginning: bytes) -> None:
+    script = (
+        "import sys; from webapp import patience; patience.PATIENCE = 0.5;"
+        "from webapp.commands import main; sys.exit(main(['web', '--port', '0']))"
+    )
+    console = subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert console.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", console.stdout.readline())
+        assert found is not None
+        with ExitStack() as clients:
+            for _ in range(serving.THREADS):
+                client = clients.enter_context(socket.create_connection(("127.0.0.1", int(found[1]))))
+                client.sendall(beginning)
+            assert urlopen(f"{found[0]}/healthz", timeout=10).read() == b"ok\n"
+    finally:
+        console.terminate()
+        console.communicate()
