@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
@@ -67,7 +68,10 @@ def init_app(app: Flask, config: Config) -> None:
     """Give the application its three engines and its lock. Opens no connection."""
     ensure_home(config)
     if config.is_sqlite:
-        url = URL.create("sqlite", database=str(config.sqlite_path))
+        # Never made by opening it: `migrations` does that, once. Under a home that was taken away nothing shall appear.
+        url = URL.create(
+            "sqlite", database="file:" + quote(str(config.sqlite_path)), query={"mode": "rw", "uri": "true"}
+        )
         options: dict[str, Any] = {
             "module": sqlite,
             "paramstyle": "named",  # as the worker's own statements have it, and psycopg's
@@ -208,8 +212,9 @@ class WorkerConnection:
 
     def reconnect(self) -> None:
         """Begin anew after an error, which may have cost the connection. Raises what `errors` has."""
+        fresh = self.engine.raw_connection()  # first: without another one, the old one is to say what is wrong
         self._pooled.invalidate()
-        self._pooled = self.engine.raw_connection()
+        self._pooled = fresh
 
     def close(self) -> None:
         self._pooled.close()

@@ -5,6 +5,7 @@ Neither touches the database's own files: closing a descriptor of those would dr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -26,6 +27,10 @@ BUSY = "the database is busy: another process has held its write lock for too lo
 
 class Busy(Exception):
     """Another process holds the database's write lock for longer than a caller should wait. Try again."""
+
+
+class Gone(OSError):
+    """The database's folder was taken away, or another one stands in its place; the message says so."""
 
 
 class WriteLock:
@@ -60,6 +65,7 @@ class WriteLock:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             else:
                 _flock_until(self._descriptor, until)
+            self._check_place()
         except BaseException:
             self._thread_lock.release()
             raise
@@ -73,12 +79,44 @@ class WriteLock:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._thread_lock.release()
 
+    def holder(self) -> Optional[int]:
+        """The process that holds the lock, where the system tells (Linux); None where nobody does."""
+        if self._path is None:
+            return None
+        with contextlib.suppress(OSError):
+            return _holder(os.stat(self._path).st_ino)
+        return None
+
+    def _check_place(self) -> None:
+        """A folder that is taken away takes along what is open in it: whatever is written there, nobody would find."""
+        ours = os.fstat(self._descriptor)
+        path = self._path or Path()
+        try:
+            there = os.stat(path)
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            raise Gone(
+                f"{path.parent} is gone, or its files were replaced while this process used them. Put it back, "
+                "or start the workers and the console again"
+            )
+
     def _forget(self) -> None:
         # A child shares its parent's open file, and with it the lock: it must open the file anew.
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
         self._thread_lock = threading.Lock()
+
+
+def _holder(inode: int) -> Optional[int]:
+    # 3: FLOCK  ADVISORY  WRITE 19797 fe:00:2336231 0 EOF, and those that wait with '->' behind the number
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and words[5].rpartition(":")[2] == str(inode):
+            return int(words[4])
+    return None
 
 
 def _flock_until(descriptor: int, until: float) -> None:

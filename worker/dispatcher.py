@@ -27,6 +27,7 @@ log = logging.getLogger("queuectl.worker")
 
 LIVE_AFTER = 1.0  # seconds that a command runs before its output is stored live, and between two such stores
 CONTROL_LOOK = 0.5  # seconds between looks at what people asked, while all slots are busy
+COMPLAIN_EVERY = 60.0  # seconds between two lines about the same trouble
 LONE_PATIENCE = 5.0  # seconds that a job which must run alone waits before a busy worker makes room for it
 
 
@@ -73,6 +74,7 @@ class Dispatcher(threading.Thread):
         self._live_at = 0.0
         self._lone_since: Optional[float] = None
         self._unsure = False  # a commit failed: the database may hold claims for us that we do not know
+        self._complained = ("", 0.0)
         self._wakeup: Optional[Wakeup] = None
         self._listener = Listener(connection, worker_id, self._stop_these)
 
@@ -114,7 +116,7 @@ class Dispatcher(threading.Thread):
                 except connection.errors as error:
                     trouble = min(1.0, trouble * 2 or 0.05)
                     self._unsure, self._revision = True, -1
-                    log.warning("the database cannot be used, trying again: %s", str(error).strip())
+                    self._complain(str(error).strip())
                     time.sleep(trouble)
                     self._reconnect(connection)
                     continue
@@ -128,11 +130,20 @@ class Dispatcher(threading.Thread):
             self._wake_main()
             connection.close()
 
+    def _complain(self, trouble: str) -> None:
+        """Once a minute for the same trouble: a disk may be full for a night."""
+        before, at = self._complained
+        now = time.monotonic()
+        if trouble == before and now - at < COMPLAIN_EVERY:
+            return
+        self._complained = (trouble, now)
+        log.warning("the database cannot be used, trying again: %s", trouble)
+
     def _reconnect(self, connection: WorkerConnection) -> None:
         try:
             connection.reconnect()
         except connection.errors as error:
-            log.warning("cannot connect to the database: %s", str(error).strip())
+            log.debug("cannot connect to the database: %s", str(error).strip())
 
     def _wait(self, wakeup: Wakeup) -> None:
         if self._outbox:

@@ -1,4 +1,4 @@
-"""Full, read-only, vanished and damaged disks: said in one line, nothing acknowledged is lost, nothing is made over it."""
+"""Full, read-only, vanished and damaged disks: said in one line, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 

@@ -112,9 +112,12 @@ def as_sentence(error: Exception) -> Optional[str]:
     kind = type(error)
     if kind.__module__.partition(".")[0] in {"webapp", "worker"}:  # our own exceptions are sentences
         return str(error)
-    if kind.__module__ == "sqlalchemy.exc" and kind.__name__ in {"OperationalError", "InternalError"}:
+    if kind.__module__ == "sqlalchemy.exc" and kind.__name__ in {"OperationalError", "InternalError", "DatabaseError"}:
         # What the machine did to the database: a full disk, a lost connection. A wrong statement is another class.
-        return "the database: " + str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        from webapp import trouble
+
+        raw = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        return f"{trouble.explain(error) or 'the database: ' + raw}."
     return None
 
 

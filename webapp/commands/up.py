@@ -18,11 +18,12 @@ from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
 )
 def up(host: str, port: int, insecure: bool, workers: int, slots: int) -> int:
     """Start the console and its workers. Ctrl-C lets running jobs finish, then stops everything."""
-    from webapp import __version__, children, serving
+    from webapp import __version__, children, serving, trouble
     from webapp import config as configuration
 
     listener = listen(configuration.load(), host, port, insecure)
     with core() as config:
+        trouble.check_before_start(config)
         address = serving.address_of(listener, config)
         link = set_up_link(address)
     database = str(config.sqlite_path) if config.is_sqlite else "PostgreSQL"

@@ -21,7 +21,7 @@ def web(
 ) -> int:
     """Start the console in the foreground, without workers."""
     from webapp import config as configuration
-    from webapp import logs, serving
+    from webapp import logs, serving, trouble
 
     if with_parent is not None:
         from webapp.children import end_with
@@ -32,6 +32,7 @@ def web(
         return serving.serve(socket.socket(fileno=descriptor), workers)
     listener = listen(configuration.load(), host, port, insecure)
     with core() as config:
+        trouble.check_before_start(config)
         address = serving.address_of(listener, config)
         link = set_up_link(address)
     click.echo(f"console   {address}")

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from flask import Response, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
+from webapp import trouble
 from webapp.console.htmx import is_partial, toast
-from webapp.locks import Busy
+from webapp.locks import Busy, Gone
 from webapp.operations import NotFound
 
 if TYPE_CHECKING:
@@ -50,15 +52,29 @@ def answer(error: Exception) -> Response:
         return explain(400, "This form is too old", "You have logged in or out since it was made. Load the page again.")
     if isinstance(error, Busy):
         return explain(503, TITLES[503], HELP[503])
+    sentence = trouble.explain(error) if isinstance(error, DBAPIError) else None
+    if isinstance(error, Gone):
+        sentence = str(error)
+    if sentence is not None:
+        log.error("%s %s: %s", request.method, request.path, sentence)
+        return explain(
+            503, "The database cannot be used", f"{sentence[:1].upper()}{sentence[1:]}. Nothing was changed."
+        )
     if isinstance(error, NotFound):
-        return explain(404, TITLES[404], f"{str(error)[:1].upper()}{str(error)[1:]}")
+        return explain(404, TITLES[404], _sentence(str(error)))
     if isinstance(error, HTTPException):
         if error.code is None or error.code < 400:
             return error.get_response()  # type: ignore[return-value]
         ours = error.description if error.description != type(error).description else None
-        return explain(error.code, TITLES.get(error.code, error.name), ours or HELP.get(error.code, error.name), error)
+        text = _sentence(ours) if ours else HELP.get(error.code, error.name)
+        return explain(error.code, TITLES.get(error.code, error.name), text, error)
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return explain(500, "Something broke", HELP[500])
+
+
+def _sentence(message: str) -> str:
+    """A message that the command line shows behind 'Error:', as a sentence of its own."""
+    return message[:1].upper() + message[1:]
 
 
 def explain(status: int, title: str, text: str, error: HTTPException | None = None) -> Response:

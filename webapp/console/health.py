@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+import shutil
+
+from flask import Blueprint, Response, current_app
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from webapp.db import writing
 from webapp.locks import Busy
+
+LEAST_SPACE = 10 * 1024**2  # bytes: with less, one job's output may be too much
 
 pages = Blueprint("health", __name__)
 
@@ -24,5 +28,12 @@ def ready() -> Response:
         with writing() as session:
             session.execute(text("SELECT 1"))
     except (SQLAlchemyError, Busy, OSError):
-        return Response("the database cannot be written\n", 503, content_type="text/plain; charset=utf-8")
+        return _red("the database cannot be written")
+    config = current_app.extensions["queuectl_config"]
+    if config.is_sqlite and shutil.disk_usage(config.sqlite_path.parent).free < LEAST_SPACE:
+        return _red("the disk is full")
     return Response("ok\n", content_type="text/plain; charset=utf-8")
+
+
+def _red(words: str) -> Response:
+    return Response(words + "\n", 503, content_type="text/plain; charset=utf-8")

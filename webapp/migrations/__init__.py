@@ -40,7 +40,8 @@ def current_revision() -> Optional[str]:
         raise ConfigError(f"cannot open the database: {_reason(error)}") from None
     except DatabaseError as error:
         raise ConfigError(
-            f"cannot read the database: {_reason(error)}. It is left as it is; put a backup in its place."
+            f"cannot read the database: {_reason(error)}. It is left as it is. "
+            "Put a backup in its place: manage.py db restore FILE"
         ) from None
 
 

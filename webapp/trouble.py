@@ -1,0 +1,70 @@
+"""What the machine may do to the database, as sentences: a full disk, one that cannot be written, damage.
+
+The one place that knows how SQLite words them. Whoever shows an error (console, commands) asks `explain()`; whatever
+runs for good asks `check_before_start()`.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Optional
+from urllib.parse import quote
+
+from sqlalchemy import update
+from sqlalchemy.exc import DBAPIError
+
+from webapp.config import Config, ConfigError
+from webapp.db import sqlite, writing
+from webapp.models import Control
+
+LONGEST_CHECK = 5.0  # seconds: a start looks through a database that is larger than that only as far as it comes
+RESTORE = "It is left as it is. Put a backup in its place: manage.py db restore FILE"
+
+_SENTENCES = (
+    ("disk is full", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
+    ("readonly database", "the database cannot be written: its file, its folder or its disk is read-only"),
+    ("unable to open database", "the database cannot be opened: its file or its folder is gone or may not be used"),
+    ("disk I/O error", "the database's disk is full or broken"),
+    ("malformed", "the database is damaged. " + RESTORE),
+    ("file is not a database", "the database is damaged. " + RESTORE),
+)
+
+
+def explain(error: BaseException) -> Optional[str]:
+    """A sentence without its full stop for an error of the database that the machine caused; None for any other."""
+    text = str(error.orig if isinstance(error, DBAPIError) else error)
+    return next((sentence for words, sentence in _SENTENCES if words in text), None)
+
+
+def check_before_start(config: Config) -> None:
+    """Raises ConfigError where workers or a console should not start: the database is damaged or cannot be written."""
+    if config.is_sqlite:
+        _check_sound(config.sqlite_path)
+    try:
+        with writing() as session:
+            session.execute(update(Control).values(revision=Control.revision))
+    except (DBAPIError, OSError) as error:
+        raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {_line(error)}.") from None
+
+
+def _check_sound(path: Path) -> None:
+    until = time.monotonic() + LONGEST_CHECK
+    try:
+        with closing(sqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
+            damages = [row[0] for row in connection.execute("PRAGMA quick_check(1)") if row[0] != "ok"]
+    except sqlite.OperationalError as error:
+        if "interrupted" in str(error):
+            return
+        damages = [str(error)]
+    except sqlite.DatabaseError as error:
+        damages = [str(error)]
+    if damages:
+        detail = " ".join(damages[0].split())
+        raise ConfigError(f"the database {path} is damaged: {detail}. {RESTORE}")
+
+
+def _line(error: BaseException) -> str:
+    return explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
