@@ -30,7 +30,7 @@ from worker.child import GONE, listen
 
 log = logging.getLogger("queuectl.keeper")
 
-TICK = 1.0  # seconds
+TICK = 3.0  # seconds between looks; the death of a worker of its own the supervisor tells at once
 PRUNE_EVERY = 60.0
 PRUNE_BATCH = 500
 KEEP_WORKERS = clock.DAY  # rows of workers that ended
