@@ -126,6 +126,15 @@ def test_ticked_jobs_are_moved_and_those_that_left_are_counted(operator: Browser
     assert verbs_done() == ["requeue", "requeue"]
 
 
+def test_a_plain_form_without_a_tick_comes_back_and_says_so(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    origin = {"Referer": "http://localhost/dead"}
+    response = operator.post("/jobs/requeue", headers=origin)
+    assert (response.status_code, response.headers["Location"]) == (303, "/dead")
+    assert b"No job is ticked." in operator.get("/dead").data
+    assert state_of("job1") == "dead"
+
+
 def test_a_single_ticked_requeue_does_not_ask_and_no_tick_is_a_422(operator: Browser) -> None:
     make_job("dead", id="a")
     assert operator.post("/jobs/requeue", partial=True).status_code == 422

@@ -38,6 +38,7 @@ def test_a_value_out_of_bounds_is_refused_and_kept_in_the_field(admin: Browser) 
     assert response.status_code == 422
     assert "expected a whole number from 0 to 1000" in text
     assert 'value="2.5"' in text
+    assert '<table class="plan">' in text  # what the value that stands does
     assert value_of("max_retries") == 3
 
 

@@ -98,7 +98,7 @@ def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
         "run_now": f"{job_id} is due now.",
         "requeue": f"{job_id} is back in its queue.",
         "cancel": f"{job_id} is cancelled.",
-        "discard": f"{job_id} is gone.",
+        "discard": f"{job_id} is discarded.",
     }[verb.name]
 
 
@@ -114,11 +114,18 @@ def on_many(verb_path: str) -> ResponseReturnValue:
         return _on_all(verb, _wanted())
     ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
     if not ids:
-        return htmx.toast("No job is ticked.", "error", 422, refresh=False) if htmx.is_partial() else abort(400)
+        return _none_ticked()
     single_and_harmless = len(ids) == 1 and not verb.danger
     if not single_and_harmless and "confirmed" not in request.form:
         return _ask_for_ids(verb, ids)
     return _told(verb, _OPERATION[verb.name](ids, actor()))
+
+
+def _none_ticked() -> ResponseReturnValue:
+    text = "No job is ticked. Tick those that are meant, then press the button again."
+    if htmx.is_partial():
+        return htmx.toast(text, "error", 422, refresh=False)
+    return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript: the bar hides itself
 
 
 def _wanted() -> JobFilter:

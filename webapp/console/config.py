@@ -126,16 +126,14 @@ def _value(session: Session, key: str) -> settings.Value:
 
 
 def _page(session: Session, value: settings.Value, text: str, problem: str = "") -> str:
-    consequence = None
-    if not problem:
-        consequence = _consequence(session, value, value.definition.parse(text))
+    new = value.value if problem else value.definition.parse(text)
     return render_template(
         "config/one.html",
         nav=nav_of(session),
         value=value,
         text=text,
         problem=problem,
-        consequence=consequence,
+        consequence=_consequence(session, value, new),
         history=[_as_change(event) for event in queries.events_of(session, f"setting:{value.definition.key}")],
     )
 

@@ -129,7 +129,7 @@ def test_discarding_asks_first_and_keeps_the_job_when_told_so(page: Page) -> Non
     page.get_by_role("button", name="Discard job1").click()
     dialog.get_by_role("button", name="Discard job").click()
     expect(page).to_have_url(url_with("/jobs"))
-    expect(page.get_by_text("job1 is gone.")).to_be_visible()
+    expect(page.get_by_text("job1 is discarded.")).to_be_visible()
     assert state_of("job1") is None
 
 
@@ -286,6 +286,9 @@ def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> N
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("backoff_base is 3.")).to_be_visible()
     expect(page.locator(".timeline")).to_contain_text("2 → 3")
+    page.fill("#value", "4")
+    page.press("#value", "Enter")  # a form's first button is pressed: it must not be the one that goes back
+    expect(page.get_by_text("backoff_base is 4.")).to_be_visible()
     page.get_by_role("button", name="Back to 2").click()
     expect(page.get_by_text("its default")).to_be_visible()
     with reading() as session:
