@@ -9,6 +9,9 @@ from typing import Optional
 
 LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
 
+# Colours, titles and links: left out whole, or their letters would stay behind when the control characters go.
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)")
+
 _MASKS = (
     (
         re.compile(
@@ -46,7 +49,8 @@ def signal_name(number: int) -> str:
 def last_line(output: bytes) -> str:
     """The last line that says anything, made safe to store and short."""
     for line in reversed(output[-4096:].splitlines()):
-        text = "".join(char for char in line.decode(errors="replace") if char.isprintable()).strip()
+        plain = _ESCAPE.sub("", line.decode(errors="replace"))
+        text = "".join(char for char in plain if char.isprintable()).strip()
         if text:
             return text[:LINE_LIMIT]
     return ""
