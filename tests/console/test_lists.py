@@ -78,9 +78,9 @@ def test_a_pending_job_says_what_it_waits_for(operator: Browser) -> None:
 def test_a_failed_job_says_when_it_runs_again_and_what_then(operator: Browser) -> None:
     make_job("failed", id="first", failures=1, max_retries=2)
     make_job("failed", id="last", failures=2, max_retries=2)
-    assert "Attempt 1 of 3 failed; it runs again" in why(operator, "first")
+    assert "1 of 3 attempts failed; it runs again" in why(operator, "first")
     assert "After that, 1 retry is left." in why(operator, "first")
-    assert "After that, it is a dead letter." in why(operator, "last")
+    assert "If it fails again, it is a dead letter." in why(operator, "last")
 
 
 def test_times_are_written_in_the_readers_zone_and_named(operator: Browser) -> None:

@@ -45,3 +45,13 @@ def test_a_fragment_is_no_page_and_an_unchanged_one_is_a_304(admin: Browser, url
     assert (again.status_code, again.data) == (304, b"")
     make_job("dead")  # the badge in the nav changes with it, on every page
     assert admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+
+
+def test_the_overview_says_what_each_worker_runs_and_links_only_to_lists_that_hold_something(admin: Browser) -> None:
+    make_worker(id="w1")
+    make_job("processing", id="job1", worker_id="w1", command="make-report")
+    make_job("dead", id="job2")
+    text = admin.get("/").get_data(as_text=True)
+    assert "make-report" in text
+    assert "All dead letters" in text
+    assert "All that will retry" not in text

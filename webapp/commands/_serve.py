@@ -43,4 +43,7 @@ def set_up_link(address: str) -> Optional[str]:
 def tell_set_up(link: Optional[str]) -> None:
     """Print the link where the person who started this sees it. It is never logged."""
     if link is not None:
-        click.echo("\nMake the first administrator with this link (it works once, for an hour):\n\n  " + link + "\n")
+        click.echo(
+            "\nMake the first administrator with this link (it works once, for an hour, until the next start):\n"
+        )
+        click.echo(f"  {link}\n")

@@ -31,5 +31,5 @@ def choose() -> ResponseReturnValue:
         value = request.form.get(name)
         if value in allowed:
             response.set_cookie(name, value, max_age=A_YEAR, samesite="Lax")  # app.js reads and writes them too
-    flash("Kept for this browser.", "success")
+    flash("Saved for this browser.", "success")
     return response

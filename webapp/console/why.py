@@ -87,11 +87,14 @@ def _scheduled(_session: Session, job: Job, _ended: list[Attempt]) -> Why:
 def _failed(session: Session, job: Job, _ended: list[Attempt]) -> Why:
     most = settings.load(session).max_retries if job.max_retries is None else job.max_retries
     left = max(most + 1 - job.failures, 0)
-    text = Markup("Attempt {} of {} failed; it runs again {}. After that, {}.").format(
+    # Failures, not attempts: those before a requeue and those that were lost do not count.
+    text = Markup("{} of {} attempts failed; it runs again {}. {}.").format(
         job.failures,
         most + 1,
         when(job.run_at),
-        f"{plural(left - 1, 'retry is', 'retries are')} left" if left > 1 else "it is a dead letter",
+        f"After that, {plural(left - 1, 'retry is', 'retries are')} left"
+        if left > 1
+        else "If it fails again, it is a dead letter",
     )
     return Why(text, "warn")
 

@@ -69,6 +69,6 @@ def test_a_theme_that_was_chosen_overrules_the_systems(open_browser: Callable[..
     page = open_browser("viewer", color_scheme="light")
     page.goto("/account")
     page.locator("#theme").select_option("dark")
-    page.get_by_role("button", name="Keep").click()
+    page.get_by_role("button", name="Save").click()
     page.goto("/jobs")
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(15, 19, 23)"
