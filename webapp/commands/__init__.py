@@ -37,7 +37,7 @@ COMMANDS = {
     "config": ("config:config", "Read and change what can be tuned while it runs."),
     "user": ("user:user", "Manage the people who may log in."),
     "web": ("web:web", "Start the console alone."),
-    "db": ("db:db", "Bring the database up to date, or check it."),
+    "db": ("db:db", "Check the database, back it up, bring it up to date."),
     "doctor": ("doctor:doctor", "Check this machine and this installation."),
     "test": ("test:test", "Run lint, types and every test."),
 }

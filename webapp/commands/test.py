@@ -75,7 +75,7 @@ def plan(only: Optional[str]) -> tuple[list[Step], list[Outcome]]:
     known: list[Outcome] = []
     if only in {None, "lint"}:
         # Named, so that no environment or scratch folder beside them is read.
-        ours = [name for name in ("manage.py", "webapp", "worker", "tests") if (CHECKOUT / name).exists()]
+        ours = [name for name in ("manage.py", "webapp", "worker", "tests", "docs") if (CHECKOUT / name).exists()]
         steps.append(Step("lint", [sys.executable, "-m", "ruff", "check", *ours]))
         steps.append(Step("format", [sys.executable, "-m", "ruff", "format", "--check", *ours]))
     if only in {None, "types"}:
