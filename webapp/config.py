@@ -60,7 +60,7 @@ def load(environ: Optional[Mapping[str, str]] = None) -> Config:
     values = {**_dotenv(), **(os.environ if environ is None else environ)}
     home_text = values.get("QUEUECTL_HOME") or os.path.join(_user_home(values), ".queuectl")
     return Config(
-        home=Path(home_text).expanduser().absolute(),
+        home=_home(home_text),
         database_url=_database_url(values.get("QUEUECTL_DATABASE_URL") or None),
         public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or None),
     )
@@ -83,6 +83,13 @@ def ensure_home(config: Config) -> None:
         ) from None
 
 
+def _home(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ConfigError(f"QUEUECTL_HOME is {text!r}, and there is no such user. Name a folder.") from None
+
+
 def _user_home(values: Mapping[str, str]) -> str:
     home = values.get("HOME") or os.path.expanduser("~")
     if not os.path.isabs(home):
@@ -103,20 +110,31 @@ def _database_url(url: Optional[str]) -> Optional[str]:
     if url is None:
         return None
     scheme, separator, rest = url.partition("://")
-    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
+    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"} and _has_readable_port(rest):
         return "postgresql+psycopg://" + rest
     if scheme == "sqlite" and rest.startswith("/") and os.path.isabs(rest[1:]):
         return url
+    # What stands before a missing `://` is the whole text, with its password.
     raise ConfigError(
-        f"QUEUECTL_DATABASE_URL names no database that can be used ({scheme}://…). "
+        f"QUEUECTL_DATABASE_URL names no database that can be used{f' ({scheme}://…)' if separator else ''}. "
         "Expected sqlite:////absolute/path/queue.db or postgresql://user@host/database."
     )
+
+
+def _has_readable_port(address: str) -> bool:
+    """Whether what follows `//` and a password can be taken apart: brackets that close, a port that is a number."""
+    try:
+        _ = urlsplit("//" + address.rpartition("@")[2]).port
+    except ValueError:
+        return False
+    return True
 
 
 def _public_url(url: Optional[str]) -> Optional[str]:
     if url is None:
         return None
-    parts = urlsplit(url)
+    readable = _has_readable_port(url.partition("://")[2])
+    parts = urlsplit(url if readable else "")
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
         raise ConfigError(f"QUEUECTL_PUBLIC_URL is {url!r}. Expected something like https://queue.example.org.")
     return f"{parts.scheme}://{parts.netloc}"

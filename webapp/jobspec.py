@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from webapp import clock
+from webapp.plain import escaped
 
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
 ENV_LIMIT = 64 * 1024  # bytes of all names and values
@@ -82,7 +83,7 @@ def parse(data: object) -> JobSpec:
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in _READERS:
-            errors.append(FieldError(str(key), _unknown(str(key))))
+            errors.append(FieldError(_label(str(key)), _unknown(str(key))))
         elif value is not None:
             try:
                 values[key] = _READERS[key](value)
@@ -103,6 +104,12 @@ def _show(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
+def _label(key: str) -> str:
+    """A key as a message begins with it: it may be a terminal's commands, or a page long."""
+    text = escaped(key).encode(errors="backslashreplace").decode()
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
 def _unknown(key: str) -> str:
     near = difflib.get_close_matches(key, _READERS, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(_READERS)}."
@@ -113,7 +120,7 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
         twin = next(key for key in data if sum(key == other for other, _ in pairs) > 1)
-        raise SpecError([FieldError(twin, "is given twice. Give each key once.")])
+        raise SpecError([FieldError(_label(twin), "is given twice. Give each key once.")])
     return data
 
 
@@ -200,7 +207,7 @@ def _env(value: object) -> dict[str, str]:
         try:
             total += len(key.encode()) + len(_text(text, ENV_LIMIT, "a value").encode())
         except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
+            raise ValueError(f"{_label(key)}: {error}") from None
     if total > ENV_LIMIT:
         raise ValueError(f"is {total:,} bytes long in all; at most {ENV_LIMIT:,} are allowed.")
     return dict(value)

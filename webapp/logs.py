@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import re
 
+from webapp.plain import escaped
+
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _SECRET_PATH = re.compile(r"(/setup/)[^\s/?#'\"\]]+")
 
@@ -22,10 +24,17 @@ class WithoutSecrets(logging.Filter):
         return True
 
 
+class OneLine(logging.Formatter):
+    """Writes a message as one line: a folder or an error that a job brought shall forge no line and move no cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        return escaped(super().formatMessage(record))
+
+
 def set_up(level: int = logging.INFO) -> None:
     """Send the log to stderr."""
     handler = logging.StreamHandler()
     handler.addFilter(WithoutSecrets())
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(OneLine(FORMAT))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)

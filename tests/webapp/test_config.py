@@ -37,6 +37,10 @@ def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
         ("QUEUECTL_DATABASE_URL", "queue.db"),
         ("QUEUECTL_DATABASE_URL", "sqlite://"),
         ("QUEUECTL_DATABASE_URL", "sqlite:///relative.db"),
+        ("QUEUECTL_DATABASE_URL", "postgresql://ana@db:port/q"),
+        ("QUEUECTL_HOME", "~no-such-user/queue"),
+        ("QUEUECTL_PUBLIC_URL", "https://["),
+        ("QUEUECTL_PUBLIC_URL", "https://queue.example.org:99999"),
         ("QUEUECTL_PUBLIC_URL", "queue.example.org"),
         ("QUEUECTL_PUBLIC_URL", "ftp://queue.example.org"),
         ("QUEUECTL_PUBLIC_URL", "https://queue.example.org/below"),
@@ -46,6 +50,12 @@ def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         configuration.load({"HOME": str(tmp_path), name: value})
+
+
+def test_a_database_url_that_lacks_its_scheme_is_not_repeated_with_its_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": "ana:s3cret@db/q"})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_home_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:

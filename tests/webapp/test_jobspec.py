@@ -146,3 +146,8 @@ def test_whatever_comes_is_read_or_refused_with_a_message(data: dict[str, Any]) 
     assert (spec is None) == bool(faults)
     assert all(fault.message for fault in faults)
     assert spec is None or json.loads(json.dumps(dict(spec.env))) == spec.env
+
+
+def test_a_key_that_commands_a_terminal_is_shown_and_not_obeyed() -> None:
+    assert r"a\x1b[2J" in faults('{"command": "true", "a\\u001b[2J": 1}')
+    assert r"a\x1b[2J" in faults('{"a\\u001b[2J": 1, "a\\u001b[2J": 2}')

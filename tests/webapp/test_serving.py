@@ -54,6 +54,13 @@ def test_the_log_never_carries_a_set_up_token() -> None:
     assert record.getMessage() == "Error handling request /setup/…"
 
 
+def test_what_a_job_brought_forges_no_line_in_the_log() -> None:
+    record = logging.LogRecord(
+        "x", logging.INFO, "f", 1, "its folder %s", ("/a\n2026 INFO all is well\x1b]0;t\x07",), None
+    )
+    assert logs.OneLine("%(message)s").format(record) == r"its folder /a\n2026 INFO all is well\x1b]0;t\x07"
+
+
 @pytest.mark.parametrize(
     "beginning", [b"GET / HTTP/1.1\r\nHost: local", b"POST /login HTTP/1.1\r\nContent-Length: 9\r\n"]
 )

@@ -7,7 +7,6 @@ sequence that clears the terminal or writes to its title.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional, TextIO
 import click
 
 from webapp import clock
+from webapp.plain import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,6 @@ STYLES = {
     "warn": "yellow",
     "fail": "bold red",
 }
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def say(message: str) -> None:
@@ -58,16 +57,12 @@ def print_json(value: Any) -> None:
 
 def one_line(text: str) -> str:
     """The text without line breaks, its control characters as escapes."""
-    return _CONTROL.sub(_escape, " ↵ ".join(text.strip().splitlines()) if "\n" in text else text)
+    return escaped(" ↵ ".join(text.strip().splitlines()) if "\n" in text else text)
 
 
 def visible(text: str) -> str:
     """The text with its lines, all other control characters as escapes."""
-    return "\n".join(_CONTROL.sub(_escape, line) for line in text.split("\n"))
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
+    return "\n".join(escaped(line) for line in text.split("\n"))
 
 
 # --- times -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from webapp.settings import Settings
 
 PAGE = 500  # jobs that one read transaction takes: a long one would keep the WAL from being emptied
+MOST_ATTEMPTS = 2**31 - 1  # what the column holds
 STATE_NAMES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
 
 
@@ -108,7 +109,9 @@ def show(job_id: str, as_json: bool) -> None:
 @click.command(epilog="Example: manage.py logs job1 --follow")
 @click.argument("job_id", metavar="ID")
 @click.option("--follow", "-f", is_flag=True, help="Wait for what comes, until the job has ended.")
-@click.option("--attempt", "number", type=click.IntRange(min=1), help="Of this attempt (default: the latest).")
+@click.option(
+    "--attempt", "number", type=click.IntRange(1, MOST_ATTEMPTS), help="Of this attempt (default: the latest)."
+)
 def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
     """Print what the job ID wrote, byte for byte: its stdout to stdout, its stderr to stderr.
 

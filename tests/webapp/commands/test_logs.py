@@ -23,6 +23,11 @@ def test_stdout_goes_to_stdout_and_stderr_to_stderr(app: Flask, cli: Cli) -> Non
     assert (result.code, result.out, result.err) == (0, "out 1\nout 2\n", "err 1\nerr 2\n")
 
 
+def test_a_number_that_no_attempt_can_have_is_a_usage_error(cli: Cli) -> None:
+    for number in ("0", str(2**31)):
+        assert cli("logs", "a", "--attempt", number).code == 2
+
+
 def test_the_latest_attempt_is_shown_unless_another_is_named(app: Flask, cli: Cli) -> None:
     job = make_job("completed", id="a", attempts=2)
     make_attempt(job, output=b"first")
