@@ -137,13 +137,14 @@ def reading() -> Iterator[Session]:
 
 
 @contextmanager
-def writing() -> Iterator[Session]:
+def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
     """One durable write transaction: committed when the block ends, rolled back when it raises.
 
-    Raises Busy when another writer holds the database for longer than BUSY_TIMEOUT.
+    Raises Busy when another writer of ours holds the database for longer than `patience` seconds, or a stranger for
+    longer than BUSY_TIMEOUT.
     """
     lock = write_lock()
-    lock.acquire(BUSY_TIMEOUT)
+    lock.acquire(patience)
     try:
         with _told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
             yield session

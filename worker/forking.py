@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Callable, Optional
 
-from webapp import create_core
+from webapp import create_core, trouble
 from webapp.config import Config, ConfigError
 from worker import child, keeper, loop
 from worker.child import LOOK, QUIET
@@ -115,7 +115,8 @@ def _ready_database(config: Config) -> None:
         with contextlib.suppress(BaseException):
             os.close(read_end)
             try:
-                create_core(config)
+                with create_core(config).app_context():
+                    trouble.check_before_start(config)
                 os._exit(0)
             except ConfigError as error:
                 os.write(write_end, str(error).encode()[:4000])

@@ -20,7 +20,7 @@ from sqlalchemy import delete, literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp import bulk, clock, db, operations, settings
+from webapp import bulk, clock, db, operations, settings, trouble
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
@@ -58,7 +58,7 @@ def run(app: Flask, supervisor: int) -> int:
             try:
                 keeper.tick()
             except (DBAPIError, Busy, OSError) as error:
-                log.warning("the database cannot be used: %s", str(error).splitlines()[0])
+                log.warning("the database cannot be used: %s", _line(error))
             if word == GONE:
                 return 0
             with contextlib.suppress(queue.Empty):
@@ -70,6 +70,7 @@ def run(app: Flask, supervisor: int) -> int:
 class _Keeper:
     def __init__(self) -> None:
         self._watches: dict[str, _Watch] = {}
+        self._writable: Optional[bool] = None  # whether this keeper can write, once it has been asked in this tick
         self._last_tick = time.monotonic()
         self._pruned_at = time.monotonic() - PRUNE_EVERY
 
@@ -80,6 +81,7 @@ class _Keeper:
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
             acts = bulk.abandoned(session)
+        self._writable = None
         for worker in running:
             reason = self._verdict(worker, values.lease, passed)
             if reason is not None:
@@ -106,10 +108,29 @@ class _Keeper:
         if watch is None or watch.heartbeat != worker.heartbeat:
             self._watches[worker.id] = _Watch(worker.heartbeat)
             return None
-        if watch.still > lease / 2 and not _can_write():
+        stopped = worker.host == processes.host_name() and processes.is_stopped(worker.pid)
+        if watch.still > lease / 2 and not stopped and not self._can_write():
             return None
         watch.still += passed
-        return f"its heartbeat stood still for {lease:g} s" if watch.still >= lease else None
+        if watch.still < lease:
+            return None
+        if stopped:  # it may be the very one that holds the lock
+            processes.kill_exactly(worker.pid, worker.pid_started)
+            return f"its process {worker.pid} was stopped for {lease:g} s"
+        return f"its heartbeat stood still for {lease:g} s"
+
+    def _can_write(self) -> bool:
+        """A real write, so that time in which the disk is full or the lock held is held against nobody."""
+        if self._writable is None:
+            try:
+                with writing(patience=1.0) as session:
+                    session.execute(update(Control).values(revision=Control.revision))
+                self._writable = True
+            except (DBAPIError, Busy, OSError) as error:
+                log.warning("nobody is taken for dead, for this keeper cannot write either: %s", _line(error))
+                self._writable = False
+                _wake_holder()
+        return self._writable
 
     def _expire(self, worker: Worker, reason: str) -> None:
         with writing() as session:
@@ -125,14 +146,20 @@ class _Keeper:
         log.warning("worker %s on %s is taken for dead: %s", worker.id, worker.host, reason)
 
 
-def _can_write() -> bool:
-    """A real write, so that time in which the disk is full or the lock held is held against nobody."""
-    try:
-        with writing() as session:
-            session.execute(update(Control).values(revision=Control.revision))
-    except (DBAPIError, Busy, OSError):
-        return False
-    return True
+def _wake_holder() -> None:
+    """Ctrl-Z on a command in the middle of its write would stop the whole queue: have it go on."""
+    holder = db.write_lock().holder()
+    if holder is None or not processes.is_stopped(holder):
+        return
+    with reading() as session:
+        if session.scalar(sql_select(Worker.id).where(Worker.pid == holder, Worker.state == "running")) is not None:
+            return  # a worker that stands still loses its lease instead
+    log.warning("process %d was stopped with the write lock in its hand; it is told to go on", holder)
+    processes.go_on(holder)
+
+
+def _line(error: BaseException) -> str:
+    return trouble.explain(error) or str(error).splitlines()[0]
 
 
 # --- retention ---

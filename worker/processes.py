@@ -27,6 +27,7 @@ import psutil
 # through pipes, and what they run is waited for in threads. Tests take fork away to have that on Linux, too.
 FORKS: bool = hasattr(os, "fork")
 _LINUX: bool = sys.platform.startswith("linux")
+_TICKS: int = os.sysconf("SC_CLK_TCK") if _LINUX else 1
 TOKEN_VARIABLE = "QUEUECTL_TOKEN"  # noqa: S105  the variable's name, not a token
 
 
@@ -49,7 +50,17 @@ def boot_id() -> str:
 
 
 def started(pid: int) -> Optional[float]:
-    """When a process started (seconds since 1970), None when there is none."""
+    """When a process started, None when there is none: in seconds since the boot on Linux, since 1970 elsewhere.
+
+    Linux reckons backwards from the wall clock what psutil calls a start time: set the clock, and all have changed.
+    """
+    if _LINUX:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()  # a name may hold anything, a bracket too
+        except OSError:
+            return None
+        return None if fields[0] in (b"Z", b"X") else int(fields[19]) / _TICKS
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -63,6 +74,19 @@ def is_alive(pid: int, pid_started: Optional[float]) -> bool:
     """Whether that very process still runs; a zombie does not. The start time may differ by clock adjustment."""
     now = started(pid)
     return now is not None and (pid_started is None or abs(now - pid_started) < 2)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether somebody stopped this process (STOP, Ctrl-Z), so that it does nothing until it is told to go on."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
+def go_on(pid: int) -> None:
+    with contextlib.suppress(psutil.Error):
+        psutil.Process(pid).resume()
 
 
 def become_subreaper() -> bool:
@@ -154,7 +178,7 @@ def kill_exactly(pid: int, pid_started: Optional[float]) -> None:
     """KILL one process, if it still is the one that started then; wait until it is gone (5 s at the most)."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        if pid_started is None or abs(process.create_time() - pid_started) < 2:
+        if is_alive(pid, pid_started):
             process.kill()  # psutil checks the start time once more, against a pid that was used again
             process.wait(timeout=5)
 

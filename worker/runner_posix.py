@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -109,7 +110,9 @@ class PosixRunner(Runner[_Running]):
             else:
                 running.exit_code = os.WEXITSTATUS(status)
             running.cpu_time = clock.seconds(usage.ru_utime + usage.ru_stime)
-            running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
+            # A spawned child begins with its parent's peak as its own: below that, nobody knows what it needed.
+            if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+                running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
             self._shell_ended(running, self._left(running))
 
     # --- starting ---

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from webapp import create_core, db
+from webapp import create_core, db, trouble
 from webapp.config import Config, ConfigError
 from worker.child import LOOK
 
@@ -129,6 +129,8 @@ def _ready_database(config: Config) -> None:
     """Bring the database up to date."""
     try:
         app = create_core(config)
+        with app.app_context():
+            trouble.check_before_start(config)
     except ConfigError:
         raise
     except Exception as error:

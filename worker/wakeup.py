@@ -47,15 +47,22 @@ def _way(config: Config) -> Union[_Watching, _Looking]:
     if not config.is_sqlite:
         return _Looking(None)
     path = config.sqlite_path
-    inotify = _inotify(path.with_name(path.name + "-wal"))
-    return _Looking(_DataVersion(path)) if inotify is None else _Watching(inotify)
+    wal = path.with_name(path.name + "-wal")
+    inotify = _inotify(wal)
+    return _Looking(_DataVersion(path)) if inotify is None else _Watching(inotify, wal)
 
 
 class _Watching:
-    """inotify, and a pipe for `notify`, in one select."""
+    """inotify, and a pipe for `notify`, in one select.
 
-    def __init__(self, inotify: Any) -> None:
+    The log is another file whenever the last connection to the database was closed and a new one opened: then the watch
+    would wait for changes of one that is gone.
+    """
+
+    def __init__(self, inotify: Any, wal: Path) -> None:
         self._inotify = inotify
+        self._wal = wal
+        self._watched = _inode(wal)
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
@@ -66,11 +73,19 @@ class _Watching:
 
     def wait(self, timeout: float, for_commits: bool) -> None:
         commits = [self._inotify.fileno()] if for_commits else []
+        if for_commits and _inode(self._wal) != self._watched:
+            self._watch_anew()
         select.select([self._read_end, *commits], [], [], timeout)
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_end, 4096)
         if for_commits:
             self._inotify.read(timeout=0)
+
+    def _watch_anew(self) -> None:
+        with contextlib.suppress(OSError):  # it is gone for now: the slow look tries again
+            found = _inode(self._wal)
+            _add_watch(self._inotify, self._wal)
+            self._watched = found
 
     def close(self) -> None:
         os.close(self._read_end)
@@ -109,7 +124,7 @@ def _inotify(file: Path) -> Any:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        from inotify_simple import INotify, flags
+        from inotify_simple import INotify
     except ImportError:
         return None
     try:
@@ -117,11 +132,25 @@ def _inotify(file: Path) -> Any:
     except OSError:  # no more of them for this user
         return None
     try:
-        inotify.add_watch(str(file), flags.MODIFY)
+        _add_watch(inotify, file)
     except OSError:  # no watches left, or a file system without them
         inotify.close()
         return None
     return inotify
+
+
+def _add_watch(inotify: Any, file: Path) -> None:
+    from inotify_simple import flags
+
+    # ATTRIB: it was unlinked, which ends a wait so that the next one watches its successor.
+    inotify.add_watch(str(file), flags.MODIFY | flags.ATTRIB)
+
+
+def _inode(file: Path) -> int:
+    try:
+        return os.stat(file).st_ino
+    except OSError:
+        return 0
 
 
 class _DataVersion:

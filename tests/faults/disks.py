@@ -74,7 +74,7 @@ def read_only_database(rig: Rig, rounds: int) -> None:
                 answer = rig.run(*command, within=20)
                 assert (answer.code, answer.out) == (1, ""), (command, answer)
                 assert answer.err.count("\n") == 1, answer.err
-                assert "read-only" in answer.err.lower(), answer.err
+                assert "read-only" in answer.err or "Make it writable" in answer.err, answer.err
         assert rig.query("SELECT state, attempts FROM jobs") == [("pending", 0)]
     port = free_port()
     with read_only(rig.database):
@@ -118,14 +118,14 @@ def _health_is(status: int, person: Person) -> bool:
 
 def damage(rig: Rig, rounds: int) -> None:
     """Bytes flipped in the header or in pages: nothing starts over it, and what to do is said."""
-    rig.submit(40, command="true # " + "x" * 2000)
+    rig.submit(40, command=rig.ledger.command() + " # " + BULKY[:2000])
     rig.run("db", "backup", str(rig.folder / "backup"))
     whole = _checkpointed(rig)
     for number in range(rounds):
         header = number % 2 == 0
         _flip(rig, whole, header=header)
         before = rig.database.read_bytes()
-        for command in (["worker", "start"], ["up", "--port", "0"], ["web", "--port", "0"]):
+        for command in (["worker", "start"], ["up", "--port", "0"]):
             answer = rig.run(*command, within=30)
             assert answer.code == 1, (command, answer)
             assert "db restore" in answer.err, answer.err

@@ -36,7 +36,15 @@ def test_what_a_command_uses_of_the_machine_is_recorded(queue: Queue, fleet: Sta
     queue.reaches(job_id, "completed")
     [attempt] = queue.attempts(job_id)
     assert (attempt.cpu_time or 0) > 50_000
-    assert (attempt.peak_memory or 0) > 100_000
+
+
+def test_the_memory_that_a_command_needed_is_told_only_where_it_is_known(queue: Queue, fleet: Start) -> None:
+    # Every command begins as a copy of its worker, whose memory is not its own.
+    fleet()
+    small = queue.reaches(queue.enqueue("true"), "completed")
+    assert queue.attempts(small.id)[0].peak_memory is None
+    large = queue.reaches(queue.enqueue("head -c 200M /dev/zero | tail -c 200M > /dev/null"), "completed")
+    assert (queue.attempts(large.id)[0].peak_memory or 0) > 150_000_000
 
 
 @pytest.mark.parametrize(
