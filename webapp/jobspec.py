@@ -68,7 +68,8 @@ def parse_json(text: str) -> JobSpec:
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        # json's own messages end with 'at' or not.
+        reason = error.msg.removesuffix(" at") if isinstance(error, json.JSONDecodeError) else str(error)
         where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise SpecError([FieldError("", f"this is not JSON: {reason}{where}. Expected an object such as "
                                         '{"command": "echo hello"}.')]) from None  # fmt: skip

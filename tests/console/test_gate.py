@@ -13,7 +13,7 @@ from flask import Flask
 from tests.console.conftest import COOKIE, PARTIAL, Browser
 from tests.factories import make_job, make_queue, make_worker
 from webapp import create_app, people, story
-from webapp.config import Config
+from webapp.config import Config, ConfigError
 from webapp.console.gate import PUBLIC, SAFE, check_routes
 from webapp.console.here import local_path
 from webapp.console.keys import secret_key
@@ -258,6 +258,17 @@ def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) ->
     assert secret_key(path) == key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_key_that_is_none_is_refused_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret.key"
+    path.write_bytes(b"short")
+    with pytest.raises(ConfigError, match=r"secret\.key holds 5 bytes"):
+        secret_key(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=r"cannot use the key .*secret\.key: Is a directory"):
+        secret_key(path)
 
 
 def test_a_signed_out_fragment_is_told_with_a_toast_and_no_redirect(stranger: Browser) -> None:

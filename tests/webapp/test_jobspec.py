@@ -151,3 +151,7 @@ def test_whatever_comes_is_read_or_refused_with_a_message(data: dict[str, Any]) 
 def test_a_key_that_commands_a_terminal_is_shown_and_not_obeyed() -> None:
     assert r"a\x1b[2J" in faults('{"command": "true", "a\\u001b[2J": 1}')
     assert r"a\x1b[2J" in faults('{"a\\u001b[2J": 1, "a\\u001b[2J": 2}')
+
+
+def test_what_is_no_json_is_refused_with_its_place() -> None:
+    assert "this is not JSON: Invalid control character at character 14." in faults('{"command":"a\0b"}')[""]

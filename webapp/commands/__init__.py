@@ -118,6 +118,10 @@ def as_sentence(error: Exception) -> Optional[str]:
 
         raw = str(getattr(error, "orig", error)).strip().partition("\n")[0]
         return f"{trouble.explain(error) or 'the database: ' + raw}."
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object[:100]!a} is not UTF-8 text."  # as an argument, bytes of another encoding
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}. Does it belong to another user?"
     return None
 
 

@@ -7,19 +7,24 @@ import os
 import secrets
 from pathlib import Path
 
+from webapp.config import ConfigError
+
 LENGTH = 32  # bytes
 
 
 def secret_key(path: Path) -> bytes:
     """Read the key, or make it. Processes that start together all get the same one.
 
-    Raises OSError where the file can be neither read nor made, ValueError where it holds no key.
+    Raises ConfigError where the file can be neither read nor made, or holds no key.
     """
-    if not path.exists():
-        _make(path)
-    key = path.read_bytes()
+    try:
+        if not path.exists():
+            _make(path)
+        key = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot use the key {path}: {error.strerror}.") from None
     if len(key) < LENGTH:
-        raise ValueError(
+        raise ConfigError(
             f"{path} holds {len(key)} bytes, not a key of {LENGTH}. Delete it; a new one ends all sessions."
         )
     if os.name == "posix" and path.stat().st_mode & 0o077:

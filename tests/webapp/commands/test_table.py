@@ -12,6 +12,7 @@ from typing import Callable
 import click
 import pytest
 
+from tests.webapp.commands.conftest import Cli
 from webapp.commands import COMMANDS, cli, main
 from webapp.config import CHECKOUT, ConfigError
 
@@ -84,6 +85,17 @@ def test_a_command_returns_its_exit_code(run: Run, returned: object, code: int) 
 def test_what_a_person_did_wrong_is_one_line(run: Run, error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(raises(error)) == 1
     assert capsys.readouterr() == ("", "Error: The job is dead.\n")
+
+
+def test_an_argument_in_another_encoding_is_one_line(cli: Cli) -> None:
+    for argv in (["show", "\udcff"], ["cancel", "\udcff"], ["list", "--queue", "\udcff"], ["queue", "pause", "\udcff"]):
+        result = cli(*argv)
+        assert (result.code, result.out, result.err) == (1, "", "Error: '\\udcff' is not UTF-8 text.\n")
+
+
+def test_a_file_of_another_user_is_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raises(PermissionError(13, "Permission denied", "/srv/queue.lock"))) == 1
+    assert capsys.readouterr().err == "Error: /srv/queue.lock: Permission denied. Does it belong to another user?\n"
 
 
 def test_a_defect_keeps_its_traceback(run: Run) -> None:
