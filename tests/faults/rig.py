@@ -99,15 +99,15 @@ class Rig:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *argv: str, shim: bool = False) -> subprocess.Popen[bytes]:
+    def start(self, *argv: str, shim: bool = False, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """Start one that runs on; with `shim` on a machine that can be made to misbehave, see `shim/sitecustomize.py`.
 
-        What it says goes to `log`.
+        `before` are the words in front of the command, such as `unshare`. What it says goes to `log`.
         """
         bent = {"FAULTS_SHIM": str(self._orders), "PYTHONPATH": str(SHIM)} if shim else {}
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, str(ENTRY), *argv],
+                [*before, sys.executable, str(ENTRY), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,17 @@
+"""What anyone was told survives a power cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import power
+from tests.faults.machine import Impossible
+from tests.faults.rig import Rig
+
+
+def test_what_anyone_was_told_survives_a_power_cut_and_without_syncs_it_would_not(rig: Rig) -> None:
+    try:
+        assert power.cut_the_power(rig, cuts=30, turns=60) == []
+    except Impossible as reason:
+        pytest.skip(str(reason))
+    assert rig.judge(may_repeat=True) == []
