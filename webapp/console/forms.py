@@ -78,9 +78,9 @@ class SubmitForm:
             found[name] = values[name].strip() or None
         for name in ("priority", "max_retries"):
             found[name] = _whole(values[name])
-        found["timeout"] = _seconds(values["timeout"])
+        found["timeout"] = self._seconds("timeout")
         if values["start"] == "delay":
-            found["delay"] = self._given("delay", _seconds(values["delay"]), "How long should it wait?")
+            found["delay"] = self._given("delay", self._seconds("delay"), "How long should it wait?")
         if values["start"] == "run_at":
             found["run_at"] = self._given("run_at", self._moment(values["run_at"]), "When should it run?")
         found["env"] = self._environment(values["env"])
@@ -90,6 +90,15 @@ class SubmitForm:
         if value is None and name not in self.errors:
             self.errors[name] = f"Is missing. {question}"
         return value
+
+    def _seconds(self, name: str) -> Optional[float]:
+        text = self.values[name].strip()
+        seconds = times.parse_duration(text) if text else None
+        if text and seconds is None:
+            self.errors[name] = (
+                f"{text[:40]!r} is no duration. Expected seconds, or a number with s, m, h or d, like 10m."
+            )
+        return seconds
 
     def _moment(self, text: str) -> Optional[str]:
         if not text.strip():
@@ -120,11 +129,3 @@ def _whole(text: str) -> Any:
         return int(text) if text else None
     except ValueError:
         return text
-
-
-def _seconds(text: str) -> Any:
-    text = text.strip()
-    if not text:
-        return None
-    seconds = times.parse_duration(text)
-    return text if seconds is None else seconds

@@ -276,6 +276,23 @@ def test_earlier_lines_come_on_request(page: Page) -> None:
     expect(page.get_by_role("link", name="Earlier")).to_have_count(0)
 
 
+def test_on_a_phone_nothing_covers_the_bar_of_ticked_rows_and_the_menu_says_what_calls(
+    open_browser: Callable[..., Page],
+) -> None:
+    for name in ("a", "b", "c"):
+        make_job("dead", id=name)
+    page = open_browser("operator", viewport={"width": 390, "height": 700}, has_touch=True)
+    page.goto("/jobs?state=dead")
+    page.get_by_label("Tick a", exact=True).tap()
+    page.get_by_label("Tick b", exact=True).tap()
+    expect(page.get_by_text("Refresh waits: rows are ticked")).to_be_visible()
+    page.locator("#bulk").get_by_role("button", name="Requeue").tap()
+    page.get_by_role("button", name="Requeue 2 jobs").tap()
+    expect(page.get_by_text("Requeued 2 jobs.")).to_be_visible()
+    page.locator("details.narrow summary").tap()
+    expect(page.locator("#badge-dead-menu")).to_contain_text("1")
+
+
 def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> None:
     page.goto("/config/backoff_base")
     page.fill("#value", "900")
