@@ -1,6 +1,7 @@
-"""Where processes that run on say what happens: one line each on stderr, for a person or the journal.
+"""Where processes that run on say what happens: one line each on stderr, for a person, the journal or a program.
 
-What a command tells its caller is not logging; it is printed by `commands/`.
+What a command tells its caller is not logging; it is printed by `commands/`. A line about a job or a worker names it
+in its `extra` as well, so that the JSON has `job`, `attempt`, `worker` … as fields.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 
 from webapp.plain import escaped
 
-FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_TEXT = "%(asctime)s %(levelname)s %(message)s"
+_FIELDS = ("levelname", "name", "process", "message")
 _SECRET_PATH = re.compile(r"(/setup/)[^\s/?#'\"\]]+")
 
 
@@ -31,10 +33,16 @@ class OneLine(logging.Formatter):
         return escaped(super().formatMessage(record))
 
 
-def set_up(level: int = logging.INFO) -> None:
-    """Send the log to stderr."""
+def set_up(form: str = "text", level: int = logging.INFO) -> None:
+    """Send the log to stderr, as `text` or as `json` (an object a line, its time in ISO 8601, UTC)."""
     handler = logging.StreamHandler()
     handler.addFilter(WithoutSecrets())
-    handler.setFormatter(OneLine(FORMAT))
+    handler.setFormatter(_json() if form == "json" else OneLine(_TEXT))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _json() -> logging.Formatter:
+    from pythonjsonlogger.json import JsonFormatter
+
+    return JsonFormatter(list(_FIELDS), timestamp=True, rename_fields={"levelname": "level", "name": "logger"})

@@ -283,9 +283,19 @@ class Dispatcher(threading.Thread):
 
 
 def _tell(ended: Ended, state: Optional[str]) -> None:
+    facts = {"job": ended.claim.id, "attempt": ended.claim.attempt, "state": state, "reason": ended.reason}
     if state is None:
-        log.warning("job %s: its claim was gone when attempt %d ended", ended.claim.id, ended.claim.attempt)
+        log.warning(
+            "job %s: its claim was gone when attempt %d ended", ended.claim.id, ended.claim.attempt, extra=facts
+        )
     elif state in {"failed", "dead"}:
-        log.info("job %s: attempt %d failed (%s), now %s", ended.claim.id, ended.claim.attempt, ended.error, state)
+        log.info(
+            "job %s: attempt %d failed (%s), now %s",
+            ended.claim.id,
+            ended.claim.attempt,
+            ended.error,
+            state,
+            extra=facts,
+        )
     else:
-        log.debug("job %s: %s", ended.claim.id, state)
+        log.debug("job %s: %s", ended.claim.id, state, extra=facts)

@@ -143,7 +143,9 @@ class _Keeper:
             if expired is None:
                 return  # it beat after all, or another keeper was first
             operations.record_expiry(session, worker.id, reason)
-        log.warning("worker %s on %s is taken for dead: %s", worker.id, worker.host, reason)
+        log.warning(
+            "worker %s on %s is taken for dead: %s", worker.id, worker.host, reason, extra={"worker": worker.id}
+        )
 
 
 def _wake_holder() -> None:
@@ -179,7 +181,7 @@ def prune(values: settings.Settings) -> int:
             if number < PRUNE_BATCH:
                 break
     if deleted:
-        log.info("deleted %d jobs that were older than the settings keep", deleted)
+        log.info("deleted %d jobs that were older than the settings keep", deleted, extra={"jobs": deleted})
     _prune_records()
     return deleted
 

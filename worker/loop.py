@@ -59,6 +59,7 @@ def run(app: Flask, config: Config, assignment: Assignment) -> int:
 class _Worker:
     def __init__(self, app: Flask, config: Config, assignment: Assignment) -> None:
         self.id = processes.new_id()
+        self._named = {"worker": self.id}  # for the log
         self._assignment = assignment
         self._runner: Runner[Any] = (PosixRunner if processes.FORKS else ThreadRunner)(assignment.parent)
 
@@ -84,7 +85,9 @@ class _Worker:
         self._register()
         self._dispatcher.start()
         self._heartbeat.start()
-        log.info("worker %s started (pid %d, %d slots)", self.id, os.getpid(), self._assignment.slots)
+        log.info(
+            "worker %s started (pid %d, %d slots)", self.id, os.getpid(), self._assignment.slots, extra=self._named
+        )
         give_up: Optional[float] = None
         while not self._dispatcher.finished:
             for one in self._runner.poll(self._until_release()):
@@ -101,12 +104,14 @@ class _Worker:
             if self._stopping and not len(self._runner):
                 give_up = give_up or time.monotonic() + LAST_WORDS
                 if time.monotonic() > give_up:
-                    log.error("worker %s: the database is away; its jobs go back when it returns", self.id)
+                    log.error(
+                        "worker %s: the database is away; its jobs go back when it returns", self.id, extra=self._named
+                    )
                     return BROKEN
         if self._dispatcher.expired or not self._stopping:
             return self._abandon()
         self._deregister()
-        log.info("worker %s stopped", self.id)
+        log.info("worker %s stopped", self.id, extra=self._named)
         return DONE
 
     def close(self) -> None:
@@ -140,7 +145,7 @@ class _Worker:
                 self._dispatcher.be_quiet()
                 continue
             if word == GONE:
-                log.warning("worker %s: its supervisor is gone; finishing what runs", self.id)
+                log.warning("worker %s: its supervisor is gone; finishing what runs", self.id, extra=self._named)
             if not self._stopping:
                 self._stop()
             if word == NOW:
@@ -164,7 +169,7 @@ class _Worker:
 
     def _abandon(self) -> int:
         """Others hold this worker's claims now, or its dispatcher broke: end what runs and touch nothing else."""
-        log.error("worker %s: taken for dead or broken; ending what it runs", self.id)
+        log.error("worker %s: taken for dead or broken; ending what it runs", self.id, extra=self._named)
         self._runner.stop("lost", 0.0)
         deadline = time.monotonic() + 5
         while len(self._runner) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What `web` and `up` share: where the console listens, and what is said about it."""
+"""What commands that run on share: where the console listens, what is said about it, how the log is written."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def address_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def log_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--log-format, the same on every command that runs on."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        envvar="QUEUECTL_LOG_FORMAT",
+        help="How the log on stderr is written.",
+    )(command)
 
 
 def listen(config: Config, host: str, port: int, insecure: bool) -> socket.socket:

@@ -6,7 +6,7 @@ import click
 
 from webapp.commands._core import core
 from webapp.commands._output import say
-from webapp.commands._serve import address_options, listen, set_up_link, tell_set_up
+from webapp.commands._serve import address_options, listen, log_option, set_up_link, tell_set_up
 from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
 
 
@@ -16,7 +16,8 @@ from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
 @click.option(
     "--slots", type=click.IntRange(1, MOST_SLOTS), default=1, show_default=True, help="Jobs each runs at a time."
 )
-def up(host: str, port: int, insecure: bool, workers: int, slots: int) -> int:
+@log_option
+def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_format: str) -> int:
     """Start the console and its workers. Ctrl-C lets running jobs finish, then stops everything."""
     from webapp import __version__, children, serving, trouble
     from webapp import config as configuration
@@ -39,11 +40,13 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int) -> int:
         say("Stopping: running jobs may finish. Ctrl-C again: now.")
 
     socket_number = listener.fileno()
+    web = ["web", "--descriptor", str(socket_number), "--log-format", log_format]
+    work = ["worker", "start", "--count", str(workers), "--slots", str(slots), "--log-format", log_format]
     try:
         children.run(
             [
-                children.Child("console", ["web", "--descriptor", str(socket_number)], inherited=[socket_number]),
-                children.Child("workers", ["worker", "start", "--count", str(workers), "--slots", str(slots)]),
+                children.Child("console", web, inherited=[socket_number]),
+                children.Child("workers", work),
             ],
             say,
             draining,

@@ -8,16 +8,23 @@ from typing import Optional
 import click
 
 from webapp.commands._core import core
-from webapp.commands._serve import address_options, listen, set_up_link, tell_set_up
+from webapp.commands._serve import address_options, listen, log_option, set_up_link, tell_set_up
 
 
 @click.command(epilog="Example: manage.py web --port 8080")
 @address_options
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve.")
 @click.option("--descriptor", type=int, hidden=True, help="A socket that listens already.")
+@log_option
 @click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
 def web(
-    host: str, port: int, insecure: bool, workers: int, descriptor: Optional[int], with_parent: Optional[int]
+    host: str,
+    port: int,
+    insecure: bool,
+    workers: int,
+    descriptor: Optional[int],
+    log_format: str,
+    with_parent: Optional[int],
 ) -> int:
     """Start the console in the foreground, without workers."""
     from webapp import config as configuration
@@ -27,7 +34,7 @@ def web(
         from webapp.children import end_with
 
         end_with(with_parent)
-    logs.set_up()
+    logs.set_up(log_format)
     if descriptor is not None:
         return serving.serve(socket.socket(fileno=descriptor), workers)
     listener = listen(configuration.load(), host, port, insecure)

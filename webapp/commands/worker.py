@@ -9,6 +9,7 @@ import click
 from webapp import clock
 from webapp.commands._core import actor, core, json_option, tell_outcome
 from webapp.commands._output import Column, ago, print_json, print_table, say
+from webapp.commands._serve import log_option
 
 if TYPE_CHECKING:
     from webapp.queries import WorkerView
@@ -29,8 +30,11 @@ def worker() -> None:
 )
 @click.option("--queue", "queues", metavar="NAME", multiple=True, help="Only this queue; may be repeated.")
 @click.option("--drain", is_flag=True, help="End when nothing is pending, processing or waiting for a retry.")
+@log_option
 @click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
-def start(count: int, slots: int, queues: tuple[str, ...], drain: bool, with_parent: Optional[int]) -> int:
+def start(
+    count: int, slots: int, queues: tuple[str, ...], drain: bool, log_format: str, with_parent: Optional[int]
+) -> int:
     """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not."""
     from webapp import config as configuration
     from webapp import logs
@@ -44,7 +48,7 @@ def start(count: int, slots: int, queues: tuple[str, ...], drain: bool, with_par
         from webapp.children import end_with
 
         end_with(with_parent)
-    logs.set_up()
+    logs.set_up(log_format)
     return supervisor.run(
         configuration.load(), count=count, slots=slots, queues=list(dict.fromkeys(queues)) or None, drain=drain
     )
