@@ -53,6 +53,7 @@ def test_imports_only_go_downstairs(path: Path) -> None:
             "settings",
             "story",
             "operations",
+            "trouble",
         )
         allowed = {"webapp", *(f"webapp.{module}" for module in core), "webapp.__version__", "webapp.create_core"}
         ours = {module for module in found if _within(module, "webapp")}
