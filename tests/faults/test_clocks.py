@@ -1,0 +1,28 @@
+"""The wall clock is set under running workers."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from tests.faults import clocks
+from tests.faults.rig import Rig
+from worker import processes
+
+
+def test_a_clock_set_by_an_hour_expires_nobody_and_moves_due_times(rig: Rig) -> None:
+    clocks.set_the_clock(rig, 1)
+    assert rig.judge() == []
+    assert rig.losses() == 0
+
+
+def test_a_process_is_known_by_the_same_start_time_whatever_the_clock_was_set_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Linux reckons the time of the boot, and with it start times, backwards from the wall clock.
+    pid = psutil.Process().pid
+    before = processes.started(pid)
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 1.0)
+    monkeypatch.setattr("psutil._pslinux.BOOT_TIME", 1.0, raising=False)
+    assert before is not None
+    assert processes.is_alive(pid, before)

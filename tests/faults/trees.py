@@ -1,0 +1,115 @@
+"""Commands that will not go: daemons that forked twice, TERM ignored, a poison that kills its worker."""
+
+from __future__ import annotations
+
+import shlex
+
+from tests.faults.rig import Rig, dies, eventually, is_alive, kill
+
+_DAEMON = """
+import os, sys, time
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+with open(sys.argv[1] + ".new", "w") as file: file.write(str(os.getpid()))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(999)
+"""
+_JOIN = " FROM jobs j JOIN attempts a ON a.job_seq = j.seq WHERE j.id = ?"
+
+
+def leave_daemons(rig: Rig, rounds: int) -> None:
+    """Daemons that hold stdout: the job ends within 2 s of its shell, and they with it."""
+    supervisor = rig.workers(1, "--slots", "2")
+    for number in range(rounds):
+        for how, start in (
+            ("setsid", "setsid sleep 999 & echo $! > {}"),
+            ("twice", "python3 -c " + shlex.quote(_DAEMON) + " {}"),
+        ):
+            file = rig.folder / f"{how}-{number}"
+            wait = f"while [ ! -s {file} ]; do sleep 0.05; done"
+            [job_id] = rig.submit(command=f"{start.format(file)}; {wait}; {rig.ledger.command()}")
+            rig.reaches(job_id, "completed", within=30)
+            [(took,)] = rig.query("SELECT j.finished_at - a.finished_at" + _JOIN, job_id)
+            assert took < 2_500_000, took
+            assert not is_alive(int(file.read_text()))
+    rig.stop(supervisor)
+
+
+def ignore_the_request_to_end(rig: Rig, rounds: int) -> None:
+    """TERM ignored: KILL after the grace, and an end by limit + grace + 1 s, with state and reason right."""
+    rig.run("config", "set", "kill_grace", "1")
+    supervisor = rig.workers(1)
+    for _ in range(rounds):
+        deaf = f"trap '' TERM; {rig.ledger.command()}; while :; do sleep 0.1; done"
+        [job_id] = rig.submit(command=deaf, timeout=1.5, max_retries=0)
+        rig.reaches(job_id, "dead", within=20)
+        [(took, reason)] = rig.query("SELECT a.finished_at - a.started_at, a.reason" + _JOIN, job_id)
+        assert reason == "timeout"
+        assert 2_500_000 <= took <= 3_500_000, took
+    rig.stop(supervisor)
+
+
+def poison_among_seven(rig: Rig, rounds: int) -> None:
+    """Eight slots, one job that kills its worker: it is buried with that reason, the seven beside it are not."""
+    supervisor = rig.workers(1, "--slots", "8")
+    for _ in range(rounds):
+        seven = rig.submit(7, seconds=1.5)
+        [poison] = rig.submit(command="sleep 0.3; kill -9 $PPID; sleep 300")
+        rig.reaches(poison, "dead", within=90)
+        rig.rest()
+        assert {rig.state(job_id) for job_id in seven} == {"completed"}
+        [(error, lone)] = rig.query("SELECT last_error, lone_losses FROM jobs WHERE id = ?", poison)
+        assert "poison pill" in error
+        assert lone == 3
+    rig.stop(supervisor)
+
+
+def cancel_then_die(rig: Rig, rounds: int) -> None:
+    """A running job is cancelled, and before it has ended its worker dies: cancelled, and not run again."""
+    rig.run("config", "set", "kill_grace", "60")
+    supervisor = rig.workers(1)
+    for _ in range(rounds):
+        [job_id] = rig.submit(command=f"trap '' TERM; {rig.ledger.command()}; while :; do sleep 0.1; done")
+        shell = rig.started(job_id)
+        worker = eventually("a worker lives", rig.worker_pids)[0]
+        assert rig.run("cancel", job_id).code == 0
+        kill(worker)
+        rig.reaches(job_id, "cancelled")
+        dies(shell, 5)
+        assert len(rig.ledger.started(job_id)) == 1
+    rig.stop(supervisor)
+
+
+def settle_too_late(rig: Rig, rounds: int) -> None:
+    """A slow worker is taken for dead: its tree is killed under it, its settle touches nothing, no retry is burnt.
+
+    The keeper's part is done by hand here, for ours kills the worker before it kills the tree.
+    """
+    from webapp import create_core
+    from webapp.config import Config
+    from webapp.db import db
+    from worker import losses, processes
+
+    supervisor = rig.workers(1)
+    app = create_core(Config(home=rig.home, database_url=None, public_url=None))
+    for _ in range(rounds):
+        [job_id] = rig.submit(seconds=600)
+        shell = rig.started(job_id)
+        [(seq, token)] = rig.query("SELECT seq, token FROM jobs WHERE id = ?", job_id)
+        with app.app_context():
+            losses._seize([losses._Orphan(seq, token, None)])
+            assert processes.end_tokens([token])
+            for engine in db.engines.values():
+                engine.dispose()
+        assert not is_alive(shell)
+        eventually("the worker has tried to settle", lambda: "its claim was gone" in rig.said())
+        assert rig.query("SELECT state, failures FROM jobs WHERE id = ?", job_id) == [("processing", 0)]
+        assert rig.query("SELECT count(*) FROM attempts WHERE job_seq = ?", seq) == [(0,)]
+        # Now the worker does die, and a keeper finds what was seized.
+        kill(eventually("the worker lives", rig.worker_pids)[0])
+        rig.started(job_id, 2)
+        assert rig.run("cancel", job_id).code == 0
+        rig.reaches(job_id, "cancelled")
+        assert rig.query("SELECT failures FROM jobs WHERE id = ?", job_id) == [(0,)]
+    rig.stop(supervisor)
