@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flask import Response, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from webapp import trouble
@@ -52,6 +52,8 @@ def answer(error: Exception) -> Response:
         return explain(400, "This form is too old", "You have logged in or out since it was made. Load the page again.")
     if isinstance(error, Busy):
         return explain(503, TITLES[503], HELP[503])
+    if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
+        return explain(400, TITLES[400], HELP[400])
     sentence = trouble.explain(error) if isinstance(error, DBAPIError) else None
     if isinstance(error, Gone):
         sentence = str(error)
