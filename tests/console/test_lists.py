@@ -83,6 +83,11 @@ def test_a_failed_job_says_when_it_runs_again_and_what_then(operator: Browser) -
     assert "If it fails again, it is a dead letter." in why(operator, "last")
 
 
+def test_a_time_of_another_year_says_which(operator: Browser) -> None:
+    make_job("scheduled", id="job1", run_at=clock.parse_iso("2099-03-01T06:00:00Z"))
+    assert b">1 Mar 2099 06:00 UTC<" in operator.get("/jobs?state=scheduled").data
+
+
 def test_times_are_written_in_the_readers_zone_and_named(operator: Browser) -> None:
     at = clock.parse_iso("2026-07-01T12:00:00Z")
     make_job("pending", id="job1", created_at=at)

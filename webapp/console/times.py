@@ -49,9 +49,10 @@ def exact(micros: Optional[int]) -> str:
 
 
 def brief(micros: int) -> str:
-    """'24 Nov 04:37 UTC'"""
+    """'24 Nov 04:37 UTC', with its year where that is not this one"""
     moment = local(micros)
-    return f"{moment.day} {moment:%b %H:%M} {moment.tzname()}"
+    year = "" if moment.year == local(clock.now()).year else f" {moment.year}"
+    return f"{moment.day} {moment:%b}{year} {moment:%H:%M} {moment.tzname()}"
 
 
 def when(micros: Optional[int], mode: str = "ago") -> str:
