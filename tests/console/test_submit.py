@@ -99,6 +99,14 @@ def test_the_same_form_sent_twice_makes_one_job(operator: Browser) -> None:
     assert operator.post("/submit", {"command": "true"}).status_code == 400
 
 
+def test_a_form_that_came_back_and_was_changed_makes_another_job(operator: Browser) -> None:
+    key = form_of(operator)
+    places = [operator.post("/submit", {"form_key": key, "command": one}).headers["Location"] for one in ("true", "ls")]
+    with reading() as session:
+        assert [job.command for job in session.query(Job).order_by(Job.seq)] == ["true", "ls"]
+        assert places == [f"/job/{job.id}" for job in session.query(Job).order_by(Job.seq)]
+
+
 def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator: Browser) -> None:
     make_job("dead", id="job1")
     checked = operator.post("/submit/check?field=id", {"command": "true", "id": "job1"}, partial=True)

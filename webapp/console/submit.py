@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import secrets
 from dataclasses import dataclass
@@ -66,14 +68,14 @@ def new() -> ResponseReturnValue:
 @pages.post("/submit")
 @needs("operator")
 def create() -> ResponseReturnValue:
-    """Make the job and go to its page. The same form sent twice makes one job."""
+    """Make the job and go to its page. The same form sent twice makes one job; with other words in it, another."""
     key = request.form.get("form_key", "")
     if not FORM_KEY.match(key):
         abort(400, "This form is incomplete. Load the page again.")
     form = SubmitForm.read(request.form)
     if form.spec is not None:
         try:
-            job_id = operations.enqueue([form.spec], actor(), form_key=key)[0]
+            job_id = operations.enqueue([form.spec], actor(), form_key=_key_of(key, form))[0]
         except SpecError as error:
             form.errors.update({one.field: one.message for one in error.errors})
         else:
@@ -81,6 +83,12 @@ def create() -> ResponseReturnValue:
             return redirect(url_for("job.show", job_id=job_id), 303)
     with reading() as session:
         return _page(session, form, key), 422
+
+
+def _key_of(key: str, form: SubmitForm) -> str:
+    """The form's key and what was typed: a page that Back brought out of the browser's memory has its old key."""
+    sent = json.dumps([key, actor(), form.values], sort_keys=True)
+    return hashlib.blake2b(sent.encode(errors="backslashreplace"), digest_size=16).hexdigest()
 
 
 @pages.post("/submit/check")
