@@ -372,6 +372,7 @@ def test_a_larger_set_serves_a_command_that_needs_the_smaller_one(used_door: Doo
         (["db", "copy", "--to=postgresql+psycopg://db/queue"], None, "requirements-postgres.lock"),
         (["enqueue", "--command", "psql postgres://elsewhere/x"], None, "requirements.lock"),
         (["test"], "postgres://db/queue", "requirements-dev.lock"),
+        (["test", "--help"], None, "requirements.lock"),
         (["enqueue", "test"], None, "requirements.lock"),
     ],
 )
