@@ -1,0 +1,132 @@
+"""What a keeper does when nobody died: old jobs and records go, bulk acts go on, nobody is expired by mistake."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, select, update
+
+from tests import factories
+from webapp import bulk, clock, jobspec, operations, settings, story
+from webapp.db import reading, writing
+from webapp.filters import JobFilter
+from webapp.models import Act, Attempt, Event, Job, Worker
+from worker import keeper
+
+DAY = clock.DAY
+
+
+def ended(state: str, days_ago: float) -> Job:
+    job = factories.make_job(state, finished_at=clock.now() - round(days_ago * DAY))
+    factories.make_attempt(job)
+    return job
+
+
+def left() -> set[str]:
+    with reading() as session:
+        return set(session.scalars(select(Job.id)))
+
+
+def prune(**values: int) -> int:
+    kept = settings.Settings()
+    for key, value in values.items():
+        setattr(kept, key, value)
+    return keeper.prune(kept)
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("state", ["completed", "cancelled", "dead"])
+def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_setting(state: str) -> None:
+    old, young = ended(state, 8.1), ended(state, 6.9)
+    others = {ended(other, 400).id for other in {"completed", "cancelled", "dead"} - {state}}
+    nothing = {f"keep_{other}": 0 for other in ("completed", "cancelled", "dead")}
+    assert prune(**{**nothing, f"keep_{state}": 7}) == 1
+    assert left() == {young.id, *others}
+    with reading() as session:
+        assert session.scalar(select(func.count()).select_from(Attempt).where(Attempt.job_seq == old.seq)) == 0
+
+
+@pytest.mark.usefixtures("app")
+def test_dead_letters_are_kept_for_ever_unless_somebody_says_otherwise() -> None:
+    dead = ended("dead", 5000)
+    ended("completed", 31)
+    assert prune() == 1
+    assert left() == {dead.id}
+
+
+@pytest.mark.usefixtures("app")
+def test_what_has_not_ended_is_kept_however_old_it_is() -> None:
+    jobs = {
+        factories.make_job(state, created_at=1, changed_at=1, run_at=1).id
+        for state in ("pending", "failed", "scheduled")
+    }
+    prune(keep_completed=1, keep_cancelled=1, keep_dead=1)
+    assert left() == jobs
+
+
+@pytest.mark.usefixtures("app")
+def test_many_old_jobs_go_in_small_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "PRUNE_BATCH", 10)
+    operations.enqueue([jobspec.parse({"command": "true"})] * 35, "person:test")
+    bulk.act_on_all("cancel", JobFilter(), "person:test")
+    with writing() as session:
+        session.execute(update(Job).values(finished_at=1))
+    assert prune() == 35
+    assert left() == set()
+
+
+@pytest.mark.usefixtures("app")
+def test_records_of_long_ago_go_and_those_of_living_jobs_stay() -> None:
+    operations.enqueue([jobspec.parse({"id": "job1", "command": "true"})], "person:test")
+    operations.cancel(["job1"], "person:test")
+    operations.set_setting("backoff_base", 3, "person:test")
+    with writing() as session:
+        session.execute(update(Event).values(at=1))
+    prune(keep_cancelled=0)
+    with reading() as session:
+        assert list(session.scalars(select(Event.verb))) == ["cancel"]
+
+
+@pytest.mark.usefixtures("app")
+def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    operations.enqueue([jobspec.parse({"command": "true"})] * (bulk.BATCH + 5), "person:test")
+    act = bulk.start("cancel", JobFilter(), "person:ana")
+    bulk.advance(act)
+    with writing() as session:
+        session.execute(update(Act).values(lease_until=1))
+    keeper._Keeper().tick()
+    with reading() as session:
+        row = session.get(Act, act)
+        assert row is not None
+        assert (row.state, row.moved) == ("done", bulk.BATCH + 5)
+
+
+def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app: Flask) -> None:
+    worker = factories.make_worker(host="elsewhere", seen_at=1, heartbeat=5)
+    one = keeper._Keeper()
+    for beat in range(3):
+        with writing() as session:
+            session.execute(update(Worker).values(heartbeat=10 + beat))
+        one._last_tick -= 100
+        one.tick()
+    with reading() as session:
+        kept = session.get(Worker, worker.id)
+        assert kept is not None
+        assert kept.state == "running"
+
+
+def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(app: Flask) -> None:
+    operations.set_setting("lease", 5, "person:test")
+    worker = factories.make_worker(host="elsewhere", heartbeat=5)
+    job = factories.make_job("processing", worker_id=worker.id, attempts=1)
+    one = keeper._Keeper()
+    one.tick()
+    for _ in range(2):
+        one._last_tick -= keeper.TICK
+        one.tick()
+    with reading() as session:
+        again = story.find(session, job.id)
+        assert again is not None
+        [attempt] = story.attempts(session, again)
+        assert (again.state, again.losses, attempt.state) == ("pending", 1, "lost")
+        assert "could not be verified" in (attempt.error or "")
