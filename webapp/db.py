@@ -30,6 +30,7 @@ from sqlalchemy.pool import NullPool
 from webapp.config import Config, ensure_home
 from webapp.locks import BUSY, Busy, WriteLock, share_use
 
+LOG_KEPT = 16 * 1024**2  # bytes: a log that grew larger, while somebody read for long, is cut to this afterwards
 BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
 
 
@@ -236,6 +237,7 @@ def _prepare_sqlite(engine: Engine, role: str) -> None:
     if role == "read":
         pragmas.append("query_only=ON")
     else:
+        pragmas.append(f"journal_size_limit={LOG_KEPT}")
         pragmas.append("journal_mode=WAL")  # as the file says already, unless it is a copy that somebody put here
 
     @event.listens_for(engine, "connect")

@@ -20,6 +20,7 @@ from webapp.db import sqlite, writing
 from webapp.models import Control
 
 LONGEST_CHECK = 5.0  # seconds: a start looks through a database that is larger than that only as far as it comes
+LARGE_LOG = 128 * 1024**2  # bytes; a busy queue's log stays near 4 MiB
 RESTORE = "It is left as it is. Put a backup in its place: manage.py db restore FILE"
 
 _SENTENCES = (
@@ -36,6 +37,20 @@ def explain(error: BaseException) -> Optional[str]:
     """A sentence without its full stop for an error of the database that the machine caused; None for any other."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
     return next((sentence for words, sentence in _SENTENCES if words in text), None)
+
+
+def large_log(config: Config) -> Optional[int]:
+    """The size of SQLite's log (bytes) where it has outgrown all reason, else None.
+
+    It is copied back into the database, and begins anew, only when no transaction that is open needs what it holds.
+    """
+    if not config.is_sqlite:
+        return None
+    try:
+        size = config.sqlite_path.with_name(config.sqlite_path.name + "-wal").stat().st_size
+    except OSError:
+        return None
+    return size if size > LARGE_LOG else None
 
 
 def check_before_start(config: Config) -> None:

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Optional
 
-from flask import Flask
+from flask import Flask, current_app
 from sqlalchemy import delete, literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
@@ -94,6 +94,7 @@ class _Keeper:
         if now - self._pruned_at >= PRUNE_EVERY:
             self._pruned_at = now
             prune(values)
+            _look_at_log()
 
     # --- workers ---
 
@@ -162,6 +163,14 @@ def _wake_holder() -> None:
 
 def _line(error: BaseException) -> str:
     return trouble.explain(error) or str(error).splitlines()[0]
+
+
+def _look_at_log() -> None:
+    size = trouble.large_log(current_app.extensions["queuectl_config"])
+    if size is not None:
+        log.warning(
+            "the log of the database has grown to %d MiB: some program has kept a transaction open for long", size >> 20
+        )
 
 
 # --- retention ---

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from flask import Blueprint, url_for
+from flask import Blueprint, current_app, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import clock, queries, settings
+from webapp import clock, queries, settings, trouble
 from webapp.console import htmx
 from webapp.console.words import plural
 from webapp.db import reading
@@ -67,6 +67,16 @@ def _needs(session: Session, counts: dict[str, queries.Count], fleet: list[queri
                 f"{plural(len(silent), 'worker is', 'workers are')} silent",
                 "No heartbeat for longer than the lease: it may be gone or stuck. Its jobs go back to their queue.",
                 link=("See workers", url_for("workers.index")),
+            )
+        )
+    log = trouble.large_log(current_app.extensions["queuectl_config"])
+    if log is not None:
+        needs.append(
+            Need(
+                "alarm",
+                f"The database's log has grown to {log >> 20:,} MiB",
+                "Some program keeps a transaction open, so the log cannot begin anew and takes more and more disk. "
+                "Look for one that reads queue.db: a shell of sqlite3, a copy that hangs.",
             )
         )
     if counts["dead"].number:

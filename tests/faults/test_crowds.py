@@ -1,0 +1,36 @@
+"""Many at once, small enough for every run; the long run has the full numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import crowds
+from tests.faults.rig import Rig
+from webapp import trouble
+from webapp.config import Config
+
+
+def test_many_jobs_and_many_workers_starve_nobody_and_nothing_is_locked(rig: Rig) -> None:
+    crowds.crowd(rig, 400, 8)
+    assert rig.judge() == []
+
+
+def test_two_supervisors_and_two_consoles_get_along(rig: Rig) -> None:
+    crowds.two_of_each(rig, 1)
+    assert rig.judge() == []
+
+
+def test_a_killed_backup_leaves_no_half_copy_under_the_final_name(rig: Rig) -> None:
+    crowds.kill_in_backup(rig, 4)
+    assert rig.judge() == []
+
+
+def test_a_log_that_outgrows_all_reason_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(home=tmp_path, database_url=None, public_url=None)
+    assert trouble.large_log(config) is None
+    (tmp_path / "queue.db-wal").write_bytes(bytes(2000))
+    assert trouble.large_log(config) is None
+    monkeypatch.setattr(trouble, "LARGE_LOG", 1000)
+    assert trouble.large_log(config) == 2000
