@@ -52,10 +52,22 @@ class Outcome:
 )
 @click.option("--only", type=click.Choice(PARTS), help="Run this part alone ('fast': no browser, nothing slow).")
 @click.option("--python", "version", metavar="X.Y", help="Run the fast part, or the tests named, on this Python alone.")
+@click.option("--faults", is_flag=True, help="Attack the queue instead, for --minutes: kills, full disks, power cuts.")
+@click.option("--minutes", type=float, default=30.0, show_default=True, help="How long the attacks go on.")
+@click.option("--seed", type=int, help="Make the same attacks again; each run prints its own.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
-def test(only: Optional[str], version: Optional[str], pytest_args: tuple[str, ...]) -> int:
+def test(
+    only: Optional[str],
+    version: Optional[str],
+    faults: bool,
+    minutes: float,
+    seed: Optional[int],
+    pytest_args: tuple[str, ...],
+) -> int:
     """Run lint, types and every test; with arguments, pytest with these alone."""
-    if version:
+    if faults:
+        steps, outcomes = [attacks(minutes, seed, pytest_args)], []
+    elif version:
         steps, outcomes = plan_for_python(version, pytest_args or ("--only", "fast"), required=True)
     elif pytest_args:
         steps, outcomes = [pytest(*pytest_args)], []
@@ -99,6 +111,12 @@ def plan(only: Optional[str]) -> tuple[list[Step], list[Outcome]]:
 
 def pytest(*arguments: str) -> Step:
     return Step("tests", [sys.executable, "-m", "pytest", *arguments])
+
+
+def attacks(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:
+    """Return the step that runs the long part of tests/faults."""
+    given = ["--minutes", f"{minutes:g}", *([] if seed is None else ["--seed", str(seed)]), *more]
+    return Step("faults", [sys.executable, "-m", "tests.faults.long_run", *given])
 
 
 def in_parallel() -> list[str]:

@@ -76,3 +76,9 @@ def test_another_python_gets_an_environment_of_its_own(empty_path: Path) -> None
     (step,), _ = command.plan_for_python(OTHER, ("--only", "fast"), required=False)
     assert step.command[0] == str(empty_path / f"python{OTHER}")
     assert step.environment == {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{OTHER}"}
+
+
+def test_the_attacks_get_their_length_and_their_seed() -> None:
+    step = command.attacks(2.5, 7, ())
+    assert step.command[1:] == ["-m", "tests.faults.long_run", "--minutes", "2.5", "--seed", "7"]
+    assert "--seed" not in command.attacks(1, None, ()).command
