@@ -66,7 +66,7 @@ def test(
 ) -> int:
     """Run lint, types and every test; with arguments, pytest with these alone."""
     if faults:
-        steps, outcomes = [attacks(minutes, seed, pytest_args)], []
+        steps, outcomes = [attacks(minutes, seed, pytest_args)], list[Outcome]()
     elif version:
         steps, outcomes = plan_for_python(version, pytest_args or ("--only", "fast"), required=True)
     elif pytest_args:
