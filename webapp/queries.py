@@ -223,11 +223,18 @@ def _pending_of(
     return rows
 
 
-def recent_failures(session: Session, limit: int = 8) -> list[Job]:
-    """Jobs that failed or died last, newest first."""
+def recent_failures(session: Session, limit: int = 8, look: int = 100) -> list[Job]:
+    """Jobs that failed or died last, newest first.
+
+    No index sorts those that wait for a retry by their failure: `look` of the soonest due and of the latest are seen.
+    """
     dead = list(session.scalars(select(Job).where(in_state("dead")).order_by(Job.finished_at.desc()).limit(limit)))
-    waiting = list(session.scalars(select(Job).where(in_state("failed")).order_by(Job.run_at).limit(limit)))
-    return sorted(dead + waiting, key=lambda job: job.changed_at, reverse=True)[:limit]
+    waiting = {
+        job.seq: job
+        for order in (Job.run_at.asc(), Job.run_at.desc())
+        for job in session.scalars(select(Job).where(in_state("failed")).order_by(order).limit(look))
+    }
+    return sorted([*dead, *waiting.values()], key=lambda job: job.changed_at, reverse=True)[:limit]
 
 
 def recent_commands(session: Session, actor: str, limit: int = 10, look_back: int = 500) -> list[Job]:

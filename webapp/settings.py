@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, Union
@@ -21,6 +22,7 @@ from webapp.lifecycle import record
 from webapp.models import Control, Setting
 
 Number = Union[int, float]
+_NUMBER = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?[0-9]*\.?[0-9]+")}
 
 
 class SettingError(ValueError):
@@ -51,11 +53,10 @@ class Definition:
 
     def parse(self, text: object) -> Number:
         """Read a value that a person or a program gave. Raises SettingError."""
+        plain = _NUMBER[self.kind].fullmatch(str(text).strip())  # int() alone takes 1_0, and digits of any script
         try:
-            if isinstance(text, bool):
-                raise ValueError
-            value: Number = int(str(text).strip()) if self.kind is int else float(str(text).strip())
-        except ValueError:
+            value: Number = self.kind(plain.group()) if plain else math.nan
+        except ValueError:  # more digits than Python converts
             value = math.nan
         if not self.lowest <= value <= self.highest:  # false for nan, too
             raise SettingError(f"{self.key}: {text!r} is not allowed; expected {self.allowed}.")

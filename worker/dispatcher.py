@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Callable, Optional
 
 from webapp import backoff, clock
@@ -148,7 +148,7 @@ class Dispatcher(threading.Thread):
     def _wait(self, wakeup: Wakeup) -> None:
         if self._outbox:
             return
-        idle = self._free() > 0
+        idle = self._free(self._held.values()) > 0
         timeout = wakeup.slow_look if idle else CONTROL_LOOK
         if idle and self._next_due is not None:
             timeout = min(timeout, max(0.0, (self._next_due - clock.now()) / clock.SECOND))
@@ -157,12 +157,12 @@ class Dispatcher(threading.Thread):
         # A full worker does not care for commits; each of its neighbours' would wake it.
         wakeup.wait(timeout, for_commits=idle)
 
-    def _free(self, but: Collection[str] = ()) -> int:
-        """Slots that a claim may fill, once the claims with the tokens `but` are settled."""
-        held = [claim for token, claim in self._held.items() if token not in but]
-        if not self._accepting or self._quiet or any(claim.alone for claim in held):
+    def _free(self, holding: Collection[Claim]) -> int:
+        """Slots that a claim may fill beside these."""
+        leaving = self._quiet or self.stop_asked or self.expired or not self._accepting
+        if leaving or any(claim.alone for claim in holding):
             return 0
-        return self._slots - len(held)
+        return max(0, self._slots - len(holding))
 
     def _turn(self, claims: Claims) -> bool:
         """One transaction. True when there may be more to do at once."""
@@ -170,6 +170,7 @@ class Dispatcher(threading.Thread):
         settled: list[tuple[Ended, Optional[str]]] = []
         stored: dict[str, int] = {}
         claimed: list[Claim] = []
+        recovered: list[Claim] = []
         drained = False
         quiet_wanted = self._quiet_wanted
         with claims as turn:
@@ -177,7 +178,7 @@ class Dispatcher(threading.Thread):
             if look.revision != self._revision or quiet_wanted:
                 self._notice(turn, quiet_wanted)
             if self._unsure:
-                claimed += [claim for claim in turn.held(self.settings) if claim.token not in self._held]
+                recovered = [claim for claim in turn.held(self.settings) if claim.token not in self._held]
             for one in ended:
                 settled.append((one, turn.settle(one, self.settings, self._backoff(one))))
                 if one.claim.token in self._stored:
@@ -186,19 +187,20 @@ class Dispatcher(threading.Thread):
             if look.next_due is not None and look.next_due <= turn.now:
                 turn.promote()  # also while all slots are busy: what is due is pending, whoever may take it
             leaving = {one.claim.token for one in ended}
-            free = self._free(leaving)
+            holding = [claim for token, claim in self._held.items() if token not in leaving] + recovered
+            free = self._free(holding)
             if free > 0:
-                claimed += self._claim(turn, free, look.lone_waiting, holding=bool(self._held.keys() - leaving))
+                claimed = self._claim(turn, free, look.lone_waiting, holding=bool(holding))
                 drained = self._drain and not claimed and not turn.anything_left(self._queues)
         self._next_due = look.next_due if look.next_due is None or look.next_due > turn.now else turn.now
         self._revision, self._unsure = look.revision, False
         self._quiet_wanted = self._quiet_wanted and not quiet_wanted  # only now: the transaction might have failed
-        self._committed(settled, stored, claimed)
+        self._committed(settled, stored, recovered + claimed)
         if drained and not self._held:
             self.stop_asked = True
             self._wake_main()
         # A full batch says that there may be more; a promotion does, too.
-        return bool(claimed) and self._free() > 0
+        return bool(claimed) and self._free(self._held.values()) > 0
 
     def _claim(self, turn: Turn, free: int, lone_waiting: bool, holding: bool) -> list[Claim]:
         queues = [name for name in self._open_queues if self._queues is None or name in self._queues]
@@ -234,7 +236,8 @@ class Dispatcher(threading.Thread):
         if new:
             self._stop_these(new)
 
-    def _stop_these(self, tokens: Collection[str]) -> None:
+    def _stop_these(self, tokens: Iterable[str]) -> None:
+        """Have the main thread end these, after it has looked into `inbox`."""
         self.to_stop.extend(tokens)
         self._wake_main()
 
@@ -279,7 +282,8 @@ class Dispatcher(threading.Thread):
             self.inbox.append(claim)
         self._listener.need(bool(self._held))
         if claimed:
-            self._wake_main()
+            # One that was recovered may have been cancelled meanwhile, which the main thread could not heed before.
+            self._stop_these(claim.token for claim in claimed if claim.token in self._asked)
 
 
 def _tell(ended: Ended, state: Optional[str]) -> None:

@@ -92,10 +92,10 @@ class _Worker:
         while not self._dispatcher.finished:
             for one in self._runner.poll(self._until_release()):
                 self._dispatcher.done(one)
-            self._take_claims()
-            self._stop_cancelled()
             if self._dispatcher.expired:
                 return self._abandon()
+            self._take_claims()
+            self._stop_cancelled()
             self._heed_orders()
             if self._dispatcher.stop_asked and not self._stopping:
                 self._stop()

@@ -119,9 +119,9 @@ class PosixRunner(Runner[_Running]):
 
     def _spawn(self, claim: Claim, capture: Capture, started_at: int) -> _Running:
         # posix_spawn cannot change the folder, so a second shell does: one exec more, for jobs with a cwd only.
-        argv = ["/bin/sh", "-c", claim.command]
+        argv = ["/bin/sh", "-c", "--", claim.command]  # `--`, for a command may begin with a dash
         if claim.cwd is not None:
-            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c "$1"', claim.cwd, claim.command]
+            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c -- "$1"', claim.cwd, claim.command]
         ends: list[int] = []
         try:
             for _ in (STDOUT, STDERR):

@@ -7,7 +7,7 @@ from typing import Optional
 
 import pytest
 from flask import Flask
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 
 from webapp import clock, db, jobspec, operations, queries
 from webapp.db import reading, writing
@@ -153,3 +153,16 @@ def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None
         assert "ix_jobs_" in plan
         assert "TEMP B-TREE" not in plan
         assert "Sort" not in plan
+
+
+@pytest.mark.usefixtures("app")
+def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -> None:
+    fill(30, "failed")
+    fill(5, "dead")
+    with writing() as session:
+        for number, seq in enumerate(session.scalars(select(Job.seq).order_by(Job.run_at)).all()):
+            session.execute(update(Job).where(Job.seq == seq).values(changed_at=number * 7919 % 100))
+    with reading() as session:
+        shown = [job.changed_at for job in queries.recent_failures(session, limit=8)]
+        every = sorted(session.scalars(select(Job.changed_at)), reverse=True)
+    assert shown == every[:8]

@@ -19,7 +19,9 @@ def test_a_default_lies_within_its_bounds_and_has_a_field_and_a_help_text(defini
     assert definition.help.endswith((".", "…"))
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "inf", "-1", "1001", "2.5", "1e1", True, None, "0x10"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "nan", "inf", "-1", "1001", "2.5", "1e1", True, None, "0x10", "1_0", "\uff13", "9" * 5000]
+)
 def test_a_value_out_of_bounds_or_of_another_type_is_refused_with_what_is_allowed(text: object) -> None:
     with pytest.raises(SettingError, match=r"max_retries: .* is not allowed; expected a whole number from 0 to 1000\."):
         DEFINITIONS["max_retries"].parse(text)

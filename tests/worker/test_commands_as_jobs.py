@@ -66,6 +66,16 @@ def test_a_failed_command_is_explained_in_plain_words(queue: Queue, fleet: Start
     assert job.error_key
 
 
+def test_a_command_that_begins_with_a_dash_is_a_command_and_no_option_of_the_shell(
+    queue: Queue, fleet: Start, tmp_path: Path
+) -> None:
+    fleet()
+    for cwd in (None, str(tmp_path)):
+        job = queue.reaches(queue.enqueue("-x", max_retries=0, cwd=cwd), "dead")
+        assert job.exit_code == 127
+        assert "-x: not found" in (job.last_error or "")
+
+
 def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     fleet()
     gone = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path / "gone"), max_retries=0), "dead")

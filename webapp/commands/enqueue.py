@@ -83,10 +83,14 @@ def _from_options(command: str, pairs: Sequence[str], options: dict[str, Any]) -
     data["command"] = command
     if "cwd" in data:
         data["cwd"] = os.path.abspath(os.path.expanduser(data["cwd"]))
-    env = dict(pair.partition("=")[::2] for pair in pairs)
+    env: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        name, equals, value = pair.partition("=")
+        if not equals:
             raise click.BadParameter(f"{pair!r} has no '='; expected NAME=VALUE.", param_hint="--env")
+        if name in env:
+            raise click.BadParameter(f"{name!r} is set twice; give each variable once.", param_hint="--env")
+        env[name] = value
     return jobspec.parse({**data, "env": env} if env else data)
 
 

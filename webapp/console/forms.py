@@ -118,6 +118,8 @@ class SubmitForm:
             if not equals:
                 self.errors["env"] = f"Line {number}, {line[:40]!r}, has no '='. Expected NAME=value, one a line."
                 return None
+            if name.strip() in env:
+                self.errors["env"] = f"Line {number} sets {name.strip()} once more. Give each variable once."
             env[name.strip()] = value
         return env or None
 

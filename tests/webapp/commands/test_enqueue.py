@@ -71,6 +71,7 @@ def test_a_delay_may_have_a_unit(app: Flask, cli: Cli) -> None:
         (["{}", "--queue", "x"], "go with --command"),
         (["--command", "true", "--delay", "soon"], "'soon' is not a duration"),
         (["--command", "true", "--env", "A"], "'A' has no '='"),
+        (["--command", "true", "--env", "A=1", "--env", "A=2"], "'A' is set twice"),
         (["--command", "true", "--priority", "high"], "'high' is not a valid integer"),
         (["{id:job1,command:echo", "hello}"], "the shell took the quotes away"),
     ],

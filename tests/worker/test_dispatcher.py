@@ -1,0 +1,102 @@
+"""The dispatcher turn by turn, without its thread: what it still takes when it may not, and what it takes up again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import update
+
+from tests import factories
+from tests.worker.conftest import Queue
+from webapp import db, operations
+from webapp.config import Config
+from webapp.db import writing
+from webapp.models import Job, Worker
+from worker.claims import Claims
+from worker.dispatcher import Dispatcher
+
+
+class Bench:
+    """A dispatcher of two slots and its claims."""
+
+    def __init__(self, app: Flask, config: Config) -> None:
+        self.worker = factories.make_worker(id="w1", slots=2)
+        self.connection = db.worker_connection()
+        self.claims = Claims(self.connection, "w1")
+        self.dispatcher = Dispatcher(config, lambda: self.connection, "w1", 2, None, False, list, lambda: None)
+
+    def turn(self) -> list[str]:
+        """The jobs that one turn hands to the main thread."""
+        self.dispatcher._turn(self.claims)
+        handed = [claim.id for claim in self.dispatcher.inbox]
+        self.dispatcher.inbox.clear()
+        return handed
+
+
+@pytest.fixture
+def bench(app: Flask, config: Config) -> Iterator[Bench]:
+    one = Bench(app, config)
+    yield one
+    one.connection.close()
+
+
+@pytest.fixture
+def jobs(queue: Queue) -> Callable[[int], list[str]]:
+    return lambda number: [queue.enqueue("true") for _ in range(number)]
+
+
+def test_it_takes_what_fits_and_no_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+    ids = jobs(3)
+    assert bench.turn() == ids[:2]
+    assert bench.turn() == []
+
+
+def test_an_expired_worker_takes_nothing_in_the_very_turn_in_which_it_learns_of_it(
+    bench: Bench, jobs: Callable[[int], list[str]]
+) -> None:
+    jobs(1)
+    with writing() as session:
+        session.execute(update(Worker).values(state="expired"))
+    assert bench.turn() == []
+    assert bench.dispatcher.expired
+
+
+def test_a_worker_that_is_told_to_stop_takes_nothing_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+    jobs(1)
+    operations.wish_of_workers("stop", ["w1"], "person:ana")
+    assert bench.turn() == []
+    assert bench.dispatcher.stop_asked
+
+
+def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held(
+    bench: Bench, jobs: Callable[[int], list[str]]
+) -> None:
+    ids = jobs(4)
+    with bench.claims as turn:
+        turn.claim(["default"], 2, bench.dispatcher.settings)
+    bench.dispatcher._unsure = True
+    assert bench.turn() == ids[:2]
+    assert bench.turn() == []
+
+
+def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
+    bench: Bench, jobs: Callable[[int], list[str]]
+) -> None:
+    [job_id] = jobs(1)
+    with bench.claims as turn:
+        [claim] = turn.claim(["default"], 1, bench.dispatcher.settings)
+    operations.cancel([job_id], "person:ana")
+    bench.dispatcher._unsure = True
+    assert bench.turn() == [job_id]
+    assert bench.dispatcher.to_stop[-1] == claim.token
+
+
+def test_beside_a_job_that_must_run_alone_nothing_is_taken(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+    ids = jobs(2)
+    with writing() as session:
+        session.execute(update(Job).where(Job.id == ids[1]).values(losses=1))
+    assert bench.turn() == [ids[1]]
+    assert bench.turn() == []
