@@ -105,15 +105,21 @@ class Broken(Exception):
     """A child cannot be kept running; the message says which, and how it ended."""
 
 
-def run(children: Sequence[Child], say: Callable[[str], None], draining: Callable[[], None]) -> None:
+def run(
+    children: Sequence[Child],
+    say: Callable[[str], None],
+    draining: Callable[[], None],
+    started: Callable[[], None] = lambda: None,
+) -> None:
     """Keep the children running until SIGINT or SIGTERM, then drain them; a second signal ends them now.
 
-    A child that ends with 0 was told to by somebody else and is left in peace. `draining` is called at the first
-    signal. Raises Broken when a child dies as soon as it is started, again and again; the others are drained first.
+    A child that ends with 0 was told to by somebody else and is left in peace. `started` is
+    called once a signal would be heeded, `draining` at the first one. Raises Broken when a child dies as soon as it is started, again and again; the others are drained first.
     """
     with _signals() as (received, wait):
         for child in children:
             child.start()
+        started()
         broken: Optional[str] = None
         while not received and broken is None:
             wait(_next_due(children))

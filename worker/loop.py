@@ -86,7 +86,7 @@ class _Worker:
         self._dispatcher.start()
         self._heartbeat.start()
         log.info(
-            "worker %s started (pid %d, %d slots)", self.id, os.getpid(), self._assignment.slots, extra=self._named
+            "worker %s started (pid %d, slots: %d)", self.id, os.getpid(), self._assignment.slots, extra=self._named
         )
         give_up: Optional[float] = None
         while not self._dispatcher.finished:

@@ -112,8 +112,10 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
         update(Job).where(Job.seq == job.seq, Job.token == job.token, in_state("processing")).values(changes)
     )
     record(session, "lose", [("job:" + job.id, job.seq)], "rule:keeper", {"text": error, "worker": lost_by})
-    facts = {"job": job.id, "attempt": job.attempts, "worker": orphan.worker and orphan.worker.id, "state": changes["state"]}
-    log.warning("job %s: attempt %d was lost (%s), now %s", job.id, job.attempts, error, changes["state"], extra=facts)
+    lost = orphan.worker.id if orphan.worker is not None else None
+    facts = {"job": job.id, "attempt": job.attempts, "worker": lost, "state": changes["state"]}
+    words = "job %s: attempt %d was lost (%s), now %s"
+    log.warning(words, job.id, job.attempts, error, changes["state"], extra=facts)
     return True
 
 

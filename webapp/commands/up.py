@@ -28,12 +28,15 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_forma
         address = serving.address_of(listener, config)
         link = set_up_link(address)
     database = str(config.sqlite_path) if config.is_sqlite else "PostgreSQL"
-    click.echo(f"queuectl {__version__}")
-    click.echo(f"console   {address}")
-    click.echo(f"workers   {workers}, {slots} job{'s' if slots > 1 else ''} at a time{' each' if workers > 1 else ''}")
-    click.echo(f"database  {database}")
-    tell_set_up(link)
-    click.echo("Ctrl-C stops everything.")
+
+    def started() -> None:
+        each = " each" if workers > 1 else ""
+        click.echo(f"queuectl {__version__}")
+        click.echo(f"console   {address}")
+        click.echo(f"workers   {workers}, {slots} job{'s' if slots > 1 else ''} at a time{each}")
+        click.echo(f"database  {database}")
+        tell_set_up(link)
+        click.echo("Ctrl-C stops everything.")
 
     def draining() -> None:
         listener.close()  # the console has its own; with this one open, new connections would wait for nobody
@@ -50,6 +53,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_forma
             ],
             say,
             draining,
+            started,
         )
     except children.Broken as broken:
         raise click.ClickException(str(broken)) from None
