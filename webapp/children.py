@@ -113,8 +113,9 @@ def run(
 ) -> None:
     """Keep the children running until SIGINT or SIGTERM, then drain them; a second signal ends them now.
 
-    A child that ends with 0 was told to by somebody else and is left in peace. `started` is
-    called once a signal would be heeded, `draining` at the first one. Raises Broken when a child dies as soon as it is started, again and again; the others are drained first.
+    A child that ends with 0 was told to by somebody else and is left in peace. `started` is called once a signal would
+    be heeded, `draining` at the first one. Raises Broken when a child dies as soon as it is started, again and again;
+    the others are drained first.
     """
     with _signals() as (received, wait):
         for child in children:
