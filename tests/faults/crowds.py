@@ -159,7 +159,7 @@ def a_reader_that_stays(rig: Rig, jobs: int) -> int:
     with rig.reading() as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM jobs").fetchall()
-        rig.submit(jobs, command="head -c 100000 /dev/urandom")
+        rig.submit(jobs, command="head -c 100000 /dev/urandom; " + rig.ledger.command())
         rig.rest(300)
         grown = log.stat().st_size
         assert grown > jobs * 100_000 / 2, "the reader held nothing back"

@@ -176,7 +176,8 @@ class Rig:
 
     def kill_everything(self, spare: tuple[int, ...] = ()) -> None:
         """KILL all processes of the product at once; commands live on, as they would."""
-        mine = [one for one in self.processes() if "QUEUECTL_TOKEN" not in one.environ() and one.pid not in spare]
+        commands = {one.pid for one in self.commands()}
+        mine = [one for one in self.processes() if one.pid not in commands and one.pid not in spare]
         for process in mine:
             kill(process.pid)
         psutil.wait_procs(mine, timeout=10)
