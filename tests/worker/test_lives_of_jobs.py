@@ -85,7 +85,7 @@ def test_draining_waits_for_retries_and_leaves_what_is_scheduled(queue: Queue, f
     queue.set(backoff_base=1, backoff_jitter=0)
     failing = queue.enqueue("exit 1", max_retries=1)
     later = queue.enqueue("true", delay=3600)
-    assert fleet(ready=False, count=2, drain=True).process.wait(20) == 0
+    assert fleet(ready=False, count=2, drain=True).process.wait(60) == 0
     assert queue.job(failing).state == "dead"
     assert queue.job(later).state == "scheduled"
 
