@@ -123,8 +123,8 @@ def attacks(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:
 
 
 def in_parallel() -> list[str]:
-    # Two a core, for most tests wait for processes. Neighbours stay together while there is a choice, so that a module's
-    # fixtures are mostly made once.
+    # Two a core, for most tests wait for processes. Neighbours stay together while there is a choice, so that the
+    # fixtures of a module are mostly made once.
     return ["-n", str(min(2 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
 
 
