@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -21,6 +22,15 @@ from webapp.db import db
 
 if TYPE_CHECKING:
     from flask import Flask
+
+
+def pytest_configure() -> None:
+    """Under nohup and behind a shell's `&` these are ignored, and would be in every process that a test starts."""
+    for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            # A handler, unlike ignoring, ends with an exec.
+            signal.signal(number, signal.default_int_handler if name == "SIGINT" else lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -111,9 +110,15 @@ class PosixRunner(Runner[_Running]):
                 running.exit_code = os.WEXITSTATUS(status)
             running.cpu_time = clock.seconds(usage.ru_utime + usage.ru_stime)
             # A spawned child begins with its parent's peak as its own: below that, nobody knows what it needed.
-            if usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+            if usage.ru_maxrss > self._own_peak():
                 running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
             self._shell_ended(running, self._left(running))
+
+    @staticmethod
+    def _own_peak() -> int:
+        import resource  # not at the top: this module is read on Windows, too
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     # --- starting ---
 

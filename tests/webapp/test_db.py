@@ -105,9 +105,8 @@ def test_a_child_does_not_share_its_parents_lock(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.1)
-    with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing():
+def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path) -> None:
+    with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing(patience=0.1):
         pytest.fail("the lock was not ours")  # pragma: no cover
 
 

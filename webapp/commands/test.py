@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -66,8 +65,6 @@ def test(
     pytest_args: tuple[str, ...],
 ) -> int:
     """Run lint, types and every test; with arguments, pytest with these alone."""
-    # Behind a shell's `&` SIGINT is ignored, and so it would be in all that the tests start and interrupt.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if faults:
         steps, outcomes = [attacks(minutes, seed, pytest_args)], list[Outcome]()
     elif version:
