@@ -71,6 +71,7 @@ class _Keeper:
     def __init__(self) -> None:
         self._watches: dict[str, _Watch] = {}
         self._writable: Optional[bool] = None  # whether this keeper can write, once it has been asked in this tick
+        self._could_write = True  # in the tick before
         self._last_tick = time.monotonic()
         self._pruned_at = time.monotonic() - PRUNE_EVERY
 
@@ -81,7 +82,7 @@ class _Keeper:
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
             acts = bulk.abandoned(session)
-        self._writable = None
+        self._could_write, self._writable = self._writable is not False, None
         for worker in running:
             reason = self._verdict(worker, values.lease, passed)
             if reason is not None:
@@ -110,8 +111,9 @@ class _Keeper:
             self._watches[worker.id] = _Watch(worker.heartbeat)
             return None
         stopped = worker.host == processes.host_name() and processes.is_stopped(worker.pid)
-        if watch.still > lease / 2 and not stopped and not self._can_write():
-            return None
+        passed = min(passed, lease / 3)  # no fewer than three looks, however short the lease is
+        if watch.still + passed > lease / 2 and not stopped and not (self._can_write() and self._could_write):
+            return None  # whoever waited for a lock that was just given back is to have a chance
         watch.still += passed
         if watch.still < lease:
             return None

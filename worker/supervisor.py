@@ -27,6 +27,7 @@ from worker.spawning import Spawns
 log = logging.getLogger("queuectl.supervisor")
 
 LONGEST_PAUSE = 30.0  # seconds before a child that keeps dying is started again
+KEEPER_LOOK = 5.0  # seconds between looks at the keeper, which nobody else watches
 HEALTHY = 10.0  # seconds that a child must have lived for its next start to be at once
 
 
@@ -140,6 +141,8 @@ class _Supervisor:
         self._broken = False
         self._workers = [_Child(f"worker {number}") for number in range(1, count + 1)]
         self._keeper = _Child("keeper")
+        self._keeper_stood_still = False
+        self._keeper_look = time.monotonic() + KEEPER_LOOK
 
     def run(self) -> int:
         self._bell.listen()
@@ -152,6 +155,7 @@ class _Supervisor:
                 for child in (self._keeper, *self._workers):
                     if child.pid == pid:
                         self._ended(child, code)
+            self._watch_keeper()
             self._start_due()
         self._family.end_keeper()
         log.info("supervisor %s stopped", self._id)
@@ -181,11 +185,22 @@ class _Supervisor:
         what = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.warning("%s ended (%s); starting another in %.1f s", child.name, what, child.pause)
 
-    def _pause(self) -> Optional[float]:
-        waits = [
-            child.due - time.monotonic() for child in (self._keeper, *self._workers) if child.wanted and not child.pid
-        ]
-        return max(0.0, min(waits)) if waits else None
+    def _watch_keeper(self) -> None:
+        """Replace a keeper that was stopped (STOP) and stays so: it may have the write lock in its hand."""
+        now = time.monotonic()
+        if now < self._keeper_look:
+            return
+        self._keeper_look = now + KEEPER_LOOK
+        stands = bool(self._keeper.pid) and processes.is_stopped(self._keeper.pid)
+        if stands and self._keeper_stood_still:
+            log.warning("the keeper (pid %d) was stopped; it is replaced", self._keeper.pid)
+            processes.kill([self._keeper.pid])
+        self._keeper_stood_still = stands
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        waits = [child.due - now for child in (self._keeper, *self._workers) if child.wanted and not child.pid]
+        return max(0.0, min([self._keeper_look - now, *waits]))
 
     # --- signals ---
 

@@ -32,6 +32,8 @@ print("held", flush=True)
 sys.stdin.read()
 """
 
+LIMIT = 6  # seconds: long enough for a busy machine to have the lock taken before it is over
+
 
 @contextmanager
 def held(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterator[None]:
@@ -55,13 +57,13 @@ def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2
     supervisor = rig.workers(2, "--slots", "2")
     workers = set(rig.worker_pids())
     for _ in range(rounds):
-        [limited] = rig.submit(seconds=600, timeout=3, max_retries=0)
+        [limited] = rig.submit(seconds=600, timeout=LIMIT, max_retries=0)
         [longer] = rig.submit(seconds=round(seconds + 3))
         shell = rig.started(limited)
         rig.started(longer)
         with held(rig):
             began = time.monotonic()
-            dies(shell, 3 + 1 + 2)
+            dies(shell, LIMIT + 1 + 2)
             assert rig.state(limited) == "processing", "it could write: the lock was not held"
             wait_until(began + seconds)
         rig.reaches(limited, "dead")

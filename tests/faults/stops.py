@@ -57,7 +57,7 @@ def stop_with_the_lock(rig: Rig, rounds: int) -> None:
     for _ in range(rounds):
         eventually("both workers are there", lambda: len(rig.worker_pids()) == 2)
         workers = set(rig.worker_pids())
-        # A keeper may be the first to take the lock after the order: then it is replaced, and the next may be a worker.
+        # A keeper may be the first to take the lock after the order: its supervisor replaces it.
         rig.order("stop-in-lock")
         stopped = eventually("a process has stopped itself", lambda: _stopped(rig))
         rig.submit(4)

@@ -139,3 +139,11 @@ def test_a_dead_keeper_is_replaced(queue: Queue, fleet: Start, eventually: Calla
     eventually(lambda: "keeper ended (signal 9); starting another" in one.text())
     os.kill(worker.pid, signal.SIGKILL)
     eventually(lambda: worker.id in {one.id for one in queue.workers("expired")})
+
+
+def test_a_keeper_that_stands_still_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+    one = fleet()
+    [worker] = queue.workers()
+    [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
+    os.kill(keeper, signal.SIGSTOP)
+    eventually(lambda: "keeper ended (signal 9); starting another" in one.text(), 30)
