@@ -247,7 +247,8 @@ def end_with(parent: int) -> None:
     def watch() -> None:
         import psutil
 
-        while os.getppid() == parent and psutil.pid_exists(parent):
+        # On Windows a venv's python.exe is a launcher: the parent that this process sees there is another one.
+        while (WINDOWS or os.getppid() == parent) and psutil.pid_exists(parent):
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
