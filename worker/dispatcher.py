@@ -199,7 +199,7 @@ class Dispatcher(threading.Thread):
         if drained and not self._held:
             self.stop_asked = True
             self._wake_main()
-        # A full batch says that there may be more; a promotion does, too.
+        # Something was there, and there is room: there may be more.
         return bool(claimed) and self._free(self._held.values()) > 0
 
     def _claim(self, turn: Turn, free: int, lone_waiting: bool, holding: bool) -> list[Claim]:

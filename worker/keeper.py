@@ -205,11 +205,14 @@ def _prune_jobs(state: str, before: int) -> int:
 
 def _prune_records() -> None:
     now = clock.now()
+    # Looked for without the write lock, for no index finds them. The events of a job go with the job.
+    forgotten = sql_select(Event.id).where(Event.at < now - KEEP_RECORDS, Event.job_seq.is_(None))
+    with reading() as session:
+        old = list(session.scalars(forgotten.order_by(Event.id).limit(PRUNE_BATCH)))
     with writing() as session:
         session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
         session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
         session.execute(delete(Act).where(Act.state == "done", Act.finished_at < now - KEEP_RECORDS))
-        old = sql_select(Event.id).where(Event.at < now - KEEP_RECORDS).order_by(Event.id).limit(PRUNE_BATCH)
-        session.execute(delete(Event).where(Event.id.in_(old), Event.job_seq.is_(None)))
+        session.execute(delete(Event).where(Event.id.in_(old)))
         if db.is_sqlite():
             session.execute(text("PRAGMA incremental_vacuum(200)"))

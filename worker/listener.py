@@ -35,8 +35,10 @@ class Listener(threading.Thread):
 
     def need(self, needed: bool) -> None:
         """Say whether anything runs that somebody could want to stop."""
-        if needed != self._needed.is_set():
-            self._needed.set() if needed else self._needed.clear()
+        if needed and not self._needed.is_set():
+            self._needed.set()
+        elif not needed and self._needed.is_set():
+            self._needed.clear()
 
     def end(self) -> None:
         self._ended = True

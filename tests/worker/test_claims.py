@@ -232,11 +232,10 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
         assert len(cursor.fetchall()) == 1
 
 
-def test_two_workers_that_claim_at_once_on_postgresql_take_different_jobs(queue: Queue, app: Flask) -> None:
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)  # on SQLite only one claims at a time
+def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")
-    if db.is_sqlite():
-        return  # there only one claims at a time
     first, second = db.worker_connection(), db.worker_connection()
     with Claims(first, "w1") as turn:
         mine = turn.claim(["default"], 1, SETTINGS)

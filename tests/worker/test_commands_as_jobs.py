@@ -236,10 +236,9 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
         queue.reaches(job_id, "completed")
 
 
-@both_ways
+# On SQLite alone: PostgreSQL is looked at every half second, and nothing faster is promised yet.
+@pytest.mark.parametrize(("config", "way"), [("sqlite", "fork"), ("sqlite", "no fork")], indirect=True)
 def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
-    if not queue.config.is_sqlite:
-        return  # there it looks every half second, and nothing faster is promised yet
     fleet()
     queue.reaches(queue.enqueue("true"), "completed")
     took = []

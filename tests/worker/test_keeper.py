@@ -88,6 +88,19 @@ def test_records_of_long_ago_go_and_those_of_living_jobs_stay() -> None:
 
 
 @pytest.mark.usefixtures("app")
+def test_old_records_go_however_many_of_living_jobs_are_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "PRUNE_BATCH", 2)
+    operations.enqueue([jobspec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
+    operations.cancel(["job0", "job1", "job2"], "person:test")
+    operations.set_setting("backoff_base", 3, "person:test")
+    with writing() as session:
+        session.execute(update(Event).values(at=1))
+    prune(keep_cancelled=0)
+    with reading() as session:
+        assert list(session.scalars(select(Event.verb))) == ["cancel"] * 3
+
+
+@pytest.mark.usefixtures("app")
 def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
     operations.enqueue([jobspec.parse({"command": "true"})] * (bulk.BATCH + 5), "person:test")
     act = bulk.start("cancel", JobFilter(), "person:ana")
