@@ -76,6 +76,8 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition("kill_grace", float, 5.0, 0.0, 3600.0, "seconds", "How long a command that was told to end (TERM) may take before it is killed."),
         Definition("shutdown_grace", float, 30.0, 0.0, 86400.0, "seconds", "How long a worker that shuts down lets its commands finish before it hands the jobs back."),
         Definition("output_limit", int, 256 * 1024, 1024, 16 * 1024 * 1024, "bytes", "Output kept for each attempt: the first and the last half of this; what lies between is counted."),
+        Definition("job_memory_limit", int, 0, 0, 2**24, "MiB", "What an attempt and all that it starts may use of memory; whatever wants more is killed. 0: no limit. `doctor` tells what limits it on a machine."),
+        Definition("job_process_limit", int, 0, 0, 1_000_000, "processes", "How many processes and threads an attempt may have at once, its shell among them. 0: no limit. `doctor` tells what limits it on a machine."),
         Definition("lease", float, 30.0, 5.0, 3600.0, "seconds", "A worker whose heartbeat stands still for this long is taken for dead and its jobs go back."),
         Definition("keep_completed", int, 30, 0, 100 * _YEAR, "days", "Completed jobs are deleted after this many days. 0: never."),
         Definition("keep_cancelled", int, 30, 0, 100 * _YEAR, "days", "Cancelled jobs are deleted after this many days. 0: never."),
@@ -105,6 +107,8 @@ class Settings:
     kill_grace: float
     shutdown_grace: float
     output_limit: int
+    job_memory_limit: int
+    job_process_limit: int
     lease: float
     keep_completed: int
     keep_cancelled: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
-from typing import Optional
+
+from worker.limits import Limits
 
 LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
 
@@ -71,12 +72,8 @@ def mask(text: str) -> str:
     return text.strip()
 
 
-def explain(reason: str, exit_code: Optional[int], signal_number: Optional[int], words: str, limit: float) -> str:
-    """One line that says why an attempt failed. `limit` is the time limit in seconds, for the reason 'timeout'."""
-    if reason == "timeout":
-        what = f"timed out after {limit:g} s"
-    elif signal_number is not None:
-        what = describe_signal(signal_number)
-    else:
-        what = describe_exit(exit_code or 0)
-    return f"{what}: {words}" if words else what
+def describe_limit(which: str, limits: Limits) -> str:
+    """`which` is 'memory' or 'processes'."""
+    if which == "memory":
+        return f"needed more memory than job_memory_limit lets it have ({limits.memory / 1024**2:g} MiB)"
+    return f"wanted more processes than job_process_limit lets it have ({limits.processes})"

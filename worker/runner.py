@@ -23,6 +23,7 @@ from webapp import clock
 from webapp.settings import Settings
 from worker import failures, processes
 from worker.claims import Claim, Ended
+from worker.limits import NO_LIMITS, Limits
 from worker.output import Capture
 
 READ_SIZE = 65536
@@ -39,7 +40,8 @@ class Running:
     capture: Capture
     started_at: int
     deadline: Optional[float] = None  # on the monotonic clock
-    limit: float = 0.0
+    limit: float = 0.0  # of its time, in seconds
+    limits: Limits = NO_LIMITS
     why: str = ""  # why it was told to end: timeout, cancelled, released, lost
     kill_at: Optional[float] = None  # when what was told to end is killed; once `over`, when to look again
     over: bool = False
@@ -47,6 +49,7 @@ class Running:
     signal: Optional[int] = None
     cpu_time: Optional[int] = None
     peak_memory: Optional[int] = None
+    used_up: str = ""  # which limit it met: memory, processes
     ended_at: int = 0
     left_behind: set[int] = field(default_factory=set)
     give_up_at: float = 0.0  # what is left behind and cannot be killed (it hangs in the kernel) is waited for no longer
@@ -87,7 +90,7 @@ class Runner(ABC, Generic[R]):
         try:
             if claim.cwd is not None:
                 _check_folder(claim.cwd)
-            running = self._spawn(claim, capture, started_at)
+            running = self._spawn(claim, capture, started_at, Limits.of(settings))
         except CannotStart as error:
             self._ended.append(
                 Ended(claim, "failed", error.reason, started_at, clock.now(), error=str(error), output=capture.kept())
@@ -126,7 +129,7 @@ class Runner(ABC, Generic[R]):
     # --- what the platform does ---
 
     @abstractmethod
-    def _spawn(self, claim: Claim, capture: Capture, started_at: int) -> R:
+    def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> R:
         """Start the command's shell, in a session or group of its own. Raises CannotStart."""
 
     @abstractmethod
@@ -143,7 +146,7 @@ class Runner(ABC, Generic[R]):
 
     @abstractmethod
     def _collect(self, running: R, now: float) -> Optional[float]:
-        """Take in the rest of the output. None when that is done, else when to look again."""
+        """Take in the rest of the output, and what else is left to say. None when done, else when to look again."""
 
     # --- ending ---
 
@@ -241,9 +244,16 @@ def _outcome(running: Running) -> Ended:
         return Ended(running.claim, "released", "released", error="handed back: its worker shut down", **facts)
     if exit_code == 0 and not running.why:
         return Ended(running.claim, "completed", "exit", **facts)
-    reason = "timeout" if running.why == "timeout" else "exit" if number is None else "signal"
     words = failures.last_line(kept.data)
-    error = failures.explain(reason, exit_code, number, words, running.limit)
-    what = reason if reason == "timeout" else f"{reason} {exit_code if number is None else number}"
+    how = "exit" if number is None else "signal"
+    reason = "timeout" if running.why == "timeout" else running.used_up or how
+    if reason == "timeout":
+        what, ending = reason, f"timed out after {running.limit:g} s"
+    else:
+        what = f"{reason} {exit_code if number is None else number}"
+        ending = failures.describe_exit(exit_code or 0) if number is None else failures.describe_signal(number)
+    if running.used_up:
+        ending = f"{failures.describe_limit(running.used_up, running.limits)}; {ending}"
+    error = f"{ending}: {words}" if words else ending
     key = failures.error_key(what, words, running.claim.command)
     return Ended(running.claim, "failed", reason, error=error, error_key=key, **facts)

@@ -20,16 +20,20 @@ from webapp import clock
 from worker import processes
 from worker.child import GONE, NOW, QUIET, STOP
 from worker.claims import Claim
+from worker.limits import Fence, Limits
 from worker.output import STDERR, STDOUT, Capture
 from worker.runner import READ_SIZE, CannotStart, Runner, Running
 
 FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on
+# What has limits begins when it is told that they stand, and not at all if its worker dies before.
+_GATE = ["/bin/sh", "-c", 'read -r word && [ "$word" = go ] && exec "$@" </dev/null', "sh"]
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 
 @dataclass
 class _Running(Running):
     pipes: list[int] = field(default_factory=list)
+    fence: Optional[Fence] = None
 
 
 class PosixRunner(Runner[_Running]):
@@ -122,22 +126,28 @@ class PosixRunner(Runner[_Running]):
 
     # --- starting ---
 
-    def _spawn(self, claim: Claim, capture: Capture, started_at: int) -> _Running:
+    def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:
         # posix_spawn cannot change the folder, so a second shell does: one exec more, for jobs with a cwd only.
         argv = ["/bin/sh", "-c", "--", claim.command]  # `--`, for a command may begin with a dash
         if claim.cwd is not None:
             argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c -- "$1"', claim.cwd, claim.command]
         ends: list[int] = []
+        fence, stdin = None, self._devnull
         try:
             for _ in (STDOUT, STDERR):
                 ends += os.pipe()
             read_out, write_out, read_err, write_err = ends
+            if limits:
+                fence = Fence(limits)
+                argv = _GATE + argv
+                ends += os.pipe()
+                stdin = ends[-2]
             pid = os.posix_spawn(
                 argv[0],
                 argv,
                 self._environment_of(claim),
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, self._devnull, 0),
+                    (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, write_out, 1),
                     (os.POSIX_SPAWN_DUP2, write_err, 2),
                 ],
@@ -146,15 +156,20 @@ class PosixRunner(Runner[_Running]):
                 # Python ignores these two, and what is ignored stays so across exec.
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
+            if fence is not None:
+                fence.enclose(pid)
+                os.write(ends[-1], b"go\n")
         except OSError as error:
             for end in ends:
                 os.close(end)
+            if fence is not None:  # who waits at the gate goes home when the pipe is closed, and is reaped with orphans
+                fence.remove()
             raise CannotStart("spawn", f"could not be started: {error.strerror}") from None
-        os.close(write_out)
-        os.close(write_err)
+        for end in (write_out, write_err, *ends[4:]):
+            os.close(end)
         os.set_blocking(read_out, False)
         os.set_blocking(read_err, False)
-        running = _Running(pid, claim, capture, started_at, pipes=[read_out, read_err])
+        running = _Running(pid, claim, capture, started_at, limits=limits, pipes=[read_out, read_err], fence=fence)
         for stream, pipe in zip((STDOUT, STDERR), running.pipes):
             self._selector.register(pipe, selectors.EVENT_READ, (running, stream))
         return running
@@ -188,6 +203,9 @@ class PosixRunner(Runner[_Running]):
                 running.capture.write(stream, data)
             if pipe >= 0:
                 self._close_pipe(running, pipe)
+        if running.fence is not None:
+            running.used_up = running.fence.met()
+            running.fence.remove()
         return None
 
     # --- finding ---
@@ -209,7 +227,7 @@ class PosixRunner(Runner[_Running]):
         They carry its token or are of its session; one that shows neither (`env -i setsid …`) belongs to it if no
         other job runs here that could own it.
         """
-        found: set[int] = set()
+        found = running.fence.pids() - {running.pid} if running.fence is not None else set()
         for pid in self._adopted():
             if self._owns(running, pid):
                 found |= {pid, *processes.descendants(pid)}

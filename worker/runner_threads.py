@@ -23,6 +23,7 @@ import psutil
 from webapp import clock
 from worker import child, processes
 from worker.claims import Claim
+from worker.limits import Limits
 from worker.output import STDERR, STDOUT, Capture
 from worker.runner import READ_SIZE, CannotStart, Runner, Running
 
@@ -74,7 +75,7 @@ class ThreadRunner(Runner[_Running]):
 
     # --- starting ---
 
-    def _spawn(self, claim: Claim, capture: Capture, started_at: int) -> _Running:
+    def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:  # noqa: ARG002  nothing here sets any
         try:
             shell = subprocess.Popen(  # noqa: S602  a job is a command of the platform's shell
                 claim.command,

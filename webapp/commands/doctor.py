@@ -13,8 +13,9 @@ from webapp.commands._output import STYLES, print_json, show
 def doctor(as_json: bool) -> int:
     """Check this machine and this installation. Ends with 1 where something must be mended."""
     from webapp import checkup
+    from worker import limits
 
-    findings = checkup.examine()
+    findings = [*checkup.examine(), checkup.Finding("job limits", "ok", f"set here: {limits.describe()}")]
     if as_json:
         print_json(
             [

@@ -26,7 +26,7 @@ BACKOFF = frozenset({"max_retries", "backoff_base", "backoff_max", "backoff_jitt
 KEPT = {"keep_completed": "completed", "keep_cancelled": "cancelled", "keep_dead": "dead"}
 GROUPS = (
     ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
-    ("Running", ("job_timeout", "kill_grace", "output_limit")),
+    ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
     ("Workers", ("shutdown_grace", "lease")),
     ("Keeping", ("keep_completed", "keep_cancelled", "keep_dead")),
 )

@@ -1,0 +1,17 @@
+"""Commands that want everything get what they are allowed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import bombs
+from tests.faults.machine import Impossible
+from tests.faults.rig import Rig
+
+
+def test_memory_and_process_bombs_go_off_alone(rig: Rig) -> None:
+    try:
+        bombs.set_off(rig, 1)
+    except Impossible as reason:
+        pytest.skip(str(reason))
+    assert rig.judge() == []
