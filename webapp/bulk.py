@@ -6,13 +6,15 @@ how far it has come. The moves are the same guarded ones as for named jobs.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from webapp import clock
-from webapp.db import writing
+from webapp.db import give_way, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS, in_state, move
 from webapp.models import Act, Job
@@ -37,11 +39,17 @@ def act_on_all(verb: str, wanted: JobFilter, actor: str) -> ActResult:
 
     If this process dies on the way, a supervisor finds the act and carries it on.
     """
-    act_id = start(verb, wanted, actor)
+    return carry_out(start(verb, wanted, actor))
+
+
+def carry_out(act_id: int, patience: float = math.inf) -> ActResult:
+    """Bring an act to its end, or as far as it comes in `patience` seconds. Raises NotFound."""
+    until = time.monotonic() + patience
     while True:
         result = advance(act_id)
-        if result.done:
+        if result.done or time.monotonic() > until:
             return result
+        give_way()
 
 
 def start(verb: str, wanted: JobFilter, actor: str) -> int:

@@ -13,6 +13,7 @@ Three engines serve one database:
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -151,6 +152,14 @@ def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
             yield session
     finally:
         lock.release()
+
+
+def give_way() -> None:
+    """Between two of many write transactions: let others have the lock.
+
+    Who frees a lock and takes it again at once is always quicker than those that were woken for it.
+    """
+    time.sleep(0.005)
 
 
 @contextmanager

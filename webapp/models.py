@@ -139,7 +139,8 @@ class Attempt(Model):
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     state: Mapped[str] = mapped_column(Text)
-    reason: Mapped[str] = mapped_column(Text)  # exit, signal, timeout, memory, processes, cwd, spawn, cancelled, released, lost
+    # exit, signal, timeout, memory, processes, cwd, spawn, cancelled, released, lost
+    reason: Mapped[str] = mapped_column(Text)
     error: Mapped[Optional[str]] = mapped_column(Text)  # the same for a person
     error_key: Mapped[Optional[str]] = mapped_column(Text)
     worker_id: Mapped[str] = mapped_column(Text)

@@ -90,8 +90,7 @@ class _Keeper:
         self._watches = {worker.id: self._watches[worker.id] for worker in running if worker.id in self._watches}
         losses.give_back_what_nobody_holds()
         for act in acts:
-            while not bulk.advance(act).done:
-                pass
+            bulk.carry_out(act)
         if now - self._pruned_at >= PRUNE_EVERY:
             self._pruned_at = now
             prune(values)
@@ -191,6 +190,7 @@ def prune(values: settings.Settings) -> int:
             deleted += number
             if number < PRUNE_BATCH:
                 break
+            db.give_way()
     if deleted:
         log.info("deleted %d jobs that were older than the settings keep", deleted, extra={"jobs": deleted})
     _prune_records()

@@ -99,7 +99,7 @@ def test_this_host_is_served_on_any_port(stranger: Browser, host: str) -> None:
 
 def test_health_answers_under_any_host_and_readiness_does_not(stranger: Browser) -> None:
     assert stranger.client.get("/healthz", headers={"Host": "10.0.0.7"}).data == b"ok\n"
-    assert stranger.client.get("/readyz").data == b"ok\n"
+    assert stranger.client.get("/readyz").status_code == 200
     assert stranger.client.get("/readyz", headers={"Host": "10.0.0.7"}).status_code == 400
 
 

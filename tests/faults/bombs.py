@@ -13,7 +13,7 @@ BOMBS = {
 
 
 def set_off(rig: Rig, rounds: int) -> None:
-    """Each bomb beside ordinary jobs, in the same worker and in another: it dies for the right reason, they end well."""
+    """Each bomb beside ordinary jobs, in the same worker and in another: it dies for the right reason, they do not."""
     if len(cgroups.offered()) < 2:
         raise Impossible("no control groups can be made here")
     rig.run("config", "set", "job_memory_limit", "128")

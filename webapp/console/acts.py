@@ -5,7 +5,6 @@ Each act is a POST to a verb. The first answer to one that asks is `_confirm.htm
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Optional
 
@@ -173,10 +172,7 @@ def _sum(verb: Verb, moved: int, skipped: int) -> str:
 def _on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
-    result = bulk.advance(bulk.start(verb.name, wanted, actor()))
-    deadline = time.monotonic() + PATIENCE
-    while not result.done and time.monotonic() < deadline:
-        result = bulk.advance(result.act_id)
+    result = bulk.carry_out(bulk.start(verb.name, wanted, actor()), PATIENCE)
     if not result.done:
         text = f"{verb.past} {plural(result.moved, 'job')} so far; the workers' supervisor carries on with the rest."
         return htmx.done(text, back=url_for("jobs.index"))

@@ -1,39 +1,49 @@
-"""For supervisors and load balancers, without log-in: is the process alive, can it reach and write its database?"""
+"""For supervisors and load balancers, without log-in: is the process alive, and could it take a job and have it run?
+
+`/readyz` is red where no job could be stored. That no worker is alive it only says, for a console without workers is
+still to be reached; whoever wants it red for that, too, asks `/readyz?workers`.
+"""
 
 from __future__ import annotations
 
 import shutil
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.db import writing
+from webapp import queries, settings
+from webapp.db import reading, writing
 from webapp.locks import Busy
 
 LEAST_SPACE = 10 * 1024**2  # bytes: with less, one job's output may be too much
+PATIENCE = 5.0  # seconds that the write lock may be held by others
 
 pages = Blueprint("health", __name__)
 
 
 @pages.get("/healthz")
 def alive() -> Response:
-    return Response("ok\n", content_type="text/plain; charset=utf-8")
+    return _said(200, "ok")
 
 
 @pages.get("/readyz")
 def ready() -> Response:
     """Take the write lock and give it back: nothing is written."""
     try:
-        with writing() as session:
+        with writing(PATIENCE) as session:
             session.execute(text("SELECT 1"))
+        with reading() as session:
+            views = queries.workers(session, settings.load(session).lease)
     except (SQLAlchemyError, Busy, OSError):
-        return _red("the database cannot be written")
+        return _said(503, "database: cannot be written")
     config = current_app.extensions["queuectl_config"]
     if config.is_sqlite and shutil.disk_usage(config.sqlite_path.parent).free < LEAST_SPACE:
-        return _red("the disk is full")
-    return Response("ok\n", content_type="text/plain; charset=utf-8")
+        return _said(503, "database: ok", "disk: full")
+    alive = sum(view.alive for view in views)
+    missing = alive == 0 and "workers" in request.args
+    return _said(503 if missing else 200, "database: ok", "disk: ok", f"workers: {alive}")
 
 
-def _red(words: str) -> Response:
-    return Response(words + "\n", 503, content_type="text/plain; charset=utf-8")
+def _said(status: int, *lines: str) -> Response:
+    return Response("".join(f"{line}\n" for line in lines), status, content_type="text/plain; charset=utf-8")

@@ -1,0 +1,42 @@
+"""What a load balancer or a watchman is told without log-in."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.factories import make_worker
+from webapp.db import write_lock
+
+
+def test_a_console_that_can_store_jobs_is_ready_and_says_how_many_workers_it_sees(stranger: Browser) -> None:
+    make_worker()
+    make_worker(state="stopped")
+    answer = stranger.client.get("/readyz")
+    assert (answer.status_code, answer.mimetype) == (200, "text/plain")
+    assert answer.text == "database: ok\ndisk: ok\nworkers: 1\n"
+
+
+def test_that_nobody_works_is_red_for_those_who_ask_for_it(stranger: Browser) -> None:
+    assert stranger.client.get("/readyz").status_code == 200
+    answer = stranger.client.get("/readyz?workers")
+    assert (answer.status_code, answer.text.splitlines()[-1]) == (503, "workers: 0")
+    make_worker()
+    assert stranger.client.get("/readyz?workers").status_code == 200
+
+
+def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
+    answer = stranger.client.get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "database: ok\ndisk: full\n")
+
+
+def test_a_database_that_others_hold_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webapp.console.health.PATIENCE", 0.05)
+    with write_lock():
+        answer = stranger.client.get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "database: cannot be written\n")
