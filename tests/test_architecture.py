@@ -50,6 +50,7 @@ def test_imports_only_go_downstairs(path: Path) -> None:
             "locks",
             "models",
             "lifecycle",
+            "migrations",
             "settings",
             "story",
             "operations",

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -118,6 +119,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
     from gunicorn.app.base import BaseApplication
     from gunicorn.glogging import Logger
 
+    from webapp.console.version import SERVER
     from webapp.logs import WithoutSecrets
     from webapp.patience import PatientWorker
 
@@ -150,11 +152,21 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
         def load(self) -> Flask:
             return app
 
+    app.extensions[SERVER] = os.getpid()
     try:
         Server().run()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    return 0
+        return _exit_code(app, end.code if isinstance(end.code, int) else 1)
+    return _exit_code(app, 0)
+
+
+def _exit_code(app: Flask, code: int) -> int:
+    """1 where the database was taken over by a newer version: whoever started this may start it again."""
+    from webapp import migrations
+
+    with app.app_context(), suppress(ConfigError):
+        return code or int(migrations.current_revision() != migrations.HEAD)
+    return code
 
 
 def _memory_folder() -> Optional[str]:

@@ -11,7 +11,8 @@ from typing import Callable, NoReturn
 
 from webapp.config import ConfigError
 
-DONE, EXPIRED, BROKEN = 0, 75, 70  # exit codes: only after DONE does the supervisor start no other worker
+# Exit codes: after DONE and OUTDATED the supervisor starts no other worker.
+DONE, EXPIRED, BROKEN, OUTDATED = 0, 75, 70, 78
 
 # What a worker hears from its supervisor: let what runs finish; hand it back at once; take no more.
 STOP, NOW, QUIET = "stop", "now", "quiet"

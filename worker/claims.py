@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from webapp import clock
+from webapp import clock, migrations
 from webapp.db import WorkerConnection
 from webapp.lifecycle import ARROWS
 from webapp.settings import Settings
@@ -158,6 +158,7 @@ class Statements:
         self.event = prepare(_EVENT)
         self.settings = prepare("SELECT key, value FROM settings")
         self.queues = prepare("SELECT name FROM queues WHERE paused_at IS NULL")
+        self.schema = prepare(migrations.SCHEMA)
         self.wish = prepare("SELECT wish, state FROM workers WHERE id = :worker")
         mine = "FROM jobs WHERE state = 'processing' AND worker_id = :worker"
         self.asked = prepare(f"SELECT token {mine} AND cancel_requested_at IS NOT NULL")
@@ -321,6 +322,11 @@ class Turn:
     def open_queues(self) -> list[str]:
         self._cursor.execute(self._sql.queues)
         return [row[0] for row in self._cursor.fetchall()]
+
+    def is_outdated(self) -> bool:
+        """Whether a newer version has changed the schema under this one."""
+        self._cursor.execute(self._sql.schema)
+        return bool(self._cursor.fetchone()[0] != migrations.HEAD)
 
     def wish(self) -> tuple[str, str]:
         """What people asked of this worker (run, quiet, stop), and its state (running; expired: others took over)."""

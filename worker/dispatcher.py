@@ -51,6 +51,7 @@ class Dispatcher(threading.Thread):
         self.settings = Settings()
         self.stop_asked = False  # a person asked this worker to stop, or all that was to be drained is done
         self.expired = False  # others took this worker for dead
+        self.outdated = False  # the database is a newer version's
         self.finished = False
         self.completed = self.failed = 0
         self._config = config
@@ -225,10 +226,11 @@ class Dispatcher(threading.Thread):
         self._open_queues = turn.open_queues()
         if quiet_wanted:
             turn.be_quiet()
+        self.outdated = turn.is_outdated()
         wish, state = turn.wish()
         self.expired = state != "running"
         self._quiet = wish == "quiet"
-        if wish == "stop" and not self.stop_asked:
+        if (wish == "stop" or self.outdated) and not self.stop_asked:
             self.stop_asked = True
             self._wake_main()
         asked = turn.asked_to_stop()

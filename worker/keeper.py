@@ -20,7 +20,7 @@ from sqlalchemy import delete, literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp import bulk, clock, db, operations, settings, trouble
+from webapp import bulk, clock, db, migrations, operations, settings, trouble
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
@@ -79,6 +79,8 @@ class _Keeper:
         now = time.monotonic()
         passed, self._last_tick = min(now - self._last_tick, 2 * TICK), now
         with reading() as session:
+            if session.scalar(text(migrations.SCHEMA)) != migrations.HEAD:
+                return  # the keeper of a newer version looks after it
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
             acts = bulk.abandoned(session)

@@ -23,7 +23,7 @@ from webapp.config import Config
 from webapp.lifecycle import record
 from webapp.models import Worker
 from worker import processes
-from worker.child import BROKEN, DONE, EXPIRED, GONE, NOW, QUIET
+from worker.child import BROKEN, DONE, EXPIRED, GONE, NOW, OUTDATED, QUIET
 from worker.claims import Ended
 from worker.dispatcher import Dispatcher
 from worker.runner import Runner
@@ -111,6 +111,9 @@ class _Worker:
         if self._dispatcher.expired or not self._stopping:
             return self._abandon()
         self._deregister()
+        if self._dispatcher.outdated:
+            log.warning("worker %s stopped: the database is of a newer version now", self.id, extra=self._named)
+            return OUTDATED
         log.info("worker %s stopped", self.id, extra=self._named)
         return DONE
 

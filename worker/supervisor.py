@@ -20,7 +20,7 @@ from typing import Optional, Protocol
 
 from webapp.config import Config
 from worker import processes
-from worker.child import NOW, QUIET, STOP
+from worker.child import DONE, NOW, OUTDATED, QUIET, STOP
 from worker.forking import Forks
 from worker.spawning import Spawns
 
@@ -73,7 +73,8 @@ def run(
 ) -> int:
     """Run `count` workers of `slots` jobs each until told to stop, or, with `drain`, until nothing is left to do.
 
-    Returns the exit code: 0 when everything ended in good order. Raises ConfigError where the database cannot be used.
+    Returns the exit code: 0 when everything ended in good order; else whoever started this may start it again, also
+    when a newer version has taken over the database. Raises ConfigError where the database cannot be used.
     """
     supervisor_id, bell = processes.new_id(), _Bell()
     family: Family
@@ -175,7 +176,7 @@ class _Supervisor:
         child.pid = 0
         if child is not self._keeper:
             self._family.wake_keeper()
-            if code == 0 or self._asked_to_stop:
+            if code in {DONE, OUTDATED} or self._asked_to_stop:
                 child.wanted = False
                 self._broken = self._broken or code != 0
                 return

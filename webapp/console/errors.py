@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from webapp import trouble
 from webapp.console.htmx import is_partial, toast
+from webapp.console.version import Outdated
 from webapp.locks import Busy, Gone
 from webapp.operations import NotFound
 
@@ -55,7 +56,7 @@ def answer(error: Exception) -> Response:
     if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
         return explain(400, TITLES[400], HELP[400])
     sentence = trouble.explain(error) if isinstance(error, DBAPIError) else None
-    if isinstance(error, Gone):
+    if isinstance(error, (Gone, Outdated)):
         sentence = str(error)
     if sentence is not None:
         log.error("%s %s: %s", request.method, request.path, sentence)

@@ -16,6 +16,7 @@ from webapp.console.here import public_host, requested_host, requested_origin, s
 from webapp.console.htmx import is_partial
 from webapp.console.roles import needed_role
 from webapp.console.sessions import Person, current_person
+from webapp.console.version import refuse_when_outdated
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
 WITHOUT_HOST_CHECK = frozenset({"health.alive"})
+WITHOUT_DATABASE = frozenset({"static", "health.alive", "health.ready"})  # of these the last asks for itself
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -48,6 +50,8 @@ def guard() -> Optional[AnyResponse]:
     if refusal is not None:
         return refusal
     _refuse_strangers()
+    if request.endpoint not in WITHOUT_DATABASE:
+        refuse_when_outdated()
     if request.endpoint in PUBLIC:
         return None
     person = current_person()

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, current_app, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import queries, settings
+from webapp import migrations, queries, settings
 from webapp.db import reading, writing
 from webapp.locks import Busy
 
@@ -32,11 +32,13 @@ def ready() -> Response:
     """Take the write lock and give it back: nothing is written."""
     try:
         with writing(PATIENCE) as session:
-            session.execute(text("SELECT 1"))
+            current = session.scalar(text(migrations.SCHEMA)) == migrations.HEAD
         with reading() as session:
             views = queries.workers(session, settings.load(session).lease)
     except (SQLAlchemyError, Busy, OSError):
         return _said(503, "database: cannot be written")
+    if not current:
+        return _said(503, "database: of a newer version than this console")
     config = current_app.extensions["queuectl_config"]
     if config.is_sqlite and shutil.disk_usage(config.sqlite_path.parent).free < LEAST_SPACE:
         return _said(503, "database: ok", "disk: full")

@@ -2,6 +2,10 @@
 
 One Alembic history serves both databases. A start reads one row and imports Alembic only on a difference.
 `env.py` takes the locks, so that any number of processes may start at once.
+
+Processes of the version before may run on meanwhile. A migration bumps the control row's revision, by which workers
+notice it: they take no more, finish what they run, and end; consoles answer 503 and end. Until then their statements
+must keep working, so a migration only adds; what nothing uses any more goes one version later.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 from webapp import db
 from webapp.config import Config, ConfigError
 
+SCHEMA = "SELECT version_num FROM alembic_version"
 HEAD = "0001"  # the newest revision in versions/; a test holds the two together
 _FOLDER = Path(__file__).resolve().parent
 
@@ -33,7 +38,7 @@ def current_revision() -> Optional[str]:
     """The revision that the database is at; None for an empty one. Raises ConfigError where it cannot be read."""
     try:
         with db.read_engine().connect() as connection:
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return connection.execute(text(SCHEMA)).scalar()
     except (OperationalError, ProgrammingError) as error:
         if "no such table" in str(error.orig) or "does not exist" in str(error.orig):
             return None

@@ -17,6 +17,7 @@ def run() -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
         context.configure(connection=connection, target_metadata=db.Base.metadata, render_as_batch=sqlite)
         context.run_migrations()
+        connection.execute(text("UPDATE control SET revision = revision + 1"))  # workers look when it has grown
         if sqlite:
             broken = connection.execute(text("PRAGMA foreign_key_check")).fetchall()
             if broken:

@@ -1,0 +1,11 @@
+"""A newer version upgrades the database under running processes of this one."""
+
+from __future__ import annotations
+
+from tests.faults import upgrades
+from tests.faults.rig import Rig
+
+
+def test_when_the_next_version_takes_over_old_workers_leave_cleanly_and_nothing_is_lost(rig: Rig) -> None:
+    upgrades.take_over(rig, 1)
+    assert rig.judge() == []
