@@ -247,7 +247,7 @@ class Setting(Model):
 
 
 class Control(Model):
-    """One row. Its revision grows with all that people change and workers must notice: settings, queues, wishes, the schema."""
+    """One row. Its revision grows with all that workers must notice: settings, queues, wishes, the schema."""
 
     __tablename__ = "control"
 

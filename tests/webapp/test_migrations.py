@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from sqlalchemy import text
 
-from webapp import create_core, db, migrations
+from webapp import create_core, db, migrations, models
 from webapp.config import CHECKOUT, Config, ConfigError
 
 
@@ -28,7 +28,7 @@ def test_head_names_the_newest_revision() -> None:
 def test_the_migrations_lead_to_the_models(app: Flask) -> None:
     with db.read_engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        differences = compare_metadata(context, db.Base.metadata)
+        differences = compare_metadata(context, models.Job.metadata)
     if db.is_sqlite():  # where an index with DESC cannot be compared; PostgreSQL compares it for both
         differences = [
             one for one in differences if getattr(one[1], "name", "") not in {"ix_jobs_claim", "ix_jobs_lone"}
