@@ -164,7 +164,6 @@ def make_user(name: str = "ana", role: str = "admin", password_hash: str = "no p
             name=name,
             role=role,
             password_hash=password_hash,
-            session_key=secrets.token_hex(16),
             created_at=clock.now(),
         )
         session.add(user)

@@ -6,6 +6,7 @@ how far it has come. The moves are the same guarded ones as for named jobs.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp import clock
+from webapp import audit, clock
 from webapp.db import give_way, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS, in_state, move
@@ -72,6 +73,8 @@ def start(verb: str, wanted: JobFilter, actor: str) -> int:
         )
         session.add(act)
         session.flush()
+        if audit.concerns(actor):
+            audit.note(session, verb, [f"act:{act.id}"], actor, details=[{"filter": json.loads(act.filter)}])
         return act.id
 
 

@@ -5,14 +5,16 @@ What people change while the queue runs lives in `settings.py` and the database,
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 from urllib.parse import urlsplit
 
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -28,11 +30,13 @@ class Config:
         home: the folder that holds the database, the lock and the secret key (mode 0700).
         database_url: a SQLAlchemy URL; None means `queue.db` in the home.
         public_url: how people reach the console from outside (`https://queue.example.org`), or None.
+        trusted_proxies: addresses and networks whose `X-Forwarded-For` is believed.
     """
 
     home: Path
     database_url: Optional[str]
     public_url: Optional[str]
+    trusted_proxies: tuple[Network, ...] = ()
 
     @property
     def is_sqlite(self) -> bool:
@@ -63,6 +67,7 @@ def load(environ: Optional[Mapping[str, str]] = None) -> Config:
         home=_home(home_text),
         database_url=_database_url(values.get("QUEUECTL_DATABASE_URL") or None),
         public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or None),
+        trusted_proxies=_networks(values.get("QUEUECTL_TRUSTED_PROXIES") or ""),
     )
 
 
@@ -138,3 +143,13 @@ def _public_url(url: Optional[str]) -> Optional[str]:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
         raise ConfigError(f"QUEUECTL_PUBLIC_URL is {url!r}. Expected something like https://queue.example.org.")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in text.replace(",", " ").split())
+    except ValueError as error:
+        raise ConfigError(
+            f"QUEUECTL_TRUSTED_PROXIES is {text!r}: {error}. Expected addresses or networks, such as "
+            "127.0.0.1 or 10.0.0.0/8, with commas between."
+        ) from None

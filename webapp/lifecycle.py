@@ -25,10 +25,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, update
+from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
-from webapp import clock
+from webapp import audit, clock
 from webapp.models import STATES, Event, Job
 
 
@@ -108,23 +108,28 @@ def move(
     """
     arrow = ARROWS[verb]
     guard = in_state(*arrow.leaves)
+    before: dict[int, str] = {}
+    if act_id is None and audit.concerns(actor):
+        before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
     else:
-        changes = {"state": arrow.enters, "changed_at": clock.now(), **(values or {})}
+        new: dict[str, Any] = {"state": arrow.enters, "changed_at": clock.now(), **(values or {})}
         if act_id is not None:
-            changes.update(
+            new.update(
                 act_id=act_id,
                 prior_state=Job.state,
                 prior_run_at=Job.run_at,
                 prior_failures=Job.failures,
                 prior_finished_at=Job.finished_at,
             )
-        statement = update(Job).where(which, guard).values(changes)
+        statement = update(Job).where(which, guard).values(new)
     rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()
     moved = sorted((Moved(row.seq, row.id) for row in rows), key=lambda job: job.seq)
     gone = arrow.enters is None
-    record(session, verb, [("job:" + job.id, None if gone else job.seq) for job in moved], actor, detail, act_id)
+    subjects = [("job:" + job.id, None if gone else job.seq) for job in moved]
+    changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
+    record(session, verb, subjects, actor, detail, act_id, changes=changes)
     return moved
 
 
@@ -135,10 +140,18 @@ def record(
     actor: str,
     detail: Optional[Mapping[str, Any]] = None,
     act_id: Optional[int] = None,
+    *,
+    changes: Optional[Sequence[Mapping[str, Any]]] = None,
 ) -> None:
-    """Write one event for each subject (`'job:job1'` with its sequence, or `'queue:mail'` with None)."""
+    """Write one event for each subject (`'job:job1'` with its sequence, or `'queue:mail'` with None).
+
+    What a person or a program did goes into the audit trail as well, with what each subject was before and after
+    (`changes`); of a bulk act only its beginning does, which tells it all.
+    """
     if not subjects:
         return
+    if act_id is None and audit.concerns(actor):
+        audit.note(session, verb, [subject for subject, _ in subjects], actor, details=changes)
     at = clock.now()
     text = json.dumps(detail) if detail else None
     session.execute(

@@ -16,7 +16,7 @@ from sqlalchemy import Table, insert, literal_column, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from webapp import clock, settings
+from webapp import audit, clock, settings
 from webapp.db import writing
 from webapp.ids import new_job_id
 from webapp.jobspec import FieldError, JobSpec, SpecError
@@ -24,6 +24,7 @@ from webapp.lifecycle import in_state, move, record
 from webapp.models import Job, Queue, Worker
 
 BATCH = 500  # jobs that one statement names
+AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
 FRESH_START = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None}
 
 
@@ -83,12 +84,25 @@ def enqueue(
                 session.connection().execute(insert(cast(Table, Job.__table__)), rows[start : start + 10_000])
                 if stored is not None:
                     stored(min(start + 10_000, len(rows)))
+            _audit_enqueue(session, rows, actor)
     except IntegrityError:
         # PostgreSQL only: another transaction stored one of these ids between our look and our insert.
         with writing() as session:
             _refuse_taken(session, given)
         raise
     return [row["id"] for row in rows]
+
+
+def _audit_enqueue(session: Session, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
+    """One line for each job, or one for a crowd."""
+    if not audit.concerns(actor):
+        return
+    if len(rows) > AUDITED_SINGLY:
+        detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
+        audit.note(session, "enqueue", ["jobs"], actor, details=[detail])
+        return
+    details = [{"after": {key: row[key] for key in ("command", "queue", "state")}} for row in rows]
+    audit.note(session, "enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
 
 
 def _row(spec: JobSpec, actor: str, now: int) -> dict[str, Any]:
@@ -262,7 +276,9 @@ def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
                 raise NotFound(f"no such queue: {name!r}. A queue exists once a job has named it.")
             return False
         settings.bump_revision(session)
-        record(session, "pause" if at is not None else "resume", [("queue:" + name, None)], actor)
+        paused = at is not None
+        change = {"before": {"paused": not paused}, "after": {"paused": paused}}
+        record(session, "pause" if paused else "resume", [("queue:" + name, None)], actor, changes=[change])
         return True
 
 

@@ -7,18 +7,18 @@ import re
 import secrets
 from typing import Optional
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from webapp import clock
+from webapp import clock, sessions, throttle
 from webapp.db import writing
 from webapp.lifecycle import record
-from webapp.models import SetupLink, User
+from webapp.models import ROLES, SetupLink, User
 
-ROLES = ("viewer", "operator", "admin")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 LINK_LIFE = clock.seconds(3600)
 SHORTEST, LONGEST = 10, 1000  # characters of a password
+LEAST_SCORE = 3  # of zxcvbn's 0 to 4: more than 10^8 guesses
 
 
 class PersonError(ValueError):
@@ -37,32 +37,67 @@ def add(name: str, password: str, role: str, actor: str) -> None:
         _add(session, name, hashed, role, actor)
 
 
-def set_password(name: str, password: str, actor: str) -> None:
-    """Change a password and end every session of this person. Raises PersonError."""
+def set_password(name: str, password: str, actor: str, *, spare: str = "") -> None:
+    """Change a password and end this person's sessions, but for the one with the id `spare`. Raises PersonError."""
     _check_password(password, name)
     hashed = _hash(password)
     with writing() as session:
-        changed = session.execute(
-            update(User)
-            .where(User.name == name)
-            .values(password_hash=hashed, session_key=secrets.token_hex(16))
-            .returning(User.id)
-        ).first()
-        if changed is None:
-            raise PersonError("name", f"no such user: {name!r}.")
+        user = _named(session, name)
+        user.password_hash = hashed
+        sessions.end_some(session, user.id, spare=spare)
+        throttle.clear(session, name)
         record(session, "passwd", [("user:" + name, None)], actor)
+
+
+def set_role(name: str, role: str, actor: str) -> bool:
+    """Change what somebody may do; a lesser role ends their sessions. False: it was this role. Raises PersonError."""
+    _check_role(role)
+    with writing() as session:
+        user, before = _named(session, name), ""
+        before, user.role = user.role, role
+        if before == role:
+            return False
+        _keep_an_administrator(session)
+        if ROLES.index(role) < ROLES.index(before):
+            sessions.end_some(session, user.id)
+        change = {"before": {"role": before}, "after": {"role": role}}
+        record(session, "set_role", [("user:" + name, None)], actor, {"role": role}, changes=[change])
+        return True
+
+
+def set_disabled(name: str, disabled: bool, actor: str) -> bool:
+    """Let somebody in no more, and end their sessions; or let them in again. False: it was so. Raises PersonError."""
+    with writing() as session:
+        user = _named(session, name)
+        if (user.disabled_at is not None) == disabled:
+            return False
+        user.disabled_at = clock.now() if disabled else None
+        _keep_an_administrator(session)
+        sessions.end_some(session, user.id)
+        change = {"before": {"disabled": not disabled}, "after": {"disabled": disabled}}
+        verb = "disable_user" if disabled else "enable_user"
+        record(session, verb, [("user:" + name, None)], actor, changes=[change])
+        return True
+
+
+def end_sessions(name: str, actor: str, *, handle: str = "", spare: str = "") -> int:
+    """Sign somebody out: everywhere, in one browser (`handle`), or everywhere else (`spare`, an id).
+
+    Returns how many sessions have ended. Raises PersonError.
+    """
+    with writing() as session:
+        ended = sessions.end_some(session, _named(session, name).id, handle=handle, spare=spare)
+        if ended:
+            record(session, "end_sessions", [("user:" + name, None)], actor, changes=[{"before": {"sessions": ended}}])
+        return ended
 
 
 def everyone(session: Session) -> list[User]:
     return list(session.scalars(select(User).order_by(User.name)))
 
 
-def by_session(session: Session, user_id: int, session_key: str) -> Optional[User]:
-    """The user behind a session, unless it was ended or the user disabled."""
-    user = session.get(User, user_id)
-    if user is None or user.disabled_at is not None or not secrets.compare_digest(user.session_key, session_key):
-        return None
-    return user
+def named(session: Session, name: str) -> Optional[User]:
+    return session.scalar(select(User).where(User.name == name))
 
 
 def authenticate(session: Session, name: str, password: str) -> Optional[User]:
@@ -120,26 +155,48 @@ def _use_up(session: Session, token: str) -> bool:
 def _add(session: Session, name: str, hashed: str, role: str, actor: str) -> None:
     if session.scalar(select(User.id).where(func.lower(User.name) == name.lower())) is not None:
         raise PersonError("name", f"{name!r} is taken. Choose another name.")
-    session.add(
-        User(name=name, role=role, password_hash=hashed, session_key=secrets.token_hex(16), created_at=clock.now())
-    )
-    record(session, "add_user", [("user:" + name, None)], actor, {"role": role})
+    session.add(User(name=name, role=role, password_hash=hashed, created_at=clock.now()))
+    record(session, "add_user", [("user:" + name, None)], actor, {"role": role}, changes=[{"after": {"role": role}}])
+
+
+def _named(session: Session, name: str) -> User:
+    user = session.scalar(select(User).where(User.name == name).with_for_update())
+    if user is None:
+        raise PersonError("name", f"no such user: {name!r}.")
+    return user
+
+
+def _keep_an_administrator(session: Session) -> None:
+    session.flush()
+    if needs_setup(session):
+        raise PersonError("role", "is needed: there would be no administrator left. Make another one first.")
 
 
 def _check(name: str, password: str, role: str) -> None:
     if not NAME.match(name):
         rule = "1 to 64 characters of A-Z a-z 0-9 . _ @ -, the first a letter or digit"
         raise PersonError("name", f"{name!r} is not allowed; expected {rule}.")
+    _check_role(role)
+    _check_password(password, name)
+
+
+def _check_role(role: str) -> None:
     if role not in ROLES:
         raise PersonError("role", f"{role!r} is no role; expected one of {', '.join(ROLES)}.")
-    _check_password(password, name)
 
 
 def _check_password(password: str, name: str) -> None:
     if not SHORTEST <= len(password) <= LONGEST:
         raise PersonError("password", f"has {len(password)} characters; expected {SHORTEST} to {LONGEST}.")
-    if password.lower() == name.lower() or len(set(password)) < 4:
-        raise PersonError("password", "is too easy to guess; expected something longer or less regular.")
+    from zxcvbn import zxcvbn
+
+    # It knows the common ones, names and patterns; and 72 characters at the most, of which it takes no more.
+    judged = zxcvbn(password[:72], user_inputs=[name, "queuectl"])
+    if judged["score"] < LEAST_SCORE:
+        why = judged["feedback"]["warning"].rstrip(".")
+        raise PersonError(
+            "password", f"is too easy to guess{f' ({why[0].lower()}{why[1:]})' if why else ''}; take a few more words."
+        )
 
 
 def _hash(password: str) -> str:

@@ -139,6 +139,8 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
         "preload_app": True,  # made once, before the forks, which share its memory
         "loglevel": "warning",
         "logger_class": QuietLogger,
+        "forwarded_allow_ips": "",  # nothing is believed here; `here.address` believes whom the configuration names
+        "forwarder_headers": "",
         "worker_tmp_dir": _memory_folder(),  # a heartbeat on a busy disk looks like a hanging process
         "control_socket_disable": True,  # since 25 it opens one in the home by default; nobody asked for it
     }

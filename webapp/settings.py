@@ -176,4 +176,5 @@ def bump_revision(session: Session) -> None:
 def _noted(session: Session, verb: str, key: str, actor: str, detail: Mapping[str, Any]) -> None:
     session.flush()
     bump_revision(session)
-    record(session, verb, [("setting:" + key, None)], actor, detail)
+    change = {"before": detail["from"], "after": detail["to"]}
+    record(session, verb, [("setting:" + key, None)], actor, detail, changes=[change])

@@ -20,11 +20,11 @@ from sqlalchemy import delete, literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp import bulk, clock, db, migrations, operations, settings, trouble
+from webapp import bulk, clock, db, migrations, operations, sessions, settings, throttle, trouble
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
-from webapp.models import Act, Control, Event, Job, SetupLink, Worker
+from webapp.models import Act, Control, Event, Job, Repeat, SetupLink, Worker
 from worker import losses, processes
 from worker.child import GONE, listen
 
@@ -34,6 +34,7 @@ TICK = 3.0  # seconds between looks; the death of a worker of its own the superv
 PRUNE_EVERY = 60.0
 PRUNE_BATCH = 500
 KEEP_WORKERS = clock.DAY  # rows of workers that ended
+KEEP_REPEATS = clock.DAY  # answers to requests of programs under an Idempotency-Key
 KEEP_RECORDS = 400 * clock.DAY  # events of no job, and bulk acts
 
 
@@ -214,6 +215,9 @@ def _prune_records() -> None:
     with writing() as session:
         session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
         session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
+        session.execute(delete(Repeat).where(Repeat.at < now - KEEP_REPEATS))
+        sessions.prune(session)
+        throttle.prune(session)
         session.execute(delete(Act).where(Act.state == "done", Act.finished_at < now - KEEP_RECORDS))
         session.execute(delete(Event).where(Event.id.in_(old)))
         if db.is_sqlite():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -15,7 +14,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.factories import make_user
-from webapp import create_app
+from webapp import create_app, sessions
 from webapp.config import Config
 from webapp.db import db
 
@@ -82,9 +81,9 @@ def sign_in(console: Flask) -> Callable[[str], Browser]:
     def signed_in_as(role: str) -> Browser:
         user = make_user(f"the-{role}", role)
         client = console.test_client()
+        session_id = sessions.begin(user, "127.0.0.1", "a test")
         with client.session_transaction() as session:
-            session["since"] = int(time.time())
-            session["_user_id"] = f"{user.id}:{user.session_key}"
+            session["_user_id"] = session_id
             session["_fresh"] = True
         return Browser(client)
 

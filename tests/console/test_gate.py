@@ -9,16 +9,18 @@ from typing import Callable
 
 import pytest
 from flask import Flask
+from sqlalchemy import update
 
 from tests.console.conftest import COOKIE, PARTIAL, Browser
 from tests.factories import make_job, make_queue, make_worker
-from webapp import create_app, people, story
+from webapp import clock, create_app, people, sessions, story
 from webapp.config import Config, ConfigError
 from webapp.console.gate import PUBLIC, SAFE, check_routes
 from webapp.console.here import local_path
 from webapp.console.keys import secret_key
-from webapp.db import reading
+from webapp.db import reading, writing
 from webapp.locks import Busy
+from webapp.models import ROLES, UserSession
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "wish": "quiet", "token": "none", "filename": "app.css"}  # fmt: skip
@@ -59,7 +61,7 @@ def test_a_role_may_do_what_it_says_and_no_more(console: Flask, sign_in: Callabl
         if endpoint == "sessions.log_out":
             continue
         needed = "admin" if endpoint in ADMINS else "operator" if endpoint in OPERATORS else "viewer"
-        allowed = people.ROLES.index(role) >= people.ROLES.index(needed)
+        allowed = ROLES.index(role) >= ROLES.index(needed)
         response = browser.client.open(url, method=method, data={"csrf_token": browser.token})
         assert (response.status_code != 403) is allowed, (method, url, response.status_code)
 
@@ -181,9 +183,13 @@ def test_a_session_ends_with_its_key_and_a_poll_does_not_prolong_it(operator: Br
     assert operator.get("/jobs").headers["Location"] == "/login?next=/jobs"
 
 
-def test_a_session_ends_after_a_fortnight(operator: Browser) -> None:
-    with operator.client.session_transaction() as session:
-        session["since"] -= 14 * 86400 + 1
+@pytest.mark.parametrize(("column", "age"), [("created_at", sessions.LIFE), ("seen_at", sessions.IDLE)])
+def test_a_session_ends_a_fortnight_after_log_in_and_a_day_after_its_last_use(
+    operator: Browser, column: str, age: int
+) -> None:
+    assert operator.get("/jobs").status_code == 200
+    with writing() as session:
+        session.execute(update(UserSession).values({column: clock.now() - age - 1}))
     assert operator.get("/jobs").status_code == 303
 
 

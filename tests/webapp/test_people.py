@@ -13,7 +13,7 @@ import time_machine
 from flask import Flask
 from sqlalchemy import select
 
-from webapp import people
+from webapp import people, sessions
 from webapp.db import reading
 from webapp.models import Event, SetupLink, User
 from webapp.people import PersonError
@@ -75,17 +75,73 @@ def test_a_name_is_taken_whatever_its_case() -> None:
         people.add("ana", GOOD, "viewer", "person:test")
 
 
-def test_a_changed_password_ends_every_session() -> None:
+def signed_in(name: str) -> str:
+    with reading() as session:
+        user = people.named(session, name)
+    assert user is not None
+    return sessions.begin(user, "192.0.2.1", "a browser")
+
+
+def lives(session_id: str) -> bool:
+    with reading() as session:
+        return sessions.find(session, session_id) is not None
+
+
+def test_a_changed_password_ends_every_session_but_the_one_in_which_it_was_changed() -> None:
     people.add("ana", GOOD, "viewer", "person:test")
-    with reading() as session:
-        [before] = people.everyone(session)
-        assert people.by_session(session, before.id, before.session_key) is not None
-    people.set_password("ana", GOOD + " staple", "person:test")
-    with reading() as session:
-        assert people.by_session(session, before.id, before.session_key) is None
-    assert user("ana", GOOD + " staple")
+    one, other = signed_in("ana"), signed_in("ana")
+    people.set_password("ana", GOOD + " staple", "person:ana", spare=one)
+    assert (lives(one), lives(other)) == (True, False)
+    people.set_password("ana", GOOD + " stapler", "person:test")
+    assert not lives(one)
+    assert user("ana", GOOD + " stapler")
     with pytest.raises(PersonError, match="no such user: 'bob'"):
         people.set_password("bob", GOOD, "person:test")
+
+
+def test_a_lesser_role_and_being_disabled_end_sessions_and_a_higher_role_does_not() -> None:
+    people.add("root", GOOD, "admin", "person:test")
+    people.add("ana", GOOD, "viewer", "person:test")
+    one = signed_in("ana")
+    assert people.set_role("ana", "operator", "person:root")
+    assert lives(one)
+    assert not people.set_role("ana", "operator", "person:root")
+    assert people.set_role("ana", "viewer", "person:root")
+    assert not lives(one)
+    one = signed_in("ana")
+    assert people.set_disabled("ana", True, "person:root")
+    assert not lives(one)
+    assert not user("ana", GOOD)
+    assert people.set_disabled("ana", False, "person:root")
+    assert not lives(one), "an ended session stays ended"
+    assert user("ana", GOOD)
+
+
+def test_the_last_administrator_stays_one() -> None:
+    people.add("root", GOOD, "admin", "person:test")
+    with pytest.raises(PersonError, match="no administrator left"):
+        people.set_role("root", "operator", "person:root")
+    with pytest.raises(PersonError, match="no administrator left"):
+        people.set_disabled("root", True, "person:root")
+    assert user("root", GOOD)
+
+
+def test_sessions_can_be_ended_one_by_one_and_all_but_this() -> None:
+    people.add("ana", GOOD, "viewer", "person:test")
+    one, two, three = signed_in("ana"), signed_in("ana"), signed_in("ana")
+    with reading() as session:
+        rows = sessions.of_user(session, people.everyone(session)[0].id)
+    [handle] = [sessions.handle_of(row) for row in rows if sessions.is_this(row, two)]
+    assert people.end_sessions("ana", "person:ana", handle=handle) == 1
+    assert [lives(one), lives(two), lives(three)] == [True, False, True]
+    assert people.end_sessions("ana", "person:ana", spare=one) == 1
+    assert [lives(one), lives(three)] == [True, False]
+
+
+@pytest.mark.parametrize("password", ["password123", "Password2024!", "qwertyuiop", "ana-ana-ana", "abcdefghij"])
+def test_common_passwords_and_those_made_of_the_name_are_refused(password: str) -> None:
+    with pytest.raises(PersonError, match="too easy to guess"):
+        people.add("ana", password, "viewer", "person:test")
 
 
 def test_the_setup_link_makes_one_administrator_and_works_once() -> None:

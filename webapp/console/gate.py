@@ -1,22 +1,27 @@
 """Who gets in: one gate before every request, closed unless a route says otherwise.
 
-The order is Host, origin, person, role, CSRF token. Public routes stand in PUBLIC and nowhere else; a route that
-writes and names no role stops the application from starting.
+The order is Host, origin, person, role, a fresh password, CSRF token. Public routes stand in PUBLIC and nowhere else;
+a route that writes and names no role stops the application from starting.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Optional
 
 from flask import Response, current_app, redirect, request, url_for
 from flask_wtf.csrf import CSRFProtect
+from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-from webapp.console.here import public_host, requested_host, requested_origin, site_of
+from webapp import audit, clock, sessions
+from webapp.console.here import address, came_from, public_host, requested_host, requested_origin, site_of
 from webapp.console.htmx import is_partial
-from webapp.console.roles import needed_role
-from webapp.console.sessions import Person, current_person
+from webapp.console.roles import needed_role, needs_fresh
+from webapp.console.sessions import RENEWAL_PATIENCE, Person, current_person
 from webapp.console.version import refuse_when_outdated
+from webapp.db import writing
+from webapp.locks import Busy
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -46,6 +51,7 @@ def check_routes(app: Flask) -> None:
 
 def guard() -> Optional[AnyResponse]:
     """Admit nobody to anything, but for what this function says."""
+    audit.come_from(audit.Origin("console", address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
         return refusal
@@ -59,8 +65,38 @@ def guard() -> Optional[AnyResponse]:
         return _send_to_log_in()
     role = needed_role(current_app, request.endpoint) or "viewer"
     if not person.may(role):
+        _note_refusal(person, {"needs": role, "role": person.role})
         raise Forbidden(_too_little(person, role))
+    if needs_fresh(current_app, request.endpoint) and not person.fresh:
+        return _ask_for_password()
+    _renew(person)
     return None
+
+
+def _note_refusal(person: Person, detail: dict[str, str]) -> None:
+    with writing() as session:
+        subject = [f"route:{request.endpoint}"]
+        audit.note(session, request.method.lower(), subject, person.actor, outcome="refused", details=[detail])
+
+
+def _renew(person: Person) -> None:
+    """Pages and acts keep a session alive; polls do not. Noted now and then, and not at all where nobody can write."""
+    polls = is_partial() and request.method in SAFE
+    if polls or person.seen_at > clock.now() - sessions.RENEW:
+        return
+    with suppress(Busy, DBAPIError, OSError):
+        sessions.renew(person.session_id, RENEWAL_PATIENCE)
+
+
+def _ask_for_password() -> AnyResponse:
+    """Nothing was done; the person comes back to the page after it."""
+    here = request.full_path.rstrip("?") if request.method in SAFE else came_from(url_for("overview.index"))
+    url = url_for("sessions.confirm", next=here)
+    if not is_partial():
+        return redirect(url, 303)
+    response = Response("")
+    response.headers["HX-Redirect"] = url
+    return response
 
 
 def _too_little(person: Person, role: str) -> str:

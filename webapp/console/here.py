@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Sequence
 from typing import Optional, cast
 from urllib.parse import urlsplit
 
 from flask import current_app, request
 
-from webapp.config import Config
+from webapp.config import Config, Network
 
 
 def config() -> Config:
@@ -32,6 +34,31 @@ def is_public_https() -> bool:
     """True where people come by HTTPS, through a proxy: cookies and headers then say so."""
     url = config().public_url
     return bool(url and url.startswith("https:") and requested_host() == public_host())
+
+
+def address() -> Optional[str]:
+    """The network address of whoever asks: the peer's, or, where that is a proxy which is trusted, the last one in its
+    X-Forwarded-For that is no such proxy."""
+    trusted, here = config().trusted_proxies, request.remote_addr
+    claimed = request.headers.get("X-Forwarded-For", "").split(",")
+    while here is not None and claimed and _is_in(here, trusted):
+        before = claimed.pop().strip()
+        if not _is_address(before):
+            break
+        here = before
+    return here
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_in(text: str, networks: Sequence[Network]) -> bool:
+    return _is_address(text) and any(ipaddress.ip_address(text) in network for network in networks)
 
 
 def requested_origin() -> str:

@@ -1,31 +1,34 @@
-"""Log-in, log-out and the set-up link; who is signed in; the session cookie.
+"""Log-in, log-out, the password once more, and the set-up link; who is signed in; the cookies.
 
-A session is a signed cookie that names a user and that user's `session_key`: a new key there ends every session of
-that person. Roles are weighed in `gate.py`, passwords in `people.py`.
+A session is a row, see `webapp/sessions.py`; the signed cookie holds its id, the CSRF token and messages. Roles are
+weighed in `gate.py`, passwords in `people.py`.
 """
 
 from __future__ import annotations
 
-import time
+import secrets
 from typing import TYPE_CHECKING, Optional
 
-from flask import Blueprint, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
 from flask.sessions import SecureCookieSessionInterface
 from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
+from itsdangerous import BadData, URLSafeTimedSerializer
 
-from webapp import people
-from webapp.console.here import is_public_https, local_path, port
+from webapp import audit, clock, people, sessions, throttle
+from webapp.console.here import address, is_public_https, local_path, port
 from webapp.console.keys import secret_key
 from webapp.console.roles import needs
-from webapp.db import reading
-from webapp.models import User
+from webapp.db import reading, writing
+from webapp.models import ROLES, User
 
 if TYPE_CHECKING:
     from flask import Flask
     from flask.typing import ResponseReturnValue
     from werkzeug.wrappers import Response
 
-LIFE = 14 * 86400  # seconds from the log-in; nothing prolongs a session
+KNOWN_LIFE = 180 * 86400  # seconds that a browser is remembered as one in which somebody has logged in
+RENEWAL_PATIENCE = 1.0  # seconds that a page waits to note that its session was used
+WRONG = "Name or password do not fit. Check both and try again."
 
 pages = Blueprint("sessions", __name__)
 
@@ -33,15 +36,17 @@ pages = Blueprint("sessions", __name__)
 class Person(UserMixin):  # type: ignore[misc]
     """Who is signed in, as pages need it."""
 
-    def __init__(self, user: User) -> None:
+    def __init__(self, user: User, session_id: str, *, fresh: bool = True, seen_at: int = 0) -> None:
         self.user_id = user.id
         self.name = user.name
         self.role = user.role
-        self.session_key = user.session_key
+        self.session_id = session_id
+        self.fresh = fresh  # the password was typed a short while ago
+        self.seen_at = seen_at
 
     def get_id(self) -> str:
-        """What the session keeps: the user, and the key that must still be the user's."""
-        return f"{self.user_id}:{self.session_key}"
+        """What the cookie keeps."""
+        return self.session_id
 
     @property
     def actor(self) -> str:
@@ -49,17 +54,21 @@ class Person(UserMixin):  # type: ignore[misc]
 
     def may(self, role: str) -> bool:
         """Whether this person's role is `role` or more."""
-        return people.ROLES.index(self.role) >= people.ROLES.index(role)
+        return ROLES.index(self.role) >= ROLES.index(role)
 
 
 class CookieSessions(SecureCookieSessionInterface):
     """Flask's signed cookies under a name of our own: by port, and with the browser's strictest prefix on HTTPS."""
 
     def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask gives it
-        return f"__Host-queuectl_{port()}" if is_public_https() else f"queuectl_{port()}"
+        return _cookie_name("")
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         return is_public_https()
+
+
+def _cookie_name(what: str) -> str:
+    return f"{'__Host-' if is_public_https() else ''}queuectl{what}_{port()}"
 
 
 def init_app(app: Flask) -> None:
@@ -69,20 +78,17 @@ def init_app(app: Flask) -> None:
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_REFRESH_EACH_REQUEST=False,  # a poll renews nothing
-        PERMANENT_SESSION_LIFETIME=LIFE,
+        PERMANENT_SESSION_LIFETIME=sessions.LIFE // clock.SECOND,
     )
     logins = LoginManager(app)
     logins.session_protection = None  # it ties a session to an address and a browser's name, which change honestly
     logins.user_loader(_load)
 
 
-def _load(identity: str) -> Optional[Person]:
-    user_id, _, key = identity.partition(":")
-    if not user_id.isdecimal() or time.time() - session.get("since", 0) > LIFE:
-        return None
+def _load(session_id: str) -> Optional[Person]:
     with reading() as database:
-        user = people.by_session(database, int(user_id), key)
-    return Person(user) if user is not None else None
+        found = sessions.find(database, session_id)
+    return Person(found.user, session_id, fresh=found.fresh, seen_at=found.row.seen_at) if found is not None else None
 
 
 def current_person() -> Optional[Person]:
@@ -113,13 +119,15 @@ def log_in() -> ResponseReturnValue:
         if current_person() is not None:
             return redirect(target, 303)
         return _log_in_page(target)
-    name = request.form.get("name", "").strip()
-    with reading() as database:
-        user = people.authenticate(database, name, request.form.get("password", ""))
+    name, password = request.form.get("name", "").strip(), request.form.get("password", "")
+    user, wait = _authenticate(name, password)
+    if wait:
+        return _log_in_page(target, name, _slower(wait)), 429, {"Retry-After": str(wait)}
     if user is None:
-        return _log_in_page(target, name, "Name or password do not fit. Check both and try again."), 422
-    _begin(Person(user))
-    return redirect(target, 303)
+        return _log_in_page(target, name, WRONG), 422
+    response = redirect(target, 303)
+    _begin(user, response)
+    return response
 
 
 def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
@@ -128,16 +136,80 @@ def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
     return render_template("sessions/log_in.html", target=target, name=name, problem=problem, fresh=fresh)
 
 
-def _begin(person: Person) -> None:
+@pages.route("/reauth", methods=["GET", "POST"])
+@needs("viewer")
+def confirm() -> ResponseReturnValue:
+    """Ask for the password once more, before something sensitive."""
+    person, problem, status, headers = this_person(), "", 200, {}
+    target = local_path(request.values.get("next"), url_for("account.show"))
+    if request.method == "POST":
+        user, wait = _authenticate(person.name, request.form.get("password", ""))
+        if user is not None and user.id == person.user_id:
+            login_user(Person(user, sessions.confirm(person.session_id)))
+            return redirect(target, 303)
+        problem, status = "The password does not fit. Try again.", 422
+        if wait:
+            problem, status, headers = _slower(wait), 429, {"Retry-After": str(wait)}
+    return render_template("sessions/confirm.html", target=target, problem=problem), status, headers
+
+
+def _slower(wait: int) -> str:
+    return f"Too many tries. Wait {wait} second{'s' if wait != 1 else ''}, then try again."
+
+
+def _authenticate(name: str, password: str) -> tuple[Optional[User], int]:
+    """The user if name and password fit, and otherwise, where it was tried too often, the seconds to wait."""
+    keys = [throttle.address(address()), _account_key(name)]
+    wait = throttle.admit(keys)
+    if wait:
+        return None, max(1, round(wait + 0.5))
+    with reading() as database:
+        user = people.authenticate(database, name, password)
+        known = user is not None or people.named(database, name) is not None
+    if user is not None:
+        throttle.forgive(keys)
+        return user, 0
+    with writing() as database:  # a name that nobody has may be a password in the wrong field
+        subject = f"user:{name}" if known else "user"
+        audit.note(database, "sign_in", [subject], "anonymous", outcome="refused")
+    return None, 0
+
+
+def _account_key(name: str) -> str:
+    """What failures for this name count towards: the account, or this very browser, where it is one of the owner's."""
+    try:
+        user_id, known_name, device = _known_browsers().loads(
+            request.cookies.get(_cookie_name("_known"), ""), max_age=KNOWN_LIFE
+        )
+    except (BadData, ValueError, TypeError):
+        return throttle.account(name)
+    return throttle.browser(user_id, device) if known_name == name else throttle.account(name)
+
+
+def _known_browsers() -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(current_app.secret_key or b"", salt="known browser")
+
+
+def _begin(user: User, response: Response) -> None:
+    session_id = sessions.begin(user, address(), request.headers.get("User-Agent", ""))
     session.clear()  # nothing of the stranger's session lives on, its CSRF token included
     session.permanent = True
-    session["since"] = int(time.time())
-    login_user(person)
+    login_user(Person(user, session_id))
+    response.set_cookie(
+        _cookie_name("_known"),
+        _known_browsers().dumps([user.id, user.name, secrets.token_hex(8)]),
+        max_age=KNOWN_LIFE,
+        httponly=True,
+        samesite="Lax",
+        secure=is_public_https(),
+    )
 
 
 @pages.post("/logout")
 @needs("viewer")
 def log_out() -> Response:
+    person = this_person()
+    sessions.end(person.session_id, person.name)
     logout_user()
     session.clear()
     response = redirect(url_for("sessions.log_in"), 303)
@@ -161,12 +233,13 @@ def set_up(token: str) -> ResponseReturnValue:
         return _set_up_page(token, name, error.field, str(error)), 422
     if not made:
         return _spent_link()
+    response = redirect(url_for("overview.index"), 303)
     with reading() as database:
         user = people.authenticate(database, name, password)
     if user is not None:
-        _begin(Person(user))
+        _begin(user, response)
     flash(f"Welcome, {name}. This queue is yours.", "success")
-    return redirect(url_for("overview.index"), 303)
+    return response
 
 
 def _set_up_page(token: str, name: str = "", bad: str = "", problem: str = "") -> str:

@@ -103,13 +103,11 @@ def _note(watched: Watched, message: ConsoleMessage) -> None:
 
 def session_cookie(console: Flask, server: str, name: str, role: str) -> Any:
     """The cookie that a log-in would have given; the log-in itself has its own test."""
-    import time
-
-    from webapp.console.sessions import Person
+    from webapp import sessions
 
     serializer = console.session_interface.get_signing_serializer(console)  # type: ignore[attr-defined]
     user = make_user(name, role)
-    value = serializer.dumps({"_user_id": Person(user).get_id(), "since": int(time.time()), "_fresh": True})
+    value = serializer.dumps({"_user_id": sessions.begin(user, "127.0.0.1", "a test"), "_fresh": True})
     return {"name": f"queuectl_{server.rsplit(':', 1)[1]}", "value": value, "url": server, "httpOnly": True}
 
 
