@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from webapp import create_core
+from webapp import create_core, people
 from webapp.config import Config
 from webapp.db import db
 
@@ -48,6 +49,12 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("QUEUECTL_") and name != "QUEUECTL_VENV":
             monkeypatch.delenv(name)
     monkeypatch.setenv("QUEUECTL_HOME", "/nonexistent/a-test-forgot-its-home")
+
+
+@pytest.fixture(autouse=True)
+def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashes are slow on purpose, and that is not what most tests look at."""
+    monkeypatch.setattr(people, "_hasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -14,6 +14,9 @@ from webapp import clock, sessions, throttle
 from webapp.db import writing
 from webapp.lifecycle import record
 from webapp.models import ROLES, SetupLink, User
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 LINK_LIFE = clock.seconds(3600)
@@ -102,12 +105,11 @@ def named(session: Session, name: str) -> Optional[User]:
 
 def authenticate(session: Session, name: str, password: str) -> Optional[User]:
     """The user, if name and password fit. Takes the same time for names that do not exist."""
-    from argon2 import PasswordHasher
     from argon2.exceptions import Argon2Error, InvalidHashError
 
     user = session.scalar(select(User).where(User.name == name, User.disabled_at.is_(None)))
     try:
-        PasswordHasher().verify(user.password_hash if user else _stranger(), password[:LONGEST])
+        _hasher().verify(user.password_hash if user else _stranger(), password[:LONGEST])
     except (Argon2Error, InvalidHashError):
         return None
     return user
@@ -200,9 +202,13 @@ def _check_password(password: str, name: str) -> None:
 
 
 def _hash(password: str) -> str:
+    return _hasher().hash(password)
+
+
+def _hasher() -> PasswordHasher:
     from argon2 import PasswordHasher
 
-    return PasswordHasher().hash(password)
+    return PasswordHasher()  # its defaults follow RFC 9106
 
 
 def _stranger() -> str:
