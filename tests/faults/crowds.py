@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
 
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
@@ -169,21 +173,51 @@ def a_reader_that_stays(rig: Rig, jobs: int) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def kill_in_backup(rig: Rig, rounds: int, jobs: int = 100) -> None:
-    """KILL a backup at a random moment: the source is fine, and no half copy bears the final name."""
-    rig.submit(jobs, command=rig.ledger.command() + " # " + "x" * 20_000)
-    target = rig.folder / "copy.db"
+def kill_in_backup(rig: Rig, rounds: int, jobs: int = 150) -> None:
+    """KILL a backup at a random moment of its work: the source is fine, and no half copy bears the final name.
+
+    What such a backup leaves lies under another name, for its owner alone, and is in the way of no other backup.
+    """
+    rig.submit(jobs, command=rig.ledger.command() + " # " + "x" * 60_000)
+    target = rig.folder / "copies" / "copy.db"
+    target.parent.mkdir()
+    whole = rig.database.stat().st_size  # nobody has it open: its log is empty
+    left = 0
     for _ in range(rounds):
+        size = rig.random.uniform(0, 0.9) * whole
         process = rig.start("db", "backup", str(target), "--replace")
-        time.sleep(rig.random.uniform(0.2, 0.8))  # the point at random, not a wait for anything
+        eventually("the copy has grown, or is made", partial(_has_grown, target, size, process))
         process.kill()
         process.wait()
+        left += bool(_partials(target))
         if target.exists():
-            with closing(sqlite.connect(f"file:{target}?mode=ro", uri=True)) as copy:
-                assert copy.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
-                assert copy.execute("SELECT count(*) FROM jobs").fetchone() == (jobs,)
+            _check_copy(target, jobs)
             target.unlink()
+    assert left > 0, "no backup was killed in the middle of its work"
+    for path in _partials(target):
+        assert path.stat().st_mode & 0o077 == 0, path
+    answer = rig.run("db", "backup", str(target))
+    assert answer.code == 0, answer.err
+    _check_copy(target, jobs)
     assert rig.run("db", "check").code == 0
-    supervisor = rig.workers(2)
+    supervisor = rig.workers(2, "--slots", "4")
     rig.rest(180)
     rig.stop(supervisor)
+
+
+def _has_grown(target: Path, size: float, process: subprocess.Popen[bytes]) -> bool:
+    if process.poll() is not None:
+        return True
+    with contextlib.suppress(FileNotFoundError):  # it has got its name since we looked
+        return any(path.stat().st_size >= size for path in _partials(target))
+    return False
+
+
+def _partials(target: Path) -> list[Path]:
+    return [path for path in target.parent.iterdir() if path != target]
+
+
+def _check_copy(target: Path, jobs: int) -> None:
+    with closing(sqlite.connect(f"file:{target}?mode=ro", uri=True)) as copy:
+        assert copy.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",)
+        assert copy.execute("SELECT count(*) FROM jobs").fetchone() == (jobs,)

@@ -21,8 +21,12 @@ class Page:
     """An answer; status 0 is none at all."""
 
     status: int
-    text: str = ""
+    body: bytes = b""
     location: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -60,8 +64,8 @@ class Person:
     def _open(self, path: str, data: Optional[bytes], within: float) -> Page:
         try:
             with self._opener.open(self.address + path, data, within) as answer:
-                return Page(answer.status, answer.read().decode(errors="replace"))
+                return Page(answer.status, answer.read())
         except urllib.error.HTTPError as error:
-            return Page(error.code, error.read().decode(errors="replace"), error.headers.get("Location", ""))
+            return Page(error.code, error.read(), error.headers.get("Location", ""))
         except (OSError, http.client.HTTPException):  # nobody there, or the answer broke off in its middle
             return Page(0)

@@ -1,0 +1,159 @@
+"""Commands that write far more than anybody can keep, and what no terminal would bear: the worker stays small, the
+beginning and the end are kept byte for byte, and the page opens.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.faults import flood
+from tests.faults.person import Person
+from tests.faults.rig import Rig, eventually, free_port
+
+SCRIPT = Path(__file__).with_name("flood.py")
+KINDS = ("no newline", "bars", "random", "NUL", "split UTF-8", "long UTF-8")
+MOST_GROWTH = 20 * flood.MIB  # bytes, of a worker's memory
+HALF = 128 * 1024  # bytes: by default so much of the beginning and of the end is kept
+LONGEST_OPENING = 5.0  # seconds: generous, for this machine may be busy; the long run says how long it took
+_EARLIER = re.compile(r'hx-get="(/job/[^"]+/output[^"]*to=[^"]*)"')
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What must be kept of all that was written: its first and its last HALF, or all where that is less."""
+
+    total: int
+    first: bytes
+    last: bytes
+
+    @property
+    def dropped(self) -> int:
+        return self.total - len(self.first) - len(self.last)
+
+
+def ends_of(pieces: Iterable[bytes]) -> Ends:
+    total, first, last = 0, b"", b""
+    for piece in pieces:
+        total += len(piece)
+        room = HALF - len(first)
+        first, last = first + piece[:room], (last + piece[room:])[-HALF:]
+    return Ends(total, first, last)
+
+
+@cache
+def _ends_of_kind(kind: str) -> Ends:
+    return ends_of(flood.pieces(kind))
+
+
+def flood_the_worker(rig: Rig, rounds: int) -> str:
+    """Every kind of flood, several at once, and one that is looked at while it runs. Returns what it cost."""
+    port = free_port()
+    console, supervisor = rig.console(port), rig.workers(1, "--slots", "3")
+    person = rig.person(port)
+    [first] = rig.submit(command=f"head -c 1000000 /dev/zero && {rig.ledger.command()}")
+    rig.reaches(first, "completed")  # what any output costs, once
+    [worker] = rig.worker_pids()
+    before, opened = _memory(worker, "VmRSS"), 0.0
+    for number in range(rounds):
+        gate, written = rig.folder / f"gate-{number}", rig.folder / f"written-{number}"
+        commands = [
+            *(_flood(kind) for kind in KINDS),
+            f"head -c 3000000 /dev/urandom | tee {written}",
+            f"{_flood('lines')} && while [ ! -e {gate} ]; do sleep 0.05; done",
+        ]
+        ids = rig.submit_many([{"command": f"{command} && {rig.ledger.command()}"} for command in commands])
+        urandom, live = ids[-2:]
+        whole = _ends_of_kind("lines")
+        eventually("the last line is there to be seen", lambda: _stored(rig, live) == whole.total, 60)  # noqa: B023
+        opened = max(opened, _open(person, live, whole.last[-100:].decode().strip()))
+        gate.touch()
+        rig.rest()
+        for job_id, kind in zip(ids, KINDS):
+            opened = max(opened, _check(rig, person, job_id, _ends_of_kind(kind)))
+            if kind == "split UTF-8":
+                assert flood.SPLIT.decode().strip() in person.get(f"/job/{job_id}").text
+                assert not _marked_truncated(rig, job_id)
+        opened = max(opened, _check(rig, person, urandom, ends_of([written.read_bytes()])))
+        opened = max(opened, _check(rig, person, live, whole))
+        assert _marked_truncated(rig, live)
+    growth = _memory(worker, "VmHWM") - before  # the peak: nothing between two looks is missed
+    assert growth < MOST_GROWTH, f"the worker grew by {growth:,} bytes"
+    assert rig.worker_pids() == [worker]
+    assert "Traceback" not in rig.said()
+    rig.stop(supervisor)
+    rig.stop(console)
+    return f"the worker grew by {growth / flood.MIB:.1f} MiB at most, a page opened in {opened:.2f} s at most"
+
+
+def _flood(kind: str) -> str:
+    return shlex.join([sys.executable, str(SCRIPT), kind])
+
+
+def _stored(rig: Rig, job_id: str) -> int:
+    """How far the output of a job that runs is stored."""
+    statement = """
+        SELECT max(c.position + length(c.data)) FROM output_chunks c JOIN jobs j ON j.seq = c.job_seq WHERE j.id = ?"""
+    return int(rig.query(statement, job_id)[0][0] or 0)
+
+
+def _open(person: Person, job_id: str, words: str = "") -> float:
+    """Open the job's page, which has these words. Returns how long it took, in seconds."""
+    began = time.monotonic()
+    page = person.get(f"/job/{job_id}", LONGEST_OPENING)
+    took = time.monotonic() - began
+    assert page.status == 200, page.status
+    assert took < LONGEST_OPENING, took
+    assert b"\0" not in page.body
+    assert words in page.text, f"the page of {job_id} has no {words!r}"
+    return took
+
+
+def _check(rig: Rig, person: Person, job_id: str, ends: Ends) -> float:
+    """What is kept is what was written, what is left out is counted and said. Returns how long the page took."""
+    statement = """
+        SELECT a.output, a.output_cut, a.output_dropped FROM attempts a JOIN jobs j ON j.seq = a.job_seq
+        WHERE j.id = ? AND j.state = 'completed'"""
+    [(kept, cut, dropped)] = rig.query(statement, job_id)
+    assert kept == ends.first + ends.last, f"what is kept of {job_id} is not what it wrote first and last"
+    assert dropped == ends.dropped
+    assert cut == (len(ends.first) if dropped else None)
+    note = b"\n[\xe2\x80\xa6 %d bytes were left out here \xe2\x80\xa6]\n" % dropped if dropped else b""
+    download = f"/job/{job_id}/download?attempt=1"
+    assert person.get(download).body == ends.first + note + ends.last, f"the download of {job_id} is not what is kept"
+    assert person.get(download + "&exact=1").body == kept, f"the exact download of {job_id} is not what is kept"
+    took = _open(person, job_id)
+    if dropped:
+        assert f"{dropped:,} bytes were left out here" in _whole_page(person, job_id)
+    return took
+
+
+def _marked_truncated(rig: Rig, job_id: str) -> bool:
+    [attempt] = json.loads(rig.run("show", job_id, "--json").out)["attempt_history"]
+    return bool(attempt["truncated"])
+
+
+def _whole_page(person: Person, job_id: str) -> str:
+    """The page, and what its button brings as long as it has one for earlier lines."""
+    text = ""
+    more = person.get(f"/job/{job_id}").text
+    while more:
+        text += more
+        link = _EARLIER.search(more)
+        more = person.get(html.unescape(link[1])).text if link else ""
+    return text
+
+
+def _memory(pid: int, name: str) -> int:
+    """VmRSS, or VmHWM, its peak since the process began; in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith(name + ":")]
+    return int(line.split()[1]) * 1024

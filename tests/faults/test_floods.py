@@ -1,0 +1,11 @@
+"""Output that nobody can keep, and that no terminal would bear."""
+
+from __future__ import annotations
+
+from tests.faults import floods
+from tests.faults.rig import Rig
+
+
+def test_floods_of_output_are_kept_at_both_ends_and_the_worker_stays_small(rig: Rig) -> None:
+    print(floods.flood_the_worker(rig, 1))  # noqa: T201  shown where the test failed
+    assert rig.judge() == []
