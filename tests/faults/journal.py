@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 _HEAD = struct.Struct("<IIQQQ32s")
 _MAGIC = 0x51554555
@@ -41,18 +42,32 @@ def _records(text: bytes) -> Iterator[Record]:
         place = start + len(data)
 
 
-def cut(records: list[Record], place: int, luck: random.Random, *, syncs: bool = True) -> dict[str, bytes]:
+def last_sync(path: Path) -> int:
+    """The place of the last sync so far; -1 before the first."""
+    return max((record.place for record in read(path) if record.kind == SYNC), default=-1)
+
+
+def cut(
+    records: list[Record],
+    place: int,
+    luck: random.Random,
+    *,
+    syncs: bool = True,
+    survival: Optional[float] = None,
+) -> dict[str, bytes]:
     """The files as a power cut at this place of the journal leaves them.
 
-    What a sync covers is there; of the rest each sector is there or not, in any order. `syncs` False plays a database
-    that never syncs (`synchronous=OFF`).
+    What a sync covers is there; of the rest each sector is there or not, in any order: `survival`, which luck chooses
+    where it is not given, says how many of them are. `syncs` False plays a database that never syncs
+    (`synchronous=OFF`).
     """
     past = [record for record in records if record.place < place]
     covered: dict[str, int] = {}
     for record in past:
         if record.kind == SYNC and syncs:
             covered[record.name] = max(covered.get(record.name, 0), record.seen)
-    survival = luck.choice((0.0, 0.5, 0.95))
+    if survival is None:
+        survival = luck.choice((0.0, 0.5, 0.95))
     files: dict[str, bytearray] = {}
     for record in past:
         safe = record.place < covered.get(record.name, 0)

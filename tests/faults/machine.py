@@ -1,8 +1,12 @@
-"""What only root can do to a machine: small disks, disks that cannot be written."""
+"""What is done to the machine under the product: small disks, disks that cannot be written, libraries loaded before it.
+
+Most of it only root can do.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,3 +55,13 @@ def fill(disk: Path) -> Path:
         while file.write(bytes(4096)) == 4096:
             pass
     return ballast
+
+
+def build(source: Path, folder: Path) -> Path:
+    """Make a library of C, to be named in LD_PRELOAD."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise Impossible(f"there is no C compiler for {source.name}")
+    library = folder / source.with_suffix(".so").name
+    _run(compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl")
+    return library

@@ -7,17 +7,23 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
 from tests.faults import journal
-from tests.faults.machine import Impossible
-from tests.faults.rig import Rig, eventually, kill
+from tests.faults.machine import build
+from tests.faults.person import Person
+from tests.faults.rig import Rig, eventually, free_port, kill
 from webapp.db import sqlite
+from worker import processes
 
 SOURCE = Path(__file__).with_name("shim") / "journal.c"
+OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
+VERBS = ("enqueue", "cancel", "requeue", "config", "user")  # beside sessions, which need a console
 
 # What people and programs do, one thing after another; whatever returns, they were told.
 _TELL = """
@@ -31,8 +37,8 @@ def submit(name, **fields):
     operations.enqueue([jobspec.parse({"id": name, "command": command, "max_retries": 3, **fields})], "person:ana")
 with create_core().app_context():
     for turn in range(number):
-        submit(f"job-{turn}")
-        told("enqueue", f"job-{turn}")
+        submit(f"told-{turn}")
+        told("enqueue", f"told-{turn}")
         if turn % 3 == 0:
             submit(f"later-{turn}", delay=3600)
             told("enqueue", f"later-{turn}")
@@ -48,7 +54,7 @@ with create_core().app_context():
             told("requeue", f"again-{turn}")
         if turn % 40 == 0:
             people.add(f"user-{turn}", "a horse, a battery", "viewer", "person:ana")
-            told("session", f"user-{turn}")
+            told("user", f"user-{turn}")
 """
 
 
@@ -64,55 +70,77 @@ class Told:
 
 @dataclass
 class Recording:
-    """What was done and told up to the moment at which everything was killed."""
+    """What was done and told up to the moment at which everything was killed.
+
+    `sessions`: people who were let in, and how long the journal was by then; all at the console on `port`.
+    """
 
     records: list[journal.Record]
     told: list[Told]
+    sessions: list[tuple[int, Person]]
+    port: int
+    key: bytes
 
 
 def record(rig: Rig, turns: int) -> Recording:
     """Work and tell for a while on a disk that is watched, then kill everything, commands too."""
-    library, path = _build(rig.folder), rig.folder / "journal"
+    library, path, port = build(SOURCE, rig.folder), rig.folder / "journal", free_port()
     path.touch()
     rig.environment.update(LD_PRELOAD=str(library), FAULTS_JOURNAL=str(path), FAULTS_DISK=str(rig.home))
-    supervisor = rig.workers(2)
-    teller = subprocess.run(
-        [sys.executable, "-c", _TELL, str(rig.checkout), str(path), rig.ledger.command(), str(turns)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=rig.environment,
-    )
-    told = [Told(*json.loads(line)) for line in teller.stdout.splitlines()]
-    eventually("some jobs have run", lambda: len(rig.ledger.lines()) > turns / 2, 60)
+    ours = [rig.console(port), rig.workers(3)]
+    rig.person(port)
+    # Its claim is durable when the power is cut, for others are told something afterwards.
+    at_first = f"if [ $QUEUECTL_ATTEMPT = 1 ]; then {rig.ledger.command(600)}; else {rig.ledger.command()}; fi"
+    [interrupted] = rig.submit(command=at_first)
+    rig.started(interrupted)
+    told, sessions = _tell(rig, path, port, turns)
+    ids = rig.submit(60, seconds=0.05)
+    told += [Told(path.stat().st_size, "enqueue", job_id, None) for job_id in ids]
+    eventually("attempts have run since the last sync", partial(_some_may_repeat, rig, path, {}), 60)
     while rig.processes():
         for process in rig.processes():
             kill(process.pid)
-    supervisor.wait()
+    for one in ours:
+        one.wait()
     for name in ("LD_PRELOAD", "FAULTS_JOURNAL", "FAULTS_DISK"):
         del rig.environment[name]
-    return Recording(journal.read(path), told)
+    return Recording(journal.read(path), told, sessions, port, (rig.home / "secret.key").read_bytes())
 
 
-def _build(folder: Path) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise Impossible("there is no C compiler to build the journal with")
-    library = folder / "journal.so"
-    done = subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(SOURCE), "-ldl"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Impossible(f"the journal does not compile: {done.stderr}")
-    return library
+def _tell(rig: Rig, path: Path, port: int, turns: int) -> tuple[list[Told], list[tuple[int, Person]]]:
+    """Have a program told one thing after another, and let people in meanwhile."""
+    answers, sessions = rig.folder / "told", list[tuple[int, Person]]()
+    with answers.open("wb") as out:
+        teller = subprocess.Popen(
+            [sys.executable, "-c", _TELL, str(rig.checkout), str(path), rig.ledger.command(), str(turns)],
+            stdout=out,
+            env=rig.environment,
+        )
+    while teller.poll() is None or not sessions:
+        person = Person(f"http://127.0.0.1:{port}")
+        person.log_in()
+        sessions.append((path.stat().st_size, person))
+    assert teller.returncode == 0
+    return [Told(*json.loads(line)) for line in answers.read_text().splitlines()], sessions
 
 
-def lost(recording: Recording, place: int, luck: random.Random, folder: Path, *, syncs: bool = True) -> list[str]:
+def _some_may_repeat(rig: Rig, path: Path, before: dict[int, int]) -> bool:
+    """Whether attempts have begun and ended of which, for all that was synced, nobody knows. `before` is ours."""
+    ended = sum(line.word == "end" for line in rig.ledger.lines())
+    return ended - before.setdefault(journal.last_sync(path), ended) > 5
+
+
+def lost(
+    recording: Recording,
+    place: int,
+    luck: random.Random,
+    folder: Path,
+    *,
+    syncs: bool = True,
+    survival: Optional[float] = None,
+) -> list[str]:
     """What a cut at this place costs of what was told by then; and damage, if there is any."""
-    files = journal.cut(recording.records, place, luck, syncs=syncs)
+    files = journal.cut(recording.records, place, luck, syncs=syncs, survival=survival)
     _lay(files, folder)
     told = [one for one in recording.told if one.place <= place]
     try:
@@ -132,7 +160,7 @@ def lost(recording: Recording, place: int, luck: random.Random, folder: Path, *,
             "cancel": states.get(one.name) == "cancelled",
             "requeue": states.get(one.name) not in {None, "cancelled", "scheduled"},
             "config": int(settings.get(one.name, 0)) >= (one.value or 0),
-            "session": one.name in users,
+            "user": one.name in users,
         }[one.what]
         if not kept:
             found.append(f"{one.what} {one.name}, told at {one.place}, is lost by a cut at {place}")
@@ -147,39 +175,102 @@ def _lay(files: dict[str, bytes], folder: Path) -> None:
 
 
 def cut_the_power(rig: Rig, cuts: int, turns: int) -> list[str]:
-    """Cut at random places of one recording. Returns what was lost; without syncs some must be."""
+    """Cut one recording at random places, and where somebody has just been told something, with nothing left but what
+    was synced. Returns what was lost; without syncs some must be.
+    """
     recording = record(rig, turns)
     assert len(recording.told) > turns
     end = recording.records[-1].place + 1
     # Not while the database is being made: nobody was told anything yet.
     start = recording.told[0].place
+    cut = rig.folder / "cut"
     found, control = [], 0
-    for _ in range(cuts):
+    for number in range(cuts):
+        what = VERBS[number % len(VERBS)]
+        just_told = rig.random.choice([one.place for one in recording.told if one.what == what])
+        found += lost(recording, just_told, rig.random, cut, survival=0.0)
         place = rig.random.randrange(start, end)
-        found += lost(recording, place, rig.random, rig.folder / "cut")
-        control += bool(lost(recording, place, rig.random, rig.folder / "cut", syncs=False))
+        found += lost(recording, place, rig.random, cut)
+        control += bool(lost(recording, place, rig.random, cut, syncs=False))
     assert control > 0, "a database that never syncs lost nothing: the rig cuts no power"
-    _resume(rig, recording, end)
+    place, _ = rig.random.choice(recording.sessions)
+    _put_back(rig, recording, place)
+    found += _shut_out(rig, recording, place)
+    if found:
+        return found
+    _put_back(rig, recording, end)
+    _resume(rig, recording)
+    found += _shut_out(rig, recording, end)
     return found
 
 
-def _resume(rig: Rig, recording: Recording, end: int) -> None:
-    """Start again on what the last cut left, under another boot id: what ran is lost, for that reason."""
-    _lay(journal.cut(recording.records, end, rig.random), rig.folder / "cut")
-    key = (rig.home / "secret.key").read_bytes() if (rig.home / "secret.key").exists() else None
-    shutil.rmtree(rig.home)
-    shutil.copytree(rig.folder / "cut", rig.home)
-    if key is not None:
-        (rig.home / "secret.key").write_bytes(key)
+def _put_back(rig: Rig, recording: Recording, place: int) -> None:
+    """Have for a home what a cut at this place leaves of it at the least."""
+    _lay(journal.cut(recording.records, place, rig.random, survival=0.0), rig.home)
+    (rig.home / "secret.key").write_bytes(recording.key)  # written once, long ago
+
+
+def _shut_out(rig: Rig, recording: Recording, place: int) -> list[str]:
+    """Who had been let in by then and is a stranger to a console that starts now."""
+    console = rig.console(recording.port)
+    let_in = [(told, person) for told, person in recording.sessions if told <= place]
+    assert let_in
+    found = [
+        f"a session, begun at {told}, is lost by a cut at {place}"
+        for told, person in let_in
+        if person.get("/").status != 200
+    ]
+    assert Person(f"http://127.0.0.1:{recording.port}").get("/").status != 200, "anybody is let in"
+    rig.stop(console)
+    return found
+
+
+def _resume(rig: Rig, recording: Recording) -> None:
+    """Start again under another boot id: what ran is lost, for that reason, and what nobody knows of runs again."""
     for name in {one.name for one in recording.told if one.what in {"enqueue", "requeue"}}:
         rig.submitted.add(name)
         rig.acknowledged.add(name)
-    interrupted = rig.query("SELECT count(*) FROM jobs WHERE state = 'processing'")[0][0]
+    [(interrupted,)] = rig.query("SELECT count(*) FROM jobs WHERE state = 'processing'")
+    assert interrupted > 0
     boot = rig.folder / "boot_id"
-    boot.write_text("00000000-0000-4000-8000-000000000000\n")
+    boot.write_text(OTHER_BOOT + "\n")
     # A mount namespace of its own: there alone the machine has been started anew.
     script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
-    supervisor = rig.start("worker", "start", "--drain", before=("unshare", "-m", "sh", "-c", script, str(boot)))
-    assert supervisor.wait(90) == 0, rig.said()
-    restarted = rig.query("SELECT count(*) FROM attempts WHERE state = 'lost' AND error LIKE '%was restarted%'")[0][0]
-    assert restarted == interrupted
+    stranger = subprocess.Popen(["sleep", "600"])
+    _give_pid(rig, stranger.pid)
+    try:
+        supervisor = rig.start("worker", "start", "--drain", before=("unshare", "-m", "sh", "-c", script, str(boot)))
+        assert supervisor.wait(90) == 0, rig.said()
+        assert stranger.poll() is None, "somebody else's process was ended"
+    finally:
+        stranger.kill()
+        stranger.wait()
+    expiries = rig.query("SELECT detail FROM events WHERE verb = 'expire'")
+    assert len(expiries) == rig.expiries() > 0
+    assert all("its machine was restarted" in detail for (detail,) in expiries), expiries
+    statement = "SELECT w.boot_id != ?, a.error FROM attempts a JOIN workers w ON w.id = a.worker_id"
+    lost = rig.query(statement + " WHERE a.state = 'lost'", OTHER_BOOT)
+    assert len(lost) == interrupted
+    assert all(before and "was restarted" in error for before, error in lost), lost
+    _check_repeated(rig)
+
+
+def _give_pid(rig: Rig, pid: int) -> None:
+    """Since the machine was started anew a stranger has the pid of a worker, and began as long after the boot."""
+    with closing(sqlite.connect(str(rig.database))) as connection:
+        row = (pid, processes.started(pid))
+        connection.execute("UPDATE workers SET pid = ?, pid_started = ? WHERE state = 'running'", row)
+        connection.commit()
+
+
+def _check_repeated(rig: Rig) -> None:
+    """Attempts that ran twice under one number: each is recorded as one of the machine that was started anew."""
+    starts = Counter((line.job_id, line.attempt) for line in rig.ledger.lines() if line.word == "start")
+    repeated = [key for key, times in starts.items() if times > 1]
+    assert repeated, "the cut cost no attempt that had run: nothing was to be repeated"
+    statement = """
+        SELECT w.boot_id FROM attempts a JOIN jobs j ON j.seq = a.job_seq JOIN workers w ON w.id = a.worker_id
+        WHERE j.id = ? AND a.number = ?"""
+    for key in repeated:
+        assert starts[key] == 2
+        assert rig.query(statement, *key) == [(OTHER_BOOT,)], key
