@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from tests.faults.rig import Rig, dies, eventually, is_alive, kill
@@ -51,18 +52,56 @@ def ignore_the_request_to_end(rig: Rig, rounds: int) -> None:
 
 
 def poison_among_seven(rig: Rig, rounds: int) -> None:
-    """Eight slots, one job that kills its worker: it is buried with that reason, the seven beside it are not."""
+    """Eight slots, one job that kills its worker: it is buried with that reason, the seven beside it are not.
+
+    The first time it kills all eight run. From then on each of them runs alone, and the poison costs three more; jobs
+    that came later and could run beside it wait until it is dead.
+    """
     supervisor = rig.workers(1, "--slots", "8")
-    for _ in range(rounds):
-        seven = rig.submit(7, seconds=1.5)
-        [poison] = rig.submit(command="sleep 0.3; kill -9 $PPID; sleep 300")
+    for number in range(rounds):
+        before = rig.expiries()
+        at_first = f"if [ $QUEUECTL_ATTEMPT = 1 ]; then {rig.ledger.command(600)}; else {rig.ledger.command(0.1)}; fi"
+        seven = rig.submit(7, command=at_first)
+        for job_id in seven:
+            rig.started(job_id)
+        gate = rig.folder / f"gate-{number}"
+        wait = f"while [ ! -e {gate} ]; do sleep 0.05; done"
+        [poison] = rig.submit(command=f"{rig.ledger.command(0.2)}; {wait}; kill -9 $PPID; sleep 300")
+        rig.started(poison)
+        later = rig.submit(3)
+        gate.touch()
         rig.reaches(poison, "dead", within=90)
         rig.rest()
-        assert {rig.state(job_id) for job_id in seven} == {"completed"}
-        [(error, lone)] = rig.query("SELECT last_error, lone_losses FROM jobs WHERE id = ?", poison)
-        assert "poison pill" in error
-        assert lone == 3
+        for job_id in seven:
+            assert _toll(rig, job_id) == ("completed", 1, 0, 0, ["lost", "completed"]), job_id
+            assert _company(rig, job_id) == {1: 7, 2: 0}, job_id
+        for job_id in later:
+            assert _toll(rig, job_id) == ("completed", 0, 0, 0, ["completed"]), job_id
+        assert _toll(rig, poison) == ("dead", 4, 3, 0, ["lost"] * 4)
+        [(error, words)] = rig.query("SELECT j.last_error, a.error" + _JOIN + " AND a.number = 4", poison)
+        assert error == words
+        assert error.endswith("It ran alone and cost 3 workers: a poison pill")
+        assert rig.query("SELECT count(*)" + _JOIN + " AND a.reason = 'lost'", poison) == [(4,)]
+        assert rig.expiries() - before == 4
+        assert _company(rig, poison) == {1: 7, 2: 0, 3: 0, 4: 0}
+        dead = json.loads(rig.run("dlq", "list", "--json").out)
+        assert poison in {job["id"] for job in dead}
+        assert not {job["id"] for job in dead} & set(seven)
     rig.stop(supervisor)
+
+
+def _toll(rig: Rig, job_id: str) -> tuple[str, int, int, int, list[str]]:
+    """Where a job came to rest: its state, losses, lone losses and failures, and how its attempts ended."""
+    [row] = rig.query("SELECT state, losses, lone_losses, failures FROM jobs WHERE id = ?", job_id)
+    return (*row, [state for (state,) in rig.query("SELECT a.state" + _JOIN + " ORDER BY a.number", job_id)])
+
+
+def _company(rig: Rig, job_id: str) -> dict[int, int]:
+    """For each attempt of a job, how many others ran in its worker beside it."""
+    statement = """
+        SELECT a.number, (SELECT count(*) FROM attempts b WHERE b.worker_id = a.worker_id AND b.job_seq != a.job_seq
+                          AND b.started_at < a.finished_at AND b.finished_at > a.started_at)"""
+    return dict(rig.query(statement + _JOIN, job_id))
 
 
 def cancel_then_die(rig: Rig, rounds: int) -> None:
