@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
-from tests.faults.machine import fill, read_only
+from tests.faults.machine import build, fill, read_only
 from tests.faults.person import Person
-from tests.faults.rig import Rig, eventually, free_port, is_alive
+from tests.faults.rig import Rig, eventually, free_port, is_alive, wait_until
+
+SOURCE = Path(__file__).with_name("shim") / "readonly.c"
 
 BULKY = "x" * 50_000  # of a command: what is left of the log's last page is soon used up
 
@@ -77,6 +80,70 @@ def read_only_database(rig: Rig, rounds: int) -> None:
     supervisor = rig.workers(1)
     rig.rest()
     rig.stop(supervisor)
+
+
+def turn_read_only(rig: Rig, rounds: int, *, seconds: float = 5, lease: float = 30) -> None:
+    """The disk turns read-only under a running console and workers, for so many seconds, and back.
+
+    What only reads goes on, whoever writes is told why not, nothing is claimed, nobody is taken for dead; and then all
+    goes on by itself. See `shim/readonly.c` for how it is made.
+    """
+    order, port = rig.folder / "read-only", free_port()
+    library = build(SOURCE, rig.folder)
+    rig.environment.update(LD_PRELOAD=str(library), FAULTS_READ_ONLY=str(order), FAULTS_DISK=str(rig.home))
+    rig.run("config", "set", "lease", str(lease))
+    console, supervisor = rig.console(port), rig.workers(2, "--slots", "2")
+    person, workers = rig.person(port), set(rig.worker_pids())
+    for _ in range(rounds):
+        [by_form] = rig.new_ids(1)
+        fields = {**eventually("the form is there", person.form), "id": by_form, "command": rig.ledger.command()}
+        assert person.post("/submit", fields).status == 303
+        rig.acknowledged.add(by_form)
+        running, waiting = rig.submit_many(
+            [{"command": rig.ledger.command(2)}, {"command": rig.ledger.command(), "delay": 3}]
+        )
+        rig.started(running)
+        order.touch()
+        began = time.monotonic()
+        forms = [_refused_form(rig, person) for _ in range(4)]
+        answer = rig.run("enqueue", "--command", "true")
+        assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1), answer
+        eventually("what ran has ended", lambda: not rig.commands())
+        while time.monotonic() < began + seconds:
+            for path in ("/", "/jobs", f"/job/{running}", f"/job/{waiting}", "/submit", "/workers", "/config"):
+                assert person.get(path).status == 200, path
+            wait_until(time.monotonic() + 0.5)
+        assert rig.state(running) == "processing", "it could write: the disk was not read-only"
+        assert rig.query("SELECT state, attempts FROM jobs WHERE id = ?", waiting) == [("scheduled", 0)]
+        assert not rig.ledger.started(waiting)
+        order.unlink()
+        rig.reaches(running, "completed")
+        rig.reaches(waiting, "completed")
+        assert len(rig.ledger.started(running)) == 1
+        for form in forms:
+            assert person.post("/submit", form).status == 303
+            rig.acknowledged.add(form["id"])
+        eventually("the health is good again", partial(_health_is, 200, person))
+        rig.rest()
+    assert rig.expiries() == 0
+    assert set(rig.worker_pids()) == workers
+    assert is_alive(console.pid)
+    assert "Traceback" not in rig.said()
+    rig.stop(supervisor)
+    rig.stop(console)
+
+
+def _refused_form(rig: Rig, person: Person) -> dict[str, str]:
+    """A form that was refused with a sentence that says why, to be sent again."""
+    fields = person.form()
+    assert fields, "a page that only reads must be there"
+    [job_id] = rig.new_ids(1)
+    form = {**fields, "id": job_id, "command": rig.ledger.command()}
+    page = person.post("/submit", form)
+    assert page.status == 503, page.text
+    assert "read-only" in page.text or "full or broken" in page.text, page.text
+    assert "Nothing was changed." in page.text
+    return form
 
 
 def take_the_home_away(rig: Rig, rounds: int) -> None:

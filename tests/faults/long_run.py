@@ -20,7 +20,7 @@ from typing import Any, Callable, Optional
 
 import click
 
-from tests.faults import clocks, crowds, disks, kills, locks, machine, posts, power, stops, trees
+from tests.faults import clocks, crowds, disks, floods, kills, locks, machine, posts, power, stops, trees
 from tests.faults.rig import Rig
 
 SMALL_DISK = 48  # MiB
@@ -63,6 +63,7 @@ def faults() -> list[Fault]:
         Fault("power cut", _cuts, 50, may_repeat=True),
         Fault("disk full", disks.fill_the_disk, 2, on_small_disk=True),
         Fault("database or folder read-only", disks.read_only_database, 1),
+        Fault("disk turns read-only", disks.turn_read_only, 1),
         Fault("home gone", disks.take_the_home_away, 1),
         Fault("bytes flipped", disks.damage, 4),
         Fault("lock held past the lease", locks.hold_past_the_lease, 1),
@@ -71,6 +72,7 @@ def faults() -> list[Fault]:
         Fault("told 'busy'", locks.be_told_busy, 1),
         Fault("wall clock ±1 h", clocks.set_the_clock, 1),
         Fault("two supervisors, two consoles", crowds.two_of_each, 2),
+        Fault("floods of output", floods.flood_the_worker, 2),
         Fault("killed in a backup", crowds.kill_in_backup, 10),
         Fault("10,000 jobs, 50 workers", _great_crowd, 1, once=True),
         Fault("a reader that stays", _reader, 1, once=True),

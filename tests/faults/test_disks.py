@@ -39,6 +39,17 @@ def test_a_database_or_a_folder_that_cannot_be_written_is_one_clear_line(rig: Ri
     assert rig.judge() == []
 
 
+def test_a_disk_that_turns_read_only_under_everybody_costs_nothing_and_all_goes_on_afterwards(
+    rig: Rig,
+) -> None:
+    try:
+        disks.turn_read_only(rig, 1)
+    except machine.Impossible as reason:
+        pytest.skip(str(reason))
+    assert rig.judge() == []
+    assert rig.losses() == 0
+
+
 def test_a_home_that_vanishes_stops_work_and_work_goes_on_when_it_is_back(rig: Rig) -> None:
     disks.take_the_home_away(rig, 1)
     assert rig.judge() == []
