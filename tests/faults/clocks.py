@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 
-from tests.faults.rig import Rig, eventually
+import psutil
+
+from tests.faults.rig import Rig, dies, eventually, kill
 from tests.faults.stops import LEASE
+from webapp.locks import WriteLock
 
 HOUR = 3600
+LIMIT = 4  # seconds
 
 
 def set_the_clock(rig: Rig, rounds: int) -> None:
-    """Nobody expires, and due times follow the wall clock.
+    """Nobody expires but who stands still, limits are lengths of time, and due times follow the wall clock.
 
     The processes see another time than the machine has (`shim/sitecustomize.py`): a real step would hit everything else
-    that runs here, and a time namespace shifts every clock but this one.
+    that runs here, and a time namespace shifts every clock but this one. The keeper's is an hour ahead of the workers':
+    whoever compared times of two machines would take everybody for dead.
     """
     rig.run("config", "set", "lease", str(LEASE))
+    expired = set()
     for _ in range(rounds):
         rig.order("offset", "0")
-        supervisor = rig.workers(2, shim=True)
-        workers = set(rig.worker_pids())
-        [long] = rig.submit(seconds=LEASE + 4)
+        supervisor = rig.workers(3, shim=True)
+        keeper = rig.keeper_pid(supervisor.pid)
+        _set(rig, keeper, 0)
+        still, *lively = rig.worker_pids()
+        eventually("a worker stands still that holds nobody up", partial(_stop_without_the_lock, rig, still))
+        [long] = rig.submit(seconds=LEASE + 4, timeout=HOUR // 2)
+        [limited] = rig.submit(seconds=600, timeout=LIMIT, max_retries=0)
         [later] = rig.submit(delay=HOUR - 60)
         rig.started(long)
+        shell = rig.started(limited)
         assert rig.state(later) == "scheduled"
-        rig.order("offset", str(HOUR))
+        _set(rig, keeper, HOUR)
         rig.reaches(later, "completed", within=20)  # its time has come
-        rig.order("offset", str(-HOUR))
-        eventually("all workers have beaten by the clock that was set back", partial(_beat_before, rig, later))
+        _set(rig, keeper, -HOUR)
+        eventually("the others have beaten by the clock that was set back", partial(_beat_before, rig, later))
+        dies(shell, LIMIT + 10)
+        rig.reaches(limited, "dead")
         rig.reaches(long, "completed", within=LEASE + 20)
+        # It was there before the clock was set back: its lease is counted on, not begun anew an hour later.
+        dies(still, 2 * LEASE + 15)
+        eventually("another one is there", lambda: len(rig.worker_pids()) == 3)
         rig.submit(2)
         rig.rest()
-        assert rig.expiries() == 0
-        assert set(rig.worker_pids()) == workers
+        assert rig.query("SELECT DISTINCT reason FROM attempts WHERE state = 'failed'") == [("timeout",)]
+        expired.add(still)
+        assert {pid for (pid,) in rig.query("SELECT pid FROM workers WHERE state = 'expired'")} == expired
+        assert set(lively) < set(rig.worker_pids())
         rig.stop(supervisor)
+
+
+def _set(rig: Rig, keeper: int, offset: int) -> None:
+    rig.order(f"offset-{keeper}", str(offset + HOUR))
+    rig.order("offset", str(offset))
+
+
+def _stop_without_the_lock(rig: Rig, pid: int) -> bool:
+    """STOP a process; where it has the write lock in its hand, which is another fault (`stops.py`), let it go on."""
+    kill(pid, signal.SIGSTOP)
+    eventually("it stands still", lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    if WriteLock(rig.home / "queue.lock").holder() != pid:
+        return True
+    kill(pid, signal.SIGCONT)
+    return False
 
 
 def _beat_before(rig: Rig, job_id: str) -> bool:

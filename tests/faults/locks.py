@@ -51,14 +51,18 @@ def held(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterato
 
 
 def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2) -> None:
-    """A stranger's transaction for longer than the lease: limits bite meanwhile, and nobody is expired afterwards."""
+    """A stranger's transaction for longer than the lease: limits bite meanwhile, and nobody is expired afterwards.
+
+    Not even when the keeper is the first that can write again, and the heartbeats come after it.
+    """
     rig.run("config", "set", "lease", str(LEASE))
     rig.run("config", "set", "kill_grace", "1")
-    supervisor = rig.workers(2, "--slots", "2")
+    supervisor = rig.workers(2, "--slots", "2", shim=True)
     workers = set(rig.worker_pids())
     for _ in range(rounds):
+        rig.order("unlucky", " ".join(map(str, workers)))
         [limited] = rig.submit(seconds=600, timeout=LIMIT, max_retries=0)
-        [longer] = rig.submit(seconds=round(seconds + 3))
+        [longer] = rig.submit(seconds=round(seconds + 2))
         shell = rig.started(limited)
         rig.started(longer)
         with held(rig):
@@ -67,6 +71,7 @@ def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2
             assert rig.state(limited) == "processing", "it could write: the lock was not held"
             wait_until(began + seconds)
         rig.reaches(limited, "dead")
+        rig.order("unlucky")
         [fresh] = rig.submit()
         rig.reaches(fresh, "completed")
         rig.reaches(longer, "completed")

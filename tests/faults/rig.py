@@ -261,6 +261,12 @@ class Rig:
             return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
         return []
 
+    def keeper_pid(self, supervisor: int) -> int:
+        """The one child of a supervisor that is no worker."""
+        workers = set(self.worker_pids())
+        [keeper] = [child.pid for child in psutil.Process(supervisor).children() if child.pid not in workers]
+        return int(keeper)
+
     def losses(self) -> int:
         return int(self.query("SELECT count(*) FROM attempts WHERE state = 'lost'")[0][0])
 

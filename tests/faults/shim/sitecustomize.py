@@ -1,15 +1,17 @@
 """Put on PYTHONPATH by the rig: makes the machine around a process misbehave. The product knows nothing of it.
 
 In the folder FAULTS_SHIM names,
-- a file `offset` holds seconds by which the wall clock is wrong;
+- a file `offset` holds seconds by which the wall clock is wrong, `offset-PID` those of one process, which go before;
 - a file `stop-at-spawn` stops the first process that is about to start a command: its claim is committed by then;
-- a file `stop-in-lock` stops the first process that has taken the write lock.
+- a file `stop-in-lock` stops the first process that has taken the write lock;
+- a file `unlucky` names processes (pids) that always come last to a lock that others wait for.
 """
 
 import os
 import signal
 import threading
 import time
+from functools import partial
 
 _folder = os.environ.get("FAULTS_SHIM", "")
 
@@ -28,12 +30,21 @@ def _stand_still() -> None:
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
-def _offset() -> int:
+def _order(name: str) -> str:
     try:
-        with open(os.path.join(_folder, "offset")) as file:
-            return int(float(file.read() or 0) * 1_000_000_000)
-    except (OSError, ValueError):
-        return 0
+        with open(os.path.join(_folder, name)) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _offset() -> int:
+    return int(float(_order(f"offset-{os.getpid()}") or _order("offset") or 0) * 1_000_000_000)
+
+
+def _wait_unluckily(try_lock) -> None:  # type: ignore[no-untyped-def]
+    while not try_lock():
+        time.sleep(0.5)
 
 
 def _bend() -> None:
@@ -46,8 +57,18 @@ def _bend() -> None:
             _stand_still()
         return real_spawn(*arguments, **options)
 
+    def try_flock(descriptor, operation):  # type: ignore[no-untyped-def]
+        try:
+            real_flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def flock(descriptor, operation):  # type: ignore[no-untyped-def]
-        real_flock(descriptor, operation)
+        if operation == fcntl.LOCK_EX and str(os.getpid()) in _order("unlucky").split():
+            _wait_unluckily(partial(try_flock, descriptor, operation))
+        else:
+            real_flock(descriptor, operation)
         if operation & fcntl.LOCK_EX and _mine("stop-in-lock"):
             _stand_still()
 
