@@ -7,7 +7,9 @@ any other descriptor of it would drop this process's locks.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -106,7 +108,8 @@ def _partial(target: Path, aside: Path | None = None) -> Iterator[Path]:
 
     With `aside`, what has that name before is kept under this one, with its log.
     """
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    _remove_left(target)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield partial
         _flush(partial)
@@ -121,6 +124,16 @@ def _partial(target: Path, aside: Path | None = None) -> Iterator[Path]:
     finally:
         for side in SIDES:
             Path(f"{partial}{side}").unlink(missing_ok=True)
+
+
+def _remove_left(target: Path) -> None:
+    """Remove what copies left that were killed."""
+    import psutil
+
+    for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        pid = left.name.rpartition(".partial-")[2].partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            left.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -6,6 +6,7 @@ Neither touches the database's own files: closing a descriptor of those would dr
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -186,6 +187,11 @@ def share_use(config: Config) -> int:
 def _open_use(config: Config) -> int:
     path = config.lock_path.with_name("queue.use")
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for the lock, and for those who only look
     except OSError as error:
         raise ConfigError(f"cannot open {path}: {error.strerror}.") from None

@@ -255,6 +255,7 @@ class Control(Model):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     revision: Mapped[int] = mapped_column(BigInteger)
+    pulse: Mapped[int] = mapped_column(BigInteger, server_default="0")  # counts the proofs that there can be a write
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 

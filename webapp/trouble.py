@@ -16,7 +16,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError
 
 from webapp.config import Config, ConfigError
-from webapp.db import sqlite, writing
+from webapp.db import BUSY_TIMEOUT, sqlite, writing
 from webapp.models import Control
 
 LONGEST_CHECK = 5.0  # seconds: a start looks through a database that is larger than that only as far as it comes
@@ -27,7 +27,9 @@ _SENTENCES = (
     ("disk is full", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
     ("readonly database", "the database cannot be written: its file, its folder or its disk is read-only"),
     ("unable to open database", "the database cannot be opened: its file or its folder is gone or may not be used"),
-    ("disk I/O error", "the database's disk is full or broken"),
+    ("disk I/O error", "the database's disk is full, read-only or broken"),
+    ("Read-only file system", "the database cannot be written: its file, its folder or its disk is read-only"),
+    ("No space left on device", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
     ("malformed", "the database is damaged. " + RESTORE),
     ("file is not a database", "the database is damaged. " + RESTORE),
 )
@@ -53,13 +55,22 @@ def large_log(config: Config) -> Optional[int]:
     return size if size > LARGE_LOG else None
 
 
+def prove_writable(patience: float = BUSY_TIMEOUT) -> None:
+    """Write something, durably. Raises Busy, DBAPIError or OSError.
+
+    It must change a byte: what SQLite finds to be there already it does not write, on a disk that is full or read-only
+    just as on any other.
+    """
+    with writing(patience) as session:
+        session.execute(update(Control).values(pulse=Control.pulse + 1))
+
+
 def check_before_start(config: Config) -> None:
     """Raises ConfigError where workers or a console should not start: the database is damaged or cannot be written."""
     if config.is_sqlite:
         _check_sound(config.sqlite_path)
     try:
-        with writing() as session:
-            session.execute(update(Control).values(revision=Control.revision))
+        prove_writable()
     except (DBAPIError, OSError) as error:
         raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {_line(error)}.") from None
 

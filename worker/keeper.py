@@ -24,13 +24,14 @@ from webapp import bulk, clock, db, migrations, operations, sessions, settings, 
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
-from webapp.models import Act, Control, Event, Job, Repeat, SetupLink, Worker
+from webapp.models import Act, Event, Job, Repeat, SetupLink, Worker
 from worker import losses, processes
 from worker.child import GONE, listen
 
 log = logging.getLogger("queuectl.keeper")
 
 TICK = 3.0  # seconds between looks; the death of a worker of its own the supervisor tells at once
+PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
 PRUNE_EVERY = 60.0
 PRUNE_BATCH = 500
 KEEP_WORKERS = clock.DAY  # rows of workers that ended
@@ -128,8 +129,7 @@ class _Keeper:
         """A real write, so that time in which the disk is full or the lock held is held against nobody."""
         if self._writable is None:
             try:
-                with writing(patience=1.0) as session:
-                    session.execute(update(Control).values(revision=Control.revision))
+                trouble.prove_writable(PATIENCE)
                 self._writable = True
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("nobody is taken for dead, for this keeper cannot write either: %s", _line(error))
@@ -138,7 +138,7 @@ class _Keeper:
         return self._writable
 
     def _expire(self, worker: Worker, reason: str) -> None:
-        with writing() as session:
+        with writing(PATIENCE) as session:
             expired = session.execute(
                 update(Worker)
                 .where(Worker.id == worker.id, Worker.state == "running", Worker.heartbeat == worker.heartbeat)
@@ -201,7 +201,7 @@ def prune(values: settings.Settings) -> int:
 
 
 def _prune_jobs(state: str, before: int) -> int:
-    with writing() as session:
+    with writing(PATIENCE) as session:
         old = sql_select(Job.seq).where(in_state(state), Job.finished_at < before).limit(PRUNE_BATCH)
         return len(session.execute(delete(Job).where(Job.seq.in_(old), in_state(state)).returning(Job.seq)).all())
 
@@ -212,7 +212,7 @@ def _prune_records() -> None:
     forgotten = sql_select(Event.id).where(Event.at < now - KEEP_RECORDS, Event.job_seq.is_(None))
     with reading() as session:
         old = list(session.scalars(forgotten.order_by(Event.id).limit(PRUNE_BATCH)))
-    with writing() as session:
+    with writing(PATIENCE) as session:
         session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
         session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
         session.execute(delete(Repeat).where(Repeat.at < now - KEEP_REPEATS))

@@ -22,6 +22,7 @@ from worker import processes
 
 log = logging.getLogger("queuectl.keeper")
 
+PATIENCE = 2.0  # seconds for the write lock; the next look finds the same jobs again
 POISON_LIMIT = 3  # workers that a job may cost, running alone in each, before it is buried
 _SEIZED = "seized:"  # stands before a token that a keeper took over, so that the old one is still known
 
@@ -50,7 +51,7 @@ def give_back_what_nobody_holds() -> int:
     for worker in {one.worker.id: one.worker for one in here if one.worker is not None}.values():
         processes.kill_exactly(worker.pid, worker.pid_started)
     ended = processes.end_tokens([one.first_token for one in here]) if here else True
-    with writing() as session:
+    with writing(PATIENCE) as session:
         return sum(_lose(session, one, verified=ended and one in here) for one in orphans)
 
 
@@ -64,7 +65,7 @@ def _orphans(session: Session) -> list[_Orphan]:
 
 
 def _seize(orphans: list[_Orphan]) -> None:
-    with writing() as session:
+    with writing(PATIENCE) as session:
         for one in orphans:
             session.execute(
                 update(Job)

@@ -20,7 +20,21 @@ from typing import Any, Callable, Optional
 
 import click
 
-from tests.faults import clocks, crowds, disks, floods, kills, locks, machine, posts, power, stops, trees
+from tests.faults import (
+    bombs,
+    clocks,
+    crowds,
+    disks,
+    floods,
+    kills,
+    locks,
+    machine,
+    posts,
+    power,
+    stops,
+    trees,
+    upgrades,
+)
 from tests.faults.rig import Rig
 
 SMALL_DISK = 48  # MiB
@@ -60,6 +74,8 @@ def faults() -> list[Fault]:
         Fault("cancelled, then the worker dies", trees.cancel_then_die, 3),
         Fault("daemons that hold stdout", trees.leave_daemons, 3),
         Fault("TERM ignored", trees.ignore_the_request_to_end, 3),
+        Fault("memory and process bombs", bombs.set_off, 2),
+        Fault("upgraded under old workers", upgrades.take_over, 1),
         Fault("power cut", _cuts, 50, may_repeat=True),
         Fault("disk full", disks.fill_the_disk, 2, on_small_disk=True),
         Fault("database or folder read-only", disks.read_only_database, 1),

@@ -175,3 +175,17 @@ def test_a_backup_that_is_killed_leaves_no_file_of_the_final_name(
         process.kill()
     assert not (tmp_path / "copy.db").exists()
     backup.make(sqlite_app.extensions["queuectl_config"], tmp_path / "copy.db")
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next_and_one_that_runs_is_left_alone(
+    sqlite_app: Flask, tmp_path: Path
+) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".copy.db.partial-{dead.pid}-abcd"
+    running = tmp_path / f".copy.db.partial-{os.getppid()}-abcd"
+    for file in (left, running):
+        file.write_bytes(b"half")
+    backup.make(sqlite_app.extensions["queuectl_config"], tmp_path / "copy.db")
+    assert not left.exists()
+    assert running.exists()

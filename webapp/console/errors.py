@@ -55,7 +55,7 @@ def answer(error: Exception) -> Response:
         return explain(503, TITLES[503], HELP[503])
     if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
         return explain(400, TITLES[400], HELP[400])
-    sentence = trouble.explain(error) if isinstance(error, DBAPIError) else None
+    sentence = trouble.explain(error) if isinstance(error, (DBAPIError, OSError)) else None
     if isinstance(error, (Gone, Outdated)):
         sentence = str(error)
     if sentence is not None:

@@ -7,17 +7,21 @@ still to be reached; whoever wants it red for that, too, asks `/readyz?workers`.
 from __future__ import annotations
 
 import shutil
+import time
 
 from flask import Blueprint, Response, current_app, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import migrations, queries, settings
-from webapp.db import reading, writing
+from webapp import migrations, queries, settings, trouble
+from webapp.db import reading
 from webapp.locks import Busy
 
 LEAST_SPACE = 10 * 1024**2  # bytes: with less, one job's output may be too much
+PROOF_HOLDS = 1.0  # seconds: asking costs no log-in, so it must not cost a write each time
 PATIENCE = 5.0  # seconds that the write lock may be held by others
+
+_KEY = "queuectl_proved_writable"
 
 pages = Blueprint("health", __name__)
 
@@ -29,11 +33,11 @@ def alive() -> Response:
 
 @pages.get("/readyz")
 def ready() -> Response:
-    """Take the write lock and give it back: nothing is written."""
+    """Prove that something can be written, about once a second however often one asks."""
     try:
-        with writing(PATIENCE) as session:
-            current = session.scalar(text(migrations.SCHEMA)) == migrations.HEAD
+        _prove_writable()
         with reading() as session:
+            current = session.scalar(text(migrations.SCHEMA)) == migrations.HEAD
             views = queries.workers(session, settings.load(session).lease)
     except (SQLAlchemyError, Busy, OSError):
         return _said(503, "database: cannot be written")
@@ -45,6 +49,14 @@ def ready() -> Response:
     alive = sum(view.alive for view in views)
     missing = alive == 0 and "workers" in request.args
     return _said(503 if missing else 200, "database: ok", "disk: ok", f"workers: {alive}")
+
+
+def _prove_writable() -> None:
+    now = time.monotonic()
+    if now < current_app.extensions.get(_KEY, 0.0) + PROOF_HOLDS:
+        return
+    trouble.prove_writable(PATIENCE)
+    current_app.extensions[_KEY] = now
 
 
 def _said(status: int, *lines: str) -> Response:

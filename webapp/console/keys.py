@@ -43,5 +43,16 @@ def _make(path: Path) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # somebody else was first, and theirs is the key
             os.link(draft, path) if hasattr(os, "link") else os.rename(draft, path)
+        if os.name == "posix":
+            _flush_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """A name is in its folder for good only when the folder was flushed, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,5 @@
-"""Sessions, throttled log-in, tokens of programs, and the audit trail, which nobody can change."""
+"""Sessions, throttled log-in, tokens of programs, the audit trail, which nobody can change, and a pulse that proves that
+the database can be written."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     with op.batch_alter_table("users") as users:
         users.drop_column("session_key")  # sessions have rows of their own now
+    with op.batch_alter_table("control") as control:
+        control.add_column(sa.Column("pulse", sa.BigInteger(), nullable=False, server_default="0"))
     op.create_table(
         "sessions",
         sa.Column("id_hash", sa.Text(), nullable=False),
