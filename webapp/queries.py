@@ -86,6 +86,16 @@ def oldest_pending(session: Session) -> Optional[int]:
     return min((time for time in times if time is not None), default=None)
 
 
+def waited(since: Optional[int], now: int) -> Optional[float]:
+    """Seconds since a job became due, or None where none waits."""
+    return None if since is None else max(0.0, (now - since) / clock.SECOND)
+
+
+def paused_queues(session: Session) -> list[str]:
+    """Their names, sorted."""
+    return list(session.scalars(select(Queue.name).where(Queue.paused_at.is_not(None)).order_by(Queue.name)))
+
+
 def count_ahead(session: Session, job: Job) -> Count:
     """How many pending jobs of its queue a worker takes before this pending one."""
     there = (in_state("pending"), Job.queue == job.queue)

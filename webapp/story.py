@@ -84,10 +84,6 @@ class Output:
     dropped: int = 0
     live: bool = False
 
-    @property
-    def truncated(self) -> bool:
-        return self.dropped > 0
-
     def stream(self, which: int) -> bytes:
         """The bytes of one stream: 1 stdout, 2 stderr."""
         parts, position = [], 0
@@ -193,8 +189,12 @@ def append_runs(runs: list[int], more: tuple[int, ...]) -> None:
 # --- as JSON ---------------------------------------------------------------------------------------------------------
 
 
-def job_json(job: Job, settings: Settings) -> dict[str, Any]:
-    """A job's public fields, for `--json` and programs. Times are ISO 8601, `timeout` is in seconds."""
+def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str, Any]:
+    """A job's public fields, for `--json` and programs. Times are ISO 8601, `timeout` is in seconds.
+
+    Without `with_env`, for readers who may not submit, its variables have their names and null for each value.
+    """
+    env: dict[str, Optional[str]] = json.loads(job.env) if job.env else {}
     return {
         "id": job.id,
         "command": job.command,
@@ -206,7 +206,7 @@ def job_json(job: Job, settings: Settings) -> dict[str, Any]:
         "run_at": clock.to_iso(job.run_at),
         "timeout": job.timeout,
         "cwd": job.cwd,
-        "env": json.loads(job.env) if job.env else {},
+        "env": env if with_env else dict.fromkeys(env),
         "created_at": clock.to_iso(job.created_at),
         "started_at": clock.to_iso(job.started_at),
         "finished_at": clock.to_iso(job.finished_at),
@@ -215,9 +215,20 @@ def job_json(job: Job, settings: Settings) -> dict[str, Any]:
     }
 
 
+def whole_json(
+    job: Job, ended: list[Attempt], recorded: list[Event], settings: Settings, *, with_env: bool = True
+) -> dict[str, Any]:
+    """A job with its ended attempts, without their output, and all that happened to it, oldest first."""
+    return {
+        **job_json(job, settings, with_env=with_env),
+        "attempt_history": [attempt_json(one) for one in ended],
+        "events": [event_json(one) for one in recorded],
+        "timeline": [happening_json(one) for one in timeline(job, ended, recorded)],
+    }
+
+
 def attempt_json(one: Attempt) -> dict[str, Any]:
-    """An ended attempt with its output; bytes that are not UTF-8 show as U+FFFD."""
-    kept = Output(one.output, parse_runs(one.output_runs), one.output_cut, one.output_dropped)
+    """An ended attempt but for its output."""
     return {
         "number": one.number,
         "state": one.state,
@@ -230,9 +241,26 @@ def attempt_json(one: Attempt) -> dict[str, Any]:
         "worker": one.worker_id,
         "cpu_seconds": None if one.cpu_time is None else one.cpu_time / clock.SECOND,
         "peak_memory": one.peak_memory,
+        "truncated": one.output_dropped > 0,
+    }
+
+
+def output_json(one: Attempt) -> dict[str, Any]:
+    """What an ended attempt wrote; bytes that are not UTF-8 show as U+FFFD."""
+    kept = Output(one.output, parse_runs(one.output_runs), one.output_cut, one.output_dropped)
+    return {
         "stdout": kept.stream(1).decode(errors="replace"),
         "stderr": kept.stream(2).decode(errors="replace"),
-        "truncated": kept.truncated,
+    }
+
+
+def happening_json(line: Happening) -> dict[str, Any]:
+    return {
+        "at": clock.to_iso(line.at),
+        "verb": line.verb,
+        "actor": line.actor,
+        "attempt": line.attempt,
+        "text": line.text,
     }
 
 

@@ -23,8 +23,8 @@ def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Que
     [attempt] = queue.attempts(job.id)
     assert (job.exit_code, job.attempts, job.last_error) == (0, 1, None)
     assert (attempt.state, attempt.exit_code, attempt.number) == ("completed", 0, 1)
-    assert story.attempt_json(attempt)["stdout"] == "out\n"
-    assert story.attempt_json(attempt)["stderr"] == "err\n"
+    assert story.output_json(attempt)["stdout"] == "out\n"
+    assert story.output_json(attempt)["stderr"] == "err\n"
 
 
 @both_ways

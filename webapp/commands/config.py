@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from webapp import clock
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, print_json, print_table
-
-if TYPE_CHECKING:
-    from webapp.settings import Value
 
 
 @click.group(epilog="Example: manage.py config set backoff_base 3")
@@ -23,13 +18,13 @@ def config() -> None:
 @json_option
 def list_settings(as_json: bool) -> None:
     """List all settings: value, default, what is allowed, and who changed it last."""
-    from webapp import settings
+    from webapp import settings, shapes
     from webapp.db import reading
 
     with core(), reading() as session:
         values = settings.describe(session)
     if as_json:
-        print_json([_value_json(value) for value in values])
+        print_json([shapes.setting(value) for value in values])
         return
     now = clock.now()
     print_table(
@@ -55,34 +50,19 @@ def list_settings(as_json: bool) -> None:
     )
 
 
-def _value_json(value: Value) -> dict[str, Any]:
-    definition = value.definition
-    return {
-        "key": definition.key,
-        "value": value.value,
-        "default": definition.tidy(definition.default),
-        "lowest": definition.tidy(definition.lowest),
-        "highest": definition.tidy(definition.highest),
-        "unit": definition.unit,
-        "help": definition.help,
-        "changed_at": clock.to_iso(value.changed_at),
-        "changed_by": value.changed_by,
-    }
-
-
 @config.command(epilog="Example: manage.py config get backoff_base")
 @click.argument("key")
 @json_option
 def get(key: str, as_json: bool) -> None:
     """Print the value of the setting KEY, and nothing else."""
-    from webapp import settings
+    from webapp import settings, shapes
     from webapp.db import reading
 
     settings.define(key)  # a name that is none is told before a database is made
     with core(), reading() as session:
         value = next(value for value in settings.describe(session) if value.definition.key == key)
     if as_json:
-        print_json(_value_json(value))
+        print_json(shapes.setting(value))
     else:
         click.echo(value.value)
 

@@ -5,7 +5,7 @@ How `logs` follows a running job is in `_logs.py`, how `show` lays out a job in 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 import click
 
@@ -96,9 +96,9 @@ def show(job_id: str, as_json: bool) -> None:
         attempts = story.attempts(session, job, with_output=as_json)
         events = story.events(session, job)
     if as_json:
-        whole: dict[str, Any] = story.job_json(job, settings)
-        whole["attempt_history"] = [story.attempt_json(one) for one in attempts]
-        whole["events"] = [story.event_json(one) for one in events]
+        whole = story.whole_json(job, attempts, events, settings)
+        for shown, one in zip(whole["attempt_history"], attempts):
+            shown.update(story.output_json(one))
         print_json(whole)
     else:
         from webapp.commands._show import print_job

@@ -18,39 +18,21 @@ def queue() -> None:
 @json_option
 def list_queues(as_json: bool) -> None:
     """List the queues with what waits and runs in each. A queue exists once a job has named it."""
-    from webapp import queries
+    from webapp import queries, shapes
     from webapp.db import reading
 
     with core(), reading() as session:
         views = queries.queues(session)
     now = clock.now()
-    waits = {
-        view.queue.name: None if view.oldest_run_at is None else max(0.0, (now - view.oldest_run_at) / clock.SECOND)
-        for view in views
-    }
     if as_json:
-        print_json(
-            [
-                {
-                    "name": view.queue.name,
-                    "paused": view.queue.paused_at is not None,
-                    "paused_at": clock.to_iso(view.queue.paused_at),
-                    "paused_by": view.queue.paused_by,
-                    "pending": view.pending.number,
-                    "pending_is_more": view.pending.capped,
-                    "processing": view.processing,
-                    "oldest_pending_seconds": waits[view.queue.name],
-                }
-                for view in views
-            ]
-        )
+        print_json([shapes.queue(view, now) for view in views])
         return
     if not views:
         say("No queues yet: the first job makes one.")
         return
     rows = []
     for view in views:
-        waited = waits[view.queue.name]
+        waited = queries.waited(view.oldest_run_at, now)
         paused = f"{ago(view.queue.paused_at, now)} by {view.queue.paused_by}" if view.queue.paused_at else ""
         rows.append(
             (

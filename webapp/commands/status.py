@@ -10,40 +10,27 @@ from webapp import clock
 from webapp.commands._core import core, json_option
 from webapp.commands._output import STYLES, print_json, show, span
 
-MINUTE = clock.seconds(60)
-HOUR = clock.seconds(3600)
-
 
 @click.command(epilog="Example: manage.py status --json")
 @json_option
 def status(as_json: bool) -> None:
     """Show how many jobs are in each state, which workers are alive, and what waits."""
-    from webapp import queries
+    from webapp import queries, shapes
     from webapp import settings as tunables
-    from webapp.commands.worker import worker_json
     from webapp.db import reading
 
+    if as_json:
+        with core(), reading() as session:
+            print_json(shapes.status(session))
+        return
     with core(), reading() as session:
         now = clock.now()
         states = queries.count_states_exactly(session)
         workers = queries.workers(session, tunables.load(session).lease)
-        oldest = queries.oldest_pending(session)
-        minute = queries.count_finished_since(session, now - MINUTE)
-        hour = queries.count_finished_since(session, now - HOUR)
-        paused = [view.queue.name for view in queries.queues(session) if view.queue.paused_at is not None]
-    waited = None if oldest is None else max(0.0, (now - oldest) / clock.SECOND)
-    if as_json:
-        print_json(
-            {
-                "states": states,
-                "workers": [worker_json(view) for view in workers],
-                "oldest_pending_seconds": waited,
-                "finished_last_minute": minute.number,
-                "finished_last_hour": hour.number,
-                "paused_queues": paused,
-            }
-        )
-        return
+        waited = queries.waited(queries.oldest_pending(session), now)
+        minute = queries.count_finished_since(session, now - shapes.MINUTE)
+        hour = queries.count_finished_since(session, now - shapes.HOUR)
+        paused = queries.paused_queues(session)
     alive = [view for view in workers if view.alive]
     silent = len(workers) - len(alive)
     _print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Optional
 
 import click
 
@@ -10,9 +10,6 @@ from webapp import clock
 from webapp.commands._core import actor, core, json_option, tell_outcome
 from webapp.commands._output import Column, ago, print_json, print_table, say
 from webapp.commands._serve import log_option
-
-if TYPE_CHECKING:
-    from webapp.queries import WorkerView
 
 MOST_WORKERS = 256
 MOST_SLOTS = 256
@@ -59,7 +56,7 @@ def start(
 @json_option
 def list_workers(all_: bool, as_json: bool) -> None:
     """List the workers, what they run and what they have done."""
-    from webapp import queries
+    from webapp import queries, shapes
     from webapp import settings as tunables
     from webapp.db import reading
 
@@ -67,7 +64,7 @@ def list_workers(all_: bool, as_json: bool) -> None:
     with core(), reading() as session:
         views = queries.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
     if as_json:
-        print_json([worker_json(view) for view in views])
+        print_json([shapes.worker(view) for view in views])
         return
     if not views:
         say("No workers. Start one: manage.py worker start")
@@ -93,26 +90,6 @@ def list_workers(all_: bool, as_json: bool) -> None:
             for view in views
         ],
     )
-
-
-def worker_json(view: WorkerView) -> dict[str, Any]:
-    one = view.worker
-    return {
-        "id": one.id,
-        "state": view.shown_state,
-        "alive": view.alive,
-        "host": one.host,
-        "pid": one.pid,
-        "slots": one.slots,
-        "queues": view.queues,
-        "jobs": [job.id for job in view.jobs],
-        "jobs_completed": one.jobs_completed,
-        "jobs_failed": one.jobs_failed,
-        "started_at": clock.to_iso(one.started_at),
-        "seen_at": clock.to_iso(one.seen_at),
-        "stopped_at": clock.to_iso(one.stopped_at),
-        "version": one.version,
-    }
 
 
 def _steering(name: str, wish: str, help_: str, done: str) -> None:

@@ -1,0 +1,94 @@
+"""What programs read of workers, queues, settings, acts and the whole queue: the same from `--json` and from the API.
+
+Times are ISO 8601 with a `Z`, durations are seconds. A job, its attempts and events are in `story.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from webapp import clock, queries, settings
+from webapp.models import Act
+from webapp.queries import QueueView, WorkerView
+from webapp.settings import Value
+
+MINUTE = clock.seconds(60)
+HOUR = clock.seconds(3600)
+
+
+def worker(view: WorkerView) -> dict[str, Any]:
+    one = view.worker
+    return {
+        "id": one.id,
+        "state": view.shown_state,
+        "alive": view.alive,
+        "host": one.host,
+        "pid": one.pid,
+        "slots": one.slots,
+        "queues": view.queues,
+        "jobs": [job.id for job in view.jobs],
+        "jobs_completed": one.jobs_completed,
+        "jobs_failed": one.jobs_failed,
+        "started_at": clock.to_iso(one.started_at),
+        "seen_at": clock.to_iso(one.seen_at),
+        "stopped_at": clock.to_iso(one.stopped_at),
+        "version": one.version,
+    }
+
+
+def queue(view: QueueView, now: int) -> dict[str, Any]:
+    """`pending` is exact up to `queries.COUNT_CAP`; beyond that `pending_is_more` is true."""
+    return {
+        "name": view.queue.name,
+        "paused": view.queue.paused_at is not None,
+        "paused_at": clock.to_iso(view.queue.paused_at),
+        "paused_by": view.queue.paused_by,
+        "pending": view.pending.number,
+        "pending_is_more": view.pending.capped,
+        "processing": view.processing,
+        "oldest_pending_seconds": queries.waited(view.oldest_run_at, now),
+    }
+
+
+def setting(value: Value) -> dict[str, Any]:
+    definition = value.definition
+    return {
+        "key": definition.key,
+        "value": value.value,
+        "default": definition.tidy(definition.default),
+        "lowest": definition.tidy(definition.lowest),
+        "highest": definition.tidy(definition.highest),
+        "unit": definition.unit,
+        "help": definition.help,
+        "changed_at": clock.to_iso(value.changed_at),
+        "changed_by": value.changed_by,
+    }
+
+
+def act(row: Act) -> dict[str, Any]:
+    """How far a bulk act has come."""
+    return {
+        "id": row.id,
+        "verb": row.verb,
+        "state": row.state,
+        "moved": row.moved,
+        "skipped": row.skipped,
+        "actor": row.actor,
+        "created_at": clock.to_iso(row.created_at),
+        "finished_at": clock.to_iso(row.finished_at),
+    }
+
+
+def status(session: Session) -> dict[str, Any]:
+    """The queue at a glance, its jobs counted to the last."""
+    now = clock.now()
+    return {
+        "states": queries.count_states_exactly(session),
+        "workers": [worker(view) for view in queries.workers(session, settings.load(session).lease)],
+        "oldest_pending_seconds": queries.waited(queries.oldest_pending(session), now),
+        "finished_last_minute": queries.count_finished_since(session, now - MINUTE).number,
+        "finished_last_hour": queries.count_finished_since(session, now - HOUR).number,
+        "paused_queues": queries.paused_queues(session),
+    }
