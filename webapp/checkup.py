@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from webapp import clock, config, create_core, db, people, queries, settings
 from webapp.config import Config, ConfigError
+from webapp.models import Worker
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3, and in these older lines.
 WAL_FIXED = (3, 51, 3)
@@ -26,6 +29,7 @@ WAL_FIXED_IN_LINE: dict[tuple[int, ...], int] = {(3, 50): 7, (3, 44): 6}
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
 NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "fuse.s3fs", "glusterfs", "lustre", "afs", "ceph", "gpfs", "ncpfs")
 SHARED_WITH_HOST = ("9p", "virtiofs", "vboxsf", "prl_fs", "fuse.grpcfuse", "fuse.osxfs")
+MOST_APART = 5.0  # seconds between two clocks
 LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
 
 
@@ -59,6 +63,7 @@ def examine() -> list[Finding]:
         findings += _guarded(
             "disk space", lambda: disk_space(loaded.sqlite_path.parent if loaded.is_sqlite else loaded.home)
         )
+        findings += _guarded("clock", wall_clock)
         findings += _guarded("workers", workers)
         findings += _guarded("people", administrators)
         for engine in db.db.engines.values():
@@ -182,6 +187,24 @@ def disk_space(folder: Path) -> Iterator[Finding]:
         yield Finding("disk space", "warn", f"{detail}.", "Make room, or keep less: manage.py config list")
     else:
         yield Finding("disk space", "ok", detail)
+
+
+def wall_clock() -> Iterator[Finding]:
+    """By the clock jobs become due: one that was set back, or that differs from the database's machine, delays them."""
+    with db.reading() as session:
+        seen = session.scalar(select(func.max(Worker.seen_at))) or 0
+        theirs = clock.now() if db.is_sqlite() else _postgresql_clock(session)
+    ahead = max(seen, theirs) - clock.now()
+    apart = max(ahead, clock.now() - theirs)
+    if apart > clock.seconds(MOST_APART):
+        detail = f"this machine's clock differs by {apart / clock.SECOND:,.0f} s from that of others, or was set back."
+        yield Finding("clock", "warn", detail, "Set it, and keep it by NTP: due times follow it.")
+    else:
+        yield Finding("clock", "ok", clock.to_iso(clock.now()) or "")
+
+
+def _postgresql_clock(session: Session) -> int:
+    return int(session.scalar(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")) or 0)
 
 
 def workers() -> Iterator[Finding]:

@@ -15,7 +15,7 @@ def doctor(as_json: bool) -> int:
     from webapp import checkup
     from worker import limits
 
-    findings = [*checkup.examine(), checkup.Finding("job limits", "ok", f"set here: {limits.describe()}")]
+    findings = [checkup.Finding("job limits", "ok", f"set here: {limits.describe()}"), *checkup.examine()]
     if as_json:
         print_json(
             [

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.factories import make_job
+from tests.factories import make_job, make_worker
 from tests.webapp.commands.conftest import Cli
-from webapp import checkup
+from webapp import checkup, clock
 from webapp.db import db
 from webapp.migrations import HEAD
 
@@ -51,7 +51,8 @@ def test_the_doctor_looks_at_everything_and_is_content_with_this_machine(app: Fl
     result = cli("doctor", "--json")
     assert result.code == 0
     found = {one["check"]: one for one in result.json}
-    assert set(found) >= {"Python", "time zones", "home folder", "database", "disk space", "workers", "people"}
+    assert set(found) >= {"Python", "time zones", "home folder", "database", "disk space", "clock", "workers", "people"}
+    assert found["job limits"]["detail"].startswith("set here: memory by ")
     assert {one["result"] for one in found.values()} <= {"ok", "warn"}
     assert all(one["advice"] for one in found.values() if one["result"] == "warn" and one["check"] != "file system")
     assert [line.split()[0] for line in cli("doctor").lines] == [one["result"] for one in result.json]
@@ -62,6 +63,13 @@ def test_the_doctor_names_what_to_do_where_jobs_wait_for_no_worker(app: Flask, c
     (workers,) = [one for one in cli("doctor", "--json").json if one["check"] == "workers"]
     assert workers["result"] == "warn"
     assert "manage.py worker start" in workers["advice"]
+
+
+def test_the_doctor_notices_a_clock_that_was_set_back(app: Flask, cli: Cli) -> None:
+    make_worker(seen_at=clock.now() + clock.seconds(3600))
+    (finding,) = [one for one in cli("doctor", "--json").json if one["check"] == "clock"]
+    assert finding["result"] == "warn"
+    assert "differs by 3,6" in finding["detail"] or "differs by 3,5" in finding["detail"]
 
 
 def test_the_doctor_survives_a_broken_database_and_ends_with_1(home: Path, cli: Cli) -> None:
