@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out of the fast part, which every other Python runs, what costs much there and tells little new."""
     for item in items:
         workers_on_postgresql = "fleet" in getattr(item, "fixturenames", ()) and "postgresql" in item.name
-        if workers_on_postgresql or "faults" in item.path.parts:
+        if workers_on_postgresql or {"faults", "security"} & set(item.path.parts):
             item.add_marker(pytest.mark.slow)
 
 
