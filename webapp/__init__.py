@@ -1,6 +1,6 @@
-"""queuectl: what the queue is, and its console.
+"""queuectl: what the queue is, its console and its API.
 
-`create_core()` makes what commands and workers need: configuration and database. `create_app()` adds the console.
+`create_core()` makes what commands and workers need: configuration and database. `create_app()` adds both faces.
 Nothing heavy is imported before one of them is called, so that `--help` is quick.
 """
 
@@ -40,9 +40,12 @@ def create_core(config: Optional[Config] = None, *, migrate: bool = True) -> Fla
 
 
 def create_app(config: Optional[Config] = None) -> Flask:
-    """Make the whole application, console included."""
+    """Make the whole application, console and API included."""
     app = create_core(config)
-    from webapp import console
+    from webapp import api, console
+    from webapp.console.gate import check_routes
 
     console.init_app(app)
+    api.init_app(app)
+    check_routes(app)
     return app

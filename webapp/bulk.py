@@ -114,6 +114,14 @@ def _advance(session: Session, act: Act) -> None:
         act.cursor_seq = seqs[-1]
 
 
+def find(session: Session, act_id: int) -> Act:
+    """Raises NotFound."""
+    act = session.get(Act, act_id)
+    if act is None:
+        raise NotFound(f"no such act: {act_id}")
+    return act
+
+
 def abandoned(session: Session) -> list[int]:
     """Acts that nobody carries on any more."""
     return list(session.scalars(select(Act.id).where(Act.state == "running", Act.lease_until < clock.now())))

@@ -63,8 +63,13 @@ class JobSpec:
 
 def parse_json(text: str) -> JobSpec:
     """Read one job from a JSON object. Raises SpecError."""
+    return parse(load_json(text))
+
+
+def load_json(text: str) -> Any:
+    """Read JSON strictly: no key twice, no NaN. Raises SpecError, whose error names no field where it is no JSON."""
     try:
-        data = json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
@@ -73,7 +78,6 @@ def parse_json(text: str) -> JobSpec:
         where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         raise SpecError([FieldError("", f"this is not JSON: {reason}{where}. Expected an object such as "
                                         '{"command": "echo hello"}.')]) from None  # fmt: skip
-    return parse(data)
 
 
 def parse(data: object) -> JobSpec:

@@ -64,19 +64,19 @@ def enqueue(
     """Store all jobs or none; return their ids in order.
 
     `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
-    id. `stored` is told how many are in, on the way to the commit. Raises SpecError when an id is taken, here or
+    ids. `stored` is told how many are in, on the way to the commit. Raises SpecError when an id is taken, here or
     earlier in the same call; each of its errors has the `place` of its job in `specs`.
     """
     rows = [_row(spec, actor, clock.now()) for spec in specs]
     given = _given_ids(specs)
-    if form_key is not None:
-        rows[0]["form_key"] = form_key
+    keys = [f"{form_key}.{place}" if place else form_key for place in range(len(rows))] if form_key is not None else []
+    for row, key in zip(rows, keys):
+        row["form_key"] = key
     try:
         with writing() as session:
-            if form_key is not None:
-                first = session.scalar(select(Job.id).where(Job.form_key == form_key))
-                if first is not None:
-                    return [first]
+            before = _stored_before(session, keys)
+            if before:
+                return before
             _refuse_taken(session, given)
             _ensure_queues(session, {spec.queue for spec in specs})
             for start in range(0, len(rows), 10_000):
@@ -86,11 +86,23 @@ def enqueue(
                     stored(min(start + 10_000, len(rows)))
             _audit_enqueue(session, rows, actor)
     except IntegrityError:
-        # PostgreSQL only: another transaction stored one of these ids between our look and our insert.
+        # PostgreSQL only: another transaction stored one of these ids or keys between our look and our insert.
         with writing() as session:
+            before = _stored_before(session, keys)
+            if before:
+                return before
             _refuse_taken(session, given)
         raise
     return [row["id"] for row in rows]
+
+
+def _stored_before(session: Session, keys: Sequence[str]) -> list[str]:
+    """The jobs that an earlier call with these keys has stored, but for those that were discarded since."""
+    found: dict[Optional[str], str] = {}
+    for start in range(0, len(keys), BATCH):
+        which = Job.form_key.in_(keys[start : start + BATCH])
+        found.update({row.form_key: row.id for row in session.execute(select(Job.form_key, Job.id).where(which))})
+    return [found[key] for key in keys if key in found]
 
 
 def _audit_enqueue(session: Session, rows: Sequence[Mapping[str, Any]], actor: str) -> None:

@@ -59,6 +59,12 @@ def admit(keys: Sequence[str]) -> float:
     return 0.0
 
 
+def wait_of(session: Session, key: str) -> float:
+    """Seconds that a key has to wait, without counting anything."""
+    until = session.scalar(select(Throttle.until).where(Throttle.key == key)) or 0
+    return max(0, until - clock.now()) / clock.SECOND
+
+
 def forgive(keys: Sequence[str]) -> None:
     """The password was right: one failure less for the addresses, none any more for what is the person's own."""
     with writing() as session:

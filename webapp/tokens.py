@@ -22,8 +22,8 @@ USED_EVERY = clock.seconds(60)  # how exact `used_at` is
 MEANINGS = {
     "read": "sees jobs, output, workers and settings",
     "submit": "reads, and submits jobs: it can run any command",
-    "operate": "submits, and cancels, requeues and discards",
-    "admin": "operates, and changes settings, queues and workers",
+    "operate": "submits, and cancels, requeues and discards, and pauses queues",
+    "admin": "operates, and changes settings and steers workers",
 }
 
 
@@ -80,9 +80,9 @@ def find(session: Session, secret: str) -> Optional[Token]:
 
 
 def used(token: Token, address: Optional[str], patience: float) -> None:
-    """Note the use, about once a minute. Raises Busy."""
+    """Note the use, about once a minute: of several addresses that use it, one. Raises Busy."""
     now = clock.now()
-    if token.used_at is not None and token.used_at > now - USED_EVERY and token.used_from == address:
+    if token.used_at is not None and token.used_at > now - USED_EVERY:
         return
     with writing(patience) as session:
         session.execute(update(Token).where(Token.id == token.id).values(used_at=now, used_from=address))

@@ -29,9 +29,11 @@ ADMINS = {"config.change", "config.check", "workers.wish_of"}
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:
-    """Every endpoint, with each of its methods and a URL that reaches it."""
+    """Every endpoint of a page, with each of its methods and a URL that reaches it; the API's are in tests/api."""
     found = []
     for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/api/"):
+            continue
         url = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
         found += [(rule.endpoint, method, url) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
     return found

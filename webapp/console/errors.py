@@ -1,4 +1,4 @@
-"""What went wrong, on a page or in a toast: one handler for every error of the console."""
+"""What went wrong, on a page, in a toast or, for programs, as `api/problems.py` has it: one handler for every error."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from werkzeug.exceptions import HTTPException
 
 from webapp import trouble
+from webapp.api import problems
 from webapp.console.htmx import is_partial, toast
 from webapp.console.version import Outdated
 from webapp.locks import Busy, Gone
@@ -48,13 +49,16 @@ def init_app(app: Flask) -> None:
 
 
 def answer(error: Exception) -> Response:
-    """Turn any exception into a page, a toast, or for redirects into what it says."""
+    """Turn any exception into a page, a toast, a problem, or for redirects into what it says."""
+    refused = problems.known(error) if problems.asked() else None
+    if refused is not None:
+        return problems.answer(refused)
     if isinstance(error, CSRFError):
         return explain(400, "This form is too old", "You have logged in or out since it was made. Load the page again.")
     if isinstance(error, Busy):
-        return explain(503, TITLES[503], HELP[503])
+        return explain(503, TITLES[503])
     if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
-        return explain(400, TITLES[400], HELP[400])
+        return explain(400, TITLES[400])
     sentence = trouble.explain(error) if isinstance(error, (DBAPIError, OSError)) else None
     if isinstance(error, (Gone, Outdated)):
         sentence = str(error)
@@ -69,10 +73,10 @@ def answer(error: Exception) -> Response:
         if error.code is None or error.code < 400:
             return error.get_response()  # type: ignore[return-value]
         ours = error.description if error.description != type(error).description else None
-        text = _sentence(ours) if ours else HELP.get(error.code, error.name)
+        text = _sentence(ours) if ours else None
         return explain(error.code, TITLES.get(error.code, error.name), text, error)
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return explain(500, "Something broke", HELP[500])
+    return explain(500, "Something broke")
 
 
 def _sentence(message: str) -> str:
@@ -80,8 +84,11 @@ def _sentence(message: str) -> str:
     return message[:1].upper() + message[1:]
 
 
-def explain(status: int, title: str, text: str, error: HTTPException | None = None) -> Response:
-    """Answer with an error, in the shape that was asked for."""
+def explain(status: int, title: str, text: str | None = None, error: HTTPException | None = None) -> Response:
+    """Answer with an error, in the shape that was asked for; without a text, with what each face says to it."""
+    if problems.asked():
+        return problems.of_status(status, text, error)
+    text = text or HELP.get(status, title)
     if is_partial():
         link = (url_for("sessions.log_in", next=None), "Log in") if status == 401 else None
         response = toast(text, "error", status, refresh=status == 409, link=link)

@@ -1,6 +1,7 @@
 """Who gets in: one gate before every request, closed unless a route says otherwise.
 
-The order is Host, origin, person, role, a fresh password, CSRF token. Public routes stand in PUBLIC and nowhere else;
+The order is Host, origin, person, role, a fresh password, CSRF token; for the API, which `api/gate.py` goes on with,
+Host, token, pace, scope. Public routes stand in PUBLIC and nowhere else;
 a route that writes and names no role stops the application from starting.
 """
 
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Optional
 from flask import Response, current_app, redirect, request, url_for
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import Forbidden, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
 
 from webapp import audit, clock, sessions
+from webapp.api import problems
+from webapp.api.gate import admit
+from webapp.api.scopes import needed_scope
 from webapp.console.here import address, came_from, public_host, requested_host, requested_origin, site_of
 from webapp.console.htmx import is_partial
 from webapp.console.roles import needed_role, needs_fresh
@@ -42,8 +46,13 @@ def init_app(app: Flask) -> None:
 
 
 def check_routes(app: Flask) -> None:
-    """Refuse to start with a route that writes and that says for whom it is nowhere."""
+    """Refuse to start with a route that says for whom it is nowhere: a page that writes, anything of the API."""
     for rule in app.url_map.iter_rules():
+        scope = needed_scope(app, rule.endpoint)
+        if rule.rule.startswith(problems.ROOT) != (scope is not None):
+            raise RuntimeError(f"{rule.endpoint} at {rule.rule}: the API's views, and they alone, name a scope")
+        if scope is not None:
+            continue
         writes = (rule.methods or set()) - SAFE
         if writes and rule.endpoint not in PUBLIC and needed_role(app, rule.endpoint) is None:
             raise RuntimeError(f"{rule.endpoint} takes {', '.join(writes)} but names no role: mark it with @needs(…)")
@@ -51,6 +60,9 @@ def check_routes(app: Flask) -> None:
 
 def guard() -> Optional[AnyResponse]:
     """Admit nobody to anything, but for what this function says."""
+    if problems.asked():
+        _guard_api()
+        return None
     audit.come_from(audit.Origin("console", address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
@@ -71,6 +83,16 @@ def guard() -> Optional[AnyResponse]:
         return _ask_for_password()
     _renew(person)
     return None
+
+
+def _guard_api() -> None:
+    """Programs: the same host and the same version; then a token, and neither cookie, origin nor role."""
+    audit.come_from(audit.Origin("api", address()))
+    refusal = _refuse_unknown_host()
+    if refusal is not None:
+        raise BadRequest(" ".join(refusal.get_data(as_text=True).split()))
+    refuse_when_outdated()
+    admit(address())
 
 
 def _note_refusal(person: Person, detail: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ weighed in `gate.py`, passwords in `people.py`.
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
 from flask.sessions import SecureCookieSessionInterface
@@ -15,6 +15,7 @@ from flask_login import LoginManager, UserMixin, current_user, login_user, logou
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from webapp import audit, clock, people, sessions, throttle
+from webapp.api import problems
 from webapp.console.here import address, is_public_https, local_path, port
 from webapp.console.keys import secret_key
 from webapp.console.roles import needs
@@ -22,7 +23,7 @@ from webapp.db import reading, writing
 from webapp.models import ROLES, User
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from flask import Flask, Request
     from flask.typing import ResponseReturnValue
     from werkzeug.wrappers import Response
 
@@ -59,6 +60,10 @@ class Person(UserMixin):  # type: ignore[misc]
 
 class CookieSessions(SecureCookieSessionInterface):
     """Flask's signed cookies under a name of our own: by port, and with the browser's strictest prefix on HTTPS."""
+
+    def open_session(self, app: Flask, request: Request) -> Any:
+        """None for the API, which reads no cookie: what a page of another site makes a browser send means nothing."""
+        return self.make_null_session(app) if problems.asked() else super().open_session(app, request)
 
     def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask gives it
         return _cookie_name("")

@@ -1,0 +1,84 @@
+"""The whole application on a fresh database, and programs with a token of each scope."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.console.conftest import Client
+from webapp import create_app, tokens
+from webapp.config import Config
+from webapp.db import db
+
+API = "/api/v1"
+
+
+class Program:
+    """A client that shows a token, and sends JSON."""
+
+    def __init__(self, client: FlaskClient, secret: str) -> None:
+        self.client = client
+        self.secret = secret
+        self.headers = {"Authorization": f"Bearer {secret}"}
+
+    def __call__(self, method: str, path: str, data: Any = None, **headers: str) -> TestResponse:
+        """`Idempotency_Key="…"` is sent as a header of that name. What is no bytes becomes JSON."""
+        sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        body = data if isinstance(data, bytes) or data is None else json.dumps(data).encode()
+        if body is not None:
+            sent.setdefault("Content-Type", "application/json")
+        url = path if path.startswith("/api/") else API + path
+        return self.client.open(url, method=method, data=body, headers=sent)
+
+
+def opened(config: Config) -> Iterator[Flask]:
+    app = create_app(config)
+    app.testing = True
+    app.test_client_class = Client
+    with app.app_context():
+        yield app
+        for engine in db.engines.values():
+            engine.dispose()
+
+
+@pytest.fixture
+def whole(config: Config) -> Iterator[Flask]:
+    """On SQLite and on PostgreSQL."""
+    yield from opened(config)
+
+
+@pytest.fixture
+def program(whole: Flask) -> Callable[[str], Program]:
+    """Make a token with a scope, and a program that has it."""
+    return lambda scope: make_program(whole, scope)
+
+
+def make_program(app: Flask, scope: str, name: str = "") -> Program:
+    secret, _ = tokens.make(name or f"the-{scope}", scope, 30, "person:ana")
+    return Program(app.test_client(), secret)
+
+
+@pytest.fixture
+def reader(program: Callable[[str], Program]) -> Program:
+    return program("read")
+
+
+@pytest.fixture
+def submitter(program: Callable[[str], Program]) -> Program:
+    return program("submit")
+
+
+@pytest.fixture
+def operator(program: Callable[[str], Program]) -> Program:
+    return program("operate")
+
+
+@pytest.fixture
+def admin(program: Callable[[str], Program]) -> Program:
+    return program("admin")

@@ -1,0 +1,147 @@
+"""What programs do to jobs, dead letters, workers, queues and settings; and who was first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.conftest import Program
+from tests.api.test_jobs import refused, stored
+from tests.factories import make_job, make_queue, make_worker
+from webapp import bulk, story
+from webapp.api import acts
+from webapp.db import reading
+
+
+def state_of(job_id: str) -> str:
+    with reading() as session:
+        job = story.find(session, job_id)
+        assert job is not None
+        return job.state
+
+
+@pytest.mark.parametrize(
+    ("verb", "before", "after"),
+    [("requeue", "dead", "pending"), ("run-now", "scheduled", "pending"), ("cancel", "failed", "cancelled")],
+)
+def test_a_job_is_moved_once(operator: Program, verb: str, before: str, after: str) -> None:
+    make_job(before, id="job1")
+    response = operator("POST", f"/jobs/job1/{verb}")
+    assert (response.status_code, response.get_json()["state"]) == (200, after)
+    told = refused(operator("POST", f"/jobs/job1/{verb}"), 409, "conflict")
+    assert told["state"] == after
+    refused(operator("POST", f"/jobs/none/{verb}"), 404, "not-found")
+
+
+def test_a_running_job_is_asked_to_stop(operator: Program) -> None:
+    make_job("processing", id="job1")
+    assert operator("POST", "/jobs/job1/cancel").status_code == 202
+    assert refused(operator("POST", "/jobs/job1/cancel"), 409, "conflict")["state"] == "processing"
+    assert refused(operator("DELETE", "/jobs/job1"), 409, "conflict")["state"] == "processing"
+
+
+def test_a_job_is_deleted(operator: Program) -> None:
+    make_job("dead", id="job1")
+    response = operator("DELETE", "/jobs/job1")
+    assert (response.status_code, response.data) == (204, b"")
+    refused(operator("DELETE", "/jobs/job1"), 404, "not-found")
+
+
+def test_an_act_takes_no_body_but_an_empty_one(operator: Program) -> None:
+    make_job("dead", id="job1")
+    refused(operator("POST", "/jobs/job1/requeue", {"force": True}), 422, "invalid")
+    assert operator("POST", "/jobs/job1/requeue", {}).status_code == 200
+
+
+def test_several_are_moved_and_what_became_of_each_is_told(operator: Program) -> None:
+    make_job("dead", id="a")
+    make_job("pending", id="b")
+    told = operator("POST", "/jobs/requeue", {"ids": ["a", "b", "c"]}).get_json()
+    assert told == {
+        "moved": ["a"],
+        "asked": [],
+        "refused": [{"id": "b", "state": "pending"}, {"id": "c", "state": None}],
+    }
+
+
+def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Program) -> None:
+    for number in range(3):
+        make_job("dead", id=f"mail-{number}", queue="mail")
+    make_job("dead", id="other")
+    response = operator("POST", "/jobs/requeue", {"all": True, "queue": "mail", "state": "dead"})
+    act = response.get_json()["act"]
+    assert (response.status_code, act["state"], act["moved"], act["actor"]) == (200, "done", 3, "token:the-operate")
+    assert operator("GET", response.headers["Location"]).get_json() == act
+    assert state_of("other") == "dead"
+
+
+def test_an_act_that_takes_long_goes_on_by_itself(operator: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acts, "PATIENCE", -1.0)
+    monkeypatch.setattr(bulk, "BATCH", 1)
+    for number in range(3):
+        make_job("dead", id=f"job-{number}")
+    response = operator("POST", "/jobs/requeue", {"all": True})
+    assert (response.status_code, response.get_json()["act"]["state"]) == (202, "running")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"ids": []}, {"ids": ["a"], "all": True}, {"all": False}, {"ids": ["a"], "queue": "x"}, {"ids": ["a b"]},
+     {"ids": ["a"] * 501}, {"ids": [1]}, {"ids": "a"}, {"all": "true"}, {"all": True, "state": "x"},
+     {"all": True, "status": "dead"}, {"all": True, "q": "\ud800"}, [], None, {"ids": ["\ud800"]}],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/jobs/discard", "/dead-letters/discard"])
+def test_which_jobs_are_meant_must_be_plain(operator: Program, path: str, body: Any) -> None:
+    make_job("dead", id="a")
+    refused(operator("POST", path, b"null" if body is None else body), 422, "invalid")
+    assert stored() == 1
+
+
+def test_dead_letters_are_listed_and_only_dead_ones_are_moved(operator: Program) -> None:
+    make_job("dead", id="a")
+    make_job("completed", id="b")
+    assert [job["id"] for job in operator("GET", "/dead-letters").get_json()["jobs"]] == ["a"]
+    told = operator("POST", "/dead-letters/requeue", {"ids": ["a", "b"]}).get_json()
+    assert (told["moved"], told["refused"]) == (["a"], [{"id": "b", "state": "completed"}])
+    make_job("dead", id="c")
+    assert operator("POST", "/dead-letters/discard", {"all": True}).get_json()["act"]["moved"] == 1
+    assert state_of("b") == "completed"
+
+
+def test_workers_are_listed_and_heed_a_wish(admin: Program) -> None:
+    make_worker(id="w1")
+    make_worker(id="w2", state="stopped", stopped_at=1)
+    assert [one["id"] for one in admin("GET", "/workers").get_json()["workers"]] == ["w1"]
+    assert admin("PUT", "/workers/w1/wish", {"wish": "quiet"}).get_json()["state"] == "quiet"
+    assert admin("PUT", "/workers/w1/wish", {"wish": "stop"}).get_json()["state"] == "stopping"
+    assert refused(admin("PUT", "/workers/w1/wish", {"wish": "run"}), 409, "conflict")["state"] == "stopping"
+    refused(admin("PUT", "/workers/w1/wish", {"wish": "dance"}), 422, "invalid")
+    for id_ in ("none", "a%00b"):
+        refused(admin("PUT", f"/workers/{id_}/wish", {"wish": "run"}), 404, "not-found")
+
+
+def test_a_queue_is_paused_once(operator: Program) -> None:
+    make_queue("mail")
+    assert operator("POST", "/queues/mail/pause").get_json()["paused"] is True
+    assert refused(operator("POST", "/queues/mail/pause"), 409, "conflict")["state"] == "paused"
+    assert operator("POST", "/queues/mail/resume").get_json()["paused"] is False
+    refused(operator("POST", "/queues/mail/resume"), 409, "conflict")
+    for name in ("none", "a%00b"):
+        refused(operator("POST", f"/queues/{name}/pause"), 404, "not-found")
+
+
+def test_a_setting_is_changed_and_put_back(admin: Program) -> None:
+    assert admin("PUT", "/config/backoff_base", {"value": 3}).get_json()["value"] == 3
+    assert admin("GET", "/config/backoff_base").get_json()["changed_by"] == "token:the-admin"
+    reset = admin("DELETE", "/config/backoff_base").get_json()
+    assert (reset["value"], reset["changed_by"]) == (2, None)
+    for value in (0, 1e9, True, None, "x", [1], {"a": 1}, "\ud800", 10**300):
+        refused(admin("PUT", "/config/backoff_base", {"value": value}), 422, "invalid")
+    refused(admin("PUT", "/config/none", {"value": 1}), 404, "not-found")
+
+
+def test_the_status_is_the_one_of_the_command_line(admin: Program) -> None:
+    make_job("dead")
+    told = admin("GET", "/status").get_json()
+    assert (told["states"]["dead"], told["workers"], told["oldest_pending_seconds"]) == (1, [], None)

@@ -1,0 +1,217 @@
+"""No request reaches the API without a token whose scope is enough; no cookie helps there, no token on pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import time_machine
+from flask import Flask
+from sqlalchemy import func, select
+
+from tests.api.conftest import API, make_program, opened
+from tests.factories import make_job, make_user, make_worker
+from webapp import sessions, tokens
+from webapp.api import gate as api_gate
+from webapp.api import pace
+from webapp.api.scopes import needed_scope
+from webapp.config import Config
+from webapp.console.gate import check_routes
+from webapp.db import reading
+from webapp.models import SCOPES, Audit, Throttle
+from webapp.throttle import FREE
+
+FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "act_id": "1"}
+# Said once more, by name: who changes a scope changes it here as well.
+SUBMIT = {"api-jobs.submit_job", "api-jobs.submit_jobs"}
+OPERATE = {
+    "api-jobs.discard_job",
+    *(f"api-acts.{verb}_job{many}" for verb in ("cancel", "requeue") for many in ("", "s")),
+    "api-acts.run_job_now",
+    "api-acts.run_jobs_now",
+    "api-acts.discard_jobs",
+    "api-dead-letters.requeue_dead_letters",
+    "api-dead-letters.discard_dead_letters",
+    "api-queues.pause_queue",
+    "api-queues.resume_queue",
+}
+ADMIN = {"api-config.set_setting", "api-config.reset_setting", "api-workers.wish_of_worker"}
+
+
+@pytest.fixture
+def app(home: Path) -> Iterator[Flask]:
+    yield from opened(Config(home=home, database_url=None, public_url=None))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_gate, "_buckets", pace.Buckets())
+
+
+def api_routes(app: Flask) -> list[tuple[str, str, str]]:
+    found = []
+    for rule in app.url_map.iter_rules():
+        if rule.rule.startswith("/api/"):
+            url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
+            found += [(rule.endpoint, method, url) for method in sorted(rule.methods or ())]
+    assert len(found) > 40
+    return found
+
+
+def scope_of(endpoint: str) -> str:
+    return (
+        "admin"
+        if endpoint in ADMIN
+        else "operate"
+        if endpoint in OPERATE
+        else "submit"
+        if endpoint in SUBMIT
+        else "read"
+    )
+
+
+def test_every_route_of_the_api_names_the_scope_that_stands_here(app: Flask) -> None:
+    for endpoint, _, _ in api_routes(app):
+        assert needed_scope(app, endpoint) == scope_of(endpoint), endpoint
+
+
+def test_without_a_token_nothing_is_reached(app: Flask) -> None:
+    make_job("dead", id="job1")
+    client = app.test_client()
+    for _, method, url in api_routes(app):
+        for header in (None, "Basic abc", "Bearer", "Bearer ", "qctl_x", "Bearer qctl_wrong"):
+            response = client.open(url, method=method, headers={"Authorization": header} if header else {})
+            assert response.status_code in {401, 429}, (method, url, header)
+            if response.status_code == 401:
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+            assert response.mimetype == "application/problem+json"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_scope_may_do_what_it_says_and_no_more(app: Flask, scope: str) -> None:
+    make_job("dead", id="job1")
+    make_worker(id="w1")
+    program = make_program(app, scope)
+    for endpoint, method, url in api_routes(app):
+        response = program(method, url)
+        allowed = tokens.may(scope, scope_of(endpoint))
+        if method == "OPTIONS":  # of an address with several methods, the first one's scope is asked for
+            continue
+        assert (response.status_code != 403) is allowed, (method, url, response.status_code)
+        assert response.status_code < 500, (method, url)
+        if not allowed:
+            assert response.get_json(silent=True) is None or response.get_json()["type"] == "/api-docs#scope"
+            assert 'error="insufficient_scope"' in response.headers["WWW-Authenticate"]
+
+
+def test_a_cookie_opens_nothing_of_the_api_and_is_not_even_read(app: Flask) -> None:
+    client = app.test_client()
+    session_id = sessions.begin(make_user("ana", "admin"), "127.0.0.1", "a test")
+    with client.session_transaction() as session:
+        session["_user_id"] = session_id
+        session["_fresh"] = True
+    assert client.get("/config").status_code == 200
+    for _, method, url in api_routes(app):
+        response = client.open(url, method=method)
+        assert response.status_code == 401, (method, url)
+        assert "Set-Cookie" not in response.headers
+        assert "Cookie" not in response.headers.get("Vary", "")
+
+
+def test_a_token_opens_no_page(app: Flask) -> None:
+    program = make_program(app, "admin")
+    for rule in app.url_map.iter_rules():
+        if not rule.rule.startswith("/api/") and not rule.arguments and "GET" in (rule.methods or ()):
+            bare = app.test_client().get(rule.rule)
+            shown = app.test_client().get(rule.rule, headers=program.headers)
+            assert (shown.status_code, shown.headers.get("Location")) == (
+                bare.status_code, bare.headers.get("Location"),
+            )  # fmt: skip
+
+
+def test_a_view_of_the_api_without_a_scope_stops_the_start() -> None:
+    app = Flask(__name__)
+    app.add_url_rule("/api/v1/open", "open", lambda: "")
+    with pytest.raises(RuntimeError, match="open at /api/v1/open"):
+        check_routes(app)
+
+
+def test_another_host_is_refused_in_the_shape_of_the_api(app: Flask) -> None:
+    response = make_program(app, "read")("GET", "/status", Host="evil.example")
+    assert response.status_code == 400
+    assert "QUEUECTL_PUBLIC_URL" in response.get_json()["detail"]
+
+
+def test_an_ended_token_works_no_more(app: Flask) -> None:
+    program = make_program(app, "read", "another")
+    tokens.revoke("another", "person:ana")
+    assert program("GET", "/status").get_json()["type"] == "/api-docs#bad-token"
+    with time_machine.travel(1_900_000_000, tick=False) as clock:
+        program = make_program(app, "read")
+        assert program("GET", "/status").status_code == 200
+        clock.shift(31 * 86400)
+        assert program("GET", "/status").status_code == 401
+
+
+def test_wrong_tokens_are_slowed_down_and_a_good_one_from_the_same_address_is_not(app: Flask) -> None:
+    program, client = make_program(app, "read"), app.test_client()
+    for _ in range(FREE["token"]):
+        assert client.get(f"{API}/status", headers={"Authorization": "Bearer qctl_no"}).status_code == 401
+    refused = client.get(f"{API}/status", headers={"Authorization": "Bearer qctl_no"})
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) >= 1
+    with reading() as session:
+        counted = session.scalar(select(Throttle.failures))
+    assert client.get(f"{API}/status", headers={"Authorization": "Bearer qctl_no"}).status_code == 429
+    with reading() as session:
+        assert session.scalar(select(Throttle.failures)) == counted
+    assert program("GET", "/status").status_code == 200
+
+
+def test_a_good_token_costs_no_write_but_one_for_its_use(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = make_program(app, "read")
+    program("GET", "/status")
+    monkeypatch.setattr("webapp.tokens.writing", None)
+    monkeypatch.setattr("webapp.api.gate.writing", None)
+    monkeypatch.setattr("webapp.throttle.writing", None)
+    assert program("GET", "/status").status_code == 200
+
+
+def test_a_loop_gone_wild_is_told_to_wait(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_gate, "_buckets", pace.Buckets(rate=0.01, burst=3))
+    program = make_program(app, "read")
+    statuses = [program("GET", "/config").status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert program("GET", "/config").headers["Retry-After"] == "100"
+
+
+def test_a_bucket_fills_with_time() -> None:
+    buckets = pace.Buckets(rate=2, burst=2)
+    assert [buckets.take(1, 0.0) for _ in range(3)] == [0, 0, 0.5]
+    assert buckets.take(2, 0.0) == 0
+    assert buckets.take(1, 0.5) == 0
+    assert buckets.take(1, 0.5) > 0
+
+
+def test_refusals_by_scope_and_wrong_tokens_stand_in_the_trail(app: Flask) -> None:
+    program = make_program(app, "read")
+    program("DELETE", "/jobs/job1")
+    app.test_client().get(f"{API}/status", headers={"Authorization": "Bearer qctl_no"})
+    with reading() as session:
+        rows = session.scalars(select(Audit).where(Audit.outcome == "refused").order_by(Audit.id)).all()
+    assert [(row.actor, row.verb, row.face) for row in rows] == [
+        ("token:the-read", "delete", "api"),
+        ("anonymous", "use_token", "api"),
+    ]
+
+
+def test_what_a_program_does_stands_in_the_trail_with_its_name(app: Flask) -> None:
+    make_job("dead", id="job1")
+    make_program(app, "operate")("POST", "/jobs/job1/requeue")
+    with reading() as session:
+        row = session.scalars(select(Audit).where(Audit.verb == "requeue")).one()
+        count = session.scalar(select(func.count()).select_from(Audit).where(Audit.subject == "job:job1"))
+    assert (row.actor, row.subject, row.face, count) == ("token:the-operate", "job:job1", "api", 1)

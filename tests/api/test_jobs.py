@@ -1,0 +1,260 @@
+"""Jobs by way of the API: the rules and words of the command line, pages by cursor, output in ranges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from werkzeug.test import TestResponse
+
+from tests.api.conftest import Program
+from tests.factories import make_attempt, make_chunk, make_event, make_job, make_queue
+from webapp import jobspec, settings, shapes, story
+from webapp.api import schemas
+from webapp.db import reading
+from webapp.models import Job
+
+
+def stored() -> int:
+    with reading() as session:
+        return session.scalar(select(func.count()).select_from(Job)) or 0
+
+
+def refused(response: TestResponse, status: int, kind: str) -> Any:
+    assert response.status_code == status, response.get_data(as_text=True)
+    assert response.mimetype == "application/problem+json"
+    told = response.get_json()
+    assert (told["type"], told["status"]) == (f"/api-docs#{kind}", status)
+    assert told["title"]
+    assert told["detail"]
+    return told
+
+
+def test_a_job_is_submitted_and_its_address_told(submitter: Program) -> None:
+    response = submitter("POST", "/jobs", {"id": "job1", "command": "echo hi", "env": {"A": "1"}, "queue": "mail"})
+    assert response.status_code == 201
+    assert response.headers["Location"] == "/api/v1/jobs/job1"
+    job = response.get_json()
+    assert (job["state"], job["queue"], job["env"]) == ("pending", "mail", {"A": "1"})
+    assert submitter("GET", response.headers["Location"]).get_json()["timeline"][0]["actor"] == "token:the-submit"
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({"comand": "x"}, "comand", "Did you mean 'command'?"),
+        ({}, "command", "is missing"),
+        ({"command": "x", "priority": 101}, "priority", "from -100 to 100"),
+        ({"command": "x", "priority": True}, "priority", "from -100 to 100"),
+        ({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"}, "run_at", "beside delay"),
+        ({"command": "x", "id": "\ud800"}, "id", "surrogate"),
+        ({"command": "a\0b"}, "command", "NUL"),
+        ([], "", "a job is an object"),
+    ],
+)
+def test_what_a_job_may_not_be_is_told_in_the_words_of_the_command_line(
+    submitter: Program, body: Any, field: str, words: str
+) -> None:
+    errors = refused(submitter("POST", "/jobs", body), 422, "invalid")["errors"]
+    assert any(error["field"] == field and words in error["message"] for error in errors)
+    assert stored() == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind"),
+    [
+        (b"{", 400, "malformed"),
+        (b"\xff", 400, "malformed"),
+        (b'{"command": NaN}', 400, "malformed"),
+        (b"[" * 100_000, 400, "malformed"),
+        (b'{"command": "a", "command": "b"}', 422, "invalid"),
+        (b'{"command": "' + b"x" * 1_100_000 + b'"}', 413, "too-large"),
+    ],
+    ids=["cut", "not UTF-8", "NaN", "deep", "twice", "large"],
+)
+def test_what_is_no_json_or_too_much_is_refused(submitter: Program, body: bytes, status: int, kind: str) -> None:
+    refused(submitter("POST", "/jobs", body), status, kind)
+
+
+def test_other_types_are_refused_both_ways(submitter: Program) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
+        refused(submitter("POST", "/jobs", b'{"command": "x"}', Content_Type=kind), 415, "media-type")
+    refused(submitter("GET", "/jobs", Accept="text/html"), 406, "not-acceptable")
+    assert submitter("GET", "/jobs", Accept="text/html, */*;q=0.1").status_code == 200
+    assert stored() == 0
+
+
+def test_an_id_that_is_taken_is_told(submitter: Program) -> None:
+    make_job("dead", id="job1")
+    told = refused(submitter("POST", "/jobs", {"id": "job1", "command": "x"}), 422, "invalid")
+    assert "taken by a job that is dead" in told["detail"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_batch_is_stored_whole(submitter: Program, wrapped: bool) -> None:
+    jobs = [{"command": f"echo {number}", "id": f"job-{number}"} for number in range(1000)]
+    response = submitter("POST", "/jobs/batch", {"jobs": jobs} if wrapped else jobs)
+    assert response.status_code == 201
+    assert response.get_json()["ids"] == [job["id"] for job in jobs]
+    assert stored() == 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ([{"command": "a"}, {"command": ""}], 1),
+        ([{"command": "a", "id": "x"}, {"command": "b", "id": "x"}], 1),
+        ([], None),
+        ({"jobs": {}}, None),
+        ({"job": []}, None),
+        ([{"command": "a"}] * 1001, None),
+        ("text", None),
+    ],
+)
+def test_of_a_batch_with_a_fault_nothing_is_stored(submitter: Program, body: Any, place: Any) -> None:
+    told = refused(submitter("POST", "/jobs/batch", body), 422, "invalid")
+    assert told["errors"][0]["place"] == place
+    assert stored() == 0
+
+
+def test_a_reader_sees_the_names_of_variables_and_not_their_values(submitter: Program, reader: Program) -> None:
+    submitter("POST", "/jobs", {"id": "job1", "command": "x", "env": {"SECRET": "hunter2"}})
+    for path in ("/jobs", "/jobs/job1", "/jobs?state=pending"):
+        shown = reader("GET", path)
+        assert b"hunter2" not in shown.data
+        assert b'"SECRET": null' in shown.data
+        assert b"hunter2" in submitter("GET", path).data
+
+
+# --- the list --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["", "pending", "scheduled", "dead"])
+def test_pages_lead_through_the_list_and_back(reader: Program, state: str) -> None:
+    for number in range(7):
+        make_job(state or "completed", id=f"job-{number}")
+    whole = [job["id"] for job in reader("GET", f"/jobs?state={state}" if state else "/jobs").get_json()["jobs"]]
+    assert len(whole) == 7
+    path, walked, last = f"/jobs?limit=3&state={state}" if state else "/jobs?limit=3", list[str](), None
+    while path:
+        response = reader("GET", path)
+        page = response.get_json()
+        walked += [job["id"] for job in page["jobs"]]
+        pairs = [link.split("; ") for link in response.headers.get("Link", "").split(", ") if link]
+        links = {rel: target[1:-1] for target, rel in pairs}
+        assert ('rel="next"' in links) is (page["next"] is not None)
+        last, path = page, links.get('rel="next"', "")
+    assert walked == whole
+    assert last is not None
+    before = reader("GET", f"/jobs?limit=3&state={state}&cursor={last['previous']}" if state else
+                    f"/jobs?limit=3&cursor={last['previous']}")  # fmt: skip
+    assert [job["id"] for job in before.get_json()["jobs"]] == whole[3:6]
+
+
+def test_the_list_heeds_the_consoles_filters(reader: Program) -> None:
+    make_job("dead", id="a", queue="mail", command="send LETTER")
+    make_job("dead", id="b", command="send letter")
+    make_job("pending", id="c", queue="mail", command="letter")
+    found = reader("GET", "/jobs?state=dead&queue=mail&q=letter").get_json()["jobs"]
+    assert [job["id"] for job in found] == ["a"]
+    assert len(reader("GET", "/jobs?q=%25").get_json()["jobs"]) == 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["state=done", "state=", "limit=0", "limit=501", "limit=x", "limit=1&limit=2", "status=dead", "queue=a%20b",
+     "q=%00",
+     "q=" + "x" * 201, "cursor=", "cursor=x", "cursor=%C3%A4", "cursor=WzEsMiwzXQ", "cursor=WyJhZnRlciIsIiIsIngiXQ",
+     "cursor=WyJhZnRlciIsImRlYWQiLCIxLDIiXQ", "cursor=WyJhZnRlciIsIiIsIjk5OTk5OTk5OTk5OTk5OTk5OTk5OSJd",
+     "cursor=bnVsbA", "cursor=" + "W1" * 3000],
+)  # fmt: skip
+def test_a_query_that_says_nonsense_is_refused(reader: Program, query: str) -> None:
+    refused(reader("GET", f"/jobs?{query}"), 422, "invalid")
+
+
+# --- one job ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_has_its_attempts_and_its_story(reader: Program) -> None:
+    job = make_job("dead", id="job1")
+    make_attempt(job, output=b"x")
+    make_event("requeue", "person:ben", "job:job1", job=job)
+    whole = reader("GET", "/jobs/job1").get_json()
+    assert [attempt["number"] for attempt in whole["attempt_history"]] == [1]
+    assert "stdout" not in whole["attempt_history"][0]
+    assert {line["verb"] for line in whole["timeline"]} == {"enqueue", "start", "fail", "requeue"}
+
+
+@pytest.mark.parametrize("path", ["/jobs/none", "/jobs/a%00b", "/jobs/%F0%9F%98%80", "/jobs/none/output", "/acts/9",
+                                  "/acts/99999999999999999999", "/config/none", "/nothing"])  # fmt: skip
+def test_what_is_not_there_is_a_404(reader: Program, path: str) -> None:
+    refused(reader("GET", path), 404, "not-found")
+
+
+def test_ids_that_are_words_of_addresses_are_found(reader: Program) -> None:
+    for word in ("batch", "cancel", "requeue"):
+        make_job("dead", id=word)
+        assert reader("GET", f"/jobs/{word}").get_json()["id"] == word
+
+
+def test_another_method_is_told_which_there_are(reader: Program) -> None:
+    response = reader("PATCH", "/jobs/job1")
+    refused(response, 405, "method")
+    assert {"GET", "DELETE"} <= set(response.headers["Allow"].split(", "))
+
+
+# --- its output ------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_exact_and_comes_in_ranges(reader: Program) -> None:
+    job = make_job("dead", id="job1")
+    make_attempt(job, output=b"out\nerr\nout\xff", output_runs="4,4,4", output_dropped=3, output_cut=4)
+    response = reader("GET", "/jobs/job1/output")
+    assert (response.status_code, response.data, response.mimetype) == (
+        200, b"out\nerr\nout\xff", "application/octet-stream",
+    )  # fmt: skip
+    assert response.headers["Content-Disposition"].startswith("attachment")
+    assert (response.headers["Queuectl-Dropped"], response.headers["Queuectl-Cut"]) == ("3", "4")
+    assert response.headers["Queuectl-Live"] == "false"
+    assert reader("GET", "/jobs/job1/output?attempt=1&stream=stderr").data == b"err\n"
+    part = reader("GET", "/jobs/job1/output", Range="bytes=4-7")
+    assert (part.status_code, part.data, part.headers["Content-Range"]) == (206, b"err\n", "bytes 4-7/12")
+    behind = reader("GET", "/jobs/job1/output", Range="bytes=12-")
+    refused(behind, 416, "range")
+    assert behind.headers["Content-Range"] == "bytes */12"
+
+
+@pytest.mark.parametrize("query", ["attempt=0", "attempt=x", "attempt=99999999999", "stream=both2"])
+def test_an_output_that_cannot_be_is_refused(reader: Program, query: str) -> None:
+    make_job("dead", id="job1")
+    refused(reader("GET", f"/jobs/job1/output?{query}"), 422, "invalid")
+
+
+def test_live_output_is_given_as_far_as_it_has_come(reader: Program) -> None:
+    job = make_job("processing", id="job1")
+    make_chunk(job, b"so far")
+    response = reader("GET", "/jobs/job1/output")
+    assert (response.data, response.headers["Queuectl-Live"]) == (b"so far", "true")
+
+
+# --- the description is what is given --------------------------------------------------------------------------------
+
+
+def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None:
+    assert set(schemas.JobRequest().fields) == set(jobspec._READERS)
+    job = make_job("dead", id="job1")
+    make_attempt(job)
+    make_event("requeue", "person:ben", "job:job1", job=job)
+    make_queue("mail")
+    whole = reader("GET", "/jobs/job1").get_json()
+    assert set(whole) == set(schemas.WholeJob().fields)
+    assert set(whole["attempt_history"][0]) == set(schemas.Attempt().fields)
+    assert set(whole["events"][0]) == set(schemas.Event().fields)
+    assert set(whole["timeline"][0]) == set(schemas.Happening().fields)
+    assert set(reader("GET", "/queues").get_json()["queues"][0]) == set(schemas.Queue().fields)
+    assert set(reader("GET", "/config").get_json()["settings"][0]) == set(schemas.Setting().fields)
+    with reading() as session:
+        assert set(reader("GET", "/status").get_json()) == set(schemas.Status().fields) == set(shapes.status(session))
+        listed = story.job_json(job, settings.load(session))
+    assert set(listed) == set(schemas.Job().fields)

@@ -1,0 +1,107 @@
+"""A request that is sent again under its Idempotency-Key is answered again, and not done again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import time_machine
+from flask import Flask
+from sqlalchemy import select
+
+from tests.api.conftest import Program, make_program
+from tests.api.test_jobs import refused, stored
+from tests.factories import make_job
+from webapp import clock, operations
+from webapp.api import repeats
+from webapp.db import reading
+from webapp.locks import Busy
+from webapp.models import Repeat
+
+JOB = {"command": "echo hi"}
+
+
+def test_the_same_request_is_answered_again(submitter: Program) -> None:
+    first = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
+    again = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
+    assert (again.status_code, again.data) == (first.status_code, first.data)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert stored() == 1
+
+
+def test_another_request_under_the_key_is_refused(submitter: Program) -> None:
+    submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
+    refused(submitter("POST", "/jobs", {"command": "other"}, Idempotency_Key="k1"), 422, "key-reused")
+    refused(submitter("POST", "/jobs/batch", [JOB], Idempotency_Key="k1"), 422, "key-reused")
+    assert stored() == 1
+
+
+def test_a_key_is_a_tokens_own(whole: Flask, submitter: Program) -> None:
+    submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
+    assert make_program(whole, "submit", "other")("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
+    assert stored() == 2
+
+
+def test_what_was_refused_leaves_the_key_free(submitter: Program) -> None:
+    refused(submitter("POST", "/jobs", {"command": ""}, Idempotency_Key="k1"), 422, "invalid")
+    assert submitter("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\xe4"])
+def test_what_is_no_key_is_refused(submitter: Program, key: str) -> None:
+    refused(submitter("POST", "/jobs", JOB, Idempotency_Key=key), 422, "invalid")
+
+
+def row() -> Repeat:
+    with reading() as session:
+        return session.scalars(select(Repeat)).one()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
+    submitter: Program, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    path, body = ("/jobs/batch", [JOB, JOB, JOB]) if many else ("/jobs", JOB)
+    monkeypatch.setattr(repeats, "_keep", lambda *_: None)  # the process ends here
+    first = submitter("POST", path, body, Idempotency_Key="k1")
+    monkeypatch.undo()
+    assert row().status is None
+    refused(submitter("POST", path, body, Idempotency_Key="k1"), 409, "in-flight")
+    with time_machine.travel(clock.now() / clock.SECOND + 61):
+        again = submitter("POST", path, body, Idempotency_Key="k1")
+    assert again.status_code == 201
+    assert again.get_json() == first.get_json()
+    assert stored() == (3 if many else 1)
+
+
+def test_after_a_fault_the_same_request_may_come_again_at_once(
+    submitter: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue = operations.enqueue
+
+    def stored_and_broken(*arguments: Any, **options: Any) -> Any:
+        enqueue(*arguments, **options)
+        raise Busy("after the commit")
+
+    monkeypatch.setattr(operations, "enqueue", stored_and_broken)
+    response = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
+    refused(response, 503, "busy")
+    assert response.headers["Retry-After"] == "5"
+    monkeypatch.undo()
+    assert submitter("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
+    assert stored() == 1
+
+
+def test_an_act_under_a_key_is_done_once(operator: Program) -> None:
+    make_job("dead", id="job1")
+    for _ in range(2):
+        assert operator("POST", "/jobs/job1/requeue", Idempotency_Key="k1").status_code == 200
+    refused(operator("POST", "/jobs/job1/requeue"), 409, "conflict")
+
+
+def test_the_secret_and_the_key_of_a_request_are_in_no_answer(submitter: Program) -> None:
+    response = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
+    assert submitter.secret.encode() not in response.data
+    assert (row().answer or b"").find(submitter.secret.encode()) == -1

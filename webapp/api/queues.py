@@ -1,0 +1,54 @@
+"""The queues for programs: what waits and runs in each, and pausing one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webapp import clock, jobspec, operations, queries, shapes
+from webapp.api import bodies
+from webapp.api.problems import Problem
+from webapp.api.routes import Noun
+from webapp.api.schemas import Queue, Queues
+from webapp.api.scopes import actor, scope
+from webapp.db import reading
+
+routes = Noun("Queues", "A queue exists once a job has named it.")
+
+
+@routes.on("GET", "/queues", {200: Queues})
+@scope("read")
+def list_queues() -> Any:
+    """List the queues, with what waits and runs in each."""
+    return {"queues": _queues()}
+
+
+@routes.on("POST", "/queues/<name>/pause", {200: Queue}, also=(409,))
+@scope("operate")
+def pause_queue(name: str) -> Any:
+    """Let no more jobs of a queue start. Those that run go on."""
+    return _pause(name, paused=True)
+
+
+@routes.on("POST", "/queues/<name>/resume", {200: Queue}, also=(409,))
+@scope("operate")
+def resume_queue(name: str) -> Any:
+    """Let the jobs of a queue start again."""
+    return _pause(name, paused=False)
+
+
+def _pause(name: str, *, paused: bool) -> dict[str, Any]:
+    bodies.no_body()
+    if not jobspec.NAME.match(name):
+        raise operations.NotFound(f"no such queue: {name[:128]!r}.")
+    change = operations.pause_queue if paused else operations.resume_queue
+    if not change(name, actor()):
+        state = "paused" if paused else "running"
+        raise Problem("conflict", f"Queue {name} is {state} already. Nothing was changed.", state=state)
+    return next(one for one in _queues() if one["name"] == name)
+
+
+def _queues() -> list[dict[str, Any]]:
+    with reading() as session:
+        views = queries.queues(session)
+    now = clock.now()
+    return [shapes.queue(view, now) for view in views]

@@ -1,0 +1,44 @@
+"""The fleet for programs: who runs, and asking a worker to be quiet, to go on or to stop."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from webapp import clock, operations, queries, settings, shapes
+from webapp.api import bodies
+from webapp.api.problems import Problem
+from webapp.api.routes import Noun
+from webapp.api.schemas import WishRequest, Worker, WorkerQuery, Workers
+from webapp.api.scopes import actor, scope
+from webapp.db import reading
+
+routes = Noun("Workers", "The processes that run jobs.")
+
+
+@routes.on("GET", "/workers", {200: Workers}, query=WorkerQuery)
+@scope("read")
+def list_workers() -> Any:
+    """List the workers that run, oldest first."""
+    ended = bodies.query(WorkerQuery)["ended"]
+    return {"workers": _workers(clock.now() - clock.DAY if ended else None)}
+
+
+def _workers(ended_since: Optional[int]) -> list[dict[str, Any]]:
+    with reading() as session:
+        views = queries.workers(session, settings.load(session).lease, ended_since=ended_since)
+    return [shapes.worker(view) for view in views]
+
+
+@routes.on("PUT", "/workers/<worker_id>/wish", {200: Worker}, body=WishRequest, also=(409,))
+@scope("admin")
+def wish_of_worker(worker_id: str) -> Any:
+    """Ask a worker to take no more jobs, to take jobs again, or to finish and end. A stop is final."""
+    wish = bodies.body(WishRequest)["wish"]
+    known = "\0" not in worker_id
+    outcome = operations.wish_of_workers(wish, [worker_id], actor()) if known else None
+    if outcome is None or outcome.refused.get(worker_id, "") is None:
+        raise operations.NotFound(f"there is no worker {worker_id[:128]!r}.")
+    if worker_id in outcome.refused:
+        state = outcome.refused[worker_id]
+        raise Problem("conflict", f"Worker {worker_id} is {state}. Nothing was changed.", state=state)
+    return next(one for one in _workers(clock.now() - clock.DAY) if one["id"] == worker_id)
