@@ -65,6 +65,40 @@ def passwd(name: str, password_stdin: bool) -> None:
     click.echo(f"{name}: has a new password; their sessions are ended")
 
 
+@user.command(epilog="Example: manage.py user role ana viewer")
+@click.argument("name")
+@click.argument("role", type=click.Choice(ROLES))
+def role(name: str, role: str) -> None:
+    """Change what NAME may do. A lesser role ends their sessions."""
+    from webapp import people
+
+    with core(), _fields_named():
+        changed = people.set_role(name, role, actor())
+    click.echo(f"{name}: is {role}{' now' if changed else ' already'}")
+
+
+@user.command(epilog="Example: manage.py user disable ana")
+@click.argument("name")
+def disable(name: str) -> None:
+    """Let NAME in no more, and end their sessions."""
+    from webapp import people
+
+    with core(), _fields_named():
+        changed = people.set_disabled(name, True, actor())
+    click.echo(f"{name}: {'may no longer log in' if changed else 'is disabled already'}")
+
+
+@user.command(epilog="Example: manage.py user enable ana")
+@click.argument("name")
+def enable(name: str) -> None:
+    """Let NAME log in again."""
+    from webapp import people
+
+    with core(), _fields_named():
+        changed = people.set_disabled(name, False, actor())
+    click.echo(f"{name}: {'may log in again' if changed else 'is enabled already'}")
+
+
 class _fields_named:  # noqa: N801 - reads as a word of the with statement
     """Puts the field's name before what is wrong with it: 'password: has 3 characters …'."""
 

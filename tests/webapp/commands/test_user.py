@@ -57,3 +57,19 @@ def test_without_a_terminal_a_password_must_be_piped_on_purpose(cli: Cli) -> Non
 
 def test_nobody_is_a_word_for_a_person(app: Flask, cli: Cli) -> None:
     assert "Nobody may log in yet" in cli("user", "list").err
+
+
+def test_a_role_is_changed_and_a_person_is_disabled_and_enabled_again(app: Flask, cli: Cli) -> None:
+    for name, role in (("root", "admin"), ("ana", "operator")):
+        cli("user", "add", name, "--role", role, "--password-stdin", stdin=b"correct horse battery\n")
+    assert cli("user", "role", "ana", "viewer").out == "ana: is viewer now\n"
+    assert cli("user", "role", "ana", "viewer").out == "ana: is viewer already\n"
+    assert cli("user", "disable", "ana").out == "ana: may no longer log in\n"
+    assert cli("user", "enable", "ana").out == "ana: may log in again\n"
+    [ana] = [one for one in cli("user", "list", "--json").json if one["name"] == "ana"]
+    assert (ana["role"], ana["disabled_at"]) == ("viewer", None)
+    for argv in (["role", "root", "viewer"], ["disable", "root"]):
+        result = cli("user", *argv)
+        assert (result.code, result.out) == (1, "")
+        assert "no administrator left" in result.err
+    assert "no such user: 'ben'" in cli("user", "enable", "ben").err
