@@ -10,7 +10,8 @@
   // --- cookies: the reader's zone, and the choices of this browser ---
 
   const YEAR = 365 * 86400;
-  const keep = (name, value) => { document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax`; };
+  const SECURE = location.protocol === "https:" ? "; secure" : "";
+  const keep = (name, value) => { document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax${SECURE}`; };
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   if (zone && !document.cookie.split("; ").includes(`tz=${zone}`)) keep("tz", zone);
 
@@ -287,6 +288,34 @@
     const box = $("#follow");
     if (box && deltaY < 0) box.checked = false;  // whoever scrolls up wants to read
   }, { passive: true });
+
+  // --- a secret is copied, a password looked at ---
+
+  async function copy(button) {
+    const source = document.getElementById(button.dataset.copy);
+    getSelection().selectAllChildren(source);  // so that Ctrl-C works where the two below may not
+    let copied = true;
+    try {
+      await navigator.clipboard.writeText(source.textContent);  // there is none without HTTPS or localhost
+    } catch {
+      copied = document.execCommand("copy");
+    }
+    button.textContent = copied ? "Copied" : "Press Ctrl-C";
+  }
+
+  function show(button) {
+    const field = document.getElementById(button.dataset.show);
+    const shown = field.type === "password";
+    field.type = shown ? "text" : "password";
+    button.textContent = shown ? "Hide" : "Show";
+    button.setAttribute("aria-pressed", String(shown));
+  }
+
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest("[data-copy], [data-show]");
+    if (button?.dataset.copy) copy(button);
+    else if (button) show(button);
+  });
 
   // --- keys ---
 

@@ -17,6 +17,7 @@ from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session
 
 from webapp import clock
+from webapp.db import reading
 from webapp.models import Audit
 
 PAGE = 1000  # rows that one read of an export takes
@@ -108,9 +109,34 @@ def page(session: Session, wanted: Wanted, *, before: Optional[int] = None, limi
     return list(session.scalars(statement))
 
 
+def newer_than(session: Session, wanted: Wanted, before: int, *, limit: int) -> Optional[int]:
+    """The `before` of the page above the one that stands before an id; None where that is the first page."""
+    ids = wanted.rows().with_only_columns(Audit.id).where(Audit.id >= before)
+    above = session.scalars(ids.order_by(Audit.id).limit(limit + 1)).all()
+    return above[limit] if len(above) > limit else None
+
+
+def actor_named(text: str) -> str:
+    """What somebody typed to look for an actor: a bare name is a person's."""
+    text = text.strip()
+    return text if not text or ":" in text or text == "anonymous" else f"person:{text}"
+
+
 def export(session: Session, wanted: Wanted, after: int = 0) -> Iterator[Audit]:
     """One read of an export, oldest first: PAGE rows at the most, those after an id. Ask again until none comes."""
     yield from session.scalars(wanted.rows().where(Audit.id > after).order_by(Audit.id).limit(PAGE))
+
+
+def whole(wanted: Wanted) -> Iterator[list[Audit]]:
+    """All that match, oldest first, read by read: none of them lasts, however slowly somebody takes it."""
+    after = 0
+    while True:
+        with reading() as session:
+            rows = list(export(session, wanted, after))
+        if not rows:
+            return
+        yield rows
+        after = rows[-1].id
 
 
 def as_json(row: Audit) -> dict[str, Any]:

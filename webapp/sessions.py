@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Optional
 
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp import audit, clock
@@ -59,14 +59,12 @@ def begin(user: User, address: Optional[str], browser: str) -> str:
 
 def find(session: Session, session_id: str) -> Optional[Found]:
     """The session behind a cookie, unless it has ended or its person is disabled."""
-    now = clock.now()
     row = session.execute(
         select(UserSession, User)
         .join(User, User.id == UserSession.user_id)
         .where(
-            UserSession.id_hash == _hash(session_id),
-            UserSession.created_at > now - LIFE,
-            UserSession.seen_at > now - IDLE,
+            _is(session_id),
+            *_live(),
             User.disabled_at.is_(None),
         )
     ).first()
@@ -98,13 +96,17 @@ def end(session_id: str, name: str) -> None:
 
 def of_user(session: Session, user_id: int) -> list[UserSession]:
     """A person's live sessions, the last used first."""
-    now = clock.now()
-    live = (UserSession.created_at > now - LIFE, UserSession.seen_at > now - IDLE)
     return list(
         session.scalars(
-            select(UserSession).where(UserSession.user_id == user_id, *live).order_by(UserSession.seen_at.desc())
+            select(UserSession).where(UserSession.user_id == user_id, *_live()).order_by(UserSession.seen_at.desc())
         )
     )
+
+
+def of_everyone(session: Session) -> dict[int, tuple[int, int]]:
+    """For each person who is signed in, by id: how many live sessions, and when the last of them was used."""
+    counted = select(UserSession.user_id, func.count(), func.max(UserSession.seen_at)).where(*_live())
+    return {user_id: (number, seen) for user_id, number, seen in session.execute(counted.group_by(UserSession.user_id))}
 
 
 def end_some(session: Session, user_id: int, *, handle: str = "", spare: str = "") -> int:
@@ -133,6 +135,11 @@ def prune(session: Session) -> None:
     session.execute(
         delete(UserSession).where(or_(UserSession.created_at <= now - LIFE, UserSession.seen_at <= now - IDLE))
     )
+
+
+def _live() -> tuple[ColumnElement[bool], ...]:
+    now = clock.now()
+    return UserSession.created_at > now - LIFE, UserSession.seen_at > now - IDLE
 
 
 def _is(session_id: str) -> ColumnElement[bool]:

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import update
 
-from tests.console.conftest import COOKIE, PARTIAL, Browser
+from tests.console.conftest import COOKIE, PARTIAL, Browser, Client
 from tests.factories import make_job, make_queue, make_worker
 from webapp import clock, create_app, people, sessions, story
 from webapp.config import Config, ConfigError
@@ -25,7 +25,9 @@ from webapp.models import ROLES, UserSession
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "wish": "quiet", "token": "none", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume"}
-ADMINS = {"config.change", "config.check", "workers.wish_of"}
+ADMINS = {"config.change", "config.check", "workers.wish_of", "people.index", "people.new", "people.add", "people.show",
+          "people.set_role", "people.set_password", "people.disable", "people.enable", "people.end_sessions",
+          "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export"}  # fmt: skip
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:
@@ -170,6 +172,7 @@ def test_the_cookie_is_kept_from_scripts_and_named_by_port(stranger: Browser) ->
 
 def test_behind_https_the_cookie_is_secure_and_bound_to_its_host(home: Path) -> None:
     app = create_app(Config(home=home, database_url=None, public_url="https://queue.example.org"))
+    app.test_client_class = Client
     response = app.test_client().get("/login", headers={"Host": "queue.example.org"})
     cookie = response.headers["Set-Cookie"]
     assert cookie.startswith("__Host-queuectl_443=")

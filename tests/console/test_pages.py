@@ -9,6 +9,8 @@ from tests.factories import make_attempt, make_job, make_worker
 from webapp.models import STATES
 
 LISTS = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config"]
+ADMINS_LISTS = ["/people", "/tokens", "/tokens?ended=1"]
+ADMINS = ["/people/new", "/person/the-admin", "/tokens/new", "/audit", "/audit?actor=nobody"]
 OTHERS = ["/submit", "/account", "/config/backoff_base", "/config/keep_dead", "/config/lease"]
 
 
@@ -20,20 +22,21 @@ def fill() -> None:
             make_attempt(job, 1, "completed" if state == "completed" else "failed", output=b"hello\n")
 
 
-@pytest.mark.parametrize("url", LISTS + OTHERS)
+@pytest.mark.parametrize("url", LISTS + OTHERS + ADMINS_LISTS + ADMINS)
 @pytest.mark.parametrize("role", ["viewer", "admin"])
 def test_a_page_opens_on_an_empty_queue(sign_in, url: str, role: str) -> None:  # type: ignore[no-untyped-def]
     response = sign_in(role).get(url)
-    assert response.status_code == (403 if role == "viewer" and url == "/submit" else 200)
+    refused = role == "viewer" and url in {"/submit", *ADMINS_LISTS, *ADMINS}
+    assert response.status_code == (403 if refused else 200)
 
 
-@pytest.mark.parametrize("url", LISTS + OTHERS + [f"/job/{state}1" for state in STATES])
+@pytest.mark.parametrize("url", LISTS + OTHERS + ADMINS_LISTS + ADMINS + [f"/job/{state}1" for state in STATES])
 def test_a_page_opens_on_a_full_queue(admin: Browser, url: str) -> None:
     fill()
     assert admin.get(url).status_code == 200
 
 
-@pytest.mark.parametrize("url", [*LISTS, "/job/dead1", "/job/processing1"])
+@pytest.mark.parametrize("url", [*LISTS, *ADMINS_LISTS, "/job/dead1", "/job/processing1"])
 def test_a_fragment_is_no_page_and_an_unchanged_one_is_a_304(admin: Browser, url: str) -> None:
     fill()
     first = admin.get(url, partial=True)

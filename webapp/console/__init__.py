@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from webapp.console.account import pages as account_pages
 from webapp.console.acts import pages as acts_pages
 from webapp.console.api_docs import pages as api_docs_pages
+from webapp.console.audit import pages as audit_pages
 from webapp.console.config import pages as config_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
 from webapp.console.errors import init_app as init_errors
@@ -21,12 +22,14 @@ from webapp.console.job import pages as job_pages
 from webapp.console.jobs import pages as jobs_pages
 from webapp.console.output import pages as output_pages
 from webapp.console.overview import pages as overview_pages
+from webapp.console.people import pages as people_pages
 from webapp.console.queues import pages as queues_pages
 from webapp.console.sessions import init_app as init_sessions
 from webapp.console.sessions import pages as sessions_pages
 from webapp.console.static import init_app as init_static
 from webapp.console.submit import pages as submit_pages
 from webapp.console.templating import init_app as init_templating
+from webapp.console.tokens import pages as tokens_pages
 from webapp.console.workers import pages as workers_pages
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ PAGES = (
     account_pages,
     acts_pages,
     api_docs_pages,
+    audit_pages,
     config_pages,
     dead_letters_pages,
     health_pages,
@@ -44,9 +48,11 @@ PAGES = (
     jobs_pages,
     output_pages,
     overview_pages,
+    people_pages,
     queues_pages,
     sessions_pages,
     submit_pages,
+    tokens_pages,
     workers_pages,
 )
 

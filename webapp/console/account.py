@@ -1,13 +1,23 @@
-"""What a person sets for this browser: theme, refresh, keys; kept in cookies, so that pages obey without JavaScript."""
+"""One's own account: password, where one is signed in, and what is set for this browser: theme, refresh, keys.
+
+The last are kept in cookies, so that pages obey without JavaScript.
+"""
 
 from __future__ import annotations
+
+from typing import Optional
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp import people
+from webapp.console.here import is_public_https
 from webapp.console.nav import nav_of
+from webapp.console.people import sent_handle, signed_in, told_ended
 from webapp.console.roles import needs
+from webapp.console.sessions import actor, check_password, go_on_fresh, this_person
 from webapp.console.templating import THEMES, TICKS
+from webapp.console.words import sentence
 from webapp.db import reading
 
 pages = Blueprint("account", __name__)
@@ -18,9 +28,19 @@ CHOICES = {"theme": THEMES, "tick": TICKS, "keys": ("on", "off")}
 
 @pages.get("/account")
 def show() -> ResponseReturnValue:
+    return _page()
+
+
+def _page(errors: Optional[dict[str, str]] = None) -> str:
+    person = this_person()
     with reading() as session:
-        nav = nav_of(session)
-    return render_template("account/page.html", nav=nav)
+        return render_template(
+            "account/page.html",
+            nav=nav_of(session),
+            signed=signed_in(session, person.user_id, person),
+            shortest=people.SHORTEST,
+            errors=errors or {},
+        )
 
 
 @pages.post("/account")
@@ -29,7 +49,35 @@ def choose() -> ResponseReturnValue:
     response = redirect(url_for("account.show"), 303)
     for name, allowed in CHOICES.items():
         value = request.form.get(name)
-        if value in allowed:
-            response.set_cookie(name, value, max_age=A_YEAR, samesite="Lax")  # app.js reads and writes them too
+        if value in allowed:  # app.js reads and writes them, too: not HttpOnly
+            response.set_cookie(name, value, max_age=A_YEAR, samesite="Lax", secure=is_public_https())
     flash("Saved for this browser.", "success")
     return response
+
+
+@pages.post("/account/password")
+@needs("viewer")
+def set_password() -> ResponseReturnValue:
+    """Change one's own password; whoever has not typed it a short while ago types the old one first."""
+    person = this_person()
+    if not person.fresh:
+        problem, wait = check_password(request.form.get("current", ""))
+        if problem:
+            return _page({"current": problem}), 429 if wait else 422, {"Retry-After": str(wait)} if wait else {}
+        go_on_fresh()  # already here: a new password that cannot be taken shall not ask for the old one again
+    try:
+        people.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
+    except people.PersonError as error:
+        return _page({error.field: sentence(str(error))}), 422
+    go_on_fresh()
+    flash("Your password is changed. You stay signed in here; your other sessions have ended.", "success")
+    return redirect(url_for("account.show"), 303)
+
+
+@pages.post("/account/sessions/end")
+@needs("viewer")
+def end_sessions() -> ResponseReturnValue:
+    """Sign out in one other browser, or in all others. Log out ends this one."""
+    person = this_person()
+    ended = people.end_sessions(person.name, actor(), handle=sent_handle(), spare=person.session_id)
+    return told_ended(ended, url_for("account.show"))

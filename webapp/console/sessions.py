@@ -145,17 +145,34 @@ def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
 @needs("viewer")
 def confirm() -> ResponseReturnValue:
     """Ask for the password once more, before something sensitive."""
-    person, problem, status, headers = this_person(), "", 200, {}
+    problem, status, headers = "", 200, {}
     target = local_path(request.values.get("next"), url_for("account.show"))
     if request.method == "POST":
-        user, wait = _authenticate(person.name, request.form.get("password", ""))
-        if user is not None and user.id == person.user_id:
-            login_user(Person(user, sessions.confirm(person.session_id)))
+        problem, wait = check_password(request.form.get("password", ""))
+        if not problem:
+            go_on_fresh()
             return redirect(target, 303)
-        problem, status = "The password does not fit. Try again.", 422
+        status = 422
         if wait:
-            problem, status, headers = _slower(wait), 429, {"Retry-After": str(wait)}
+            status, headers = 429, {"Retry-After": str(wait)}
     return render_template("sessions/confirm.html", target=target, problem=problem), status, headers
+
+
+def check_password(password: str) -> tuple[str, int]:
+    """What is wrong with the password of whoever asks, '' if it fits; and the seconds to wait after too many tries."""
+    person = this_person()
+    user, wait = _authenticate(person.name, password)
+    if wait:
+        return _slower(wait), wait
+    fits = user is not None and user.id == person.user_id
+    return "" if fits else "The password does not fit. Try again.", 0
+
+
+def go_on_fresh() -> None:
+    """The password was typed: the session of whoever asks goes on under another id, and is fresh."""
+    person = this_person()
+    person.session_id = session["_user_id"] = sessions.confirm(person.session_id)
+    person.fresh = True
 
 
 def _slower(wait: int) -> str:

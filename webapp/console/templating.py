@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flask import request
+from flask import current_app, request
 from jinja2 import StrictUndefined
 
 from webapp import __version__
 from webapp.console import hostile, times, words
+from webapp.console.roles import needed_role
 from webapp.console.sessions import current_person
 
 if TYPE_CHECKING:
@@ -35,9 +36,16 @@ def init_app(app: Flask) -> None:
     )
     app.jinja_env.globals.update(
         between=times.between, verbs_for=words.verbs_for, STATE_HELP=words.STATE_HELP, plural=words.plural,
-        version=__version__,
+        version=__version__, may_open=may_open,
     )  # fmt: skip
     app.context_processor(_reader)
+
+
+def may_open(endpoint: str) -> bool:
+    """Whether this application has such a page, and the reader's role opens it."""
+    person = current_person()
+    known = endpoint in current_app.view_functions
+    return known and person is not None and person.may(needed_role(current_app, endpoint) or "viewer")
 
 
 def _reader() -> dict[str, Any]:

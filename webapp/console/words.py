@@ -19,6 +19,11 @@ STATE_HELP = {
     "dead": "no retries left, or may not be retried",
     "cancelled": "stopped by a person",
 }
+ROLE_HELP = {
+    "viewer": "looks at jobs, output, workers and settings, and changes nothing",
+    "operator": "also submits, cancels, requeues and discards jobs, and pauses queues: may run any command",
+    "admin": "also changes settings, steers workers, manages people and tokens, and reads the audit trail",
+}
 EMPTY = {
     "": ("No jobs yet", "A job is a shell command. Submit one here, or from a terminal."),
     "scheduled": ("Nothing is scheduled", "Jobs that were given a time or a delay wait here until they are due."),
@@ -86,11 +91,12 @@ def may_leave(verb: Verb, state: str) -> bool:
 
 
 def who(actor: Optional[str]) -> str:
-    """'person:ana' as 'ana', 'worker:w1' as 'worker w1', 'rule:retention' as 'the rule retention'."""
+    """'person:ana' as 'ana', 'token:deploy' as 'token deploy', 'rule:retention' as 'the rule retention'."""
     kind, _, name = (actor or "").partition(":")
     if not name:
         return actor or NOTHING
-    return {"person": name, "worker": f"worker {name}", "rule": f"the rule {name}"}.get(kind, actor or NOTHING)
+    words = {"person": name, "token": f"token {name}", "worker": f"worker {name}", "rule": f"the rule {name}"}
+    return words.get(kind, actor or NOTHING)
 
 
 _HAPPENED = {
@@ -135,6 +141,11 @@ def size(number: Optional[int]) -> str:
 def plural(number: int, one: str, many: Optional[str] = None) -> str:
     """'1 job', '2,413 jobs'"""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def sentence(message: str) -> str:
+    """A message that the command line shows behind a field's name, as a sentence of its own."""
+    return message[:1].upper() + message[1:]
 
 
 def one_line(command: str, limit: int = 300) -> str:

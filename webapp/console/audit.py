@@ -1,0 +1,163 @@
+"""The audit trail as a page and as a file: who did what, from where, what was before and what after.
+
+Newest first, by key; the file has the oldest first, a JSON object a line, and obeys the same filter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+from urllib.parse import urlencode
+
+from flask import Blueprint, Flask, Response, abort, current_app, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp import audit, clock
+from webapp.console import times
+from webapp.console.nav import nav_of
+from webapp.console.roles import needs
+from webapp.db import reading
+from webapp.models import Audit
+
+pages = Blueprint("audit", __name__)
+
+PAGE = 50  # rows
+FIELDS = ("actor", "verb", "subject", "outcome", "since")
+OUTCOMES = ("done", "refused")
+# What the list of verbs offers; the address takes any.
+VERBS = (
+    "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "pause", "resume", "quiet", "run",
+    "stop", "config", "sign_in", "sign_out", "end_sessions", "add_user", "set_role", "passwd", "disable_user",
+    "enable_user", "make_token", "revoke_token",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that changed; a side that there was not is None."""
+
+    name: str
+    before: Optional[str]
+    after: Optional[str]
+
+
+def changes(detail: Optional[str]) -> list[Change]:
+    """What a row's detail tells, in lines. Anything that it says besides `before` and `after` counts as after."""
+    told = json.loads(detail) if detail else {}
+    if not isinstance(told, dict):
+        return [Change("", None, _text(told))]
+    before, after = _as_mapping(told.pop("before", {})), _as_mapping(told.pop("after", {}))
+    after = {**after, **told}
+    names = [*before, *(name for name in after if name not in before)]
+    return [Change(name, _side(before, name), _side(after, name)) for name in names]
+
+
+def _as_mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {"": value}
+
+
+def _side(values: Mapping[str, Any], name: str) -> Optional[str]:
+    return _text(values[name]) if name in values else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(one)}" for name, one in value.items() if one is not None) or "all"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass
+class Asked:
+    """What the filter's form holds, and what it comes to; `problem` says what is wrong with the time."""
+
+    typed: dict[str, str]
+    wanted: audit.Wanted
+    problem: str = ""
+
+    @classmethod
+    def read(cls, sent: Mapping[str, str]) -> Asked:
+        typed = {name: sent.get(name, "").strip()[:200] for name in FIELDS}
+        since, problem = None, ""
+        if typed["since"]:
+            try:
+                since = clock.parse_iso(times.parse_form(typed["since"]))
+            except (ValueError, OverflowError):
+                problem = f"{typed['since'][:40]!r} is no time. Expected something like 2030-01-31T09:30."
+        actor = audit.actor_named(typed["actor"])
+        return cls(typed, audit.Wanted(actor, typed["verb"], typed["subject"], typed["outcome"], since), problem)
+
+    def url(self, endpoint: str = "audit.index", **more: Any) -> str:
+        query = urlencode({name: value for name, value in {**self.typed, **more}.items() if value})
+        return url_for(endpoint) + (f"?{query}" if query else "")
+
+    @property
+    def narrows(self) -> bool:
+        return any(self.typed.values())
+
+
+@pages.get("/audit")
+@needs("admin")
+def index() -> ResponseReturnValue:
+    asked, before = Asked.read(request.args), _key()
+    rows: list[Audit] = []
+    newer = None
+    with reading() as session:
+        if not asked.problem:
+            rows = audit.page(session, asked.wanted, before=before, limit=PAGE + 1)
+            newer = audit.newer_than(session, asked.wanted, before, limit=PAGE) if before is not None else None
+        nav = nav_of(session)
+    older = asked.url(before=rows[PAGE - 1].id) if len(rows) > PAGE else None
+    page = render_template(
+        "audit/page.html",
+        nav=nav,
+        asked=asked,
+        rows=[(row, changes(row.detail)) for row in rows[:PAGE]],
+        verbs=VERBS,
+        outcomes=OUTCOMES,
+        newer=("Newer", asked.url(before=newer or "")) if before is not None else None,
+        older=("Older", older) if older else None,
+        top=asked.url() if newer is not None else None,
+    )
+    return page, 422 if asked.problem else 200
+
+
+def _key() -> Optional[int]:
+    """The id before which the page begins."""
+    text = request.args.get("before", "")
+    if not text:
+        return None
+    if not text.isdecimal() or not text.isascii() or len(text) > 18:
+        abort(400, "This page of the trail does not exist. Begin at its top.")
+    return int(text)
+
+
+@pages.get("/audit.jsonl")
+@needs("admin")
+def export() -> ResponseReturnValue:
+    """The trail as a file, all of it that matches, as long as it may be."""
+    asked = Asked.read(request.args)
+    if asked.problem:
+        abort(400, asked.problem)
+    response = Response(_lines(_app(), asked.wanted), content_type="application/jsonl; charset=utf-8")
+    name = f"queuectl-audit-{times.local(clock.now()):%Y-%m-%d}.jsonl"
+    response.headers.set("Content-Disposition", "attachment", filename=name)
+    return response
+
+
+def _app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
+
+
+def _lines(app: Flask, wanted: audit.Wanted) -> Iterator[str]:
+    """The file, a read at a time. The request is over by then; between two reads nothing of ours is held."""
+    reads = audit.whole(wanted)
+    while True:
+        with app.app_context():
+            rows = next(reads, None)
+        if rows is None:
+            return
+        yield "".join(json.dumps(audit.as_json(row), ensure_ascii=False) + "\n" for row in rows)

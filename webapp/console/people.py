@@ -1,0 +1,273 @@
+"""The people who may log in: all of them, adding one; one person's role, password and sessions.
+
+What a name, a role and a password may be, and that one administrator always stays, `webapp/people.py` decides. What
+gives or takes a right asks for a password that was typed a short while ago, already before its form is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from webapp import operations, people, sessions
+from webapp.console import browsers, htmx
+from webapp.console.errors import explain
+from webapp.console.nav import nav_of
+from webapp.console.roles import needs
+from webapp.console.sessions import Person, actor, this_person
+from webapp.console.words import ROLE_HELP, plural, sentence
+from webapp.db import reading
+from webapp.models import ROLES, User, UserSession
+
+pages = Blueprint("people", __name__)
+
+HANDLE = re.compile(r"[0-9a-f]{16}\Z")
+FIELDS = ("name", "role", "password")
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A session as a page shows it. `here`: it is the reader's own, in this very browser."""
+
+    handle: str
+    browser: str
+    agent: str
+    address: Optional[str]
+    began_at: int
+    seen_at: int
+    here: bool
+
+
+def signed_in(session: Session, user_id: int, reader: Person) -> list[Signed]:
+    """A person's live sessions, the reader's own first."""
+    rows = [_signed(row, reader) for row in sessions.of_user(session, user_id)]
+    return sorted(rows, key=lambda one: not one.here)
+
+
+def _signed(row: UserSession, reader: Person) -> Signed:
+    return Signed(
+        sessions.handle_of(row),
+        browsers.short(row.browser),
+        row.browser or "",
+        row.address,
+        row.created_at,
+        row.seen_at,
+        sessions.is_this(row, reader.session_id),
+    )
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+@pages.get("/people")
+@needs("admin")
+def index() -> ResponseReturnValue:
+    with reading() as session:
+        signed = sessions.of_everyone(session)
+        rows = [(user, *signed.get(user.id, (0, None))) for user in people.everyone(session)]
+        return htmx.page("people", session, rows=rows)
+
+
+@pages.get("/people/new")
+@needs("admin", fresh=True)
+def new() -> ResponseReturnValue:
+    return _new_page({"name": "", "role": "operator"}, {})
+
+
+@pages.post("/people/new")
+@needs("admin", fresh=True)
+def add() -> ResponseReturnValue:
+    typed = {"name": request.form.get("name", "").strip(), "role": request.form.get("role", "")}
+    try:
+        people.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
+    except people.PersonError as error:
+        return _new_page(typed, {error.field: sentence(str(error))}), 422
+    flash(f"{typed['name']} may log in, as {typed['role']}.", "success")
+    return redirect(url_for("people.show", name=typed["name"]), 303)
+
+
+def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
+    with reading() as session:
+        nav = nav_of(session)
+    return render_template("people/new.html", nav=nav, typed=typed, errors=errors, **_rules())
+
+
+def _rules() -> dict[str, Any]:
+    return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": people.SHORTEST}
+
+
+# --- one person ------------------------------------------------------------------------------------------------------
+
+
+@pages.get("/person/<name>")
+@needs("admin", fresh=True)
+def show(name: str) -> ResponseReturnValue:
+    return _page(name)
+
+
+def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
+    """One person's page; `role` is what was chosen, where it cannot be taken."""
+    with reading() as session:
+        user = _named(session, name)
+        return render_template(
+            "people/one.html",
+            nav=nav_of(session),
+            user=user,
+            role=role or user.role,
+            signed=signed_in(session, user.id, this_person()),
+            errors=errors or {},
+            **_rules(),
+        )
+
+
+def _named(session: Session, name: str) -> User:
+    user = people.named(session, name)
+    if user is None:
+        raise operations.NotFound(f"there is no person {name!r}.")
+    return user
+
+
+def _known(name: str) -> User:
+    with reading() as session:
+        return _named(session, name)
+
+
+@pages.post("/person/<name>/role")
+@needs("admin", fresh=True)
+def set_role(name: str) -> ResponseReturnValue:
+    """Change what somebody may do. Whoever would take rights from themselves is asked first."""
+    user, role = _known(name), request.form.get("role", "")
+    lesser = role in ROLES and ROLES.index(role) < ROLES.index(user.role)
+    if _is_reader(user) and lesser and "confirmed" not in request.form:
+        return _ask(
+            f"Make yourself {role}?",
+            f"You are {name} yourself. You would be signed out everywhere, come back as {role}, and could not undo it: "
+            "only another administrator can.",
+            f"Make me {role}",
+            [("role", role)],
+        )
+    try:
+        changed = people.set_role(name, role, actor())
+    except people.PersonError as error:
+        return _page(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
+    if not changed:
+        return _done(name, f"{name} is {role} already. Nothing was changed.", level="info")
+    signed_out = " Their sessions have ended." if lesser else ""
+    return _done(name, f"{name} is {role} now.{signed_out}", out=_is_reader(user) and lesser)
+
+
+@pages.post("/person/<name>/disable")
+@needs("admin", fresh=True)
+def disable(name: str) -> ResponseReturnValue:
+    """Let somebody in no more. It is asked before, and whoever would lock themselves out is told so."""
+    user = _known(name)
+    if "confirmed" not in request.form:
+        if _is_reader(user):
+            return _ask(
+                "Disable yourself?",
+                f"You are {name} yourself. You would be signed out everywhere at once and could not log in again until "
+                "another administrator enables you.",
+                "Disable me",
+            )
+        return _ask(
+            f"Disable {name}?",
+            f"{name} is signed out everywhere at once and cannot log in until somebody enables them again. Tokens that "
+            "they made go on working: revoke those on the page Tokens.",
+            f"Disable {name}",
+        )
+    return _set_disabled(user, True, f"{name} is disabled and signed out everywhere.")
+
+
+@pages.post("/person/<name>/enable")
+@needs("admin", fresh=True)
+def enable(name: str) -> ResponseReturnValue:
+    return _set_disabled(_known(name), False, f"{name} may log in again.")
+
+
+def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
+    try:
+        changed = people.set_disabled(user.name, disabled, actor())
+    except people.PersonError as error:
+        return explain(409, "Somebody must be in charge", f"{user.name}'s role {error}")
+    if not changed:
+        return htmx.refused(f"{user.name} is {'disabled' if disabled else 'enabled'} already. Nothing was changed.")
+    return _done(user.name, said, out=disabled and _is_reader(user))
+
+
+@pages.post("/person/<name>/password")
+@needs("admin", fresh=True)
+def set_password(name: str) -> ResponseReturnValue:
+    """Give somebody a new password. Their sessions end; of one's own, this one stays."""
+    user, reader = _known(name), this_person()
+    try:
+        people.set_password(
+            name, request.form.get("password", ""), actor(), spare=reader.session_id if _is_reader(user) else ""
+        )
+    except people.PersonError as error:
+        return _page(name, {error.field: sentence(str(error))}), 422
+    ended = "Your other sessions have ended." if _is_reader(user) else "Their sessions have ended."
+    return _done(name, f"{name} has a new password. {ended}")
+
+
+@pages.post("/person/<name>/sessions/end")
+@needs("admin", fresh=True)
+def end_sessions(name: str) -> ResponseReturnValue:
+    """Sign somebody out: in one browser, which `handle` names, or after a question everywhere."""
+    user, reader = _known(name), this_person()
+    handle = sent_handle()
+    if not handle and "confirmed" not in request.form:
+        own = _is_reader(user)
+        return _ask(
+            "End your other sessions?" if own else f"End all sessions of {name}?",
+            "You stay signed in here, and are signed out everywhere else."
+            if own
+            else f"{name} is signed out everywhere at once, and may log in again.",
+            "End sessions",
+        )
+    ended = people.end_sessions(name, actor(), handle=handle, spare=reader.session_id if _is_reader(user) else "")
+    return told_ended(ended, url_for("people.show", name=name))
+
+
+def sent_handle() -> str:
+    """Which session a button named, '' for all; what is no handle is none of ours."""
+    handle = request.form.get("handle", "")
+    if handle and not HANDLE.match(handle):
+        abort(400)
+    return handle
+
+
+def told_ended(ended: int, back: str) -> ResponseReturnValue:
+    if not ended:
+        return htmx.refused("Nobody is signed in there any more. Nothing was changed.")
+    # A page with forms on it does not refresh itself: it is loaded again.
+    return htmx.done(f"{plural(ended, 'session')} ended.", back=back, leave=True)
+
+
+def _is_reader(user: User) -> bool:
+    return user.id == this_person().user_id
+
+
+def _ask(title: str, text: str, button: str, hidden: Sequence[tuple[str, str]] = ()) -> ResponseReturnValue:
+    return htmx.ask(
+        title=title,
+        text=text,
+        examples=[],
+        more=0,
+        action=request.path,
+        button=button,
+        danger=True,
+        hidden=hidden,
+        back=url_for("people.show", name=(request.view_args or {})["name"]),
+    )
+
+
+def _done(name: str, message: str, *, level: str = "success", out: bool = False) -> ResponseReturnValue:
+    """Say it on the person's page, or at log-in for those who have signed themselves `out`."""
+    back = url_for("sessions.log_in") if out else url_for("people.show", name=name)
+    return htmx.done(message, back=back, level=level, leave=True)
