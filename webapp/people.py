@@ -56,11 +56,11 @@ def set_role(name: str, role: str, actor: str) -> bool:
     """Change what somebody may do; a lesser role ends their sessions. False: it was this role. Raises PersonError."""
     _check_role(role)
     with writing() as session:
-        user, before = _named(session, name), ""
+        user, led = _named(session, name), not needs_setup(session)
         before, user.role = user.role, role
         if before == role:
             return False
-        _keep_an_administrator(session)
+        _keep_an_administrator(session, led)
         if ROLES.index(role) < ROLES.index(before):
             sessions.end_some(session, user.id)
         change = {"before": {"role": before}, "after": {"role": role}}
@@ -71,11 +71,11 @@ def set_role(name: str, role: str, actor: str) -> bool:
 def set_disabled(name: str, disabled: bool, actor: str) -> bool:
     """Let somebody in no more, and end their sessions; or let them in again. False: it was so. Raises PersonError."""
     with writing() as session:
-        user = _named(session, name)
+        user, led = _named(session, name), not needs_setup(session)
         if (user.disabled_at is not None) == disabled:
             return False
         user.disabled_at = clock.now() if disabled else None
-        _keep_an_administrator(session)
+        _keep_an_administrator(session, led)
         sessions.end_some(session, user.id)
         change = {"before": {"disabled": not disabled}, "after": {"disabled": disabled}}
         verb = "disable_user" if disabled else "enable_user"
@@ -168,9 +168,10 @@ def _named(session: Session, name: str) -> User:
     return user
 
 
-def _keep_an_administrator(session: Session) -> None:
+def _keep_an_administrator(session: Session, led: bool) -> None:
+    """Raises PersonError where there was an administrator (`led`) and is none any more."""
     session.flush()
-    if needs_setup(session):
+    if led and needs_setup(session):
         raise PersonError("role", "is needed: there would be no administrator left. Make another one first.")
 
 

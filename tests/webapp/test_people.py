@@ -126,6 +126,12 @@ def test_the_last_administrator_stays_one() -> None:
     assert user("root", GOOD)
 
 
+def test_where_there_is_no_administrator_yet_others_can_still_be_changed() -> None:
+    people.add("ana", GOOD, "operator", "person:test")
+    assert people.set_role("ana", "viewer", "person:test")
+    assert people.set_disabled("ana", True, "person:test")
+
+
 def test_sessions_can_be_ended_one_by_one_and_all_but_this() -> None:
     people.add("ana", GOOD, "viewer", "person:test")
     one, two, three = signed_in("ana"), signed_in("ana"), signed_in("ana")

@@ -1,4 +1,4 @@
-"""Sessions, throttled log-in, tokens of programs, the audit trail, which nobody can change, and a pulse that proves that
+"""Sessions, throttled log-in, tokens of programs, the audit trail, which nobody can change; a pulse that proves that
 the database can be written."""
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+"""Every field of every form, filled with what attackers write, in a real Chromium: no script runs, nothing leaves, and
+the browser has nothing to report against the page's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, Request
+
+from tests.console import conftest as of_console
+from tests.console.browser import conftest as of_browser
+from tests.factories import make_attempt, make_job, make_queue, make_worker
+from tests.security.test_attacks import HOSTILE
+
+console = of_console.console
+chromium, server, watched, open_browser = (
+    of_browser.chromium,
+    of_browser.server,
+    of_browser.watched,
+    of_browser.open_browser,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+FORMS = ("/login", "/submit", "/jobs", "/config/max_retries", "/account", "/people/new", "/tokens/new", "/audit")
+ALL_AT_ONCE = " ".join(text.replace("\n", " ") for text in HOSTILE)
+TYPED = (HOSTILE[2], HOSTILE[5], HOSTILE[7], ALL_AT_ONCE)
+# What an input takes as text; the rest (numbers, choices) cannot be typed into by a person, but can be by a program.
+FIELDS = "form :is(input:not([type=hidden]):not([type=checkbox]):not([type=radio]), textarea)"
+_FILL = """([node, text]) => {
+    node.removeAttribute('maxlength'); node.removeAttribute('pattern');
+    if (node.tagName === 'INPUT' && node.type !== 'password') node.type = 'text';
+    node.value = text; node.dispatchEvent(new Event('change', {bubbles: true}));
+}"""
+
+
+class Watch:
+    """What a page did that it must not do."""
+
+    def __init__(self, page: Page, server: str) -> None:
+        self.bad: list[str] = []
+        self._server = server
+        page.on("dialog", self._dialog)
+        page.on("request", self._request)
+        page.on("console", lambda message: self._said(message.text))
+
+    def _dialog(self, dialog: object) -> None:
+        self.bad.append("a dialog opened: a script ran")
+        dialog.dismiss()  # type: ignore[attr-defined]
+
+    def _request(self, request: Request) -> None:
+        if not request.url.startswith((self._server, "data:")):
+            self.bad.append(f"a request left: {request.url}")
+
+    def _said(self, text: str) -> None:
+        if "Content Security Policy" in text or "Content-Security-Policy" in text:
+            self.bad.append(text)
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_no_field_runs_what_is_typed_into_it(
+    open_browser: Callable[..., Page], server: str, watched: of_browser.Watched, path: str
+) -> None:
+    watched.expect("Failed to load resource")  # a form that was refused: 422, and 429 at log-in
+    page = open_browser(None if path == "/login" else "admin")
+    watch = Watch(page, server)
+    for text in TYPED:
+        page.goto(server + path)
+        fields = page.locator("main " + FIELDS)
+        count = fields.count()
+        assert count, "the page has no field"
+        for number in range(count):
+            fields.nth(number).evaluate(_FILL.replace("([node, text])", "(node, text)"), text)
+        with page.expect_navigation(wait_until="load"):
+            fields.first.evaluate("node => { node.form.noValidate = true; node.form.requestSubmit(); }")
+        assert page.locator("h1").count() == 1, "an answer of the console's own"
+    assert watch.bad == []
+
+
+def test_no_page_runs_what_jobs_bring(open_browser: Callable[..., Page], server: str, console: object) -> None:
+    for number, text in enumerate(HOSTILE):
+        job = make_job("dead", id=f"hostile-{number}", command=text, last_error=text, env=None)
+        make_attempt(job, output=text.encode(), error=text)
+    make_worker(host=HOSTILE[0], version=HOSTILE[1])
+    make_queue("mail")
+    page = open_browser("admin")
+    watch = Watch(page, server)
+    jobs = [f"/job/hostile-{number}" for number in range(len(HOSTILE))]
+    paths = ["/", "/jobs", "/dead", "/workers", "/queues", "/audit", *jobs]
+    for path in paths:
+        page.goto(server + path)
+        assert page.locator("main script, main iframe, main object, main img").count() == 0, path
+    assert watch.bad == []
