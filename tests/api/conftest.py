@@ -11,8 +11,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.console.conftest import Client
-from webapp import create_app, tokens
+from tests.console.conftest import Browser, Client
+from tests.factories import make_user
+from webapp import create_app, sessions, tokens
 from webapp.config import Config
 from webapp.db import db
 
@@ -82,3 +83,18 @@ def operator(program: Callable[[str], Program]) -> Program:
 @pytest.fixture
 def admin(program: Callable[[str], Program]) -> Program:
     return program("admin")
+
+
+@pytest.fixture
+def sign_in_to() -> Callable[[Flask, str], Browser]:
+    """A browser that is signed in to an application, as somebody with a role."""
+
+    def signed_in(app: Flask, role: str) -> Browser:
+        client = app.test_client()
+        session_id = sessions.begin(make_user(f"the-{role}", role), "127.0.0.1", "a test")
+        with client.session_transaction() as session:
+            session["_user_id"] = session_id
+            session["_fresh"] = True
+        return Browser(client)
+
+    return signed_in
