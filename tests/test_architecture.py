@@ -64,6 +64,8 @@ def test_imports_only_go_downstairs(path: Path) -> None:
         assert not bad
     elif not name.startswith("webapp/commands/"):
         assert not {module for module in found if _within(module, "worker")}
+    if name.startswith("webapp/api/"):
+        assert not {module for module in found if _within(module, "webapp.console", "webapp.commands")}
     if name.startswith("webapp/") and not name.startswith(("webapp/console/", "webapp/commands/", "webapp/api/")):
         upstairs = ("webapp.console", "webapp.commands", "webapp.api")
         assert not {module for module in found if _within(module, *upstairs)}
@@ -106,7 +108,7 @@ def test_a_worker_process_never_loads_the_console() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from worker import supervisor, loop, keeper\n"
-        "no = ('webapp.console', 'webapp.commands', 'flask_wtf', 'flask_login')\n"
+        "no = ('webapp.console', 'webapp.commands', 'webapp.api', 'flask_wtf', 'flask_login', 'flask_smorest')\n"
         "print([name for name in sys.modules if name.startswith(no)])"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(CHECKOUT)], capture_output=True, text=True, check=True)

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from webapp import tokens
 from webapp.api.document import document
@@ -59,6 +60,13 @@ class Operation:
     answers: list[tuple[str, str, str]]
     refusals: list[str]
     curl: str
+
+
+@pages.app_template_filter("coded")
+def coded(text: str) -> Markup:
+    """A text with what stands between backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 @pages.get("/api-docs")
@@ -119,13 +127,19 @@ def _parameter(one: Mapping[str, Any]) -> Field:
 
 
 def _members(described: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Field]:
+    """The members of a shape. That one which may be left out may be null as well goes without saying."""
     if "oneOf" in schema:
         schema = schema["oneOf"][-1]
     if "$ref" in schema:
         schema = described["components"]["schemas"][_name(schema["$ref"])]
     required = schema.get("required", [])
     return [
-        Field(name, _kind(one), one.get("description", ""), name in required)
+        Field(
+            name,
+            _kind(one) if name in required else _kind(one).replace(" or null", ""),
+            one.get("description", ""),
+            name in required,
+        )
         for name, one in schema.get("properties", {}).items()
     ]
 
