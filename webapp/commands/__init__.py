@@ -36,6 +36,8 @@ COMMANDS = {
     "queue": ("queue:queue", "List, pause and resume queues."),
     "config": ("config:config", "Read and change what can be tuned while it runs."),
     "user": ("user:user", "Manage the people who may log in."),
+    "token": ("token:token", "Manage what programs show to the API."),
+    "audit": ("audit:audit", "Show who did what, and export it."),
     "web": ("web:web", "Start the console alone."),
     "db": ("db:db", "Check the database, back it up, bring it up to date."),
     "doctor": ("doctor:doctor", "Check this machine and this installation."),

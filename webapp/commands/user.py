@@ -99,6 +99,47 @@ def enable(name: str) -> None:
     click.echo(f"{name}: {'may log in again' if changed else 'is enabled already'}")
 
 
+@user.command("sessions", epilog="Example: manage.py user sessions ana --end")
+@click.argument("name")
+@click.option("--end", is_flag=True, help="End them all: NAME is signed out everywhere.")
+@json_option
+def sessions_of(name: str, end: bool, as_json: bool) -> None:
+    """Show where NAME is signed in, the last used first."""
+    from webapp import people, sessions
+    from webapp.db import reading
+
+    with core():
+        if end:
+            with _fields_named():
+                ended = people.end_sessions(name, actor())
+            click.echo(f"{name}: {f'signed out, sessions ended: {ended}' if ended else 'is signed in nowhere'}")
+            return
+        with reading() as session:
+            found = people.named(session, name)
+            rows = sessions.of_user(session, found.id) if found is not None else []
+    if found is None:
+        raise click.ClickException(f"name: no such user: {name!r}.")
+    if as_json:
+        print_json(
+            [
+                {
+                    "address": row.address,
+                    "browser": row.browser,
+                    "started_at": clock.to_iso(row.created_at),
+                    "used_at": clock.to_iso(row.seen_at),
+                }
+                for row in rows
+            ]
+        )
+    elif rows:
+        print_table(
+            [Column("STARTED"), Column("LAST USED"), Column("ADDRESS"), Column("BROWSER", flexible=True)],
+            [(local_time(r.created_at), local_time(r.seen_at), r.address or "", r.browser or "") for r in rows],
+        )
+    else:
+        say(f"{name} is signed in nowhere.")
+
+
 class _fields_named:  # noqa: N801 - reads as a word of the with statement
     """Puts the field's name before what is wrong with it: 'password: has 3 characters …'."""
 

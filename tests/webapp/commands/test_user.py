@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from tests.webapp.commands.conftest import Cli
-from webapp import people
+from webapp import people, sessions
 from webapp.db import reading
 
 GOOD = b"correct horse battery\n"
@@ -73,3 +73,20 @@ def test_a_role_is_changed_and_a_person_is_disabled_and_enabled_again(app: Flask
         assert (result.code, result.out) == (1, "")
         assert "no administrator left" in result.err
     assert "no such user: 'ben'" in cli("user", "enable", "ben").err
+
+
+def test_sessions_are_listed_and_ended(app: Flask, cli: Cli) -> None:
+    cli("user", "add", "ben", "--password-stdin", stdin=GOOD)
+    assert cli("user", "sessions", "ben").err == "ben is signed in nowhere.\n"
+    with reading() as session:
+        ben = people.named(session, "ben")
+    assert ben is not None
+    sessions.begin(ben, "192.0.2.7", "a browser\x1b[2J")
+    assert r"a browser\x1b[2J" in cli("user", "sessions", "ben").out
+    (one,) = cli("user", "sessions", "ben", "--json").json
+    assert (one["address"], set(one)) == ("192.0.2.7", {"address", "browser", "started_at", "used_at"})
+    assert cli("user", "sessions", "ben", "--end").out == "ben: signed out, sessions ended: 1\n"
+    assert cli("user", "sessions", "ben", "--end").out == "ben: is signed in nowhere\n"
+    for argv in (["nobody"], ["nobody", "--end"]):
+        result = cli("user", "sessions", *argv)
+        assert (result.code, result.out, result.err) == (1, "", "Error: name: no such user: 'nobody'.\n")
