@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import time_machine
 from sqlalchemy import update
 
 from tests.console.conftest import Browser
@@ -105,9 +106,18 @@ def test_a_token_is_revoked_after_a_question_and_once(admin: Browser) -> None:
         ({"after": {"role": "admin", "x": True}}, [Change("role", None, "admin"), Change("x", None, "yes")]),
         ({"needs": "admin", "role": "viewer"}, [Change("needs", None, "admin"), Change("role", None, "viewer")]),
         ({"filter": {"state": "dead", "queue": None}}, [Change("filter", None, "state dead")]),
+        (
+            {"after": {"expires_at": "2026-03-01T09:30:00.000000Z"}},
+            [Change("expires_at", None, "1 Mar 2026 09:30 UTC")],
+        ),
+        (
+            {"after": {"command": "2026-19-39T09:30:00.000000Z"}},
+            [Change("command", None, "2026-19-39T09:30:00.000000Z")],
+        ),
         ([1], [Change("", None, "[1]")]),
     ],
 )
+@time_machine.travel("2027-01-01")
 def test_a_change_is_told_as_what_was_and_what_is(detail: object, told: list[Change]) -> None:
     assert changes(json.dumps(detail) if detail is not None else None) == told
 

@@ -6,7 +6,9 @@ Newest first, by key; the file has the oldest first, a JSON object a line, and o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Optional
 from urllib.parse import urlencode
@@ -26,6 +28,7 @@ pages = Blueprint("audit", __name__)
 PAGE = 50  # rows
 FIELDS = ("actor", "verb", "subject", "outcome", "since")
 OUTCOMES = ("done", "refused")
+_MOMENT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z\Z", re.ASCII)  # as `clock.to_iso` writes
 # What the list of verbs offers; the address takes any.
 VERBS = (
     "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "pause", "resume", "quiet", "run",
@@ -67,7 +70,12 @@ def _text(value: Any) -> str:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(one)}" for name, one in value.items() if one is not None) or "all"
-    return value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _MOMENT.match(value):
+        with suppress(ValueError):  # a command, say, that only looks like one
+            return times.brief(clock.parse_iso(value))
+    return value
 
 
 @dataclass
