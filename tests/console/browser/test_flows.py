@@ -191,7 +191,9 @@ TICK = """() => new Promise(done => {
     document.dispatchEvent(new CustomEvent('tick')) })"""
 
 
-@pytest.mark.parametrize("url", ["/", "/jobs", "/dead", "/job/job1", "/workers", "/queues", "/config"])
+@pytest.mark.parametrize(
+    "url", ["/", "/jobs", "/dead", "/job/job1", "/workers", "/queues", "/config", "/people", "/tokens"]
+)
 def test_a_tick_that_brings_nothing_new_touches_nothing(page: Page, url: str) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(60))
     job = make_job("dead", id="job1", finished_at=clock.now() - clock.seconds(7000))

@@ -8,12 +8,15 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from tests.factories import make_attempt, make_job, make_queue, make_worker
-from webapp import clock, operations
+from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
+from webapp import audit, clock, jobspec, operations, people, sessions, tokens
+from webapp.db import writing
 from webapp.models import STATES
 
 PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config",
-         "/config/backoff_base", "/submit", "/account", "/login"]  # fmt: skip
+         "/config/backoff_base", "/submit", "/account", "/login",
+         "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",
+         "/audit?since=never", "/audit?actor=nobody"]  # fmt: skip
 COLOURS = b"".join(
     b"\x1b[38;5;%dmink %d\x1b[0m \x1b[48;5;%dmground\x1b[0m \x1b[2mfaint\x1b[0m\n" % (n, n, n) for n in range(256)
 )
@@ -35,6 +38,22 @@ def fill() -> None:
                 error="z" * 300,
             )
     operations.set_setting("backoff_base", "3", "person:ana")
+    fill_with_people()
+
+
+def fill_with_people() -> None:
+    make_user("carla-with-a-very-long-name.from-another-department@example.org", "viewer")
+    ben = make_user("ben", "operator")
+    for browser in ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", "x" * 200, ""):
+        sessions.begin(ben, "2001:db8:85a3:1234:5678:8a2e:370:7334", browser)
+    for name, days in (("deploy", 90), ("soon-over", 3), ("nightly-report-of-the-north-warehouse", None), ("old", 1)):
+        tokens.make(name, "operate", days, "person:ben")
+    tokens.revoke("old", "person:ben")
+    make_user("emil", "viewer")
+    people.set_disabled("emil", True, "person:ben")
+    operations.enqueue([jobspec.parse({"command": "printf " + "y" * 400, "id": "z" * 120})], "token:deploy")
+    with writing() as session:
+        audit.note(session, "post", ["route:queues.pause"], "person:ben", outcome="refused", details=[{"needs": "x"}])
 
 
 @pytest.mark.parametrize(
@@ -52,11 +71,12 @@ def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
     open_browser: Callable[..., Page], watched: Any, scheme: str, width: int, full: bool
 ) -> None:
     watched.expect("status of 404")
+    watched.expect("status of 422")
     if full:
         fill()
     page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
     faults: list[str] = []
-    for url in PAGES + (["/nowhere"] if not full else [f"/job/{state}" for state in STATES]):
+    for url in PAGES + (["/nowhere"] if not full else ["/person/ben", *(f"/job/{state}" for state in STATES)]):
         page.goto(url)
         for violation in Axe().run(page).response["violations"]:
             faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]

@@ -1,0 +1,218 @@
+"""People, tokens, the trail and one's account, as a person goes through them; with JavaScript and without."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from playwright.sync_api import Error, Page, expect
+from sqlalchemy import update
+
+from tests.console.browser.conftest import Watched
+from webapp import clock, operations, people, sessions, tokens
+from webapp.db import reading, writing
+from webapp.models import User, UserSession
+
+GOOD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def _wrong_inputs_are_expected(watched: Watched) -> None:
+    for status in ("422", "409"):  # Chromium reports each such answer as an error of its own
+        watched.expect(f"Failed to load resource: the server responded with a status of {status}")
+
+
+def user(name: str) -> User:
+    with reading() as session:
+        found = people.named(session, name)
+    assert found is not None
+    return found
+
+
+def add_a_person(page: Page) -> None:
+    page.goto("/people")
+    page.get_by_role("link", name="Add a person").click()
+    page.fill("#name", "b n")
+    page.fill("#password", "short")
+    page.get_by_role("button", name="Add person").click()
+    expect(page.locator("#name-problem")).to_contain_text("is not allowed")
+    expect(page.locator("#name")).to_be_focused()
+    page.fill("#name", "ben")
+    page.get_by_label("viewer").check()
+    page.fill("#password", "password123")
+    page.get_by_role("button", name="Add person").click()
+    expect(page.locator("#password-problem")).to_contain_text("too easy to guess")
+    expect(page.locator("#password")).to_be_focused()
+    expect(page.locator("#name")).to_have_value("ben")
+    expect(page.get_by_label("viewer")).to_be_checked()
+    page.fill("#password", GOOD)
+    page.get_by_role("button", name="Add person").click()
+    expect(page.get_by_text("ben may log in, as viewer.")).to_be_visible()
+
+
+def test_a_person_is_added_promoted_and_disabled(page: Page) -> None:
+    add_a_person(page)
+    page.get_by_label("operator").check()
+    page.get_by_role("button", name="Change role").click()
+    expect(page.get_by_text("ben is operator now.")).to_be_visible()
+    page.get_by_role("button", name="Disable ben").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Disable ben?")
+    dialog.get_by_role("button", name="Keep as it is").click()
+    assert user("ben").disabled_at is None
+    page.get_by_role("button", name="Disable ben").click()
+    dialog.get_by_role("button", name="Disable ben").click()
+    expect(page.get_by_text("ben is disabled and signed out everywhere.")).to_be_visible()
+    page.get_by_role("button", name="Enable ben").click()
+    expect(page.get_by_text("ben may log in again.")).to_be_visible()
+
+
+def test_all_of_it_works_without_javascript(open_browser: Callable[..., Page]) -> None:
+    page = open_browser("admin", java_script_enabled=False)
+    add_a_person(page)
+    sessions.begin(user("ben"), "192.0.2.7", "curl/8")
+    page.goto("/person/ben")
+    page.get_by_role("button", name="End the session in curl/8, 192.0.2.7").click()
+    expect(page.get_by_text("1 session ended.")).to_be_visible()
+    page.get_by_role("button", name="Disable ben").click()
+    expect(page.get_by_role("heading", name="Disable ben?")).to_be_visible()
+    page.get_by_role("button", name="Disable ben").click()
+    expect(page.get_by_text("ben is disabled and signed out everywhere.")).to_be_visible()
+    page.goto("/tokens/new")
+    page.fill("#name", "deploy")
+    page.get_by_role("button", name="Make token").click()
+    expect(page.locator("#secret")).to_have_text(re.compile(r"qctl_[\w-]{43}"))
+    expect(page.get_by_role("button", name="Copy")).to_be_hidden()
+    page.get_by_role("link", name="I have it").click()
+    page.get_by_role("button", name="Revoke token deploy").click()
+    page.get_by_role("button", name="Revoke token").click()
+    expect(page.get_by_text("Token deploy is revoked.")).to_be_visible()
+    page.goto("/audit")
+    page.fill("#actor", "a-admin")
+    page.locator("#verb").select_option("revoke_token")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.locator(".trail tbody tr")).to_have_count(1)
+
+
+def test_the_last_administrator_is_told_why_it_must_stay(page: Page) -> None:
+    page.goto("/person/a-admin")
+    page.get_by_role("button", name="Disable yourself").click()
+    page.get_by_role("button", name="Disable me").click()
+    expect(page.locator("#toasts")).to_contain_text("there would be no administrator left")
+    page.locator(".choice").get_by_text("viewer", exact=True).click()
+    page.get_by_role("button", name="Change role").click()
+    page.get_by_role("button", name="Make me viewer").click()
+    expect(page.locator("#role-problem")).to_contain_text("there would be no administrator left")
+
+
+def test_a_secret_is_shown_once_and_copied(open_browser: Callable[..., Page]) -> None:
+    page = open_browser("admin", permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/tokens")
+    page.get_by_role("link", name="Make a token").first.click()
+    page.fill("#name", "de ploy")
+    page.get_by_role("button", name="Make token").click()
+    expect(page.locator("#name-problem")).to_contain_text("is not allowed")
+    page.fill("#name", "deploy")
+    page.locator("#scope-operate").check()
+    page.locator("#days").select_option("30")
+    page.get_by_role("button", name="Make token").click()
+    secret = page.locator("#secret").inner_text()
+    with reading() as session:
+        assert tokens.find(session, secret) is not None
+    page.locator("[data-copy]").click()
+    expect(page.locator("[data-copy]")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == secret
+    page.get_by_role("link", name="I have it").click()
+    expect(page.locator("#live")).to_contain_text("deploy")
+    assert secret not in page.content()
+    with suppress(Error):  # the answer was not kept, so Chromium asks whether to send the form again
+        page.go_back()
+    assert secret not in page.content()
+
+
+def test_a_token_is_revoked_in_place(page: Page) -> None:
+    secret, _ = tokens.make("deploy", "read", None, "person:ana")
+    page.goto("/tokens")
+    page.get_by_role("button", name="Revoke token deploy").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke token").click()
+    expect(page.get_by_text("Token deploy is revoked.")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tokens")).to_be_visible()
+    with reading() as session:
+        assert tokens.find(session, secret) is None
+
+
+def test_after_a_while_the_password_is_asked_for_and_the_way_goes_on(open_browser: Callable[..., Page]) -> None:
+    page = open_browser("admin", name="ana")
+    people.set_password("ana", GOOD, "rule:test", spare=session_of(page))
+    page.goto("/people")
+    with writing() as session:
+        session.execute(update(UserSession).values(confirmed_at=clock.now() - clock.seconds(3600)))
+    page.get_by_role("link", name="Add a person").click()
+    page.fill("#password", "wrong")
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("alert")).to_contain_text("does not fit")
+    page.fill("#password", GOOD)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("heading", name="Add a person")).to_be_visible()
+
+
+def session_of(page: Page) -> str:
+    """The id that the browser's cookie holds."""
+    import base64
+
+    [value] = [one["value"] for one in page.context.cookies() if one["name"].startswith("queuectl_")]
+    payload = value.partition(".")[0]
+    return str(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["_user_id"])
+
+
+def test_ones_password_is_changed_and_other_browsers_are_signed_out(open_browser: Callable[..., Page]) -> None:
+    page = open_browser("viewer", name="ana")
+    sessions.begin(user("ana"), "192.0.2.7", "curl/8")
+    page.goto("/account")
+    expect(page.locator(".fleet .badge")).to_have_text("this browser")
+    page.fill("#password", "short")
+    page.get_by_role("button", name="Show the password").click()
+    expect(page.locator("#password")).to_have_attribute("type", "text")
+    page.get_by_role("button", name="Change password").click()
+    expect(page.locator("#password-problem")).to_contain_text("expected 10 to 1000")
+    page.fill("#password", GOOD)
+    page.get_by_role("button", name="Change password").click()
+    expect(page.get_by_text("Your password is changed.")).to_be_visible()
+    expect(page.get_by_role("button", name="End your session")).to_have_count(0)
+    page.goto("/jobs")
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+
+
+def test_another_browser_of_ones_own_is_signed_out(open_browser: Callable[..., Page]) -> None:
+    page = open_browser("viewer", name="ana")
+    for address in ("192.0.2.7", "192.0.2.8", "192.0.2.9"):
+        sessions.begin(user("ana"), address, "curl/8")
+    page.goto("/account")
+    page.get_by_role("button", name="End your session in curl/8, 192.0.2.8").click()
+    expect(page.get_by_text("1 session ended.")).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("End your session"))).to_have_count(2)
+    page.get_by_role("button", name="End all others").click()
+    expect(page.get_by_text("2 sessions ended.")).to_be_visible()
+
+
+def test_the_trail_is_narrowed_and_kept_as_a_file(page: Page, tmp_path: Path) -> None:
+    operations.set_setting("lease", 40, "person:ana")
+    page.goto("/jobs")
+    page.locator(".menu.user summary").click()
+    page.get_by_role("link", name="Audit").click()
+    page.get_by_role("link", name="setting:lease").click()
+    expect(page.locator(".trail tbody tr")).to_have_count(1)
+    expect(page.locator(".changes")).to_contain_text("30")
+    expect(page.locator("#subject")).to_have_value("setting:lease")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="JSON lines").click()
+    file = tmp_path / "trail"
+    download.value.save_as(file)
+    assert re.fullmatch(r"queuectl-audit-\d{4}-\d\d-\d\d\.jsonl", download.value.suggested_filename)
+    assert [json.loads(line)["subject"] for line in file.read_text().splitlines()] == ["setting:lease"]
+    page.get_by_role("link", name="Show all").click()
+    expect(page.locator(".trail tbody tr").first).to_contain_text("setting:lease")
