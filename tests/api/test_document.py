@@ -19,7 +19,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from tests.api.conftest import API, make_program, opened
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_queue, make_worker
-from webapp.api import gate, pace
+from webapp.api import pace
 from webapp.api.document import document
 from webapp.api.problems import KINDS
 from webapp.config import CHECKOUT, Config
@@ -30,9 +30,10 @@ KNOWN = {"job_id": "a-dead", "name": "mail", "key": "max_retries", "worker_id": 
 
 
 @pytest.fixture
-def app(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    monkeypatch.setattr(gate, "_buckets", pace.Buckets(burst=1_000_000))
-    yield from opened(Config(home=home, database_url=None, public_url=None))
+def app(home: Path) -> Iterator[Flask]:
+    for app in opened(Config(home=home, database_url=None, public_url=None)):
+        app.extensions[pace.KEY] = pace.Buckets(burst=1_000_000)
+        yield app
 
 
 def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

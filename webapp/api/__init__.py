@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from webapp.api import pace
 from webapp.api.acts import routes as acts_routes
 from webapp.api.config import routes as config_routes
 from webapp.api.dead_letters import routes as dead_letters_routes
@@ -38,6 +39,7 @@ NOUNS = (
 
 def init_app(app: Flask) -> None:
     """Give the application its API, behind the gate that the console has set up."""
+    app.extensions[pace.KEY] = pace.Buckets()
     describe(app, NOUNS)
     for noun in NOUNS:
         app.extensions["csrf"].exempt(noun)  # no cookie is read here, so no other site's page can act for anybody

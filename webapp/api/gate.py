@@ -25,13 +25,12 @@ from webapp.models import Token
 USE_PATIENCE = 1.0  # seconds that a request waits to note that its token was used
 JSON = "application/json"
 LONGEST = 200  # characters of a token that are looked at
-_buckets = pace.Buckets()
 
 
 def admit(address: Optional[str]) -> None:
     """Admit no request to anything without a token whose scope is enough. Raises Problem."""
     caller = set_caller(_token(address))
-    wait = _buckets.take(caller.token_id)
+    wait = pace.buckets(current_app).take(caller.token_id)
     if wait:
         raise problems.too_many(wait)
     if request.endpoint is None:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Optional
+from typing import TYPE_CHECKING, Optional, cast
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 RATE = 50.0  # requests a second
 BURST = 200
+KEY = "queuectl_api_pace"  # in an application's extensions
 
 
 class Buckets:
@@ -29,9 +33,13 @@ class Buckets:
         now = time.monotonic() if now is None else now
         with self._lock:
             level, at = self._levels.get(key, (float(self._burst), now))
-            level = min(self._burst, level + (now - at) * self._rate)
+            level = min(self._burst, level + max(0.0, now - at) * self._rate)
             if level < 1:
                 self._levels[key] = (level, now)
                 return (1 - level) / self._rate
             self._levels[key] = (level - 1, now)
             return 0.0
+
+
+def buckets(app: Flask) -> Buckets:
+    return cast(Buckets, app.extensions[KEY])

@@ -58,6 +58,7 @@ def repeatable(view: View) -> View:
     @wraps(view)
     def heeding(**arguments: Any) -> Response:
         key = request.headers.get(HEADER)
+        g.pop("queuectl_claim", None)
         if key is None:
             return cast(Response, view(**arguments))
         if not KEY.match(key):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Optional
 from flask import Response, current_app, redirect, request, url_for
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import BadRequest, Forbidden, Unauthorized
+from werkzeug.exceptions import Forbidden, Unauthorized
 
 from webapp import audit, clock, sessions
 from webapp.api import problems
@@ -61,8 +61,7 @@ def check_routes(app: Flask) -> None:
 def guard() -> Optional[AnyResponse]:
     """Admit nobody to anything, but for what this function says."""
     if problems.asked():
-        _guard_api()
-        return None
+        return _guard_api()
     audit.come_from(audit.Origin("console", address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
@@ -85,14 +84,15 @@ def guard() -> Optional[AnyResponse]:
     return None
 
 
-def _guard_api() -> None:
+def _guard_api() -> Optional[AnyResponse]:
     """Programs: the same host and the same version; then a token, and neither cookie, origin nor role."""
     audit.come_from(audit.Origin("api", address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
-        raise BadRequest(" ".join(refusal.get_data(as_text=True).split()))
+        return refusal
     refuse_when_outdated()
     admit(address())
+    return None
 
 
 def _note_refusal(person: Person, detail: dict[str, str]) -> None:
