@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
 from pathlib import Path
 from typing import Callable
 
 import pytest
-from playwright.sync_api import Error, Page, expect
+from playwright.sync_api import Page, expect
 from sqlalchemy import update
 
 from tests.console.browser.conftest import Watched
@@ -128,9 +127,6 @@ def test_a_secret_is_shown_once_and_copied(open_browser: Callable[..., Page]) ->
     assert page.evaluate("navigator.clipboard.readText()") == secret
     page.get_by_role("link", name="I have it").click()
     expect(page.locator("#live")).to_contain_text("deploy")
-    assert secret not in page.content()
-    with suppress(Error):  # the answer was not kept, so Chromium asks whether to send the form again
-        page.go_back()
     assert secret not in page.content()
 
 
