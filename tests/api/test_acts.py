@@ -85,16 +85,18 @@ def test_an_act_that_takes_long_goes_on_by_itself(operator: Program, monkeypatch
     assert (response.status_code, response.get_json()["act"]["state"]) == (202, "running")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [{}, {"ids": []}, {"ids": ["a"], "all": True}, {"all": False}, {"ids": ["a"], "queue": "x"}, {"ids": ["a b"]},
-     {"ids": ["a"] * 501}, {"ids": [1]}, {"ids": "a"}, {"all": "true"}, {"all": True, "state": "x"},
-     {"all": True, "status": "dead"}, {"all": True, "q": "\ud800"}, [], None, {"ids": ["\ud800"]}],
-)  # fmt: skip
+UNCLEAR: list[Any] = [
+    {}, {"ids": []}, {"ids": ["a"], "all": True}, {"all": False}, {"ids": ["a"], "queue": "x"}, {"ids": ["a b"]},
+    {"ids": ["a"] * 501}, {"ids": [1]}, {"ids": "a"}, {"all": "true"}, {"all": True, "state": "x"},
+    {"all": True, "status": "dead"}, {"all": True, "q": "\ud800"}, [], b"null", {"ids": ["\ud800"]},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", ["/jobs/discard", "/dead-letters/discard"])
-def test_which_jobs_are_meant_must_be_plain(operator: Program, path: str, body: Any) -> None:
+def test_which_jobs_are_meant_must_be_plain(operator: Program, path: str) -> None:
     make_job("dead", id="a")
-    refused(operator("POST", path, b"null" if body is None else body), 422, "invalid")
+    for body in UNCLEAR:
+        refused(operator("POST", path, body), 422, "invalid")
     assert stored() == 1
 
 

@@ -14,7 +14,7 @@ from webapp.db import writing
 from webapp.models import STATES
 
 PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config",
-         "/config/backoff_base", "/submit", "/account", "/login",
+         "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
          "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",
          "/audit?since=never", "/audit?actor=nobody"]  # fmt: skip
 COLOURS = b"".join(
