@@ -23,6 +23,9 @@ from webapp.db import db
 
 if TYPE_CHECKING:
     from flask import Flask
+    from playwright.sync_api import Browser
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def pytest_configure() -> None:
@@ -127,6 +130,20 @@ def app(config: Config) -> Iterator[Flask]:
 def sqlite_app(home: Path) -> Iterator[Flask]:
     """The same on SQLite alone, for what only SQLite has."""
     yield from _opened(Config(home=home, database_url=None, public_url=None))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium. A machine without one fails in CI and skips elsewhere."""
+    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    if path is None:
+        message = "no Chromium on this machine: install it (Debian: apt install chromium)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if root else [])
 
 
 @pytest.fixture
