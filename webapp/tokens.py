@@ -97,6 +97,13 @@ def every(session: Session, *, ended: bool = False) -> list[Token]:
     return list(session.scalars(statement))
 
 
+def state(token: Token) -> str:
+    """works, over (its days have passed) or revoked."""
+    if token.revoked_at is not None:
+        return "revoked"
+    return "over" if token.expires_at is not None and token.expires_at <= clock.now() else "works"
+
+
 def may(scope: str, needed: str) -> bool:
     return SCOPES.index(scope) >= SCOPES.index(needed)
 

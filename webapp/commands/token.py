@@ -56,7 +56,7 @@ def list_tokens(all_: bool, as_json: bool) -> None:
         found = tokens.every(session, ended=all_)
     now = clock.now()
     if as_json:
-        print_json([_token_json(one, now) for one in found])
+        print_json([_token_json(one) for one in found])
     elif found:
         headers = ("NAME", "SCOPE", "STATE", "ENDS", "LAST USED", "FROM", "MADE BY")
         print_table(
@@ -65,7 +65,7 @@ def list_tokens(all_: bool, as_json: bool) -> None:
                 (
                     one.name,
                     one.scope,
-                    _state(one, now),
+                    tokens.state(one),
                     local_time(one.expires_at),
                     ago(one.used_at, now) or "never",
                     one.used_from or "",
@@ -78,17 +78,13 @@ def list_tokens(all_: bool, as_json: bool) -> None:
         say("No tokens." if all_ else "No tokens that work. Those that have ended are shown with --all.")
 
 
-def _state(one: Token, now: int) -> str:
-    if one.revoked_at is not None:
-        return "revoked"
-    return "over" if one.expires_at is not None and one.expires_at <= now else "works"
+def _token_json(one: Token) -> dict[str, Any]:
+    from webapp import tokens
 
-
-def _token_json(one: Token, now: int) -> dict[str, Any]:
     return {
         "name": one.name,
         "scope": one.scope,
-        "state": _state(one, now),
+        "state": tokens.state(one),
         "created_at": clock.to_iso(one.created_at),
         "created_by": one.created_by,
         "expires_at": clock.to_iso(one.expires_at),

@@ -1,8 +1,8 @@
 """Who gets in: one gate before every request, closed unless a route says otherwise.
 
 The order is Host, origin, person, role, a fresh password, CSRF token; for the API, which `api/gate.py` goes on with,
-Host, token, pace, scope. Public routes stand in PUBLIC and nowhere else;
-a route that writes and names no role stops the application from starting.
+Host, token, pace, scope. Public routes stand in PUBLIC and nowhere else; a route that writes and names no role stops
+the application from starting.
 """
 
 from __future__ import annotations

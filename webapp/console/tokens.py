@@ -35,13 +35,10 @@ def index() -> ResponseReturnValue:
 
 
 def state_of(token: Token) -> str:
-    """works, soon (it ends within a week), over or revoked."""
-    if token.revoked_at is not None:
-        return "revoked"
-    left = None if token.expires_at is None else token.expires_at - clock.now()
-    if left is None or left > SOON:
-        return "works"
-    return "soon" if left > 0 else "over"
+    """As `tokens.state`, and of those that work: soon, where the end is less than a week away."""
+    state = tokens.state(token)
+    ends_soon = token.expires_at is not None and token.expires_at <= clock.now() + SOON
+    return "soon" if state == "works" and ends_soon else state
 
 
 @pages.get("/tokens/new")
