@@ -2,8 +2,9 @@
 
 Failures are counted before the password is looked at, so that many tries at once gain nothing, and taken back when it
 was right. Nobody is locked out for good: the wait never exceeds LONGEST, a browser in which the account has logged in
-before is counted by itself (whoever attacks the account from elsewhere does not slow down its owner), and a new
-password, by `user passwd` too, clears the account. See OWASP's 'Slow Down Online Guessing Attacks with Device Cookies'.
+before is counted by itself alone (whoever attacks the account, or shares its owner's address, does not slow down the
+owner), and a new password, by `user passwd` too, clears the account. See OWASP's 'Slow Down Online Guessing Attacks
+with Device Cookies'.
 """
 
 from __future__ import annotations

@@ -70,6 +70,18 @@ def test_who_attacks_an_account_does_not_keep_its_owner_out(console: Flask, ana:
     assert try_in(home, ana, GOOD).status_code == 303
 
 
+def test_who_attacks_from_the_owners_own_network_does_not_keep_the_owner_out_either(
+    console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(throttle.FREE, "address", 3)
+    home, elsewhere = Browser(console.test_client()), Browser(console.test_client())
+    assert try_in(home, ana, GOOD).status_code == 303
+    home.get("/account")
+    home.post("/logout")
+    assert [try_in(elsewhere, f"name{n}", WRONG).status_code for n in range(6)][-1] == 429
+    assert try_in(home, ana, GOOD).status_code == 303
+
+
 def test_a_known_browser_is_known_for_its_owner_alone_and_slows_down_too(console: Flask, ana: str) -> None:
     people.add("ben", GOOD, "viewer", "rule:test")
     home = Browser(console.test_client())

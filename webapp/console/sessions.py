@@ -181,7 +181,7 @@ def _slower(wait: int) -> str:
 
 def _authenticate(name: str, password: str) -> tuple[Optional[User], int]:
     """The user if name and password fit, and otherwise, where it was tried too often, the seconds to wait."""
-    keys = [throttle.address(address()), _account_key(name)]
+    keys = _failures_count_for(name)
     wait = throttle.admit(keys)
     if wait:
         return None, max(1, round(wait + 0.5))
@@ -197,15 +197,17 @@ def _authenticate(name: str, password: str) -> tuple[Optional[User], int]:
     return None, 0
 
 
-def _account_key(name: str) -> str:
-    """What failures for this name count towards: the account, or this very browser, where it is one of the owner's."""
+def _failures_count_for(name: str) -> list[str]:
+    """This very browser alone, where it is one of the owner's; else the account and the address, which an owner may
+    share with whoever attacks: a network, or a proxy that is not trusted."""
+    strangers = [throttle.address(address()), throttle.account(name)]
     try:
         user_id, known_name, device = _known_browsers().loads(
             request.cookies.get(_cookie_name("_known"), ""), max_age=KNOWN_LIFE
         )
     except (BadData, ValueError, TypeError):
-        return throttle.account(name)
-    return throttle.browser(user_id, device) if known_name == name else throttle.account(name)
+        return strangers
+    return [throttle.browser(user_id, device)] if known_name == name else strangers
 
 
 def _known_browsers() -> URLSafeTimedSerializer:
