@@ -114,14 +114,15 @@ def move(
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
     else:
-        new: dict[str, Any] = {"state": arrow.enters, "changed_at": clock.now(), **(values or {})}
+        # A move by anybody else ends what the undo of an earlier act could take back.
+        new: dict[str, Any] = {"state": arrow.enters, "changed_at": clock.now(), "act_id": act_id, **(values or {})}
         if act_id is not None:
             new.update(
-                act_id=act_id,
                 prior_state=Job.state,
                 prior_run_at=Job.run_at,
                 prior_failures=Job.failures,
                 prior_finished_at=Job.finished_at,
+                prior_attempts=Job.attempts,
             )
         statement = update(Job).where(which, guard).values(new)
     rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()

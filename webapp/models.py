@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import BigInteger, CheckConstraint, Float, ForeignKey, Index, Integer, LargeBinary, Text, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db import Model
@@ -68,6 +79,7 @@ class Job(Model):
     prior_run_at: Mapped[Optional[int]] = mapped_column(BigInteger)
     prior_failures: Mapped[Optional[int]] = mapped_column(Integer)
     prior_finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    prior_attempts: Mapped[Optional[int]] = mapped_column(Integer)  # as many still: nobody has claimed it since
 
     __table_args__ = (
         CheckConstraint(_one_of("state", STATES), name="state"),
@@ -128,6 +140,23 @@ class Job(Model):
             sqlite_where=text("form_key IS NOT NULL"),
             postgresql_where=text("form_key IS NOT NULL"),
         ),
+        # What a bulk act moved, for its undo.
+        Index(
+            "ix_jobs_act",
+            "act_id",
+            "seq",
+            sqlite_where=text("act_id IS NOT NULL"),
+            postgresql_where=text("act_id IS NOT NULL"),
+        ),
+        # Dead letters that failed alike.
+        Index(
+            "ix_jobs_group",
+            "error_key",
+            "finished_at",
+            "seq",
+            sqlite_where=text("state = 'dead'"),
+            postgresql_where=text("state = 'dead'"),
+        ),
         # AUTOINCREMENT: a discarded job's sequence is never given to another, which a running bulk act would catch.
         {"sqlite_autoincrement": True},
     )
@@ -156,8 +185,21 @@ class Attempt(Model):
     output_runs: Mapped[str] = mapped_column(Text)  # lengths of alternating runs, stdout first: '12,5,3'
     output_cut: Mapped[Optional[int]] = mapped_column(BigInteger)  # offset in `output` where bytes were left out
     output_dropped: Mapped[int] = mapped_column(BigInteger)  # how many
+    due_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # since when it could have been claimed
 
-    __table_args__ = (CheckConstraint(_one_of("state", ATTEMPT_STATES), name="state"),)
+    __table_args__ = (
+        CheckConstraint(_one_of("state", ATTEMPT_STATES), name="state"),
+        Index("ix_attempts_finished", "finished_at"),  # what the roll-ups fold
+    )
+
+
+class OutputTail(Model):
+    """The last words of a job's latest death as text, short, so that dead letters can be searched by them."""
+
+    __tablename__ = "output_tails"
+
+    job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
 
 
 class OutputChunk(Model):
@@ -230,11 +272,32 @@ class Worker(Model):
     seen_at: Mapped[int] = mapped_column(BigInteger)  # the wall clock at the last beat, for people only
     jobs_completed: Mapped[int] = mapped_column(BigInteger)
     jobs_failed: Mapped[int] = mapped_column(BigInteger)
+    cpu_time: Mapped[Optional[int]] = mapped_column(BigInteger)  # microseconds, its own and its ended commands'
+    memory: Mapped[Optional[int]] = mapped_column(BigInteger)  # bytes, its own
 
     __table_args__ = (
         CheckConstraint(_one_of("state", ("running", "stopped", "expired")), name="state"),
         CheckConstraint(_one_of("wish", ("run", "quiet", "stop")), name="wish"),
     )
+
+
+class Supervisor(Model):
+    """One `worker start`: a process that starts workers, replaces them, and lets people change how many there are."""
+
+    __tablename__ = "supervisors"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    host: Mapped[str] = mapped_column(Text)
+    pid: Mapped[int] = mapped_column(Integer)
+    version: Mapped[str] = mapped_column(Text)
+    slots: Mapped[int] = mapped_column(Integer)  # of each of its workers, likewise the next
+    queues: Mapped[Optional[str]] = mapped_column(Text)
+    wanted: Mapped[int] = mapped_column(Integer)  # how many workers it is to have
+    started_at: Mapped[int] = mapped_column(BigInteger)
+    stopped_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    seen_at: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (CheckConstraint("wanted BETWEEN 0 AND 256", name="wanted"),)
 
 
 class Setting(Model):
@@ -256,6 +319,9 @@ class Control(Model):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     revision: Mapped[int] = mapped_column(BigInteger)
     pulse: Mapped[int] = mapped_column(BigInteger, server_default="0")  # counts the proofs that there can be a write
+    folded_until: Mapped[int] = mapped_column(
+        BigInteger, server_default="0"
+    )  # attempts before it are rolled up
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
@@ -284,6 +350,47 @@ class Act(Model):
         CheckConstraint(_one_of("state", ("waiting", "running", "done", "stopped")), name="state"),
         {"sqlite_autoincrement": True},
     )
+
+
+class Minute(Model):
+    """What a queue did in one minute, folded from its attempts: what charts show, at any size of the table."""
+
+    __tablename__ = "minutes"
+
+    at: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # its beginning
+    queue: Mapped[str] = mapped_column(Text, primary_key=True)
+    completed: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int] = mapped_column(BigInteger)  # attempts, whether or not they were retried
+    dead: Mapped[int] = mapped_column(BigInteger)  # those of them that were the last
+    lost: Mapped[int] = mapped_column(BigInteger)
+    waits: Mapped[str] = mapped_column(Text)  # histograms, see rollups.py
+    runs: Mapped[str] = mapped_column(Text)
+
+
+class CommandHour(Model):
+    """What commands of one shape (numbers, paths and ids masked) did in one hour, folded likewise."""
+
+    __tablename__ = "command_hours"
+
+    at: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    shape: Mapped[str] = mapped_column(Text, primary_key=True)
+    runs: Mapped[int] = mapped_column(BigInteger)
+    failures: Mapped[int] = mapped_column(BigInteger)
+    run_time: Mapped[int] = mapped_column(BigInteger)  # microseconds in all
+
+
+class Group(Model):
+    """What people said of dead letters that failed alike. A group of which nobody has said anything has no row."""
+
+    __tablename__ = "failure_groups"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)  # Job.error_key
+    note: Mapped[str] = mapped_column(Text)
+    owner: Mapped[Optional[str]] = mapped_column(Text)
+    acknowledged_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # a death after it opens the group again
+    acknowledged_by: Mapped[Optional[str]] = mapped_column(Text)
+    changed_at: Mapped[int] = mapped_column(BigInteger)
+    changed_by: Mapped[str] = mapped_column(Text)
 
 
 class User(Model):
@@ -316,6 +423,20 @@ class UserSession(Model):
     confirmed_at: Mapped[int] = mapped_column(BigInteger)  # when the password was last typed
     address: Mapped[Optional[str]] = mapped_column(Text)
     browser: Mapped[Optional[str]] = mapped_column(Text)
+
+
+class View(Model):
+    """A search that somebody keeps under a name."""
+
+    __tablename__ = "views"
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Text)
+    query: Mapped[str] = mapped_column(Text)  # of the list's URL
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (UniqueConstraint("user_id", "name"), {"sqlite_autoincrement": True})
 
 
 class Throttle(Model):

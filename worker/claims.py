@@ -20,6 +20,7 @@ from webapp import clock, migrations
 from webapp.db import WorkerConnection
 from webapp.lifecycle import ARROWS
 from webapp.settings import Settings
+from worker import failures
 from worker.output import Capture, Chunk, Kept
 
 PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: a million due at once held the lock for 3 s
@@ -41,6 +42,7 @@ class Claim:
     max_retries: Optional[int]
     alone: bool  # a worker died under it before: nothing may run beside it
     kill_grace: float
+    due_at: int
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,13 @@ WHERE seq = :seq AND token = :token AND state = 'processing' AND (cancel_request
 
 _ATTEMPT = """
 INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_id, started_at, finished_at, exit_code,
-                      signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped)
+                      signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped, due_at)
 VALUES (:seq, :number, :state, :reason, :error, :error_key, :worker, :started_at, :finished_at, :exit_code,
-        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped)
+        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped, :due_at)
+"""
+
+_TAIL = """
+INSERT INTO output_tails (job_seq, text) VALUES (:seq, :text) ON CONFLICT (job_seq) DO UPDATE SET text = excluded.text
 """
 
 _CHUNK = """
@@ -153,6 +159,7 @@ class Statements:
         self.claim_lone = prepare(_CLAIM.format(columns=_COLUMNS, picked=pick.format(which="losses > 0")))
         self.settle = prepare(_SETTLE)
         self.attempt = prepare(_ATTEMPT)
+        self.tail = prepare(_TAIL)
         self.chunk = prepare(_CHUNK)
         self.drop_chunks = prepare(_DROP_CHUNKS)
         self.event = prepare(_EVENT)
@@ -218,8 +225,11 @@ class Turn:
                 "runs": kept.runs,
                 "cut": kept.cut,
                 "dropped": kept.dropped,
+                "due_at": claim.due_at,
             },
         )
+        if state == "dead":
+            self._cursor.execute(self._sql.tail, {"seq": claim.seq, "text": failures.tail(kept.data)})
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
             self.record("end_left_behind", claim, f"ended {some} that the command had left behind")
@@ -387,6 +397,7 @@ def _claim(row: Sequence[Any], settings: Settings) -> Claim:
         max_retries=row[9],
         alone=row[10] > 0,
         kill_grace=settings.kill_grace,
+        due_at=row[12],
     )
 
 

@@ -9,6 +9,7 @@ import signal
 from worker.limits import Limits
 
 LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
+TAIL_LIMIT = 2000  # bytes of a dead letter's output that can be searched
 
 # Colours, titles and links: left out whole, or their letters would stay behind when the control characters go.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)")
@@ -55,6 +56,15 @@ def last_line(output: bytes) -> str:
         if text:
             return text[:LINE_LIMIT]
     return ""
+
+
+def tail(output: bytes) -> str:
+    """The last TAIL_LIMIT bytes as plain text, to be searched: whole lines where there are any, nothing unprintable."""
+    kept = output[-TAIL_LIMIT:]
+    if len(output) > TAIL_LIMIT and b"\n" in kept[:-1]:
+        kept = kept[kept.index(b"\n") + 1 :]
+    plain = _ESCAPE.sub("", kept.decode(errors="replace"))
+    return "".join(char for char in plain.expandtabs(1) if char == "\n" or char.isprintable())
 
 
 def error_key(what: str, words: str, command: str) -> str:

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from webapp import clock, story
 from webapp.db import reading, writing
 from webapp.lifecycle import ARROWS, in_state, record
-from webapp.models import Attempt, Job, OutputChunk, Worker
-from worker import processes
+from webapp.models import Attempt, Job, OutputChunk, OutputTail, Worker
+from worker import failures, processes
 
 log = logging.getLogger("queuectl.keeper")
 
@@ -94,6 +94,9 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
         verb = "lose"
     error = _explain(orphan.worker, verified, lone_losses if verb == "bury" else 0)
     session.execute(insert(Attempt).values(_attempt(session, job, error, now)))
+    if verb == "bury":
+        tail = failures.tail(story.live_output(session, job.seq, job.attempts).data)
+        session.merge(OutputTail(job_seq=job.seq, text=tail))
     session.execute(delete(OutputChunk).where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == job.attempts))
     changes: dict[str, Any] = {
         "state": ARROWS[verb].enters,
@@ -103,6 +106,7 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
         "lone_losses": lone_losses,
         "last_error": error,
         "exit_code": None,
+        "error_key": failures.error_key("poison", "", job.command) if verb == "bury" else job.error_key,
         "worker_id": None,
         "token": None,
         "cancel_requested_at": None,
@@ -154,4 +158,5 @@ def _attempt(session: Session, job: Job, error: str, now: int) -> dict[str, Any]
         "output_runs": ",".join(map(str, output.runs)),
         "output_cut": output.cut,
         "output_dropped": output.dropped,
+        "due_at": job.run_at,
     }

@@ -22,7 +22,7 @@ life, _ = os.pipe()
 runner = PosixRunner(life)
 gate = sys.argv[2]
 def start(seq, command):
-    claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0)
+    claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0, 0)
     runner.start(claim, Settings())
 start(1, "exit 1")
 start(2, f"read line < {gate}; exit 2")
