@@ -20,11 +20,16 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Conditions that must all hold; None leaves one open. `text` is looked for in ids and commands, case ignored."""
+    """Conditions that must all hold; None leaves one open. `text` is looked for in ids and commands, case ignored.
+
+    `group` is the error key of a group of dead letters; `ended_by` (microseconds) leaves out what ended later.
+    """
 
     state: Optional[str] = None
     queue: Optional[str] = None
     text: Optional[str] = None
+    group: Optional[str] = None
+    ended_by: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -36,6 +41,10 @@ class JobFilter:
             conditions.append(in_state(self.state))
         if self.queue is not None:
             conditions.append(Job.queue == self.queue)
+        if self.group is not None:
+            conditions.append(Job.error_key == self.group)
+        if self.ended_by is not None:
+            conditions.append(Job.finished_at <= self.ended_by)
         if self.text and not without_text:
             conditions.append(
                 or_(Job.id.icontains(self.text, autoescape=True), Job.command.icontains(self.text, autoescape=True))
