@@ -44,6 +44,7 @@ def test_imports_only_go_downstairs(path: Path) -> None:
         core = (
             "backoff",
             "bulk",
+            "canaries",
             "clock",
             "config",
             "db",

@@ -1,7 +1,9 @@
 """Bulk acts: one verb on every job that matches a filter, in transactions small enough that nobody waits for them.
 
 An act is a row first, so that it survives whoever carries it out: its filter, the highest sequence that it may touch,
-how far it has come. The moves are the same guarded ones as for named jobs.
+how far it has come. The moves are the same guarded ones as for named jobs. What people do to named jobs in the console
+is an act too, done at once, so that it can be undone. An undo is an act itself; a canary (`canaries.py`) is one that
+waits.
 """
 
 from __future__ import annotations
@@ -9,20 +11,25 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Optional
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp import audit, clock
+from webapp import audit, clock, queries
 from webapp.db import give_way, writing
 from webapp.filters import JobFilter
-from webapp.lifecycle import ARROWS, in_state, move
+from webapp.lifecycle import ARROWS, in_state, may_be_taken_back, move, record, take_back
 from webapp.models import Act, Job
-from webapp.operations import NotFound, ask_to_stop, values_of
+from webapp.operations import NotFound, Outcome, ask_to_stop, move_named, values_of
 
 BATCH = 500  # jobs that one transaction moves: the write lock is held for about 50 ms at the most
 LEASE = clock.seconds(30)  # an act that nobody has advanced for so long is anybody's
+VERBS = ("requeue", "discard", "cancel", "run_now")
+CAN_BE_UNDONE = ("requeue", "cancel", "run_now")
+KEPT_IDS = 20  # ids that an act on named jobs keeps for people to read
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,30 @@ class ActResult:
     done: bool
 
 
+class CannotUndo(Exception):
+    """The message says why."""
+
+
 def act_on_all(verb: str, wanted: JobFilter, actor: str) -> ActResult:
     """Apply a verb to every job that matches now, in transactions of BATCH jobs. Jobs that come later are left alone.
 
     If this process dies on the way, a supervisor finds the act and carries it on.
     """
     return carry_out(start(verb, wanted, actor))
+
+
+def act_on_named(verb: str, ids: Iterable[str], actor: str) -> tuple[Outcome, Optional[int]]:
+    """Apply a verb to jobs by their ids, in one transaction. Returns the act's id too, None where nothing moved."""
+    wanted = list(dict.fromkeys(ids))
+    with writing() as session:
+        act = new_act(session, verb, {"ids": wanted[:KEPT_IDS], "named": len(wanted)}, actor, state="done")
+        outcome = move_named(session, verb, wanted, actor, act_id=act.id)
+        act.moved, act.skipped = len(outcome.moved) + len(outcome.asked), len(outcome.refused)
+        act.finished_at = clock.now()
+        if not act.moved:
+            session.delete(act)
+            return outcome, None
+        return outcome, act.id
 
 
 def carry_out(act_id: int, patience: float = math.inf) -> ActResult:
@@ -55,41 +80,50 @@ def carry_out(act_id: int, patience: float = math.inf) -> ActResult:
 
 def start(verb: str, wanted: JobFilter, actor: str) -> int:
     """Write down a bulk act, to be carried out by `advance`. Returns its id."""
-    if verb not in {"requeue", "discard", "cancel", "run_now"}:
+    if verb not in VERBS:
         raise ValueError(f"no bulk act: {verb!r}")
-    now = clock.now()
     with writing() as session:
-        act = Act(
-            verb=verb,
-            filter=wanted.to_json(),
-            highest_seq=session.scalar(select(func.max(Job.seq))) or 0,
-            cursor_seq=0,
-            actor=actor,
-            state="running",
-            created_at=now,
-            lease_until=now + LEASE,
-            moved=0,
-            skipped=0,
-        )
-        session.add(act)
-        session.flush()
+        act = new_act(session, verb, json.loads(wanted.to_json()), actor)
         if audit.concerns(actor):
             audit.note(session, verb, [f"act:{act.id}"], actor, details=[{"filter": json.loads(act.filter)}])
         return act.id
 
 
+def new_act(session: Session, verb: str, what: Any, actor: str, *, state: str = "running", **more: Any) -> Act:
+    now = clock.now()
+    act = Act(
+        verb=verb,
+        filter=json.dumps(what),
+        highest_seq=session.scalar(select(func.max(Job.seq))) or 0,
+        cursor_seq=0,
+        actor=actor,
+        state=state,
+        created_at=now,
+        lease_until=now + LEASE,
+        moved=0,
+        skipped=0,
+        **more,
+    )
+    session.add(act)
+    session.flush()
+    return act
+
+
 def advance(act_id: int) -> ActResult:
     """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound."""
     with writing() as session:
-        act = session.get(Act, act_id, with_for_update=True)
-        if act is None:
-            raise NotFound(f"no such act: {act_id}")
+        act = find(session, act_id, lock=True)
         if act.state == "running":
-            _advance(session, act)
+            seqs = _put_back(session, act) if act.verb == "undo" else _move(session, act)
+            act.lease_until = clock.now() + LEASE
+            if len(seqs) < BATCH:
+                act.state, act.finished_at = "done", clock.now()
+            else:
+                act.cursor_seq = seqs[-1]
         return ActResult(act.id, act.moved, act.skipped, act.state != "running")
 
 
-def _advance(session: Session, act: Act) -> None:
+def _move(session: Session, act: Act) -> list[int]:
     wanted = JobFilter.from_json(act.filter)
     leaves = ARROWS[act.verb].leaves + (("processing",) if act.verb == "cancel" else ())
     matching = (
@@ -98,28 +132,86 @@ def _advance(session: Session, act: Act) -> None:
         .order_by(Job.seq)
         .limit(BATCH)
     )
-    seqs = list(session.scalars(matching))
-    moved = move(
-        session, act.verb, Job.seq.in_(seqs), actor=act.actor, values=values_of(act.verb, clock.now()), act_id=act.id
-    )
+    seqs, values = list(session.scalars(matching)), values_of(act.verb, clock.now())
+    moved = move(session, act.verb, Job.seq.in_(seqs), actor=act.actor, values=values, act_id=act.id, audited=False)
     asked: set[str] = set()
     if act.verb == "cancel":
         asked = ask_to_stop(session, list(session.scalars(select(Job.id).where(Job.seq.in_(seqs)))), act.actor)
     act.moved += len(moved) + len(asked)
     act.skipped += len(seqs) - len(moved) - len(asked)
-    act.lease_until = clock.now() + LEASE
-    if len(seqs) < BATCH:
-        act.state, act.finished_at = "done", clock.now()
-    else:
-        act.cursor_seq = seqs[-1]
+    return seqs
 
 
-def find(session: Session, act_id: int) -> Act:
+# --- taking back -----------------------------------------------------------------------------------------------------
+
+
+def undo(act_id: int, actor: str) -> int:
+    """Write down the undo of an act, which ends the act if it still goes on. Returns the undo's id.
+
+    It puts back what nobody has claimed or moved since. Raises NotFound, CannotUndo.
+    """
+    with writing() as session:
+        act = find(session, act_id, lock=True)
+        if act.verb not in CAN_BE_UNDONE:
+            what = "An undo" if act.verb == "undo" else "A discard"
+            raise CannotUndo(f"{what} cannot be undone.")
+        if act.state in {"running", "waiting"}:
+            _stop(session, act, actor)
+        if not queries.count(session, may_be_taken_back(act.verb, act.id)).number:
+            raise CannotUndo("Nothing is left to undo: workers have claimed the jobs, or somebody else moved them.")
+        back = new_act(session, "undo", {}, actor, undoes=act.id)
+        record(session, "undo", [(f"act:{act.id}", None)], actor, act_id=back.id)
+        return back.id
+
+
+def _put_back(session: Session, act: Act) -> list[int]:
+    undone = find(session, act.undoes or 0)
+    there = may_be_taken_back(undone.verb, undone.id)
+    seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > act.cursor_seq).order_by(Job.seq).limit(BATCH)))
+    moved = take_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=act.actor, act_id=act.id)
+    act.moved += moved
+    act.skipped += len(seqs) - moved
+    return seqs
+
+
+def can_be_undone(session: Session, act: Act) -> queries.Count:
+    """How many of an act's jobs its undo would put back now."""
+    if act.verb not in CAN_BE_UNDONE:
+        return queries.Count(0)
+    return queries.count(session, may_be_taken_back(act.verb, act.id))
+
+
+def stop(act_id: int, actor: str) -> bool:
+    """End an act where it stands; what it has moved stays moved. False: it had ended. Raises NotFound."""
+    with writing() as session:
+        act = find(session, act_id, lock=True)
+        if act.state not in {"running", "waiting"}:
+            return False
+        _stop(session, act, actor)
+        return True
+
+
+def _stop(session: Session, act: Act, actor: str) -> None:
+    before, act.state, act.finished_at = act.state, "stopped", clock.now()
+    change = {"before": {"state": before}, "after": {"state": "stopped", "moved": act.moved}}
+    record(session, "stop", [(f"act:{act.id}", None)], actor, act_id=act.id, changes=[change])
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def find(session: Session, act_id: int, *, lock: bool = False) -> Act:
     """Raises NotFound."""
-    act = session.get(Act, act_id)
+    act = session.get(Act, act_id, with_for_update=lock)
     if act is None:
         raise NotFound(f"no such act: {act_id}")
     return act
+
+
+def newest(session: Session, limit: int, before: Optional[int] = None) -> list[Act]:
+    """Acts, newest first; `before` an id on a later page."""
+    older = Act.id < before if before is not None else Act.id > 0
+    return list(session.scalars(select(Act).where(older).order_by(Act.id.desc()).limit(limit)))
 
 
 def abandoned(session: Session) -> list[int]:

@@ -16,6 +16,8 @@ exception and take their arrows from this table.
     requeue    dead, cancelled, completed   → pending      a person; failures = 0
     run_now    scheduled, failed            → pending      a person
     discard    any but processing           → (deleted)    a person, or retention
+
+`take_back`, the undo of a bulk act, leads from where the act's verb entered to where each job was before.
 """
 
 from __future__ import annotations
@@ -100,16 +102,18 @@ def move(
     values: Optional[Mapping[str, Any]] = None,
     detail: Optional[Mapping[str, Any]] = None,
     act_id: Optional[int] = None,
+    audited: bool = True,
 ) -> list[Moved]:
     """Move the jobs that match `which` and may leave their state by `verb`; write an event for each.
 
     The states that the verb leaves stand in the WHERE: a job that somebody else moved first is not in the answer,
-    and that is an answer, not an error. Order is by sequence.
+    and that is an answer, not an error. Order is by sequence. With `act_id` each row keeps what it was, for the act's
+    undo. Not `audited`: the audit trail has the act as a whole.
     """
     arrow = ARROWS[verb]
     guard = in_state(*arrow.leaves)
     before: dict[int, str] = {}
-    if act_id is None and audit.concerns(actor):
+    if audited and audit.concerns(actor):
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
@@ -130,8 +134,35 @@ def move(
     gone = arrow.enters is None
     subjects = [("job:" + job.id, None if gone else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
-    record(session, verb, subjects, actor, detail, act_id, changes=changes)
+    record(session, verb, subjects, actor, detail, act_id, changes=changes, audited=audited)
     return moved
+
+
+def may_be_taken_back(verb: str, act_id: int) -> ColumnElement[bool]:
+    """Jobs that stand as a bulk act of this verb left them: nobody has moved or claimed them since."""
+    entered: ColumnElement[str] = literal_column(f"'{ARROWS[verb].enters}'")
+    return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
+
+
+def take_back(session: Session, verb: str, undone: int, which: ColumnElement[bool], *, actor: str, act_id: int) -> int:
+    """Put jobs back to where they were before the act `undone`, whose verb this was. Returns how many."""
+    statement = (
+        update(Job)
+        .where(may_be_taken_back(verb, undone), which)
+        .values(
+            state=Job.prior_state,
+            run_at=Job.prior_run_at,
+            failures=Job.prior_failures,
+            finished_at=Job.prior_finished_at,
+            changed_at=clock.now(),
+            act_id=None,
+        )
+        .returning(Job.seq, Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    rows = session.execute(statement).all()
+    record(session, "undo", [("job:" + row.id, row.seq) for row in rows], actor, act_id=act_id, audited=False)
+    return len(rows)
 
 
 def record(
@@ -143,15 +174,16 @@ def record(
     act_id: Optional[int] = None,
     *,
     changes: Optional[Sequence[Mapping[str, Any]]] = None,
+    audited: bool = True,
 ) -> None:
     """Write one event for each subject (`'job:job1'` with its sequence, or `'queue:mail'` with None).
 
     What a person or a program did goes into the audit trail as well, with what each subject was before and after
-    (`changes`); of a bulk act only its beginning does, which tells it all.
+    (`changes`), unless it is told there otherwise.
     """
     if not subjects:
         return
-    if act_id is None and audit.concerns(actor):
+    if audited and audit.concerns(actor):
         audit.note(session, verb, [subject for subject, _ in subjects], actor, details=changes)
     at = clock.now()
     text = json.dumps(detail) if detail else None

@@ -221,30 +221,35 @@ def values_of(verb: str, now: int) -> dict[str, Any]:
 
 
 def _by_id(verb: str, ids: Iterable[str], actor: str, only: Optional[str] = None) -> Outcome:
-    wanted = list(dict.fromkeys(ids))
-    outcome = Outcome()
     with writing() as session:
-        for start in range(0, len(wanted), BATCH):
-            _move_named(session, verb, wanted[start : start + BATCH], actor, outcome, only)
+        return move_named(session, verb, ids, actor, only=only)
+
+
+def move_named(
+    session: Session,
+    verb: str,
+    ids: Iterable[str],
+    actor: str,
+    *,
+    only: Optional[str] = None,
+    act_id: Optional[int] = None,
+) -> Outcome:
+    """Apply a verb to jobs by their ids, in the caller's transaction; `act_id` lets it be undone."""
+    wanted, outcome = list(dict.fromkeys(ids)), Outcome()
+    for start in range(0, len(wanted), BATCH):
+        some = wanted[start : start + BATCH]
+        which = Job.id.in_(some) if only is None else Job.id.in_(some) & in_state(only)
+        values = values_of(verb, clock.now())
+        moved = {job.id for job in move(session, verb, which, actor=actor, values=values, act_id=act_id)}
+        asked = ask_to_stop(session, some, actor) if verb == "cancel" else set()
+        left = [id_ for id_ in some if id_ not in moved and id_ not in asked]
+        states: dict[str, str] = {}
+        if left:
+            states = {row.id: row.state for row in session.execute(select(Job.id, Job.state).where(Job.id.in_(left)))}
+        outcome.moved += [id_ for id_ in some if id_ in moved]
+        outcome.asked += [id_ for id_ in some if id_ in asked]
+        outcome.refused.update({id_: states.get(id_) for id_ in left})
     return outcome
-
-
-def _move_named(
-    session: Session, verb: str, ids: Sequence[str], actor: str, outcome: Outcome, only: Optional[str]
-) -> None:
-    values = values_of(verb, clock.now())
-    which = Job.id.in_(ids) if only is None else Job.id.in_(ids) & in_state(only)
-    moved = {job.id for job in move(session, verb, which, actor=actor, values=values)}
-    asked: set[str] = set()
-    if verb == "cancel":
-        asked = ask_to_stop(session, ids, actor)
-    left = [id_ for id_ in ids if id_ not in moved and id_ not in asked]
-    states: dict[str, str] = {}
-    if left:
-        states = {row.id: row.state for row in session.execute(select(Job.id, Job.state).where(Job.id.in_(left)))}
-    outcome.moved += [id_ for id_ in ids if id_ in moved]
-    outcome.asked += [id_ for id_ in ids if id_ in asked]
-    outcome.refused.update({id_: states.get(id_) for id_ in left})
 
 
 def ask_to_stop(session: Session, ids: Sequence[str], actor: str) -> set[str]:

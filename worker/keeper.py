@@ -20,7 +20,7 @@ from sqlalchemy import delete, literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp import bulk, clock, db, migrations, operations, sessions, settings, throttle, trouble
+from webapp import bulk, canaries, clock, db, migrations, operations, sessions, settings, throttle, trouble
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
@@ -86,6 +86,7 @@ class _Keeper:
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
             acts = bulk.abandoned(session)
+            canaries_wait = canaries.any_waiting(session)
         self._could_write, self._writable = self._writable is not False, None
         for worker in running:
             reason = self._verdict(worker, values.lease, passed)
@@ -93,7 +94,7 @@ class _Keeper:
                 self._expire(worker, reason)
         self._watches = {worker.id: self._watches[worker.id] for worker in running if worker.id in self._watches}
         losses.give_back_what_nobody_holds()
-        for act in acts:
+        for act in [*acts, *(canaries.look() if canaries_wait else ())]:
             bulk.carry_out(act)
         if now - self._pruned_at >= PRUNE_EVERY:
             self._pruned_at = now
@@ -218,7 +219,7 @@ def _prune_records() -> None:
         session.execute(delete(Repeat).where(Repeat.at < now - KEEP_REPEATS))
         sessions.prune(session)
         throttle.prune(session)
-        session.execute(delete(Act).where(Act.state == "done", Act.finished_at < now - KEEP_RECORDS))
+        session.execute(delete(Act).where(Act.state.in_(("done", "stopped")), Act.finished_at < now - KEEP_RECORDS))
         session.execute(delete(Event).where(Event.id.in_(old)))
         if db.is_sqlite():
             session.execute(text("PRAGMA incremental_vacuum(200)"))

@@ -1,0 +1,89 @@
+"""A canary: one dead letter is requeued, and the rest of what matched at the click only if that one completes.
+
+The act waits while the canary runs and waits out its retries; the keeper looks after it (`look`). The set is fixed at
+the click: what dies later, or dies again, has a later time of death.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Optional
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from webapp import audit, bulk, clock, queries
+from webapp.db import writing
+from webapp.filters import JobFilter
+from webapp.lifecycle import in_state, move, record
+from webapp.models import Act, Job
+from webapp.operations import NotFound, values_of
+
+RULE = "rule:canary"
+
+
+def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
+    """Requeue one dead letter of those that match, the newest or the one that is named, and hold the rest back.
+
+    Returns the act's id. Raises NotFound where nothing matches, or not that job.
+    """
+    now = clock.now()
+    fixed = replace(wanted, state="dead", ended_by=now)
+    with writing() as session:
+        which = select(Job).where(fixed.where()).order_by(Job.finished_at.desc(), Job.seq.desc()).limit(1)
+        job = session.scalar(which if job_id is None else which.where(Job.id == job_id))
+        if job is None:
+            raise NotFound("no dead letter matches any more. Somebody else was first.")
+        what = json.loads(fixed.to_json())
+        act = bulk.new_act(session, "requeue", what, actor, state="waiting", canary_seq=job.seq)
+        one = Job.seq == job.seq
+        values = values_of("requeue", now)
+        act.moved = len(move(session, "requeue", one, actor=actor, values=values, act_id=act.id, audited=False))
+        if audit.concerns(actor):
+            audit.note(session, "canary", [f"act:{act.id}"], actor, details=[{"filter": what, "canary": job.id}])
+        return act.id
+
+
+def look() -> list[int]:
+    """Release or end the acts whose canary has come to its end. Returns those that may go on now."""
+    released = []
+    with writing() as session:
+        for act in session.scalars(select(Act).where(Act.state == "waiting").with_for_update()):
+            job = canary(session, act)
+            why = _why_end(job, act)
+            if why is not None:
+                act.state, act.finished_at = "stopped", clock.now()
+                record(session, "canary_failed", [(f"act:{act.id}", None)], RULE, {"text": why}, act.id)
+            elif job is not None and job.state == "completed":
+                act.state, act.lease_until = "running", clock.now() + bulk.LEASE
+                text = f"{job.id} completed: the rest is requeued"
+                record(session, "canary_passed", [(f"act:{act.id}", None)], RULE, {"text": text}, act.id)
+                released.append(act.id)
+    return released
+
+
+def any_waiting(session: Session) -> bool:
+    return session.scalar(select(Act.id).where(Act.state == "waiting").limit(1)) is not None
+
+
+def canary(session: Session, act: Act) -> Optional[Job]:
+    return session.get(Job, act.canary_seq) if act.canary_seq is not None else None
+
+
+def held_back(session: Session, act: Act) -> queries.Count:
+    """How many dead letters wait for the canary."""
+    wanted = JobFilter.from_json(act.filter)
+    return queries.count(session, wanted.where(), in_state("dead"), Job.seq <= act.highest_seq)
+
+
+def _why_end(job: Optional[Job], act: Act) -> Optional[str]:
+    if job is None:
+        return "the canary was discarded"
+    if job.state == "dead":
+        return f"the canary {job.id} died again"
+    if job.state == "cancelled":
+        return f"the canary {job.id} was cancelled"
+    if job.act_id != act.id:
+        return f"somebody else moved the canary {job.id}"
+    return None
