@@ -42,6 +42,7 @@ def test_imports_only_go_downstairs(path: Path) -> None:
     found = set(_imports(path))
     if name.startswith("worker/"):
         core = (
+            "alike",
             "backoff",
             "bulk",
             "canaries",

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import signal
 
+from webapp.alike import last_lines, mask, without_escapes
 from worker.limits import Limits
 
 LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
 TAIL_LIMIT = 2000  # bytes of a dead letter's output that can be searched
-
-# Colours, titles and links: left out whole, or their letters would stay behind when the control characters go.
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~]?)")
-
-_MASKS = (
-    (
-        re.compile(
-            r"0x[0-9a-f]+|\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE
-        ),
-        "ID",
-    ),
-    (re.compile(r"(?:[A-Za-z]:)?(?:[/\\][^\s:'\"/\\]+)+[/\\]?"), "PATH"),
-    (re.compile(r"\d+"), "N"),
-    (re.compile(r"\s+"), " "),
-)
 
 
 def describe_exit(code: int) -> str:
@@ -51,8 +36,7 @@ def signal_name(number: int) -> str:
 def last_line(output: bytes) -> str:
     """The last line that says anything, made safe to store and short."""
     for line in reversed(output[-4096:].splitlines()):
-        plain = _ESCAPE.sub("", line.decode(errors="replace"))
-        text = "".join(char for char in plain if char.isprintable()).strip()
+        text = "".join(char for char in without_escapes(line) if char.isprintable()).strip()
         if text:
             return text[:LINE_LIMIT]
     return ""
@@ -60,11 +44,7 @@ def last_line(output: bytes) -> str:
 
 def tail(output: bytes) -> str:
     """The last TAIL_LIMIT bytes as plain text, to be searched: whole lines where there are any, nothing unprintable."""
-    kept = output[-TAIL_LIMIT:]
-    if len(output) > TAIL_LIMIT and b"\n" in kept[:-1]:
-        kept = kept[kept.index(b"\n") + 1 :]
-    plain = _ESCAPE.sub("", kept.decode(errors="replace"))
-    return "".join(char for char in plain.expandtabs(1) if char == "\n" or char.isprintable())
+    return last_lines(output, TAIL_LIMIT)
 
 
 def error_key(what: str, words: str, command: str) -> str:
@@ -74,12 +54,6 @@ def error_key(what: str, words: str, command: str) -> str:
     """
     shape = "\n".join((what, mask(words), mask(command)[:200]))
     return hashlib.sha256(shape.encode(errors="replace")).hexdigest()[:16]
-
-
-def mask(text: str) -> str:
-    for pattern, name in _MASKS:
-        text = pattern.sub(name, text)
-    return text.strip()
 
 
 def describe_limit(which: str, limits: Limits) -> str:
