@@ -29,6 +29,7 @@
     const away = (Date.parse(element.dateTime) - now) / 1000;
     const seconds = Math.floor(Math.abs(away));
     if (element.dataset.when === "for") return spoken(Math.max(0, Math.floor(-away)));
+    if (element.dataset.when === "due" && away <= 0) return "any moment now";  // a worker makes it so
     if (seconds > MONTHS) return null;
     if (seconds < 1) return "now";
     return away > 0 ? `in ${spoken(seconds)}` : `${spoken(seconds)} ago`;
@@ -193,7 +194,7 @@
   function hideToastsLater() {
     for (const element of $$(".toast:not([data-seen])")) {
       element.dataset.seen = "";
-      const life = element.classList.contains("error") ? 15_000 : 8000;
+      const life = $(".undo", element) || element.classList.contains("error") ? 15_000 : 8000;
       const leave = () => (element.matches(":hover, :focus-within") ? setTimeout(leave, 2000) : element.remove());
       setTimeout(leave, life);
     }
@@ -207,6 +208,7 @@
 
   document.addEventListener("settled", ({ detail }) => {
     $("#dialog")?.close();
+    $(".toast.spent")?.remove();
     if (detail.refresh) setTimeout(tick);  // once htmx has let go of the region that the button held
     for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
     if ($("#bulk")?.contains(document.activeElement)) focusHeading();  // the bar goes, and the focus must not go with it
@@ -215,6 +217,7 @@
 
   document.addEventListener("click", (event) => {
     const closer = event.target.closest("[data-close]");
+    event.target.closest(".undo")?.closest(".toast").classList.add("spent");  // goes once it is undone
     if (closer) (closer.closest(".toast") ? closer.closest(".toast").remove() : closer.closest("dialog")?.close());
     if (event.target.matches("dialog")) event.target.close();  // its backdrop
     for (const menu of $$("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
@@ -319,7 +322,7 @@
 
   // --- keys ---
 
-  const GO = { o: "/", j: "/jobs", d: "/dead", w: "/workers", q: "/queues", c: "/config" };
+  const GO = { o: "/", j: "/jobs", d: "/dead", w: "/workers", q: "/queues", a: "/activity", c: "/config" };
   let awaited = 0;        // until when a letter after `g` names a page
 
   function moveRow(step) {

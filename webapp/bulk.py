@@ -214,6 +214,12 @@ def newest(session: Session, limit: int, before: Optional[int] = None) -> list[A
     return list(session.scalars(select(Act).where(older).order_by(Act.id.desc()).limit(limit)))
 
 
+def undos_of(session: Session, act_id: int) -> list[Act]:
+    """The acts that took back some of this one."""
+    # Acts are few, and none is older than the one that it undoes.
+    return list(session.scalars(select(Act).where(Act.id > act_id, Act.undoes == act_id).order_by(Act.id).limit(10)))
+
+
 def abandoned(session: Session) -> list[int]:
     """Acts that nobody carries on any more."""
     return list(session.scalars(select(Act.id).where(Act.state == "running", Act.lease_until < clock.now())))

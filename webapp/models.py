@@ -144,6 +144,7 @@ class Job(Model):
         Index(
             "ix_jobs_act",
             "act_id",
+            "state",
             "seq",
             sqlite_where=text("act_id IS NOT NULL"),
             postgresql_where=text("act_id IS NOT NULL"),

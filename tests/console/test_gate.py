@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from tests.console.conftest import COOKIE, PARTIAL, Browser, Client
 from tests.factories import make_job, make_queue, make_worker
-from webapp import clock, create_app, people, sessions, story
+from webapp import bulk, clock, create_app, people, sessions, story
 from webapp.config import Config, ConfigError
 from webapp.console.gate import PUBLIC, SAFE, check_routes
 from webapp.console.here import local_path
@@ -23,8 +23,9 @@ from webapp.locks import Busy
 from webapp.models import ROLES, UserSession
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
-          "wish": "quiet", "token": "none", "filename": "app.css"}  # fmt: skip
-OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume"}
+          "wish": "quiet", "group": "exit:1", "act_id": "1", "token": "none", "filename": "app.css"}  # fmt: skip
+OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
+             "activity.undo", "activity.stop", "activity.canary"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "workers.wish_of", "people.index", "people.new", "people.add", "people.show",
           "people.set_role", "people.set_password", "people.disable", "people.enable", "people.end_sessions",
           "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export"}  # fmt: skip
@@ -36,7 +37,7 @@ def routes(app: Flask) -> list[tuple[str, str, str]]:
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/"):
             continue
-        url = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
+        url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
         found += [(rule.endpoint, method, url) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
     return found
 
@@ -300,16 +301,10 @@ def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeyp
         raise Busy("the database is busy")
 
     make_job("dead", id="job1")
-    monkeypatch.setitem(acts_operations(), "requeue", busy)
+    monkeypatch.setattr(bulk, "act_on_named", busy)
     response = operator.post("/job/job1/requeue")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     assert b"try again in a moment" in response.data
-
-
-def acts_operations() -> dict[str, object]:
-    from webapp.console import acts
-
-    return acts._OPERATION  # type: ignore[return-value]
 
 
 def test_what_breaks_is_logged_and_shows_nothing_of_itself(
@@ -320,7 +315,7 @@ def test_what_breaks_is_logged_and_shows_nothing_of_itself(
 
     console.testing = False
     make_job("dead", id="job1")
-    monkeypatch.setitem(acts_operations(), "requeue", broken)
+    monkeypatch.setattr(bulk, "act_on_named", broken)
     response = operator.post("/job/job1/requeue")
     assert response.status_code == 500
     assert b"a secret detail" not in response.data

@@ -142,4 +142,5 @@ def test_each_job_tells_its_undo_and_the_audit_trail_the_whole() -> None:
     undo(act.act_id)
     with reading() as session:
         assert list(session.scalars(select(Event.verb).where(Event.job_seq == job.seq))) == ["requeue", "undo"]
-        assert [line.verb for line in audit.page(session, audit.Wanted(subject=f"act:{act.act_id}"), limit=5)] == ["undo", "requeue"]
+        whole = audit.Wanted(subject=f"act:{act.act_id}")
+        assert [line.verb for line in audit.page(session, whole, limit=5)] == ["undo", "requeue"]

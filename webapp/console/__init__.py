@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from webapp.console.account import pages as account_pages
+from webapp.console.activity import pages as activity_pages
 from webapp.console.acts import pages as acts_pages
 from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.audit import pages as audit_pages
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
 PAGES = (
     account_pages,
+    activity_pages,
     acts_pages,
     api_docs_pages,
     audit_pages,

@@ -28,12 +28,6 @@ pages = Blueprint("acts", __name__)
 MOST_TICKED = 1000  # ids in one form; a page shows far fewer
 PATIENCE = 20.0  # seconds that a browser waits for a bulk act; a supervisor carries on what is left
 EXAMPLES = 5
-_OPERATION = {
-    "run_now": operations.run_now,
-    "requeue": operations.requeue,
-    "cancel": operations.cancel,
-    "discard": operations.discard,
-}
 
 
 def _verb(path: str) -> Verb:
@@ -55,12 +49,18 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
     running = verb.name == "cancel" and job.state == "processing"
     if (verb.asks or running) and "confirmed" not in request.form:
         return _ask_for_one(verb, job)
-    outcome = _OPERATION[verb.name]([job_id], actor())
+    outcome, act_id = bulk.act_on_named(verb.name, [job_id], actor())
     if job_id in outcome.refused:
         return htmx.refused(_refusal(verb, job_id, outcome.refused[job_id]))
     gone = verb.name == "discard" and request.form.get("at") == "job"
     back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
-    return htmx.done(_said_of_one(verb, job_id, asked=bool(outcome.asked)), back=back, leave=gone)
+    undo = _to_undo(verb, act_id, len(outcome.moved))
+    return htmx.done(_said_of_one(verb, job_id, asked=bool(outcome.asked)), back=back, leave=gone, undo=undo)
+
+
+def _to_undo(verb: Verb, act_id: Optional[int], moved: int) -> Optional[int]:
+    """The act that the message offers to take back."""
+    return act_id if moved and verb.name in bulk.CAN_BE_UNDONE else None
 
 
 def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
@@ -117,7 +117,7 @@ def on_many(verb_path: str) -> ResponseReturnValue:
     single_and_harmless = len(ids) == 1 and not verb.danger
     if not single_and_harmless and "confirmed" not in request.form:
         return _ask_for_ids(verb, ids)
-    return _told(verb, _OPERATION[verb.name](ids, actor()))
+    return _told(verb, *bulk.act_on_named(verb.name, ids, actor()))
 
 
 def _none_ticked() -> ResponseReturnValue:
@@ -155,13 +155,14 @@ def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     )
 
 
-def _told(verb: Verb, outcome: operations.Outcome) -> ResponseReturnValue:
+def _told(verb: Verb, outcome: operations.Outcome, act_id: Optional[int]) -> ResponseReturnValue:
     moved, skipped = len(outcome.moved) + len(outcome.asked), len(outcome.refused)
     if not moved:
         return htmx.refused(
             f"None of {plural(skipped, 'job')} could be moved: somebody else was first, or they are in another state."
         )
-    return htmx.done(_sum(verb, moved, skipped), back=url_for("jobs.index"))
+    undo = _to_undo(verb, act_id, len(outcome.moved))
+    return htmx.done(_sum(verb, moved, skipped), back=url_for("jobs.index"), undo=undo)
 
 
 def _sum(verb: Verb, moved: int, skipped: int) -> str:
@@ -173,12 +174,13 @@ def _on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
     result = bulk.carry_out(bulk.start(verb.name, wanted, actor()), PATIENCE)
+    undo = _to_undo(verb, result.act_id, result.moved)
     if not result.done:
         text = f"{verb.past} {plural(result.moved, 'job')} so far; the workers' supervisor carries on with the rest."
-        return htmx.done(text, back=url_for("jobs.index"))
+        return htmx.done(text, back=url_for("jobs.index"), undo=undo)
     if not result.moved:
         return htmx.refused("Nothing matched any more: somebody else was first.")
-    return htmx.done(_sum(verb, result.moved, result.skipped), back=url_for("jobs.index"))
+    return htmx.done(_sum(verb, result.moved, result.skipped), back=url_for("jobs.index"), undo=undo)
 
 
 def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:

@@ -49,32 +49,39 @@ def fragment(template: str, **values: Any) -> Response:
     return response
 
 
-def done(message: str, *, back: str, level: str = "success", leave: bool = False) -> Response:
+def done(
+    message: str, *, back: str, level: str = "success", leave: bool = False, undo: Optional[int] = None
+) -> Response:
     """A write has succeeded: say so, in a toast or on the page that the browser returns to.
 
     `back` is where a plain form goes that did not say where it came from. `leave`: what was on the page is gone, so
-    go to `back` in any case.
+    go to `back` in any case. `undo`: the act that can be taken back.
     """
+    if is_partial() and not leave:
+        return toast(message, level, undo=undo)
+    flash({"text": message, "undo": undo}, level)
     if not is_partial():
-        flash(message, level)
         return redirect(back if leave else came_from(back), 303)  # type: ignore[return-value]
-    if leave:
-        flash(message, level)
-        response = Response("")
-        response.headers["HX-Redirect"] = back
-        return response
-    return toast(message, level)
+    response = Response("")
+    response.headers["HX-Redirect"] = back
+    return response
 
 
 def toast(
-    message: str, level: str, status: int = 200, *, refresh: bool = True, link: Optional[tuple[str, str]] = None
+    message: str,
+    level: str,
+    status: int = 200,
+    *,
+    refresh: bool = True,
+    link: Optional[tuple[str, str]] = None,
+    undo: Optional[int] = None,
 ) -> Response:
     """An answer for htmx: a toast out of band, and for app.js the wish that the region be read again.
 
     The wish is not a `tick` itself: htmx fires it while the button still holds the region's queue, and drops the
     request that follows.
     """
-    response = make_response(render_template("_toast.html", message=message, level=level, link=link), status)
+    response = make_response(render_template("_toast.html", message=message, level=level, link=link, undo=undo), status)
     response.headers["HX-Trigger"] = json.dumps({"settled": {"refresh": refresh}})
     return response
 

@@ -9,12 +9,13 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
-from webapp import audit, clock, jobspec, operations, people, sessions, tokens
+from webapp import audit, bulk, canaries, clock, jobspec, operations, people, sessions, tokens
 from webapp.db import writing
+from webapp.filters import JobFilter
 from webapp.models import STATES
 
-PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config",
-         "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
+PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues",
+         "/activity", "/config", "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
          "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",
          "/audit?since=never", "/audit?actor=nobody"]  # fmt: skip
 COLOURS = b"".join(
@@ -38,6 +39,8 @@ def fill() -> None:
                 error="z" * 300,
             )
     operations.set_setting("backoff_base", "3", "person:ana")
+    bulk.act_on_named("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
+    canaries.start(JobFilter(), "person:ana", make_job("dead").id)
     fill_with_people()
 
 
@@ -76,7 +79,10 @@ def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
         fill()
     page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
     faults: list[str] = []
-    for url in PAGES + (["/nowhere"] if not full else ["/person/ben", *(f"/job/{state}" for state in STATES)]):
+    shown = (
+        ["/person/ben", "/activity/1", "/activity/2", *(f"/job/{state}" for state in STATES)] if full else ["/nowhere"]
+    )
+    for url in PAGES + shown:
         page.goto(url)
         for violation in Axe().run(page).response["violations"]:
             faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]

@@ -21,7 +21,7 @@ def upgrade() -> None:
     op.add_column("workers", sa.Column("cpu_time", sa.BigInteger(), nullable=True))
     op.add_column("workers", sa.Column("memory", sa.BigInteger(), nullable=True))
     op.add_column("control", sa.Column("folded_until", sa.BigInteger(), nullable=False, server_default="0"))
-    _index("ix_jobs_act", "jobs", ["act_id", "seq"], "act_id IS NOT NULL")
+    _index("ix_jobs_act", "jobs", ["act_id", "state", "seq"], "act_id IS NOT NULL")
     _index("ix_jobs_group", "jobs", ["error_key", "finished_at", "seq"], "state = 'dead'")
     op.execute("UPDATE jobs SET error_key = 'unknown' WHERE state = 'dead' AND error_key IS NULL")
     op.create_index("ix_attempts_finished", "attempts", ["finished_at"])

@@ -1,0 +1,62 @@
+"""Taking back what a button did, as a person does it, in a real Chromium."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from tests.console.browser.test_flows import state_of
+from tests.factories import change_job, make_job, make_worker
+from webapp import bulk, canaries
+from webapp.filters import JobFilter
+
+
+def test_a_toast_takes_back_what_the_button_did_and_goes(page: Page) -> None:
+    make_job("dead", id="job1")
+    page.goto("/jobs?state=dead")
+    page.get_by_role("button", name="Requeue job1").click()
+    expect(page.locator("#live tbody tr")).to_have_count(0)
+    assert state_of("job1") == "pending"
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(page.locator("#toasts")).to_contain_text("Put back 1 job.")
+    expect(page.locator("#toasts").get_by_role("button", name="Undo")).to_have_count(0)
+    expect(page.locator("#live tbody tr")).to_have_count(1)
+    assert state_of("job1") == "dead"
+
+
+def test_an_undo_that_comes_too_late_says_so(page: Page) -> None:
+    make_job("dead", id="job1")
+    page.goto("/job/job1")
+    page.get_by_role("button", name="Requeue job1").click()
+    undo = page.locator("#toasts").get_by_role("button", name="Undo")
+    expect(undo).to_be_visible()
+    change_job("job1", attempts=2)  # a worker was faster
+    undo.click()
+    expect(page.locator("#toasts")).to_contain_text("Nothing is left to undo")
+
+
+def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> None:
+    make_worker()
+    for number in range(3):
+        make_job("dead", id=f"job{number}")
+    bulk.act_on_named("cancel", [make_job("pending").id], "person:ana")
+    canaries.start(JobFilter(state="dead"), "person:ana", "job1")
+    page.goto("/")
+    page.keyboard.press("g")
+    page.keyboard.press("a")
+    page.get_by_role("link", name="Canary, then requeue").click()
+    expect(page.locator("#live")).to_contain_text("2 dead letters wait for it to complete.")
+    page.get_by_role("button", name="Undo: put back 1").click()
+    expect(page.locator("#toasts")).to_contain_text("Put back 1 job.")
+    expect(page.locator("#live h1")).to_contain_text("stopped")
+    assert {state_of(f"job{number}") for number in range(3)} == {"dead"}
+
+
+def test_an_act_on_all_is_taken_back_from_activity(page: Page) -> None:
+    for number in range(5):
+        make_job("failed", id=f"job{number}")
+    bulk.act_on_all("cancel", JobFilter(state="failed"), "person:ana")
+    page.goto("/activity")
+    page.get_by_role("button", name="Undo act 1").click()
+    expect(page.locator("#toasts")).to_contain_text("Put back 5 jobs.")
+    expect(page.locator("#live tbody tr")).to_have_count(2)
+    assert {state_of(f"job{number}") for number in range(5)} == {"failed"}

@@ -1,0 +1,130 @@
+"""Activity: the undo that a message offers, acts that go on, canaries, and who may do what."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask import Flask
+
+from tests.console.conftest import Browser
+from tests.factories import change_job, make_job
+from webapp import bulk, canaries, operations, story
+from webapp.db import reading
+from webapp.filters import JobFilter
+
+
+def state(job_id: str) -> str:
+    with reading() as session:
+        job = story.find(session, job_id)
+    assert job is not None
+    return job.state
+
+
+def offered(html: str) -> str:
+    """The address that the message's Undo posts to."""
+    found = re.search(r'formaction="(/activity/\d+/undo)"[^>]*>Undo', html)
+    assert found, html
+    return found[1]
+
+
+def test_a_requeued_job_offers_its_undo_and_the_undo_puts_it_back(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    told = operator.post("/job/job1/requeue", partial=True).get_data(as_text=True)
+    assert state("job1") == "pending"
+    back = operator.post(offered(told), partial=True)
+    assert b"Put back 1 job." in back.data
+    assert state("job1") == "dead"
+    again = operator.post(offered(told), partial=True)
+    assert again.status_code == 409
+    assert b"Nothing is left to undo" in again.data
+
+
+def test_without_javascript_the_next_page_offers_the_undo(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    assert operator.post("/job/job1/requeue").status_code == 303
+    url = offered(operator.get("/jobs").get_data(as_text=True))
+    assert operator.post(url).status_code == 303
+    assert state("job1") == "dead"
+    assert b"Put back 1 job." in operator.get("/jobs").data
+
+
+def test_an_undo_says_how_many_had_been_claimed(operator: Browser) -> None:
+    for number in range(3):
+        make_job("dead", id=f"job{number}")
+    act = bulk.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    change_job("job0", attempts=2)
+    told = operator.post(f"/activity/{act.act_id}/undo", partial=True)
+    assert b"Put back 2 jobs. 1 job had been claimed or moved since." in told.data
+
+
+def test_a_discard_offers_no_undo_and_a_cancelled_running_job_neither(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    make_job("processing", id="job2")
+    for url in ("/job/job1/discard", "/job/job2/cancel"):
+        told = operator.post(url, data={"confirmed": "1"}, partial=True)
+        assert told.status_code == 200
+        assert b"Undo" not in told.data
+
+
+@pytest.mark.usefixtures("console")
+def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -> None:
+    make_job("dead", id="job1", command="<b>import</b>", queue="mail")
+    act = bulk.act_on_all("requeue", JobFilter(state="dead", queue="mail"), "person:ana")
+    bulk.carry_out(bulk.undo(act.act_id, "person:ben"))
+    canary = canaries.start(JobFilter(state="dead"), "person:ana")
+    html = viewer.get("/activity").get_data(as_text=True)
+    assert "all dead jobs in queue mail" in html
+    assert "Canary, then requeue" in html
+    assert "/undo" not in html  # a viewer changes nothing
+    page = viewer.get(f"/activity/{act.act_id}").get_data(as_text=True)
+    assert "1 job put back" in page
+    page = viewer.get(f"/activity/{canary}").get_data(as_text=True)
+    assert "&lt;b&gt;import" in page
+    assert viewer.get("/activity?before=x").status_code == 400
+    assert viewer.get("/activity/999").status_code == 404
+    assert viewer.post(f"/activity/{act.act_id}/undo").status_code == 403
+
+
+def test_an_empty_activity_teaches(viewer: Browser) -> None:
+    assert b"Nothing was done yet" in viewer.get("/activity").data
+
+
+def test_pages_of_acts_follow_each_other(console: Flask, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    from webapp.console import activity
+
+    monkeypatch.setattr(activity, "PAGE", 2)
+    for number in range(3):
+        make_job("dead", id=f"job{number}")
+        bulk.act_on_named("requeue", [f"job{number}"], "person:ana")
+    first = viewer.get("/activity").get_data(as_text=True)
+    assert ("job2" in first, "job0" in first) == (True, False)
+    older = re.search(r'href="(/activity\?before=\d+)"', first)
+    assert older
+    second = viewer.get(older[1]).get_data(as_text=True)
+    assert ("job2" in second, "job0" in second) == (False, True)
+
+
+def test_a_canary_is_confirmed_begun_and_stopped(operator: Browser) -> None:
+    for number in range(3):
+        make_job("dead", id=f"job{number}", error_key="abc")
+    asked = operator.post("/dead/abc/canary", partial=True).get_data(as_text=True)
+    assert "the other 2" in asked
+    chosen = re.search(r'name="id" value="(job\d)"', asked)
+    assert chosen
+    assert [state(f"job{number}") for number in range(3)] == ["dead"] * 3
+    begun = operator.post("/dead/abc/canary", data={"confirmed": "1", "id": chosen[1]}, partial=True)
+    assert begun.status_code == 200
+    assert sorted(state(f"job{number}") for number in range(3)) == ["dead", "dead", "pending"]
+    assert state(chosen[1]) == "pending"
+    with reading() as session:
+        act = bulk.newest(session, 1)[0]
+    assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 200
+    assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 409
+
+
+def test_a_canary_of_a_group_that_is_gone_is_a_conflict(operator: Browser) -> None:
+    assert operator.post("/dead/nobody/canary").status_code == 409
+    make_job("dead", id="job1", error_key="abc")
+    operations.discard(["job1"], "person:ben")
+    assert operator.post("/dead/abc/canary", data={"confirmed": "1"}).status_code == 404

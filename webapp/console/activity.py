@@ -1,0 +1,195 @@
+"""Activity: what people and programs did to jobs, how far it has come, and taking it back. Canaries wait here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from flask import Blueprint, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from webapp import bulk, canaries, queries
+from webapp.console import htmx
+from webapp.console.here import came_from
+from webapp.console.roles import needs
+from webapp.console.sessions import actor
+from webapp.console.words import VERBS, plural, who
+from webapp.db import reading
+from webapp.filters import JobFilter
+from webapp.lifecycle import in_state
+from webapp.models import Act, Event, Job
+
+pages = Blueprint("activity", __name__)
+
+PAGE = 50  # rows
+PATIENCE = 20.0  # seconds that a browser waits for an undo; a supervisor carries on what is left
+SHOWN_JOBS = 20
+STATES = {  # how an act's state looks: the badge of the job state that is most like it, and the word
+    "waiting": ("scheduled", "waiting"),
+    "running": ("processing", "running"),
+    "done": ("completed", "done"),
+    "stopped": ("cancelled", "stopped"),
+}
+_LABELS = {verb.name: verb.label for verb in VERBS.values()}
+_HAPPENED = {
+    "undo": "Undo asked for",
+    "stop": "Stopped",
+    "canary_passed": "Released",
+    "canary_failed": "Ended: nothing more is requeued",
+}
+
+
+@dataclass(frozen=True)
+class ActView:
+    """An act as a person reads it. `undoable`: how many of its jobs an undo would put back now."""
+
+    act: Act
+    title: str
+    what: str
+    undoable: queries.Count
+
+    @property
+    def goes_on(self) -> bool:
+        return self.act.state in {"waiting", "running"}
+
+    @property
+    def badge(self) -> tuple[str, str]:
+        return STATES[self.act.state]
+
+
+def _view(session: Session, act: Act) -> ActView:
+    title = _LABELS.get(act.verb, act.verb.capitalize())
+    if act.undoes is not None:
+        undone = session.get(Act, act.undoes)
+        what = f": {_LABELS[undone.verb].lower()} {_what(json.loads(undone.filter))}" if undone is not None else ""
+        return ActView(act, "Undo", f"of act {act.undoes}{what}", queries.Count(0))
+    if act.canary_seq is not None:
+        title = "Canary, then requeue"
+    return ActView(act, title, _what(json.loads(act.filter)), bulk.can_be_undone(session, act))
+
+
+def _what(wanted: dict[str, Any]) -> str:
+    """'job1', '12 ticked jobs: a, b …', 'all dead jobs in queue mail that match “import”'."""
+    if "ids" in wanted:
+        ids, number = wanted["ids"], wanted["named"]
+        if number == 1:
+            return str(ids[0])
+        return f"{plural(number, 'ticked job')}: {', '.join(ids[:3])}{' …' if number > 3 else ''}"
+    known = {"queue": "in queue {}", "group": "of group {}", "text": "that match “{}”"}
+    words = [pattern.format(wanted[name]) for name, pattern in known.items() if wanted.get(name)]
+    others = sorted(set(wanted) - {*known, "state", "ended_by"})
+    words += [f"with {name.replace('_', ' ')} {wanted[name]}" for name in others]
+    return " ".join(["all", *([wanted["state"]] if wanted.get("state") else []), "jobs", *words])
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pages.get("/activity")
+def index() -> ResponseReturnValue:
+    before = _key()
+    with reading() as session:
+        acts = bulk.newest(session, PAGE + 1, before)
+        older = url_for("activity.index", before=acts[PAGE - 1].id) if len(acts) > PAGE else None
+        return htmx.page(
+            "activity",
+            session,
+            views=[_view(session, act) for act in acts[:PAGE]],
+            older=("Older", older) if older else None,
+            top=url_for("activity.index") if before is not None else None,
+        )
+
+
+def _key() -> Optional[int]:
+    """The id before which the page begins."""
+    text = request.args.get("before", "")
+    if text and not (text.isdecimal() and text.isascii() and len(text) < 18):
+        abort(400, "This page of the list does not exist. Begin at its top.")
+    return int(text) if text else None
+
+
+@pages.get("/activity/<int(max=9007199254740991):act_id>")
+def show(act_id: int) -> ResponseReturnValue:
+    with reading() as session:
+        act = bulk.find(session, act_id)
+        canary = canaries.canary(session, act)
+        return htmx.page(
+            "act",
+            session,
+            view=_view(session, act),
+            canary=canary,
+            held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
+            taken_back=bulk.undos_of(session, act_id),
+            happened=[_happened(event) for event in reversed(queries.events_of(session, f"act:{act_id}"))],
+            jobs=list(session.scalars(select(Job).where(Job.act_id == act_id).order_by(Job.seq).limit(SHOWN_JOBS))),
+        )
+
+
+def _happened(event: Event) -> tuple[int, str, str]:
+    """When, by whom, what."""
+    detail = json.loads(event.detail) if event.detail else {}
+    text = _HAPPENED.get(event.verb, event.verb)
+    return event.at, who(event.actor), f"{text}: {detail['text']}" if "text" in detail else text
+
+
+# --- acting ----------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/activity/<int(max=9007199254740991):act_id>/undo")
+@needs("operator")
+def undo(act_id: int) -> ResponseReturnValue:
+    """Put back what nobody has claimed or moved since. 409 where nothing is left."""
+    try:
+        result = bulk.carry_out(bulk.undo(act_id, actor()), PATIENCE)
+    except bulk.CannotUndo as error:
+        return htmx.refused(str(error))
+    back = url_for("activity.show", act_id=act_id)
+    if not result.done:
+        return htmx.done(f"Put back {plural(result.moved, 'job')} so far; the rest follows.", back=back)
+    with reading() as session:
+        left = bulk.find(session, act_id).moved - result.moved
+    rest = f" {plural(left, 'job')} had been claimed or moved since." if left > 0 else ""
+    return htmx.done(f"Put back {plural(result.moved, 'job')}.{rest}", back=back)
+
+
+@pages.post("/activity/<int(max=9007199254740991):act_id>/stop")
+@needs("operator")
+def stop(act_id: int) -> ResponseReturnValue:
+    """End an act where it stands. 409 where it has ended."""
+    if not bulk.stop(act_id, actor()):
+        return htmx.refused("It has ended already. Nothing was changed.")
+    return htmx.done("Stopped. What it has moved stays moved.", back=url_for("activity.show", act_id=act_id))
+
+
+@pages.post("/dead/<group>/canary")
+@needs("operator")
+def canary(group: str) -> ResponseReturnValue:
+    """Requeue one of a group of dead letters, and the rest only if it completes."""
+    wanted = JobFilter(state="dead", group=group)
+    back = url_for("dead_letters.index")
+    if "confirmed" not in request.form:
+        with reading() as session:
+            number = queries.count(session, wanted.where())
+            newest = select(Job).where(wanted.where(), in_state("dead")).order_by(Job.finished_at.desc()).limit(1)
+            job = session.scalar(newest)
+        if job is None:
+            return htmx.refused("Nothing is left of this group: somebody else was first.")
+        rest = (
+            "the one other" if number.number == 2 else f"the other {number.number - 1:,}{'+' if number.capped else ''}"
+        )
+        return htmx.ask(
+            title="Requeue one first?",
+            text=f"This one is requeued now, with all its retries. If it completes, {rest} of this group "
+            "that lie here now follow by themselves; if it dies, is cancelled or is discarded, they stay.",
+            examples=[job],
+            more=0,
+            action=request.path,
+            button="Requeue one first",
+            hidden=[("id", job.id)],
+            back=came_from(back),
+        )
+    act_id = canaries.start(wanted, actor(), request.form.get("id") or None)
+    return htmx.done("One is requeued; the rest waits for it. Activity shows how it goes.", back=back, undo=act_id)
