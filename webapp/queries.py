@@ -1,23 +1,24 @@
-"""What a page or a command shows: counts, filtered pages of jobs, the fleet, the queues. Reads only.
+"""What a page or a command shows: counts, some jobs, the fleet, the queues. Reads only.
 
-Nothing here costs more because the table is large: counts stop at COUNT_CAP, pages go by key and not by offset.
+Nothing here costs more because the table is large: counts stop at COUNT_CAP. Pages of jobs are in `lists.py`.
 One job's story (attempts, events, output) is in `story.py`.
 """
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
-from sqlalchemy import ColumnElement, and_, func, literal, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, func, literal, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from webapp import clock
-from webapp.filters import SEARCH_CAP, JobFilter
+from webapp import clock, lists
+from webapp.filters import JobFilter
 from webapp.lifecycle import in_state
+from webapp.lists import Page as Page
+from webapp.lists import page_of_jobs as page_of_jobs
 from webapp.models import STATES, Event, Job, Queue, Worker
 
 COUNT_CAP = 10_000
@@ -34,19 +35,6 @@ class Count:
         return f"{COUNT_CAP:,}+" if self.capped else f"{self.number:,}"
 
 
-@dataclass(frozen=True)
-class Page:
-    """One page of jobs. `older` and `newer` are keys for `before`/`after`, None where there is no more.
-
-    `search_capped`: a text was looked for in the newest SEARCH_CAP jobs only, and there are more.
-    """
-
-    jobs: list[Job]
-    older: Optional[str]
-    newer: Optional[str]
-    search_capped: bool = False
-
-
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
@@ -54,6 +42,14 @@ def count(session: Session, *conditions: ColumnElement[bool]) -> Count:
     limited = select(literal_column("1")).select_from(Job).where(*conditions).limit(COUNT_CAP + 1).subquery()
     number = session.scalar(select(func.count()).select_from(limited)) or 0
     return Count(min(number, COUNT_CAP), number > COUNT_CAP)
+
+
+def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
+    """How many jobs match, and whether all were looked at: what no index finds is looked for as far as `lists` does."""
+    parts, whole = lists.window(session, wanted)
+    counts = [count(session, part) for part in parts]
+    number = sum(one.number for one in counts)
+    return Count(min(number, COUNT_CAP), number > COUNT_CAP or any(one.capped for one in counts)), whole
 
 
 def count_states(session: Session) -> dict[str, Count]:
@@ -106,131 +102,7 @@ def count_ahead(session: Session, job: Job) -> Count:
     return Count(min(number, COUNT_CAP), number > COUNT_CAP or higher.capped or sooner.capped)
 
 
-# --- pages of jobs ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Order:
-    """Columns that sort a list; all fall or all rise, so that one row comparison finds the next page by index."""
-
-    columns: tuple[str, ...]
-    falling: bool
-
-    def key(self, job: Job) -> str:
-        return ",".join(str(getattr(job, column)) for column in self.columns)
-
-    def parse(self, key: str) -> tuple[Any, ...]:
-        """Raises ValueError for a key that this list never made."""
-        values = tuple(int(part) for part in key.split(","))
-        if len(values) != len(self.columns) or any(abs(value) >= 2**63 for value in values):
-            raise ValueError("not a page key of this list")
-        return values
-
-
-_NEWEST = _Order(("seq",), falling=True)
-_ORDERS = {
-    "scheduled": _Order(("run_at", "seq"), falling=False),
-    "failed": _Order(("run_at", "seq"), falling=False),
-    "processing": _Order(("started_at", "seq"), falling=False),
-    "completed": _Order(("finished_at", "seq"), falling=True),
-    "dead": _Order(("finished_at", "seq"), falling=True),
-    "cancelled": _Order(("finished_at", "seq"), falling=True),
-}
-
-
-def page_of_jobs(
-    session: Session,
-    wanted: JobFilter,
-    *,
-    limit: int = 50,
-    before: Optional[str] = None,
-    after: Optional[str] = None,
-) -> Page:
-    """One page of a list, in the order that fits the state.
-
-    scheduled and failed: soonest first; pending: as they will be claimed; processing: longest first; ended ones and
-    all together: newest first. `after` continues behind a row's key, `before` stops in front of it; `Page.older` is
-    the `after` of the next page, `Page.newer` the `before` of the previous one. Raises ValueError for a key that this
-    list never made.
-    """
-    if wanted.state == "pending":
-        return _page_of_pending(session, wanted, limit, before, after)
-    order = _ORDERS.get(wanted.state or "", _NEWEST)
-    columns = [getattr(Job, name) for name in order.columns]
-    backwards = before is not None
-    condition, capped = _searched(session, wanted, columns, order.falling)
-    falling = order.falling != backwards
-    statement = select(Job).where(condition)
-    key = before if backwards else after
-    if key is not None:
-        position, at = tuple_(*columns), tuple_(*order.parse(key))
-        statement = statement.where(position < at if falling else position > at)
-    statement = statement.order_by(*(column.desc() if falling else column.asc() for column in columns))
-    rows = list(session.scalars(statement.limit(limit + 1)))
-    return _page(rows, limit, backwards, key, order.key, capped)
-
-
-def _page(rows: list[Job], limit: int, backwards: bool, key: Optional[str], key_of: Any, capped: bool) -> Page:
-    more = len(rows) > limit
-    rows = rows[:limit]
-    if backwards:
-        rows.reverse()
-    behind = more if not backwards else True
-    ahead = more if backwards else key is not None
-    return Page(
-        rows, key_of(rows[-1]) if rows and behind else None, key_of(rows[0]) if rows and ahead else None, capped
-    )
-
-
-def _searched(
-    session: Session, wanted: JobFilter, columns: Sequence[Any], falling: bool
-) -> tuple[ColumnElement[bool], bool]:
-    """The filter as a condition; with a text, over the first SEARCH_CAP rows that the rest of the filter leaves."""
-    if not wanted.text:
-        return wanted.where(), False
-    narrowed = select(Job.seq).where(wanted.where(without_text=True))
-    ordered = narrowed.order_by(*(column.desc() if falling else column.asc() for column in columns))
-    boundary = session.scalar(ordered.offset(SEARCH_CAP).limit(1))
-    if boundary is None:
-        return wanted.where(), False
-    return and_(wanted.where(), Job.seq.in_(ordered.limit(SEARCH_CAP))), True
-
-
-def _page_of_pending(
-    session: Session, wanted: JobFilter, limit: int, before: Optional[str], after: Optional[str]
-) -> Page:
-    """Merge the queues' own orders, as a claim does: no index sorts all queues together."""
-    backwards = before is not None
-    key = before if backwards else after
-    at = _Order(("priority", "run_at", "seq"), falling=False).parse(key) if key is not None else None
-    names = [wanted.queue] if wanted.queue else list(session.scalars(select(Queue.name)))
-    base = JobFilter(state="pending", text=wanted.text).where()
-    lists = [_pending_of(session, and_(base, Job.queue == name), limit + 1, at, backwards) for name in names]
-
-    def rank(job: Job) -> tuple[int, int, int]:
-        return (-job.priority, job.run_at, job.seq)
-
-    rows = list(heapq.merge(*lists, key=rank, reverse=backwards))[: limit + 1]
-    return _page(rows, limit, backwards, key, lambda job: f"{job.priority},{job.run_at},{job.seq}", False)
-
-
-def _pending_of(
-    session: Session, base: ColumnElement[bool], limit: int, at: Optional[tuple[Any, ...]], backwards: bool
-) -> list[Job]:
-    ways = (Job.priority.asc(), Job.run_at.desc(), Job.seq.desc())
-    if not backwards:
-        ways = (Job.priority.desc(), Job.run_at.asc(), Job.seq.asc())
-    statement = select(Job).where(base).order_by(*ways).limit(limit)
-    if at is None:
-        return list(session.scalars(statement))
-    # Two ranges of the index, because its columns fall and rise: the same priority, then the ones behind it.
-    position, edge = tuple_(Job.run_at, Job.seq), tuple_(*at[1:])
-    same = Job.priority == at[0]
-    rows = list(session.scalars(statement.where(same, position < edge if backwards else position > edge)))
-    if len(rows) < limit:
-        rest = Job.priority > at[0] if backwards else Job.priority < at[0]
-        rows += session.scalars(statement.where(rest).limit(limit - len(rows)))
-    return rows
+# --- some jobs -------------------------------------------------------------------------------------------------------
 
 
 def recent_failures(session: Session, limit: int = 8, look: int = 100) -> list[Job]:

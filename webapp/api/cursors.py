@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from flask import Response, request
 from sqlalchemy.orm import Session
 
-from webapp import queries, settings, story
+from webapp import lists, settings, story
 from webapp.api.bodies import answer
 from webapp.api.problems import one_field
 from webapp.api.scopes import caller
@@ -26,7 +26,7 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
     ways = _read(cursor, wanted) if cursor is not None else {}
     with reading() as session:
         try:
-            found = queries.page_of_jobs(session, wanted, limit=limit, **ways)
+            found = lists.page_of_jobs(session, wanted, limit=limit, before=ways.get("before"), after=ways.get("after"))
         except ValueError:
             raise one_field("cursor", WRONG) from None
         jobs = shown(session, found)
@@ -36,7 +36,7 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
     return answer(value, headers={"Link": ", ".join(links)} if links else None)
 
 
-def shown(session: Session, found: queries.Page) -> list[dict[str, Any]]:
+def shown(session: Session, found: lists.Page) -> list[dict[str, Any]]:
     values, with_env = settings.load(session), caller().may("submit")
     return [story.job_json(job, values, with_env=with_env) for job in found.jobs]
 
