@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, Optional
 
-from flask import Blueprint, request
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import operations, settings, story
-from webapp.console import htmx
+from webapp import operations, phases, settings, story
+from webapp.console import htmx, timeline
 from webapp.console.output import view_of
-from webapp.console.why import why
-from webapp.console.words import verbs_for
+from webapp.console.why import Why, why
+from webapp.console.words import Verb, verbs_for
 from webapp.db import reading
 from webapp.models import Job
 
@@ -25,21 +25,36 @@ def show(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = found(session, job_id)
         ended = story.attempts(session, job)
+        recorded = story.events(session, job)
         values = settings.load(session)
+        explained = why(session, job, ended)
+        lived = phases.phases(job, ended, recorded)
         return htmx.page(
             "job",
             session,
             job=job,
-            why=why(session, job, ended),
-            verbs=verbs_for(job.state) if job.cancel_requested_at is None else [],
+            why=explained,
+            verbs=_verbs(job, explained),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=_timeout(job, values),
             env=json.loads(job.env) if job.env else {},
-            timeline=list(reversed(story.timeline(job, ended, story.events(session, job)))),
+            timeline=timeline.merged(story.timeline(job, ended, recorded), lived),
+            timeline_shown=timeline.SHOWN,
+            bar=timeline.bar_of(lived),
             attempts=list(reversed(ended)),
             numbers=numbers(job, [one.number for one in ended]),
             **_output(session, job, [one.number for one in ended]),
         )
+
+
+def _verbs(job: Job, explained: Why) -> list[Verb]:
+    """The acts that its state allows, but for the one whose button stands beside the sentence already."""
+    if job.cancel_requested_at is not None:
+        return []
+    there = {fix.url for fix in explained.fixes}
+    return [
+        verb for verb in verbs_for(job.state) if url_for("acts.on_one", job_id=job.id, verb_path=verb.path) not in there
+    ]
 
 
 def found(session: Session, job_id: str) -> Job:

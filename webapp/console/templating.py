@@ -8,7 +8,7 @@ from flask import current_app, request
 from jinja2 import StrictUndefined
 
 from webapp import __version__
-from webapp.console import hostile, times, words
+from webapp.console import hostile, timeline, times, words
 from webapp.console.roles import needed_role
 from webapp.console.sessions import current_person
 
@@ -31,6 +31,7 @@ def init_app(app: Flask) -> None:
         number=words.number,
         one_line=words.one_line,
         happened=words.happened,
+        phase=timeline.told,
         shown_state=words.shown_state,
         plain=hostile.visible,
     )

@@ -56,7 +56,8 @@ def brief(micros: int) -> str:
 
 
 def when(micros: Optional[int], mode: str = "ago") -> str:
-    """A time element. `mode`: `ago` ('3 min ago', 'in 5 s'), `for` ('3 min', counting on), or `exact`, which stays."""
+    """A time element. `mode`: `ago` ('3 min ago', 'in 5 s'), `for` ('3 min', counting on), `due` (as `ago`, but
+    'any moment now' once it is there), or `exact`, which stays."""
     if micros is None:
         return Markup('<span class="muted">\N{EN DASH}</span>')
     attribute = Markup("") if mode == "exact" else Markup(' data-when="{}"').format(mode)

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from flask import url_for
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp import queries, settings
+from webapp import clock, queries, settings, waiting
 from webapp.console.overview import START_COMMAND
 from webapp.console.times import when
 from webapp.console.words import plural, who
-from webapp.models import Attempt, Job, Queue
+from webapp.models import Attempt, Job
+
+MOST_BUTTONS = 3  # workers that can be resumed from here; of more, the page of workers shows all
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A button: what it says and is called, where it posts to, and who may press it. `link`: it only leads there."""
+
+    label: str
+    url: str
+    name: str = ""
+    role: str = "operator"
+    link: bool = False
 
 
 @dataclass(frozen=True)
 class Why:
-    """`text` is safe HTML. `fix`: a label and the URL to post to. `command`: what helps in a terminal."""
+    """`text` is safe HTML. `fixes` are buttons, `command` is what helps in a terminal."""
 
     text: Markup
     level: str = "info"  # info, warn, alarm
-    fix: Optional[tuple[str, str]] = None
+    fixes: tuple[Fix, ...] = ()
     command: Optional[str] = None
 
 
@@ -32,41 +45,124 @@ def why(session: Session, job: Job, ended: list[Attempt]) -> Why:
         return _pending(session, job)
     if job.state == "processing":
         return _processing(job)
-    explain = {"scheduled": _scheduled, "failed": _failed, "dead": _dead}.get(job.state)
-    if explain is not None:
-        return explain(session, job, ended)
+    if job.state in {"scheduled", "failed"}:
+        return _later(session, job)
+    if job.state == "dead":
+        return _dead(session, job, ended)
     if job.state == "completed":
-        text = Markup("Its command ended with exit code 0, {}.").format(when(job.finished_at))
-        return Why(text)
+        return Why(Markup("Its command ended with exit code 0, {}.").format(when(job.finished_at)))
     return Why(Markup("A person stopped it, {}. It runs again only if it is requeued.").format(when(job.finished_at)))
 
 
+# --- what waits for a worker -----------------------------------------------------------------------------------------
+
+
 def _pending(session: Session, job: Job) -> Why:
-    queue = session.get(Queue, job.queue)
-    if queue is not None and queue.paused_at is not None:
-        text = Markup("Its queue {} is paused by {}, {}.").format(
-            job.queue, who(queue.paused_by), when(queue.paused_at)
+    fleet = waiting.fleet_of(session, job.queue)
+    if fleet.obstacle is not None:
+        return _obstacle(fleet.obstacle)
+    if job.losses:
+        return Why(
+            Markup("A worker died under it before, so it runs alone now: it waits for a worker that runs nothing else.")
         )
-        return Why(text, "warn", fix=(f"Resume {job.queue}", url_for("queues.resume", name=job.queue)))
-    alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
-    if not alive:
-        return Why(Markup("No worker is running, so nothing will take it."), "alarm", command=START_COMMAND)
-    serving = [view for view in alive if view.queues is None or job.queue in view.queues]
-    if not serving:
-        text = Markup("{} but none serves the queue {}.").format(
-            plural(len(alive), "worker runs,", "workers run,"), job.queue
-        )
-        return Why(text, "warn", command=f"python3 manage.py worker start --queue {job.queue}")
-    if all(view.worker.wish != "run" for view in serving):
-        return Why(Markup("Every worker that serves {} is quiet or stopping.").format(job.queue), "warn")
     ahead = queries.count_ahead(session, job)
-    free = sum(max(view.worker.slots - len(view.jobs), 0) for view in serving if view.worker.wish == "run")
     if ahead.number == 0:
         return Why(
-            Markup("It is next in its queue{}").format("." if free else "; every worker that serves it is busy.")
+            Markup("It is next in its queue{}").format("." if fleet.free else "; every worker that serves it is busy.")
         )
     jobs = "1 job" if ahead.number == 1 else f"{ahead} jobs"
-    return Why(Markup("{} in {} {} ahead of it.").format(jobs, job.queue, "is" if ahead.number == 1 else "are"))
+    text = Markup("{} in {} {} ahead of it{}.").format(
+        jobs, job.queue, "is" if ahead.number == 1 else "are", _at_this_rate(session, job.queue, ahead)
+    )
+    return Why(text)
+
+
+def _at_this_rate(session: Session, queue: str, ahead: queries.Count) -> str:
+    seconds = waiting.seconds_for(session, queue, ahead.number)
+    if seconds is None:
+        return ""
+    least = "at least " if ahead.capped else "about "
+    return f", {about(seconds, least)} at the present rate"
+
+
+def about(seconds: float, least: str = "about ") -> str:
+    """'under a minute', 'about 3 min', 'about 5 h': one unit, for what is only guessed."""
+    if seconds < 55:
+        return "under a minute"
+    for length, unit, most in ((60, "min", 90), (3600, "h", 36), (86400, "days", 10_000)):
+        if seconds / length < most:
+            return f"{least}{max(round(seconds / length), 1):,} {unit}"
+    return f"{least}{round(seconds / 86400 / 365):,} years"
+
+
+def _obstacle(obstacle: waiting.Obstacle) -> Why:
+    name = obstacle.queue
+    if obstacle.kind == "paused":
+        text = Markup("Its queue {} is paused by {}, {}.").format(
+            name, who(obstacle.paused_by), when(obstacle.paused_at)
+        )
+        resume = Fix(f"Resume {name}", url_for("queues.resume", name=name))
+        return Why(text, "warn", fixes=(resume,))
+    if obstacle.kind == "none":
+        return Why(Markup("No worker is running, so nothing will take it."), "alarm", command=START_COMMAND)
+    if obstacle.kind == "unserved":
+        many = plural(len(obstacle.alive), "worker runs,", "workers run,")
+        text = Markup("{} but none serves the queue {}.").format(many, name)
+        return Why(text, "warn", command=f"python3 manage.py worker start --queue {name}")
+    return _quiet(obstacle)
+
+
+def _quiet(obstacle: waiting.Obstacle) -> Why:
+    quiet = [view.worker.id for view in obstacle.serving if view.worker.wish == "quiet"]
+    if not quiet:
+        text = Markup("Every worker that serves {} is stopping.").format(obstacle.queue)
+        return Why(text, "warn", command=f"{START_COMMAND} --queue {obstacle.queue}")
+    text = Markup("Every worker that serves {} is quiet and takes no more jobs, until an administrator resumes it.")
+    fixes: tuple[Fix, ...] = (Fix("See workers", url_for("workers.index"), link=True, role="viewer"),)
+    if len(quiet) <= MOST_BUTTONS:
+        resume = [Fix(f"Resume {id_}", url_for("workers.wish_of", worker_id=id_, wish="resume"), role="admin")
+                  for id_ in quiet]  # fmt: skip
+        fixes = (*resume, *fixes)
+    return Why(text.format(obstacle.queue), "warn", fixes=fixes)
+
+
+# --- what waits for its time -----------------------------------------------------------------------------------------
+
+
+def _later(session: Session, job: Job) -> Why:
+    """A retry or a start that lies ahead; and what will keep the job waiting even then."""
+    told = _scheduled(job) if job.state == "scheduled" else _failed(session, job)
+    run_now = Fix("Run now", url_for("acts.on_one", job_id=job.id, verb_path="run-now"), f"Run now {job.id}")
+    told = replace(told, fixes=(run_now,))
+    obstacle = waiting.fleet_of(session, job.queue).obstacle
+    if obstacle is None:
+        return told
+    hindered = _obstacle(obstacle)
+    level = hindered.level if job.run_at <= clock.now() else "warn"
+    text = Markup("{} {}").format(told.text, hindered.text)
+    return Why(text, level, (*told.fixes, *hindered.fixes), hindered.command)
+
+
+def _scheduled(job: Job) -> Why:
+    return Why(Markup("It is not due yet: it becomes pending {}.").format(when(job.run_at, "due")))
+
+
+def _failed(session: Session, job: Job) -> Why:
+    most = settings.load(session).max_retries if job.max_retries is None else job.max_retries
+    left = max(most + 1 - job.failures, 0)
+    # Failures, not attempts: those before a requeue and those that were lost do not count.
+    text = Markup("{} of {} attempts failed; it runs again {}. {}.").format(
+        job.failures,
+        most + 1,
+        when(job.run_at, "due"),
+        f"After that, {plural(left - 1, 'retry is', 'retries are')} left"
+        if left > 1
+        else "If it fails again, it is a dead letter",
+    )
+    return Why(text, "warn")
+
+
+# --- what runs, and what is over -------------------------------------------------------------------------------------
 
 
 def _processing(job: Job) -> Why:
@@ -80,28 +176,9 @@ def _processing(job: Job) -> Why:
     return Why(Markup("Worker {} has run it for {}.").format(job.worker_id, when(job.started_at, "for")))
 
 
-def _scheduled(_session: Session, job: Job, _ended: list[Attempt]) -> Why:
-    return Why(Markup("It is not due yet: it becomes pending {}.").format(when(job.run_at)))
-
-
-def _failed(session: Session, job: Job, _ended: list[Attempt]) -> Why:
-    most = settings.load(session).max_retries if job.max_retries is None else job.max_retries
-    left = max(most + 1 - job.failures, 0)
-    # Failures, not attempts: those before a requeue and those that were lost do not count.
-    text = Markup("{} of {} attempts failed; it runs again {}. {}.").format(
-        job.failures,
-        most + 1,
-        when(job.run_at),
-        f"After that, {plural(left - 1, 'retry is', 'retries are')} left"
-        if left > 1
-        else "If it fails again, it is a dead letter",
-    )
-    return Why(text, "warn")
-
-
 def _dead(session: Session, job: Job, ended: list[Attempt]) -> Why:
     last = ended[-1] if ended else None
-    if last is not None and last.reason == "poison":
+    if last is not None and last.state == "lost":
         return Why(Markup("Workers died under it again and again, so it is not tried any more."), "alarm")
     most = settings.load(session).max_retries if job.max_retries is None else job.max_retries
     if job.failures > most:

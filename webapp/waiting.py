@@ -1,0 +1,91 @@
+"""Why jobs of a queue wait: what keeps workers from them, and how fast the queue moves. Reads only.
+
+The console puts it in words and adds the button that helps (`console/why.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from webapp import clock, queries, settings
+from webapp.models import Attempt, Job, Queue
+
+WINDOW = clock.seconds(600)  # how far back a pace looks
+STEP = clock.seconds(10)  # a page that is asked again within it says the same
+LOOK = 2000  # attempts that are looked at, whatever queue they are of
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps every worker from a queue.
+
+    Attributes:
+        kind: paused; none (no worker runs); unserved (none of those that run serves it); quiet (all that do are quiet
+            or stopping).
+        alive: workers that run.
+        serving: those of them that serve the queue.
+    """
+
+    kind: str
+    queue: str
+    paused_by: Optional[str] = None
+    paused_at: Optional[int] = None
+    alive: list[queries.WorkerView] = field(default_factory=list)
+    serving: list[queries.WorkerView] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The workers, from one queue's point of view. `obstacle` None: at least one takes its jobs."""
+
+    obstacle: Optional[Obstacle]
+    serving: list[queries.WorkerView]
+
+    @property
+    def free(self) -> int:
+        """Slots without a job, of workers that take this queue's."""
+        takers = [view for view in self.serving if view.worker.wish == "run"]
+        return sum(max(view.worker.slots - len(view.jobs), 0) for view in takers)
+
+
+def fleet_of(session: Session, name: str) -> Fleet:
+    queue = session.get(Queue, name)
+    alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
+    serving = [view for view in alive if view.queues is None or name in view.queues]
+    kind = None
+    if queue is not None and queue.paused_at is not None:
+        return Fleet(Obstacle("paused", name, queue.paused_by, queue.paused_at), serving)
+    if not alive:
+        kind = "none"
+    elif not serving:
+        kind = "unserved"
+    elif all(view.worker.wish != "run" for view in serving):
+        kind = "quiet"
+    return Fleet(Obstacle(kind, name, alive=alive, serving=serving) if kind else None, serving)
+
+
+def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:
+    """How long a queue needs for so many jobs at its present pace; None where nothing of it has ended lately.
+
+    The pace is that of its attempts that ended in the last ten minutes, among the newest LOOK of all queues.
+    """
+    now = clock.now() // STEP * STEP
+    newest = (
+        select(Attempt.job_seq, Attempt.finished_at)
+        .where(Attempt.finished_at >= now - WINDOW)
+        .order_by(Attempt.finished_at.desc())
+        .limit(LOOK)
+        .subquery()
+    )
+    mine = func.sum(case((Job.queue == name, 1), else_=0))
+    found = session.execute(
+        select(mine, func.min(newest.c.finished_at)).select_from(newest).join(Job, Job.seq == newest.c.job_seq)
+    ).one()
+    ended, first = int(found[0] or 0), found[1]
+    if not ended or first is None:
+        return None
+    return jobs * max(now - int(first), STEP) / clock.SECOND / ended
