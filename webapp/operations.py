@@ -8,11 +8,12 @@ that they are in.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, cast
 
-from sqlalchemy import Table, insert, literal_column, null, select, update
+from sqlalchemy import Table, case, insert, literal_column, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,7 @@ from webapp.db import writing
 from webapp.ids import new_job_id
 from webapp.jobspec import FieldError, JobSpec, SpecError
 from webapp.lifecycle import in_state, move, record
-from webapp.models import Job, Queue, Worker
+from webapp.models import Job, Queue, Supervisor, Worker
 
 BATCH = 500  # jobs that one statement names
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
@@ -166,11 +167,12 @@ def _refuse_taken(session: Session, places: Mapping[str, int]) -> None:
 def _ensure_queues(session: Session, names: set[str]) -> None:
     known = set(session.scalars(select(Queue.name).where(Queue.name.in_(names))))
     if names - known:
-        session.execute(_insert_ignore(session, Queue), [{"name": name} for name in sorted(names - known)])
+        session.execute(insert_ignore(session, Queue), [{"name": name} for name in sorted(names - known)])
         settings.bump_revision(session)
 
 
-def _insert_ignore(session: Session, table: Any) -> Any:
+def insert_ignore(session: Session, table: Any) -> Any:
+    """An INSERT that passes over a row whose key is taken."""
     if session.get_bind().dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -304,9 +306,14 @@ def wish_of_workers(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outc
 
     `ids` None means all that are running. `Outcome.refused` names those that are not running, or not there, or
     `stopping`: a stop is final, and a worker that was told to stop would not take jobs again.
+
+    A supervisor does not replace a worker that was stopped: it is to have one fewer from then on, which
+    `fleet.scale` changes. Stopped all together, the supervisors end as well.
     """
     outcome = Outcome()
     with writing() as session:
+        if wish == "stop":
+            _want_fewer(session, ids)
         running = Worker.state == literal_column("'running'")
         named = running if ids is None else Worker.id.in_(ids)
         hears = running if wish == "stop" else running & (Worker.wish != "stop")
@@ -321,6 +328,28 @@ def wish_of_workers(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outc
             settings.bump_revision(session)
             record(session, wish, [("worker:" + id_, None) for id_ in outcome.moved], actor)
     return outcome
+
+
+def _want_fewer(session: Session, ids: Optional[Sequence[str]]) -> None:
+    """Have supervisors expect the end of these workers, or of all and then their own."""
+    if ids is None:
+        session.execute(update(Supervisor).where(Supervisor.stopped_at.is_(None)).values(stopped_at=clock.now()))
+        return
+    stay = Worker.state == literal_column("'running'"), Worker.wish != "stop"
+    rows = session.scalars(select(Worker.supervisor_id).where(Worker.id.in_(ids), *stay).with_for_update())
+    for supervisor_id, number in Counter(rows).items():
+        fewer = case((Supervisor.wanted > number, Supervisor.wanted - number), else_=0)
+        session.execute(update(Supervisor).where(Supervisor.id == supervisor_id).values(wanted=fewer))
+
+
+def let_go(session: Session, worker_ids: Sequence[str], actor: str) -> list[str]:
+    """Ask workers to stop that their supervisor is not to have any more. Returns those that had not been asked."""
+    hears = Worker.id.in_(worker_ids), Worker.state == literal_column("'running'"), Worker.wish != "stop"
+    rows = session.scalars(update(Worker).where(*hears).values(wish="stop").returning(Worker.id)).all()
+    if rows:
+        settings.bump_revision(session)
+        record(session, "stop", [("worker:" + id_, None) for id_ in sorted(rows)], actor)
+    return sorted(rows)
 
 
 def record_expiry(session: Session, worker_id: str, reason: str) -> None:

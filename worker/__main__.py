@@ -16,7 +16,8 @@ def _work(task: dict[str, Any]) -> int:
 
     from webapp import config as configuration
     from webapp import create_core, logs
-    from worker import keeper, loop
+    from worker import crew, keeper, loop
+    from worker.assignment import Assignment
 
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
@@ -25,9 +26,10 @@ def _work(task: dict[str, Any]) -> int:
     config = configuration.load()
     app = create_core(config, migrate=False)
     supervisor = sys.stdin.fileno()
+    names = ("supervisor_id", "supervisor_pid", "count", "slots", "queues", "drain")
+    assignment = Assignment(**{name: task[name] for name in names}, parent=supervisor)
     if task["role"] == "keeper":
-        return keeper.run(app, supervisor)
-    assignment = loop.Assignment(task["supervisor_id"], task["slots"], task["queues"], task["drain"], supervisor)
+        return keeper.run(app, supervisor, crew.Crew(assignment, sys.stdout.fileno()))
     return loop.run(app, config, assignment)
 
 

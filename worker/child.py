@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import threading
-from typing import Callable, NoReturn
+from dataclasses import dataclass
+from typing import Callable, NoReturn, Optional
 
 from webapp.config import ConfigError
 
@@ -17,9 +19,35 @@ DONE, EXPIRED, BROKEN, OUTDATED = 0, 75, 70, 78
 # What a worker hears from its supervisor: let what runs finish; hand it back at once; take no more.
 STOP, NOW, QUIET = "stop", "now", "quiet"
 LOOK = "look"  # what a keeper hears: a worker has ended
+END, TAKEN_OVER = "end", "taken over"  # what a keeper may add to how many workers people want
 GONE = "gone"  # what both hear when the supervisor's end of the pipe was closed, by itself or by its death
 
 log = logging.getLogger("queuectl.supervisor")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a keeper tells its supervisor: so many workers, beside those (pids) that are about to leave.
+
+    `then` is END where a person stopped everything, TAKEN_OVER where a newer version has the database, else empty.
+    """
+
+    count: int
+    leaving: tuple[int, ...] = ()
+    then: str = ""
+
+    def line(self) -> bytes:
+        """Shorter than the 4096 bytes that a pipe takes whole, so that a keeper's death tears none."""
+        return json.dumps([self.count, self.leaving, self.then], separators=(",", ":")).encode() + b"\n"
+
+    @staticmethod
+    def parse(line: bytes) -> Optional[Wanted]:
+        """None for anything else that a process may print."""
+        try:
+            count, leaving, then = json.loads(line)
+            return Wanted(int(count), tuple(map(int, leaving)), str(then))
+        except (ValueError, TypeError):
+            return None
 
 
 def listen(descriptor: int, hear: Callable[[str], None]) -> None:

@@ -15,8 +15,10 @@ from typing import Callable, Optional
 
 from webapp import create_core, trouble
 from webapp.config import Config, ConfigError
-from worker import child, keeper, loop
-from worker.child import LOOK, QUIET
+from worker import child, crew, keeper, loop
+from worker.assignment import Assignment
+from worker.bell import Bell
+from worker.child import LOOK, QUIET, Wanted
 
 
 class Forks:
@@ -26,20 +28,26 @@ class Forks:
         self,
         config: Config,
         supervisor_id: str,
+        count: int,
         slots: int,
         queues: Optional[Sequence[str]],
         drain: bool,
-        leave: Callable[[], None],
+        bell: Bell,
     ) -> None:
-        """`leave` is called in each child, to let go of what else belongs to the supervisor. Raises ConfigError."""
+        """`bell` tells the supervisor that the keeper said something. Raises ConfigError."""
         _ready_database(config)
         self._config = config
         self._app = create_core(config, migrate=False)
-        self._leave = leave
+        self._bell = bell
         # This process holds the write ends for as long as it lives; a child at the other end learns of its death.
         self._life_read, self._life_write = os.pipe()
         self._keeper_read, self._keeper_write = os.pipe()
-        self._assignment = loop.Assignment(supervisor_id, slots, queues, drain, self._life_read)
+        self._news_read, self._news_write = os.pipe()  # from the keeper, whichever it is
+        os.set_blocking(self._news_read, False)
+        os.set_blocking(self._news_write, False)  # no keeper waits for a supervisor that stands still
+        self._unread = b""
+        bell.watch(self._news_read)
+        self._assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, drain, self._life_read)
         self._keeper = 0
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the wake-up descriptor
         gc.collect()
@@ -63,6 +71,12 @@ class Forks:
                 if pid == self._keeper:
                     self._keeper = 0
         return found
+
+    def heard(self) -> list[Wanted]:
+        with contextlib.suppress(BlockingIOError):
+            self._unread += os.read(self._news_read, 65536)
+        *lines, self._unread = self._unread.split(b"\n")
+        return [wanted for wanted in map(Wanted.parse, lines) if wanted is not None]
 
     def tell(self, pid: int, word: str) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -91,20 +105,22 @@ class Forks:
     def _leave_home(self) -> None:
         """Be a process of one's own, and let go of what belongs to the supervisor."""
         os.setsid()
-        self._leave()
+        self._bell.leave()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._life_write)
         os.close(self._keeper_write)
+        os.close(self._news_read)
 
     def _work(self) -> int:
         self._leave_home()
         os.close(self._keeper_read)
+        os.close(self._news_write)
         return loop.run(self._app, self._config, self._assignment)
 
     def _keep(self) -> int:
         self._leave_home()
         os.close(self._life_read)
-        return keeper.run(self._app, self._keeper_read)
+        return keeper.run(self._app, self._keeper_read, crew.Crew(self._assignment, self._news_write))
 
 
 def _ready_database(config: Config) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from flask import Flask, current_app
-from sqlalchemy import delete, literal_column, text, update
+from sqlalchemy import delete, literal_column, or_, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
@@ -24,9 +24,10 @@ from webapp import bulk, canaries, clock, db, migrations, operations, sessions, 
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
-from webapp.models import Act, Event, Job, Repeat, SetupLink, Worker
+from webapp.models import Act, Event, Job, Repeat, SetupLink, Supervisor, Worker
 from worker import losses, processes
 from worker.child import GONE, listen
+from worker.crew import Crew
 
 log = logging.getLogger("queuectl.keeper")
 
@@ -34,7 +35,8 @@ TICK = 3.0  # seconds between looks; the death of a worker of its own the superv
 PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
 PRUNE_EVERY = 60.0
 PRUNE_BATCH = 500
-KEEP_WORKERS = clock.DAY  # rows of workers that ended
+KEEP_WORKERS = clock.DAY  # rows of workers and supervisors that ended
+KEEP_SILENT = 30 * clock.DAY  # rows of supervisors that nobody has heard of, such as one on a machine that was put away
 KEEP_REPEATS = clock.DAY  # answers to requests of programs under an Idempotency-Key
 KEEP_RECORDS = 400 * clock.DAY  # events of no job, and bulk acts
 
@@ -47,18 +49,20 @@ class _Watch:
     still: float = 0.0
 
 
-def run(app: Flask, supervisor: int) -> int:
+def run(app: Flask, supervisor: int, crew: Crew) -> int:
     """Keep until the supervisor, which speaks through this pipe, is gone or done; LOOK asks for a look at once."""
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor ends its keeper last, by the pipe
     heard: queue.SimpleQueue[str] = queue.SimpleQueue()
     listen(supervisor, heard.put)
-    keeper, word = _Keeper(), ""
+    keeper, word = _Keeper(crew), ""
     with app.app_context():
         while True:
             try:
                 keeper.tick()
+                if word == GONE:
+                    crew.end()
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("the database cannot be used: %s", _line(error))
             if word == GONE:
@@ -70,7 +74,8 @@ def run(app: Flask, supervisor: int) -> int:
 
 
 class _Keeper:
-    def __init__(self) -> None:
+    def __init__(self, crew: Optional[Crew] = None) -> None:
+        self._crew = crew
         self._watches: dict[str, _Watch] = {}
         self._writable: Optional[bool] = None  # whether this keeper can write, once it has been asked in this tick
         self._could_write = True  # in the tick before
@@ -81,7 +86,10 @@ class _Keeper:
         now = time.monotonic()
         passed, self._last_tick = min(now - self._last_tick, 2 * TICK), now
         with reading() as session:
-            if session.scalar(text(migrations.SCHEMA)) != migrations.HEAD:
+            taken_over = session.scalar(text(migrations.SCHEMA)) != migrations.HEAD
+            if taken_over:
+                if self._crew is not None:
+                    self._crew.taken_over()
                 return  # the keeper of a newer version looks after it
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
@@ -94,6 +102,8 @@ class _Keeper:
                 self._expire(worker, reason)
         self._watches = {worker.id: self._watches[worker.id] for worker in running if worker.id in self._watches}
         losses.give_back_what_nobody_holds()
+        if self._crew is not None:
+            self._crew.tick()
         for act in [*acts, *(canaries.look() if canaries_wait else ())]:
             bulk.carry_out(act)
         if now - self._pruned_at >= PRUNE_EVERY:
@@ -215,6 +225,8 @@ def _prune_records() -> None:
         old = list(session.scalars(forgotten.order_by(Event.id).limit(PRUNE_BATCH)))
     with writing(PATIENCE) as session:
         session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
+        gone = Supervisor.stopped_at < now - KEEP_WORKERS, Supervisor.seen_at < now - KEEP_SILENT
+        session.execute(delete(Supervisor).where(or_(*gone)))
         session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
         session.execute(delete(Repeat).where(Repeat.at < now - KEEP_REPEATS))
         sessions.prune(session)

@@ -12,8 +12,6 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from flask import Flask
@@ -22,7 +20,8 @@ from webapp import __version__, clock, db
 from webapp.config import Config
 from webapp.lifecycle import record
 from webapp.models import Worker
-from worker import processes
+from worker import crew, processes
+from worker.assignment import Assignment
 from worker.child import BROKEN, DONE, EXPIRED, GONE, NOW, OUTDATED, QUIET
 from worker.claims import Ended
 from worker.dispatcher import Dispatcher
@@ -33,17 +32,6 @@ from worker.runner_threads import ThreadRunner
 log = logging.getLogger("queuectl.worker")
 
 LAST_WORDS = 10.0  # seconds that a worker tries to settle when all its commands have ended and the database is away
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a supervisor tells its workers. `queues` None means all; at the end of the pipe `parent` it is gone."""
-
-    supervisor_id: str
-    slots: int
-    queues: Optional[Sequence[str]]
-    drain: bool
-    parent: int
 
 
 def run(app: Flask, config: Config, assignment: Assignment) -> int:
@@ -79,6 +67,7 @@ class _Worker:
         )
         self._heartbeat = _Heartbeat(connection, self.id, self._dispatcher, self._runner.wake)
         self._stopping = False
+        self._patient = False
         self._release_at: Optional[float] = None
 
     def run(self) -> int:
@@ -98,7 +87,8 @@ class _Worker:
             self._stop_cancelled()
             self._heed_orders()
             if self._dispatcher.stop_asked and not self._stopping:
-                self._stop()
+                # Who asked it to stop through the database is in no hurry; a signal, or a newer version, is.
+                self._stop(patient=not self._dispatcher.outdated)
             if self._release_at is not None and time.monotonic() >= self._release_at:
                 self._release(self._dispatcher.settings.kill_grace)
             if self._stopping and not len(self._runner):
@@ -149,17 +139,19 @@ class _Worker:
                 continue
             if word == GONE:
                 log.warning("worker %s: its supervisor is gone; finishing what runs", self.id, extra=self._named)
-            if not self._stopping:
+            if not self._stopping or self._patient:
                 self._stop()
             if word == NOW:
                 self._release(0.0)
 
     # --- ending ---
 
-    def _stop(self) -> None:
-        self._stopping = True
+    def _stop(self, patient: bool = False) -> None:
+        """Take no more, and end when nothing runs any more; unless `patient`, within the shutdown's grace."""
+        self._stopping, self._patient = True, patient
         self._dispatcher.accept_no_more()
-        self._release_at = time.monotonic() + self._dispatcher.settings.shutdown_grace
+        if not patient:
+            self._release_at = time.monotonic() + self._dispatcher.settings.shutdown_grace
 
     def _release(self, grace: float) -> None:
         self._release_at = None
@@ -184,6 +176,7 @@ class _Worker:
     def _register(self) -> None:
         now, queues = clock.now(), self._assignment.queues
         with db.writing() as session:
+            crew.announce(session, self._assignment)
             session.add(
                 Worker(
                     id=self.id,
@@ -233,13 +226,16 @@ class _Heartbeat(threading.Thread):
         connection = self._connect()
         beat = connection.prepare(
             "UPDATE workers SET heartbeat = heartbeat + 1, seen_at = :now, jobs_completed = :completed, "
-            "jobs_failed = :failed WHERE id = :worker AND state = 'running'"
+            "jobs_failed = :failed, cpu_time = :cpu_time, memory = :memory WHERE id = :worker AND state = 'running'"
         )
         while not self._ended.wait(min(10.0, self._dispatcher.settings.lease / 6)):
+            cpu_time, memory = processes.usage()
             values = {
                 "now": clock.now(),
                 "completed": self._dispatcher.completed,
                 "failed": self._dispatcher.failed,
+                "cpu_time": cpu_time,
+                "memory": memory,
                 "worker": self._worker_id,
             }
             try:

@@ -84,6 +84,15 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def usage() -> tuple[int, int]:
+    """What this process has used: CPU time (microseconds) with that of the commands that ended, and memory (bytes)."""
+    me = psutil.Process()
+    times = me.cpu_times()
+    # Those of children are 0 on Windows; only those that ended and were waited for count elsewhere.
+    cpu = times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return round(cpu * 1_000_000), int(me.memory_info().rss)
+
+
 def go_on(pid: int) -> None:
     with contextlib.suppress(psutil.Error):
         psutil.Process(pid).resume()

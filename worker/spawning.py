@@ -16,11 +16,12 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import IO, Any, Optional
 
 from webapp import create_core, db, trouble
 from webapp.config import Config, ConfigError
-from worker.child import LOOK
+from worker.bell import Bell
+from worker.child import LOOK, Wanted
 
 ENTRY = Path(__file__).with_name("__main__.py")
 # A group of its own takes a child out of the reach of the console's Ctrl-C, as a session does on POSIX.
@@ -34,31 +35,36 @@ class Spawns:
         self,
         config: Config,
         supervisor_id: str,
+        count: int,
         slots: int,
         queues: Optional[Sequence[str]],
         drain: bool,
-        ring: Callable[[], None],
+        bell: Bell,
     ) -> None:
-        """`ring` is called, from a thread, when a child has ended. Raises ConfigError."""
+        """`bell` rings, from a thread, when a child has ended or the keeper said something. Raises ConfigError."""
         _ready_database(config)
         self._environment = _environment(config)
         self._task = {
             "supervisor_id": supervisor_id,
+            "supervisor_pid": os.getpid(),
+            "count": count,
             "slots": slots,
             "queues": list(queues) if queues is not None else None,
             "drain": drain,
             "log_level": logging.getLogger().getEffectiveLevel(),
         }
-        self._ring = ring
+        self._bell = bell
         self._living: dict[int, subprocess.Popen[bytes]] = {}
         self._ended: deque[tuple[int, int]] = deque()
+        self._heard: deque[Wanted] = deque()
         self._keeper: Optional[subprocess.Popen[bytes]] = None
 
     def start_worker(self, name: str) -> int:
         return self._spawn("worker", name).pid
 
     def start_keeper(self, name: str) -> int:
-        self._keeper = self._spawn("keeper", name)
+        self._keeper = self._spawn("keeper", name, stdout=subprocess.PIPE)
+        threading.Thread(target=self._hear, args=(self._keeper.stdout,), name="hear", daemon=True).start()
         return self._keeper.pid
 
     def ended(self) -> list[tuple[int, int]]:
@@ -68,6 +74,12 @@ class Spawns:
             process = self._living.pop(pid)
             _close(process)
             found.append((pid, code))
+        return found
+
+    def heard(self) -> list[Wanted]:
+        found = []
+        while self._heard:
+            found.append(self._heard.popleft())
         return found
 
     def tell(self, pid: int, word: str) -> None:
@@ -84,11 +96,12 @@ class Spawns:
             _close(self._keeper)
             self._keeper.wait()
 
-    def _spawn(self, role: str, name: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, role: str, name: str, stdout: Optional[int] = None) -> subprocess.Popen[bytes]:
         task: dict[str, Any] = {"role": role, "name": name, **self._task}
         process = subprocess.Popen(
             [sys.executable, str(ENTRY), json.dumps(task)],
             stdin=subprocess.PIPE,
+            stdout=stdout,
             bufsize=0,
             env=self._environment,
             start_new_session=True,  # of no effect on Windows, as the flags are elsewhere
@@ -100,7 +113,15 @@ class Spawns:
 
     def _await(self, process: subprocess.Popen[bytes]) -> None:
         self._ended.append((process.pid, process.wait()))
-        self._ring()
+        self._bell.ring()
+
+    def _hear(self, stdout: IO[bytes]) -> None:
+        with stdout:
+            for line in stdout:
+                wanted = Wanted.parse(line)
+                if wanted is not None:
+                    self._heard.append(wanted)
+                    self._bell.ring()
 
 
 def _say(process: subprocess.Popen[bytes], word: str) -> None:

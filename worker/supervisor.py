@@ -1,18 +1,16 @@
-"""Starts worker processes and a keeper, replaces what dies, and drains on TERM or INT.
+"""Starts worker processes and a keeper, replaces what dies, has more or fewer as people want, drains on TERM or INT.
 
 How a child is started, told and waited for is the platform's: `forking.py` where there is fork, `spawning.py`
 elsewhere. The supervisor holds no database connection, because forks of it would share it; what it has to do in the
-database its keeper does. Children have sessions of their own: a terminal's Ctrl-C reaches the supervisor alone.
+database its keeper does, which also passes on how many workers people want (`crew.py`). Children have sessions of
+their own: a terminal's Ctrl-C reaches the supervisor alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import selectors
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,8 @@ from typing import Optional, Protocol
 
 from webapp.config import Config
 from worker import processes
-from worker.child import DONE, NOW, OUTDATED, QUIET, STOP
+from worker.bell import Bell
+from worker.child import DONE, END, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
 from worker.forking import Forks
 from worker.spawning import Spawns
 
@@ -40,6 +39,9 @@ class Family(Protocol):
 
     def ended(self) -> list[tuple[int, int]]:
         """Those that ended since the last call: pid and exit code, or the signal's number below zero."""
+
+    def heard(self) -> list[Wanted]:
+        """What the keeper passed on since the last call."""
 
     def tell(self, pid: int, word: str) -> None:
         """Say STOP, NOW or QUIET to a worker."""
@@ -73,74 +75,27 @@ def run(
 ) -> int:
     """Run `count` workers of `slots` jobs each until told to stop, or, with `drain`, until nothing is left to do.
 
+    People may change how many there are while it runs, down to none, but not with `drain`.
     Returns the exit code: 0 when everything ended in good order; else whoever started this may start it again, also
     when a newer version has taken over the database. Raises ConfigError where the database cannot be used.
     """
-    supervisor_id, bell = processes.new_id(), _Bell()
-    family: Family
-    if processes.FORKS:
-        family = Forks(config, supervisor_id, slots, queues, drain, bell.leave)
-    else:
-        family = Spawns(config, supervisor_id, slots, queues, drain, bell.ring)
-    return _Supervisor(supervisor_id, family, bell, count).run()
-
-
-class _Bell:
-    """What a supervisor waits for: signals, and whoever rings. Sockets, because Windows waits for nothing else."""
-
-    def __init__(self) -> None:
-        self._read_end, self._write_end = socket.socketpair()
-        self._read_end.setblocking(False)
-        self._write_end.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._read_end, selectors.EVENT_READ)
-        self._signals: list[int] = []
-        self._numbers = [
-            getattr(signal, name)
-            for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGTSTP", "SIGUSR1")
-            if hasattr(signal, name)
-        ]
-
-    def listen(self) -> None:
-        signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
-        for number in self._numbers:
-            signal.signal(number, lambda received, _frame: self._signals.append(received))
-
-    def ring(self) -> None:
-        """End the wait, from any thread."""
-        with contextlib.suppress(BlockingIOError):
-            self._write_end.send(b"\0")
-
-    def wait(self, timeout: Optional[float]) -> None:
-        for _ in self._selector.select(timeout):
-            with contextlib.suppress(BlockingIOError):
-                self._read_end.recv(4096)
-
-    def signals(self) -> list[int]:
-        """What came since the last call."""
-        received = []
-        while self._signals:
-            received.append(self._signals.pop(0))
-        return received
-
-    def leave(self) -> None:
-        """In a fork: this is the supervisor's."""
-        signal.set_wakeup_fd(-1)
-        for number in self._numbers:
-            signal.signal(number, signal.SIG_DFL)
-        self._selector.close()
-        self._read_end.close()
-        self._write_end.close()
+    supervisor_id, bell = processes.new_id(), Bell()
+    kind = Forks if processes.FORKS else Spawns
+    family: Family = kind(config, supervisor_id, count, slots, queues, drain, bell)
+    return _Supervisor(supervisor_id, family, bell, count, drain).run()
 
 
 class _Supervisor:
-    def __init__(self, supervisor_id: str, family: Family, bell: _Bell, count: int) -> None:
+    def __init__(self, supervisor_id: str, family: Family, bell: Bell, count: int, drain: bool) -> None:
         self._id = supervisor_id
         self._family = family
         self._bell = bell
         self._asked_to_stop = 0
         self._broken = False
-        self._workers = [_Child(f"worker {number}") for number in range(1, count + 1)]
+        self._stays = not drain  # even with no worker at all, for people may want some again
+        self._wanted = count
+        self._number = 0  # of the last place
+        self._workers = [self._place() for _ in range(count)]
         self._keeper = _Child("keeper")
         self._keeper_stood_still = False
         self._keeper_look = time.monotonic() + KEEPER_LOOK
@@ -149,13 +104,15 @@ class _Supervisor:
         self._bell.listen()
         log.info("supervisor %s started (pid %d, %d workers)", self._id, os.getpid(), len(self._workers))
         self._start_due()
-        while any(child.wanted or child.pid for child in self._workers):
+        while self._stays or self._workers:
             self._bell.wait(self._pause())
             self._heed_signals()
             for pid, code in self._family.ended():
                 for child in (self._keeper, *self._workers):
                     if child.pid == pid:
                         self._ended(child, code)
+            for wanted in self._family.heard():
+                self._have(wanted)
             self._watch_keeper()
             self._start_due()
         self._family.end_keeper()
@@ -175,16 +132,48 @@ class _Supervisor:
     def _ended(self, child: _Child, code: int) -> None:
         child.pid = 0
         if child is not self._keeper:
-            self._family.wake_keeper()
+            self._family.wake_keeper()  # which also tells how many there are to be
             if code in {DONE, OUTDATED} or self._asked_to_stop:
                 child.wanted = False
                 self._broken = self._broken or code != 0
+                if code == OUTDATED:
+                    self._stays, self._wanted = False, 0
+            if not child.wanted or self._surplus() > 0:
+                self._workers.remove(child)
                 return
         lived = time.monotonic() - child.started_at
         child.pause = 0.0 if lived >= HEALTHY else min(LONGEST_PAUSE, max(0.1, child.pause * 2))
         child.due = time.monotonic() + child.pause
         what = f"signal {-code}" if code < 0 else f"exit code {code}"
         log.warning("%s ended (%s); starting another in %.1f s", child.name, what, child.pause)
+
+    def _have(self, wanted: Wanted) -> None:
+        """Have as many workers as people want: places for more; of fewer, those in which nobody is go first.
+
+        Of the workers themselves the keeper asks some to stop, so that what they run may finish; their places go when
+        they end.
+        """
+        if not self._stays:
+            return
+        self._wanted = wanted.count
+        for child in self._workers:
+            child.wanted = child.wanted and child.pid not in wanted.leaving
+        for child in [child for child in self._workers if not child.pid]:
+            if self._surplus() > 0:
+                self._workers.remove(child)
+        while self._surplus() < 0:
+            self._workers.append(self._place())
+        if wanted.then:
+            self._stays = False
+            self._broken = self._broken or wanted.then == TAKEN_OVER
+            log.info("stopping: %s", "a person asked for it" if wanted.then == END else "the database was taken over")
+
+    def _surplus(self) -> int:
+        return sum(child.wanted for child in self._workers) - self._wanted
+
+    def _place(self) -> _Child:
+        self._number += 1
+        return _Child(f"worker {self._number}")
 
     def _watch_keeper(self) -> None:
         """Replace a keeper that was stopped (STOP) and stays so: it may have the write lock in its hand."""
@@ -213,6 +202,8 @@ class _Supervisor:
                 word = STOP if self._asked_to_stop == 1 else NOW
                 if word == STOP:
                     log.info("stopping: running jobs may finish; a second signal hands them back at once")
+                self._stays = False
+                self._workers = [child for child in self._workers if child.pid]
                 for child in self._workers:
                     child.wanted = False
             for child in self._workers:
