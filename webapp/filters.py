@@ -13,7 +13,7 @@ from typing import Optional
 from sqlalchemy import ColumnElement, and_, exists, or_, true
 
 from webapp.lifecycle import in_state
-from webapp.models import STATES, TERMINAL, Attempt, Job
+from webapp.models import STATES, TERMINAL, Attempt, Job, OutputTail
 
 SEARCH_CAP = 20_000  # rows that one read looks through for what no index finds
 MOST_WORDS = 8  # of a text: each is looked for in every one of these rows
@@ -35,6 +35,7 @@ class JobFilter:
     `text` is words, or phrases in quotes, each of which is looked for in ids and commands, case ignored. `exit` is the
     code of the latest ended attempt; `worker` the beginning of a worker's id that runs the job or ran an attempt of it;
     `by` the actor who submitted it; `since` when it changed last, at the earliest (microseconds).
+    `output`: the words may stand in a dead letter's error or its last output as well.
     `group` is the error key of a group of dead letters; `ended_by` (microseconds) leaves out what ended later.
     """
 
@@ -48,6 +49,7 @@ class JobFilter:
     worker: Optional[str] = None
     by: Optional[str] = None
     since: Optional[int] = None
+    output: Optional[bool] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -97,15 +99,23 @@ class JobFilter:
             conditions.append(Job.exit_code == self.exit)
         if self.by is not None:
             conditions.append(Job.created_by == self.by)
-        conditions += [
-            or_(Job.id.icontains(word, autoescape=True), Job.command.icontains(word, autoescape=True))
-            for word in words(self.text or "")
-        ]
+        conditions += [or_(*self._says(word)) for word in words(self.text or "")]
         if self.worker is not None:
             runs = Job.worker_id.startswith(self.worker, autoescape=True)
             ran = exists().where(Attempt.job_seq == Job.seq, Attempt.worker_id.startswith(self.worker, autoescape=True))
             conditions.append(or_(runs, ran))
         return conditions
+
+    def _says(self, word: str) -> list[ColumnElement[bool]]:
+        """Where a word is looked for."""
+        places: list[ColumnElement[bool]] = [
+            Job.id.icontains(word, autoescape=True),
+            Job.command.icontains(word, autoescape=True),
+        ]
+        if self.output:
+            tail = exists().where(OutputTail.job_seq == Job.seq, OutputTail.text.icontains(word, autoescape=True))
+            places += [Job.last_error.icontains(word, autoescape=True), tail]
+        return places
 
     def to_json(self) -> str:
         return json.dumps({key: value for key, value in asdict(self).items() if value is not None})
