@@ -26,6 +26,7 @@ from webapp.models import Act, Job
 from webapp.operations import NotFound, Outcome, ask_to_stop, move_named, values_of
 
 BATCH = 500  # jobs that one transaction moves: the write lock is held for about 50 ms at the most
+LOOK = 5_000  # rows that it looks through to find them, likewise
 LEASE = clock.seconds(30)  # an act that nobody has advanced for so long is anybody's
 VERBS = ("requeue", "discard", "cancel", "run_now")
 CAN_BE_UNDONE = ("requeue", "cancel", "run_now")
@@ -114,32 +115,48 @@ def advance(act_id: int) -> ActResult:
     with writing() as session:
         act = find(session, act_id, lock=True)
         if act.state == "running":
-            seqs = _put_back(session, act) if act.verb == "undo" else _move(session, act)
+            cursor = _put_back(session, act) if act.verb == "undo" else _move(session, act)
             act.lease_until = clock.now() + LEASE
-            if len(seqs) < BATCH:
+            if cursor is None:
                 act.state, act.finished_at = "done", clock.now()
             else:
-                act.cursor_seq = seqs[-1]
+                act.cursor_seq = cursor
         return ActResult(act.id, act.moved, act.skipped, act.state != "running")
 
 
-def _move(session: Session, act: Act) -> list[int]:
-    wanted = JobFilter.from_json(act.filter)
-    leaves = ARROWS[act.verb].leaves + (("processing",) if act.verb == "cancel" else ())
-    matching = (
-        select(Job.seq)
-        .where(wanted.where(), in_state(*leaves), Job.seq > act.cursor_seq, Job.seq <= act.highest_seq)
-        .order_by(Job.seq)
-        .limit(BATCH)
-    )
-    seqs, values = list(session.scalars(matching)), values_of(act.verb, clock.now())
+def _move(session: Session, act: Act) -> Optional[int]:
+    seqs, cursor = _next_of(session, act)
+    values = values_of(act.verb, clock.now())
     moved = move(session, act.verb, Job.seq.in_(seqs), actor=act.actor, values=values, act_id=act.id, audited=False)
     asked: set[str] = set()
     if act.verb == "cancel":
         asked = ask_to_stop(session, list(session.scalars(select(Job.id).where(Job.seq.in_(seqs)))), act.actor)
     act.moved += len(moved) + len(asked)
     act.skipped += len(seqs) - len(moved) - len(asked)
-    return seqs
+    return cursor
+
+
+def movable(verb: str) -> tuple[str, ...]:
+    """The states that a verb finds jobs in; those that run are asked to stop."""
+    return ARROWS[verb].leaves + (("processing",) if verb == "cancel" else ())
+
+
+def _next_of(session: Session, act: Act) -> tuple[list[int], Optional[int]]:
+    """The next jobs of an act, and the row that it has come to; None where it is through.
+
+    It looks at LOOK rows at the most while it holds the lock: all that an index leaves, where that is little, else the
+    next of the table. The planner is told so: it would sort a million rows for each batch.
+    """
+    wanted, there = JobFilter.from_json(act.filter), in_state(*movable(act.verb))
+    last: Optional[int] = None
+    rows = select(Job.seq).where(Job.seq > act.cursor_seq, Job.seq <= act.highest_seq).order_by(Job.seq)
+    if session.scalar(select(Job.seq).where(wanted.found(), there).offset(LOOK).limit(1)) is not None:
+        last = session.scalar(rows.offset(LOOK - 1).limit(1))
+        rows = rows.with_hint(Job, "NOT INDEXED", "sqlite")
+        if last is not None:
+            rows = rows.where(Job.seq <= last)
+    seqs = list(session.scalars(rows.where(wanted.where(), there).limit(BATCH)))
+    return seqs, seqs[-1] if len(seqs) == BATCH else last
 
 
 # --- taking back -----------------------------------------------------------------------------------------------------
@@ -164,14 +181,14 @@ def undo(act_id: int, actor: str) -> int:
         return back.id
 
 
-def _put_back(session: Session, act: Act) -> list[int]:
+def _put_back(session: Session, act: Act) -> Optional[int]:
     undone = find(session, act.undoes or 0)
     there = may_be_taken_back(undone.verb, undone.id)
     seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > act.cursor_seq).order_by(Job.seq).limit(BATCH)))
     moved = take_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=act.actor, act_id=act.id)
     act.moved += moved
     act.skipped += len(seqs) - moved
-    return seqs
+    return seqs[-1] if len(seqs) == BATCH else None
 
 
 def can_be_undone(session: Session, act: Act) -> queries.Count:
@@ -206,6 +223,21 @@ def find(session: Session, act_id: int, *, lock: bool = False) -> Act:
     if act is None:
         raise NotFound(f"no such act: {act_id}")
     return act
+
+
+def what(act: Act) -> str:
+    """What it is about: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “import”'."""
+    wanted = json.loads(act.filter)
+    if act.undoes is not None:
+        return f"act {act.undoes}"
+    if "ids" in wanted:
+        ids, number = wanted["ids"], wanted["named"]
+        return str(ids[0]) if number == 1 else f"{number:,} named jobs: {', '.join(ids[:3])}{' …' * (number > 3)}"
+    known = {"queue": "in queue {}", "group": "of group {}", "text": "that match “{}”"}
+    words = [pattern.format(wanted[name]) for name, pattern in known.items() if wanted.get(name)]
+    others = sorted(set(wanted) - {*known, "state", "ended_by"})
+    words += [f"with {name.replace('_', ' ')} {wanted[name]}" for name in others]
+    return " ".join(["all", *([wanted["state"]] if wanted.get("state") else []), "jobs", *words])
 
 
 def newest(session: Session, limit: int, before: Optional[int] = None) -> list[Act]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from webapp import clock, queries, settings
+from webapp import bulk, clock, queries, settings
 from webapp.models import Act
 from webapp.queries import QueueView, WorkerView
 from webapp.settings import Value
@@ -72,7 +72,9 @@ def act(row: Act) -> dict[str, Any]:
     return {
         "id": row.id,
         "verb": row.verb,
+        "what": bulk.what(row),
         "state": row.state,
+        "undoes": row.undoes,
         "moved": row.moved,
         "skipped": row.skipped,
         "actor": row.actor,

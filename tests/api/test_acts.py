@@ -9,9 +9,10 @@ import pytest
 from tests.api.conftest import Program
 from tests.api.test_jobs import refused, stored
 from tests.factories import make_job, make_queue, make_worker
-from webapp import bulk, story
+from webapp import bulk, canaries, story
 from webapp.api import acts
 from webapp.db import reading
+from webapp.filters import JobFilter
 
 
 def state_of(job_id: str) -> str:
@@ -147,3 +148,19 @@ def test_the_status_is_the_one_of_the_command_line(admin: Program) -> None:
     make_job("dead")
     told = admin("GET", "/status").get_json()
     assert (told["states"]["dead"], told["workers"], told["oldest_pending_seconds"]) == (1, [], None)
+
+
+def test_an_act_is_undone_and_one_that_waits_is_stopped(operator: Program) -> None:
+    make_job("dead", id="job1")
+    act = operator("POST", "/jobs/requeue", {"all": True}).get_json()["act"]
+    assert act["what"] == "all jobs"
+    undo = operator("POST", f"/acts/{act['id']}/undo")
+    told = undo.get_json()["act"]
+    assert (undo.status_code, told["verb"], told["undoes"], told["moved"]) == (200, "undo", act["id"], 1)
+    assert state_of("job1") == "dead"
+    refused(operator("POST", f"/acts/{act['id']}/undo"), 409, "conflict")
+    refused(operator("POST", f"/acts/{act['id']}/stop"), 409, "conflict")
+    waiting = canaries.start(JobFilter(), "person:ana")
+    stopped = operator("POST", f"/acts/{waiting}/stop").get_json()["act"]
+    assert stopped["state"] == "stopped"
+    refused(operator("POST", "/acts/999/undo"), 404, "not-found")

@@ -144,7 +144,8 @@ def test_the_answers_to_any_request_are_as_described(app: Flask, scope: str) -> 
             # In a context of its own: inside the pushed one Flask would share `g` between requests.
             response = contextvars.Context().run(case.call, headers=program.headers)
             seen.add(response.status_code)
-            assert allowed or response.status_code == 403
+            no_route = response.status_code == 404 and "{act_id}" in operation.path  # a number that is none
+            assert allowed or no_route or response.status_code == 403
             case.validate_response(response, checks=checks)
     assert 200 in seen
     assert 422 in seen

@@ -31,6 +31,8 @@ OPERATE = {
     "api-acts.run_job_now",
     "api-acts.run_jobs_now",
     "api-acts.discard_jobs",
+    "api-acts.undo_act",
+    "api-acts.stop_act",
     "api-dead-letters.requeue_dead_letters",
     "api-dead-letters.discard_dead_letters",
     "api-queues.pause_queue",

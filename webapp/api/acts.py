@@ -117,10 +117,7 @@ def on_many(verb: str, which: dict[str, Any], *, only: str = "") -> Response:
     """Move what a body names. `only`: of this state alone."""
     if which.get("all"):
         wanted = JobFilter(state=only or which.get("state"), queue=which.get("queue"), text=which.get("q") or None)
-        result = bulk.carry_out(bulk.start(verb, wanted, actor()), PATIENCE)
-        with reading() as session:
-            act = shapes.act(bulk.find(session, result.act_id))
-        return bodies.answer({"act": act}, 200 if result.done else 202, {"Location": f"{PREFIX}/acts/{act['id']}"})
+        return _carried_out(bulk.start(verb, wanted, actor()))
     narrowed = {"only": only} if only else {}
     outcome = OPERATIONS[verb](which["ids"], actor(), **narrowed)
     refused = [{"id": id_, "state": state} for id_, state in outcome.refused.items()]
@@ -133,3 +130,37 @@ def get_act(act_id: int) -> Any:
     """How far an act on all has come."""
     with reading() as session:
         return shapes.act(bulk.find(session, act_id))
+
+
+@routes.on("POST", "/acts/<int(max=9007199254740991):act_id>/undo", {200: ActAnswer, 202: ActAnswer})
+@scope("operate")
+@repeats.repeatable
+def undo_act(act_id: int) -> Response:
+    """Put back what no worker has claimed and nobody has moved since. The answer is the undo, an act itself."""
+    bodies.no_body()
+    try:
+        undo = bulk.undo(act_id, actor())
+    except bulk.CannotUndo as error:
+        raise Problem("conflict", str(error)) from None
+    return _carried_out(undo)
+
+
+@routes.on("POST", "/acts/<int(max=9007199254740991):act_id>/stop", {200: ActAnswer})
+@scope("operate")
+@repeats.repeatable
+def stop_act(act_id: int) -> Response:
+    """End an act where it stands; what it has moved stays moved."""
+    bodies.no_body()
+    if not bulk.stop(act_id, actor()):
+        raise Problem("conflict", "It has ended already. Nothing was changed.")
+    return _told(act_id, 200)
+
+
+def _carried_out(act_id: int) -> Response:
+    return _told(act_id, 200 if bulk.carry_out(act_id, PATIENCE).done else 202)
+
+
+def _told(act_id: int, status: int) -> Response:
+    with reading() as session:
+        act = shapes.act(bulk.find(session, act_id))
+    return bodies.answer({"act": act}, status, {"Location": f"{PREFIX}/acts/{act['id']}"})

@@ -297,7 +297,11 @@ class Outcome(Answer):
 class Act(Answer):
     id = _whole("its number")
     verb = _text("what is done")
-    state = _text("done, or running: a supervisor carries it on", enum=["waiting", "running", "done", "stopped"])
+    what = _text("to which jobs, in words")
+    state = _text(
+        "running: a supervisor carries it on; waiting: for its canary", enum=["waiting", "running", "done", "stopped"]
+    )
+    undoes = _whole("the act that it takes back, if it is an undo", null=True)
     moved = _whole("jobs so far")
     skipped = _whole("jobs that somebody else moved first")
     actor = _text("who asked")

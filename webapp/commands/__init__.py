@@ -33,6 +33,7 @@ COMMANDS = {
     "cancel": ("jobs:cancel", "Stop jobs, waiting or running."),
     "run-now": ("jobs:run_now", "Make scheduled or failed jobs due at once."),
     "dlq": ("dlq:dlq", "Look at the dead letters, retry or discard them."),
+    "activity": ("activity:activity", "Show what was done to jobs, and undo it."),
     "queue": ("queue:queue", "List, pause and resume queues."),
     "config": ("config:config", "Read and change what can be tuned while it runs."),
     "user": ("user:user", "Manage the people who may log in."),

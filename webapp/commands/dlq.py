@@ -58,12 +58,20 @@ def _which(command: Callable[..., int]) -> Callable[..., int]:
 
 @dlq.command(epilog="Example: manage.py dlq retry job1")
 @_which
-def retry(job_ids: tuple[str, ...], all_: bool) -> int:
+@click.option("--canary", is_flag=True, help="With --all: one first, and the rest only if it completes.")
+def retry(job_ids: tuple[str, ...], all_: bool, canary: bool) -> int:
     """Make dead letters pending again, with all their retries."""
-    from webapp import operations
+    from webapp import canaries, operations
+    from webapp.filters import JobFilter
 
     _one_way(job_ids, all_)
+    if canary and not all_:
+        raise click.UsageError("--canary goes with --all.")
     with core():
+        if canary:
+            act_id = canaries.start(JobFilter(state="dead"), actor())
+            say(f"One is pending again; the rest waits for it. Undo: manage.py activity undo {act_id}")
+            return 0
         if all_:
             return _act_on_all("requeue", "pending again")
         outcome = operations.requeue(job_ids, actor(), only="dead")
@@ -108,5 +116,6 @@ def _act_on_all(verb: str, became: str) -> int:
         say("No dead letters.")
         return 0
     moved_first = f"; {result.skipped:,} had been moved by somebody else" if result.skipped else ""
-    say(f"{result.moved:,} dead letter{'' if result.moved == 1 else 's'} {became}{moved_first}.")
+    undo = f" Undo: manage.py activity undo {result.act_id}" if verb in bulk.CAN_BE_UNDONE else ""
+    say(f"{result.moved:,} dead letter{'' if result.moved == 1 else 's'} {became}{moved_first}.{undo}")
     return 0

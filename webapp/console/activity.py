@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
@@ -64,25 +64,11 @@ def _view(session: Session, act: Act) -> ActView:
     title = _LABELS.get(act.verb, act.verb.capitalize())
     if act.undoes is not None:
         undone = session.get(Act, act.undoes)
-        what = f": {_LABELS[undone.verb].lower()} {_what(json.loads(undone.filter))}" if undone is not None else ""
+        what = f": {_LABELS[undone.verb].lower()} {bulk.what(undone)}" if undone is not None else ""
         return ActView(act, "Undo", f"of act {act.undoes}{what}", queries.Count(0))
     if act.canary_seq is not None:
         title = "Canary, then requeue"
-    return ActView(act, title, _what(json.loads(act.filter)), bulk.can_be_undone(session, act))
-
-
-def _what(wanted: dict[str, Any]) -> str:
-    """'job1', '12 ticked jobs: a, b …', 'all dead jobs in queue mail that match “import”'."""
-    if "ids" in wanted:
-        ids, number = wanted["ids"], wanted["named"]
-        if number == 1:
-            return str(ids[0])
-        return f"{plural(number, 'ticked job')}: {', '.join(ids[:3])}{' …' if number > 3 else ''}"
-    known = {"queue": "in queue {}", "group": "of group {}", "text": "that match “{}”"}
-    words = [pattern.format(wanted[name]) for name, pattern in known.items() if wanted.get(name)]
-    others = sorted(set(wanted) - {*known, "state", "ended_by"})
-    words += [f"with {name.replace('_', ' ')} {wanted[name]}" for name in others]
-    return " ".join(["all", *([wanted["state"]] if wanted.get("state") else []), "jobs", *words])
+    return ActView(act, title, bulk.what(act), bulk.can_be_undone(session, act))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

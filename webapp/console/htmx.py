@@ -59,7 +59,7 @@ def done(
     """
     if is_partial() and not leave:
         return toast(message, level, undo=undo)
-    flash({"text": message, "undo": undo}, level)
+    flash({"text": message, "undo": undo}, level)  # type: ignore[arg-type]  # the session keeps any JSON
     if not is_partial():
         return redirect(back if leave else came_from(back), 303)  # type: ignore[return-value]
     response = Response("")

@@ -58,7 +58,10 @@ def test_all_are_retried_at_once(app: Flask, cli: Cli) -> None:
     make_job("dead", id="b")
     make_job("cancelled", id="c")
     result = cli("dlq", "retry", "--all")
-    assert (result.code, result.err) == (0, "2 dead letters pending again.\n")
+    assert (result.code, result.err) == (
+        0,
+        "2 dead letters pending again. Undo: manage.py activity undo 1\n",
+    )
     assert states("a", "b", "c") == ["pending", "pending", "cancelled"]
 
 
