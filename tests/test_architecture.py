@@ -53,6 +53,7 @@ def test_imports_only_go_downstairs(path: Path) -> None:
             "models",
             "lifecycle",
             "migrations",
+            "rollups",
             "sessions",
             "settings",
             "throttle",

@@ -354,7 +354,10 @@ class Act(Model):
 
 
 class Minute(Model):
-    """What a queue did in one minute, folded from its attempts: what charts show, at any size of the table."""
+    """What a queue did in one minute, folded from its attempts: what charts show, at any size of the table.
+
+    Under names that no queue can have stand sums over all queues, see rollups.py.
+    """
 
     __tablename__ = "minutes"
 
@@ -362,9 +365,9 @@ class Minute(Model):
     queue: Mapped[str] = mapped_column(Text, primary_key=True)
     completed: Mapped[int] = mapped_column(BigInteger)
     failed: Mapped[int] = mapped_column(BigInteger)  # attempts, whether or not they were retried
-    dead: Mapped[int] = mapped_column(BigInteger)  # those of them that were the last
+    dead: Mapped[int] = mapped_column(BigInteger)  # those that their jobs died with
     lost: Mapped[int] = mapped_column(BigInteger)
-    waits: Mapped[str] = mapped_column(Text)  # histograms, see rollups.py
+    waits: Mapped[str] = mapped_column(Text)  # see histograms.py
     runs: Mapped[str] = mapped_column(Text)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import delete, literal_column, or_, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp import bulk, canaries, clock, db, migrations, operations, sessions, settings, throttle, trouble
+from webapp import bulk, canaries, clock, db, migrations, operations, rollups, sessions, settings, throttle, trouble
 from webapp.db import reading, writing
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
@@ -34,6 +34,7 @@ log = logging.getLogger("queuectl.keeper")
 TICK = 3.0  # seconds between looks; the death of a worker of its own the supervisor tells at once
 PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
 PRUNE_EVERY = 60.0
+FOLD_EVERY = 20.0  # between foldings of ended attempts into roll-ups
 PRUNE_BATCH = 500
 KEEP_WORKERS = clock.DAY  # rows of workers and supervisors that ended
 KEEP_SILENT = 30 * clock.DAY  # rows of supervisors that nobody has heard of, such as one on a machine that was put away
@@ -81,6 +82,7 @@ class _Keeper:
         self._could_write = True  # in the tick before
         self._last_tick = time.monotonic()
         self._pruned_at = time.monotonic() - PRUNE_EVERY
+        self._folded_at = time.monotonic() - FOLD_EVERY
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -106,9 +108,13 @@ class _Keeper:
             self._crew.tick()
         for act in [*acts, *(canaries.look() if canaries_wait else ())]:
             bulk.carry_out(act)
+        if now - self._folded_at >= FOLD_EVERY:
+            # Not all of it in one look, when a day must be caught up: the next one goes on at once.
+            self._folded_at = now if rollups.fold(patience=PATIENCE) < rollups.CHUNK else now - FOLD_EVERY
         if now - self._pruned_at >= PRUNE_EVERY:
             self._pruned_at = now
             prune(values)
+            rollups.prune(PATIENCE)
             _look_at_log()
 
     # --- workers ---

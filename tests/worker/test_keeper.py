@@ -7,10 +7,10 @@ from flask import Flask
 from sqlalchemy import func, select, update
 
 from tests import factories
-from webapp import bulk, clock, jobspec, operations, settings, story
+from webapp import bulk, clock, jobspec, operations, rollups, settings, story
 from webapp.db import reading, writing
 from webapp.filters import JobFilter
-from webapp.models import Act, Attempt, Event, Job, Worker
+from webapp.models import Act, Attempt, CommandHour, Event, Job, Minute, Worker
 from worker import keeper
 
 DAY = clock.DAY
@@ -143,3 +143,15 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
         [attempt] = story.attempts(session, again)
         assert (again.state, again.losses, attempt.state) == ("pending", 1, "lost")
         assert "could not be verified" in (attempt.error or "")
+
+
+@pytest.mark.usefixtures("app")
+def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
+    job = factories.make_job("completed")
+    factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.MARGIN)
+    with writing() as session:
+        session.add(CommandHour(at=clock.now() - 9 * DAY, shape="old", runs=1, failures=0, run_time=1))
+    keeper._Keeper().tick()
+    with reading() as session:
+        assert session.scalars(select(Minute.completed).where(Minute.queue == job.queue)).all() == [1]
+        assert session.scalars(select(CommandHour.shape)).all() == ["echo hello"]
