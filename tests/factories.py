@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from webapp import clock
 from webapp.db import writing
 from webapp.ids import new_job_id
-from webapp.models import TERMINAL, Attempt, Event, Job, OutputChunk, Queue, User, Worker
+from webapp.models import TERMINAL, Attempt, Event, Job, OutputChunk, Queue, Supervisor, User, Worker
 
 _numbers = itertools.count(1)
 
@@ -155,6 +155,29 @@ def make_worker(**values: Any) -> Worker:
         worker = Worker(**made)
         session.add(worker)
     return worker
+
+
+def make_supervisor(**values: Any) -> Supervisor:
+    """A supervisor that has just been heard of. Its workers are made by `make_worker(supervisor_id=…)`."""
+    now = clock.now()
+    number = next(_numbers)
+    made: dict[str, Any] = {
+        "id": f"supervisor-{number}-{secrets.token_hex(3)}",
+        "host": "a-host",
+        "pid": 500 + number,
+        "version": "0.1.0",
+        "slots": 1,
+        "queues": None,
+        "wanted": 1,
+        "started_at": now - clock.seconds(3600),
+        "stopped_at": None,
+        "seen_at": now,
+    }
+    made.update(values)
+    with writing() as session:
+        supervisor = Supervisor(**made)
+        session.add(supervisor)
+    return supervisor
 
 
 def make_user(name: str = "ana", role: str = "admin", password_hash: str = "no password fits") -> User:

@@ -1,0 +1,210 @@
+"""More and fewer workers while a supervisor runs: what people want is had, nothing that runs is cut short."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import psutil
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from tests.worker.conftest import Fleet, Queue, both_ways
+from webapp import fleet as supervisors
+from webapp import operations
+from webapp.db import reading
+from webapp.models import Supervisor, Worker
+
+Start = Callable[..., Fleet]
+Eventually = Callable[..., Any]
+
+
+def row() -> Supervisor:
+    with reading() as session:
+        return session.scalars(select(Supervisor)).one()
+
+
+def scale(**how: int) -> supervisors.Scaled:
+    return supervisors.scale(row().id, "person:ana", **how)
+
+
+def keeper_of(one: Fleet, queue: Queue) -> psutil.Process:
+    """The one child of a supervisor that is no worker."""
+    pids = {worker.pid for state in ("running", "stopped", "expired") for worker in queue.workers(state)}
+    [keeper] = [child for child in psutil.Process(one.process.pid).children() if child.pid not in pids]
+    return keeper
+
+
+@both_ways
+def test_a_supervisor_is_scaled_up_and_down_to_none_and_up_again(
+    queue: Queue, fleet: Start, eventually: Eventually
+) -> None:
+    one = fleet(count=1, slots=2, queues=["mail"])
+    first = row()
+    assert (first.wanted, first.slots, first.queues, first.pid) == (1, 2, '["mail"]', one.process.pid)
+    assert scale(to=3) == supervisors.Scaled(first.id, 1, 3)
+    eventually(lambda: len(queue.workers()) == 3)
+    assert {(worker.slots, worker.queues) for worker in queue.workers()} == {(2, '["mail"]')}
+    [event] = queue.events(f"supervisor:{first.id}")
+    assert (event.verb, event.actor, event.detail) == ("scale", "person:ana", '{"from": 1, "to": 3}')
+    scale(to=0)
+    eventually(lambda: not queue.workers())
+    assert len(queue.workers("stopped")) == 3
+    job_id = queue.enqueue("true", queue="mail")
+    assert scale(by=+1).after == 1
+    queue.reaches(job_id, "completed")
+    assert one.process.poll() is None
+    assert one.stop() == 0
+    assert row().stopped_at is not None
+    assert queue.workers("expired") == []
+
+
+@both_ways
+def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes(
+    queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
+) -> None:
+    queue.set(shutdown_grace=0)  # a signal would hand the jobs back at once
+    fleet(count=3)
+    wait = f"touch {tmp_path}/$QUEUECTL_JOB_ID; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
+    ids = [queue.enqueue(wait) for _ in range(2)]
+    eventually(lambda: all((tmp_path / job_id).exists() for job_id in ids))
+    scale(to=1)
+    eventually(lambda: sorted(worker.wish for worker in queue.workers()) == ["run", "stop"])  # the idle one is gone
+    assert [queue.job(job_id).state for job_id in ids] == ["processing", "processing"]
+    (tmp_path / "go").touch()
+    for job_id in ids:
+        assert queue.reaches(job_id, "completed").attempts == 1
+    eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
+
+
+def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling(
+    queue: Queue, fleet: Start, eventually: Eventually
+) -> None:
+    one = fleet(count=2)
+    [first, second] = queue.workers()
+    operations.wish_of_workers("stop", [first.id], "person:ana")
+    assert row().wanted == 1
+    operations.wish_of_workers("stop", [first.id], "person:ben")  # somebody was first: it counts once
+    assert row().wanted == 1
+    eventually(lambda: [worker.id for worker in queue.workers()] == [second.id])
+    operations.wish_of_workers("stop", [second.id], "person:ana")
+    eventually(lambda: not queue.workers())
+    assert (row().wanted, row().stopped_at) == (0, None)
+    assert scale(by=2).after == 2
+    eventually(lambda: len(queue.workers()) == 2)
+    assert one.process.poll() is None
+
+
+def test_a_worker_that_leaves_makes_room_before_it_has_gone(
+    queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
+) -> None:
+    fleet(count=1)
+    job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
+    eventually((tmp_path / "here").exists)
+    scale(to=0)
+    eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
+    scale(to=1)
+    queue.reaches(queue.enqueue("true"), "completed")
+    assert queue.job(job_id).state == "processing"
+    (tmp_path / "go").touch()
+    queue.reaches(job_id, "completed")
+    eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
+
+
+def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+    fleet(count=1)
+    [worker] = queue.workers()
+    os.kill(worker.pid, signal.SIGTERM)
+    eventually(lambda: [one.id != worker.id for one in queue.workers()] == [True])
+    assert row().wanted == 1
+
+
+@both_ways
+def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+    one = fleet(count=1)
+    scale(to=2)
+    keeper_of(one, queue).kill()
+    eventually(lambda: len(queue.workers()) == 2)
+    scale(to=0)
+    keeper_of(one, queue).kill()
+    eventually(lambda: not queue.workers())
+    assert (row().wanted, one.process.poll()) == (0, None)
+
+
+def test_stopping_all_ends_the_supervisors_too(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+    one = fleet(count=2)
+    two = fleet(count=1)
+    supervisors.scale(row_of(two).id, "person:ana", to=0)
+    eventually(lambda: len(queue.workers()) == 2)
+    operations.wish_of_workers("stop", None, "person:ana")
+    assert (one.process.wait(20), two.process.wait(20)) == (0, 0)
+    with pytest.raises(supervisors.Unheard, match="has ended"):
+        supervisors.scale(row_of(one).id, "person:ana", to=1)
+
+
+def row_of(one: Fleet) -> Supervisor:
+    with reading() as session:
+        return session.scalars(select(Supervisor).where(Supervisor.pid == one.process.pid)).one()
+
+
+def test_a_supervisor_that_was_killed_is_written_down_as_ended(
+    queue: Queue, fleet: Start, eventually: Eventually
+) -> None:
+    one = fleet(count=1)
+    one.process.kill()
+    eventually(lambda: row().stopped_at is not None)
+    eventually(lambda: not queue.workers())
+
+
+def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, tmp_path: Path) -> None:
+    queue.enqueue(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
+    one = fleet(count=2, drain=True)
+    with reading() as session:
+        assert session.scalars(select(Supervisor)).all() == []
+        assert len(session.scalars(select(Worker.supervisor_id).distinct()).all()) == 1
+    (tmp_path / "go").touch()
+    assert one.process.wait(20) == 0
+
+
+def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+    queue.set(lease=5)
+    fleet(count=1)
+    eventually(lambda: (queue.workers()[0].cpu_time or 0) > 0)
+    assert 1024**2 < (queue.workers()[0].memory or 0) < 1024**3
+    before = queue.workers()[0].cpu_time or 0
+    # The time of a command that ended is its worker's.
+    job_id = queue.enqueue("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done")
+    queue.reaches(job_id, "completed")
+    used = queue.attempts(job_id)[0].cpu_time or 0
+    eventually(lambda: (queue.workers()[0].cpu_time or 0) >= before + used)
+
+
+# --- what cannot be ---
+
+
+@pytest.mark.parametrize("number", [-1, 257])
+def test_a_number_of_workers_out_of_bounds_is_refused(app: Flask, number: int) -> None:
+    from tests.factories import make_supervisor
+
+    one = make_supervisor(wanted=2)
+    with pytest.raises(supervisors.ScaleError, match="from 0 to 256"):
+        supervisors.scale(one.id, "person:ana", to=number)
+    assert row().wanted == 2
+
+
+def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
+    from tests.factories import make_supervisor, make_worker
+    from webapp import clock
+
+    one = make_supervisor(seen_at=clock.now() - clock.seconds(300))
+    with pytest.raises(supervisors.Unheard, match="has not been heard of"):
+        supervisors.scale(one.id, "person:ana", to=3)
+    worker = make_worker(supervisor_id=one.id)  # its keeper may be busy with something long
+    assert supervisors.scale(one.id, "person:ana", to=3).after == 3
+    with pytest.raises(operations.NotFound, match=f"is a worker; its supervisor is {one.id}"):
+        supervisors.scale(worker.id, "person:ana", to=3)
+    with pytest.raises(operations.NotFound, match="no supervisor 'nobody'"):
+        supervisors.scale("nobody", "person:ana", to=3)
