@@ -18,15 +18,15 @@ from typing import Any, Optional
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp import audit, clock, queries
-from webapp.db import give_way, writing
+from webapp import audit, clock, filters, queries
+from webapp.db import give_way, reading, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS, in_state, may_be_taken_back, move, record, take_back
 from webapp.models import Act, Job
 from webapp.operations import NotFound, Outcome, ask_to_stop, move_named, values_of
 
 BATCH = 500  # jobs that one transaction moves: the write lock is held for about 50 ms at the most
-LOOK = 5_000  # rows that it looks through to find them, likewise
+LOOKS = 10  # reads of SEARCH_CAP rows each that look for them
 LEASE = clock.seconds(30)  # an act that nobody has advanced for so long is anybody's
 VERBS = ("requeue", "discard", "cancel", "run_now")
 CAN_BE_UNDONE = ("requeue", "cancel", "run_now")
@@ -111,11 +111,24 @@ def new_act(session: Session, verb: str, what: Any, actor: str, *, state: str = 
 
 
 def advance(act_id: int) -> ActResult:
-    """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound."""
+    """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound.
+
+    They are looked for before it, so that nobody waits for a search.
+    """
+    with reading() as session:
+        act = find(session, act_id)
+    begun = act.cursor_seq
+    seqs: list[int] = []
+    cursor: Optional[int] = None
+    if act.state == "running" and act.verb != "undo":
+        seqs, cursor = _next_of(act)
     with writing() as session:
         act = find(session, act_id, lock=True)
-        if act.state == "running":
-            cursor = _put_back(session, act) if act.verb == "undo" else _move(session, act)
+        if act.state == "running" and act.cursor_seq == begun:  # else somebody else carries it on, or has ended it
+            if act.verb == "undo":
+                cursor = _put_back(session, act)
+            else:
+                _move(session, act, seqs)
             act.lease_until = clock.now() + LEASE
             if cursor is None:
                 act.state, act.finished_at = "done", clock.now()
@@ -124,16 +137,14 @@ def advance(act_id: int) -> ActResult:
         return ActResult(act.id, act.moved, act.skipped, act.state != "running")
 
 
-def _move(session: Session, act: Act) -> Optional[int]:
-    seqs, cursor = _next_of(session, act)
-    values = values_of(act.verb, clock.now())
-    moved = move(session, act.verb, Job.seq.in_(seqs), actor=act.actor, values=values, act_id=act.id, audited=False)
+def _move(session: Session, act: Act, seqs: list[int]) -> None:
+    which, values = Job.seq.in_(seqs) & JobFilter.from_json(act.filter).where(), values_of(act.verb, clock.now())
+    moved = move(session, act.verb, which, actor=act.actor, values=values, act_id=act.id, audited=False)
     asked: set[str] = set()
     if act.verb == "cancel":
-        asked = ask_to_stop(session, list(session.scalars(select(Job.id).where(Job.seq.in_(seqs)))), act.actor)
+        asked = ask_to_stop(session, list(session.scalars(select(Job.id).where(which))), act.actor)
     act.moved += len(moved) + len(asked)
     act.skipped += len(seqs) - len(moved) - len(asked)
-    return cursor
 
 
 def movable(verb: str) -> tuple[str, ...]:
@@ -141,22 +152,38 @@ def movable(verb: str) -> tuple[str, ...]:
     return ARROWS[verb].leaves + (("processing",) if verb == "cancel" else ())
 
 
-def _next_of(session: Session, act: Act) -> tuple[list[int], Optional[int]]:
+def _next_of(act: Act) -> tuple[list[int], Optional[int]]:
     """The next jobs of an act, and the row that it has come to; None where it is through.
 
-    It looks at LOOK rows at the most while it holds the lock: all that an index leaves, where that is little, else the
-    next of the table. The planner is told so: it would sort a million rows for each batch.
+    It gives up for now after LOOKS reads that found too few, so that the act's lease does not run out.
+    """
+    seqs: list[int] = []
+    cursor: Optional[int] = act.cursor_seq
+    for _ in range(LOOKS):
+        with reading() as session:
+            found, cursor = _look(session, act, cursor or 0, BATCH - len(seqs))
+        seqs += found
+        if cursor is None or len(seqs) == BATCH:
+            break
+    return seqs, cursor
+
+
+def _look(session: Session, act: Act, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:
+    """One read: all that an index leaves, where that is little, else the next SEARCH_CAP rows of the table.
+
+    The planner is told so: it would sort a million rows for each batch.
     """
     wanted, there = JobFilter.from_json(act.filter), in_state(*movable(act.verb))
     last: Optional[int] = None
-    rows = select(Job.seq).where(Job.seq > act.cursor_seq, Job.seq <= act.highest_seq).order_by(Job.seq)
-    if session.scalar(select(Job.seq).where(wanted.found(), there).offset(LOOK).limit(1)) is not None:
-        last = session.scalar(rows.offset(LOOK - 1).limit(1))
+    rows = select(Job.seq).where(Job.seq > cursor, Job.seq <= act.highest_seq).order_by(Job.seq)
+    little = select(Job.seq).where(wanted.found(), there).offset(filters.SEARCH_CAP).limit(1)
+    if session.scalar(little) is not None:
+        last = session.scalar(rows.offset(filters.SEARCH_CAP - 1).limit(1))
         rows = rows.with_hint(Job, "NOT INDEXED", "sqlite")
         if last is not None:
             rows = rows.where(Job.seq <= last)
-    seqs = list(session.scalars(rows.where(wanted.where(), there).limit(BATCH)))
-    return seqs, seqs[-1] if len(seqs) == BATCH else last
+    seqs = list(session.scalars(rows.where(wanted.where(), there).limit(limit)))
+    return seqs, seqs[-1] if len(seqs) == limit else last
 
 
 # --- taking back -----------------------------------------------------------------------------------------------------
