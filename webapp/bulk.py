@@ -12,13 +12,13 @@ import json
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp import audit, clock, filters, queries
+from webapp import audit, clock, filters, lists, queries
 from webapp.db import give_way, reading, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS, in_state, may_be_taken_back, move, record, take_back
@@ -45,6 +45,28 @@ class ActResult:
 
 class CannotUndo(Exception):
     """The message says why."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an act on all that match would find: how many jobs at least, and a few of them, in the list's order.
+
+    `whole`: all were looked at, so it is the number. Otherwise there may be more: the act itself looks at every job.
+    """
+
+    number: queries.Count
+    whole: bool
+    examples: list[Job]
+
+
+def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -> Preview:
+    """Look ahead as far as a list does: at SEARCH_CAP rows of a state, for what no index finds."""
+    parts = [replace(wanted, state=state) for state in movable(verb) if wanted.state in (None, state)]
+    counts = [queries.count_found(session, part) for part in parts]
+    jobs = [job for part in parts for job in lists.page_of_jobs(session, part, limit=examples).jobs]
+    if len(parts) > 1:
+        jobs.sort(key=lambda job: -job.seq)
+    return Preview(queries.total(one for one, _ in counts), all(whole for _, whole in counts), jobs[:examples])
 
 
 def act_on_all(verb: str, wanted: JobFilter, actor: str) -> ActResult:

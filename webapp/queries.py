@@ -7,7 +7,7 @@ One job's story (attempts, events, output) is in `story.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -47,9 +47,14 @@ def count(session: Session, *conditions: ColumnElement[bool]) -> Count:
 def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
     """How many jobs match, and whether all were looked at: what no index finds is looked for as far as `lists` does."""
     parts, whole = lists.window(session, wanted)
-    counts = [count(session, part) for part in parts]
+    return total(count(session, part) for part in parts), whole
+
+
+def total(counts: Iterable[Count]) -> Count:
+    """Their sum, exact up to COUNT_CAP as well."""
+    counts = list(counts)
     number = sum(one.number for one in counts)
-    return Count(min(number, COUNT_CAP), number > COUNT_CAP or any(one.capped for one in counts)), whole
+    return Count(min(number, COUNT_CAP), number > COUNT_CAP or any(one.capped for one in counts))
 
 
 def count_states(session: Session) -> dict[str, Count]:

@@ -17,7 +17,8 @@ from webapp.filters import FilterError, JobFilter, unescaped, words
 from webapp.jobspec import NAME, NAME_RULE
 from webapp.models import STATES
 
-LONGEST = 500  # characters
+LONGEST = 1000  # characters, told in full; a box takes TYPED
+TYPED = 500
 EXIT_CODES = range(-(2**31), 2**32)  # Windows has unsigned ones
 LONGEST_AGO = 100 * 365 * 86400  # seconds
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
