@@ -6,9 +6,9 @@ after it finished (at worst once a lock that somebody held is free), so folding 
 commits even later, after an hour with a full disk, is missing from the charts. Behind the watermark `trends.py` reads
 the attempts themselves.
 
-`minutes` has a row for each queue and minute, and two sums over all queues under names that no queue can have: ALL by
-the minute, QUARTERS by the quarter of an hour. `command_hours` has up to SHAPES shapes of commands for each hour, those
-that ran or failed most; what is left is REST's.
+`minutes` has a row for each queue and minute, and sums over all queues under names that no queue can have (SUMS), so
+that a chart reads as many rows as it has points. `command_hours` has up to SHAPES shapes of commands for each hour,
+those that ran or failed most; what is left is REST's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from webapp.histograms import Histogram
 from webapp.models import Attempt, CommandHour, Control, Event, Job, Minute
 
 MINUTE = clock.seconds(60)
-QUARTER = 15 * MINUTE
 HOUR = 60 * MINUTE
 MARGIN = clock.seconds(60)  # twice as long as a writer waits for a lock
 KEEP = 8 * clock.DAY
@@ -37,8 +36,9 @@ CHUNK = 1000  # attempts of one transaction: their rows are written in a few mil
 LONGEST = 1.0  # seconds that one call folds; what is left of a day is the next calls'
 PRUNE_BATCH = 2000
 
-ALL, QUARTERS = "*", "*15"
-SHAPES = 100
+SUMS = {"*1": MINUTE, "*30": 30 * MINUTE, "*180": 3 * HOUR}  # names, and what each of their rows spans
+LONGEST_SUM = max(SUMS.values())
+SHAPES = 50
 REST = "…"
 FAILURE_WEIGHT = 10  # a command that fails is looked for, however rarely it runs
 
@@ -59,8 +59,9 @@ class Sum:
         self.failed += other.failed
         self.dead += other.dead
         self.lost += other.lost
-        self.waits.update(other.waits)
-        self.runs.update(other.runs)
+        for mine, others in ((self.waits, other.waits), (self.runs, other.runs)):
+            for number, count in others.items():  # Counter.update() takes thrice as long
+                mine[number] += count
 
     @property
     def ended(self) -> int:
@@ -112,6 +113,7 @@ def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
     deaths = _deaths(session, rows)
     for row in rows:
         _add(folded, row, (row.job_seq, row.number) in deaths)
+    _add_sums(folded.minutes)
     return folded
 
 
@@ -182,20 +184,30 @@ def _next_starts(session: Session, ended: Mapping[int, Sequence[Row[Any]]]) -> d
 
 
 def _add(folded: Folded, row: Row[Any], died: bool) -> None:
-    one = Sum(dead=int(died))
-    if row.state in ("completed", "failed", "lost"):
-        setattr(one, row.state, 1)
+    key = (row.finished_at // MINUTE * MINUTE, row.queue)
+    one = folded.minutes.get(key)
+    if one is None:
+        one = folded.minutes[key] = Sum()
+    one.dead += died
     if row.due_at is not None:
         # A job that was handed back, or whose worker died, is due since then, whatever its row says.
-        one.waits[histograms.bucket(row.started_at - max(row.due_at, row.ended_before or 0))] = 1
-    if row.state in ("completed", "failed"):
-        one.runs[histograms.bucket(row.finished_at - row.started_at)] = 1
-        shape = command_shape(row.command) or REST
-        commands = Commands(1, int(row.state == "failed"), max(row.finished_at - row.started_at, 0))
-        folded.hours.setdefault((row.finished_at // HOUR * HOUR, shape), Commands()).add(commands)
-    minute = row.finished_at // MINUTE * MINUTE
-    for key in ((minute, row.queue), (minute, ALL), (minute // QUARTER * QUARTER, QUARTERS)):
-        folded.minutes.setdefault(key, Sum()).add(one)
+        one.waits[histograms.bucket(row.started_at - max(row.due_at, row.ended_before or 0))] += 1
+    if row.state == "lost":
+        one.lost += 1
+    if row.state not in ("completed", "failed"):
+        return
+    took, failed = max(row.finished_at - row.started_at, 0), row.state == "failed"
+    one.failed += failed
+    one.completed += not failed
+    one.runs[histograms.bucket(took)] += 1
+    hour = (row.finished_at // HOUR * HOUR, command_shape(row.command) or REST)
+    folded.hours.setdefault(hour, Commands()).add(Commands(1, int(failed), took))
+
+
+def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
+    for (at, _), one in list(minutes.items()):
+        for name, span in SUMS.items():
+            minutes.setdefault((at // span * span, name), Sum()).add(one)
 
 
 # --- folding ---------------------------------------------------------------------------------------------------------
@@ -276,14 +288,18 @@ def _rows_of_hours(session: Session, folded: Folded) -> _HourRows:
     hours: dict[int, dict[str, Commands]] = {}
     for (at, shape), commands in folded.hours.items():
         hours.setdefault(at, {}).setdefault(shape, Commands()).add(commands)
-    known = set()
+    known: dict[tuple[int, str], Commands] = {}
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
-        known.add((row.at, row.shape))
-        hours[row.at].setdefault(row.shape, Commands()).add(Commands(row.runs, row.failures, row.run_time))
+        known[row.at, row.shape] = Commands(row.runs, row.failures, row.run_time)
+        hours[row.at].setdefault(row.shape, Commands()).add(known[row.at, row.shape])
     result = _HourRows()
     for at, shapes in hours.items():
         kept = _most(shapes)
-        result.rows += [{"at": at, "shape": shape, **vars(commands)} for shape, commands in kept.items()]
+        result.rows += [
+            {"at": at, "shape": shape, **vars(commands)}
+            for shape, commands in kept.items()
+            if known.get((at, shape)) != commands
+        ]
         result.gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
     return result
 
@@ -335,12 +351,12 @@ def _move_watermark(session: Session, seen: int, until: int) -> bool:
 
 
 def _set_back(seen: int, patience: float) -> None:
-    """The clock was set back: this hour, and what was folded of the time to come, is folded again when it comes."""
-    hour = clock.now() // HOUR * HOUR
+    """The clock was set back: what was folded of this hour or so, and of the time to come, is folded again."""
+    begin = clock.now() // LONGEST_SUM * LONGEST_SUM
     with writing(patience) as session:
-        if _move_watermark(session, seen, hour):
-            session.execute(delete(Minute).where(Minute.at >= hour))
-            session.execute(delete(CommandHour).where(CommandHour.at >= hour))
+        if _move_watermark(session, seen, begin):
+            session.execute(delete(Minute).where(Minute.at >= begin))
+            session.execute(delete(CommandHour).where(CommandHour.at >= begin))
 
 
 # --- retention -------------------------------------------------------------------------------------------------------

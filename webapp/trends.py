@@ -1,7 +1,7 @@
 """What charts and rates show: roll-ups, and behind their watermark the attempts themselves, so that both are current.
 
-Reads only, and a bounded part of the tables: so many roll-ups as a chart has points, or four times as many, and
-TAIL attempts. On a queue so busy that more ended since the last fold, what is shown ends a moment ago (`until`).
+Reads only, and a bounded part of the tables: as many roll-ups as a chart has points, and TAIL attempts. On a queue so
+busy that more ended since the last fold, what is shown ends a moment ago (`until`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from webapp import clock, rollups
 from webapp.models import CommandHour, Control, Minute
-from webapp.rollups import ALL, HOUR, MINUTE, QUARTER, QUARTERS, Commands, Folded, Sum
+from webapp.rollups import HOUR, MINUTE, SUMS, Commands, Folded, Sum
 
 TAIL = 3000  # attempts that are not folded yet: about 20 ms
 TRIES = 3  # on PostgreSQL, where each statement sees what others have committed, a fold may come in between
@@ -26,25 +26,24 @@ MOST_COMMANDS = 8
 
 @dataclass(frozen=True)
 class Range:
-    """How far back a chart looks, and what one point of it spans (microseconds)."""
+    """How far back a chart looks (microseconds), and which sums are its points."""
 
     key: str
     label: str
     span: int
-    step: int
+    sums: str
 
     @property
-    def sums(self) -> tuple[str, int]:
-        """The roll-ups that it is made of: their name and their own span."""
-        return (ALL, MINUTE) if self.step < QUARTER else (QUARTERS, QUARTER)
+    def step(self) -> int:
+        return SUMS[self.sums]
 
 
 RANGES = {
     one.key: one
     for one in (
-        Range("1h", "1 hour", HOUR, MINUTE),
-        Range("24h", "24 hours", clock.DAY, 2 * QUARTER),
-        Range("7d", "7 days", 7 * clock.DAY, 3 * HOUR),
+        Range("1h", "1 hour", HOUR, "*1"),
+        Range("24h", "24 hours", clock.DAY, "*30"),
+        Range("7d", "7 days", 7 * clock.DAY, "*180"),
     )
 }
 
@@ -100,14 +99,13 @@ def _tail(session: Session) -> tuple[int, Folded, int]:
 
 def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
     until = tail.until if tail.more else now
-    name, span = wanted.sums
     first = now // wanted.step * wanted.step + wanted.step - wanted.span
     points = {at: Sum() for at in range(first, now + 1, wanted.step)}
-    for row in session.scalars(select(Minute).where(Minute.at.in_(range(first, now + 1, span)), Minute.queue == name)):
-        points[row.at // wanted.step * wanted.step].add(rollups.sum_of(row))
+    for row in session.scalars(select(Minute).where(Minute.at.in_(points), Minute.queue == wanted.sums)):
+        points[row.at].add(rollups.sum_of(row))
     for (at, queue), one in tail.minutes.items():
-        if queue == name and at >= first:
-            points[min(at, now) // wanted.step * wanted.step].add(one)
+        if queue == wanted.sums and at >= first:
+            points[at].add(one)
     result = Trend(wanted, until, now - until > LATE, sorted(points.items()), commands_since=first // HOUR * HOUR)
     for one in points.values():
         result.total.add(one)
@@ -197,13 +195,13 @@ def _rates(session: Session, tail: Folded, now: int) -> dict[str, float]:
         return {}
     first = until // MINUTE * MINUTE - (RATE_MINUTES - 1) * MINUTE
     statement = select(Minute.queue, Minute.at, Minute.completed + Minute.failed).where(
-        Minute.at.in_(range(first, until + 1, MINUTE)), Minute.queue.not_in((ALL, QUARTERS))
+        Minute.at.in_(range(first, until + 1, MINUTE)), Minute.queue.not_in(SUMS)
     )
     ended: dict[str, dict[int, int]] = {}
     for queue, at, number in session.execute(statement).tuples():
         ended.setdefault(queue, {})[at] = number
     for (at, queue), one in tail.minutes.items():
-        if queue not in (ALL, QUARTERS) and at >= first:
+        if queue not in SUMS and at >= first:
             minutes = ended.setdefault(queue, {})
             minutes[at] = minutes.get(at, 0) + one.ended
     return {queue: rate for queue, minutes in ended.items() if (rate := _rate(minutes, until))}

@@ -65,7 +65,7 @@ def move(seq: int, state: str, **values: Any) -> Callable[[Any], None]:
 
 def make_up(luck: random.Random, jobs: int, span: int, longest: int = 240) -> History:
     """Jobs that run, fail, are retried, lost, cancelled, die and are requeued, and commit up to half a minute late."""
-    history, commits = History(), []
+    history, commits = History(), list[Any]()
     for number in range(jobs):
         commits += _life(luck, number + 1, BEGIN + luck.randrange(span), longest)
     history.commits = sorted(commits, key=lambda one: one[0])
@@ -163,7 +163,7 @@ def check(seen: list[Seen], now: int) -> None:
         assert {one.shape: one.failures for one in shown.failing} == failures
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_folded_and_not_yet_folded_together_are_what_counting_gives_at_any_moment(
     seed: int, at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +181,7 @@ def test_folded_and_not_yet_folded_together_are_what_counting_gives_at_any_momen
     at(now + rollups.MARGIN + 1)
     rollups.fold()
     with reading() as session:
-        total = session.scalars(select(func.sum(Minute.completed)).where(Minute.queue == rollups.ALL)).one()
+        total = session.scalars(select(func.sum(Minute.completed)).where(Minute.queue == "*1")).one()
     assert total == sum(one.state == "completed" for one in history.seen)
 
 
