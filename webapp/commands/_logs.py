@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from time import sleep as pause
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, TextIO
 
 from webapp import clock, queries, story
 from webapp import settings as tunables
@@ -13,6 +14,7 @@ from webapp.commands._output import one_line, say, span
 from webapp.db import reading
 from webapp.models import TERMINAL
 from webapp.operations import NotFound
+from webapp.plain import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,23 +26,32 @@ if TYPE_CHECKING:
 LOOK_EVERY = 0.2  # seconds; a running job's output reaches the database about once a second
 
 
+class _Stream:
+    """Where output goes: byte for byte, but to a terminal without what a job must not make it do."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._bytes = stream.buffer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if stream.isatty() else None
+
+    def write(self, data: bytes) -> None:
+        # After each: on a terminal the two streams meet in the order they came.
+        self._bytes.write(for_terminal(self._decoder.decode(data)).encode() if self._decoder else data)
+        self._bytes.flush()
+
+
 class _Printer:
     """Writes pieces where they belong, and says where bytes are missing."""
 
     def __init__(self) -> None:
         self.position = 0
+        self._streams = {1: _Stream(sys.stdout), 2: _Stream(sys.stderr)}
 
     def print(self, pieces: Iterable[story.Piece]) -> None:
         for piece in pieces:
             if piece.position > self.position:
                 self._flush()
                 say(f"… {piece.position - self.position:,} bytes were left out here (see the setting output_limit) …")
-            stream = sys.stdout.buffer if piece.stream == 1 else sys.stderr.buffer
-            stream.write(piece.data)
-            if piece.stream == 1:
-                sys.stdout.buffer.flush()  # after each: on a terminal the two streams meet in the order they came
-            else:
-                sys.stderr.buffer.flush()
+            self._streams[1 if piece.stream == 1 else 2].write(piece.data)
             self.position = piece.position + len(piece.data)
 
     def _flush(self) -> None:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import re
 
-# C0 but for tab and newline, DEL, C1; bidirectional marks, embeddings, overrides and isolates; invisible characters.
-ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-ZERO_WIDTH_JOINER = "\u200d"  # holds together what people read as one emoji
+from webapp.plain import MARKS
+
+ODD = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{MARKS}]")  # C0 but for tab and newline, DEL, C1; marks
 
 
 def name_of(match: re.Match[str]) -> str:
     """One odd character as something to see: a control's picture, `U+202E`, U+FFFD for NUL."""
     char = match[0]
     code = ord(char)
-    if char == ZERO_WIDTH_JOINER:
-        return char
     if code == 0:
         return "\ufffd"
     if code < 0x20:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -21,6 +24,21 @@ def test_stdout_goes_to_stdout_and_stderr_to_stderr(app: Flask, cli: Cli) -> Non
     make_attempt(job, state="completed", output=b"out 1\nerr 1\nout 2\nerr 2\n", output_runs="6,6,6,6")
     result = cli("logs", "a")
     assert (result.code, result.out, result.err) == (0, "out 1\nout 2\n", "err 1\nerr 2\n")
+
+
+def test_a_terminal_is_not_made_to_do_what_a_job_wants(processes: Processes, home: Path) -> None:
+    osc = r"printf '\033]52;c;ZXZpbA==\007\033[2J\033[31mred\033[0m \303\244\n'"
+    assert processes.run("enqueue", "--id", "a", "--command", osc).code == 0
+    assert processes.run("worker", "start", "--drain").code == 0
+    assert "\x1b]52;c;" in processes.run("logs", "a").out, "a file gets every byte"
+    ours, theirs = os.openpty()
+    shown = subprocess.run(
+        processes._command(("logs", "a")), stdout=theirs, env=processes._environment({}), timeout=60, check=False
+    )
+    os.close(theirs)
+    assert shown.returncode == 0
+    assert os.read(ours, 65536).decode() == "\\x1b]52;c;ZXZpbA==\\x07\\x1b[2J\x1b[31mred\x1b[0m ä\r\n"
+    os.close(ours)
 
 
 def test_a_number_that_no_attempt_can_have_is_a_usage_error(cli: Cli) -> None:
