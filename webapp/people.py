@@ -56,6 +56,7 @@ def set_role(name: str, role: str, actor: str) -> bool:
     """Change what somebody may do; a lesser role ends their sessions. False: it was this role. Raises PersonError."""
     _check_role(role)
     with writing() as session:
+        _lock_administrators(session)
         user, led = _named(session, name), not needs_setup(session)
         before, user.role = user.role, role
         if before == role:
@@ -71,6 +72,7 @@ def set_role(name: str, role: str, actor: str) -> bool:
 def set_disabled(name: str, disabled: bool, actor: str) -> bool:
     """Let somebody in no more, and end their sessions; or let them in again. False: it was so. Raises PersonError."""
     with writing() as session:
+        _lock_administrators(session)
         user, led = _named(session, name), not needs_setup(session)
         if (user.disabled_at is not None) == disabled:
             return False
@@ -107,9 +109,10 @@ def authenticate(session: Session, name: str, password: str) -> Optional[User]:
     """The user, if name and password fit. Takes the same time for names that do not exist."""
     from argon2.exceptions import Argon2Error, InvalidHashError
 
+    stranger = _stranger()  # whoever is asked for: the first look of a process makes it, and takes twice as long
     user = session.scalar(select(User).where(User.name == name, User.disabled_at.is_(None)))
     try:
-        _hasher().verify(user.password_hash if user else _stranger(), password[:LONGEST])
+        _hasher().verify(user.password_hash if user else stranger, password[:LONGEST])
     except (Argon2Error, InvalidHashError):
         return None
     return user
@@ -145,7 +148,7 @@ def set_up(token: str, name: str, password: str) -> bool:
         # Used up first: of two who come at once, PostgreSQL lets the second wait here and then find no row.
         if not setup_link_is_good(session, token) or not _use_up(session, token):
             return False
-        _add(session, name, hashed, "admin", "rule:setup")
+        _add(session, name, hashed, "admin", f"person:{name}")
     return True
 
 
@@ -166,6 +169,11 @@ def _named(session: Session, name: str) -> User:
     if user is None:
         raise PersonError("name", f"no such user: {name!r}.")
     return user
+
+
+def _lock_administrators(session: Session) -> None:
+    """PostgreSQL: of two who would each leave the other as the last administrator, the second waits here."""
+    session.execute(select(User.id).where(User.role == "admin").order_by(User.id).with_for_update())
 
 
 def _keep_an_administrator(session: Session, led: bool) -> None:

@@ -110,6 +110,20 @@ def test_sign_ins_and_their_refusals_are_in_the_trail_but_not_what_was_typed_for
     ]
 
 
+def test_the_password_once_more_is_in_the_trail_with_who_typed_it(console: Flask, ana: str) -> None:
+    browser = Browser(console.test_client())
+    try_in(browser, ana, GOOD)
+    browser.get("/reauth")
+    browser.post("/reauth", {"password": WRONG})
+    browser.post("/reauth", {"password": GOOD})
+    with reading() as session:
+        rows = session.scalars(select(Audit).where(Audit.verb == "confirm").order_by(Audit.id)).all()
+    assert [(row.actor, row.subject, row.outcome) for row in rows] == [
+        ("person:ana", "user:ana", "refused"),
+        ("person:ana", "user:ana", "done"),
+    ]
+
+
 # --- sessions ---
 
 
@@ -251,6 +265,24 @@ def test_unknown_names_cost_the_one_slow_look_that_known_ones_do(
             assert people.authenticate(session, name, WRONG) is None
     assert len(looks) == 2
     assert looks[0] == looks[1]
+
+
+@pytest.mark.parametrize("name", ["ana", "nobody"])
+def test_the_first_look_of_a_process_costs_the_same_for_any_name(
+    console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hashed: list[str] = []
+    hash_it = people._hash
+
+    def counted(text: str) -> str:
+        hashed.append(text)
+        return hash_it(text)
+
+    monkeypatch.setattr(people, "_stranger_hash", None)
+    monkeypatch.setattr(people, "_hash", counted)
+    with reading() as session:
+        assert people.authenticate(session, name, WRONG) is None
+    assert len(hashed) == 1
 
 
 def test_the_cookies_are_kept_from_scripts_and_say_so(console: Flask, ana: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from webapp import people, sessions
 from webapp.db import reading
-from webapp.models import Event, SetupLink, User
+from webapp.models import Audit, Event, SetupLink, User
 from webapp.people import PersonError
 
 GOOD = "correct horse battery"
@@ -126,6 +126,28 @@ def test_the_last_administrator_stays_one() -> None:
     assert user("root", GOOD)
 
 
+def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ana", "eve"):
+        people.add(name, GOOD, "admin", "person:test")
+    keep, both_are_in = people._keep_an_administrator, threading.Barrier(2)
+
+    def keep_when_the_other_is_here_too(*arguments: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both_are_in.wait(1.0)
+        keep(*arguments)
+
+    def demote(name: str) -> bool:
+        with app.app_context(), suppress(PersonError):
+            return people.set_role(name, "viewer", "person:test")
+        return False
+
+    monkeypatch.setattr(people, "_keep_an_administrator", keep_when_the_other_is_here_too)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(demote, ["ana", "eve"])) == [False, True]
+
+
 def test_where_there_is_no_administrator_yet_others_can_still_be_changed() -> None:
     people.add("ana", GOOD, "operator", "person:test")
     assert people.set_role("ana", "viewer", "person:test")
@@ -161,6 +183,8 @@ def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
     assert people.new_setup_link() is None
     with reading() as session:
         assert [(one.name, one.role) for one in people.everyone(session)] == [("ana", "admin")]
+        [told] = session.scalars(select(Audit))
+        assert (told.actor, told.verb, told.subject) == ("person:ana", "add_user", "user:ana")
 
 
 def test_of_two_who_use_the_link_at_once_one_becomes_the_administrator(

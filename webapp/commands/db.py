@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from webapp.commands._core import core, disconnect
+from webapp.commands._core import actor, core, disconnect
 from webapp.commands._output import say
 
 SHOWN = 20  # damages; the first ones tell the story
@@ -80,13 +80,17 @@ def backup(file: Path, replace: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def restore(file: Path) -> None:
     """Put a backup in the place of the database; the old one is kept beside it. Refused while anything runs."""
+    from webapp import audit
     from webapp import backup as copies
     from webapp import config as configuration
+    from webapp.db import writing
 
     try:
         aside = copies.restore(configuration.load(), file)
     except copies.BackupError as error:
         raise click.ClickException(str(error)) from None
+    with core(), writing() as session:  # the trail that came back does not know that it did
+        audit.note(session, "restore", ["database"], actor(), details=[{"after": {"file": str(file)}}])
     click.echo(f"{file} is the database now")
     if aside.exists():
         say(f"The old one is {aside}.")

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from webapp import trouble
 from webapp.api import problems
+from webapp.console.gate import note_forgery
 from webapp.console.htmx import is_partial, toast
 from webapp.console.version import Outdated
 from webapp.locks import Busy, Gone
@@ -54,6 +55,7 @@ def answer(error: Exception) -> Response:
     if refused is not None:
         return problems.answer(refused)
     if isinstance(error, CSRFError):
+        note_forgery("no token of this session")
         return explain(400, "This form is too old", "You have logged in or out since it was made. Load the page again.")
     if isinstance(error, Busy):
         return explain(503, TITLES[503])

@@ -66,9 +66,9 @@ def guard() -> Optional[AnyResponse]:
     refusal = _refuse_unknown_host()
     if refusal is not None:
         return refusal
-    _refuse_strangers()
     if request.endpoint not in WITHOUT_DATABASE:
         refuse_when_outdated()
+    _refuse_strangers()
     if request.endpoint in PUBLIC:
         return None
     person = current_person()
@@ -99,6 +99,14 @@ def _note_refusal(person: Person, detail: dict[str, str]) -> None:
     with writing() as session:
         subject = [f"route:{request.endpoint}"]
         audit.note(session, request.method.lower(), subject, person.actor, outcome="refused", details=[detail])
+
+
+def note_forgery(reason: str) -> None:
+    """Somebody's browser sent what no page of this console has sent: refused, whoever holds the database meanwhile."""
+    with suppress(Busy, DBAPIError, OSError):
+        person = current_person()
+        if person is not None:
+            _note_refusal(person, {"reason": reason})
 
 
 def _renew(person: Person) -> None:
@@ -145,10 +153,10 @@ def _refuse_strangers() -> None:
     """A request that writes must come from a page of this very console, as far as the browser tells."""
     if request.method in SAFE:
         return
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
-        raise Forbidden("This request came from a page of another site. Nothing was done.")
     origin = request.headers.get("Origin")
-    if origin is not None and site_of(origin) != site_of(requested_origin()):
+    from_here = request.headers.get("Sec-Fetch-Site", "same-origin") in {"same-origin", "none"}
+    if not from_here or (origin is not None and site_of(origin) != site_of(requested_origin())):
+        note_forgery("a page of another site")
         raise Forbidden("This request came from a page of another site. Nothing was done.")
 
 

@@ -161,11 +161,14 @@ def confirm() -> ResponseReturnValue:
 def check_password(password: str) -> tuple[str, int]:
     """What is wrong with the password of whoever asks, '' if it fits; and the seconds to wait after too many tries."""
     person = this_person()
-    user, wait = _authenticate(person.name, password)
+    user, wait = _authenticate(person.name, password, "confirm", person.actor)
     if wait:
         return _slower(wait), wait
-    fits = user is not None and user.id == person.user_id
-    return "" if fits else "The password does not fit. Try again.", 0
+    if user is None or user.id != person.user_id:
+        return "The password does not fit. Try again.", 0
+    with writing() as database:
+        audit.note(database, "confirm", [f"user:{person.name}"], person.actor)
+    return "", 0
 
 
 def go_on_fresh() -> None:
@@ -179,7 +182,9 @@ def _slower(wait: int) -> str:
     return f"Too many tries. Wait {wait} second{'s' if wait != 1 else ''}, then try again."
 
 
-def _authenticate(name: str, password: str) -> tuple[Optional[User], int]:
+def _authenticate(
+    name: str, password: str, verb: str = "sign_in", actor: str = "anonymous"
+) -> tuple[Optional[User], int]:
     """The user if name and password fit, and otherwise, where it was tried too often, the seconds to wait."""
     keys = _failures_count_for(name)
     wait = throttle.admit(keys)
@@ -193,7 +198,7 @@ def _authenticate(name: str, password: str) -> tuple[Optional[User], int]:
         return user, 0
     with writing() as database:  # a name that nobody has may be a password in the wrong field
         subject = f"user:{name}" if known else "user"
-        audit.note(database, "sign_in", [subject], "anonymous", outcome="refused")
+        audit.note(database, verb, [subject], actor, outcome="refused")
     return None, 0
 
 

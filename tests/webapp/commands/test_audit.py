@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from tests.webapp.commands.conftest import Cli
+from tests.webapp.commands.conftest import Cli, Processes
 from webapp import audit
 from webapp.db import writing
 
@@ -88,3 +88,13 @@ def test_options_before_export_are_not_lost_in_silence(app: Flask, cli: Cli) -> 
     result = cli("audit", "--actor", "ana", "export")
     assert result.code == 2
     assert "behind `export`" in result.err
+
+
+def test_a_restored_trail_says_that_it_was_restored_and_by_whom(processes: Processes, tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy.db")
+    assert processes.run("config", "set", "lease", "40").code == 0
+    assert processes.run("db", "backup", copy).code == 0
+    assert processes.run("db", "restore", copy).code == 0
+    last = json.loads(processes.run("audit", "--json").out)[0]
+    assert (last["verb"], last["subject"], last["detail"]) == ("restore", "database", {"after": {"file": copy}})
+    assert last["actor"].startswith("person:")
