@@ -119,9 +119,10 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
     from gunicorn.app.base import BaseApplication
     from gunicorn.glogging import Logger
 
+    from webapp.console.headers import ALWAYS
     from webapp.console.version import SERVER
     from webapp.logs import WithoutSecrets
-    from webapp.patience import PatientWorker
+    from webapp.patience import PatientWorker, answer_plainly
 
     class QuietLogger(Logger):  # type: ignore[misc]
         def setup(self, cfg: Any) -> None:
@@ -154,6 +155,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
         def load(self) -> Flask:
             return app
 
+    answer_plainly({**ALWAYS, "Cache-Control": "no-store"})
     app.extensions[SERVER] = os.getpid()
     try:
         Server().run()

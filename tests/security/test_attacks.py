@@ -62,13 +62,16 @@ def test_nothing_of_how_it_is_made_is_served(target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0x7f.1", "[::2]"]
-)
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0x7f.1", "[::2]", "evil.example@127.0.0.1",
+     "127.0.0.1/evil", "127.0.0.1?evil", "127.0.0.1#evil", "localhost:80,evil.example", "127.0.0.1:x"],
+)  # fmt: skip
 def test_a_name_that_resolves_here_is_not_served(target: Target, host: str) -> None:
     stranger = target.stranger()
     for path in ("/", "/login", "/static/app.css", "/readyz", "/api/v1/status"):
-        answer = stranger.send("GET", path, {"Host": f"{host}:{target.port}"})
-        assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (400, "text/plain"), path
+        for header in (host, f"{host}:{target.port}"):
+            answer = stranger.send("GET", path, {"Host": header})
+            assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (400, "text/plain"), path
 
 
 @pytest.mark.parametrize(
@@ -226,14 +229,14 @@ def test_every_answer_carries_its_headers(target: Target) -> None:
     for client in (target.person("admin"), target.stranger()):
         for method, path in (("GET", "/"), ("GET", "/login"), ("GET", "/nowhere"), ("POST", "/submit"),
                              ("GET", "/static/app.css"), ("GET", "/static/none"), ("GET", "/healthz"), ("PUT", "/jobs"),
-                             ("GET", "/api/v1/nowhere")):  # fmt: skip
+                             ("GET", "/api/v1/nowhere"), ("GET", "/" + "a" * 9000), ("get", "/")):  # fmt: skip
             headers = client.send(method, path).headers
             policy = headers["content-security-policy"]
             assert policy.startswith("default-src 'self'"), (method, path)
             assert "unsafe" not in policy
             assert headers["x-content-type-options"] == "nosniff"
             assert headers["referrer-policy"] == "same-origin"
-            if not path.startswith("/static"):
+            if path != "/static/app.css":
                 assert headers["cache-control"] == "no-store", (method, path)
 
 
@@ -339,6 +342,15 @@ def test_refusals_are_in_the_trail(target: Target) -> None:
     assert viewer.post("/config/lease", {"value": "60"}).status == 403
     refused = [line[1:3] for line in target.trail() if line[3] == "refused" and line[0] == f"person:{viewer.name}"]
     assert refused == [("post", "route:acts.on_one"), ("post", "route:config.change")]
+
+
+def test_what_another_site_makes_a_browser_send_is_in_the_trail_of_its_person(target: Target) -> None:
+    ana = target.person("admin")
+    assert ana.post("/submit", {"command": "true"}, {"Sec-Fetch-Site": "cross-site"}).status == 403
+    assert ana.send("POST", "/submit", fields={"csrf_token": "made up"}).status == 400
+    assert target.stranger().send("POST", "/login", fields={"name": ana.name}).status == 400
+    refused = [line[:3] for line in target.trail() if line[3] == "refused" and line[0] == f"person:{ana.name}"]
+    assert refused == [(f"person:{ana.name}", "post", "route:submit.create")] * 2
 
 
 def test_environment_values_are_hidden_from_viewers(target: Target) -> None:

@@ -33,6 +33,6 @@ def add(response: Response) -> Response:
         response.headers[name] = value
     if is_public_https():
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
-    if request.endpoint != "static":
+    if request.endpoint != "static" or response.status_code >= 400:  # an error page there names its reader, too
         response.headers["Cache-Control"] = "no-store"
     return response

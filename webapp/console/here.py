@@ -12,17 +12,18 @@ from flask import current_app, request
 
 from webapp.config import Config, Network
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+?)\.?(?::[0-9]{1,5})?\Z")
+
 
 def config() -> Config:
     return cast(Config, current_app.extensions["queuectl_config"])
 
 
 def requested_host() -> str:
-    """The name in the Host header, lower case, without its port or brackets; '' where it is none."""
-    try:
-        return (urlsplit("//" + request.environ.get("HTTP_HOST", "")).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    """The name in the Host header, lower case, without its port or brackets; '' where it is no name and port alone:
+    a user, a path or a second name in it would come along into redirects."""
+    found = _HOST.match(request.environ.get("HTTP_HOST", ""))
+    return found[1].strip("[]").lower() if found else ""
 
 
 def public_host() -> Optional[str]:
