@@ -110,7 +110,8 @@ def scale(supervisor_id: str, actor: str, *, to: Optional[int] = None, by: int =
     Unheard, NotFound.
     """
     with writing() as session:
-        row = session.get(Supervisor, supervisor_id, with_for_update=True)
+        # PostgreSQL has no text with a NUL in it.
+        row = None if "\0" in supervisor_id else session.get(Supervisor, supervisor_id, with_for_update=True)
         if row is None:
             raise operations.NotFound(_unknown(session, supervisor_id))
         _check_heard(session, row)
@@ -145,7 +146,7 @@ def _is_silent(row: Supervisor) -> bool:
 
 
 def _unknown(session: Session, name: str) -> str:
-    worker = session.get(Worker, name)
+    worker = session.get(Worker, name.replace("\0", ""))
     if worker is not None:
         return f"{name!r} is a worker; its supervisor is {worker.supervisor_id}."
     return f"there is no supervisor {name[:128]!r}."

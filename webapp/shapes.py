@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from webapp import bulk, clock, queries, settings
+from webapp.fleet import SupervisorView
 from webapp.models import Act
 from webapp.queries import QueueView, WorkerView
 from webapp.settings import Value
@@ -35,6 +36,25 @@ def worker(view: WorkerView) -> dict[str, Any]:
         "seen_at": clock.to_iso(one.seen_at),
         "stopped_at": clock.to_iso(one.stopped_at),
         "version": one.version,
+        "supervisor": one.supervisor_id,
+        "cpu_seconds": None if one.cpu_time is None else one.cpu_time / clock.SECOND,
+        "memory": one.memory,
+    }
+
+
+def supervisor(view: SupervisorView) -> dict[str, Any]:
+    """`wanted` is null where it cannot be scaled: it ends, or drains."""
+    return {
+        "id": view.id,
+        "state": view.state,
+        "host": view.host,
+        "pid": None if view.row is None else view.row.pid,
+        "wanted": view.wanted,
+        "workers": [one.worker.id for one in view.workers],
+        "slots": view.slots,
+        "queues": view.queues,
+        "started_at": clock.to_iso(view.started_at),
+        "version": view.version,
     }
 
 

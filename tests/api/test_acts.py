@@ -8,7 +8,7 @@ import pytest
 
 from tests.api.conftest import Program
 from tests.api.test_jobs import refused, stored
-from tests.factories import make_job, make_queue, make_worker
+from tests.factories import make_job, make_queue, make_supervisor, make_worker
 from webapp import bulk, canaries, story
 from webapp.api import acts
 from webapp.db import reading
@@ -110,6 +110,21 @@ def test_dead_letters_are_listed_and_only_dead_ones_are_moved(operator: Program)
     make_job("dead", id="c")
     assert operator("POST", "/dead-letters/discard", {"all": True}).get_json()["act"]["moved"] == 1
     assert state_of("b") == "completed"
+
+
+def test_supervisors_are_listed_and_scaled(admin: Program) -> None:
+    make_supervisor(id="s1", wanted=2)
+    make_worker(id="w1", supervisor_id="s1", cpu_time=1_500_000, memory=4096)
+    [one] = admin("GET", "/supervisors").get_json()["supervisors"]
+    assert (one["id"], one["state"], one["wanted"], one["workers"]) == ("s1", "running", 2, ["w1"])
+    [worker] = admin("GET", "/workers").get_json()["workers"]
+    assert (worker["supervisor"], worker["cpu_seconds"], worker["memory"]) == ("s1", 1.5, 4096)
+    assert admin("PUT", "/supervisors/s1/wanted", {"workers": 0}).get_json()["wanted"] == 0
+    for nonsense in (-1, 257, "3", 1.5, None):
+        refused(admin("PUT", "/supervisors/s1/wanted", {"workers": nonsense}), 422, "invalid")
+    refused(admin("PUT", "/supervisors/s2/wanted", {"workers": 1}), 404, "not-found")
+    make_supervisor(id="s3", stopped_at=1)
+    assert "has ended" in refused(admin("PUT", "/supervisors/s3/wanted", {"workers": 1}), 409, "conflict")["detail"]
 
 
 def test_workers_are_listed_and_heed_a_wish(admin: Program) -> None:

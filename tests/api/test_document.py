@@ -18,7 +18,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.api.conftest import API, make_program, opened
 from tests.console.conftest import Browser
-from tests.factories import make_attempt, make_job, make_queue, make_worker
+from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
 from webapp.api import pace
 from webapp.api.document import document
 from webapp.api.problems import KINDS
@@ -26,7 +26,14 @@ from webapp.config import CHECKOUT, Config
 from webapp.models import SCOPES
 from webapp.tokens import may
 
-KNOWN = {"job_id": "a-dead", "name": "mail", "key": "max_retries", "worker_id": "w1", "act_id": 1}
+KNOWN = {
+    "job_id": "a-dead",
+    "name": "mail",
+    "key": "max_retries",
+    "worker_id": "w1",
+    "supervisor_id": "s1",
+    "act_id": 1,
+}
 
 
 @pytest.fixture
@@ -124,7 +131,8 @@ def test_the_answers_to_any_request_are_as_described(app: Flask, scope: str) -> 
     for state in ("dead", "processing", "scheduled", "completed"):
         make_attempt(make_job(state, id=f"a-{state}"), output=b"some output\n")
     make_queue("mail")
-    make_worker(id="w1")
+    make_supervisor(id="s1")
+    make_worker(id="w1", supervisor_id="s1")
     program = make_program(app, scope)
     schema: Any = from_wsgi(f"{API}/openapi.json", app, headers=program.headers)
     checks = [

@@ -22,7 +22,8 @@ from webapp.db import reading
 from webapp.models import SCOPES, Audit, Throttle
 from webapp.throttle import FREE
 
-FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "act_id": "1"}
+FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "supervisor_id": "s1",
+          "act_id": "1"}  # fmt: skip
 # Said once more, by name: who changes a scope changes it here as well.
 SUBMIT = {"api-jobs.submit_job", "api-jobs.submit_jobs"}
 OPERATE = {
@@ -38,7 +39,12 @@ OPERATE = {
     "api-queues.pause_queue",
     "api-queues.resume_queue",
 }
-ADMIN = {"api-config.set_setting", "api-config.reset_setting", "api-workers.wish_of_worker"}
+ADMIN = {
+    "api-config.set_setting",
+    "api-config.reset_setting",
+    "api-workers.wish_of_worker",
+    "api-workers.scale_supervisor",
+}
 
 
 @pytest.fixture

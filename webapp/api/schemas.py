@@ -10,6 +10,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
+from webapp.fleet import MOST_WORKERS
 from webapp.jobspec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
 from webapp.models import ATTEMPT_STATES, STATES
 
@@ -202,6 +203,15 @@ class WishRequest(Schema):
     )
 
 
+class ScaleRequest(Schema):
+    workers = fields.Integer(
+        required=True,
+        strict=True,
+        validate=validate.Range(0, MOST_WORKERS),
+        metadata={"description": "how many workers it is to have; 0: none until it is scaled up"},
+    )
+
+
 class SettingRequest(Schema):
     value = fields.Raw(
         required=True, metadata={"description": "a number within the setting's bounds", "type": "number"}
@@ -328,10 +338,30 @@ class Worker(Answer):
     seen_at = _time("its last heartbeat")
     stopped_at = _time("when it ended", null=True)
     version = _text("of queuectl")
+    supervisor = _text("its supervisor's id")
+    cpu_seconds = _number("its own and that of its ended commands, since its start", null=True)
+    memory = _whole("bytes, its own", null=True)
 
 
 class Workers(Answer):
     workers = _many(fields.Nested(Worker), "oldest first")
+
+
+class Supervisor(Answer):
+    id = _text("its id")
+    state = _text("unknown: it drains, or has just begun", enum=["running", "ending", "silent", "unknown"])
+    host = _text("its machine")
+    pid = _whole("its process", null=True)
+    wanted = _whole("workers that it is to have; null: it cannot be scaled", null=True)
+    workers = _many(fields.String(), "ids of those that it has")
+    slots = _whole("of each of its workers")
+    queues = fields.List(fields.String(), required=True, allow_none=True, metadata={"description": "null: all"})
+    started_at = _time("when it began")
+    version = _text("of queuectl")
+
+
+class Supervisors(Answer):
+    supervisors = _many(fields.Nested(Supervisor), "by machine, oldest first")
 
 
 class Queue(Answer):

@@ -1,14 +1,14 @@
-"""The fleet for programs: who runs, and asking a worker to be quiet, to go on or to stop."""
+"""The fleet for programs: who runs, asking a worker to be quiet, to go on or to stop, and scaling a supervisor."""
 
 from __future__ import annotations
 
 from typing import Any, Optional
 
-from webapp import clock, operations, queries, settings, shapes
+from webapp import clock, fleet, operations, queries, settings, shapes
 from webapp.api import bodies
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.schemas import WishRequest, Worker, WorkerQuery, Workers
+from webapp.api.schemas import ScaleRequest, Supervisor, Supervisors, WishRequest, Worker, WorkerQuery, Workers
 from webapp.api.scopes import actor, scope
 from webapp.db import reading
 
@@ -42,3 +42,28 @@ def wish_of_worker(worker_id: str) -> Any:
         state = outcome.refused[worker_id]
         raise Problem("conflict", f"Worker {worker_id} is {state}. Nothing was changed.", state=state)
     return next(one for one in _workers(clock.now() - clock.DAY) if one["id"] == worker_id)
+
+
+@routes.on("GET", "/supervisors", {200: Supervisors})
+@scope("read")
+def list_supervisors() -> Any:
+    """List the processes that start workers, with how many they are to have."""
+    return {"supervisors": _supervisors()}
+
+
+@routes.on("PUT", "/supervisors/<supervisor_id>/wanted", {200: Supervisor}, body=ScaleRequest, also=(409,))
+@scope("admin")
+def scale_supervisor(supervisor_id: str) -> Any:
+    """Have a supervisor keep so many workers. More start at once; of fewer, those that run least stop when done."""
+    wanted = bodies.body(ScaleRequest)["workers"]
+    try:
+        fleet.scale(supervisor_id, actor(), to=wanted)
+    except fleet.Unheard as error:
+        raise Problem("conflict", f"{error} Nothing was changed.") from None
+    return next(one for one in _supervisors() if one["id"] == supervisor_id)
+
+
+def _supervisors() -> list[dict[str, Any]]:
+    with reading() as session:
+        views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
+    return [shapes.supervisor(view) for view in views]

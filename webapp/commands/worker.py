@@ -1,4 +1,4 @@
-"""`worker`: start workers, and see and steer the fleet. How a worker works is in the package `worker`."""
+"""`worker`: start workers, see, steer and scale the fleet. How a worker works is in the package `worker`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_SLOTS = 256
 
 @click.group(epilog="Example: manage.py worker start --count 3")
 def worker() -> None:
-    """Start, list, quiet and stop workers."""
+    """Start, list, quiet, scale and stop workers."""
 
 
 @worker.command(epilog="Example: manage.py worker start --count 3 --queue mail --queue default")
@@ -105,8 +105,86 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
         return tell_outcome(outcome, done, "only running workers can be told anything", thing="worker")
 
 
+@worker.command(
+    "supervisors", epilog="Example: manage.py worker supervisors --json", short_help="List who starts the workers."
+)
+@json_option
+def list_supervisors(as_json: bool) -> None:
+    """List the supervisors, each a `worker start` or `up`: how many workers it has and is to have."""
+    from webapp import fleet, queries, shapes
+    from webapp import settings as tunables
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        views = fleet.supervisors(session, queries.workers(session, tunables.load(session).lease))
+    if as_json:
+        print_json([shapes.supervisor(view) for view in views])
+        return
+    if not views:
+        say("No supervisors. Start one: manage.py worker start")
+        return
+    now = clock.now()
+    names = ("ID", "STATE", "HOST", "PID", "WORKERS", "WANTED", "SLOTS", "STARTED", "QUEUES")
+    numbers = ("PID", "WORKERS", "WANTED", "SLOTS")
+    print_table(
+        [Column(name, flexible=name == "QUEUES", right=name in numbers) for name in names],
+        [
+            (
+                view.id,
+                view.state,
+                view.host,
+                str(view.row.pid) if view.row is not None else "",
+                str(len(view.workers)),
+                str(view.wanted) if view.wanted is not None else "",
+                str(view.slots),
+                ago(view.started_at, now),
+                ", ".join(view.queues) if view.queues else "all",
+            )
+            for view in views
+        ],
+    )
+
+
+# A number below zero is a number of workers fewer, not an option that is not known.
+@worker.command(
+    context_settings={"ignore_unknown_options": True}, epilog="Example: manage.py worker scale 4f2a9c01d3e5 +2"
+)
+@click.argument("supervisor_id", metavar="ID")
+@click.argument("workers", metavar="N")
+def scale(supervisor_id: str, workers: str) -> None:
+    """Have the supervisor ID keep N workers, or with +N or -N so many more or fewer. None is allowed.
+
+    More start at once. Of fewer, those that run least are asked to stop, and finish what they run. `worker supervisors`
+    shows the IDs.
+    """
+    import re
+
+    from webapp import fleet
+
+    if not re.fullmatch(r"[+-]?[0-9]{1,4}", workers):
+        raise click.BadParameter(
+            f"{workers!r} is no number of workers; expected 3, +1 or -1, for example.", param_hint="N"
+        )
+    relative = workers[0] in "+-"
+    with core():
+        try:
+            scaled = fleet.scale(
+                supervisor_id, actor(), to=None if relative else int(workers), by=int(workers) if relative else 0
+            )
+        except (fleet.ScaleError, fleet.Unheard) as error:
+            raise click.ClickException(str(error)) from None
+    plural = "worker" if scaled.after == 1 else "workers"
+    if scaled.after == scaled.before:
+        click.echo(f"{supervisor_id}: {scaled.after} {plural}, as before")
+    else:
+        click.echo(f"{supervisor_id}: {scaled.after} {plural}, before {scaled.before}")
+
+
 _steering(
-    "stop", "stop", "Let workers finish what they run, then end: those named, or all.", "stops when its jobs are done"
+    "stop",
+    "stop",
+    "Let workers finish what they run, then end: those named, or all with their supervisors.",
+    "stops when its jobs are done",
 )
 _steering("quiet", "quiet", "Let workers take no more jobs, and stay: those named, or all.", "takes no more jobs")
 _steering("resume", "run", "Let quiet workers take jobs again: those named, or all.", "takes jobs")

@@ -29,9 +29,11 @@ EXAMPLES: Mapping[str, Any] = {
     "WhichJobs": {"ids": ["job1", "job2"]},
     "Which": {"all": True},
     "WishRequest": {"wish": "quiet"},
+    "ScaleRequest": {"workers": 3},
     "SettingRequest": {"value": 3},
 }
-IN_PATH = {"job_id": "job1", "name": "default", "key": "backoff_base", "worker_id": "WORKER", "act_id": "1"}
+IN_PATH = {"job_id": "job1", "name": "default", "key": "backoff_base",
+           "worker_id": "WORKER", "supervisor_id": "SUPERVISOR", "act_id": "1"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Optional
 from urllib.parse import urlencode
 
-from flask import Blueprint, Flask, Response, abort, current_app, render_template, request, url_for
+from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp import audit, clock
 from webapp.console import times
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
+from webapp.console.streams import streamed
 from webapp.db import reading
 from webapp.models import Audit
 
@@ -32,8 +33,8 @@ _MOMENT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z\Z",
 # What the list of verbs offers; the address takes any.
 VERBS = (
     "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "canary", "pause", "resume", "quiet",
-    "run", "stop", "config", "sign_in", "sign_out", "end_sessions", "add_user", "set_role", "passwd", "disable_user",
-    "enable_user", "make_token", "revoke_token",
+    "run", "stop", "scale", "config", "sign_in", "sign_out", "end_sessions", "add_user", "set_role", "passwd",
+    "disable_user", "enable_user", "make_token", "revoke_token", "export_jobs", "save_view", "rename_view", "remove_view",
 )  # fmt: skip
 
 
@@ -150,22 +151,12 @@ def export() -> ResponseReturnValue:
     asked = Asked.read(request.args)
     if asked.problem:
         abort(400, asked.problem)
-    response = Response(_lines(_app(), asked.wanted), content_type="application/jsonl; charset=utf-8")
+    response = Response(streamed(_lines(asked.wanted)), content_type="application/jsonl; charset=utf-8")
     name = f"queuectl-audit-{times.local(clock.now()):%Y-%m-%d}.jsonl"
     response.headers.set("Content-Disposition", "attachment", filename=name)
     return response
 
 
-def _app() -> Flask:
-    return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
-
-
-def _lines(app: Flask, wanted: audit.Wanted) -> Iterator[str]:
-    """The file, a read at a time. The request is over by then; between two reads nothing of ours is held."""
-    reads = audit.whole(wanted)
-    while True:
-        with app.app_context():
-            rows = next(reads, None)
-        if rows is None:
-            return
+def _lines(wanted: audit.Wanted) -> Iterator[str]:
+    for rows in audit.whole(wanted):
         yield "".join(json.dumps(audit.as_json(row), ensure_ascii=False) + "\n" for row in rows)

@@ -1,48 +1,104 @@
-"""The fleet: who runs, what it runs, and asking a worker to be quiet, to go on or to stop."""
+"""The fleet: who runs, what it runs and uses, steering a worker, and scaling a supervisor."""
 
 from __future__ import annotations
 
-from flask import Blueprint, abort, url_for
-from flask.typing import ResponseReturnValue
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Optional
 
-from webapp import clock, operations, queries, settings
+from flask import Blueprint, abort, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from webapp import clock, fleet, operations, queries, settings
 from webapp.console import htmx
+from webapp.console.here import came_from
+from webapp.console.nav import nav_of
 from webapp.console.overview import START_COMMAND
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
+from webapp.console.words import plural
 from webapp.db import reading
+from webapp.fleet import SupervisorView
+from webapp.models import Worker
+from webapp.queries import WorkerView
 
 pages = Blueprint("workers", __name__)
 
 SHOW_ENDED = clock.seconds(3600)  # how long a worker that has ended stays on the page
+MOST_ENDED = 20  # of them; a worker that dies at each start leaves many
 WISHES = {
     "quiet": ("quiet", "takes no more jobs. What it runs goes on."),
     "resume": ("run", "takes jobs again."),
-    "stop": ("stop", "finishes what it runs, then ends."),
+    "stop": ("stop", "finishes what it runs, then ends. Its supervisor is to have one fewer."),
 }
+_STEPS = {"-1": -1, "+1": 1}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine with its supervisors."""
+
+    name: str
+    supervisors: list[SupervisorView]
+
+    @property
+    def workers(self) -> list[WorkerView]:
+        return [view for one in self.supervisors for view in one.workers]
 
 
 @pages.get("/workers")
 def index() -> ResponseReturnValue:
     with reading() as session:
-        values = settings.load(session)
-        fleet = queries.workers(session, values.lease, ended_since=clock.now() - SHOW_ENDED)
-        running = [view for view in fleet if view.worker.state == "running"]
+        workers = queries.workers(session, settings.load(session).lease, ended_since=clock.now() - SHOW_ENDED)
+        running = [view for view in workers if view.worker.state == "running"]
+        ended = [view for view in workers if view.worker.state != "running"]
+        ended.sort(key=lambda view: view.worker.stopped_at or 0, reverse=True)
+        supervisors = fleet.supervisors(session, running)
         return htmx.page(
             "workers",
             session,
+            hosts=[Host(name, list(some)) for name, some in groupby(supervisors, key=lambda one: one.host)],
             running=running,
-            ended=[view for view in fleet if view.worker.state != "running"],
+            ended=ended[:MOST_ENDED],
+            more_ended=max(0, len(ended) - MOST_ENDED),
             start_command=START_COMMAND,
+            load=load,
+            slots_of=slots_of,
         )
+
+
+def load(worker: Worker) -> str:
+    """What it has used of a core since its start: '3 %', '< 1 %', '215 %'; empty where that is not known."""
+    lived = worker.seen_at - worker.started_at
+    if worker.cpu_time is None or lived <= 0:
+        return ""
+    percent = round(worker.cpu_time / lived * 100)
+    return f"{percent} %" if percent else "< 1 %"
+
+
+def slots_of(views: Iterable[WorkerView]) -> str:
+    """'12 of 96 slots busy'"""
+    some = list(views)
+    slots = sum(view.worker.slots for view in some)
+    return f"{sum(len(view.jobs) for view in some):,} of {plural(slots, 'slot')} busy"
+
+
+# --- a worker --------------------------------------------------------------------------------------------------------
 
 
 @pages.post("/worker/<worker_id>/<wish>")
 @needs("admin")
 def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
-    """Ask one worker. 409 where it ends or has ended by now."""
+    """Ask one worker. 409 where it ends or has ended by now; the last one that works is stopped after a question."""
     if wish not in WISHES:
         abort(404)
+    if wish == "stop" and "confirmed" not in request.form:
+        last = _last_one(worker_id)
+        if last is not None:
+            return _ask_to_stop(last)
     word, effect = WISHES[wish]
     outcome = operations.wish_of_workers(word, [worker_id], actor())
     if worker_id in outcome.refused:
@@ -51,3 +107,117 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
             raise operations.NotFound(f"there is no worker {worker_id!r}.")
         return htmx.refused(f"Worker {worker_id} is {state} by now. Nothing was changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
+
+
+def _last_one(worker_id: str) -> Optional[WorkerView]:
+    """The worker, where no other one would go on."""
+    with reading() as session:
+        views = _going_on(session)
+    return views[0] if [view.worker.id for view in views] == [worker_id] else None
+
+
+def _going_on(session: Session) -> list[WorkerView]:
+    """Workers that live and were not asked to stop."""
+    views = queries.workers(session, settings.load(session).lease)
+    return [view for view in views if view.alive and view.worker.wish != "stop"]
+
+
+def _ask_to_stop(view: WorkerView) -> ResponseReturnValue:
+    runs = " It finishes what it runs:" if view.jobs else ""
+    return htmx.ask(
+        title="Stop the last worker?",
+        text=f"No other worker runs. Nothing will run until its supervisor is scaled up, or others are started.{runs}",
+        examples=view.jobs[:5],
+        more=len(view.jobs) - 5,
+        action=request.path,
+        button="Stop worker",
+        hidden=[],
+        back=came_from(url_for("workers.index")),
+        danger=True,
+    )
+
+
+# --- a supervisor ----------------------------------------------------------------------------------------------------
+
+
+@pages.get("/supervisor/<supervisor_id>")
+def supervisor(supervisor_id: str) -> ResponseReturnValue:
+    with reading() as session:
+        view = _view(session, supervisor_id)
+        return _page(session, view, str(view.wanted or 0))
+
+
+@pages.post("/supervisor/<supervisor_id>/scale")
+@needs("admin")
+def scale(supervisor_id: str) -> ResponseReturnValue:
+    """Have it keep so many workers, or one more or fewer. Before nothing would run any more, a question."""
+    typed = request.form.get("workers", "").strip()
+    by = _STEPS.get(request.form.get("by", ""), 0)
+    to = int(typed) if re.fullmatch(r"[0-9]{1,9}", typed) else None
+    try:
+        if not by and to is None:
+            raise fleet.ScaleError(f"{typed!r} is not allowed; expected a whole number from 0 to {fleet.MOST_WORKERS}.")
+        if "confirmed" not in request.form and _leaves_none(supervisor_id, to, by):
+            return _ask_to_scale()
+        scaled = fleet.scale(supervisor_id, actor(), to=None if by else to, by=by)
+    except fleet.ScaleError as error:
+        if htmx.is_partial():
+            return htmx.refused(str(error))
+        with reading() as session:
+            return _page(session, _view(session, supervisor_id), typed, str(error)), 422
+    except fleet.Unheard as error:
+        return htmx.refused(f"{error} Nothing was changed.")
+    return htmx.done(_said(scaled), back=url_for("workers.index"))
+
+
+def _said(scaled: fleet.Scaled) -> str:
+    number = plural(scaled.after, "worker") if scaled.after else "no worker"
+    if scaled.after == scaled.before:
+        return f"Supervisor {scaled.supervisor} is to have {number}, as before."
+    more = scaled.after > scaled.before
+    then = "More start within seconds." if more else "Those that run least stop when they are done."
+    return f"Supervisor {scaled.supervisor} is to have {number}, before {scaled.before}. {then}"
+
+
+def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
+    with reading() as session:
+        views = _going_on(session)
+        wanted = next((one.wanted for one in fleet.supervisors(session, views) if one.id == supervisor_id), None)
+    if not wanted or (wanted + by if by else to) != 0:
+        return False
+    return all(view.worker.supervisor_id == supervisor_id for view in views)
+
+
+def _ask_to_scale() -> ResponseReturnValue:
+    return htmx.ask(
+        title="Scale down to no worker?",
+        text="No other supervisor has one. What runs is finished; then nothing will run until you scale up again.",
+        examples=[],
+        more=0,
+        action=request.path,
+        button="Scale down to none",
+        hidden=[("workers", "0")],
+        back=came_from(url_for("workers.index")),
+        danger=True,
+    )
+
+
+def _view(session: Session, supervisor_id: str) -> SupervisorView:
+    """One that can be looked at, or NotFound."""
+    views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
+    view = next((view for view in views if view.id == supervisor_id), None)
+    if view is None:
+        raise operations.NotFound(f"there is no supervisor {supervisor_id!r}, or it has ended.")
+    return view
+
+
+def _page(session: Session, view: SupervisorView, typed: str, problem: str = "") -> str:
+    return render_template(
+        "workers/supervisor.html",
+        nav=nav_of(session),
+        view=view,
+        typed=typed,
+        problem=problem,
+        most=fleet.MOST_WORKERS,
+        slots_of=slots_of,
+    )
