@@ -172,6 +172,9 @@
     }
     focused = null;
     showTicked();
+    showNewest();
+    wrap();
+    trim();
     follow();
     hideToastsLater();
   });
@@ -221,6 +224,12 @@
     if (closer) (closer.closest(".toast") ? closer.closest(".toast").remove() : closer.closest("dialog")?.close());
     if (event.target.matches("dialog")) event.target.close();  // its backdrop
     for (const menu of $$("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+  });
+
+  // --- a select that narrows a list does so at once; without this file its form has a button ---
+
+  document.addEventListener("change", ({ target }) => {
+    if (target.matches?.("select[data-submit]")) target.form.requestSubmit();
   });
 
   // --- ticked rows ---
@@ -274,7 +283,10 @@
     showTicked();
   });
 
-  // --- output: follow and wrap ---
+  // --- output: follow, wrap, links to lines, the next attempt ---
+
+  const MOST_LINES = 6000;  // in the page of a job that runs for days; those before are a page of their own
+  const LINE = /^#([LB][0-9]+)$/;
 
   function follow() {
     const pane = $("#pane");
@@ -285,12 +297,61 @@
     $("#pane")?.classList.toggle("wrapped", Boolean($("#wrap")?.checked));
   }
 
-  $("#wrap")?.addEventListener("change", wrap);
-  $("#follow")?.addEventListener("change", follow);
-  $("#pane")?.addEventListener("wheel", ({ deltaY }) => {
+  function trim() {
+    const out = $("#out");
+    if (!out || out.childElementCount <= MOST_LINES || !$("#follow")?.checked) return;
+    while (out.childElementCount > MOST_LINES - 1000) out.firstElementChild.remove();
+    for (const before of $$("#pane .earlier")) before.remove();
+    const link = document.createElement("a");
+    link.className = "button small";
+    link.textContent = "Earlier";
+    link.href = `?attempt=${$("#output").dataset.shown}&to=${$("[id]", out)?.id}#output`;
+    $("#earlier").replaceChildren(link);
+  }
+
+  // A link to a line that this page does not show asks for the page that does.
+  function findLine() {
+    const line = LINE.exec(location.hash)?.[1];
+    if (!line || !$("#pane")) return;
     const box = $("#follow");
-    if (box && deltaY < 0) box.checked = false;  // whoever scrolls up wants to read
+    if (box) box.checked = false;
+    const asked = new URLSearchParams(location.search);
+    if (document.getElementById(line) || asked.has("line")) return;
+    location.replace(`?attempt=${$("#output").dataset.shown}&line=${line}#${line}`);
+  }
+
+  function nameLine(event, link) {
+    event.preventDefault();
+    history.replaceState(null, "", link.getAttribute("href"));
+    for (const one of $$("#pane .marked")) one.classList.remove("marked");
+    link.parentElement.classList.add("marked");
+    const box = $("#follow");
+    if (box) box.checked = false;
+  }
+
+  // The page was opened before this attempt began: its output takes the place of the one before, unless that is read.
+  function showNewest() {
+    const card = $("#output[data-newest]");
+    const number = Number($("#live [data-attempts]")?.dataset.attempts || 0);
+    if (!card || number <= Number(card.dataset.shown || 0)) return;
+    const pane = $("#pane");
+    const read = pane && pane.scrollHeight - pane.scrollTop - pane.clientHeight > 40;
+    if (read || card.contains(document.activeElement) || card.contains(getSelection().anchorNode)) return;
+    htmx.ajax("GET", card.dataset.newest, { target: "#output", swap: "outerHTML" });
+  }
+
+  document.addEventListener("change", ({ target }) => {
+    if (target.id === "wrap") wrap();
+    if (target.id === "follow") follow();
+  });
+  document.addEventListener("wheel", ({ target, deltaY }) => {
+    const box = $("#follow");
+    if (box && deltaY < 0 && target.closest?.("#pane")) box.checked = false;  // whoever scrolls up wants to read
   }, { passive: true });
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("#pane a[data-n]");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) nameLine(event, link);
+  });
 
   // --- a secret is copied, a password looked at ---
 
@@ -334,7 +395,7 @@
   }
 
   const KEYS = {
-    "/": () => $("#search")?.focus(),
+    "/": () => $("#search, #find")?.focus(),
     n: () => { const link = $('a[href="/submit"]'); if (link) link.click(); },
     j: () => moveRow(1),
     k: () => moveRow(-1),
@@ -364,6 +425,7 @@
   tellTimes();
   showTicked();
   wrap();
+  findLine();
   follow();
   hideToastsLater();
 })();

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import Optional
 
 import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_job
+from webapp import differences
 from webapp.console import ansi
-from webapp.console.output import before, since, view_of
+from webapp.console.output import opened
+from webapp.console.stretches import after, around, before, find_line, hits, pattern_of, since, view_of
 from webapp.story import Output
 
 
 def html(data: bytes) -> str:
     return ansi.line(data, ansi.PLAIN)[0]
+
+
+def bare(markup: str) -> str:
+    """Lines without their names and the links that carry them."""
+    return re.sub(r' id="[LB]\d+"|<a [^>]*></a>', "", markup)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +61,8 @@ def test_a_line_shows_what_was_written_and_obeys_colours_only(data: bytes, expec
 
 def test_colours_go_on_into_the_next_line_and_the_next_stretch() -> None:
     kept = Output(b"\x1b[32mone\ntwo\n", (15,), live=True)
-    assert str(view_of(kept).html) == '<div><span class="f2">one</span></div><div><span class="f2">two</span></div>'
-    assert str(since(kept, 9).html) == '<div><span class="f2">two</span></div>'
+    assert bare(view_of(kept).html) == '<div><span class="f2">one</span></div><div><span class="f2">two</span></div>'
+    assert bare(since(kept, 9).html) == '<div><span class="f2">two</span></div>'
 
 
 def test_a_huge_line_is_cut_and_the_rest_counted() -> None:
@@ -68,12 +76,12 @@ def test_the_last_thousand_lines_are_shown_and_the_others_before_them() -> None:
     data = b"".join(b"%d\n" % number for number in range(2300))
     kept = Output(data, (len(data),))
     last = view_of(kept)
-    texts = re.findall(r"<div>(\d+)</div>", last.html)
+    texts = re.findall(r"<div>(\d+)</div>", bare(last.html))
     assert (texts[0], texts[-1], len(texts)) == ("1300", "2299", 1000)
     shown = list(texts)
     while last.start:
         last = before(kept, last.start)
-        shown = re.findall(r"<div>(\d+)</div>", last.html) + shown
+        shown = re.findall(r"<div>(\d+)</div>", bare(last.html)) + shown
     assert shown == [str(number) for number in range(2300)]
 
 
@@ -89,23 +97,23 @@ def test_pieces_put_together_are_the_whole(steps: int) -> None:
 
 def test_where_bytes_were_left_out_a_line_says_how_many() -> None:
     kept = Output(b"head\nhe" + b"il\ntail\n", (15,), cut=7, dropped=5000)
-    text = view_of(kept).html
+    text = bare(view_of(kept).html)
     assert re.sub(r"<div( class=\"\w+\")?>|</div>", "|", text) == (
         "|head||he||5,000 bytes were left out here: the output is longer than the limit||il||tail|"
     )
     behind = since(kept, 7 + 5000 + 3)
-    assert str(behind.html) == "<div>tail</div>"
+    assert bare(behind.html) == "<div>tail</div>"
 
 
 def test_lines_of_stderr_are_marked() -> None:
     kept = Output(b"out\nerr\nout\n", (4, 4, 4))
-    assert str(view_of(kept).html) == '<div>out</div><div class="err">err</div><div>out</div>'
+    assert bare(view_of(kept).html) == '<div>out</div><div class="err">err</div><div>out</div>'
 
 
 def test_new_lines_come_with_the_place_of_the_next_and_nothing_new_is_a_204(operator: Browser) -> None:
     job = make_job("processing", id="job1")
     make_chunk(job, b"one\ntw")
-    first = operator.get("/job/job1/output?attempt=1&from=0", partial=True).get_data(as_text=True)
+    first = bare(operator.get("/job/job1/output?attempt=1&from=0", partial=True).get_data(as_text=True))
     assert first.startswith("<div>one</div>")
     assert '<div id="open" hx-swap-oob="true"><div>tw</div></div>' in first
     following = re.search(r'id="tail"[^>]*hx-get="([^"]+)"', first)
@@ -114,13 +122,13 @@ def test_new_lines_come_with_the_place_of_the_next_and_nothing_new_is_a_204(oper
     assert "from=4" in url
     assert operator.get(url, partial=True).status_code == 204
     make_chunk(job, b"o\n", position=6)
-    assert operator.get(url, partial=True).get_data(as_text=True).startswith("<div>two</div>")
+    assert bare(operator.get(url, partial=True).get_data(as_text=True)).startswith("<div>two</div>")
 
 
 def test_the_tail_ends_with_the_attempt(operator: Browser) -> None:
     job = make_job("completed", id="job1")
     make_attempt(job, 1, "completed", output=b"one\ntwo\n")
-    text = operator.get("/job/job1/output?attempt=1&from=4", partial=True).get_data(as_text=True)
+    text = bare(operator.get("/job/job1/output?attempt=1&from=4", partial=True).get_data(as_text=True))
     assert text.startswith("<div>two</div>")
     assert 'id="tail"' in text
     assert "hx-get" not in text
@@ -142,3 +150,166 @@ def test_a_download_has_the_very_bytes_and_is_never_a_page(operator: Browser) ->
     assert response.mimetype == "application/octet-stream"
     assert response.headers["Content-Disposition"] == "attachment; filename=a_b.c-attempt-1.log"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# --- names of lines --------------------------------------------------------------------------------------------------
+
+NUMBERED = Output(b"".join(b"line %d\n" % number for number in range(1, 3001)), (26_893,))
+CUT = Output(b"one\ntwo\nthr" + b"ee\nfour\n", (19,), cut=11, dropped=1000)
+
+
+def names(markup: str) -> list[str]:
+    return re.findall(r'<div id="(\w+)"', markup)
+
+
+def test_a_line_has_the_same_name_in_whatever_stretch_it_is_shown() -> None:
+    for stretch in (view_of(NUMBERED), before(NUMBERED, 20_000), after(NUMBERED, 9000), since(NUMBERED, 26_000)):
+        shown = re.findall(r'<div id="L(\d+)"><a [^>]*data-n="(\d+)"[^>]*></a>line (\d+)</div>', stretch.html)
+        assert shown
+        assert all(name == number == text for name, number, text in shown)
+
+
+def test_behind_a_cut_lines_are_named_by_their_first_byte() -> None:
+    assert names(view_of(CUT).html) == ["L1", "L2", "L3", "B1011", "B1014"]
+    assert names(since(CUT, 1011).html) == ["B1011", "B1014"]
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [("1", 0), ("L2", 4), ("L3", 8), ("L4", None), ("0", None), ("B1014", 14), ("B1016", 14), ("B1012", 11),
+     ("B500", None), ("B5", 4), ("B9999", None), ("999999999999999999", None)],
+)  # fmt: skip
+def test_a_name_leads_back_to_its_line_or_says_that_it_is_gone(name: str, offset: Optional[int]) -> None:
+    assert find_line(CUT, name) == offset
+
+
+@pytest.mark.parametrize("name", ["", "L", "x", "-1", "L1L", "1.5", "\u0661", "9" * 19])
+def test_what_names_no_line_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match="no line"):
+        find_line(CUT, name)
+    assert "There is no line" in opened(CUT, 1, {"line": name}).notice or not name
+
+
+def test_the_unfinished_line_has_a_name_once_it_cannot_grow() -> None:
+    assert names(view_of(Output(b"one\ntw", (6,), live=True)).unfinished) == []
+    assert names(view_of(Output(b"one\ntw", (6,))).unfinished) == ["L2"]
+
+
+def test_a_stretch_around_a_line_knows_what_lies_before_and_behind() -> None:
+    middle = around(NUMBERED, find_line(NUMBERED, "1500") or 0)
+    assert (names(middle.html)[0], names(middle.html)[-1], middle.more) == ("L1250", "L2249", True)
+    assert names(after(NUMBERED, middle.next).html)[0] == "L2250"
+    last = around(NUMBERED, find_line(NUMBERED, "2990") or 0)
+    assert (names(last.html)[0], last.more) == ("L2001", False)
+    assert names(around(NUMBERED, 0).html)[0] == "L1"
+
+
+def test_a_page_that_fell_behind_says_how_much_it_skips() -> None:
+    assert "2,000 lines came too fast" in since(NUMBERED, 0).html
+    assert "too fast" not in since(NUMBERED, NUMBERED.data.index(b"line 2001")).html
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "expected"),
+    [
+        (b"an Error here", "error", "an <mark>Error</mark> here"),
+        (b"\x1b[31mer\x1b[0mror", "error", '<span class="f1"><mark>er</mark></span><mark>ror</mark>'),
+        (b"aXbXc", "x", "a<mark>X</mark>b<mark>X</mark>c"),
+        (b"xx", "x", "<mark>x</mark><mark>x</mark>"),
+        (b"a<b>c", "<b>", "a<mark>&lt;b&gt;</mark>c"),
+        (b"10 %\r20 %", "10", "20 %"),
+        (b"a.c abc", "a.c", "<mark>a.c</mark> abc"),
+    ],
+)
+def test_what_was_looked_for_is_marked_as_it_is_seen(data: bytes, text: str, expected: str) -> None:
+    assert ansi.line(data, ansi.PLAIN, pattern_of(text))[0] == expected
+
+
+def test_a_search_goes_from_line_to_line() -> None:
+    kept = Output(b"fail\nok\n\x1b[1mFA\x1b[0mIL\nfa", (30,), cut=None)
+    assert hits(kept, pattern_of("fail")) == [0, 8]
+    second = opened(kept, 1, {"find": " Fail ", "hit": "2"})
+    assert second.found is not None
+    assert (second.found.shown, second.marked) == ("2 of 2 lines", True)
+    assert second.lines.html.count("<mark>") == 3
+    assert '<div id="L3" class="marked">' in second.lines.html
+    for nonsense in ("0", "x", "99", "-1"):
+        assert opened(kept, 1, {"find": "fail", "hit": nonsense}).found is not None
+    nothing = opened(kept, 1, {"find": "<nothing>"})
+    assert "is not in this output" in nothing.notice
+    assert not nothing.marked
+
+
+def test_a_search_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webapp.console.stretches.SEARCHED", 1024)
+    monkeypatch.setattr("webapp.console.output.SEARCHED", 1 << 20)
+    monkeypatch.setattr("webapp.console.stretches.MOST_HITS", 20)
+    assert len(hits(NUMBERED, pattern_of("line"))) == 20
+    assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []
+
+
+def test_the_page_searches_without_javascript(viewer: Browser) -> None:
+    job = make_job("dead", id="job1")
+    make_attempt(job, 1, output=NUMBERED.data)
+    text = viewer.get("/job/job1?find=line+1500").get_data(as_text=True)
+    assert "1 of 1 line" in text
+    assert 'class="marked"' in text
+    assert "<mark>line 1500</mark>" in text
+    assert re.search(r'href="/job/job1\?attempt=1&amp;from=\d+#output"[^>]*>Later', text)
+    assert re.search(r'href="/job/job1\?attempt=1&amp;to=\d+#output"[^>]*>Earlier', text)
+    assert 'id="L700"' in viewer.get("/job/job1?line=700").get_data(as_text=True)
+    assert "There is no line 9000: the output has 3,000." in viewer.get("/job/job1?line=9000").get_data(as_text=True)
+    shown = viewer.get("/job/job1?to=L1300").get_data(as_text=True)
+    assert 'id="L1299"' in shown
+    assert 'id="L1300"' not in shown
+
+
+@pytest.mark.parametrize("query", ["to=x", "from=9999999999999999999", "line=%00", "find=%00", "against=1", "against=x",
+                                   "hit=3", "find=" + "x" * 5000, "to=L99999", "from=L0"])  # fmt: skip
+def test_nonsense_in_the_url_counts_as_nothing(viewer: Browser, query: str) -> None:
+    make_attempt(make_job("dead", id="job1"), 1, output=b"one\n")
+    assert viewer.get(f"/job/job1?attempt=1&{query}").status_code == 200
+
+
+# --- two attempts ----------------------------------------------------------------------------------------------------
+
+
+def test_two_attempts_are_compared_by_what_a_reader_sees(viewer: Browser) -> None:
+    job = make_job("dead", id="job1", attempts=2)
+    make_attempt(job, 1, output=b"12:00 start\n\x1b[32mok\x1b[0m\nend\n")
+    make_attempt(job, 2, output=b"12:07 start\nok\n<b>boom\nend")
+    exact = viewer.get("/job/job1?attempt=2&against=1").get_data(as_text=True)
+    assert "only in attempt 1: 1 line" in exact
+    assert "only in attempt 2: 2 lines" in exact
+    assert "&lt;b&gt;boom" in exact
+    loose = viewer.get("/job/job1?attempt=2&against=1&digits=on").get_data(as_text=True)
+    assert "only in attempt 1: 0 lines" in loose
+    assert re.search(r'<tr class="new"><td class="at"></td><td class="at">3</td><td class="sign">\+</td>', loose)
+    make_attempt(job, 3, output=b"13:00 start\nok\nend")
+    assert "wrote the same, but for numbers" in (
+        viewer.get("/job/job1?attempt=3&against=1&digits=on").get_data(as_text=True)
+    )
+
+
+def signs(old: list[str], new: list[str]) -> str:
+    return "".join(row.sign for row in differences.compare(old, new).rows)
+
+
+def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
+    same = [str(number) for number in range(20)]
+    assert differences.compare(same, same).same
+    assert signs(same, [*same[:10], "new", *same[10:]]) == "…   +   …"
+    assert signs(["a"], ["b"]) == "-+"
+    assert signs([], []) == ""
+    assert signs(["x", "x"], ["x"]) == " -"
+
+
+def test_a_comparison_of_too_much_stops_and_says_so() -> None:
+    most = differences.MOST
+    old, new = [f"a{number}" for number in range(most + 50)], [f"b{number}" for number in range(most + 7)]
+    it = differences.compare(["head", *old], ["head", *new])
+    assert (it.removed, it.added, it.left_out) == (most, most, 57)
+    assert it.rows[-1].text == "57 more lines are not compared"

@@ -109,17 +109,50 @@ def style_after(data: bytes) -> Style:
     return style
 
 
-def line(data: bytes, style: Style) -> tuple[str, Style]:
-    r"""One line, without its newline, as HTML, and the style in force behind it. `\r` begins it anew, as a terminal."""
+def line(data: bytes, style: Style, pattern: Optional[re.Pattern[str]] = None) -> tuple[str, Style]:
+    r"""One line, without its newline, as HTML, and the style in force behind it. `\r` begins it anew, as a terminal.
+
+    What the pattern finds in it is marked.
+    """
+    runs, style = _shown(data, style)
+    return _html(_marked(runs, pattern) if pattern is not None else [(*run, False) for run in runs]), style
+
+
+def text_of(data: bytes) -> str:
+    """What a reader sees of a line, as text."""
+    text = data.decode("utf-8", "replace")
+    if text.isascii() and "\x1b" not in text and "\r" not in text and "\b" not in text:
+        return text
+    return "".join(part for part, _ in _shown(data, PLAIN)[0])
+
+
+def _shown(data: bytes, style: Style) -> tuple[list[tuple[str, Style]], Style]:
     text = data.decode("utf-8", "replace").rstrip("\r")
     if "\r" not in text and "\b" not in text:
-        runs, style = _runs(text, style)
-        return _html(runs), style
+        return _runs(text, style)
     cells: list[tuple[str, Style]] = []
     for part in text.split("\r"):
         runs, style = _runs(part, style)
         _overwrite(cells, runs)
-    return _html(_joined(cells)), style
+    return _joined(cells), style
+
+
+def _marked(runs: list[tuple[str, Style]], pattern: re.Pattern[str]) -> list[tuple[str, Style, bool]]:
+    """Cut runs where what was looked for begins and ends, which may lie in different ones."""
+    spans = [match.span() for match in pattern.finditer("".join(text for text, _ in runs)[:LONGEST_LINE])]
+    edges = sorted({edge for span in spans for edge in span})
+    inside = {start for start, _ in spans}
+    outside = {end for _, end in spans} - inside
+    parts: list[tuple[str, Style, bool]] = []
+    offset, marked = 0, False
+    for text, style in runs:
+        end = offset + len(text)
+        cuts = [offset, *(edge for edge in edges if offset < edge < end), end]
+        for first, last in zip(cuts, cuts[1:]):
+            marked = first in inside or (marked and first not in outside)
+            parts.append((text[first - offset : last - offset], style, marked))
+        offset = end
+    return parts
 
 
 def _runs(text: str, style: Style) -> tuple[list[tuple[str, Style]], Style]:
@@ -161,13 +194,14 @@ def _joined(cells: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
     return runs
 
 
-def _html(runs: list[tuple[str, Style]]) -> str:
+def _html(runs: list[tuple[str, Style, bool]]) -> str:
     parts, room = [], LONGEST_LINE
-    for text, style in runs:
+    for text, style, marked in runs:
         shown = str(escape(ODD.sub(name_of, text[:room])))
+        shown = f"<mark>{shown}</mark>" if marked and shown else shown
         parts.append(f'<span class="{style.classes}">{shown}</span>' if style.classes else shown)
         room -= min(len(text), room)
-    left = sum(len(text) for text, _ in runs) - LONGEST_LINE
+    left = sum(len(text) for text, *_ in runs) - LONGEST_LINE
     if left > 0:
         parts.append(f'<span class="note">… {left:,} more characters</span>')
     return "".join(parts)

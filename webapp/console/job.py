@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 
 from webapp import operations, phases, settings, story
 from webapp.console import htmx, timeline
-from webapp.console.output import view_of
+from webapp.console.output import compared, opened
 from webapp.console.why import Why, why
 from webapp.console.words import Verb, verbs_for
 from webapp.db import reading
-from webapp.models import Job
+from webapp.models import TERMINAL, Job
 
 pages = Blueprint("job", __name__)
+
+MOST_OTHERS = 100  # attempts that one can be compared with
 
 
 @pages.get("/job/<job_id>")
@@ -33,6 +35,7 @@ def show(job_id: str) -> ResponseReturnValue:
             "job",
             session,
             job=job,
+            watched="watch" in request.args and job.state not in TERMINAL,
             why=explained,
             verbs=_verbs(job, explained),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
@@ -82,6 +85,29 @@ def _output(session: Session, job: Job, ended: list[int]) -> dict[str, Any]:
         return {}  # it lies outside the region that is refreshed
     there = numbers(job, ended)
     asked = request.args.get("attempt", "")
-    number = int(asked) if asked.isdecimal() and int(asked[:9]) in there else (there[0] if there else 0)
+    chosen = asked.isdecimal() and int(asked[:9]) in there
+    number = int(asked) if chosen else (there[0] if there else 0)
+    return {"newest": not chosen, **_card(session, job, there, number)}
+
+
+def _card(session: Session, job: Job, there: list[int], number: int) -> dict[str, Any]:
     kept = story.output(session, job, number) if number else None
-    return {"shown": number, "output": view_of(kept) if kept is not None else None}
+    if kept is None:
+        return {"shown": number, "opened": None, "compared": None, "others": []}
+    others = [one for one in there if one != number]
+    return {
+        "shown": number,
+        "opened": opened(kept, number, request.args),
+        "compared": compared(session, job, number, kept, others, request.args),
+        "others": others[:MOST_OTHERS],
+    }
+
+
+@pages.get("/job/<job_id>/newest")
+def newest(job_id: str) -> ResponseReturnValue:
+    """The output of the newest attempt, for a page that was opened before it began."""
+    with reading() as session:
+        job = found(session, job_id)
+        there = numbers(job, [one.number for one in story.attempts(session, job)])
+        card = _card(session, job, there, there[0] if there else 0)
+        return htmx.fragment("job/_output.html", job=job, numbers=there, newest=True, **card)

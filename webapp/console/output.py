@@ -1,127 +1,151 @@
-"""One attempt's output: the last lines of it, what came since, the lines before, and the bytes as a download.
-
-Positions count bytes in all that the attempt wrote; where the middle was dropped, `Place` translates them to offsets
-in what is kept. Lines become HTML in `ansi.py`.
-"""
+"""One attempt's output as its job's page has it: the last lines or those around one, a search, a comparison; what came
+since, the lines before, and the bytes as a download. Lines are made in `stretches.py`."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Optional
 
 from flask import Blueprint, Response, abort, request
 from flask.typing import ResponseReturnValue
-from markupsafe import Markup
+from sqlalchemy.orm import Session
 
-from webapp import story
+from webapp import differences, story
 from webapp.console import ansi, htmx
+from webapp.console.stretches import (
+    MOST_HITS,
+    NAME,
+    SEARCHED,
+    Lines,
+    Look,
+    after,
+    around,
+    before,
+    find_line,
+    hits,
+    last_numbered,
+    offset_of,
+    pattern_of,
+    since,
+    view_of,
+)
 from webapp.db import reading
+from webapp.models import Job
 from webapp.story import Output
 
 pages = Blueprint("output", __name__)
 
-LINES = 1000  # shown at once
+LONGEST_SEARCH = 200  # characters
 
 
 @dataclass(frozen=True)
-class Lines:
-    """A stretch of output as HTML.
+class Found:
+    """What a search found: how many lines, and which of them (from 1) the page stands at."""
 
-    Attributes:
-        html: whole lines, each an element.
-        unfinished: the last line, if no newline has ended it yet.
-        start: position of the first byte shown; more than 0 where there are earlier lines.
-        next: position behind the last whole line, where the next stretch begins.
-    """
+    number: int
+    at: int
 
-    html: Markup
-    unfinished: Markup
-    start: int
-    next: int
-    live: bool
+    @property
+    def shown(self) -> str:
+        most = "+" if self.number == MOST_HITS else ""
+        return f"{self.at:,} of {self.number:,}{most} line{'' if self.number == 1 else 's'}" if self.number else ""
 
 
-def view_of(kept: Output) -> Lines:
-    """The last LINES lines."""
-    return _stretch(kept, _back(kept.data, len(kept.data), LINES), len(kept.data))
+@dataclass(frozen=True)
+class Opened:
+    """The output as the page opens: `marked` where it stands at a line that the URL names, in whatever way."""
+
+    lines: Lines
+    find: str = ""
+    found: Optional[Found] = None
+    notice: str = ""
+    marked: bool = False
 
 
-def since(kept: Output, position: int) -> Lines:
-    """What came behind a position, LINES lines at most: a page that fell behind skips some."""
-    start = max(_offset(kept, position), _back(kept.data, len(kept.data), LINES))
-    return _stretch(kept, start, len(kept.data))
+def opened(kept: Output, attempt: int, asked: Mapping[str, str]) -> Opened:
+    """The part of the output that the page's URL asks for; what makes no sense there counts as not asked."""
+    find = asked.get("find", "").strip()[:LONGEST_SEARCH]
+    if asked.get("line", "").strip():
+        return _at_line(kept, attempt, asked["line"].strip(), find)
+    if find:
+        return _at_hit(kept, attempt, find, asked.get("hit", ""))
+    look = Look(attempt)
+    for name, stretch in (("to", before), ("from", after)):
+        place = _offset(kept, asked.get(name, ""))
+        if place is not None:
+            return Opened(stretch(kept, place, look))
+    return Opened(view_of(kept, look))
 
 
-def before(kept: Output, position: int) -> Lines:
-    """LINES lines that end at a position."""
-    end = _offset(kept, position)
-    return _stretch(kept, _back(kept.data, end, LINES), end)
+def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
+    pattern = pattern_of(find) if find else None
+    try:
+        offset = find_line(kept, name)
+    except ValueError:
+        offset, name = None, name[:20]
+    if offset is not None:
+        return Opened(around(kept, offset, Look(attempt, pattern, offset)), find, marked=True)
+    numbered = last_numbered(kept)
+    if kept.dropped:
+        text = (
+            f"There is no line {name}. Behind line {numbered:,} bytes were left out, so that those which follow have "
+            "no number."
+        )
+    else:
+        text = f"There is no line {name}: the output has {numbered:,} so far." if kept.live else (
+            f"There is no line {name}: the output has {numbered:,}.")  # fmt: skip
+    return Opened(view_of(kept, Look(attempt, pattern)), find, notice=text)
 
 
-def _stretch(kept: Output, start: int, end: int) -> Lines:
-    style = ansi.style_after(kept.data[:start])
-    whole_end = kept.data.rfind(b"\n", start, end) + 1 or start
-    ends = list(accumulate(kept.runs))
-    cut = kept.cut if kept.dropped else None
-    parts, offset = [], start
-    for raw in kept.data[start:whole_end].split(b"\n")[:-1]:
-        html, style = _line(raw, offset, style, ends, cut, kept.dropped)
-        parts.append(html)
-        offset += len(raw) + 1
-    unfinished = ""
-    if whole_end < end:
-        unfinished, _ = _line(kept.data[whole_end:end], whole_end, style, ends, cut, kept.dropped)
-    elif cut is not None and cut == end and not kept.live:
-        unfinished = _cut_note(kept.dropped)
-    return Lines(
-        Markup("".join(parts)),  # noqa: S704 -- made of escaped text by ansi.py
-        Markup(unfinished),  # noqa: S704
-        _position(kept, start),
-        _position(kept, whole_end),
-        kept.live,
-    )
+def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
+    pattern = pattern_of(find)
+    places = hits(kept, pattern)
+    where = "" if len(kept.data) <= SEARCHED else f" Its last {SEARCHED >> 20} MiB were searched."
+    if not places:
+        nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} is not in this output.{where}"
+        return Opened(view_of(kept, Look(attempt)), find, Found(0, 0), nothing)
+    number = int(hit) if hit.isdecimal() and len(hit) < 7 else 1
+    number = min(max(number, 1), len(places))
+    offset = places[number - 1]
+    lines = around(kept, offset, Look(attempt, pattern, offset))
+    return Opened(lines, find, Found(len(places), number), where.strip(), marked=True)
 
 
-def _line(
-    raw: bytes, offset: int, style: ansi.Style, ends: list[int], cut: Optional[int], dropped: int
-) -> tuple[str, ansi.Style]:
-    """One line as an element, marked where it came from stderr; with the note where bytes were left out in it."""
-    run = bisect_right(ends, offset)
-    kind = ' class="err"' if run % 2 else ""
-    if cut is None or not offset <= cut <= offset + len(raw):
-        html, style = ansi.line(raw, style)
-        return f"<div{kind}>{html}</div>", style
-    head, style = ansi.line(raw[: cut - offset], style)
-    tail, style = ansi.line(raw[cut - offset :], ansi.PLAIN)
-    first = f"<div{kind}>{head}</div>" if cut > offset else ""
-    return f"{first}{_cut_note(dropped)}<div{kind}>{tail}</div>", style
+def compared(
+    session: Session, job: Job, attempt: int, kept: Output, others: Sequence[int], asked: Mapping[str, str]
+) -> Optional[tuple[int, differences.Comparison]]:
+    """The attempt that the URL wants to compare with, and what differs; None where it names none of the others."""
+    text = asked.get("against", "")
+    against = int(text) if text.isdecimal() and len(text) < 10 else 0
+    if against not in others or against == attempt:
+        return None
+    other = story.output(session, job, against)
+    if other is None:
+        return None
+    return against, differences.compare(_texts(other), _texts(kept), ignore_digits="digits" in asked)
 
 
-def _cut_note(dropped: int) -> str:
-    return f'<div class="cut">{dropped:,} bytes were left out here: the output is longer than the limit</div>'
+def _texts(kept: Output) -> list[str]:
+    """The lines as a reader sees them, with one for what was left out."""
+    cut = kept.cut if kept.dropped and kept.cut is not None else None
+    parts = [kept.data] if cut is None else [kept.data[:cut], kept.data[cut:]]
+    texts = [[ansi.text_of(raw)[: ansi.LONGEST_LINE] for raw in part.split(b"\n")] for part in parts]
+    for lines in texts:
+        if lines[-1] == "":
+            lines.pop()
+    note = [f"[… {kept.dropped:,} bytes were left out here …]"]
+    return texts[0] if cut is None else [*texts[0], *note, *texts[1]]
 
 
-def _back(data: bytes, end: int, lines: int) -> int:
-    """Where the last so many lines before `end` begin."""
-    position = end - 1 if data[max(end - 1, 0) : end] == b"\n" else end
-    for _ in range(lines):
-        position = data.rfind(b"\n", 0, position)
-        if position < 0:
-            return 0
-    return position + 1
-
-
-def _offset(kept: Output, position: int) -> int:
-    """A position in all that was written, as an offset in what is kept."""
-    if kept.cut is None or position <= kept.cut:
-        return min(position, len(kept.data))
-    return min(max(position - kept.dropped, kept.cut), len(kept.data))
-
-
-def _position(kept: Output, offset: int) -> int:
-    return offset if kept.cut is None or offset < kept.cut else offset + kept.dropped
+def _offset(kept: Output, text: str) -> Optional[int]:
+    """A place in a URL, a position or the name of a line, as a position. None: it is none."""
+    match = NAME.match(text)
+    if match is None:
+        return None
+    if match["kind"] != "L":
+        return int(match["number"])
+    return find_line(kept, text)  # its offset is its position: lines behind the cut have no number
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -149,17 +173,21 @@ def _place(name: str) -> Optional[int]:
 
 @pages.get("/job/<job_id>/output")
 def show(job_id: str) -> ResponseReturnValue:
-    """Fragments of the page's output: `from` a position on, or the lines `to` one. 204 where nothing is new."""
+    """Fragments of the page's output: `from` a position on, or the lines `to` one. 204 where nothing is new.
+
+    `later`: the next lines of a page that stands somewhere in the middle, and not what has come lately.
+    """
     number, kept = _asked(job_id)
-    start, end = _place("from"), _place("to")
+    start, end, look = _place("from"), _place("to"), Look(number)
     if end is not None:
-        return htmx.fragment("job/_earlier.html", job_id=job_id, number=number, output=before(kept, end))
-    lines = since(kept, start or 0)
+        return htmx.fragment("job/_earlier.html", job_id=job_id, number=number, output=before(kept, end, look))
+    later = "later" in request.args
+    lines = after(kept, start or 0, look) if later else since(kept, start or 0, look)
     seen = request.args.get("open", type=int)  # length of the unfinished line that the page shows
-    length = len(kept.data) - _offset(kept, lines.next)
-    if kept.live and not lines.html and seen == length:
+    length = len(kept.data) - offset_of(kept, lines.next)
+    if kept.live and not lines.html and seen == length and not later:
         return Response("", 204)
-    return htmx.fragment("job/_more.html", job_id=job_id, number=number, output=lines, length=length)
+    return htmx.fragment("job/_more.html", job_id=job_id, number=number, output=lines, length=length, later=later)
 
 
 @pages.get("/job/<job_id>/download")
