@@ -1,27 +1,35 @@
-"""The list of jobs: a tab a state, a search, pages by key. What its buttons do is in `acts.py`."""
+"""The list of jobs: a tab a state, a search, pages by key, views that people keep, the list as a file.
+
+What its buttons do is in `acts.py`, how a search reads in `webapp/search.py`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Optional
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, Response, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import queries, settings
-from webapp.console import htmx
-from webapp.console.words import EMPTY
-from webapp.db import reading
-from webapp.filters import SEARCH_CAP, FilterError, JobFilter
-from webapp.models import STATES, Queue
+from webapp import audit, clock, exports, filters, lists, queries, search, settings, views
+from webapp.console import htmx, times
+from webapp.console.roles import needs
+from webapp.console.sessions import actor, this_person
+from webapp.console.streams import streamed
+from webapp.console.words import EMPTY, sentence
+from webapp.db import reading, writing
+from webapp.filters import FilterError, JobFilter
+from webapp.models import STATES, Queue, View
 
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-LONGEST_SEARCH = 200  # characters
-# Columns after Job, by tab; the order of rows is `queries.page_of_jobs`'s.
+LONGEST_SEARCH = search.TYPED
+# Columns after Job, by tab; the order of rows is `lists.page_of_jobs`'s.
 COLUMNS = {
     "": ("state", "queue", "attempts", "changed"),
     "scheduled": ("due", "queue", "priority"),
@@ -48,69 +56,247 @@ TITLES = {
     "duration": "Duration",
     "ended": "Ended",
 }
+FIELDS = ("state", "queue", "q", "sort", "before", "after")  # of a list's address
 NUMBERS = frozenset({"attempts", "priority", "attempt", "duration"})
-# What the two page buttons say: the newest stand on top of most lists, the soonest of these three.
-WAYS = {"scheduled": ("Sooner", "Later"), "failed": ("Sooner", "Later"), "pending": ("Ahead", "Behind")}
+
+
+@dataclass(frozen=True)
+class Order:
+    """A list's two orders, as `sort` in the address has them, the usual one first, and the words of its two buttons."""
+
+    sorts: tuple[str, str]
+    labels: tuple[str, str]
+    back: str = "Newer"
+    on: str = "Older"
+
+
+NEWEST = Order(("newest", "oldest"), ("Newest first", "Oldest first"))
+SOONEST = Order(("soonest", "latest"), ("Soonest first", "Latest first"), "Sooner", "Later")
+ORDERS = {
+    "scheduled": SOONEST,
+    "pending": Order(("next", "last"), ("As they will be taken", "Last to be taken first"), "Ahead", "Behind"),
+    "processing": Order(("longest", "shortest"), ("Longest first", "Shortest first"), "Longer", "Shorter"),
+    "failed": SOONEST,
+}
+
+
+@dataclass
+class Asked:
+    """Which list an address asks for. Where the search cannot be read, `problem` says why, and `wanted` has the rest.
+
+    `q` is what was typed, but for the state and the queue, which the tabs and the select show.
+    """
+
+    wanted: JobFilter
+    q: str = ""
+    sort: str = ""  # '' where it is the usual one
+    problem: str = ""
+    before: Optional[str] = None
+    after: Optional[str] = None
+    moved: bool = False  # a state or a queue stood in the search: the list has a better address
+
+    @classmethod
+    def read(cls, values: Mapping[str, str]) -> Asked:
+        """A state or an order that there is not is a 404."""
+        try:
+            wanted = JobFilter(state=values.get("state") or None, queue=values.get("queue") or None)
+        except FilterError as error:
+            abort(404, str(error))
+        q, problem, moved = values.get("q", "").strip(), "", False
+        try:
+            if len(q) > search.TYPED:
+                raise search.SearchError(f"a search has at most {search.TYPED} characters; this one has {len(q):,}.")
+            found = search.parse(q)
+            wanted = replace(found, state=found.state or wanted.state, queue=found.queue or wanted.queue)
+            moved = found.state is not None or found.queue is not None
+            q = search.without(q, "state", "queue")
+        except FilterError as error:
+            problem = sentence(str(error))
+        sort = values.get("sort", "")
+        if moved and sort not in _order(wanted).sorts:
+            sort = ""
+        if sort and sort not in _order(wanted).sorts:
+            abort(404, f"This list is not sorted like that. Expected {' or '.join(_order(wanted).sorts)}.")
+        sort = sort if sort == _order(wanted).sorts[1] else ""
+        return cls(wanted, q, sort, problem, values.get("before"), values.get("after"), moved)
+
+    @property
+    def order(self) -> Order:
+        return _order(self.wanted)
+
+    @property
+    def narrows(self) -> bool:
+        return bool(self.q or self.wanted.queue)
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """The list without a page's key, as fields of an address or a form."""
+        every = (("state", self.wanted.state), ("queue", self.wanted.queue), ("q", self.q), ("sort", self.sort))
+        return [(name, value) for name, value in every if value]
+
+    @property
+    def sorts(self) -> list[tuple[str, str, bool]]:
+        """The two orders of the list: words, address, whether it stands so."""
+        usual, other = self.order.labels
+        return [
+            (usual, self.url(sort=None), not self.sort),
+            (other, self.url(sort=self.order.sorts[1]), bool(self.sort)),
+        ]
+
+    @property
+    def query(self) -> str:
+        return urlencode(self.fields)
+
+    def url(self, endpoint: str = "jobs.index", **other: Optional[str]) -> str:
+        """The address of this list, or of one that differs in some fields."""
+        values = {**dict(self.fields), **other}
+        query = urlencode({name: values[name] for name in FIELDS if values.get(name)})
+        return url_for(endpoint) + (f"?{query}" if query else "")
+
+
+def _order(wanted: JobFilter) -> Order:
+    return ORDERS.get(wanted.state or "", NEWEST)
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/jobs")
 def index() -> ResponseReturnValue:
-    wanted = wanted_from(request.args)
+    asked = Asked.read(request.args)
+    if asked.moved and not asked.problem:
+        return redirect(asked.url(), 303)
+    return show(asked)
+
+
+def show(asked: Asked, **more: Any) -> Response:
+    """The page of a list. `more`: what the form for a view got wrong."""
     with reading() as session:
         try:
-            page = queries.page_of_jobs(
-                session, wanted, limit=PAGE, before=request.args.get("before"), after=request.args.get("after")
-            )
+            page = _page(session, asked) if not asked.problem else None
         except ValueError:
             abort(400, "This page of the list does not exist. Begin at its top.")
-        return htmx.page("jobs", session, **list_values(session, wanted, page))
+        values = list_values(session, asked, page)
+        mine = views.of(session, this_person().user_id) if not htmx.is_partial() else []
+        values.update({"views": mine, "view_name": "", "view_problem": "", "here": _here(asked), **more})
+        response = htmx.page("jobs", session, **values)
+    if asked.problem or values["view_problem"]:
+        response.status_code = 422
+    return response
 
 
-def wanted_from(values: Any) -> JobFilter:
-    """The filter that a URL asks for. An unknown state is a 404."""
-    try:
-        return JobFilter(
-            state=values.get("state") or None,
-            queue=values.get("queue") or None,
-            text=(values.get("q") or "").strip()[:LONGEST_SEARCH] or None,
-        )
-    except FilterError as error:
-        abort(404, str(error))
+def _page(session: Session, asked: Asked) -> lists.Page:
+    turned = bool(asked.sort)
+    return lists.page_of_jobs(session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=turned)
 
 
-def list_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
+def _here(asked: Asked) -> str:
+    """The address that the region refreshes from: a form that saves a view shows the list, too."""
+    return asked.url(before=asked.before, after=asked.after)
+
+
+def list_values(session: Session, asked: Asked, page: Optional[lists.Page]) -> dict[str, Any]:
     """What the list's templates need."""
-    state = wanted.state or ""
-    total = None if wanted.text else queries.count(session, wanted.where())
-    newer, older = WAYS.get(state, ("Newer", "Older"))
+    wanted, state = asked.wanted, asked.wanted.state or ""
+    back, on = (asked.order.on, asked.order.back) if asked.sort else (asked.order.back, asked.order.on)
+    capped = page is not None and page.search_capped
+    if capped and asked.before:
+        back = f"Search {back.lower()}"
+    elif capped:
+        on = f"Search {on.lower()}"
     return {
+        "asked": asked,
         "page": page,
         "wanted": wanted,
         "columns": COLUMNS[state],
         "titles": TITLES,
         "numbers": NUMBERS,
-        "tabs": [(one, _count(session, one, wanted), url_of(wanted, state=one)) for one in ("", *STATES)],
-        "queues": list(session.scalars(select(Queue.name).order_by(Queue.name))),
-        "total": total,
+        "tabs": [(one, _count(session, one, wanted), asked.url(state=one, sort=None)) for one in ("", *STATES)],
+        "queues": sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
+        "total": None if wanted.scans else queries.count(session, wanted.where()),
         "default_retries": settings.load(session).max_retries,
         "teach": EMPTY[state],
-        "newer": (newer, url_of(wanted, before=page.newer)) if page.newer else None,
-        "older": (older, url_of(wanted, after=page.older)) if page.older else None,
-        "top": url_of(wanted) if request.args.get("before") or request.args.get("after") else None,
-        "search_cap": SEARCH_CAP,
-        "without_filter": url_of(JobFilter(state=wanted.state)),
+        "newer": (back, asked.url(before=page.newer)) if page and page.newer else None,
+        "older": (on, asked.url(after=page.older)) if page and page.older else None,
+        "top": asked.url() if asked.before or asked.after else None,
+        "ways": (back, on),
+        "search_cap": filters.SEARCH_CAP,
+        "searched": asked.q,
+        "without_filter": asked.url(q=None, queue=None),
+        "qualifiers": search.QUALIFIERS,
     }
 
 
 def _count(session: Session, state: str, wanted: JobFilter) -> Optional[queries.Count]:
-    """A tab's number, with the queue that is filtered by. None with a text: that would be seven searches."""
-    if wanted.text:
-        return None
-    return queries.count(session, JobFilter(state=state or None, queue=wanted.queue).where())
+    """A tab's number for the same search. None where rows would have to be looked through, for seven lists at once."""
+    there = replace(wanted, state=state or None)
+    return None if there.scans else queries.count(session, there.where())
 
 
-def url_of(wanted: JobFilter, *, state: Optional[str] = None, **key: Optional[str]) -> str:
-    """The address of a list: this filter, perhaps with another state, at a page's key."""
-    fields = {"state": wanted.state if state is None else state, "queue": wanted.queue, "q": wanted.text, **key}
-    query = urlencode({name: value for name, value in fields.items() if value})
-    return url_for("jobs.index") + (f"?{query}" if query else "")
+# --- the list as a file ----------------------------------------------------------------------------------------------
+
+
+@pages.get("/jobs.csv")
+def export_csv() -> ResponseReturnValue:
+    return _export("csv", "text/csv; charset=utf-8")
+
+
+@pages.get("/jobs.jsonl")
+def export_json() -> ResponseReturnValue:
+    return _export("jsonl", "application/jsonl; charset=utf-8")
+
+
+def _export(kind: str, content_type: str) -> Response:
+    """All that match, as long as the file may become. The trail knows of it before the first byte is sent."""
+    asked = Asked.read(request.args)
+    if asked.problem:
+        abort(400, asked.problem)
+    person = this_person()
+    job_list = exports.JobList(asked.wanted, turned=bool(asked.sort), with_env=person.may("operator"))
+    with writing() as session:
+        audit.note(session, "export_jobs", ["jobs"], actor(), details=[{"format": kind, "search": asked.query}])
+    response = Response(streamed(job_list.file(kind)), content_type=content_type)
+    state = f"-{asked.wanted.state}" if asked.wanted.state else ""
+    name = f"queuectl-jobs{state}-{times.local(clock.now()):%Y-%m-%d}.{kind}"
+    response.headers.set("Content-Disposition", "attachment", filename=name)
+    return response
+
+
+# --- views that people keep ------------------------------------------------------------------------------------------
+
+
+@pages.post("/views")
+@needs("viewer")
+def save_view() -> ResponseReturnValue:
+    """Keep this search under a name. What is wrong with the name is told where it was typed."""
+    asked, name = Asked.read(request.form), request.form.get("name", "")
+    if asked.problem:
+        return show(asked)
+    try:
+        view = views.save(this_person().user_id, name, asked.query, actor())
+    except views.ViewError as error:
+        return show(asked, view_name=name, view_problem=str(error))
+    return htmx.done(f"This search is kept as “{view.name}”.", back=asked.url(), leave=True)
+
+
+@pages.post("/view/<int(max=9007199254740991):view_id>/rename")
+@needs("viewer")
+def rename_view(view_id: int) -> ResponseReturnValue:
+    name, person = request.form.get("name", ""), this_person()
+    view = views.find(person.user_id, view_id)
+    try:
+        views.rename(person.user_id, view_id, name, actor())
+    except views.ViewError as error:
+        return show(_asked_by(view), view_name=name, view_problem=str(error))
+    return htmx.done(f"“{view.name}” is called “{name.strip()}” now.", back=_asked_by(view).url(), leave=True)
+
+
+@pages.post("/view/<int(max=9007199254740991):view_id>/remove")
+@needs("viewer")
+def remove_view(view_id: int) -> ResponseReturnValue:
+    view = views.remove(this_person().user_id, view_id, actor())
+    return htmx.done(f"The view “{view.name}” is removed.", back=_asked_by(view).url(), leave=True)
+
+
+def _asked_by(view: View) -> Asked:
+    return Asked.read(dict(parse_qsl(view.query)))
