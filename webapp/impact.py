@@ -1,0 +1,117 @@
+"""What a requeue would set off, told before it is confirmed: how long the jobs take, and what keeps them waiting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Optional
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from webapp import clock, queries, waiting
+from webapp.lifecycle import in_state
+from webapp.models import Job
+from webapp.queries import Count
+from webapp.waiting import Fleet, Obstacle
+
+LOOK = 2_000  # of the jobs, the newest ones, whose queues and run times stand for all
+MOST_QUEUES = 20  # that are looked at one by one; the fullest
+
+
+@dataclass(frozen=True)
+class Part:
+    """The jobs of one queue: how many of those looked at, how many wait before them, and what keeps all waiting."""
+
+    queue: str
+    jobs: int
+    ahead: Count
+    obstacle: Optional[Obstacle]
+
+
+@dataclass(frozen=True)
+class Impact:
+    """What would become of `number` jobs.
+
+    Attributes:
+        parts: by queue, the fullest first.
+        partly: only the newest LOOK of the jobs were looked at.
+        seconds: until the last has run, but for queues where nothing runs; None: nobody can tell.
+        pace: how that was reckoned: 'rate' (jobs that ended lately), 'slots' (run time over the slots that serve
+            them), '' for None.
+        per_minute: jobs that end in a minute, at the present rate.
+        slots: that serve these queues.
+        run_time: seconds, of their latest attempts on average.
+    """
+
+    number: Count
+    parts: list[Part]
+    partly: bool
+    seconds: Optional[float]
+    pace: str
+    per_minute: Optional[float]
+    slots: int
+    run_time: Optional[float]
+
+    @property
+    def blocked(self) -> list[Part]:
+        return [part for part in self.parts if part.obstacle is not None]
+
+    @property
+    def ahead(self) -> int:
+        """Jobs that wait already where these would go; capped counts count as what they are at least."""
+        return sum(part.ahead.number for part in self.parts if part.obstacle is None)
+
+
+def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
+    """The impact of making these jobs pending. `number` is how many they are."""
+    by_queue, run_time, looked = _look(session, which)
+    parts: list[Part] = []
+    fleets: dict[str, Fleet] = {}
+    for name, jobs in by_queue.most_common(MOST_QUEUES):
+        fleets[name] = fleet = waiting.fleet_of(session, name)
+        ahead = queries.count(session, in_state("pending"), Job.queue == name)
+        parts.append(Part(name, jobs, ahead, fleet.obstacle))
+    moving = [part for part in parts if part.obstacle is None]
+    per_minute = _rate(session, [part.queue for part in moving])
+    slots = _slots([fleets[part.queue] for part in moving])
+    moved = number.number * sum(part.jobs for part in moving) / max(looked, 1)
+    busy = any(part.ahead.number for part in moving)
+    seconds, pace = None, ""
+    if moving and per_minute and busy:
+        # Workers that are busy show what they can do; idle ones do not.
+        seconds, pace = (moved + sum(part.ahead.number for part in moving)) / per_minute * 60, "rate"
+    elif moving and slots and run_time is not None:
+        seconds, pace = max(moved / slots, 1.0) * run_time, "slots"
+    return Impact(number, parts, number.capped or number.number > looked, seconds, pace, per_minute, slots, run_time)
+
+
+def _look(session: Session, which: ColumnElement[bool]) -> tuple[Counter[str], Optional[float], int]:
+    """Queues with their number of jobs, how long the jobs ran on average (seconds), and how many were looked at."""
+    newest = (
+        select(Job.queue, (Job.finished_at - Job.started_at).label("ran"))
+        .where(which)
+        .order_by(Job.finished_at.desc(), Job.seq.desc())
+        .limit(LOOK)
+        .subquery()
+    )
+    rows = session.execute(
+        select(newest.c.queue, func.count(), func.sum(newest.c.ran), func.count(newest.c.ran)).group_by(newest.c.queue)
+    ).all()
+    ran, timed = sum(int(row[2] or 0) for row in rows), sum(row[3] for row in rows)
+    by_queue = Counter({row[0]: row[1] for row in rows})
+    return by_queue, ran / timed / clock.SECOND if timed else None, sum(by_queue.values())
+
+
+def _rate(session: Session, names: list[str]) -> Optional[float]:
+    """Jobs of these queues that end in a minute; None where none has ended lately."""
+    rates = [60 / seconds for name in names if (seconds := waiting.seconds_for(session, name, 1))]
+    return sum(rates) or None
+
+
+def _slots(fleets: list[Fleet]) -> int:
+    """Of all workers that serve any of these queues, each counted once."""
+    takers = {
+        view.worker.id: view.worker.slots for fleet in fleets for view in fleet.serving if view.worker.wish == "run"
+    }
+    return sum(takers.values())
