@@ -1,0 +1,126 @@
+"""Every flow by keyboard alone, and a focus that can be seen wherever it goes."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from playwright.sync_api import Page, expect
+
+from tests.console.browser.test_flows import state_of
+from tests.console.browser.test_pages import PAGES, fill
+from tests.factories import make_job
+from webapp import people
+
+MOST_STOPS = 400  # of the tab key on one page
+
+# What the eye can find: the element with the focus, and how it is marked.
+FOCUS = """() => {
+  const one = document.activeElement;
+  if (!one || one === document.body) return null;
+  const style = getComputedStyle(one), box = one.getBoundingClientRect();
+  window.stops = window.stops || [];
+  const before = window.stops.indexOf(one);
+  if (before < 0) window.stops.push(one);
+  const stays = window.last === one;  // a field of several parts, such as a time
+  window.last = one;
+  const marked = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
+  return {again: before >= 0 && !stays, marked, seen: box.width > 0 && box.height > 0, html: one.outerHTML.slice(0, 120)};
+}"""
+
+
+def tab_to(page: Page, name: str, role: str = "button") -> None:
+    """Press the tab key until something with this role and name has the focus."""
+    wanted = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
+    expect(wanted.first).to_be_visible()
+    for _ in range(MOST_STOPS):
+        if any(one.evaluate("one => one === document.activeElement") for one in wanted.all()):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"the tab key does not reach {role} {name!r}")
+
+
+def test_the_tab_key_reaches_everything_and_shows_where_it_is(open_browser: Callable[..., Page], watched: Any) -> None:
+    watched.expect("status of 404")
+    watched.expect("status of 422")
+    fill()
+    page = open_browser("admin")
+    faults = []
+    for url in [*PAGES, "/job/dead", "/job/completed"]:
+        page.goto(url)
+        page.locator("body").evaluate("body => { body.tabIndex = -1; body.focus(); body.removeAttribute('tabindex'); }")
+        for _ in range(MOST_STOPS):
+            page.keyboard.press("Tab")
+            at = page.evaluate(FOCUS)
+            if at is None or at["again"]:
+                break
+            if not at["marked"] or not at["seen"]:
+                faults.append((url, at))
+        else:
+            faults.append((url, "has no end"))
+        missed = page.evaluate(
+            """() => [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea")]
+                 .filter((one) => one.checkVisibility({visibilityProperty: true}) && !one.disabled && one.tabIndex >= 0)
+                 .filter((one) => !(one.type === "radio" && !one.checked))
+                 .filter((one) => !window.stops.includes(one)).map((one) => one.outerHTML.slice(0, 120))"""
+        )
+        faults += [(url, "never reached", one) for one in missed]
+    assert faults == []
+
+
+def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Callable[..., Page]) -> None:
+    people.add("ben", "a horse eats blue staples", "operator", "person:test")
+    page = open_browser(None)
+    page.goto("/")
+    page.keyboard.type("ben")
+    page.keyboard.press("Tab")
+    page.keyboard.type("a horse eats blue staples")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    page.keyboard.press("n")
+    expect(page.locator("#command")).to_be_focused()
+    page.keyboard.type("sleep 100")
+    tab_to(page, "Submit job")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("is submitted.")).to_be_visible()
+    page.keyboard.press("g")
+    page.keyboard.press("j")
+    expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.locator(".badge.pending").first).to_be_visible()
+    job_id = page.url.rpartition("/")[2]
+    tab_to(page, f"Cancel {job_id}")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text(f"{job_id} is cancelled.")
+    tab_to(page, "Undo")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("Put back 1 job.")
+    assert state_of(job_id) == "pending"
+
+
+def test_rows_are_ticked_and_requeued_without_a_mouse(page: Page) -> None:
+    for number in range(3):
+        make_job("dead", id=f"job{number}")
+    page.goto("/jobs?state=dead")
+    for _ in range(2):
+        page.keyboard.press("j")
+        page.keyboard.press("x")
+    expect(page.locator("#ticked")).to_have_text("2 ticked")
+    bulk = page.locator("#bulk").get_by_role("button", name="Requeue")
+    for _ in range(MOST_STOPS):
+        if bulk.evaluate("one => one === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Keep as it is")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(bulk).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("Requeue 2 jobs?")
+    page.keyboard.press("Tab")
+    expect(dialog.get_by_role("button", name="Requeue 2 jobs")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("Requeued 2 jobs.")
+    expect(page.locator("#live tbody tr")).to_have_count(1)
