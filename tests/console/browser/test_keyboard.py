@@ -24,7 +24,8 @@ FOCUS = """() => {
   const stays = window.last === one;  // a field of several parts, such as a time
   window.last = one;
   const marked = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2;
-  return {again: before >= 0 && !stays, marked, seen: box.width > 0 && box.height > 0, html: one.outerHTML.slice(0, 120)};
+  const seen = box.width > 0 && box.height > 0;
+  return {again: before >= 0 && !stays, marked, seen, html: one.outerHTML.slice(0, 120)};
 }"""
 
 
