@@ -54,10 +54,11 @@ def compare(old: Sequence[str], new: Sequence[str], *, ignore_digits: bool = Fal
     if left_out:
         tail = 0  # it does not follow on what is compared
         middle = [lines[:MOST] for lines in middle]
-    matcher = SequenceMatcher(None, *middle, autojunk=False) if _is_cheap(*middle) else SequenceMatcher(None, *middle)
+    one, other = middle
+    matcher = SequenceMatcher(None, one, other, autojunk=not _is_cheap(one, other))
     blocks = [("equal", 0, head, 0, head)] if head else []
     blocks += [(tag, a + head, b + head, c + head, d + head) for tag, a, b, c, d in matcher.get_opcodes()]
-    ends = (head + len(middle[0]), head + len(middle[1]))
+    ends = (head + len(one), head + len(other))
     if tail:
         blocks.append(("equal", ends[0], ends[0] + tail, ends[1], ends[1] + tail))
     rows = list(_rows(old, new, blocks))

@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from tests.console.conftest import Browser
-from tests.factories import make_job
-from webapp import clock
+from tests.factories import change_job, make_job
+from webapp import batches, clock, jobspec, operations
 from webapp.db import reading
 from webapp.models import Job
 
@@ -105,6 +106,131 @@ def test_a_form_that_came_back_and_was_changed_makes_another_job(operator: Brows
     with reading() as session:
         assert [job.command for job in session.query(Job).order_by(Job.seq)] == ["true", "ls"]
         assert places == [f"/job/{job.id}" for job in session.query(Job).order_by(Job.seq)]
+
+
+# --- many lines ------------------------------------------------------------------------------------------------------
+
+
+def jobs() -> list[Job]:
+    with reading() as session:
+        return session.query(Job).order_by(Job.seq).all()
+
+
+LINES = "echo one\r\n\r\n  echo two  \r\necho three"
+
+
+def test_each_line_is_a_job_with_all_that_stands_below(operator: Browser) -> None:
+    response = submit(operator, many="on", command=LINES, queue="mail", priority="3", env="A=1", cwd="/srv",
+                      max_retries="7", timeout="5m", start="delay", delay="1h")  # fmt: skip
+    assert re.fullmatch(r"/batch/[0-9a-f]{32}x3", response.headers["Location"])
+    assert [job.command for job in jobs()] == ["echo one", "echo two", "echo three"]
+    assert {(job.queue, job.priority, job.env, job.cwd, job.max_retries, job.timeout, job.state) for job in jobs()} == {
+        ("mail", 3, '{"A": "1"}', "/srv", 7, 300.0, "scheduled")
+    }
+    text = operator.get(response.headers["Location"]).get_data(as_text=True)
+    assert "3 jobs are submitted." in text
+    assert re.findall(r'<td role="cell" class="number no">(\d)</td>', text) == ["1", "2", "3"]
+
+
+def test_without_the_switch_lines_are_one_script(operator: Browser) -> None:
+    submit(operator, command=LINES)
+    assert only_job().command == "echo one\n\n  echo two  \necho three"
+
+
+def test_one_line_of_many_is_a_job_like_any_other(operator: Browser) -> None:
+    assert submit(operator, many="on", command="\n true \n", id="job1").headers["Location"] == "/job/job1"
+    assert only_job().command == "true"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("echo a\r\necho b \\\r\necho c", "Line 2 ends with a backslash"),
+        ("true\n\n" + "x" * 70_000, "Line 3: is 70,000 bytes long; at most 65,536 are allowed."),
+        ("\n".join(["a\\"] * 7), "Line 5 ends with a backslash, as if it went on: here each line is a command of its "
+                                 "own. And 2 more."),
+        (" \n\t\n", "Is empty. Expected one command a line."),
+        ("true\n" * 5001, "Has 5,001 lines; at most 5,000 are allowed at once."),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_is_named_and_nothing_is_stored(operator: Browser, command: str, message: str) -> None:
+    response = submit(operator, many="on", command=command)
+    text = response.get_data(as_text=True)
+    assert response.status_code == 422
+    problem = re.search(r'id="command-problem">(.*?)</p>', text, re.DOTALL)
+    assert problem is not None
+    assert message in problem[1]
+    assert re.search(r'name="many" value="on" checked', text)
+    assert jobs() == []
+
+
+def test_several_jobs_cannot_have_one_id(operator: Browser) -> None:
+    response = submit(operator, many="on", command="true\nfalse", id="job1", priority="900")
+    text = response.get_data(as_text=True)
+    assert "An id is for one job, and these are 2. Leave it empty." in text
+    assert "from -100 to 100" in text
+    assert jobs() == []
+
+
+def test_many_lines_sent_twice_are_made_once(operator: Browser) -> None:
+    key = form_of(operator)
+    form = {"form_key": key, "command": "a\nb", "many": "on"}
+    places = {operator.post("/submit", form).headers["Location"] for _ in range(2)}
+    assert len(places) == 1
+    assert len(jobs()) == 2
+    operator.post("/submit", {**form, "many": ""})
+    assert [job.command for job in jobs()] == ["a", "b", "a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("many", "said"),
+    [("on", "3 jobs: from <code>echo one</code> to <code>echo three</code>"), ("", "One job: a script of 3 lines.")],
+)
+def test_how_many_jobs_it_will_be_is_told_before(operator: Browser, many: str, said: str) -> None:
+    form = {"command": LINES, "many": many}
+    assert said in operator.post("/submit/check?field=command", form, partial=True).get_data(as_text=True)
+
+
+def test_watching_leads_to_the_output_or_to_all_jobs(operator: Browser) -> None:
+    one = submit(operator, id="job1", then="watch").headers["Location"]
+    assert one == "/job/job1?watch=1#output"
+    assert "data-fast" in operator.get(one).get_data(as_text=True)
+    many = submit(operator, command="a\nb", many="on", then="watch").headers["Location"]
+    assert many.endswith("x2?watch=1")
+    assert "data-fast" in operator.get(many).get_data(as_text=True)
+
+
+def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer: Browser) -> None:
+    place = submit(operator, many="on", command="\n".join(f"echo {number}" for number in range(120))).headers[
+        "Location"
+    ]
+    made = jobs()
+    change_job(made[0].id, state="completed", finished_at=clock.now())
+    change_job(made[1].id, state="cancelled", finished_at=clock.now())
+    operations.discard([made[2].id], "person:ana")
+    text = viewer.get(place).get_data(as_text=True)
+    assert "2 of 119</b> are over" in text
+    assert "1 discarded since" in text
+    assert text.count('<tr role="row" id="job-') == 49
+    last = viewer.get(f"{place}?from=100").get_data(as_text=True)
+    assert "echo 119" in last
+    assert "echo 99<" not in last
+    assert f'href="{place}"' in viewer.get(f"/job/{made[5].id}").get_data(as_text=True)
+    assert 'href="/batch' not in viewer.get(f"/job/{make_job().id}").get_data(as_text=True)
+    assert viewer.get(f"{place}?from=99999").status_code == 200
+    for wrong in (f"{place}.1", "/batch/x", "/batch/" + "a" * 32, "/batch/" + "a" * 32 + "x3", place[:-1]):
+        assert viewer.get(wrong).status_code == 404
+
+
+def test_jobs_of_a_batch_are_found_by_their_key_alone(app: Flask) -> None:
+    key = batches.key_of("a" * 32, 600)
+    specs = [jobspec.parse({"command": f"echo {number}"}) for number in range(600)]
+    operations.enqueue(specs, "person:ana", form_key=key)
+    make_job()
+    with reading() as session:
+        assert batches.count_states(session, key)["pending"] == 600
+        found = batches.page(session, key, 590, 50)
+        assert [(place, job.command) for place, job in found] == [(n, f"echo {n}") for n in range(590, 600)]
 
 
 def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator: Browser) -> None:

@@ -13,6 +13,7 @@ from webapp.console.activity import pages as activity_pages
 from webapp.console.acts import pages as acts_pages
 from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.audit import pages as audit_pages
+from webapp.console.batches import pages as batches_pages
 from webapp.console.config import pages as config_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
 from webapp.console.errors import init_app as init_errors
@@ -43,6 +44,7 @@ PAGES = (
     acts_pages,
     api_docs_pages,
     audit_pages,
+    batches_pages,
     config_pages,
     dead_letters_pages,
     health_pages,

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any, Optional
+import re
+from typing import Optional
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import clock, operations, queries, settings
+from webapp import operations, settings
 from webapp.console import htmx
+from webapp.console.consequences import foresee
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.submit import Timetable, timetable
+from webapp.console.words import number, who
 from webapp.db import reading
-from webapp.lifecycle import in_state
-from webapp.models import Event, Job
 
 pages = Blueprint("config", __name__)
 
-BACKOFF = frozenset({"max_retries", "backoff_base", "backoff_max", "backoff_jitter"})
-KEPT = {"keep_completed": "completed", "keep_cancelled": "cancelled", "keep_dead": "dead"}
+HISTORY = 50  # changes that a page shows
 GROUPS = (
     ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
     ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
     ("Workers", ("shutdown_grace", "lease")),
     ("Keeping", ("keep_completed", "keep_cancelled", "keep_dead")),
 )
-
-
-@dataclass(frozen=True)
-class Change:
-    """One line of a setting's history."""
-
-    at: int
-    actor: str
-    before: Any
-    after: Any
-    to_default: bool
-
-
-@dataclass(frozen=True)
-class Consequence:
-    """What a new value would do: two timetables, or a sentence."""
-
-    before: Optional[Timetable] = None
-    after: Optional[Timetable] = None
-    text: str = ""
 
 
 @pages.get("/config")
@@ -70,25 +47,54 @@ def _grouped(values: dict[str, settings.Value]) -> list[tuple[str, list[settings
 @pages.get("/config/<key>")
 def show(key: str) -> ResponseReturnValue:
     with reading() as session:
-        value = _value(session, key)
-        return _page(session, value, str(value.value))
+        return _page(session, key)
 
 
 @pages.post("/config/<key>")
 @needs("admin")
 def change(key: str) -> ResponseReturnValue:
-    """Set it, or with `reset` put it back to its default."""
-    with reading() as session:
-        value = _value(session, key)
+    """Set it; with `reset` put it back to its default; with `preview` only show what it would do."""
     text = request.form.get("value", "")
+    with reading() as session:
+        definition = _value(session, key).definition
+        if "preview" in request.form:
+            return _preview(session, key, text)
     try:
-        after = operations.unset_setting(key, actor()) if "reset" in request.form else (
-            operations.set_setting(key, text, actor()))  # fmt: skip
+        if "reset" in request.form:
+            after = operations.unset_setting(key, actor(), seen=_seen())
+        else:
+            after = operations.set_setting(key, text, actor(), seen=_seen())
     except settings.SettingError as error:
         with reading() as session:
-            return _page(session, value, text, _without_key(error, key)), 422
-    flash(f"{key} is {after.value}{' again, its default' if 'reset' in request.form else ''}. It holds from now on.",
-          "success")  # fmt: skip
+            return _page(session, key, text, problem=_without_key(error, key)), 422
+    except settings.Outdated as error:
+        wanted = number(definition.tidy(definition.default)) if "reset" in request.form else text.strip()
+        then = f"Nothing was saved. Save again to put {wanted} in its place."
+        with reading() as session:
+            return _page(session, key, wanted, conflict=_happened(error, then)), 409
+    _say(after, "again, its default" if "reset" in request.form else "")
+    return redirect(url_for("config.show", key=key), 303)
+
+
+@pages.post("/config/<key>/revert")
+@needs("admin")
+def revert(key: str) -> ResponseReturnValue:
+    """Put it back to what it was before a change: a change like any other, checked and on record."""
+    change_id = request.form.get("change", "")
+    with reading() as session:
+        _value(session, key)
+    if not re.fullmatch(r"[0-9]{1,18}", change_id):
+        abort(400, "This form is incomplete. Load the page again.")
+    try:
+        after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
+    except settings.SettingError as error:
+        with reading() as session:
+            return _page(session, key, problem=_without_key(error, key)), 422
+    except settings.Outdated as error:
+        then = "Nothing was put back. The history below is the new one; put it back from there."
+        with reading() as session:
+            return _page(session, key, conflict=_happened(error, then)), 409
+    _say(after, "again" if after.changed_by else "again, its default")
     return redirect(url_for("config.show", key=key), 303)
 
 
@@ -101,10 +107,28 @@ def check(key: str) -> ResponseReturnValue:
         value = _value(session, key)
         problem, consequence = "", None
         try:
-            consequence = _consequence(session, value, value.definition.parse(text))
+            consequence = foresee(session, value, value.definition.parse(text))
         except settings.SettingError as error:
             problem = _without_key(error, key)
     return htmx.fragment("config/_check.html", problem=problem, consequence=consequence)
+
+
+def _say(after: settings.Value, what: str) -> None:
+    flash(
+        f"{after.definition.key} is {' '.join([number(after.value), what]).strip()}. It holds from now on.", "success"
+    )
+
+
+def _seen() -> Optional[int]:
+    """The newest change that the form's page showed; None for a form that does not tell."""
+    text = request.form.get("seen", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _happened(error: settings.Outdated, then: str) -> str:
+    change = error.change
+    default = ", its default," if change.after_default else ""
+    return f"{who(change.actor)} changed it to {number(change.after)}{default} in the meantime. {then}"
 
 
 def _without_key(error: settings.SettingError, key: str) -> str:
@@ -125,41 +149,32 @@ def _value(session: Session, key: str) -> settings.Value:
     raise LookupError(key)
 
 
-def _page(session: Session, value: settings.Value, text: str, problem: str = "") -> str:
-    new = value.value if problem else value.definition.parse(text)
+def _preview(session: Session, key: str, text: str) -> ResponseReturnValue:
+    try:
+        _value(session, key).definition.parse(text)
+    except settings.SettingError as error:
+        return _page(session, key, text, problem=_without_key(error, key)), 422
+    return _page(session, key, text)
+
+
+def _page(session: Session, key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
+    """One setting. `text` is what somebody typed; without it the field has the value that stands."""
+    value = _value(session, key)
+    typed = str(value.value) if text is None else text
+    try:
+        new = value.definition.parse(typed)
+    except settings.SettingError:
+        new = value.value
+    history = settings.history(session, key, HISTORY)
     return render_template(
         "config/one.html",
         nav=nav_of(session),
         value=value,
-        text=text,
+        text=typed,
         problem=problem,
-        consequence=_consequence(session, value, new),
-        history=[_as_change(event) for event in queries.events_of(session, f"setting:{value.definition.key}")],
+        conflict=conflict,
+        unsaved=new != value.value,
+        consequence=foresee(session, value, new),
+        history=history,
+        seen=history[0].id if history else 0,
     )
-
-
-def _as_change(event: Event) -> Change:
-    detail = json.loads(event.detail) if event.detail else {}
-    return Change(event.at, event.actor, detail.get("from"), detail.get("to"), bool(detail.get("default")))
-
-
-def _consequence(session: Session, value: settings.Value, new: settings.Number) -> Optional[Consequence]:
-    """What a value would do, compared with the one that stands. None where nothing can be told beforehand."""
-    key = value.definition.key
-    if key in BACKOFF:
-        before, after = settings.load(session), settings.load(session)
-        setattr(after, key, new)
-        old = timetable(before, before.max_retries) if new != value.value else None
-        return Consequence(old, timetable(after, after.max_retries))
-    if key in KEPT:
-        return Consequence(text=_kept(session, KEPT[key], int(new)))
-    return None
-
-
-def _kept(session: Session, state: str, days: int) -> str:
-    if days == 0:
-        return f"All {state} jobs are kept until somebody discards them."
-    older = queries.count(session, in_state(state), Job.finished_at < clock.now() - days * clock.DAY)
-    if older.number == 0:
-        return f"No {state} job is older than that now."
-    return f"{older} {state} {'job is' if older.number == 1 else 'jobs are'} older than that and would be deleted soon."

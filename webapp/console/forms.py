@@ -7,25 +7,27 @@ the reader's zone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from webapp.console import times
 from webapp.jobspec import JobSpec, SpecError, parse
 from webapp.models import Job
 
+MOST_LINES = 5000  # jobs that one form makes
+TOLD_LINES = 5  # of those that are wrong
 FIELDS = ("command", "id", "queue", "priority", "start", "delay", "run_at", "max_retries", "timeout", "cwd", "env")
 STARTS = ("now", "delay", "run_at")
 
 
 @dataclass
 class SubmitForm:
-    """The texts of the form and, by field, what is wrong with them."""
+    """The texts of the form and, by field, what is wrong with them. With the value `many`, each line is a job."""
 
     values: dict[str, str]
     errors: dict[str, str] = field(default_factory=dict)
-    spec: Optional[JobSpec] = None
+    specs: list[JobSpec] = field(default_factory=list)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -34,7 +36,7 @@ class SubmitForm:
 
     @classmethod
     def empty(cls) -> SubmitForm:
-        return cls({**dict.fromkeys(FIELDS, ""), "start": "now"})
+        return cls({**dict.fromkeys(FIELDS, ""), "start": "now", "many": ""})
 
     @classmethod
     def of_job(cls, job: Job) -> SubmitForm:
@@ -54,26 +56,69 @@ class SubmitForm:
 
     @classmethod
     def read(cls, sent: Mapping[str, str]) -> SubmitForm:
-        """Read what was sent and check it; `spec` is None where there are errors."""
+        """Read what was sent and check it; there are no `specs` where there are errors."""
         values = {name: sent.get(name, "") for name in FIELDS}
+        values["many"] = "on" if sent.get("many") else ""
         values["start"] = values["start"] if values["start"] in STARTS else "now"
         form = cls(values)
-        description = form._description()
-        try:
-            spec = parse(description)
-        except SpecError as error:
-            for one in error.errors:
-                form.errors.setdefault(one.field, one.message[:1].upper() + one.message[1:])
+        commands = form.lines if values["many"] else []
+        specs = form._parse(commands[0] if commands else form.command)
+        if values["many"]:
+            specs = form._of_lines(specs)
         form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # as they stand on the page
-        if not form.errors:
-            form.spec = spec
+        form.specs = [] if form.errors else specs
         return form
 
-    def _description(self) -> dict[str, Any]:
-        """The mapping that `jobspec.parse` reads. A field that was left empty is not given."""
-        values = self.values
+    @property
+    def command(self) -> str:
         # A browser sends CRLF for the newlines of a text area, and a shell would take the CR for part of a word.
-        found: dict[str, Any] = {"command": values["command"].replace("\r\n", "\n")}
+        return self.values["command"].replace("\r\n", "\n")
+
+    @property
+    def lines(self) -> list[str]:
+        """The command's lines without blank ones: a job each, where that is wanted."""
+        return [line.strip() for line in self.command.split("\n") if line.strip()]
+
+    def _parse(self, command: str) -> list[JobSpec]:
+        """The job with this command, or none and what is wrong."""
+        description = {**self._description(), "command": command}
+        try:
+            return [parse(description)]
+        except SpecError as error:
+            for one in error.errors:
+                self.errors.setdefault(one.field, one.message[:1].upper() + one.message[1:])
+            return []
+
+    def _of_lines(self, specs: list[JobSpec]) -> list[JobSpec]:
+        """A job of each line, with all other fields alike."""
+        commands = self.lines
+        self.errors.pop("command", None)  # it is told by line
+        if len(commands) > 1 and self.values["id"].strip():
+            self.errors["id"] = f"An id is for one job, and these are {len(commands):,}. Leave it empty."
+        faults = [] if len(commands) > MOST_LINES else list(self._faults())
+        if not commands:
+            self.errors["command"] = "Is empty. Expected one command a line."
+        elif len(commands) > MOST_LINES:
+            self.errors["command"] = f"Has {len(commands):,} lines; at most {MOST_LINES:,} are allowed at once."
+        elif faults:
+            more = f" And {len(faults) - TOLD_LINES:,} more." if len(faults) > TOLD_LINES else ""
+            self.errors["command"] = " ".join(faults[:TOLD_LINES]) + more
+        return [replace(spec, command=command) for spec in specs for command in commands]
+
+    def _faults(self) -> Iterator[str]:
+        for number, line in enumerate(self.command.split("\n"), 1):
+            if line.rstrip().endswith("\\"):
+                yield f"Line {number} ends with a backslash, as if it went on: here each line is a command of its own."
+            elif line.strip():
+                try:
+                    parse({"command": line.strip()})
+                except SpecError as error:
+                    yield f"Line {number}: {error.errors[0].message}"
+
+    def _description(self) -> dict[str, Any]:
+        """The mapping that `jobspec.parse` reads, but for the command. A field that was left empty is not given."""
+        values = self.values
+        found: dict[str, Any] = {}
         for name in ("id", "queue", "cwd"):
             found[name] = values[name].strip() or None
         for name in ("priority", "max_retries"):

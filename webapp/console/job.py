@@ -9,7 +9,7 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import operations, phases, settings, story
+from webapp import batches, operations, phases, settings, story
 from webapp.console import htmx, timeline
 from webapp.console.output import compared, opened
 from webapp.console.why import Why, why
@@ -40,6 +40,7 @@ def show(job_id: str) -> ResponseReturnValue:
             verbs=_verbs(job, explained),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=_timeout(job, values),
+            batch=_batch(job),
             env=json.loads(job.env) if job.env else {},
             timeline=timeline.merged(story.timeline(job, ended, recorded), lived),
             timeline_shown=timeline.SHOWN,
@@ -72,6 +73,12 @@ def numbers(job: Job, ended: list[int]) -> list[int]:
     """The attempts that have output to show, newest first: those that ended, and the one that runs."""
     running = [job.attempts] if job.state == "processing" else []
     return sorted({*ended, *running}, reverse=True)
+
+
+def _batch(job: Job) -> Optional[dict[str, Any]]:
+    """The form that made it, if that made others as well."""
+    size = batches.size_of(job.form_key)
+    return {"key": (job.form_key or "").partition(".")[0], "others": size - 1} if size is not None else None
 
 
 def _timeout(job: Job, values: settings.Settings) -> Optional[float]:

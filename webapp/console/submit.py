@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
@@ -14,13 +13,15 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import backoff, operations, queries, settings, story
+from webapp import batches, operations, queries, settings, story
 from webapp.console import htmx
-from webapp.console.forms import FIELDS, SubmitForm
+from webapp.console.forms import FIELDS, MOST_LINES, SubmitForm
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.times import duration, zone_name
+from webapp.console.times import zone_name
+from webapp.console.timetables import Timetable
+from webapp.console.words import plural
 from webapp.db import reading
 from webapp.jobspec import SpecError
 from webapp.models import Queue
@@ -28,27 +29,6 @@ from webapp.models import Queue
 pages = Blueprint("submit", __name__)
 
 FORM_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}\Z")
-SHOWN_RETRIES = 8  # lines of a timetable; the rest is summed up
-
-
-@dataclass(frozen=True)
-class Timetable:
-    """When retries would fall, without jitter: (number, wait, time since the first failure), and what is not listed."""
-
-    rows: list[tuple[int, str, str]]
-    more: int
-    total: str
-    jitter: float
-
-
-def timetable(values: backoff.BackoffSettings, retries: int) -> Timetable:
-    waits = backoff.timetable(values, min(retries, 1000))
-    rows, passed = [], 0.0
-    for number, wait in enumerate(waits, 1):
-        passed += wait
-        if number <= SHOWN_RETRIES:
-            rows.append((number, duration(wait), duration(passed)))
-    return Timetable(rows, max(len(waits) - SHOWN_RETRIES, 0), duration(passed), values.backoff_jitter)
 
 
 @pages.get("/submit")
@@ -68,27 +48,39 @@ def new() -> ResponseReturnValue:
 @pages.post("/submit")
 @needs("operator")
 def create() -> ResponseReturnValue:
-    """Make the job and go to its page. The same form sent twice makes one job; with other words in it, another."""
+    """Make the job, or one of each line, and go there. The same form sent twice makes it once; with other words in it,
+    it makes another."""
     key = request.form.get("form_key", "")
     if not FORM_KEY.match(key):
         abort(400, "This form is incomplete. Load the page again.")
     form = SubmitForm.read(request.form)
-    if form.spec is not None:
+    if form.specs:
+        made = _key_of(key, form)
         try:
-            job_id = operations.enqueue([form.spec], actor(), form_key=_key_of(key, form))[0]
+            ids = operations.enqueue(form.specs, actor(), form_key=made)
         except SpecError as error:
             form.errors.update({one.field: one.message for one in error.errors})
         else:
-            flash(f"{job_id} is submitted.", "success")
-            return redirect(url_for("job.show", job_id=job_id), 303)
+            return _leave(ids, made, watch=request.form.get("then") == "watch")
     with reading() as session:
         return _page(session, form, key), 422
+
+
+def _leave(ids: list[str], key: str, *, watch: bool) -> ResponseReturnValue:
+    """Go to the job's page, or to that of all that were made; `watch`: to its output, read again each second."""
+    asked: dict[str, Any] = {"watch": 1} if watch else {}
+    if batches.size_of(key) is not None:
+        flash(f"{plural(len(ids), 'job is', 'jobs are')} submitted.", "success")
+        return redirect(url_for("batches.show", key=key, **asked), 303)
+    flash(f"{ids[0]} is submitted.", "success")
+    return redirect(url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else ""), 303)
 
 
 def _key_of(key: str, form: SubmitForm) -> str:
     """The form's key and what was typed: a page that Back brought out of the browser's memory has its old key."""
     sent = json.dumps([key, actor(), form.values], sort_keys=True)
-    return hashlib.blake2b(sent.encode(errors="backslashreplace"), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(sent.encode(errors="backslashreplace"), digest_size=16).hexdigest()
+    return batches.key_of(digest, len(form.specs))
 
 
 @pages.post("/submit/check")
@@ -101,8 +93,8 @@ def check() -> ResponseReturnValue:
     form = SubmitForm.read(request.form)
     with reading() as session:
         values = settings.load(session)
-        if name == "id" and form.spec is not None and form.spec.id is not None:
-            taken = story.find(session, form.spec.id)
+        if name == "id" and len(form.specs) == 1 and form.specs[0].id is not None:
+            taken = story.find(session, form.specs[0].id)
             if taken is not None:
                 form.errors["id"] = f"{taken.id!r} is taken by a job that is {taken.state}. Choose another."
     return htmx.fragment(
@@ -110,13 +102,14 @@ def check() -> ResponseReturnValue:
         name=name,
         problem=form.errors.get(name, ""),
         plan=_plan(form, values) if name == "max_retries" else None,
+        form=form,
     )
 
 
 def _plan(form: SubmitForm, values: settings.Settings) -> Timetable:
     text = form.values["max_retries"].strip()
     own = int(text) if text.isdecimal() and len(text) < 5 else None
-    return timetable(values, values.max_retries if own is None or "max_retries" in form.errors else own)
+    return Timetable.of(values, values.max_retries if own is None or "max_retries" in form.errors else own)
 
 
 def _page(session: Session, form: SubmitForm, key: str) -> str:
@@ -130,5 +123,6 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
         "queues": list(session.scalars(select(Queue.name).order_by(Queue.name).limit(200))),
         "recent": queries.recent_commands(session, actor()),
         "zone_name": zone_name(),
+        "most_lines": MOST_LINES,
     }
     return render_template("submit/page.html", **context)

@@ -18,12 +18,13 @@ LEAST = 5.0  # of a phase, so that the shortest can be seen
 OPEN = 40.0  # of one that goes on
 
 WORDS = {
-    "not_due": "not due yet",
+    "not_due": "not due for",
     "waited": "waited",
     "ran": "ran",
     "backed_off": "backed off",
     "unclear": "backed off and waited",
 }
+NOW_WORDS = {"backed_off": "backs off"}
 Line = Union[Happening, Phase]
 
 
@@ -59,17 +60,17 @@ def merged(moments: Sequence[Happening], lived: Sequence[Phase]) -> list[Line]:
 
 
 def told(phase: Phase) -> str:
-    """'waited 3 s', 'backed off 40 s'; what goes on has no length that could be told without a clock."""
-    word = WORDS[phase.kind]
+    """'waited 3 s', 'backs off 40 s'; how long something has gone on so far cannot be told without a running clock."""
     if phase.end is None:
-        return {"waited": "waits for a worker", "ran": "runs"}.get(phase.kind, word)
+        return {"waited": "waits for a worker", "ran": "runs"}[phase.kind]
+    word = NOW_WORDS.get(phase.kind, WORDS[phase.kind]) if phase.end > clock.now() else WORDS[phase.kind]
     return f"{word} {duration((phase.end - phase.start) / clock.SECOND)}"
 
 
 def bar_of(lived: Sequence[Phase]) -> Optional[Bar]:
-    """The last phases to scale, but for those that are too short to see. None where nothing has ended yet."""
+    """The last phases to scale, but for those that are too short to see. None before the first attempt has ended."""
     sums = totals(lived)
-    if not sums:
+    if "ran" not in sums:
         return None
     drawn = lived[-DRAWN:]
     whole = sum(phase.end - phase.start for phase in drawn if phase.end is not None) or 1

@@ -1,0 +1,54 @@
+"""The jobs that one form made of many lines: how far they are, and each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, abort, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp import batches
+from webapp.console import htmx
+from webapp.db import reading
+from webapp.models import TERMINAL
+
+pages = Blueprint("batches", __name__)
+
+PAGE = 50  # rows
+
+
+@pages.get("/batch/<key>")
+def show(key: str) -> ResponseReturnValue:
+    size = batches.size_of(key)
+    if size is None or "." in key:
+        abort(404)
+    first = _first(request.args.get("from", ""), size)
+    with reading() as session:
+        counts = batches.count_states(session, key)
+        there = sum(counts.values())
+        if not there:
+            abort(404, "None of these jobs is there any more: they have been discarded.")
+        ended = sum(counts[state] for state in TERMINAL)
+        return htmx.page(
+            "batch",
+            session,
+            size=size,
+            counts={state: number for state, number in counts.items() if number},
+            there=there,
+            ended=ended,
+            watched="watch" in request.args and ended < there,
+            jobs=batches.page(session, key, first, PAGE),
+            first=first,
+            newer=("Before", _url(key, first - PAGE)) if first else None,
+            older=("Behind", _url(key, first + PAGE)) if first + PAGE < size else None,
+        )
+
+
+def _first(text: str, size: int) -> int:
+    number = int(text) if text.isdecimal() and len(text) < 7 else 0
+    return min(number, size - 1) // PAGE * PAGE
+
+
+def _url(key: str, first: int) -> str:
+    asked: dict[str, Any] = {"from": first or None, "watch": 1 if "watch" in request.args else None}
+    return url_for("batches.show", key=key, **asked)
