@@ -23,11 +23,11 @@ from webapp.locks import Busy
 from webapp.models import ROLES, UserSession
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
-          "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "token": "none",
-          "filename": "app.css"}  # fmt: skip
+          "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
+          "token": "none", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
              "activity.undo", "activity.stop", "activity.canary"}  # fmt: skip
-ADMINS = {"config.change", "config.check", "workers.wish_of", "workers.scale",
+ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",
           "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export"}  # fmt: skip

@@ -186,7 +186,8 @@ def test_what_a_job_says_stays_text(target: Target) -> None:
         pages = ["/", "/jobs", f"/job/{job_id}", "/dead", f"/jobs?q={quote(text, safe='')}", f"/submit?from={job_id}"]
         for path in pages:
             answer = ana.send("GET", path)
-            assert answer.status == 200, path
+            # A search that no search can be, for a quote that is not closed, say, is told so on its page.
+            assert answer.status == 200 or (answer.status == 422 and path.startswith("/jobs?q=")), path
             for markup in ("<script>alert", "<img src=x", "<svg onload", "<div hx-get=/logout"):
                 assert markup not in answer.text, path
             hidden = re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", _without_fields(answer.text))
