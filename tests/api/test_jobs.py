@@ -163,7 +163,7 @@ def test_the_list_heeds_the_consoles_filters(reader: Program) -> None:
 
 NONSENSE = ["state=done", "state=", "limit=0", "limit=501", "limit=x", "limit=1&limit=2", "status=dead", "queue=a%20b",
      "q=%00",
-     "q=" + "x" * 201, "cursor=", "cursor=x", "cursor=%C3%A4", "cursor=WzEsMiwzXQ", "cursor=WyJhZnRlciIsIiIsIngiXQ",
+     "q=" + "x" * 501, "q=redis:7", "q=state:gone", "state=dead&q=state:failed", "cursor=", "cursor=x", "cursor=%C3%A4", "cursor=WzEsMiwzXQ", "cursor=WyJhZnRlciIsIiIsIngiXQ",
      "cursor=WyJhZnRlciIsImRlYWQiLCIxLDIiXQ", "cursor=WyJhZnRlciIsIiIsIjk5OTk5OTk5OTk5OTk5OTk5OTk5OSJd",
      "cursor=bnVsbA", "cursor=" + "W1" * 3000]  # fmt: skip
 

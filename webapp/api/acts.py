@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 from flask import Response
 
-from webapp import bulk, operations, shapes
+from webapp import bulk, operations, search, shapes
 from webapp.api import bodies, repeats
 from webapp.api.found import job_json
 from webapp.api.problems import Problem
@@ -14,7 +14,6 @@ from webapp.api.routes import PREFIX, Noun
 from webapp.api.schemas import Act, ActAnswer, Job, Outcome, WhichJobs
 from webapp.api.scopes import actor, scope
 from webapp.db import reading
-from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS
 
 PATIENCE = 20.0  # seconds that a program waits for an act on all; a supervisor carries on what is left
@@ -116,7 +115,7 @@ def discard_jobs() -> Response:
 def on_many(verb: str, which: dict[str, Any], *, only: str = "") -> Response:
     """Move what a body names. `only`: of this state alone."""
     if which.get("all"):
-        wanted = JobFilter(state=only or which.get("state"), queue=which.get("queue"), text=which.get("q") or None)
+        wanted = search.parse(which.get("q", ""), state=only or which.get("state"), queue=which.get("queue"))
         return _carried_out(bulk.start(verb, wanted, actor()))
     narrowed = {"only": only} if only else {}
     outcome = OPERATIONS[verb](which["ids"], actor(), **narrowed)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flask import Response
 
+from webapp import search
 from webapp.api import bodies, cursors, repeats
 from webapp.api.acts import EITHER, on_many
 from webapp.api.jobs import LINKS
 from webapp.api.routes import Noun
 from webapp.api.schemas import ActAnswer, JobPage, ListQuery, Which
 from webapp.api.scopes import scope
-from webapp.filters import JobFilter
 
 routes = Noun("Dead letters", "Jobs with no retries left. Look, requeue, discard.")
 
@@ -20,7 +20,7 @@ routes = Noun("Dead letters", "Jobs with no retries left. Look, requeue, discard
 def list_dead_letters() -> Response:
     """List the dead letters, newest first."""
     asked = bodies.query(ListQuery)
-    wanted = JobFilter(state="dead", queue=asked.get("queue"), text=asked.get("q") or None)
+    wanted = search.parse(asked.get("q", ""), state="dead", queue=asked.get("queue"))
     return cursors.page(wanted, asked["limit"], asked.get("cursor"))
 
 

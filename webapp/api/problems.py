@@ -96,7 +96,7 @@ def known(error: Exception) -> Optional[Problem]:
     if isinstance(error, SettingError):
         return one_field("value", str(error))
     if isinstance(error, FilterError):
-        return one_field("state", str(error))
+        return one_field(error.field, str(error))
     return None
 
 

@@ -13,11 +13,11 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 from webapp.fleet import MOST_WORKERS
 from webapp.jobspec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
 from webapp.models import ATTEMPT_STATES, STATES
+from webapp.search import TYPED
 
 MOST_LISTED = 500  # jobs of one page
 MOST_NAMED = 500  # ids of one act
 MOST_SUBMITTED = 1000  # jobs of one batch
-LONGEST_SEARCH = 200  # characters
 LARGEST = 2**31 - 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 WORKER_STATES = ("running", "quiet", "stopping", "silent", "stopped", "expired")
@@ -134,8 +134,8 @@ class JobsRequest(Schema):
 class ListQuery(Schema):
     queue = _name("only jobs of this queue")
     q = fields.String(
-        validate=[validate.Length(max=LONGEST_SEARCH), _plain],
-        metadata={"description": "only jobs with this in their id or command; looked for in the newest 20,000"},
+        validate=[validate.Length(max=TYPED), _plain],
+        metadata={"description": 'only jobs that match this search, such as `exit:127 since:2h "a phrase"`'},
     )
     limit = fields.Integer(
         load_default=50, validate=validate.Range(1, MOST_LISTED), metadata={"description": "jobs of a page"}
@@ -178,8 +178,8 @@ class Which(Schema):
     )
     queue = _name("with all: only of this queue")
     q = fields.String(
-        validate=[validate.Length(max=LONGEST_SEARCH), _plain],
-        metadata={"description": "with all: only with this in their id or command"},
+        validate=[validate.Length(max=TYPED), _plain],
+        metadata={"description": "with all: only those that match this search, however many jobs there are"},
     )
 
     @validates_schema(skip_on_field_errors=True)
@@ -286,7 +286,7 @@ class JobPage(Answer):
     jobs = _many(fields.Nested(Job), "in the order that fits the state")
     next = _text("the cursor of the next page", null=True)
     previous = _text("the cursor of the page before", null=True)
-    search_capped = _truth("whether `q` was looked for in a part only")
+    search_capped = _truth("whether the search stopped before the page was full; `next` goes on from there")
 
 
 class Ids(Answer):

@@ -26,19 +26,30 @@ STATE_NAMES = ("scheduled", "pending", "processing", "completed", "failed", "dea
 @click.command("list", epilog="Example: manage.py list --state failed --queue mail --limit 20")
 @click.option("--state", type=click.Choice(STATE_NAMES), help="Only jobs in this state.")
 @click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
-@click.option("--search", "text", metavar="TEXT", help="Only jobs with this in their id or command.")
+@click.option(
+    "--search",
+    "text",
+    default="",
+    metavar="SEARCH",
+    help="Only jobs with these words in their id or command, or exit:127, worker:ID, since:2h, by:NAME, id:ID.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
-def list_jobs(state: Optional[str], queue: Optional[str], text: Optional[str], limit: int, as_json: bool) -> None:
+def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int, as_json: bool) -> None:
     """List jobs, newest first.
 
     With --state in the order that fits it: pending as they will be taken, scheduled and failed by their time,
-    processing longest first, ended ones newest first.
+    processing longest first, ended ones newest first. --search reads what the console's search box does, such as
+    'state:dead queue:mail exit:127 since:2h "a phrase"'.
     """
-    from webapp.filters import JobFilter
+    from webapp import search
 
+    try:
+        wanted = search.parse(text, state=state, queue=queue)
+    except search.SearchError as error:
+        raise click.BadParameter(str(error), ctx=click.get_current_context(), param_hint="'--search'") from None
     with core():
-        settings, jobs, more = read_jobs(JobFilter(state=state, queue=queue, text=text), limit)
+        settings, jobs, more = read_jobs(wanted, limit)
     if as_json:
         print_jobs_json(jobs, settings)
     elif jobs:
@@ -52,14 +63,14 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: Optional[str], l
             ],
         )
     else:
-        say(f"No {state + ' ' if state else ''}jobs{' match' if queue or text else ''}.")
+        say(f"No {wanted.state + ' ' if wanted.state else ''}jobs{' match' if queue or text else ''}.")
     if more:
         say(f"These are the first {limit:,}; there are more. Show them with --limit.")
 
 
 def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]:
     """The settings, the first `limit` jobs, and whether there are more."""
-    from webapp import queries
+    from webapp import lists
     from webapp import settings as tunables
     from webapp.db import reading
 
@@ -68,7 +79,7 @@ def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]
     while True:
         with reading() as session:
             settings = tunables.load(session)
-            page = queries.page_of_jobs(session, wanted, limit=min(PAGE, limit - len(jobs)), after=after)
+            page = lists.page_of_jobs(session, wanted, limit=min(PAGE, limit - len(jobs)), after=after)
         jobs += page.jobs
         after = page.older
         if after is None or len(jobs) >= limit:
