@@ -23,7 +23,7 @@ LOOK = 5_000  # of the newest completed jobs, among which a good run is looked f
 LINES, BYTES = 200, 32 * 1024  # of the dead letter's output, that are compared
 GOOD_LINES, GOOD_BYTES = 400, 64 * 1024  # of the good run's, which went on for longer
 LONGEST_LINE = 400  # characters
-LONGEST_RUN = 12  # lines on one side alone; of more, the first and last few are shown
+LONGEST_RUN = 8  # lines on one side alone; of more, the first and last few are shown
 MOST_SHOWN = 300  # lines of a difference
 
 

@@ -26,7 +26,8 @@ FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name"
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
           "token": "none", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
-             "activity.undo", "activity.stop", "activity.canary"}  # fmt: skip
+             "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe", "dead_letters.acknowledge",
+             "dead_letters.reopen", "dead_letters.on_group"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",
@@ -77,7 +78,17 @@ def test_what_a_role_may_not_do_is_not_shown_to_it(viewer: Browser) -> None:
     make_job("dead", id="job1")
     make_worker(id="w1")
     make_queue("mail")
-    for url in ("/", "/jobs", "/dead", "/job/job1", "/workers", "/queues", "/config/max_retries"):
+    for url in (
+        "/",
+        "/jobs",
+        "/dead",
+        "/dead/exit:1",
+        "/dead?q=job1",
+        "/job/job1",
+        "/workers",
+        "/queues",
+        "/config/max_retries",
+    ):
         text = viewer.get(url).get_data(as_text=True)
         assert re.findall(r'formaction="([^"]*)"', text) == ["/logout"], url
         assert 'type="checkbox" form="bulk"' not in text, url

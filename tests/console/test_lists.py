@@ -45,7 +45,11 @@ def test_the_search_finds_ids_and_commands_and_stays_in_the_links(operator: Brow
     assert b"Nothing matches" in operator.get("/jobs?q=nothing").data
 
 
-@pytest.mark.parametrize("url", ["/jobs?state=gone", "/jobs?after=x", "/jobs?after=1,2,3", "/dead?before=9e9"])
+@pytest.mark.parametrize(
+    "url",
+    ["/jobs?state=gone", "/jobs?after=x", "/jobs?after=1,2,3", "/dead?page=0", "/dead?page=1e9", "/dead?sort=x",
+     "/dead?q=job1&before=9e9", "/dead/exit:1?after=x"],
+)  # fmt: skip
 def test_an_address_that_makes_no_sense_is_told_so(operator: Browser, url: str) -> None:
     assert operator.get(url).status_code in {400, 404}
 
@@ -101,7 +105,7 @@ def test_times_are_written_in_the_readers_zone_and_named(operator: Browser) -> N
 def test_what_is_shown_as_text_stays_text(operator: Browser) -> None:
     hostile = "<img src=x onerror=alert(1)>\u202egpj.exe\x1b[31m{{ 7*7 }}' hx-get=/x \""
     make_job("dead", id="job1", command=hostile, last_error=hostile, cwd="/" + hostile, env='{"A": "<b>"}')
-    for url in ("/", "/jobs", "/dead", "/job/job1", "/submit?from=job1"):
+    for url in ("/", "/jobs", "/dead", "/dead/exit:1", "/dead?q=img", "/job/job1", "/submit?from=job1"):
         text = operator.get(url).get_data(as_text=True)
         assert "<img src=x" not in text
         assert "{{ 7*7 }}" in text

@@ -6,20 +6,21 @@ Each act is a POST to a verb. The first answer to one that asks is `_confirm.htm
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Optional
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
-from webapp import bulk, operations, queries, story
+from webapp import bulk, clock, impact, operations, search, story
 from webapp.console import htmx
 from webapp.console.here import came_from
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.words import VERBS, Verb, plural
 from webapp.db import reading
-from webapp.filters import FilterError, JobFilter
+from webapp.filters import SEARCH_CAP, FilterError, JobFilter
 from webapp.lifecycle import ARROWS, in_state
 from webapp.models import Job
 
@@ -110,7 +111,7 @@ def on_many(verb_path: str) -> ResponseReturnValue:
     """Move the jobs that were ticked, or all that match the list's filter."""
     verb = _verb(verb_path)
     if "all" in request.form:
-        return _on_all(verb, _wanted())
+        return on_all(verb, _wanted())
     ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
     if not ids:
         return _none_ticked()
@@ -129,19 +130,26 @@ def _none_ticked() -> ResponseReturnValue:
 
 def _wanted() -> JobFilter:
     """The filter that the list was shown with, from the form's hidden fields."""
+    form = request.form
     try:
-        return JobFilter(
-            state=request.form.get("state") or None,
-            queue=request.form.get("queue") or None,
-            text=request.form.get("q") or None,
-        )
+        wanted = search.parse(form.get("q", ""), state=form.get("state") or None, queue=form.get("queue") or None)
     except FilterError as error:
         abort(400, str(error))
+    return replace(wanted, group=form.get("group") or None, output="output" in form or None)
+
+
+def _as_shown(wanted: JobFilter) -> JobFilter:
+    """The filter that was confirmed: dead letters that came after the question are not meant."""
+    text = request.form.get("ended_by", "")
+    if "confirmed" in request.form and text.isdecimal() and text.isascii() and len(text) < 19:
+        return replace(wanted, ended_by=int(text))
+    return replace(wanted, ended_by=clock.now()) if wanted.state == "dead" else wanted
 
 
 def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     with reading() as session:
-        examples = session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])).order_by(Job.seq.desc())).all()
+        known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
+    examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # as they stand in the list
     number = plural(len(ids), "job")
     return htmx.ask(
         title=f"{verb.label} {number}?",
@@ -170,7 +178,9 @@ def _sum(verb: Verb, moved: int, skipped: int) -> str:
     return f"{text}, skipped {skipped:,} that somebody else had moved first." if skipped else f"{text}."
 
 
-def _on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    """Move all that match, once that is confirmed."""
+    wanted = _as_shown(wanted)
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
     result = bulk.carry_out(bulk.start(verb.name, wanted, actor()), PATIENCE)
@@ -184,22 +194,41 @@ def _on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
 
 
 def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
-    leaves = ARROWS[verb.name].leaves + (("processing",) if verb.name == "cancel" else ())
-    movable = (wanted.where(), in_state(*leaves))
     with reading() as session:
-        number = queries.count(session, *movable)
-        examples = session.scalars(select(Job).where(*movable).order_by(Job.seq.desc()).limit(EXAMPLES)).all()
-    if not number.number:
+        found = bulk.preview(session, verb.name, wanted, EXAMPLES)
+        set_off = None
+        if wanted.state == "dead" and not verb.danger and found.whole:
+            set_off = impact.of(session, and_(wanted.where(), in_state("dead")), found.number)
+    number = found.number
+    if found.whole and not number.number:
         return htmx.refused(f"No job that matches can be moved this way: {verb.label.lower()} is for other states.")
-    jobs = f"{number} jobs" if number.number != 1 else "1 job"
-    fields = {"all": "1", "state": wanted.state, "queue": wanted.queue, "q": wanted.text}
+    jobs = (f"{number} jobs" if number.number != 1 else "1 job") if found.whole else "all that match"
+    fields = {
+        "all": "1",
+        "state": wanted.state,
+        "q": search.tell(wanted, without=("state",)),
+        "group": wanted.group,
+        "output": "1" if wanted.output else "",
+        "ended_by": str(wanted.ended_by or ""),
+    }
     return htmx.ask(
         title=f"{verb.label} {jobs}?",
-        text=f"All that match now. {verb.consequence}",
-        examples=examples,
-        more=number.number - len(examples),
+        text=f"{_how_many(found)} {verb.consequence}",
+        impact=set_off,
+        examples=found.examples,
+        more=number.number - len(found.examples) if found.whole else 0,
         action=request.path,
         button=f"{verb.label} {jobs}",
         hidden=[(name, value) for name, value in fields.items() if value],
         back=came_from(url_for("jobs.index")),
+    )
+
+
+def _how_many(found: bulk.Preview) -> str:
+    if found.whole:
+        return "All that match now."
+    number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
+    return (
+        f"{number} among the first {SEARCH_CAP:,} that the search looks through. The act looks through all jobs: those "
+        "further on that match are meant, too, however many they are."
     )

@@ -1,37 +1,274 @@
-"""Dead letters: jobs that no retry will save, newest first, each with its error. `/dead/<group>` is kept for groups."""
+"""Dead letters: jobs that no retry will save, by groups of those that failed alike; one group; a search in them all.
+
+What becomes of jobs is in `acts.py`, for groups as for any other list.
+"""
 
 from __future__ import annotations
 
-from flask import Blueprint, abort, request, url_for
-from flask.typing import ResponseReturnValue
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+from urllib.parse import urlencode
 
-from webapp import queries
+from flask import Blueprint, abort, flash, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from webapp import clock, evidence, groups, operations, people, queries, search
 from webapp.console import htmx
-from webapp.console.jobs import LONGEST_SEARCH, PAGE
+from webapp.console.acts import on_all
+from webapp.console.jobs import PAGE
+from webapp.console.roles import needs
+from webapp.console.sessions import actor
+from webapp.console.sparklines import sparkline
+from webapp.console.words import VERBS
 from webapp.db import reading
-from webapp.filters import JobFilter
+from webapp.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.lifecycle import in_state
+from webapp.models import Group, Job, OutputTail
 
 pages = Blueprint("dead_letters", __name__)
+
+SHOWN_GROUPS = 25
+MOST_PAGES = -(-groups.MOST_GROUPS // SHOWN_GROUPS)
+DEAD = JobFilter(state="dead")
+MOST_COMPARED = 64  # dead letters whose evidence is kept for a minute, so that a refresh costs little
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/dead")
 def index() -> ResponseReturnValue:
-    text = request.args.get("q", "").strip()[:LONGEST_SEARCH] or None
-    wanted = JobFilter(state="dead", text=text)
-    before, after = request.args.get("before"), request.args.get("after")
+    if request.args.get("q", "").strip():
+        return _search()
+    by = request.args.get("sort", "last")
+    number = request.args.get("page", "1")
+    if by not in groups.ORDERS or not number.isdecimal() or not 0 < int(number[:9]) <= MOST_PAGES:
+        abort(400, "This page of the list does not exist. Begin at its top.")
     with reading() as session:
-        try:
-            page = queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
-        except ValueError:
-            abort(400, "This page of the list does not exist. Begin at its top.")
+        listing = groups.listing(session, by=by, page=int(number), size=SHOWN_GROUPS)
         return htmx.page(
             "dead",
             session,
-            page=page,
-            wanted=wanted,
-            total=None if text else queries.count(session, in_state("dead")),
-            newer=("Newer", url_for("dead_letters.index", q=text, before=page.newer)) if page.newer else None,
-            older=("Older", url_for("dead_letters.index", q=text, after=page.older)) if page.older else None,
-            top=url_for("dead_letters.index", q=text) if before or after else None,
+            listing=listing,
+            by=by,
+            sparks={one.key: sparkline(one.deaths) for one in listing.groups},
+            total=queries.count(session, in_state("dead")),
+            most=groups.MOST_GROUPS,
+            look=groups.LOOK,
+            newer=("Before", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
+            older=("Behind", _page_url(by, listing.page + 1)) if listing.more else None,
+            typed="",
         )
+
+
+def _page_url(by: str, number: int) -> str:
+    fields = {"sort": by if by != "last" else "", "page": str(number) if number > 1 else ""}
+    query = urlencode({name: value for name, value in fields.items() if value})
+    return url_for("dead_letters.index") + (f"?{query}" if query else "")
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+def _search() -> ResponseReturnValue:
+    """Jobs with the words in their id, command, error or last output, newest first."""
+    typed = request.args["q"].strip()
+    with reading() as session:
+        try:
+            wanted = replace(search.parse(typed, state="dead"), output=True)
+        except FilterError as error:
+            return htmx.page("dead/search", session, typed=typed, problem=str(error), **_no_jobs()), 422
+        page = _page(session, wanted)
+        return htmx.page("dead/search", session, typed=typed, problem="", **_job_values(session, wanted, page))
+
+
+def _no_jobs() -> dict[str, Any]:
+    return {"page": queries.Page([], None, None), "wanted": DEAD, "snippets": {}, "newer": None, "older": None,
+            "top": None, "total": None, "search_cap": SEARCH_CAP}  # fmt: skip
+
+
+def _page(session: Session, wanted: JobFilter) -> queries.Page:
+    before, after = request.args.get("before"), request.args.get("after")
+    try:
+        return queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
+    except ValueError:
+        abort(400, "This page of the list does not exist. Begin at its top.")
+
+
+def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
+    """What the list of jobs needs, of a group or of a search."""
+    fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
+    path = request.path
+
+    def url(**key: Optional[str]) -> str:
+        query = urlencode({name: value for name, value in {**fixed, **key}.items() if value})
+        return f"{path}?{query}" if query else path
+
+    return {
+        "page": page,
+        "wanted": wanted,
+        "searched": search.tell(wanted, without=("state", "queue")),
+        "snippets": _snippets(session, page.jobs, words(wanted.text or "")),
+        "newer": ("Newer", url(before=page.newer)) if page.newer else None,
+        "older": ("Search older" if page.search_capped else "Older", url(after=page.older)) if page.older else None,
+        "top": url() if request.args.get("before") or request.args.get("after") else None,
+        "total": None if wanted.scans else queries.count(session, wanted.where()),
+        "search_cap": SEARCH_CAP,
+    }
+
+
+def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) -> dict[int, str]:
+    """Lines of output in which a word was found that stands nowhere else in the row."""
+    found: dict[int, str] = {}
+    if not looked_for:
+        return found
+    seqs = [job.seq for job in jobs]
+    tails = {one.job_seq: one.text for one in session.scalars(select(OutputTail).where(OutputTail.job_seq.in_(seqs)))}
+    for job in jobs:
+        shown = " ".join((job.id, job.command, job.last_error or "")).casefold()
+        hidden = [word.casefold() for word in looked_for if word.casefold() not in shown]
+        lines = tails.get(job.seq, "").splitlines() if hidden else []
+        line = next((line for line in lines if hidden[0] in line.casefold()), None)
+        if line is not None:
+            found[job.seq] = line.strip()
+    return found
+
+
+# --- one group -------------------------------------------------------------------------------------------------------
+
+
+@pages.get("/dead/<group>")
+def show(group: str) -> ResponseReturnValue:
+    return _show(group, NoteForm())
+
+
+@dataclass
+class NoteForm:
+    """What somebody has typed about a group, and what is wrong with it; None: as it stands."""
+
+    note: Optional[str] = None
+    owner: Optional[str] = None
+    field: str = ""
+    problem: str = ""
+
+
+def _show(key: str, form: NoteForm) -> ResponseReturnValue:
+    with reading() as session:
+        found, said = groups.find(session, key), groups.said_of(session, key)
+        if found is None:
+            return _gone(session, key, said, form)
+        wanted = JobFilter(state="dead", group=key)
+        page = _page(session, wanted)
+        response = htmx.page(
+            "dead/group",
+            session,
+            group=found,
+            spark=sparkline(found.deaths),
+            evidence=_evidence(session, found.example),
+            **_said_values(session, key, said, form),
+            **_job_values(session, wanted, page),
+        )
+    return (response, 422) if form.problem else response
+
+
+def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> ResponseReturnValue:
+    """A group without jobs: requeued, discarded, pruned, or never there. A refresh may say so; a page is not found."""
+    values = _said_values(session, key, said, form)
+    response = htmx.page("dead/gone", session, group=None, page=queries.Page([], None, None), **values)
+    if htmx.is_partial():
+        return response
+    return response, 422 if form.problem else 404
+
+
+def _said_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
+    owner = {said.owner} if said and said.owner else set()
+    return {
+        "key": key,
+        "said": said,
+        "history": [] if said is None else queries.events_of(session, f"group:{key}", 10),
+        "form": form,
+        "fingerprint": groups.fingerprint(said),
+        "owners": sorted(owner | {one.name for one in people.everyone(session) if one.disabled_at is None}),
+        "longest_note": groups.LONGEST_NOTE,
+    }
+
+
+def _evidence(session: Session, example: Job) -> evidence.Evidence:
+    """Of the job that the address names, else of the newest. A page that refreshes does not compare again."""
+    asked = request.args.get("job", "")[:128]
+    job = example
+    if asked and asked != example.id:
+        wanted = select(Job).where(Job.id == asked, in_state("dead"), Job.error_key == example.error_key)
+        job = session.scalar(wanted) or example
+    return _kept_evidence(session, job)
+
+
+_compared: dict[tuple[int, int, int], evidence.Evidence] = {}
+
+
+def _kept_evidence(session: Session, job: Job) -> evidence.Evidence:
+    """A death does not change any more; the run that went well may be a newer one after a minute."""
+    key = (job.seq, job.finished_at or 0, clock.now() // clock.seconds(60))
+    kept = _compared.get(key)
+    if kept is None:
+        if len(_compared) >= MOST_COMPARED:
+            _compared.clear()
+        kept = _compared[key] = evidence.of(session, job)
+    return kept
+
+
+# --- what people say of a group --------------------------------------------------------------------------------------
+
+
+@pages.post("/dead/<group>/note")
+@needs("operator")
+def describe(group: str) -> ResponseReturnValue:
+    """Set note and owner. What somebody else has written in the meantime is shown first."""
+    note, owner = request.form.get("note", ""), request.form.get("owner", "")
+    try:
+        changed = groups.describe(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
+    except groups.GroupError as error:
+        return _show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
+    except groups.Changed as error:
+        problem = f"{error}. It stands above; save again to replace it by yours."
+        return _show(group, NoteForm(note, owner, "note", problem))
+    flash("The note is saved." if changed else "Nothing was changed.", "success")
+    return redirect(url_for("dead_letters.show", group=group), 303)
+
+
+@pages.post("/dead/<group>/acknowledge")
+@needs("operator")
+def acknowledge(group: str) -> ResponseReturnValue:
+    """Say that somebody sees to it. 409 where one more has died of it than the page showed."""
+    text = request.form.get("seen", "")
+    seen = int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
+    try:
+        changed = groups.acknowledge(group, actor(), seen=seen)
+    except groups.Recurred as error:
+        return htmx.refused(str(error))
+    if not changed:
+        return htmx.refused("Somebody has acknowledged it already. Nothing was changed.")
+    return htmx.done(
+        "Acknowledged. It opens again when one more dies of it.", back=url_for("dead_letters.show", group=group)
+    )
+
+
+@pages.post("/dead/<group>/reopen")
+@needs("operator")
+def reopen(group: str) -> ResponseReturnValue:
+    if not groups.reopen(group, actor()):
+        return htmx.refused("It was open already. Nothing was changed.")
+    return htmx.done("Open again.", back=url_for("dead_letters.show", group=group))
+
+
+@pages.post("/dead/<group>/<verb_path>")
+@needs("operator")
+def on_group(group: str, verb_path: str) -> ResponseReturnValue:
+    """Requeue or discard all of a group, once that is confirmed."""
+    verb = VERBS.get(verb_path)
+    if verb is None or verb.name not in ("requeue", "discard"):
+        raise operations.NotFound("there is no such thing to do with a group of dead letters.")
+    return on_all(verb, JobFilter(state="dead", group=group))
