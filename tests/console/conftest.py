@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
@@ -13,25 +12,26 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.conftest import opened
 from tests.factories import make_user
 from webapp import create_app, sessions
 from webapp.config import Config
-from webapp.db import db
 
 COOKIE = "queuectl_80"
 PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
 
 
 @pytest.fixture
-def console(home: Path) -> Iterator[Flask]:
+def console(sqlite_config: Config) -> Iterator[Flask]:
     """The whole application, its context pushed for the test's own look at the database."""
-    app = create_app(Config(home=home, database_url=None, public_url=None))
+    yield from opened(make_app(sqlite_config))
+
+
+def make_app(config: Config) -> Flask:
+    app = create_app(config)
     app.testing = True
     app.test_client_class = Client
-    with app.app_context():
-        yield app
-        for engine in db.engines.values():
-            engine.dispose()
+    return app
 
 
 class Client(FlaskClient):

@@ -19,6 +19,12 @@ from webapp import create_core, db, migrations, models
 from webapp.config import CHECKOUT, Config, ConfigError
 
 
+@pytest.fixture
+def migrated() -> bool:
+    """Each test here begins with an empty database, for how it is brought up to date is what is looked at."""
+    return False
+
+
 def test_head_names_the_newest_revision() -> None:
     scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
     assert scripts.get_current_head() == migrations.HEAD

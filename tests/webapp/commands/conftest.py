@@ -51,8 +51,10 @@ class _In(io.TextIOWrapper):
 
 
 @pytest.fixture
-def cli(home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process, on the test's home and database."""
+def cli(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in this process, on the test's home and database: the one of `config`, else a SQLite file."""
+    if "config" not in request.fixturenames:
+        request.getfixturevalue("sqlite_config")
     monkeypatch.setenv("LOGNAME", "ana")
 
     def run(*argv: str, stdin: bytes = b"") -> Result:

@@ -14,6 +14,12 @@ from webapp.db import db
 from webapp.migrations import HEAD
 
 
+@pytest.fixture
+def migrated(request: pytest.FixtureRequest) -> bool:
+    """Only a test that asks for an application begins with a database: the others begin with none, or a broken one."""
+    return bool({"app", "sqlite_app"} & set(request.fixturenames))
+
+
 def test_upgrade_makes_a_database_and_then_finds_it_up_to_date(home: Path, cli: Cli) -> None:
     assert cli("db", "upgrade").out == f"The database was empty, now at {HEAD}.\n"
     assert cli("db", "upgrade").out == f"The database is up to date (schema {HEAD}).\n"

@@ -24,6 +24,12 @@ ADDRESS = re.compile(r"console +(http://127\.0\.0\.1:\d+)")
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/setup/(\S+)")
 
 
+@pytest.fixture
+def migrated() -> bool:
+    """A fresh home, in which nothing was ever started."""
+    return False
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
