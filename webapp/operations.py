@@ -361,13 +361,22 @@ def record_expiry(session: Session, worker_id: str, reason: str) -> None:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def set_setting(key: str, text: object, actor: str) -> settings.Value:
-    """Raises SettingError."""
+def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None) -> settings.Value:
+    """Raises SettingError, and Outdated where it was changed after `seen`."""
     with writing() as session:
-        return settings.change(session, key, text, actor)
+        return settings.change(session, key, text, actor, seen=seen)
 
 
-def unset_setting(key: str, actor: str) -> settings.Value:
-    """Put a setting back to its default. Raises SettingError."""
+def unset_setting(key: str, actor: str, *, seen: Optional[int] = None) -> settings.Value:
+    """Put a setting back to its default. Raises SettingError and Outdated."""
     with writing() as session:
-        return settings.reset(session, key, actor)
+        return settings.reset(session, key, actor, seen=seen)
+
+
+def revert_setting(key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> settings.Value:
+    """Put a setting back to what it was before one of its changes. Raises SettingError, Outdated and NotFound."""
+    with writing() as session:
+        try:
+            return settings.revert(session, key, change_id, actor, seen=seen)
+        except settings.UnknownChange as error:
+            raise NotFound(str(error)) from None

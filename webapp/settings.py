@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from webapp import clock
 from webapp.lifecycle import record
-from webapp.models import Control, Setting
+from webapp.models import Control, Event, Setting
 
 Number = Union[int, float]
 _NUMBER = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?[0-9]*\.?[0-9]+")}
@@ -27,6 +27,18 @@ _NUMBER = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?[0-9]*\.?[0-9]+")
 
 class SettingError(ValueError):
     """A name that is no setting, or a value out of its bounds; the message says what is allowed."""
+
+
+class UnknownChange(LookupError):
+    """A change that a setting has not had, or that is not on record any more."""
+
+
+class Outdated(Exception):
+    """Somebody changed the setting after `seen`, which is what the asker had looked at. `change` is the newest."""
+
+    def __init__(self, change: Change) -> None:
+        self.change = change
+        super().__init__(f"{change.actor} changed it to {change.after} in the meantime. Nothing was changed.")
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,20 @@ class Value:
     changed_by: Optional[str] = None
 
 
+@dataclass(frozen=True)
+class Change:
+    """One line of a setting's history. `…_default`: it stood, or stands from then on, at its default."""
+
+    id: int
+    at: int
+    actor: str
+    before: Number
+    after: Number
+    before_default: bool
+    after_default: bool
+    reverted: bool
+
+
 class Settings:
     """All values at one moment: `settings.max_retries`, `settings.backoff_base` …"""
 
@@ -148,24 +174,84 @@ def describe(session: Session) -> list[Value]:
     return values
 
 
-def change(session: Session, key: str, text: object, actor: str) -> Value:
-    """Set one setting and record who changed it from what to what. Raises SettingError; then nothing is stored."""
+def history(session: Session, key: str, limit: int = 50) -> list[Change]:
+    """What became of one setting, newest first. Raises SettingError."""
+    definition = define(key)
+    events = select(Event).where(Event.subject == "setting:" + key).order_by(Event.id.desc()).limit(limit)
+    return [_as_change(definition, event) for event in session.scalars(events)]
+
+
+def _as_change(definition: Definition, event: Event) -> Change:
+    detail = json.loads(event.detail or "{}")
+    before = detail.get("from", definition.default)
+    return Change(
+        event.id,
+        event.at,
+        event.actor,
+        definition.tidy(before),
+        definition.tidy(detail.get("to", definition.default)),
+        bool(detail.get("from_default")),
+        bool(detail.get("default")),
+        "reverts" in detail,
+    )
+
+
+def change(
+    session: Session, key: str, text: object, actor: str, *, seen: Optional[int] = None, reverts: Optional[int] = None
+) -> Value:
+    """Set one setting and record who changed it from what to what.
+
+    `seen` is the newest change that the asker knew of (0: none). Raises SettingError and Outdated; then nothing is
+    stored.
+    """
     definition = define(key)
     value = definition.parse(text)
-    before = getattr(load(session), key)
+    _check_seen(session, key, seen)
     now = clock.now()
+    before = _before(session, definition)
     session.merge(Setting(key=key, value=json.dumps(value), changed_at=now, changed_by=actor))
-    _noted(session, "config", key, actor, {"from": before, "to": value})
+    _noted(session, key, actor, {**before, "to": value}, reverts)
     return Value(definition, value, now, actor)
 
 
-def reset(session: Session, key: str, actor: str) -> Value:
-    """Put one setting back to its default."""
+def reset(
+    session: Session, key: str, actor: str, *, seen: Optional[int] = None, reverts: Optional[int] = None
+) -> Value:
+    """Put one setting back to its default. Raises as `change` does."""
     definition = define(key)
-    before = getattr(load(session), key)
+    _check_seen(session, key, seen)
+    before = _before(session, definition)
     if session.execute(delete(Setting).where(Setting.key == key).returning(Setting.key)).first():
-        _noted(session, "config", key, actor, {"from": before, "to": definition.default, "default": True})
+        _noted(session, key, actor, {**before, "to": definition.default, "default": True}, reverts)
     return Value(definition, definition.tidy(definition.default))
+
+
+def revert(session: Session, key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> Value:
+    """Put one setting back to what it was before a change. Raises as `change` does, and UnknownChange."""
+    definition = define(key)
+    event = session.get(Event, change_id)
+    if event is None or event.subject != "setting:" + key:
+        raise UnknownChange(f"there is no such change of {key} on record any more.")
+    old = _as_change(definition, event)
+    if old.before_default:
+        return reset(session, key, actor, seen=seen, reverts=change_id)
+    return change(session, key, old.before, actor, seen=seen, reverts=change_id)
+
+
+def _check_seen(session: Session, key: str, seen: Optional[int]) -> None:
+    if seen is None:
+        return
+    session.execute(select(Control.id).with_for_update())  # of two at once, the second sees what the first has done
+    newest = history(session, key, 1)
+    if newest and newest[0].id != seen:
+        raise Outdated(newest[0])
+
+
+def _before(session: Session, definition: Definition) -> dict[str, Any]:
+    row = session.get(Setting, definition.key)
+    if row is None:
+        return {"from": definition.tidy(definition.default), "from_default": True}
+    return {"from": definition.tidy(json.loads(row.value))}
 
 
 def bump_revision(session: Session) -> None:
@@ -173,8 +259,9 @@ def bump_revision(session: Session) -> None:
     session.execute(update(Control).values(revision=Control.revision + 1))
 
 
-def _noted(session: Session, verb: str, key: str, actor: str, detail: Mapping[str, Any]) -> None:
+def _noted(session: Session, key: str, actor: str, detail: Mapping[str, Any], reverts: Optional[int]) -> None:
     session.flush()
     bump_revision(session)
     change = {"before": detail["from"], "after": detail["to"]}
-    record(session, verb, [("setting:" + key, None)], actor, detail, changes=[change])
+    told = {**detail, **({"reverts": reverts} if reverts is not None else {})}
+    record(session, "config", [("setting:" + key, None)], actor, told, changes=[change])

@@ -13,7 +13,7 @@ from webapp import bulk, clock, queries, settings
 from webapp.fleet import SupervisorView
 from webapp.models import Act
 from webapp.queries import QueueView, WorkerView
-from webapp.settings import Value
+from webapp.settings import Change, Value
 
 MINUTE = clock.seconds(60)
 HOUR = clock.seconds(3600)
@@ -84,6 +84,20 @@ def setting(value: Value) -> dict[str, Any]:
         "help": definition.help,
         "changed_at": clock.to_iso(value.changed_at),
         "changed_by": value.changed_by,
+    }
+
+
+def change(one: Change) -> dict[str, Any]:
+    """One line of a setting's history."""
+    return {
+        "id": one.id,
+        "at": clock.to_iso(one.at),
+        "actor": one.actor,
+        "from": one.before,
+        "to": one.after,
+        "from_default": one.before_default,
+        "to_default": one.after_default,
+        "reverted": one.reverted,
     }
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
+from sqlalchemy import select
+
 from tests.console.conftest import Browser
-from tests.factories import make_job
-from webapp import clock, operations, settings
+from tests.factories import make_job, make_worker
+from webapp import clock, operations, queries, settings
 from webapp.db import reading
+from webapp.models import Job
 
 
 def value_of(key: str) -> object:
@@ -26,7 +30,7 @@ def test_a_change_is_stored_and_stands_in_the_history_with_its_author(admin: Bro
     assert admin.post("/config/backoff_base", {"value": "3"}).headers["Location"] == "/config/backoff_base"
     assert value_of("backoff_base") == 3
     text = admin.get("/config/backoff_base").get_data(as_text=True)
-    assert re.search(r">2</span> → <span class=\"mono\">3<.*?the-admin", text, re.DOTALL)
+    assert re.search(r">2</span> .*?the default</span> → <span class=\"mono\">3<.*?the-admin", text, re.DOTALL)
     assert "the-admin" in admin.get("/config").get_data(as_text=True)
     admin.post("/config/backoff_base", {"reset": "1", "value": "3"})
     assert value_of("backoff_base") == 2
@@ -64,7 +68,125 @@ def test_a_shorter_keep_says_how_many_it_would_delete(admin: Browser) -> None:
     for days in (1, 5, 9):
         make_job("dead", finished_at=clock.now() - days * clock.DAY)
     text = admin.post("/config/keep_dead/check", {"value": "4"}, partial=True).get_data(as_text=True)
-    assert "2 dead jobs are older than that" in text
+    assert "This would prune 2 dead letters, with attempts and output, within minutes of" in text
+    assert "nothing is deleted at once" in admin.post(
+        "/config/keep_dead/check", {"value": "10"}, partial=True
+    ).get_data(as_text=True)
+
+
+def test_a_keep_counts_no_further_than_the_cap(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "COUNT_CAP", 3)
+    for _ in range(5):
+        make_job("completed", finished_at=clock.now() - 9 * clock.DAY)
+    text = admin.post("/config/keep_completed/check", {"value": "4"}, partial=True).get_data(as_text=True)
+    assert "This would prune 3+ completed jobs" in text
+
+
+def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None:
+    run_at = make_job("failed").run_at
+    make_job("failed")
+    text = admin.post("/config/backoff_base/check", {"value": "9"}, partial=True).get_data(as_text=True)
+    assert "2 jobs wait for a retry now. None of them moves" in text
+    assert "moves" not in admin.get("/config/backoff_base").get_data(as_text=True)  # what stands moves nothing
+    admin.post("/config/backoff_base", {"value": "9"})
+    with reading() as session:
+        assert run_at in session.scalars(select(Job.run_at)).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("lease", "10", "for 10 s is taken for dead"),
+        ("lease", "10", "Not heard of for longer than that now: 1 worker."),
+        ("lease", "60", "Longer pauses do no harm"),
+        ("shutdown_grace", "0", "handed back at once"),
+        ("kill_grace", "8", "killed 8 s later"),
+        ("job_timeout", "60", "Running for longer than that now, with no limit of their own: 1 job."),
+        ("job_timeout", "0", "may run for ever"),
+        ("output_limit", "2048", "at most 2.0 KiB of output are kept: the first and the last 1.0 KiB"),
+        ("job_memory_limit", "2048", "may use 2.0 GiB"),
+        ("job_process_limit", "1000", "may have 1,000 processes and threads"),
+        ("max_retries", "0", "what fails is a dead letter at once"),
+        ("backoff_jitter", "0.5", "up to 50 % of itself"),
+    ],
+)
+def test_every_setting_says_what_it_would_do(admin: Browser, key: str, value: str, told: str) -> None:
+    make_worker(seen_at=clock.now() - clock.seconds(20))
+    make_job("processing", started_at=clock.now() - clock.seconds(90))
+    make_job("processing", started_at=clock.now() - clock.seconds(90), timeout=500)
+    assert told in admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
+
+
+def test_without_javascript_a_button_shows_what_would_come_and_saves_nothing(admin: Browser) -> None:
+    response = admin.post("/config/backoff_base", {"value": "3", "preview": "1"})
+    text = response.get_data(as_text=True)
+    assert (response.status_code, value_of("backoff_base")) == (200, 2)
+    assert 'value="3"' in text
+    assert "would wait" in text
+    assert "Not saved yet: 2 stands." in text
+    assert admin.post("/config/backoff_base", {"value": "x", "preview": "1"}).status_code == 422
+
+
+# --- history ---
+
+
+def newest(key: str = "backoff_base") -> int:
+    with reading() as session:
+        return settings.history(session, key, 1)[0].id
+
+
+def test_a_change_is_put_back_with_one_button(admin: Browser) -> None:
+    operations.set_setting("backoff_base", 3, "person:ana")
+    operations.set_setting("backoff_base", 4, "person:ben")
+    text = admin.get("/config/backoff_base").get_data(as_text=True)
+    assert re.findall(r'name="change" value="\d+"[^>]*>Back to ([\d.]+)<', text) == ["3", "2"]
+    data = {"change": newest(), "seen": newest()}
+    assert admin.post("/config/backoff_base/revert", data).headers["Location"] == "/config/backoff_base"
+    assert value_of("backoff_base") == 3
+    text = admin.get("/config/backoff_base").get_data(as_text=True)
+    assert "backoff_base is 3 again." in text
+    assert re.search(r"put back</span></p><p class=\"sub\">.*?the-admin", text, re.DOTALL)
+
+
+def test_the_default_is_put_back_as_the_default(admin: Browser) -> None:
+    operations.set_setting("backoff_base", 3, "person:ana")
+    admin.post("/config/backoff_base/revert", {"change": newest(), "seen": newest()})
+    text = admin.get("/config/backoff_base").get_data(as_text=True)
+    assert "backoff_base is 2 again, its default." in text
+    assert 'name="reset"' not in text
+
+
+def test_whoever_comes_second_is_told_and_loses_nothing(admin: Browser) -> None:
+    operations.set_setting("backoff_base", 3, "person:ana")
+    seen = newest()
+    operations.set_setting("backoff_base", 4, "person:ben")
+    saved = admin.post("/config/backoff_base", {"value": "5", "seen": seen})
+    text = saved.get_data(as_text=True)
+    assert saved.status_code == 409
+    assert "ben changed it to 4 in the meantime. Nothing was saved. Save again to put 5 in its place." in text
+    assert 'value="5"' in text
+    reverted = admin.post("/config/backoff_base/revert", {"change": seen, "seen": seen})
+    assert reverted.status_code == 409
+    assert "Nothing was put back" in reverted.get_data(as_text=True)
+    assert admin.post("/config/backoff_base", {"value": "5", "reset": "1", "seen": seen}).status_code == 409
+    assert value_of("backoff_base") == 4
+    again = re.search(r'name="seen" value="(\d+)"', text)
+    assert again
+    assert admin.post("/config/backoff_base", {"value": "5", "seen": again[1]}).status_code == 303
+    assert value_of("backoff_base") == 5
+
+
+def test_a_change_that_is_none_of_the_settings_is_not_put_back(admin: Browser) -> None:
+    operations.set_setting("max_retries", 5, "person:ana")
+    assert admin.post("/config/backoff_base/revert", {"change": newest("max_retries")}).status_code == 404
+    assert admin.post("/config/backoff_base/revert", {"change": "x"}).status_code == 400
+    assert admin.post("/config/nothing/revert", {"change": "1"}).status_code == 404
+
+
+def test_a_viewer_reads_the_history_and_puts_nothing_back(viewer: Browser) -> None:
+    operations.set_setting("max_retries", 7, "person:ana")
+    assert "/revert" not in viewer.get("/config/max_retries").get_data(as_text=True)
+    assert viewer.post("/config/max_retries/revert", {"change": newest("max_retries")}).status_code == 403
 
 
 def test_a_viewer_sees_the_value_and_no_form(viewer: Browser) -> None:

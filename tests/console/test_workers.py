@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import pytest
+
 from tests.console.conftest import Browser
-from tests.factories import make_worker
+from tests.factories import make_job, make_supervisor, make_worker
+from webapp import clock
+from webapp.commands import worker as command
+from webapp.console import workers
+from webapp.db import reading
+from webapp.fleet import MOST_WORKERS
+from webapp.models import Supervisor, Worker
+
+
+def wanted_of(supervisor_id: str) -> int:
+    with reading() as session:
+        return session.get_one(Supervisor, supervisor_id).wanted
+
+
+def wish_of(worker_id: str) -> str:
+    with reading() as session:
+        return session.get_one(Worker, worker_id).wish
+
+
+def text_of(browser: Browser, url: str = "/workers") -> str:
+    return browser.get(url).get_data(as_text=True)
 
 
 def test_a_worker_that_was_told_to_stop_offers_no_way_back(admin: Browser) -> None:
@@ -15,3 +40,136 @@ def test_a_worker_that_was_told_to_stop_offers_no_way_back(admin: Browser) -> No
     response = admin.post("/worker/w1/resume", partial=True)
     assert response.status_code == 409
     assert b"Worker w1 is stopping by now" in response.data
+
+
+# --- what is shown ---
+
+
+def test_workers_stand_under_their_supervisors_and_those_under_their_hosts(admin: Browser) -> None:
+    make_supervisor(id="s1", host="web-1", wanted=3, slots=4, queues='["mail"]')
+    make_supervisor(id="s2", host="batch-2")
+    make_worker(id="w1", supervisor_id="s1", host="web-1", slots=4, cpu_time=clock.seconds(36), memory=20 * 2**20)
+    make_worker(id="w2", supervisor_id="s1", host="web-1", slots=4)
+    make_worker(id="w3", supervisor_id="s2", host="batch-2")
+    make_worker(id="w4", supervisor_id="older", host="batch-2")  # a supervisor without a row
+    make_job("processing", id="job1", worker_id="w1")
+    text = text_of(admin)
+    order = [text.index(name) for name in ("batch-2", "s2", "worker-w3", "web-1", "s1", "worker-w1", "worker-w2")]
+    assert order == sorted(order)
+    assert "<b>4 workers</b> on 2 hosts" in text
+    assert "1 of 8 slots busy" in text
+    assert "queues mail" in text
+    assert "1 to start" in text
+    assert "36 s, 1 %" in text
+    assert "20.0 MiB" in text
+    assert 'href="/job/job1"' in text
+    assert "/supervisor/older/scale" not in text
+
+
+def test_a_supervisor_that_is_to_have_none_says_so_and_how_to_have_some(admin: Browser, viewer: Browser) -> None:
+    make_supervisor(id="s1", wanted=0)
+    text = text_of(admin)
+    assert "Nothing will run: this supervisor is to have no worker. Press <b>+</b>" in text
+    assert "manage.py worker scale s1 1" in text
+    assert 'value="-1"' not in text
+    assert "An administrator can scale it up." in text_of(viewer)
+    make_worker(supervisor_id="s2")
+    assert "Nothing will run here" in text_of(admin)
+
+
+def test_one_that_ends_or_is_silent_is_not_to_be_scaled(admin: Browser) -> None:
+    make_supervisor(id="s1", stopped_at=1)
+    make_worker(supervisor_id="s1")
+    make_supervisor(id="s2", seen_at=clock.now() - clock.seconds(300))
+    make_worker(supervisor_id="s2", seen_at=clock.now() - clock.seconds(300))
+    make_supervisor(id="s3", seen_at=clock.now() - clock.seconds(300))  # nobody is there
+    text = text_of(admin)
+    assert "ends when its jobs are done" in text
+    assert "silent, last heard of" in text
+    assert "s3" not in text
+    assert admin.post("/supervisor/s1/scale", {"by": "+1"}).status_code == 409
+    assert admin.post("/supervisor/s3/scale", {"by": "+1"}).status_code == 409
+    assert admin.get("/supervisor/s3").status_code == 404
+
+
+def test_of_those_that_ended_only_the_newest_are_listed(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MOST_ENDED", 2)
+    for number in range(4):
+        make_worker(id=f"w{number}", state="stopped", stopped_at=clock.now() - clock.seconds(number))
+    text = text_of(admin)
+    assert re.findall(r'id="ended-(\w+)"', text) == ["w0", "w1", "more"]
+    assert "and 2 more" in text
+
+
+# --- steering and scaling ---
+
+
+@pytest.mark.parametrize(
+    ("data", "after", "said"),
+    [
+        ({"by": "+1"}, 3, "is to have 3 workers, before 2. More start within seconds."),
+        ({"by": "-1"}, 1, "is to have 1 worker, before 2. Those that run least stop when they are done."),
+        ({"workers": "7"}, 7, "is to have 7 workers, before 2."),
+        ({"workers": "2"}, 2, "is to have 2 workers, as before."),
+    ],
+)
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_supervisor_is_scaled(admin: Browser, data: dict[str, Any], after: int, said: str, partial: bool) -> None:
+    make_supervisor(id="s1", wanted=2)
+    response = admin.post("/supervisor/s1/scale", data, partial=partial)
+    text = response.get_data(as_text=True) if partial else text_of(admin, response.headers["Location"])
+    assert said in text
+    assert wanted_of("s1") == after
+
+
+@pytest.mark.parametrize("typed", ["", "x", "-1", "257", "1.5", "99999999999"])
+def test_a_number_that_cannot_be_is_refused_and_kept_in_the_field(admin: Browser, typed: str) -> None:
+    make_supervisor(id="s1", wanted=2)
+    response = admin.post("/supervisor/s1/scale", {"workers": typed})
+    text = response.get_data(as_text=True)
+    assert response.status_code == 422
+    assert f'value="{typed}"' in text
+    assert "from 0 to 256" in text
+    assert wanted_of("s1") == 2
+
+
+def test_scaling_down_so_that_nothing_would_run_is_asked_first(admin: Browser) -> None:
+    make_supervisor(id="s1", wanted=1)
+    make_worker(id="w1", supervisor_id="s1")
+    asked = admin.post("/supervisor/s1/scale", {"by": "-1"}, partial=True).get_data(as_text=True)
+    assert "Scale down to no worker?" in asked
+    assert wanted_of("s1") == 1
+    assert "Scale down to no worker?" in admin.post("/supervisor/s1/scale", {"workers": "0"}).get_data(as_text=True)
+    admin.post("/supervisor/s1/scale", {"workers": "0", "confirmed": "1"})
+    assert wanted_of("s1") == 0
+    make_supervisor(id="s2", wanted=1)
+    make_supervisor(id="s3", wanted=1)
+    make_worker(id="w3", supervisor_id="s3")
+    admin.post("/supervisor/s2/scale", {"by": "-1"})  # the other one goes on
+    assert wanted_of("s2") == 0
+
+
+def test_stopping_the_last_worker_is_asked_first_and_another_is_not(admin: Browser) -> None:
+    for name in ("w1", "w2"):
+        make_worker(id=name)
+    make_worker(id="w3", seen_at=1)  # silent: it does not count
+    assert "finishes what it runs, then ends" in admin.post("/worker/w2/stop", partial=True).get_data(as_text=True)
+    asked = admin.post("/worker/w1/stop", partial=True).get_data(as_text=True)
+    assert "Stop the last worker?" in asked
+    assert wish_of("w1") == "run"
+    admin.post("/worker/w1/stop", {"confirmed": "1"})
+    assert wish_of("w1") == "stop"
+
+
+def test_a_supervisors_page_tells_what_it_is_and_lets_an_administrator_scale(admin: Browser, viewer: Browser) -> None:
+    make_supervisor(id="s1", wanted=2, queues='["mail", "default"]')
+    assert "mail, default" in text_of(admin, "/supervisor/s1")
+    assert 'name="workers"' in text_of(admin, "/supervisor/s1")
+    assert "Only an administrator may change it" in text_of(viewer, "/supervisor/s1")
+    assert viewer.post("/supervisor/s1/scale", {"by": "+1"}).status_code == 403
+    assert admin.get("/supervisor/nobody").status_code == 404
+    assert admin.post("/supervisor/nobody/scale", {"by": "+1"}).status_code == 404
+
+
+def test_a_start_and_a_scale_have_the_same_bound() -> None:
+    assert command.MOST_WORKERS == MOST_WORKERS

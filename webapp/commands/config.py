@@ -91,3 +91,35 @@ def unset(key: str) -> None:
     with core():
         now = operations.unset_setting(key, actor())
     click.echo(f"{key} = {now.value} (the default)")
+
+
+@config.command(epilog="Example: manage.py config history backoff_base")
+@click.argument("key")
+@json_option
+def history(key: str, as_json: bool) -> None:
+    """Show who changed the setting KEY, when, from what and to what, newest first."""
+    from webapp import settings, shapes
+    from webapp.db import reading
+
+    definition = settings.define(key)
+    with core(), reading() as session:
+        changes = settings.history(session, key)
+    if as_json:
+        print_json([shapes.change(change) for change in changes])
+        return
+    if not changes:
+        click.echo(f"Nobody has changed {key}: it is {definition.tidy(definition.default)}, its default.", err=True)
+        return
+    now = clock.now()
+    print_table(
+        [Column("CHANGED"), Column("FROM", right=True), Column("TO", right=True), Column("", flexible=True)],
+        [
+            (
+                f"{ago(change.at, now)} by {change.actor}",
+                str(change.before),
+                str(change.after),
+                "the default" if change.after_default else "",
+            )
+            for change in changes
+        ],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask import Flask
 
-from tests.factories import make_job, make_queue, make_worker
+from tests.factories import make_job, make_queue, make_supervisor, make_worker
 from tests.webapp.commands.conftest import Cli
 from webapp import clock, queries
 from webapp.db import reading
@@ -147,6 +147,39 @@ def test_a_worker_that_was_told_to_stop_hears_nothing_else(app: Flask, cli: Cli,
         assert result.err.startswith("w1: is stopping; only running workers")
     assert wish_of("w1") == "stop"
     assert cli("worker", "stop").lines == ["w1: stops when its jobs are done"]
+
+
+def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
+    make_supervisor(id="s1", wanted=2)
+    make_worker(id="w1", supervisor_id="s1")
+    [one] = cli("worker", "supervisors", "--json").json
+    assert (one["id"], one["state"], one["wanted"], one["workers"]) == ("s1", "running", 2, ["w1"])
+    assert cli("worker", "supervisors").lines[1].split()[:6] == ["s1", "running", "a-host", str(one["pid"]), "1", "2"]
+    assert cli("worker", "scale", "s1", "4").out == "s1: 4 workers, before 2\n"
+    assert cli("worker", "scale", "s1", "+1").out == "s1: 5 workers, before 4\n"
+    assert cli("worker", "scale", "s1", "-4").out == "s1: 1 worker, before 5\n"
+    assert cli("worker", "scale", "s1", "1").out == "s1: 1 worker, as before\n"
+    assert cli("worker", "scale", "s1", "0").out == "s1: 0 workers, before 1\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "why"),
+    [
+        (["s1", "257"], 1, "expected a whole number from 0 to 256"),
+        (["s1", "-3"], 1, "-1 workers cannot be"),
+        (["s1", "many"], 2, "'many' is no number of workers"),
+        (["s2", "1"], 1, "there is no supervisor 's2'"),
+        (["w1", "1"], 1, "'w1' is a worker; its supervisor is s1"),
+        (["s3", "1"], 1, "has ended"),
+    ],
+)
+def test_a_scale_that_cannot_be_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, why: str) -> None:
+    make_supervisor(id="s1", wanted=2)
+    make_supervisor(id="s3", stopped_at=1)
+    make_worker(id="w1", supervisor_id="s1")
+    result = cli("worker", "scale", *argv)
+    assert (result.code, result.out) == (code, "")
+    assert why in result.err
 
 
 def test_no_workers_at_all_is_no_fault(app: Flask, cli: Cli) -> None:
