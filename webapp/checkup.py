@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from webapp import clock, config, create_core, db, people, queries, settings
 from webapp.config import Config, ConfigError
 from webapp.models import Worker
+from webapp.trouble import LITTLE_SPACE, NO_SPACE
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3, and in these older lines.
 WAL_FIXED = (3, 51, 3)
@@ -30,7 +31,6 @@ OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
 NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "fuse.s3fs", "glusterfs", "lustre", "afs", "ceph", "gpfs", "ncpfs")
 SHARED_WITH_HOST = ("9p", "virtiofs", "vboxsf", "prl_fs", "fuse.grpcfuse", "fuse.osxfs")
 MOST_APART = 5.0  # seconds between two clocks
-LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
 
 
 @dataclass(frozen=True)

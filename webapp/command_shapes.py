@@ -18,7 +18,7 @@ _PATH_WORD = re.compile(r"(?<![^\s'\"=(;&|])(?:[A-Za-z]:|[~.]{1,2}|[\w.@-]+)?(?:
 _PROGRAM = re.compile(r"\.(?:py|sh|bash|rb|js|mjs|ts|pl|php|jar|ps1|bat|cmd|exe)$", re.IGNORECASE)
 _BEGINS_COMMAND = re.compile(r"(?:^|[|&;(])\s*(?:\w+=\S*\s+)*$")
 _NUMBER_IN_COMMAND = re.compile(r"(?<![A-Za-z])\d+|(?<=[A-Za-z])\d{2,}")  # python3 and s3cmd are names
-_LEFT_OUT = re.compile(r"(?<![A-Z])(?:ID|PATH|N)(?![A-Z])|[…|&;:()'\"]")
+_LEFT_OUT = re.compile(r"(?<![A-Z])(?:ID|PATH|N)(?![A-Z])|[…|&;:()'\"\\\\]")
 _SPACE = re.compile(r"\s+")
 
 

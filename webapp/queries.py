@@ -7,14 +7,14 @@ One job's story (attempts, events, output) is in `story.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
 from sqlalchemy import ColumnElement, func, literal, literal_column, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from webapp import clock, lists
+from webapp import clock, lists, trends
 from webapp.filters import JobFilter
 from webapp.lifecycle import in_state
 from webapp.lists import Page as Page
@@ -174,16 +174,27 @@ def workers(session: Session, lease: float, *, ended_since: Optional[int] = None
 
 @dataclass(frozen=True)
 class QueueView:
-    """A queue with what waits and runs in it. `oldest_run_at`: when its longest-waiting job became due."""
+    """A queue with what waits and runs in it. `oldest_run_at`: when its longest-waiting job became due.
+
+    `per_minute`: runs that end in a minute, at the present rate; None where none does.
+    """
 
     queue: Queue
     pending: Count
     processing: int
     oldest_run_at: Optional[int]
+    per_minute: Optional[float] = None
+
+    @property
+    def drain_seconds(self) -> Optional[float]:
+        """How long what waits takes at the present rate, about; None where nothing waits or nothing ends."""
+        return trends.drain_time(self.pending.number, self.per_minute)
 
 
-def queues(session: Session) -> list[QueueView]:
-    """All queues, by name."""
+def queues(session: Session, rates: Optional[Mapping[str, float]] = None) -> list[QueueView]:
+    """All queues, by name. `rates` are `trends.queue_rates`, for whoever has them already."""
+    if rates is None:
+        rates = trends.queue_rates(session)
     running = dict(
         session.execute(select(Job.queue, func.count()).where(in_state("processing")).group_by(Job.queue))
         .tuples()
@@ -195,6 +206,7 @@ def queues(session: Session) -> list[QueueView]:
             count(session, in_state("pending"), Job.queue == queue.name),
             running.get(queue.name, 0),
             session.scalar(select(func.min(Job.run_at)).where(in_state("pending"), Job.queue == queue.name)),
+            rates.get(queue.name),
         )
         for queue in session.scalars(select(Queue).order_by(Queue.name))
     ]

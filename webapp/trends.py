@@ -30,6 +30,7 @@ class Range:
 
     key: str
     label: str
+    title: str
     span: int
     sums: str
 
@@ -41,9 +42,9 @@ class Range:
 RANGES = {
     one.key: one
     for one in (
-        Range("1h", "1 hour", HOUR, "*1"),
-        Range("24h", "24 hours", clock.DAY, "*30"),
-        Range("7d", "7 days", 7 * clock.DAY, "*180"),
+        Range("1h", "1 hour", "The last hour", HOUR, "*1"),
+        Range("24h", "24 hours", "The last 24 hours", clock.DAY, "*30"),
+        Range("7d", "7 days", "The last 7 days", 7 * clock.DAY, "*180"),
     )
 }
 
@@ -62,7 +63,8 @@ class Shape:
 class Trend:
     """What ended in each step of a range, the last of which is not over; in all; and by whose commands.
 
-    `until`: what ended later is not counted yet. `commands_since`: those are counted by whole hours.
+    `until`: what ended later is not counted yet. `commands_since`: those are counted by whole hours. `rates` are those
+    of `queue_rates`, whatever the range.
     """
 
     range: Range
@@ -73,6 +75,7 @@ class Trend:
     commands_since: int = 0
     busiest: list[Shape] = field(default_factory=list)
     failing: list[Shape] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 def trend(session: Session, wanted: Range) -> Trend:
@@ -107,6 +110,7 @@ def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
         if queue == wanted.sums and at >= first:
             points[at].add(one)
     result = Trend(wanted, until, now - until > LATE, sorted(points.items()), commands_since=first // HOUR * HOUR)
+    result.rates = _rates(session, tail, now)
     for one in points.values():
         result.total.add(one)
     shapes = _commands(session, result.commands_since, now, tail)

@@ -6,6 +6,7 @@ runs for good asks `check_before_start()`.
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from webapp.models import Control
 
 LONGEST_CHECK = 5.0  # seconds: a start looks through a database that is larger than that only as far as it comes
 LARGE_LOG = 128 * 1024**2  # bytes; a busy queue's log stays near 4 MiB
+LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
 RESTORE = "It is left as it is. Put a backup in its place: manage.py db restore FILE"
 
 _SENTENCES = (
@@ -53,6 +55,15 @@ def large_log(config: Config) -> Optional[int]:
     except OSError:
         return None
     return size if size > LARGE_LOG else None
+
+
+def disk_nearly_full(config: Config) -> Optional[int]:
+    """Fewer free bytes than there should be where the database or, beside PostgreSQL, the home lies; else None."""
+    try:
+        free = shutil.disk_usage(config.sqlite_path.parent if config.is_sqlite else config.home).free
+    except OSError:
+        return None
+    return free if free < LITTLE_SPACE else None
 
 
 def prove_writable(patience: float = BUSY_TIMEOUT) -> None:

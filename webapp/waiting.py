@@ -46,26 +46,38 @@ class Fleet:
     serving: list[queries.WorkerView]
 
     @property
+    def takers(self) -> list[queries.WorkerView]:
+        """Those that take jobs: neither quiet nor stopping."""
+        return [view for view in self.serving if view.worker.wish == "run"]
+
+    @property
+    def slots(self) -> int:
+        return sum(view.worker.slots for view in self.takers)
+
+    @property
     def free(self) -> int:
         """Slots without a job, of workers that take this queue's."""
-        takers = [view for view in self.serving if view.worker.wish == "run"]
-        return sum(max(view.worker.slots - len(view.jobs), 0) for view in takers)
+        return sum(max(view.worker.slots - len(view.jobs), 0) for view in self.takers)
 
 
 def fleet_of(session: Session, name: str) -> Fleet:
-    queue = session.get(Queue, name)
     alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
-    serving = [view for view in alive if view.queues is None or name in view.queues]
+    return serving(name, session.get(Queue, name), alive)
+
+
+def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView]) -> Fleet:
+    """Which of the workers that are alive serve a queue; `queue` is its row, None where it has none yet."""
+    serve = [view for view in alive if view.queues is None or name in view.queues]
     kind = None
     if queue is not None and queue.paused_at is not None:
-        return Fleet(Obstacle("paused", name, queue.paused_by, queue.paused_at), serving)
+        return Fleet(Obstacle("paused", name, queue.paused_by, queue.paused_at), serve)
     if not alive:
         kind = "none"
-    elif not serving:
+    elif not serve:
         kind = "unserved"
-    elif all(view.worker.wish != "run" for view in serving):
+    elif all(view.worker.wish != "run" for view in serve):
         kind = "quiet"
-    return Fleet(Obstacle(kind, name, alive=alive, serving=serving) if kind else None, serving)
+    return Fleet(Obstacle(kind, name, alive=alive, serving=serve) if kind else None, serve)
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:

@@ -1,112 +1,68 @@
-"""The first page: what needs a person, how many jobs are in each state, who works, what failed lately."""
+"""The first page: what needs a person, how many jobs are in each state, how it went lately, who works, what failed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional
 
-from flask import Blueprint, current_app, url_for
+from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy.orm import Session
 
-from webapp import clock, queries, settings, trouble
-from webapp.console import htmx
-from webapp.console.words import plural
+from webapp import histograms, queries, settings, trends
+from webapp.command_shapes import words_of
+from webapp.console import charts, htmx, times
+from webapp.console.needs import START_COMMAND as START_COMMAND
+from webapp.console.needs import needs
 from webapp.db import reading
-from webapp.filters import JobFilter
+from webapp.histograms import Histogram
+from webapp.rollups import REST
 
 pages = Blueprint("overview", __name__)
 
-START_COMMAND = "python3 manage.py worker start"
-LATELY = 3600  # seconds
-
-
-@dataclass(frozen=True)
-class Need:
-    """Something that waits for a person: how bad, what, and where or how to deal with it."""
-
-    level: str  # alarm, warn
-    title: str
-    text: str
-    link: Optional[tuple[str, str]] = None
-    command: Optional[str] = None
+QUANTILES = ((0.5, "Half"), (0.95, "95 %"), (0.99, "99 %"))
+SHORTEST_SEARCH = 3  # characters: fewer would find anything
 
 
 @pages.get("/")
 def index() -> ResponseReturnValue:
+    """`over` is how far back the charts look: 1h, 24h or 7d."""
+    wanted = trends.RANGES.get(request.args.get("over", "1h"))
+    if wanted is None:
+        abort(404, f"There is no such range. Expected {', '.join(trends.RANGES)}.")
     with reading() as session:
         counts = queries.count_states(session)
-        fleet = queries.workers(session, settings.load(session).lease)
-        now = clock.now()
+        values = settings.load(session)
+        fleet = queries.workers(session, values.lease)
+        trend = trends.trend(session, wanted)
+        queues = queries.queues(session, trend.rates)
         return htmx.page(
             "overview",
             session,
-            needs=_needs(session, counts, fleet),
+            needs=needs(session, counts, fleet, queues, values),
             counts=counts,
             fleet=fleet,
+            trend=trend,
+            rate=sum(trend.rates.values()),
+            ranges=trends.RANGES.values(),
+            charts=(charts.throughput(trend), charts.failures(trend)),
+            axis=charts.AXES[wanted.key],
+            step=charts.STEPS[wanted.key],
+            lines=charts.lines(trend),
+            spans=(("wait for a worker", _quantiles(trend.total.waits)), ("run", _quantiles(trend.total.runs))),
+            quantiles=[label for _, label in QUANTILES],
+            since=times.brief(trend.commands_since),
+            rest=REST,
+            search_for=_search_for,
             failures=queries.recent_failures(session),
-            minute=queries.count_finished_since(session, now - clock.seconds(60)),
-            hour=queries.count_finished_since(session, now - clock.seconds(LATELY)),
-            oldest=queries.oldest_pending(session),
+            oldest=min((view.oldest_run_at for view in queues if view.oldest_run_at is not None), default=None),
         )
 
 
-def _needs(session: Session, counts: dict[str, queries.Count], fleet: list[queries.WorkerView]) -> list[Need]:
-    needs = []
-    if not any(view.alive for view in fleet):
-        waiting = counts["pending"]
-        text = "Nothing will run until one is started."
-        if waiting.number:
-            text = f"{waiting} {'job waits' if waiting.number == 1 else 'jobs wait'}. " + text
-        needs.append(Need("alarm", "No worker is running", text, command=START_COMMAND))
-    silent = [view for view in fleet if not view.alive]
-    if silent and len(silent) < len(fleet):
-        needs.append(
-            Need(
-                "warn",
-                f"{plural(len(silent), 'worker is', 'workers are')} silent",
-                "No heartbeat for longer than the lease: it may be gone or stuck. Its jobs go back to their queue.",
-                link=("See workers", url_for("workers.index")),
-            )
-        )
-    log = trouble.large_log(current_app.extensions["queuectl_config"])
-    if log is not None:
-        needs.append(
-            Need(
-                "alarm",
-                f"The database's log has grown to {log >> 20:,} MiB",
-                "Some program keeps a transaction open, so the log cannot begin anew and takes more and more disk. "
-                "Look for one that reads queue.db: a shell of sqlite3, a copy that hangs.",
-            )
-        )
-    if counts["dead"].number:
-        many = counts["dead"].number != 1
-        needs.append(
-            Need(
-                "warn",
-                f"{counts['dead']} dead {'letters' if many else 'letter'}",
-                "They have no retries left. Look at the error, then requeue or discard.",
-                link=("Look through them", url_for("dead_letters.index")),
-            )
-        )
-    paused = [view.queue.name for view in queries.queues(session) if view.queue.paused_at is not None]
-    if paused:
-        title = f"Queue {paused[0]} is paused" if len(paused) == 1 else f"{len(paused)} queues are paused"
-        needs.append(Need("warn", title, "Its jobs wait until somebody resumes it." if len(paused) == 1 else
-                          "Their jobs wait until somebody resumes them.",
-                          link=("See queues", url_for("queues.index"))))  # fmt: skip
-    if counts["failed"].number:
-        first = queries.page_of_jobs(session, _FAILED, limit=1).jobs
-        if first and first[0].run_at < clock.now() - clock.seconds(120):
-            needs.append(
-                Need(
-                    "warn",
-                    "Retries are overdue",
-                    "The first should have begun more than two minutes ago: workers promote them, and none does.",
-                    link=("See failed jobs", url_for("jobs.index", state="failed")),
-                )
-            )
-    return needs
+def _quantiles(histogram: Histogram) -> list[str]:
+    """What each part of them took at the most, as words."""
+    return [times.about(histograms.quantile(histogram, part)) for part, _ in QUANTILES]
 
 
-_FAILED = JobFilter(state="failed")
+def _search_for(shape: str) -> Optional[str]:
+    """What finds jobs with commands of this shape; None where nothing would find them alone."""
+    words = words_of(shape) if shape != REST else ""
+    return f'"{words}"' if len(words) >= SHORTEST_SEARCH else None

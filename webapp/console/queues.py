@@ -1,12 +1,13 @@
-"""The queues: what waits and runs in each, and pausing one."""
+"""The queues: what waits and runs in each, how fast it goes, which workers serve it, and pausing one."""
 
 from __future__ import annotations
 
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import operations, queries
+from webapp import operations, queries, settings, waiting
 from webapp.console import htmx
+from webapp.console.needs import start_command
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.db import reading
@@ -17,7 +18,9 @@ pages = Blueprint("queues", __name__)
 @pages.get("/queues")
 def index() -> ResponseReturnValue:
     with reading() as session:
-        return htmx.page("queues", session, queues=queries.queues(session))
+        alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
+        rows = [(view, waiting.serving(view.queue.name, view.queue, alive)) for view in queries.queues(session)]
+        return htmx.page("queues", session, rows=rows, any_alive=bool(alive), start_command=start_command)
 
 
 @pages.post("/queue/<name>/pause")

@@ -26,6 +26,7 @@ def init_app(app: Flask) -> None:
         when=times.when,
         exact=times.exact,
         duration=times.duration,
+        about=times.about,
         who=words.who,
         size=words.size,
         number=words.number,

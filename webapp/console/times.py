@@ -83,6 +83,13 @@ def duration(seconds: Optional[float]) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
+def about(seconds: Optional[float]) -> str:
+    """A duration of which two digits are known: '1 h 20 min', '170 ms', 'under 1 ms'."""
+    if seconds is not None and seconds < 0.001:
+        return "under 1 ms"
+    return duration(None if seconds is None else float(f"{seconds:.2g}"))
+
+
 def between(start: Optional[int], end: Optional[int]) -> str:
     """How long it took from one time to another."""
     if start is None or end is None:

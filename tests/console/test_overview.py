@@ -1,0 +1,180 @@
+"""The first page: what needs a person, charts with their words, percentiles, commands; and it stays still."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.factories import make_attempt, make_job, make_queue, make_worker
+from webapp import clock, rollups, trends, trouble
+from webapp.db import writing
+from webapp.models import CommandHour
+from webapp.rollups import HOUR, MINUTE
+
+SECOND = clock.SECOND
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The clock stands still, 50 seconds into a minute."""
+    now = clock.now() // MINUTE * MINUTE + 50 * SECOND
+    monkeypatch.setattr(clock, "now", lambda: now)
+    return now
+
+
+def text_of(browser: Browser, url: str = "/") -> str:
+    html = browser.get(url, partial=True).get_data(as_text=True)
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def ended(command: str, state: str, ago: int, took: int = SECOND, queue: str = "default") -> None:
+    at = clock.now() - ago
+    job = make_job("completed" if state == "completed" else "dead", command=command, queue=queue, finished_at=at)
+    make_attempt(job, 1, state, started_at=at - took, finished_at=at, due_at=at - 2 * took)
+
+
+def needs(browser: Browser) -> list[str]:
+    return re.findall(r'id="need-([a-z-]+)"', browser.get("/", partial=True).get_data(as_text=True))
+
+
+def test_an_idle_queue_with_a_worker_needs_nobody(viewer: Browser) -> None:
+    make_worker()
+    make_queue("default")
+    assert needs(viewer) == []
+
+
+def test_the_worst_comes_first_and_each_need_says_what_helps(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_job("dead")
+    make_job("failed", run_at=clock.now() - HOUR)
+    make_job("scheduled", run_at=clock.now() - HOUR)
+    make_queue("mail", paused_by="person:ana")
+    monkeypatch.setattr(trouble, "LITTLE_SPACE", 2**62)
+    monkeypatch.setattr(trouble, "NO_SPACE", 2**61)
+    assert needs(viewer) == ["disk", "workers", "overdue-failed", "overdue-scheduled", "dead", "paused"]
+    shown = text_of(viewer)
+    assert "The disk is full Less than 100 MiB is free" in shown
+    assert "No worker is running Nothing will run until one is started. python3 manage.py worker start" in shown
+    assert "Queue mail is paused" in shown
+    monkeypatch.setattr(trouble, "NO_SPACE", 0)
+    assert "The disk is nearly full" in text_of(viewer)
+
+
+def test_a_queue_that_no_worker_serves_is_told_with_the_command_that_starts_one(viewer: Browser) -> None:
+    make_worker(queues='["default"]')
+    make_job("pending", queue="gpu")
+    shown = text_of(viewer)
+    assert "No worker serves the queue gpu 1 pending there." in shown
+    assert "python3 manage.py worker start --queue gpu" in shown
+
+
+def test_jobs_that_seem_stuck_are_named_with_why(viewer: Browser) -> None:
+    now = clock.now()
+    with writing() as session:
+        hour = now // HOUR * HOUR
+        session.add(CommandHour(at=hour, shape="sync N", runs=9, failures=0, run_time=9 * 30 * SECOND))
+        session.add(CommandHour(at=hour, shape="rare", runs=2, failures=0, run_time=2))
+    make_worker(id="w1", slots=9)
+    make_worker(id="gone", seen_at=now - HOUR)
+
+    def runs(id_: str, command: str, minutes: int, worker: str = "w1", **values: object) -> None:
+        make_job("processing", id=id_, command=command, started_at=now - minutes * MINUTE, worker_id=worker, **values)
+
+    runs("usual", "sync 1", 4)
+    runs("unknown", "never seen", 600)
+    runs("seldom", "rare", 600)
+    assert "stuck" not in needs(viewer)
+    runs("slow", "sync 2", 30)
+    runs("late", "true", 10, timeout=30)
+    runs("deaf", "true", 8, cancel_requested_at=now - 5 * MINUTE, cancel_requested_by="person:ana")
+    shown = text_of(viewer)
+    assert "3 jobs seem stuck" in shown
+    assert re.search(r"slow : has run for .*?; usual is about 30 s late : has run for .*?, past its time-out", shown)
+    assert re.search(r"deaf : was told to end .*?, and has not", shown)
+    runs("orphan", "true", 1, worker="gone")
+    assert "4 jobs seem stuck" in text_of(viewer)
+
+
+@pytest.mark.usefixtures("still")
+@pytest.mark.parametrize("fold", [False, True])
+def test_charts_figures_and_commands_tell_what_ended(viewer: Browser, fold: bool) -> None:
+    make_worker()
+    for number in range(6):
+        ended(f"send-invoice {number}", "completed", 10 * MINUTE, 100_000)
+    ended("charge-card 1", "failed", 5 * MINUTE, 4 * SECOND)
+    ended("/opt/x/report.sh", "completed", 20 * HOUR)
+    while fold and rollups.fold():
+        pass
+    shown = text_of(viewer)
+    assert "The last hour: 6 completed, at most 6 a minute." in shown
+    assert "The last hour: 1 failed, 1 job died of it, at most 1 a minute." in shown
+    assert re.search(r"Run 100 ms 4\.?\d* s 4\.?\d* s", shown)
+    assert re.search(r"send-invoice N 6 100 ms", shown)
+    assert "charge-card N 1 100 %" in shown
+    html = viewer.get("/?over=24h").get_data(as_text=True)
+    assert 'aria-current="page">24 hours' in html
+    assert "7 completed, at most 6 in 30 minutes" in text_of(viewer, "/?over=24h")
+    assert '/jobs?q=%22send-invoice%22"' in html
+    assert 'style="' not in html
+    found = viewer.get("/jobs?q=%22report.sh%22").get_data(as_text=True)
+    assert "/opt/x/report.sh" in found
+
+
+def test_a_range_that_there_is_not_is_told_so(viewer: Browser) -> None:
+    assert viewer.get("/?over=9y").status_code == 404
+
+
+def test_nothing_of_a_command_becomes_markup(viewer: Browser) -> None:
+    ended("<img src=x> '\"\u202e 1", "failed", MINUTE)
+    html = viewer.get("/").get_data(as_text=True)
+    assert "<img" not in html
+    assert "\u202e" not in html
+
+
+def test_charts_that_are_behind_say_how_far_they_are(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trends, "TAIL", 1)
+    for minutes in (20, 18, 16):
+        ended("true", "completed", minutes * MINUTE)
+    assert "Counted as far as" in text_of(viewer)
+
+
+@pytest.mark.parametrize("url", ["/", "/?over=7d", "/queues"])
+def test_while_nothing_ends_nothing_changes_but_with_the_minute(
+    viewer: Browser, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = clock.now() // MINUTE * MINUTE + 5 * SECOND
+    monkeypatch.setattr(clock, "now", lambda: start)
+    make_worker(seen_at=start)
+    make_job("pending", queue="mail")
+    ended("true", "completed", 2 * MINUTE, queue="mail")
+    first = viewer.get(url, partial=True)
+    for later in (1, 3):
+        monkeypatch.setattr(clock, "now", lambda later=later: start + later * SECOND)
+        rollups.fold()
+        again = viewer.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]})
+        assert again.status_code == 304
+
+
+def test_an_empty_queue_stays_the_same_for_hours(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = viewer.get("/", partial=True)
+    later = clock.now() + 3 * HOUR
+    monkeypatch.setattr(clock, "now", lambda: later)
+    again = viewer.get("/", partial=True, headers={"If-None-Match": first.headers["ETag"]})
+    assert again.status_code == 304
+
+
+@pytest.mark.usefixtures("still")
+def test_a_queue_shows_its_rate_its_drain_time_and_who_serves_it(operator: Browser) -> None:
+    make_worker(queues='["mail"]', slots=3)
+    for number in range(12):
+        ended("true", "completed", 30 * SECOND + number, queue="mail")
+    for _ in range(24):
+        make_job("pending", queue="mail")
+    make_job("pending", queue="gpu")
+    shown = text_of(operator, "/queues")
+    assert "gpu Start a worker for it: python3 manage.py worker start --queue gpu open 1 0" in shown
+    assert re.search(r"mail open 24 0 .*? 12 2 min 1 worker 3 of 3 slots free Pause", shown)
+    operator.post("/queue/mail/pause")
+    assert re.search(r"mail paused by the-operator, .*? 24 0 .*? 12 \N{EN DASH} 1 worker", text_of(operator, "/queues"))

@@ -1,0 +1,138 @@
+"""Charts of what ended, as bars of an SVG: where each stands, what it says, and the same in words.
+
+No style attributes and no script: positions are SVG attributes, colours are the stylesheet's by class. The labels stand
+beside the picture, which is stretched to the width that there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webapp.console import times
+from webapp.console.words import plural
+from webapp.rollups import Sum
+from webapp.trends import Trend
+
+HEIGHT = 100  # of the picture, in its own units; each bar with its gap is STEP wide
+STEP = 10
+GAP = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a bar: its class, and from where to where, from the top."""
+
+    kind: str
+    y: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What ended in one step of the range. `open`: it is not over yet."""
+
+    x: int
+    text: str
+    parts: list[Part]
+    open: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart. `top` is what its upper edge means, for each step; 0 where there is `nothing` to show."""
+
+    id: str
+    title: str
+    nothing: str
+    description: str
+    width: int
+    top: int
+    bars: list[Bar]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step as a row of the table that says the same."""
+
+    at: str
+    sum: Sum
+
+
+STEPS = {"1h": "a minute", "24h": "in 30 minutes", "7d": "in 3 hours"}
+AXES = {
+    "1h": ("1 h ago", "30 min ago", "now"),
+    "24h": ("24 h ago", "12 h ago", "now"),
+    "7d": ("7 d ago", "3½ d ago", "now"),
+}
+
+
+def throughput(trend: Trend) -> Chart:
+    heights = [(one.completed,) for _, one in trend.points]
+    texts = [f"{one.completed:,} completed" for _, one in trend.points]
+    summary = f"{trend.total.completed:,} completed"
+    return _chart("throughput", ("Completed", "Nothing completed."), summary, trend, ("completed",), heights, texts)
+
+
+def failures(trend: Trend) -> Chart:
+    """Failed attempts, those with which a job died apart."""
+    heights = [(one.dead, max(one.failed - one.dead, 0)) for _, one in trend.points]
+    texts = [f"{one.failed:,} failed, {one.dead:,} died" for _, one in trend.points]
+    total = trend.total
+    summary = f"{total.failed:,} failed, {plural(total.dead, 'job')} died of it"
+    return _chart(
+        "failures", ("Failed attempts", "Nothing failed."), summary, trend, ("dead", "failed"), heights, texts
+    )
+
+
+def _chart(
+    id_: str,
+    titles: tuple[str, str],
+    summary: str,
+    trend: Trend,
+    kinds: Sequence[str],
+    heights: Sequence[Sequence[int]],
+    texts: Sequence[str],
+) -> Chart:
+    most = max(map(sum, heights))
+    top = _round_up(most)
+    bars = []
+    for index, ((at, _), parts) in enumerate(zip(trend.points, heights)):
+        if not sum(parts):
+            continue
+        is_open = index == len(heights) - 1
+        text = f"{moment(at, trend)}: {texts[index]}{' so far' if is_open else ''}"
+        bars.append(Bar(index * STEP + GAP // 2, text, _stack(kinds, parts, top), is_open))
+    peak = f", at most {most:,} {STEPS[trend.range.key]}" if most else ""
+    description = f"{trend.range.title}: {summary}{peak}."
+    return Chart(id_, *titles, description, len(heights) * STEP, top, bars)
+
+
+def _stack(kinds: Sequence[str], numbers: Sequence[int], top: int) -> list[Part]:
+    parts, foot = [], float(HEIGHT)
+    for kind, number in zip(kinds, numbers):
+        if number:
+            height = max(round(number / top * HEIGHT, 1), 1.5)  # one in a thousand is still to be seen
+            foot = max(round(foot - height, 1), 0)
+            parts.append(Part(kind, foot, height))
+    return parts
+
+
+def _round_up(most: int) -> int:
+    """The next of 1, 2, 3, 4, 5, 6, 8, 10, 20 …"""
+    scale = 1
+    while most > 10 * scale:
+        scale *= 10
+    return next((step * scale for step in (1, 2, 3, 4, 5, 6, 8, 10) if most <= step * scale), 1) if most else 0
+
+
+def lines(trend: Trend) -> list[Line]:
+    """The steps in which anything ended, newest first."""
+    return [
+        Line(moment(at, trend), one) for at, one in reversed(trend.points) if one.completed or one.failed or one.lost
+    ]
+
+
+def moment(at: int, trend: Trend) -> str:
+    """When a step begins, in the reader's zone: '14:05', or with its day 'Tue 14:00'."""
+    return times.local(at).strftime("%H:%M" if trend.range.key == "1h" else "%a %H:%M")
