@@ -1,0 +1,360 @@
+"""One job's page and the form that makes jobs, in a real Chromium: wrong input at each step, and no scripts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.console.browser.conftest import Watched
+from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
+from webapp import clock
+from webapp.db import reading, writing
+from webapp.models import Job, OutputChunk
+
+LINES = b"".join(b"line %d\n" % number for number in range(1, 2501))
+TICK = "document.dispatchEvent(new CustomEvent('tick'))"
+
+
+@pytest.fixture(autouse=True)
+def _wrong_inputs_are_expected(watched: Watched) -> None:
+    watched.expect("Failed to load resource: the server responded with a status of 422")
+
+
+def with_path(part: str) -> re.Pattern[str]:
+    return re.compile(re.escape(part))
+
+
+def in_view(page: Page, selector: str) -> bool:
+    """Whether the pane has been scrolled so that it shows this line."""
+    return bool(
+        page.evaluate(
+            """selector => { const pane = document.querySelector('#pane').getBoundingClientRect(),
+                line = document.querySelector(selector).getBoundingClientRect();
+                return line.top >= pane.top - 1 && line.bottom <= pane.bottom + 1 }""",
+            selector,
+        )
+    )
+
+
+# --- why it waits ----------------------------------------------------------------------------------------------------
+
+
+def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> None:
+    make_worker(seen_at=clock.now() + clock.seconds(600))
+    make_queue("mail", paused_by="person:ben")
+    make_job("failed", id="job1", queue="mail")
+    page.goto("/job/job1")
+    why = page.locator(".why-box")
+    expect(why).to_contain_text("it runs again in")
+    expect(why).to_contain_text("Its queue mail is paused by ben")
+    expect(page.locator(".job-head").get_by_role("button", name="Run now")).to_have_count(0)  # it is in the sentence
+    why.get_by_role("button", name="Run now job1").click()
+    expect(page.locator(".job-head .badge")).to_have_text("pending")
+    why.get_by_role("button", name="Resume mail").click()
+    expect(why).to_contain_text("It is next in its queue.")
+
+
+def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page]) -> None:
+    make_worker(id="w1", wish="quiet", seen_at=clock.now() + clock.seconds(600))
+    make_job("pending", id="job1")
+    operator = open_browser("operator")
+    operator.goto("/job/job1")
+    expect(operator.locator(".why-box")).to_contain_text("is quiet")
+    expect(operator.locator(".why-box").get_by_role("link", name="See workers")).to_be_visible()
+    expect(operator.locator(".why-box").get_by_role("button")).to_have_count(0)
+    admin = open_browser("admin")
+    admin.goto("/job/job1")
+    admin.get_by_role("button", name="Resume w1").click()
+    expect(admin.locator(".why-box")).to_contain_text("It is next in its queue.")
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_linked_and_the_link_leads_there_from_anywhere(
+    page: Page, open_browser: Callable[..., Page], eventually: Callable[..., Any]
+) -> None:
+    job = make_job("dead", id="job1", attempts=1)
+    make_attempt(job, 1, output=LINES)
+    page.goto("/job/job1")
+    page.locator("#L2400 a").click()
+    expect(page).to_have_url(with_path("/job/job1?attempt=1&line=L2400#L2400"))
+    expect(page.locator("#L2400")).to_have_class("marked")
+    page.locator("#L2401 a").click()
+    expect(page.locator(".marked")).to_have_text("line 2401")
+    other = open_browser("viewer")
+    other.goto("/job/job1?attempt=1&line=L700#L700")
+    expect(other.locator("#L700")).to_have_text("line 700")
+    eventually(lambda: in_view(other, "#L700"))
+    other.goto("about:blank")
+    other.goto("/job/job1#L900")  # somebody typed it: the page does not show this line yet
+    expect(other).to_have_url(with_path("?attempt=1&line=L900#L900"))
+    expect(other.locator("#L900")).to_have_class("marked")
+
+
+def test_from_the_middle_one_reads_on_to_either_end(page: Page) -> None:
+    make_attempt(make_job("dead", id="job1", attempts=1), 1, output=LINES)
+    page.goto("/job/job1")
+    page.get_by_label("Go to line").fill("nonsense")
+    page.get_by_role("button", name="Go", exact=True).click()
+    assert page.evaluate("document.querySelector('#line').validity.patternMismatch")
+    page.get_by_label("Go to line").fill("9000")
+    page.get_by_role("button", name="Go", exact=True).click()
+    expect(page.locator(".output-notice")).to_have_text("There is no line 9000: the output has 2,500.")
+    page.get_by_label("Go to line").fill("1200")
+    page.get_by_role("button", name="Go", exact=True).click()
+    lines = page.locator("#pane :is(.earlier, #out) > div")
+    expect(lines).to_have_count(1000)
+    page.get_by_role("link", name="Later").click()
+    expect(lines).to_have_count(1551)
+    expect(page.locator("#L2500")).to_have_count(1)
+    expect(page.get_by_role("link", name="Later")).to_have_count(0)
+    page.get_by_role("link", name="Earlier").click()
+    expect(lines).to_have_count(2500)
+    expect(page.locator("#L1")).to_have_count(1)
+
+
+def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[..., Any]) -> None:
+    make_attempt(make_job("dead", id="job1", attempts=1), 1, output=LINES + b"\x1b[31mLI\x1b[0mNE 7 again\n")
+    page.goto("/job/job1")
+    page.get_by_label("Find in output").fill("no such thing")
+    page.keyboard.press("Enter")
+    expect(page.locator(".output-notice")).to_contain_text("is not in this output")
+    expect(page.get_by_label("Find in output")).to_have_value("no such thing")
+    page.get_by_label("Find in output").fill("line 7 ")
+    page.keyboard.press("Enter")
+    page.get_by_label("Find in output").fill("line 777")
+    page.keyboard.press("Enter")
+    expect(page.locator(".hits")).to_contain_text("1 of 1 line")
+    expect(page.locator(".marked mark")).to_have_text("line 777")
+    eventually(lambda: in_view(page, "#L777"))
+    page.get_by_label("Find in output").fill("LINE 249")
+    page.keyboard.press("Enter")
+    expect(page.locator(".hits")).to_contain_text("1 of 11 lines")
+    for _ in range(10):
+        page.get_by_role("link", name="Next line found").click()
+    expect(page.locator(".hits")).to_contain_text("11 of 11 lines")
+    expect(page.locator(".marked")).to_have_text("line 2499")
+    expect(page.get_by_role("link", name="Next line found")).to_have_count(0)
+    page.get_by_role("link", name="Previous line found").click()
+    expect(page.locator(".marked")).to_have_text("line 2498")
+    page.get_by_role("link", name="Clear").click()
+    expect(page.locator(".marked, mark")).to_have_count(0)
+
+
+def test_line_names_stay_while_output_comes(page: Page) -> None:
+    make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
+    job = make_job("processing", id="job1", worker_id="w1", attempts=1)
+    make_chunk(job, b"one\ntw")
+    page.goto("/job/job1")
+    expect(page.locator("#out > div")).to_have_text(["one"])
+    page.locator("#L1 a").click()
+    expect(page.locator("#follow")).not_to_be_checked()
+    make_chunk(job, b"o\nthree\n", position=6)
+    expect(page.locator("#L2")).to_have_text("two")
+    expect(page.locator("#L3")).to_have_text("three")
+    expect(page.locator("#L1")).to_have_class("marked")
+
+
+def test_a_page_that_runs_for_days_keeps_the_last_lines_only(page: Page) -> None:
+    make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
+    job = make_job("processing", id="job1", worker_id="w1", attempts=1)
+    page.goto("/job/job1")
+    expect(page.get_by_role("log")).to_be_visible()
+    position = 0
+    for part in range(7):
+        data = b"".join(b"line %d\n" % number for number in range(part * 999 + 1, (part + 1) * 999 + 1))
+        make_chunk(job, data, position=position)
+        position += len(data)
+        expect(page.locator(f"#L{(part + 1) * 999}")).to_have_count(1)
+    expect(page.locator("#L1")).to_have_count(0)
+    assert page.locator("#out > div").count() <= 6000
+    page.get_by_role("link", name="Earlier").click()
+    expect(page).to_have_url(re.compile(r"attempt=1&to=L\d+#output"))
+    assert page.locator("#out > div").count() == 1000
+
+
+def test_the_next_attempt_takes_the_place_of_the_one_that_ended(page: Page) -> None:
+    make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
+    job = make_job("pending", id="job1")
+    page.goto("/job/job1?watch=1#output")
+    expect(page.locator("#output")).to_contain_text("No output yet")
+    now = clock.now()
+    change_job("job1", state="processing", attempts=1, worker_id="w1", token="t", started_at=now)
+    with writing() as session:
+        session.add(OutputChunk(job_seq=job.seq, attempt=1, position=0, data=b"hello\n", runs="6"))
+    expect(page.locator("#out > div")).to_have_text(["hello"])
+    expect(page.locator("#follow")).to_be_checked()
+    make_attempt(job, 1, output=b"hello\n")
+    with writing() as session:
+        session.query(OutputChunk).delete()
+    change_job("job1", state="failed", worker_id=None, token=None, failures=1, run_at=now)
+    expect(page.locator("#tail[hx-get]")).to_have_count(0)
+    change_job("job1", state="processing", attempts=2, worker_id="w1", token="u", started_at=clock.now())
+    with writing() as session:
+        session.add(OutputChunk(job_seq=job.seq, attempt=2, position=0, data=b"again\n", runs="6"))
+    expect(page.locator("#output-title")).to_have_text("Output of attempt 2")
+    expect(page.locator("#out > div")).to_have_text(["again"])
+
+
+def test_two_attempts_are_compared(page: Page) -> None:
+    job = make_job("dead", id="job1", attempts=2)
+    make_attempt(job, 1, output=b"10:00 start\nok\n")
+    make_attempt(job, 2, output=b"10:09 start\n<b>boom</b>\n")
+    page.goto("/job/job1")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".compared tr.gone")).to_have_text(re.compile("^2\\s*\N{MINUS SIGN}\\s*ok$"))
+    expect(page.locator(".compared tr.new")).to_have_text(re.compile(r"^2\s*\+\s*<b>boom</b>$"))
+    page.get_by_label("Ignore numbers").uncheck()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".compared tr.gone")).to_have_count(2)
+    page.get_by_role("link", name="Back to the output").click()
+    expect(page.locator("#out > div")).to_have_count(2)
+
+
+def test_output_is_read_without_javascript(open_browser: Callable[..., Page]) -> None:
+    job = make_job("dead", id="job1", attempts=2)
+    make_attempt(job, 1, output=LINES)
+    make_attempt(job, 2, output=LINES)
+    page = open_browser("viewer", java_script_enabled=False)
+    page.goto("/job/job1")
+    page.get_by_role("link", name="Earlier").click()
+    expect(page.locator("#L501")).to_have_text("line 501")
+    page.get_by_label("Find in output").fill("line 12")
+    page.get_by_role("button", name="Go", exact=True).click()
+    expect(page.locator(".marked")).to_have_text("line 12")
+    page.get_by_role("link", name="Next line found").click()
+    expect(page.locator(".marked")).to_have_text("line 120")
+    page.get_by_role("link", name="Later").click()
+    expect(page.locator("#L1001")).to_have_count(1)
+    page.get_by_role("link", name="To the end").click()
+    expect(page.locator("#L2500")).to_have_count(1)
+    page.locator("#L2500 a").click()
+    expect(page.locator(".marked")).to_have_text("line 2500")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator(".compared-head")).to_contain_text("wrote the same, but for numbers")
+
+
+# --- submit ----------------------------------------------------------------------------------------------------------
+
+
+def submitted() -> list[Job]:
+    with reading() as session:
+        return session.query(Job).order_by(Job.seq).all()
+
+
+def test_many_lines_become_many_jobs_after_what_was_wrong_is_put_right(page: Page) -> None:
+    page.goto("/submit")
+    page.fill("#command", "echo one\necho two \\\n\necho three")
+    page.locator("#command").blur()
+    expect(page.locator("#many-count")).to_contain_text("One job: a script of 3 lines.")
+    page.get_by_label("One job a line").check()
+    expect(page.locator("#command-problem")).to_contain_text("Line 2 ends with a backslash")
+    page.locator("details.more summary").click()
+    page.fill("#id", "job1")
+    page.get_by_role("button", name="Submit job").click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("2 fields need another look")
+    expect(page.locator("#id-problem")).to_contain_text("An id is for one job")
+    expect(page.get_by_label("One job a line")).to_be_checked()
+    assert submitted() == []
+    page.fill("#id", "")
+    page.fill("#command", "echo one\necho two\n\necho three")
+    page.locator("#command").blur()
+    expect(page.locator("#command-problem:empty")).to_have_count(1)
+    expect(page.locator("#many-count")).to_have_text("3 jobs: from echo one to echo three")
+    page.get_by_role("button", name="Submit and watch").click()
+    expect(page).to_have_url(re.compile(r"/batch/\w+x3\?watch=1"))
+    expect(page.get_by_text("3 jobs are submitted.")).to_be_visible()
+    assert [job.command for job in submitted()] == ["echo one", "echo two", "echo three"]
+    change_job(submitted()[1].id, state="completed", finished_at=clock.now())
+    expect(page.locator(".batch")).to_contain_text("1 of 3 are over")
+    page.get_by_role("link", name="echo two").click()
+    page.get_by_role("link", name="with 2 others").click()
+    expect(page.get_by_role("heading", name="3 jobs submitted together")).to_be_visible()
+
+
+def test_a_job_is_submitted_and_watched(page: Page) -> None:
+    page.goto("/submit")
+    page.get_by_role("button", name="Submit and watch").click()
+    expect(page.locator("#command-problem")).to_contain_text("Is empty")
+    page.fill("#command", "echo hello")
+    page.get_by_role("button", name="Submit and watch").click()
+    expect(page).to_have_url(re.compile(r"/job/[\w-]+\?watch=1#output"))
+    expect(page.locator("[data-fast]")).to_have_count(1)
+    expect(page.locator("#output")).to_be_in_viewport()
+
+
+def test_a_job_is_submitted_again_with_changes(page: Page) -> None:
+    make_job("dead", id="job1", command="echo one\necho two", queue="mail", priority=7, max_retries=4, timeout=90.0,
+             cwd="/srv", env='{"A": "1", "B": "x=y"}')  # fmt: skip
+    page.goto("/job/job1")
+    page.get_by_role("link", name="Submit again…").click()
+    for name, value in (("command", "echo one\necho two"), ("queue", "mail"), ("priority", "7"), ("max_retries", "4"),
+                        ("timeout", "90"), ("cwd", "/srv"), ("env", "A=1\nB=x=y"), ("id", "")):  # fmt: skip
+        expect(page.locator(f"#{name}")).to_have_value(value)
+    page.fill("#cwd", "srv")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.locator("#cwd-problem")).to_contain_text("absolute path")
+    page.fill("#cwd", "/srv/app")
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_text("is submitted.")).to_be_visible()
+    again = submitted()[-1]
+    assert (again.cwd, again.env, again.timeout, again.queue) == ("/srv/app", '{"A": "1", "B": "x=y"}', 90.0, "mail")
+
+
+# --- how it looks ----------------------------------------------------------------------------------------------------
+
+
+def full(state: str) -> None:
+    job = make_job(state, id=state, attempts=3, failures=3)
+    for number in (1, 2, 3):
+        make_attempt(job, number, output=b"out\n\x1b[31mred\x1b[0m %d\n" % number * 400, output_runs="400,800,900",
+                     output_cut=2000, output_dropped=5000, due_at=clock.now() - clock.seconds(9))  # fmt: skip
+    if state == "processing":
+        change_job(state, attempts=4)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")])
+def test_its_pages_have_no_fault_that_axe_can_find(
+    open_browser: Callable[..., Page], watched: Any, scheme: str, width: int
+) -> None:
+    for state in ("failed", "dead", "processing"):
+        full(state)
+    make_job("pending", id="lone", losses=1)
+    make_queue("mail", paused_by="person:ben")
+    make_job("scheduled", id="paused", queue="mail")
+    page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.goto("/submit")
+    page.fill("#command", "echo a\necho b")
+    page.get_by_label("One job a line").check()
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_role("heading", name="2 jobs submitted together")).to_be_visible()
+    faults: list[str] = []
+    for url in (page.url, "/job/failed", "/job/dead?find=red&hit=3", "/job/dead?attempt=3&against=2", "/job/processing",
+                "/job/failed?line=9999", "/job/lone", "/job/paused"):  # fmt: skip
+        page.goto(url)
+        for violation in Axe().run(page).response["violations"]:
+            faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]
+        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+            faults.append(f"{url}: wider than {width}")
+    assert faults == []
+
+
+def test_on_paper_there_is_what_was_and_nothing_to_press(page: Page) -> None:
+    full("failed")
+    page.goto("/job/failed")
+    page.emulate_media(media="print", color_scheme="dark")
+    for gone in (".top", ".buttons", ".output-bar", ".why-box .button", "#toasts", "#earlier a", ".rows .acts"):
+        for one in page.locator(gone).all():
+            expect(one).to_be_hidden()
+    expect(page.get_by_role("heading", name="failed")).to_be_visible()
+    for there in (".command-card", ".facts", ".timeline", "table.attempts", "#out"):
+        expect(page.locator(there).first).to_be_visible()
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("#pane").evaluate("pane => getComputedStyle(pane).overflowY") == "visible"
+    assert page.locator("#out .f1").first.evaluate("ink => getComputedStyle(ink).color") == "rgb(0, 0, 0)"
