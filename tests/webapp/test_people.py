@@ -13,8 +13,8 @@ import time_machine
 from flask import Flask
 from sqlalchemy import select
 
-from webapp import people, sessions
-from webapp.db import reading
+from webapp import create_core, people, sessions
+from webapp.db import db, reading
 from webapp.models import Audit, Event, SetupLink, User
 from webapp.people import PersonError
 
@@ -132,6 +132,7 @@ def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
     for name in ("ana", "eve"):
         people.add(name, GOOD, "admin", "person:test")
     keep, both_are_in = people._keep_an_administrator, threading.Barrier(2)
+    apps = {"ana": app, "eve": create_core(app.extensions["queuectl_config"])}  # as two processes: a write lock each
 
     def keep_when_the_other_is_here_too(*arguments: Any) -> None:
         with suppress(threading.BrokenBarrierError):
@@ -139,13 +140,16 @@ def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
         keep(*arguments)
 
     def demote(name: str) -> bool:
-        with app.app_context(), suppress(PersonError):
+        with apps[name].app_context(), suppress(PersonError):
             return people.set_role(name, "viewer", "person:test")
         return False
 
     monkeypatch.setattr(people, "_keep_an_administrator", keep_when_the_other_is_here_too)
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(demote, ["ana", "eve"])) == [False, True]
+    with apps["eve"].app_context():
+        for engine in db.engines.values():
+            engine.dispose()
 
 
 def test_where_there_is_no_administrator_yet_others_can_still_be_changed() -> None:
