@@ -170,6 +170,24 @@ def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_g
     assert get(up.address + "/healthz") == 200
 
 
+def test_its_workers_are_scaled_down_to_none_and_up_again(
+    up: Running, processes: Processes, eventually: Eventually
+) -> None:
+    def workers() -> int:
+        return len(processes.run("status", "--json").json["workers"])
+
+    eventually(lambda: workers() == 1)
+    [one] = processes.run("worker", "supervisors", "--json").json
+    assert processes.run("worker", "scale", one["id"], "0").code == 0
+    eventually(lambda: workers() == 0)
+    processes.run("enqueue", "--command", "true", "--id", "job1")
+    assert processes.run("worker", "scale", one["id"], "+2").out == f"{one['id']}: 2 workers, before 0\n"
+    eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(30) == 0
+    assert "stopped from elsewhere" not in processes.errors
+
+
 def test_web_serves_without_workers_until_told_to_stop(processes: Processes) -> None:
     process = processes.start("web", "--port", "0")
     assert process.stdout is not None
