@@ -8,15 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
-from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from webapp import clock, queries, settings
-from webapp.models import Attempt, Job, Queue
-
-WINDOW = clock.seconds(600)  # how far back a pace looks
-STEP = clock.seconds(10)  # a page that is asked again within it says the same
-LOOK = 2000  # attempts that are looked at, whatever queue they are of
+from webapp import queries, settings, trends
+from webapp.models import Queue
 
 
 @dataclass(frozen=True)
@@ -81,23 +76,5 @@ def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView]) 
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:
-    """How long a queue needs for so many jobs at its present pace; None where nothing of it has ended lately.
-
-    The pace is that of its attempts that ended in the last ten minutes, among the newest LOOK of all queues.
-    """
-    now = clock.now() // STEP * STEP
-    newest = (
-        select(Attempt.job_seq, Attempt.finished_at)
-        .where(Attempt.finished_at >= now - WINDOW)
-        .order_by(Attempt.finished_at.desc())
-        .limit(LOOK)
-        .subquery()
-    )
-    mine = func.sum(case((Job.queue == name, 1), else_=0))
-    found = session.execute(
-        select(mine, func.min(newest.c.finished_at)).select_from(newest).join(Job, Job.seq == newest.c.job_seq)
-    ).one()
-    ended, first = int(found[0] or 0), found[1]
-    if not ended or first is None:
-        return None
-    return jobs * max(now - int(first), STEP) / clock.SECOND / ended
+    """How long a queue needs for so many jobs at its present rate; None where nothing of it has ended lately."""
+    return trends.drain_time(jobs, trends.queue_rates(session).get(name))
