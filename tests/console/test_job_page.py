@@ -1,0 +1,193 @@
+"""One job's page: why the job stands where it stands, its timeline, its attempts, and the card of the newest output."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.factories import make_attempt, make_chunk, make_event, make_job, make_queue, make_worker
+from webapp import clock
+from webapp.console.why import about
+
+
+def seconds(number: float) -> int:
+    return clock.now() + clock.seconds(number)
+
+
+def told(browser: Browser, job_id: str = "job1") -> str:
+    """The sentence, without markup and without what only a terminal helps."""
+    text = browser.get(f"/job/{job_id}").get_data(as_text=True)
+    found = re.search(r'<div class="why-box \w+">(.*?)</div>', text, re.DOTALL)
+    assert found is not None
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", found[1])).strip()
+
+
+def buttons(browser: Browser, job_id: str = "job1") -> list[str]:
+    text = browser.get(f"/job/{job_id}").get_data(as_text=True)
+    box = re.search(r'<div class="why-box \w+">(.*?)</div>', text, re.DOTALL)
+    assert box is not None
+    return re.findall(r'formaction="([^"]+)"', box[1])
+
+
+def busy(**values: Any) -> None:
+    make_worker(id="w1", seen_at=seconds(600), **values)
+
+
+# --- why it waits ----------------------------------------------------------------------------------------------------
+
+
+def test_without_workers_the_command_that_starts_one_is_named(operator: Browser) -> None:
+    make_job("pending", id="job1")
+    assert "No worker is running, so nothing will take it. python3 manage.py worker start" in told(operator)
+    make_worker(id="w1", seen_at=seconds(600), queues='["mail"]')
+    assert "1 worker runs, but none serves the queue default." in told(operator)
+    assert "worker start --queue default" in told(operator)
+
+
+def test_a_paused_queue_is_resumed_from_here_by_who_may(operator: Browser, viewer: Browser) -> None:
+    busy()
+    make_queue("mail", paused_by="person:ben")
+    make_job("pending", id="job1", queue="mail")
+    assert told(operator).startswith("Its queue mail is paused by ben,")
+    assert buttons(operator) == ["/queue/mail/resume"]
+    assert buttons(viewer) == []
+
+
+def test_quiet_workers_are_resumed_by_an_administrator(admin: Browser, operator: Browser) -> None:
+    busy(wish="quiet")
+    make_job("pending", id="job1")
+    assert "Every worker that serves default is quiet" in told(operator)
+    assert buttons(operator) == []
+    assert buttons(admin) == ["/worker/w1/resume"]
+    for number in range(2, 6):
+        make_worker(id=f"w{number}", wish="quiet", seen_at=seconds(600))
+    assert buttons(admin) == []  # of many, the page of workers has a button each
+    assert "See workers" in told(admin)
+
+
+def test_workers_that_stop_are_not_resumed(admin: Browser) -> None:
+    busy(wish="stop")
+    make_job("pending", id="job1")
+    assert "Every worker that serves default is stopping." in told(admin)
+    assert buttons(admin) == []
+
+
+def test_the_jobs_ahead_are_counted_and_timed(operator: Browser) -> None:
+    busy()
+    for _ in range(3):
+        make_job("pending", queue="mail", run_at=seconds(-100))
+    make_job("pending", id="job1", queue="mail")
+    assert told(operator) == "3 jobs in mail are ahead of it."  # nothing has ended, so nobody knows how long
+    for _ in range(2):
+        make_attempt(make_job("completed", queue="mail"), 1, "completed", finished_at=seconds(-30))
+    assert re.fullmatch(r"3 jobs in mail are ahead of it, about [123] min at the present rate\.", told(operator))
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [(3, "under a minute"), (59, "about 1 min"), (5399, "about 90 min"), (5401, "about 2 h"), (3600 * 30, "about 30 h"),
+     (86400 * 5, "about 5 days"), (86400 * 365 * 30, "about 30 years")],
+)  # fmt: skip
+def test_what_is_only_guessed_is_told_in_one_unit(time: float, words: str) -> None:
+    assert about(time) == words
+
+
+def test_who_is_next_is_told_and_whether_anybody_is_free(operator: Browser) -> None:
+    busy()
+    make_job("pending", id="job1")
+    assert told(operator) == "It is next in its queue."
+    make_job("processing", worker_id="w1")
+    assert told(operator) == "It is next in its queue; every worker that serves it is busy."
+
+
+def test_a_job_that_cost_a_worker_waits_to_be_alone(operator: Browser) -> None:
+    busy()
+    make_job("pending", id="job1", losses=1)
+    assert "it runs alone now" in told(operator)
+
+
+def test_a_retry_can_be_run_now_and_what_hinders_it_even_then_is_told(operator: Browser, viewer: Browser) -> None:
+    busy()
+    make_job("failed", id="job1", queue="mail", failures=2, max_retries=3)
+    assert re.match(r"2 of 4 attempts failed; it runs again .*\. After that, 1 retry is left\.", told(operator))
+    assert buttons(operator) == ["/job/job1/run-now"]
+    assert buttons(viewer) == []
+    text = operator.get("/job/job1").get_data(as_text=True)
+    assert text.count('formaction="/job/job1/run-now"') == 1  # not once more above
+    make_queue("mail", paused_by="person:ben")
+    assert "Its queue mail is paused by ben" in told(operator)
+    assert buttons(operator) == ["/job/job1/run-now", "/queue/mail/resume"]
+
+
+def test_a_poison_pill_is_called_one(operator: Browser) -> None:
+    make_attempt(make_job("dead", id="job1", failures=0), 1, "lost", exit_code=None)
+    assert "Workers died under it again and again" in told(operator)
+
+
+# --- its timeline and attempts ---------------------------------------------------------------------------------------
+
+
+def test_the_timeline_has_moments_and_what_lay_between(viewer: Browser) -> None:
+    job = make_job("failed", id="job1", attempts=1, created_at=seconds(-100), run_at=seconds(300))
+    make_attempt(job, 1, due_at=seconds(-90), started_at=seconds(-80), finished_at=seconds(-60), error="exit code 3")
+    make_event("end_left_behind", "worker:w1", "job:job1", job=job, text="ended 2 processes")
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    timeline = text[text.index('<ol class="timeline"') : text.index("</ol>")]
+    lines = [re.sub(r"<[^>]+>", "", line) for line in re.findall(r"<p[^>]*>(.*?)</p>", timeline)]
+    assert lines[0].startswith("Next retry ")
+    assert [line for line in lines[1:] if " \N{MIDDLE DOT} " not in line] == [
+        "End left behind: ended 2 processes",
+        "backs off 6 min",
+        "Attempt 1 failed: exit code 3",
+        "ran 20 s",
+        "Attempt 1 started",
+        "waited 10 s",
+        "not due for 10 s",
+        "Submitted",
+    ]
+    assert 'aria-label="In all: not due for 10 s, waited 10 s, ran 20 s, backed off 6 min"' in text
+
+
+def test_an_attempt_tells_how_it_ended_how_long_it_took_and_what_it_used(viewer: Browser) -> None:
+    job = make_job("dead", id="job1", attempts=2)
+    make_attempt(job, 1, started_at=seconds(-65), finished_at=seconds(0), cpu_time=clock.seconds(1.5), exit_code=75,
+                 peak_memory=3 * 1024 * 1024, worker_id="w-one")  # fmt: skip
+    make_attempt(job, 2, signal=9, exit_code=None, cpu_time=None, peak_memory=None)
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    cells = re.findall(r'<td role="cell" class="([\w ]+)">(.*?)</td>', text[text.index('id="attempt-1"') :])
+    found = {name: re.sub(r"<[^>]+>", "", value) for name, value in cells}
+    assert found["number meta mono exit"] == "75"
+    assert found["number meta"] == "1 min 5 s"
+    assert found["number cpu meta"] == "1.5 s"
+    assert found["number memory meta"] == "3.0 MiB"
+    assert found["worker meta mono"] == "w-one"
+    assert "signal 9" in text
+    assert 'href="/job/job1/download?attempt=1"' in text
+
+
+# --- the newest attempt ----------------------------------------------------------------------------------------------
+
+
+def test_a_page_without_a_chosen_attempt_may_go_on_to_the_next(viewer: Browser) -> None:
+    job = make_job("processing", id="job1", attempts=2)
+    make_attempt(job, 1, output=b"first\n")
+    make_chunk(job, b"second\n")
+    assert 'data-newest="/job/job1/newest"' in viewer.get("/job/job1").get_data(as_text=True)
+    for chosen in ("attempt=1", "find=second", "line=1", "against=1"):
+        assert "data-newest" not in viewer.get(f"/job/job1?{chosen}").get_data(as_text=True), chosen
+    card = viewer.get("/job/job1/newest", partial=True).get_data(as_text=True)
+    assert card.startswith("<section")
+    assert "Output of attempt 2" in card
+    assert "second" in card
+    make_job("pending", id="job2")
+    assert "No output yet" in viewer.get("/job/job2/newest", partial=True).get_data(as_text=True)
+    assert viewer.get("/job/none/newest").status_code == 404
+
+
+def test_the_newest_card_does_not_listen_to_the_url_of_another(viewer: Browser) -> None:
+    make_attempt(make_job("dead", id="job1"), 1, output=b"one\n" * 5)
+    assert viewer.get("/job/job1?attempt=99").status_code == 200
+    assert viewer.get("/job/job1?attempt=%D9%A1").status_code == 200  # a digit, but of another script
