@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CLOSE_TO_POSTGRESQL = ("test_claims.py", "test_db.py", "test_migrations.py", "test_operations.py")
+ATTACKS = ("faults", "security")
 
 
 def pytest_configure() -> None:
@@ -41,11 +43,22 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out of the fast part, which every other Python runs, what costs much there and tells little new."""
+    """Leave out of the fast part, which every other Python runs, what costs much there and tells little new.
+
+    From one Python to the next differ its syntax, its library, how it starts and ends processes, and the versions of
+    packages, such as psycopg. So everything runs there on SQLite, and on PostgreSQL only what drives it most closely:
+    what the rest says to it is the same SQL. Nor does the search for examples find others there, or the attacks.
+    """
     for item in items:
-        workers_on_postgresql = "fleet" in getattr(item, "fixturenames", ()) and "postgresql" in item.name
-        if workers_on_postgresql or {"faults", "security"} & set(item.path.parts):
+        callspec = getattr(item, "callspec", None)
+        on_postgresql = callspec is not None and callspec.params.get("config") == "postgresql"
+        searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
+        if (on_postgresql and item.path.name not in CLOSE_TO_POSTGRESQL) or searches or part(item) in ATTACKS:
             item.add_marker(pytest.mark.slow)
+
+
+def part(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ import click
 from webapp.config import CHECKOUT
 
 OTHER_PYTHONS = ("3.9", "3.13")
-FAST = "not browser and not slow"
+FAST = "not browser and not slow"  # what is slow stands in tests/conftest.py, and why
 PARTS = ("lint", "types", "tests", "browser", "fast")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 
@@ -120,9 +120,9 @@ def attacks(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:
 
 
 def in_parallel() -> list[str]:
-    # Two a core, for most tests wait for processes. Neighbours stay together while there is a choice, so that the
-    # fixtures of a module are mostly made once.
-    return ["-n", str(min(2 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
+    # Three a core, for the longest tests mostly wait for processes. Neighbours stay together while there is a choice,
+    # so that the fixtures of a module are mostly made once.
+    return ["-n", str(min(3 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
 
 
 def has_chromium() -> bool:
