@@ -1,0 +1,209 @@
+"""Workers and Config as a person uses them, in a real Chromium: steering, scaling, foreseeing, taking back."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.console.browser.conftest import Watched
+from tests.factories import make_job, make_supervisor, make_worker
+from webapp import clock, operations, settings
+from webapp.db import reading
+from webapp.models import Supervisor, Worker
+
+Open = Callable[..., Page]
+
+
+def wanted() -> int:
+    with reading() as session:
+        return session.get_one(Supervisor, "s1").wanted
+
+
+def wish_of(worker_id: str) -> str:
+    with reading() as session:
+        return session.get_one(Worker, worker_id).wish
+
+
+def value_of(key: str) -> object:
+    with reading() as session:
+        return getattr(settings.load(session), key)
+
+
+def test_a_supervisor_is_scaled_by_a_button_and_to_none_after_a_question(page: Page) -> None:
+    make_supervisor(id="s1", wanted=1)
+    make_worker(id="w1", supervisor_id="s1")
+    page.goto("/workers")
+    page.get_by_role("button", name="One worker more for supervisor s1").click()
+    expect(page.locator("#toasts")).to_contain_text("is to have 2 workers, before 1")
+    expect(page.locator("#supervisor-s1")).to_contain_text("1 to start")
+    fewer = page.get_by_role("button", name="One worker fewer for supervisor s1")
+    fewer.click()
+    expect(page.locator("#supervisor-s1 .stepper")).to_contain_text("1 worker")
+    fewer.click()
+    dialog = page.locator("#dialog")
+    expect(dialog).to_contain_text("Scale down to no worker?")
+    dialog.get_by_role("button", name="Keep as it is").click()
+    assert wanted() == 1
+    fewer.click()
+    dialog.get_by_role("button", name="Scale down to none").click()
+    expect(page.locator("#supervisor-s1")).to_contain_text("1 to leave")
+    expect(fewer).to_have_count(0)
+    assert wanted() == 0
+
+
+def test_a_supervisor_is_scaled_by_keyboard_to_a_number(page: Page, watched: Watched) -> None:
+    watched.expect("status of 422")
+    make_supervisor(id="s1", wanted=1)
+    page.goto("/workers")
+    page.get_by_role("link", name="1 worker, set how many").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Workers", exact=True)).to_be_focused()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("300")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("from 0 to 256")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("12")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("is to have 12 workers")
+    expect(page.get_by_role("heading", name="Workers", exact=True)).to_be_visible()
+
+
+def test_the_last_worker_is_stopped_after_a_question_only(page: Page) -> None:
+    make_supervisor(id="s1", wanted=2)
+    for name in ("w1", "w2"):
+        make_worker(id=name, supervisor_id="s1")
+    make_job("processing", id="job1", command="echo last", worker_id="w2")
+    page.goto("/workers")
+    page.get_by_role("button", name="Stop worker w1").click()
+    expect(page.get_by_role("button", name="Stop worker w1")).to_have_count(0)
+    page.get_by_role("button", name="Stop worker w2").click()
+    expect(page.locator("#dialog")).to_contain_text("Stop the last worker?")
+    expect(page.locator("#dialog")).to_contain_text("echo last")
+    assert wish_of("w2") == "run"
+    page.locator("#dialog").get_by_role("button", name="Stop worker").click()
+    expect(page.get_by_role("button", name="Stop worker w2")).to_have_count(0)
+    assert (wish_of("w2"), wanted()) == ("stop", 0)
+
+
+def test_a_value_is_foreseen_saved_and_taken_back(page: Page) -> None:
+    make_job("failed")
+    page.goto("/config/backoff_base")
+    page.fill("#value", "3")
+    expect(page.locator("#consequence .differs")).to_have_count(3)
+    expect(page.locator("#consequence")).to_contain_text("1 job waits for a retry now. It does not move")
+    assert value_of("backoff_base") == 2
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#toasts")).to_contain_text("backoff_base is 3. It holds from now on.")
+    page.locator(".changes-of").get_by_role("button", name="Back to 2").click()
+    expect(page.locator("#toasts")).to_contain_text("backoff_base is 2 again, its default.")
+    expect(page.locator(".changes-of li")).to_have_count(2)
+    expect(page.locator(".changes-of li").first).to_contain_text("put back")
+
+
+def test_a_shorter_keep_warns_before_it_is_saved(page: Page) -> None:
+    for days in (5, 9):
+        make_job("completed", finished_at=clock.now() - days * clock.DAY)
+    page.goto("/config/keep_completed")
+    page.fill("#value", "4")
+    expect(page.locator("#consequence .warn")).to_contain_text("This would prune 2 completed jobs")
+    page.fill("#value", "0")
+    expect(page.locator("#consequence")).to_contain_text("All completed jobs are kept")
+    expect(page.locator("#consequence .warn")).to_have_count(0)
+
+
+def test_of_two_people_who_change_a_setting_the_second_is_told_and_loses_nothing(
+    open_browser: Open, watched: Watched
+) -> None:
+    watched.expect("status of 409")
+    ana, ben = open_browser("admin", name="ana"), open_browser("admin", name="ben")
+    operations.set_setting("backoff_base", 9, "person:ana")
+    for page in (ana, ben):
+        page.goto("/config/backoff_base")
+    ben.locator(".changes-of").get_by_role("button", name="Back to 2").click()
+    expect(ben.locator("#toasts")).to_contain_text("its default")
+    ana.fill("#value", "5")
+    ana.get_by_role("button", name="Save").click()
+    expect(ana.get_by_role("alert")).to_contain_text("ben changed it to 2, its default, in the meantime")
+    expect(ana.locator("#value")).to_have_value("5")
+    assert value_of("backoff_base") == 2
+    ana.get_by_role("button", name="Save").click()
+    expect(ana.locator("#toasts")).to_contain_text("backoff_base is 5.")
+    ben.locator(".changes-of").get_by_role("button", name="Back to 9").click()
+    expect(ben.get_by_role("alert")).to_contain_text("ana changed it to 5 in the meantime. Nothing was put back.")
+    assert value_of("backoff_base") == 5
+
+
+def test_it_all_works_without_javascript(open_browser: Open) -> None:
+    make_supervisor(id="s1", wanted=1)
+    make_worker(id="w1", supervisor_id="s1")
+    page = open_browser("admin", java_script_enabled=False)
+    page.goto("/workers")
+    page.get_by_role("button", name="One worker more for supervisor s1").click()
+    expect(page.locator("#toasts")).to_contain_text("is to have 2 workers, before 1")
+    page.get_by_role("link", name="2 workers, set how many").click()
+    page.get_by_label("Workers", exact=True).fill("0")
+    page.get_by_role("button", name="Scale").click()
+    page.get_by_role("button", name="Scale down to none").click()
+    expect(page).to_have_url(page.url.split("/supervisor")[0])
+    assert wanted() == 0
+    page.get_by_role("button", name="Stop worker w1").click()
+    page.get_by_role("button", name="Stop worker").click()
+    expect(page.locator("#toasts")).to_contain_text("Worker w1 finishes what it runs")
+    page.goto("/config/backoff_base")
+    page.fill("#value", "3")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.locator("#consequence .differs")).to_have_count(3)
+    expect(page.get_by_text("Not saved yet: 2 stands.")).to_be_visible()
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#toasts")).to_contain_text("backoff_base is 3.")
+    page.locator(".changes-of").get_by_role("button", name="Back to 2").click()
+    expect(page.locator("#toasts")).to_contain_text("its default")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
+    open_browser: Open, scheme: str, width: int
+) -> None:
+    later = clock.now() + clock.seconds(600)
+    for number, (host, count) in enumerate((("web-1.example.org", 3), ("web-1.example.org", 0), ("batch-" * 12, 4))):
+        make_supervisor(id=f"s{number}", host=host, wanted=count and count + 1, slots=2, queues='["mail", "default"]')
+        for place in range(count):
+            worker = make_worker(
+                id=f"worker-{number}-{place}", supervisor_id=f"s{number}", host=host, slots=2, seen_at=later,
+                wish=("run", "quiet", "stop")[place % 3], cpu_time=10**12, memory=10**10,
+            )  # fmt: skip
+            make_job("processing", worker_id=worker.id, command="python3 " + "a-very-long-name " * 30)
+    make_worker(id="silent", supervisor_id="s0", host="web-1.example.org", seen_at=1)
+    make_worker(state="expired", stopped_at=clock.now())
+    for value in (3, 5):
+        operations.set_setting("backoff_base", value, "person:" + "b" * 60)
+    make_job("dead", finished_at=clock.now() - 9 * clock.DAY)
+    page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
+    faults: list[str] = []
+    for url in ("/workers", "/supervisor/s0", "/config/backoff_base", "/config/keep_dead", "/config/lease"):
+        page.goto(url)
+        if url == "/workers":
+            page.locator("#ended summary").click()
+        if url == "/config/keep_dead":
+            page.fill("#value", "3")
+            expect(page.locator("#consequence .warn")).to_be_visible()
+        for violation in Axe().run(page).response["violations"]:
+            faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]
+        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+            faults.append(f"{url}: wider than {width}")
+    assert faults == []
+
+
+def test_a_refresh_of_an_unchanged_fleet_is_not_sent_again(page: Page) -> None:
+    make_supervisor(id="s1", wanted=3, seen_at=clock.now() + clock.seconds(600))
+    for _ in range(3):
+        make_worker(supervisor_id="s1", seen_at=clock.now() + clock.seconds(600))
+    page.goto("/workers")
+    with page.expect_response("**/workers") as answer:
+        page.locator("#tick").select_option("1")
+    assert answer.value.status == 304
