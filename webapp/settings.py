@@ -86,7 +86,7 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition("backoff_jitter", float, 0.1, 0.0, 1.0, "fraction", "Up to this fraction is added to a wait at random, so that jobs that failed together do not return together."),
         Definition("job_timeout", float, 0.0, 0.0, 30.0 * 86400, "seconds", "An attempt that runs longer is ended and counts as failed, for jobs that do not set their own. 0: no limit."),
         Definition("kill_grace", float, 5.0, 0.0, 3600.0, "seconds", "How long a command that was told to end (TERM) may take before it is killed."),
-        Definition("shutdown_grace", float, 30.0, 0.0, 86400.0, "seconds", "How long a worker that shuts down lets its commands finish before it hands the jobs back."),
+        Definition("shutdown_grace", float, 30.0, 0.0, 86400.0, "seconds", "How long a worker that shuts down by Ctrl-C or a signal lets its commands finish before it hands the jobs back."),
         Definition("output_limit", int, 256 * 1024, 1024, 16 * 1024 * 1024, "bytes", "Output kept for each attempt: the first and the last half of this; what lies between is counted."),
         Definition("job_memory_limit", int, 0, 0, 2**24, "MiB", "What an attempt and all that it starts may use of memory; whatever wants more is killed. 0: no limit. doctor tells what limits it on a machine."),
         Definition("job_process_limit", int, 0, 0, 1_000_000, "processes", "How many processes and threads an attempt may have at once, its shell among them. 0: no limit. doctor tells what limits it on a machine."),
