@@ -10,8 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from webapp import clock
 from webapp.models import TERMINAL, Attempt, Event, Job
 
+# A requeue and the time from which its job is due are two looks at the clock, and no wait lies between them.
+SHORTEST = clock.seconds(0.001)
 KINDS = ("not_due", "waited", "ran", "backed_off", "unclear")
 
 
@@ -59,7 +62,8 @@ def phases(job: Job, ended: Sequence[Attempt], recorded: Sequence[Event]) -> lis
             found.append(Phase("ran", block.start, block.end, block.attempt))
         if block.end is not None:
             found += _gap(job, block, block.end, following)
-    return [phase for phase in found if phase.end is None or phase.end > phase.start]
+    least = {"ran": 0, "waited": 0}
+    return [one for one in found if one.end is None or one.end - one.start > least.get(one.kind, SHORTEST)]
 
 
 def _gap(job: Job, before: _Block, start: int, following: Optional[_Block]) -> Iterator[Phase]:

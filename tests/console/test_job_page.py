@@ -168,6 +168,17 @@ def test_an_attempt_tells_how_it_ended_how_long_it_took_and_what_it_used(viewer:
     assert 'href="/job/job1/download?attempt=1"' in text
 
 
+def test_of_very_many_attempts_the_newest_are_shown_first(viewer: Browser) -> None:
+    job = make_job("dead", id="job1", attempts=60)
+    for number in range(1, 61):
+        make_attempt(job, number)
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    assert text.count('id="attempt-') == 50
+    assert "and 10 attempts before." in text
+    assert viewer.get("/job/job1?all=1").get_data(as_text=True).count('id="attempt-') == 60
+    assert "Output of attempt 3<" in viewer.get("/job/job1?attempt=3").get_data(as_text=True)
+
+
 # --- the newest attempt ----------------------------------------------------------------------------------------------
 
 

@@ -38,9 +38,8 @@ def show(key: str) -> ResponseReturnValue:
             ended=ended,
             watched="watch" in request.args and ended < there,
             jobs=batches.page(session, key, first, PAGE),
-            first=first,
-            newer=("Before", _url(key, first - PAGE)) if first else None,
-            older=("Behind", _url(key, first + PAGE)) if first + PAGE < size else None,
+            before=_url(key, first - PAGE) if first else None,
+            behind=_url(key, first + PAGE) if first + PAGE < size else None,
         )
 
 

@@ -19,6 +19,7 @@ from webapp.models import TERMINAL, Job
 
 pages = Blueprint("job", __name__)
 
+SHOWN_ATTEMPTS = 50  # in the table; the page of a job with a thousand retries must stay light
 MOST_OTHERS = 100  # attempts that one can be compared with
 
 
@@ -45,7 +46,8 @@ def show(job_id: str) -> ResponseReturnValue:
             timeline=timeline.merged(story.timeline(job, ended, recorded), lived),
             timeline_shown=timeline.SHOWN,
             bar=timeline.bar_of(lived),
-            attempts=list(reversed(ended)),
+            attempts=list(reversed(ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:])),
+            earlier=0 if "all" in request.args else max(len(ended) - SHOWN_ATTEMPTS, 0),
             numbers=numbers(job, [one.number for one in ended]),
             **_output(session, job, [one.number for one in ended]),
         )

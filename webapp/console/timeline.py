@@ -60,9 +60,9 @@ def merged(moments: Sequence[Happening], lived: Sequence[Phase]) -> list[Line]:
 
 
 def told(phase: Phase) -> str:
-    """'waited 3 s', 'backs off 40 s'; how long something has gone on so far cannot be told without a running clock."""
+    """'waited 3 s', 'backs off 40 s'; what goes on has its length told by a time element behind these words."""
     if phase.end is None:
-        return {"waited": "waits for a worker", "ran": "runs"}[phase.kind]
+        return {"waited": "has waited for", "ran": "has run for"}[phase.kind]
     word = NOW_WORDS.get(phase.kind, WORDS[phase.kind]) if phase.end > clock.now() else WORDS[phase.kind]
     return f"{word} {duration((phase.end - phase.start) / clock.SECOND)}"
 
@@ -78,7 +78,8 @@ def bar_of(lived: Sequence[Phase]) -> Optional[Bar]:
     scale = WIDTH / sum(widths)
     segments, x = [], 0.0
     for phase, width in zip(drawn, widths):
-        text = f"attempt {phase.attempt} {told(phase)}" if phase.attempt is not None else told(phase)
+        text = "goes on" if phase.end is None else told(phase)
+        text = f"attempt {phase.attempt} {text}" if phase.attempt is not None else text
         segments.append(Segment(phase.kind, round(x, 1), round(width * scale, 1), text, phase.end is None))
         x += width * scale
     legend = [(kind, WORDS[kind], duration(total / clock.SECOND)) for kind, total in sums.items()]
