@@ -93,5 +93,14 @@ def upgrade() -> None:
     )
 
 
+    if op.get_bind().dialect.name == "sqlite":
+        # INSERT OR REPLACE fires no trigger for what it deletes.
+        op.execute(
+            "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit "
+            "WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) "
+            "BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END"
+        )
+
+
 def _index(name: str, table: str, columns: list[str], where: str) -> None:
     op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
