@@ -13,14 +13,14 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import and_, select
 
-from webapp import bulk, clock, impact, operations, search, story
+from webapp import bulk, clock, filters, impact, operations, search, story
 from webapp.console import htmx
 from webapp.console.here import came_from
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.words import VERBS, Verb, plural
 from webapp.db import reading
-from webapp.filters import SEARCH_CAP, FilterError, JobFilter
+from webapp.filters import FilterError, JobFilter
 from webapp.lifecycle import ARROWS, in_state
 from webapp.models import Job
 
@@ -229,6 +229,6 @@ def _how_many(found: bulk.Preview) -> str:
         return "All that match now."
     number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
     return (
-        f"{number} among the first {SEARCH_CAP:,} that the search looks through. The act looks through all jobs: those "
-        "further on that match are meant, too, however many they are."
+        f"{number} among the first {filters.SEARCH_CAP:,} that the search looks through. The act looks through all "
+        "jobs: those further on that match are meant, too, however many they are."
     )

@@ -9,12 +9,14 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
-from webapp import audit, bulk, canaries, clock, jobspec, operations, people, sessions, tokens
+from webapp import audit, bulk, canaries, clock, groups, jobspec, operations, people, sessions, tokens
 from webapp.db import writing
 from webapp.filters import JobFilter
-from webapp.models import STATES
+from webapp.models import STATES, OutputTail
 
-PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues",
+PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/dead?sort=count", "/dead?q=very",
+         "/dead?q=exit:x", "/jobs?q=nothing-like-it", "/jobs?q=redis:7",
+         "/jobs?state=dead&q=exit:1&queue=default&sort=oldest", "/dead/exit:1", "/dead/other", "/workers", "/queues",
          "/activity", "/config", "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
          "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",
          "/audit?since=never", "/audit?actor=nobody"]  # fmt: skip
@@ -41,7 +43,16 @@ def fill() -> None:
     operations.set_setting("backoff_base", "3", "person:ana")
     bulk.act_on_named("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
     canaries.start(JobFilter(), "person:ana", make_job("dead").id)
+    fill_with_groups()
     fill_with_people()
+
+
+def fill_with_groups() -> None:
+    groups.describe("exit:1", "person:ana", note="a note\n" + "w" * 300)
+    groups.acknowledge("exit:1", "person:ana")
+    job = make_job("dead", command="printf 'a very long command %s' " + "y" * 300, error_key="other")
+    with writing() as session:
+        session.add(OutputTail(job_seq=job.seq, text="a very long line\n" + "v" * 1000))
 
 
 def fill_with_people() -> None:

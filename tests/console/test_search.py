@@ -1,0 +1,195 @@
+"""The list's search box: what is typed, what is wrong with it, where it stops, what the buttons then do."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Optional
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.console.test_lists import ids
+from tests.factories import change_job, make_job, make_jobs
+from webapp import bulk, clock, filters, search, story
+from webapp.db import reading
+from webapp.models import Act
+
+
+def main_of(browser: Browser, url: str, status: int = 200) -> str:
+    response = browser.get(url)
+    assert response.status_code == status
+    return html.unescape(response.get_data(as_text=True).split("<main")[1].split("</main>")[0])
+
+
+def link(text: str, words: str) -> Optional[str]:
+    """Where the link with these words leads."""
+    found = re.search(rf'href="([^"]*)"[^>]*>(?:<svg.*?</svg>)?{words}', text, re.DOTALL)
+    return found[1] if found else None
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("/jobs?q=state:dead+exit:1", "/jobs?state=dead&q=exit%3A1"),
+        ("/jobs?state=failed&queue=a&q=queue:mail+state:dead+x", "/jobs?state=dead&queue=mail&q=x"),
+        ("/jobs?state=failed&sort=latest&q=state:dead", "/jobs?state=dead"),
+        ("/jobs?q=queue:mail+%22a+b%22+exit:1&before=5", "/jobs?queue=mail&q=%22a+b%22+exit%3A1"),
+    ],
+)
+def test_a_state_and_a_queue_that_were_typed_move_to_the_tabs_and_the_select(
+    operator: Browser, typed: str, url: str
+) -> None:
+    response = operator.get(typed)
+    assert (response.status_code, response.headers["Location"]) == (303, url)
+
+
+def test_the_box_the_tabs_and_the_select_say_what_is_shown(operator: Browser) -> None:
+    make_job("dead", id="a", queue="mail", exit_code=127)
+    make_job("dead", id="b", queue="mail", exit_code=1)
+    make_job("dead", id="c")
+    text = main_of(operator, "/jobs?state=dead&queue=mail&q=exit:127")
+    assert re.findall(r'<span class="id">([^<]+)', text) == ["a"]
+    assert 'name="q" value="exit:127"' in text
+    assert "<option selected>mail</option>" in text
+    assert 'href="/jobs?state=failed&queue=mail&q=exit%3A127"' in text
+    assert "tab-count" not in text, "seven searches would be needed"
+    assert '<span class="tab-count">3</span>' in main_of(operator, "/jobs?state=dead")
+    assert "<option selected>gone</option>" in main_of(operator, "/jobs?queue=gone")
+
+
+def test_what_cannot_be_searched_for_is_told_at_the_box_and_nothing_is_lost(operator: Browser) -> None:
+    make_job("dead", id="a", queue="mail")
+    text = main_of(operator, "/jobs?state=failed&queue=mail&sort=latest&q=redis:7+state:dead+%22x", 422)
+    assert 'name="q" value="redis:7 state:dead "x"' in text
+    assert '<input type="hidden" name="state" value="failed">' in text
+    assert '<input type="hidden" name="sort" value="latest">' in text
+    assert "<option selected>mail</option>" in text
+    assert "There is no redis: to search by. Known are state:" in text
+    assert "hx-get" not in text, "there is nothing to refresh"
+    assert "A search has at most 500 characters; this one has 501." in main_of(operator, "/jobs?q=" + "x" * 501, 422)
+
+
+def test_a_list_is_turned_around_where_an_index_serves_it(operator: Browser) -> None:
+    now = clock.now()
+    make_jobs([{"state": "dead", "id": f"d{n}", "finished_at": now + n} for n in range(60)])
+    make_jobs([{"state": "scheduled", "id": f"s{n}", "run_at": now + n} for n in range(3)])
+    oldest = "/jobs?state=dead&sort=oldest"
+    assert ids(operator, oldest)[:2] == ["d0", "d1"]
+    text = main_of(operator, oldest)
+    newer = link(text, "Newer")
+    assert newer is not None
+    assert "sort=oldest" in newer
+    assert ids(operator, newer) == [f"d{n}" for n in range(50, 60)]
+    back = link(main_of(operator, newer), "Older")
+    assert back is not None
+    assert ids(operator, back) == [f"d{n}" for n in range(50)]
+    assert link(text, "Scheduled") is None or "sort" not in str(link(text, "scheduled"))
+    assert ids(operator, "/jobs?state=scheduled&sort=latest") == ["s2", "s1", "s0"]
+    assert ids(operator, "/jobs?state=scheduled&sort=soonest") == ["s0", "s1", "s2"]
+    assert operator.get("/jobs?state=scheduled&sort=oldest").status_code == 404
+
+
+def test_a_search_that_stopped_says_so_and_goes_on(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 10)
+    make_jobs([{"id": f"j{n:02}", "state": "completed", "exit_code": 7 if n in (3, 28) else 0} for n in range(30)])
+    first = main_of(operator, "/jobs?q=exit:7")
+    assert re.findall(r'<span class="id">([^<]+)', first) == ["j28"]
+    assert "Looked through 10 jobs, the first of this list; those behind them were not looked at yet." in first
+    on = link(first, "Search older")
+    assert on is not None
+    second = main_of(operator, on)
+    assert "Nothing found so far" in second
+    assert "Looked through 10 more jobs" in second
+    last = link(second, "Search older")
+    assert last is not None
+    third = main_of(operator, last)
+    assert re.findall(r'<span class="id">([^<]+)', third) == ["j03"]
+    assert "Looked through" not in third
+    assert "Search older" not in third
+    back = link(third, "Newer")
+    assert back is not None
+    assert "Search newer" in main_of(operator, back)
+    assert "Looked through" not in main_of(operator, "/jobs?state=completed")
+
+
+# --- all that match --------------------------------------------------------------------------------------------------
+
+
+def test_an_act_on_all_finds_those_that_the_search_did_not_come_to_and_says_so_before(
+    operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exactly what matches, within and beyond the cap: neither those alone that were shown, nor anything else."""
+    monkeypatch.setattr(filters, "SEARCH_CAP", 10)
+    monkeypatch.setattr(bulk, "LOOKS", 2)
+    jobs = [
+        {"id": f"{state}{n:02}", "state": state, "command": "needle" if n % 9 == 0 else "hay", "queue": "mail"}
+        for state in ("dead", "completed")
+        for n in range(50)
+    ]
+    make_jobs(jobs)
+    form = {"all": "1", "state": "dead", "queue": "mail", "q": "needle"}
+    asked = html.unescape(operator.post("/jobs/discard", form, partial=True).get_data(as_text=True))
+    assert "Discard all that match?" in asked
+    assert "1 job matches among the first 10 that the search looks through." in asked
+    assert "those further on that match are meant, too" in asked
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', asked))
+    response = operator.post("/jobs/discard", hidden, partial=True)
+    assert b"Discarded 6 jobs." in response.data
+    with reading() as session:
+        left = {job.id for job in session.query(story.Job)}
+    assert left == {str(one["id"]) for one in jobs if one["state"] != "dead" or one["command"] == "hay"}
+
+
+def test_an_act_on_all_of_which_none_was_found_yet_is_not_refused(
+    operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 3)
+    make_jobs([{"state": "dead", "id": f"d{n}", "command": "needle" if n == 0 else "hay"} for n in range(9)])
+    asked = operator.post("/jobs/requeue", {"all": "1", "q": "needle"}, partial=True)
+    assert b"0 jobs match among the first 3" in asked.data
+    done = operator.post("/jobs/requeue", {"all": "1", "q": "needle", "confirmed": "1"}, partial=True)
+    assert b"Requeued 1 job." in done.data
+    none = operator.post("/jobs/requeue", {"all": "1", "q": "id:nothing"}, partial=True)
+    assert none.status_code == 409
+
+
+def test_a_length_of_time_means_the_same_when_it_is_confirmed(operator: Browser) -> None:
+    make_job("dead", id="new")
+    make_job("dead", id="old", changed_at=clock.now() - clock.seconds(7200))
+    asked = html.unescape(
+        operator.post("/jobs/requeue", {"all": "1", "q": "since:1h"}, partial=True).get_data(as_text=True)
+    )
+    assert "Requeue 1 job?" in asked
+    hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', asked))
+    assert re.match(r"since:20\d\d-", hidden["q"])
+    operator.post("/jobs/requeue", hidden, partial=True)
+    with reading() as session:
+        act = session.query(Act).one()
+    assert json.loads(act.filter)["since"] == search.parse(hidden["q"]).since
+    assert ids(operator, "/jobs?state=dead") == ["old"]
+
+
+def test_examples_stand_as_in_the_list(operator: Browser) -> None:
+    now = clock.now()
+    make_jobs([{"state": "scheduled", "id": f"s{n}", "run_at": now + clock.seconds(100 - n)} for n in range(7)])
+    shown = ids(operator, "/jobs?state=scheduled")
+    assert shown[:2] == ["s6", "s5"]
+
+    def examples(form: dict[str, object]) -> list[str]:
+        asked = operator.post("/jobs/cancel", form, partial=True).get_data(as_text=True)
+        return re.findall(r'<span class="id">([^<]+)</span>', asked)
+
+    assert examples({"id": shown}) == shown[:5]
+    assert examples({"all": "1", "state": "scheduled"}) == shown[:5]
+    change_job("s6", run_at=now + clock.seconds(500))
+    assert examples({"all": "1", "state": "scheduled"}) == ["s5", "s4", "s3", "s2", "s1"]
+
+
+def test_a_search_in_a_form_that_cannot_be_is_refused_and_nothing_is_moved(operator: Browser) -> None:
+    make_job("dead", id="a")
+    form = {"all": "1", "state": "dead", "q": "redis:7", "confirmed": "1"}
+    assert operator.post("/jobs/requeue", form).status_code == 400
+    assert operator.post("/jobs/requeue", {**form, "q": "state:failed"}).status_code == 400
+    assert ids(operator, "/jobs?state=dead") == ["a"]
