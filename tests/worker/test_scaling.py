@@ -17,6 +17,7 @@ from webapp import fleet as supervisors
 from webapp import operations
 from webapp.db import reading
 from webapp.models import Supervisor, Worker
+from worker.child import Wanted
 
 Start = Callable[..., Fleet]
 Eventually = Callable[..., Any]
@@ -180,6 +181,20 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
     queue.reaches(job_id, "completed")
     used = queue.attempts(job_id)[0].cpu_time or 0
     eventually(lambda: (queue.workers()[0].cpu_time or 0) >= before + used)
+
+
+# --- what a keeper tells ---
+
+
+def test_a_line_of_a_keeper_is_read_as_it_was_written_and_never_torn() -> None:
+    wanted = Wanted(256, tuple(range(2**22 - 512, 2**22)), "end")
+    assert Wanted.parse(wanted.line()) == wanted
+    assert len(Wanted(256, wanted.leaving[:256], "taken over").line()) < 4096
+
+
+@pytest.mark.parametrize("line", [b"", b"hello", b"3", b"[1, 2]", b'["x", [], ""]', b"[1, 2, 3]", b"\xff", b'{"a": 1}'])
+def test_anything_else_that_a_process_prints_is_passed_over(line: bytes) -> None:
+    assert Wanted.parse(line) is None
 
 
 # --- what cannot be ---
