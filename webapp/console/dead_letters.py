@@ -186,6 +186,7 @@ def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> 
 def _said_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
     owner = {said.owner} if said and said.owner else set()
     return {
+        "typed": "",
         "key": key,
         "said": said,
         "history": [] if said is None else queries.events_of(session, f"group:{key}", 10),

@@ -91,7 +91,7 @@ def test_a_dead_letter_is_requeued_in_place(page: Page) -> None:
     make_worker()
     job = make_job("dead", id="job1")
     make_job("dead", id="job2")
-    page.goto("/dead")
+    page.goto("/dead/exit:1")
     expect(page.locator("#badge-dead")).to_contain_text("2")
     page.get_by_role("button", name="Requeue job1").click()
     expect(page.locator("#toasts")).to_contain_text("job1 is back in its queue.")
@@ -169,7 +169,7 @@ def test_all_that_match_are_moved_and_not_only_the_page(page: Page) -> None:
 
 def test_a_refresh_waits_while_rows_are_ticked_and_goes_on_after(page: Page) -> None:
     make_job("dead", id="job1")
-    page.goto("/dead")
+    page.goto("/dead/exit:1")
     page.locator("#tick").select_option("1")
     page.get_by_label("Tick job1").check()
     expect(page.locator("#fresh")).to_have_text("Refresh waits: rows are ticked")
@@ -192,7 +192,7 @@ TICK = """() => new Promise(done => {
 
 
 @pytest.mark.parametrize(
-    "url", ["/", "/jobs", "/dead", "/job/job1", "/workers", "/queues", "/config", "/people", "/tokens"]
+    "url", ["/", "/jobs", "/dead", "/dead/exit:1", "/job/job1", "/workers", "/queues", "/config", "/people", "/tokens"]
 )
 def test_a_tick_that_brings_nothing_new_touches_nothing(page: Page, url: str) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(60))
@@ -213,7 +213,7 @@ def test_a_tick_that_brings_nothing_new_touches_nothing(page: Page, url: str) ->
 
 def test_a_changed_tick_keeps_the_rows_that_stay_and_what_is_open(page: Page) -> None:
     make_job("dead", id="job1")
-    page.goto("/dead")
+    page.goto("/dead/exit:1")
     page.locator("#tick").select_option("0")
     page.evaluate("document.querySelector('#live tbody tr').dataset.mark = 'same'")
     page.locator("#live .what").focus()
@@ -227,7 +227,7 @@ def test_a_changed_tick_keeps_the_rows_that_stay_and_what_is_open(page: Page) ->
 def test_when_a_focused_row_leaves_the_focus_goes_to_the_next_one(page: Page) -> None:
     for number in (1, 2, 3):
         make_job("dead", id=f"job{number}", finished_at=clock.now() - clock.seconds(number))
-    page.goto("/dead")
+    page.goto("/dead/exit:1")
     page.get_by_role("button", name="Requeue job2").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Requeue job3")).to_be_focused()
@@ -308,7 +308,7 @@ def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> N
     page.fill("#value", "4")
     page.press("#value", "Enter")  # a form's first button is pressed: it must not be the one that goes back
     expect(page.get_by_text("backoff_base is 4.")).to_be_visible()
-    page.get_by_role("button", name="Back to 2").click()
+    page.get_by_role("button", name="Back to 2, the default", exact=True).click()
     expect(page.get_by_text("its default")).to_be_visible()
     with reading() as session:
         assert settings.load(session).backoff_base == 2
@@ -331,16 +331,17 @@ def test_everything_works_without_javascript(open_browser: Callable[..., Page]) 
     make_job("dead", id="job2")
     make_job("dead", id="job3")
     page = open_browser("operator", java_script_enabled=False)
-    page.goto("/dead")
+    page.goto("/dead/exit:1")
     page.get_by_role("button", name="Requeue job1").click()
-    expect(page).to_have_url(url_with("/dead"))
+    expect(page).to_have_url(url_with("/dead/exit:1"))
     expect(page.get_by_text("job1 is back in its queue.")).to_be_visible()
     page.get_by_label("Tick job2").check()
     page.locator("#bulk").get_by_role("button", name="Discard").click()
     expect(page.get_by_role("heading", name="Discard 1 job?")).to_be_visible()
     page.get_by_role("button", name="Discard 1 job").click()
     expect(page.get_by_text("Discarded 1 job.")).to_be_visible()
-    page.get_by_role("button", name="Requeue all").click()
+    page.goto("/dead")
+    page.get_by_role("button", name="Requeue all…").click()
     page.get_by_role("button", name="Requeue 1 job").click()
     assert [state_of(f"job{number}") for number in (1, 2, 3)] == ["pending", None, "pending"]
     page.goto("/submit")
@@ -357,6 +358,9 @@ def test_keys_lead_to_pages_and_rows(page: Page, console: Flask) -> None:
     expect(page).to_have_url(url_with("/dead"))
     page.keyboard.press("j")
     expect(page.locator("#live .what").first).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(url_with("/dead/exit:1"))
+    page.keyboard.press("j")
     page.keyboard.press("x")
     expect(page.get_by_label("Tick job1")).to_be_checked()
     page.keyboard.press("/")

@@ -1,0 +1,168 @@
+"""Dead letters in a real Chromium: groups and one group, what people say of it, and what two of them do at once."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.factories import make_attempt, make_job, make_user, make_worker
+from webapp import groups, story
+from webapp.db import reading, writing
+from webapp.models import Group, OutputTail
+
+
+@pytest.fixture(autouse=True)
+def _refusals_are_expected(watched: Any) -> None:
+    for status in ("404", "409", "422"):  # Chromium reports each such answer as an error of its own
+        watched.expect(f"status of {status}")
+
+
+def state_of(job_id: str) -> Optional[str]:
+    with reading() as session:
+        job = story.find(session, job_id)
+    return job.state if job else None
+
+
+def said() -> Optional[Group]:
+    with reading() as session:
+        return groups.said_of(session, "exit:1")
+
+
+def test_a_group_is_looked_into_and_requeued_once_its_impact_is_told(page: Page) -> None:
+    make_worker(id="w1", queues='["default"]', slots=2)
+    good = make_job("completed", command="import 7")
+    make_attempt(good, 1, "completed", output=b"read\nwrote\n")
+    for number in range(3):
+        queue = "mail" if number else "default"
+        job = make_job("dead", id=f"job{number}", command="import 7", queue=queue, last_error="exit code 3: disk full")
+        make_attempt(job, 1, output=b"read\ndisk full\n")
+    page.goto("/dead")
+    page.get_by_role("link", name="exit code 3: disk full").click()
+    expect(page.get_by_role("heading", name="exit code 3: disk full")).to_be_visible()
+    expect(page.locator(".diff")).to_contain_text("- wrote")
+    expect(page.locator(".diff")).to_contain_text("+ disk full")
+    page.get_by_role("button", name="Requeue all…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("2 slots serve them")
+    expect(dialog).to_contain_text("No worker that runs serves queue mail: 2 of them wait")
+    dialog.get_by_role("button", name="Requeue 3 jobs").click()
+    expect(page.locator("#toasts")).to_contain_text("Requeued 3 jobs.")
+    expect(page.get_by_role("heading", name="No dead letters of this group")).to_be_visible()
+    assert [state_of(f"job{number}") for number in range(3)] == ["pending"] * 3
+
+
+def test_what_died_after_the_question_is_not_discarded(page: Page) -> None:
+    make_job("dead", id="seen")
+    page.goto("/dead/exit:1")
+    page.get_by_role("button", name="Discard all…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Discard 1 job?")).to_be_visible()
+    make_job("dead", id="unseen")
+    dialog.get_by_role("button", name="Discard 1 job").click()
+    expect(page.locator("#toasts")).to_contain_text("Discarded 1 job.")
+    expect(page.get_by_label("Tick unseen")).to_be_visible()
+    assert (state_of("seen"), state_of("unseen")) == (None, "dead")
+
+
+def test_all_of_a_group_are_ticked_at_once_and_no_others_are_moved(page: Page) -> None:
+    for number in range(60):
+        make_job("dead", id=f"job{number}")
+    make_job("dead", id="other", error_key="other")
+    page.goto("/dead/exit:1")
+    page.get_by_label("Tick all on this page").check()
+    page.locator("#all").check()
+    page.locator("#bulk").get_by_role("button", name="Requeue").click()
+    page.get_by_role("dialog").get_by_role("button", name="Requeue 60 jobs").click()
+    expect(page.locator("#toasts")).to_contain_text("Requeued 60 jobs.")
+    assert (state_of("job59"), state_of("other")) == ("pending", "dead")
+
+
+def test_a_group_is_acknowledged_until_it_recurs(page: Page) -> None:
+    make_job("dead", id="job1")
+    page.goto("/dead/exit:1")
+    page.locator("#tick").select_option("1")
+    page.get_by_role("button", name="Acknowledge").click()
+    expect(page.locator("#toasts")).to_contain_text("It opens again when one more dies of it.")
+    badge = page.locator(".group-head .badge")
+    expect(badge).to_have_text("acknowledged")
+    make_job("dead", id="job2")
+    expect(badge).to_have_text("recurred")
+    expect(page.get_by_label("Tick job2")).to_be_visible()
+
+
+def test_who_acknowledges_what_another_already_has_or_has_not_seen_is_told(open_browser: Callable[..., Page]) -> None:
+    make_job("dead", id="job1")
+    first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
+    for page in (first, second):
+        page.goto("/dead/exit:1")
+        page.locator("#tick").select_option("0")
+    first.get_by_role("button", name="Acknowledge").click()
+    expect(first.locator(".group-head .badge")).to_have_text("acknowledged")
+    second.get_by_role("button", name="Acknowledge").click()
+    expect(second.locator("#toasts")).to_contain_text("Somebody has acknowledged it already.")
+    make_job("dead", id="job2")
+    first.get_by_role("button", name="Reopen").click()
+    expect(first.locator("#toasts")).to_contain_text("It was open already.")
+    first.get_by_role("button", name="Acknowledge").click()
+    expect(first.locator(".group-head .badge")).to_have_text("acknowledged")
+
+
+def test_two_people_write_a_note_and_the_second_is_told(open_browser: Callable[..., Page]) -> None:
+    make_job("dead", id="job1")
+    first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
+    for page in (first, second):
+        page.goto("/dead/exit:1")
+    first.locator("#note").fill("the disk is full")
+    first.locator("#owner").select_option("ana")
+    first.get_by_role("button", name="Save").click()
+    expect(first.get_by_text("The note is saved.")).to_be_visible()
+    expect(first.locator(".note")).to_contain_text("the disk is full")
+    second.locator("#note").fill("it is <b>the</b> network")
+    second.get_by_role("button", name="Save").click()
+    expect(second.get_by_role("alert").first).to_contain_text("ana has changed it in the meantime")
+    expect(second.locator(".note")).to_contain_text("the disk is full")
+    expect(second.locator("#note")).to_have_value("it is <b>the</b> network")
+    second.get_by_role("button", name="Save").click()
+    expect(second.locator(".note")).to_contain_text("it is <b>the</b> network")
+    kept = said()
+    assert kept is not None
+    assert (kept.note, kept.changed_by) == ("it is <b>the</b> network", "person:ben")
+
+
+def test_dead_letters_are_found_by_what_they_wrote(page: Page) -> None:
+    for name, words in (("job1", "connecting\nno route to host\n"), ("job2", "permission denied\n")):
+        job = make_job("dead", id=name)
+        with writing() as session:
+            session.add(OutputTail(job_seq=job.seq, text=words))
+    page.goto("/dead")
+    page.keyboard.press("/")
+    page.keyboard.type("ROUTE host queue:default")
+    page.keyboard.press("Enter")
+    expect(page.locator("#live tbody tr")).to_have_count(1)
+    expect(page.locator("#live tbody tr")).to_contain_text("… no route to host")
+    page.get_by_role("link", name="Last words of job1").click()
+    expect(page.locator(".words").first).to_contain_text("no route to host")
+    expect(page.locator(".whose").first).to_contain_text("job1")
+
+
+def test_a_group_works_without_javascript(open_browser: Callable[..., Page]) -> None:
+    make_user("ben", "operator")
+    make_job("dead", id="job1")
+    make_job("dead", id="job2")
+    page = open_browser("operator", java_script_enabled=False)
+    page.goto("/dead/exit:1")
+    page.get_by_role("button", name="Acknowledge").click()
+    expect(page.get_by_text("Acknowledged. It opens again")).to_be_visible()
+    page.locator("#note").fill("known")
+    page.locator("#owner").select_option("ben")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".note")).to_contain_text("known")
+    page.get_by_role("button", name="Requeue all…").click()
+    expect(page.get_by_role("heading", name="Requeue 2 jobs?")).to_be_visible()
+    expect(page.locator(".impact")).to_contain_text("No worker is running")
+    page.get_by_role("button", name="Requeue 2 jobs").click()
+    expect(page.get_by_role("heading", name="No dead letters of this group")).to_be_visible()
+    expect(page.get_by_text("Requeued 2 jobs.")).to_be_visible()
+    expect(page.locator(".note")).to_contain_text("known")
