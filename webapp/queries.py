@@ -9,9 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from functools import lru_cache
+from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, func, literal, literal_column, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from webapp import clock, lists, trends
@@ -59,7 +72,20 @@ def total(counts: Iterable[Count]) -> Count:
 
 def count_states(session: Session) -> dict[str, Count]:
     """How many jobs are in each state, in the order of a job's life."""
-    return {state: count(session, in_state(state)) for state in STATES}
+    numbers = session.execute(_all_states(), {"most": COUNT_CAP + 1}).one()
+    return {state: Count(min(number, COUNT_CAP), number > COUNT_CAP) for state, number in zip(STATES, numbers)}
+
+
+@lru_cache(maxsize=1)
+def _all_states() -> Select[Any]:
+    """One statement, and made once: every page that counts asks it at each refresh."""
+    each = []
+    for state in STATES:
+        limited: Select[Any] = (
+            select(literal_column("1")).select_from(Job).where(in_state(state)).limit(bindparam("most", type_=Integer))
+        )
+        each.append(select(func.count()).select_from(limited.subquery()).scalar_subquery().label(state))
+    return select(*each)
 
 
 def count_states_exactly(session: Session) -> dict[str, int]:
@@ -78,12 +104,28 @@ def count_finished_since(session: Session, since: int, states: Sequence[str] = (
     return Count(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
+# How many jobs of a queue are pending, and since when the first of them is due. The claim's index sorts by priority
+# first, so that there is a first one for each: a level a step, not a row a step.
+_PENDING = text("""
+WITH RECURSIVE levels(priority) AS (
+  SELECT max(priority) FROM jobs WHERE state = 'pending' AND queue = :queue
+  UNION ALL
+  SELECT (SELECT max(priority) FROM jobs WHERE state = 'pending' AND queue = :queue AND priority < levels.priority)
+  FROM levels WHERE levels.priority IS NOT NULL)
+SELECT (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND queue = :queue LIMIT :most) AS found),
+       (SELECT min((SELECT min(run_at) FROM jobs
+                    WHERE state = 'pending' AND queue = :queue AND priority = levels.priority)) FROM levels)
+""")
+
+
+def _pending(session: Session, queue: str) -> tuple[Count, Optional[int]]:
+    number, oldest = session.execute(_PENDING, {"queue": queue, "most": COUNT_CAP + 1}).one()
+    return Count(min(number, COUNT_CAP), number > COUNT_CAP), oldest
+
+
 def oldest_pending(session: Session) -> Optional[int]:
     """When the job that has waited longest became due (microseconds), or None."""
-    times = [
-        session.scalar(select(func.min(Job.run_at)).where(in_state("pending"), Job.queue == name))
-        for name in session.scalars(select(Queue.name))
-    ]
+    times = [_pending(session, name)[1] for name in session.scalars(select(Queue.name))]
     return min((time for time in times if time is not None), default=None)
 
 
@@ -200,16 +242,11 @@ def queues(session: Session, rates: Optional[Mapping[str, float]] = None) -> lis
         .tuples()
         .all()
     )
-    return [
-        QueueView(
-            queue,
-            count(session, in_state("pending"), Job.queue == queue.name),
-            running.get(queue.name, 0),
-            session.scalar(select(func.min(Job.run_at)).where(in_state("pending"), Job.queue == queue.name)),
-            rates.get(queue.name),
-        )
-        for queue in session.scalars(select(Queue).order_by(Queue.name))
-    ]
+    views = []
+    for queue in session.scalars(select(Queue).order_by(Queue.name)):
+        pending, oldest = _pending(session, queue.name)
+        views.append(QueueView(queue, pending, running.get(queue.name, 0), oldest, rates.get(queue.name)))
+    return views
 
 
 def events_of(session: Session, subject: str, limit: int = 50) -> list[Event]:

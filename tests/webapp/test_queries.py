@@ -125,6 +125,19 @@ def test_a_queue_shows_what_waits_and_since_when() -> None:
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
 
 
+def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: Flask) -> None:
+    fill(3, "pending")
+    with reading() as session:
+        if not db.is_sqlite():
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+        explain = "EXPLAIN QUERY PLAN " if db.is_sqlite() else "EXPLAIN "
+        rows = session.execute(text(explain + queries._PENDING.text), {"queue": "a", "most": 9}).all()
+        plan = "\n".join(str(row[-1]) for row in rows)
+    assert plan.count("ix_jobs_claim") >= 3
+    assert "Seq Scan on jobs" not in plan
+    assert "SCAN jobs" not in plan
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None:
     """No page costs more because the table is large."""
