@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Optional
 
-MOST = 2000  # lines of each that are compared, behind the beginning that both share
+MOST = 1000  # lines of each that are compared, behind the beginning that both share
 CONTEXT = 3  # equal lines that are shown beside what differs
 _DIGITS = re.compile(r"[0-9]+")
 

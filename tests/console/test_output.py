@@ -313,3 +313,12 @@ def test_a_comparison_of_too_much_stops_and_says_so() -> None:
     it = differences.compare(["head", *old], ["head", *new])
     assert (it.removed, it.added, it.left_out) == (most, most, 57)
     assert it.rows[-1].text == "57 more lines are not compared"
+
+
+def test_the_style_in_force_is_found_without_reading_everything() -> None:
+    far = b"\x1b[31m" + b"x" * ansi.LOOK_BACK
+    assert ansi.style_after(far, 5).ink == 1
+    assert ansi.style_after(far, len(far)) == ansi.PLAIN
+    near = b"\x1b[1m\x1b[0m\x1b[4mtext\x1b[m\x1b[32mgreen"
+    assert ansi.style_after(near, len(near)) == ansi.Style(ink=2)
+    assert ansi.style_after(near, 12) == ansi.Style(underline=True)

@@ -22,6 +22,8 @@ ESCAPE = re.compile(
     "|(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c|(?=\x1b)|\\Z)"
     "|\x1b[ -/]*[0-~]?"
 )
+RESETS = (b"\x1b[0m", b"\x1b[m")
+LOOK_BACK = 256 * 1024
 SGR = re.compile(b"(?:\x1b\\[|\xc2\x9b)([0-9;:]*)m")
 
 
@@ -101,10 +103,14 @@ def nearest(red: int, green: int, blue: int) -> int:
     return 232 + grey if off_grey < off_cube else 16 + 36 * cube[0] + 6 * cube[1] + cube[2]
 
 
-def style_after(data: bytes) -> Style:
-    """The style in force behind these bytes, for a page that begins there."""
+def style_after(data: bytes, end: int) -> Style:
+    """The style in force behind the first `end` bytes, for a page that begins there.
+
+    Nothing before the last reset counts; without one, what is more than LOOK_BACK bytes away is forgotten.
+    """
+    start = max(end - LOOK_BACK, *(data.rfind(reset, max(end - LOOK_BACK, 0), end) for reset in RESETS), 0)
     style = PLAIN
-    for match in SGR.finditer(data):
+    for match in SGR.finditer(data, start, end):
         style = apply(style, match[1].decode("ascii"))
     return style
 

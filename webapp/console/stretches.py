@@ -21,7 +21,7 @@ from webapp.story import Output
 
 LINES = 1000  # shown at once
 ABOVE = 250  # of them, those above a line that was asked for
-SEARCHED = 4 * 1024 * 1024  # bytes that a search looks through, the last ones
+SEARCHED = 2 * 1024 * 1024  # bytes that a search looks through, the last ones
 MOST_HITS = 1000  # lines that a search counts
 NAME = re.compile(r"(?P<kind>[LB]?)(?P<number>[0-9]{1,18})\Z")
 
@@ -214,7 +214,7 @@ class _Lines:
         self._kept = kept
         self._look = look
         self._ends = list(accumulate(kept.runs))
-        self._style = ansi.style_after(kept.data[:start])
+        self._style = ansi.style_after(kept.data, start)
         self._number = kept.data.count(b"\n", 0, start)
 
     def html(self, raw: bytes, offset: int, *, named: bool = True) -> str:
