@@ -12,9 +12,9 @@ import pytest
 from tests.console.conftest import Browser
 from tests.console.test_lists import ids
 from tests.factories import change_job, make_job, make_jobs
-from webapp import bulk, clock, filters, search, story
+from webapp import bulk, clock, filters, search
 from webapp.db import reading
-from webapp.models import Act
+from webapp.models import Act, Job
 
 
 def main_of(browser: Browser, url: str, status: int = 200) -> str:
@@ -138,7 +138,7 @@ def test_an_act_on_all_finds_those_that_the_search_did_not_come_to_and_says_so_b
     response = operator.post("/jobs/discard", hidden, partial=True)
     assert b"Discarded 6 jobs." in response.data
     with reading() as session:
-        left = {job.id for job in session.query(story.Job)}
+        left = {job.id for job in session.query(Job)}
     assert left == {str(one["id"]) for one in jobs if one["state"] != "dead" or one["command"] == "hay"}
 
 

@@ -1,0 +1,174 @@
+"""Searches that a person keeps, and the list as a file: whose they are, what the trail says."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from typing import Callable, Optional
+
+import pytest
+
+from tests.console.conftest import Browser
+from tests.factories import make_job, make_user
+from webapp import views
+from webapp.db import reading
+from webapp.models import Audit, View
+
+
+def trail() -> list[tuple[str, str, str]]:
+    with reading() as session:
+        rows = session.query(Audit).filter(Audit.verb != "sign_in").order_by(Audit.id)
+        return [(row.actor, row.verb, row.subject) for row in rows]
+
+
+def kept() -> list[tuple[str, str]]:
+    with reading() as session:
+        return [(view.name, view.query) for view in session.query(View).order_by(View.id)]
+
+
+def shown(browser: Browser, url: str = "/jobs") -> list[tuple[str, str]]:
+    text = browser.get(url).get_data(as_text=True)
+    found = re.findall(r'<a class="view" href="([^"]*)"[^>]*>([^<]*)</a>', text)
+    return [(html.unescape(name), html.unescape(url)) for url, name in found]
+
+
+def test_a_search_is_kept_under_a_name_renamed_and_removed(viewer: Browser) -> None:
+    form = {"name": "  dead   mails ", "state": "dead", "queue": "mail", "q": "exit:1 since:2h", "sort": "oldest"}
+    response = viewer.post("/views", form)
+    url = "/jobs?state=dead&queue=mail&q=exit%3A1+since%3A2h&sort=oldest"
+    assert (response.status_code, response.headers["Location"]) == (303, url)
+    assert shown(viewer) == [("dead mails", url)]
+    text = viewer.get(url).get_data(as_text=True)
+    assert 'aria-current="page">dead mails</a>' in text
+    found = re.search(r'action="/view/(\d+)/rename"', text)
+    assert found is not None
+    assert viewer.post(f"/view/{found[1]}/rename", {"name": "old mails"}).headers["Location"] == url
+    assert shown(viewer) == [("old mails", url)]
+    assert viewer.post(f"/view/{found[1]}/remove").headers["Location"] == url
+    assert shown(viewer) == []
+    assert viewer.post(f"/view/{found[1]}/remove").status_code == 404
+    who = "person:the-viewer"
+    assert trail() == [
+        (who, "save_view", "view:dead mails"),
+        (who, "rename_view", "view:old mails"),
+        (who, "remove_view", "view:old mails"),
+    ]
+
+
+def test_a_state_in_the_search_is_kept_as_the_list_has_it(viewer: Browser) -> None:
+    viewer.post("/views", {"name": "x", "q": "state:dead boom"})
+    assert kept() == [("x", "state=dead&q=boom")]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (" ", "The view needs a name"),
+        ("x" * 61, "at most 60 characters; this one has 61"),
+        ("a\x1bb", "a character that cannot be shown"),
+        ("MAILS", "You have a view called 'MAILS' already"),
+    ],
+)
+def test_a_name_that_cannot_be_is_told_and_what_was_typed_is_kept(viewer: Browser, name: str, words: str) -> None:
+    viewer.post("/views", {"name": "mails", "queue": "mail"})
+    response = viewer.post("/views", {"name": name, "state": "dead", "q": "exit:1"})
+    text = html.unescape(response.get_data(as_text=True))
+    assert response.status_code == 422
+    assert words in text
+    assert f'id="view-name" name="name" value="{name}"' in text
+    assert '<input type="hidden" name="q" value="exit:1">' in text
+    assert 'hx-get="/jobs?state=dead&q=exit%3A1"' in text, "the list behind it goes on"
+    assert kept() == [("mails", "queue=mail")]
+
+
+def test_a_search_that_cannot_be_is_not_kept(viewer: Browser) -> None:
+    response = viewer.post("/views", {"name": "x", "q": "redis:7"})
+    assert response.status_code == 422
+    assert b"There is no redis: to search by" in response.data
+    assert kept() == []
+
+
+def test_nobody_sees_or_changes_the_views_of_another(sign_in: Callable[[str], Browser]) -> None:
+    first, second = sign_in("viewer"), sign_in("admin")
+    first.post("/views", {"name": "mine", "state": "dead"})
+    with reading() as session:
+        (view,) = session.query(View).all()
+    assert shown(second) == []
+    assert second.post(f"/view/{view.id}/rename", {"name": "yours"}).status_code == 404
+    assert second.post(f"/view/{view.id}/remove").status_code == 404
+    second.post("/views", {"name": "mine", "state": "failed"})
+    assert kept() == [("mine", "state=dead"), ("mine", "state=failed")]
+
+
+def test_a_name_is_changed_to_none_that_is_taken_but_may_change_its_case(viewer: Browser) -> None:
+    viewer.post("/views", {"name": "a", "state": "dead"})
+    viewer.post("/views", {"name": "b", "state": "failed"})
+    with reading() as session:
+        first = session.query(View).filter_by(name="a").one().id
+    response = viewer.post(f"/view/{first}/rename", {"name": "b"})
+    assert response.status_code == 422
+    assert b"already" in response.data
+    assert viewer.post(f"/view/{first}/rename", {"name": "A"}).status_code == 303
+    assert [name for name, _ in kept()] == ["A", "b"]
+
+
+def test_there_are_fifty_at_the_most(console: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "MOST", 2)
+    user = make_user("ana")
+    for name in ("a", "b"):
+        views.save(user.id, name, "state=dead", "person:ana")
+    with pytest.raises(views.ViewError, match="You have 2 views"):
+        views.save(user.id, "c", "", "person:ana")
+
+
+def test_a_name_with_markup_stays_text(viewer: Browser) -> None:
+    viewer.post("/views", {"name": "<img src=x>\u202e", "state": "dead"})
+    text = viewer.get("/jobs").get_data(as_text=True)
+    assert "<img src=x" not in text
+    assert "\u202e" not in text
+    assert "&lt;img src=x&gt;\u2039U+202E\u203a" in text
+
+
+# --- the list as a file ----------------------------------------------------------------------------------------------
+
+
+def test_the_list_is_a_file_with_a_name_and_the_trail_knows_who_took_it(viewer: Browser) -> None:
+    make_job("dead", id="a", command="=1+1", env='{"SECRET": "s3cr3t"}', exit_code=1)
+    make_job("dead", id="b", exit_code=2)
+    text = html.unescape(viewer.get("/jobs?state=dead&q=exit:1").get_data(as_text=True))
+    (csv_url,) = re.findall(r'href="(/jobs\.csv[^"]*)"', text)
+    (json_url,) = re.findall(r'href="(/jobs\.jsonl[^"]*)"', text)
+    response = viewer.get(csv_url)
+    assert response.status_code == 200
+    assert response.content_type == "text/csv; charset=utf-8"
+    disposition = response.headers["Content-Disposition"]
+    assert re.fullmatch(r"attachment; filename=queuectl-jobs-dead-\d{4}-\d\d-\d\d\.csv", disposition)
+    assert [line.split(",")[0] for line in response.get_data(as_text=True).split("\r\n")] == ["id", "a", ""]
+    response = viewer.get(json_url)
+    assert response.content_type == "application/jsonl; charset=utf-8"
+    assert json.loads(response.get_data())["env"] == {"SECRET": None}
+    with reading() as session:
+        row = session.query(Audit).filter_by(verb="export_jobs").first()
+    assert trail() == [("person:the-viewer", "export_jobs", "jobs")] * 2
+    assert row is not None
+    assert json.loads(row.detail or "") == {"format": "csv", "search": "state=dead&q=exit%3A1"}
+
+
+def test_operators_get_variables_with_their_values_as_json_only(operator: Browser) -> None:
+    make_job(id="a", env='{"SECRET": "s3cr3t"}')
+    assert b"s3cr3t" in operator.get("/jobs.jsonl").data
+    assert b"s3cr3t" not in operator.get("/jobs.csv").data
+
+
+@pytest.mark.parametrize(("query", "status"), [("q=redis:7", 400), ("state=gone", 404), ("sort=upwards", 404)])
+def test_a_file_of_what_cannot_be_is_refused_and_leaves_no_trail(viewer: Browser, query: str, status: int) -> None:
+    for kind in ("csv", "jsonl"):
+        assert viewer.get(f"/jobs.{kind}?{query}").status_code == status
+    assert trail() == []
+
+
+def test_a_stranger_gets_no_file(stranger: Browser) -> None:
+    location: Optional[str] = stranger.get("/jobs.csv?state=dead").headers["Location"]
+    assert location is not None
+    assert location.startswith("/login?next=")
