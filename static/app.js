@@ -56,7 +56,7 @@
 
   function selecting() {
     const selection = document.getSelection();
-    return selection && !selection.isCollapsed && live()?.contains(selection.anchorNode);
+    return selection && !selection.isCollapsed && live() && selection.containsNode(live(), true);
   }
 
   function typing() {
