@@ -122,6 +122,15 @@ def test_a_retry_can_be_run_now_and_what_hinders_it_even_then_is_told(operator: 
     assert buttons(operator) == ["/job/job1/run-now", "/queue/mail/resume"]
 
 
+@pytest.mark.parametrize(("state", "said"), [("failed", "its retry is due."), ("scheduled", "It is due:")])
+def test_what_is_overdue_is_not_said_to_lie_ahead(operator: Browser, state: str, said: str) -> None:
+    make_job(state, id="job1", run_at=seconds(-30))
+    assert said in told(operator)
+    assert "No worker is running, so nothing will take it." in told(operator)
+    text = operator.get("/job/job1").get_data(as_text=True)
+    assert '<div class="why-box alarm">' in text
+
+
 def test_a_poison_pill_is_called_one(operator: Browser) -> None:
     make_attempt(make_job("dead", id="job1", failures=0), 1, "lost", exit_code=None)
     assert "Workers died under it again and again" in told(operator)

@@ -86,7 +86,7 @@ def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
         offset, name = None, name[:20]
     if offset is not None:
         return Opened(around(kept, offset, Look(attempt, pattern, offset)), find, marked=True)
-    numbered = last_numbered(kept)
+    numbered, name = last_numbered(kept), name.lstrip("L")
     if kept.dropped:
         text = (
             f"There is no line {name}. Behind line {numbered:,} bytes were left out, so that those which follow have "

@@ -144,6 +144,8 @@ def _later(session: Session, job: Job) -> Why:
 
 
 def _scheduled(job: Job) -> Why:
+    if job.run_at <= clock.now():
+        return Why(Markup("It is due: the next worker that looks makes it pending."))
     return Why(Markup("It is not due yet: it becomes pending {}.").format(when(job.run_at, "due")))
 
 
@@ -151,10 +153,11 @@ def _failed(session: Session, job: Job) -> Why:
     most = settings.load(session).max_retries if job.max_retries is None else job.max_retries
     left = max(most + 1 - job.failures, 0)
     # Failures, not attempts: those before a requeue and those that were lost do not count.
-    text = Markup("{} of {} attempts failed; it runs again {}. {}.").format(
+    again = Markup("it runs again {}").format(when(job.run_at, "due"))
+    text = Markup("{} of {} attempts failed; {}. {}.").format(
         job.failures,
         most + 1,
-        when(job.run_at, "due"),
+        again if job.run_at > clock.now() else "its retry is due",
         f"After that, {plural(left - 1, 'retry is', 'retries are')} left"
         if left > 1
         else "If it fails again, it is a dead letter",

@@ -124,6 +124,7 @@ def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[...
     page.get_by_label("Find in output").fill("no such thing")
     page.keyboard.press("Enter")
     expect(page.locator(".output-notice")).to_contain_text("is not in this output")
+    expect(page.locator(".output-notice")).to_be_in_viewport()
     expect(page.get_by_label("Find in output")).to_have_value("no such thing")
     page.get_by_label("Find in output").fill("line 7 ")
     page.keyboard.press("Enter")
