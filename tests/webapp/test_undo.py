@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from flask import Flask
+from sqlalchemy import select, text
 
 from tests.factories import change_job, make_job
 from webapp import audit, bulk, operations
-from webapp.db import reading
+from webapp.db import is_sqlite, reading
 from webapp.filters import JobFilter
+from webapp.lifecycle import may_be_taken_back
 from webapp.models import Act, Event, Job
 
 ANA = "person:ana"
@@ -144,3 +146,18 @@ def test_each_job_tells_its_undo_and_the_audit_trail_the_whole() -> None:
         assert list(session.scalars(select(Event.verb).where(Event.job_seq == job.seq))) == ["requeue", "undo"]
         whole = audit.Wanted(subject=f"act:{act.act_id}")
         assert [line.verb for line in audit.page(session, whole, limit=5)] == ["undo", "requeue"]
+
+
+def test_what_an_undo_would_put_back_is_found_by_its_index(app: Flask) -> None:
+    make_job("dead")
+    act = bulk.act_on_all("requeue", JobFilter(state="dead"), ANA)
+    there = may_be_taken_back("requeue", act.act_id)
+    statement = select(Job.seq).where(there, Job.seq > 5).order_by(Job.seq).limit(bulk.BATCH)
+    with reading() as session:
+        if not is_sqlite():
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+        bound = statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+        explain = "EXPLAIN QUERY PLAN " if is_sqlite() else "EXPLAIN "
+        plan = "\n".join(str(row[-1]) for row in session.execute(text(explain + str(bound))))
+    assert "ix_jobs_act" in plan
+    assert "TEMP B-TREE" not in plan
