@@ -284,7 +284,7 @@ def what(act: Act) -> str:
         return str(ids[0]) if number == 1 else f"{number:,} named jobs: {', '.join(ids[:3])}{' …' * (number > 3)}"
     known = {"queue": "in queue {}", "group": "of group {}", "text": "that match “{}”"}
     words = [pattern.format(wanted[name]) for name, pattern in known.items() if wanted.get(name)]
-    others = sorted(set(wanted) - {*known, "state", "ended_by"})
+    others = sorted(set(wanted) - {*known, "state", "ended_by", "output"})
     words += [f"with {name.replace('_', ' ')} {wanted[name]}" for name in others]
     return " ".join(["all", *([wanted["state"]] if wanted.get("state") else []), "jobs", *words])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
 from sqlalchemy import ColumnElement, and_, exists, or_, true
@@ -116,6 +116,10 @@ class JobFilter:
             tail = exists().where(OutputTail.job_seq == Job.seq, OutputTail.text.icontains(word, autoescape=True))
             places += [Job.last_error.icontains(word, autoescape=True), tail]
         return places
+
+    def in_output(self) -> JobFilter:
+        """The same, whose words may stand in errors and output, too."""
+        return replace(self, output=True) if self.text else self
 
     def to_json(self) -> str:
         return json.dumps({key: value for key, value in asdict(self).items() if value is not None})

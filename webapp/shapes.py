@@ -9,11 +9,14 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from webapp import bulk, clock, queries, settings
+from webapp import bulk, clock, histograms, queries, settings, trends
 from webapp.fleet import SupervisorView
+from webapp.groups import DeadGroup
+from webapp.histograms import Histogram
 from webapp.models import Act
 from webapp.queries import QueueView, WorkerView
 from webapp.settings import Change, Value
+from webapp.trends import Trend
 
 MINUTE = clock.seconds(60)
 HOUR = clock.seconds(3600)
@@ -69,6 +72,8 @@ def queue(view: QueueView, now: int) -> dict[str, Any]:
         "pending_is_more": view.pending.capped,
         "processing": view.processing,
         "oldest_pending_seconds": queries.waited(view.oldest_run_at, now),
+        "runs_per_minute": view.per_minute or 0.0,
+        "drain_seconds": view.drain_seconds,
     }
 
 
@@ -117,14 +122,53 @@ def act(row: Act) -> dict[str, Any]:
     }
 
 
+def dead_group(group: DeadGroup) -> dict[str, Any]:
+    """A group of dead letters and what people say of it."""
+    said = group.said
+    return {
+        "key": group.key,
+        "count": group.count.number,
+        "count_is_more": group.count.capped,
+        "first_death": clock.to_iso(group.first_at),
+        "last_death": clock.to_iso(group.last_at),
+        "example": group.example.id,
+        "command": group.example.command,
+        "error": group.example.last_error,
+        "open": group.is_open,
+        "acknowledged_by": said.acknowledged_by if said and not group.is_open else None,
+        "note": said.note if said else "",
+        "owner": said.owner if said else None,
+    }
+
+
 def status(session: Session) -> dict[str, Any]:
     """The queue at a glance, its jobs counted to the last."""
     now = clock.now()
+    hour = trends.trend(session, trends.RANGES["1h"])
     return {
         "states": queries.count_states_exactly(session),
         "workers": [worker(view) for view in queries.workers(session, settings.load(session).lease)],
         "oldest_pending_seconds": queries.waited(queries.oldest_pending(session), now),
         "finished_last_minute": queries.count_finished_since(session, now - MINUTE).number,
         "finished_last_hour": queries.count_finished_since(session, now - HOUR).number,
+        "runs_per_minute": sum(hour.rates.values()),
+        "last_hour": trend(hour),
         "paused_queues": queries.paused_queues(session),
     }
+
+
+def trend(shown: Trend) -> dict[str, Any]:
+    """What ended in a range; quantiles are within 5 %, null of nothing."""
+    total = shown.total
+    return {
+        "completed": total.completed,
+        "failed": total.failed,
+        "died": total.dead,
+        "lost": total.lost,
+        "wait_seconds": _quantiles(total.waits),
+        "run_seconds": _quantiles(total.runs),
+    }
+
+
+def _quantiles(histogram: Histogram) -> dict[str, Any]:
+    return {name: histograms.quantile(histogram, part) for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}

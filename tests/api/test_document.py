@@ -33,6 +33,7 @@ KNOWN = {
     "worker_id": "w1",
     "supervisor_id": "s1",
     "act_id": 1,
+    "group": "exit:1",
 }
 
 

@@ -24,7 +24,7 @@ from webapp.models import SCOPES, Audit, Throttle
 from webapp.throttle import FREE
 
 FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "supervisor_id": "s1",
-          "act_id": "1"}  # fmt: skip
+          "act_id": "1", "group": "exit:1"}  # fmt: skip
 # Said once more, by name: who changes a scope changes it here as well.
 SUBMIT = {"api-jobs.submit_job", "api-jobs.submit_jobs"}
 OPERATE = {
@@ -37,6 +37,7 @@ OPERATE = {
     "api-acts.stop_act",
     "api-dead-letters.requeue_dead_letters",
     "api-dead-letters.discard_dead_letters",
+    "api-dead-letters.describe_group",
     "api-queues.pause_queue",
     "api-queues.resume_queue",
 }

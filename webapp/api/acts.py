@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Callable
 
 from flask import Response
@@ -116,6 +117,8 @@ def on_many(verb: str, which: dict[str, Any], *, only: str = "") -> Response:
     """Move what a body names. `only`: of this state alone."""
     if which.get("all"):
         wanted = search.parse(which.get("q", ""), state=only or which.get("state"), queue=which.get("queue"))
+        if only == "dead":
+            wanted = replace(wanted.in_output(), group=which.get("group"))
         return _carried_out(bulk.start(verb, wanted, actor()))
     narrowed = {"only": only} if only else {}
     outcome = OPERATIONS[verb](which["ids"], actor(), **narrowed)

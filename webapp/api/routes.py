@@ -22,7 +22,7 @@ from webapp.api.schemas import NAME_PATTERN
 PREFIX = "/api/v1"
 BYTES = "application/octet-stream"
 ALWAYS = (400, 401, 403, 406, 429, 500, 503)  # what any request may be told
-NAMES = {"job_id": "a job's id", "name": "a queue's name"}
+NAMES = {"job_id": "a job's id", "name": "a queue's name", "group": "the key of a group of dead letters"}
 KEY = {
     "in": "header",
     "name": HEADER,

@@ -11,6 +11,7 @@ from typing import Any
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from webapp.fleet import MOST_WORKERS
+from webapp.groups import LONGEST_NOTE
 from webapp.jobspec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
 from webapp.models import ATTEMPT_STATES, STATES
 from webapp.search import TYPED
@@ -147,6 +148,22 @@ class JobQuery(ListQuery):
     state = fields.String(validate=validate.OneOf(STATES), metadata={"description": "only jobs in this state"})
 
 
+class DeadQuery(ListQuery):
+    group = _name("only jobs of this group")
+
+
+class GroupQuery(Schema):
+    sort = fields.String(
+        load_default="last",
+        validate=validate.OneOf(("last", "count")),
+        metadata={"description": "`last`: by the newest death; `count`: by size; open ones stand first"},
+    )
+    page = fields.Integer(load_default=1, validate=validate.Range(1, MOST_LISTED), metadata={"description": "from 1"})
+    limit = fields.Integer(
+        load_default=25, validate=validate.Range(1, 100), metadata={"description": "groups of a page"}
+    )
+
+
 class OutputQuery(Schema):
     attempt = fields.Integer(
         validate=validate.Range(1, LARGEST), metadata={"description": "its number; default: the latest"}
@@ -186,13 +203,29 @@ class Which(Schema):
     def _one_way(self, data: dict[str, Any], **_: Any) -> None:
         if bool(data.get("all")) == ("ids" in data):
             raise ValidationError('expected either "ids" or "all": true.')
-        narrowed = [name for name in ("state", "queue", "q") if name in data]
+        narrowed = [name for name in ("state", "queue", "group", "q") if name in data]
         if "ids" in data and narrowed:
             raise ValidationError('stands beside "all" only.', narrowed[0])
 
 
 class WhichJobs(Which):
     state = fields.String(validate=validate.OneOf(STATES), metadata={"description": "with all: only in this state"})
+
+
+class WhichDead(Which):
+    group = _name("with all: only of this group")
+
+
+class GroupRequest(Schema):
+    """What is not given stays as it is."""
+
+    note = fields.String(
+        validate=[validate.Length(max=LONGEST_NOTE), _plain], metadata={"description": "for everybody; empty: none"}
+    )
+    owner = fields.String(validate=[validate.Length(max=64), _plain], metadata={"description": "a user; empty: nobody"})
+    acknowledged = fields.Boolean(
+        truthy=[True], falsy=[False], metadata={"description": "somebody sees to it; one more death ends that"}
+    )
 
 
 class WishRequest(Schema):
@@ -323,6 +356,27 @@ class ActAnswer(Answer):
     act = fields.Nested(Act, required=True)
 
 
+class Group(Answer):
+    key = _text("what its jobs have in common")
+    count = _whole("dead letters; of large groups, as far as they were counted")
+    count_is_more = _truth("whether there are more than that")
+    first_death = _time("of those that lie here")
+    last_death = _time("of those that lie here")
+    example = _text("the id of the newest")
+    command = _text("of the newest")
+    error = _text("of the newest", null=True)
+    open = _truth("false: somebody has acknowledged it, and none has died of it since")
+    acknowledged_by = _text("who", null=True)
+    note = _text("what people wrote")
+    owner = _text("who sees to it", null=True)
+
+
+class Groups(Answer):
+    groups = _many(fields.Nested(Group), "open ones first")
+    more = _truth("whether there is another page")
+    capped = _truth("whether there are more than 500 groups: then those of the newest dead letters are listed")
+
+
 class Worker(Answer):
     id = _text("its id")
     state = _text("what it does", enum=list(WORKER_STATES))
@@ -373,6 +427,8 @@ class Queue(Answer):
     pending_is_more = _truth("whether there are more than that")
     processing = _whole("jobs that run")
     oldest_pending_seconds = _number("for how long the first one waits", null=True)
+    runs_per_minute = _number("runs that end in a minute, over the last five or since the first of them")
+    drain_seconds = _number("about, until what waits has run at that rate; null: nothing waits, or nothing runs", null=True)
 
 
 class Queues(Answer):
@@ -395,6 +451,21 @@ class Settings(Answer):
     settings = _many(fields.Nested(Setting), "all of them")
 
 
+class Quantiles(Answer):
+    p50 = _number("half took this at the most; within 5 %", null=True)
+    p95 = _number("95 % did", null=True)
+    p99 = _number("99 % did", null=True)
+
+
+class LastHour(Answer):
+    completed = _whole("runs that ended well")
+    failed = _whole("runs that failed, whether or not they are retried")
+    died = _whole("jobs that became dead letters")
+    lost = _whole("runs whose worker died")
+    wait_seconds = fields.Nested(Quantiles, required=True, metadata={"description": "from due to begun"})
+    run_seconds = fields.Nested(Quantiles, required=True, metadata={"description": "from begun to ended"})
+
+
 class Status(Answer):
     states = fields.Dict(
         keys=fields.String(), values=fields.Integer(), required=True, metadata={"description": "jobs in each state"}
@@ -403,6 +474,8 @@ class Status(Answer):
     oldest_pending_seconds = _number("for how long the first one waits", null=True)
     finished_last_minute = _whole("completed or dead, up to 20,000")
     finished_last_hour = _whole("completed or dead, up to 20,000")
+    runs_per_minute = _number("runs that end in a minute, in all queues, as in a queue")
+    last_hour = fields.Nested(LastHour, required=True, metadata={"description": "by whole minutes"})
     paused_queues = _many(fields.String(), "their names")
 
 

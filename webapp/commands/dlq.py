@@ -8,7 +8,7 @@ import click
 
 from webapp import clock
 from webapp.commands._core import actor, core, json_option, tell_outcome
-from webapp.commands._output import Column, ago, print_table, say
+from webapp.commands._output import Column, ago, print_json, print_table, say
 
 
 @click.group(epilog="Example: manage.py dlq retry --all")
@@ -18,15 +18,16 @@ def dlq() -> None:
 
 @dlq.command("list", epilog="Example: manage.py dlq list --json")
 @click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
+@click.option("--group", metavar="KEY", help="Only jobs of this group, see `dlq groups`.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
-def list_dead(queue: str | None, limit: int, as_json: bool) -> None:
+def list_dead(queue: str | None, group: str | None, limit: int, as_json: bool) -> None:
     """List the dead letters, newest first, with the error that each died of."""
     from webapp.commands.jobs import print_jobs_json, read_jobs
     from webapp.filters import JobFilter
 
     with core():
-        settings, jobs, more = read_jobs(JobFilter(state="dead", queue=queue), limit)
+        settings, jobs, more = read_jobs(JobFilter(state="dead", queue=queue, group=group), limit)
     if as_json:
         print_jobs_json(jobs, settings)
     elif jobs:
@@ -51,29 +52,101 @@ def list_dead(queue: str | None, limit: int, as_json: bool) -> None:
         say(f"These are the first {limit:,}; there are more. Show them with --limit.")
 
 
+@dlq.command("groups", epilog="Example: manage.py dlq groups --largest")
+@click.option("--largest", is_flag=True, help="The largest first, not those that somebody died of last.")
+@click.option("--limit", type=click.IntRange(1, 500), default=25, show_default=True, help="At most so many.")
+@json_option
+def list_groups(largest: bool, limit: int, as_json: bool) -> None:
+    """List the dead letters in groups of those that failed alike; what nobody has acknowledged stands first."""
+    from webapp import groups, shapes
+    from webapp.db import reading
+
+    with core(), reading() as session:
+        listing = groups.listing(session, by="count" if largest else "last", size=limit)
+    if as_json:
+        print_json([shapes.dead_group(one) for one in listing.groups])
+    elif listing.groups:
+        now = clock.now()
+        print_table(
+            [
+                Column("KEY"),
+                Column("JOBS", right=True),
+                Column("STATE"),
+                Column("LAST DIED"),
+                Column("OWNER"),
+                Column("ERROR", flexible=True),
+                Column("COMMAND", flexible=True),
+            ],
+            [
+                (
+                    one.key,
+                    str(one.count),
+                    "open" if one.is_open else "acknowledged",
+                    ago(one.last_at, now),
+                    (one.said.owner if one.said else None) or "",
+                    one.example.last_error or "",
+                    one.example.command,
+                )
+                for one in listing.groups
+            ],
+        )
+    else:
+        say("No dead letters.")
+    if listing.capped:
+        say(f"There are more than {groups.MOST_GROUPS} groups; these are of those that somebody died of last.")
+    elif listing.more:
+        say(f"These are the first {limit:,}; there are more. Show them with --limit.")
+
+
+@dlq.command(epilog="Example: manage.py dlq note KEY 'The shop is down until noon.' --owner ana")
+@click.argument("key")
+@click.argument("text", required=False)
+@click.option("--owner", metavar="NAME", help="Who sees to it; '' for nobody.")
+@click.option("--acknowledge/--reopen", "acknowledged", default=None, help="Somebody sees to it; or nobody any more.")
+def note(key: str, text: str | None, owner: str | None, acknowledged: bool | None) -> int:
+    """Say something of a group of dead letters. It stays when the group is empty."""
+    from webapp import groups
+
+    if text is None and owner is None and acknowledged is None:
+        raise click.UsageError("Give a text, --owner, --acknowledge or --reopen.")
+    changed = False
+    with core():
+        if text is not None or owner is not None:
+            try:
+                changed = groups.describe(key, actor(), note=text, owner=owner)
+            except groups.GroupError as error:
+                raise click.UsageError(f"The {error.field} {error}") from None
+        if acknowledged is not None:
+            act = groups.acknowledge if acknowledged else groups.reopen
+            changed = act(key, actor()) or changed
+    say("Saved." if changed else "Nothing was changed.")
+    return 0
+
+
 def _which(command: Callable[..., int]) -> Callable[..., int]:
     command = click.option("--all", "all_", is_flag=True, help="All that are dead now.")(command)
+    command = click.option("--group", metavar="KEY", help="All of this group now, see `dlq groups`.")(command)
     return click.argument("job_ids", metavar="[ID]...", nargs=-1)(command)
 
 
 @dlq.command(epilog="Example: manage.py dlq retry job1")
 @_which
-@click.option("--canary", is_flag=True, help="With --all: one first, and the rest only if it completes.")
-def retry(job_ids: tuple[str, ...], all_: bool, canary: bool) -> int:
+@click.option("--canary", is_flag=True, help="With --all or --group: one first, the rest only if it completes.")
+def retry(job_ids: tuple[str, ...], all_: bool, group: str | None, canary: bool) -> int:
     """Make dead letters pending again, with all their retries."""
     from webapp import canaries, operations
     from webapp.filters import JobFilter
 
-    _one_way(job_ids, all_)
-    if canary and not all_:
-        raise click.UsageError("--canary goes with --all.")
+    _one_way(job_ids, all_, group)
+    if canary and job_ids:
+        raise click.UsageError("--canary goes with --all or --group.")
     with core():
         if canary:
-            act_id = canaries.start(JobFilter(state="dead"), actor())
+            act_id = canaries.start(JobFilter(state="dead", group=group), actor())
             say(f"One is pending again; the rest waits for it. Undo: manage.py activity undo {act_id}")
             return 0
-        if all_:
-            return _act_on_all("requeue", "pending again")
+        if not job_ids:
+            return _act_on_all("requeue", "pending again", group)
         outcome = operations.requeue(job_ids, actor(), only="dead")
     return tell_outcome(outcome, "pending", "only dead letters are retried here")
 
@@ -81,39 +154,39 @@ def retry(job_ids: tuple[str, ...], all_: bool, canary: bool) -> int:
 @dlq.command(epilog="Example: manage.py dlq discard job1 job2")
 @_which
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def discard(job_ids: tuple[str, ...], all_: bool, yes: bool) -> int:
+def discard(job_ids: tuple[str, ...], all_: bool, group: str | None, yes: bool) -> int:
     """Delete dead letters with their attempts and output. This cannot be undone."""
     from webapp import operations, queries
     from webapp.db import reading
-    from webapp.lifecycle import in_state
+    from webapp.filters import JobFilter
 
-    _one_way(job_ids, all_)
+    _one_way(job_ids, all_, group)
     with core():
-        if not all_:
+        if job_ids:
             outcome = operations.discard(job_ids, actor(), only="dead")
             return tell_outcome(outcome, "discarded", "only dead letters are discarded here")
         with reading() as session:
-            number = queries.count(session, in_state("dead"))
+            number = queries.count(session, JobFilter(state="dead", group=group).where())
         if number.number and not yes:
             question = f"Delete {number} dead letter{'s' if number.number > 1 else ''} with their output for good?"
             if not click.confirm(question, err=True):
                 say("Nothing was discarded.")
                 return 1
-        return _act_on_all("discard", "discarded")
+        return _act_on_all("discard", "discarded", group)
 
 
-def _one_way(job_ids: tuple[str, ...], all_: bool) -> None:
-    if bool(job_ids) == all_:
-        raise click.UsageError("Name jobs by their ids, or give --all.")
+def _one_way(job_ids: tuple[str, ...], all_: bool, group: str | None) -> None:
+    if [bool(job_ids), all_, group is not None].count(True) != 1:
+        raise click.UsageError("Name jobs by their ids, or give --all, or --group.")
 
 
-def _act_on_all(verb: str, became: str) -> int:
+def _act_on_all(verb: str, became: str, group: str | None) -> int:
     from webapp import bulk
     from webapp.filters import JobFilter
 
-    result = bulk.act_on_all(verb, JobFilter(state="dead"), actor())
+    result = bulk.act_on_all(verb, JobFilter(state="dead", group=group), actor())
     if not result.moved and not result.skipped:
-        say("No dead letters.")
+        say("No dead letters." if group is None else "No dead letters of this group.")
         return 0
     moved_first = f"; {result.skipped:,} had been moved by somebody else" if result.skipped else ""
     undo = f" Undo: manage.py activity undo {result.act_id}" if verb in bulk.CAN_BE_UNDONE else ""

@@ -27,12 +27,13 @@ EXAMPLES: Mapping[str, Any] = {
     "JobRequest": {"command": "echo hello", "max_retries": 2},
     "batch": [{"command": "echo 1"}, {"command": "echo 2"}],
     "WhichJobs": {"ids": ["job1", "job2"]},
-    "Which": {"all": True},
+    "WhichDead": {"all": True},
+    "GroupRequest": {"note": "The shop is down until noon.", "acknowledged": True},
     "WishRequest": {"wish": "quiet"},
     "ScaleRequest": {"workers": 3},
     "SettingRequest": {"value": 3},
 }
-IN_PATH = {"job_id": "job1", "name": "default", "key": "backoff_base",
+IN_PATH = {"job_id": "job1", "name": "default", "key": "backoff_base", "group": "GROUP",
            "worker_id": "WORKER", "supervisor_id": "SUPERVISOR", "act_id": "1"}  # fmt: skip
 
 

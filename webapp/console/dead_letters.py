@@ -6,7 +6,7 @@ What becomes of jobs is in `acts.py`, for groups as for any other list.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Optional
 from urllib.parse import urlencode
 
@@ -78,7 +78,7 @@ def _search() -> ResponseReturnValue:
     typed = request.args["q"].strip()
     with reading() as session:
         try:
-            wanted = replace(search.parse(typed, state="dead"), output=True)
+            wanted = search.parse(typed, state="dead").in_output()
         except FilterError as error:
             return htmx.page("dead/search", session, typed=typed, problem=str(error), **_no_jobs()), 422
         page = _page(session, wanted)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from flask import Flask
 
-from tests.factories import make_job
+from tests.factories import make_job, make_user
 from tests.webapp.commands.conftest import Cli
-from webapp import story
+from webapp import groups, story
 from webapp.db import reading
 
 
@@ -100,3 +100,74 @@ def test_nothing_dead_is_no_fault(app: Flask, cli: Cli) -> None:
     for argv in (["retry", "--all"], ["discard", "--all"]):
         result = cli("dlq", *argv)
         assert (result.code, result.err) == (0, "No dead letters.\n")
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_listed_open_ones_first(app: Flask, cli: Cli) -> None:
+    make_user("ana", "operator")
+    make_job("dead", error_key="aaa", last_error="exit code 3", command="make report")
+    make_job("dead", error_key="bbb")
+    make_job("dead", error_key="bbb")
+    groups.describe("aaa", "person:ana", owner="ana")
+    groups.acknowledge("aaa", "person:ana")
+    result = cli("dlq", "groups")
+    assert [line.split()[:3] for line in result.lines[1:]] == [["bbb", "2", "open"], ["aaa", "1", "acknowledged"]]
+    assert "exit code 3" in result.lines[2]
+    found = cli("dlq", "groups", "--json").json
+    assert [(one["key"], one["count"], one["open"], one["owner"]) for one in found] == [
+        ("bbb", 2, True, None),
+        ("aaa", 1, False, "ana"),
+    ]
+    assert (
+        cli("dlq", "groups", "--limit", "1").err == "These are the first 1; there are more. Show them with --limit.\n"
+    )
+
+
+def test_a_group_alone_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> None:
+    for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
+        make_job("dead", id=name, error_key=key)
+    assert {job["id"] for job in cli("dlq", "list", "--group", "one", "--json").json} == {"a", "b"}
+    assert cli("dlq", "retry", "--group", "one").err.startswith("2 dead letters pending again.")
+    assert states("a", "b", "c") == ["pending", "pending", "dead"]
+    assert cli("dlq", "retry", "--group", "one").err == "No dead letters of this group.\n"
+    assert cli("dlq", "discard", "--group", "two", "--yes").code == 0
+    assert states("c") == ["gone"]
+
+
+def test_a_canary_goes_before_its_group(app: Flask, cli: Cli) -> None:
+    for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
+        make_job("dead", id=name, error_key=key)
+    assert cli("dlq", "retry", "--group", "one", "--canary").code == 0
+    assert sorted(states("a", "b")) == ["dead", "pending"]
+    assert states("c") == ["dead"]
+
+
+def test_a_group_gets_a_note_an_owner_and_an_acknowledgement(app: Flask, cli: Cli) -> None:
+    make_user("ana", "operator")
+    make_job("dead", error_key="one")
+    assert cli("dlq", "note", "one", "they know", "--owner", "ana", "--acknowledge").err == "Saved.\n"
+    (found,) = cli("dlq", "groups", "--json").json
+    assert (found["note"], found["owner"], found["open"]) == ("they know", "ana", False)
+    assert cli("dlq", "note", "one", "--reopen", "--owner", "").err == "Saved.\n"
+    assert cli("dlq", "note", "one", "--reopen").err == "Nothing was changed.\n"
+    (found,) = cli("dlq", "groups", "--json").json
+    assert (found["note"], found["owner"], found["open"]) == ("they know", None, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["one"], 2, "Give a text, --owner"),
+        (["one", "--owner", "nobody"], 2, "The owner 'nobody' is nobody who can log in"),
+        (["two", "x"], 1, "there is no group 'two'"),
+    ],
+)
+def test_what_cannot_be_said_of_a_group_is_refused(
+    app: Flask, cli: Cli, argv: list[str], code: int, words: str
+) -> None:
+    make_job("dead", error_key="one")
+    result = cli("dlq", "note", *argv)
+    assert result.code == code
+    assert words in result.err

@@ -1,0 +1,65 @@
+"""Groups of dead letters for programs: found, looked at, moved, and what is said of them."""
+
+from __future__ import annotations
+
+from tests.api.conftest import Program
+from tests.api.test_acts import state_of
+from tests.api.test_jobs import refused
+from tests.factories import make_job, make_user
+from webapp.db import writing
+from webapp.models import OutputTail
+
+
+def test_groups_are_listed_and_looked_at(reader: Program) -> None:
+    for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
+        make_job("dead", id=name, error_key=key, command="make report")
+    listed = reader("GET", "/dead-letters/groups?sort=count&limit=1").get_json()
+    assert (listed["more"], listed["capped"]) == (True, False)
+    (group,) = listed["groups"]
+    assert (group["key"], group["count"], group["example"], group["command"]) == ("one", 2, "b", "make report")
+    assert (group["open"], group["note"], group["owner"], group["acknowledged_by"]) == (True, "", None, None)
+    assert reader("GET", "/dead-letters/groups/one").get_json() == group
+    refused(reader("GET", "/dead-letters/groups/none"), 404, "not-found")
+    refused(reader("GET", "/dead-letters/groups?page=0"), 422, "invalid")
+    refused(reader("PUT", "/dead-letters/groups/one", {"note": "x"}), 403, "scope")
+
+
+def test_something_is_said_of_a_group(operator: Program) -> None:
+    make_user("ana", "operator")
+    make_job("dead", error_key="one")
+    said = operator(
+        "PUT", "/dead-letters/groups/one", {"note": "known", "owner": "ana", "acknowledged": True}
+    ).get_json()
+    assert (said["note"], said["owner"], said["open"], said["acknowledged_by"]) == (
+        "known",
+        "ana",
+        False,
+        "token:the-operate",
+    )
+    said = operator("PUT", "/dead-letters/groups/one", {"owner": "", "acknowledged": False}).get_json()
+    assert (said["note"], said["owner"], said["open"]) == ("known", None, True)
+    told = refused(operator("PUT", "/dead-letters/groups/one", {"owner": "nobody"}), 422, "invalid")
+    assert told["errors"][0]["field"] == "owner"
+    refused(operator("PUT", "/dead-letters/groups/none", {"note": "x"}), 404, "not-found")
+
+
+def test_one_group_is_listed_and_moved_alone(operator: Program) -> None:
+    for name, key in (("a", "one"), ("b", "two")):
+        make_job("dead", id=name, error_key=key)
+    assert [job["id"] for job in operator("GET", "/dead-letters?group=one").get_json()["jobs"]] == ["a"]
+    act = operator("POST", "/dead-letters/requeue", {"all": True, "group": "one"}).get_json()["act"]
+    assert (act["moved"], state_of("a"), state_of("b")) == (1, "pending", "dead")
+    refused(operator("POST", "/dead-letters/requeue", {"ids": ["b"], "group": "two"}), 422, "invalid")
+
+
+def test_dead_letters_are_found_and_moved_by_what_they_wrote(operator: Program) -> None:
+    job = make_job("dead", id="a")
+    make_job("dead", id="b", last_error="exit code 1: no route to host")
+    make_job("dead", id="c")
+    with writing() as session:
+        session.add(OutputTail(job_seq=job.seq, text="No route to host"))
+    found = operator("GET", "/dead-letters?q=%22no%20route%22").get_json()["jobs"]
+    assert sorted(job["id"] for job in found) == ["a", "b"]
+    assert operator("GET", "/jobs?q=%22no%20route%22").get_json()["jobs"] == []
+    operator("POST", "/dead-letters/requeue", {"all": True, "q": '"no route"'})
+    assert [state_of(name) for name in ("a", "b", "c")] == ["pending", "pending", "dead"]
