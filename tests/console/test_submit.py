@@ -7,11 +7,10 @@ import re
 from typing import Any
 
 import pytest
-from flask import Flask
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job
-from webapp import batches, clock, jobspec, operations
+from webapp import clock, operations
 from webapp.db import reading
 from webapp.models import Job
 
@@ -220,17 +219,6 @@ def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer:
     assert viewer.get(f"{place}?from=99999").status_code == 200
     for wrong in (f"{place}.1", "/batch/x", "/batch/" + "a" * 32, "/batch/" + "a" * 32 + "x3", place[:-1]):
         assert viewer.get(wrong).status_code == 404
-
-
-def test_jobs_of_a_batch_are_found_by_their_key_alone(app: Flask) -> None:
-    key = batches.key_of("a" * 32, 600)
-    specs = [jobspec.parse({"command": f"echo {number}"}) for number in range(600)]
-    operations.enqueue(specs, "person:ana", form_key=key)
-    make_job()
-    with reading() as session:
-        assert batches.count_states(session, key)["pending"] == 600
-        found = batches.page(session, key, 590, 50)
-        assert [(place, job.command) for place, job in found] == [(n, f"echo {n}") for n in range(590, 600)]
 
 
 def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator: Browser) -> None:

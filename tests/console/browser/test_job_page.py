@@ -165,12 +165,13 @@ def test_a_page_that_runs_for_days_keeps_the_last_lines_only(page: Page) -> None
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
     job = make_job("processing", id="job1", worker_id="w1", attempts=1)
     page.goto("/job/job1")
-    expect(page.get_by_role("log")).to_be_visible()
+    page.locator("#tick").select_option("0")
     position = 0
     for part in range(7):
         data = b"".join(b"line %d\n" % number for number in range(part * 999 + 1, (part + 1) * 999 + 1))
         make_chunk(job, data, position=position)
         position += len(data)
+        page.evaluate(TICK)
         expect(page.locator(f"#L{(part + 1) * 999}")).to_have_count(1)
     expect(page.locator("#L1")).to_have_count(0)
     assert page.locator("#out > div").count() <= 6000
@@ -320,7 +321,7 @@ def full(state: str) -> None:
         change_job(state, attempts=4)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_its_pages_have_no_fault_that_axe_can_find(
     open_browser: Callable[..., Page], watched: Any, scheme: str, width: int
 ) -> None:
