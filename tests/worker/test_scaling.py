@@ -10,12 +10,12 @@ from typing import Any, Callable
 import psutil
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp import fleet as supervisors
 from webapp import operations
-from webapp.db import reading
+from webapp.db import reading, writing
 from webapp.models import Supervisor, Worker
 from worker.child import Wanted
 
@@ -158,6 +158,19 @@ def test_a_supervisor_that_was_killed_is_written_down_as_ended(
     one.process.kill()
     eventually(lambda: row().stopped_at is not None)
     eventually(lambda: not queue.workers())
+
+
+@both_ways
+def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
+    queue: Queue, fleet: Start, eventually: Eventually
+) -> None:
+    one = fleet(count=1)
+    scale(to=0)
+    eventually(lambda: not queue.workers())
+    with writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+    assert one.process.wait(20) == 1  # whoever started it may start it again
+    assert row().stopped_at is None  # nothing is written to a newer version's tables
 
 
 def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, tmp_path: Path) -> None:
