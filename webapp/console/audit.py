@@ -32,10 +32,10 @@ OUTCOMES = ("done", "refused")
 _MOMENT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z\Z", re.ASCII)  # as `clock.to_iso` writes
 # What the list of verbs offers; the address takes any.
 VERBS = (
-    "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "canary", "describe", "acknowledge", "reopen", "pause", "resume", "quiet",
-    "run", "stop", "scale", "config", "sign_in", "sign_out", "end_sessions", "add_user", "set_role", "passwd",
-    "disable_user", "enable_user", "make_token", "revoke_token", "export_jobs", "save_view", "rename_view",
-    "remove_view", "use_token", "confirm", "restore",
+    "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "canary", "describe", "acknowledge",
+    "reopen", "pause", "resume", "quiet", "run", "stop", "scale", "config", "sign_in", "sign_out", "end_sessions",
+    "add_user", "set_role", "passwd", "disable_user", "enable_user", "make_token", "revoke_token", "export_jobs",
+    "save_view", "rename_view", "remove_view", "use_token", "confirm", "restore",
 )  # fmt: skip
 
 
