@@ -428,7 +428,7 @@ class Queue(Answer):
     processing = _whole("jobs that run")
     oldest_pending_seconds = _number("for how long the first one waits", null=True)
     runs_per_minute = _number("runs that end in a minute, over the last five or since the first of them")
-    drain_seconds = _number("about, until what waits has run at that rate; null: nothing waits, or nothing runs", null=True)
+    drain_seconds = _number("about, until what waits has run at that rate; null: nothing waits or ends", null=True)
 
 
 class Queues(Answer):

@@ -41,13 +41,13 @@ def list_queues(as_json: bool) -> None:
                 str(view.pending),
                 f"{view.processing:,}",
                 span(waited) if waited is not None else "",
+                f"{float(f'{view.per_minute:.2g}'):g}" if view.per_minute else "",
+                span(view.drain_seconds) if view.drain_seconds and not paused else "",
                 paused,
             )
         )
-    names = ("QUEUE", "STATE", "PENDING", "PROCESSING", "OLDEST WAITS", "PAUSED")
-    print_table(
-        [Column(name, name == "PAUSED", name in ("PENDING", "PROCESSING", "OLDEST WAITS")) for name in names], rows
-    )
+    names = ("QUEUE", "STATE", "PENDING", "PROCESSING", "OLDEST WAITS", "A MINUTE", "DRAINED IN", "PAUSED")
+    print_table([Column(name, name == "PAUSED", name in names[2:7]) for name in names], rows)
 
 
 @queue.command(epilog="Example: manage.py queue pause mail")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import click
 
@@ -15,7 +15,7 @@ from webapp.commands._output import STYLES, print_json, show, span
 @json_option
 def status(as_json: bool) -> None:
     """Show how many jobs are in each state, which workers are alive, and what waits."""
-    from webapp import queries, shapes
+    from webapp import queries, shapes, trends
     from webapp import settings as tunables
     from webapp.db import reading
 
@@ -30,6 +30,7 @@ def status(as_json: bool) -> None:
         waited = queries.waited(queries.oldest_pending(session), now)
         minute = queries.count_finished_since(session, now - shapes.MINUTE)
         hour = queries.count_finished_since(session, now - shapes.HOUR)
+        lately = trends.trend(session, trends.RANGES["1h"])
         paused = queries.paused_queues(session)
     alive = [view for view in workers if view.alive]
     silent = len(workers) - len(alive)
@@ -39,6 +40,8 @@ def status(as_json: bool) -> None:
             "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
             "oldest pending": "nothing waits" if waited is None else f"waits {span(waited)}",
             "finished": f"{minute} in the last minute, {hour} in the last hour",
+            "rate": _rate(sum(lately.rates.values())),
+            "last hour": _times(shapes.trend(lately)),
             "paused queues": ", ".join(paused) or None,
         },
     )
@@ -50,6 +53,25 @@ def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str
         return "none" + (" · start one: manage.py worker start" if waiting else "")
     text = f"{alive} alive, {slots} slot{'s' if slots != 1 else ''}"
     return text + (f", {silent} silent (see manage.py worker list)" if silent else "")
+
+
+def _rate(per_minute: float) -> Optional[str]:
+    return f"about {float(f'{per_minute:.2g}'):,g} runs end a minute" if per_minute else None
+
+
+def _times(hour: dict[str, Any]) -> Optional[str]:
+    """How long jobs waited and ran, half of them and 95 % of them at the most."""
+    if hour["run_seconds"]["p50"] is None:
+        return None
+    waits, runs = hour["wait_seconds"], hour["run_seconds"]
+    words = [f"ran {_about(runs['p50'])}, 95 % within {_about(runs['p95'])}"]
+    if waits["p50"] is not None:
+        words.insert(0, f"waited {_about(waits['p50'])}, 95 % within {_about(waits['p95'])}")
+    return "; ".join(words)
+
+
+def _about(seconds: float) -> str:
+    return span(float(f"{seconds:.2g}"))
 
 
 def _print(states: dict[str, int], lines: dict[str, Optional[str]]) -> None:

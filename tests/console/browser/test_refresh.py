@@ -30,7 +30,7 @@ class Watch:
         return self.page
 
     def in_the_next(self, seconds: int) -> int:
-        before = self.page.evaluate("ticks")
+        before = int(self.page.evaluate("ticks"))
         self.page.clock.run_for(seconds * 1000)
         return int(self.page.evaluate("ticks")) - before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask import Flask
 
-from tests.factories import make_job, make_queue, make_supervisor, make_worker
+from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
 from tests.webapp.commands.conftest import Cli
 from webapp import clock, queries
 from webapp.db import reading
@@ -37,6 +37,25 @@ def test_status_json_has_the_promised_keys(app: Flask, cli: Cli) -> None:
     assert [(one["id"], one["alive"], one["slots"]) for one in status["workers"]] == [("w1", True, 4)]
     assert 30 <= status["oldest_pending_seconds"] < 60
     assert (status["finished_last_minute"], status["finished_last_hour"]) == (2, 2)
+
+
+def test_status_and_queue_list_tell_rates_and_how_long_jobs_wait_and_run(app: Flask, cli: Cli) -> None:
+    now = clock.now()
+    for _ in range(4):
+        job = make_job("completed", queue="mail")
+        make_attempt(job, 1, "completed", started_at=now - clock.SECOND, finished_at=now, due_at=now - 3 * clock.SECOND)
+    make_job(queue="mail")
+    hour = cli("status", "--json").json["last_hour"]
+    assert (hour["completed"], hour["failed"], hour["died"], hour["lost"]) == (4, 0, 0, 0)
+    assert hour["run_seconds"]["p50"] == pytest.approx(1, rel=0.05)
+    assert hour["wait_seconds"]["p99"] == pytest.approx(2, rel=0.05)
+    out = cli("status").out
+    assert "runs end a minute" in out
+    assert "waited 2.0 s, 95 % within 2.0 s; ran 1.0 s" in out
+    queue = next(one for one in cli("queue", "list", "--json").json if one["name"] == "mail")
+    assert 0.8 <= queue["runs_per_minute"] <= 4
+    assert queue["drain_seconds"] == pytest.approx(60 / queue["runs_per_minute"], rel=0.06)
+    assert "DRAINED IN" in cli("queue", "list").out
 
 
 def test_an_empty_queue_has_a_status_too(app: Flask, cli: Cli) -> None:
