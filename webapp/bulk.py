@@ -18,7 +18,7 @@ from typing import Any, Optional
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp import audit, clock, filters, lists, queries
+from webapp import audit, clock, filters, lists, queries, search
 from webapp.db import give_way, reading, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS, in_state, may_be_taken_back, move, record, take_back
@@ -275,18 +275,18 @@ def find(session: Session, act_id: int, *, lock: bool = False) -> Act:
 
 
 def what(act: Act) -> str:
-    """What it is about: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “import”'."""
-    wanted = json.loads(act.filter)
+    """What it is about: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “exit:1 x”'."""
+    named = json.loads(act.filter)
     if act.undoes is not None:
         return f"act {act.undoes}"
-    if "ids" in wanted:
-        ids, number = wanted["ids"], wanted["named"]
+    if "ids" in named:
+        ids, number = named["ids"], named["named"]
         return str(ids[0]) if number == 1 else f"{number:,} named jobs: {', '.join(ids[:3])}{' …' * (number > 3)}"
-    known = {"queue": "in queue {}", "group": "of group {}", "text": "that match “{}”"}
-    words = [pattern.format(wanted[name]) for name, pattern in known.items() if wanted.get(name)]
-    others = sorted(set(wanted) - {*known, "state", "ended_by", "output"})
-    words += [f"with {name.replace('_', ' ')} {wanted[name]}" for name in others]
-    return " ".join(["all", *([wanted["state"]] if wanted.get("state") else []), "jobs", *words])
+    wanted = JobFilter.from_json(act.filter)
+    told = {"in queue {}": wanted.queue, "of group {}": wanted.group}
+    told["that match “{}”"] = search.tell(wanted, without=("state", "queue")) or None
+    words = [pattern.format(value) for pattern, value in told.items() if value]
+    return " ".join(["all", *([wanted.state] if wanted.state else []), "jobs", *words])
 
 
 def newest(session: Session, limit: int, before: Optional[int] = None) -> list[Act]:

@@ -13,10 +13,10 @@ from typing import Optional
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import audit, bulk, clock, queries
-from webapp.db import writing
+from webapp import audit, bulk, clock, lists, queries
+from webapp.db import reading, writing
 from webapp.filters import JobFilter
-from webapp.lifecycle import in_state, move, record
+from webapp.lifecycle import move, record
 from webapp.models import Act, Job
 from webapp.operations import NotFound, values_of
 
@@ -30,9 +30,9 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
     """
     now = clock.now()
     fixed = replace(wanted, state="dead", ended_by=now)
+    chosen = _newest(fixed) if job_id is None else job_id
     with writing() as session:
-        which = select(Job).where(fixed.where()).order_by(Job.finished_at.desc(), Job.seq.desc()).limit(1)
-        job = session.scalar(which if job_id is None else which.where(Job.id == job_id))
+        job = session.scalar(select(Job).where(fixed.where(), Job.id == chosen)) if chosen is not None else None
         if job is None:
             raise NotFound("no dead letter matches any more. Somebody else was first.")
         what = json.loads(fixed.to_json())
@@ -43,6 +43,19 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
         if audit.concerns(actor):
             audit.note(session, "canary", [f"act:{act.id}"], actor, details=[{"filter": what, "canary": job.id}])
         return act.id
+
+
+def _newest(wanted: JobFilter) -> Optional[str]:
+    """Looked for before the lock is taken, in reads that end."""
+    after: Optional[str] = None
+    while True:
+        with reading() as session:
+            page = lists.page_of_jobs(session, wanted, limit=1, after=after)
+        if page.jobs:
+            return page.jobs[0].id
+        after = page.older
+        if after is None:
+            return None
 
 
 def look() -> list[int]:
@@ -72,9 +85,8 @@ def canary(session: Session, act: Act) -> Optional[Job]:
 
 
 def held_back(session: Session, act: Act) -> queries.Count:
-    """How many dead letters wait for the canary."""
-    wanted = JobFilter.from_json(act.filter)
-    return queries.count(session, wanted.where(), in_state("dead"), Job.seq <= act.highest_seq)
+    """How many dead letters wait for the canary: of those that a search looks through, where there are very many."""
+    return queries.count_found(session, JobFilter.from_json(act.filter))[0]
 
 
 def _why_end(job: Optional[Job], act: Act) -> Optional[str]:

@@ -9,8 +9,8 @@ from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import Program
-from tests.factories import make_attempt, make_chunk, make_event, make_job, make_queue
-from webapp import jobspec, settings, shapes, story
+from tests.factories import make_attempt, make_chunk, make_event, make_job, make_jobs, make_queue
+from webapp import filters, jobspec, settings, shapes, story
 from webapp.api import schemas
 from webapp.db import reading
 from webapp.models import Job
@@ -161,9 +161,27 @@ def test_the_list_heeds_the_consoles_filters(reader: Program) -> None:
     assert len(reader("GET", "/jobs?q=%25").get_json()["jobs"]) == 0
 
 
+def test_q_is_the_consoles_search_and_next_leads_through_what_was_not_looked_at(
+    reader: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 4)
+    make_jobs([{"state": "dead", "id": f"d{n}", "exit_code": 7 if n in (0, 9) else 1} for n in range(10)])
+    found: list[list[str]] = []
+    path = "/jobs?q=state:dead+exit:7+since:1h"
+    while path:
+        answer = reader("GET", path).get_json()
+        found.append([job["id"] for job in answer["jobs"]])
+        assert answer["search_capped"] is (answer["next"] is not None)
+        path = f"/jobs?q=state:dead+exit:7+since:1h&cursor={answer['next']}" if answer["next"] else ""
+    assert found == [["d9"], [], ["d0"]]
+    told = refused(reader("GET", "/jobs?state=failed&q=state:dead"), 422, "invalid")
+    assert told["errors"][0]["field"] == "q"
+
+
 NONSENSE = ["state=done", "state=", "limit=0", "limit=501", "limit=x", "limit=1&limit=2", "status=dead", "queue=a%20b",
      "q=%00",
-     "q=" + "x" * 501, "q=redis:7", "q=state:gone", "state=dead&q=state:failed", "cursor=", "cursor=x", "cursor=%C3%A4", "cursor=WzEsMiwzXQ", "cursor=WyJhZnRlciIsIiIsIngiXQ",
+     "q=" + "x" * 501, "q=redis:7", "q=state:gone", "state=dead&q=state:failed",
+     "cursor=", "cursor=x", "cursor=%C3%A4", "cursor=WzEsMiwzXQ", "cursor=WyJhZnRlciIsIiIsIngiXQ",
      "cursor=WyJhZnRlciIsImRlYWQiLCIxLDIiXQ", "cursor=WyJhZnRlciIsIiIsIjk5OTk5OTk5OTk5OTk5OTk5OTk5OSJd",
      "cursor=bnVsbA", "cursor=" + "W1" * 3000]  # fmt: skip
 

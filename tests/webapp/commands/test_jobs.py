@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from flask import Flask
 
-from tests.factories import make_attempt, make_event, make_job
+from tests.factories import make_attempt, make_event, make_job, make_jobs
 from tests.webapp.commands.conftest import Cli
-from webapp import clock, story
+from webapp import clock, filters, story
 from webapp.db import reading
 
 FIELDS = [
@@ -75,6 +76,21 @@ def test_state_queue_and_text_narrow_the_list(app: Flask, cli: Cli) -> None:
     make_job(id="d", command="send letter")
     found = cli("list", "--state", "pending", "--queue", "mail", "--search", "LETTER", "--json").json
     assert [job["id"] for job in found] == ["a"]
+
+
+def test_a_search_on_the_command_line_is_the_consoles_and_goes_on_past_its_cap(
+    app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 2)
+    make_jobs([{"state": "dead", "id": f"d{n}", "exit_code": 127 if n == 0 else 1} for n in range(7)])
+    found = cli("list", "--search", "state:dead exit:127 since:2h", "--json").json
+    assert [job["id"] for job in found] == ["d0"]
+    assert cli("list", "--search", "exit:126 state:dead").err == "No dead jobs match.\n"
+    result = cli("list", "--search", "redis:7")
+    assert (result.code, result.out) == (2, "")
+    assert "there is no redis: to search by" in result.err
+    result = cli("list", "--state", "failed", "--search", "state:dead")
+    assert (result.code, "the list is of state failed" in result.err) == (2, True)
 
 
 def test_pending_jobs_are_listed_as_they_will_be_taken(app: Flask, cli: Cli) -> None:
