@@ -1,7 +1,8 @@
 """What differs between two texts, line by line: an attempt's output and another's. Bounded in time.
 
-`difflib` compares in a time that grows with the square of the lines, so the beginning and the end that both share are
-set aside first, and of what is left at most MOST lines of each are compared.
+`difflib` compares in a time that grows with the square of the lines. So what both share at the beginning, at the end
+and in between is passed over, and the rest is compared by WINDOW lines at a time, until MOST lines were found to
+differ.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Optional
 
-MOST = 1000  # lines of each that are compared, behind the beginning that both share
+WINDOW = 400  # lines of each that are compared at once
+MOST = 2000  # lines that differ, before it stops
+LEAST = 20  # what a window counts, however little differs in it: so there are at most MOST / LEAST
+SURE = 3  # equal lines in a row, where a window may end: a single one may stand anywhere
 CONTEXT = 3  # equal lines that are shown beside what differs
+SKIPPED = "skipped"
 _DIGITS = re.compile(r"[0-9]+")
+Block = tuple[str, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -46,52 +52,88 @@ class Comparison:
 def compare(old: Sequence[str], new: Sequence[str], *, ignore_digits: bool = False) -> Comparison:
     """Compare two texts. With `ignore_digits`, lines that differ in their numbers alone, such as times, are alike."""
     keys = [[_DIGITS.sub("0", line) for line in lines] if ignore_digits else list(lines) for lines in (old, new)]
-    head = _shared(keys[0], keys[1])
-    # What both end with is set aside, but not where it would be counted twice.
-    tail = min(_shared(keys[0][::-1], keys[1][::-1]), len(old) - head, len(new) - head)
-    middle = [lines[head : len(lines) - tail] for lines in keys]
-    left_out = sum(max(len(lines) - MOST, 0) for lines in middle)
-    if left_out:
-        tail = 0  # it does not follow on what is compared
-        middle = [lines[:MOST] for lines in middle]
-    one, other = middle
-    matcher = SequenceMatcher(None, one, other, autojunk=not _is_cheap(one, other))
-    blocks = [("equal", 0, head, 0, head)] if head else []
-    blocks += [(tag, a + head, b + head, c + head, d + head) for tag, a, b, c, d in matcher.get_opcodes()]
-    ends = (head + len(one), head + len(other))
-    if tail:
-        blocks.append(("equal", ends[0], ends[0] + tail, ends[1], ends[1] + tail))
-    rows = list(_rows(old, new, blocks))
-    if left_out:
-        rows.append(Row("…", f"{left_out:,} more lines are not compared"))
+    blocks, rest = _blocks(keys[0], keys[1])
     changed = [block for block in blocks if block[0] != "equal"]
     return Comparison(
-        rows,
-        removed=sum(b - a for _, a, b, _, _ in changed),
-        added=sum(d - c for _, _, _, c, d in changed),
+        list(_rows(old, new, blocks)),
+        removed=sum(b - a for tag, a, b, _, _ in changed if tag != SKIPPED),
+        added=sum(d - c for tag, _, _, c, d in changed if tag != SKIPPED),
         alike=sum(b - a for tag, a, b, _, _ in blocks if tag == "equal"),
-        left_out=left_out,
+        left_out=rest,
     )
 
 
-def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many lines both begin with."""
-    for place, (a, b) in enumerate(zip(one, other)):
-        if a != b:
-            return place
-    return min(len(one), len(other))
+def _blocks(one: Sequence[str], other: Sequence[str]) -> tuple[list[Block], int]:
+    """Opcodes as `difflib` has them, and how many lines were left out."""
+    most = min(len(one), len(other)) - _shared(one, other, 0, 0)
+    tail = 0
+    while tail < most and one[-1 - tail] == other[-1 - tail]:
+        tail += 1
+    blocks: list[Block] = []
+    a = b = spent = rest = 0
+    while a < len(one) or b < len(other):
+        shared = _shared(one, other, a, b)
+        if shared:
+            blocks.append(("equal", a, a + shared, b, b + shared))
+            a, b = a + shared, b + shared
+            continue
+        # The lines that both end with are no part of what is compared, but where the beginning has run into them.
+        last_a, last_b = max(len(one) - tail, a), max(len(other) - tail, b)
+        if a == last_a or b == last_b:
+            blocks.append(("replace", a, last_a, b, last_b))
+            if (a, b) == (last_a, last_b):
+                blocks[-1] = ("replace", a, len(one), b, len(other))
+            a, b = blocks[-1][2], blocks[-1][4]
+            continue
+        if spent >= MOST:
+            rest = max(last_a - a, last_b - b)
+            blocks.append((SKIPPED, a, last_a, b, last_b))
+            a, b = last_a, last_b
+            continue
+        ahead = _window(one[a : min(a + WINDOW, last_a)], other[b : min(b + WINDOW, last_b)],
+                        whole=a + WINDOW >= last_a and b + WINDOW >= last_b)  # fmt: skip
+        blocks += [(tag, i + a, j + a, k + b, m + b) for tag, i, j, k, m in ahead]
+        spent += max(LEAST, sum(max(j - i, m - k) for tag, i, j, k, m in ahead if tag != "equal"))
+        a, b = blocks[-1][2], blocks[-1][4]
+    return _joined(blocks), rest
 
 
-def _is_cheap(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether few lines repeat: one that stands in both a thousand times makes a million pairs."""
-    counts: dict[str, int] = {}
-    for line in other:
-        counts[line] = counts.get(line, 0) + 1
-    return sum(counts.get(line, 0) for line in one) <= 20 * MOST
+def _window(one: Sequence[str], other: Sequence[str], *, whole: bool) -> list[Block]:
+    """Opcodes of one window, up to where both go on alike; all of them where nothing follows, or nothing is alike."""
+    found = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
+    for least in () if whole else (SURE, 1):
+        for place in range(len(found) - 1, 0, -1):
+            tag, i, j, _, _ = found[place]
+            if tag == "equal" and j - i >= least:
+                return list(found[:place])
+    return list(found)
 
 
-def _rows(old: Sequence[str], new: Sequence[str], blocks: Sequence[tuple[str, int, int, int, int]]) -> Iterator[Row]:
+def _joined(blocks: Sequence[Block]) -> list[Block]:
+    """Neighbours of one kind, from windows that met, as one."""
+    joined: list[Block] = []
+    for tag, a, b, c, d in blocks:
+        kind = tag if tag in ("equal", SKIPPED) else "replace"
+        if joined and joined[-1][0] == kind and kind != SKIPPED:
+            joined[-1] = (kind, joined[-1][1], b, joined[-1][3], d)
+        else:
+            joined.append((kind, a, b, c, d))
+    return joined
+
+
+def _shared(one: Sequence[str], other: Sequence[str], a: int, b: int) -> int:
+    """How many lines both go on with alike, from these places."""
+    number = 0
+    while a + number < len(one) and b + number < len(other) and one[a + number] == other[b + number]:
+        number += 1
+    return number
+
+
+def _rows(old: Sequence[str], new: Sequence[str], blocks: Sequence[Block]) -> Iterator[Row]:
     for place, (tag, a, b, c, d) in enumerate(blocks):
+        if tag == SKIPPED:
+            yield Row("…", f"{max(b - a, d - c):,} lines are not compared: too many differ")
+            continue
         if tag != "equal":
             yield from (Row("-", old[number], old=number + 1) for number in range(a, b))
             yield from (Row("+", new[number], new=number + 1) for number in range(c, d))

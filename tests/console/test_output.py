@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from typing import Optional
 
@@ -310,9 +311,36 @@ def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
 def test_a_comparison_of_too_much_stops_and_says_so() -> None:
     most = differences.MOST
     old, new = [f"a{number}" for number in range(most + 50)], [f"b{number}" for number in range(most + 7)]
-    it = differences.compare(["head", *old], ["head", *new])
-    assert (it.removed, it.added, it.left_out) == (most, most, 57)
-    assert it.rows[-1].text == "57 more lines are not compared"
+    it = differences.compare(["head", *old, "end"], ["head", *new, "end"])
+    assert (it.removed, it.added, it.alike, it.left_out) == (most, most, 2, 50)
+    assert [row.text for row in it.rows[-2:]] == ["50 lines are not compared: too many differ", "end"]
+
+
+def test_long_outputs_that_differ_here_and_there_are_compared_to_their_end() -> None:
+    old = [f"line {number}" for number in range(20_000)]
+    new = list(old)
+    for place in range(0, 20_000, 500):
+        new[place] = "other"
+    new.insert(7000, "new")
+    it = differences.compare(old, [*new, "end"])
+    assert (it.removed, it.added, it.left_out) == (40, 42, 0)
+
+
+def test_a_comparison_leaves_nothing_out_and_calls_nothing_alike_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pseudo-random texts, windows far smaller than they are."""
+    monkeypatch.setattr(differences, "WINDOW", 7)
+    monkeypatch.setattr(differences, "MOST", 40)
+    chance = random.Random(1)
+    for _ in range(500):
+        old = [chance.choice("abcdef") for _ in range(chance.randrange(60))]
+        new = [line for line in old if chance.random() < 0.9] + [
+            chance.choice("abx") for _ in range(chance.randrange(9))
+        ]
+        blocks, _ = differences._blocks(old, new)
+        places = [(0, 0), *((block[2], block[4]) for block in blocks)]
+        assert [(block[1], block[3]) for block in blocks] == places[:-1]
+        assert places[-1] == (len(old), len(new))
+        assert all(old[a:b] == new[c:d] for tag, a, b, c, d in blocks if tag == "equal")
 
 
 def test_the_style_in_force_is_found_without_reading_everything() -> None:
