@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
-from sqlalchemy import ColumnElement, and_, exists, or_, true
+from sqlalchemy import ColumnElement, and_, exists, or_, select, true
 
 from webapp.lifecycle import in_state
 from webapp.models import STATES, TERMINAL, Attempt, Job, OutputTail
@@ -113,7 +113,9 @@ class JobFilter:
             Job.command.icontains(word, autoescape=True),
         ]
         if self.output:
-            tail = exists().where(OutputTail.job_seq == Job.seq, OutputTail.text.icontains(word, autoescape=True))
+            # A value, not an EXISTS: PostgreSQL would answer that by reading the tails of all jobs first.
+            text = select(OutputTail.text).where(OutputTail.job_seq == Job.seq).correlate(Job).scalar_subquery()
+            tail = text.icontains(word, autoescape=True)
             places += [Job.last_error.icontains(word, autoescape=True), tail]
         return places
 
