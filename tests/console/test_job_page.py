@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -13,8 +13,9 @@ from webapp import clock
 from webapp.console.why import about
 
 
-def seconds(number: float) -> int:
-    return clock.now() + clock.seconds(number)
+def seconds(number: float, since: Optional[int] = None) -> int:
+    """A time so many seconds from now, or from the moment that the test began with."""
+    return (clock.now() if since is None else since) + clock.seconds(number)
 
 
 def told(browser: Browser, job_id: str = "job1") -> str:
@@ -140,8 +141,16 @@ def test_a_poison_pill_is_called_one(operator: Browser) -> None:
 
 
 def test_the_timeline_has_moments_and_what_lay_between(viewer: Browser) -> None:
-    job = make_job("failed", id="job1", attempts=1, created_at=seconds(-100), run_at=seconds(300))
-    make_attempt(job, 1, due_at=seconds(-90), started_at=seconds(-80), finished_at=seconds(-60), error="exit code 3")
+    now = clock.now()
+    job = make_job("failed", id="job1", attempts=1, created_at=seconds(-100, now), run_at=seconds(300, now))
+    make_attempt(
+        job,
+        1,
+        due_at=seconds(-90, now),
+        started_at=seconds(-80, now),
+        finished_at=seconds(-60, now),
+        error="exit code 3",
+    )
     make_event("end_left_behind", "worker:w1", "job:job1", job=job, text="ended 2 processes")
     text = viewer.get("/job/job1").get_data(as_text=True)
     timeline = text[text.index('<ol class="timeline"') : text.index("</ol>")]
@@ -161,8 +170,9 @@ def test_the_timeline_has_moments_and_what_lay_between(viewer: Browser) -> None:
 
 
 def test_an_attempt_tells_how_it_ended_how_long_it_took_and_what_it_used(viewer: Browser) -> None:
+    now = clock.now()
     job = make_job("dead", id="job1", attempts=2)
-    make_attempt(job, 1, started_at=seconds(-65), finished_at=seconds(0), cpu_time=clock.seconds(1.5), exit_code=75,
+    make_attempt(job, 1, started_at=seconds(-65, now), finished_at=now, cpu_time=clock.seconds(1.5), exit_code=75,
                  peak_memory=3 * 1024 * 1024, worker_id="w-one")  # fmt: skip
     make_attempt(job, 2, signal=9, exit_code=None, cpu_time=None, peak_memory=None)
     text = viewer.get("/job/job1").get_data(as_text=True)
