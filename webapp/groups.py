@@ -37,7 +37,7 @@ ORDERS = ("last", "count")
 # MOST_GROUPS keys and one more, each found by a step of the index from the one before it.
 _FIRST_KEYS = """
 WITH RECURSIVE keys(error_key, number) AS (
-    SELECT (SELECT error_key FROM jobs WHERE state = 'dead' ORDER BY error_key LIMIT 1), 1
+    SELECT (SELECT error_key FROM jobs WHERE state = 'dead' AND error_key IS NOT NULL ORDER BY error_key LIMIT 1), 1
     UNION ALL
     SELECT (SELECT error_key FROM jobs WHERE state = 'dead' AND error_key > keys.error_key ORDER BY error_key LIMIT 1),
            number + 1

@@ -52,6 +52,14 @@ def test_a_group_has_its_jobs_alone_with_the_first_and_the_newest_death() -> Non
 
 
 @pytest.mark.usefixtures("app")
+def test_a_dead_letter_without_a_key_hides_no_group() -> None:
+    """As a worker of the version before leaves one, while it finishes under a newer schema."""
+    die("a")
+    make_job("dead", error_key=None)
+    assert [group.key for group in listed().groups] == ["a"]
+
+
+@pytest.mark.usefixtures("app")
 def test_no_dead_letters_are_no_groups() -> None:
     make_job("completed")
     listing = listed()
