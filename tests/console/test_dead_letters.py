@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.console.conftest import Browser
-from tests.factories import change_job, make_attempt, make_job, make_user
+from tests.factories import change_job, make_attempt, make_job, make_user, make_worker
 from webapp import clock, filters, groups
 from webapp.console import dead_letters
 from webapp.db import reading, writing
@@ -108,6 +108,23 @@ def test_a_group_is_discarded_once_that_is_confirmed_and_nothing_else_is_done_to
     assert operator.post("/dead/other/run-now").status_code == 404
     with reading() as session:
         assert groups.find(session, "other") is not None
+
+
+def test_what_a_requeue_of_ticked_ones_would_set_off_is_told_first(operator: Browser) -> None:
+    make_worker(slots=2, queues='["default"]')
+    for name, queue in (("a", "default"), ("b", "default"), ("c", "mail")):
+        make_job("dead", id=name, queue=queue)
+    make_job("completed", id="d")
+    html = operator.post("/jobs/requeue", {"id": ["a", "b", "c", "d"]}, partial=True).get_data(as_text=True)
+    assert "Requeue 4 jobs?" in html
+    assert "2 slots serve them" in html
+    assert "1 of them waits" in html
+    assert 'class="impact"' not in operator.post("/jobs/discard", {"id": ["a", "b"]}, partial=True).get_data(
+        as_text=True
+    )
+    assert 'class="impact"' not in operator.post("/jobs/requeue", {"id": ["d", "e"]}, partial=True).get_data(
+        as_text=True
+    )
 
 
 def test_a_search_looks_into_output_and_says_where_it_stopped(

@@ -11,9 +11,10 @@ from typing import Optional
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import and_, select
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
 
-from webapp import bulk, clock, filters, impact, operations, search, story
+from webapp import bulk, clock, filters, impact, operations, queries, search, story
 from webapp.console import htmx
 from webapp.console.here import came_from
 from webapp.console.roles import needs
@@ -149,11 +150,13 @@ def _as_shown(wanted: JobFilter) -> JobFilter:
 def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     with reading() as session:
         known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
+        set_off = _impact(session, verb, Job.id.in_(ids))
     examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # as they stand in the list
     number = plural(len(ids), "job")
     return htmx.ask(
         title=f"{verb.label} {number}?",
         text=verb.consequence,
+        impact=set_off,
         examples=examples,
         more=len(ids) - len(examples),
         action=request.path,
@@ -196,9 +199,8 @@ def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
 def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     with reading() as session:
         found = bulk.preview(session, verb.name, wanted, EXAMPLES)
-        set_off = None
-        if wanted.state == "dead" and not verb.danger and found.whole:
-            set_off = impact.of(session, and_(wanted.where(), in_state("dead")), found.number)
+        known = wanted.state == "dead" and found.whole
+        set_off = _impact(session, verb, wanted.where(), found.number) if known else None
     number = found.number
     if found.whole and not number.number:
         return htmx.refused(f"No job that matches can be moved this way: {verb.label.lower()} is for other states.")
@@ -222,6 +224,17 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
         hidden=[(name, value) for name, value in fields.items() if value],
         back=came_from(url_for("jobs.index")),
     )
+
+
+def _impact(
+    session: Session, verb: Verb, which: ColumnElement[bool], number: Optional[queries.Count] = None
+) -> Optional[impact.Impact]:
+    """What a requeue of dead letters would set off; None for any other act."""
+    if verb.name != "requeue":
+        return None
+    dead = which & in_state("dead")
+    number = number or queries.count(session, dead)
+    return impact.of(session, dead, number) if number.number else None
 
 
 def _how_many(found: bulk.Preview) -> str:
