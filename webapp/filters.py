@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, true
+from sqlalchemy import BigInteger, ColumnElement, and_, exists, literal, or_, select, true
 
 from webapp.lifecycle import in_state
 from webapp.models import STATES, TERMINAL, Attempt, Job, OutputTail
@@ -96,7 +96,7 @@ class JobFilter:
         if self.since is not None:
             conditions.append(Job.changed_at >= self.since)
         if self.exit is not None:
-            conditions.append(Job.exit_code == self.exit)
+            conditions.append(Job.exit_code == literal(self.exit, BigInteger()))  # Windows has codes past 2^31
         if self.by is not None:
             conditions.append(Job.created_by == self.by)
         conditions += [or_(*self._says(word)) for word in words(self.text or "")]

@@ -162,6 +162,23 @@ def test_each_qualifier_finds_what_it_says_and_all_must_hold() -> None:
     assert ids("state:dead queue:none") == ids("id:a state:failed") == []
 
 
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "exit:4294967295",
+        "exit:-2147483648",
+        "since:1970-01-01",
+        "since:9998-01-01",
+        r'"%_\\" worker:%_\ by:x',
+        "worker:é \uff1d",
+    ],
+)
+def test_what_can_be_typed_can_be_asked_of_either_database(typed: str) -> None:
+    for state in ("", "state:pending ", "state:dead "):
+        assert ids(state + typed) == []
+
+
 # --- the cap ---------------------------------------------------------------------------------------------------------
 
 

@@ -164,7 +164,7 @@ def _order(wanted: JobFilter) -> Order:
 @pages.get("/jobs")
 def index() -> ResponseReturnValue:
     asked = Asked.read(request.args)
-    if asked.moved and not asked.problem:
+    if asked.moved and not asked.problem and not htmx.is_partial():
         return redirect(asked.url(), 303)
     return show(asked)
 
