@@ -32,7 +32,7 @@ MINUTE = clock.seconds(60)
 HOUR = 60 * MINUTE
 MARGIN = clock.seconds(60)  # twice as long as a writer waits for a lock
 KEEP = 8 * clock.DAY
-CHUNK = 1000  # attempts of one transaction: their rows are written in a few milliseconds
+CHUNK = 500  # attempts of one transaction: their rows are written in a few milliseconds
 LONGEST = 1.0  # seconds that one call folds; what is left of a day is the next calls'
 PRUNE_BATCH = 2000
 
