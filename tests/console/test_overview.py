@@ -167,7 +167,7 @@ def test_an_empty_queue_stays_the_same_for_hours(viewer: Browser, monkeypatch: p
 
 @pytest.mark.usefixtures("still")
 def test_a_queue_shows_its_rate_its_drain_time_and_who_serves_it(operator: Browser) -> None:
-    make_worker(queues='["mail"]', slots=3)
+    make_worker(id="web-1", queues='["mail"]', slots=3)
     for number in range(12):
         ended("true", "completed", 30 * SECOND + number, queue="mail")
     for _ in range(24):
@@ -175,6 +175,6 @@ def test_a_queue_shows_its_rate_its_drain_time_and_who_serves_it(operator: Brows
     make_job("pending", queue="gpu")
     shown = text_of(operator, "/queues")
     assert "gpu Start a worker for it: python3 manage.py worker start --queue gpu open 1 0" in shown
-    assert re.search(r"mail open 24 0 .*? 12 2 min 1 worker 3 of 3 slots free Pause", shown)
+    assert re.search(r"mail open 24 0 .*? 12 2 min 1 worker : web-1 3 of 3 slots free Pause", shown)
     operator.post("/queue/mail/pause")
     assert re.search(r"mail paused by the-operator, .*? 24 0 .*? 12 \N{EN DASH} 1 worker", text_of(operator, "/queues"))
