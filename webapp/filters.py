@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
-from sqlalchemy import BigInteger, ColumnElement, and_, exists, literal, or_, select, true
+from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, or_, select, true
 
 from webapp.lifecycle import in_state
 from webapp.models import STATES, TERMINAL, Attempt, Job, OutputTail
@@ -102,7 +102,10 @@ class JobFilter:
         conditions += [or_(*self._says(word)) for word in words(self.text or "")]
         if self.worker is not None:
             runs = Job.worker_id.startswith(self.worker, autoescape=True)
-            ran = exists().where(Attempt.job_seq == Job.seq, Attempt.worker_id.startswith(self.worker, autoescape=True))
+            # A value, not an EXISTS: PostgreSQL might answer that by reading all attempts first.
+            by = Attempt.worker_id.startswith(self.worker, autoescape=True)
+            last = select(func.max(Attempt.number)).where(Attempt.job_seq == Job.seq, by).correlate(Job)
+            ran = last.scalar_subquery().is_not(None)
             conditions.append(or_(runs, ran))
         return conditions
 
