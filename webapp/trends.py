@@ -17,7 +17,7 @@ from webapp import clock, rollups
 from webapp.models import CommandHour, Control, Minute
 from webapp.rollups import HOUR, MINUTE, SUMS, Commands, Folded, Sum
 
-TAIL = 3000  # attempts that are not folded yet: about 20 ms
+TAIL = 2000  # attempts that are not folded yet: 10 to 20 ms
 TRIES = 3  # on PostgreSQL, where each statement sees what others have committed, a fold may come in between
 RATE_MINUTES = 5  # what 'at the present rate' looks back
 LATE = 5 * MINUTE  # behind that, what is shown is not current
