@@ -304,7 +304,7 @@ def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> N
     expect(page.locator("#value-problem:empty")).to_have_count(1)  # or the field would stay marked
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("backoff_base is 3.")).to_be_visible()
-    expect(page.locator(".timeline")).to_contain_text("2 → 3")
+    expect(page.locator(".timeline")).to_contain_text("2 the default → 3")
     page.fill("#value", "4")
     page.press("#value", "Enter")  # a form's first button is pressed: it must not be the one that goes back
     expect(page.get_by_text("backoff_base is 4.")).to_be_visible()
