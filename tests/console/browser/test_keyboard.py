@@ -45,7 +45,7 @@ def test_the_tab_key_reaches_everything_and_shows_where_it_is(open_browser: Call
     watched.expect("status of 422")
     fill()
     page = open_browser("admin")
-    faults = []
+    faults: list[Any] = []
     for url in [*PAGES, "/job/dead", "/job/completed"]:
         page.goto(url)
         page.locator("body").evaluate("body => { body.tabIndex = -1; body.focus(); body.removeAttribute('tabindex'); }")
