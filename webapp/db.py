@@ -13,11 +13,12 @@ Three engines serve one database:
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import quote
 
 from flask import Flask, current_app
@@ -152,6 +153,33 @@ def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
             yield session
     finally:
         lock.release()
+
+
+Mark = tuple[Any, ...]
+_FRESH = 0.05  # seconds: the clock of a file system ticks, every 4 ms or so
+
+
+def mark() -> Optional[Mark]:
+    """Something that differs after every commit; None where that cannot be told just now.
+
+    Take it before reading: what was read stands while the mark is the same. On SQLite it is what `stat` says of the
+    files, which are not opened for it. They carry a time, and two writes within a tick of the clock the same one; so
+    right after a write there is no mark.
+    """
+    if not is_sqlite():
+        with reading() as session:
+            return (session.scalar(text("SELECT CAST(pg_current_snapshot() AS text)")),)
+    path, seen = str(current_app.extensions["queuectl_config"].sqlite_path), []
+    try:
+        for name in (path, path + "-wal"):
+            status = os.stat(name)
+            whole_seconds = status.st_mtime_ns % 1_000_000_000 == 0  # a file system without finer ones, perhaps
+            if whole_seconds or status.st_mtime > time.time() - _FRESH:
+                return None
+            seen += [status.st_ino, status.st_size, status.st_mtime_ns]
+    except OSError:
+        return None
+    return tuple(seen)
 
 
 def give_way() -> None:

@@ -66,7 +66,7 @@ class Job(Model):
     finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # when it reached its terminal state
     exit_code: Mapped[Optional[int]] = mapped_column(Integer)  # of the latest ended attempt, likewise the next two
     last_error: Mapped[Optional[str]] = mapped_column(Text)
-    error_key: Mapped[Optional[str]] = mapped_column(Text)  # what groups like failures, see errors.py
+    error_key: Mapped[Optional[str]] = mapped_column(Text)  # what groups like failures, see worker/failures.py
 
     worker_id: Mapped[Optional[str]] = mapped_column(Text)  # who holds the claim
     token: Mapped[Optional[str]] = mapped_column(Text)  # the claim: made anew by each, known to its holder alone
@@ -320,9 +320,7 @@ class Control(Model):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     revision: Mapped[int] = mapped_column(BigInteger)
     pulse: Mapped[int] = mapped_column(BigInteger, server_default="0")  # counts the proofs that there can be a write
-    folded_until: Mapped[int] = mapped_column(
-        BigInteger, server_default="0"
-    )  # attempts before it are rolled up
+    folded_until: Mapped[int] = mapped_column(BigInteger, server_default="0")  # attempts before it are rolled up
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 

@@ -33,6 +33,7 @@ log = logging.getLogger("queuectl.keeper")
 
 TICK = 3.0  # seconds between looks; the death of a worker of its own the supervisor tells at once
 PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
+ACTS_EVERY_LOOK = 1.0  # seconds of each look for bulk acts that somebody left unfinished
 PRUNE_EVERY = 60.0
 FOLD_EVERY = 20.0  # between foldings of ended attempts into roll-ups
 PRUNE_BATCH = 500
@@ -69,7 +70,7 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
             if word == GONE:
                 return 0
             with contextlib.suppress(queue.Empty):
-                word = heard.get(timeout=TICK)
+                word = heard.get(timeout=0.01 if keeper.acts else TICK)
                 while True:  # one look will do for all that was said so far
                     word = heard.get_nowait()
 
@@ -77,6 +78,7 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
 class _Keeper:
     def __init__(self, crew: Optional[Crew] = None) -> None:
         self._crew = crew
+        self.acts: list[int] = []  # bulk acts that this keeper carries on
         self._watches: dict[str, _Watch] = {}
         self._writable: Optional[bool] = None  # whether this keeper can write, once it has been asked in this tick
         self._could_write = True  # in the tick before
@@ -106,8 +108,7 @@ class _Keeper:
         losses.give_back_what_nobody_holds()
         if self._crew is not None:
             self._crew.tick()
-        for act in [*acts, *(canaries.look() if canaries_wait else ())]:
-            bulk.carry_out(act)
+        self._carry_on([*acts, *(canaries.look() if canaries_wait else ())])
         if now - self._folded_at >= FOLD_EVERY:
             # Not all of it in one look, when a day must be caught up: the next one goes on at once.
             self._folded_at = now if rollups.fold(patience=PATIENCE) < rollups.CHUNK else now - FOLD_EVERY
@@ -116,6 +117,13 @@ class _Keeper:
             prune(values)
             rollups.prune(PATIENCE)
             _look_at_log()
+
+    def _carry_on(self, found: list[int]) -> None:
+        """Bring unfinished acts forward, for a while: workers must be watched meanwhile."""
+        until = time.monotonic() + ACTS_EVERY_LOOK
+        for act in dict.fromkeys([*self.acts, *found]):
+            done = bulk.carry_out(act, max(0.0, until - time.monotonic())).done
+            self.acts = [one for one in self.acts if one != act] + ([] if done else [act])
 
     # --- workers ---
 

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from webapp import db
 from webapp.config import CHECKOUT, Config
-from webapp.db import writing
+from webapp.db import reading, writing
 from webapp.locks import Busy, WriteLock
 
 _HOLD = """
@@ -145,3 +145,28 @@ def test_a_worker_connection_recovers_from_an_error(app: Flask, config: Config, 
         cursor.execute("SELECT revision FROM control")
         assert cursor.fetchone()[0] >= 1
     connection.close()
+
+
+def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
+    app: Flask, eventually: Callable[..., Any]
+) -> None:
+    marks = [eventually(db.mark)]
+    for _ in range(3):
+        with reading() as session:
+            session.execute(text("SELECT count(*) FROM jobs")).all()
+        assert db.mark() == marks[-1]
+        with writing() as session:
+            session.execute(text("UPDATE control SET pulse = pulse + 1"))
+        marks.append(eventually(db.mark))
+    assert len(set(marks)) == len(marks)
+
+
+def test_right_after_a_write_sqlite_has_no_mark(sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second write within the same tick of the file system's clock would not be seen."""
+    monkeypatch.setattr(db, "_FRESH", 3600.0)
+    with writing() as session:
+        session.execute(text("UPDATE control SET pulse = pulse + 1"))
+    assert db.mark() is None
+    monkeypatch.setattr(db, "_FRESH", 0.0)
+    (home / "queue.db-wal").rename(home / "away")  # as a vanished disk leaves it
+    assert db.mark() is None

@@ -114,6 +114,23 @@ def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyP
         assert (row.state, row.moved) == ("done", bulk.BATCH + 5)
 
 
+@pytest.mark.usefixtures("app")
+def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    monkeypatch.setattr(keeper, "ACTS_EVERY_LOOK", 0.0)
+    operations.enqueue([jobspec.parse({"command": "true"})] * 7, "person:test")
+    act = bulk.start("cancel", JobFilter(), "person:ana")
+    with writing() as session:
+        session.execute(update(Act).values(lease_until=1))
+    one, moved = keeper._Keeper(), []
+    for _ in range(4):
+        one.tick()
+        with reading() as session:
+            moved.append(bulk.find(session, act).moved)
+    assert moved == [2, 4, 6, 7]
+    assert one.acts == []
+
+
 def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app: Flask) -> None:
     worker = factories.make_worker(host="elsewhere", seen_at=1, heartbeat=5)
     one = keeper._Keeper()

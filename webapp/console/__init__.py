@@ -14,6 +14,7 @@ from webapp.console.acts import pages as acts_pages
 from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.audit import pages as audit_pages
 from webapp.console.batches import pages as batches_pages
+from webapp.console.compression import init_app as init_compression
 from webapp.console.config import pages as config_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
 from webapp.console.errors import init_app as init_errors
@@ -32,6 +33,7 @@ from webapp.console.static import init_app as init_static
 from webapp.console.submit import pages as submit_pages
 from webapp.console.templating import init_app as init_templating
 from webapp.console.tokens import pages as tokens_pages
+from webapp.console.unchanged import init_app as init_unchanged
 from webapp.console.workers import pages as workers_pages
 
 if TYPE_CHECKING:
@@ -64,9 +66,11 @@ PAGES = (
 def init_app(app: Flask) -> None:
     """Give the application its console. The gate comes first: a request that it refuses reaches nothing else."""
     app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=BODY_LIMIT)
+    init_compression(app)
     init_headers(app)
     init_sessions(app)
     init_gate(app)
+    init_unchanged(app)
     init_templating(app)
     init_static(app)
     init_errors(app)

@@ -33,12 +33,12 @@ def page(folder: str, session: Session, **values: Any) -> Response:
     badges = render_template("_oob.html", **values).strip()
     tag = hashlib.blake2b((live + badges).encode(), digest_size=12).hexdigest()
     if not is_partial():
-        values.update(live=Markup(live), etag=f'"{tag}"')  # noqa: S704 -- a template's own output
+        values.update(live=Markup(live), etag=f'W/"{tag}"')  # noqa: S704 -- a template's own output
         response = make_response(render_template(f"{folder}/page.html", **values))
     else:
-        known = tag in request.if_none_match
+        known = request.if_none_match.contains_weak(tag)
         response = Response("", 304) if known else make_response(live + badges)
-        response.set_etag(tag)
+        response.set_etag(tag, weak=True)  # the same region, however it is compressed
     response.vary.add("HX-Request-Type")
     return response
 

@@ -92,7 +92,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_supervisors")),
     )
 
-
     if op.get_bind().dialect.name == "sqlite":
         # INSERT OR REPLACE fires no trigger for what it deletes.
         op.execute(
