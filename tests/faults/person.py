@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.cookiejar
 import re
@@ -66,6 +67,11 @@ class Person:
             with self._opener.open(self.address + path, data, within) as answer:
                 return Page(answer.status, answer.read())
         except urllib.error.HTTPError as error:
-            return Page(error.code, error.read(), error.headers.get("Location", ""))
+            body = b""
+            with contextlib.suppress(
+                OSError, http.client.HTTPException
+            ):  # broken off, but what it said of itself holds
+                body = error.read()
+            return Page(error.code, body, error.headers.get("Location", ""))
         except (OSError, http.client.HTTPException):  # nobody there, or the answer broke off in its middle
             return Page(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
+from tests.console.browser.conftest import Watched
 from tests.console.browser.test_flows import state_of
 from tests.factories import change_job, make_job, make_worker
 from webapp import bulk, canaries
@@ -23,7 +24,8 @@ def test_a_toast_takes_back_what_the_button_did_and_goes(page: Page) -> None:
     assert state_of("job1") == "dead"
 
 
-def test_an_undo_that_comes_too_late_says_so(page: Page) -> None:
+def test_an_undo_that_comes_too_late_says_so(page: Page, watched: Watched) -> None:
+    watched.expect("status of 409")
     make_job("dead", id="job1")
     page.goto("/job/job1")
     page.get_by_role("button", name="Requeue job1").click()
