@@ -150,6 +150,7 @@ class _Worker:
         """Take no more, and end when nothing runs any more; unless `patient`, within the shutdown's grace."""
         self._stopping, self._patient = True, patient
         self._dispatcher.accept_no_more()
+        log.info("worker %s takes no more", self.id, extra=self._named)
         if not patient:
             self._release_at = time.monotonic() + self._dispatcher.settings.shutdown_grace
 

@@ -144,6 +144,7 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     eventually((tmp_path / "here").exists)
     one.process.send_signal(signal.SIGTERM)
+    eventually(lambda: "takes no more" in one.text())
     waiting = queue.enqueue("true")
     (tmp_path / "go").touch()
     assert one.process.wait(20) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import psutil
 import pytest
@@ -32,10 +32,15 @@ def scale(**how: int) -> supervisors.Scaled:
     return supervisors.scale(row().id, "person:ana", **how)
 
 
-def keeper_of(one: Fleet, queue: Queue) -> psutil.Process:
-    """The one child of a supervisor that is no worker."""
-    pids = {worker.pid for state in ("running", "stopped", "expired") for worker in queue.workers(state)}
-    [keeper] = [child for child in psutil.Process(one.process.pid).children() if child.pid not in pids]
+def keeper_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
+    """The one child of a supervisor that is no worker, once its workers have told who they are."""
+
+    def found() -> Optional[psutil.Process]:
+        pids = {worker.pid for state in ("running", "stopped", "expired") for worker in queue.workers(state)}
+        others = [child for child in psutil.Process(one.process.pid).children() if child.pid not in pids]
+        return others[0] if len(others) == 1 else None
+
+    keeper: psutil.Process = eventually(found)
     return keeper
 
 
@@ -127,10 +132,10 @@ def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Sta
 def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     one = fleet(count=1)
     scale(to=2)
-    keeper_of(one, queue).kill()
+    keeper_of(one, queue, eventually).kill()
     eventually(lambda: len(queue.workers()) == 2)
     scale(to=0)
-    keeper_of(one, queue).kill()
+    keeper_of(one, queue, eventually).kill()
     eventually(lambda: not queue.workers())
     assert (row().wanted, one.process.poll()) == (0, None)
 
