@@ -12,17 +12,22 @@ from tests.console import conftest as of_console
 from tests.console.browser import conftest as of_browser
 from tests.factories import make_attempt, make_job, make_queue, make_worker
 from tests.security.test_attacks import HOSTILE
+from webapp import bulk
+from webapp.db import writing
+from webapp.filters import JobFilter
+from webapp.models import Group, OutputTail
 
 console = of_console.console
 server, watched, open_browser = of_browser.server, of_browser.watched, of_browser.open_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-FORMS = ("/login", "/submit", "/jobs", "/config/max_retries", "/account", "/people/new", "/tokens/new", "/audit")
+FORMS = ("/login", "/submit", "/jobs", "/dead", "/dead/exit:1", "/job/job1", "/config/max_retries", "/account",
+         "/people/new", "/tokens/new", "/audit")  # fmt: skip
 ALL_AT_ONCE = " ".join(text.replace("\n", " ") for text in HOSTILE)
 TYPED = (HOSTILE[2], HOSTILE[5], HOSTILE[7], ALL_AT_ONCE)
 # What an input takes as text; the rest (numbers, choices) cannot be typed into by a person, but can be by a program.
-FIELDS = "form :is(input:not([type=hidden]):not([type=checkbox]):not([type=radio]), textarea)"
+FIELDS = ":is(input:not([type=hidden]):not([type=checkbox]):not([type=radio]), textarea)"
 _FILL = """([node, text]) => {
     node.removeAttribute('maxlength'); node.removeAttribute('pattern');
     if (node.tagName === 'INPUT' && node.type !== 'password') node.type = 'text';
@@ -59,14 +64,16 @@ def test_no_field_runs_what_is_typed_into_it(
 ) -> None:
     watched.expect("Failed to load resource")  # a form that was refused: 422, and 429 at log-in
     watched.expect("does not conform to the required format")  # Chromium, of a time that is none
+    make_attempt(make_job("dead", id="job1"), output=b"hello\n")
     page = open_browser(None if path == "/login" else "admin")
     watch = Watch(page, server)
-    for text in TYPED:
+    page.goto(server + path)
+    forms = page.locator(f"main form:has({FIELDS})").count()
+    assert forms, "the page has no field"
+    for form, text in [*((0, text) for text in TYPED), *((form, ALL_AT_ONCE) for form in range(1, forms))]:
         page.goto(server + path)
-        fields = page.locator("main " + FIELDS)
-        count = fields.count()
-        assert count, "the page has no field"
-        for number in range(count):
+        fields = page.locator(f"main form:has({FIELDS})").nth(form).locator(FIELDS)
+        for number in range(fields.count()):
             fields.nth(number).evaluate(_FILL.replace("([node, text])", "(node, text)"), text)
         with page.expect_navigation(wait_until="load"):
             fields.first.evaluate("node => { node.form.noValidate = true; node.form.requestSubmit(); }")
@@ -78,12 +85,22 @@ def test_no_page_runs_what_jobs_bring(open_browser: Callable[..., Page], server:
     for number, text in enumerate(HOSTILE):
         job = make_job("dead", id=f"hostile-{number}", command=text, last_error=text, env=None)
         make_attempt(job, output=text.encode(), error=text)
+        with writing() as session:
+            session.add(OutputTail(job_seq=job.seq, text=text))
+            if number == 0:
+                said = {"note": "\n".join(HOSTILE), "owner": HOSTILE[2], "changed_at": 1, "changed_by": HOSTILE[3]}
+                session.add(Group(key="exit:1", **said))
+    for text in HOSTILE:
+        bulk.start("requeue", JobFilter(text=text), "person:" + text)
     make_worker(host=HOSTILE[0], version=HOSTILE[1])
     make_queue("mail")
     page = open_browser("admin")
     watch = Watch(page, server)
     jobs = [f"/job/hostile-{number}" for number in range(len(HOSTILE))]
-    paths = ["/", "/jobs", "/dead", "/workers", "/queues", "/audit", *jobs]
+    groups = [f"/dead/exit:1?job=hostile-{number}" for number in range(len(HOSTILE))]
+    acts = [f"/activity/{number}" for number in range(1, len(HOSTILE) + 1)]
+    paths = ["/", "/?over=7d", "/jobs", "/dead", "/dead?q=e", "/workers", "/queues", "/activity", "/audit", *jobs]
+    paths += groups + acts
     for path in paths:
         page.goto(server + path)
         assert page.locator("main script, main iframe, main object, main img").count() == 0, path
