@@ -12,8 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 from webapp import trouble
 from webapp.api import problems
-from webapp.console.gate import note_forgery
 from webapp.console.htmx import is_partial, toast
+from webapp.console.refusals import note_forgery
 from webapp.console.version import Outdated
 from webapp.locks import Busy, Gone
 from webapp.operations import NotFound

@@ -21,10 +21,10 @@ from webapp.api.gate import admit
 from webapp.api.scopes import needed_scope
 from webapp.console.here import address, came_from, public_host, requested_host, requested_origin, site_of
 from webapp.console.htmx import is_partial
+from webapp.console.refusals import note_forgery, note_refusal
 from webapp.console.roles import needed_role, needs_fresh
 from webapp.console.sessions import RENEWAL_PATIENCE, Person, current_person
 from webapp.console.version import refuse_when_outdated
-from webapp.db import writing
 from webapp.locks import Busy
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def guard() -> Optional[AnyResponse]:
         return _send_to_log_in()
     role = needed_role(current_app, request.endpoint) or "viewer"
     if not person.may(role):
-        _note_refusal(person, {"needs": role, "role": person.role})
+        note_refusal(person, {"needs": role, "role": person.role})
         raise Forbidden(_too_little(person, role))
     if needs_fresh(current_app, request.endpoint) and not person.fresh:
         return _ask_for_password()
@@ -93,20 +93,6 @@ def _guard_api() -> Optional[AnyResponse]:
     refuse_when_outdated()
     admit(address())
     return None
-
-
-def _note_refusal(person: Person, detail: dict[str, str]) -> None:
-    with writing() as session:
-        subject = [f"route:{request.endpoint}"]
-        audit.note(session, request.method.lower(), subject, person.actor, outcome="refused", details=[detail])
-
-
-def note_forgery(reason: str) -> None:
-    """Somebody's browser sent what no page of this console has sent: refused, whoever holds the database meanwhile."""
-    with suppress(Busy, DBAPIError, OSError):
-        person = current_person()
-        if person is not None:
-            _note_refusal(person, {"reason": reason})
 
 
 def _renew(person: Person) -> None:

@@ -1,0 +1,27 @@
+"""What the console refuses to somebody who is signed in leaves a line in the audit trail."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from flask import request
+from sqlalchemy.exc import DBAPIError
+
+from webapp import audit
+from webapp.console.sessions import Person, current_person
+from webapp.db import writing
+from webapp.locks import Busy
+
+
+def note_refusal(person: Person, detail: dict[str, str]) -> None:
+    with writing() as session:
+        subject = [f"route:{request.endpoint}"]
+        audit.note(session, request.method.lower(), subject, person.actor, outcome="refused", details=[detail])
+
+
+def note_forgery(reason: str) -> None:
+    """Somebody's browser sent what no page of this console has sent: refused, whoever holds the database meanwhile."""
+    with suppress(Busy, DBAPIError, OSError):
+        person = current_person()
+        if person is not None:
+            note_refusal(person, {"reason": reason})
