@@ -13,7 +13,7 @@ Three engines serve one database:
 from __future__ import annotations
 
 import importlib
-import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, MetaData, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
@@ -94,6 +94,8 @@ def init_app(app: Flask, config: Config) -> None:
     with app.app_context():
         for role, engine in db.engines.items():
             prepare(engine, role or "write")
+        if config.is_sqlite:
+            app.extensions["queuectl_watch"] = _Watch(read_engine())
 
 
 def write_engine() -> Engine:
@@ -156,30 +158,44 @@ def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
 
 
 Mark = tuple[Any, ...]
-_FRESH = 0.05  # seconds: the clock of a file system ticks, every 4 ms or so
 
 
 def mark() -> Optional[Mark]:
-    """Something that differs after every commit; None where that cannot be told just now.
+    """Something that differs after every commit, as soon as readers see it; None where it cannot be told just now.
 
-    Take it before reading: what was read stands while the mark is the same. On SQLite it is what `stat` says of the
-    files, which are not opened for it. They carry a time, and two writes within a tick of the clock the same one; so
-    right after a write there is no mark.
+    Take it before reading: what was read stands while the mark is the same. Marks are this process's own.
     """
-    if not is_sqlite():
-        with reading() as session:
-            return (session.scalar(text("SELECT CAST(pg_current_snapshot() AS text)")),)
-    path, seen = str(current_app.extensions["queuectl_config"].sqlite_path), []
-    try:
-        for name in (path, path + "-wal"):
-            status = os.stat(name)
-            whole_seconds = status.st_mtime_ns % 1_000_000_000 == 0  # a file system without finer ones, perhaps
-            if whole_seconds or status.st_mtime > time.time() - _FRESH:
+    if is_sqlite():
+        watch: _Watch = current_app.extensions["queuectl_watch"]
+        return watch.mark()
+    with reading() as session:
+        return (session.scalar(text("SELECT CAST(pg_current_snapshot() AS text)")),)
+
+
+class _Watch:
+    """A connection that only looks at `data_version`, which counts what others commit, for this connection alone.
+
+    The files' times would not do: they change before a commit can be seen, on a slow disk long before.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._number = 0  # of the connection: each counts from a place of its own
+
+    def mark(self) -> Optional[Mark]:
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection, self._number = self._engine.raw_connection(), self._number + 1
+                (version,) = self._connection.driver_connection.execute("PRAGMA data_version").fetchone()
+            except (DBAPIError, self._engine.dialect.loaded_dbapi.Error):
+                if self._connection is not None:
+                    self._connection.invalidate()
+                self._connection = None
                 return None
-            seen += [status.st_ino, status.st_size, status.st_mtime_ns]
-    except OSError:
-        return None
-    return tuple(seen)
+            return self._number, version
 
 
 def give_way() -> None:

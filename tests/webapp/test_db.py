@@ -161,12 +161,37 @@ def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
     assert len(set(marks)) == len(marks)
 
 
-def test_right_after_a_write_sqlite_has_no_mark(sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second write within the same tick of the file system's clock would not be seen."""
-    monkeypatch.setattr(db, "_FRESH", 3600.0)
+def test_a_mark_tells_what_another_process_commits_and_not_before_it_can_be_read(sqlite_app: Flask, home: Path) -> None:
+    begun = db.mark()
     with writing() as session:
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
+        session.flush()
+        assert db.mark() == begun
+    other = "import sys; from webapp.db import sqlite; c = sqlite.connect(sys.argv[1]); "
+    other += "c.execute('UPDATE control SET pulse = pulse + 1'); c.commit()"
+    marks = [begun, db.mark()]
+    subprocess.run([sys.executable, "-c", other, str(home / "queue.db")], check=True, cwd=CHECKOUT)
+    marks.append(db.mark())
+    assert len(set(marks)) == 3
+
+
+def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
+    marks = [db.mark()]
+
+    def look() -> None:
+        with sqlite_app.app_context():
+            marks.append(db.mark())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(10)
+    assert marks == [marks[0]] * 2
+    assert marks[0] is not None
+
+
+def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app: Flask) -> None:
+    begun = db.mark()
+    watch = sqlite_app.extensions["queuectl_watch"]
+    watch._connection.driver_connection.close()
     assert db.mark() is None
-    monkeypatch.setattr(db, "_FRESH", 0.0)
-    (home / "queue.db-wal").rename(home / "away")  # as a vanished disk leaves it
-    assert db.mark() is None
+    assert db.mark() not in (None, begun)
