@@ -112,8 +112,11 @@ def _dotenv() -> dict[str, str]:
 
 
 def _database_url(url: Optional[str]) -> Optional[str]:
-    if url is None:
-        return None
+    return None if url is None else database_url(url, "QUEUECTL_DATABASE_URL")
+
+
+def database_url(url: str, name: str) -> str:
+    """An address as SQLAlchemy takes it. Raises ConfigError, which says under what name it was given."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"} and _has_readable_port(rest):
         return "postgresql+psycopg://" + rest
@@ -121,9 +124,20 @@ def _database_url(url: Optional[str]) -> Optional[str]:
         return url
     # What stands before a missing `://` is the whole text, with its password.
     raise ConfigError(
-        f"QUEUECTL_DATABASE_URL names no database that can be used{f' ({scheme}://…)' if separator else ''}. "
+        f"{name} names no database that can be used{f' ({scheme}://…)' if separator else ''}. "
         "Expected sqlite:////absolute/path/queue.db or postgresql://user@host/database."
     )
+
+
+def address(config: Config) -> str:
+    """Where the database is, for people to read: without any password, as it may be typed in again."""
+    if config.is_sqlite:
+        return f"sqlite:///{config.sqlite_path}"
+    from sqlalchemy.engine import URL, make_url  # only here: most processes tell nobody
+
+    url = make_url(config.database_url or "")
+    query = {key: value for key, value in url.query.items() if "password" not in key}
+    return URL.create("postgresql", url.username, None, url.host, url.port, url.database, query).render_as_string()
 
 
 def _has_readable_port(address: str) -> bool:

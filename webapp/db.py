@@ -24,11 +24,12 @@ from urllib.parse import quote
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, MetaData, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
+from webapp import elsewhere
 from webapp.config import Config, ensure_home
 from webapp.locks import BUSY, Busy, WriteLock, share_use
 
@@ -94,6 +95,7 @@ def init_app(app: Flask, config: Config) -> None:
     with app.app_context():
         for role, engine in db.engines.items():
             prepare(engine, role or "write")
+            event.listen(engine, "handle_error", _told_elsewhere)
         if config.is_sqlite:
             app.extensions["queuectl_watch"] = _Watch(read_engine())
 
@@ -146,7 +148,7 @@ def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
     """One durable write transaction: committed when the block ends, rolled back when it raises.
 
     Raises Busy when another writer of ours holds the database for longer than `patience` seconds, or a stranger for
-    longer than BUSY_TIMEOUT.
+    longer than BUSY_TIMEOUT; Elsewhere when the queue has moved to another database.
     """
     lock = write_lock()
     lock.acquire(patience)
@@ -216,6 +218,13 @@ def _told_busy() -> Iterator[None]:
         raise
 
 
+def _told_elsewhere(context: ExceptionContext) -> None:
+    """What refuses every write to a queue that was moved must not be taken for a name or an id that is taken."""
+    words = elsewhere.words_of(context.original_exception)
+    if words is not None:
+        raise elsewhere.Elsewhere(words) from context.original_exception
+
+
 class WorkerConnection:
     """The worker's own connection: raw DBAPI, so that a claim costs SQL and nothing else.
 
@@ -232,7 +241,10 @@ class WorkerConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """Yield a cursor inside a write transaction; commit at the end, roll back on an exception."""
+        """Yield a cursor inside a write transaction; commit at the end, roll back on an exception.
+
+        Raises what `errors` has; among it Elsewhere.
+        """
         with self._lock:
             cursor = self._pooled.cursor()
             try:
@@ -240,8 +252,11 @@ class WorkerConnection:
                     cursor.execute(self._begin)  # psycopg begins by itself
                 yield cursor
                 self._pooled.commit()
-            except BaseException:
+            except BaseException as error:
                 self._pooled.rollback()
+                words = elsewhere.words_of(error)
+                if words is not None:
+                    raise elsewhere.Elsewhere(words) from error
                 raise
             finally:
                 cursor.close()

@@ -184,6 +184,17 @@ def share_use(config: Config) -> int:
     return descriptor
 
 
+def try_alone(descriptor: int) -> bool:
+    """Take the lock of an open file for this process, until it is closed; False where another one has it."""
+    if not _HAS_FLOCK:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _open_use(config: Config) -> int:
     path = config.lock_path.with_name("queue.use")
     try:

@@ -38,7 +38,8 @@ def wanted_locks(checkout: str, argv: Sequence[str]) -> tuple[str, ...]:
     """Return the locks that serve this command, the smallest first."""
     if argv[:1] == ["test"] and not {"-h", "--help"}.intersection(argv):  # to ask what it does needs nothing
         return LOCKS[2:]
-    urls = [setting("QUEUECTL_DATABASE_URL", checkout), *(word.rpartition("=")[2] for word in argv)]
+    given = (part for word in argv for part in (word, word.partition("=")[2]))  # --to URL and --to=URL
+    urls = [setting("QUEUECTL_DATABASE_URL", checkout), *given]
     return LOCKS[1:] if any(url.startswith(("postgres:", "postgresql")) and "://" in url for url in urls) else LOCKS
 
 

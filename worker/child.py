@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Callable, NoReturn, Optional
 
 from webapp.config import ConfigError
+from webapp.elsewhere import Elsewhere
 
-# Exit codes: after DONE and OUTDATED the supervisor starts no other worker.
-DONE, EXPIRED, BROKEN, OUTDATED = 0, 75, 70, 78
+# Exit codes: after DONE, OUTDATED and MOVED the supervisor starts no other worker.
+DONE, EXPIRED, BROKEN, OUTDATED, MOVED = 0, 75, 70, 78, 79
 
 # What a worker hears from its supervisor: let what runs finish; hand it back at once; take no more.
 STOP, NOW, QUIET = "stop", "now", "quiet"
 LOOK = "look"  # what a keeper hears: a worker has ended
-END, TAKEN_OVER = "end", "taken over"  # what a keeper may add to how many workers people want
+# What a keeper may add to how many workers people want.
+END, TAKEN_OVER, ELSEWHERE = "end", "taken over", "elsewhere"
 GONE = "gone"  # what both hear when the supervisor's end of the pipe was closed, by itself or by its death
 
 log = logging.getLogger("queuectl.supervisor")
@@ -29,7 +31,8 @@ log = logging.getLogger("queuectl.supervisor")
 class Wanted:
     """What a keeper tells its supervisor: so many workers, beside those (pids) that are about to leave.
 
-    `then` is END where a person stopped everything, TAKEN_OVER where a newer version has the database, else empty.
+    `then` is END where a person stopped everything, TAKEN_OVER where a newer version has the database, ELSEWHERE where
+    the queue was moved to another one, else empty.
     """
 
     count: int
@@ -82,6 +85,9 @@ def live(name: str, work: Callable[[], int]) -> NoReturn:
         code = work()
     except ConfigError as error:
         log.error("%s: %s", name, error)
+    except Elsewhere as moved:
+        log.error("%s: %s", name, moved)
+        code = MOVED
     except BaseException:
         log.exception("%s failed", name)
     finally:

@@ -23,7 +23,7 @@ from webapp.lifecycle import in_state
 from webapp.models import Job, Supervisor, Worker
 from worker import processes
 from worker.assignment import Assignment
-from worker.child import END, TAKEN_OVER, Wanted
+from worker.child import ELSEWHERE, END, TAKEN_OVER, Wanted
 
 log = logging.getLogger("queuectl.keeper")
 
@@ -59,7 +59,7 @@ class Crew:
         self._id = assignment.supervisor_id
         self._news = news
         self._beat_at = -BEAT
-        self._taken_over = False
+        self._over = False
 
     def tick(self) -> None:
         """Show that the supervisor lives; pass on what people want; ask workers that are too many to stop."""
@@ -84,12 +84,17 @@ class Crew:
 
     def taken_over(self) -> None:
         """A newer version has the database: nothing more is written to it."""
-        self._taken_over = True
+        self._over = True
         self._tell(Wanted(0, (), TAKEN_OVER))
+
+    def moved(self) -> None:
+        """The queue is in another database: nothing more can be written to this one."""
+        self._over = True
+        self._tell(Wanted(0, (), ELSEWHERE))
 
     def end(self) -> None:
         """The supervisor is gone."""
-        if self._taken_over:
+        if self._over:
             return
         with writing(PATIENCE) as session:
             ended = Supervisor.id == self._id, Supervisor.stopped_at.is_(None)

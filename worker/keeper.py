@@ -13,7 +13,7 @@ import queue
 import signal
 import time
 from dataclasses import dataclass
-from typing import Optional
+from typing import Callable, Optional
 
 from flask import Flask, current_app
 from sqlalchemy import delete, literal_column, or_, text, update
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp import bulk, canaries, clock, db, migrations, operations, rollups, sessions, settings, throttle, trouble
 from webapp.db import reading, writing
+from webapp.elsewhere import Elsewhere
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
 from webapp.models import Act, Event, Job, Repeat, SetupLink, Supervisor, Worker
@@ -65,6 +66,9 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
                 keeper.tick()
                 if word == GONE:
                     crew.end()
+            except Elsewhere as moved:
+                log.error("%s", moved)
+                crew.moved()
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("the database cannot be used: %s", _line(error))
             if word == GONE:
@@ -73,6 +77,14 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
                 word = heard.get(timeout=0.01 if keeper.acts else TICK)
                 while True:  # one look will do for all that was said so far
                     word = heard.get_nowait()
+
+
+def without_supervisor() -> Callable[[], None]:
+    """A look of a keeper, for whoever waits for what dead workers held when no supervisor may be there any more.
+
+    To be called every TICK seconds. Raises DBAPIError, Busy, OSError.
+    """
+    return _Keeper().tick
 
 
 class _Keeper:

@@ -19,7 +19,7 @@ from typing import Optional, Protocol
 from webapp.config import Config
 from worker import processes
 from worker.bell import Bell
-from worker.child import DONE, END, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
+from worker.child import DONE, ELSEWHERE, END, MOVED, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
 from worker.forking import Forks
 from worker.spawning import Spawns
 
@@ -28,6 +28,11 @@ log = logging.getLogger("queuectl.supervisor")
 LONGEST_PAUSE = 30.0  # seconds before a child that keeps dying is started again
 KEEPER_LOOK = 5.0  # seconds between looks at the keeper, which nobody else watches
 HEALTHY = 10.0  # seconds that a child must have lived for its next start to be at once
+WHY_STOPPING = {
+    END: "a person asked for it",
+    TAKEN_OVER: "the database was taken over",
+    ELSEWHERE: "the queue was moved to another database",
+}
 
 
 class Family(Protocol):
@@ -77,7 +82,8 @@ def run(
 
     People may change how many there are while it runs, down to none, but not with `drain`.
     Returns the exit code: 0 when everything ended in good order; else whoever started this may start it again, also
-    when a newer version has taken over the database. Raises ConfigError where the database cannot be used.
+    when a newer version has taken over the database, or the queue was moved to another one. Raises ConfigError where
+    the database cannot be used.
     """
     supervisor_id, bell = processes.new_id(), Bell()
     kind = Forks if processes.FORKS else Spawns
@@ -133,10 +139,10 @@ class _Supervisor:
         child.pid = 0
         if child is not self._keeper:
             self._family.wake_keeper()  # which also tells how many there are to be
-            if code in {DONE, OUTDATED} or self._asked_to_stop:
+            if code in {DONE, OUTDATED, MOVED} or self._asked_to_stop:
                 child.wanted = False
                 self._broken = self._broken or code != 0
-                if code == OUTDATED:
+                if code in {OUTDATED, MOVED}:
                     self._stays, self._wanted = False, 0
             if not child.wanted or self._surplus() > 0:
                 self._workers.remove(child)
@@ -165,8 +171,8 @@ class _Supervisor:
             self._workers.append(self._place())
         if wanted.then:
             self._stays = False
-            self._broken = self._broken or wanted.then == TAKEN_OVER
-            log.info("stopping: %s", "a person asked for it" if wanted.then == END else "the database was taken over")
+            self._broken = self._broken or wanted.then != END
+            log.info("stopping: %s", WHY_STOPPING[wanted.then])
 
     def _surplus(self) -> int:
         return sum(child.wanted for child in self._workers) - self._wanted

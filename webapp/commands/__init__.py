@@ -40,7 +40,7 @@ COMMANDS = {
     "token": ("token:token", "Manage what programs show to the API."),
     "audit": ("audit:audit", "Show who did what, and export it."),
     "web": ("web:web", "Start the console alone."),
-    "db": ("db:db", "Check the database, back it up, bring it up to date."),
+    "db": ("db:db", "Check the database, back it up, move it, bring it up to date."),
     "doctor": ("doctor:doctor", "Check this machine and this installation."),
     "test": ("test:test", "Run lint, types and every test."),
 }

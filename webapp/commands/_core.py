@@ -27,8 +27,11 @@ Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 
 
 @contextmanager
-def core(config: Optional[Config] = None) -> Iterator[Config]:
-    """The application without its console; the first command on a fresh home makes the database here."""
+def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Config]:
+    """The application without its console; the first command on a fresh home makes the database here.
+
+    Whoever has read a queue that was moved is told so in the end, unless `noting` is off.
+    """
     from webapp import config as configuration
     from webapp import create_core
 
@@ -37,8 +40,21 @@ def core(config: Optional[Config] = None) -> Iterator[Config]:
     with app.app_context():
         try:
             yield config
+            if noting:
+                _note_move()
         finally:
             disconnect()
+
+
+def _note_move() -> None:
+    """What such a database shows is what was; a write would have been refused with the same words."""
+    from webapp import elsewhere
+    from webapp.db import read_engine
+
+    with read_engine().connect() as connection:
+        words = elsewhere.note(connection)
+    if words is not None:
+        click.echo(f"Note: {words}.", err=True)
 
 
 def disconnect() -> None:

@@ -1,4 +1,7 @@
-"""`db`: bring the database up to date, check it, copy it, put a copy back (`webapp/backup.py` does both)."""
+"""`db`: bring the database up to date, check it, copy it, put a copy back (`webapp/backup.py` does both).
+
+The command that moves it elsewhere is in `_move.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 import click
 
 from webapp.commands._core import actor, core, disconnect
+from webapp.commands._move import move
 from webapp.commands._output import say
 
 SHOWN = 20  # damages; the first ones tell the story
@@ -14,7 +18,10 @@ SHOWN = 20  # damages; the first ones tell the story
 
 @click.group(epilog="Example: manage.py db check")
 def db() -> None:
-    """Bring the database up to date, check it, back it up, restore it."""
+    """Bring the database up to date, check it, back it up, restore it, move it."""
+
+
+db.add_command(move)
 
 
 @db.command(epilog="Example: manage.py db upgrade")
