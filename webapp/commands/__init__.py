@@ -42,6 +42,7 @@ COMMANDS = {
     "web": ("web:web", "Start the console alone."),
     "db": ("db:db", "Check the database, back it up, move it, bring it up to date."),
     "doctor": ("doctor:doctor", "Check this machine and this installation."),
+    "bench": ("bench:bench", "Measure this machine, and the queue on it."),
     "test": ("test:test", "Run lint, types and every test."),
 }
 

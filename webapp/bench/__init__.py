@@ -1,0 +1,52 @@
+"""The benchmark behind `manage.py bench`: measures this machine's limit and the queue beside it, in the same run.
+
+A section is a module with `measure(bench, sizes)`, its `Sizes` and its `QUICK` ones; it gives rows (`rounds.py`). What
+each figure is to reach stands in `figures.py`, scratch homes and processes in `scratch.py`. How it is shown is the
+command's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Callable
+
+if TYPE_CHECKING:
+    from webapp.bench.rounds import Row
+    from webapp.bench.scratch import Scratch
+
+# In the order of a run. Each is a module here.
+SECTIONS = {
+    "drain": "jobs a second, of two bare loops that spawn the same command",
+    "pickup": "from the enqueue to the command's first moment, on an idle machine",
+    "idle": "CPU and memory of a pool of workers that has nothing to do",
+}
+
+
+class BenchError(Exception):
+    """Something could not be measured; the message says what, and why."""
+
+
+@dataclass
+class Bench:
+    """One run: how often each thing is measured, where, and who is told how far it is.
+
+    Attributes:
+        say: takes a sentence of progress, for a person.
+        large: whether to measure what takes ten million rows, too.
+        left_out: what was not measured, each a sentence that says why.
+    """
+
+    rounds: int
+    scratch: Scratch
+    say: Callable[[str], None]
+    large: bool = False
+    left_out: list[str] = field(default_factory=list)
+
+
+def measure(bench: Bench, name: str, *, quick: bool = False) -> Sequence[Row]:
+    """Measure one section; `quick` with sizes that show no more than that it works. Raises BenchError."""
+    section: Any = import_module(f"webapp.bench.{name}")
+    rows: Sequence[Row] = section.measure(bench, section.QUICK if quick else section.Sizes())
+    return rows

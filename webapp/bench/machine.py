@@ -1,0 +1,23 @@
+"""What was measured on: enough to judge a figure by, and nothing that tells whose machine it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from webapp import __version__, db
+from webapp.checkup import file_system_of
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    return {
+        "queuectl": __version__,
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "sqlite": f"{db.sqlite.sqlite_version} ({db.sqlite.__name__.split('.')[0]})",
+        "kernel": f"{platform.system()} {'.'.join(platform.release().split('-')[0].split('.')[:2])}",
+        "file_system": file_system_of(folder),
+    }

@@ -1,0 +1,131 @@
+"""pickup: from the call of enqueue to the moment at which the command tells the time, on a machine that is idle.
+
+The enqueuing process is this one: it runs already, as the console does. The bare spawn runs the same command, so that
+both pay alike for the clock that it asks.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Callable
+
+from sqlalchemy import select
+
+from webapp.bench import Bench, BenchError
+from webapp.bench.pool import ACTOR, ENDED, number, workers
+from webapp.bench.rounds import TAIL_TOLERANCE, TOLERANCE, Row, percentile, plain_row, ratio_row
+from webapp.bench.scratch import eventually, opened
+from webapp.db import reading
+from webapp.jobspec import JobSpec
+from webapp.models import Attempt, Job
+from webapp.operations import enqueue
+
+COMMAND = "date +%s%N"  # a shell has no clock of its own; this is one exec, which the shell does in its own place
+SETTLING = 0.012  # seconds after which it is looked whether a job is done: nothing looks while it is under way
+LONGEST_PAUSE = 0.02  # seconds, at random, that the machine is left in peace after that
+
+
+@dataclass(frozen=True)
+class Sizes:
+    samples: int = 100  # in a round
+    block: int = 10  # of one kind at a time
+
+
+QUICK = Sizes(samples=6, block=3)
+
+
+@dataclass
+class Samples:
+    """Milliseconds, of one round. `enqueue` until it returned, `ours` until the command's clock."""
+
+    bare: list[float]
+    ours: list[float]
+    enqueue: list[float]
+
+
+def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
+    if not _bare(1)[0] > 0:
+        bench.left_out.append(f"pickup: `{COMMAND}` does not tell nanoseconds here (GNU's does).")
+        return []
+    rounds: list[Samples] = []
+    with opened(bench.scratch.home()) as config, workers(bench, config.home, 1):
+        _ours(sizes.block)  # the first ones of all load and compile what later ones find
+        for turn in range(bench.rounds):
+            one = Samples([], [], [])
+            while len(one.ours) < sizes.samples:
+                one.bare += _bare(sizes.block)
+                picked, calls = _ours(sizes.block)
+                one.ours += picked
+                one.enqueue += calls
+            rounds.append(one)
+            bench.say(
+                f"pickup, round {turn + 1}: bare spawn {percentile(one.bare, 0.5):.2f} ms, "
+                f"ours {percentile(one.ours, 0.5):.2f} ms"
+            )
+    return [
+        *(_row(rounds, name, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))),
+        plain_row("pickup.enqueue", [percentile(one.enqueue, 0.5) for one in rounds]),
+    ]
+
+
+def _row(rounds: Sequence[Samples], name: str, share: float) -> Row:
+    def of(pick: Callable[[Samples], list[float]]) -> list[float]:
+        return [percentile(pick(one), share) for one in rounds]
+
+    tolerance = TOLERANCE if share <= 0.5 else TAIL_TOLERANCE
+    return ratio_row(f"pickup.{name}", of(lambda one: one.bare), of(lambda one: one.ours), "ms", tolerance=tolerance)
+
+
+def _pause() -> None:
+    time.sleep(random.uniform(0, LONGEST_PAUSE))  # noqa: S311 - so that no clock of the machine keeps in step
+
+
+def _bare(samples: int) -> list[float]:
+    found = []
+    for _ in range(samples):
+        began = time.time_ns()
+        done = subprocess.run(COMMAND, shell=True, capture_output=True, check=False)  # noqa: S602 - as the limit has it
+        found.append((_nanoseconds(done.stdout) - began) / 1e6)
+        time.sleep(SETTLING)
+        _pause()
+    return found
+
+
+def _ours(samples: int) -> tuple[list[float], list[float]]:
+    began: dict[str, int] = {}
+    calls = []
+    for _ in range(samples):
+        wanted = number(ENDED) + 1
+        now = time.time_ns()
+        [id_] = enqueue([JobSpec(command=COMMAND)], ACTOR)
+        calls.append((time.time_ns() - now) / 1e6)
+        began[id_] = now
+        time.sleep(SETTLING)
+        eventually("the job is done", partial(_have_ended, wanted), every=SETTLING)
+        _pause()
+    told = _told(list(began))
+    if len(told) != samples:
+        raise BenchError(f"of {samples} jobs {len(told)} told the time.")
+    return [(told[id_] - now) / 1e6 for id_, now in began.items()], calls
+
+
+def _have_ended(jobs: int) -> bool:
+    return number(ENDED) >= jobs
+
+
+def _told(ids: Sequence[str]) -> dict[str, int]:
+    with reading() as session:
+        rows = session.execute(
+            select(Job.id, Attempt.output).join(Attempt, Attempt.job_seq == Job.seq).where(Job.id.in_(ids))
+        )
+        return {row.id: _nanoseconds(row.output) for row in rows}
+
+
+def _nanoseconds(output: bytes) -> int:
+    """What the command told; 0 where that is no time."""
+    return int(output) if output.strip().isdigit() else 0

@@ -1,0 +1,114 @@
+"""`bench`: measures this machine and the queue on it. What is measured, and how, stands in `webapp/bench/`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from webapp.bench import SECTIONS, Bench, measure
+from webapp.commands._core import json_option
+from webapp.commands._output import Column, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from webapp.bench.rounds import Row
+
+SPACE = 100 * 1024**2  # bytes that a run needs
+
+
+@click.command(epilog="Example: manage.py bench drain pickup")
+@click.argument("sections", metavar="[SECTION]...", nargs=-1, type=click.Choice(list(SECTIONS)))
+@json_option
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How often each thing is measured."
+)
+@click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works: not to be quoted.")
+def bench(sections: tuple[str, ...], as_json: bool, rounds: int, quick: bool) -> None:
+    """Measure this machine, and the queue on it: all sections, or those named.
+
+    Every ratio compares what was measured side by side. It all happens on a scratch home, which is removed afterwards;
+    leave the machine alone meanwhile.
+    """
+    from webapp.bench.machine import describe
+    from webapp.bench.scratch import scratch
+
+    # Told to end, it leaves nothing behind; the default would end it here and now.
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
+    chosen = [name for name in SECTIONS if name in sections] or list(SECTIONS)
+    rows: list[Row] = []
+    with scratch(SPACE) as place:
+        run = Bench(rounds, place, say)
+        machine = describe(place.folder)
+        for name in chosen:
+            rows += measure(run, name, quick=quick)
+    if as_json:
+        print_json({"machine": machine, "rounds": rounds, "quick": quick, "rows": list(map(shape, rows)),
+                    "left_out": run.left_out})  # fmt: skip
+        return
+    click.echo(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items()))
+    click.echo()
+    print_table(
+        [
+            Column("FIGURE", flexible=True),
+            *(Column(name, right=True) for name in ("VALUE", "LEAST", "GREATEST", "OURS", "LIMIT", "GOAL")),
+            Column("RESULT"),
+        ],
+        [cells(row) for row in rows],
+    )
+    tell_notes(rows, run.left_out, quick)
+
+
+def cells(row: Row) -> Sequence[str]:
+    figure, value = row.figure, row.value
+    return (
+        figure.title,
+        f"{amount(value.median)} {figure.unit}",
+        amount(value.least),
+        amount(value.greatest),
+        f"{amount(row.ours)} {row.unit}" if row.ours is not None else "",
+        f"{amount(row.limit)} {row.unit}" if row.limit is not None else "",
+        str(figure.goal) if figure.goal is not None else "",
+        row.verdict,
+    )
+
+
+def amount(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def tell_notes(rows: Sequence[Row], left_out: Sequence[str], quick: bool) -> None:
+    notes = [f"{row.figure.title}: {row.note}." for row in rows if row.note]
+    notes += [f"{row.figure.title}: too noisy to quote, {row.noise}." for row in rows if row.noise is not None]
+    notes += [f"Not measured: {sentence}" for sentence in left_out]
+    if quick:
+        notes.append("Tiny sizes: these figures say that it works, and nothing else.")
+    if notes:
+        click.echo()
+    for note in notes:
+        click.echo(note)
+
+
+def shape(row: Row) -> dict[str, Any]:
+    goal = row.figure.goal
+    return {
+        "key": row.figure.key,
+        "title": row.figure.title,
+        "unit": row.figure.unit,
+        "value": row.value.median,
+        "least": row.value.least,
+        "greatest": row.value.greatest,
+        "ours": row.ours,
+        "limit": row.limit,
+        "of": row.unit or None,
+        "goal": {"at_most" if goal.most else "at_least": goal.bound} if goal is not None else None,
+        "met": goal.is_met(row.value.median) if goal is not None else None,
+        "too_noisy": row.noise,
+        "note": row.note or None,
+        "parts": dict(row.parts) or None,
+        "rounds": [dict(one) for one in row.rounds],
+    }
