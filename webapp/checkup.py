@@ -19,7 +19,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from webapp import clock, config, create_core, db, people, queries, settings
+from webapp import clock, config, create_core, db, elsewhere, people, queries, settings
 from webapp.config import Config, ConfigError
 from webapp.models import Worker
 from webapp.trouble import LITTLE_SPACE, NO_SPACE
@@ -64,6 +64,7 @@ def examine() -> list[Finding]:
             "disk space", lambda: disk_space(loaded.sqlite_path.parent if loaded.is_sqlite else loaded.home)
         )
         findings += _guarded("clock", wall_clock)
+        findings += _guarded("address", address)
         findings += _guarded("workers", workers)
         findings += _guarded("people", administrators)
         for engine in db.db.engines.values():
@@ -150,6 +151,14 @@ def postgresql_database() -> Iterator[Finding]:
     with db.read_engine().connect() as connection:
         version = connection.exec_driver_sql("SHOW server_version").scalar()
     yield Finding("database", "ok", f"PostgreSQL {version}")
+
+
+def address() -> Iterator[Finding]:
+    """Nothing where the queue is here, as it nearly always is."""
+    with db.read_engine().connect() as connection:
+        words = elsewhere.note(connection)
+    if words is not None:
+        yield Finding("address", "fail", f"{words}.")
 
 
 def file_system(folder: Path) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from typing import Any, Optional
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
+from webapp.elsewhere import Elsewhere
 from webapp.filters import FilterError
 from webapp.jobspec import SpecError
 from webapp.settings import SettingError
@@ -50,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "too-many": Kind(429, "Too many requests", "Wait for the seconds in the header Retry-After, then go on."),
     "broken": Kind(500, "Something broke", "The fault is ours; the log of the console has the details."),
     "busy": Kind(503, "The database cannot be used now", "Nothing was changed. Try again in a moment."),
+    "moved": Kind(503, "The queue is elsewhere", "Nothing was changed. `detail` has the address of its new database."),
 }
 _BY_STATUS = {KINDS[name].status: name for name in reversed(list(KINDS))}  # the first of each
 
@@ -97,6 +99,9 @@ def known(error: Exception) -> Optional[Problem]:
         return one_field("value", str(error))
     if isinstance(error, FilterError):
         return one_field(error.field, str(error))
+    if isinstance(error, Elsewhere):
+        # Whoever tries on reaches the queue as soon as this console has been started with the new address.
+        return Problem("moved", f"{error}. Nothing was changed.", headers={"Retry-After": "60"})
     return None
 
 

@@ -15,6 +15,7 @@ from webapp.api import problems
 from webapp.console.htmx import is_partial, toast
 from webapp.console.refusals import note_forgery
 from webapp.console.version import Outdated
+from webapp.elsewhere import Elsewhere
 from webapp.locks import Busy, Gone
 from webapp.operations import NotFound
 
@@ -62,13 +63,12 @@ def answer(error: Exception) -> Response:
     if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
         return explain(400, TITLES[400])
     sentence = trouble.explain(error) if isinstance(error, (DBAPIError, OSError)) else None
-    if isinstance(error, (Gone, Outdated)):
+    if isinstance(error, (Gone, Outdated, Elsewhere)):
         sentence = str(error)
     if sentence is not None:
         log.error("%s %s: %s", request.method, request.path, sentence)
-        return explain(
-            503, "The database cannot be used", f"{sentence[:1].upper()}{sentence[1:]}. Nothing was changed."
-        )
+        title = "The queue is elsewhere" if isinstance(error, Elsewhere) else "The database cannot be used"
+        return explain(503, title, f"{_sentence(sentence)}. Nothing was changed.")
     if isinstance(error, NotFound):
         return explain(404, TITLES[404], _sentence(str(error)))
     if isinstance(error, HTTPException):

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import migrations, queries, settings, trouble
 from webapp.db import reading
+from webapp.elsewhere import Elsewhere
 from webapp.locks import Busy
 
 LEAST_SPACE = 10 * 1024**2  # bytes: with less, one job's output may be too much
@@ -39,6 +40,8 @@ def ready() -> Response:
         with reading() as session:
             current = session.scalar(text(migrations.SCHEMA)) == migrations.HEAD
             views = queries.workers(session, settings.load(session).lease)
+    except Elsewhere:
+        return _said(503, "database: the queue has moved to another one, or is on its way")
     except (SQLAlchemyError, Busy, OSError):
         return _said(503, "database: cannot be written")
     if not current:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
-from webapp import clock, queries, settings
+from webapp import clock, elsewhere, queries, settings
 from webapp.lifecycle import in_state
 from webapp.models import Queue, Worker
 
 
 @dataclass(frozen=True)
 class Nav:
-    """`workers`: those whose heartbeat is younger than the lease."""
+    """`workers`: those whose heartbeat is younger than the lease. `moved`: where the queue is, if not here any more."""
 
     dead: queries.Count
     workers: int
     paused: int
+    moved: Optional[str] = None
 
     @property
     def worst(self) -> str:
@@ -35,8 +37,10 @@ def nav_of(session: Session) -> Nav:
         select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
     )
     paused = select(func.count()).select_from(Queue).where(Queue.paused_at.is_not(None))
+    workers = session.scalar(alive) or 0
     return Nav(
         dead=queries.count(session, in_state("dead")),
-        workers=session.scalar(alive) or 0,
+        workers=workers,
         paused=session.scalar(paused) or 0,
+        moved=None if workers else elsewhere.note(session.connection()),  # none runs in a queue that was moved
     )

@@ -17,7 +17,7 @@ from typing import Optional
 from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
-from webapp import db
+from webapp import db, elsewhere
 from webapp.config import Config, ConfigError
 
 SCHEMA = "SELECT version_num FROM alembic_version"
@@ -26,10 +26,13 @@ _FOLDER = Path(__file__).resolve().parent
 
 
 def ensure_current(config: Config) -> None:
-    """Make or upgrade the database. Raises ConfigError when it is damaged, out of reach, or newer than this."""
+    """Make or upgrade the database. Raises ConfigError: it is damaged, out of reach, newer than this or half a copy."""
     if config.is_sqlite:
         _create_private(config.sqlite_path)
     found = current_revision()
+    if found == elsewhere.UNFINISHED:
+        with db.read_engine().connect() as connection:
+            raise ConfigError(f"{elsewhere.unfinished(connection)}.")
     if found != HEAD:
         upgrade(config, found)
 

@@ -139,7 +139,9 @@ def _mark(connection: Connection, ours: Move, actor: str) -> bool:
 def _counterpart(target: Side, ours: Move) -> Move:
     """The target's own record of this move. Raises MoveError where the address has another database by now."""
     found = marks.arrival(target, ours.id)
-    if found is None or found.phase == UNDONE:
+    if found is not None and found.phase == UNDONE:
+        raise MoveError("this move was being taken back. Complete that with --undo; then it can be begun anew.")
+    if found is None:
         raise MoveError(
             f"{target.address} is not the copy that was begun at {ours.address}. Name that one, or let the queue go on "
             "here: --undo, with --force if the copy is lost."

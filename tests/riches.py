@@ -1,0 +1,131 @@
+"""A queue with something in every table, and among it what is hard to carry from one database to another.
+
+Whoever adds a table gives it rows here; a test of the move says so.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+from sqlalchemy import delete, insert, text, update
+
+from tests.factories import (
+    make_attempt,
+    make_chunk,
+    make_event,
+    make_job,
+    make_queue,
+    make_supervisor,
+    make_user,
+    make_worker,
+)
+from webapp import audit, clock, db, settings, tokens
+from webapp.models import (
+    STATES,
+    Act,
+    CommandHour,
+    Control,
+    Group,
+    Job,
+    Minute,
+    OutputTail,
+    Repeat,
+    SetupLink,
+    Throttle,
+    UserSession,
+    View,
+)
+
+HARD = "ä€𝄞 'quoted' \"twice\" back\\slash \\N \t tab\nline\r% $1 {} \x01\x7f\u2028\ufeff end "
+MEBIBYTE = 1024**2
+
+
+def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
+    """Fill the database of this context. One output has `large` bytes; nothing is processing, for that cannot move."""
+    luck, now = random.Random(seed), clock.now()
+    make_queue("paused", paused_by="person:Zoë")
+    for state in STATES:
+        if state != "processing":
+            make_job(state, id=f"a-{state}", queue="paused" if state == "pending" else "default")
+    hard = make_job(
+        "dead",
+        id="hard",
+        command=HARD,
+        priority=-100,
+        timeout=0.1 + 0.2,
+        cwd="/srv/ä",
+        env=json.dumps({"A": HARD, "B": ""}),
+        attempts=2,
+        last_error=HARD,
+        exit_code=-(2**31),
+        form_key="a-form.1",
+        max_retries=0,
+        created_at=2**62,
+        act_id=3,
+        prior_state="failed",
+        prior_run_at=1,
+        prior_failures=0,
+        prior_finished_at=None,
+        prior_attempts=1,
+    )
+    make_attempt(hard, output=bytes(range(256)) * 20, output_runs="1000,4120", output_cut=1000, output_dropped=2**40)
+    make_attempt(hard, output=luck.randbytes(large), worker_id="gone", error=HARD, due_at=now)
+    other = make_job("completed", id="Z", timeout=1e-300)
+    make_attempt(other, state="completed", output=b"", cpu_time=None, peak_memory=2**45, signal=9)
+    make_chunk(other, b"\0\xff left behind", position=2**33)
+    gone = make_job("completed", id="gone")
+    for number in range(3):
+        make_event(f"verb{number}", "person:ana", "job:hard", job=hard if number else None, text=HARD)
+    make_worker(state="stopped", stopped_at=now, pid_started=1234567.891, queues=json.dumps(["ä", "b"]))
+    make_supervisor(stopped_at=now, wanted=0)
+    ana = make_user("ana")
+    make_user("Björn", role="viewer")
+    with db.writing() as session:
+        session.add(OutputTail(job_seq=hard.seq, text=HARD))
+        session.add(Group(key="exit:1", note=HARD, owner=None, changed_at=now, changed_by="person:ana"))
+        session.add(UserSession(id_hash="h", user_id=ana.id, created_at=now, seen_at=now, confirmed_at=0, browser=HARD))
+        session.add(View(user_id=ana.id, name="Ä view", query="q=state%3Adead", created_at=now))
+        session.add(Throttle(key="address:::1", failures=3, last_at=now, until=now))
+        session.add(SetupLink(token_hash="s", expires_at=now))
+        session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
+        session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
+        session.add(Act(**_act(), undoes=None))
+        settings.change(session, "backoff_base", "3.5", "person:ana")
+        audit.note(session, "sign_in", ["user:ana"], "person:ana", details=[{"after": {"text": HARD}}])
+        session.execute(update(Control).values(folded_until=now, pulse=17))
+        session.execute(delete(Job).where(Job.seq == gone.seq))  # so that the last number is no row's
+    _, token = tokens.make("deploy", "submit", None, "person:ana")
+    with db.writing() as session:
+        session.add(Repeat(token_id=token.id, key="k", request_hash="r", at=now, status=201, answer=b"\0{}\xff"))
+        session.add(Repeat(token_id=token.id, key="K", request_hash="r", at=now))
+
+
+def _minute(at: int, queue: str) -> dict[str, Any]:
+    return {"at": at, "queue": queue, "completed": 1, "failed": 0, "dead": 0, "lost": 0, "waits": "", "runs": "1:2"}
+
+
+def _act() -> dict[str, Any]:
+    return {
+        "verb": "requeue",
+        "filter": json.dumps({"state": "dead"}),
+        "highest_seq": 2**60,
+        "cursor_seq": 0,
+        "actor": "person:ana",
+        "state": "done",
+        "created_at": 1,
+        "finished_at": 2,
+        "lease_until": 0,
+    }
+
+
+def contents() -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table of the database of this context, but for its schema's and its moves' own."""
+    found = {}
+    with db.reading() as session:
+        for table in db.Base.metadata.sorted_tables:
+            names = ", ".join(f'"{column.name}"' for column in table.columns)
+            rows = session.execute(text(f'SELECT {names} FROM "{table.name}"'))
+            found[table.name] = sorted((tuple(row) for row in rows), key=repr)
+    return found
