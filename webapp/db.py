@@ -31,6 +31,8 @@ from sqlalchemy.pool import NullPool
 
 from webapp import elsewhere
 from webapp.config import Config, ensure_home
+from webapp.doorbell import Doorbell
+from webapp.doorbell import path_of as doorbell_path
 from webapp.locks import BUSY, Busy, WriteLock, share_use
 
 LOG_KEPT = 16 * 1024**2  # bytes: a log that grew larger, while somebody read for long, is cut to this afterwards
@@ -89,6 +91,7 @@ def init_app(app: Flask, config: Config) -> None:
     app.config["SQLALCHEMY_BINDS"] = {"read": {"url": url, **options}, "worker": {"url": url, **options}}
     db.init_app(app)
     app.extensions["queuectl_write_lock"] = WriteLock(config.lock_path if config.is_sqlite else None)
+    app.extensions["queuectl_doorbell"] = Doorbell(doorbell_path(config) if config.is_sqlite else None)
     if config.is_sqlite:
         app.extensions["queuectl_use"] = share_use(config)
     prepare = _prepare_sqlite if config.is_sqlite else _prepare_postgresql
@@ -144,9 +147,10 @@ def reading() -> Iterator[Session]:
 
 
 @contextmanager
-def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
+def writing(patience: float = BUSY_TIMEOUT, *, rings: bool = True) -> Iterator[Session]:
     """One durable write transaction: committed when the block ends, rolled back when it raises.
 
+    It wakes the workers that wait, unless it `rings` not: housekeeping, of which none of them can make anything.
     Raises Busy when another writer of ours holds the database for longer than `patience` seconds, or a stranger for
     longer than BUSY_TIMEOUT; Elsewhere when the queue has moved to another database.
     """
@@ -155,6 +159,8 @@ def writing(patience: float = BUSY_TIMEOUT) -> Iterator[Session]:
     try:
         with _told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
             yield session
+            if rings:
+                current_app.extensions["queuectl_doorbell"].ring()
     finally:
         lock.release()
 
@@ -232,9 +238,10 @@ class WorkerConnection:
     by `prepare()`, once. Belongs to the thread that made it.
     """
 
-    def __init__(self, engine: Engine, lock: WriteLock) -> None:
+    def __init__(self, engine: Engine, lock: WriteLock, bell: Doorbell) -> None:
         self.engine = engine
         self.dialect = engine.dialect.name
+        self.bell = bell
         self._lock = lock
         self._pooled = engine.raw_connection()
         self._begin = "BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN"
@@ -291,7 +298,7 @@ class WorkerConnection:
 
 
 def worker_connection() -> WorkerConnection:
-    return WorkerConnection(db.engines["worker"], write_lock())
+    return WorkerConnection(db.engines["worker"], write_lock(), current_app.extensions["queuectl_doorbell"])
 
 
 def _prepare_sqlite(engine: Engine, role: str) -> None:

@@ -93,26 +93,24 @@ WHERE state IN {_states("promote")} AND seq IN (
 
 _COLUMNS = "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at"
 
-_CLAIM = f"""
+_TAKE = f"""
 UPDATE jobs SET state = '{ARROWS["claim"].enters}', attempts = attempts + 1, started_at = :now, changed_at = :now,
-                worker_id = :worker, token = CAST(:token AS TEXT) || seq
+                worker_id = :worker, token = {{token}}
 WHERE state IN {_states("claim")} AND seq {{picked}}
-RETURNING {{columns}}
 """  # noqa: S608
 
 _ORDER = "ORDER BY priority DESC, run_at, seq"
 
-# Both merge the first n of each queue. SQLite has no LATERAL, but takes a correlated list for a rowid. PostgreSQL gets
-# an ARRAY: with a plain IN, a nested-loop plan runs the locking select again for each row and claims too many.
-_PICK = {
-    "sqlite": f"""IN (SELECT j.seq FROM json_each(:queues) AS q JOIN jobs AS j ON j.seq IN (
-        SELECT seq FROM jobs WHERE state = 'pending' AND queue = q.value AND {{which}} {_ORDER} LIMIT :n)
-      ORDER BY j.priority DESC, j.run_at, j.seq LIMIT :n)""",  # noqa: S608
-    "postgresql": f"""= ANY(ARRAY(SELECT j.seq FROM unnest(CAST(:queues AS text[])) AS q(name) CROSS JOIN LATERAL (
+# Both merge the first n of each queue. On SQLite the write lock is held: who has looked may take one by one. That costs
+# a third of an UPDATE with a list and a RETURNING, for each of these makes a table of its own. On PostgreSQL a round
+# trip costs more than that. The list is an ARRAY there: with a plain IN, a nested-loop plan runs the locking select
+# again for each row and claims too many.
+_PICK = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND {{which}} {_ORDER} LIMIT :n"  # noqa: S608
+_PICKED = f"""= ANY(ARRAY(SELECT j.seq FROM unnest(CAST(:queues AS text[])) AS q(name) CROSS JOIN LATERAL (
         SELECT seq, priority, run_at FROM jobs WHERE state = 'pending' AND queue = q.name AND {{which}}
         {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED) AS j
-      {_ORDER} LIMIT :n))""",  # noqa: S608
-}
+      {_ORDER} LIMIT :n))"""  # noqa: S608
+_PICK_AND_TAKE = _TAKE.format(token="CAST(:token AS TEXT) || seq", picked=_PICKED) + f"RETURNING {_COLUMNS}"  # noqa: S106
 
 # `cancel` wins where the verb lets it: the caller then settles once more, as cancelled.
 _SETTLE = """
@@ -152,11 +150,13 @@ class Statements:
     """The texts above, compiled for one connection."""
 
     def __init__(self, connection: WorkerConnection) -> None:
-        prepare, pick = connection.prepare, _PICK[connection.dialect]
+        prepare = connection.prepare
+        pick = _PICK if connection.dialect == "sqlite" else _PICK_AND_TAKE
         self.look = prepare(_LOOK)
         self.promote = prepare(_PROMOTE)
-        self.claim = prepare(_CLAIM.format(columns=_COLUMNS, picked=pick.format(which="losses = 0")))
-        self.claim_lone = prepare(_CLAIM.format(columns=_COLUMNS, picked=pick.format(which="losses > 0")))
+        self.pick = prepare(pick.format(which="losses = 0"))
+        self.pick_lone = prepare(pick.format(which="losses > 0"))
+        self.take = prepare(_TAKE.format(token=":token", picked="= :seq"))  # noqa: S106
         self.settle = prepare(_SETTLE)
         self.attempt = prepare(_ATTEMPT)
         self.tail = prepare(_TAIL)
@@ -181,11 +181,12 @@ class Statements:
 class Turn:
     """One worker transaction: `with claims as turn:`. Commits when the block ends, rolls back when it raises."""
 
-    def __init__(self, cursor: Any, sql: Statements, worker_id: str, dialect: str) -> None:
+    def __init__(self, cursor: Any, sql: Statements, worker_id: str, connection: WorkerConnection) -> None:
         self._cursor = cursor
         self._sql = sql
         self._worker = worker_id
-        self._sqlite = dialect == "sqlite"
+        self._sqlite = connection.dialect == "sqlite"
+        self._bell = connection.bell
         self.now = clock.now()
 
     # --- settle ---
@@ -296,19 +297,25 @@ class Turn:
 
     def claim(self, queues: Sequence[str], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
         """Take up to `n` jobs of these queues, in order; `lone` ones only, or only others."""
-        self._cursor.execute(
-            self._sql.claim_lone if lone else self._sql.claim,
-            {
-                "now": self.now,
-                "worker": self._worker,
-                "token": secrets.token_hex(16) + "-",
-                "queues": json.dumps(queues) if self._sqlite else list(queues),
-                "n": n,
-            },
-        )
-        rows = self._cursor.fetchall()
-        rows.sort(key=lambda row: (-row[11], row[12], row[0]))  # RETURNING has no order
-        return [_claim(row, settings) for row in rows]
+        pick = self._sql.pick_lone if lone else self._sql.pick
+        token = secrets.token_hex(16)
+        if self._sqlite:
+            rows = self._first_of(queues, n, pick)
+            for row in rows:
+                values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
+                self._cursor.execute(self._sql.take, values)
+            return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
+        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "queues": list(queues), "n": n}
+        self._cursor.execute(pick, values)
+        rows = sorted(self._cursor.fetchall(), key=_place)  # RETURNING has no order
+        return [_claim(row, settings, row[2], row[3]) for row in rows]
+
+    def _first_of(self, queues: Sequence[str], n: int, pick: str) -> list[Sequence[Any]]:
+        rows: list[Sequence[Any]] = []
+        for queue in queues:
+            self._cursor.execute(pick, {"queue": queue, "n": n})
+            rows += self._cursor.fetchall()
+        return rows if len(queues) == 1 else sorted(rows, key=_place)[:n]
 
     def lone_waiting(self, queues: Iterable[str]) -> bool:
         """Whether a job that must run alone waits in one of these queues."""
@@ -321,7 +328,13 @@ class Turn:
     def held(self, settings: Settings) -> list[Claim]:
         """What the database says this worker holds: after a commit whose answer was lost, more than it knows."""
         self._cursor.execute(self._sql.held, {"worker": self._worker})
-        return [_claim(row, settings) for row in self._cursor.fetchall()]
+        return [_claim(row, settings, row[2], row[3]) for row in self._cursor.fetchall()]
+
+    # --- what others should know ---
+
+    def ring(self) -> None:
+        """Wake the workers that wait: there is something for them, or the next thing comes sooner than they think."""
+        self._bell.ring()
 
     # --- what people changed ---
 
@@ -376,19 +389,24 @@ class Claims:
 
     def __enter__(self) -> Turn:
         self._transaction = self._connection.transaction()
-        return Turn(self._transaction.__enter__(), self._sql, self._worker, self._connection.dialect)
+        return Turn(self._transaction.__enter__(), self._sql, self._worker, self._connection)
 
     def __exit__(self, *raised: object) -> None:
         transaction, self._transaction = self._transaction, None
         transaction.__exit__(*raised)
 
 
-def _claim(row: Sequence[Any], settings: Settings) -> Claim:
+def _place(row: Sequence[Any]) -> tuple[int, int, int]:
+    """In the order in which jobs are taken."""
+    return -row[11], row[12], row[0]
+
+
+def _claim(row: Sequence[Any], settings: Settings, token: str, attempt: int) -> Claim:
     return Claim(
         seq=row[0],
         id=row[1],
-        token=row[2],
-        attempt=row[3],
+        token=token,
+        attempt=attempt,
         command=row[4],
         timeout=row[5],
         cwd=row[6],

@@ -1,67 +1,60 @@
-"""The thread of a worker that talks to the database: settles what ended, claims what fits, notices what people asked.
+"""What a worker has to say to the database, turn by turn: it settles what ended, claims what fits, notices what people
+asked.
 
-It never touches a process: claims go to the main thread through `inbox`, cancellations through `to_stop`, and what
-ended comes back through `done()`. While the database is out of reach it keeps what it has to tell and tries again.
+It never touches a process, and it waits for nothing but the database: `due_in()` says when the next turn is needed.
+While the database is out of reach it keeps what it has to tell and tries again.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
 from webapp import backoff, clock
-from webapp.config import Config
 from webapp.db import WorkerConnection
 from webapp.settings import Settings
 from worker.claims import Claim, Claims, Ended, Turn
-from worker.listener import Listener
 from worker.output import Capture
-from worker.wakeup import Wakeup
 
 log = logging.getLogger("queuectl.worker")
 
 LIVE_AFTER = 1.0  # seconds that a command runs before its output is stored live, and between two such stores
-CONTROL_LOOK = 0.5  # seconds between looks at what people asked, while all slots are busy
+CONTROL_LOOK = 0.5  # seconds between looks at what people asked, while all slots are busy, or while it drains
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same trouble
 LONE_PATIENCE = 5.0  # seconds that a job which must run alone waits before a busy worker makes room for it
 
 
-class Dispatcher(threading.Thread):
-    """See the module. `wake_main` is called after anything was put into `inbox` or `to_stop`, or at the end."""
+class Dispatcher:
+    """See the module. `turn()` belongs to one thread; what stands under 'from any thread' does not."""
 
     def __init__(
         self,
-        config: Config,
-        connection: Callable[[], WorkerConnection],
+        connection: WorkerConnection,
         worker_id: str,
         slots: int,
         queues: Optional[Sequence[str]],
         drain: bool,
+        slow_look: float,
         captures: Callable[[], list[tuple[Claim, Capture]]],
-        wake_main: Callable[[], None],
     ) -> None:
-        super().__init__(name="dispatcher", daemon=True)
-        self.inbox: deque[Claim] = deque()
-        self.to_stop: deque[str] = deque()  # tokens
+        """`slow_look`: seconds after which an idle worker looks for work that nobody told it of."""
+        self.to_stop: deque[str] = deque()  # tokens of running jobs that people cancelled
         self.settings = Settings()
         self.stop_asked = False  # a person asked this worker to stop, or all that was to be drained is done
         self.expired = False  # others took this worker for dead
         self.outdated = False  # the database is a newer version's
-        self.finished = False
         self.completed = self.failed = 0
-        self._config = config
-        self._connect = connection
-        self._worker_id = worker_id
+        self._connection = connection
+        self._claims = Claims(connection, worker_id)
         self._slots = slots
         self._queues = queues
         self._drain = drain
+        self._slow_look = slow_look
         self._captures = captures
-        self._wake_main = wake_main
         self._accepting = True
         self._quiet = False
         self._quiet_wanted = False
@@ -75,61 +68,71 @@ class Dispatcher(threading.Thread):
         self._live_at = 0.0
         self._lone_since: Optional[float] = None
         self._unsure = False  # a commit failed: the database may hold claims for us that we do not know
+        self._look_at = 0.0  # when the next turn is due, whatever happens; on the monotonic clock
+        self._trouble = 0.0  # seconds until the next try, while the database is out of reach
         self._complained = ("", 0.0)
-        self._wakeup: Optional[Wakeup] = None
-        self._listener = Listener(connection, worker_id, self._stop_these)
 
-    # --- from the main thread ---
+    # --- from any thread ---
 
     def done(self, ended: Ended) -> None:
+        """To be settled."""
         self._outbox.append(ended)
-        self.notify()
 
     def accept_no_more(self) -> None:
         """Settle what is held, then finish."""
         self._accepting = False
-        self.notify()
 
     def be_quiet(self) -> None:
         """Take no more until a person says otherwise."""
         self._quiet_wanted = True
-        self.notify()
 
-    def notify(self) -> None:
-        if self._wakeup is not None:
-            self._wakeup.notify()
+    @property
+    def finished(self) -> bool:
+        """Nothing is held, nothing is to be told, and nothing more is taken."""
+        return not (self._accepting or self._held or self._outbox)
 
-    # --- the thread ---
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
 
-    def run(self) -> None:
-        connection = self._connect()
-        claims = Claims(connection, self._worker_id)
-        self._wakeup = Wakeup(self._config)
-        self._listener.start()
-        trouble = 0.0
+    @property
+    def has_room(self) -> bool:
+        """Whether it would take more jobs, if there were any."""
+        return self._free(self._held.values()) > 0
+
+    # --- turns ---
+
+    def due_in(self) -> float:
+        """Seconds until the next turn is due; 0: now."""
+        if (self._outbox or self._quiet_wanted) and not self._trouble:
+            return 0.0
+        return max(0.0, self._look_at - time.monotonic())
+
+    def turn(self) -> list[Claim]:
+        """Do all that there is to do, in one transaction; return what this worker holds from now on and is to start."""
         try:
-            while not self.expired and (self._accepting or self._held or self._outbox):
-                try:
-                    self._listener.turn_began = time.monotonic()
-                    busy = self._turn(claims)
-                    self._listener.turn_began = None
-                    trouble = 0.0
-                except connection.errors as error:
-                    trouble = min(1.0, trouble * 2 or 0.05)
-                    self._unsure, self._revision = True, -1
-                    self._complain(str(error).strip())
-                    time.sleep(trouble)
-                    self._reconnect(connection)
-                    continue
-                if not busy:
-                    self._wait(self._wakeup)
-        except Exception:
-            log.exception("the dispatcher failed")
-        finally:
-            self.finished = True
-            self._listener.end()
-            self._wake_main()
-            connection.close()
+            claimed = self._turn()
+        except self._connection.errors as error:
+            self._trouble = min(1.0, self._trouble * 2 or 0.05)
+            self._look_at = time.monotonic() + self._trouble
+            self._unsure, self._revision = True, -1
+            self._complain(str(error).strip())
+            self._reconnect()
+            return []
+        self._trouble = 0.0
+        # Something was there, and there is room: there may be more.
+        self._look_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
+        return claimed
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _rest(self) -> float:
+        idle = self.has_room
+        rest = self._slow_look if idle and not self._drain else min(CONTROL_LOOK, self._slow_look)
+        if idle and self._next_due is not None:
+            rest = min(rest, max(0.0, (self._next_due - clock.now()) / clock.SECOND))
+        return min(rest, LIVE_AFTER) if self._held else rest
 
     def _complain(self, trouble: str) -> None:
         """Once a minute for the same trouble: a disk may be full for a night."""
@@ -140,23 +143,11 @@ class Dispatcher(threading.Thread):
         self._complained = (trouble, now)
         log.warning("the database cannot be used, trying again: %s", trouble)
 
-    def _reconnect(self, connection: WorkerConnection) -> None:
+    def _reconnect(self) -> None:
         try:
-            connection.reconnect()
-        except connection.errors as error:
+            self._connection.reconnect()
+        except self._connection.errors as error:
             log.debug("cannot connect to the database: %s", str(error).strip())
-
-    def _wait(self, wakeup: Wakeup) -> None:
-        if self._outbox:
-            return
-        idle = self._free(self._held.values()) > 0
-        timeout = wakeup.slow_look if idle else CONTROL_LOOK
-        if idle and self._next_due is not None:
-            timeout = min(timeout, max(0.0, (self._next_due - clock.now()) / clock.SECOND))
-        if self._held:
-            timeout = min(timeout, LIVE_AFTER)
-        # A full worker does not care for commits; each of its neighbours' would wake it.
-        wakeup.wait(timeout, for_commits=idle)
 
     def _free(self, holding: Collection[Claim]) -> int:
         """Slots that a claim may fill beside these."""
@@ -165,8 +156,7 @@ class Dispatcher(threading.Thread):
             return 0
         return max(0, self._slots - len(holding))
 
-    def _turn(self, claims: Claims) -> bool:
-        """One transaction. True when there may be more to do at once."""
+    def _turn(self) -> list[Claim]:
         ended = list(self._outbox)
         settled: list[tuple[Ended, Optional[str]]] = []
         stored: dict[str, int] = {}
@@ -174,34 +164,40 @@ class Dispatcher(threading.Thread):
         recovered: list[Claim] = []
         drained = False
         quiet_wanted = self._quiet_wanted
-        with claims as turn:
+        with self._claims as turn:
             look = turn.look()
             if look.revision != self._revision or quiet_wanted:
                 self._notice(turn, quiet_wanted)
             if self._unsure:
                 recovered = [claim for claim in turn.held(self.settings) if claim.token not in self._held]
+            retry_due = []
             for one in ended:
-                settled.append((one, turn.settle(one, self.settings, self._backoff(one))))
+                wait = self._backoff(one)
+                settled.append((one, turn.settle(one, self.settings, wait)))
+                if settled[-1][1] == "failed":
+                    retry_due.append(turn.now + clock.seconds(wait))
                 if one.claim.token in self._stored:
                     turn.drop_output(one.claim)
             self._store_live(turn, stored)
+            promoted = 0
             if look.next_due is not None and look.next_due <= turn.now:
-                turn.promote()  # also while all slots are busy: what is due is pending, whoever may take it
+                promoted = turn.promote()  # also while all slots are busy: what is due is pending, whoever may take it
             leaving = {one.claim.token for one in ended}
             holding = [claim for token, claim in self._held.items() if token not in leaving] + recovered
             free = self._free(holding)
             if free > 0:
                 claimed = self._claim(turn, free, look.lone_waiting, holding=bool(holding))
                 drained = self._drain and not claimed and not turn.anything_left(self._queues)
-        self._next_due = look.next_due if look.next_due is None or look.next_due > turn.now else turn.now
+            if promoted or drained or any(state in {"failed", "pending"} for _, state in settled):
+                turn.ring()
+        due = [max(due, turn.now) for due in (look.next_due, *retry_due) if due is not None]
+        self._next_due = min(due, default=None)
         self._revision, self._unsure = look.revision, False
         self._quiet_wanted = self._quiet_wanted and not quiet_wanted  # only now: the transaction might have failed
         self._committed(settled, stored, recovered + claimed)
         if drained and not self._held:
             self.stop_asked = True
-            self._wake_main()
-        # Something was there, and there is room: there may be more.
-        return bool(claimed) and self._free(self._held.values()) > 0
+        return recovered + claimed
 
     def _claim(self, turn: Turn, free: int, lone_waiting: bool, holding: bool) -> list[Claim]:
         queues = [name for name in self._open_queues if self._queues is None or name in self._queues]
@@ -230,18 +226,10 @@ class Dispatcher(threading.Thread):
         wish, state = turn.wish()
         self.expired = state != "running"
         self._quiet = wish == "quiet"
-        if (wish == "stop" or self.outdated) and not self.stop_asked:
-            self.stop_asked = True
-            self._wake_main()
+        self.stop_asked = self.stop_asked or wish == "stop" or self.outdated
         asked = turn.asked_to_stop()
         new, self._asked = asked - self._asked, asked
-        if new:
-            self._stop_these(new)
-
-    def _stop_these(self, tokens: Iterable[str]) -> None:
-        """Have the main thread end these, after it has looked into `inbox`."""
-        self.to_stop.extend(tokens)
-        self._wake_main()
+        self.to_stop.extend(new)
 
     def _backoff(self, ended: Ended) -> float:
         if ended.kind != "failed":
@@ -279,13 +267,9 @@ class Dispatcher(threading.Thread):
             _tell(one, state)
         if claimed and not self._held:
             self._live_at = time.monotonic()
-        for claim in claimed:
-            self._held[claim.token] = claim
-            self.inbox.append(claim)
-        self._listener.need(bool(self._held))
-        if claimed:
-            # One that was recovered may have been cancelled meanwhile, which the main thread could not heed before.
-            self._stop_these(claim.token for claim in claimed if claim.token in self._asked)
+        self._held.update((claim.token, claim) for claim in claimed)
+        # One that was recovered may have been cancelled meanwhile.
+        self.to_stop.extend(claim.token for claim in claimed if claim.token in self._asked)
 
 
 def _tell(ended: Ended, state: Optional[str]) -> None:

@@ -1,7 +1,7 @@
-"""One worker process: its main thread, which owns the commands, beside the dispatcher and the heartbeat.
+"""One worker process: its main thread, which attends to the commands and takes turns at the database.
 
-The main thread waits for its commands, its supervisor and the dispatcher, all of it in `Runner.poll()`, and never for
-the database.
+It waits for its commands, its supervisor and for work, all of it in `Runner.poll()`. While a turn at the database
+lasts, the guardian attends to the commands in its place. The heartbeat has a thread of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -20,11 +21,13 @@ from webapp import __version__, clock, db
 from webapp.config import Config
 from webapp.lifecycle import record
 from webapp.models import Worker
-from worker import crew, processes
+from worker import crew, processes, wakeup
 from worker.assignment import Assignment
 from worker.child import BROKEN, DONE, EXPIRED, GONE, NOW, OUTDATED, QUIET
 from worker.claims import Ended
 from worker.dispatcher import Dispatcher
+from worker.guardian import Guardian
+from worker.listener import Listener
 from worker.runner import Runner
 from worker.runner_posix import PosixRunner
 from worker.runner_threads import ThreadRunner
@@ -55,50 +58,44 @@ class _Worker:
             with app.app_context():
                 return db.worker_connection()
 
+        self._wakeup = wakeup.of(config, selects=self._runner.selects)
+        self._asks = self._wakeup.look_every < math.inf
         self._dispatcher = Dispatcher(
-            config,
-            connection,
+            connection(),
             self.id,
             assignment.slots,
             assignment.queues,
             assignment.drain,
+            self._wakeup.slow_look,
             self._runner.captures,
-            self._runner.wake,
         )
+        self._guardian = Guardian(self._stand_in, self._runner.wake, lambda: self._listener.listen())
+        self._listener = Listener(connection, self.id, self._stop_these, lambda: self._guardian.stands_in)
+        self._runner.called = lambda: self._guardian.need(True)
         self._heartbeat = _Heartbeat(connection, self.id, self._dispatcher, self._runner.wake)
         self._stopping = False
         self._patient = False
         self._release_at: Optional[float] = None
+        self._give_up: Optional[float] = None
 
     def run(self) -> int:
         self._register()
-        self._dispatcher.start()
-        self._heartbeat.start()
+        for thread in (self._guardian, self._listener, self._heartbeat):
+            thread.start()
         log.info(
             "worker %s started (pid %d, slots: %d)", self.id, os.getpid(), self._assignment.slots, extra=self._named
         )
-        give_up: Optional[float] = None
-        while not self._dispatcher.finished:
-            for one in self._runner.poll(self._until_release()):
-                self._dispatcher.done(one)
-            if self._dispatcher.expired:
-                return self._abandon()
-            self._take_claims()
-            self._stop_cancelled()
-            self._heed_orders()
-            if self._dispatcher.stop_asked and not self._stopping:
-                # Who asked it to stop through the database is in no hurry; a signal, or a newer version, is.
-                self._stop(patient=not self._dispatcher.outdated)
-            if self._release_at is not None and time.monotonic() >= self._release_at:
-                self._release(self._dispatcher.settings.kill_grace)
-            if self._stopping and not len(self._runner):
-                give_up = give_up or time.monotonic() + LAST_WORDS
-                if time.monotonic() > give_up:
-                    log.error(
-                        "worker %s: the database is away; its jobs go back when it returns", self.id, extra=self._named
-                    )
+        try:
+            while not self._dispatcher.finished:
+                self._attend(self._dispatcher.due_in())
+                if self._dispatcher.expired:
+                    return self._abandon()
+                if self._rang() or self._dispatcher.due_in() == 0:
+                    self._take_turn()
+                if self._is_away():
                     return BROKEN
-        if self._dispatcher.expired or not self._stopping:
+        except Exception:
+            log.exception("worker %s failed", self.id, extra=self._named)
             return self._abandon()
         self._deregister()
         if self._dispatcher.outdated:
@@ -110,19 +107,70 @@ class _Worker:
     def close(self) -> None:
         self._runner.close()
         self._heartbeat.stop()
+        self._wakeup.close()
+        self._dispatcher.close()
 
-    # --- what came in ---
+    # --- the database ---
 
-    def _take_claims(self) -> None:
-        inbox = self._dispatcher.inbox
-        while inbox:
-            claim = inbox.popleft()
+    def _rang(self) -> bool:
+        """Whether there may be work for which there is room. A full worker leaves it to the others, and looks later."""
+        if not self._dispatcher.has_room or not (self._runner.rang or self._asks):
+            return False
+        self._runner.rang = False
+        return self._wakeup.rang()
+
+    def _take_turn(self) -> None:
+        with self._guardian.turn():
+            claims = self._dispatcher.turn()
+        for claim in claims:
             if self._stopping:
                 now = clock.now()
                 error = "handed back: its worker shut down before it began"
                 self._dispatcher.done(Ended(claim, "released", "released", now, now, error=error))
             else:
                 self._runner.start(claim, self._dispatcher.settings)
+        self._guardian.need(self._dispatcher.holds)
+        if self._dispatcher.stop_asked and not self._stopping:
+            # Who asked it to stop through the database is in no hurry; a signal, or a newer version, is.
+            self._stop(patient=not self._dispatcher.outdated)
+
+    def _is_away(self) -> bool:
+        """Whether the database has been out of reach for so long that a worker with nothing left to run gives up."""
+        if not self._stopping or len(self._runner):
+            return False
+        self._give_up = self._give_up or time.monotonic() + LAST_WORDS
+        if time.monotonic() <= self._give_up:
+            return False
+        log.error("worker %s: the database is away; its jobs go back when it returns", self.id, extra=self._named)
+        return True
+
+    # --- the commands: by whoever holds the guardian's baton ---
+
+    def _attend(self, timeout: float) -> None:
+        """Wait for something to happen to the commands, or for the bell; take in what ended, and end what must."""
+        if self._dispatcher.has_room and not self._runner.rang:
+            timeout = min(timeout, self._wakeup.look_every)
+            self._runner.arm(self._wakeup.descriptor())
+        if self._release_at is not None:
+            timeout = min(timeout, max(0.0, self._release_at - time.monotonic()))
+        for one in self._runner.poll(timeout):
+            self._dispatcher.done(one)
+        self._stop_cancelled()
+        self._heed_orders()
+        if self._release_at is not None and time.monotonic() >= self._release_at:
+            self._release(self._dispatcher.settings.kill_grace)
+
+    def _stand_in(self, timeout: float) -> None:
+        """Attend in the place of the main thread, which waits for the database."""
+        self._attend(timeout)
+        if self._dispatcher.expired:
+            self._runner.stop("lost", 0.0)
+        if self._is_away():
+            os._exit(BROKEN)  # nothing else ends a thread that waits for a lock
+
+    def _stop_these(self, tokens: set[str]) -> None:
+        self._dispatcher.to_stop.extend(tokens)
+        self._runner.wake()
 
     def _stop_cancelled(self) -> None:
         tokens = set()
@@ -158,13 +206,8 @@ class _Worker:
         self._release_at = None
         self._runner.stop("released", grace)
 
-    def _until_release(self) -> Optional[float]:
-        if self._release_at is not None:
-            return max(0.0, self._release_at - time.monotonic())
-        return 1.0 if self._stopping else None
-
     def _abandon(self) -> int:
-        """Others hold this worker's claims now, or its dispatcher broke: end what runs and touch nothing else."""
+        """Others hold this worker's claims now, or it broke: end what runs and touch nothing else."""
         log.error("worker %s: taken for dead or broken; ending what it runs", self.id, extra=self._named)
         self._runner.stop("lost", 0.0)
         deadline = time.monotonic() + 5

@@ -1,10 +1,10 @@
 """The commands of one worker: start each, end it in time, say what came of it. What is the same on every platform.
 
-A `Runner` belongs to a worker's main thread and never touches the database, so that limits and cancellations bite
-even while the database is out of reach. It is also the one place where that thread waits: `poll()` returns when
-something happened to a command, when another thread called `wake()`, or when the supervisor had something to say.
-How a process is started, read and found is the platform's: `runner_posix.py` where there is fork,
-`runner_threads.py` elsewhere.
+A `Runner` belongs to one thread at a time (see `guardian.py`) and never touches the database, so that limits and
+cancellations bite even while that is out of reach. It is also the one place where a worker waits: `poll()` returns
+when something happened to a command, when another thread called `wake()`, when the supervisor had something to say, or
+when the bell rang for which it was armed. How a process is started, read and found is the platform's:
+`runner_posix.py` where there is fork, `runner_threads.py` elsewhere.
 
 The end of a job is the end of its shell, not the closing of its pipes: what the shell leaves behind is ended.
 """
@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Generic, Optional, TypeVar
+from typing import Any, Callable, Generic, Optional, TypeVar
 
 from webapp import clock
 from webapp.settings import Settings
@@ -67,10 +67,21 @@ class CannotStart(Exception):
 
 
 class Runner(ABC, Generic[R]):
-    """See the module. `orders` holds what the supervisor said, in the words of `child.py`."""
+    """See the module.
+
+    Attributes:
+        orders: what the supervisor said, in the words of `child.py`.
+        called: is called when it said something, from whatever thread heard it.
+        rang: the bell did since `arm()`; for whoever answers it to reset.
+        selects: whether `arm()` has an effect.
+    """
+
+    selects = False
 
     def __init__(self) -> None:
         self.orders: deque[str] = deque()
+        self.called: Callable[[], object] = lambda: None
+        self.rang = False
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[Ended] = []
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("QUEUECTL_")}
@@ -106,6 +117,9 @@ class Runner(ABC, Generic[R]):
         for running in self._running.values():
             if (tokens is None or running.claim.token in tokens) and not running.over:
                 self._terminate(running, why, grace)
+
+    def arm(self, bell: Optional[int]) -> None:
+        """Have `poll()` return, once, when this descriptor can be read."""
 
     def poll(self, timeout: Optional[float]) -> list[Ended]:
         """Wait for something to happen, `timeout` seconds at the most; return what ended."""

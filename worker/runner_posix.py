@@ -1,4 +1,4 @@
-"""The commands of one worker where there is fork: one thread, which waits for pipes, signals and threads in a selector.
+"""The commands of one worker where there is fork: whoever polls waits for pipes, signals, threads and the bell at once.
 
 The supervisor speaks in signals (TERM and INT: stop, a second one: now; TSTP and USR1: quiet), its death is the end of
 a pipe, and the end of a command is a SIGCHLD. Where the platform has subreapers this process is one: what escapes from
@@ -8,11 +8,13 @@ a command's tree becomes its child.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import selectors
+import select
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -27,6 +29,9 @@ from worker.runner import READ_SIZE, CannotStart, Runner, Running
 FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on
 # What has limits begins when it is told that they stand, and not at all if its worker dies before.
 _GATE = ["/bin/sh", "-c", 'read -r word && [ "$word" = go ] && exec "$@" </dev/null', "sh"]
+# Python ignores some, and whoever started it may have others: what is ignored stays so across exec. All of them, for
+# the child looks up each that it was not told of, which takes it longer than to set it.
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 
@@ -39,17 +44,22 @@ class _Running(Running):
 class PosixRunner(Runner[_Running]):
     """See the module. Takes the process's signal handlers and its wake-up descriptor."""
 
+    selects = True
+
     def __init__(self, parent: int) -> None:
         """`parent` is the read end of the pipe whose end is the supervisor's death."""
         super().__init__()
         self._parent = parent
-        # Signals and other threads wake the selector through this pair.
+        # Signals and other threads wake who polls through this pair.
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake_read, selectors.EVENT_READ, "wake")
-        self._selector.register(parent, selectors.EVENT_READ, "parent")
+        # Not epoll: to register a pipe there and to take it out again costs more than to pass few of them at each wait.
+        self._poll = select.poll()
+        self._pipes: dict[int, tuple[_Running, int]] = {}  # whose each is, and which stream of it
+        self._bell: Optional[int] = None
+        for descriptor in (self._wake_read.fileno(), parent):
+            self._poll.register(descriptor, select.POLLIN)
         self._asked_to_stop = False
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
@@ -76,27 +86,42 @@ class PosixRunner(Runner[_Running]):
         else:
             self.orders.append(NOW if self._asked_to_stop else STOP)
             self._asked_to_stop = True
+        self.called()
 
     # --- waiting ---
 
+    def arm(self, bell: Optional[int]) -> None:
+        if bell is not None and self._bell is None:
+            self._bell = bell
+            self._poll.register(bell, select.POLLIN)
+
     def _wait(self, timeout: Optional[float]) -> None:
         woken = False
-        for key, _ in self._selector.select(timeout):
-            if isinstance(key.data, tuple):
-                self._read(key.fd, *key.data)
-            elif key.data == "wake":
+        for descriptor, _ in self._poll.poll(None if timeout is None else math.ceil(timeout * 1000)):
+            if descriptor in self._pipes:
+                self._read(descriptor, *self._pipes[descriptor])
+            elif descriptor == self._wake_read.fileno():
                 woken = True
                 # Before the reaping: a command that ends after it must ring again.
                 with contextlib.suppress(BlockingIOError):
                     self._wake_read.recv(4096)
+            elif descriptor == self._bell:
+                self._poll.unregister(descriptor)
+                self._bell, self.rang = None, True
             else:
-                self._selector.unregister(self._parent)
+                self._poll.unregister(self._parent)
                 self.orders.append(GONE)
         if woken:
             self._reap()
 
     def _reap(self) -> None:
         """Collect every child that has ended: shells, and orphans that were given to this process."""
+        over = list(self._ended_shells())
+        orphans = self._adopted() if over else set()
+        for running in over:
+            self._shell_ended(running, self._owned(running, orphans) if self._subreaper else _group(running.pid))
+
+    def _ended_shells(self) -> Iterator[_Running]:
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -116,7 +141,7 @@ class PosixRunner(Runner[_Running]):
             # A spawned child begins with its parent's peak as its own: below that, nobody knows what it needed.
             if usage.ru_maxrss > self._own_peak():
                 running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
-            self._shell_ended(running, self._left(running))
+            yield running
 
     @staticmethod
     def _own_peak() -> int:
@@ -153,8 +178,7 @@ class PosixRunner(Runner[_Running]):
                 ],
                 setsid=True,
                 setsigmask=[],
-                # Python ignores these two, and what is ignored stays so across exec.
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+                setsigdef=_SIGNALS,
             )
             if fence is not None:
                 fence.enclose(pid)
@@ -171,7 +195,8 @@ class PosixRunner(Runner[_Running]):
         os.set_blocking(read_err, False)
         running = _Running(pid, claim, capture, started_at, limits=limits, pipes=[read_out, read_err], fence=fence)
         for stream, pipe in zip((STDOUT, STDERR), running.pipes):
-            self._selector.register(pipe, selectors.EVENT_READ, (running, stream))
+            self._pipes[pipe] = running, stream
+            self._poll.register(pipe, select.POLLIN)
         return running
 
     # --- reading ---
@@ -187,7 +212,8 @@ class PosixRunner(Runner[_Running]):
             self._close_pipe(running, pipe)
 
     def _close_pipe(self, running: _Running, pipe: int) -> None:
-        self._selector.unregister(pipe)
+        self._poll.unregister(pipe)
+        del self._pipes[pipe]
         os.close(pipe)
         running.pipes[running.pipes.index(pipe)] = -1
 
@@ -215,20 +241,19 @@ class PosixRunner(Runner[_Running]):
         tree = set(processes.descendants(running.pid))
         if not running.over:
             tree.add(running.pid)
-        tree |= self._orphans(running)
-        return tree
+        return tree | self._owned(running, self._adopted())
 
     def _left(self, running: _Running) -> set[int]:
-        return self._orphans(running) if self._subreaper else _group(running.pid)
+        return self._owned(running, self._adopted()) if self._subreaper else _group(running.pid)
 
-    def _orphans(self, running: _Running) -> set[int]:
-        """Adopted children of this process that belong to a job, with all below them.
+    def _owned(self, running: _Running, orphans: set[int]) -> set[int]:
+        """Those of the adopted children of this process that belong to a job, with all below them.
 
         They carry its token or are of its session; one that shows neither (`env -i setsid …`) belongs to it if no
         other job runs here that could own it.
         """
         found = running.fence.pids() - {running.pid} if running.fence is not None else set()
-        for pid in self._adopted():
+        for pid in orphans:
             if self._owns(running, pid):
                 found |= {pid, *processes.descendants(pid)}
         return found
@@ -245,7 +270,7 @@ class PosixRunner(Runner[_Running]):
 
     def _adopted(self) -> set[int]:
         if self._children is not None:
-            children = {int(pid) for pid in os.pread(self._children, 1 << 20, 0).split()}
+            children = {int(pid) for pid in _whole(self._children).split()}
         elif self._subreaper:
             import psutil
 
@@ -253,6 +278,14 @@ class PosixRunner(Runner[_Running]):
         else:
             return set()
         return children - self._running.keys()
+
+
+def _whole(descriptor: int) -> bytes:
+    """All that a file holds, from its beginning."""
+    parts = [os.pread(descriptor, READ_SIZE, 0)]
+    while parts[-1]:  # as the kernel gives it, a page at a time
+        parts.append(os.pread(descriptor, READ_SIZE, sum(map(len, parts))))
+    return b"".join(parts)
 
 
 def _group(pid: int) -> set[int]:

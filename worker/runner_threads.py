@@ -59,6 +59,7 @@ class ThreadRunner(Runner[_Running]):
 
     def _hear(self, word: str) -> None:
         self.orders.append(word)
+        self.called()
         self.wake()
 
     # --- waiting ---

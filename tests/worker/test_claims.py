@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -178,15 +177,8 @@ def _explained(connection: WorkerConnection, statement: str, values: dict[str, A
         yield "\n".join(str(row[3] if sqlite else row[0]) for row in rows)
 
 
-def _values(connection: WorkerConnection, n: int = 4) -> dict[str, Any]:
-    queues = ["default", "mail"]
-    return {
-        "now": 1,
-        "worker": "w1",
-        "token": "t",
-        "queues": json.dumps(queues) if connection.dialect == "sqlite" else queues,
-        "n": n,
-    }
+def _values(n: int = 4) -> dict[str, Any]:
+    return {"now": 1, "worker": "w1", "token": "t", "queue": "default", "queues": ["default", "mail"], "n": n}
 
 
 def _full_scans(plan: str) -> list[str]:
@@ -198,7 +190,7 @@ def _full_scans(plan: str) -> list[str]:
 
 
 def test_a_claim_walks_its_index_queue_by_queue(connection: WorkerConnection) -> None:
-    with _explained(connection, Statements(connection).claim, _values(connection)) as plan:
+    with _explained(connection, Statements(connection).pick, _values()) as plan:
         assert "ix_jobs_claim" in plan
         assert _full_scans(plan) == []
         if connection.dialect == "sqlite":
@@ -207,14 +199,15 @@ def test_a_claim_walks_its_index_queue_by_queue(connection: WorkerConnection) ->
 
 @pytest.mark.parametrize(
     ("name", "index"),
-    [("claim_lone", "ix_jobs_lone"), ("look", "ix_jobs_waiting"), ("promote", "ix_jobs_waiting")],
+    [("pick_lone", "ix_jobs_lone"), ("look", "ix_jobs_waiting"), ("promote", "ix_jobs_waiting")],
 )
 def test_what_a_turn_asks_is_answered_by_an_index(connection: WorkerConnection, name: str, index: str) -> None:
-    with _explained(connection, getattr(Statements(connection), name), _values(connection)) as plan:
+    with _explained(connection, getattr(Statements(connection), name), _values()) as plan:
         assert index in plan
         assert _full_scans(plan) == []
 
 
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("way", ["enable_hashjoin", "enable_mergejoin"])
 def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
     queue: Queue, connection: WorkerConnection, way: str
@@ -223,12 +216,11 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
     from webapp import jobspec
 
     operations.enqueue([jobspec.parse({"command": "true"})] * 1000, "person:test")
-    statement = Statements(connection).claim
+    statement = Statements(connection).pick
     with connection.transaction() as cursor:
-        if connection.dialect == "postgresql":
-            for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):
-                cursor.execute(f"SET LOCAL {setting} = off")
-        cursor.execute(statement, _values(connection, n=1))
+        for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):
+            cursor.execute(f"SET LOCAL {setting} = off")
+        cursor.execute(statement, _values(n=1))
         assert len(cursor.fetchall()) == 1
 
 

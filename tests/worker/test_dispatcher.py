@@ -1,4 +1,4 @@
-"""The dispatcher turn by turn, without its thread: what it still takes when it may not, and what it takes up again."""
+"""The dispatcher turn by turn, without a worker around it: what it takes and leaves, and what it takes up again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sqlalchemy import update
 from tests import factories
 from tests.worker.conftest import Queue
 from webapp import db, operations
-from webapp.config import Config
 from webapp.db import writing
 from webapp.models import Job, Worker
 from worker.claims import Claims
@@ -22,23 +21,20 @@ from worker.dispatcher import Dispatcher
 class Bench:
     """A dispatcher of two slots and its claims."""
 
-    def __init__(self, app: Flask, config: Config) -> None:
+    def __init__(self) -> None:
         self.worker = factories.make_worker(id="w1", slots=2)
         self.connection = db.worker_connection()
         self.claims = Claims(self.connection, "w1")
-        self.dispatcher = Dispatcher(config, lambda: self.connection, "w1", 2, None, False, list, lambda: None)
+        self.dispatcher = Dispatcher(self.connection, "w1", 2, None, False, 10.0, list)
 
     def turn(self) -> list[str]:
-        """The jobs that one turn hands to the main thread."""
-        self.dispatcher._turn(self.claims)
-        handed = [claim.id for claim in self.dispatcher.inbox]
-        self.dispatcher.inbox.clear()
-        return handed
+        """The jobs that one turn takes."""
+        return [claim.id for claim in self.dispatcher.turn()]
 
 
 @pytest.fixture
-def bench(app: Flask, config: Config) -> Iterator[Bench]:
-    one = Bench(app, config)
+def bench(app: Flask) -> Iterator[Bench]:
+    one = Bench()
     yield one
     one.connection.close()
 

@@ -31,7 +31,7 @@ start(2, f"read line < {gate}; exit 2")
 real, opened = os.wait4, []
 def wait4(pid, options):
     answer = real(pid, options)
-    if answer[0] == 0 and not opened and len(runner) == 2 and any(one.over for one in runner._running.values()):
+    if answer[0] == 0 and not opened and len(runner) == 2 and any(one.ended_at for one in runner._running.values()):
         opened.append(True)
         with open(gate, "w") as file:
             file.write("go\\n")
