@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 SECTIONS = {
     "drain": "jobs a second, of two bare loops that spawn the same command",
     "pickup": "from the enqueue to the command's first moment, on an idle machine",
+    "slots": "fifty commands at a time that only sleep",
     "idle": "CPU and memory of a pool of workers that has nothing to do",
+    "enqueue": "jobs stored durably, one at a time and many from a file",
+    "growth": "a claim and a settle in tables of a thousand rows and of a million",
+    "console": "the console's pages, at a thousand jobs and at a million",
+    "submit": "jobs sent by the console's form, alone and by many",
+    "cli": "`manage.py enqueue` as a whole process",
+    "start": "from `up` to the console's first answer",
 }
+LEAST_SPACE = 200 * 1024**2  # bytes
 
 
 class BenchError(Exception):
@@ -48,5 +56,18 @@ class Bench:
 def measure(bench: Bench, name: str, *, quick: bool = False) -> Sequence[Row]:
     """Measure one section; `quick` with sizes that show no more than that it works. Raises BenchError."""
     section: Any = import_module(f"webapp.bench.{name}")
-    rows: Sequence[Row] = section.measure(bench, section.QUICK if quick else section.Sizes())
-    return rows
+    try:
+        rows: Sequence[Row] = section.measure(bench, section.QUICK if quick else section.Sizes())
+        return rows
+    finally:
+        bench.scratch.tidy()
+
+
+def space(names: Sequence[str], *, large: bool, quick: bool = False) -> int:
+    """Bytes that these sections need, the most that any of them does: each makes room for the next."""
+    needed = 0
+    for name in names:
+        section: Any = import_module(f"webapp.bench.{name}")
+        if hasattr(section, "space"):
+            needed = max(needed, section.space(section.QUICK if quick else section.Sizes(), large=large))
+    return LEAST_SPACE + needed

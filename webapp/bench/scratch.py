@@ -44,11 +44,31 @@ class Scratch:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         self._number = 0
+        self._bytecode = folder / "bytecode"
 
     def home(self) -> Path:
         """The name of a fresh home; who opens it first makes it."""
         self._number += 1
         return self.folder / f"home-{self._number}"
+
+    def forget(self, home: Path) -> None:
+        """Make room. Nothing may use this home any more."""
+        shutil.rmtree(home, ignore_errors=True)
+
+    def tidy(self) -> None:
+        """The same for everything that lies here."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and path != self._bytecode:
+                self.forget(path)
+            elif path.is_file():
+                path.unlink()
+
+    def warm_up(self) -> None:
+        """Have bytecode made and files read once: the first start after an installation is no usual one."""
+        home = self.home()
+        for argv in (("enqueue", "--command", "true"), ("worker", "start", "--drain")):
+            self.wait(self.manage(home, *argv), within=60)
+        self.forget(home)
 
     @property
     def log(self) -> Path:
@@ -59,6 +79,9 @@ class Scratch:
         """This process's environment, without the person's own queue in it and without what `.env` says of it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")}
         blank = {f"QUEUECTL_{name}": "" for name in ("DATABASE_URL", "PUBLIC_URL", "TRUSTED_PROXIES")}
+        if kept.pop("PYTHONDONTWRITEBYTECODE", None):
+            # Whoever wants none beside the sources has every start compile them anew, which nobody means to measure.
+            kept["PYTHONPYCACHEPREFIX"] = str(self._bytecode)
         of_home = {"QUEUECTL_HOME": str(home), "QUEUECTL_VENV": sys.prefix, **blank} if home is not None else {}
         return {**kept, **of_home, **(more or {}), MARK: self._mark}
 
