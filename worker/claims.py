@@ -141,7 +141,7 @@ DELETE FROM output_chunks
 WHERE job_seq = :seq AND attempt = :attempt AND position >= :first AND position + length(data) <= :behind
 """
 
-_EVENT = """
+EVENT = """
 INSERT INTO events (at, verb, actor, subject, job_seq, detail) VALUES (:now, :verb, :actor, :subject, :seq, :detail)
 """
 
@@ -162,7 +162,7 @@ class Statements:
         self.tail = prepare(_TAIL)
         self.chunk = prepare(_CHUNK)
         self.drop_chunks = prepare(_DROP_CHUNKS)
-        self.event = prepare(_EVENT)
+        self.event = prepare(EVENT)
         self.settings = prepare("SELECT key, value FROM settings")
         self.queues = prepare("SELECT name FROM queues WHERE paused_at IS NULL")
         self.schema = prepare(migrations.SCHEMA)

@@ -13,8 +13,9 @@ import json
 import logging
 import os
 import time
+from typing import Any
 
-from sqlalchemy import Row, func, literal_column, select, update
+from sqlalchemy import Row, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
 from webapp import __version__, clock, operations
@@ -31,24 +32,25 @@ PATIENCE = 1.0  # seconds for the write lock; the next look tries again
 BEAT = 10.0  # seconds between two signs of life on the row
 
 
-def announce(session: Session, assignment: Assignment) -> None:
-    """See that the supervisor has its row, before anybody sees a worker of it. One that drains is not to be scaled."""
-    if assignment.drain:
-        return
-    now, queues = clock.now(), assignment.queues
-    session.execute(
-        operations.insert_ignore(session, Supervisor).values(
-            id=assignment.supervisor_id,
-            host=processes.host_name(),
-            pid=assignment.supervisor_pid,
-            version=__version__,
-            slots=assignment.slots,
-            queues=json.dumps(list(queues)) if queues is not None else None,
-            wanted=assignment.count,
-            started_at=now,
-            seen_at=now,
-        )
-    )
+# That the supervisor has its row, before anybody sees a worker of it. One that drains has none: it is not to be scaled.
+ANNOUNCE = """
+INSERT INTO supervisors (id, host, pid, version, slots, queues, wanted, started_at, seen_at)
+VALUES (:id, :host, :pid, :version, :slots, :queues, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
+"""
+
+
+def row(assignment: Assignment) -> dict[str, Any]:
+    """The values for ANNOUNCE."""
+    return {
+        "id": assignment.supervisor_id,
+        "host": processes.host_name(),
+        "pid": assignment.supervisor_pid,
+        "version": __version__,
+        "slots": assignment.slots,
+        "queues": json.dumps(list(assignment.queues)) if assignment.queues is not None else None,
+        "wanted": assignment.count,
+        "now": clock.now(),
+    }
 
 
 class Crew:
@@ -87,8 +89,10 @@ class Crew:
         self._over = True
         self._tell(Wanted(0, (), TAKEN_OVER))
 
-    def moved(self) -> None:
+    def moved(self, words: str) -> None:
         """The queue is in another database: nothing more can be written to this one."""
+        if not self._over:
+            log.error("%s", words)
         self._over = True
         self._tell(Wanted(0, (), ELSEWHERE))
 
@@ -104,7 +108,7 @@ class Crew:
         if time.monotonic() - self._beat_at < BEAT:
             return
         with writing(PATIENCE) as session:
-            announce(session, self._assignment)
+            session.execute(text(ANNOUNCE), row(self._assignment))
             session.execute(update(Supervisor).where(Supervisor.id == self._id).values(seen_at=clock.now()))
         self._beat_at = time.monotonic()
 

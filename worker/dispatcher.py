@@ -16,6 +16,7 @@ from typing import Callable, Optional
 
 from webapp import backoff, clock
 from webapp.db import WorkerConnection
+from webapp.elsewhere import Elsewhere
 from webapp.settings import Settings
 from worker.claims import Claim, Claims, Ended, Turn
 from worker.output import Capture
@@ -47,6 +48,7 @@ class Dispatcher:
         self.stop_asked = False  # a person asked this worker to stop, or all that was to be drained is done
         self.expired = False  # others took this worker for dead
         self.outdated = False  # the database is a newer version's
+        self.moved = False  # the queue is in another database
         self.completed = self.failed = 0
         self._connection = connection
         self._claims = Claims(connection, worker_id)
@@ -77,6 +79,12 @@ class Dispatcher:
     def done(self, ended: Ended) -> None:
         """To be settled."""
         self._outbox.append(ended)
+
+    def leave(self, moved: Elsewhere) -> None:
+        """The queue was moved, which it is only when nothing runs: whatever this worker still holds, it has lost."""
+        if not self.moved:
+            log.error("%s", moved)
+        self.moved = self.expired = True
 
     def accept_no_more(self) -> None:
         """Settle what is held, then finish."""
@@ -112,6 +120,9 @@ class Dispatcher:
         """Do all that there is to do, in one transaction; return what this worker holds from now on and is to start."""
         try:
             claimed = self._turn()
+        except Elsewhere as moved:
+            self.leave(moved)
+            return []
         except self._connection.errors as error:
             self._trouble = min(1.0, self._trouble * 2 or 0.05)
             self._look_at = time.monotonic() + self._trouble
@@ -123,9 +134,6 @@ class Dispatcher:
         # Something was there, and there is room: there may be more.
         self._look_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
         return claimed
-
-    def close(self) -> None:
-        self._connection.close()
 
     def _rest(self) -> float:
         idle = self.has_room

@@ -67,8 +67,7 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
                 if word == GONE:
                     crew.end()
             except Elsewhere as moved:
-                log.error("%s", moved)
-                crew.moved()
+                crew.moved(str(moved))
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("the database cannot be used: %s", _line(error))
             if word == GONE:

@@ -6,24 +6,19 @@ lasts, the guardian attends to the commands in its place. The heartbeat has a th
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import math
 import os
-import threading
 import time
 from typing import Any, Optional
 
 from flask import Flask
 
-from webapp import __version__, clock, db
+from webapp import clock, db
 from webapp.config import Config
-from webapp.lifecycle import record
-from webapp.models import Worker
-from worker import crew, processes, wakeup
+from worker import processes, registry, wakeup
 from worker.assignment import Assignment
-from worker.child import BROKEN, DONE, EXPIRED, GONE, NOW, OUTDATED, QUIET
+from worker.child import BROKEN, DONE, EXPIRED, GONE, MOVED, NOW, OUTDATED, QUIET
 from worker.claims import Ended
 from worker.dispatcher import Dispatcher
 from worker.guardian import Guardian
@@ -60,8 +55,9 @@ class _Worker:
 
         self._wakeup = wakeup.of(config, selects=self._runner.selects)
         self._asks = self._wakeup.look_every < math.inf
+        self._connection = connection()
         self._dispatcher = Dispatcher(
-            connection(),
+            self._connection,
             self.id,
             assignment.slots,
             assignment.queues,
@@ -72,14 +68,14 @@ class _Worker:
         self._guardian = Guardian(self._stand_in, self._runner.wake, lambda: self._listener.listen())
         self._listener = Listener(connection, self.id, self._stop_these, lambda: self._guardian.stands_in)
         self._runner.called = lambda: self._guardian.need(True)
-        self._heartbeat = _Heartbeat(connection, self.id, self._dispatcher, self._runner.wake)
+        self._heartbeat = registry.Heartbeat(connection, self.id, self._dispatcher, self._runner.wake)
         self._stopping = False
         self._patient = False
         self._release_at: Optional[float] = None
         self._give_up: Optional[float] = None
 
     def run(self) -> int:
-        self._register()
+        registry.register(self._connection, self.id, self._assignment)
         for thread in (self._guardian, self._listener, self._heartbeat):
             thread.start()
         log.info(
@@ -97,7 +93,7 @@ class _Worker:
         except Exception:
             log.exception("worker %s failed", self.id, extra=self._named)
             return self._abandon()
-        self._deregister()
+        registry.deregister(self._connection, self.id, self._dispatcher)
         if self._dispatcher.outdated:
             log.warning("worker %s stopped: the database is of a newer version now", self.id, extra=self._named)
             return OUTDATED
@@ -108,7 +104,7 @@ class _Worker:
         self._runner.close()
         self._heartbeat.stop()
         self._wakeup.close()
-        self._dispatcher.close()
+        self._connection.close()
 
     # --- the database ---
 
@@ -213,84 +209,6 @@ class _Worker:
         deadline = time.monotonic() + 5
         while len(self._runner) and time.monotonic() < deadline:
             self._runner.poll(0.1)
+        if self._dispatcher.moved:
+            return MOVED
         return EXPIRED if self._dispatcher.expired else BROKEN
-
-    # --- its row ---
-
-    def _register(self) -> None:
-        now, queues = clock.now(), self._assignment.queues
-        with db.writing() as session:
-            crew.announce(session, self._assignment)
-            session.add(
-                Worker(
-                    id=self.id,
-                    supervisor_id=self._assignment.supervisor_id,
-                    host=processes.host_name(),
-                    pid=os.getpid(),
-                    pid_started=processes.started(os.getpid()),
-                    boot_id=processes.boot_id(),
-                    version=__version__,
-                    slots=self._assignment.slots,
-                    queues=json.dumps(list(queues)) if queues is not None else None,
-                    state="running",
-                    wish="run",
-                    started_at=now,
-                    heartbeat=0,
-                    seen_at=now,
-                    jobs_completed=0,
-                    jobs_failed=0,
-                )
-            )
-            record(session, "start", [("worker:" + self.id, None)], f"worker:{self.id}")
-
-    def _deregister(self) -> None:
-        with db.writing() as session:
-            worker = session.get(Worker, self.id)
-            if worker is not None and worker.state == "running":
-                worker.state, worker.stopped_at = "stopped", clock.now()
-                worker.jobs_completed, worker.jobs_failed = self._dispatcher.completed, self._dispatcher.failed
-                record(session, "stop", [("worker:" + self.id, None)], f"worker:{self.id}")
-
-
-class _Heartbeat(threading.Thread):
-    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives."""
-
-    def __init__(self, connection: Any, worker_id: str, dispatcher: Dispatcher, wake_main: Any) -> None:
-        super().__init__(name="heartbeat", daemon=True)
-        self._connect = connection
-        self._worker_id = worker_id
-        self._dispatcher = dispatcher
-        self._wake_main = wake_main
-        self._ended = threading.Event()
-
-    def stop(self) -> None:
-        self._ended.set()
-
-    def run(self) -> None:
-        connection = self._connect()
-        beat = connection.prepare(
-            "UPDATE workers SET heartbeat = heartbeat + 1, seen_at = :now, jobs_completed = :completed, "
-            "jobs_failed = :failed, cpu_time = :cpu_time, memory = :memory WHERE id = :worker AND state = 'running'"
-        )
-        while not self._ended.wait(min(10.0, self._dispatcher.settings.lease / 6)):
-            cpu_time, memory = processes.usage()
-            values = {
-                "now": clock.now(),
-                "completed": self._dispatcher.completed,
-                "failed": self._dispatcher.failed,
-                "cpu_time": cpu_time,
-                "memory": memory,
-                "worker": self._worker_id,
-            }
-            try:
-                with connection.transaction() as cursor:
-                    cursor.execute(beat, values)
-                    alive = cursor.rowcount == 1
-            except connection.errors:
-                with contextlib.suppress(*connection.errors):
-                    connection.reconnect()
-                continue
-            if not alive:
-                self._dispatcher.expired = True
-                self._wake_main()
-                return

@@ -1,0 +1,134 @@
+"""A worker's own row: that it is there, that it lives, that it left. In few plain statements on its own connections.
+
+The ORM would do this as well, but to have it awake in every worker costs each of them 10 MiB of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from typing import Any, Callable
+
+from webapp import __version__, clock
+from webapp.db import WorkerConnection
+from webapp.elsewhere import Elsewhere
+from worker import crew, processes
+from worker.assignment import Assignment
+from worker.claims import EVENT
+from worker.dispatcher import Dispatcher
+
+BEATS = 4  # in the time of a lease
+LONGEST_PAUSE = 10.0  # seconds between two beats
+
+_REGISTER = """
+INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, state, wish,
+                     started_at, heartbeat, seen_at, jobs_completed, jobs_failed)
+VALUES (:id, :supervisor, :host, :pid, :pid_started, :boot_id, :version, :slots, :queues, 'running', 'run',
+        :now, 0, :now, 0, 0)
+"""
+
+_DEREGISTER = """
+UPDATE workers SET state = 'stopped', stopped_at = :now, jobs_completed = :completed, jobs_failed = :failed
+WHERE id = :id AND state = 'running'
+"""
+
+_BEAT = """
+UPDATE workers SET heartbeat = heartbeat + 1, seen_at = :now, jobs_completed = :completed, jobs_failed = :failed,
+                   cpu_time = :cpu_time, memory = :memory
+WHERE id = :id AND state = 'running'
+"""
+
+
+def register(connection: WorkerConnection, worker_id: str, assignment: Assignment) -> None:
+    """Write that this worker is there, and its supervisor, should nobody have done so yet."""
+    queues = assignment.queues
+    values = {
+        "id": worker_id,
+        "supervisor": assignment.supervisor_id,
+        "host": processes.host_name(),
+        "pid": os.getpid(),
+        "pid_started": processes.started(os.getpid()),
+        "boot_id": processes.boot_id(),
+        "version": __version__,
+        "slots": assignment.slots,
+        "queues": json.dumps(list(queues)) if queues is not None else None,
+        "now": clock.now(),
+    }
+    with connection.transaction() as cursor:
+        if not assignment.drain:
+            cursor.execute(connection.prepare(crew.ANNOUNCE), crew.row(assignment))
+        cursor.execute(connection.prepare(_REGISTER), values)
+        _record(connection, cursor, "start", worker_id)
+
+
+def deregister(connection: WorkerConnection, worker_id: str, dispatcher: Dispatcher) -> None:
+    """Write that it left in good order, unless it was taken for dead before."""
+    values = {
+        "id": worker_id,
+        "now": clock.now(),
+        "completed": dispatcher.completed,
+        "failed": dispatcher.failed,
+    }
+    with connection.transaction() as cursor:
+        cursor.execute(connection.prepare(_DEREGISTER), values)
+        if cursor.rowcount == 1:
+            _record(connection, cursor, "stop", worker_id)
+
+
+def _record(connection: WorkerConnection, cursor: Any, verb: str, worker_id: str) -> None:
+    me = f"worker:{worker_id}"
+    values = {"now": clock.now(), "verb": verb, "actor": me, "subject": me, "seq": None, "detail": None}
+    cursor.execute(connection.prepare(EVENT), values)
+
+
+class Heartbeat(threading.Thread):
+    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives."""
+
+    def __init__(
+        self,
+        connection: Callable[[], WorkerConnection],
+        worker_id: str,
+        dispatcher: Dispatcher,
+        wake_main: Callable[[], object],
+    ) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._connect = connection
+        self._worker_id = worker_id
+        self._dispatcher = dispatcher
+        self._wake_main = wake_main
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def run(self) -> None:
+        connection = self._connect()
+        beat = connection.prepare(_BEAT)
+        while not self._ended.wait(min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS)):
+            cpu_time, memory = processes.usage()
+            values = {
+                "now": clock.now(),
+                "completed": self._dispatcher.completed,
+                "failed": self._dispatcher.failed,
+                "cpu_time": cpu_time,
+                "memory": memory,
+                "id": self._worker_id,
+            }
+            try:
+                with connection.transaction() as cursor:
+                    cursor.execute(beat, values)
+                    alive = cursor.rowcount == 1
+            except Elsewhere as moved:
+                self._dispatcher.leave(moved)
+                self._wake_main()
+                return
+            except connection.errors:
+                with contextlib.suppress(*connection.errors):
+                    connection.reconnect()
+                continue
+            if not alive:
+                self._dispatcher.expired = True
+                self._wake_main()
+                return
