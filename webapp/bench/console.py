@@ -30,9 +30,9 @@ NAME = "bench"
 PAGES = {
     "list": "/jobs",
     **{state: f"/jobs?state={state}" for state in STATES},
-    "search": "/jobs?q=report.py+since:7d",
+    "search": "/jobs?q=report.py+since:30d",
     "overview": "/",
-    "dead": "/dead",
+    "letters": "/dead",
     "job": "/job/{job}",
 }
 

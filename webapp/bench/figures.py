@@ -89,7 +89,7 @@ _CONSOLE = [
             *((state, f"the list of {state} jobs") for state in STATES),
             ("search", "a search"),
             ("overview", "the overview"),
-            ("dead", "dead letters"),
+            ("letters", "dead letters"),
             ("job", "a job's page"),
         )
     ),

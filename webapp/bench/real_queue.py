@@ -17,14 +17,14 @@ from webapp.models import Worker
 from webapp.operations import enqueue
 
 QUEUES = ("default", "mail", "reports")
-CAUSES = 12  # of dead letters: as many groups
+CAUSES = 13  # of dead letters: as many groups
 PAST = 60 * clock.DAY
 
-# Of each 1,000 jobs, by what `i % 1000` is below: the states of a queue that works.
-_STATE = """CASE WHEN i % 1000 < 3 THEN 'pending' WHEN i % 1000 < 6 THEN 'scheduled' WHEN i % 1000 < 8 THEN 'failed'
-                 WHEN i % 1000 < 28 THEN 'dead' WHEN i % 1000 < 33 THEN 'cancelled' ELSE 'completed' END"""
+# Of each 50 jobs, by `i % 50`: of a thousand jobs each state fills a page of its list, as it does of a million.
+_STATE = """CASE WHEN i % 50 < 3 THEN 'pending' WHEN i % 50 < 6 THEN 'scheduled' WHEN i % 50 < 9 THEN 'failed'
+                 WHEN i % 50 < 14 THEN 'dead' WHEN i % 50 < 17 THEN 'cancelled' ELSE 'completed' END"""
 
-# `at`: when the job came; every 250th is a number that shares no factor with the states, so that all are everywhere.
+# `at`: when the job came. What else goes round does so in steps that share no factor with 50: all meets all.
 _JOBS = f"""
 INSERT INTO jobs (id, command, queue, priority, state, run_at, created_at, created_by, changed_at, attempts, failures,
                   losses, lone_losses, started_at, finished_at, exit_code, last_error, error_key)
@@ -32,12 +32,12 @@ WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number
      j AS (SELECT i, {_STATE} AS state, :now - :past + i * (:past / :number) AS at FROM n)
 SELECT lower(hex(randomblob(8))) || i,
        CASE i % 3 WHEN 0 THEN 'python3 report.py --day ' || i % 31 WHEN 1 THEN 'rsync -a /srv/data/' || i || ' backup:'
-                  ELSE 'mail-out --list ' || i % 40 END,
+                  ELSE 'mail-out --list ' || i % 39 END,
        CASE i % 7 WHEN 0 THEN 'mail' WHEN 1 THEN 'reports' ELSE 'default' END,
        i % 3 - 1,
        state,
        CASE WHEN state IN ('scheduled', 'failed') THEN :now + i % 86400 * 1000000 + 60000000 ELSE at END,
-       at, 'person:' || CASE i % 2 WHEN 0 THEN 'ana' ELSE 'bench' END, at + 2000000,
+       at, 'person:' || CASE i % 3 WHEN 0 THEN 'ana' ELSE 'bench' END, at + 2000000,
        CASE WHEN state IN ('pending', 'scheduled', 'cancelled') THEN 0 ELSE 1 END,
        CASE WHEN state IN ('failed', 'dead') THEN 1 ELSE 0 END, 0, 0,
        CASE WHEN state IN ('completed', 'failed', 'dead') THEN at + 500000 END,

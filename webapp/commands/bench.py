@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,12 +35,9 @@ def bench(sections: tuple[str, ...], as_json: bool, rounds: int, large: bool, qu
     from webapp.bench.machine import describe
     from webapp.bench.scratch import scratch
 
-    # Told to end, it leaves nothing behind; the default would end it here and now.
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, lambda got, _: sys.exit(128 + got))
     chosen = [name for name in SECTIONS if name in sections] or list(SECTIONS)
     rows: list[Row] = []
-    with scratch(space(chosen, large=large, quick=quick)) as place:
+    with told_to_end(), scratch(space(chosen, large=large, quick=quick)) as place:
         run = Bench(rounds, place, say, large=large)
         machine = describe(place.folder)
         if not quick:
@@ -61,6 +59,18 @@ def bench(sections: tuple[str, ...], as_json: bool, rounds: int, large: bool, qu
         [cells(row) for row in rows],
     )
     tell_notes(rows, run.left_out, quick)
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """Told to end, it leaves nothing behind; the default would end it here and now."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda got, _: sys.exit(128 + got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def cells(row: Row) -> Sequence[str]:
