@@ -30,7 +30,8 @@ Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Config]:
     """The application without its console; the first command on a fresh home makes the database here.
 
-    Whoever has read a queue that was moved is told so in the end, unless `noting` is off.
+    Whoever has read a queue that was moved is told so in the end, unless `noting` is off; and so is whoever met any
+    error there, for it is of a queue that was. Raises ConfigError, and Elsewhere.
     """
     from webapp import config as configuration
     from webapp import create_core
@@ -40,21 +41,30 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
     with app.app_context():
         try:
             yield config
-            if noting:
-                _note_move()
+        except Exception as error:
+            words = _moved() if noting else None
+            if words is None:
+                raise
+            from webapp.elsewhere import Elsewhere
+
+            raise Elsewhere(words) from error
+        else:
+            words = _moved() if noting else None
+            if words is not None:
+                click.echo(f"Note: {words}.", err=True)
         finally:
             disconnect()
 
 
-def _note_move() -> None:
-    """What such a database shows is what was; a write would have been refused with the same words."""
+def _moved() -> Optional[str]:
     from webapp import elsewhere
     from webapp.db import read_engine
 
-    with read_engine().connect() as connection:
-        words = elsewhere.note(connection)
-    if words is not None:
-        click.echo(f"Note: {words}.", err=True)
+    try:
+        with read_engine().connect() as connection:
+            return elsewhere.note(connection)
+    except Exception:  # the database cannot even be read, and that is being said
+        return None
 
 
 def disconnect() -> None:

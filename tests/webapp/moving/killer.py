@@ -24,10 +24,12 @@ from sqlalchemy import Engine, event
 from webapp import bulk, canaries, moving, rollups  # noqa: F401
 from webapp.commands import main
 from webapp.commands._move import move  # noqa: F401
+from webapp.moving import copying
 from worker import keeper  # noqa: F401
 
 assert alembic.command
 
+copying.ROWS = 40  # so that some tables go in several batches
 WRITES = ("INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "SELECT setval")
 
 
