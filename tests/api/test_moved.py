@@ -1,0 +1,31 @@
+"""A program is told that the queue has moved, as a problem of its own kind, and may still read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Flask
+
+from tests.api.conftest import Program
+from tests.factories import make_job
+from tests.webapp.moving.moves import go
+from webapp.config import Config
+
+
+def test_a_write_is_a_problem_with_the_new_address(whole: Flask, admin: Program, home: Path, tmp_path: Path) -> None:
+    make_job(id="old")
+    target = Config(home, f"sqlite:///{tmp_path}/moved.db", None)
+    go(target)
+    for sent in (
+        admin("POST", "/jobs", {"command": "true"}),
+        admin("POST", "/jobs", {"command": "true"}, Idempotency_Key="once"),
+        admin("POST", "/jobs/old/cancel"),
+        admin("PUT", "/config/backoff_base", {"value": 3}),
+    ):
+        assert sent.status_code == 503
+        assert sent.content_type == "application/problem+json"
+        problem = sent.get_json(force=True)
+        assert problem["type"] == "/api-docs#moved"
+        assert problem["detail"].startswith(f"this queue was moved to {target.database_url} on ")
+        assert sent.headers["Retry-After"] == "60"
+    assert admin("GET", "/jobs/old").status_code == 200

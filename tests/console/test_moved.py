@@ -1,0 +1,60 @@
+"""A console whose queue was moved still shows it, says where it is, and takes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from tests.console.conftest import Browser
+from tests.console.test_submit import submit
+from tests.factories import make_job
+from tests.webapp.moving.moves import go
+from webapp.config import Config
+
+
+@pytest.fixture
+def new_address(admin: Browser, console: Flask, home: Path, tmp_path: Path) -> str:
+    """The queue of the console has moved there; somebody is signed in since before that."""
+    make_job(id="old")
+    target = Config(home, f"sqlite:///{tmp_path}/moved.db", None)
+    go(target)
+    return str(target.database_url)
+
+
+def test_pages_show_what_was_and_where_the_queue_is(new_address: str, admin: Browser) -> None:
+    for path in ("/", "/jobs", "/workers", "/job/old"):
+        answer = admin.get(path)
+        assert answer.status_code == 200
+        text = answer.get_data(as_text=True)
+        assert f"This queue was moved to {new_address} on " in text
+        assert "Start one:" not in text or path == "/"
+
+
+def test_a_form_is_refused_with_the_new_address(new_address: str, admin: Browser) -> None:
+    answer = submit(admin)
+    assert answer.status_code == 503
+    text = answer.get_data(as_text=True)
+    assert "The queue is elsewhere" in text
+    assert f"This queue was moved to {new_address} on " in text
+    assert "Nothing was changed." in text
+
+
+def test_a_button_is_refused_with_a_toast(new_address: str, admin: Browser) -> None:
+    answer = admin.post("/job/old/cancel", partial=True)
+    assert answer.status_code == 503
+    assert f"This queue was moved to {new_address} on " in answer.get_data(as_text=True)
+
+
+def test_who_signs_in_is_told_as_well(new_address: str, stranger: Browser) -> None:
+    stranger.get("/login")
+    answer = stranger.post("/login", {"name": "ana", "password": "a horse, a battery"})
+    assert answer.status_code == 503
+    assert new_address in answer.get_data(as_text=True)
+
+
+def test_it_is_not_ready(new_address: str, stranger: Browser) -> None:
+    answer = stranger.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.get_data(as_text=True) == "database: the queue has moved to another one, or is on its way\n"

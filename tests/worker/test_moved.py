@@ -1,0 +1,89 @@
+"""Workers whose queue moves: they finish and leave; whoever did not hear of it is told by the mark, and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import psutil
+import pytest
+from flask import Flask
+
+from tests.conftest import opened
+from tests.webapp.moving.moves import go
+from tests.worker.conftest import Fleet, Queue, both_ways
+from webapp import clock, create_core, elsewhere
+from webapp.config import Config
+from webapp.moving import Side, marks
+
+Start = Callable[..., Fleet]
+
+
+@pytest.fixture
+def target(home: Path, tmp_path: Path) -> Config:
+    return Config(home, f"sqlite:///{tmp_path}/moved.db", None)
+
+
+@both_ways
+def test_workers_finish_what_runs_and_leave_before_the_queue_moves(queue: Queue, fleet: Start, target: Config) -> None:
+    one = fleet(count=2)
+    long = queue.enqueue("sleep 1.5; echo whole")
+    queue.reaches(long, "processing")
+    waiting = queue.enqueue("true", queue="nobody")
+    go(target)
+    assert one.process.wait(20) == 0
+    assert "Traceback" not in one.text()
+    for _ in opened(create_core(target)):
+        there = Queue(queue.app, target, queue._eventually)
+        assert [attempt.output for attempt in there.attempts(long)] == [b"whole\n"]
+        assert (there.job(long).state, there.job(long).attempts) == ("completed", 1)
+        assert there.job(waiting).state in {"pending", "completed"}
+        assert [worker.state for worker in there.workers("stopped")] == ["stopped", "stopped"]
+        assert there.workers() == []
+
+
+def mark(app: Flask, address: str) -> str:
+    """The mark alone, as if a worker had been out of hearing for all the time before it."""
+    words = elsewhere.moved(address, clock.now())
+    side = Side(app)
+
+    def work(connection: Any) -> None:
+        marks.begin(connection, marks.Move("id", "from", address, marks.DONE, words, 1, {}))
+        marks.freeze(connection, words)
+
+    marks.alone(side, work)
+    return words
+
+
+@both_ways
+def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_again(
+    queue: Queue, fleet: Start, app: Flask
+) -> None:
+    queue.set(lease=5)
+    one = fleet(count=2)
+    words = mark(app, "postgresql://ana@db/queue")
+    assert one.process.wait(30) == 1, "whoever started it may start it again, at the new address"
+    text = one.text()
+    assert words in text
+    assert "Traceback" not in text
+    assert "starting another" not in text
+    assert len(queue.workers()) == 2, "their rows are as the mark found them"
+
+
+def test_a_worker_is_not_started_on_a_queue_that_was_moved(queue: Queue, fleet: Start, app: Flask) -> None:
+    words = mark(app, "postgresql://ana@db/queue")
+    one = fleet(ready=False)
+    assert one.process.wait(20) != 0
+    assert words in one.text()
+
+
+def test_a_worker_that_dies_when_its_queue_has_moved_has_no_successor(queue: Queue, fleet: Start, app: Flask) -> None:
+    one = fleet(count=1)
+    [worker] = queue.workers()
+    words = mark(app, "postgresql://ana@db/queue")
+    psutil.Process(worker.pid).kill()  # its successor could not even say that it is there
+    assert one.process.wait(30) == 1
+    text = one.text()
+    assert words in text
+    assert "Traceback" not in text
+    assert text.count("starting another") <= 1
