@@ -160,9 +160,14 @@ def writing(patience: float = BUSY_TIMEOUT, *, rings: bool = True) -> Iterator[S
         with _told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
             yield session
             if rings:
-                current_app.extensions["queuectl_doorbell"].ring()
+                ring()
     finally:
         lock.release()
+
+
+def ring() -> None:
+    """Wake the workers that wait, and have the keepers look."""
+    current_app.extensions["queuectl_doorbell"].ring()
 
 
 Mark = tuple[Any, ...]

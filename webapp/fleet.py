@@ -21,7 +21,7 @@ from webapp.models import Supervisor, Worker
 from webapp.queries import WorkerView
 
 MOST_WORKERS = 256  # of one supervisor
-SILENT = 60.0  # seconds after which a supervisor that has not been heard of counts as gone; it beats every 10
+SILENT = 60.0  # seconds after which a supervisor that has not been heard of counts as gone; it beats every 20 or 30
 
 
 class ScaleError(ValueError):

@@ -72,7 +72,7 @@ def prove_writable(patience: float = BUSY_TIMEOUT) -> None:
     It must change a byte: what SQLite finds to be there already it does not write, on a disk that is full or read-only
     just as on any other.
     """
-    with writing(patience) as session:
+    with writing(patience, rings=False) as session:
         session.execute(update(Control).values(pulse=Control.pulse + 1))
 
 

@@ -29,7 +29,7 @@ from worker.child import ELSEWHERE, END, TAKEN_OVER, Wanted
 log = logging.getLogger("queuectl.keeper")
 
 PATIENCE = 1.0  # seconds for the write lock; the next look tries again
-BEAT = 10.0  # seconds between two signs of life on the row
+BEAT = 20.0  # seconds between two signs of life on the row
 
 
 # That the supervisor has its row, before anybody sees a worker of it. One that drains has none: it is not to be scaled.
@@ -107,7 +107,7 @@ class Crew:
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at < BEAT:
             return
-        with writing(PATIENCE) as session:
+        with writing(PATIENCE, rings=False) as session:
             session.execute(text(ANNOUNCE), row(self._assignment))
             session.execute(update(Supervisor).where(Supervisor.id == self._id).values(seen_at=clock.now()))
         self._beat_at = time.monotonic()

@@ -11,7 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Callable, Optional
+
+from sqlalchemy.orm import configure_mappers
 
 from webapp import create_core, trouble
 from webapp.config import Config, ConfigError
@@ -50,6 +53,7 @@ class Forks:
         self._assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, drain, self._life_read)
         self._keeper = 0
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the wake-up descriptor
+        _warm_up()
         gc.collect()
         gc.freeze()  # what is here now is shared with the children for as long as neither touches it
 
@@ -121,6 +125,14 @@ class Forks:
         self._leave_home()
         os.close(self._life_read)
         return keeper.run(self._app, self._keeper_read, crew.Crew(self._assignment, self._news_write))
+
+
+def _warm_up() -> None:
+    """Have what each child would load or make for itself: what is there before the fork, they share."""
+    for module in ("ctypes", "inotify_simple", "resource"):
+        with contextlib.suppress(ImportError):  # not everywhere
+            import_module(module)
+    configure_mappers()
 
 
 def _ready_database(config: Config) -> None:

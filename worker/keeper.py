@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import select
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from typing import Callable, Optional
@@ -21,18 +23,20 @@ from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
 from webapp import bulk, canaries, clock, db, migrations, operations, rollups, sessions, settings, throttle, trouble
+from webapp.config import Config
 from webapp.db import reading, writing
 from webapp.elsewhere import Elsewhere
 from webapp.lifecycle import in_state
 from webapp.locks import Busy
 from webapp.models import Act, Event, Job, Repeat, SetupLink, Supervisor, Worker
-from worker import losses, processes
-from worker.child import GONE, listen
+from worker import losses, processes, wakeup
+from worker.child import GONE, LOOK, listen
 from worker.crew import Crew
 
 log = logging.getLogger("queuectl.keeper")
 
 TICK = 3.0  # seconds between looks; the death of a worker of its own the supervisor tells at once
+REST = 15.0  # seconds between looks while nothing runs and nobody writes, where the doorbell tells of that
 PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
 ACTS_EVERY_LOOK = 1.0  # seconds of each look for bulk acts that somebody left unfinished
 PRUNE_EVERY = 60.0
@@ -59,6 +63,7 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
             signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor ends its keeper last, by the pipe
     heard: queue.SimpleQueue[str] = queue.SimpleQueue()
     listen(supervisor, heard.put)
+    hears = _hear_bell(app.extensions["queuectl_config"], heard.put)
     keeper, word = _Keeper(crew), ""
     with app.app_context():
         while True:
@@ -73,9 +78,30 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
             if word == GONE:
                 return 0
             with contextlib.suppress(queue.Empty):
-                word = heard.get(timeout=0.01 if keeper.acts else TICK)
+                word = heard.get(timeout=0.01 if keeper.acts else keeper.rest if hears else TICK)
                 while True:  # one look will do for all that was said so far
                     word = heard.get_nowait()
+
+
+def _hear_bell(config: Config, hear: Callable[[str], None]) -> bool:
+    """Have `hear` called, in a thread, when somebody stored something, once in TICK seconds at the most.
+
+    False where nothing tells.
+    """
+    bell = wakeup.of(config, selects=processes.FORKS)
+
+    def wait() -> None:
+        while (descriptor := bell.descriptor()) is not None:
+            select.select([descriptor], [], [])
+            bell.rang()
+            hear(LOOK)
+            time.sleep(TICK)
+
+    if bell.descriptor() is None:
+        bell.close()
+        return False
+    threading.Thread(target=wait, name="bell", daemon=True).start()
+    return True
 
 
 def without_supervisor() -> Callable[[], None]:
@@ -90,6 +116,7 @@ class _Keeper:
     def __init__(self, crew: Optional[Crew] = None) -> None:
         self._crew = crew
         self.acts: list[int] = []  # bulk acts that this keeper carries on
+        self.rest = TICK  # seconds until the next look, unless something happens
         self._watches: dict[str, _Watch] = {}
         self._writable: Optional[bool] = None  # whether this keeper can write, once it has been asked in this tick
         self._could_write = True  # in the tick before
@@ -99,7 +126,7 @@ class _Keeper:
 
     def tick(self) -> None:
         now = time.monotonic()
-        passed, self._last_tick = min(now - self._last_tick, 2 * TICK), now
+        passed, self._last_tick = min(now - self._last_tick, 2 * self.rest), now
         with reading() as session:
             taken_over = session.scalar(text(migrations.SCHEMA)) != migrations.HEAD
             if taken_over:
@@ -108,8 +135,12 @@ class _Keeper:
                 return  # the keeper of a newer version looks after it
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
+            anything_runs = session.scalar(sql_select(Job.seq).where(in_state("processing")).limit(1)) is not None
             acts = bulk.abandoned(session)
             canaries_wait = canaries.any_waiting(session)
+        # A dead process of this machine that held nothing can wait; for others their heartbeats must be watched.
+        others = any(worker.host != processes.host_name() for worker in running)
+        self.rest = TICK if anything_runs or others or values.lease < 2 * REST else REST
         self._could_write, self._writable = self._writable is not False, None
         for worker in running:
             reason = self._verdict(worker, values.lease, passed)
@@ -237,7 +268,7 @@ def prune(values: settings.Settings) -> int:
 
 
 def _prune_jobs(state: str, before: int) -> int:
-    with writing(PATIENCE) as session:
+    with writing(PATIENCE, rings=False) as session:
         old = sql_select(Job.seq).where(in_state(state), Job.finished_at < before).limit(PRUNE_BATCH)
         return len(session.execute(delete(Job).where(Job.seq.in_(old), in_state(state)).returning(Job.seq)).all())
 
@@ -248,7 +279,7 @@ def _prune_records() -> None:
     forgotten = sql_select(Event.id).where(Event.at < now - KEEP_RECORDS, Event.job_seq.is_(None))
     with reading() as session:
         old = list(session.scalars(forgotten.order_by(Event.id).limit(PRUNE_BATCH)))
-    with writing(PATIENCE) as session:
+    with writing(PATIENCE, rings=False) as session:
         session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
         gone = Supervisor.stopped_at < now - KEEP_WORKERS, Supervisor.seen_at < now - KEEP_SILENT
         session.execute(delete(Supervisor).where(or_(*gone)))

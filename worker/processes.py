@@ -55,18 +55,23 @@ def started(pid: int) -> Optional[float]:
     Linux reckons backwards from the wall clock what psutil calls a start time: set the clock, and all have changed.
     """
     if _LINUX:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()  # a name may hold anything, a bracket too
-        except OSError:
-            return None
-        return None if fields[0] in (b"Z", b"X") else int(fields[19]) / _TICKS
+        fields = _stat(pid)
+        return None if fields is None or fields[0] in (b"Z", b"X") else int(fields[19]) / _TICKS
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
         return float(process.create_time())
     except psutil.Error:
+        return None
+
+
+def _stat(pid: int) -> Optional[list[bytes]]:
+    """What Linux tells of a process, from its state on; None when there is none. psutil takes ten times as long."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()  # a name may hold anything, a bracket too
+    except OSError:
         return None
 
 
@@ -78,6 +83,9 @@ def is_alive(pid: int, pid_started: Optional[float]) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Whether somebody stopped this process (STOP, Ctrl-Z), so that it does nothing until it is told to go on."""
+    if _LINUX:
+        fields = _stat(pid)
+        return fields is not None and fields[0] == b"T"
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:
@@ -86,6 +94,13 @@ def is_stopped(pid: int) -> bool:
 
 def usage() -> tuple[int, int]:
     """What this process has used: CPU time (microseconds) with that of the commands that ended, and memory (bytes)."""
+    if _LINUX:
+        import resource
+
+        with open("/proc/self/statm", "rb") as file:
+            resident = int(file.read().split()[1]) * resource.getpagesize()
+        both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return round(sum(one.ru_utime + one.ru_stime for one in both) * 1_000_000), resident
     me = psutil.Process()
     times = me.cpu_times()
     # Those of children are 0 on Windows; only those that ended and were waited for count elsewhere.

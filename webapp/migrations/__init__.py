@@ -35,6 +35,7 @@ def ensure_current(config: Config) -> None:
             raise ConfigError(f"{elsewhere.unfinished(connection)}.")
     if found != HEAD:
         upgrade(config, found)
+        db.ring()
 
 
 def current_revision() -> Optional[str]:
