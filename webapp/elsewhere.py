@@ -59,7 +59,10 @@ def note(connection: Connection) -> Optional[str]:
 
 
 def unfinished(connection: Connection) -> str:
-    """Why a database whose revision is UNFINISHED cannot be used, and what to do."""
+    """Why a database whose revision is UNFINISHED cannot be used, and what to do; without a full stop."""
+    words = note(connection)
+    if words is not None:
+        return words
     address = None
     if _has_table(connection):
         statement = f"SELECT address FROM {TABLE} WHERE role = 'to' ORDER BY at DESC"  # noqa: S608

@@ -98,7 +98,7 @@ class Side:
 @contextmanager
 def one_at_a_time(config: Config) -> Iterator[None]:
     """Keep a second move of this home away for as long as the block lasts. Raises MoveError where one is at it."""
-    descriptor = os.open(config.home / "move.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(config.home / "move.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not try_alone(descriptor):
             raise MoveError("another `db move` is at it. Wait for its end, or end it, and run this again.")

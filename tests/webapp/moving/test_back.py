@@ -26,7 +26,7 @@ def test_a_move_is_taken_back_while_nothing_was_done_there(app: Flask, target: C
     back(target)
     make_job(id="here-again")
     assert len(riches.contents()["jobs"]) == len(before["jobs"]) + 1
-    with pytest.raises(ConfigError, match="is the unfinished copy"):
+    with pytest.raises(ConfigError, match="this copy of the queue was given up"):
         create_core(target)
 
 
