@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
+    from webapp.bench.peers.running import Running
     from webapp.bench.rounds import Row
     from webapp.bench.scratch import Scratch
 
@@ -43,6 +44,7 @@ class Bench:
     Attributes:
         say: takes a sentence of progress, for a person.
         large: whether to measure what takes ten million rows, too.
+        peers: other queues to measure beside ours, see `peers/`.
         left_out: what was not measured, each a sentence that says why.
     """
 
@@ -50,6 +52,7 @@ class Bench:
     scratch: Scratch
     say: Callable[[str], None]
     large: bool = False
+    peers: list[Running] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 

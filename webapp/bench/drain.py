@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from webapp.bench import Bench
+from webapp.bench.figures import RATIO, Figure
+from webapp.bench.peers.running import Running, attempt
 from webapp.bench.pool import Drained, drain
 from webapp.bench.rounds import Row, ratio_row
 from webapp.bench.scratch import Used
@@ -34,31 +37,49 @@ print(began, time.monotonic())
 class Sizes:
     jobs: int = 10_000
     processes: int = 2  # of the limit
+    peer_jobs: int = 2_000
+    peer_workers: tuple[int, ...] = (2, 4)
 
 
-QUICK = Sizes(jobs=60)
+QUICK = Sizes(jobs=60, peer_jobs=20)
 
 
 def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
     limits: list[Drained] = []
     ours: dict[str, list[Drained]] = {shape: [] for shape in SHAPES}
+    others: dict[Figure, list[float]] = {}
     for turn in range(bench.rounds):
         limits.append(limit(bench, sizes.jobs, sizes.processes))
         for shape, (options, environment) in SHAPES.items():
             ours[shape].append(drain(bench, COMMAND, sizes.jobs, *options, environment=environment))
         said = ", ".join(f"{shape} {rates[-1].rate / limits[-1].rate:.2f}" for shape, rates in ours.items())
         bench.say(f"drain, round {turn + 1}: limit {limits[-1].rate:,.0f}/s, of it {said}")
+        _peers(bench, sizes, others)
     bare = cpu(limits, sizes.jobs)
-    return [
+    rates_of_limit = [one.rate for one in limits]
+    rows = [
         ratio_row(
             f"drain.{shape}",
-            [one.rate for one in limits],
+            rates_of_limit,
             [one.rate for one in rates],
             "jobs/s",
             note=f"CPU {cpu(rates, sizes.jobs):.0f} µs a job, start and all; the limit's {bare:.0f}",
         )
         for shape, rates in ours.items()
     ]
+    complete = {figure: rates for figure, rates in others.items() if len(rates) == bench.rounds}
+    return rows + [ratio_row(figure, rates_of_limit, rates, "jobs/s") for figure, rates in complete.items()]
+
+
+def _peers(bench: Bench, sizes: Sizes, rates: dict[Figure, list[float]]) -> None:
+    for peer in list(bench.peers):
+        for workers in sizes.peer_workers:
+            rate = attempt(bench, peer, partial(Running.drain, workers=workers, jobs=sizes.peer_jobs))
+            if rate is None:
+                break
+            title = f"{peer.title}, drain by {workers} workers, of the bare spawn loops"
+            rates.setdefault(Figure(f"drain.{peer.peer.name}.{workers}", title, RATIO), []).append(rate)
+            bench.say(f"drain, {peer.title}, {workers} workers: {rate:,.0f}/s")
 
 
 def limit(bench: Bench, runs: int, processes: int) -> Drained:

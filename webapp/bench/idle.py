@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from webapp.bench import Bench, BenchError
+from webapp.bench.figures import Figure
+from webapp.bench.peers.running import Running, attempt
 from webapp.bench.pool import ACTOR, ENDED, Pool, cpu_of, number, pool_of, pss_of, workers
 from webapp.bench.rounds import Row, plain_row
 from webapp.bench.scratch import eventually, opened
@@ -21,9 +24,10 @@ class Sizes:
     windows: int = 3
     window: float = 20.0  # seconds
     jobs: int = 400
+    peer_window: float = 30.0  # seconds
 
 
-QUICK = Sizes(settling=0.2, windows=2, window=0.5, jobs=8)
+QUICK = Sizes(settling=0.2, windows=2, window=0.5, jobs=8, peer_window=0.5)
 
 
 def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
@@ -50,6 +54,19 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
         ]
     else:
         bench.left_out.append("idle: this system does not tell what processes share (PSS).")
+    return [*rows, *_peers(bench, sizes)]
+
+
+def _peers(bench: Bench, sizes: Sizes) -> list[Row]:
+    rows = []
+    for peer in list(bench.peers):
+        bench.say(f"idle, {peer.title}: {sizes.settling + sizes.peer_window:.0f} s of nothing")
+        look = partial(Running.idle, workers=sizes.workers, settling=sizes.settling, window=sizes.peer_window)
+        found = attempt(bench, peer, look)
+        if found is not None:
+            of_pool, key = f"{peer.title}, idle pool of {sizes.workers}", f"idle.{peer.peer.name}"
+            rows.append(plain_row(Figure(f"{key}.cpu", f"{of_pool}, CPU", "s/min"), [found[0]]))
+            rows.append(plain_row(Figure(f"{key}.pss", f"{of_pool}, PSS", "MiB"), [found[1]], note=peer.peer.note))
     return rows
 
 

@@ -17,6 +17,8 @@ from typing import Callable
 from sqlalchemy import select
 
 from webapp.bench import Bench, BenchError
+from webapp.bench.figures import RATIO, Figure
+from webapp.bench.peers.running import Running, attempt
 from webapp.bench.pool import ACTOR, ENDED, number, workers
 from webapp.bench.rounds import TAIL_TOLERANCE, TOLERANCE, Row, percentile, plain_row, ratio_row
 from webapp.bench.scratch import eventually, opened
@@ -34,9 +36,10 @@ LONGEST_PAUSE = 0.02  # seconds, at random, that the machine is left in peace af
 class Sizes:
     samples: int = 100  # in a round
     block: int = 10  # of one kind at a time
+    peer_samples: int = 40  # in a round
 
 
-QUICK = Sizes(samples=6, block=3)
+QUICK = Sizes(samples=6, block=3, peer_samples=3)
 
 
 @dataclass
@@ -53,6 +56,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
         bench.left_out.append(f"pickup: `{COMMAND}` does not tell nanoseconds here (GNU's does).")
         return []
     rounds: list[Samples] = []
+    others: dict[Running, list[list[float]]] = {}
     with opened(bench.scratch.home()) as config, workers(bench, config.home, 1):
         _ours(sizes.block)  # the first ones of all load and compile what later ones find
         for turn in range(bench.rounds):
@@ -63,6 +67,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
                 one.ours += picked
                 one.enqueue += calls
             rounds.append(one)
+            _peers(bench, sizes, others)
             bench.say(
                 f"pickup, round {turn + 1}: bare spawn {percentile(one.bare, 0.5):.2f} ms, "
                 f"ours {percentile(one.ours, 0.5):.2f} ms"
@@ -70,6 +75,28 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
     return [
         *(_row(rounds, name, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))),
         plain_row("pickup.enqueue", [percentile(one.enqueue, 0.5) for one in rounds]),
+        *(row for peer, found in others.items() if len(found) == bench.rounds for row in _rows_of(peer, found, rounds)),
+    ]
+
+
+def _peers(bench: Bench, sizes: Sizes, found: dict[Running, list[list[float]]]) -> None:
+    for peer in list(bench.peers):
+        times = attempt(bench, peer, partial(Running.pick_up, samples=sizes.peer_samples))
+        if times is not None:
+            found.setdefault(peer, []).append(times)
+            bench.say(f"pickup, {peer.title}: {percentile(times, 0.5):.2f} ms")
+
+
+def _rows_of(peer: Running, found: list[list[float]], rounds: Sequence[Samples]) -> list[Row]:
+    return [
+        ratio_row(
+            Figure(f"pickup.{peer.peer.name}.{name}", f"{peer.title}, pick-up, {name}, of a bare spawn", RATIO),
+            [percentile(one.bare, share) for one in rounds],
+            [percentile(times, share) for times in found],
+            "ms",
+            tolerance=tolerance,
+        )
+        for name, share, tolerance in (("p50", 0.5, TOLERANCE), ("p99", 0.99, TAIL_TOLERANCE))
     ]
 
 

@@ -44,12 +44,19 @@ class Scratch:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         self._number = 0
-        self._bytecode = folder / "bytecode"
+        self._kept = {folder / "bytecode"}
 
     def home(self) -> Path:
         """The name of a fresh home; who opens it first makes it."""
         self._number += 1
         return self.folder / f"home-{self._number}"
+
+    def kept(self, name: str) -> Path:
+        """A folder that stays for the whole run."""
+        folder = self.folder / name
+        folder.mkdir()
+        self._kept.add(folder)
+        return folder
 
     def forget(self, home: Path) -> None:
         """Make room. Nothing may use this home any more."""
@@ -58,7 +65,7 @@ class Scratch:
     def tidy(self) -> None:
         """The same for everything that lies here."""
         for path in self.folder.iterdir():
-            if path.is_dir() and path != self._bytecode:
+            if path.is_dir() and path not in self._kept:
                 self.forget(path)
             elif path.is_file():
                 path.unlink()
@@ -81,7 +88,7 @@ class Scratch:
         blank = {f"QUEUECTL_{name}": "" for name in ("DATABASE_URL", "PUBLIC_URL", "TRUSTED_PROXIES")}
         if kept.pop("PYTHONDONTWRITEBYTECODE", None):
             # Whoever wants none beside the sources has every start compile them anew, which nobody means to measure.
-            kept["PYTHONPYCACHEPREFIX"] = str(self._bytecode)
+            kept["PYTHONPYCACHEPREFIX"] = str(self.folder / "bytecode")
         of_home = {"QUEUECTL_HOME": str(home), "QUEUECTL_VENV": sys.prefix, **blank} if home is not None else {}
         return {**kept, **of_home, **(more or {}), MARK: self._mark}
 
@@ -94,7 +101,13 @@ class Scratch:
         return self.start([sys.executable, "-c", script, *argv], self.environment(), **options)
 
     def start(
-        self, command: list[str], environment: Mapping[str, str], *, stdin: int = subprocess.DEVNULL, out: int = -1
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        stdin: int = subprocess.DEVNULL,
+        out: int = -1,
+        cwd: Optional[Path] = None,
     ) -> subprocess.Popen[bytes]:
         """Start a process in a session of its own, so that Ctrl-C is ours alone; what it says goes to the log."""
         with self.log.open("ab") as log:
@@ -104,7 +117,7 @@ class Scratch:
                 stdin=stdin,
                 stdout=output,
                 stderr=log,
-                cwd=self.folder,
+                cwd=cwd or self.folder,
                 env=environment,
                 start_new_session=True,
             )

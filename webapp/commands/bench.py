@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,15 +24,21 @@ if TYPE_CHECKING:
 @click.option(
     "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How often each thing is measured."
 )
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="Install huey, celery, rq and procrastinate in a scratch environment; measure them, too.",
+)
 @click.option("--large", is_flag=True, help="Tables of ten million rows, too: half an hour, 15 GB.")
 @click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works: not to be quoted.")
-def bench(sections: tuple[str, ...], as_json: bool, rounds: int, large: bool, quick: bool) -> None:
+def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, large: bool, quick: bool) -> None:
     """Measure this machine, and the queue on it: all sections, or those named.
 
     Every ratio compares what was measured side by side. It all happens on a scratch home, which is removed afterwards;
     leave the machine alone meanwhile.
     """
     from webapp.bench.machine import describe
+    from webapp.bench.peers.running import installed
     from webapp.bench.scratch import scratch
 
     chosen = [name for name in SECTIONS if name in sections] or list(SECTIONS)
@@ -42,8 +48,9 @@ def bench(sections: tuple[str, ...], as_json: bool, rounds: int, large: bool, qu
         machine = describe(place.folder)
         if not quick:
             place.warm_up()
-        for name in chosen:
-            rows += measure(run, name, quick=quick)
+        with installed(run) if peers else nullcontext():
+            for name in chosen:
+                rows += measure(run, name, quick=quick)
     if as_json:
         print_json({"machine": machine, "rounds": rounds, "quick": quick, "rows": list(map(shape, rows)),
                     "left_out": run.left_out})  # fmt: skip

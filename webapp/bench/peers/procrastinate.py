@@ -1,0 +1,36 @@
+"""Procrastinate, on PostgreSQL: one process that runs as many jobs at a time as there are to be workers."""
+
+from __future__ import annotations
+
+from webapp.bench.peers import POSTGRESQL, Peer
+
+_SCRIPT = """
+import os
+import procrastinate
+import bench_job
+
+app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=os.environ["BENCH_POSTGRESQL"]))
+PUT = {"run": app.task(name="run")(bench_job.run).defer, "clock": app.task(name="clock")(bench_job.clock).defer}
+prepare = app.open
+"""
+_RESET = """
+import procrastinate_postgresql
+with procrastinate_postgresql.app.open() as app:
+    if app.check_connection():
+        app.connector.get_sync_connector().execute_query("TRUNCATE procrastinate_jobs CASCADE")
+    else:
+        app.schema_manager.apply_schema()
+"""
+
+PEERS = (
+    Peer(
+        "procrastinate_postgresql",
+        "Procrastinate (PostgreSQL)",
+        ("procrastinate", "psycopg[binary]"),
+        _SCRIPT,
+        _RESET,
+        lambda count: ("procrastinate", "-a", "procrastinate_postgresql.app", "worker", "-c", str(count)),
+        POSTGRESQL,
+        "one process, with a thread for each job",
+    ),
+)
