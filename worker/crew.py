@@ -67,7 +67,10 @@ class Crew:
         """Show that the supervisor lives; pass on what people want; ask workers that are too many to stop."""
         if self._assignment.drain:
             return
-        self._beat()
+        with reading() as session:
+            ended = session.scalar(select(Supervisor.stopped_at).where(Supervisor.id == self._id))
+        if ended is None:  # else it only has to be told: its queue may take no writes any more
+            self._beat()
         with reading() as session:
             row = session.get(Supervisor, self._id)
             if row is None:
