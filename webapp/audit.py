@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Select, select, text
 from sqlalchemy.orm import Session
 
 from webapp import clock
@@ -54,26 +54,40 @@ def note(
     outcome: str = "done",
     details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
 ) -> None:
-    """Add a row for each subject. `details` has as many: `{"before": …, "after": …}` where something changed."""
-    if not subjects:
-        return
+    """Add a line for each subject. `details` has as many: `{"before": …, "after": …}` where something changed."""
+    if subjects:
+        session.execute(text(LINE), lines(verb, subjects, actor, outcome=outcome, details=details))
+
+
+LINE = """
+INSERT INTO audit (at, actor, verb, subject, outcome, face, address, detail)
+VALUES (:at, :actor, :verb, :subject, :outcome, :face, :address, :detail)
+"""
+
+
+def lines(
+    verb: str,
+    subjects: Sequence[str],
+    actor: str,
+    *,
+    outcome: str = "done",
+    details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
+) -> list[dict[str, Any]]:
+    """The values for LINE, see `note`."""
     origin, at = _origin.get(), clock.now()
-    session.execute(
-        insert(Audit),
-        [
-            {
-                "at": at,
-                "actor": actor,
-                "verb": verb,
-                "subject": subject,
-                "outcome": outcome,
-                "face": origin.face,
-                "address": origin.address,
-                "detail": json.dumps(detail) if detail else None,
-            }
-            for subject, detail in zip(subjects, details or [None] * len(subjects))
-        ],
-    )
+    return [
+        {
+            "at": at,
+            "actor": actor,
+            "verb": verb,
+            "subject": subject,
+            "outcome": outcome,
+            "face": origin.face,
+            "address": origin.address,
+            "detail": json.dumps(detail) if detail else None,
+        }
+        for subject, detail in zip(subjects, details or [None] * len(subjects))
+    ]
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def writing(patience: float = BUSY_TIMEOUT, *, rings: bool = True) -> Iterator[S
     lock = write_lock()
     lock.acquire(patience)
     try:
-        with _told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
+        with told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
             yield session
             if rings:
                 ring()
@@ -220,7 +220,7 @@ def give_way() -> None:
 
 
 @contextmanager
-def _told_busy() -> Iterator[None]:
+def told_busy() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:

@@ -7,25 +7,21 @@ that they are in.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, cast
+from typing import Any, Optional
 
-from sqlalchemy import Table, case, insert, literal_column, null, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import case, literal_column, null, select, update
 from sqlalchemy.orm import Session
 
-from webapp import audit, clock, settings
+from webapp import clock, enqueueing, settings
 from webapp.db import writing
-from webapp.ids import new_job_id
-from webapp.jobspec import FieldError, JobSpec, SpecError
 from webapp.lifecycle import in_state, move, record
 from webapp.models import Job, Queue, Supervisor, Worker
 
 BATCH = 500  # jobs that one statement names
-AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
+enqueue = enqueueing.enqueue
 FRESH_START = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None}
 
 
@@ -50,125 +46,6 @@ class Outcome:
     @property
     def done(self) -> bool:
         return not self.refused
-
-
-# --- enqueue ---------------------------------------------------------------------------------------------------------
-
-
-def enqueue(
-    specs: Sequence[JobSpec],
-    actor: str,
-    *,
-    form_key: Optional[str] = None,
-    stored: Optional[Callable[[int], None]] = None,
-) -> list[str]:
-    """Store all jobs or none; return their ids in order.
-
-    `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
-    ids. `stored` is told how many are in, on the way to the commit. Raises SpecError when an id is taken, here or
-    earlier in the same call; each of its errors has the `place` of its job in `specs`.
-    """
-    rows = [_row(spec, actor, clock.now()) for spec in specs]
-    given = _given_ids(specs)
-    keys = [f"{form_key}.{place}" if place else form_key for place in range(len(rows))] if form_key is not None else []
-    for row, key in zip(rows, keys):
-        row["form_key"] = key
-    try:
-        with writing() as session:
-            before = _stored_before(session, keys)
-            if before:
-                return before
-            _refuse_taken(session, given)
-            _ensure_queues(session, {spec.queue for spec in specs})
-            for start in range(0, len(rows), 10_000):
-                # By way of the table: the ORM's own bulk insert takes twice as long.
-                session.connection().execute(insert(cast(Table, Job.__table__)), rows[start : start + 10_000])
-                if stored is not None:
-                    stored(min(start + 10_000, len(rows)))
-            _audit_enqueue(session, rows, actor)
-    except IntegrityError:
-        # PostgreSQL only: another transaction stored one of these ids or keys between our look and our insert.
-        with writing() as session:
-            before = _stored_before(session, keys)
-            if before:
-                return before
-            _refuse_taken(session, given)
-        raise
-    return [row["id"] for row in rows]
-
-
-def _stored_before(session: Session, keys: Sequence[str]) -> list[str]:
-    """The jobs that an earlier call with these keys has stored, but for those that were discarded since."""
-    found: dict[Optional[str], str] = {}
-    for start in range(0, len(keys), BATCH):
-        which = Job.form_key.in_(keys[start : start + BATCH])
-        found.update({row.form_key: row.id for row in session.execute(select(Job.form_key, Job.id).where(which))})
-    return [found[key] for key in keys if key in found]
-
-
-def _audit_enqueue(session: Session, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
-    """One line for each job, or one for a crowd."""
-    if not audit.concerns(actor):
-        return
-    if len(rows) > AUDITED_SINGLY:
-        detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
-        audit.note(session, "enqueue", ["jobs"], actor, details=[detail])
-        return
-    details = [{"after": {key: row[key] for key in ("command", "queue", "state")}} for row in rows]
-    audit.note(session, "enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
-
-
-def _row(spec: JobSpec, actor: str, now: int) -> dict[str, Any]:
-    due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
-    return {
-        "id": spec.id or new_job_id(),
-        "command": spec.command,
-        "queue": spec.queue,
-        "priority": spec.priority,
-        "state": "scheduled" if due > now else "pending",
-        # A time in the past counts as now: among equals, the first to come is the first to go.
-        "run_at": max(due, now),
-        "max_retries": spec.max_retries,
-        "timeout": spec.timeout,
-        "cwd": spec.cwd,
-        "env": json.dumps(dict(spec.env)) if spec.env else None,
-        "created_at": now,
-        "created_by": actor,
-        "changed_at": now,
-        "form_key": None,
-    }
-
-
-def _given_ids(specs: Sequence[JobSpec]) -> dict[str, int]:
-    """The ids that people chose, with their places in `specs`."""
-    places: dict[str, int] = {}
-    for place, spec in enumerate(specs):
-        if spec.id is None:
-            continue
-        if spec.id in places:
-            message = f"{spec.id!r} is given to jobs {places[spec.id] + 1} and {place + 1}. Ids must differ."
-            raise SpecError([FieldError("id", message, place)])
-        places[spec.id] = place
-    return places
-
-
-def _refuse_taken(session: Session, places: Mapping[str, int]) -> None:
-    ids, errors = list(places), []
-    for start in range(0, len(ids), 500):
-        taken = session.execute(select(Job.id, Job.state).where(Job.id.in_(ids[start : start + 500])))
-        errors += [
-            FieldError("id", f"{row.id!r} is taken by a job that is {row.state}. Choose another.", places[row.id])
-            for row in taken
-        ]
-    if errors:
-        raise SpecError(sorted(errors, key=lambda error: error.place or 0))
-
-
-def _ensure_queues(session: Session, names: set[str]) -> None:
-    known = set(session.scalars(select(Queue.name).where(Queue.name.in_(names))))
-    if names - known:
-        session.execute(insert_ignore(session, Queue), [{"name": name} for name in sorted(names - known)])
-        settings.bump_revision(session)
 
 
 def insert_ignore(session: Session, table: Any) -> Any:

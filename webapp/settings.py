@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from webapp import clock
@@ -254,9 +254,12 @@ def _before(session: Session, definition: Definition) -> dict[str, Any]:
     return {"from": definition.tidy(json.loads(row.value))}
 
 
+# Tells the workers that something which people change has changed.
+BUMP_REVISION = "UPDATE control SET revision = revision + 1"
+
+
 def bump_revision(session: Session) -> None:
-    """Tell the workers that something which people change has changed."""
-    session.execute(update(Control).values(revision=Control.revision + 1))
+    session.execute(text(BUMP_REVISION))
 
 
 def _noted(session: Session, key: str, actor: str, detail: Mapping[str, Any], reverts: Optional[int]) -> None:

@@ -1,0 +1,150 @@
+"""Enqueue: jobs are stored, all of one call or none, with their queues and their lines of the audit trail.
+
+In plain statements (see `storing.py`), because whoever enqueues one job waits for it, and a worker for him: through a
+session the same costs five times the INSERT itself. Called as `operations.enqueue`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Optional
+
+from sqlalchemy.exc import IntegrityError
+
+from webapp import audit, clock, settings
+from webapp.ids import new_job_id
+from webapp.jobspec import FieldError, JobSpec, SpecError
+from webapp.storing import Plain, storing
+
+BATCH = 500  # values that one statement asks for
+STORE_BATCH = 10_000  # rows between two reports of how far it is
+AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
+
+_JOB = """
+INSERT INTO jobs (id, command, queue, priority, state, run_at, max_retries, timeout, cwd, env, created_at, created_by,
+                  changed_at, attempts, failures, losses, lone_losses, form_key)
+VALUES (:id, :command, :queue, :priority, :state, :run_at, :max_retries, :timeout, :cwd, :env, :now, :actor,
+        :now, 0, 0, 0, 0, :form_key)
+"""
+_QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
+
+
+def enqueue(
+    specs: Sequence[JobSpec],
+    actor: str,
+    *,
+    form_key: Optional[str] = None,
+    stored: Optional[Callable[[int], None]] = None,
+) -> list[str]:
+    """Store all jobs or none; return their ids in order.
+
+    `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
+    ids. `stored` is told how many are in, on the way to the commit. Raises SpecError when an id is taken, here or
+    earlier in the same call; each of its errors has the `place` of its job in `specs`.
+    """
+    now = clock.now()
+    keys: list[str] = []
+    if form_key is not None:
+        keys = [f"{form_key}.{place}" if place else form_key for place in range(len(specs))]
+    rows = [_row(spec, actor, now, keys[place] if keys else None) for place, spec in enumerate(specs)]
+    given = _given_ids(specs)
+    try:
+        with storing() as plain:
+            before = _stored_before(plain, keys)
+            if before:
+                return before
+            _refuse_taken(plain, given)
+            _ensure_queues(plain, sorted({spec.queue for spec in specs}))
+            for start in range(0, len(rows), STORE_BATCH):
+                plain.run_many(_JOB, rows[start : start + STORE_BATCH])
+                if stored is not None:
+                    stored(min(start + STORE_BATCH, len(rows)))
+            _audit(plain, rows, actor)
+    except IntegrityError:
+        # PostgreSQL only: another transaction stored one of these ids or keys between our look and our insert.
+        with storing() as plain:
+            before = _stored_before(plain, keys)
+            if before:
+                return before
+            _refuse_taken(plain, given)
+        raise
+    return [row["id"] for row in rows]
+
+
+def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str]) -> dict[str, Any]:
+    due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
+    return {
+        "id": spec.id or new_job_id(),
+        "command": spec.command,
+        "queue": spec.queue,
+        "priority": spec.priority,
+        "state": "scheduled" if due > now else "pending",
+        # A time in the past counts as now: among equals, the first to come is the first to go.
+        "run_at": max(due, now),
+        "max_retries": spec.max_retries,
+        "timeout": spec.timeout,
+        "cwd": spec.cwd,
+        "env": json.dumps(dict(spec.env)) if spec.env else None,
+        "now": now,
+        "actor": actor,
+        "form_key": form_key,
+    }
+
+
+def _given_ids(specs: Sequence[JobSpec]) -> dict[str, int]:
+    """The ids that people chose, with their places in `specs`."""
+    places: dict[str, int] = {}
+    for place, spec in enumerate(specs):
+        if spec.id is None:
+            continue
+        if spec.id in places:
+            message = f"{spec.id!r} is given to jobs {places[spec.id] + 1} and {place + 1}. Ids must differ."
+            raise SpecError([FieldError("id", message, place)])
+        places[spec.id] = place
+    return places
+
+
+def _stored_before(plain: Plain, keys: Sequence[str]) -> list[str]:
+    """The jobs that an earlier call with these keys has stored, but for those that were discarded since."""
+    found: dict[str, str] = {}
+    for start in range(0, len(keys), BATCH):
+        statement = f"SELECT form_key, id FROM jobs WHERE {plain.among('form_key', 'keys')}"  # noqa: S608
+        found.update(dict(plain.rows(statement, {"keys": plain.listed(keys[start : start + BATCH])})))
+    return [found[key] for key in keys if key in found]
+
+
+def _refuse_taken(plain: Plain, places: Mapping[str, int]) -> None:
+    ids, errors = list(places), []
+    for start in range(0, len(ids), BATCH):
+        statement = f"SELECT id, state FROM jobs WHERE {plain.among('id', 'ids')}"  # noqa: S608
+        errors += [
+            FieldError("id", f"{job_id!r} is taken by a job that is {state}. Choose another.", places[job_id])
+            for job_id, state in plain.rows(statement, {"ids": plain.listed(ids[start : start + BATCH])})
+        ]
+    if errors:
+        raise SpecError(sorted(errors, key=lambda error: error.place or 0))
+
+
+def _ensure_queues(plain: Plain, names: Sequence[str]) -> None:
+    known: set[str] = set()
+    for start in range(0, len(names), BATCH):
+        statement = f"SELECT name FROM queues WHERE {plain.among('name', 'names')}"  # noqa: S608
+        known.update(row[0] for row in plain.rows(statement, {"names": plain.listed(names[start : start + BATCH])}))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        plain.run_many(_QUEUE, [{"name": name} for name in unknown])
+        plain.run(settings.BUMP_REVISION, {})
+
+
+def _audit(plain: Plain, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
+    """One line for each job, or one for a crowd."""
+    if not rows or not audit.concerns(actor):
+        return
+    if len(rows) > AUDITED_SINGLY:
+        detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
+        lines = audit.lines("enqueue", ["jobs"], actor, details=[detail])
+    else:
+        details = [{"after": {key: row[key] for key in ("command", "queue", "state")}} for row in rows]
+        lines = audit.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
+    plain.run_many(audit.LINE, lines)

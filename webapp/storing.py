@@ -1,0 +1,89 @@
+"""A durable write transaction in plain statements: on the driver's own connection, with texts compiled once.
+
+For what is done so often that a session's millisecond counts: storing a job. Everything else uses `db.writing()`, which
+promises the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+
+from webapp import db, elsewhere
+
+
+class Plain:
+    """One transaction. Statements are texts with `:name` parameters, values mappings."""
+
+    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+        self._cursor = cursor
+        self._dialect = dialect
+        self._sqlite = dialect.name == "sqlite"
+
+    def run(self, statement: str, values: Mapping[str, Any]) -> None:
+        self._cursor.execute(compiled(self._dialect, statement), values)
+
+    def run_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Once for each of these."""
+        self._cursor.executemany(compiled(self._dialect, statement), rows)
+
+    def rows(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        self.run(statement, values)
+        return [tuple(row) for row in self._cursor.fetchall()]
+
+    def among(self, column: str, parameter: str) -> str:
+        """The condition that a column is one of the values that `listed()` made for this parameter."""
+        if self._sqlite:
+            return f"{column} IN (SELECT value FROM json_each(:{parameter}))"  # noqa: S608
+        return f"{column} = ANY(:{parameter})"
+
+    def listed(self, values: Sequence[str]) -> Any:
+        """Values of one parameter; one at the least."""
+        return json.dumps(values) if self._sqlite else list(values)
+
+
+@lru_cache(maxsize=256)
+def compiled(dialect: Dialect, statement: str) -> str:
+    """A statement with the driver's own kind of parameters. To build one for each call takes ten times as long."""
+    return str(text(statement).compile(dialect=dialect))
+
+
+@contextmanager
+def storing() -> Iterator[Plain]:
+    """As `db.writing()`: durable once the block has ended, rolled back when it raises. Rings and raises as that."""
+    engine, lock = db.write_engine(), db.write_lock()
+    lock.acquire(db.BUSY_TIMEOUT)
+    try:
+        with db.told_busy(), _told_as_sqlalchemy_does(engine):
+            connection = engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                if engine.dialect.name == "sqlite":
+                    cursor.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
+                yield Plain(cursor, engine.dialect)
+                db.ring()
+                connection.commit()
+            finally:
+                connection.close()  # back to the pool, which rolls back what was not committed
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _told_as_sqlalchemy_does(engine: Engine) -> Iterator[None]:
+    """So that whoever catches errors need not know by which way a statement went."""
+    base = engine.dialect.loaded_dbapi.Error
+    try:
+        yield
+    except base as error:
+        words = elsewhere.words_of(error)
+        if words is not None:
+            raise elsewhere.Elsewhere(words) from error
+        raise DBAPIError.instance(None, None, error, base, dialect=engine.dialect) from error
