@@ -30,7 +30,7 @@ SECTIONS = {
     "cli": "`manage.py enqueue` as a whole process",
     "start": "from `up` to the console's first answer",
 }
-LEAST_SPACE = 200 * 1024**2  # bytes
+LEAST_SPACE = 500 * 1024**2  # bytes
 
 
 class BenchError(Exception):

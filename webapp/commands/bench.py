@@ -6,19 +6,33 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.bench import SECTIONS, Bench, measure, space
+from webapp.bench import SECTIONS, Bench, BenchError, measure, space
 from webapp.commands._core import json_option
 from webapp.commands._output import Column, print_json, print_table, say
 
 if TYPE_CHECKING:
     from webapp.bench.rounds import Row
 
+WINDOWS: bool = sys.platform == "win32"
 
-@click.command(epilog="Example: manage.py bench drain pickup")
+
+_SECTIONS = "\n".join(f"  {name:<8}  {what}" for name, what in SECTIONS.items())
+_HELP = f"""Measure this machine, and the queue on it: all sections, or those named.
+
+Every ratio compares what was measured side by side. It all happens on a scratch home, which is removed afterwards;
+leave the machine alone meanwhile. Ends with 1 where a section could not be measured.
+
+\b
+Sections:
+{_SECTIONS}
+"""
+
+
+@click.command(help=_HELP, epilog="Example: manage.py bench drain pickup")
 @click.argument("sections", metavar="[SECTION]...", nargs=-1, type=click.Choice(list(SECTIONS)))
 @json_option
 @click.option(
@@ -31,30 +45,27 @@ if TYPE_CHECKING:
 )
 @click.option("--large", is_flag=True, help="Tables of ten million rows, too: half an hour, 15 GB.")
 @click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works: not to be quoted.")
-def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, large: bool, quick: bool) -> None:
-    """Measure this machine, and the queue on it: all sections, or those named.
-
-    Every ratio compares what was measured side by side. It all happens on a scratch home, which is removed afterwards;
-    leave the machine alone meanwhile.
-    """
+def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, large: bool, quick: bool) -> int:
     from webapp.bench.machine import describe
     from webapp.bench.peers.running import installed
     from webapp.bench.scratch import scratch
 
+    if WINDOWS:
+        raise click.ClickException("the benchmark needs a system with fork, signals and wait4, such as Linux or macOS.")
     chosen = [name for name in SECTIONS if name in sections] or list(SECTIONS)
-    rows: list[Row] = []
     with told_to_end(), scratch(space(chosen, large=large, quick=quick)) as place:
         run = Bench(rounds, place, say, large=large)
         machine = describe(place.folder)
         if not quick:
             place.warm_up()
         with installed(run) if peers else nullcontext():
-            for name in chosen:
-                rows += measure(run, name, quick=quick)
+            found = [measured(run, name, quick) for name in chosen]
+    rows = [row for of_section in found for row in of_section or ()]
+    failed = None in found
     if as_json:
         print_json({"machine": machine, "rounds": rounds, "quick": quick, "rows": list(map(shape, rows)),
                     "left_out": run.left_out})  # fmt: skip
-        return
+        return int(failed)
     click.echo(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items()))
     click.echo()
     print_table(
@@ -66,6 +77,16 @@ def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, la
         [cells(row) for row in rows],
     )
     tell_notes(rows, run.left_out, quick)
+    return int(failed)
+
+
+def measured(run: Bench, name: str, quick: bool) -> Optional[Sequence[Row]]:
+    """The rows of a section; None where it failed, which is told at the end, beside what the others found."""
+    try:
+        return measure(run, name, quick=quick)
+    except BenchError as error:
+        run.left_out.append(f"{name}: {error}")
+        return None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.webapp.commands.conftest import Cli, Processes
-from webapp.bench import SECTIONS, Bench
+from webapp.bench import SECTIONS, Bench, BenchError
 from webapp.bench.rounds import Row, plain_row, ratio_row
 from webapp.bench.scratch import MARK
 from webapp.commands import bench as command
@@ -103,6 +103,24 @@ def test_an_unknown_section_is_named_with_those_there_are(cli: Cli) -> None:
     assert result.code == 2
     assert "'brain' is not one of" in result.err
     assert "'drain'" in result.err
+
+
+def test_a_section_that_fails_is_told_beside_what_the_others_found(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(run: Bench, name: str, *, quick: bool) -> list[Row]:
+        if name == "slots":
+            raise BenchError("the workers did not start.")
+        return [plain_row("start.warm", [1.25])]
+
+    monkeypatch.setattr(command, "measure", measure)
+    result = cli("bench", "slots", "start", "--quick")
+    assert result.code == 1
+    assert "Not measured: slots: the workers did not start." in result.out
+    assert "1.25 s" in result.out
+
+
+def test_the_help_has_the_sections(cli: Cli) -> None:
+    result = cli("bench", "--help")
+    assert all(f"  {name:<8}  {what}\n" in result.out for name, what in SECTIONS.items())
 
 
 def test_a_real_run_prints_what_it_measured_and_leaves_nothing_behind(processes: Processes, scratch_here: Path) -> None:
