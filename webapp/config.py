@@ -31,12 +31,15 @@ class Config:
         database_url: a SQLAlchemy URL; None means `queue.db` in the home.
         public_url: how people reach the console from outside (`https://queue.example.org`), or None.
         trusted_proxies: addresses and networks whose `X-Forwarded-For` is believed.
+        durable_settles: whether workers commit as durably as enqueue does: then nothing runs again after a power cut
+            but what was running, and a job takes longer.
     """
 
     home: Path
     database_url: Optional[str]
     public_url: Optional[str]
     trusted_proxies: tuple[Network, ...] = ()
+    durable_settles: bool = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -68,6 +71,7 @@ def load(environ: Optional[Mapping[str, str]] = None) -> Config:
         database_url=_database_url(values.get("QUEUECTL_DATABASE_URL") or None),
         public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or None),
         trusted_proxies=_networks(values.get("QUEUECTL_TRUSTED_PROXIES") or ""),
+        durable_settles=_yes("QUEUECTL_DURABLE_SETTLES", values.get("QUEUECTL_DURABLE_SETTLES") or "0"),
     )
 
 
@@ -157,6 +161,12 @@ def _public_url(url: Optional[str]) -> Optional[str]:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
         raise ConfigError(f"QUEUECTL_PUBLIC_URL is {url!r}. Expected something like https://queue.example.org.")
     return f"{parts.scheme}://{parts.netloc}"
+
+
+def _yes(name: str, text: str) -> bool:
+    if text not in {"0", "1"}:
+        raise ConfigError(f"{name} is {text!r}. Expected 1 (yes) or 0 (no).")
+    return text == "1"
 
 
 def _networks(text: str) -> tuple[Network, ...]:

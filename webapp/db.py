@@ -7,7 +7,9 @@ Three engines serve one database:
 
 - `write` commits durably (`synchronous=FULL`): whoever was told 'accepted' can pull the plug.
 - `read` can never write, and so never waits for the write lock.
-- `worker` commits with `synchronous=NORMAL`: after a power cut the attempts of the last moments may run again.
+- `worker` commits with `synchronous=NORMAL`: after a power cut the attempts of the last moments may run again, unless
+  QUEUECTL_DURABLE_SETTLES asks for the same as `write`. It gives up sooner when a stranger has the database, because
+  nothing else can reach the thread that waits within the library.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from webapp.locks import BUSY, Busy, WriteLock, share_use
 
 LOG_KEPT = 16 * 1024**2  # bytes: a log that grew larger, while somebody read for long, is cut to this afterwards
 BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
+WORKER_BUSY_TIMEOUT = 2.0
 
 
 def _sqlite_library() -> ModuleType:
@@ -97,7 +100,7 @@ def init_app(app: Flask, config: Config) -> None:
     prepare = _prepare_sqlite if config.is_sqlite else _prepare_postgresql
     with app.app_context():
         for role, engine in db.engines.items():
-            prepare(engine, role or "write")
+            prepare(engine, role or "write", durable=role != "worker" or config.durable_settles)
             event.listen(engine, "handle_error", _told_elsewhere)
         if config.is_sqlite:
             app.extensions["queuectl_watch"] = _Watch(read_engine())
@@ -306,14 +309,16 @@ def worker_connection() -> WorkerConnection:
     return WorkerConnection(db.engines["worker"], write_lock(), current_app.extensions["queuectl_doorbell"])
 
 
-def _prepare_sqlite(engine: Engine, role: str) -> None:
+def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
     """Set up every connection of one SQLite engine, and make its transactions begin as the role needs.
 
     The driver's own transaction handling is switched off (a `WITH … UPDATE` survived its rollback) and BEGIN said
     here: writers IMMEDIATE, because a deferred transaction that turns into a write fails at once, busy timeout or not.
     """
     pragmas = ["foreign_keys=ON", "temp_store=MEMORY"]
-    pragmas.append("synchronous=NORMAL" if role == "worker" else "synchronous=FULL")
+    pragmas.append("synchronous=FULL" if durable else "synchronous=NORMAL")
+    if role == "worker":
+        pragmas.append(f"busy_timeout={WORKER_BUSY_TIMEOUT * 1000:.0f}")
     if role == "read":
         pragmas.append("query_only=ON")
     else:
@@ -333,11 +338,13 @@ def _prepare_sqlite(engine: Engine, role: str) -> None:
         connection.exec_driver_sql(begin)
 
 
-def _prepare_postgresql(engine: Engine, role: str) -> None:
-    settings = {"read": "default_transaction_read_only = on", "worker": "synchronous_commit = off"}
+def _prepare_postgresql(engine: Engine, role: str, durable: bool) -> None:
+    settings = ["default_transaction_read_only = on"] if role == "read" else []
+    if not durable:
+        settings.append("synchronous_commit = off")
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
-        if role in settings:
-            connection.execute(f"SET {settings[role]}")
-            connection.commit()
+        for setting in settings:
+            connection.execute(f"SET {setting}")
+        connection.commit()

@@ -13,12 +13,14 @@ from typing import Any, Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
 
-from webapp import db
-from webapp.config import CHECKOUT, Config
+from webapp import create_core, db
+from webapp.config import CHECKOUT, Config, ConfigError, load
 from webapp.db import reading, writing
 from webapp.locks import Busy, WriteLock
+from webapp.storing import storing
 
 _HOLD = """
 import fcntl, os, sys
@@ -195,3 +197,52 @@ def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app:
     watch._connection.driver_connection.close()
     assert db.mark() is None
     assert db.mark() not in (None, begun)
+
+
+# --- plain statements ---
+
+
+def _store_and_fail(name: str) -> None:
+    with storing() as plain:
+        plain.run("INSERT INTO queues (name) VALUES (:name)", {"name": name})
+        raise RuntimeError("not after all")
+
+
+def test_what_is_stored_in_plain_statements_is_there_and_is_not_when_it_was_rolled_back(app: Flask) -> None:
+    with storing() as plain:
+        plain.run_many("INSERT INTO queues (name) VALUES (:name)", [{"name": "one"}, {"name": "two"}])
+    with pytest.raises(RuntimeError, match="after all"):
+        _store_and_fail("three")
+    with storing() as plain:
+        statement = f"SELECT name FROM queues WHERE {plain.among('name', 'names')} ORDER BY name"
+        assert plain.rows(statement, {"names": plain.listed(["one", "two", "three"])}) == [("one",), ("two",)]
+
+
+def test_plain_statements_raise_what_a_session_raises(app: Flask) -> None:
+    with pytest.raises(IntegrityError), storing() as plain:
+        plain.run_many("INSERT INTO queues (name) VALUES (:name)", [{"name": "one"}, {"name": "one"}])
+
+
+def test_a_stranger_that_holds_the_database_is_told_as_busy_to_plain_statements(
+    sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = db.sqlite.connect(home / "queue.db", isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    event.listen(db.write_engine(), "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=10"))
+    with pytest.raises(Busy), storing():
+        raise AssertionError("it must not get here")
+    stranger.close()
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("0", 1), ("1", 2)])
+def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
+    app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
+    with app.app_context():
+        connection = db.worker_connection()
+        assert connection.look("PRAGMA synchronous", {}) == [(found,)]
+        connection.close()
+
+
+def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="QUEUECTL_DURABLE_SETTLES is 'yes'"):
+        load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": "yes"})
