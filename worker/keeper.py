@@ -64,23 +64,23 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
     heard: queue.SimpleQueue[str] = queue.SimpleQueue()
     listen(supervisor, heard.put)
     hears = _hear_bell(app.extensions["queuectl_config"], heard.put)
-    keeper, word = _Keeper(crew), ""
+    keeper, words = _Keeper(crew), set[str]()
     with app.app_context():
         while True:
             try:
                 keeper.tick()
-                if word == GONE:
+                if GONE in words:
                     crew.end()
             except Elsewhere as moved:
                 crew.moved(str(moved))
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("the database cannot be used: %s", _line(error))
-            if word == GONE:
+            if GONE in words:
                 return 0
             with contextlib.suppress(queue.Empty):
-                word = heard.get(timeout=0.01 if keeper.acts else keeper.rest if hears else TICK)
-                while True:  # one look will do for all that was said so far
-                    word = heard.get_nowait()
+                words.add(heard.get(timeout=0.01 if keeper.acts else keeper.rest if hears else TICK))
+                while True:  # one look will do for all that was said so far, by the supervisor and by the bell
+                    words.add(heard.get_nowait())
 
 
 def _hear_bell(config: Config, hear: Callable[[str], None]) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from typing import Callable
+
 import pytest
 from flask import Flask
 from sqlalchemy import func, select, update
@@ -12,6 +15,8 @@ from webapp.db import reading, writing
 from webapp.filters import JobFilter
 from webapp.models import Act, Attempt, CommandHour, Event, Job, Minute, Worker
 from worker import keeper
+from worker.child import GONE, LOOK
+from worker.crew import Crew
 
 DAY = clock.DAY
 
@@ -172,3 +177,44 @@ def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> N
     with reading() as session:
         assert session.scalars(select(Minute.completed).where(Minute.queue == job.queue)).all() == [1]
         assert session.scalars(select(CommandHour.shape)).all() == ["echo hello"]
+
+
+class _Crew(Crew):
+    """One of a supervisor that is not there."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def tick(self) -> None:
+        pass
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the bell says after the supervisor's last word does not make the keeper forget that word."""
+
+    def say_both(_pipe: int, hear: Callable[[str], None]) -> None:
+        hear(GONE)
+        hear(LOOK)
+
+    monkeypatch.setattr(keeper, "listen", say_both)
+    monkeypatch.setattr(keeper, "_hear_bell", lambda *_: True)
+    monkeypatch.setattr(keeper.signal, "signal", lambda *_: None)
+    crew = _Crew()
+    assert keeper.run(app, -1, crew) == 0
+    assert crew.ended == 1
+
+
+@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+def test_a_keeper_rests_longer_while_nothing_runs_and_looks_often_while_something_does(app: Flask) -> None:
+    one = keeper._Keeper()
+    one.tick()
+    assert one.rest == keeper.REST
+    factories.make_worker(id="w1", pid=os.getpid())
+    factories.make_job("processing", worker_id="w1")
+    one.tick()
+    assert one.rest == keeper.TICK
