@@ -9,16 +9,19 @@ give, so that both sides say the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Optional
 
 from sqlalchemy import Column, LargeBinary, Select, String, Table, cast, func, insert, select, text, tuple_
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
+from webapp import trouble
 from webapp.db import Base
 from webapp.moving import marks
-from webapp.moving.sides import Side, Tick
+from webapp.moving.sides import MoveError, Side, Tick
 
 ROWS = 2000  # of one batch, at the most
 BYTES = 8 * 1024**2  # of texts and outputs in one batch; one row alone may be larger
@@ -71,7 +74,7 @@ class Progress:
 def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], tick: Tick) -> dict[str, Sum]:
     """Bring what is missing into the target; `progress` is what its record of the move says. Returns each table's sum.
 
-    Raises DBAPIError where a value does not fit, or a database is out of reach.
+    Raises MoveError where the target does not take a batch: a value does not fit, the disk is full.
     """
     parts = {name: Progress.of(found) for name, found in progress.items()}
     for table in tables():
@@ -79,16 +82,31 @@ def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], 
         tick(part.sum.rows)
         while not part.done:
             with source.reading() as connection:
-                rows = page(connection, table, part.after)
+                rows, part.done = _page(connection, table, part.after)
+            if not rows:
+                break
             part.sum.add(rows)
-            part.done = not rows
-            if rows:
-                part.after = list(_key_of(table, rows[-1]))
-            with target.writing() as connection:
+            part.after = list(_key_of(table, rows[-1]))
+            with _told(target, table), target.writing() as connection:
                 _store(connection, table, rows)
                 marks.note(connection, move_id, progress={name: one.as_json() for name, one in parts.items()})
             tick(len(rows))
     return {name: part.sum for name, part in parts.items()}
+
+
+@contextmanager
+def _told(target: Side, table: Table) -> Iterator[None]:
+    """What the target says to a batch, as a sentence: by way of SQLAlchemy, or straight from psycopg."""
+    driver: tuple[type[BaseException], ...] = (DBAPIError,)
+    if not target.is_sqlite:
+        import psycopg
+
+        driver = (DBAPIError, psycopg.Error)
+    try:
+        yield
+    except driver as error:
+        reason = trouble.explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        raise MoveError(f"{target.address} does not take rows of {table.name}: {reason}.") from error
 
 
 def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
@@ -103,23 +121,26 @@ def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
 def pages(side: Side, table: Table, columns: Optional[Sequence[Any]] = None) -> Iterator[Sequence[Sequence[Any]]]:
     """All rows of a table, by key. `columns` in the place of its own, of which the key must be the first ones."""
     after: Optional[Sequence[Any]] = None
-    while True:
+    last = False
+    while not last:
         with side.reading() as connection:
-            rows = page(connection, table, after, columns)
-        if not rows:
-            return
-        yield rows
-        after = _key_of(table, rows[-1]) if columns is None else rows[-1][: len(table.primary_key)]
+            rows, last = _page(connection, table, after, columns)
+        if rows:
+            yield rows
+            after = _key_of(table, rows[-1]) if columns is None else rows[-1][: len(table.primary_key)]
 
 
-def page(
+def _page(
     connection: Connection, table: Table, after: Optional[Sequence[Any]], columns: Optional[Sequence[Any]] = None
-) -> Sequence[Sequence[Any]]:
-    """The rows behind a key, as many as ROWS and BYTES allow. Their sizes are asked first: an output may be large."""
+) -> tuple[Sequence[Sequence[Any]], bool]:
+    """The rows behind a key, as many as ROWS and BYTES allow, and whether there are no more.
+
+    Their sizes are asked first: an output may be large.
+    """
     sizes: Select[Any] = select(*_key(table), _size(connection, table))
     keys = connection.execute(_behind(sizes, table, after).limit(ROWS)).all()
     if not keys:
-        return []
+        return [], True
     number, size = 0, 0
     for row in keys:
         size += row[-1]
@@ -127,7 +148,8 @@ def page(
             break
         number += 1
     wanted: Select[Any] = select(*(table.columns if columns is None else columns))
-    return connection.execute(_behind(wanted, table, after).limit(number)).all()
+    rows = connection.execute(_behind(wanted, table, after).limit(number)).all()
+    return rows, number == len(keys) < ROWS
 
 
 def _behind(statement: Select[Any], table: Table, after: Optional[Sequence[Any]]) -> Select[Any]:
@@ -158,8 +180,6 @@ def _size(connection: Connection, table: Table) -> Any:
 
 
 def _store(connection: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-    if not rows:
-        return
     if connection.dialect.name == "sqlite":
         names = [column.name for column in table.columns]
         connection.execute(insert(table), [dict(zip(names, row)) for row in rows])

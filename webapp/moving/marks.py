@@ -24,9 +24,11 @@ from webapp.moving.sides import MoveError, Side
 # In the target: COPYING, it cannot be used; DONE, it is the queue. In both: UNDONE, taken back.
 PREPARED, COPYING, DONE, UNDONE = "prepared", "copying", "done", "undone"
 
-LOCK_TRY = 500  # milliseconds; shorter than PostgreSQL's deadlock_timeout, so that never another's work is ended for it
+# Milliseconds of one try for all locks. Shorter than PostgreSQL's deadlock_timeout, so that nobody's work is ended for
+# it; after SHORT_TRIES seconds longer, for an autovacuum gives way to nobody who has not waited for so long.
+LOCK_TRY, LONG_TRY, SHORT_TRIES = 500, 3000, 6.0
 LOCK_PATIENCE = 30.0  # seconds
-_LOCK_NOT_AVAILABLE = "55P03"
+_NOT_YET = ("55P03", "40P01")  # lock not available, deadlock detected
 _FUNCTION = "queue_is_elsewhere"
 T = TypeVar("T")
 
@@ -115,19 +117,20 @@ def alone(side: Side, work: Callable[[Connection], T]) -> T:
     SQLite has one writer anyway. PostgreSQL is asked for all tables in short tries: whoever has written to one and
     wants another must not wait for us so long that one of the two is ended as a deadlock.
     """
-    until = time.monotonic() + LOCK_PATIENCE
+    began = time.monotonic()
     while True:
         try:
             with side.writing() as connection:
                 if not side.is_sqlite:
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_TRY}")
+                    patience = LOCK_TRY if time.monotonic() < began + SHORT_TRIES else LONG_TRY
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {patience}")
                     names = ", ".join(f'"{name}"' for name in _tables(connection))
                     connection.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")  # readers go on
                 return work(connection)
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            if getattr(error.orig, "sqlstate", None) not in _NOT_YET:
                 raise
-        if time.monotonic() > until:
+        if time.monotonic() > began + LOCK_PATIENCE:
             raise MoveError(
                 f"some program keeps a transaction open on {side.address}, for longer than {LOCK_PATIENCE:.0f} s. "
                 "End it (pg_stat_activity shows it), then try again."

@@ -62,34 +62,32 @@ def test_a_move_ends_with_the_new_address_and_where_to_put_it(config: Config, cl
     assert (again.code, again.out) == (ran.code, ran.out)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["enqueue", "--command", "true"],
-        ["enqueue", '{"id": "old", "command": "true"}'],
-        ["cancel", "old"],
-        ["run-now", "later"],
-        ["config", "set", "backoff_base", "3"],
-        ["queue", "pause", "default"],
-        ["token", "create", "ci", "--scope", "read"],
-        ["up", "--port", "0"],
-        ["web", "--port", "0"],
-        ["worker", "start"],
-    ],
-    ids=" ".join,
+WRITES = (
+    ["enqueue", "--command", "true"],
+    ["enqueue", '{"id": "old", "command": "true"}'],
+    ["cancel", "old"],
+    ["run-now", "later"],
+    ["config", "set", "backoff_base", "3"],
+    ["queue", "pause", "default"],
+    ["token", "create", "ci", "--scope", "read"],
+    ["up", "--port", "0"],
+    ["web", "--port", "0"],
+    ["worker", "start"],
 )
+
+
 def test_every_command_that_writes_is_refused_with_the_address(
-    config: Config, processes: Processes, address: str, command: list[str]
+    config: Config, processes: Processes, address: str
 ) -> None:
     make_jobs(config)
     for _ in opened(create_core(config)):
         make_job("scheduled", id="later")
     assert processes.run("db", "move", "--to", address).code == 0
-    ran = processes.run(*command)
-    assert (ran.code, ran.out) == (1, "")
-    assert f"this queue was moved to {address} on " in ran.err
-    assert "Traceback" not in ran.err
-    assert len(ran.err.splitlines()) == 1
+    for command in WRITES:
+        ran = processes.run(*command)
+        assert (ran.code, ran.out) == (1, ""), command
+        [line] = ran.err.splitlines()
+        assert f"this queue was moved to {address} on " in line, command
 
 
 def test_who_only_reads_sees_what_was_and_a_note(config: Config, cli: Cli, address: str) -> None:

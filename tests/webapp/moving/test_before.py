@@ -11,10 +11,10 @@ from sqlalchemy import inspect, text, update
 from tests import riches
 from tests.conftest import opened
 from tests.factories import make_job
-from tests.webapp.moving.moves import contents_of, examine, go
+from tests.webapp.moving.moves import back, contents_of, examine, go
 from webapp import create_core, db, elsewhere, models, moving
 from webapp.config import Config
-from webapp.moving import MoveError, Side
+from webapp.moving import MoveError, Side, checks
 
 
 def test_a_dry_run_counts_and_changes_nothing(app: Flask, target: Config) -> None:
@@ -51,6 +51,19 @@ def test_what_postgresql_does_not_take_is_named_before_anything_happens(
     with pytest.raises(MoveError, match=r"and 2 more. A dry run names them all"):
         go(postgresql_target)
     make_job()  # the queue goes on
+
+
+def test_what_comes_after_the_check_and_does_not_fit_is_said_by_the_copy(
+    sqlite_app: Flask, postgresql_target: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "misfits", lambda *_: [])
+    job = make_job()
+    with db.writing() as session:
+        session.execute(update(models.Job).where(models.Job.seq == job.seq).values(command="a\0b"))
+    with pytest.raises(MoveError, match=r"^postgresql://.* does not take rows of jobs: .*NUL.*\.$"):
+        go(postgresql_target)
+    back(postgresql_target)
+    make_job()
 
 
 def test_a_database_that_is_not_empty_is_refused_and_left_alone(app: Flask, target: Config) -> None:

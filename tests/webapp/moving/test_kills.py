@@ -25,7 +25,7 @@ from webapp.elsewhere import Elsewhere
 from webapp.moving import Side, marks
 
 KILLER = Path(__file__).with_name("killer.py")
-LEAST_WRITES = 30  # of a move: fewer would mean that the killer sees none
+LEAST_WRITES = 25  # of a move: fewer would mean that the killer sees none
 PARTS = 4  # each of these tests looks at every fourth write
 
 
@@ -120,6 +120,24 @@ def test_a_move_that_was_killed_at_any_write_is_completed_by_the_next(
         kill_at += PARTS
     assert killed["code"] == 0, killed["said"]
     assert kill_at > LEAST_WRITES
+
+
+def test_a_move_that_was_killed_at_any_write_can_be_taken_back(pair: Callable[[], Any], killer: Killer) -> None:
+    kill_at, undone = 2, 0
+    while True:
+        with pair() as (source, target):
+            before = contents_of(source)
+            if killer.run(source, "--to", url_of(target), kill_at=kill_at)["code"] != -9:
+                break
+            back = killer.run(source, "--to", url_of(target), "--undo")
+            assert back["code"] == 0, f"killed at write {kill_at}: {back['said']}"
+            left = contents_of(source)
+            same = [table for table in before if table not in ("audit", "control")]
+            assert {table: left[table] for table in same} == {table: before[table] for table in same}
+            assert takes_writes(source)
+            assert not (is_begun(target) and takes_writes(target))
+        kill_at, undone = kill_at + PARTS + 1, undone + 1
+    assert undone > LEAST_WRITES / (PARTS + 2)
 
 
 @pytest.mark.parametrize("then", ["undo", "move"])
