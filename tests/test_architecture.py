@@ -49,6 +49,7 @@ def test_imports_only_go_downstairs(path: Path) -> None:
             "clock",
             "config",
             "db",
+            "doorbell",
             "elsewhere",
             "locks",
             "models",

@@ -92,7 +92,9 @@ def _hear_bell(config: Config, hear: Callable[[str], None]) -> bool:
 
     def wait() -> None:
         while (descriptor := bell.descriptor()) is not None:
-            select.select([descriptor], [], [])
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll()
             bell.rang()
             hear(LOOK)
             time.sleep(TICK)

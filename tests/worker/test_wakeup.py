@@ -30,7 +30,9 @@ def rings(bell: wakeup.Wakeup) -> bool:
     """Whether whoever waits is woken, now; what it has heard is forgotten."""
     descriptor = bell.descriptor()
     assert descriptor is not None
-    woken = bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    woken = bool(poll.poll(0))
     assert bell.rang() is woken
     return woken
 
