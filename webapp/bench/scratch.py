@@ -27,6 +27,8 @@ from webapp.db import db
 
 MARK = "BENCH_OF_QUEUECTL"  # in the environment of every process of a run: not QUEUECTL_…, which commands do not get
 PREFIX = "queuectl-bench-"
+# What a checkout's `.env` may say of the person's queue; an empty value stands before it, and is none.
+_FROM_DOTENV = ("DATABASE_URL", "PUBLIC_URL", "TRUSTED_PROXIES", "DURABLE_SETTLES")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Scratch:
     def environment(self, home: Optional[Path] = None, more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
         """This process's environment, without the person's own queue in it and without what `.env` says of it."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")}
-        blank = {f"QUEUECTL_{name}": "" for name in ("DATABASE_URL", "PUBLIC_URL", "TRUSTED_PROXIES")}
+        blank = {f"QUEUECTL_{name}": "" for name in _FROM_DOTENV}
         if kept.pop("PYTHONDONTWRITEBYTECODE", None):
             # Whoever wants none beside the sources has every start compile them anew, which nobody means to measure.
             kept["PYTHONPYCACHEPREFIX"] = str(self.folder / "bytecode")
