@@ -203,7 +203,7 @@ def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
 
     monkeypatch.setattr(keeper, "listen", say_both)
     monkeypatch.setattr(keeper, "_hear_bell", lambda *_: True)
-    monkeypatch.setattr(keeper.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     crew = _Crew()
     assert keeper.run(app, -1, crew) == 0
     assert crew.ended == 1
