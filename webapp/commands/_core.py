@@ -41,6 +41,8 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
     with app.app_context():
         try:
             yield config
+        except (BrokenPipeError, click.Abort):
+            raise
         except Exception as error:
             words = _moved() if noting else None
             if words is None:

@@ -158,7 +158,10 @@ def freeze(connection: Connection, words: str) -> None:
         f"{quote} BEGIN RAISE EXCEPTION USING MESSAGE = {literal}; END {quote}",
     )
     # Of those that are there already none is dropped: that would have to wait for everybody who reads.
-    statement = "SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE tgname = 'elsewhere_rows'"
+    statement = (
+        "SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid"
+        " WHERE tgname = 'elsewhere_rows' AND relnamespace = CAST(current_schema() AS regnamespace)"
+    )
     there = {name for (name,) in connection.exec_driver_sql(statement)}
     for table in sorted(set(_tables(connection)) - there):
         for name, when, each in (("rows", "INSERT OR UPDATE OR DELETE", "ROW"), ("table", "TRUNCATE", "STATEMENT")):
