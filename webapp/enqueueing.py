@@ -127,11 +127,7 @@ def _refuse_taken(plain: Plain, places: Mapping[str, int]) -> None:
 
 
 def _ensure_queues(plain: Plain, names: Sequence[str]) -> None:
-    known: set[str] = set()
-    for start in range(0, len(names), BATCH):
-        statement = f"SELECT name FROM queues WHERE {plain.among('name', 'names')}"  # noqa: S608
-        known.update(row[0] for row in plain.rows(statement, {"names": plain.listed(names[start : start + BATCH])}))
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if not plain.rows("SELECT 1 FROM queues WHERE name = :name", {"name": name})]
     if unknown:
         plain.run_many(_QUEUE, [{"name": name} for name in unknown])
         plain.run(settings.BUMP_REVISION, {})
