@@ -31,6 +31,9 @@ class Kept:
     dropped: int = 0
 
 
+NOTHING = Kept()
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A piece of live output. `position` is its first byte's, counted over all that was written."""
@@ -84,6 +87,8 @@ class Capture:
 
     def kept(self) -> Kept:
         """What is left at the end."""
+        if not self.total:
+            return NOTHING
         with self._lock:
             tail_start = max(self.total - min(self._tail_size, self._tail_limit), self._head_size)
             dropped = tail_start - self._head_size

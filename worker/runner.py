@@ -221,10 +221,10 @@ class Runner(ABC, Generic[R]):
 
     # --- starting ---
 
-    def _environment_of(self, claim: Claim) -> dict[str, str]:
+    def _own_environment(self, claim: Claim) -> dict[str, str]:
+        """What a claim's command sees beside the environment of its worker, or in its place."""
         own = {name.upper(): value for name, value in claim.env.items()} if _WINDOWS else claim.env  # 'Path' is 'PATH'
         return {
-            **self._environment,
             **own,
             "QUEUECTL_JOB_ID": claim.id,
             "QUEUECTL_ATTEMPT": str(claim.attempt),

@@ -65,6 +65,9 @@ class PosixRunner(Runner[_Running]):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the pair
+        # As the kernel takes it, so that it is not encoded anew for each command.
+        self._base = _encoded(self._environment)
+        self._buffer = bytearray(READ_SIZE)  # so that no read takes as much memory before it knows how much there is
         self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._subreaper = processes.become_subreaper()
         self._children: Optional[int] = None
@@ -170,7 +173,7 @@ class PosixRunner(Runner[_Running]):
             pid = os.posix_spawn(
                 argv[0],
                 argv,
-                self._environment_of(claim),
+                {**self._base, **_encoded(self._own_environment(claim))},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, write_out, 1),
@@ -202,14 +205,16 @@ class PosixRunner(Runner[_Running]):
     # --- reading ---
 
     def _read(self, pipe: int, running: _Running, stream: int) -> None:
-        try:
-            data = os.read(pipe, READ_SIZE)
-        except BlockingIOError:
-            return
-        if data:
-            running.capture.write(stream, data)
-        else:
-            self._close_pipe(running, pipe)
+        with contextlib.suppress(BlockingIOError):
+            if not self._take(pipe, running, stream):
+                self._close_pipe(running, pipe)
+
+    def _take(self, pipe: int, running: _Running, stream: int) -> bool:
+        """Read once; False at the end of the pipe. Raises BlockingIOError where there is nothing just now."""
+        size = os.readv(pipe, [self._buffer])
+        if size:
+            running.capture.write(stream, bytes(memoryview(self._buffer)[:size]))
+        return size > 0
 
     def _close_pipe(self, running: _Running, pipe: int) -> None:
         self._poll.unregister(pipe)
@@ -221,12 +226,10 @@ class PosixRunner(Runner[_Running]):
         for stream, pipe in enumerate(running.pipes):
             for _ in range(FINAL_READS if pipe >= 0 else 0):
                 try:
-                    data = os.read(pipe, READ_SIZE)
+                    if not self._take(pipe, running, stream):
+                        break
                 except BlockingIOError:
                     break
-                if not data:
-                    break
-                running.capture.write(stream, data)
             if pipe >= 0:
                 self._close_pipe(running, pipe)
         if running.fence is not None:
@@ -278,6 +281,10 @@ class PosixRunner(Runner[_Running]):
         else:
             return set()
         return children - self._running.keys()
+
+
+def _encoded(environment: dict[str, str]) -> dict[bytes, bytes]:
+    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
 
 
 def _whole(descriptor: int) -> bytes:

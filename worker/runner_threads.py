@@ -82,7 +82,7 @@ class ThreadRunner(Runner[_Running]):
                 claim.command,
                 shell=True,
                 cwd=claim.cwd,
-                env=self._environment_of(claim),
+                env={**self._environment, **self._own_environment(claim)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
