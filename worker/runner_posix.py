@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Optional
@@ -99,9 +100,17 @@ class PosixRunner(Runner[_Running]):
             self._poll.register(bell, select.POLLIN)
 
     def _wait(self, timeout: Optional[float]) -> None:
-        woken = False
-        for descriptor, _ in self._poll.poll(None if timeout is None else math.ceil(timeout * 1000)):
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while self._only_output(timeout) and until > time.monotonic():
+            timeout = None if timeout is None else until - time.monotonic()
+
+    def _only_output(self, timeout: Optional[float]) -> bool:
+        """Wait once, and take in what happened. Whether that was output and no more, of which nobody need know yet."""
+        woken, output = False, 0
+        happened = self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000)))
+        for descriptor, _ in happened:
             if descriptor in self._pipes:
+                output += 1
                 self._read(descriptor, *self._pipes[descriptor])
             elif descriptor == self._wake_read.fileno():
                 woken = True
@@ -116,6 +125,7 @@ class PosixRunner(Runner[_Running]):
                 self.orders.append(GONE)
         if woken:
             self._reap()
+        return 0 < output == len(happened)
 
     def _reap(self) -> None:
         """Collect every child that has ended: shells, and orphans that were given to this process."""
