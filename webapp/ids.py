@@ -10,6 +10,7 @@ import threading
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]  # two digits at a time
 _START = 1_735_689_600_000  # 2025-01-01 in milliseconds; forty bits from there last until 2059
 _lock = threading.Lock()
 _last = 0
@@ -20,7 +21,8 @@ def new_job_id() -> str:
     global _last
     with _lock:
         value = (max(time.time_ns() // 1_000_000 - _START, 0) << 20) | secrets.randbits(20)
-        _last = max(value, _last + 1 + secrets.randbits(4))
-        value = _last
-    digits = [_ALPHABET[(value >> shift) & 31] for shift in range(55, -5, -5)]
-    return "-".join("".join(digits[start : start + 4]) for start in (0, 4, 8))
+        if value <= _last:
+            value = _last + 1 + secrets.randbits(4)
+        _last = value
+    a, b, c, d, e, f = [_PAIRS[(value >> shift) & 1023] for shift in (50, 40, 30, 20, 10, 0)]
+    return f"{a}{b}-{c}{d}-{e}{f}"

@@ -62,6 +62,7 @@ _IDLE = [
 ]
 _ENQUEUE = [
     Figure("enqueue.one", "enqueue one at a time, of bare durable INSERT", RATIO, _least(0.70)),
+    Figure("enqueue.one.bound", "its bound: bare INSERTs of job and audit line, of bare INSERT", RATIO),
     Figure("enqueue.many", "enqueue --file of 100k, of executemany", RATIO, _least(0.25)),
     Figure("enqueue.many.whole", "the same with the start of the process", RATIO),
 ]
