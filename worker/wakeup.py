@@ -69,7 +69,7 @@ class _Watching(Wakeup):
         self._config = config
         self._bell = doorbell.path_of(config)
         self._watched = 0
-        self._inotify = INotify()
+        self._inotify = INotify(nonblocking=True)
         try:
             self._watch()
         except OSError:
@@ -83,7 +83,10 @@ class _Watching(Wakeup):
         return int(self._inotify.fileno())
 
     def rang(self) -> bool:
-        return bool(self._inotify.read(timeout=0))
+        try:
+            return bool(os.read(self._inotify.fileno(), 4096))  # what exactly happened does not matter
+        except BlockingIOError:
+            return False
 
     def _watch(self) -> None:
         from inotify_simple import flags
