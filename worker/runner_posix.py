@@ -30,9 +30,6 @@ from worker.runner import READ_SIZE, CannotStart, Runner, Running
 FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on
 # What has limits begins when it is told that they stand, and not at all if its worker dies before.
 _GATE = ["/bin/sh", "-c", 'read -r word && [ "$word" = go ] && exec "$@" </dev/null', "sh"]
-# Python ignores some, and whoever started it may have others: what is ignored stays so across exec. All of them, for
-# the child looks up each that it was not told of, which takes it longer than to set it.
-_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 
@@ -69,6 +66,9 @@ class PosixRunner(Runner[_Running]):
         # As the kernel takes it, so that it is not encoded anew for each command.
         self._base = _encoded(self._environment)
         self._buffer = bytearray(READ_SIZE)  # so that no read takes as much memory before it knows how much there is
+        # Python ignores some, and whoever started it may have others: what is ignored stays so across exec. All of
+        # them, for the child looks up each that it was not told of, which takes it longer than to set it.
+        self._signals = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
         self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._subreaper = processes.become_subreaper()
         self._children: Optional[int] = None
@@ -191,7 +191,7 @@ class PosixRunner(Runner[_Running]):
                 ],
                 setsid=True,
                 setsigmask=[],
-                setsigdef=_SIGNALS,
+                setsigdef=self._signals,
             )
             if fence is not None:
                 fence.enclose(pid)
