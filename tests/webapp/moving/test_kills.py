@@ -26,7 +26,7 @@ from webapp.moving import Side, marks
 
 KILLER = Path(__file__).with_name("killer.py")
 LEAST_WRITES = 25  # of a move: fewer would mean that the killer sees none
-PARTS = 4  # a test looks at every fourth write, two of them at every other: an even one and what follows differ little
+PARTS = 4  # a test looks at every fourth write, and two of them at every other
 pytestmark = pytest.mark.slow
 
 
