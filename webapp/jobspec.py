@@ -69,7 +69,7 @@ def parse_json(text: str) -> JobSpec:
 def load_json(text: str) -> Any:
     """Read JSON strictly: no key twice, no NaN. Raises SpecError, whose error names no field where it is no JSON."""
     try:
-        return json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant)
+        return _DECODER.decode(text)
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
@@ -131,6 +131,10 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+# Made once: json.loads would make one for each line of a file.
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant)
 
 
 def _text(value: object, limit: int, what: str) -> str:
