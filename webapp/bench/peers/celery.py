@@ -20,7 +20,7 @@ PEERS = (
     Peer(
         "celery_redis",
         "Celery (Redis)",
-        ("celery", "redis"),
+        ("celery", "redis", "packaging"),  # whose Redis transport asks for the last without saying so
         _SCRIPT,
         REDIS_RESET,
         lambda count: ("celery", "-A", "celery_redis", "worker", "-c", str(count), "-P", "prefork", "-l", "ERROR"),
