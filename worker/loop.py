@@ -125,6 +125,7 @@ class _Worker:
                 self._dispatcher.done(Ended(claim, "released", "released", now, now, error=error))
             else:
                 self._runner.start(claim, self._dispatcher.settings)
+        self._stop_cancelled()  # now, and after the starts: what the turn has learned is not to wait for the next event
         self._guardian.need(self._dispatcher.holds)
         if self._dispatcher.stop_asked and not self._stopping:
             # Who asked it to stop through the database is in no hurry; a signal, or a newer version, is.
