@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
@@ -28,11 +27,11 @@ class Plain:
         self._sqlite = dialect.name == "sqlite"
 
     def run(self, statement: str, values: Mapping[str, Any]) -> None:
-        self._cursor.execute(compiled(self._dialect, statement), values)
+        self._cursor.execute(db.compiled(self._dialect, statement), values)
 
     def run_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Once for each of these."""
-        self._cursor.executemany(compiled(self._dialect, statement), rows)
+        self._cursor.executemany(db.compiled(self._dialect, statement), rows)
 
     def rows(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         self.run(statement, values)
@@ -47,12 +46,6 @@ class Plain:
     def listed(self, values: Sequence[str]) -> Any:
         """Values of one parameter; one at the least."""
         return json.dumps(values) if self._sqlite else list(values)
-
-
-@lru_cache(maxsize=256)
-def compiled(dialect: Dialect, statement: str) -> str:
-    """A statement with the driver's own kind of parameters. To build one for each call takes ten times as long."""
-    return str(text(statement).compile(dialect=dialect))
 
 
 @contextmanager
