@@ -2,21 +2,42 @@
 
 Integers compare the same in raw SQL on every database; texts and zone-aware columns do not. How a page shows
 a time (zone, 'in 5 minutes') is the console's business, not this module's.
+
+There is one clock for all that share a queue. On SQLite that is the machine's. On PostgreSQL it is the server's, of
+which each process is told now and then (`follow`); in between it counts on by itself, so that a machine whose clock
+is wrong, or is set, neither runs a job too early nor writes a time that nobody else can place.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from typing import Optional
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
+# Runs on while the machine sleeps, where there is such a clock: a laptop that was closed is not an hour behind.
+_COUNTER = getattr(time, "CLOCK_BOOTTIME", None)
+_ahead: Optional[int] = None  # what the database's clock said, less this process's counter, in microseconds
+
+
 def now() -> int:
-    """The wall clock, in microseconds since 1970 UTC."""
-    return time.time_ns() // 1000
+    """The time by the queue's clock, in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000 if _ahead is None else counter() + _ahead
+
+
+def counter() -> int:
+    """Microseconds since some moment; nobody sets it."""
+    return (time.monotonic_ns() if _COUNTER is None else time.clock_gettime_ns(_COUNTER)) // 1000
+
+
+def follow(told: int) -> None:
+    """From now on, go by the clock of a database server, which has just said this time."""
+    global _ahead
+    _ahead = told - counter()
 
 
 def seconds(amount: float) -> int:

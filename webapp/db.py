@@ -32,7 +32,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
-from webapp import elsewhere
+from webapp import elsewhere, postgresql
 from webapp.config import Config, ensure_home
 from webapp.doorbell import Doorbell
 from webapp.doorbell import path_of as doorbell_path
@@ -90,7 +90,7 @@ def init_app(app: Flask, config: Config) -> None:
         }
     else:
         url = make_url(config.database_url or "")
-        options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+        options = postgresql.options(url)
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
     app.config["SQLALCHEMY_BINDS"] = {"read": {"url": url, **options}, "worker": {"url": url, **options}}
@@ -99,10 +99,13 @@ def init_app(app: Flask, config: Config) -> None:
     app.extensions["queuectl_doorbell"] = Doorbell(doorbell_path(config) if config.is_sqlite else None)
     if config.is_sqlite:
         app.extensions["queuectl_use"] = share_use(config)
-    prepare = _prepare_sqlite if config.is_sqlite else _prepare_postgresql
+    app.extensions["queuectl_durable_settles"] = config.durable_settles
     with app.app_context():
         for role, engine in db.engines.items():
-            prepare(engine, role or "write", durable=role != "worker" or config.durable_settles)
+            if config.is_sqlite:
+                _prepare_sqlite(engine, role or "write", durable=role != "worker" or config.durable_settles)
+            else:
+                postgresql.prepare(engine, role or "write")
             event.listen(engine, "handle_error", _told_elsewhere)
         if config.is_sqlite:
             app.extensions["queuectl_watch"] = _Watch(read_engine())
@@ -165,14 +168,15 @@ def writing(patience: float = BUSY_TIMEOUT, *, rings: bool = True) -> Iterator[S
         with told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
             yield session
             if rings:
-                ring()
+                doorbell().ring(lambda statement: session.execute(text(statement)))
     finally:
         lock.release()
 
 
-def ring() -> None:
-    """Wake the workers that wait, and have the keepers look."""
-    current_app.extensions["queuectl_doorbell"].ring()
+def doorbell() -> Doorbell:
+    """What wakes the workers that wait, and has the keepers look."""
+    bell: Doorbell = current_app.extensions["queuectl_doorbell"]
+    return bell
 
 
 Mark = tuple[Any, ...]
@@ -254,13 +258,21 @@ class WorkerConnection:
     by `prepare()`, once. Belongs to the thread that made it.
     """
 
-    def __init__(self, engine: Engine, lock: WriteLock, bell: Doorbell) -> None:
+    def __init__(self, engine: Engine, lock: WriteLock, bell: Doorbell, *, durable: bool = False) -> None:
         self.engine = engine
         self.dialect = engine.dialect.name
         self.bell = bell
         self._lock = lock
         self._pooled = engine.raw_connection()
-        self._begin = "BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN"
+        self._begin = "BEGIN IMMEDIATE"
+        if self.dialect != "sqlite":
+            # In one trip to the server. How durable a SQLite commit is stays with its connection.
+            self._begin = "BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit = off"
+
+    @property
+    def driver(self) -> Any:
+        """The driver's connection; another one after `reconnect()`."""
+        return self._pooled.driver_connection
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
@@ -271,8 +283,7 @@ class WorkerConnection:
         with self._lock:
             cursor = self._pooled.cursor()
             try:
-                if self.dialect == "sqlite":
-                    cursor.execute(self._begin)  # psycopg begins by itself
+                cursor.execute(self._begin)
                 yield cursor
                 self._pooled.commit()
             except BaseException as error:
@@ -314,7 +325,8 @@ class WorkerConnection:
 
 
 def worker_connection() -> WorkerConnection:
-    return WorkerConnection(db.engines["worker"], write_lock(), current_app.extensions["queuectl_doorbell"])
+    durable: bool = current_app.extensions["queuectl_durable_settles"]
+    return WorkerConnection(db.engines["worker"], write_lock(), doorbell(), durable=durable)
 
 
 def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
@@ -345,15 +357,3 @@ def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
     @event.listens_for(engine, "begin")
     def begin_explicitly(connection: Any) -> None:
         connection.exec_driver_sql(begin)
-
-
-def _prepare_postgresql(engine: Engine, role: str, durable: bool) -> None:
-    settings = ["default_transaction_read_only = on"] if role == "read" else []
-    if not durable:
-        settings.append("synchronous_commit = off")
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _record: object) -> None:
-        for setting in settings:
-            connection.execute(f"SET {setting}")
-        connection.commit()

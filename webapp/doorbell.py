@@ -1,7 +1,10 @@
-"""How whoever stores work wakes the workers that wait for it, on SQLite: by opening a file that they watch.
+"""How whoever stores work wakes the workers that wait for it.
 
+On SQLite by opening a file that they watch, inside the transaction: who wakes must wait for the write lock first.
 Nothing is written to it, so that it rings on a full disk, too. The log of the database would tell of every commit,
 those of other workers and of their heartbeats among them, and each would cost every idle worker a look.
+
+On PostgreSQL by a notification.
 """
 
 from __future__ import annotations
@@ -9,22 +12,27 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from webapp.config import Config
 
+CHANNEL = "queuectl"  # of the notifications, which do not leave their database
+
 
 class Doorbell:
-    """Ring it inside the transaction, before the commit: who wakes must wait for the write lock first."""
+    """Ring it before the commit."""
 
     def __init__(self, path: Optional[Path]) -> None:
-        """`path` None makes one that is never heard: PostgreSQL has a notification of its own."""
+        """`path` None: notifications."""
         self._path = path
 
-    def ring(self) -> None:
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # nobody is there who watches it
-                os.close(os.open(self._path, os.O_RDONLY))
+    def ring(self, execute: Callable[[str], object]) -> None:
+        """`execute` takes a statement, inside the transaction that stores something."""
+        if self._path is None:
+            execute(f"NOTIFY {CHANNEL}")
+            return
+        with contextlib.suppress(OSError):  # nobody is there who watches it
+            os.close(os.open(self._path, os.O_RDONLY))
 
 
 def path_of(config: Config) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 from sqlalchemy.exc import IntegrityError
 
-from webapp import audit, clock, settings
+from webapp import audit, clock, labels, settings
 from webapp.ids import new_job_id
 from webapp.jobspec import FieldError, JobSpec, SpecError
 from webapp.storing import Plain, storing
@@ -22,12 +22,13 @@ STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
 
 _JOB = """
-INSERT INTO jobs (id, command, queue, priority, state, run_at, max_retries, timeout, cwd, env, created_at, created_by,
-                  changed_at, attempts, failures, losses, lone_losses, form_key)
-VALUES (:id, :command, :queue, :priority, :state, :run_at, :max_retries, :timeout, :cwd, :env, :now, :actor,
-        :now, 0, 0, 0, 0, :form_key)
+INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, max_retries, timeout, cwd, env, created_at,
+                  created_by, changed_at, attempts, failures, losses, lone_losses, form_key)
+VALUES (:id, :command, :queue, :requires, :priority, :state, :run_at, :max_retries, :timeout, :cwd, :env, :now,
+        :actor, :now, 0, 0, 0, 0, :form_key)
 """
 _QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
+_LANE = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
 
 
 def enqueue(
@@ -55,7 +56,7 @@ def enqueue(
             if before:
                 return before
             _refuse_taken(plain, given)
-            _ensure_queues(plain, sorted({spec.queue for spec in specs}))
+            _ensure_lanes(plain, sorted({(row["queue"], row["requires"]) for row in rows}))
             for start in range(0, len(rows), STORE_BATCH):
                 plain.run_many(_JOB, rows[start : start + STORE_BATCH])
                 if stored is not None:
@@ -78,6 +79,7 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str]) -> dict[s
         "id": spec.id or new_job_id(),
         "command": spec.command,
         "queue": spec.queue,
+        "requires": labels.text_of(spec.requires),
         "priority": spec.priority,
         "state": "scheduled" if due > now else "pending",
         # A time in the past counts as now: among equals, the first to come is the first to go.
@@ -126,10 +128,20 @@ def _refuse_taken(plain: Plain, places: Mapping[str, int]) -> None:
         raise SpecError(sorted(errors, key=lambda error: error.place or 0))
 
 
-def _ensure_queues(plain: Plain, names: Sequence[str]) -> None:
-    unknown = [name for name in names if not plain.rows("SELECT 1 FROM queues WHERE name = :name", {"name": name})]
-    if unknown:
-        plain.run_many(_QUEUE, [{"name": name} for name in unknown])
+def _ensure_lanes(plain: Plain, named: Sequence[tuple[str, str]]) -> None:
+    """See that the queues are there, and what their jobs require, so that workers look for them."""
+    queues = [
+        {"name": name}
+        for name in dict.fromkeys(queue for queue, _ in named)
+        if not plain.rows("SELECT 1 FROM queues WHERE name = :name", {"name": name})
+    ]
+    known = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
+    lanes = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
+    lanes = [lane for lane in lanes if not plain.rows(known, lane)]
+    for statement, rows in ((_QUEUE, queues), (_LANE, lanes)):
+        if rows:
+            plain.run_many(statement, rows)
+    if queues or lanes:
         plain.run(settings.BUMP_REVISION, {})
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from webapp import clock
+from webapp import clock, labels
 from webapp.plain import escaped
 
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
@@ -52,6 +52,7 @@ class JobSpec:
     command: str
     id: Optional[str] = None
     queue: str = "default"
+    requires: tuple[str, ...] = ()
     priority: int = 0
     run_at: Optional[int] = None
     delay: Optional[float] = None
@@ -158,6 +159,19 @@ def _name(value: object) -> str:
     return text
 
 
+def _labels(value: object) -> tuple[str, ...]:
+    """One label, several with commas or spaces between, or a list of them."""
+    words = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) and value.strip() else value
+    if not isinstance(words, list):
+        raise ValueError(f"{_show(value)} is not allowed; expected labels such as gpu, or host:web-1.")
+    for word in words:
+        if not isinstance(word, str) or not NAME.match(word):
+            raise ValueError(f"{_show(word)} is no label; expected {NAME_RULE}.")
+    if len(words) > labels.MOST:
+        raise ValueError(f"has {len(words)} labels; at most {labels.MOST} are allowed.")
+    return tuple(words)
+
+
 def _command(value: object) -> str:
     text = _text(value, COMMAND_LIMIT, "a shell command")
     if not text.strip():
@@ -226,6 +240,7 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "id": _name,
     "command": _command,
     "queue": _name,
+    "requires": _labels,
     "priority": _integer(-100, 100),
     "delay": _duration(False, MAX_DELAY),
     "run_at": _moment,

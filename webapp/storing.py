@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Engine
@@ -52,21 +52,36 @@ class Plain:
 def storing() -> Iterator[Plain]:
     """As `db.writing()`: durable once the block has ended, rolled back when it raises. Rings and raises as that."""
     engine, lock = db.write_engine(), db.write_lock()
+    sqlite = engine.dialect.name == "sqlite"
     lock.acquire(db.BUSY_TIMEOUT)
     try:
         with db.told_busy(), _told_as_sqlalchemy_does(engine):
             connection = engine.raw_connection()
             try:
                 cursor = connection.cursor()
-                if engine.dialect.name == "sqlite":
+                if sqlite:
                     cursor.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
                 yield Plain(cursor, engine.dialect)
-                db.ring()
+                if sqlite:
+                    db.doorbell().ring(cursor.execute)
                 connection.commit()
+                if not sqlite:
+                    _ring_afterwards(connection.driver_connection)
             finally:
                 connection.close()  # back to the pool, which rolls back what was not committed
     finally:
         lock.release()
+
+
+def _ring_afterwards(driver: Any) -> None:
+    """Notify in a transaction of its own: such commits wait for one another, each until it is on the disk, but for one
+    that stores nothing. What is stored is stored: should this fail, the workers' slow look finds it."""
+    with suppress(db.write_engine().dialect.loaded_dbapi.Error):
+        driver.autocommit = True
+        try:
+            db.doorbell().ring(driver.execute)
+        finally:
+            driver.autocommit = False
 
 
 @contextmanager

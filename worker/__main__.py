@@ -26,8 +26,7 @@ def _work(task: dict[str, Any]) -> int:
     config = configuration.load()
     app = create_core(config, migrate=False)
     supervisor = sys.stdin.fileno()
-    names = ("supervisor_id", "supervisor_pid", "count", "slots", "queues", "drain")
-    assignment = Assignment(**{name: task[name] for name in names}, parent=supervisor)
+    assignment = Assignment(**{**task["assignment"], "parent": supervisor})
     if task["role"] == "keeper":
         return keeper.run(app, supervisor, crew.Crew(assignment, sys.stdout.fileno()))
     return loop.run(app, config, assignment)

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
-from webapp import clock, migrations
+from webapp import clock, migrations, postgresql
 from webapp.db import WorkerConnection
+from webapp.lanes import Lane
 from webapp.lifecycle import ARROWS
 from webapp.settings import Settings
 from worker import failures
@@ -81,7 +82,8 @@ _LOOK = f"""
 SELECT (SELECT revision FROM control),
        (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'scheduled'),
        (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'failed'),
-       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0)
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0),
+       {{now}}
 """  # noqa: S608  every part is ours
 
 _PROMOTE = f"""
@@ -100,13 +102,17 @@ WHERE state IN {_states("claim")} AND seq {{picked}}
 
 _ORDER = "ORDER BY priority DESC, run_at, seq"
 
-# Both merge the first n of each queue. On SQLite the write lock is held: who has looked may take one by one. That costs
+# Both merge the first n of each lane. On SQLite the write lock is held: who has looked may take one by one. That costs
 # a third of an UPDATE with a list and a RETURNING, for each of these makes a table of its own. On PostgreSQL a round
 # trip costs more than that. The list is an ARRAY there: with a plain IN, a nested-loop plan runs the locking select
 # again for each row and claims too many.
-_PICK = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND {{which}} {_ORDER} LIMIT :n"  # noqa: S608
-_PICKED = f"""= ANY(ARRAY(SELECT j.seq FROM unnest(CAST(:queues AS text[])) AS q(name) CROSS JOIN LATERAL (
-        SELECT seq, priority, run_at FROM jobs WHERE state = 'pending' AND queue = q.name AND {{which}}
+_PICK = f"""
+SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
+{_ORDER} LIMIT :n"""  # noqa: S608
+_PICKED = f"""= ANY(ARRAY(SELECT j.seq
+      FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires) CROSS JOIN LATERAL (
+        SELECT seq, priority, run_at FROM jobs
+        WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
         {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED) AS j
       {_ORDER} LIMIT :n))"""  # noqa: S608
 _PICK_AND_TAKE = _TAKE.format(token="CAST(:token AS TEXT) || seq", picked=_PICKED) + f"RETURNING {_COLUMNS}"  # noqa: S106
@@ -140,6 +146,11 @@ DELETE FROM output_chunks
 WHERE job_seq = :seq AND attempt = :attempt AND position >= :first AND position + length(data) <= :behind
 """
 
+_LANES = """
+SELECT name, '', paused_at IS NULL FROM queues
+UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
+"""
+
 EVENT = """
 INSERT INTO events (at, verb, actor, subject, job_seq, detail) VALUES (:now, :verb, :actor, :subject, :seq, :detail)
 """
@@ -151,7 +162,7 @@ class Statements:
     def __init__(self, connection: WorkerConnection) -> None:
         prepare = connection.prepare
         pick = _PICK if connection.dialect == "sqlite" else _PICK_AND_TAKE
-        self.look = prepare(_LOOK)
+        self.look = prepare(_LOOK.format(now="NULL" if connection.dialect == "sqlite" else f"({postgresql.NOW})"))
         self.promote = prepare(_PROMOTE)
         self.pick = prepare(pick.format(which="losses = 0"))
         self.pick_lone = prepare(pick.format(which="losses > 0"))
@@ -163,17 +174,17 @@ class Statements:
         self.drop_chunks = prepare(_DROP_CHUNKS)
         self.event = prepare(EVENT)
         self.settings = prepare("SELECT key, value FROM settings")
-        self.queues = prepare("SELECT name FROM queues WHERE paused_at IS NULL")
+        self.lanes = prepare(_LANES)
         self.schema = prepare(migrations.SCHEMA)
         self.wish = prepare("SELECT wish, state FROM workers WHERE id = :worker")
         mine = "FROM jobs WHERE state = 'processing' AND worker_id = :worker"
         self.asked = prepare(f"SELECT token {mine} AND cancel_requested_at IS NOT NULL")
         self.held = prepare(f"SELECT {_COLUMNS} {mine}")
-        self.lone_in = prepare("SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND queue = :queue LIMIT 1")
+        lane = "queue = :queue AND requires = :requires"
+        self.lone_in = prepare(f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {lane} LIMIT 1")  # noqa: S608
         self.be_quiet = prepare("UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'")
-        self.left = prepare("SELECT 1 FROM jobs WHERE state IN ('pending', 'processing', 'failed') LIMIT 1")
         self.left_in = prepare(
-            "SELECT 1 FROM jobs WHERE state IN ('pending', 'processing', 'failed') AND queue = :queue LIMIT 1"
+            f"SELECT 1 FROM jobs WHERE state IN ('pending', 'processing', 'failed') AND {lane} LIMIT 1"  # noqa: S608
         )
 
 
@@ -286,7 +297,10 @@ class Turn:
 
     def look(self) -> Look:
         self._cursor.execute(self._sql.look)
-        revision, scheduled, failed, lone = self._cursor.fetchone()
+        revision, scheduled, failed, lone, told = self._cursor.fetchone()
+        if told is not None:  # whose clock decides what is due: one machine's may be wrong
+            clock.follow(told)
+            self.now = told
         return Look(revision, min((due for due in (scheduled, failed) if due is not None), default=None), bool(lone))
 
     def promote(self) -> int:
@@ -294,32 +308,40 @@ class Turn:
         self._cursor.execute(self._sql.promote, {"now": self.now})
         return int(self._cursor.rowcount)
 
-    def claim(self, queues: Sequence[str], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
-        """Take up to `n` jobs of these queues, in order; `lone` ones only, or only others."""
+    def claim(self, lanes: Sequence[Lane], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
+        """Take up to `n` jobs of these lanes, in order; `lone` ones only, or only others."""
         pick = self._sql.pick_lone if lone else self._sql.pick
         token = secrets.token_hex(16)
         if self._sqlite:
-            rows = self._first_of(queues, n, pick)
+            rows = self._first_of(lanes, n, pick)
             for row in rows:
                 values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
                 self._cursor.execute(self._sql.take, values)
             return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
-        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "queues": list(queues), "n": n}
-        self._cursor.execute(pick, values)
+        listed = {"queues": [lane.queue for lane in lanes], "requirements": [lane.requires for lane in lanes]}
+        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n}
+        self._cursor.execute(pick, {**values, **listed})
         rows = sorted(self._cursor.fetchall(), key=_place)  # RETURNING has no order
         return [_claim(row, settings, row[2], row[3]) for row in rows]
 
-    def _first_of(self, queues: Sequence[str], n: int, pick: str) -> list[Sequence[Any]]:
+    def _first_of(self, lanes: Sequence[Lane], n: int, pick: str) -> list[Sequence[Any]]:
         rows: list[Sequence[Any]] = []
-        for queue in queues:
-            self._cursor.execute(pick, {"queue": queue, "n": n})
+        for lane in lanes:
+            self._cursor.execute(pick, {"queue": lane.queue, "requires": lane.requires, "n": n})
             rows += self._cursor.fetchall()
-        return rows if len(queues) == 1 else sorted(rows, key=_place)[:n]
+        return rows if len(lanes) == 1 else sorted(rows, key=_place)[:n]
 
-    def lone_waiting(self, queues: Iterable[str]) -> bool:
-        """Whether a job that must run alone waits in one of these queues."""
-        for queue in queues:
-            self._cursor.execute(self._sql.lone_in, {"queue": queue})
+    def lone_waiting(self, lanes: Iterable[Lane]) -> bool:
+        """Whether a job that must run alone waits in one of these lanes."""
+        return self._any(self._sql.lone_in, lanes)
+
+    def anything_left(self, lanes: Iterable[Lane]) -> bool:
+        """Whether anything is pending, running or waiting for a retry in these lanes."""
+        return self._any(self._sql.left_in, lanes)
+
+    def _any(self, statement: str, lanes: Iterable[Lane]) -> bool:
+        for lane in lanes:
+            self._cursor.execute(statement, {"queue": lane.queue, "requires": lane.requires})
             if self._cursor.fetchone() is not None:
                 return True
         return False
@@ -333,7 +355,7 @@ class Turn:
 
     def ring(self) -> None:
         """Wake the workers that wait: there is something for them, or the next thing comes sooner than they think."""
-        self._bell.ring()
+        self._bell.ring(self._cursor.execute)
 
     # --- what people changed ---
 
@@ -341,9 +363,10 @@ class Turn:
         self._cursor.execute(self._sql.settings)
         return Settings(dict(self._cursor.fetchall()))
 
-    def open_queues(self) -> list[str]:
-        self._cursor.execute(self._sql.queues)
-        return [row[0] for row in self._cursor.fetchall()]
+    def lanes(self) -> list[tuple[Lane, bool]]:
+        """Every lane that ever had a job, and whether its queue is open."""
+        self._cursor.execute(self._sql.lanes)
+        return [(Lane(queue, requires), bool(is_open)) for queue, requires, is_open in self._cursor.fetchall()]
 
     def is_outdated(self) -> bool:
         """Whether a newer version has changed the schema under this one."""
@@ -364,17 +387,6 @@ class Turn:
     def be_quiet(self) -> None:
         """A signal asked for quiet: written down like a person's wish, so that everybody sees it and may undo it."""
         self._cursor.execute(self._sql.be_quiet, {"worker": self._worker})
-
-    def anything_left(self, queues: Optional[Sequence[str]]) -> bool:
-        """Whether anything is pending, running or waiting for a retry, in these queues or in all."""
-        if queues is None:
-            self._cursor.execute(self._sql.left)
-            return self._cursor.fetchone() is not None
-        for queue in queues:
-            self._cursor.execute(self._sql.left_in, {"queue": queue})
-            if self._cursor.fetchone() is not None:
-                return True
-        return False
 
 
 class Claims:

@@ -34,8 +34,8 @@ BEAT = 20.0  # seconds between two signs of life on the row
 
 # That the supervisor has its row, before anybody sees a worker of it. One that drains has none: it is not to be scaled.
 ANNOUNCE = """
-INSERT INTO supervisors (id, host, pid, version, slots, queues, wanted, started_at, seen_at)
-VALUES (:id, :host, :pid, :version, :slots, :queues, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
+INSERT INTO supervisors (id, host, pid, version, slots, queues, labels, wanted, started_at, seen_at)
+VALUES (:id, :host, :pid, :version, :slots, :queues, :labels, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
 """
 
 
@@ -48,6 +48,7 @@ def row(assignment: Assignment) -> dict[str, Any]:
         "version": __version__,
         "slots": assignment.slots,
         "queues": json.dumps(list(assignment.queues)) if assignment.queues is not None else None,
+        "labels": json.dumps(list(assignment.labels)) if assignment.labels else None,
         "wanted": assignment.count,
         "now": clock.now(),
     }
@@ -85,7 +86,8 @@ class Crew:
             staying.sort(key=lambda worker: (busy.get(worker.id, 0), -worker.started_at))
             self._ask_to_stop([worker.id for worker in staying[: max(0, len(staying) - wanted)]])
         leaving = tuple(worker.pid for worker in workers if worker.wish == "stop")
-        self._tell(Wanted(wanted, leaving, END if row.stopped_at is not None else ""))
+        then = END if row.stopped_at is not None else ""
+        self._tell(Wanted(wanted, leaving, then, len(workers)))
 
     def taken_over(self) -> None:
         """A newer version has the database: nothing more is written to it."""

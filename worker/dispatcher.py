@@ -11,13 +11,15 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Callable, Optional
 
-from webapp import backoff, clock
+from webapp import backoff, clock, labels
 from webapp.db import WorkerConnection
 from webapp.elsewhere import Elsewhere
+from webapp.lanes import Lane
 from webapp.settings import Settings
+from worker.assignment import Assignment
 from worker.claims import Claim, Claims, Ended, Turn
 from worker.output import Capture
 
@@ -36,10 +38,8 @@ class Dispatcher:
         self,
         connection: WorkerConnection,
         worker_id: str,
-        slots: int,
-        queues: Optional[Sequence[str]],
-        drain: bool,
-        slow_look: float,
+        assignment: Assignment,
+        slow_look: Callable[[], float],
         captures: Callable[[], list[tuple[Claim, Capture]]],
     ) -> None:
         """`slow_look`: seconds after which an idle worker looks for work that nobody told it of."""
@@ -52,9 +52,10 @@ class Dispatcher:
         self.completed = self.failed = 0
         self._connection = connection
         self._claims = Claims(connection, worker_id)
-        self._slots = slots
-        self._queues = queues
-        self._drain = drain
+        self._slots = assignment.slots
+        self._queues = assignment.queues
+        self._labels = assignment.has
+        self._drain = assignment.drain
         self._slow_look = slow_look
         self._captures = captures
         self._accepting = True
@@ -62,7 +63,8 @@ class Dispatcher:
         self._quiet_wanted = False
         self._outbox: deque[Ended] = deque()
         self._held: dict[str, Claim] = {}
-        self._open_queues: list[str] = []
+        self._lanes: list[Lane] = []  # whose jobs it may run, and those of them whose queue is not paused
+        self._open_lanes: list[Lane] = []
         self._revision = -1
         self._next_due: Optional[int] = None
         self._asked: set[str] = set()
@@ -137,7 +139,8 @@ class Dispatcher:
 
     def _rest(self) -> float:
         idle = self.has_room
-        rest = self._slow_look if idle and not self._drain else min(CONTROL_LOOK, self._slow_look)
+        slow_look = self._slow_look()
+        rest = slow_look if idle and not self._drain else min(CONTROL_LOOK, slow_look)
         if idle and self._next_due is not None:
             rest = min(rest, max(0.0, (self._next_due - clock.now()) / clock.SECOND))
         return min(rest, LIVE_AFTER) if self._held else rest
@@ -195,7 +198,7 @@ class Dispatcher:
             free = self._free(holding)
             if free > 0:
                 claimed = self._claim(turn, free, look.lone_waiting, holding=bool(holding))
-                drained = self._drain and not claimed and not turn.anything_left(self._queues)
+                drained = self._drain and not claimed and not turn.anything_left(self._lanes)
             if promoted or drained or any(state in {"failed", "pending"} for _, state in settled):
                 turn.ring()
         due = [max(due, turn.now) for due in (look.next_due, *retry_due) if due is not None]
@@ -208,26 +211,27 @@ class Dispatcher:
         return recovered + claimed
 
     def _claim(self, turn: Turn, free: int, lone_waiting: bool, holding: bool) -> list[Claim]:
-        queues = [name for name in self._open_queues if self._queues is None or name in self._queues]
-        if not queues:
+        if not self._open_lanes:
             return []
         if lone_waiting and not holding:
             self._lone_since = None
-            alone = turn.claim(queues, 1, self.settings, lone=True)
+            alone = turn.claim(self._open_lanes, 1, self.settings, lone=True)
             if alone:
                 return alone
-        elif lone_waiting and turn.lone_waiting(queues):
+        elif lone_waiting and turn.lone_waiting(self._open_lanes):
             self._lone_since = self._lone_since or time.monotonic()
             if time.monotonic() - self._lone_since > LONE_PATIENCE:
                 return []
         else:
             self._lone_since = None
-        return turn.claim(queues, free, self.settings)
+        return turn.claim(self._open_lanes, free, self.settings)
 
     def _notice(self, turn: Turn, quiet_wanted: bool) -> None:
         """Read again what people may have changed."""
         self.settings = turn.settings()
-        self._open_queues = turn.open_queues()
+        mine = [(lane, is_open) for lane, is_open in turn.lanes() if self._may_run(lane)]
+        self._lanes = [lane for lane, _ in mine]
+        self._open_lanes = [lane for lane, is_open in mine if is_open]
         if quiet_wanted:
             turn.be_quiet()
         self.outdated = turn.is_outdated()
@@ -238,6 +242,10 @@ class Dispatcher:
         asked = turn.asked_to_stop()
         new, self._asked = asked - self._asked, asked
         self.to_stop.extend(new)
+
+    def _may_run(self, lane: Lane) -> bool:
+        served = self._queues is None or lane.queue in self._queues
+        return served and labels.suffice(self._labels, lane.requires)
 
     def _backoff(self, ended: Ended) -> float:
         if ended.kind != "failed":

@@ -10,9 +10,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
-from typing import Callable, Optional
+from typing import Callable
 
 from sqlalchemy.orm import configure_mappers
 
@@ -27,16 +27,7 @@ from worker.child import LOOK, QUIET, Wanted
 class Forks:
     """See the module, and `supervisor.Family`."""
 
-    def __init__(
-        self,
-        config: Config,
-        supervisor_id: str,
-        count: int,
-        slots: int,
-        queues: Optional[Sequence[str]],
-        drain: bool,
-        bell: Bell,
-    ) -> None:
+    def __init__(self, config: Config, assignment: Assignment, bell: Bell) -> None:
         """`bell` tells the supervisor that the keeper said something. Raises ConfigError."""
         _ready_database(config)
         self._config = config
@@ -50,7 +41,7 @@ class Forks:
         os.set_blocking(self._news_write, False)  # no keeper waits for a supervisor that stands still
         self._unread = b""
         bell.watch(self._news_read)
-        self._assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, drain, self._life_read)
+        self._assignment = replace(assignment, parent=self._life_read)
         self._keeper = 0
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the wake-up descriptor
         _warm_up()

@@ -86,8 +86,10 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
 def _hear_bell(config: Config, hear: Callable[[str], None]) -> bool:
     """Have `hear` called, in a thread, when somebody stored something, once in TICK seconds at the most.
 
-    False where nothing tells.
+    False where nothing tells, and on PostgreSQL, where being told takes a connection and looking costs less.
     """
+    if not config.is_sqlite:
+        return False
     bell = wakeup.of(config, selects=processes.FORKS)
 
     def wait() -> None:

@@ -59,16 +59,14 @@ class _Worker:
         self._dispatcher = Dispatcher(
             self._connection,
             self.id,
-            assignment.slots,
-            assignment.queues,
-            assignment.drain,
-            self._wakeup.slow_look,
+            assignment,
+            lambda: self._wakeup.slow_look,
             self._runner.captures,
         )
         self._guardian = Guardian(self._stand_in, self._runner.wake, lambda: self._listener.listen())
         self._listener = Listener(connection, self.id, self._stop_these, lambda: self._guardian.stands_in)
         self._runner.called = lambda: self._guardian.need(True)
-        self._heartbeat = registry.Heartbeat(connection, self.id, self._dispatcher, self._runner.wake)
+        self._heartbeat = registry.Heartbeat(connection, self.id, self._dispatcher, self._wakeup, self._runner.wake)
         self._stopping = False
         self._patient = False
         self._release_at: Optional[float] = None

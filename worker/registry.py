@@ -6,27 +6,28 @@ The ORM would do this as well, but to have it awake in every worker costs each o
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
+import time
 from typing import Any, Callable
 
-from webapp import __version__, clock
+from webapp import clock
 from webapp.db import WorkerConnection
 from webapp.elsewhere import Elsewhere
 from worker import crew, processes
 from worker.assignment import Assignment
 from worker.claims import EVENT
 from worker.dispatcher import Dispatcher
+from worker.wakeup import Wakeup
 
 BEATS = 4  # in the time of a lease
 LONGEST_PAUSE = 10.0  # seconds between two beats
 
 _REGISTER = """
-INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, state, wish,
-                     started_at, heartbeat, seen_at, jobs_completed, jobs_failed)
-VALUES (:id, :supervisor, :host, :pid, :pid_started, :boot_id, :version, :slots, :queues, 'running', 'run',
-        :now, 0, :now, 0, 0)
+INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, labels,
+                     state, wish, started_at, heartbeat, seen_at, jobs_completed, jobs_failed)
+VALUES (:id, :supervisor, :host, :pid, :pid_started, :boot_id, :version, :slots, :queues, :labels,
+        'running', 'run', :now, 0, :now, 0, 0)
 """
 
 _DEREGISTER = """
@@ -43,18 +44,13 @@ WHERE id = :id AND state = 'running'
 
 def register(connection: WorkerConnection, worker_id: str, assignment: Assignment) -> None:
     """Write that this worker is there, and its supervisor, should nobody have done so yet."""
-    queues = assignment.queues
     values = {
+        **crew.row(assignment),
         "id": worker_id,
         "supervisor": assignment.supervisor_id,
-        "host": processes.host_name(),
         "pid": os.getpid(),
         "pid_started": processes.started(os.getpid()),
         "boot_id": processes.boot_id(),
-        "version": __version__,
-        "slots": assignment.slots,
-        "queues": json.dumps(list(queues)) if queues is not None else None,
-        "now": clock.now(),
     }
     with connection.transaction() as cursor:
         if not assignment.drain:
@@ -84,19 +80,24 @@ def _record(connection: WorkerConnection, cursor: Any, verb: str, worker_id: str
 
 
 class Heartbeat(threading.Thread):
-    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives."""
+    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives.
+
+    Between two beats it has the worker's wakeup listen on that connection, where there is something to be heard.
+    """
 
     def __init__(
         self,
         connection: Callable[[], WorkerConnection],
         worker_id: str,
         dispatcher: Dispatcher,
+        wakeup: Wakeup,
         wake_main: Callable[[], object],
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._connect = connection
         self._worker_id = worker_id
         self._dispatcher = dispatcher
+        self._wakeup = wakeup
         self._wake_main = wake_main
         self._ended = threading.Event()
 
@@ -106,29 +107,39 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         connection = self._connect()
         beat = connection.prepare(_BEAT)
-        while not self._ended.wait(min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS)):
-            cpu_time, memory = processes.usage()
-            values = {
-                "now": clock.now(),
-                "completed": self._dispatcher.completed,
-                "failed": self._dispatcher.failed,
-                "cpu_time": cpu_time,
-                "memory": memory,
-                "id": self._worker_id,
-            }
-            try:
-                with connection.transaction() as cursor:
-                    cursor.execute(beat, values)
-                    alive = cursor.rowcount == 1
-            except Elsewhere as moved:
-                self._dispatcher.leave(moved)
-                self._wake_main()
-                return
-            except connection.errors:
-                with contextlib.suppress(*connection.errors):
-                    connection.reconnect()
-                continue
-            if not alive:
-                self._dispatcher.expired = True
-                self._wake_main()
-                return
+        due = time.monotonic() + self._pause()
+        while not self._ended.is_set():
+            if time.monotonic() >= due:
+                try:
+                    alive = self._beat(connection, beat)
+                except Elsewhere as moved:
+                    self._dispatcher.leave(moved)
+                    alive = False
+                except connection.errors:
+                    with contextlib.suppress(*connection.errors):
+                        connection.reconnect()
+                    alive = True
+                if not alive:
+                    self._dispatcher.expired = True
+                    self._wake_main()
+                    return
+                due = time.monotonic() + self._pause()
+            if not self._wakeup.listen(connection, self._ended, max(0.0, due - time.monotonic())):
+                due = 0.0  # the next beat connects anew
+
+    def _pause(self) -> float:
+        return min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS)
+
+    def _beat(self, connection: WorkerConnection, beat: str) -> bool:
+        cpu_time, memory = processes.usage()
+        values = {
+            "now": clock.now(),
+            "completed": self._dispatcher.completed,
+            "failed": self._dispatcher.failed,
+            "cpu_time": cpu_time,
+            "memory": memory,
+            "id": self._worker_id,
+        }
+        with connection.transaction() as cursor:
+            cursor.execute(beat, values)
+            return bool(cursor.rowcount == 1)

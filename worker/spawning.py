@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Optional
 
 from webapp import create_core, db, trouble
 from webapp.config import Config, ConfigError
+from worker.assignment import Assignment
 from worker.bell import Bell
 from worker.child import LOOK, Wanted
 
@@ -31,28 +32,11 @@ _FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 class Spawns:
     """See the module, and `supervisor.Family`."""
 
-    def __init__(
-        self,
-        config: Config,
-        supervisor_id: str,
-        count: int,
-        slots: int,
-        queues: Optional[Sequence[str]],
-        drain: bool,
-        bell: Bell,
-    ) -> None:
+    def __init__(self, config: Config, assignment: Assignment, bell: Bell) -> None:
         """`bell` rings, from a thread, when a child has ended or the keeper said something. Raises ConfigError."""
         _ready_database(config)
         self._environment = _environment(config)
-        self._task = {
-            "supervisor_id": supervisor_id,
-            "supervisor_pid": os.getpid(),
-            "count": count,
-            "slots": slots,
-            "queues": list(queues) if queues is not None else None,
-            "drain": drain,
-            "log_level": logging.getLogger().getEffectiveLevel(),
-        }
+        self._task = {"assignment": asdict(assignment), "log_level": logging.getLogger().getEffectiveLevel()}
         self._bell = bell
         self._living: dict[int, subprocess.Popen[bytes]] = {}
         self._ended: deque[tuple[int, int]] = deque()

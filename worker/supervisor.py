@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import Optional, Protocol
 
 from webapp.config import Config
+from webapp.notifying import NOBODY, Manager
 from worker import processes
+from worker.assignment import Assignment
 from worker.bell import Bell
 from worker.child import DONE, ELSEWHERE, END, MOVED, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
 from worker.forking import Forks
@@ -26,6 +28,7 @@ from worker.spawning import Spawns
 log = logging.getLogger("queuectl.supervisor")
 
 LONGEST_PAUSE = 30.0  # seconds before a child that keeps dying is started again
+IMPATIENCE = 0.2  # seconds between looks of the keeper while a manager waits for the first worker
 KEEPER_LOOK = 5.0  # seconds between looks at the keeper, which nobody else watches
 HEALTHY = 10.0  # seconds that a child must have lived for its next start to be at once
 WHY_STOPPING = {
@@ -76,28 +79,39 @@ def run(
     count: int = 1,
     slots: int = 1,
     queues: Optional[Sequence[str]] = None,
+    labels: Sequence[str] = (),
     drain: bool = False,
+    manager: Manager = NOBODY,
 ) -> int:
     """Run `count` workers of `slots` jobs each until told to stop, or, with `drain`, until nothing is left to do.
 
-    People may change how many there are while it runs, down to none, but not with `drain`.
+    `queues` None: all. `labels`: what they have beside their host's, for jobs that require some.
+
+    People may change how many there are while it runs, down to none, but not with `drain`. `manager` hears when the
+    first of them can take jobs, that the supervisor lives, and of a stop that has an end.
     Returns the exit code: 0 when everything ended in good order; else whoever started this may start it again, also
     when a newer version has taken over the database, or the queue was moved to another one. Raises ConfigError where
     the database cannot be used.
     """
     supervisor_id, bell = processes.new_id(), Bell()
     kind = Forks if processes.FORKS else Spawns
-    family: Family = kind(config, supervisor_id, count, slots, queues, drain, bell)
-    return _Supervisor(supervisor_id, family, bell, count, drain).run()
+    assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, labels, drain)
+    family: Family = kind(config, assignment, bell)
+    return _Supervisor(supervisor_id, family, bell, count, drain, manager).run()
 
 
 class _Supervisor:
-    def __init__(self, supervisor_id: str, family: Family, bell: Bell, count: int, drain: bool) -> None:
+    def __init__(
+        self, supervisor_id: str, family: Family, bell: Bell, count: int, drain: bool, manager: Manager
+    ) -> None:
         self._id = supervisor_id
         self._family = family
         self._bell = bell
+        self._manager = manager
         self._asked_to_stop = 0
         self._broken = False
+        self._asked_at = 0.0
+        self._serves = drain  # one that drains has no row, and nobody counts its workers
         self._stays = not drain  # even with no worker at all, for people may want some again
         self._wanted = count
         self._number = 0  # of the last place
@@ -121,6 +135,7 @@ class _Supervisor:
                 self._have(wanted)
             self._watch_keeper()
             self._start_due()
+            self._tell()
         self._family.end_keeper()
         log.info("supervisor %s stopped", self._id)
         return 1 if self._broken else 0
@@ -162,6 +177,7 @@ class _Supervisor:
         if not self._stays:
             return
         self._wanted = wanted.count
+        self._serves = self._serves or wanted.serving >= min(1, wanted.count)
         for child in self._workers:
             child.wanted = child.wanted and child.pid not in wanted.leaving
         for child in [child for child in self._workers if not child.pid]:
@@ -196,7 +212,24 @@ class _Supervisor:
     def _pause(self) -> float:
         now = time.monotonic()
         waits = [child.due - now for child in (self._keeper, *self._workers) if child.wanted and not child.pid]
-        return max(0.0, min([self._keeper_look - now, *waits]))
+        if self._manager and not self._serves:
+            waits.append(IMPATIENCE)
+        return max(0.0, min([self._keeper_look - now, self._manager.due_in(), *waits]))
+
+    # --- who started this ---
+
+    def _tell(self) -> None:
+        if not self._manager:
+            return
+        now = time.monotonic()
+        if not self._serves and now >= self._asked_at + IMPATIENCE:
+            self._asked_at = now
+            self._family.wake_keeper()
+        number = len(self._workers)
+        self._manager.status(f"{number} worker{'' if number == 1 else 's'}{'' if self._stays else ', finishing'}")
+        if self._serves:
+            self._manager.ready()
+        self._manager.tick()
 
     # --- signals ---
 
@@ -208,6 +241,7 @@ class _Supervisor:
                 word = STOP if self._asked_to_stop == 1 else NOW
                 if word == STOP:
                     log.info("stopping: running jobs may finish; a second signal hands them back at once")
+                    self._manager.stopping()
                 self._stays = False
                 self._workers = [child for child in self._workers if child.pid]
                 for child in self._workers:

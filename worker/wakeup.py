@@ -1,9 +1,9 @@
 """How an idle worker learns that there is work: at once where the platform can tell, by a slow look behind it.
 
 On SQLite under Linux an inotify watch on the doorbell (see `webapp/doorbell.py`) tells within a few tenths of a
-millisecond and costs no CPU; elsewhere on SQLite a look at `PRAGMA data_version` every 50 ms. On PostgreSQL there is
-the slow look alone. The doorbell rings before the commit can be seen, so whoever wakes must go straight to a write
-transaction, which waits for it, and not to a read first.
+millisecond and costs no CPU; elsewhere on SQLite a look at `PRAGMA data_version` every 50 ms. The doorbell rings before
+the commit can be seen, so whoever wakes must go straight to a write transaction, which waits for it, and not to a read
+first. PostgreSQL notifies (`notified.py`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import contextlib
 import math
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Optional
 
 from webapp import doorbell
 from webapp.config import Config
+from webapp.db import WorkerConnection
 
 SLOW_LOOK = 10.0  # seconds: behind the notification, should one be missed
-BLIND_LOOK = 0.5  # where nothing notifies
+BLIND_LOOK = 0.5  # where nothing notifies that should
 VERSION_LOOK = 0.05  # between two looks at the data version
 
 
@@ -27,12 +29,15 @@ class Wakeup:
     """Tells that somebody may have stored work.
 
     Attributes:
-        slow_look: seconds after which a worker looks for work although nothing told it.
         look_every: seconds between two questions whether it `rang`, where there is no descriptor.
     """
 
-    slow_look = BLIND_LOOK
     look_every = math.inf
+
+    @property
+    def slow_look(self) -> float:
+        """Seconds after which a worker looks for work although nothing told it, as things stand."""
+        return SLOW_LOOK
 
     def descriptor(self) -> Optional[int]:
         """What can be read from once somebody has; None where nothing tells of itself."""
@@ -42,6 +47,15 @@ class Wakeup:
         """Whether anybody may have stored work since the last question; forgets it."""
         return False
 
+    def listen(self, connection: WorkerConnection, ended: threading.Event, seconds: float) -> bool:
+        """Let so many seconds pass, or until `ended`, and hear meanwhile what the database says on this connection.
+
+        False, and sooner, where the connection no longer works.
+        """
+        del connection
+        ended.wait(seconds)
+        return True
+
     def close(self) -> None:
         """Listen no more."""
 
@@ -49,7 +63,9 @@ class Wakeup:
 def of(config: Config, *, selects: bool) -> Wakeup:
     """The best that there is; `selects`: whether the worker can wait for a descriptor."""
     if not config.is_sqlite:
-        return Wakeup()
+        from worker.notified import Notified
+
+        return Notified(selects=selects)
     if selects and sys.platform.startswith("linux"):
         try:
             return _Watching(config)
@@ -60,8 +76,6 @@ def of(config: Config, *, selects: bool) -> Wakeup:
 
 class _Watching(Wakeup):
     """inotify. The bell is another file whenever somebody took it away: then the watch would wait for nothing."""
-
-    slow_look = SLOW_LOOK
 
     def __init__(self, config: Config) -> None:
         from inotify_simple import INotify
@@ -104,7 +118,6 @@ class _Watching(Wakeup):
 class _Looking(Wakeup):
     """A look at the data version now and then. Runs everywhere."""
 
-    slow_look = SLOW_LOOK
     look_every = VERSION_LOOK
 
     def __init__(self, database: Path) -> None:

@@ -50,7 +50,7 @@ def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -
     )
     with db.read_engine().connect() as connection:
         sql = connection.execute(text(statement)).scalar_one()
-    assert "queue, priority DESC, run_at, seq" in sql
+    assert "queue, requires, priority DESC, run_at, seq" in sql
     assert "pending" in sql
 
 

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -19,6 +19,7 @@ from webapp import jobspec, operations, story
 from webapp.config import CHECKOUT, Config
 from webapp.db import reading
 from webapp.models import Attempt, Event, Job, Worker
+from worker.assignment import Assignment
 
 _START = """
 import json, logging, sys
@@ -40,6 +41,11 @@ both_ways = pytest.mark.parametrize(
     ],
     indirect=True,
 )
+
+
+def assignment(slots: int = 1, labels: Sequence[str] = ()) -> Assignment:
+    """What a supervisor would tell one worker of all queues."""
+    return Assignment("a-supervisor", 1, 1, slots, None, labels, False)
 
 
 class Queue:

@@ -13,6 +13,7 @@ from sqlalchemy import text, update
 from tests.worker.conftest import Queue
 from webapp import clock, db, operations
 from webapp.db import WorkerConnection, writing
+from webapp.lanes import Lane
 from webapp.models import Job
 from webapp.settings import Settings
 from worker.claims import PROMOTE_LIMIT, Claim, Claims, Ended, Statements
@@ -34,7 +35,7 @@ def claims(connection: WorkerConnection) -> Claims:
 
 def take(claims: Claims, n: int = 1, queues: tuple[str, ...] = ("default",), lone: bool = False) -> list[Claim]:
     with claims as turn:
-        return turn.claim(queues, n, SETTINGS, lone=lone)
+        return turn.claim([Lane(name) for name in queues], n, SETTINGS, lone=lone)
 
 
 def ended(claim: Claim, kind: str = "completed", **facts: Any) -> Ended:
@@ -135,8 +136,8 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
         session.execute(update(Job).where(Job.id == "lost").values(losses=1))
     with claims as turn:
         assert turn.look().lone_waiting
-        assert turn.lone_waiting(["default"])
-        assert not turn.lone_waiting(["other"])
+        assert turn.lone_waiting([Lane("default")])
+        assert not turn.lone_waiting([Lane("other")])
     assert [one.id for one in take(claims, 9)] == ["fine"]
     [alone] = take(claims, 1, lone=True)
     assert (alone.id, alone.alone) == ("lost", True)
@@ -178,7 +179,8 @@ def _explained(connection: WorkerConnection, statement: str, values: dict[str, A
 
 
 def _values(n: int = 4) -> dict[str, Any]:
-    return {"now": 1, "worker": "w1", "token": "t", "queue": "default", "queues": ["default", "mail"], "n": n}
+    lanes = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", "gpu"]}
+    return {"now": 1, "worker": "w1", "token": "t", "n": n, **lanes}
 
 
 def _full_scans(plan: str) -> list[str]:
@@ -189,12 +191,12 @@ def _full_scans(plan: str) -> list[str]:
     ]
 
 
-def test_a_claim_walks_its_index_queue_by_queue(connection: WorkerConnection) -> None:
+def test_a_claim_walks_its_index_lane_by_lane(connection: WorkerConnection) -> None:
     with _explained(connection, Statements(connection).pick, _values()) as plan:
         assert "ix_jobs_claim" in plan
         assert _full_scans(plan) == []
         if connection.dialect == "sqlite":
-            assert "SEARCH jobs USING INDEX ix_jobs_claim (queue=?)" in plan
+            assert "SEARCH jobs USING INDEX ix_jobs_claim (queue=? AND requires=?)" in plan
 
 
 @pytest.mark.parametrize(
@@ -230,9 +232,9 @@ def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: F
     queue.enqueue("true", id="two")
     first, second = db.worker_connection(), db.worker_connection()
     with Claims(first, "w1") as turn:
-        mine = turn.claim(["default"], 1, SETTINGS)
+        mine = turn.claim([Lane("default")], 1, SETTINGS)
         with Claims(second, "w2") as other:
-            theirs = other.claim(["default"], 2, SETTINGS)
+            theirs = other.claim([Lane("default")], 2, SETTINGS)
     first.close()
     second.close()
     assert ([one.id for one in mine], [one.id for one in theirs]) == (["one"], ["two"])

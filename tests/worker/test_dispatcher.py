@@ -10,9 +10,10 @@ from flask import Flask
 from sqlalchemy import update
 
 from tests import factories
-from tests.worker.conftest import Queue
+from tests.worker.conftest import Queue, assignment
 from webapp import db, operations
 from webapp.db import writing
+from webapp.lanes import Lane
 from webapp.models import Job, Worker
 from worker.claims import Claims
 from worker.dispatcher import Dispatcher
@@ -25,7 +26,7 @@ class Bench:
         self.worker = factories.make_worker(id="w1", slots=2)
         self.connection = db.worker_connection()
         self.claims = Claims(self.connection, "w1")
-        self.dispatcher = Dispatcher(self.connection, "w1", 2, None, False, 10.0, list)
+        self.dispatcher = Dispatcher(self.connection, "w1", assignment(slots=2), lambda: 10.0, list)
 
     def turn(self) -> list[str]:
         """The jobs that one turn takes."""
@@ -72,7 +73,7 @@ def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held
 ) -> None:
     ids = jobs(4)
     with bench.claims as turn:
-        turn.claim(["default"], 2, bench.dispatcher.settings)
+        turn.claim([Lane("default")], 2, bench.dispatcher.settings)
     bench.dispatcher._unsure = True
     assert bench.turn() == ids[:2]
     assert bench.turn() == []
@@ -83,7 +84,7 @@ def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
 ) -> None:
     [job_id] = jobs(1)
     with bench.claims as turn:
-        [claim] = turn.claim(["default"], 1, bench.dispatcher.settings)
+        [claim] = turn.claim([Lane("default")], 1, bench.dispatcher.settings)
     operations.cancel([job_id], "person:ana")
     bench.dispatcher._unsure = True
     assert bench.turn() == [job_id]

@@ -17,6 +17,7 @@ from sqlalchemy import select, update
 from webapp import clock, create_core, db, jobspec, operations
 from webapp.config import Config
 from webapp.db import reading, writing
+from webapp.lanes import Lane
 from webapp.models import Attempt, Job, Worker
 from webapp.settings import Settings
 from worker import losses
@@ -183,7 +184,7 @@ class Lifecycle(RuleBasedStateMachine):
         worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
         with self.workers[worker_id] as turn:
             turn.promote()
-            taken = turn.claim(["default"], n, SETTINGS, lone=lone)
+            taken = turn.claim([Lane("default")], n, SETTINGS, lone=lone)
         for one in self.model.values():
             if one.state in {"scheduled", "failed"} and one.run_at <= self.time:
                 one.state = "pending"

@@ -23,6 +23,7 @@ from webapp.bench.rounds import Row, ratio_row
 from webapp.bench.scratch import opened
 from webapp.db import worker_connection, write_engine, writing
 from webapp.jobspec import JobSpec
+from webapp.lanes import Lane
 from webapp.operations import enqueue, pause_queue
 from webapp.settings import Settings
 
@@ -146,7 +147,7 @@ def _make(bench: Bench, stack: ExitStack, kind: str, rows: int, sizes: Sizes) ->
     stack.callback(connection.close)
     door = Claims(connection, "bench")
     with door as turn:
-        [held] = turn.claim(["default"], 1, Settings())
+        [held] = turn.claim([Lane("default")], 1, Settings())
     return _Queue(door, held)
 
 
@@ -185,7 +186,7 @@ def _turn(queue: _Queue) -> None:
         now = clock.now()
         state = turn.settle(Ended(queue.held, "completed", "exit", now, now, exit_code=0, cpu_time=1000), settings, 0.0)
         looked = time.perf_counter()
-        claimed = turn.claim(["default"], 1, settings)
+        claimed = turn.claim([Lane("default")], 1, settings)
         spent += time.perf_counter() - looked
     queue.turns[-1].append((time.perf_counter() - began) * 1e6)
     queue.claims[-1].append(spent * 1e6)

@@ -1,0 +1,67 @@
+"""What connections to a PostgreSQL server are given: time limits, and the server's clock.
+
+Whatever stays with a session would reach strangers behind a pooler that hands out its connections by the transaction
+(PgBouncer): it would make their transactions read-only, or less durable. So what must not is said with each
+transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import URL
+
+from webapp import clock
+
+IDLE_LIMIT = 60  # seconds in which a transaction of ours must say something, else the server ends it
+CLOCK_LOOK = 60 * clock.SECOND  # between two questions for the time
+NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
+
+# A machine that is cut off must notice it before its lease is over: within 25 s with nothing under way, and 20 s with.
+_LIMITS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "fallback_application_name": "queuectl",
+}
+
+
+def options(url: URL) -> dict[str, Any]:
+    """For `create_engine`. What the address says itself stands."""
+    return {
+        "pool_pre_ping": True,
+        "connect_args": {name: value for name, value in _LIMITS.items() if name not in url.query},
+    }
+
+
+def prepare(engine: Engine, role: str) -> None:
+    """Set up every connection of an engine. The worker's says BEGIN itself, to say more in the same breath."""
+    from psycopg import IsolationLevel
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: object) -> None:
+        connection.autocommit = True
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_LIMIT}s'")
+        pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+        if pid != connection.info.backend_pid:
+            connection.prepare_threshold = None  # a pooler's: the next statement may reach another session
+        ask(connection)
+        connection.autocommit = role == "worker"
+        if role == "read":
+            # One view for all that a page asks, as on SQLite.
+            connection.read_only, connection.isolation_level = True, IsolationLevel.REPEATABLE_READ
+
+    @event.listens_for(engine, "checkout")
+    def look_at_clock(connection: Any, record: Any, _proxy: object) -> None:
+        if clock.counter() - record.info.get("clock", 0) > CLOCK_LOOK:
+            record.info["clock"] = clock.counter()
+            ask(connection)
+            connection.rollback()
+
+
+def ask(connection: Any) -> None:
+    """Ask the server for the time, on a DBAPI connection."""
+    clock.follow(connection.execute(NOW).fetchone()[0])
