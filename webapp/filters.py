@@ -35,7 +35,8 @@ class JobFilter:
     `text` is words, or phrases in quotes, each of which is looked for in ids and commands, case ignored. `exit` is the
     code of the latest ended attempt; `worker` the beginning of a worker's id that runs the job or ran an attempt of it;
     `by` the actor who submitted it; `since` when it changed last, at the earliest (microseconds).
-    `output`: the words may stand in a dead letter's error or its last output as well.
+    `output`: the words may stand in a dead letter's error or its last output as well. `requires` is a label; `lane` all
+    that the job requires, as its row has it, of pending jobs.
     `group` is the error key of a group of dead letters; `ended_by` (microseconds) leaves out what ended later.
     """
 
@@ -50,6 +51,8 @@ class JobFilter:
     by: Optional[str] = None
     since: Optional[int] = None
     output: Optional[bool] = None
+    requires: Optional[str] = None
+    lane: Optional[str] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -78,6 +81,8 @@ class JobFilter:
             conditions.append(Job.id == self.id)
         if self.queue is not None and self.state == "pending":
             conditions.append(Job.queue == self.queue)
+        if self.lane is not None:
+            conditions.append(Job.requires == self.lane)
         if self.group is not None and self.state == "dead":
             conditions.append(Job.error_key == self.group)
         if self.ended_by is not None and self.state in TERMINAL:
@@ -93,6 +98,9 @@ class JobFilter:
             conditions.append(Job.error_key == self.group)
         if self.ended_by is not None and self.state not in TERMINAL:
             conditions.append(Job.finished_at <= self.ended_by)
+        if self.requires is not None and self.lane is None:
+            asked = literal(",") + Job.requires + literal(",")
+            conditions.append(asked.contains(f",{self.requires},", autoescape=True))
         if self.since is not None:
             conditions.append(Job.changed_at >= self.since)
         if self.exit is not None:

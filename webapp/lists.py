@@ -15,9 +15,10 @@ from typing import Any, Optional
 from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select, true, tuple_
 from sqlalchemy.orm import Session
 
-from webapp import filters
+from webapp import filters, labels
 from webapp.filters import JobFilter
-from webapp.models import Job, Queue
+from webapp.lanes import lanes
+from webapp.models import Job
 
 Key = tuple[Any, ...]  # integers
 
@@ -176,10 +177,16 @@ def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool
 
 
 def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
-    """The runs of an index that make up the list: no index sorts the pending jobs of all queues together."""
-    if wanted.state != "pending" or wanted.queue is not None:
+    """The runs of an index that make up the list: no index sorts the pending jobs of all lanes together."""
+    if wanted.state != "pending":
         return [wanted]
-    return [replace(wanted, queue=name) for name in session.scalars(select(Queue.name).order_by(Queue.name))]
+    named = () if wanted.queue is None else (wanted.queue,)
+    asked = {wanted.requires} if wanted.requires is not None else set()
+    return [
+        replace(wanted, queue=lane.queue, lane=lane.requires)
+        for lane in lanes(session, *named)
+        if asked <= set(labels.split(lane.requires))
+    ]
 
 
 def _rows(

@@ -27,8 +27,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from webapp import clock, lists, trends
+from webapp import clock, labels, lists, trends
 from webapp.filters import JobFilter
+from webapp.lanes import Lane, lanes
 from webapp.lifecycle import in_state
 from webapp.lists import Page as Page
 from webapp.lists import page_of_jobs as page_of_jobs
@@ -104,29 +105,47 @@ def count_finished_since(session: Session, since: int, states: Sequence[str] = (
     return Count(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
-# How many jobs of a queue are pending, and since when the first of them is due. The claim's index sorts by priority
+# How many jobs of a lane are pending, and since when the first of them is due. The claim's index sorts by priority
 # first, so that there is a first one for each: a level a step, not a row a step.
-_PENDING = text("""
+_LANE = "state = 'pending' AND queue = :queue AND requires = :requires"
+_PENDING = text(f"""
 WITH RECURSIVE levels(priority) AS (
-  SELECT max(priority) FROM jobs WHERE state = 'pending' AND queue = :queue
+  SELECT max(priority) FROM jobs WHERE {_LANE}
   UNION ALL
-  SELECT (SELECT max(priority) FROM jobs WHERE state = 'pending' AND queue = :queue AND priority < levels.priority)
+  SELECT (SELECT max(priority) FROM jobs WHERE {_LANE} AND priority < levels.priority)
   FROM levels WHERE levels.priority IS NOT NULL)
-SELECT (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND queue = :queue LIMIT :most) AS found),
-       (SELECT min((SELECT min(run_at) FROM jobs
-                    WHERE state = 'pending' AND queue = :queue AND priority = levels.priority)) FROM levels)
-""")
+SELECT (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_LANE} LIMIT :most) AS found),
+       (SELECT min((SELECT min(run_at) FROM jobs WHERE {_LANE} AND priority = levels.priority)) FROM levels)
+""")  # noqa: S608  every part is ours
 
 
-def _pending(session: Session, queue: str) -> tuple[Count, Optional[int]]:
-    number, oldest = session.execute(_PENDING, {"queue": queue, "most": COUNT_CAP + 1}).one()
-    return Count(min(number, COUNT_CAP), number > COUNT_CAP), oldest
+@dataclass(frozen=True)
+class Waiting:
+    """The pending jobs of a lane. `oldest`: when the one that has waited longest became due; None: there is none."""
+
+    lane: Lane
+    number: Count
+    oldest: Optional[int]
+
+
+def waiting_jobs(session: Session) -> list[Waiting]:
+    """What is pending, lane by lane, those in which nothing is left out."""
+    found = []
+    for lane in lanes(session):
+        values = {"queue": lane.queue, "requires": lane.requires, "most": COUNT_CAP + 1}
+        number, oldest = session.execute(_PENDING, values).one()
+        if number:
+            found.append(Waiting(lane, Count(min(number, COUNT_CAP), number > COUNT_CAP), oldest))
+    return found
 
 
 def oldest_pending(session: Session) -> Optional[int]:
     """When the job that has waited longest became due (microseconds), or None."""
-    times = [_pending(session, name)[1] for name in session.scalars(select(Queue.name))]
-    return min((time for time in times if time is not None), default=None)
+    return _oldest(waiting_jobs(session))
+
+
+def _oldest(waiting: Iterable[Waiting]) -> Optional[int]:
+    return min((one.oldest for one in waiting if one.oldest is not None), default=None)
 
 
 def waited(since: Optional[int], now: int) -> Optional[float]:
@@ -140,8 +159,8 @@ def paused_queues(session: Session) -> list[str]:
 
 
 def count_ahead(session: Session, job: Job) -> Count:
-    """How many pending jobs of its queue a worker takes before this pending one."""
-    there = (in_state("pending"), Job.queue == job.queue)
+    """How many pending jobs of its lane a worker takes before this pending one."""
+    there = (in_state("pending"), Job.queue == job.queue, Job.requires == job.requires)
     higher = count(session, *there, Job.priority > job.priority)
     position, edge = tuple_(Job.run_at, Job.seq), tuple_(literal(job.run_at), literal(job.seq))
     sooner = count(session, *there, Job.priority == job.priority, position < edge)
@@ -193,6 +212,16 @@ class WorkerView:
         return json.loads(self.worker.queues) if self.worker.queues else None
 
     @property
+    def given_labels(self) -> list[str]:
+        """Those that it was started with."""
+        return json.loads(self.worker.labels) if self.worker.labels else []
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All that it has, its host's among them."""
+        return labels.of_worker(self.given_labels, self.worker.host)
+
+    @property
     def shown_state(self) -> str:
         """running, quiet, stopping, stopped, silent (its heartbeat is late) or expired."""
         if self.worker.state != "running":
@@ -226,6 +255,7 @@ class QueueView:
     processing: int
     oldest_run_at: Optional[int]
     per_minute: Optional[float] = None
+    waiting: tuple[Waiting, ...] = ()  # what is pending, by what it requires
 
     @property
     def drain_seconds(self) -> Optional[float]:
@@ -242,10 +272,18 @@ def queues(session: Session, rates: Optional[Mapping[str, float]] = None) -> lis
         .tuples()
         .all()
     )
+    waiting: dict[str, list[Waiting]] = {}
+    for one in waiting_jobs(session):
+        waiting.setdefault(one.lane.queue, []).append(one)
     views = []
     for queue in session.scalars(select(Queue).order_by(Queue.name)):
-        pending, oldest = _pending(session, queue.name)
-        views.append(QueueView(queue, pending, running.get(queue.name, 0), oldest, rates.get(queue.name)))
+        here = waiting.get(queue.name, [])
+        number = total(one.number for one in here)
+        views.append(
+            QueueView(
+                queue, number, running.get(queue.name, 0), _oldest(here), rates.get(queue.name), waiting=tuple(here)
+            )
+        )
     return views
 
 

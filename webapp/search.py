@@ -31,6 +31,7 @@ QUALIFIERS = (
     ("since", "since:2h", "jobs that changed since: 30m, 2h, 7d ago, or a date"),
     ("by", "by:ana", "jobs that this person submitted, or by:token:deploy"),
     ("id", "id:job1", "the job with exactly this id"),
+    ("requires", "requires:gpu", "jobs that require a worker with this label"),
 )
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
@@ -191,4 +192,5 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "since": _since,
     "by": _by,
     "id": _name("id"),
+    "requires": _name("requires"),
 }

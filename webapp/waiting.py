@@ -1,4 +1,4 @@
-"""Why jobs of a queue wait: what keeps workers from them, and how fast the queue moves. Reads only.
+"""Why jobs of a lane wait: what keeps workers from them, and how fast the queue moves. Reads only.
 
 The console puts it in words and adds the button that helps (`console/why.py`).
 """
@@ -10,23 +10,26 @@ from typing import Optional
 
 from sqlalchemy.orm import Session
 
-from webapp import queries, settings, trends
+from webapp import labels, queries, settings, trends
 from webapp.models import Queue
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps every worker from a queue.
+    """What keeps every worker from a lane.
 
     Attributes:
-        kind: paused; none (no worker runs); unserved (none of those that run serves it); quiet (all that do are quiet
-            or stopping).
+        kind: paused; none (no worker runs); unserved (none of those that run serves it); unlabelled (none of those that
+            do has what is required); quiet (all that have it are quiet or stopping).
+        missing: labels that no worker of the queue has; empty where each is there, but not all in one worker.
         alive: workers that run.
         serving: those of them that serve the queue.
     """
 
     kind: str
     queue: str
+    requires: str = ""
+    missing: tuple[str, ...] = ()
     paused_by: Optional[str] = None
     paused_at: Optional[int] = None
     alive: list[queries.WorkerView] = field(default_factory=list)
@@ -35,7 +38,7 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The workers, from one queue's point of view. `obstacle` None: at least one takes its jobs."""
+    """The workers, from one lane's point of view. `obstacle` None: at least one takes its jobs."""
 
     obstacle: Optional[Obstacle]
     serving: list[queries.WorkerView]
@@ -55,24 +58,31 @@ class Fleet:
         return sum(max(view.worker.slots - len(view.jobs), 0) for view in self.takers)
 
 
-def fleet_of(session: Session, name: str) -> Fleet:
+def fleet_of(session: Session, name: str, requires: str = "") -> Fleet:
+    """For jobs of this queue that require these labels."""
     alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
-    return serving(name, session.get(Queue, name), alive)
+    return serving(name, session.get(Queue, name), alive, requires)
 
 
-def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView]) -> Fleet:
-    """Which of the workers that are alive serve a queue; `queue` is its row, None where it has none yet."""
+def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], requires: str = "") -> Fleet:
+    """Which of the workers that are alive serve a lane; `queue` is its row, None where it has none yet."""
     serve = [view for view in alive if view.queues is None or name in view.queues]
-    kind = None
+    able = [view for view in serve if labels.suffice(view.labels, requires)]
     if queue is not None and queue.paused_at is not None:
-        return Fleet(Obstacle("paused", name, queue.paused_by, queue.paused_at), serve)
+        return Fleet(Obstacle("paused", name, requires, paused_by=queue.paused_by, paused_at=queue.paused_at), able)
+    kind: Optional[str] = None
+    missing: tuple[str, ...] = ()
     if not alive:
         kind = "none"
     elif not serve:
         kind = "unserved"
-    elif all(view.worker.wish != "run" for view in serve):
+    elif not able:
+        had = frozenset[str]().union(*(view.labels for view in serve))
+        kind, missing = "unlabelled", tuple(label for label in labels.split(requires) if label not in had)
+    elif all(view.worker.wish != "run" for view in able):
         kind = "quiet"
-    return Fleet(Obstacle(kind, name, alive=alive, serving=serve) if kind else None, serve)
+    found = Obstacle(kind, name, requires, missing, alive=alive, serving=able or serve) if kind else None
+    return Fleet(found, able)
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:

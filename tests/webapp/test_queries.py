@@ -131,7 +131,7 @@ def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: 
         if not db.is_sqlite():
             session.execute(text("SET LOCAL enable_seqscan = off"))
         explain = "EXPLAIN QUERY PLAN " if db.is_sqlite() else "EXPLAIN "
-        rows = session.execute(text(explain + queries._PENDING.text), {"queue": "a", "most": 9}).all()
+        rows = session.execute(text(explain + queries._PENDING.text), {"queue": "a", "requires": "", "most": 9}).all()
         plan = "\n".join(str(row[-1]) for row in rows)
     assert plan.count("ix_jobs_claim") >= 3
     assert "Seq Scan on jobs" not in plan
