@@ -17,10 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Optional
+
+from webapp.notifying import NOBODY, Manager, Relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +60,8 @@ class Child:
     started_at: float = field(default=0.0, init=False)
     due: float = field(default=0.0, init=False)
 
-    def start(self) -> None:
+    def start(self, more: Optional[Mapping[str, str]] = None) -> None:
+        """`more`: variables that it has beside those of its environment."""
         options: dict[str, Any] = {"start_new_session": True, "pass_fds": tuple(self.inherited)}
         if WINDOWS:
             options = {"creationflags": 0x200, "close_fds": not self.inherited}  # CREATE_NEW_PROCESS_GROUP
@@ -70,7 +73,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=self.output,
             stderr=self.output,
-            env=self.environment,
+            env={**(os.environ if self.environment is None else self.environment), **(more or {})},
             **options,
         )
 
@@ -110,26 +113,30 @@ def run(
     say: Callable[[str], None],
     draining: Callable[[], None],
     started: Callable[[], None] = lambda: None,
+    manager: Manager = NOBODY,
 ) -> None:
     """Keep the children running until SIGINT or SIGTERM, then drain them; a second signal ends them now.
 
     A child that ends with 0 was told to by somebody else and is left in peace. `started` is called once a signal would
-    be heeded, `draining` at the first one. Raises Broken when a child dies as soon as it is started, again and again;
-    the others are drained first.
+    be heeded, `draining` at the first one. `manager` hears what is true of all children. Raises Broken when a child
+    dies as soon as it is started, again and again; the others are drained first.
     """
-    with _signals() as (received, wait):
+    relay = Relay(manager, [child.name for child in children])
+    with closing(relay), _signals(relay.descriptors) as (received, wait):
         for child in children:
-            child.start()
+            child.start(relay.begin(child.name))
         started()
         broken: Optional[str] = None
         while not received and broken is None:
-            wait(_next_due(children))
+            wait(min(_next_due(children), relay.due_in()))
             for child in children:
-                broken = broken or _tend(child, say)
+                broken = broken or _tend(child, relay, say)
             if not any(child.wanted for child in children):
                 return
+            _tell(children, relay)
+        relay.stopping()
         draining()
-        _drain(children, received, wait, say)
+        _drain(children, relay, received, wait, say)
     if broken is not None:
         raise Broken(broken)
 
@@ -139,14 +146,19 @@ def _next_due(children: Sequence[Child]) -> float:
     return max(0.0, min([1.0, *waits]))
 
 
-def _tend(child: Child, say: Callable[[str], None]) -> Optional[str]:
+def _tell(children: Sequence[Child], relay: Relay) -> None:
+    wanted = [child.name for child in children if child.wanted]
+    relay.look(wanted, [child.name for child in children if child.is_running()])
+
+
+def _tend(child: Child, relay: Relay, say: Callable[[str], None]) -> Optional[str]:
     """Start a child that is due, look after one that ended. Returns why this cannot go on, if so."""
     if not child.wanted or child.is_running():
         return None
     if child.due:
         if child.due <= time.monotonic():
             child.due = 0.0
-            child.start()
+            child.start(relay.begin(child.name))
         return None
     code = child.process.returncode if child.process is not None else 0
     if code == 0:
@@ -167,7 +179,11 @@ def _how(code: int) -> str:
 
 
 def _drain(
-    children: Sequence[Child], received: list[int], wait: Callable[[float], None], say: Callable[[str], None]
+    children: Sequence[Child],
+    relay: Relay,
+    received: list[int],
+    wait: Callable[[float], None],
+    say: Callable[[str], None],
 ) -> None:
     """Ask all to stop, at the next signal to stop now, and kill what is left LAST_GRACE after that."""
     asked = len(received)
@@ -177,6 +193,7 @@ def _drain(
     deadline: Optional[float] = None
     while any(child.is_running() for child in children):
         wait(0.5)
+        _tell(children, relay)
         if len(received) > asked and deadline is None:
             say("stopping now.")
             deadline = time.monotonic() + LAST_GRACE
@@ -188,8 +205,8 @@ def _drain(
 
 
 @contextmanager
-def _signals() -> Iterator[tuple[list[int], Callable[[float], None]]]:
-    """The stop signals that came so far, and a wait that ends early when one comes or a child ends."""
+def _signals(watched: Sequence[int]) -> Iterator[tuple[list[int], Callable[[float], None]]]:
+    """The stop signals that came so far, and a wait that ends early when one comes, a child ends, or a child speaks."""
     received: list[int] = []
     names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -209,7 +226,7 @@ def _signals() -> Iterator[tuple[list[int], Callable[[float], None]]]:
     old_wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
 
     def wait(longest: float) -> None:
-        if select.select([read_end], [], [], longest)[0]:
+        if read_end in select.select([read_end, *watched], [], [], longest)[0]:
             os.read(read_end, 4096)
 
     try:

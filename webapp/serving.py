@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from webapp.config import Config, ConfigError
+from webapp.notifying import NOBODY, Manager
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -92,15 +93,18 @@ def address_of(listener: socket.socket, config: Config) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(listener: socket.socket, processes: int) -> int:
-    """Serve the console on this socket until a signal says to stop; return the exit code. Raises ConfigError."""
+def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) -> int:
+    """Serve the console on this socket until a signal says to stop; return the exit code. Raises ConfigError.
+
+    `manager` hears of it, though not on Windows, where there is none.
+    """
     app = _make()
     if WINDOWS:
         from waitress import serve as serve_threads
 
         serve_threads(app, sockets=[listener], threads=THREADS, ident=None)
         return 0
-    return _gunicorn(app, listener, processes)
+    return _gunicorn(app, listener, processes, manager)
 
 
 def _make() -> Flask:
@@ -115,10 +119,11 @@ def _make() -> Flask:
     return app
 
 
-def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
+def _gunicorn(app: Flask, listener: socket.socket, processes: int, manager: Manager) -> int:
     from gunicorn.app.base import BaseApplication
     from gunicorn.glogging import Logger
 
+    from webapp.arbiter import NotifyingArbiter
     from webapp.console.headers import ALWAYS
     from webapp.console.version import SERVER
     from webapp.logs import WithoutSecrets
@@ -130,6 +135,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
             for handler in self.error_log.handlers:
                 handler.addFilter(WithoutSecrets())
 
+    host, port = listener.getsockname()[:2]
     options: dict[str, Any] = {
         "bind": f"fd://{listener.detach()}",
         "workers": processes,
@@ -154,6 +160,12 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int) -> int:
 
         def load(self) -> Flask:
             return app
+
+        def run(self) -> None:
+            if manager:
+                NotifyingArbiter(self, manager, host, port).run()
+            else:
+                super().run()
 
     answer_plainly({**ALWAYS, "Cache-Control": "no-store"})
     app.extensions[SERVER] = os.getpid()

@@ -32,23 +32,24 @@ class Wanted:
     """What a keeper tells its supervisor: so many workers, beside those (pids) that are about to leave.
 
     `then` is END where a person stopped everything, TAKEN_OVER where a newer version has the database, ELSEWHERE where
-    the queue was moved to another one, else empty.
+    the queue was moved to another one, else empty. `serving` of its workers are in the database and run.
     """
 
     count: int
     leaving: tuple[int, ...] = ()
     then: str = ""
+    serving: int = 0
 
     def line(self) -> bytes:
         """Shorter than the 4096 bytes that a pipe takes whole, so that a keeper's death tears none."""
-        return json.dumps([self.count, self.leaving, self.then], separators=(",", ":")).encode() + b"\n"
+        return json.dumps([self.count, self.leaving, self.then, self.serving], separators=(",", ":")).encode() + b"\n"
 
     @staticmethod
     def parse(line: bytes) -> Optional[Wanted]:
         """None for anything else that a process may print."""
         try:
-            count, leaving, then = json.loads(line)
-            return Wanted(int(count), tuple(map(int, leaving)), str(then))
+            count, leaving, then, serving = json.loads(line)
+            return Wanted(int(count), tuple(map(int, leaving)), str(then), int(serving))
         except (ValueError, TypeError):
             return None
 

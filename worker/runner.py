@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from webapp import clock
+from webapp import clock, notifying
 from webapp.settings import Settings
 from worker import failures, processes
 from worker.claims import Claim, Ended
@@ -84,7 +84,11 @@ class Runner(ABC, Generic[R]):
         self.rang = False
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[Ended] = []
-        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("QUEUECTL_")}
+        self._environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("QUEUECTL_") and key not in notifying.VARIABLES
+        }
 
     # --- what the worker asks ---
 

@@ -19,9 +19,10 @@ from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
 @log_option
 def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_format: str) -> int:
     """Start the console and its workers. Ctrl-C lets running jobs finish, then stops everything."""
-    from webapp import __version__, children, serving, trouble
+    from webapp import __version__, children, notifying, serving, trouble
     from webapp import config as configuration
 
+    manager = notifying.take()
     listener = listen(configuration.load(), host, port, insecure)
     with core() as config:
         trouble.check_before_start(config)
@@ -54,6 +55,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_forma
             say,
             draining,
             started,
+            manager,
         )
     except children.Broken as broken:
         raise click.ClickException(str(broken)) from None

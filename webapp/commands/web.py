@@ -28,15 +28,16 @@ def web(
 ) -> int:
     """Start the console in the foreground, without workers."""
     from webapp import config as configuration
-    from webapp import logs, serving, trouble
+    from webapp import logs, notifying, serving, trouble
 
     if with_parent is not None:
         from webapp.children import end_with
 
         end_with(with_parent)
+    manager = notifying.take()
     logs.set_up(log_format)
     if descriptor is not None:
-        return serving.serve(socket.socket(fileno=descriptor), workers)
+        return serving.serve(socket.socket(fileno=descriptor), workers, manager)
     listener = listen(configuration.load(), host, port, insecure)
     with core() as config:
         trouble.check_before_start(config)
@@ -44,4 +45,4 @@ def web(
         link = set_up_link(address)
     click.echo(f"console   {address}")
     tell_set_up(link)
-    return serving.serve(listener, workers)
+    return serving.serve(listener, workers, manager)

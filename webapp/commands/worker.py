@@ -34,7 +34,7 @@ def start(
 ) -> int:
     """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not."""
     from webapp import config as configuration
-    from webapp import logs
+    from webapp import logs, notifying
     from webapp.jobspec import NAME, NAME_RULE
     from worker import supervisor
 
@@ -45,9 +45,15 @@ def start(
         from webapp.children import end_with
 
         end_with(with_parent)
+    manager = notifying.take()
     logs.set_up(log_format)
     return supervisor.run(
-        configuration.load(), count=count, slots=slots, queues=list(dict.fromkeys(queues)) or None, drain=drain
+        configuration.load(),
+        count=count,
+        slots=slots,
+        queues=list(dict.fromkeys(queues)) or None,
+        drain=drain,
+        manager=manager,
     )
 
 
