@@ -25,6 +25,7 @@ SECTIONS = {
     "idle": "CPU and memory of a pool of workers that has nothing to do",
     "enqueue": "jobs stored durably, one at a time and many from a file",
     "growth": "a claim and a settle in tables of a thousand rows and of a million",
+    "postgresql": "on a PostgreSQL server, of what procrastinate does on it",
     "console": "the console's pages, at a thousand jobs and at a million",
     "submit": "jobs sent by the console's form, alone and by many",
     "cli": "`manage.py enqueue` as a whole process",
@@ -64,6 +65,13 @@ def measure(bench: Bench, name: str, *, quick: bool = False) -> Sequence[Row]:
         return rows
     finally:
         bench.scratch.tidy()
+
+
+def missing(name: str) -> str:
+    """Why a section cannot be measured here, in one line; empty where it can."""
+    section: Any = import_module(f"webapp.bench.{name}")
+    reason: str = section.missing() if hasattr(section, "missing") else ""
+    return reason
 
 
 def space(names: Sequence[str], *, large: bool, quick: bool = False) -> int:

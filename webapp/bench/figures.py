@@ -95,6 +95,35 @@ _CONSOLE = [
         )
     ),
 ]
+BESIDE = ", of procrastinate"
+_POSTGRESQL = [
+    *(
+        Figure(
+            f"postgresql.{key}.{count}.{form}{tail}", f"PostgreSQL: {what}, {said.format(count)}{BESIDE}", RATIO, goal
+        )
+        for key, tail, what, goal in (
+            ("drain", "", "drain of `true`", _least(1)),
+            ("pickup", ".p50", "pick-up, p50", _most(1)),
+            ("pickup", ".p99", "pick-up, p99", _most(1)),
+        )
+        for count in (2, 8, 32)
+        for form, said in (("processes", "{} processes"), ("slots", "one process of {} slots"))
+    ),
+    Figure("postgresql.enqueue.one", f"PostgreSQL: enqueue one at a time{BESIDE}", RATIO, _least(1)),
+    Figure("postgresql.enqueue.many", f"PostgreSQL: enqueue of 10,000 by one call{BESIDE}", RATIO, _least(1)),
+    *(
+        Figure(f"postgresql.{key}.{size}", f"PostgreSQL: {what.format(rows)}{BESIDE}", RATIO, _most(1))
+        for size, rows in (("many", "1M"), ("most", "10M"))
+        for key, what in (
+            ("bytes", "table size for each of {} finished jobs"),
+            ("claim", "a claim beside {} rows"),
+            ("turn", "claim + settle beside {} rows"),
+        )
+    ),
+    Figure("postgresql.reader.dead", f"PostgreSQL: dead rows a job, under an open snapshot{BESIDE}", RATIO, _most(1)),
+    Figure("postgresql.reader.size", f"PostgreSQL: table size a job, under an open snapshot{BESIDE}", RATIO, _most(1)),
+    Figure("postgresql.reader.last", f"PostgreSQL: the last claims + settles under it{BESIDE}", RATIO, _most(1)),
+]
 _REST = [
     Figure("submit.alone", "submit form, 303 received, one client, p50", "ms", _most(15)),
     Figure("submit.crowd", "submit form, 16 clients beside 2 working workers", "jobs/s", _least(300)),
@@ -105,5 +134,7 @@ _REST = [
     Figure("start.memory", "RSS of the console", "MiB"),
 ]
 FIGURES = {
-    figure.key: figure for group in (_DRAIN, _PICKUP, _IDLE, _ENQUEUE, _GROWTH, _CONSOLE, _REST) for figure in group
+    figure.key: figure
+    for group in (_DRAIN, _PICKUP, _IDLE, _ENQUEUE, _GROWTH, _CONSOLE, _POSTGRESQL, _REST)
+    for figure in group
 }

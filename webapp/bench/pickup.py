@@ -58,12 +58,12 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
     rounds: list[Samples] = []
     others: dict[Running, list[list[float]]] = {}
     with opened(bench.scratch.home()) as config, workers(bench, config.home, 1):
-        _ours(sizes.block)  # the first ones of all load and compile what later ones find
+        picked_up(sizes.block)  # the first ones of all load and compile what later ones find
         for turn in range(bench.rounds):
             one = Samples([], [], [])
             while len(one.ours) < sizes.samples:
                 one.bare += _bare(sizes.block)
-                picked, calls = _ours(sizes.block)
+                picked, calls = picked_up(sizes.block)
                 one.ours += picked
                 one.enqueue += calls
             rounds.append(one)
@@ -123,7 +123,11 @@ def _bare(samples: int) -> list[float]:
     return found
 
 
-def _ours(samples: int) -> tuple[list[float], list[float]]:
+def picked_up(samples: int) -> tuple[list[float], list[float]]:
+    """Enqueue so many jobs, each alone; milliseconds until each command told the time, and until its enqueue returned.
+
+    Workers are there. Raises BenchError.
+    """
     began: dict[str, int] = {}
     calls = []
     for _ in range(samples):

@@ -68,9 +68,11 @@ def rate_of(home: Path, jobs: int) -> float:
 
 
 @contextmanager
-def workers(bench: Bench, home: Path, count: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A supervisor with so many workers, as soon as they are there; the context's database is this home's."""
-    process = bench.scratch.manage(home, "worker", "start", "--count", str(count), *options)
+def workers(
+    bench: Bench, home: Path, count: int, *options: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervisor with so many workers, as soon as they are there; the context's database is theirs."""
+    process = bench.scratch.manage(home, "worker", "start", "--count", str(count), *options, **environment)
     running = "SELECT count(*) FROM workers WHERE state = 'running'"
     eventually("workers are there", lambda: number(running) == count or _ended(process), 60)
     if process.poll() is not None:

@@ -187,9 +187,9 @@ def scratch(needed: int = 0) -> Iterator[Scratch]:
 
 
 @contextmanager
-def opened(home: Path) -> Iterator[Config]:
-    """The application on this home in this process, without its console."""
-    config = Config(home=home, database_url=None, public_url=None)
+def opened(home: Path, database_url: Optional[str] = None) -> Iterator[Config]:
+    """The application on this home in this process, without its console; its database is another, if one is named."""
+    config = Config(home=home, database_url=database_url, public_url=None)
     with create_core(config).app_context():
         try:
             yield config

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.bench import SECTIONS, Bench, BenchError, measure, space
+from webapp.bench import SECTIONS, Bench, BenchError, measure, missing, space
 from webapp.commands._core import json_option
 from webapp.commands._output import Column, print_json, print_table, say
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WINDOWS: bool = sys.platform == "win32"
 
 
-_SECTIONS = "\n".join(f"  {name:<8}  {what}" for name, what in SECTIONS.items())
+_SECTIONS = "\n".join(f"  {name:<10}  {what}" for name, what in SECTIONS.items())
 _HELP = f"""Measure this machine, and the queue on it: all sections, or those named.
 
 Every ratio compares what was measured side by side. It all happens on a scratch home, which is removed afterwards;
@@ -29,6 +29,9 @@ leave the machine alone meanwhile. Ends with 1 where a section could not be meas
 \b
 Sections:
 {_SECTIONS}
+
+The one on PostgreSQL needs a server in which databases may be made: name it in QUEUECTL_BENCH_POSTGRES
+(postgresql://user@host/database). What is made there is dropped afterwards.
 """
 
 
@@ -47,18 +50,21 @@ Sections:
 @click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works: not to be quoted.")
 def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, large: bool, quick: bool) -> int:
     from webapp.bench.machine import describe
+    from webapp.bench.peers import POSTGRESQL
     from webapp.bench.peers.running import installed
     from webapp.bench.scratch import scratch
 
     if WINDOWS:
         raise click.ClickException("the benchmark needs a system with fork, signals and wait4, such as Linux or macOS.")
-    chosen = [name for name in SECTIONS if name in sections] or list(SECTIONS)
+    wanting = {} if sections else {name: reason for name in SECTIONS if (reason := missing(name))}
+    chosen = [name for name in SECTIONS if name in sections] or [name for name in SECTIONS if name not in wanting]
     with told_to_end(), scratch(space(chosen, large=large, quick=quick)) as place:
         run = Bench(rounds, place, say, large=large)
+        run.left_out += [f"{name}: {reason}" for name, reason in wanting.items()]
         machine = describe(place.folder)
         if not quick:
             place.warm_up()
-        with installed(run) if peers else nullcontext():
+        with installed(run, POSTGRESQL if chosen == [POSTGRESQL] else None) if peers else nullcontext():
             found = [measured(run, name, quick) for name in chosen]
     rows = [row for of_section in found for row in of_section or ()]
     failed = None in found

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable, Optional, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -32,7 +32,8 @@ from webapp.bench.submit import free_port
 Measured = TypeVar("Measured")
 ADDRESS = "QUEUECTL_BENCH_POSTGRES"  # names a PostgreSQL in which a database may be made
 
-# What every peer runs. `main` enqueues: many at once, or one after the other and tells how long each took to begin.
+# What every peer runs. `main` enqueues and tells how many a second: one after the other, or all by one call ("many").
+# Of "clock" it tells how long each took to begin.
 _JOB = """
 import importlib, os, random, subprocess, sys, time
 
@@ -52,11 +53,16 @@ def clock():
 def main(name, kind, number):
     peer = importlib.import_module(name)
     getattr(peer, "prepare", lambda: None)()
-    put = peer.PUT[kind]
-    if kind == "run":
-        for _ in range(number):
-            put()
+    if kind != "clock":
+        began = time.monotonic()
+        if kind == "many":
+            peer.put_many(number)
+        else:
+            for _ in range(number):
+                peer.PUT["run"]()
+        print(number / (time.monotonic() - began))
         return
+    put = peer.PUT[kind]
     with open(os.environ["BENCH_TIMES"], "rb") as told:
         for _ in range(number):
             began = time.time_ns()
@@ -123,12 +129,29 @@ class Running:
     def title(self) -> str:
         return f"{self.peer.title} {self.place.versions.get(self.peer.packages[0], '')}".strip()
 
+    def at(self, postgresql: str) -> Running:
+        """The same on another database."""
+        return replace(self, place=replace(self.place, postgresql=postgresql))
+
+    def as_processes(self) -> Running:
+        """The same with as many processes as there are to be workers. Only of a peer that tells how."""
+        return replace(self, peer=replace(self.peer, workers=self.peer.processes or self.peer.workers))
+
     def drain(self, workers: int, jobs: int) -> float:
         """Jobs a second, from the first start to the last end. Raises BenchError."""
-        self._reset()
+        self.reset()
         self._put("run", jobs)
-        with self._workers(workers):
-            eventually(f"{self.title} has done its jobs", lambda: self._lines() >= jobs, 60 + jobs / 5, every=0.2)
+        with self.working(workers):
+            return self._done(jobs)
+
+    def drains(self, jobs: int) -> float:
+        """The same of workers that are there, and of jobs that one call enqueues."""
+        self.place.times.write_text("")
+        self._put("many", jobs)
+        return self._done(jobs)
+
+    def _done(self, jobs: int) -> float:
+        eventually(f"{self.title} has done its jobs", lambda: self._lines() >= jobs, 60 + jobs / 5, every=0.2)
         times = [tuple(map(int, line.split())) for line in self.place.times.read_text().splitlines()]
         if len(times) != jobs:
             raise BenchError(f"{self.title} was given {jobs:,} jobs and did {len(times):,}.")
@@ -136,15 +159,24 @@ class Running:
 
     def pick_up(self, samples: int) -> list[float]:
         """Milliseconds from the call that enqueues to the command's own clock. Raises BenchError."""
-        self._reset()
-        with self._workers(1):
-            told = self._put("clock", samples + _WARM)
+        self.reset()
+        with self.working(1):
+            return self.picks_up(samples)
+
+    def picks_up(self, samples: int) -> list[float]:
+        """The same of workers that are there."""
+        self.place.times.write_text("")
+        told = self._put("clock", samples + _WARM)
         return [float(line) for line in told.splitlines()[_WARM:]]
+
+    def stores(self, kind: str, jobs: int) -> float:
+        """Jobs enqueued a second: `one` at a time, or `many` by one call. Raises BenchError."""
+        return float(self._put(kind, jobs))
 
     def idle(self, workers: int, settling: float, window: float) -> tuple[float, float]:
         """CPU seconds a minute and PSS (MiB) of all its processes, its server's left out. Raises BenchError."""
-        self._reset()
-        with self._workers(workers) as process:
+        self.reset()
+        with self.working(workers) as process:
             time.sleep(settling)
             family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
             before, began = sum(map(cpu_of, family)), time.monotonic()
@@ -152,7 +184,8 @@ class Running:
             spent = (sum(map(cpu_of, family)) - before) / ((time.monotonic() - began) / 60)
             return spent, sum(map(pss_of, family))
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Empty its queue, which is made where there is none. Raises BenchError."""
         self.place.run(self.place.program("python"), "-c", self.peer.reset)
         self.place.times.write_text("")
 
@@ -164,7 +197,8 @@ class Running:
         return self.place.times.read_bytes().count(b"\n")
 
     @contextmanager
-    def _workers(self, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    def working(self, count: int) -> Iterator[subprocess.Popen[bytes]]:
+        """So many of its workers, which are killed in the end."""
         program, *options = self.peer.workers(count)
         words = [word.format(redis=self.place.redis) for word in options]
         process = self.place.start(self.place.program(program), *words)
@@ -199,13 +233,19 @@ def attempt(bench: Bench, peer: Running, look: Callable[[Running], Measured]) ->
 
 
 @contextmanager
-def installed(bench: Bench) -> Iterator[None]:
-    """`bench.peers` are all that can be measured here; why others cannot, `bench.left_out` says."""
+def installed(bench: Bench, needs: Optional[str] = None) -> Iterator[None]:
+    """`bench.peers` are all that can be measured here; why others cannot, `bench.left_out` says.
+
+    `needs`: only those that need this.
+    """
     place = Place(bench, bench.scratch.kept("peers"))
+    candidates = [peer for peer in known() if needs in (None, peer.needs)]
     with contextlib.ExitStack() as servers:
-        missing = {REDIS: _redis(place, servers), POSTGRESQL: _no_postgresql()}
-        wanted = [peer for peer in known() if not missing.get(peer.needs)]
-        for peer in known():
+        missing = {POSTGRESQL: _no_postgresql()}
+        if any(peer.needs == REDIS for peer in candidates):
+            missing[REDIS] = _redis(place, servers)
+        wanted = [peer for peer in candidates if not missing.get(peer.needs)]
+        for peer in candidates:
             if missing.get(peer.needs):
                 bench.left_out.append(f"{peer.title}: {missing[peer.needs]}")
         try:
