@@ -17,9 +17,7 @@ import pytest
 from webapp import notifying
 from webapp.notifying import Manager, Relay
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX"), reason="services are started otherwise there"
-)
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="services are started otherwise there")
 kinds = ["path"] + (["abstract"] if sys.platform == "linux" else [])
 
 
@@ -74,7 +72,7 @@ def test_ticks_come_at_half_of_the_interval_however_often_they_are_offered(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(notifying.time, "monotonic", lambda: now)
+    monkeypatch.setattr("webapp.notifying.time.monotonic", lambda: now)
     manager = notifying.take(environment(service, WATCHDOG_USEC="4000000"))
     for offset, due in [(0.0, 2.0), (1.0, 1.0), (1.9, 0.1), (2.0, 2.0)]:
         now = 100.0 + offset
@@ -167,7 +165,7 @@ def test_a_child_that_fell_silent_silences_its_parent_until_it_speaks_again(
     service: Service, relay: Relay, child: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(notifying.time, "monotonic", lambda: now)
+    monkeypatch.setattr("webapp.notifying.time.monotonic", lambda: now)
     console, workers = child("console"), child("workers")
     assert (console.interval, workers.interval) == (2.0, 2.0)
     for one in (console, workers):
@@ -187,7 +185,7 @@ def test_a_child_that_starts_or_is_about_to_may_be_silent(
     service: Service, relay: Relay, child: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(notifying.time, "monotonic", lambda: now)
+    monkeypatch.setattr("webapp.notifying.time.monotonic", lambda: now)
     console, workers = child("console"), child("workers")
     for one in (console, workers):
         one.ready()
