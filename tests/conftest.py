@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from webapp import create_core, people
+from webapp import clock, create_core, people
 from webapp.config import Config
 from webapp.db import db
 
@@ -74,6 +74,13 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes are slow on purpose, and that is not what most tests look at."""
     monkeypatch.setattr(people, "_hasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+
+
+@pytest.fixture
+def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that travel in time: only this process does, and not the server whose clock it would go by."""
+    monkeypatch.setattr(clock, "follow", lambda _: None)
+    monkeypatch.setattr(clock, "_ahead", None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -34,10 +34,10 @@ def counter() -> int:
     return (time.monotonic_ns() if _COUNTER is None else time.clock_gettime_ns(_COUNTER)) // 1000
 
 
-def follow(told: int) -> None:
-    """From now on, go by the clock of a database server, which has just said this time."""
+def follow(told: Optional[int]) -> None:
+    """From now on, go by the clock of a database server, which has just said this time; None: by this machine's."""
     global _ahead
-    _ahead = told - counter()
+    _ahead = None if told is None else told - counter()
 
 
 def seconds(amount: float) -> int:

@@ -32,7 +32,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
-from webapp import elsewhere, postgresql
+from webapp import clock, elsewhere, postgresql
 from webapp.config import Config, ensure_home
 from webapp.doorbell import Doorbell
 from webapp.doorbell import path_of as doorbell_path
@@ -78,6 +78,7 @@ else:
 def init_app(app: Flask, config: Config) -> None:
     """Give the application its three engines and its lock. Opens no connection."""
     ensure_home(config)
+    clock.follow(None)
     if config.is_sqlite:
         # Never made by opening it: `migrations` does that, once. Under a home that was taken away nothing shall appear.
         url = URL.create(

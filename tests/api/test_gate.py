@@ -23,6 +23,8 @@ from webapp.db import reading
 from webapp.models import SCOPES, Audit, Throttle
 from webapp.throttle import FREE
 
+pytestmark = pytest.mark.usefixtures("own_clock")
+
 FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "supervisor_id": "s1",
           "act_id": "1", "group": "exit:1"}  # fmt: skip
 # Said once more, by name: who changes a scope changes it here as well.

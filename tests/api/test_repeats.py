@@ -18,6 +18,8 @@ from webapp.db import reading
 from webapp.locks import Busy
 from webapp.models import Repeat
 
+pytestmark = pytest.mark.usefixtures("own_clock")
+
 JOB = {"command": "echo hi"}
 
 
@@ -64,9 +66,9 @@ def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     path, body = ("/jobs/batch", [JOB, JOB, JOB]) if many else ("/jobs", JOB)
-    monkeypatch.setattr(repeats, "_keep", lambda *_: None)  # the process ends here
-    first = submitter("POST", path, body, Idempotency_Key="k1")
-    monkeypatch.undo()
+    with monkeypatch.context() as dying:
+        dying.setattr(repeats, "_keep", lambda *_: None)  # the process ends here
+        first = submitter("POST", path, body, Idempotency_Key="k1")
     assert row().status is None
     refused(submitter("POST", path, body, Idempotency_Key="k1"), 409, "in-flight")
     with time_machine.travel(clock.now() / clock.SECOND + 61):

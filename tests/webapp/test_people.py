@@ -20,7 +20,7 @@ from webapp.people import PersonError
 
 GOOD = "correct horse battery"
 
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = pytest.mark.usefixtures("own_clock", "app")
 
 
 def user(name: str, password: str) -> bool:

@@ -10,7 +10,7 @@ from flask import Flask
 
 from webapp import people, throttle
 
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = pytest.mark.usefixtures("own_clock", "app")
 
 
 def fail(*keys: str, times: int = 1) -> float:

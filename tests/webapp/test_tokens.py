@@ -13,7 +13,7 @@ from webapp.db import reading
 from webapp.models import Audit, Token
 from webapp.tokens import TokenError
 
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = pytest.mark.usefixtures("own_clock", "app")
 
 
 def works(secret: str) -> Optional[str]:

@@ -84,7 +84,7 @@ def test_json_has_each_round_and_why_a_figure_is_too_noisy(cli: Cli, measured: l
 
 def test_without_a_section_all_are_measured_in_their_order(cli: Cli, measured: list[str]) -> None:
     assert cli("bench", "--quick").code == 0
-    assert measured == list(SECTIONS)
+    assert measured == [name for name in SECTIONS if name != "postgresql"]  # there is no server
     measured.clear()
     cli("bench", "start", "drain", "start", "--quick")
     assert measured == ["drain", "start"]
@@ -118,9 +118,21 @@ def test_a_section_that_fails_is_told_beside_what_the_others_found(cli: Cli, mon
     assert "1.25 s" in result.out
 
 
+def test_without_a_server_its_section_is_passed_over_unless_it_was_named(cli: Cli, measured: list[str]) -> None:
+    words = "Not measured: postgresql: name a PostgreSQL in which databases may be made in QUEUECTL_BENCH_POSTGRES"
+    result = cli("bench", "--quick")
+    assert (result.code, words in result.out) == (0, True)
+
+
+def test_without_a_server_the_section_that_was_named_fails_in_a_line(cli: Cli) -> None:
+    result = cli("bench", "postgresql", "--quick")
+    words = "Not measured: postgresql: name a PostgreSQL in which databases may be made in QUEUECTL_BENCH_POSTGRES"
+    assert (result.code, words in result.out) == (1, True)
+
+
 def test_the_help_has_the_sections(cli: Cli) -> None:
     result = cli("bench", "--help")
-    assert all(f"  {name:<8}  {what}\n" in result.out for name, what in SECTIONS.items())
+    assert all(f"  {name:<10}  {what}\n" in result.out for name, what in SECTIONS.items())
 
 
 def test_a_real_run_prints_what_it_measured_and_leaves_nothing_behind(processes: Processes, scratch_here: Path) -> None:
