@@ -25,6 +25,7 @@ from webapp.operations import enqueue
 COMMAND = "true"
 PROCESSES, SLOTS = "processes", "slots"
 FORMS = (PROCESSES, SLOTS)  # so many processes with one job at a time, or one process with so many
+PATIENCE = 60.0  # seconds in which workers must be there, and one more for each of them
 WARM = 3  # samples of ours that are left out, as the first of a peer are
 
 
@@ -85,7 +86,7 @@ def _theirs(peer: Running, count: int, form: str, samples: int, jobs: int) -> Po
     with peer.working(count):
         server = Database(peer.place.postgresql)
         there = count if form == PROCESSES else 1
-        eventually("its workers are there", lambda: server.run(peer.peer.there)[0][0] >= there, 60 + count)
+        eventually("its workers are there", lambda: server.run(peer.peer.there)[0][0] >= there, PATIENCE + count)
         time.sleep(0.5)  # from there to where it listens
         times = peer.picks_up(samples)
         return Pool(times, peer.drains(jobs))

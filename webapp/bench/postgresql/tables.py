@@ -15,7 +15,7 @@ from webapp.bench.postgresql.doors import Door, Ours, Theirs
 from webapp.bench.postgresql.found import Found
 from webapp.bench.postgresql.server import Database, make
 
-PENDING = 10  # of so many jobs one is pending, the others are finished
+PENDING = 10  # of so many jobs one is pending, or more where the claims need them; the others are finished
 FLUSH = 1.2  # seconds after which a server process tells at its next commit what it has done to the tables
 BLOCK = 20  # claims of one side at a time
 
@@ -28,7 +28,7 @@ def claims(bench: Bench, peer: Optional[Running], name: str, jobs: int, claims: 
             began = door.database.size()
             door.fill(jobs, 0)
             found.add(f"bytes.{name}", side, (door.database.size() - began) / jobs)
-            door.fill(jobs - jobs // PENDING, jobs // PENDING)
+            door.fill(jobs - jobs // PENDING, max(jobs // PENDING, bench.rounds * _taken(claims)))
         for turn in range(bench.rounds):
             times = _round(doors, claims)
             for side, (alone, both) in times.items():
@@ -36,6 +36,11 @@ def claims(bench: Bench, peer: Optional[Running], name: str, jobs: int, claims: 
                 found.add(f"turn.{name}", side, both)
             said = ", ".join(f"{side} {alone:.2f} ms" for side, (alone, _) in times.items())
             bench.say(f"postgresql, a claim beside {jobs:,} rows, round {turn + 1}: {said}")
+
+
+def _taken(claims: int) -> int:
+    """How many jobs a round takes."""
+    return -(-claims // BLOCK) * (2 * BLOCK + 1)
 
 
 def _round(doors: Mapping[str, Door], claims: int) -> dict[str, tuple[float, float]]:
