@@ -22,8 +22,8 @@ from webapp.models import Job
 
 PAGE = 500  # jobs of one read
 COLUMNS = (
-    "id", "state", "queue", "priority", "command", "attempts", "max_retries", "timeout", "cwd", "created_at", "run_at",
-    "started_at", "finished_at", "exit_code", "last_error",
+    "id", "state", "queue", "requires", "priority", "command", "attempts", "max_retries", "timeout", "cwd",
+    "created_at", "run_at", "started_at", "finished_at", "exit_code", "last_error",
 )  # fmt: skip
 # What makes a spreadsheet take a cell for a formula, also in the full-width forms of Japanese keyboards.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -47,7 +47,7 @@ class JobList:
     def _csv(self) -> Iterator[str]:
         yield _line(COLUMNS)
         for jobs in self._reads():
-            yield "".join(_line([safe(job[name]) for name in COLUMNS]) for job in jobs)
+            yield "".join(_line([_cell(job[name]) for name in COLUMNS]) for job in jobs)
 
     def _json_lines(self) -> Iterator[str]:
         for jobs in self._reads():
@@ -70,6 +70,10 @@ class JobList:
             after = page.older
             if after is None:
                 return
+
+
+def _cell(value: Any) -> Any:
+    return safe(",".join(value) if isinstance(value, list) else value)
 
 
 def safe(value: Any) -> Any:

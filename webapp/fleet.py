@@ -14,7 +14,7 @@ from typing import Optional
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from webapp import clock, operations, queries
+from webapp import clock, labels, operations, queries
 from webapp.db import writing
 from webapp.lifecycle import record
 from webapp.models import Supervisor, Worker
@@ -45,6 +45,17 @@ class SupervisorView:
     def queues(self) -> Optional[list[str]]:
         text = self.row.queues if self.row is not None else self.workers[0].worker.queues
         return json.loads(text) if text else None
+
+    @property
+    def given_labels(self) -> list[str]:
+        """Those that its workers were started with."""
+        text = self.row.labels if self.row is not None else self.workers[0].worker.labels
+        return json.loads(text) if text else []
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """All that its workers have, their host's among them."""
+        return labels.of_worker(self.given_labels, self.host)
 
     @property
     def slots(self) -> int:

@@ -161,14 +161,21 @@ def _name(value: object) -> str:
 
 def _labels(value: object) -> tuple[str, ...]:
     """One label, several with commas or spaces between, or a list of them."""
-    words = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) and value.strip() else value
+    words = value
+    if isinstance(value, str):
+        words = [word for word in re.split(r"[,\s]+", value) if word] or None
     if not isinstance(words, list):
         raise ValueError(f"{_show(value)} is not allowed; expected labels such as gpu, or host:web-1.")
     for word in words:
         if not isinstance(word, str) or not NAME.match(word):
             raise ValueError(f"{_show(word)} is no label; expected {NAME_RULE}.")
+        if word == labels.HOST:
+            raise ValueError(f"{_show(word)} names no host; expected a label such as host:web-1.")
     if len(words) > labels.MOST:
         raise ValueError(f"has {len(words)} labels; at most {labels.MOST} are allowed.")
+    hosts = sorted({labels.tidy(word) for word in words if word.startswith(labels.HOST)})
+    if len(hosts) > 1:
+        raise ValueError(f"names {' and '.join(hosts)}, but a worker runs on one host. Give one of them.")
     return tuple(words)
 
 

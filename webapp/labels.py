@@ -13,7 +13,7 @@ HOST = "host:"
 
 
 def text_of(labels: Iterable[str]) -> str:
-    return ",".join(sorted({_tidy(label) for label in labels}))
+    return ",".join(sorted({tidy(label) for label in labels}))
 
 
 def split(text: str) -> list[str]:
@@ -22,7 +22,7 @@ def split(text: str) -> list[str]:
 
 def of_worker(given: Iterable[str], host: str) -> frozenset[str]:
     """All that a worker has: what it was started with, and its host's."""
-    return frozenset({*map(_tidy, given), of_host(host)})
+    return frozenset({*map(tidy, given), of_host(host)})
 
 
 def of_host(host: str) -> str:
@@ -35,5 +35,6 @@ def suffice(had: Collection[str], requires: str) -> bool:
     return all(label in had for label in split(requires))
 
 
-def _tidy(label: str) -> str:
+def tidy(label: str) -> str:
+    """A label as it is compared: a host's name has one way to be written."""
     return of_host(label[len(HOST) :]) if label.startswith(HOST) else label

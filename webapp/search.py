@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, Callable, Optional
 
-from webapp import clock
+from webapp import clock, labels
 from webapp.filters import FilterError, JobFilter, unescaped, words
 from webapp.jobspec import NAME, NAME_RULE
 from webapp.models import STATES
@@ -192,5 +192,5 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "since": _since,
     "by": _by,
     "id": _name("id"),
-    "requires": _name("requires"),
+    "requires": lambda value: labels.tidy(_name("requires")(value)),
 }

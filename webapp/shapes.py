@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from webapp import bulk, clock, histograms, queries, settings, trends
+from webapp import bulk, clock, histograms, labels, queries, settings, trends
 from webapp.fleet import SupervisorView
 from webapp.groups import DeadGroup
 from webapp.histograms import Histogram
 from webapp.models import Act
-from webapp.queries import QueueView, WorkerView
+from webapp.queries import QueueView, Waiting, WorkerView
 from webapp.settings import Change, Value
 from webapp.trends import Trend
 
@@ -32,6 +32,7 @@ def worker(view: WorkerView) -> dict[str, Any]:
         "pid": one.pid,
         "slots": one.slots,
         "queues": view.queues,
+        "labels": sorted(view.labels),
         "jobs": [job.id for job in view.jobs],
         "jobs_completed": one.jobs_completed,
         "jobs_failed": one.jobs_failed,
@@ -56,6 +57,7 @@ def supervisor(view: SupervisorView) -> dict[str, Any]:
         "workers": [one.worker.id for one in view.workers],
         "slots": view.slots,
         "queues": view.queues,
+        "labels": sorted(view.labels),
         "started_at": clock.to_iso(view.started_at),
         "version": view.version,
     }
@@ -74,6 +76,16 @@ def queue(view: QueueView, now: int) -> dict[str, Any]:
         "oldest_pending_seconds": queries.waited(view.oldest_run_at, now),
         "runs_per_minute": view.per_minute or 0.0,
         "drain_seconds": view.drain_seconds,
+        "waiting": [_lane(one, now) for one in view.waiting],
+    }
+
+
+def _lane(one: Waiting, now: int) -> dict[str, Any]:
+    return {
+        "requires": labels.split(one.lane.requires),
+        "pending": one.number.number,
+        "pending_is_more": one.number.capped,
+        "oldest_pending_seconds": queries.waited(one.oldest, now),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
-from webapp import clock
+from webapp import clock, labels
 from webapp.models import Attempt, Event, Job, OutputChunk
 from webapp.settings import Settings
 
@@ -212,6 +212,7 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
         "finished_at": clock.to_iso(job.finished_at),
         "exit_code": job.exit_code,
         "last_error": job.last_error,
+        "requires": labels.split(job.requires),
     }
 
 

@@ -41,8 +41,8 @@ def list_jobs() -> Response:
     ones and all together newest first. `next` and the header Link lead to the next page.
 
     `q` is a search as in the console: words in ids and commands, "phrases", and exit:127, worker:ID, since:2h, by:ana,
-    id:ID. What no index finds is looked for in 20,000 jobs of a page; then the page ends, perhaps with none
-    (`search_capped`), and `next` goes on from there.
+    id:ID, requires:gpu. What no index finds is looked for in 20,000 jobs of a page; then the page ends, perhaps with
+    none (`search_capped`), and `next` goes on from there.
     """
     asked = bodies.query(JobQuery)
     wanted = search.parse(asked.get("q", ""), state=asked.get("state"), queue=asked.get("queue"))

@@ -13,6 +13,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 from webapp.fleet import MOST_WORKERS
 from webapp.groups import LONGEST_NOTE
 from webapp.jobspec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
+from webapp.labels import MOST
 from webapp.models import ATTEMPT_STATES, STATES
 from webapp.search import TYPED
 
@@ -20,7 +21,9 @@ MOST_LISTED = 500  # jobs of one page
 MOST_NAMED = 500  # ids of one act
 MOST_SUBMITTED = 1000  # jobs of one batch
 LARGEST = 2**31 - 1
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
+_LABEL = "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+NAME_PATTERN = f"^{_LABEL}$"
+LABELS_PATTERN = rf"^[\s,]*{_LABEL}([\s,]+{_LABEL}){{0,{MOST - 1}}}[\s,]*$"
 WORKER_STATES = ("running", "quiet", "stopping", "silent", "stopped", "expired")
 
 
@@ -86,6 +89,17 @@ class JobRequest(Schema):
         },
     )
     queue = fields.String(allow_none=True, metadata={"description": "default: `default`", "pattern": NAME_PATTERN})
+    requires = fields.Raw(
+        metadata={
+            "description": "labels that its worker must all have, such as gpu or host:web-1; default: none",
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}, "maxItems": MOST},
+                {"type": "string", "pattern": LABELS_PATTERN, "description": "with commas or spaces between"},
+                {"type": "null"},
+            ],
+            "examples": [["gpu"]],
+        },
+    )
     priority = fields.Integer(
         allow_none=True, metadata={"description": "higher first; default 0", "minimum": -100, "maximum": 100}
     )
@@ -258,6 +272,7 @@ class Job(Answer):
     id = _text("its id")
     command = _text("what the shell runs")
     queue = _text("its queue")
+    requires = _many(fields.String(), "labels that its worker must all have")
     priority = _whole("higher first")
     state = _text("where it stands", enum=list(STATES))
     attempts = _whole("attempts made")
@@ -385,6 +400,7 @@ class Worker(Answer):
     pid = _whole("its process")
     slots = _whole("jobs at a time")
     queues = fields.List(fields.String(), required=True, allow_none=True, metadata={"description": "null: all"})
+    labels = _many(fields.String(), "what jobs may require of it, its host's among them")
     jobs = _many(fields.String(), "ids of what it runs")
     jobs_completed = _whole("since its start")
     jobs_failed = _whole("since its start")
@@ -410,12 +426,20 @@ class Supervisor(Answer):
     workers = _many(fields.String(), "ids of those that it has")
     slots = _whole("of each of its workers")
     queues = fields.List(fields.String(), required=True, allow_none=True, metadata={"description": "null: all"})
+    labels = _many(fields.String(), "what jobs may require of its workers, their host's among them")
     started_at = _time("when it began")
     version = _text("of queuectl")
 
 
 class Supervisors(Answer):
     supervisors = _many(fields.Nested(Supervisor), "by machine, oldest first")
+
+
+class Lane(Answer):
+    requires = _many(fields.String(), "empty: any worker of the queue may take them")
+    pending = _whole("jobs that wait, up to 10,000")
+    pending_is_more = _truth("whether there are more than that")
+    oldest_pending_seconds = _number("for how long the first one waits", null=True)
 
 
 class Queue(Answer):
@@ -429,6 +453,7 @@ class Queue(Answer):
     oldest_pending_seconds = _number("for how long the first one waits", null=True)
     runs_per_minute = _number("runs that end in a minute, over the last five or since the first of them")
     drain_seconds = _number("about, until what waits has run at that rate; null: nothing waits or ends", null=True)
+    waiting = _many(fields.Nested(Lane), "what waits, by what it requires")
 
 
 class Queues(Answer):

@@ -110,11 +110,15 @@ def standing(job: Job, now: int) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. Where a terminal is too narrow, only a `flexible` one is cut, and its end goes first."""
+    """A column of a table. Where a terminal is too narrow, only a `flexible` one is cut, and its end goes first.
+
+    `optional`: without a word in any row it is left out.
+    """
 
     header: str
     flexible: bool = False
     right: bool = False
+    optional: bool = False
 
 
 def console(file: Optional[TextIO] = None) -> Console:
@@ -149,7 +153,9 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Any:
 
     lines = [[one_line(cell) for cell in row] for row in rows]
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for index, column in enumerate(columns):
+    shown = [place for place, one in enumerate(columns) if not one.optional or any(line[place] for line in lines)]
+    lines = [[line[place] for place in shown] for line in lines]
+    for index, column in enumerate(columns[place] for place in shown):
         widest = max((len(line[index]) for line in lines), default=0)
         made.add_column(
             column.header,

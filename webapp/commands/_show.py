@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from webapp import clock, story
+from webapp import clock, labels, story
 from webapp.commands._output import (
     STYLES,
     Column,
@@ -81,6 +81,7 @@ def _print_fields(job: Job, settings: Settings) -> None:
         ("state", state),
         ("command", Text(visible(job.command))),
         ("queue", Text(f"{job.queue} · priority {job.priority}")),
+        *([("requires", Text(", ".join(labels.split(job.requires))))] if job.requires else []),
         ("attempts", Text(f"{job.attempts} · {_of(job.failures, retries)}" + _source(job.max_retries is None))),
         ("timeout", Text((span(timeout) if timeout else "none") + _source(job.timeout is None))),
     ]
@@ -137,14 +138,8 @@ def _print_attempts(job: Job, attempts: Sequence[Attempt]) -> None:
             (str(job.attempts), "processing", "", local_time(job.started_at), ran, "", "", job.worker_id or "", "")
         )
     names = ("#", "STATE", "EXIT", "STARTED", "TOOK", "CPU", "MEMORY", "WORKER", "ERROR")
-    columns = [Column(name, flexible=name == "ERROR", right=name in ("#", "TOOK", "CPU", "MEMORY")) for name in names]
-    empty = {
-        index
-        for index, name in enumerate(names)
-        if name in ("CPU", "MEMORY", "ERROR") and not any(r[index] for r in rows)
-    }
-    kept = [index for index in range(len(names)) if index not in empty]
-    print_table([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
+    numbers, optional = ("#", "TOOK", "CPU", "MEMORY"), ("CPU", "MEMORY", "ERROR")
+    print_table([Column(name, name == "ERROR", name in numbers, name in optional) for name in names], rows)
 
 
 def _exit(one: Attempt) -> str:

@@ -33,10 +33,11 @@ Tick = Callable[[int], None]
 Examples:
   manage.py enqueue '{"id":"job1","command":"echo hello","max_retries":2}'
   manage.py enqueue --command 'tar czf /tmp/home.tgz ~' --queue backup --timeout 10m
+  manage.py enqueue --command ./train.sh --requires gpu --requires host:web-1
   manage.py enqueue --file jobs.jsonl
   generate-jobs | manage.py enqueue -
 
-Keys of a job: id command queue priority delay run_at max_retries timeout cwd env
+Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env
 """,
 )
 @click.argument("job", nargs=-1)
@@ -44,6 +45,12 @@ Keys of a job: id command queue priority delay run_at max_retries timeout cwd en
 @click.option("--command", help="The shell command to run, in the place of JSON.")
 @click.option("--id", "id_", metavar="ID", help="Its id; made up where there is none.")
 @click.option("--queue", metavar="NAME", help="Its queue (default: default).")
+@click.option(
+    "--requires",
+    metavar="LABEL",
+    multiple=True,
+    help="Only for workers that have it, such as gpu or host:web-1; may be repeated.",
+)
 @click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0).")
 @click.option("--delay", type=DURATION, help="Wait this long before the first attempt.")
 @click.option("--run-at", metavar="TIME", help="Run at this time, such as 2030-01-31T08:00:00Z.")
@@ -56,9 +63,11 @@ def enqueue(
     path: Optional[str],
     command: Optional[str],
     pairs: tuple[str, ...],
+    requires: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Submit the job JOB, a JSON object, and print its id. '-' reads many from standard input, one a line."""
+    options["requires"] = ",".join(requires) if requires else None
     described = bool(pairs) or any(value is not None for value in options.values())
     if sum((bool(job), path is not None, command is not None)) != 1:
         raise click.UsageError("Give one of: a JSON object, '-', --file, or --command.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp import clock
+from webapp import clock, labels
 from webapp.commands._core import actor, core, found, json_option, tell_outcome
 from webapp.commands._output import Column, print_json, print_table, say, standing
 
@@ -31,7 +31,8 @@ STATE_NAMES = ("scheduled", "pending", "processing", "completed", "failed", "dea
     "text",
     default="",
     metavar="SEARCH",
-    help="Only jobs with these words in their id or command, or exit:127, worker:ID, since:2h, by:NAME, id:ID.",
+    help="Only jobs with these words in their id or command, or exit:127, worker:ID, since:2h, by:NAME, id:ID, "
+    "requires:LABEL.",
 )
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
@@ -54,11 +55,21 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int,
         print_jobs_json(jobs, settings)
     elif jobs:
         now = clock.now()
-        columns = ("ID", "STATE", "QUEUE", "PRIORITY", "ATTEMPTS", "WHEN", "COMMAND")
+        names = ("ID", "STATE", "QUEUE", "REQUIRES", "PRIORITY", "ATTEMPTS", "WHEN", "COMMAND")
+        flexible, numbers = ("REQUIRES", "COMMAND"), ("PRIORITY", "ATTEMPTS")
         print_table(
-            [Column(name, flexible=name == "COMMAND", right=name in ("PRIORITY", "ATTEMPTS")) for name in columns],
+            [Column(name, name in flexible, name in numbers, name == "REQUIRES") for name in names],
             [
-                (job.id, job.state, job.queue, str(job.priority), str(job.attempts), standing(job, now), job.command)
+                (
+                    job.id,
+                    job.state,
+                    job.queue,
+                    ", ".join(labels.split(job.requires)),
+                    str(job.priority),
+                    str(job.attempts),
+                    standing(job, now),
+                    job.command,
+                )
                 for job in jobs
             ],
         )

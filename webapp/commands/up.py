@@ -7,7 +7,7 @@ import click
 from webapp.commands._core import core
 from webapp.commands._output import say
 from webapp.commands._serve import address_options, listen, log_option, set_up_link, tell_set_up
-from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
+from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS, label_option
 
 
 @click.command(epilog="Example: manage.py up --port 8080 --workers 4")
@@ -16,8 +16,9 @@ from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS
 @click.option(
     "--slots", type=click.IntRange(1, MOST_SLOTS), default=1, show_default=True, help="Jobs each runs at a time."
 )
+@label_option
 @log_option
-def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_format: str) -> int:
+def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: list[str], log_format: str) -> int:
     """Start the console and its workers. Ctrl-C lets running jobs finish, then stops everything."""
     from webapp import __version__, children, notifying, serving, trouble
     from webapp import config as configuration
@@ -34,7 +35,8 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_forma
         each = " each" if workers > 1 else ""
         click.echo(f"queuectl {__version__}")
         click.echo(f"console   {address}")
-        click.echo(f"workers   {workers}, {slots} job{'s' if slots > 1 else ''} at a time{each}")
+        having = f", with {', '.join(labels)}" if labels else ""
+        click.echo(f"workers   {workers}, {slots} job{'s' if slots > 1 else ''} at a time{each}{having}")
         click.echo(f"database  {database}")
         tell_set_up(link)
         click.echo("Ctrl-C stops everything.")
@@ -46,6 +48,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, log_forma
     socket_number = listener.fileno()
     web = ["web", "--descriptor", str(socket_number), "--log-format", log_format]
     work = ["worker", "start", "--count", str(workers), "--slots", str(slots), "--log-format", log_format]
+    work += [word for label in labels for word in ("--label", label)]
     try:
         children.run(
             [

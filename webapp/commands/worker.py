@@ -15,24 +15,74 @@ MOST_WORKERS = 256
 MOST_SLOTS = 256
 
 
+def _labels(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """What workers are to have beside their host's label, each once."""
+    from webapp import labels
+    from webapp.jobspec import NAME, NAME_RULE
+    from worker import processes
+
+    for name in values:
+        if not NAME.match(name):
+            more = " Give --label once for each." if "," in name or " " in name else ""
+            raise click.BadParameter(f"{name!r} is no label; expected {NAME_RULE}.{more}")
+        if name.startswith(labels.HOST):
+            mine = labels.of_host(processes.host_name())
+            raise click.BadParameter(
+                f"{name!r} is not to be given: every worker has its host's label by itself, here {mine!r}."
+            )
+    given = list(dict.fromkeys(values))
+    if len(given) > labels.MOST:
+        raise click.BadParameter(f"{len(given)} labels are too many; a worker has at most {labels.MOST}.")
+    return given
+
+
+label_option = click.option(
+    "--label",
+    "labels",
+    metavar="NAME",
+    multiple=True,
+    callback=_labels,
+    help="What they have, such as gpu, for jobs that require it; may be repeated.",
+)
+
+
 @click.group(epilog="Example: manage.py worker start --count 3")
 def worker() -> None:
     """Start, list, quiet, scale and stop workers."""
 
 
-@worker.command(epilog="Example: manage.py worker start --count 3 --queue mail --queue default")
+@worker.command(
+    epilog="""\b
+Examples:
+  manage.py worker start --count 3 --queue mail --queue default
+  manage.py worker start --label gpu --label ssd
+"""
+)
 @click.option("--count", type=click.IntRange(1, MOST_WORKERS), default=1, show_default=True, help="Worker processes.")
 @click.option(
     "--slots", type=click.IntRange(1, MOST_SLOTS), default=1, show_default=True, help="Jobs each runs at a time."
 )
 @click.option("--queue", "queues", metavar="NAME", multiple=True, help="Only this queue; may be repeated.")
-@click.option("--drain", is_flag=True, help="End when nothing is pending, processing or waiting for a retry.")
+@label_option
+@click.option(
+    "--drain", is_flag=True, help="End when nothing that they may run is pending, processing or waiting for a retry."
+)
 @log_option
 @click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
 def start(
-    count: int, slots: int, queues: tuple[str, ...], drain: bool, log_format: str, with_parent: Optional[int]
+    count: int,
+    slots: int,
+    queues: tuple[str, ...],
+    labels: list[str],
+    drain: bool,
+    log_format: str,
+    with_parent: Optional[int],
 ) -> int:
-    """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not."""
+    """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not.
+
+    A job that requires labels is taken by a worker only that has all of them. Each has its host's, such as host:web-1,
+    by itself.
+    """
     from webapp import config as configuration
     from webapp import logs, notifying
     from webapp.jobspec import NAME, NAME_RULE
@@ -52,6 +102,7 @@ def start(
         count=count,
         slots=slots,
         queues=list(dict.fromkeys(queues)) or None,
+        labels=labels,
         drain=drain,
         manager=manager,
     )
@@ -75,10 +126,12 @@ def list_workers(all_: bool, as_json: bool) -> None:
     if not views:
         say("No workers. Start one: manage.py worker start")
         return
-    names = ("ID", "STATE", "HOST", "PID", "SLOTS", "COMPLETED", "FAILED", "STARTED", "SEEN", "QUEUES", "RUNS")
+    names = (
+        "ID", "STATE", "HOST", "PID", "SLOTS", "COMPLETED", "FAILED", "STARTED", "SEEN", "QUEUES", "LABELS", "RUNS"
+    )  # fmt: skip
     numbers = ("PID", "SLOTS", "COMPLETED", "FAILED")
     print_table(
-        [Column(name, flexible=name in ("QUEUES", "RUNS"), right=name in numbers) for name in names],
+        [Column(name, name in ("QUEUES", "LABELS", "RUNS"), name in numbers, name == "LABELS") for name in names],
         [
             (
                 view.worker.id,
@@ -91,6 +144,7 @@ def list_workers(all_: bool, as_json: bool) -> None:
                 ago(view.worker.started_at, now),
                 ago(view.worker.seen_at, now),
                 ", ".join(view.queues) if view.queues else "all",
+                ", ".join(view.given_labels),
                 ", ".join(job.id for job in view.jobs),
             )
             for view in views
@@ -130,10 +184,10 @@ def list_supervisors(as_json: bool) -> None:
         say("No supervisors. Start one: manage.py worker start")
         return
     now = clock.now()
-    names = ("ID", "STATE", "HOST", "PID", "WORKERS", "WANTED", "SLOTS", "STARTED", "QUEUES")
+    names = ("ID", "STATE", "HOST", "PID", "WORKERS", "WANTED", "SLOTS", "STARTED", "QUEUES", "LABELS")
     numbers = ("PID", "WORKERS", "WANTED", "SLOTS")
     print_table(
-        [Column(name, flexible=name == "QUEUES", right=name in numbers) for name in names],
+        [Column(name, name in ("QUEUES", "LABELS"), name in numbers, name == "LABELS") for name in names],
         [
             (
                 view.id,
@@ -145,6 +199,7 @@ def list_supervisors(as_json: bool) -> None:
                 str(view.slots),
                 ago(view.started_at, now),
                 ", ".join(view.queues) if view.queues else "all",
+                ", ".join(view.given_labels),
             )
             for view in views
         ],

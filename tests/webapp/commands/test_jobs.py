@@ -29,6 +29,7 @@ FIELDS = [
     "finished_at",
     "exit_code",
     "last_error",
+    "requires",
 ]
 ATTEMPT_FIELDS = {"number", "state", "started_at", "finished_at", "exit_code", "signal", "worker", "stdout", "stderr"}
 
