@@ -74,7 +74,7 @@ while True:
     getattr(bench_job, job[1])()
     stand_in.connection.execute(queries["finish_job"], {"job_id": job[0], "status": "succeeded", "delete_job": False})
 """
-SMALL = replace(QUICK, workers=(2,), jobs=10, many=200, most=400, read=30)
+SMALL = replace(QUICK, workers=(2,), jobs=10, finished=100, many=200, most=400, read=30)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def left_in(address: URL) -> list[str]:
 def keys(*, most: bool) -> set[str]:
     """Of the figures that SMALL has."""
     pools_of_two = {key for key in FIGURES if key.startswith(("postgresql.drain.2.", "postgresql.pickup.2."))}
-    others = ("postgresql.enqueue.", "postgresql.reader.", "postgresql.bytes.", "postgresql.claim.", "postgresql.turn.")
+    others = ("postgresql.enqueue.", "postgresql.reader.", "postgresql.bytes", "postgresql.claim.", "postgresql.turn.")
     return pools_of_two | {key for key in FIGURES if key.startswith(others) and (most or not key.endswith(".most"))}
 
 

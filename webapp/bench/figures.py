@@ -115,11 +115,11 @@ _POSTGRESQL = [
         Figure(f"postgresql.{key}.{size}", f"PostgreSQL: {what.format(rows)}{BESIDE}", RATIO, _most(1))
         for size, rows in (("many", "1M"), ("most", "10M"))
         for key, what in (
-            ("bytes", "table size for each of {} finished jobs"),
             ("claim", "a claim beside {} rows"),
             ("turn", "claim + settle beside {} rows"),
         )
     ),
+    Figure("postgresql.bytes", f"PostgreSQL: table size a finished job, indexes and attempt{BESIDE}", RATIO, _most(1)),
     Figure("postgresql.reader.dead", f"PostgreSQL: dead rows a job, under an open snapshot{BESIDE}", RATIO, _most(1)),
     Figure("postgresql.reader.size", f"PostgreSQL: table size a job, under an open snapshot{BESIDE}", RATIO, _most(1)),
     Figure("postgresql.reader.last", f"PostgreSQL: the last claims + settles under it{BESIDE}", RATIO, _most(1)),

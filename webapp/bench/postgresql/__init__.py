@@ -30,6 +30,7 @@ class Sizes:
     jobs: int = 800  # that each pool drains
     singles: int = 300  # enqueued one at a time, in a round
     batch: int = 10_000
+    finished: int = 100_000
     many: int = 1_000_000  # rows
     most: int = 10_000_000
     claims: int = 100  # in a round, of each kind
@@ -37,7 +38,9 @@ class Sizes:
     read_long: int = 100_000
 
 
-QUICK = Sizes(samples=3, jobs=40, singles=10, batch=50, many=1_000, most=2_000, claims=20, read=50, read_long=100)
+QUICK = Sizes(
+    samples=3, jobs=40, singles=10, batch=50, finished=1_000, many=1_000, most=2_000, claims=20, read=50, read_long=100
+)
 
 
 def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
@@ -55,6 +58,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
                 bench.say(f"postgresql, round {turn + 1}")
                 pools.pools(bench, config.home, database, peer, sizes.workers, sizes.samples, sizes.jobs, found)
                 pools.stores(database, peer, sizes.singles, sizes.batch, found)
+    tables.bytes_of_finished(bench, peer, sizes.finished, found)
     tables.claims(bench, peer, "many", sizes.many, sizes.claims, found)
     if bench.large:
         tables.claims(bench, peer, "most", sizes.most, sizes.claims, found)

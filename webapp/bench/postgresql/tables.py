@@ -21,13 +21,10 @@ BLOCK = 20  # claims of one side at a time
 
 
 def claims(bench: Bench, peer: Optional[Running], name: str, jobs: int, claims: int, found: Found) -> None:
-    """A claim alone and a claim with a settle, in milliseconds; bytes of a finished job."""
+    """A claim alone and a claim with a settle, in milliseconds."""
     with _doors(bench, peer) as doors:
         for side, door in doors.items():
             bench.say(f"postgresql: filling {jobs:,} rows, {side}")
-            began = door.database.size()
-            door.fill(jobs, 0)
-            found.add(f"bytes.{name}", side, (door.database.size() - began) / jobs)
             door.fill(jobs - jobs // PENDING, max(jobs // PENDING, bench.rounds * _taken(claims)))
         for turn in range(bench.rounds):
             times = _round(doors, claims)
@@ -56,6 +53,15 @@ def _round(doors: Mapping[str, Door], claims: int) -> dict[str, tuple[float, flo
             both[side] += [_milliseconds(door.turn) for _ in range(BLOCK)]
             door.settle()
     return {side: (median(alone[side]), median(both[side])) for side in doors}
+
+
+def bytes_of_finished(bench: Bench, peer: Optional[Running], jobs: int, found: Found) -> None:
+    """What a job takes that has come and gone in good order, with its attempt, without output."""
+    with _doors(bench, peer) as doors:
+        for side, door in doors.items():
+            empty = door.database.size()
+            door.fill(jobs, 0)
+            found.add("bytes", side, (door.database.size() - empty) / jobs)
 
 
 @dataclass(frozen=True)
