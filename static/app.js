@@ -375,9 +375,31 @@
     button.setAttribute("aria-pressed", String(shown));
   }
 
+  // Words of a field, with commas or spaces between.
+  const wordsIn = (field) => field.value.split(/[\s,]+/).filter(Boolean);
+
+  function tellPressed(field) {
+    const words = wordsIn(field);
+    for (const button of $$(`[data-in="${field.id}"]`)) {
+      button.setAttribute("aria-pressed", String(words.includes(button.dataset.toggle)));
+    }
+  }
+
+  function toggle(button) {
+    const field = document.getElementById(button.dataset.in);
+    const word = button.dataset.toggle;
+    const words = wordsIn(field);
+    field.value = (words.includes(word) ? words.filter((one) => one !== word) : [...words, word]).join(", ");
+    tellPressed(field);
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  document.addEventListener("input", ({ target }) => { if (target.id) tellPressed(target); });
+
   document.addEventListener("click", ({ target }) => {
-    const button = target.closest("[data-copy], [data-show]");
+    const button = target.closest("[data-copy], [data-show], [data-toggle]");
     if (button?.dataset.copy) copy(button);
+    else if (button?.dataset.toggle) toggle(button);
     else if (button) show(button);
   });
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Optional
 
@@ -10,23 +11,28 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from webapp import clock, queries, waiting
+from webapp.lanes import Lane
 from webapp.lifecycle import in_state
 from webapp.models import Job
 from webapp.queries import Count
 from webapp.waiting import Fleet, Obstacle
 
 LOOK = 2_000  # of the jobs, the newest ones, whose queues and run times stand for all
-MOST_QUEUES = 20  # that are looked at one by one; the fullest
+MOST_LANES = 20  # that are looked at one by one; the fullest
 
 
 @dataclass(frozen=True)
 class Part:
-    """The jobs of one queue: how many of those looked at, how many wait before them, and what keeps all waiting."""
+    """The jobs of one lane: how many of those looked at, how many wait before them, and what keeps all waiting."""
 
-    queue: str
+    lane: Lane
     jobs: int
     ahead: Count
     obstacle: Optional[Obstacle]
+
+    @property
+    def queue(self) -> str:
+        return self.lane.queue
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Impact:
     """What would become of `number` jobs.
 
     Attributes:
-        parts: by queue, the fullest first.
+        parts: by queue and what they require, the fullest first.
         partly: only the newest LOOK of the jobs were looked at.
         seconds: until the last has run, but for queues where nothing runs; None: nobody can tell.
         pace: how that was reckoned: 'rate' (jobs that ended lately), 'slots' (run time over the slots that serve
@@ -65,16 +71,16 @@ class Impact:
 
 def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
     """The impact of making these jobs pending. `number` is how many they are."""
-    by_queue, run_time, looked = _look(session, which)
+    by_lane, run_time, looked = _look(session, which)
     parts: list[Part] = []
-    fleets: dict[str, Fleet] = {}
-    for name, jobs in by_queue.most_common(MOST_QUEUES):
-        fleets[name] = fleet = waiting.fleet_of(session, name)
-        ahead = queries.count(session, in_state("pending"), Job.queue == name)
-        parts.append(Part(name, jobs, ahead, fleet.obstacle))
+    fleets: dict[Lane, Fleet] = {}
+    for lane, jobs in by_lane.most_common(MOST_LANES):
+        fleets[lane] = fleet = waiting.fleet_of(session, lane.queue, lane.requires)
+        there = (in_state("pending"), Job.queue == lane.queue, Job.requires == lane.requires)
+        parts.append(Part(lane, jobs, queries.count(session, *there), fleet.obstacle))
     moving = [part for part in parts if part.obstacle is None]
-    per_minute = _rate(session, [part.queue for part in moving])
-    slots = _slots([fleets[part.queue] for part in moving])
+    per_minute = _rate(session, {part.queue for part in moving})
+    slots = _slots([fleets[part.lane] for part in moving])
     moved = number.number * sum(part.jobs for part in moving) / max(looked, 1)
     busy = any(part.ahead.number for part in moving)
     seconds, pace = None, ""
@@ -86,24 +92,26 @@ def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
     return Impact(number, parts, number.capped or number.number > looked, seconds, pace, per_minute, slots, run_time)
 
 
-def _look(session: Session, which: ColumnElement[bool]) -> tuple[Counter[str], Optional[float], int]:
-    """Queues with their number of jobs, how long the jobs ran on average (seconds), and how many were looked at."""
+def _look(session: Session, which: ColumnElement[bool]) -> tuple[Counter[Lane], Optional[float], int]:
+    """Lanes with their number of jobs, how long the jobs ran on average (seconds), and how many were looked at."""
     newest = (
-        select(Job.queue, (Job.finished_at - Job.started_at).label("ran"))
+        select(Job.queue, Job.requires, (Job.finished_at - Job.started_at).label("ran"))
         .where(which)
         .order_by(Job.finished_at.desc(), Job.seq.desc())
         .limit(LOOK)
         .subquery()
     )
     rows = session.execute(
-        select(newest.c.queue, func.count(), func.sum(newest.c.ran), func.count(newest.c.ran)).group_by(newest.c.queue)
+        select(
+            newest.c.queue, newest.c.requires, func.count(), func.sum(newest.c.ran), func.count(newest.c.ran)
+        ).group_by(newest.c.queue, newest.c.requires)
     ).all()
-    ran, timed = sum(int(row[2] or 0) for row in rows), sum(row[3] for row in rows)
-    by_queue = Counter({row[0]: row[1] for row in rows})
-    return by_queue, ran / timed / clock.SECOND if timed else None, sum(by_queue.values())
+    ran, timed = sum(int(row[3] or 0) for row in rows), sum(row[4] for row in rows)
+    by_lane = Counter({Lane(row[0], row[1]): row[2] for row in rows})
+    return by_lane, ran / timed / clock.SECOND if timed else None, sum(by_lane.values())
 
 
-def _rate(session: Session, names: list[str]) -> Optional[float]:
+def _rate(session: Session, names: Collection[str]) -> Optional[float]:
     """Jobs of these queues that end in a minute; None where none has ended lately."""
     rates = [60 / seconds for name in names if (seconds := waiting.seconds_for(session, name, 1))]
     return sum(rates) or None

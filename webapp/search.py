@@ -117,7 +117,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 def _known(typed: str, whole: str) -> str:
     if typed.lower() in NAMES:
         return typed.lower()
-    near = difflib.get_close_matches(typed.lower(), NAMES, n=1)
+    near = difflib.get_close_matches(typed.lower(), NAMES, n=1, cutoff=0.7)
     hint = f" Did you mean {near[0]}:?" if near else ""
     names = ", ".join(f"{name}:" for name in NAMES)
     raise SearchError(

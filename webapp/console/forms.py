@@ -11,13 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from webapp import labels
 from webapp.console import times
 from webapp.jobspec import JobSpec, SpecError, parse
+from webapp.lanes import Lane
 from webapp.models import Job
 
 MOST_LINES = 5000  # jobs that one form makes
 TOLD_LINES = 5  # of those that are wrong
-FIELDS = ("command", "id", "queue", "priority", "start", "delay", "run_at", "max_retries", "timeout", "cwd", "env")
+FIELDS = (
+    "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
+    "env",
+)  # fmt: skip
 STARTS = ("now", "delay", "run_at")
 
 
@@ -47,6 +52,7 @@ class SubmitForm:
             command=job.command,
             queue="" if job.queue == "default" else job.queue,
             priority=str(job.priority) if job.priority else "",
+            requires=", ".join(labels.split(job.requires)),
             max_retries="" if job.max_retries is None else str(job.max_retries),
             timeout="" if job.timeout is None else f"{job.timeout:g}",
             cwd=job.cwd or "",
@@ -78,6 +84,16 @@ class SubmitForm:
     def lines(self) -> list[str]:
         """The command's lines without blank ones: a job each, where that is wanted."""
         return [line.strip() for line in self.command.split("\n") if line.strip()]
+
+    @property
+    def lane(self) -> Optional[Lane]:
+        """Where the job would wait; None while that cannot be read."""
+        asked = {name: self.values[name].strip() or None for name in ("queue", "requires")}
+        try:
+            spec = parse({"command": "true", **asked})
+        except SpecError:
+            return None
+        return Lane(spec.queue, labels.text_of(spec.requires))
 
     def _parse(self, command: str) -> list[JobSpec]:
         """The job with this command, or none and what is wrong."""
@@ -119,7 +135,7 @@ class SubmitForm:
         """The mapping that `jobspec.parse` reads, but for the command. A field that was left empty is not given."""
         values = self.values
         found: dict[str, Any] = {}
-        for name in ("id", "queue", "cwd"):
+        for name in ("id", "queue", "requires", "cwd"):
             found[name] = values[name].strip() or None
         for name in ("priority", "max_retries"):
             found[name] = _whole(values[name])

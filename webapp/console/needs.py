@@ -11,16 +11,17 @@ from markupsafe import Markup
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp import clock, queries, trouble, waiting
+from webapp import clock, labels, queries, trouble, waiting
 from webapp.console import times
+from webapp.console.obstacles import START_COMMAND, place, start_command, wanting
 from webapp.console.words import plural
 from webapp.lifecycle import in_state
 from webapp.models import Job
-from webapp.queries import Count, QueueView, WorkerView
+from webapp.queries import Count, QueueView, Waiting, WorkerView
 from webapp.settings import Settings
 from webapp.stuck import Stuck, stuck
+from webapp.waiting import Obstacle
 
-START_COMMAND = "python3 manage.py worker start"
 OVERDUE = clock.seconds(120)  # a job that is due for longer should have become pending
 MOST = 3  # jobs or queues that are named
 
@@ -172,8 +173,44 @@ def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Ne
             link=see,
             command=start_command(lonely[0].queue.name),
         )
+    yield from _unlabelled(queues, alive)
 
 
-def start_command(queue: str) -> str:
-    """What starts a worker that serves a queue."""
-    return f"{START_COMMAND} --queue {queue}"
+def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Need]:
+    """Jobs that no worker may take, for none has what they require."""
+    fleets = [
+        (one, waiting.serving(view.queue.name, view.queue, alive, one.lane.requires).obstacle)
+        for view in queues
+        for one in view.waiting
+        if one.lane.requires
+    ]
+    found = [(one, why) for one, why in fleets if why is not None and why.kind == "unlabelled"]
+    if not found:
+        return
+    found.sort(key=lambda pair: -pair[0].number.number)
+    number = queries.total(one.number for one, _ in found)
+    first = found[0][0].lane.requires
+    them, these = ("it", "it") if number.number == 1 else ("them", "these")
+    start = "start one that may" if len(found) == 1 else "start workers that may; for the first of these"
+    there = f" on the host {place(first)}" if place(first) else ""
+    items = [_lane(one, why) for one, why in found[:MOST]]
+    if len(found) > MOST:
+        items.append(Item(url_for("queues.index"), f"and {len(found) - MOST} more", Markup()))
+    yield Need(
+        "unlabelled",
+        "warn",
+        f"No worker has what {number} {'job requires' if number.number == 1 else 'jobs require'}",
+        f"Workers run, but none of them may take {these}. Cancel {them}, or {start}{there}:",
+        link=("See queues", url_for("queues.index")),
+        command=start_command(requires=first),
+        items=items,
+    )
+
+
+def _lane(one: Waiting, why: Obstacle) -> Item:
+    """What waits in a lane, and for what."""
+    lane = one.lane
+    label = (why.missing or labels.split(lane.requires))[0]
+    url = url_for("jobs.index", state="pending", queue=lane.queue, q=f"requires:{label}")
+    asks = "job asks" if one.number.number == 1 else "jobs ask"
+    return Item(url, lane.queue, Markup("{} {} for {}").format(one.number, asks, wanting(why)))

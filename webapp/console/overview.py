@@ -10,7 +10,6 @@ from flask.typing import ResponseReturnValue
 from webapp import histograms, queries, settings, trends
 from webapp.command_shapes import words_of
 from webapp.console import charts, htmx, times
-from webapp.console.needs import START_COMMAND as START_COMMAND
 from webapp.console.needs import needs
 from webapp.db import reading
 from webapp.histograms import Histogram

@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Optional
+
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import operations, queries, settings, waiting
+from webapp import operations, queries, settings, trends, waiting
 from webapp.console import htmx
-from webapp.console.needs import start_command
+from webapp.console.obstacles import start_command
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.db import reading
 
 pages = Blueprint("queues", __name__)
 
+MOST_LANES = 3  # of one queue that nobody takes: so many are named
+
+
+@dataclass(frozen=True)
+class Row:
+    """A queue, who serves it, and what of it waits for labels that nobody has who takes jobs."""
+
+    view: queries.QueueView
+    fleet: waiting.Fleet
+    stuck: list[tuple[queries.Waiting, waiting.Obstacle]]
+
+    @classmethod
+    def of(cls, view: queries.QueueView, alive: list[queries.WorkerView]) -> Row:
+        def fleet(requires: str = "") -> waiting.Fleet:
+            return waiting.serving(view.queue.name, view.queue, alive, requires)
+
+        lanes = [(one, fleet(one.lane.requires).obstacle) for one in view.waiting if one.lane.requires]
+        stuck = [(one, why) for one, why in lanes if why is not None and why.kind in {"unlabelled", "quiet"}]
+        return cls(view, fleet(), sorted(stuck, key=lambda pair: -pair[0].number.number))
+
+    @property
+    def moving(self) -> queries.Count:
+        """What waits and is taken, if anything is."""
+        stuck = [one for one, _ in self.stuck]
+        return queries.total(one.number for one in self.view.waiting if one not in stuck)
+
+    @property
+    def drain_seconds(self) -> Optional[float]:
+        """How long that takes at the present rate, about."""
+        return trends.drain_time(self.moving.number, self.view.per_minute)
+
 
 @pages.get("/queues")
 def index() -> ResponseReturnValue:
     with reading() as session:
         alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
-        rows = [(view, waiting.serving(view.queue.name, view.queue, alive)) for view in queries.queues(session)]
-        return htmx.page("queues", session, rows=rows, any_alive=bool(alive), start_command=start_command)
+        rows = [Row.of(view, alive) for view in queries.queues(session)]
+        return htmx.page(
+            "queues", session, rows=rows, any_alive=bool(alive), start_command=start_command, most_lanes=MOST_LANES
+        )
 
 
 @pages.post("/queue/<name>/pause")

@@ -6,17 +6,18 @@ import hashlib
 import json
 import re
 import secrets
-from typing import Any
+from typing import Any, Optional
 
 from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import batches, operations, queries, settings, story
+from webapp import batches, labels, operations, queries, settings, story, waiting
 from webapp.console import htmx
 from webapp.console.forms import FIELDS, MOST_LINES, SubmitForm
 from webapp.console.nav import nav_of
+from webapp.console.obstacles import place, start_command
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.times import zone_name
@@ -28,6 +29,7 @@ from webapp.models import Queue
 
 pages = Blueprint("submit", __name__)
 
+MOST_OFFERED = 40  # labels
 FORM_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}\Z")
 
 
@@ -97,13 +99,32 @@ def check() -> ResponseReturnValue:
             taken = story.find(session, form.specs[0].id)
             if taken is not None:
                 form.errors["id"] = f"{taken.id!r} is taken by a job that is {taken.state}. Choose another."
+        obstacle = _obstacle(session, form) if name in {"queue", "requires"} else None
     return htmx.fragment(
         "submit/_check.html",
         name=name,
         problem=form.errors.get(name, ""),
         plan=_plan(form, values) if name == "max_retries" else None,
         form=form,
+        obstacle=obstacle,
+        start_command=start_command,
+        place=place,
     )
+
+
+def _obstacle(session: Session, form: SubmitForm) -> Optional[waiting.Obstacle]:
+    """What would keep the job waiting; that no worker runs at all stands on every page."""
+    if form.lane is None:
+        return None
+    found = waiting.fleet_of(session, form.lane.queue, form.lane.requires).obstacle
+    return found if found is not None and found.kind != "none" else None
+
+
+def _offered(session: Session) -> list[str]:
+    """Labels that workers have, those of hosts last; none where all have the same, the host's alone."""
+    alive = [view.labels for view in queries.workers(session, settings.load(session).lease) if view.alive]
+    found = sorted(frozenset[str]().union(*alive), key=lambda label: (label.startswith(labels.HOST), label))
+    return found[:MOST_OFFERED] if len(found) > 1 else []
 
 
 def _plan(form: SubmitForm, values: settings.Settings) -> Timetable:
@@ -120,6 +141,10 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
         "form_key": key,
         "plan": _plan(form, values),
         "defaults": values,
+        "obstacle": _obstacle(session, form),
+        "start_command": start_command,
+        "place": place,
+        "offered": _offered(session),
         "queues": list(session.scalars(select(Queue.name).order_by(Queue.name).limit(200))),
         "recent": queries.recent_commands(session, actor()),
         "zone_name": zone_name(),

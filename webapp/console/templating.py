@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from flask import current_app, request
 from jinja2 import StrictUndefined
 
-from webapp import __version__
-from webapp.console import hostile, timeline, times, words
+from webapp import __version__, labels
+from webapp.console import hostile, obstacles, timeline, times, words
 from webapp.console.roles import needed_role
 from webapp.console.sessions import current_person
 
@@ -34,11 +34,12 @@ def init_app(app: Flask) -> None:
         happened=words.happened,
         phase=timeline.told,
         shown_state=words.shown_state,
+        labels=labels.split,
         plain=hostile.visible,
     )
     app.jinja_env.globals.update(
         between=times.between, verbs_for=words.verbs_for, STATE_HELP=words.STATE_HELP, plural=words.plural,
-        version=__version__, may_open=may_open,
+        version=__version__, may_open=may_open, takers=obstacles.takers, wanting=obstacles.wanting,
     )  # fmt: skip
     app.context_processor(_reader)
 

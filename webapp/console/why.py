@@ -9,10 +9,10 @@ from flask import url_for
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp import clock, queries, settings, waiting
-from webapp.console.overview import START_COMMAND
+from webapp import clock, labels, queries, settings, waiting
+from webapp.console.obstacles import place, start_command, takers, wanting
 from webapp.console.times import when
-from webapp.console.words import plural, who
+from webapp.console.words import listed, plural, who
 from webapp.models import Attempt, Job
 
 MOST_BUTTONS = 3  # workers that can be resumed from here; of more, the page of workers shows all
@@ -58,7 +58,7 @@ def why(session: Session, job: Job, ended: list[Attempt]) -> Why:
 
 
 def _pending(session: Session, job: Job) -> Why:
-    fleet = waiting.fleet_of(session, job.queue)
+    fleet = waiting.fleet_of(session, job.queue, job.requires)
     if fleet.obstacle is not None:
         return _obstacle(fleet.obstacle)
     if job.losses:
@@ -66,15 +66,22 @@ def _pending(session: Session, job: Job) -> Why:
             Markup("A worker died under it before, so it runs alone now: it waits for a worker that runs nothing else.")
         )
     ahead = queries.count_ahead(session, job)
+    busy = "." if fleet.free else "; every worker that serves it is busy."
+    if ahead.number == 0 and job.requires:
+        return Why(Markup("Of its queue it is next among those that ask for {}{}").format(_asked(job), busy))
     if ahead.number == 0:
-        return Why(
-            Markup("It is next in its queue{}").format("." if fleet.free else "; every worker that serves it is busy.")
-        )
-    jobs = "1 job" if ahead.number == 1 else f"{ahead} jobs"
-    text = Markup("{} in {} {} ahead of it{}.").format(
-        jobs, job.queue, "is" if ahead.number == 1 else "are", _at_this_rate(session, job.queue, ahead)
+        return Why(Markup("It is next in its queue{}").format(busy))
+    jobs, be = ("1 job", "is") if ahead.number == 1 else (f"{ahead} jobs", "are")
+    if job.requires:  # how fast those end, nobody counts
+        ask = "asks" if ahead.number == 1 else "ask"
+        return Why(Markup("{} in {} that {} for {} {} ahead of it.").format(jobs, job.queue, ask, _asked(job), be))
+    return Why(
+        Markup("{} in {} {} ahead of it{}.").format(jobs, job.queue, be, _at_this_rate(session, job.queue, ahead))
     )
-    return Why(text)
+
+
+def _asked(job: Job) -> str:
+    return listed(labels.split(job.requires))
 
 
 def _at_this_rate(session: Session, queue: str, ahead: queries.Count) -> str:
@@ -104,26 +111,37 @@ def _obstacle(obstacle: waiting.Obstacle) -> Why:
         resume = Fix(f"Resume {name}", url_for("queues.resume", name=name))
         return Why(text, "warn", fixes=(resume,))
     if obstacle.kind == "none":
-        return Why(Markup("No worker is running, so nothing will take it."), "alarm", command=START_COMMAND)
+        text = Markup("No worker is running, so nothing will take it.{}").format(_start_there(obstacle))
+        return Why(text, "alarm", command=start_command(requires=obstacle.requires))
     if obstacle.kind == "unserved":
         many = plural(len(obstacle.alive), "worker runs,", "workers run,")
-        text = Markup("{} but none serves the queue {}.").format(many, name)
-        return Why(text, "warn", command=f"python3 manage.py worker start --queue {name}")
+        text = Markup("{} but none serves the queue {}.{}").format(many, name, _start_there(obstacle))
+        return Why(text, "warn", command=start_command(name, obstacle.requires))
+    if obstacle.kind == "unlabelled":
+        text = Markup("It asks for {}.{}").format(wanting(obstacle), _start_there(obstacle))
+        return Why(text, "warn", command=start_command(requires=obstacle.requires))
     return _quiet(obstacle)
 
 
+def _start_there(obstacle: waiting.Obstacle) -> str:
+    """Where a command helps, in front of it, if not everywhere."""
+    host = place(obstacle.requires)
+    return f" Start one on the host {host}:" if host else ""
+
+
 def _quiet(obstacle: waiting.Obstacle) -> Why:
+    serve = takers(obstacle.queue, obstacle.requires)
     quiet = [view.worker.id for view in obstacle.serving if view.worker.wish == "quiet"]
     if not quiet:
-        text = Markup("Every worker that serves {} is stopping.").format(obstacle.queue)
-        return Why(text, "warn", command=f"{START_COMMAND} --queue {obstacle.queue}")
-    text = Markup("Every worker that serves {} is quiet and takes no more jobs, until an administrator resumes it.")
+        text = Markup("Every worker that {} is stopping.{}").format(serve, _start_there(obstacle))
+        return Why(text, "warn", command=start_command(obstacle.queue, obstacle.requires))
+    text = Markup("Every worker that {} is quiet and takes no more jobs, until an administrator resumes it.")
     fixes: tuple[Fix, ...] = (Fix("See workers", url_for("workers.index"), link=True, role="viewer"),)
     if len(quiet) <= MOST_BUTTONS:
         resume = [Fix(f"Resume {id_}", url_for("workers.wish_of", worker_id=id_, wish="resume"), role="admin")
                   for id_ in quiet]  # fmt: skip
         fixes = (*resume, *fixes)
-    return Why(text.format(obstacle.queue), "warn", fixes=fixes)
+    return Why(text.format(serve), "warn", fixes=fixes)
 
 
 # --- what waits for its time -----------------------------------------------------------------------------------------
@@ -134,7 +152,7 @@ def _later(session: Session, job: Job) -> Why:
     told = _scheduled(job) if job.state == "scheduled" else _failed(session, job)
     run_now = Fix("Run now", url_for("acts.on_one", job_id=job.id, verb_path="run-now"), f"Run now {job.id}")
     told = replace(told, fixes=(run_now,))
-    obstacle = waiting.fleet_of(session, job.queue).obstacle
+    obstacle = waiting.fleet_of(session, job.queue, job.requires).obstacle
     if obstacle is None:
         return told
     hindered = _obstacle(obstacle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -141,6 +142,11 @@ def size(number: Optional[int]) -> str:
 def plural(number: int, one: str, many: Optional[str] = None) -> str:
     """'1 job', '2,413 jobs'"""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'"""
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)
 
 
 def sentence(message: str) -> str:

@@ -16,7 +16,7 @@ from webapp import clock, fleet, operations, queries, settings
 from webapp.console import htmx
 from webapp.console.here import came_from
 from webapp.console.nav import nav_of
-from webapp.console.overview import START_COMMAND
+from webapp.console.obstacles import START_COMMAND
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.words import plural
