@@ -167,6 +167,8 @@ def writing(patience: float = BUSY_TIMEOUT, *, rings: bool = True) -> Iterator[S
     lock.acquire(patience)
     try:
         with told_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
+            if patience < BUSY_TIMEOUT and not is_sqlite():
+                session.execute(text(f"SET LOCAL lock_timeout = {max(1, round(patience * 1000))}"))
             yield session
             if rings:
                 doorbell().ring(lambda statement: session.execute(text(statement)))
@@ -234,7 +236,8 @@ def told_busy() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if "database is locked" in str(error.orig) or "database is busy" in str(error.orig):
+        words = str(error.orig)
+        if "database is locked" in words or "database is busy" in words or postgresql.is_locked_out(error.orig):
             raise Busy(BUSY) from error
         raise
 

@@ -14,7 +14,9 @@ from sqlalchemy.engine import URL
 
 from webapp import clock
 
-IDLE_LIMIT = 60  # seconds in which a transaction of ours must say something, else the server ends it
+# Seconds in which a transaction of ours must say something, else the server ends it: a machine that was cut off in the
+# middle of one holds its rows no longer than that, and its jobs can go back.
+IDLE_LIMIT = 10
 CLOCK_LOOK = 60 * clock.SECOND  # between two questions for the time
 NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
 
@@ -60,6 +62,11 @@ def prepare(engine: Engine, role: str) -> None:
             record.info["clock"] = clock.counter()
             ask(connection)
             connection.rollback()
+
+
+def is_locked_out(error: object) -> bool:
+    """Whether this is what a statement ends with that has waited for a lock until its `lock_timeout`."""
+    return getattr(error, "sqlstate", None) == "55P03"
 
 
 def ask(connection: Any) -> None:

@@ -37,6 +37,7 @@ log = logging.getLogger("queuectl.keeper")
 
 TICK = 3.0  # seconds between looks; the death of a worker of its own the supervisor tells at once
 REST = 15.0  # seconds between looks while nothing runs and nobody writes, where the doorbell tells of that
+NO_BEAT = 15.0  # seconds without a heartbeat, after which a worker is gone that was there before a restart
 PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
 ACTS_EVERY_LOOK = 1.0  # seconds of each look for bulk acts that somebody left unfinished
 PRUNE_EVERY = 60.0
@@ -143,7 +144,7 @@ class _Keeper:
             acts = bulk.abandoned(session)
             canaries_wait = canaries.any_waiting(session)
         # A dead process of this machine that held nothing can wait; for others their heartbeats must be watched.
-        others = any(worker.host != processes.host_name() for worker in running)
+        others = any(not processes.is_here(worker.host, worker.boot_id) for worker in running)
         self.rest = TICK if anything_runs or others or values.lease < 2 * REST else REST
         self._could_write, self._writable = self._writable is not False, None
         for worker in running:
@@ -175,16 +176,19 @@ class _Keeper:
 
     def _verdict(self, worker: Worker, lease: float, passed: float) -> Optional[str]:
         """Why this worker is dead, or None while it may live."""
-        if worker.host == processes.host_name():
-            if worker.boot_id != processes.boot_id():
-                return "its machine was restarted"
-            if not processes.is_alive(worker.pid, worker.pid_started):
-                return f"its process {worker.pid} is gone"
+        here = processes.is_here(worker.host, worker.boot_id)
+        restarted = processes.was_restarted(worker.host, worker.boot_id)
+        if here and not processes.is_alive(worker.pid, worker.pid_started):
+            return f"its process {worker.pid} is gone"
+        if restarted and db.is_sqlite():  # which serves one machine; else it may be another one of the same name
+            return "its machine was restarted"
         watch = self._watches.get(worker.id)
         if watch is None or watch.heartbeat != worker.heartbeat:
             self._watches[worker.id] = _Watch(worker.heartbeat)
             return None
-        stopped = worker.host == processes.host_name() and processes.is_stopped(worker.pid)
+        stopped = here and processes.is_stopped(worker.pid)
+        if restarted:
+            lease = min(lease, NO_BEAT)
         passed = min(passed, lease / 3)  # no fewer than three looks, however short the lease is
         if watch.still + passed > lease / 2 and not stopped and not (self._can_write() and self._could_write):
             return None  # whoever waited for a lock that was just given back is to have a chance
@@ -194,7 +198,7 @@ class _Keeper:
         if stopped:  # it may be the very one that holds the lock
             processes.kill_exactly(worker.pid, worker.pid_started)
             return f"its process {worker.pid} was stopped for {lease:g} s"
-        return f"its heartbeat stood still for {lease:g} s"
+        return "its machine was restarted" if restarted else f"its heartbeat stood still for {lease:g} s"
 
     def _can_write(self) -> bool:
         """A real write, so that time in which the disk is full or the lock held is held against nobody."""

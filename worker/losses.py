@@ -44,9 +44,10 @@ def give_back_what_nobody_holds() -> int:
     """Find jobs whose worker no longer runs, end what is left of their commands, and lose them. Returns how many."""
     with reading() as session:
         orphans = _orphans(session)
+    if orphans:
+        orphans = _seize(orphans)
     if not orphans:
         return 0
-    _seize(orphans)
     here = [one for one in orphans if one.worker is None or _was_here(one.worker)]
     for worker in {one.worker.id: one.worker for one in here if one.worker is not None}.values():
         processes.kill_exactly(worker.pid, worker.pid_started)
@@ -64,18 +65,26 @@ def _orphans(session: Session) -> list[_Orphan]:
     return [_Orphan(seq, token, worker) for seq, token, worker in session.execute(statement).tuples() if token]
 
 
-def _seize(orphans: list[_Orphan]) -> None:
+def _seize(orphans: list[_Orphan]) -> list[_Orphan]:
+    """Take over their claims; return those whose claims are taken over.
+
+    On PostgreSQL a machine that was cut off in the middle of a transaction still holds rows: a later look takes them.
+    """
     with writing(PATIENCE) as session:
+        there = select(Job.seq).where(Job.seq.in_([one.seq for one in orphans]), in_state("processing"))
+        free = set(session.scalars(there.with_for_update(skip_locked=True)))
+        orphans = [one for one in orphans if one.seq in free]
         for one in orphans:
             session.execute(
                 update(Job)
                 .where(Job.seq == one.seq, Job.token == one.first_token, in_state("processing"))
                 .values(token=_SEIZED + one.first_token)
             )
+        return orphans
 
 
 def _was_here(worker: Worker) -> bool:
-    return worker.host == processes.host_name() and worker.boot_id == processes.boot_id()
+    return processes.is_here(worker.host, worker.boot_id)
 
 
 def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
@@ -139,7 +148,7 @@ def _explain(worker: Optional[Worker], verified: bool, lone_losses: int) -> str:
 
 
 def _restarted(worker: Worker) -> bool:
-    return worker.host == processes.host_name() and worker.boot_id != processes.boot_id()
+    return processes.was_restarted(worker.host, worker.boot_id)
 
 
 def _attempt(session: Session, job: Job, error: str, now: int) -> dict[str, Any]:

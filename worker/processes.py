@@ -28,6 +28,7 @@ import psutil
 FORKS: bool = hasattr(os, "fork")
 _LINUX: bool = sys.platform.startswith("linux")
 _TICKS: int = os.sysconf("SC_CLK_TCK") if _LINUX else 1
+_FIRST_PIDS = "pid:[4026531836]"  # the namespace that Linux begins with has this number on every machine
 TOKEN_VARIABLE = "QUEUECTL_TOKEN"  # noqa: S105  the variable's name, not a token
 
 
@@ -40,13 +41,27 @@ def host_name() -> str:
 def boot_id() -> str:
     """What names this boot of this machine: after a restart it is another. 'unknown' where the platform has no name.
 
+    In a container it says which one, too: there a pid is another process, although the machine may have the same name.
+
     The time of the boot is no name: on Windows and macOS it moves when the clock is set, and a second more or less
     would make every worker look like one of before a restart. A pid's start time tells those apart as well.
     """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        pids = os.readlink("/proc/self/ns/pid")
     except OSError:
         return "unknown"
+    return boot if pids == _FIRST_PIDS else f"{boot}/{pids}"
+
+
+def is_here(host: str, boot: str) -> bool:
+    """Whether what ran on this host in this boot can be found by its pid."""
+    return host == host_name() and boot == boot_id()
+
+
+def was_restarted(host: str, boot: str) -> bool:
+    """Whether a machine of this one's name was in another boot: the same machine, or one of the same name."""
+    return host == host_name() and boot.partition("/")[0] != boot_id().partition("/")[0]
 
 
 def started(pid: int) -> Optional[float]:

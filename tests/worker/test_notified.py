@@ -162,8 +162,8 @@ def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: 
 @pytest.fixture
 def pooled(config: Config, tmp_path: Path, eventually: Callable[..., Any]) -> Iterator[str]:
     """The address of the test's database behind PgBouncer."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or ""
+    if not program:
         message = "no PgBouncer on this machine: install it (Debian: apt install pgbouncer)"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     folder = Path(tempfile.mkdtemp(prefix="queuectl-bouncer-"))
@@ -178,7 +178,7 @@ def pooled(config: Config, tmp_path: Path, eventually: Callable[..., Any]) -> It
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
         "default_pool_size = 5\nunix_socket_dir =\nmax_client_conn = 100\n"
     )
-    as_whom = []
+    as_whom: list[str] = []
     if os.geteuid() == 0:  # which it refuses to be; the server's socket may be its user's alone
         somebody = pwd.getpwuid(os.stat(host).st_uid) if os.path.isabs(host) else pwd.getpwnam("nobody")
         for path in (folder, folder / "pgbouncer.ini"):

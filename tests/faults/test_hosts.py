@@ -1,0 +1,194 @@
+"""A fleet on three hosts: what each sees of the others, and what becomes of the jobs of one that is cut off or dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+from sqlalchemy.engine import make_url
+
+from tests.faults.hosts import Host, Network, can_have_hosts
+from tests.faults.ledger import Ledger
+from webapp import clock, fleet, jobspec, operations, queries, story
+from webapp.config import Config
+from webapp.db import reading
+from webapp.models import Attempt, Event, Job, Worker
+
+pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+LEASE = 5.0  # seconds, the shortest that is allowed
+NAMES = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture
+def hosts(app: Flask, config: Config, tmp_path: Path, eventually: Callable[..., Any]) -> Iterator[dict[str, Host]]:
+    """Three of them with a worker each."""
+    hindrance = can_have_hosts()
+    if hindrance is not None:
+        pytest.fail(hindrance) if os.environ.get("CI") else pytest.skip(hindrance)
+    operations.set_setting("lease", LEASE, "person:test")
+    network = Network(make_url(config.database_url or ""))
+    try:
+        found = {name: network.host(name, tmp_path) for name in NAMES}
+        for host in found.values():
+            host.start("worker", "start", "--slots", "2")
+        eventually(lambda: {worker.host for worker in workers()} == set(NAMES), within=40)
+        yield found
+        for host in found.values():
+            sys.stdout.write(f"{host.name}: {host.said()[-5000:]}")  # shown where the test failed
+    finally:
+        network.close()
+
+
+def workers(state: str = "running") -> list[Worker]:
+    with reading() as session:
+        return list(session.scalars(select(Worker).where(Worker.state == state)))
+
+
+def worker_on(host: str) -> Worker:
+    [one] = [worker for worker in workers() if worker.host == host]
+    return one
+
+
+def submit(command: str, **fields: Any) -> str:
+    return operations.enqueue([jobspec.parse({"command": command, **fields})], "person:test")[0]
+
+
+def job(job_id: str) -> Job:
+    with reading() as session:
+        return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+
+def attempts(job_id: str) -> list[Attempt]:
+    with reading() as session:
+        return list(
+            session.scalars(
+                select(Attempt).join(Job, Job.seq == Attempt.job_seq).where(Job.id == job_id).order_by(Attempt.number)
+            )
+        )
+
+
+def completes(job_id: str) -> bool:
+    return job(job_id).state == "completed"
+
+
+def test_a_job_runs_on_the_host_that_it_asks_for(hosts: dict[str, Host], eventually: Callable[..., Any]) -> None:
+    asked = {submit("hostname", requires=f"host:{name}"): name for name in NAMES for _ in range(3)}
+    eventually(lambda: all(map(completes, asked)))
+    for job_id, name in asked.items():
+        [attempt] = attempts(job_id)
+        assert attempt.output.decode().strip() == name
+
+
+def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(
+    hosts: dict[str, Host], eventually: Callable[..., Any]
+) -> None:
+    job_id = submit("echo from afar; sleep 100", requires="host:beta")
+
+    def live() -> bytes:
+        with reading() as session:
+            return story.live_output(session, job(job_id).seq, 1).data
+
+    eventually(lambda: live() == b"from afar\n")
+    operations.cancel([job_id], "person:test")
+    eventually(lambda: job(job_id).state == "cancelled", within=8)
+
+
+def test_supervisors_of_every_host_are_seen_and_steered_from_any(
+    hosts: dict[str, Host], eventually: Callable[..., Any]
+) -> None:
+    with reading() as session:
+        views = fleet.supervisors(session, queries.workers(session, LEASE))
+    assert {view.host: view.wanted for view in views} == dict.fromkeys(NAMES, 1)
+    beta = next(view.id for view in views if view.host == "beta")
+    hosts["gamma"].run("worker", "scale", beta, "3")
+    eventually(lambda: sum(worker.host == "beta" for worker in workers()) == 3)
+    fleet.scale(beta, "person:test", to=0)
+    eventually(lambda: {worker.host for worker in workers()} == {"alpha", "gamma"})
+
+
+def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_nothing(
+    hosts: dict[str, Host], eventually: Callable[..., Any], tmp_path: Path
+) -> None:
+    """INV: whoever was acknowledged reaches its end, and no attempt begins beside another that nobody has recorded."""
+    ledger = Ledger(tmp_path / "ledger")
+    cut = worker_on("beta")
+    held = submit(ledger.command(60), id="held", requires="host:beta")
+    long = submit(ledger.command(60), id="long", requires="host:alpha")
+    eventually(lambda: job(held).state == job(long).state == "processing")
+    others = [submit(ledger.command(0), id=f"short-{number}") for number in range(30)]
+    hosts["beta"].cut()
+    eventually(lambda: any(worker.id == cut.id for worker in workers("expired")), within=6 * LEASE)
+    eventually(lambda: job(held).state == "pending")
+    eventually(lambda: all(map(completes, others)), within=30)
+    [lost] = attempts(held)
+    assert lost.state == "lost"
+    assert "whether its command still runs there could not be verified" in (lost.error or "")
+    with reading() as session:
+        told = session.scalars(select(Event.detail).where(Event.verb == "lose", Event.subject == f"job:{held}")).one()
+    assert "could not be verified" in (told or "")
+    # Only the other hosts were heard of, and they lost nothing.
+    assert {worker.host for worker in workers("expired")} == {"beta"}
+    assert job(long).losses == 0
+
+    hosts["beta"].heal()
+    eventually(lambda: "taken for dead" in hosts["beta"].said(), within=60)
+    eventually(lambda: any(worker.host == "beta" for worker in workers()), within=30)
+    eventually(lambda: job(held).state == "processing" and job(held).attempts == 2, within=30)
+    eventually(lambda: [line.attempt for line in ledger.started(held)] == [1, 2])
+    operations.cancel([held, long], "person:test")
+    eventually(lambda: {job(held).state, job(long).state} == {"cancelled"})
+    for one in others:
+        assert len(attempts(one)) == 1 or attempts(one)[0].state == "lost"
+
+
+def test_two_containers_of_one_name_leave_each_other_alone(
+    hosts: dict[str, Host], eventually: Callable[..., Any]
+) -> None:
+    """Each numbers its processes itself: by its pid, a worker of the other would be gone."""
+    hosts["beta"].start("worker", "start")
+    eventually(lambda: len(workers()) == 4)
+    jobs = [submit("sleep 0.5", requires="host:beta") for _ in range(6)]
+    eventually(lambda: all(map(completes, jobs)), within=30)
+    assert workers("expired") == []
+
+
+def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(
+    hosts: dict[str, Host], eventually: Callable[..., Any]
+) -> None:
+    submit("sleep 100", id="first", requires="host:gamma")
+    eventually(lambda: job("first").state == "processing")
+    died_at = clock.now()
+    hosts["gamma"].die()
+    eventually(lambda: job("first").state == "pending", within=6 * LEASE)
+    [lost] = attempts("first")
+    assert (lost.finished_at - died_at) / clock.SECOND > LEASE / 2
+    assert "could not be verified" in (lost.error or "")
+
+
+def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_kills_nobody(
+    app: Flask, hosts: dict[str, Host], eventually: Callable[..., Any], tmp_path: Path
+) -> None:
+    orders = tmp_path / "orders"
+    orders.mkdir()
+    (orders / "offset").write_text("3600")
+    wrong = {"FAULTS_SHIM": str(orders), "PYTHONPATH": str(Path(__file__).with_name("shim"))}
+    hosts["beta"].start("worker", "start", "--label", "wrong", **wrong)
+    eventually(lambda: len(workers()) == 4)
+    later = submit("date", delay=1800)
+    now = submit("date", requires="wrong")
+    eventually(lambda: completes(now))
+    [attempt] = attempts(now)
+    assert abs(attempt.started_at - clock.now()) < clock.seconds(30), "its times are the server's as well"
+    soon = submit("true", delay=2, requires="wrong")
+    eventually(lambda: completes(soon))
+    assert attempts(soon)[0].started_at >= job(soon).run_at
+    started = clock.now()
+    eventually(lambda: clock.now() - started > clock.seconds(2 * LEASE), within=3 * LEASE)
+    assert job(later).state == "scheduled"
+    assert workers("expired") == []
