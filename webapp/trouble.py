@@ -1,7 +1,8 @@
-"""What the machine may do to the database, as sentences: a full disk, one that cannot be written, damage.
+"""What the machine may do to the database, as sentences: a full disk, one that cannot be written, damage, no server.
 
-The one place that knows how SQLite words them. Whoever shows an error (console, commands) asks `explain()`; whatever
-runs for good asks `check_before_start()`.
+The one place that knows how SQLite and PostgreSQL word them. Whoever shows an error (console, commands) asks
+`explain()`; the console, which must not repeat to strangers where the server is, asks `is_out_of_reach()` as well;
+whatever runs for good asks `check_before_start()`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Optional
 from urllib.parse import quote
 
 from sqlalchemy import update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from webapp.config import Config, ConfigError
 from webapp.db import BUSY_TIMEOUT, sqlite, writing
@@ -25,6 +27,8 @@ LARGE_LOG = 128 * 1024**2  # bytes; a busy queue's log stays near 4 MiB
 LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
 RESTORE = "It is left as it is. Put a backup in its place: manage.py db restore FILE"
 
+_NO_CONNECTION = "the database server has no connection left. Work goes on by itself when others give theirs back"
+
 _SENTENCES = (
     ("disk is full", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
     ("readonly database", "the database cannot be written: its file, its folder or its disk is read-only"),
@@ -34,13 +38,43 @@ _SENTENCES = (
     ("No space left on device", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
     ("malformed", "the database is damaged. " + RESTORE),
     ("file is not a database", "the database is damaged. " + RESTORE),
+    ("too many clients", _NO_CONNECTION),
+    ("remaining connection slots", _NO_CONNECTION),
+    ("too many connections for", _NO_CONNECTION),
+    ("system is starting up", "the database server is starting. Work goes on by itself once it has"),
+    ("system is shutting down", "the database server is stopping. Work goes on by itself once it is back"),
+    ("in recovery mode", "the database server recovers from a crash. Work goes on by itself once it has"),
+    ("read-only transaction", "the database takes no writes: its server is a standby, or was made read-only"),
 )
+OUT_OF_REACH = "the database is out of reach. Work goes on by itself when it is back"
 
 
 def explain(error: BaseException) -> Optional[str]:
     """A sentence without its full stop for an error of the database that the machine caused; None for any other."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
     return next((sentence for words, sentence in _SENTENCES if words in text), None)
+
+
+def is_out_of_reach(error: BaseException) -> bool:
+    """Whether no server answered, or it broke off, or it refused for a reason of its own that no sentence here has.
+
+    psycopg has other classes for what is wrong with a statement; SQLite has not, hence it is left out.
+    """
+    if isinstance(error, PoolTimeout):
+        return True
+    ours = isinstance(error, (OperationalError, InterfaceError))
+    return ours and type(getattr(error, "orig", None)).__module__.partition(".")[0] == "psycopg"
+
+
+def may_have_been_done(error: BaseException) -> bool:
+    """Whether a commit got no answer: then nobody knows whether the server carried it out."""
+    # An error of a statement names it, and one of connecting cost no connection.
+    return (
+        is_out_of_reach(error)
+        and isinstance(error, DBAPIError)
+        and error.statement is None
+        and bool(error.connection_invalidated)
+    )
 
 
 def large_log(config: Config) -> Optional[int]:

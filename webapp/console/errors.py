@@ -44,6 +44,7 @@ HELP = {
     500: "The fault is ours. The log of the console has the details; nothing that you sent was half done.",
     503: "Another process has held its write lock for too long. Nothing was changed; try again in a moment.",
 }
+NOT_KNOWN = "Whether this was done is not known: look before you do it again."
 
 
 def init_app(app: Flask) -> None:
@@ -65,10 +66,15 @@ def answer(error: Exception) -> Response:
     sentence = trouble.explain(error) if isinstance(error, (DBAPIError, OSError)) else None
     if isinstance(error, (Gone, Outdated, Elsewhere)):
         sentence = str(error)
-    if sentence is not None:
+    if sentence is None and trouble.is_out_of_reach(error):
+        sentence = trouble.OUT_OF_REACH
+        log.error("%s %s: %s", request.method, request.path, str(getattr(error, "orig", error)).strip())
+    elif sentence is not None:
         log.error("%s %s: %s", request.method, request.path, sentence)
+    if sentence is not None:
         title = "The queue is elsewhere" if isinstance(error, Elsewhere) else "The database cannot be used"
-        return explain(503, title, f"{_sentence(sentence)}. Nothing was changed.")
+        done = NOT_KNOWN if trouble.may_have_been_done(error) else "Nothing was changed."
+        return explain(503, title, f"{_sentence(sentence)}. {done}")
     if isinstance(error, NotFound):
         return explain(404, TITLES[404], _sentence(str(error)))
     if isinstance(error, HTTPException):

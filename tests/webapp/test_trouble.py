@@ -1,0 +1,79 @@
+"""How an error of the database is told from one of ours, and what may be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, text, update
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from tests.conftest import configuration, execute, opened
+from webapp import create_core, trouble
+from webapp.config import Config
+from webapp.db import reading, writing
+from webapp.models import Control
+
+
+@pytest.fixture
+def postgresql_app(postgresql_config: Config) -> Iterator[Flask]:
+    yield from opened(create_core(postgresql_config))
+
+
+@pytest.fixture
+def serverless(home: Path) -> Iterator[Flask]:
+    """The application at an address where no server is."""
+    url = URL.create("postgresql+psycopg", host="127.0.0.1", port=1, database="queue")
+    yield from opened(create_core(configuration(home, url), migrate=False))
+
+
+@pytest.mark.usefixtures("serverless")
+def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_done() -> None:
+    with pytest.raises(DBAPIError) as caught, writing() as session:
+        session.scalar(select(Control.pulse))
+    assert trouble.is_out_of_reach(caught.value)
+    assert not trouble.may_have_been_done(caught.value)
+
+
+def lose_the_session(server: URL, *, then_ask: bool) -> None:
+    """Write, have the server end the session, say something more or nothing, and commit."""
+    with writing(rings=False) as session:
+        session.execute(update(Control).values(pulse=Control.pulse + 1))
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        execute(server, f"SELECT pg_terminate_backend({pid}, 5000)")
+        if then_ask:
+            session.scalar(select(Control.pulse))
+
+
+@pytest.mark.usefixtures("postgresql_app")
+def test_a_session_that_ends_before_the_commit_has_done_nothing(postgresql_server: URL) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        lose_the_session(postgresql_server, then_ask=True)
+    assert trouble.is_out_of_reach(caught.value)
+    assert not trouble.may_have_been_done(caught.value)
+
+
+@pytest.mark.usefixtures("postgresql_app")
+def test_of_a_commit_without_an_answer_nobody_knows(postgresql_server: URL) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        lose_the_session(postgresql_server, then_ask=False)
+    assert trouble.may_have_been_done(caught.value)
+
+
+@pytest.mark.usefixtures("app")
+def test_a_statement_that_is_wrong_is_our_fault_and_not_the_databases() -> None:
+    with pytest.raises(DBAPIError) as caught, reading() as session:
+        session.execute(text("SELECT nothing FROM nowhere"))
+    assert trouble.explain(caught.value) is None
+    assert not trouble.is_out_of_reach(caught.value)
+
+
+@pytest.mark.usefixtures("postgresql_app")
+def test_a_server_that_takes_no_writes_is_named_as_such() -> None:
+    with pytest.raises(DBAPIError) as caught, reading() as session:
+        session.execute(text("UPDATE control SET pulse = 1"))
+    assert trouble.explain(caught.value) is not None
+    assert "takes no writes" in str(trouble.explain(caught.value))
