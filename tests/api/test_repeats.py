@@ -96,6 +96,23 @@ def test_after_a_fault_the_same_request_may_come_again_at_once(
     assert stored() == 1
 
 
+@pytest.mark.parametrize("broken", ["_keep", "_end"])
+def test_a_request_whose_end_could_not_be_noted_may_come_again_at_once(
+    submitter: Program, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise Busy("the database is away")
+
+    with monkeypatch.context() as fault:
+        fault.setattr(repeats, broken, away)
+        if broken == "_end":
+            fault.setattr(operations, "enqueue", away)
+        refused(submitter("POST", "/jobs", JOB, Idempotency_Key="k1"), 503, "busy")
+        refused(submitter("POST", "/jobs", JOB, Idempotency_Key="k1"), 503, "busy")
+    assert submitter("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
+    assert stored() == 1
+
+
 def test_an_act_under_a_key_is_done_once(operator: Program) -> None:
     make_job("dead", id="job1")
     for _ in range(2):

@@ -1,7 +1,8 @@
 """`Idempotency-Key`: a request that is sent again, because its answer was lost, is answered again and not done again.
 
 A row for each key of a token: first with the hash of the request, then with the answer. While there is none, a second
-request is told that the first still runs; after IN_FLIGHT it takes over, for the first has died. For what becomes of
+request is told that the first still runs; after IN_FLIGHT it takes over, for the first has died, and at once where this
+process knows that it has ended and the database could not be told. For what becomes of
 jobs that were stored just before such a death, the row has a name that they bear as well (`form_key`): who takes over
 finds them. What was refused leaves no row, for nothing was done; the keeper deletes rows after a day.
 """
@@ -12,13 +13,14 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Optional, TypeVar, Union, cast
 
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 from sqlalchemy import ColumnElement, and_, delete, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from werkzeug.exceptions import HTTPException
@@ -34,6 +36,7 @@ from webapp.operations import NotFound
 HEADER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 IN_FLIGHT = clock.seconds(60)
+_OVER = "queuectl_repeats_over"  # in an application's extensions: names of claims that have ended untold, and when
 KEPT_HEADERS = ("Content-Type", "Location")
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -70,11 +73,12 @@ def repeatable(view: View) -> View:
         try:
             response = cast(Response, view(**arguments))
         except Exception as error:
-            # A broken database cannot note it either; then the row tells for a minute that the request still runs.
-            with suppress(Busy, DBAPIError, OSError):
+            # A broken database cannot note it either; then the row tells others for a minute that it still runs.
+            with suppress(Busy, DBAPIError, OSError), _over_unless_told(claim.name):
                 _end(claim, done_nothing=_is_refusal(error))
             raise
-        _keep(claim, response)
+        with _over_unless_told(claim.name):
+            _keep(claim, response)
         return response
 
     heeding.repeatable = True  # type: ignore[attr-defined]
@@ -95,24 +99,46 @@ def _hash() -> str:
 
 def _begin(token_id: int, key: str, request_hash: str) -> Union[Claim, Response]:
     """The right to answer, or the answer of before. Raises Problem where the first still runs, or was another one."""
-    now = clock.now()
+    now, name = clock.now(), secrets.token_hex(12)
     try:
-        with writing() as session:
+        with _over_unless_told(name) as mine, writing() as session:
             row = session.get(Repeat, (token_id, key), with_for_update=True)
             if row is None:
-                name = secrets.token_hex(12)
                 session.add(Repeat(token_id=token_id, key=key, request_hash=request_hash, at=now, answer=name.encode()))
                 return Claim(token_id, key, name)
             if row.request_hash != request_hash:
                 raise Problem("key-reused")
             if row.status is not None:
                 return _again(row.status, row.answer or b"")
-            if row.at > now - IN_FLIGHT:
+            name = (row.answer or b"").decode()
+            if row.at > now - IN_FLIGHT and not _is_over(name):
                 raise _still_runs()
+            mine.append(name)
             row.at = now
-            return Claim(token_id, key, (row.answer or b"").decode())
+            return Claim(token_id, key, name)
     except IntegrityError:  # PostgreSQL only: another request stored the key between our look and our insert
         raise _still_runs() from None
+
+
+@contextmanager
+def _over_unless_told(*names: str) -> Iterator[list[str]]:
+    """Remember claims whose request ends here, should the database not take note of it in this block."""
+    mine = list(names)
+    try:
+        yield mine
+    except (Busy, DBAPIError, OSError):
+        over: dict[str, float] = current_app.extensions.setdefault(_OVER, {})
+        for one, at in list(over.items()):
+            if at < time.monotonic() - IN_FLIGHT / clock.SECOND:
+                over.pop(one, None)
+        over.update(dict.fromkeys(mine, time.monotonic()))
+        raise
+
+
+def _is_over(name: str) -> bool:
+    """Whether it is such a claim; whoever asks takes it over, and nobody else does."""
+    over: dict[str, float] = current_app.extensions.get(_OVER, {})
+    return over.pop(name, None) is not None
 
 
 def _still_runs() -> Problem:
