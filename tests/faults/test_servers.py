@@ -1,0 +1,123 @@
+"""Nothing is lost when the PostgreSQL server fails, and everything goes on by itself when it is back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import servers
+from tests.faults.cluster import DATABASE, Server, folder_of_servers
+from tests.faults.conftest import SEED
+from tests.faults.served import ServedRig
+from webapp import create_core
+from webapp.config import Config
+from webapp.db import db
+
+
+@pytest.fixture(scope="session")
+def migrated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a database that is up to date, stopped, to be copied."""
+    with folder_of_servers() as folder:
+        server = Server.made(folder / "migrated")
+        server.start()
+        server.say(f"CREATE DATABASE {DATABASE}", dbname="postgres")
+        url = server.url.replace("postgresql:", "postgresql+psycopg:")
+        app = create_core(Config(home=tmp_path_factory.mktemp("home"), database_url=url, public_url=None))
+        with app.app_context():
+            for engine in db.engines.values():
+                engine.dispose()
+        server.stop()
+        yield server
+
+
+@pytest.fixture
+def server(migrated_server: Server) -> Iterator[Server]:
+    """A server of the test's own, with an empty queue."""
+    with folder_of_servers() as folder:
+        one = Server.copied(migrated_server, folder / "data")
+        try:
+            one.start()
+            yield one
+        finally:
+            one.end()
+
+
+@pytest.fixture
+def standby(server: Server) -> Iterator[Server]:
+    """A server that has all that the other one has, before anybody is told that it is stored."""
+    one = Server.standby_of(server, server.folder.with_name("standby"))
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+@pytest.fixture
+def served(tmp_path: Path, server: Server) -> Iterator[ServedRig]:
+    yield from rig_on(tmp_path, server)
+
+
+@pytest.fixture
+def served_by_two(tmp_path: Path, server: Server, standby: Server) -> Iterator[ServedRig]:
+    yield from rig_on(tmp_path, server, standby)
+
+
+def rig_on(folder: Path, *all_servers: Server) -> Iterator[ServedRig]:
+    one = ServedRig(folder, SEED, *all_servers)
+    try:
+        yield one
+    finally:
+        one.close()
+        sys.stdout.write(one.said()[-20_000:])  # shown where the test failed
+
+
+def test_a_server_that_is_restarted_twice_under_load_costs_no_job_and_nobodys_help(served: ServedRig) -> None:
+    servers.restart(served, 2, mode="fast")
+    assert served.judge() == []
+    assert served.losses() == served.expiries() == 0
+
+
+def test_a_server_that_crashes_twice_under_load_costs_no_job_and_nobodys_help(served: ServedRig) -> None:
+    servers.restart(served, 2, mode="immediate")
+    assert served.judge() == []
+    assert served.losses() == served.expiries() == 0
+
+
+def test_sessions_that_an_administrator_ends_are_made_anew(served: ServedRig) -> None:
+    servers.terminate_everybody(served, 4)
+    assert served.judge() == []
+    assert served.losses() == served.expiries() == 0
+
+
+def test_a_crash_right_after_a_claim_lets_no_job_run_beside_itself(served: ServedRig) -> None:
+    servers.crash_after_a_claim(served, 3)
+    assert served.judge(may_repeat=True) == []
+
+
+def test_a_reader_that_sits_idle_in_a_transaction_keeps_nobody_waiting(served: ServedRig) -> None:
+    servers.leave_a_reader_idle(served, 2)
+    assert served.judge() == []
+    assert served.losses() == served.expiries() == 0
+
+
+def test_without_a_connection_commands_run_on_and_are_settled_later_and_people_are_told(served: ServedRig) -> None:
+    servers.take_all_connections(served, 1)
+    assert served.judge() == []
+    assert served.losses() == served.expiries() == 0
+
+
+def test_a_server_that_stays_away_past_the_lease_takes_no_living_worker_for_dead(served: ServedRig) -> None:
+    servers.stay_away_past_the_lease(served, 1)
+    assert served.judge() == []
+    assert served.losses() == served.expiries() == 0
+
+
+def test_when_the_primary_dies_its_standby_has_all_that_was_acknowledged_and_work_goes_on_there(
+    served_by_two: ServedRig,
+) -> None:
+    servers.fail_over(served_by_two)
+    assert served_by_two.judge(may_repeat=True) == []
+    assert served_by_two.losses() == served_by_two.expiries() == 0
