@@ -268,10 +268,10 @@ class WorkerConnection:
         self.bell = bell
         self._lock = lock
         self._pooled = engine.raw_connection()
-        self._begin = "BEGIN IMMEDIATE"
-        if self.dialect != "sqlite":
-            # In one trip to the server. How durable a SQLite commit is stays with its connection.
-            self._begin = "BEGIN" if durable else "BEGIN; SET LOCAL synchronous_commit = off"
+        self._begin = "BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN"
+        # How durable a commit of SQLite is stays with its connection, a server is told with each.
+        self._durable = durable or self.dialect == "sqlite"
+        self._insists = False
 
     @property
     def driver(self) -> Any:
@@ -286,10 +286,11 @@ class WorkerConnection:
         """
         with self._lock:
             cursor = self._pooled.cursor()
+            self._insists = self._durable
             try:
                 cursor.execute(self._begin)
                 yield cursor
-                self._pooled.commit()
+                cursor.execute("COMMIT" if self._insists else "SET LOCAL synchronous_commit = off; COMMIT")
             except BaseException as error:
                 self._pooled.rollback()
                 words = elsewhere.words_of(error)
@@ -298,6 +299,13 @@ class WorkerConnection:
                 raise
             finally:
                 cursor.close()
+
+    def insist(self) -> None:
+        """What this transaction writes must survive a crash of the server.
+
+        On SQLite that would be a crash of this very machine, which nobody survives to go on beside what it forgot.
+        """
+        self._insists = True
 
     def look(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """Read the answer to one statement, as things stand now. Takes no lock and waits for no writer."""
@@ -325,7 +333,7 @@ class WorkerConnection:
         self._pooled = fresh
 
     def close(self) -> None:
-        self._pooled.close()
+        self._pooled.invalidate()  # not back to the pool, which would try it and complain of one that is lost
 
 
 def worker_connection() -> WorkerConnection:

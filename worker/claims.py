@@ -183,9 +183,10 @@ class Statements:
         lane = "queue = :queue AND requires = :requires"
         self.lone_in = prepare(f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {lane} LIMIT 1")  # noqa: S608
         self.be_quiet = prepare("UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'")
-        self.left_in = prepare(
-            f"SELECT 1 FROM jobs WHERE state IN ('pending', 'processing', 'failed') AND {lane} LIMIT 1"  # noqa: S608
-        )
+        # One by one, each by its own index: no index has all three states.
+        left = ("state = 'pending'", "state = 'processing'", f"state IN {_states('promote')} AND state = 'failed'")
+        each = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {lane})" for state in left)  # noqa: S608
+        self.left_in = prepare(f"SELECT 1 WHERE {each}")
 
 
 class Turn:
@@ -196,7 +197,7 @@ class Turn:
         self._sql = sql
         self._worker = worker_id
         self._sqlite = connection.dialect == "sqlite"
-        self._bell = connection.bell
+        self._connection = connection
         self.now = clock.now()
 
     # --- settle ---
@@ -322,6 +323,8 @@ class Turn:
         values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n}
         self._cursor.execute(pick, {**values, **listed})
         rows = sorted(self._cursor.fetchall(), key=_place)  # RETURNING has no order
+        if rows:  # a server that forgot it would give them to another worker, while this one runs them
+            self._connection.insist()
         return [_claim(row, settings, row[2], row[3]) for row in rows]
 
     def _first_of(self, lanes: Sequence[Lane], n: int, pick: str) -> list[Sequence[Any]]:
@@ -355,7 +358,7 @@ class Turn:
 
     def ring(self) -> None:
         """Wake the workers that wait: there is something for them, or the next thing comes sooner than they think."""
-        self._bell.ring(self._cursor.execute)
+        self._connection.bell.ring(self._cursor.execute)
 
     # --- what people changed ---
 

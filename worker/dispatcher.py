@@ -173,6 +173,7 @@ class Dispatcher:
         stored: dict[str, int] = {}
         claimed: list[Claim] = []
         recovered: list[Claim] = []
+        forgotten: set[str] = set()
         drained = False
         quiet_wanted = self._quiet_wanted
         with self._claims as turn:
@@ -180,7 +181,9 @@ class Dispatcher:
             if look.revision != self._revision or quiet_wanted:
                 self._notice(turn, quiet_wanted)
             if self._unsure:
-                recovered = [claim for claim in turn.held(self.settings) if claim.token not in self._held]
+                recorded = turn.held(self.settings)
+                recovered = [claim for claim in recorded if claim.token not in self._held]
+                forgotten = self._held.keys() - {claim.token for claim in recorded} - {one.claim.token for one in ended}
             retry_due = []
             for one in ended:
                 wait = self._backoff(one)
@@ -206,6 +209,10 @@ class Dispatcher:
         self._revision, self._unsure = look.revision, False
         self._quiet_wanted = self._quiet_wanted and not quiet_wanted  # only now: the transaction might have failed
         self._committed(settled, stored, recovered + claimed)
+        if forgotten:
+            # A server that crashed, or another in its place, may not know of them: others may run these jobs by now.
+            log.warning("claims that the database does not know any more: %d; their commands are ended", len(forgotten))
+            self.to_stop.extend(forgotten)
         if drained and not self._held:
             self.stop_asked = True
         return recovered + claimed

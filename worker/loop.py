@@ -81,7 +81,9 @@ class _Worker:
         )
         try:
             while not self._dispatcher.finished:
-                self._attend(self._dispatcher.due_in())
+                # It may have rung while there was no room: then there is nothing to wait for now.
+                rang = self._runner.rang and self._dispatcher.has_room
+                self._attend(0.0 if rang else self._dispatcher.due_in())
                 if self._dispatcher.expired:
                     return self._abandon()
                 if self._rang() or self._dispatcher.due_in() == 0:
@@ -91,7 +93,7 @@ class _Worker:
         except Exception:
             log.exception("worker %s failed", self.id, extra=self._named)
             return self._abandon()
-        registry.deregister(self._connection, self.id, self._dispatcher)
+        registry.deregister(self._connection, self.id, self._dispatcher, within=LAST_WORDS)
         if self._dispatcher.outdated:
             log.warning("worker %s stopped: the database is of a newer version now", self.id, extra=self._named)
             return OUTDATED

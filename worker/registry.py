@@ -6,10 +6,11 @@ The ORM would do this as well, but to have it awake in every worker costs each o
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from webapp import clock
 from webapp.db import WorkerConnection
@@ -22,6 +23,9 @@ from worker.wakeup import Wakeup
 
 BEATS = 4  # in the time of a lease
 LONGEST_PAUSE = 10.0  # seconds between two beats
+RETRY = 0.2  # seconds between two tries to write the last word
+
+log = logging.getLogger("queuectl.worker")
 
 _REGISTER = """
 INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, labels,
@@ -59,18 +63,34 @@ def register(connection: WorkerConnection, worker_id: str, assignment: Assignmen
         _record(connection, cursor, "start", worker_id)
 
 
-def deregister(connection: WorkerConnection, worker_id: str, dispatcher: Dispatcher) -> None:
-    """Write that it left in good order, unless it was taken for dead before."""
+def deregister(connection: WorkerConnection, worker_id: str, dispatcher: Dispatcher, within: float) -> None:
+    """Write that it left in good order, unless it was taken for dead before; try for so many seconds."""
     values = {
         "id": worker_id,
         "now": clock.now(),
         "completed": dispatcher.completed,
         "failed": dispatcher.failed,
     }
-    with connection.transaction() as cursor:
-        cursor.execute(connection.prepare(_DEREGISTER), values)
-        if cursor.rowcount == 1:
-            _record(connection, cursor, "stop", worker_id)
+    until = time.monotonic() + within
+    while (error := _write_end(connection, values)) is not None:
+        if time.monotonic() > until:
+            log.warning("worker %s cannot write that it left: %s", worker_id, error)
+            return
+        time.sleep(RETRY)
+        with contextlib.suppress(*connection.errors):
+            connection.reconnect()
+
+
+def _write_end(connection: WorkerConnection, values: dict[str, Any]) -> Optional[str]:
+    """Returns what was wrong."""
+    try:
+        with connection.transaction() as cursor:
+            cursor.execute(connection.prepare(_DEREGISTER), values)
+            if cursor.rowcount == 1:
+                _record(connection, cursor, "stop", values["id"])
+    except connection.errors as error:
+        return str(error).strip()
+    return None
 
 
 def _record(connection: WorkerConnection, cursor: Any, verb: str, worker_id: str) -> None:

@@ -236,8 +236,7 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
         queue.reaches(job_id, "completed")
 
 
-# On SQLite alone: PostgreSQL is looked at every half second, and nothing faster is promised yet.
-@pytest.mark.parametrize(("config", "way"), [("sqlite", "fork"), ("sqlite", "no fork")], indirect=True)
+@both_ways
 def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
     fleet()
     queue.reaches(queue.enqueue("true"), "completed")
@@ -247,6 +246,18 @@ def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue
         queue.reaches(queue.enqueue("true"), "completed")
         took.append(time.monotonic() - began)
     assert min(took) < 2.5  # half of the slow look; not a measurement
+
+
+def test_a_worker_that_was_rung_while_it_was_full_hears_the_next_ring(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
+    fleet(count=1)
+    first = queue.enqueue("sleep 1", delay=0.5)  # taken by the clock, and not for a ring
+    eventually(lambda: queue.job(first).state == "processing")
+    second = queue.enqueue("true")
+    eventually(lambda: queue.job(second).state == "completed")
+    third = queue.enqueue("true")
+    eventually(lambda: queue.job(third).state == "completed", within=4)
 
 
 def test_the_worker_itself_stays_small_while_a_command_floods_it(

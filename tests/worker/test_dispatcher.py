@@ -97,3 +97,13 @@ def test_beside_a_job_that_must_run_alone_nothing_is_taken(bench: Bench, jobs: C
         session.execute(update(Job).where(Job.id == ids[1]).values(losses=1))
     assert bench.turn() == [ids[1]]
     assert bench.turn() == []
+
+
+def test_what_the_database_does_not_know_any_more_after_trouble_is_ended(bench: Bench, queue: Queue) -> None:
+    """A server that crashed may have forgotten a claim, and others have the job by now."""
+    queue.enqueue("true", id="forgotten")
+    [claim] = bench.dispatcher.turn()
+    factories.change_job("forgotten", state="pending", worker_id=None, token=None)
+    bench.dispatcher._unsure = True
+    bench.dispatcher.turn()
+    assert list(bench.dispatcher.to_stop) == [claim.token]
