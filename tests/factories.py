@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from webapp import clock
 from webapp.db import writing
 from webapp.ids import new_job_id
-from webapp.models import TERMINAL, Attempt, Event, Job, OutputChunk, Queue, Supervisor, User, Worker
+from webapp.models import TERMINAL, Attempt, Event, Job, LaneRow, OutputChunk, Queue, Supervisor, User, Worker
 
 _numbers = itertools.count(1)
 
@@ -46,6 +46,10 @@ def make_jobs(many: Sequence[Mapping[str, Any]]) -> list[Job]:
         for name in {job.queue for job in jobs}:
             if session.get(Queue, name) is None:
                 session.add(Queue(name=name))
+        session.flush()
+        for lane in {(job.queue, job.requires) for job in jobs if job.requires}:
+            if session.get(LaneRow, lane) is None:
+                session.add(LaneRow(queue=lane[0], requires=lane[1]))
         session.flush()
         session.add_all(jobs)
     return jobs

@@ -46,6 +46,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     """Fill the database of this context. One output has `large` bytes; nothing is processing, for that cannot move."""
     luck, now = random.Random(seed), clock.now()
     make_queue("paused", paused_by="person:Zoë")
+    make_job(id="a-labelled", queue="paused", requires="gpu,host:web-1")
     for state in STATES:
         if state != "processing":
             make_job(state, id=f"a-{state}", queue="paused" if state == "pending" else "default")
@@ -78,8 +79,10 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     gone = make_job("completed", id="gone")
     for number in range(3):
         make_event(f"verb{number}", "person:ana", "job:hard", job=hard if number else None, text=HARD)
-    make_worker(state="stopped", stopped_at=now, pid_started=1234567.891, queues=json.dumps(["ä", "b"]))
-    make_supervisor(stopped_at=now, wanted=0)
+    make_worker(
+        state="stopped", stopped_at=now, pid_started=1234567.891, queues=json.dumps(["ä", "b"]), labels='["gpu"]'
+    )
+    make_supervisor(stopped_at=now, wanted=0, labels='["gpu"]')
     ana = make_user("ana")
     make_user("Björn", role="viewer")
     with db.writing() as session:

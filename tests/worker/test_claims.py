@@ -201,7 +201,13 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: WorkerConnection) -> N
 
 @pytest.mark.parametrize(
     ("name", "index"),
-    [("pick_lone", "ix_jobs_lone"), ("look", "ix_jobs_waiting"), ("promote", "ix_jobs_waiting")],
+    [
+        ("pick_lone", "ix_jobs_lone"),
+        ("lone_in", "ix_jobs_lone"),
+        ("look", "ix_jobs_waiting"),
+        ("promote", "ix_jobs_waiting"),
+        ("left_in", "ix_jobs_claim"),
+    ],
 )
 def test_what_a_turn_asks_is_answered_by_an_index(connection: WorkerConnection, name: str, index: str) -> None:
     with _explained(connection, getattr(Statements(connection), name), _values()) as plan:

@@ -123,10 +123,10 @@ def test_a_failure_costs_no_more_and_a_death_its_last_words(
 # --- steps of SQLite's machine, which are the same for the same work on any day ---
 
 _FILL = """
-INSERT INTO jobs (id, command, queue, priority, state, run_at, created_at, created_by, changed_at, attempts, failures,
-                  losses, lone_losses, finished_at)
+INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created_at, created_by, changed_at, attempts,
+                  failures, losses, lone_losses, finished_at)
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number)
-SELECT :kind || i, 'true', :queue, :priority, :state, :run_at, 1, 'person:test', 1, 0, 0, 0, 0,
+SELECT :kind || i, 'true', :queue, :requires, :priority, :state, :run_at, 1, 'person:test', 1, 0, 0, :losses, 0,
        CASE WHEN :state = 'completed' THEN 1 END FROM n
 """
 _ELSEWHERE = {
@@ -134,6 +134,21 @@ _ELSEWHERE = {
     "pending behind it": {"state": "pending", "queue": "default", "priority": -1, "run_at": 1},
     "scheduled ahead of it": {"state": "scheduled", "queue": "default", "priority": 100, "run_at": 2**60},
     "pending in a paused queue": {"state": "pending", "queue": "paused", "priority": 100, "run_at": 1},
+    "pending for another label": {
+        "state": "pending",
+        "queue": "default",
+        "requires": "gpu",
+        "priority": 100,
+        "run_at": 1,
+    },
+    "pending to run alone, for another label": {
+        "state": "pending",
+        "queue": "default",
+        "requires": "gpu",
+        "priority": 100,
+        "run_at": 1,
+        "losses": 1,
+    },
 }
 
 
@@ -141,7 +156,9 @@ def fill(kind: str, number: int) -> None:
     with writing() as session:
         session.execute(text("INSERT OR IGNORE INTO queues (name) VALUES ('default')"))
         session.execute(text("INSERT OR IGNORE INTO queues (name, paused_at) VALUES ('paused', 1)"))
-        session.execute(text(_FILL), {**_ELSEWHERE[kind], "kind": f"{kind}, {number}: ", "number": number})
+        session.execute(text("INSERT OR IGNORE INTO lanes (queue, requires) VALUES ('default', 'gpu')"))
+        values = {"requires": "", "losses": 0, **_ELSEWHERE[kind]}
+        session.execute(text(_FILL), {**values, "kind": f"{kind}, {number}: ", "number": number})
 
 
 def steps(connection: WorkerConnection, dispatcher: Dispatcher, held: list[Claim]) -> int:
@@ -176,5 +193,5 @@ def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
     held = dispatcher.turn()
     few = steps(connection, dispatcher, held)
     assert few == steps(connection, dispatcher, held)
-    fill(kind, 5_000)
+    fill(kind, 20_000)
     assert steps(connection, dispatcher, held) == few

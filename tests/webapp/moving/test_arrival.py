@@ -11,11 +11,13 @@ from sqlalchemy import delete, inspect, text
 
 from tests import riches
 from tests.conftest import opened
-from tests.factories import make_attempt, make_job
+from tests.factories import make_attempt, make_job, make_worker
 from tests.webapp.moving.moves import contents_of, go
-from webapp import create_core, db, elsewhere, models
+from tests.worker.conftest import assignment
+from webapp import create_core, db, elsewhere, jobspec, models, operations
 from webapp.config import Config
 from webapp.moving import MoveError, Side, copying
+from worker.dispatcher import Dispatcher
 
 
 def test_every_table_arrives_equal(app: Flask, target: Config) -> None:
@@ -59,6 +61,22 @@ def test_a_batch_ends_before_its_outputs_are_too_much_for_the_memory(
 def _pages(app: Flask, names: list[str]) -> Iterator[Any]:
     table = db.Base.metadata.tables["attempts"]
     return copying.pages(Side(app), table, [table.c[name] for name in names])
+
+
+def test_what_jobs_require_moves_with_them_and_is_looked_for_there(app: Flask, target: Config) -> None:
+    operations.enqueue([jobspec.parse({"command": "true", "id": "a", "requires": "gpu, ssd"})], "person:ana")
+    make_worker(id="w1", state="stopped", stopped_at=1, labels='["gpu", "ssd"]')
+    names = [table.name for table in copying.tables()]
+    assert names.index("queues") < names.index("lanes")  # which refer to them
+    go(target)
+    for _ in opened(create_core(target)):
+        make_worker(id="w2")
+        connection = db.worker_connection()
+        mine = assignment(labels=["ssd", "gpu"])
+        assert [claim.id for claim in Dispatcher(connection, "w2", mine, lambda: 10.0, list).turn()] == ["a"]
+        connection.close()
+        with db.reading() as session:
+            assert session.get_one(models.Worker, "w1").labels == '["gpu", "ssd"]'
 
 
 def test_a_difference_of_one_value_is_found(app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch) -> None:
