@@ -1,0 +1,101 @@
+"""What connections to PostgreSQL are given, and what is told of a server that makes one wait."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from tests.factories import change_job, make_job
+from webapp import create_core, db, postgresql
+from webapp.config import Config
+from webapp.db import reading, writing
+from webapp.locks import Busy
+from webapp.models import Job
+
+pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+
+
+def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_frees_its_rows(
+    config: Config, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(postgresql, "IDLE_LIMIT", 1)
+    with create_core(config, migrate=False).app_context():
+        job = make_job("pending")
+        silent = db.write_engine().connect()
+        silent.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+
+        def is_free() -> bool:
+            with reading() as session:
+                waiting = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                               " AND datname = current_database()")  # fmt: skip
+                return session.execute(waiting).scalar_one() == 0
+
+        eventually(is_free)
+        change_job(job.id, priority=7)
+        with pytest.raises(DBAPIError):
+            silent.execute(text("SELECT 1"))
+        silent.invalidate()
+        silent.close()
+        for engine in db.db.engines.values():
+            engine.dispose()
+
+
+def test_who_has_little_patience_is_told_busy_where_a_row_is_held(app: Flask) -> None:
+    job = make_job("pending")
+    with db.write_engine().begin() as holder:
+        holder.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+        with pytest.raises(Busy), writing(0.2) as session:
+            session.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+
+
+def test_a_page_sees_one_moment_whatever_is_committed_meanwhile(app: Flask) -> None:
+    with reading() as session:
+        count = text("SELECT count(*) FROM jobs")
+        assert session.execute(count).scalar_one() == 0
+        make_job("pending")
+        assert session.execute(count).scalar_one() == 0
+    with reading() as session:
+        assert session.execute(count).scalar_one() == 1
+
+
+def test_a_reader_cannot_write(app: Flask) -> None:
+    with pytest.raises(DBAPIError, match="read-only transaction"), reading() as session:
+        session.execute(text("UPDATE control SET pulse = 1"))
+
+
+@pytest.mark.parametrize("table", ["jobs", "output_chunks", "workers", "supervisors", "control"])
+def test_tables_in_which_rows_die_all_the_time_are_cleaned_more_often_than_by_default(app: Flask, table: str) -> None:
+    with reading() as session:
+        options = session.execute(text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": table})
+        found = dict(option.split("=") for option in options.scalar_one())
+    assert int(found["autovacuum_vacuum_threshold"]) <= 5000
+    assert float(found["autovacuum_vacuum_scale_factor"]) <= 0.01
+
+
+def test_limits_that_the_address_names_itself_stand(app: Flask, config: Config) -> None:
+    url = make_url(config.database_url or "").update_query_dict({"tcp_user_timeout": "1000"})
+    given = postgresql.options(url)["connect_args"]
+    assert "tcp_user_timeout" not in given
+    assert given["keepalives_idle"] == 10
+
+
+def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_change(app: Flask) -> None:
+    """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
+    from webapp import jobspec, operations
+    from webapp.lanes import Lane
+    from webapp.settings import Settings
+    from worker.claims import Claims
+
+    make_job("pending", id="first")
+    connection = db.worker_connection()
+    with Claims(connection, "w1") as turn:
+        turn.look()
+        [claim] = turn.claim([Lane("default")], 1, Settings())
+        assert operations.enqueue([jobspec.parse({"command": "true"})], "person:test")
+        assert claim.id == "first"
+    connection.close()
