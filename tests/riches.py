@@ -46,10 +46,10 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     """Fill the database of this context. One output has `large` bytes; nothing is processing, for that cannot move."""
     luck, now = random.Random(seed), clock.now()
     make_queue("paused", paused_by="person:Zoë")
-    make_job(id="a-labelled", queue="paused", requires="gpu,host:web-1")
     for state in STATES:
         if state != "processing":
-            make_job(state, id=f"a-{state}", queue="paused" if state == "pending" else "default")
+            lane = {"queue": "paused", "requires": "gpu,host:web-1"} if state == "pending" else {}
+            make_job(state, id=f"a-{state}", **lane)
     hard = make_job(
         "dead",
         id="hard",

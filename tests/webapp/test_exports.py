@@ -108,6 +108,14 @@ def test_a_csv_reads_back_as_it_was_whatever_stands_in_it() -> None:
 
 
 @pytest.mark.usefixtures("app")
+def test_labels_are_one_cell_and_a_list() -> None:
+    make_job(id="job1", requires="gpu,ssd")
+    make_job(id="job2")
+    assert [row["requires"] for row in rows(JobList(search.parse("")))] == ["", "gpu,ssd"]
+    assert [line["requires"] for line in lines(JobList(search.parse("")))] == [[], ["gpu", "ssd"]]
+
+
+@pytest.mark.usefixtures("app")
 def test_variables_have_their_values_for_those_who_may_submit_only() -> None:
     make_job(id="job1", env='{"SECRET": "s3cr3t"}')
     assert lines(JobList(search.parse("")))[0]["env"] == {"SECRET": None}

@@ -67,6 +67,26 @@ def test_what_keeps_jobs_waiting_is_told_by_queue() -> None:
 
 
 @pytest.mark.usefixtures("app")
+def test_what_jobs_require_decides_who_serves_them_and_what_is_ahead() -> None:
+    make_worker(slots=4)
+    make_worker(slots=2, labels='["gpu"]')
+    for requires, number in (("", 1), ("gpu", 2), ("tape", 3)):
+        for _ in range(number):
+            make_job("dead", requires=requires, started_at=clock.now() - clock.seconds(3), finished_at=clock.now())
+    make_job("pending", requires="gpu")
+    told = of_all()
+    assert [(part.lane.requires, part.jobs, part.ahead.number) for part in told.parts] == [
+        ("tape", 3, 0),
+        ("gpu", 2, 1),
+        ("", 1, 0),
+    ]
+    assert [(part.lane.requires, part.obstacle and part.obstacle.missing) for part in told.blocked] == [
+        ("tape", ("tape",))
+    ]
+    assert told.slots == 6  # each worker once
+
+
+@pytest.mark.usefixtures("app")
 def test_without_workers_nobody_can_tell_how_long() -> None:
     die(2)
     told = of_all()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp import clock, jobspec
+from webapp import clock, jobspec, labels
 
 
 def faults(data: Any) -> dict[str, str]:
@@ -83,10 +83,40 @@ def test_a_null_counts_as_not_given() -> None:
         ("env", {"A": "\0"}, "NUL"),
         ("env", {"QUEUECTL_TOKEN": "x"}, "set by queuectl itself"),
         ("env", {"A": "x" * 65536}, "65,537 bytes long in all"),
+        ("requires", "", "'' is not allowed; expected labels such as gpu, or host:web-1"),
+        ("requires", " , ", "is not allowed; expected labels"),
+        ("requires", {"gpu": 1}, "is not allowed; expected labels"),
+        ("requires", ["gpu", 7], "7 is no label; expected 1 to 128 characters"),
+        ("requires", ["gpu ssd"], "'gpu ssd' is no label"),
+        ("requires", "gpu, -x", "'-x' is no label"),
+        ("requires", "gpu\0", "is no label"),
+        ("requires", ["\ud800"], "is no label"),
+        ("requires", "host:", "names no host; expected a label such as host:web-1"),
+        ("requires", "host:a host:B", "names host:a and host:b, but a worker runs on one host"),
+        ("requires", "a b c d e f g h i", "has 9 labels; at most 8 are allowed"),
     ],
 )
 def test_a_bad_value_is_refused_by_field_value_and_rule(field: str, value: Any, words: str) -> None:
     assert words in faults({"command": "true", field: value})[field]
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("gpu", "gpu"),
+        ("ssd, gpu", "gpu,ssd"),
+        (" ssd gpu,,gpu, ", "gpu,ssd"),
+        (["ssd", "gpu", "ssd"], "gpu,ssd"),
+        ("host:Web-1", "host:web-1"),
+        ("host:A host:a", "host:a"),
+        ("GPU", "GPU"),
+        ([], ""),
+        (None, ""),
+        ("a b c d e f g h", "a,b,c,d,e,f,g,h"),
+    ],
+)
+def test_labels_are_one_text_however_they_were_given(value: Any, stored: str) -> None:
+    assert labels.text_of(jobspec.parse({"command": "true", "requires": value}).requires) == stored
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -131,7 +161,7 @@ _json = st.recursive(
     max_leaves=8,
 )
 _keys = st.sampled_from(
-    ["id", "command", "queue", "priority", "delay", "run_at", "max_retries", "timeout", "cwd", "env"]
+    ["id", "command", "queue", "requires", "priority", "delay", "run_at", "max_retries", "timeout", "cwd", "env"]
 )
 
 

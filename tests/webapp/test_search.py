@@ -34,6 +34,8 @@ def given_in(typed: str) -> dict[str, Any]:
         ("id:job1 worker:web-1", {"id": "job1", "worker": "web-1"}),
         ("by:ana", {"by": "person:ana"}),
         ("by:token:deploy", {"by": "token:deploy"}),
+        ("requires:gpu", {"requires": "gpu"}),
+        ("requires:host:Web-1", {"requires": "host:web-1"}),
         ('queue:"mail"', {"queue": "mail"}),
         ("since:2026-11-24", {"since": clock.parse_iso("2026-11-24T00:00:00Z")}),
         ("since:2026-11-24T09:30:00+02:00", {"since": clock.parse_iso("2026-11-24T07:30:00Z")}),
