@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Optional
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import PoolProxiedConnection
 
 from webapp import db, elsewhere
 
@@ -51,26 +52,39 @@ class Plain:
 @contextmanager
 def storing() -> Iterator[Plain]:
     """As `db.writing()`: durable once the block has ended, rolled back when it raises. Rings and raises as that."""
-    engine, lock = db.write_engine(), db.write_lock()
-    sqlite = engine.dialect.name == "sqlite"
+    lock = db.write_lock()
     lock.acquire(db.BUSY_TIMEOUT)
     try:
-        with db.told_busy(), _told_as_sqlalchemy_does(engine):
-            connection = engine.raw_connection()
-            try:
-                cursor = connection.cursor()
-                if sqlite:
-                    cursor.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
-                yield Plain(cursor, engine.dialect)
-                if sqlite:
-                    db.doorbell().ring(cursor.execute)
-                connection.commit()
-                if not sqlite:
-                    _ring_afterwards(connection.driver_connection)
-            finally:
-                connection.close()  # back to the pool, which rolls back what was not committed
+        with db.told_busy(), _transaction(db.write_engine()) as plain:
+            yield plain
     finally:
         lock.release()
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Plain]:
+    sqlite = engine.dialect.name == "sqlite"
+    with _told_as_sqlalchemy_does(engine):
+        connection = engine.raw_connection()
+    broken = False
+    try:
+        with _told_as_sqlalchemy_does(engine, connection, of_a_statement=True):
+            cursor = connection.cursor()
+            if sqlite:
+                cursor.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
+            yield Plain(cursor, engine.dialect)
+            if sqlite:
+                db.doorbell().ring(cursor.execute)
+        with _told_as_sqlalchemy_does(engine, connection):
+            connection.commit()
+        if not sqlite:
+            _ring_afterwards(connection.driver_connection)
+    except DBAPIError as error:
+        broken = error.connection_invalidated
+        raise
+    finally:
+        # The pool would roll back on a connection that is none any more, and complain at length that it cannot.
+        (connection.invalidate if broken else connection.close)()
 
 
 def _ring_afterwards(driver: Any) -> None:
@@ -85,8 +99,10 @@ def _ring_afterwards(driver: Any) -> None:
 
 
 @contextmanager
-def _told_as_sqlalchemy_does(engine: Engine) -> Iterator[None]:
-    """So that whoever catches errors need not know by which way a statement went."""
+def _told_as_sqlalchemy_does(
+    engine: Engine, connection: Optional[PoolProxiedConnection] = None, *, of_a_statement: bool = False
+) -> Iterator[None]:
+    """So that whoever catches errors need not know by which way a statement went: one `of_a_statement` names it."""
     base = engine.dialect.loaded_dbapi.Error
     try:
         yield
@@ -94,4 +110,8 @@ def _told_as_sqlalchemy_does(engine: Engine) -> Iterator[None]:
         words = elsewhere.words_of(error)
         if words is not None:
             raise elsewhere.Elsewhere(words) from error
-        raise DBAPIError.instance(None, None, error, base, dialect=engine.dialect) from error
+        broken = connection is not None and engine.dialect.is_disconnect(error, connection, None)
+        statement = "" if of_a_statement else None
+        raise DBAPIError.instance(
+            statement, None, error, base, connection_invalidated=broken, dialect=engine.dialect
+        ) from error

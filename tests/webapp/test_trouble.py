@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, text, update
+from sqlalchemy import select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -16,6 +17,13 @@ from webapp import create_core, trouble
 from webapp.config import Config
 from webapp.db import reading, writing
 from webapp.models import Control
+from webapp.storing import storing
+
+WRITE, PID, END = (
+    "UPDATE control SET pulse = pulse + 1",
+    "SELECT pg_backend_pid()",
+    "SELECT pg_terminate_backend({}, 5000)",
+)
 
 
 @pytest.fixture
@@ -38,29 +46,47 @@ def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_do
     assert not trouble.may_have_been_done(caught.value)
 
 
-def lose_the_session(server: URL, *, then_ask: bool) -> None:
-    """Write, have the server end the session, say something more or nothing, and commit."""
-    with writing(rings=False) as session:
-        session.execute(update(Control).values(pulse=Control.pulse + 1))
-        pid = session.scalar(text("SELECT pg_backend_pid()"))
-        execute(server, f"SELECT pg_terminate_backend({pid}, 5000)")
-        if then_ask:
-            session.scalar(select(Control.pulse))
+@pytest.fixture(params=["writing", "storing"])
+def lose_the_session(
+    request: pytest.FixtureRequest, postgresql_app: Flask, postgresql_server: URL
+) -> Callable[[bool], None]:
+    """Write, have the server end the session, ask something (True) or nothing, and commit."""
+    del postgresql_app
+
+    def by_session(ask: bool) -> None:
+        with writing(rings=False) as session:
+            session.execute(text(WRITE))
+            execute(postgresql_server, END.format(session.scalar(text(PID))))
+            if ask:
+                session.scalar(text(PID))
+
+    def by_plain_statements(ask: bool) -> None:
+        with storing() as plain:
+            plain.run(WRITE, {})
+            execute(postgresql_server, END.format(plain.rows(PID, {})[0][0]))
+            if ask:
+                plain.rows(PID, {})
+
+    return by_session if request.param == "writing" else by_plain_statements
 
 
-@pytest.mark.usefixtures("postgresql_app")
-def test_a_session_that_ends_before_the_commit_has_done_nothing(postgresql_server: URL) -> None:
+def test_a_session_that_ends_before_the_commit_has_done_nothing(
+    lose_the_session: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(DBAPIError) as caught:
-        lose_the_session(postgresql_server, then_ask=True)
+        lose_the_session(True)
     assert trouble.is_out_of_reach(caught.value)
     assert not trouble.may_have_been_done(caught.value)
+    assert not caplog.records
 
 
-@pytest.mark.usefixtures("postgresql_app")
-def test_of_a_commit_without_an_answer_nobody_knows(postgresql_server: URL) -> None:
+def test_of_a_commit_without_an_answer_nobody_knows(
+    lose_the_session: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(DBAPIError) as caught:
-        lose_the_session(postgresql_server, then_ask=False)
+        lose_the_session(False)
     assert trouble.may_have_been_done(caught.value)
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("app")
