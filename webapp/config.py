@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
+from webapp import several_hosts
+
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -122,8 +124,16 @@ def _database_url(url: Optional[str]) -> Optional[str]:
 def database_url(url: str, name: str) -> str:
     """An address as SQLAlchemy takes it. Raises ConfigError, which says under what name it was given."""
     scheme, separator, rest = url.partition("://")
-    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"} and _has_readable_port(rest):
-        return "postgresql+psycopg://" + rest
+    if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
+        try:
+            rest = several_hosts.spread(rest)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name} names several hosts ({scheme}://…) and cannot be used: {error}. "
+                "Expected postgresql://user@host1:5432,host2:5432/database."
+            ) from None
+        if _has_readable_port(rest):
+            return "postgresql+psycopg://" + rest
     if scheme == "sqlite" and rest.startswith("/") and os.path.isabs(rest[1:]):
         return url
     # What stands before a missing `://` is the whole text, with its password.
@@ -141,7 +151,11 @@ def address(config: Config) -> str:
 
     url = make_url(config.database_url or "")
     query = {key: value for key, value in url.query.items() if "password" not in key}
-    return URL.create("postgresql", url.username, None, url.host, url.port, url.database, query).render_as_string()
+    if "," not in str(query.get("host", "")) or "port" not in query:
+        return URL.create("postgresql", url.username, None, url.host, url.port, url.database, query).render_as_string()
+    hosts = several_hosts.together(str(query.pop("host")), str(query.pop("port")))
+    shown = URL.create("postgresql", url.username, None, "\0", None, url.database, query).render_as_string()
+    return shown.replace("\0", hosts)  # nothing else has one that is not quoted
 
 
 def _has_readable_port(address: str) -> bool:

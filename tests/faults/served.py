@@ -38,10 +38,8 @@ class ServedRig(Rig):
 
     @property
     def url(self) -> str:
-        if len(self.servers) == 1:
-            return self.servers[0].url
-        places = "&".join(f"host=127.0.0.1:{server.port}" for server in self.servers)
-        return f"postgresql://{USER}@/{DATABASE}?{places}&target_session_attrs=read-write"
+        places = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        return f"postgresql://{USER}@{places}/{DATABASE}"
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -24,6 +24,69 @@ def test_the_usual_names_of_postgresql_are_understood(tmp_path: Path, url: str) 
     assert not loaded.is_sqlite
 
 
+SEVERAL = "host=h1,h2&port=5432,5433&target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize(
+    ("url", "understood"),
+    [
+        ("postgresql://ana:s3cret@h1:5432,h2:5433/q", f"postgresql+psycopg://ana:s3cret@/q?{SEVERAL}"),
+        ("postgresql://ana@/q?host=h1:5432&host=h2:5433", f"postgresql+psycopg://ana@/q?{SEVERAL}"),
+        ("postgresql://ana@/q?host=h1:5432,h2:5433", f"postgresql+psycopg://ana@/q?{SEVERAL}"),
+        ("postgresql://ana@/q?host=h1,h2&port=5432,5433", f"postgresql+psycopg://ana@/q?{SEVERAL}"),
+        ("postgres://h1:5432,h2:5433/q", f"postgresql+psycopg:///q?{SEVERAL}"),
+        ("postgresql://h1,h2/q?target_session_attrs=any", "postgresql+psycopg:///q?host=h1,h2&port=,&target_session_attrs=any"),
+        ("postgresql://ana@h1,h2/q?port=7", "postgresql+psycopg://ana@/q?host=h1,h2&port=7,7&target_session_attrs=read-write"),
+        ("postgresql://a@[::1]:5,h2/q", "postgresql+psycopg://a@/q?host=::1,h2&port=5,&target_session_attrs=read-write"),
+        ("postgresql://ana@/q?host=/run/postgresql", "postgresql+psycopg://ana@/q?host=/run/postgresql"),
+    ],
+)  # fmt: skip
+def test_several_hosts_are_understood_however_they_are_written(url: str, understood: str) -> None:
+    assert configuration.database_url(url, "QUEUECTL_DATABASE_URL") == understood
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ana:s3cret@h1:5432,h2:5433/q?sslmode=require",
+        "postgresql://h1,[::1]:5433/q",
+        "postgresql://ana:s%2F3cret@/q?host=h1&host=/run/postgresql",
+    ],
+)  # fmt: skip
+def test_several_hosts_are_shown_so_that_they_can_be_typed_in_again_and_without_the_password(url: str) -> None:
+    first = Config(Path("/"), configuration.database_url(url, "URL"), None)
+    shown = configuration.address(first)
+    assert "3cret" not in shown
+    again = configuration.database_url(shown, "URL")
+    assert again == str(first.database_url).replace(":s3cret", "").replace(":s%2F3cret", "")
+    assert configuration.address(Config(Path("/"), again, None)) == shown
+
+
+def test_several_hosts_are_shown_as_people_write_them() -> None:
+    url = configuration.database_url("postgresql://ana:s3cret@/q?host=h1:5432&host=h2:5433", "URL")
+    shown = configuration.address(Config(Path("/"), url, None))
+    assert shown == "postgresql://ana@h1:5432,h2:5433/q?target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ana:s3cret@h1:port,h2/q",
+        "postgresql://ana:s3cret@h1:99999,h2/q",
+        "postgresql://ana:s3cret@h1,,h2/q",
+        "postgresql://ana:s3cret@::1,h2/q",
+        "postgresql://ana:s3cret@h1,h2/q?host=h3",
+        "postgresql://ana:s3cret@/q?host=h1,h2,h3&port=1,2",
+        "postgresql://ana:s3cret@/q?host=h1:1,h2:2&port=1,2",
+    ],
+)
+def test_hosts_that_cannot_be_told_apart_are_refused_with_what_was_expected(url: str) -> None:
+    with pytest.raises(ConfigError, match="QUEUECTL_DATABASE_URL names several hosts") as caught:
+        configuration.database_url(url, "QUEUECTL_DATABASE_URL")
+    assert "user@host1:5432,host2:5432" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
     loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": "sqlite:////srv/jobs.db"})
     assert loaded.sqlite_path == Path("/srv/jobs.db")

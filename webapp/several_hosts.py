@@ -1,0 +1,70 @@
+"""The address of a PostgreSQL database that several servers may have, a primary and its standbys.
+
+People write it as PostgreSQL's own programs take it, `user@h1:5432,h2:5433/queue`, or, as for SQLAlchemy, by `?host=`.
+Here is what turns each into the one form that SQLAlchemy takes for all hosts, IPv6 too, and back for people to read.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+_USER = re.compile(r"(?:[^:/@?]*(?::[^@]*)?@)?")  # as SQLAlchemy finds it
+_PLACE = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>/[^:]*|[^:/\[\]]+))(?::(?P<port>\d*))?")
+_MOST = 65_535
+_WRITABLE = ("target_session_attrs", "read-write")  # the queue is of no use on a standby
+
+
+def spread(rest: str) -> str:
+    """What follows `//` of an address; where it names several hosts, as `user@/name?host=h1,h2&port=p1,p2`.
+
+    Of several the one that takes writes is wanted, unless the address says otherwise. Raises ValueError, with a
+    sentence that shows no password, where the hosts cannot be told apart.
+    """
+    user, where, name, query = _taken_apart(rest)
+    pairs = parse_qsl(query, keep_blank_values=True)
+    named = [host for key, value in pairs if key == "host" for host in value.split(",")]
+    ports = [port for key, value in pairs if key == "port" for port in value.split(",")]
+    if len(named) < 2 and "," not in where:
+        return rest
+    if named and where:
+        raise ValueError("it names hosts both before and behind the `?`")
+    places = [_place(text) for text in (named or where.split(","))]
+    if ports:
+        if any(port for _, port in places) or len(ports) not in {1, len(places)}:
+            raise ValueError("it needs one port for each host, or one for all")
+        places = [(host, port) for (host, _), port in zip(places, ports * (len(places) // len(ports)))]
+    if not all(not port or (port.isdigit() and int(port) <= _MOST) for _, port in places):
+        raise ValueError(f"a port is a number up to {_MOST}")
+    kept = [(key, value) for key, value in pairs if key not in {"host", "port"}]
+    if _WRITABLE[0] not in dict(kept):
+        kept.append(_WRITABLE)
+    hosts = [("host", ",".join(host for host, _ in places)), ("port", ",".join(port for _, port in places))]
+    return f"{user}/{name}?{urlencode([*hosts, *kept], safe=',:/')}"
+
+
+def together(hosts: str, ports: str) -> str:
+    """The hosts and ports that `spread` has made, as people write them: `h1:p1,h2:p2`."""
+    pairs = zip(hosts.split(","), ports.split(","))
+    return ",".join(_written(host) + (f":{port}" if port else "") for host, port in pairs)
+
+
+def _taken_apart(rest: str) -> tuple[str, str, str, str]:
+    """The user with a password and `@`, the hosts, the database's name, the query."""
+    match = _USER.match(rest)
+    user = match[0] if match else ""
+    front, _, query = rest[len(user) :].partition("?")
+    where, _, name = front.partition("/")
+    return user, where, name, query
+
+
+def _place(text: str) -> tuple[str, str]:
+    """A host without brackets and its port, which may be empty."""
+    match = _PLACE.fullmatch(unquote(text))
+    if match is None:
+        raise ValueError("each host stands as name, name:port or [IPv6]:port")
+    return match["ipv6"] or match["host"], match["port"] or ""
+
+
+def _written(host: str) -> str:
+    return f"[{host}]" if ":" in host else quote(host, safe="")
