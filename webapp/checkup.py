@@ -10,16 +10,16 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from webapp import clock, config, create_core, db, elsewhere, people, queries, settings
+from webapp import clock, config, create_core, db, elsewhere, people, postgresql, queries, settings
 from webapp.config import Config, ConfigError
 from webapp.models import Worker
 from webapp.trouble import LITTLE_SPACE, NO_SPACE
@@ -30,6 +30,7 @@ WAL_FIXED_IN_LINE: dict[tuple[int, ...], int] = {(3, 50): 7, (3, 44): 6}
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
 NETWORK = ("nfs", "cifs", "smb", "fuse.sshfs", "fuse.s3fs", "glusterfs", "lustre", "afs", "ceph", "gpfs", "ncpfs")
 SHARED_WITH_HOST = ("9p", "virtiofs", "vboxsf", "prl_fs", "fuse.grpcfuse", "fuse.osxfs")
+ECHO_WITHIN = 2.0  # seconds in which a notification arrives
 MOST_APART = 5.0  # seconds between two clocks
 
 
@@ -60,6 +61,7 @@ def examine() -> list[Finding]:
             findings += _guarded("file system", lambda: file_system(loaded.sqlite_path.parent))
         else:
             findings += _guarded("database", postgresql_database)
+            findings += _guarded("notifications", notifications)
         findings += _guarded(
             "disk space", lambda: disk_space(loaded.sqlite_path.parent if loaded.is_sqlite else loaded.home)
         )
@@ -198,22 +200,30 @@ def disk_space(folder: Path) -> Iterator[Finding]:
         yield Finding("disk space", "ok", detail)
 
 
+def notifications() -> Iterator[Finding]:
+    if postgresql.brings_notifications(db.db.engines["worker"], ECHO_WITHIN):
+        yield Finding("notifications", "ok", "idle workers are told of work at once")
+        return
+    detail = "they do not arrive, as behind a pooler that hands out connections by the transaction (PgBouncer)."
+    advice = "Workers look for work twice a second. To have them told at once, name the server itself."
+    yield Finding("notifications", "warn", detail, advice)
+
+
 def wall_clock() -> Iterator[Finding]:
-    """By the clock jobs become due: one that was set back, or that differs from the database's machine, delays them."""
+    """By the queue's clock jobs become due. On SQLite it is this machine's: one that was set back delays them."""
+    mine = time.time_ns() // 1000
     with db.reading() as session:
-        seen = session.scalar(select(func.max(Worker.seen_at))) or 0
-        theirs = clock.now() if db.is_sqlite() else _postgresql_clock(session)
-    ahead = max(seen, theirs) - clock.now()
-    apart = max(ahead, clock.now() - theirs)
-    if apart > clock.seconds(MOST_APART):
-        detail = f"this machine's clock differs by {apart / clock.SECOND:,.0f} s from that of others, or was set back."
+        newest = clock.now() if not db.is_sqlite() else session.scalar(select(func.max(Worker.seen_at))) or 0
+    apart = newest - mine if db.is_sqlite() else abs(newest - mine)
+    if apart <= clock.seconds(MOST_APART):
+        yield Finding("clock", "ok", clock.to_iso(clock.now()) or "")
+    elif db.is_sqlite():
+        detail = f"this machine's clock was set back by {apart / clock.SECOND:,.0f} s."
         yield Finding("clock", "warn", detail, "Set it, and keep it by NTP: due times follow it.")
     else:
-        yield Finding("clock", "ok", clock.to_iso(clock.now()) or "")
-
-
-def _postgresql_clock(session: Session) -> int:
-    return int(session.scalar(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000")) or 0)
+        detail = f"this machine's clock differs by {apart / clock.SECOND:,.0f} s from the database server's."
+        advice = "Due times follow the server's, but commands see this one's. Set it, and keep it by NTP."
+        yield Finding("clock", "warn", detail, advice)
 
 
 def workers() -> Iterator[Finding]:

@@ -7,6 +7,8 @@ transaction.
 
 from __future__ import annotations
 
+import secrets
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -62,6 +64,18 @@ def prepare(engine: Engine, role: str) -> None:
             record.info["clock"] = clock.counter()
             ask(connection)
             connection.rollback()
+
+
+def brings_notifications(engine: Engine, within: float) -> bool:
+    """Whether what one connection notifies is heard on another, in so many seconds. `engine` is the worker's."""
+    channel = f"queuectl_{secrets.token_hex(8)}"
+    with closing(engine.raw_connection()) as ear, closing(engine.raw_connection()) as mouth:
+        driver: Any = ear.driver_connection
+        driver.execute(f"LISTEN {channel}")
+        mouth.cursor().execute(f"NOTIFY {channel}")
+        heard = any(True for _ in driver.notifies(timeout=within, stop_after=1))
+        driver.execute("UNLISTEN *")
+    return heard
 
 
 def is_locked_out(error: object) -> bool:

@@ -83,8 +83,19 @@ SELECT (SELECT revision FROM control),
        (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'scheduled'),
        (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'failed'),
        EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0),
-       {{now}}
+       {{more}}
 """  # noqa: S608  every part is ours
+
+# For the rest of the transaction: to plan a claim anew takes as long as all of the turn. What it looks for is always
+# found by an index, also in a table that was empty when the plan was made.
+_PLANS = ", ".join(
+    f"set_config('{name}', '{value}', true)"
+    for name, value in (
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+    )
+)
 
 _PROMOTE = f"""
 UPDATE jobs SET state = '{ARROWS["promote"].enters}', changed_at = :now
@@ -101,6 +112,7 @@ WHERE state IN {_states("claim")} AND seq {{picked}}
 """  # noqa: S608
 
 _ORDER = "ORDER BY priority DESC, run_at, seq"
+_WHICH = "losses = 0", "losses > 0"
 
 # Both merge the first n of each lane. On SQLite the write lock is held: who has looked may take one by one. That costs
 # a third of an UPDATE with a list and a RETURNING, for each of these makes a table of its own. On PostgreSQL a round
@@ -109,13 +121,16 @@ _ORDER = "ORDER BY priority DESC, run_at, seq"
 _PICK = f"""
 SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
 {_ORDER} LIMIT :n"""  # noqa: S608
+_PICKED_IN_ONE = f"""= ANY(ARRAY(
+      SELECT seq FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
+      {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 _PICKED = f"""= ANY(ARRAY(SELECT j.seq
       FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires) CROSS JOIN LATERAL (
         SELECT seq, priority, run_at FROM jobs
         WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
         {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED) AS j
       {_ORDER} LIMIT :n))"""  # noqa: S608
-_PICK_AND_TAKE = _TAKE.format(token="CAST(:token AS TEXT) || seq", picked=_PICKED) + f"RETURNING {_COLUMNS}"  # noqa: S106
+_TAKE_AND_TELL = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
 
 # `cancel` wins where the verb lets it: the caller then settles once more, as cancelled.
 _SETTLE = """
@@ -128,9 +143,10 @@ WHERE seq = :seq AND token = :token AND state = 'processing' AND (cancel_request
 _ATTEMPT = """
 INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_id, started_at, finished_at, exit_code,
                       signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped, due_at)
-VALUES (:seq, :number, :state, :reason, :error, :error_key, :worker, :started_at, :finished_at, :exit_code,
-        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped, :due_at)
+{from_what}
 """
+_ENDED = """:number, :kind, :reason, :error, :error_key, :worker, :started_at, :ended_at, :exit_code,
+        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped, :due_at"""
 
 _TAIL = """
 INSERT INTO output_tails (job_seq, text) VALUES (:seq, :text) ON CONFLICT (job_seq) DO UPDATE SET text = excluded.text
@@ -161,14 +177,19 @@ class Statements:
 
     def __init__(self, connection: WorkerConnection) -> None:
         prepare = connection.prepare
-        pick = _PICK if connection.dialect == "sqlite" else _PICK_AND_TAKE
-        self.look = prepare(_LOOK.format(now="NULL" if connection.dialect == "sqlite" else f"({postgresql.NOW})"))
+        sqlite = connection.dialect == "sqlite"
+        self.look = prepare(_LOOK.format(more="NULL" if sqlite else f"({postgresql.NOW}), {_PLANS}"))
         self.promote = prepare(_PROMOTE)
-        self.pick = prepare(pick.format(which="losses = 0"))
-        self.pick_lone = prepare(pick.format(which="losses > 0"))
+        of_one = _PICK if sqlite else _TAKE_AND_TELL.format(picked=_PICKED_IN_ONE)
+        self.pick, self.pick_lone = (prepare(of_one.format(which=which)) for which in _WHICH)
+        of_several = _PICK if sqlite else _TAKE_AND_TELL.format(picked=_PICKED)
+        self.pick_of, self.pick_lone_of = (prepare(of_several.format(which=which)) for which in _WHICH)
         self.take = prepare(_TAKE.format(token=":token", picked="= :seq"))  # noqa: S106
         self.settle = prepare(_SETTLE)
-        self.attempt = prepare(_ATTEMPT)
+        self.attempt = prepare(_ATTEMPT.format(from_what=f"VALUES (:seq, {_ENDED})"))
+        # Both in one trip to the server.
+        settled = f"WITH settled AS ({_SETTLE} RETURNING seq)"
+        self.end = prepare(settled + _ATTEMPT.format(from_what=f"SELECT seq, {_ENDED} FROM settled"))  # noqa: S608
         self.tail = prepare(_TAIL)
         self.chunk = prepare(_CHUNK)
         self.drop_chunks = prepare(_DROP_CHUNKS)
@@ -207,65 +228,63 @@ class Turn:
 
         Returns the job's new state, or None where the claim was no longer this worker's: then nothing is written.
         """
-        claim = ended.claim
         verb, run_at = _verb(ended, settings), None
         if verb == "retry":
             run_at = self.now + clock.seconds(wait)
-        state = self._settle_as(verb, ended, run_at)
+        values = self._ended_values(ended)
+        state = self._settle_as(verb, values, run_at)
         if state is None and verb in {"retry", "release"}:
-            state = self._settle_as("settle_cancel", ended, None)
+            state = self._settle_as("settle_cancel", values, None)
         if state is None:
             return None
-        kept = ended.output
-        self._cursor.execute(
-            self._sql.attempt,
-            {
-                "seq": claim.seq,
-                "number": claim.attempt,
-                "state": ended.kind,
-                "reason": ended.reason,
-                "error": ended.error,
-                "error_key": ended.error_key,
-                "worker": self._worker,
-                "started_at": ended.started_at,
-                "finished_at": ended.finished_at,
-                "exit_code": ended.exit_code,
-                "signal": ended.signal,
-                "cpu_time": ended.cpu_time,
-                "peak_memory": ended.peak_memory,
-                "output": kept.data,
-                "runs": kept.runs,
-                "cut": kept.cut,
-                "dropped": kept.dropped,
-                "due_at": claim.due_at,
-            },
-        )
+        claim = ended.claim
         if state == "dead":
-            self._cursor.execute(self._sql.tail, {"seq": claim.seq, "text": failures.tail(kept.data)})
+            self._cursor.execute(self._sql.tail, {"seq": claim.seq, "text": failures.tail(ended.output.data)})
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
             self.record("end_left_behind", claim, f"ended {some} that the command had left behind")
         return state
 
-    def _settle_as(self, verb: str, ended: Ended, run_at: Optional[int]) -> Optional[str]:
+    def _settle_as(self, verb: str, values: dict[str, Any], run_at: Optional[int]) -> Optional[str]:
         state = ARROWS[verb].enters
-        self._cursor.execute(
-            self._sql.settle,
-            {
-                "state": state,
-                "now": self.now,
-                "finished_at": self.now if verb in {"complete", "bury", "settle_cancel"} else None,
-                "run_at": run_at,
-                "failed": 1 if verb in {"retry", "bury"} else 0,
-                "exit_code": ended.exit_code,
-                "error": ended.error,
-                "error_key": ended.error_key,
-                "seq": ended.claim.seq,
-                "token": ended.claim.token,
-                "may_be_asked": verb not in {"retry", "release"},
-            },
+        values.update(
+            state=state,
+            finished_at=self.now if verb in {"complete", "bury", "settle_cancel"} else None,
+            run_at=run_at,
+            failed=1 if verb in {"retry", "bury"} else 0,
+            may_be_asked=verb not in {"retry", "release"},
         )
-        return state if self._cursor.rowcount == 1 else None
+        self._cursor.execute(self._sql.settle if self._sqlite else self._sql.end, values)
+        if self._cursor.rowcount != 1:
+            return None
+        if self._sqlite:
+            self._cursor.execute(self._sql.attempt, values)
+        return state
+
+    def _ended_values(self, ended: Ended) -> dict[str, Any]:
+        claim, kept = ended.claim, ended.output
+        return {
+            "now": self.now,
+            "seq": claim.seq,
+            "token": claim.token,
+            "number": claim.attempt,
+            "kind": ended.kind,
+            "reason": ended.reason,
+            "error": ended.error,
+            "error_key": ended.error_key,
+            "worker": self._worker,
+            "started_at": ended.started_at,
+            "ended_at": ended.finished_at,
+            "exit_code": ended.exit_code,
+            "signal": ended.signal,
+            "cpu_time": ended.cpu_time,
+            "peak_memory": ended.peak_memory,
+            "output": kept.data,
+            "runs": kept.runs,
+            "cut": kept.cut,
+            "dropped": kept.dropped,
+            "due_at": claim.due_at,
+        }
 
     def record(self, verb: str, claim: Claim, words: str) -> None:
         self._cursor.execute(
@@ -298,7 +317,7 @@ class Turn:
 
     def look(self) -> Look:
         self._cursor.execute(self._sql.look)
-        revision, scheduled, failed, lone, told = self._cursor.fetchone()
+        revision, scheduled, failed, lone, told, *_ = self._cursor.fetchone()
         if told is not None:  # whose clock decides what is due: one machine's may be wrong
             clock.follow(told)
             self.now = told
@@ -311,17 +330,20 @@ class Turn:
 
     def claim(self, lanes: Sequence[Lane], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
         """Take up to `n` jobs of these lanes, in order; `lone` ones only, or only others."""
-        pick = self._sql.pick_lone if lone else self._sql.pick
         token = secrets.token_hex(16)
         if self._sqlite:
-            rows = self._first_of(lanes, n, pick)
+            rows = self._first_of(lanes, n, self._sql.pick_lone if lone else self._sql.pick)
             for row in rows:
                 values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
                 self._cursor.execute(self._sql.take, values)
             return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
-        listed = {"queues": [lane.queue for lane in lanes], "requirements": [lane.requires for lane in lanes]}
         values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n}
-        self._cursor.execute(pick, {**values, **listed})
+        if len(lanes) == 1:
+            values.update(queue=lanes[0].queue, requires=lanes[0].requires)
+            self._cursor.execute(self._sql.pick_lone if lone else self._sql.pick, values)
+        else:
+            values.update(queues=[lane.queue for lane in lanes], requirements=[lane.requires for lane in lanes])
+            self._cursor.execute(self._sql.pick_lone_of if lone else self._sql.pick_of, values)
         rows = sorted(self._cursor.fetchall(), key=_place)  # RETURNING has no order
         if rows:  # a server that forgot it would give them to another worker, while this one runs them
             self._connection.insist()

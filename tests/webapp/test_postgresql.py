@@ -33,7 +33,7 @@ def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_free
             with reading() as session:
                 waiting = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
                                " AND datname = current_database()")  # fmt: skip
-                return session.execute(waiting).scalar_one() == 0
+                return bool(session.execute(waiting).scalar_one() == 0)
 
         eventually(is_free)
         change_job(job.id, priority=7)

@@ -202,7 +202,9 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: WorkerConnection) -> N
 @pytest.mark.parametrize(
     ("name", "index"),
     [
+        ("pick_of", "ix_jobs_claim"),
         ("pick_lone", "ix_jobs_lone"),
+        ("pick_lone_of", "ix_jobs_lone"),
         ("lone_in", "ix_jobs_lone"),
         ("look", "ix_jobs_waiting"),
         ("promote", "ix_jobs_waiting"),
@@ -217,14 +219,15 @@ def test_what_a_turn_asks_is_answered_by_an_index(connection: WorkerConnection, 
 
 @pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("way", ["enable_hashjoin", "enable_mergejoin"])
+@pytest.mark.parametrize("name", ["pick", "pick_of"])
 def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
-    queue: Queue, connection: WorkerConnection, way: str
+    queue: Queue, connection: WorkerConnection, way: str, name: str
 ) -> None:
     """With a plain IN, a nested-loop plan ran the locking select again for each row and claimed all."""
     from webapp import jobspec
 
     operations.enqueue([jobspec.parse({"command": "true"})] * 1000, "person:test")
-    statement = Statements(connection).pick
+    statement = getattr(Statements(connection), name)
     with connection.transaction() as cursor:
         for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):
             cursor.execute(f"SET LOCAL {setting} = off")
