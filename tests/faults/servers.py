@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from tests.faults.cluster import Server
 from tests.faults.person import Person
 from tests.faults.rig import Rig, dies, eventually, free_port, wait_until
 from tests.faults.served import Client, ServedRig, load
@@ -84,18 +85,34 @@ def terminate_everybody(rig: ServedRig, rounds: int) -> None:
 
 
 def crash_after_a_claim(rig: ServedRig, rounds: int) -> None:
-    """The server crashes when a command has just begun, and may have forgotten who claimed its job."""
-    server = rig.servers[0]
-    server.say("ALTER SYSTEM SET wal_writer_delay = '10s'")  # what nobody waits for is written late
-    server.say("SELECT pg_reload_conf()")
+    """The server crashes when a command has just begun: it must not have forgotten who claimed its job."""
+    _write_late(rig.servers[0])
     supervisor = rig.workers(3)
     for _ in range(rounds):
         [job_id] = rig.submit(seconds=2)
         rig.started(job_id)
-        server.restart("immediate")
+        rig.servers[0].restart("immediate")
         rig.reaches(job_id, "completed")
     rig.rest()
     rig.stop(supervisor)
+
+
+def crash_after_an_end(rig: ServedRig, rounds: int) -> None:
+    """The server crashes when it has just been told that a job is complete, and may have forgotten that."""
+    _write_late(rig.servers[0])
+    supervisor = rig.workers(3)
+    for _ in range(rounds):
+        [job_id] = rig.submit()
+        rig.reaches(job_id, "completed")
+        rig.servers[0].restart("immediate")
+        rig.rest()
+    rig.stop(supervisor)
+
+
+def _write_late(server: Server) -> None:
+    """What nobody waits for is written as late as may be; that is only one way for a crash to be the worst of all."""
+    server.say("ALTER SYSTEM SET wal_writer_delay = '10s'")
+    server.say("SELECT pg_reload_conf()")
 
 
 def leave_a_reader_idle(rig: ServedRig, rounds: int) -> None:
@@ -171,8 +188,9 @@ def goes_on_alone(rig: Rig) -> None:
     rig.reaches(fresh, "completed")
 
 
-def fail_over(rig: ServedRig) -> None:
+def fail_over(rig: ServedRig, rounds: int = 1) -> None:
     """The primary is killed and its standby promoted; the queue finds it by itself."""
+    assert rounds == 1, "there is one standby"
     primary, standby = rig.servers
     with under_load(rig) as (_, clients):
         primary.kill()
