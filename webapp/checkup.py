@@ -19,7 +19,7 @@ from typing import Callable
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp import clock, config, create_core, db, elsewhere, people, postgresql, queries, settings
+from webapp import clock, config, create_core, db, elsewhere, labels, people, postgresql, queries, settings, waiting
 from webapp.config import Config, ConfigError
 from webapp.models import Worker
 from webapp.trouble import LITTLE_SPACE, NO_SPACE
@@ -230,17 +230,25 @@ def workers() -> Iterator[Finding]:
     with db.reading() as session:
         lease = settings.load(session).lease
         views = queries.workers(session, lease)
-        waiting = queries.oldest_pending(session)
+        oldest = queries.oldest_pending(session)
+        stranded = waiting.stranded(queries.queues(session), [view for view in views if view.alive])
     silent = [view for view in views if not view.alive]
     alive = len(views) - len(silent)
     if silent:
         names = ", ".join(f"{view.worker.id} (pid {view.worker.pid} on {view.worker.host})" for view in silent)
         advice = "The other workers take them for dead after that time; look at their processes."
         yield Finding("workers", "warn", f"{alive} alive; no sign of life for {lease:.0f} s from {names}.", advice)
-    elif not alive and waiting is not None:
-        waited = (clock.now() - waiting) / clock.SECOND
+    elif not alive and oldest is not None:
+        waited = (clock.now() - oldest) / clock.SECOND
         detail = f"none is alive, and a job has been waiting for {waited:,.0f} s."
         yield Finding("workers", "warn", detail, "Start some: manage.py worker start --count 2")
+    elif stranded:
+        number = queries.total(one.number for one, _ in stranded)
+        some = ", ".join(sorted({label for one, _ in stranded for label in labels.split(one.lane.requires)})[:8])
+        jobs = "job requires" if number.number == 1 else "jobs require"
+        detail = f"{alive} alive, but none of them has what {number} {jobs}: {some}."
+        advice = "Start one: manage.py worker start --label NAME; for a host: start one there."
+        yield Finding("workers", "warn", detail, advice)
     else:
         yield Finding("workers", "ok", f"{alive} alive" if alive else "none alive, and nothing waits")
 

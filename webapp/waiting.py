@@ -5,6 +5,7 @@ The console puts it in words and adds the button that helps (`console/why.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -83,6 +84,20 @@ def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], 
         kind = "quiet"
     found = Obstacle(kind, name, requires, missing, alive=alive, serving=able or serve) if kind else None
     return Fleet(found, able)
+
+
+def stranded(
+    queues: Iterable[queries.QueueView], alive: list[queries.WorkerView]
+) -> list[tuple[queries.Waiting, Obstacle]]:
+    """The lanes whose jobs wait because no worker that serves their queue has what they require, the fullest first."""
+    lanes = [
+        (one, serving(view.queue.name, view.queue, alive, one.lane.requires).obstacle)
+        for view in queues
+        for one in view.waiting
+        if one.lane.requires
+    ]
+    found = [(one, why) for one, why in lanes if why is not None and why.kind == "unlabelled"]
+    return sorted(found, key=lambda pair: -pair[0].number.number)
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp import clock
+from webapp import clock, labels
 from webapp.commands._core import core, json_option
 from webapp.commands._output import STYLES, print_json, show, span
+
+if TYPE_CHECKING:
+    from webapp.queries import Waiting
+    from webapp.waiting import Obstacle
+
+MOST_STRANDED = 3  # groups of jobs that are named
 
 
 @click.command(epilog="Example: manage.py status --json")
 @json_option
 def status(as_json: bool) -> None:
     """Show how many jobs are in each state, which workers are alive, and what waits."""
-    from webapp import queries, shapes, trends
+    from webapp import queries, shapes, trends, waiting
     from webapp import settings as tunables
     from webapp.db import reading
 
@@ -32,7 +38,8 @@ def status(as_json: bool) -> None:
         hour = queries.count_finished_since(session, now - shapes.HOUR)
         lately = trends.trend(session, trends.RANGES["1h"])
         paused = queries.paused_queues(session)
-    alive = [view for view in workers if view.alive]
+        alive = [view for view in workers if view.alive]
+        stranded = waiting.stranded(queries.queues(session, lately.rates), alive)
     silent = len(workers) - len(alive)
     _print(
         states,
@@ -43,6 +50,7 @@ def status(as_json: bool) -> None:
             "rate": _rate(sum(lately.rates.values())),
             "last hour": _times(shapes.trend(lately)),
             "paused queues": ", ".join(paused) or None,
+            "no worker for": _stranded(stranded),
         },
     )
 
@@ -53,6 +61,17 @@ def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str
         return "none" + (" · start one: manage.py worker start" if waiting else "")
     text = f"{alive} alive, {slots} slot{'s' if slots != 1 else ''}"
     return text + (f", {silent} silent (see manage.py worker list)" if silent else "")
+
+
+def _stranded(found: list[tuple[Waiting, Obstacle]]) -> Optional[str]:
+    """Jobs that no worker may take, for none has what they require."""
+    told = [
+        f"{one.number} in {one.lane.queue}, which need{'s' if one.number.number == 1 else ''} "
+        + " and ".join(labels.split(one.lane.requires))
+        for one, _ in found[:MOST_STRANDED]
+    ]
+    more = [f"and {len(found) - MOST_STRANDED} more such groups"] if len(found) > MOST_STRANDED else []
+    return "; ".join(told + more) or None
 
 
 def _rate(per_minute: float) -> Optional[str]:

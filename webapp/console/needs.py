@@ -178,16 +178,9 @@ def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Ne
 
 def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Need]:
     """Jobs that no worker may take, for none has what they require."""
-    fleets = [
-        (one, waiting.serving(view.queue.name, view.queue, alive, one.lane.requires).obstacle)
-        for view in queues
-        for one in view.waiting
-        if one.lane.requires
-    ]
-    found = [(one, why) for one, why in fleets if why is not None and why.kind == "unlabelled"]
+    found = waiting.stranded(queues, alive)
     if not found:
         return
-    found.sort(key=lambda pair: -pair[0].number.number)
     number = queries.total(one.number for one, _ in found)
     first = found[0][0].lane.requires
     them, these = ("it", "it") if number.number == 1 else ("them", "these")

@@ -78,6 +78,27 @@ def test_lists_and_a_job_show_what_is_required_and_a_search_finds_it(app: Flask,
     assert [job["id"] for job in pending] == ["both"]
 
 
+def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(app: Flask, cli: Cli) -> None:
+    def doctor() -> dict[str, str]:
+        (found,) = [one for one in cli("doctor", "--json").json if one["check"] == "workers"]
+        return dict(found)
+
+    make_worker(labels='["ssd"]')
+    make_job(requires="ssd")
+    assert "no worker for" not in cli("status").out
+    assert doctor()["result"] == "ok"
+    make_job(queue="mail", requires="gpu,ssd")
+    for _ in range(2):
+        make_job(requires="host:web-9")
+    assert "2 in default, which need host:web-9; 1 in mail, which needs gpu and ssd" in cli("status").out
+    told = doctor()
+    assert told["result"] == "warn"
+    assert "1 alive, but none of them has what 3 jobs require: gpu, host:web-9, ssd." in told["detail"]
+    assert "manage.py worker start --label NAME" in told["advice"]
+    make_worker(host="web-9", labels='["gpu", "ssd"]')
+    assert doctor()["result"] == "ok"
+
+
 # --- workers ---
 
 
