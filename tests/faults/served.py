@@ -79,7 +79,9 @@ class ServedRig(Rig):
         return super().query(statement.replace("?", "%s"), *values)
 
     def worker_pids(self) -> list[int]:
-        return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
+        with contextlib.suppress(psycopg.errors.UndefinedTable):  # it is just being made
+            return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
+        return []
 
     def judge(self, *, may_repeat: bool = False) -> list[str]:
         found = violations(self.acknowledged, self.submitted, self.rows(), self.ledger.lines(), may_repeat=may_repeat)
