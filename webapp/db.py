@@ -284,21 +284,28 @@ class WorkerConnection:
 
         Raises what `errors` has; among it Elsewhere.
         """
-        with self._lock:
+        with self._lock, self._told_elsewhere():
             cursor = self._pooled.cursor()
             self._insists = self._durable
             try:
                 cursor.execute(self._begin)
                 yield cursor
                 cursor.execute("COMMIT" if self._insists else "SET LOCAL synchronous_commit = off; COMMIT")
-            except BaseException as error:
+            except BaseException:
                 self._pooled.rollback()
-                words = elsewhere.words_of(error)
-                if words is not None:
-                    raise elsewhere.Elsewhere(words) from error
                 raise
             finally:
                 cursor.close()
+
+    @contextmanager
+    def _told_elsewhere(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            words = elsewhere.words_of(error)
+            if words is not None:
+                raise elsewhere.Elsewhere(words) from error
+            raise
 
     def insist(self) -> None:
         """What this transaction writes must survive a crash of the server.
@@ -306,6 +313,12 @@ class WorkerConnection:
         On SQLite that would be a crash of this very machine, which nobody survives to go on beside what it forgot.
         """
         self._insists = True
+
+    def at_once(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
+        """Execute one statement that is a durable transaction by itself, on PostgreSQL; return its rows."""
+        with self._told_elsewhere(), self._pooled.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
 
     def look(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """Read the answer to one statement, as things stand now. Takes no lock and waits for no writer."""

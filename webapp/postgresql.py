@@ -33,6 +33,11 @@ _LIMITS = {
 }
 
 
+# For the worker's few statements, which are prepared: to plan a claim anew takes as long as all of its turn. What they
+# look for is always found by an index, also in a table that was empty when the plan was made.
+_PLANS = "plan_cache_mode = force_generic_plan", "enable_seqscan = off", "enable_bitmapscan = off"
+
+
 def options(url: URL) -> dict[str, Any]:
     """For `create_engine`. What the address says itself stands."""
     return {
@@ -49,9 +54,11 @@ def prepare(engine: Engine, role: str) -> None:
     def set_up(connection: Any, _record: object) -> None:
         connection.autocommit = True
         connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_LIMIT}s'")
-        pid = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
-        if pid != connection.info.backend_pid:
+        if connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid:
             connection.prepare_threshold = None  # a pooler's: the next statement may reach another session
+        elif role == "worker":
+            for setting in _PLANS:
+                connection.execute(f"SET {setting}")
         ask(connection)
         connection.autocommit = role == "worker"
         if role == "read":

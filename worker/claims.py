@@ -79,23 +79,12 @@ def _states(verb: str) -> str:
 
 # SQLite uses a partial index only where its condition stands word for word, hence `IN` beside `=`.
 _LOOK = f"""
-SELECT (SELECT revision FROM control),
-       (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'scheduled'),
-       (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'failed'),
-       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0),
-       {{more}}
+SELECT (SELECT revision FROM control) AS revision,
+       (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'scheduled') AS scheduled,
+       (SELECT min(run_at) FROM jobs WHERE state IN {_states("promote")} AND state = 'failed') AS failed,
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS lone,
+       {{now}} AS told
 """  # noqa: S608  every part is ours
-
-# For the rest of the transaction: to plan a claim anew takes as long as all of the turn. What it looks for is always
-# found by an index, also in a table that was empty when the plan was made.
-_PLANS = ", ".join(
-    f"set_config('{name}', '{value}', true)"
-    for name, value in (
-        ("plan_cache_mode", "force_generic_plan"),
-        ("enable_seqscan", "off"),
-        ("enable_bitmapscan", "off"),
-    )
-)
 
 _PROMOTE = f"""
 UPDATE jobs SET state = '{ARROWS["promote"].enters}', changed_at = :now
@@ -131,6 +120,16 @@ _PICKED = f"""= ANY(ARRAY(SELECT j.seq
         {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED) AS j
       {_ORDER} LIMIT :n))"""  # noqa: S608
 _TAKE_AND_TELL = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
+
+# An idle worker that was told of a job, with all its colleagues: a look and a claim in one trip to the server, and a
+# commit of its own. It takes nothing where a whole turn has more to do.
+_GLANCE = """
+WITH looked AS MATERIALIZED ({look}), taken AS ({take})
+SELECT looked.*, taken.* FROM looked LEFT JOIN taken ON true
+"""
+_NOTHING_ELSE = """
+(SELECT revision = :revision AND NOT lone AND coalesce(least(scheduled, failed) > told, true) FROM looked)
+"""
 
 # `cancel` wins where the verb lets it: the caller then settles once more, as cancelled.
 _SETTLE = """
@@ -178,12 +177,20 @@ class Statements:
     def __init__(self, connection: WorkerConnection) -> None:
         prepare = connection.prepare
         sqlite = connection.dialect == "sqlite"
-        self.look = prepare(_LOOK.format(more="NULL" if sqlite else f"({postgresql.NOW}), {_PLANS}"))
+        look = _LOOK.format(now="NULL" if sqlite else f"({postgresql.NOW})")
+        self.look = prepare(look)
         self.promote = prepare(_PROMOTE)
         of_one = _PICK if sqlite else _TAKE_AND_TELL.format(picked=_PICKED_IN_ONE)
         self.pick, self.pick_lone = (prepare(of_one.format(which=which)) for which in _WHICH)
         of_several = _PICK if sqlite else _TAKE_AND_TELL.format(picked=_PICKED)
         self.pick_of, self.pick_lone_of = (prepare(of_several.format(which=which)) for which in _WHICH)
+        self.glance, self.glance_of = (
+            prepare(_GLANCE.format(look=look, take=take.replace(":now", "(SELECT told FROM looked)")))
+            for take in (
+                _TAKE_AND_TELL.format(picked=one).format(which=f"losses = 0 AND {_NOTHING_ELSE}")
+                for one in (_PICKED_IN_ONE, _PICKED)
+            )
+        )
         self.take = prepare(_TAKE.format(token=":token", picked="= :seq"))  # noqa: S106
         self.settle = prepare(_SETTLE)
         self.attempt = prepare(_ATTEMPT.format(from_what=f"VALUES (:seq, {_ENDED})"))
@@ -317,11 +324,11 @@ class Turn:
 
     def look(self) -> Look:
         self._cursor.execute(self._sql.look)
-        revision, scheduled, failed, lone, told, *_ = self._cursor.fetchone()
+        look, told = _look(self._cursor.fetchone())
         if told is not None:  # whose clock decides what is due: one machine's may be wrong
             clock.follow(told)
             self.now = told
-        return Look(revision, min((due for due in (scheduled, failed) if due is not None), default=None), bool(lone))
+        return look
 
     def promote(self) -> int:
         """Make pending what has become due, PROMOTE_LIMIT jobs at the most; return how many it were."""
@@ -337,13 +344,11 @@ class Turn:
                 values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
                 self._cursor.execute(self._sql.take, values)
             return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
-        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n}
-        if len(lanes) == 1:
-            values.update(queue=lanes[0].queue, requires=lanes[0].requires)
-            self._cursor.execute(self._sql.pick_lone if lone else self._sql.pick, values)
-        else:
-            values.update(queues=[lane.queue for lane in lanes], requirements=[lane.requires for lane in lanes])
-            self._cursor.execute(self._sql.pick_lone_of if lone else self._sql.pick_of, values)
+        of_one, of_several = self._sql.pick, self._sql.pick_of
+        if lone:
+            of_one, of_several = self._sql.pick_lone, self._sql.pick_lone_of
+        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n, **_named(lanes)}
+        self._cursor.execute(of_one if len(lanes) == 1 else of_several, values)
         rows = sorted(self._cursor.fetchall(), key=_place)  # RETURNING has no order
         if rows:  # a server that forgot it would give them to another worker, while this one runs them
             self._connection.insist()
@@ -427,9 +432,41 @@ class Claims:
         self._transaction = self._connection.transaction()
         return Turn(self._transaction.__enter__(), self._sql, self._worker, self._connection)
 
+    def glance(
+        self, lanes: Sequence[Lane], n: int, settings: Settings, revision: int
+    ) -> Optional[tuple[Look, list[Claim]]]:
+        """Take up to `n` jobs of these lanes, where nothing else is to be done; on PostgreSQL, in one trip.
+
+        None where there is: what people changed since this revision, what is due, what must run alone.
+        """
+        values = {"worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, "revision": revision}
+        statement = self._sql.glance if len(lanes) == 1 else self._sql.glance_of
+        rows = self._connection.at_once(statement, {**values, **_named(lanes)})
+        look, told = _look(rows[0])
+        clock.follow(told)
+        is_due = look.next_due is not None and told is not None and look.next_due <= told
+        if look.revision != revision or look.lone_waiting or is_due:
+            return None
+        taken = sorted((row[5:] for row in rows if row[5] is not None), key=_place)
+        return look, [_claim(row, settings, row[2], row[3]) for row in taken]
+
     def __exit__(self, *raised: object) -> None:
         transaction, self._transaction = self._transaction, None
         transaction.__exit__(*raised)
+
+
+def _look(row: Sequence[Any]) -> tuple[Look, Optional[int]]:
+    """What stands in front of a row, and what the server's clock said."""
+    revision, scheduled, failed, lone, told = row[:5]
+    due = min((due for due in (scheduled, failed) if due is not None), default=None)
+    return Look(revision, due, bool(lone)), told
+
+
+def _named(lanes: Sequence[Lane]) -> dict[str, Any]:
+    """Lanes as PostgreSQL's statements take them: for one there is a statement of its own."""
+    if len(lanes) == 1:
+        return {"queue": lanes[0].queue, "requires": lanes[0].requires}
+    return {"queues": [lane.queue for lane in lanes], "requirements": [lane.requires for lane in lanes]}
 
 
 def _place(row: Sequence[Any]) -> tuple[int, int, int]:

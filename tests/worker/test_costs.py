@@ -13,9 +13,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
+from tests.factories import make_job, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
-from webapp import db
+from webapp import db, operations
 from webapp.db import WorkerConnection, writing
 from worker.claims import Claim
 from worker.dispatcher import Dispatcher
@@ -66,8 +67,6 @@ def make_dispatcher(connection: Counted, slots: int) -> Dispatcher:
 
 @pytest.fixture
 def worker(queue: Queue) -> None:
-    from tests.factories import make_worker
-
     make_worker(id="w1")
 
 
@@ -123,6 +122,35 @@ def test_a_failure_costs_no_more_and_a_death_its_last_words(
         [LOOK, *settle_of(connection), *claim_of(connection, 1), *rings],
         [LOOK, *settle_of(connection), "INSERT INTO output_tails", *claim_of(connection, 0)],
     ]
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_server(
+    queue: Queue, connection: Counted, dispatcher: Dispatcher
+) -> None:
+    """All that are idle are told of each, and one of them has it."""
+    assert dispatcher.turn() == []  # the first one also reads the settings
+    assert dispatcher.turn() == []
+    job_id = queue.enqueue("true", id="told")
+    assert [claim.id for claim in dispatcher.turn()] == [job_id]
+    assert queue.job(job_id).state == "processing"
+    assert len(connection.transactions) == 1
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("what", ["paused", "due", "alone"])
+def test_where_there_is_more_to_do_the_one_trip_takes_nothing_and_a_whole_turn_follows(
+    queue: Queue, connection: Counted, dispatcher: Dispatcher, what: str
+) -> None:
+    assert dispatcher.turn() == []
+    queue.enqueue("true", id="last", priority=-5)
+    make_job("scheduled" if what == "due" else "pending", id="first", run_at=1, losses=int(what == "alone"))
+    if what == "paused":
+        operations.pause_queue("default", "person:test")
+    assert [claim.id for claim in dispatcher.turn()] == ([] if what == "paused" else ["first"])
+    assert len(connection.transactions) == 2
 
 
 # --- steps of SQLite's machine, which are the same for the same work on any day ---
