@@ -21,12 +21,6 @@ BATCH = 500  # values that one statement asks for
 STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
 
-_JOB = """
-INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, max_retries, timeout, cwd, env, created_at,
-                  created_by, changed_at, attempts, failures, losses, lone_losses, form_key)
-VALUES (:id, :command, :queue, :requires, :priority, :state, :run_at, :max_retries, :timeout, :cwd, :env, :now,
-        :actor, :now, 0, 0, 0, 0, :form_key)
-"""
 _QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
 _LANE = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
 
@@ -58,7 +52,7 @@ def enqueue(
             _refuse_taken(plain, given)
             _ensure_lanes(plain, sorted({(row["queue"], row["requires"]) for row in rows}))
             for start in range(0, len(rows), STORE_BATCH):
-                plain.run_many(_JOB, rows[start : start + STORE_BATCH])
+                plain.store("jobs", rows[start : start + STORE_BATCH])
                 if stored is not None:
                     stored(min(start + STORE_BATCH, len(rows)))
             _audit(plain, rows, actor)
@@ -79,7 +73,7 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str]) -> dict[s
         "id": spec.id or new_job_id(),
         "command": spec.command,
         "queue": spec.queue,
-        "requires": labels.text_of(spec.requires),
+        "requires": labels.text_of(spec.requires) if spec.requires else "",
         "priority": spec.priority,
         "state": "scheduled" if due > now else "pending",
         # A time in the past counts as now: among equals, the first to come is the first to go.
@@ -88,8 +82,13 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str]) -> dict[s
         "timeout": spec.timeout,
         "cwd": spec.cwd,
         "env": json.dumps(dict(spec.env)) if spec.env else None,
-        "now": now,
-        "actor": actor,
+        "created_at": now,
+        "created_by": actor,
+        "changed_at": now,
+        "attempts": 0,
+        "failures": 0,
+        "losses": 0,
+        "lone_losses": 0,
         "form_key": form_key,
     }
 
