@@ -78,7 +78,11 @@ def _guarded(check: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]
     try:
         return list(look())
     except (OSError, SQLAlchemyError) as error:
-        return [Finding(check, "fail", f"could not be looked at: {str(error).splitlines()[0]}.")]
+        return [_not_looked_at(check, error)]
+
+
+def _not_looked_at(check: str, error: Exception) -> Finding:
+    return Finding(check, "fail", f"could not be looked at: {str(error).splitlines()[0]}.")
 
 
 def python() -> Finding:
@@ -152,7 +156,14 @@ def sqlite_database(loaded: Config) -> Iterator[Finding]:
 def postgresql_database() -> Iterator[Finding]:
     with db.read_engine().connect() as connection:
         version = connection.exec_driver_sql("SHOW server_version").scalar()
-    yield Finding("database", "ok", f"PostgreSQL {version}")
+        follows = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar()
+        reached = connection.connection.driver_connection.info  # type: ignore[union-attr]
+    detail = f"PostgreSQL {version} at {reached.host}:{reached.port}"
+    if follows:
+        advice = "Name the primary, or all servers: postgresql://user@host1:5432,host2:5432/database"
+        yield Finding("database", "fail", f"{detail} is a standby and takes no writes.", advice)
+    else:
+        yield Finding("database", "ok", detail)
 
 
 def address() -> Iterator[Finding]:
@@ -201,7 +212,13 @@ def disk_space(folder: Path) -> Iterator[Finding]:
 
 
 def notifications() -> Iterator[Finding]:
-    if postgresql.brings_notifications(db.db.engines["worker"], ECHO_WITHIN):
+    engine = db.db.engines["worker"]
+    try:
+        arrive = postgresql.brings_notifications(engine, ECHO_WITHIN)
+    except engine.dialect.loaded_dbapi.Error as error:  # as on a standby, where nobody may listen
+        yield _not_looked_at("notifications", error)
+        return
+    if arrive:
         yield Finding("notifications", "ok", "idle workers are told of work at once")
         return
     detail = "they do not arrive, as behind a pooler that hands out connections by the transaction (PgBouncer)."

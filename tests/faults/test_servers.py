@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +126,14 @@ def test_when_the_primary_dies_its_standby_has_all_that_was_acknowledged_and_wor
     servers.fail_over(served_by_two)
     assert served_by_two.judge(may_repeat=True) == []
     assert served_by_two.losses() == served_by_two.expiries() == 0
+
+
+def test_a_standby_alone_is_told_from_a_database(served: ServedRig, standby: Server) -> None:
+    served.submit()
+    served.environment["QUEUECTL_DATABASE_URL"] = standby.url
+    [found] = [one for one in json.loads(served.run("doctor", "--json").out) if one["check"] == "database"]
+    assert found["result"] == "fail"
+    assert f":{standby.port} is a standby" in found["detail"]
+    answer = served.run("enqueue", "--command", "true")
+    assert (answer.code, answer.out) == (1, "")
+    assert "takes no writes" in answer.err
