@@ -51,7 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         callspec = getattr(item, "callspec", None)
-        on_postgresql = callspec is not None and callspec.params.get("config") == "postgresql"
+        kinds = (callspec.params.get(name) for name in ("config", "console")) if callspec is not None else ()
+        on_postgresql = "postgresql" in kinds
         searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
         if (on_postgresql and item.path.name not in CLOSE_TO_POSTGRESQL) or searches or part(item) in ATTACKS:
             item.add_marker(pytest.mark.slow)

@@ -29,8 +29,8 @@ GUIDE = (CHECKOUT / "docs" / "api.md").read_text()
 
 
 @pytest.fixture
-def app(sqlite_config: Config) -> Iterator[Flask]:
-    yield from opened(make_app(sqlite_config))
+def app(config: Config) -> Iterator[Flask]:
+    yield from opened(make_app(config))
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ KNOWN = {
 
 
 @pytest.fixture
-def app(sqlite_config: Config) -> Iterator[Flask]:
-    app = make_app(sqlite_config)
+def app(config: Config) -> Iterator[Flask]:
+    app = make_app(config)
     app.extensions[pace.KEY] = pace.Buckets(burst=1_000_000)
     yield from opened(app)
 
@@ -116,7 +116,9 @@ def test_neither_workers_nor_commands_load_what_describes_the_api() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    ("config", "scope"), [*(("sqlite", scope) for scope in SCOPES), ("postgresql", "admin")], indirect=["config"]
+)
 def test_the_answers_to_any_request_are_as_described(app: Flask, scope: str) -> None:
     """schemathesis makes requests that fit the document and such that do not: none breaks us, none is taken amiss."""
     from schemathesis.checks import not_a_server_error

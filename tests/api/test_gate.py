@@ -52,8 +52,8 @@ ADMIN = {
 
 
 @pytest.fixture
-def app(sqlite_config: Config) -> Iterator[Flask]:
-    yield from opened(make_app(sqlite_config))
+def app(config: Config) -> Iterator[Flask]:
+    yield from opened(make_app(config))
 
 
 def api_routes(app: Flask) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""The console on a fresh SQLite home, and people who are signed in to it."""
+"""The console on a fresh database of either kind, and people who are signed in to it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
 
 
 @pytest.fixture
-def console(sqlite_config: Config) -> Iterator[Flask]:
+def console(config: Config) -> Iterator[Flask]:
     """The whole application, its context pushed for the test's own look at the database."""
-    yield from opened(make_app(sqlite_config))
+    yield from opened(make_app(config))
 
 
 def make_app(config: Config) -> Flask:

@@ -6,10 +6,11 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import text
 
 from tests.console.conftest import Browser
 from tests.factories import make_worker
-from webapp.db import write_lock
+from webapp.db import writing
 
 
 def test_a_console_that_can_store_jobs_is_ready_and_says_how_many_workers_it_sees(stranger: Browser) -> None:
@@ -28,6 +29,7 @@ def test_that_nobody_works_is_red_for_those_who_ask_for_it(stranger: Browser) ->
     assert stranger.client.get("/readyz?workers").status_code == 200
 
 
+@pytest.mark.parametrize("config", ["sqlite"], indirect=True)  # whose disk we see
 def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     answer = stranger.client.get("/readyz")
@@ -36,6 +38,7 @@ def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_database_that_others_hold_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webapp.console.health.PATIENCE", 0.05)
-    with write_lock():
+    with writing() as session:
+        session.execute(text("UPDATE control SET pulse = pulse + 1"))
         answer = stranger.client.get("/readyz")
     assert (answer.status_code, answer.text) == (503, "database: cannot be written\n")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Callable
+from dataclasses import replace
+from typing import Callable, Optional
 
 import pytest
 from flask import Flask
@@ -294,9 +295,11 @@ def test_nobody_ends_somebody_elses_session_from_their_account(viewer: Browser) 
 
 
 @pytest.mark.parametrize("public", [None, "https://queue.example.org"])
-def test_every_cookie_says_by_whom_and_over_what_it_may_be_read(console: Flask, home: object, public: str) -> None:
+def test_every_cookie_says_by_whom_and_over_what_it_may_be_read(
+    console: Flask, config: Config, public: Optional[str]
+) -> None:
     add("ana")
-    app = create_app(Config(home=home, database_url=None, public_url=public))  # type: ignore[arg-type]
+    app = create_app(replace(config, public_url=public))
     base = public or "http://localhost"
     app.test_client_class = Client
     client = app.test_client()

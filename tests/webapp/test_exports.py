@@ -54,7 +54,7 @@ def test_what_comes_while_the_file_is_taken_does_not_keep_it_from_ending(
     assert sorted(seen) == [f"j{n}" for n in range(6)]
 
 
-def test_nothing_is_held_between_two_reads(sqlite_app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_held_between_two_reads(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow download must not pin the log: while it waits, no transaction is open."""
     monkeypatch.setattr(exports, "PAGE", 2)
     make_jobs([{"state": "completed"} for _ in range(6)])

@@ -12,7 +12,10 @@ from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 from werkzeug.serving import make_server
 
+from tests.conftest import opened
+from tests.console.conftest import make_app
 from tests.factories import make_user
+from webapp.config import Config
 
 DEADLINE = 10_000  # milliseconds that a browser may take for one step
 
@@ -21,6 +24,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/browser/" in str(item.path):
             item.add_marker(pytest.mark.browser)
+
+
+# The console's own tests run on both databases. A browser sees the same pages from either; a few flows prove it.
+on_both = pytest.mark.parametrize("console", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def console(request: pytest.FixtureRequest) -> Iterator[Flask]:
+    """The whole application on SQLite; on both databases for a test that is marked `on_both`."""
+    config: Config = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_config")
+    yield from opened(make_app(config))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from playwright.sync_api import Page, expect
 
-from tests.console.browser.conftest import Watched
+from tests.console.browser.conftest import Watched, on_both
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
 from webapp import clock, people, settings, story
 from webapp.db import reading, writing
@@ -63,6 +63,7 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
         watched.expect(f"Failed to load resource: the server responded with a status of {status}")
 
 
+@on_both
 def test_a_job_is_submitted_with_wrong_inputs_corrected_on_the_way(page: Page) -> None:
     page.goto("/submit")
     page.fill("#priority", "900")
@@ -87,6 +88,7 @@ def test_a_job_is_submitted_with_wrong_inputs_corrected_on_the_way(page: Page) -
     assert (job.command, job.priority, job.max_retries) == ("echo one\necho two", 5, 2)
 
 
+@on_both
 def test_a_dead_letter_is_requeued_in_place(page: Page) -> None:
     make_worker()
     job = make_job("dead", id="job1")

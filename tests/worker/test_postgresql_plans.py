@@ -1,0 +1,138 @@
+"""What PostgreSQL's planner chooses by itself on a large table: how many rows a claim, a promotion and a list touch.
+
+Other tests forbid it a scan, to see that an index can do. Here nothing is forbidden, and what counts is what was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL
+from sqlalchemy.orm import Session
+
+from tests.conftest import configuration, opened, postgresql_database
+from webapp import clock, create_core, db, lists, search
+from webapp.db import writing
+from webapp.models import STATES, Queue
+from worker.claims import PROMOTE_LIMIT, Statements
+
+EACH = 3000  # jobs of each state in each of two queues
+N = 4
+FEW = 40  # rows that a turn may read for a claim of N, in two lanes
+PAGE = 50
+
+
+@pytest.fixture(scope="module", params=["analyzed", "never analyzed"])
+def large(
+    request: pytest.FixtureRequest,
+    postgresql_server: URL,
+    migrated_postgresql: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Flask]:
+    """A queue of many jobs, whose statistics are fresh, or say nothing yet, as right after a move."""
+    with postgresql_database(postgresql_server, migrated_postgresql) as url:
+        for app in opened(create_core(configuration(tmp_path_factory.mktemp("large"), url))):
+            with writing() as session:
+                session.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = false)"))
+                for name in ("default", "mail"):
+                    session.merge(Queue(name=name))
+                session.flush()
+                for state in STATES:
+                    session.execute(text(FILL), {**how(state), "state": state, "each": EACH, "now": clock.now()})
+                if request.param == "analyzed":
+                    session.execute(text("ANALYZE jobs"))
+            yield app
+
+
+FILL = """
+INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created_at, created_by, changed_at, attempts,
+                  failures, losses, lone_losses, worker_id, token, started_at, finished_at, exit_code, error_key)
+SELECT :state || '-' || queue || '-' || n, 'echo hello', queue, '', n % 3, :state, :now - n * 1000, :now - n * 1000,
+       'person:ana', :now - n * 1000, 1, 0, 0, 0, CAST(:worker AS text), :worker || n, :now - n * 1000,
+       CASE WHEN :terminal THEN :now - n * 1000 END, 0, CAST(:key AS text)
+FROM generate_series(1, :each) AS n, (VALUES ('default'), ('mail')) AS queues (queue)
+"""
+
+
+def how(state: str) -> dict[str, Any]:
+    return {
+        "worker": "w1" if state == "processing" else None,
+        "terminal": state in {"completed", "dead", "cancelled"},
+        "key": "exit:1" if state in {"failed", "dead"} else None,
+    }
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """Rows of `jobs` that its steps looked at, whether they kept them or not."""
+    here = 0
+    if plan.get("Relation Name") == "jobs" and "Scan" in plan["Node Type"]:
+        seen = sum(plan.get(name, 0) for name in ("Actual Rows", *REMOVED))
+        here = round(seen * plan["Actual Loops"])
+    return here + sum(rows_read(step) for step in plan.get("Plans", ()))
+
+
+REMOVED = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+EXPLAIN = "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) "
+
+
+def parsed(rows: Any) -> dict[str, Any]:
+    found = rows[0][0]
+    plan: dict[str, Any] = (json.loads(found) if isinstance(found, str) else found)[0]["Plan"]
+    return plan
+
+
+class _TakenBack(Exception):
+    """Nothing that a plan did shall stay."""
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("look", 10),
+        ("pick", FEW),
+        ("pick_of", FEW),
+        ("pick_lone", FEW),
+        ("pick_lone_of", FEW),
+        ("glance", FEW),
+        ("lone_in", 1),
+        ("promote", 3 * PROMOTE_LIMIT),
+    ],
+)
+def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, most: int) -> None:
+    lanes = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", ""]}
+    values = {"now": clock.now(), "worker": "w2", "token": "t", "n": N, "revision": 0, **lanes}
+    connection = db.worker_connection()
+    try:
+        with contextlib.suppress(_TakenBack), connection.transaction() as cursor:
+            cursor.execute(EXPLAIN + getattr(Statements(connection), name), values)
+            plan = parsed(cursor.fetchall())
+            raise _TakenBack
+    finally:
+        connection.close()
+    assert rows_read(plan) <= most, json.dumps(plan, indent=1)
+
+
+@pytest.mark.parametrize("large", ["analyzed"], indirect=True)  # else it takes a state for rare, and sorts it
+@pytest.mark.parametrize("typed", ["", *(f"state:{state}" for state in STATES), "state:pending queue:mail"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: str, turned: bool) -> None:
+    wanted = search.parse(typed)
+    plans: list[dict[str, Any]] = []
+    with db.read_engine().connect() as connection:
+
+        def see(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            if "FROM jobs" in statement and "EXPLAIN" not in statement:
+                plans.append(parsed(connection.exec_driver_sql(EXPLAIN + statement, parameters).fetchall()))
+
+        event.listen(connection, "before_cursor_execute", see)
+        first = lists.page_of_jobs(Session(connection), wanted, limit=PAGE, turned=turned)
+        lists.page_of_jobs(Session(connection), wanted, limit=PAGE, turned=turned, after=first.older)
+    assert plans
+    for plan in plans:
+        assert rows_read(plan) <= 3 * PAGE, json.dumps(plan, indent=1)
