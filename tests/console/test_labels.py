@@ -212,7 +212,7 @@ def test_the_overview_calls_for_a_person_and_names_jobs_labels_and_command(viewe
     text = shown(viewer, "/")
     assert "No worker has what 1 job requires" in text
     assert (
-        f"Cancel it, or start one that may: default : 1 job asks for the label tape, which no worker has {START}"
+        f"Cancel it, or start one that may, as below. default : 1 job asks for the label tape, which no worker has {START}"
         in text
     )
     for number in range(2, 6):
@@ -220,7 +220,7 @@ def test_the_overview_calls_for_a_person_and_names_jobs_labels_and_command(viewe
         make_job(queue="mail", requires=f"host:web-{number}")
     text = shown(viewer, "/")
     assert "No worker has what 9 jobs require" in text
-    assert "Cancel them, or start workers that may; for the first of these on the host web-2:" in text
+    assert "Cancel them, or start workers that may, the first of them as below, on the host web-2." in text
     assert "mail : 2 jobs ask for the host web-2, on which no worker runs" in text
     assert "and 2 more" in text
 

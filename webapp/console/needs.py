@@ -184,8 +184,8 @@ def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterato
     number = queries.total(one.number for one, _ in found)
     first = found[0][0].lane.requires
     them, these = ("it", "it") if number.number == 1 else ("them", "these")
-    start = "start one that may" if len(found) == 1 else "start workers that may; for the first of these"
-    there = f" on the host {place(first)}" if place(first) else ""
+    start = "start one that may, as below" if len(found) == 1 else "start workers that may, the first of them as below"
+    there = f", on the host {place(first)}" if place(first) else ""
     items = [_lane(one, why) for one, why in found[:MOST]]
     if len(found) > MOST:
         items.append(Item(url_for("queues.index"), f"and {len(found) - MOST} more", Markup()))
@@ -193,7 +193,7 @@ def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterato
         "unlabelled",
         "warn",
         f"No worker has what {number} {'job requires' if number.number == 1 else 'jobs require'}",
-        f"Workers run, but none of them may take {these}. Cancel {them}, or {start}{there}:",
+        f"Workers run, but none of them may take {these}. Cancel {them}, or {start}{there}.",
         link=("See queues", url_for("queues.index")),
         command=start_command(requires=first),
         items=items,
