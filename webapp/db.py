@@ -18,7 +18,7 @@ import importlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
@@ -316,7 +316,7 @@ class WorkerConnection:
 
     def at_once(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
         """Execute one statement that is a durable transaction by itself, on PostgreSQL; return its rows."""
-        with self._told_elsewhere(), self._pooled.cursor() as cursor:
+        with self._told_elsewhere(), closing(self._pooled.cursor()) as cursor:
             cursor.execute(statement, values)
             return list(cursor.fetchall())
 

@@ -120,10 +120,15 @@ class Host:
     def die(self) -> None:
         """All its processes, the commands among them, in one moment; nobody is told, for the link goes first."""
         self.cut()
+        self.stop()
+
+    def stop(self) -> None:
+        """All its processes, and whoever looks is told by the kernel."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+        self._processes.clear()
 
     def close(self) -> None:
         self.die()

@@ -9,40 +9,55 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from flask import Flask
-from sqlalchemy import select
-from sqlalchemy.engine import make_url
+from sqlalchemy import delete, select
+from sqlalchemy.engine import URL
 
+from tests.conftest import configuration, opened, postgresql_database
 from tests.faults.hosts import Host, Network, can_have_hosts
 from tests.faults.ledger import Ledger
-from webapp import clock, fleet, jobspec, operations, queries, story
-from webapp.config import Config
+from webapp import clock, create_core, db, fleet, jobspec, operations, queries, story
 from webapp.db import reading
-from webapp.models import Attempt, Event, Job, Worker
+from webapp.models import Attempt, Event, Job, OutputChunk, Supervisor, Worker
 
-pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 LEASE = 5.0  # seconds, the shortest that is allowed
 NAMES = ("alpha", "beta", "gamma")
+Hosts = dict[str, Host]
+Wait = Callable[..., Any]
 
 
-@pytest.fixture
-def hosts(app: Flask, config: Config, tmp_path: Path, eventually: Callable[..., Any]) -> Iterator[dict[str, Host]]:
-    """Three of them with a worker each."""
+@pytest.fixture(scope="module")
+def machines(
+    postgresql_server: URL, migrated_postgresql: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hosts]:
+    """Three of them, whole again after each test; a database that they share with this process."""
     hindrance = can_have_hosts()
     if hindrance is not None:
         pytest.fail(hindrance) if os.environ.get("CI") else pytest.skip(hindrance)
-    operations.set_setting("lease", LEASE, "person:test")
-    network = Network(make_url(config.database_url or ""))
-    try:
-        found = {name: network.host(name, tmp_path) for name in NAMES}
-        for host in found.values():
-            host.start("worker", "start", "--slots", "2")
-        eventually(lambda: {worker.host for worker in workers()} == set(NAMES), within=40)
-        yield found
-        for host in found.values():
-            sys.stdout.write(f"{host.name}: {host.said()[-5000:]}")  # shown where the test failed
-    finally:
-        network.close()
+    folder = tmp_path_factory.mktemp("hosts")
+    with postgresql_database(postgresql_server, migrated_postgresql) as url:
+        network = Network(url)
+        try:
+            for _ in opened(create_core(configuration(folder / "home", url))):
+                operations.set_setting("lease", LEASE, "person:test")
+                yield {name: network.host(name, folder) for name in NAMES}
+        finally:
+            network.close()
+
+
+@pytest.fixture
+def hosts(machines: Hosts, eventually: Wait) -> Iterator[Hosts]:
+    """Each with a worker."""
+    for host in machines.values():
+        host.heal()
+        host.start("worker", "start", "--slots", "2")
+    eventually(lambda: sorted(worker.host for worker in workers()) == sorted(NAMES), within=40)
+    yield machines
+    for host in machines.values():
+        sys.stdout.write(f"{host.name}: {host.said()[-5000:]}")  # shown where the test failed
+        host.stop()
+    with db.writing() as session:
+        for table in (Attempt, Event, OutputChunk, Job, Worker, Supervisor):
+            session.execute(delete(table))
 
 
 def workers(state: str = "running") -> list[Worker]:
@@ -77,7 +92,7 @@ def completes(job_id: str) -> bool:
     return job(job_id).state == "completed"
 
 
-def test_a_job_runs_on_the_host_that_it_asks_for(hosts: dict[str, Host], eventually: Callable[..., Any]) -> None:
+def test_a_job_runs_on_the_host_that_it_asks_for(hosts: Hosts, eventually: Wait) -> None:
     asked = {submit("hostname", requires=f"host:{name}"): name for name in NAMES for _ in range(3)}
     eventually(lambda: all(map(completes, asked)))
     for job_id, name in asked.items():
@@ -85,9 +100,7 @@ def test_a_job_runs_on_the_host_that_it_asks_for(hosts: dict[str, Host], eventua
         assert attempt.output.decode().strip() == name
 
 
-def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(
-    hosts: dict[str, Host], eventually: Callable[..., Any]
-) -> None:
+def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(hosts: Hosts, eventually: Wait) -> None:
     job_id = submit("echo from afar; sleep 100", requires="host:beta")
 
     def live() -> bytes:
@@ -99,9 +112,7 @@ def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(
     eventually(lambda: job(job_id).state == "cancelled", within=8)
 
 
-def test_supervisors_of_every_host_are_seen_and_steered_from_any(
-    hosts: dict[str, Host], eventually: Callable[..., Any]
-) -> None:
+def test_supervisors_of_every_host_are_seen_and_steered_from_any(hosts: Hosts, eventually: Wait) -> None:
     with reading() as session:
         views = fleet.supervisors(session, queries.workers(session, LEASE))
     assert {view.host: view.wanted for view in views} == dict.fromkeys(NAMES, 1)
@@ -113,7 +124,7 @@ def test_supervisors_of_every_host_are_seen_and_steered_from_any(
 
 
 def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_nothing(
-    hosts: dict[str, Host], eventually: Callable[..., Any], tmp_path: Path
+    hosts: Hosts, eventually: Wait, tmp_path: Path
 ) -> None:
     """INV: whoever was acknowledged reaches its end, and no attempt begins beside another that nobody has recorded."""
     ledger = Ledger(tmp_path / "ledger")
@@ -147,9 +158,7 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
         assert len(attempts(one)) == 1 or attempts(one)[0].state == "lost"
 
 
-def test_two_containers_of_one_name_leave_each_other_alone(
-    hosts: dict[str, Host], eventually: Callable[..., Any]
-) -> None:
+def test_two_containers_of_one_name_leave_each_other_alone(hosts: Hosts, eventually: Wait) -> None:
     """Each numbers its processes itself: by its pid, a worker of the other would be gone."""
     hosts["beta"].start("worker", "start")
     eventually(lambda: len(workers()) == 4)
@@ -158,9 +167,7 @@ def test_two_containers_of_one_name_leave_each_other_alone(
     assert workers("expired") == []
 
 
-def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(
-    hosts: dict[str, Host], eventually: Callable[..., Any]
-) -> None:
+def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(hosts: Hosts, eventually: Wait) -> None:
     submit("sleep 100", id="first", requires="host:gamma")
     eventually(lambda: job("first").state == "processing")
     died_at = clock.now()
@@ -172,7 +179,7 @@ def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(
 
 
 def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_kills_nobody(
-    app: Flask, hosts: dict[str, Host], eventually: Callable[..., Any], tmp_path: Path
+    hosts: Hosts, eventually: Wait, tmp_path: Path
 ) -> None:
     orders = tmp_path / "orders"
     orders.mkdir()
