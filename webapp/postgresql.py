@@ -33,9 +33,11 @@ _LIMITS = {
 }
 
 
-# For the worker's few statements, which are prepared: to plan a claim anew takes as long as all of its turn. What they
-# look for is always found by an index, also in a table that was empty when the plan was made.
-_PLANS = "plan_cache_mode = force_generic_plan", "enable_seqscan = off", "enable_bitmapscan = off"
+# What pages and workers ask is answered by walking an index up to a limit. Left alone, the planner reads all of a state
+# where it takes its rows to be everywhere in the table, or has no statistics yet. The worker's few statements are
+# prepared, too: to plan a claim anew takes as long as all of its turn.
+_WALKS = ("enable_seqscan = off", "enable_bitmapscan = off")
+_PLANS = {"read": _WALKS, "worker": (*_WALKS, "plan_cache_mode = force_generic_plan")}
 
 
 def options(url: URL) -> dict[str, Any]:
@@ -56,8 +58,8 @@ def prepare(engine: Engine, role: str) -> None:
         connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_LIMIT}s'")
         if connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid:
             connection.prepare_threshold = None  # a pooler's: the next statement may reach another session
-        elif role == "worker":
-            for setting in _PLANS:
+        else:
+            for setting in _PLANS.get(role, ()):
                 connection.execute(f"SET {setting}")
         ask(connection)
         connection.autocommit = role == "worker"
