@@ -211,10 +211,8 @@ def test_the_overview_calls_for_a_person_and_names_jobs_labels_and_command(viewe
     make_job(requires="tape")
     text = shown(viewer, "/")
     assert "No worker has what 1 job requires" in text
-    assert (
-        f"Cancel it, or start one that may, as below. default : 1 job asks for the label tape, which no worker has {START}"
-        in text
-    )
+    told_so = "Cancel it, or start one that may, as below. default : 1 job asks for the label tape, which no worker has"
+    assert f"{told_so} {START} --label tape" in text
     for number in range(2, 6):
         make_job(queue="mail", requires=f"host:web-{number}")
         make_job(queue="mail", requires=f"host:web-{number}")
