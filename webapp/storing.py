@@ -94,11 +94,20 @@ def _transaction(engine: Engine) -> Iterator[Plain]:
         if not sqlite:
             _ring_afterwards(connection.driver_connection)
     except DBAPIError as error:
-        broken = error.connection_invalidated
+        broken = error.connection_invalidated or not _rolls_back(connection, engine)
         raise
     finally:
         # The pool would roll back on a connection that is none any more, and complain at length that it cannot.
         (connection.invalidate if broken else connection.close)()
+
+
+def _rolls_back(connection: PoolProxiedConnection, engine: Engine) -> bool:
+    """Whether it still works; some errors of a connection that breaks look like any other."""
+    try:
+        connection.rollback()
+    except engine.dialect.loaded_dbapi.Error:
+        return False
+    return True
 
 
 def _ring_afterwards(driver: Any) -> None:

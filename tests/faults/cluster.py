@@ -137,12 +137,17 @@ class Server:
         """End the session of everybody else in the database; return how many they were."""
         return len(self.say(_TERMINATE_OTHERS))
 
-    def take_all_connections(self, held: ExitStack) -> None:
-        """End everybody's session, and hold every connection that there may be, the superuser's too, with `held`."""
+    def take_all_connections(self, held: ExitStack) -> psycopg.Connection[Any]:
+        """End everybody's session, and hold every connection that there may be, the superuser's too, with `held`.
+
+        Returns one of them, for whoever wants to look.
+        """
         self.terminate_all()
+        first = held.enter_context(closing(self.connect(autocommit=True)))
         with contextlib.suppress(psycopg.OperationalError):
             while True:
                 held.enter_context(closing(self.connect()))
+        return first
 
 
 @contextmanager

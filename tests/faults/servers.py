@@ -50,7 +50,17 @@ def under_load(rig: ServedRig, *, commands: bool = True) -> Iterator[tuple[House
     rig.rest()
     assert house.process.poll() is None
     rig.stop(house.process)
+    nobody_died(rig)
+
+
+def nobody_died(rig: Rig) -> None:
+    """No process of the product ended by the fault, and none said more than a person can read."""
     assert "Traceback" not in rig.said()
+    nobody_is_replaced(rig)
+
+
+def nobody_is_replaced(rig: Rig) -> None:
+    assert "starting another" not in rig.said()
 
 
 def goes_on(rig: Rig, clients: Sequence[Client] = ()) -> None:
@@ -95,6 +105,7 @@ def crash_after_a_claim(rig: ServedRig, rounds: int) -> None:
         rig.reaches(job_id, "completed")
     rig.rest()
     rig.stop(supervisor)
+    nobody_is_replaced(rig)
 
 
 def crash_after_an_end(rig: ServedRig, rounds: int) -> None:
@@ -107,6 +118,7 @@ def crash_after_an_end(rig: ServedRig, rounds: int) -> None:
         rig.servers[0].restart("immediate")
         rig.rest()
     rig.stop(supervisor)
+    nobody_is_replaced(rig)
 
 
 def _write_late(server: Server) -> None:
@@ -137,11 +149,11 @@ def take_all_connections(rig: ServedRig, rounds: int) -> None:
     with under_load(rig, commands=False) as (house, clients):
         console = Person(f"http://127.0.0.1:{house.port}")
         for _ in range(rounds):
-            [job_id] = rig.submit(seconds=2)
+            [job_id] = rig.submit(seconds=3)
             rig.started(job_id)
             with ExitStack() as held:
                 with rig.paused():  # else whoever lost a connection would be the first to take it again
-                    rig.servers[0].take_all_connections(held)
+                    one = rig.servers[0].take_all_connections(held)
                 page = console.get("/login")
                 assert page.status == 503
                 assert "no connection left" in page.text
@@ -149,6 +161,7 @@ def take_all_connections(rig: ServedRig, rounds: int) -> None:
                 assert (answer.code, answer.err.count("\n")) == (1, 1), answer.err
                 assert "too many clients" in answer.err
                 eventually("its command ends", partial(_has_ended, rig, job_id))
+                assert one.execute("SELECT state FROM jobs WHERE id = %s", (job_id,)).fetchall() == [("processing",)]
                 for client in clients:
                     eventually(f"{client} is told", partial(client.was_told, "no connection left"))
             rig.reaches(job_id, "completed")
@@ -180,7 +193,7 @@ def stay_away_past_the_lease(rig: ServedRig, rounds: int, *, seconds: float = LE
         goes_on_alone(rig)
     assert set(rig.worker_pids()) == workers
     rig.stop(supervisor)
-    assert "Traceback" not in rig.said()
+    nobody_died(rig)
 
 
 def goes_on_alone(rig: Rig) -> None:
