@@ -16,6 +16,7 @@ from typing import Optional
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
+LATE = SECOND // 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -35,9 +36,16 @@ def counter() -> int:
 
 
 def follow(told: Optional[int]) -> None:
-    """From now on, go by the clock of a database server, which has just said this time; None: by this machine's."""
+    """From now on, go by the clock of a database server, which has just said this time; None: by this machine's.
+
+    What it said is a little old when it arrives. So a time that is no more than LATE ahead of it stands: the least
+    delay of all answers counts, and what is measured between two answers does not shrink.
+    """
     global _ahead
-    _ahead = None if told is None else told - counter()
+    if told is None:
+        _ahead = None
+    elif _ahead is None or not 0 <= now() - told < LATE:
+        _ahead = told - counter()
 
 
 def seconds(amount: float) -> int:

@@ -94,7 +94,11 @@ def init_app(app: Flask, config: Config) -> None:
         options = postgresql.options(url)
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    app.config["SQLALCHEMY_BINDS"] = {"read": {"url": url, **options}, "worker": {"url": url, **options}}
+    # Whoever takes a worker's connection ends its transactions himself: nothing is to be undone when it goes back.
+    app.config["SQLALCHEMY_BINDS"] = {
+        "read": {"url": url, **options},
+        "worker": {"url": url, **options, "pool_reset_on_return": None},
+    }
     db.init_app(app)
     app.extensions["queuectl_write_lock"] = WriteLock(config.lock_path if config.is_sqlite else None)
     app.extensions["queuectl_doorbell"] = Doorbell(doorbell_path(config) if config.is_sqlite else None)

@@ -53,7 +53,7 @@ def prepare(engine: Engine, role: str) -> None:
     from psycopg import IsolationLevel
 
     @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _record: object) -> None:
+    def set_up(connection: Any, record: Any) -> None:
         connection.autocommit = True
         connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_LIMIT}s'")
         if connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid:
@@ -62,6 +62,7 @@ def prepare(engine: Engine, role: str) -> None:
             for setting in _PLANS.get(role, ()):
                 connection.execute(f"SET {setting}")
         ask(connection)
+        record.info["clock"] = clock.counter()
         connection.autocommit = role == "worker"
         if role == "read":
             # One view for all that a page asks, as on SQLite.
