@@ -1,6 +1,6 @@
 """The states, the arrows between them, and the one guarded move.
 
-A job's state changes here and nowhere else; the worker's set-based statements in `worker/claims.py` are the one
+A job's state changes here and nowhere else; the worker's set-based statements in `worker/statements.py` are the one
 exception and take their arrows from this table.
 
     enqueue    →                              pending, scheduled

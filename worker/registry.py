@@ -17,8 +17,8 @@ from webapp.db import WorkerConnection
 from webapp.elsewhere import Elsewhere
 from worker import crew, processes
 from worker.assignment import Assignment
-from worker.claims import EVENT
 from worker.dispatcher import Dispatcher
+from worker.statements import EVENT
 from worker.wakeup import Wakeup
 
 BEATS = 4  # in the time of a lease

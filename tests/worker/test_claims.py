@@ -16,7 +16,8 @@ from webapp.db import WorkerConnection, writing
 from webapp.lanes import Lane
 from webapp.models import Job
 from webapp.settings import Settings
-from worker.claims import PROMOTE_LIMIT, Claim, Claims, Ended, Statements
+from worker.claims import Claim, Claims, Ended
+from worker.statements import PROMOTE_LIMIT, Statements
 
 SETTINGS = Settings()
 

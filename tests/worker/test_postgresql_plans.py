@@ -20,7 +20,7 @@ from tests.conftest import configuration, opened, postgresql_database
 from webapp import clock, create_core, db, lists, queries, search
 from webapp.db import writing
 from webapp.models import STATES, Queue
-from worker.claims import PROMOTE_LIMIT, Statements
+from worker.statements import PROMOTE_LIMIT, Statements
 
 EACH = 3000  # jobs of each state in each of two queues
 N = 4
