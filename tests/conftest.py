@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CLOSE_TO_POSTGRESQL = ("test_claims.py", "test_db.py", "test_migrations.py", "test_operations.py")
 ATTACKS = ("faults", "security")
+FACES = ("api", "console")
+EVERY_PAGE = ("test_document.py", "test_jobs.py", "test_pages.py")
 
 
 def pytest_configure() -> None:
@@ -47,14 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     From one Python to the next differ its syntax, its library, how it starts and ends processes, and the versions of
     packages, such as psycopg. So everything runs there on SQLite, and on PostgreSQL only what drives it most closely:
-    what the rest says to it is the same SQL. Nor does the search for examples find others there, or the attacks.
+    what the rest says to it is the same SQL. Of the console and the API every page and path is asked for; what they
+    answer in each case is Flask's and ours, and the same. Nor does the search for examples find others there, or the
+    attacks.
     """
     for item in items:
         callspec = getattr(item, "callspec", None)
         kinds = (callspec.params.get(name) for name in ("config", "console")) if callspec is not None else ()
         on_postgresql = "postgresql" in kinds
         searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
-        if (on_postgresql and item.path.name not in CLOSE_TO_POSTGRESQL) or searches or part(item) in ATTACKS:
+        of_a_face = part(item) in FACES and item.path.name not in EVERY_PAGE
+        far = on_postgresql and item.path.name not in CLOSE_TO_POSTGRESQL
+        if far or of_a_face or searches or part(item) in ATTACKS:
             item.add_marker(pytest.mark.slow)
 
 
@@ -69,6 +75,7 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("QUEUECTL_") and name != "QUEUECTL_VENV":
             monkeypatch.delenv(name)
     monkeypatch.setenv("QUEUECTL_HOME", "/nonexistent/a-test-forgot-its-home")
+    clock.follow(None)  # the server of the test before
 
 
 @pytest.fixture(autouse=True)

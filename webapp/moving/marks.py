@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from webapp import elsewhere
+from webapp.locks import Busy
 from webapp.moving.sides import MoveError, Side
 
 # In the source: PREPARED, the target is being made ready; COPYING, marked; DONE, the target is the queue.
@@ -127,6 +128,9 @@ def alone(side: Side, work: Callable[[Connection], T]) -> T:
                     names = ", ".join(f'"{name}"' for name in _tables(connection))
                     connection.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")  # readers go on
                 return work(connection)
+        except Busy:
+            if side.is_sqlite:
+                raise
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) not in _NOT_YET:
                 raise

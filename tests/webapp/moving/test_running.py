@@ -62,7 +62,8 @@ def test_a_job_that_was_claimed_at_the_last_moment_is_waited_for(
     monkeypatch.setattr(quiet.Quiet, "dismiss", claim)
     monkeypatch.setattr(quiet.Quiet, "settle", end)
     go(target)
-    assert {row[5] for row in contents_of(target)["jobs"]} == {"completed"}
+    state = list(models.Job.__table__.columns.keys()).index("state")
+    assert {row[state] for row in contents_of(target)["jobs"]} == {"completed"}
 
 
 def make_jobs_end() -> None:
