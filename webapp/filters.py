@@ -100,7 +100,8 @@ class JobFilter:
             conditions.append(Job.finished_at <= self.ended_by)
         if self.requires is not None and self.lane is None:
             asked = literal(",") + Job.requires + literal(",")
-            conditions.append(asked.contains(f",{self.requires},", autoescape=True))
+            # No LIKE, which ignores case on SQLite alone.
+            conditions.append(func.replace(asked, f",{self.requires},", "") != asked)
         if self.since is not None:
             conditions.append(Job.changed_at >= self.since)
         if self.exit is not None:

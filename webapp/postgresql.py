@@ -33,10 +33,10 @@ _LIMITS = {
 }
 
 
-# What pages and workers ask is answered by walking an index up to a limit. Left alone, the planner reads all of a state
-# where it takes its rows to be everywhere in the table, or has no statistics yet. Without JIT: up to PostgreSQL 17 a scan
-# that nothing can replace, as of the one row of `control`, then looks so dear that it would be compiled. The worker's few
-# statements are prepared, too: to plan a claim anew takes as long as all of its turn.
+# What pages and workers ask is answered by walking an index up to a limit. Left alone, the planner reads all of a
+# state where it takes its rows to be everywhere in the table, or has no statistics yet. Without JIT, for up to
+# PostgreSQL 17 a scan that nothing can replace, as of the one row of `control`, then looks dear enough to be compiled.
+# The worker's few statements are prepared, too: to plan a claim anew takes as long as all of its turn.
 _WALKS = ("enable_seqscan = off", "enable_bitmapscan = off", "jit = off")
 _PLANS = {"read": _WALKS, "worker": (*_WALKS, "plan_cache_mode = force_generic_plan")}
 

@@ -28,6 +28,8 @@ log = logging.getLogger("queuectl.worker")
 LIVE_AFTER = 1.0  # seconds that a command runs before its output is stored live, and between two such stores
 CONTROL_LOOK = 0.5  # seconds between looks at what people asked, while all slots are busy, or while it drains
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same trouble
+LOOK_AGAIN = 0.05  # seconds
+UNSURE = 60.0  # seconds in which a server may still finish a commit whose connection is lost
 LONE_PATIENCE = 5.0  # seconds that a job which must run alone waits before a busy worker makes room for it
 
 
@@ -71,7 +73,9 @@ class Dispatcher:
         self._stored: dict[str, int] = {}  # token → how far its live output is stored
         self._live_at = 0.0
         self._lone_since: Optional[float] = None
+        self._looks_again = False
         self._unsure = False  # a commit failed: the database may hold claims for us that we do not know
+        self._sure_at = 0.0  # until when one whose answer was lost may still come to pass, on the monotonic clock
         self._look_at = 0.0  # when the next turn is due, whatever happens; on the monotonic clock
         self._trouble = 0.0  # seconds until the next try, while the database is out of reach
         self._complained = ("", 0.0)
@@ -131,12 +135,17 @@ class Dispatcher:
             self._trouble = min(1.0, self._trouble * 2 or 0.05)
             self._look_at = time.monotonic() + self._trouble
             self._unsure, self._revision = True, -1
+            self._sure_at = time.monotonic() + UNSURE
             self._complain(str(error).strip())
             self._reconnect()
             return []
         self._trouble = 0.0
         # Something was there, and there is room: there may be more.
         self._look_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
+        # More workers than the statement looks past may have been taking what stood at the heads of the lanes.
+        self._looks_again = not (claimed or self._looks_again) and self._connection.dialect != "sqlite"
+        if self._looks_again and len(self._open_lanes) > 1 and self.has_room:
+            self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN)
         return claimed
 
     def _rest(self) -> float:
@@ -223,7 +232,8 @@ class Dispatcher:
                 turn.ring()
         due = [max(due, turn.now) for due in (look.next_due, *retry_due) if due is not None]
         self._next_due = min(due, default=None)
-        self._revision, self._unsure = look.revision, False
+        self._revision = look.revision
+        self._unsure = time.monotonic() < self._sure_at
         self._quiet_wanted = self._quiet_wanted and not quiet_wanted  # only now: the transaction might have failed
         self._committed(settled, stored, recovered + claimed)
         if forgotten:

@@ -10,6 +10,7 @@ from webapp.db import WorkerConnection
 from webapp.lifecycle import ARROWS
 
 PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: a million due at once held the lock for 3 s
+AT_THE_HEAD = 32  # jobs of a lane that others may be taking at the same moment
 
 
 def _states(verb: str) -> str:
@@ -54,12 +55,16 @@ SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requi
 _PICKED_IN_ONE = f"""= ANY(ARRAY(
       SELECT seq FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
       {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
-_PICKED = f"""= ANY(ARRAY(SELECT j.seq
-      FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires) CROSS JOIN LATERAL (
-        SELECT seq, priority, run_at FROM jobs
-        WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
-        {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED) AS j
-      {_ORDER} LIMIT :n))"""  # noqa: S608
+# Only what is taken is locked: else others that look at the same time find nothing and rest beside what was left. So
+# the first of each lane are looked at, some more than are wanted, for others may be taking those at the head.
+_PICKED = f"""= ANY(ARRAY(SELECT seq FROM jobs
+      WHERE state = 'pending' AND {{which}} AND seq = ANY(ARRAY(SELECT first.seq
+        FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires)
+        CROSS JOIN LATERAL (
+          SELECT seq FROM jobs
+          WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
+          {_ORDER} LIMIT CAST(:n AS bigint) + {AT_THE_HEAD}) AS first))
+      {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 _TAKE_AND_TELL = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
 
 # An idle worker that was told of a job, with all its colleagues: a look and a claim in one trip to the server, and a

@@ -179,3 +179,11 @@ def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -
         shown = [job.changed_at for job in queries.recent_failures(session, limit=8)]
         every = sorted(session.scalars(select(Job.changed_at)), reverse=True)
     assert shown == every[:8]
+
+
+def test_labels_are_told_apart_by_case(app: Flask) -> None:
+    make_job("completed", id="large", requires="GPU,ssd")
+    make_job("completed", id="small", requires="gpu,ssd")
+    with reading() as session:
+        found = queries.page_of_jobs(session, JobFilter(requires="GPU")).jobs
+    assert [job.id for job in found] == ["large"]

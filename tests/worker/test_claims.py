@@ -236,6 +236,29 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
         assert len(cursor.fetchall()) == 1
 
 
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("way", ["turn", "glance"])
+def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue: Queue, app: Flask, way: str) -> None:
+    """Whoever looks at the same moment would find nothing, and rest for ten seconds beside the other job."""
+    queue.enqueue("true", id="one", queue="a")
+    queue.enqueue("true", id="two", queue="b")
+    first, second = db.worker_connection(), db.worker_connection()
+    lanes = [Lane("a"), Lane("b")]
+    with Claims(first, "w1") as turn:
+        mine = turn.claim(lanes, 1, SETTINGS)
+        if way == "turn":
+            with Claims(second, "w2") as other:
+                theirs = other.claim(lanes, 1, SETTINGS)
+        else:
+            revision = turn.look().revision
+            found = Claims(second, "w2").glance(lanes, 1, SETTINGS, revision)
+            assert found is not None
+            theirs = found[1]
+    first.close()
+    second.close()
+    assert [claim.id for claim in mine + theirs] == ["one", "two"]
+
+
 @pytest.mark.parametrize("config", ["postgresql"], indirect=True)  # on SQLite only one claims at a time
 def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")

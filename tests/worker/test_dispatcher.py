@@ -16,7 +16,7 @@ from webapp.db import writing
 from webapp.lanes import Lane
 from webapp.models import Job, Worker
 from worker.claims import Claims
-from worker.dispatcher import Dispatcher
+from worker.dispatcher import LOOK_AGAIN, Dispatcher
 
 
 class Bench:
@@ -79,6 +79,21 @@ def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held
     assert bench.turn() == []
 
 
+def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken_up_too(
+    bench: Bench, jobs: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [job_id] = jobs(1)
+    operations.pause_queue("default", "person:ana")
+    with monkeypatch.context() as away:
+        away.setattr(bench.dispatcher, "_turn", lambda: bench.connection.look("no statement at all", {}))
+        away.setattr(bench.dispatcher, "_glance", lambda: None)
+        assert bench.turn() == []
+    assert bench.turn() == []
+    with bench.claims as turn:
+        turn.claim([Lane("default")], 1, bench.dispatcher.settings)
+    assert bench.turn() == [job_id]
+
+
 def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:
@@ -97,6 +112,16 @@ def test_beside_a_job_that_must_run_alone_nothing_is_taken(bench: Bench, jobs: C
         session.execute(update(Job).where(Job.id == ids[1]).values(losses=1))
     assert bench.turn() == [ids[1]]
     assert bench.turn() == []
+
+
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(bench: Bench, queue: Queue) -> None:
+    queue.enqueue("true", id="other", queue="other")
+    assert bench.turn() == ["other"]
+    assert bench.turn() == []
+    assert bench.dispatcher.due_in() <= LOOK_AGAIN
+    assert bench.turn() == []
+    assert bench.dispatcher.due_in() > LOOK_AGAIN
 
 
 def test_what_the_database_does_not_know_any_more_after_trouble_is_ended(bench: Bench, queue: Queue) -> None:

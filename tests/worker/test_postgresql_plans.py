@@ -20,7 +20,7 @@ from tests.conftest import configuration, opened, postgresql_database
 from webapp import clock, create_core, db, lists, queries, search
 from webapp.db import writing
 from webapp.models import STATES, Queue
-from worker.statements import PROMOTE_LIMIT, Statements
+from worker.statements import AT_THE_HEAD, PROMOTE_LIMIT, Statements
 
 EACH = 3000  # jobs of each state in each of two queues
 N = 4
@@ -96,7 +96,7 @@ class _TakenBack(Exception):
     [
         ("look", 10),
         ("pick", FEW),
-        ("pick_of", FEW),
+        ("pick_of", 4 * (N + AT_THE_HEAD) + FEW),
         ("pick_lone", FEW),
         ("pick_lone_of", FEW),
         ("glance", FEW),
