@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, text, update
 
+from tests.factories import make_job
 from webapp import clock, db, jobspec, operations, queries
 from webapp.db import reading, writing
 from webapp.filters import FilterError, JobFilter
