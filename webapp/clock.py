@@ -16,7 +16,6 @@ from typing import Optional
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
-LATE = SECOND // 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -35,17 +34,19 @@ def counter() -> int:
     return (time.monotonic_ns() if _COUNTER is None else time.clock_gettime_ns(_COUNTER)) // 1000
 
 
-def follow(told: Optional[int]) -> None:
-    """From now on, go by the clock of a database server, which has just said this time; None: by this machine's.
+def follow(told: Optional[int], asked: Optional[int] = None) -> None:
+    """From now on, go by the clock of a database server, which has said this time; None: by this machine's.
 
-    What it said is a little old when it arrives. So a time that is no more than LATE ahead of it stands: the least
-    delay of all answers counts, and what is measured between two answers does not shrink.
+    `asked` is what `counter()` gave before the question: the answer is as old as it took at the most. A time that fits
+    it stands, so that what is measured meanwhile does not shrink or grow by what a network needs.
     """
     global _ahead
     if told is None:
         _ahead = None
-    elif _ahead is None or not 0 <= now() - told < LATE:
-        _ahead = told - counter()
+        return
+    latest = counter()
+    least, most = told - latest, told - (latest if asked is None else asked)
+    _ahead = least if _ahead is None else min(max(_ahead, least), most)
 
 
 def seconds(amount: float) -> int:

@@ -21,6 +21,8 @@ BATCH = 500  # values that one statement asks for
 STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
 
+MOST_LANES = 1000  # of one queue: workers and pages look through them one by one
+
 _QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
 _LANE = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
 
@@ -137,6 +139,11 @@ def _ensure_lanes(plain: Plain, named: Sequence[tuple[str, str]]) -> None:
     known = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
     lanes = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
     lanes = [lane for lane in lanes if not plain.rows(known, lane)]
+    for name in {lane["queue"] for lane in lanes}:
+        [(number,)] = plain.rows("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
+        if number + sum(lane["queue"] == name for lane in lanes) > MOST_LANES:
+            message = f"jobs of the queue {name} require {MOST_LANES:,} different sets of labels already."
+            raise SpecError([FieldError("requires", f"{message} Ask for one of those, or use another queue.")])
     for statement, rows in ((_QUEUE, queues), (_LANE, lanes)):
         if rows:
             plain.run_many(statement, rows)

@@ -169,11 +169,12 @@ def _labels(value: object) -> tuple[str, ...]:
     for word in words:
         if not isinstance(word, str) or not NAME.match(word):
             raise ValueError(f"{_show(word)} is no label; expected {NAME_RULE}.")
-        if word == labels.HOST:
+        if word.lower() == labels.HOST:
             raise ValueError(f"{_show(word)} names no host; expected a label such as host:web-1.")
-    if len(words) > labels.MOST:
-        raise ValueError(f"has {len(words)} labels; at most {labels.MOST} are allowed.")
-    hosts = sorted({labels.tidy(word) for word in words if word.startswith(labels.HOST)})
+    tidy = sorted({labels.tidy(word) for word in words})
+    if len(tidy) > labels.MOST:
+        raise ValueError(f"has {len(tidy)} labels; at most {labels.MOST} are allowed.")
+    hosts = [label for label in tidy if label.startswith(labels.HOST)]
     if len(hosts) > 1:
         raise ValueError(f"names {' and '.join(hosts)}, but a worker runs on one host. Give one of them.")
     return tuple(words)

@@ -37,4 +37,4 @@ def suffice(had: Collection[str], requires: str) -> bool:
 
 def tidy(label: str) -> str:
     """A label as it is compared: a host's name has one way to be written."""
-    return of_host(label[len(HOST) :]) if label.startswith(HOST) else label
+    return of_host(label[len(HOST) :]) if label.lower().startswith(HOST) else label

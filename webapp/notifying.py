@@ -140,7 +140,9 @@ class Relay:
     def __init__(self, manager: Manager, names: Iterable[str]) -> None:
         self._manager = manager
         self._ears: dict[str, _Ear] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="queuectl-")) if manager else None
+        # Where paths are short: that of a socket has a hundred characters at the most.
+        short = "/tmp" if os.path.isdir("/tmp") else None  # noqa: S108  a folder of its own is made in it
+        self._folder = Path(tempfile.mkdtemp(prefix="queuectl-", dir=short)) if manager else None
         if self._folder is not None:
             # Half of what the manager gives us: theirs must have been missed before our own is late.
             self._ears = {

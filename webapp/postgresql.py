@@ -90,10 +90,11 @@ def brings_notifications(engine: Engine, within: float) -> bool:
 
 
 def is_locked_out(error: object) -> bool:
-    """Whether this is what a statement ends with that has waited for a lock until its `lock_timeout`."""
-    return getattr(error, "sqlstate", None) == "55P03"
+    """Whether this is what a statement ends with that has waited for a lock in vain: for too long, or in a circle."""
+    return getattr(error, "sqlstate", None) in {"55P03", "40P01"}
 
 
 def ask(connection: Any) -> None:
     """Ask the server for the time, on a DBAPI connection."""
-    clock.follow(connection.execute(NOW).fetchone()[0])
+    asked = clock.counter()
+    clock.follow(connection.execute(NOW).fetchone()[0], asked)

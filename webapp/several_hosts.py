@@ -22,6 +22,8 @@ def spread(rest: str) -> str:
     sentence that shows no password, where the hosts cannot be told apart.
     """
     user, where, name, query = _taken_apart(rest)
+    if "@" in where:
+        raise ValueError("an @ in a user's name or password is written %40")
     pairs = parse_qsl(query, keep_blank_values=True)
     named = [host for key, value in pairs if key == "host" for host in value.split(",")]
     ports = [port for key, value in pairs if key == "port" for port in value.split(",")]

@@ -178,10 +178,11 @@ class Turn:
     # --- claim ---
 
     def look(self) -> Look:
+        asked = clock.counter()
         self._cursor.execute(self._sql.look)
         look, told = _look(self._cursor.fetchone())
         if told is not None:  # whose clock decides what is due: one machine's may be wrong
-            clock.follow(told)
+            clock.follow(told, asked)
             self.now = told
         return look
 
@@ -296,9 +297,10 @@ class Claims:
         """
         values = {"worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, "revision": revision}
         statement = self._sql.glance if len(lanes) == 1 else self._sql.glance_of
+        asked = clock.counter()
         rows = self._connection.at_once(statement, {**values, **_named(lanes)})
         look, told = _look(rows[0])
-        clock.follow(told)
+        clock.follow(told, asked)
         is_due = look.next_due is not None and told is not None and look.next_due <= told
         if look.revision != revision or look.lone_waiting or is_due:
             return None

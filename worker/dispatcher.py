@@ -29,6 +29,7 @@ LIVE_AFTER = 1.0  # seconds that a command runs before its output is stored live
 CONTROL_LOOK = 0.5  # seconds between looks at what people asked, while all slots are busy, or while it drains
 COMPLAIN_EVERY = 60.0  # seconds between two lines about the same trouble
 LOOK_AGAIN = 0.05  # seconds
+HELD_BY_OTHERS = 0.25  # seconds until what is due is looked at again, where another transaction holds its row
 UNSURE = 60.0  # seconds in which a server may still finish a commit whose connection is lost
 LONE_PATIENCE = 5.0  # seconds that a job which must run alone waits before a busy worker makes room for it
 
@@ -230,7 +231,10 @@ class Dispatcher:
                 drained = self._drain and not claimed and not turn.anything_left(self._lanes)
             if promoted or drained or any(state in {"failed", "pending"} for _, state in settled):
                 turn.ring()
-        due = [max(due, turn.now) for due in (look.next_due, *retry_due) if due is not None]
+        soonest = turn.now
+        if look.next_due is not None and look.next_due <= turn.now and not promoted:
+            soonest += clock.seconds(HELD_BY_OTHERS)  # somebody holds what is due: no use in asking all the time
+        due = [max(due, soonest) for due in (look.next_due, *retry_due) if due is not None]
         self._next_due = min(due, default=None)
         self._revision = look.revision
         self._unsure = time.monotonic() < self._sure_at

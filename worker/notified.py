@@ -25,6 +25,7 @@ log = logging.getLogger("queuectl.worker")
 
 RETRY = 0.5  # seconds before a connection that does not work is tried again
 ECHO_WITHIN = 5.0  # seconds in which its own notification must be heard
+TEST_AGAIN = 60.0  # seconds between two tests, where the first was not heard
 
 
 class Notified(Wakeup):
@@ -38,8 +39,10 @@ class Notified(Wakeup):
         self._mouth.setblocking(False)
         self._on: Any = None  # the driver's connection that listens
         self._hears = False
-        self._echo = ""  # the channel on which it is to hear itself, and until when
+        self._echo = f"{CHANNEL}_{secrets.token_hex(8)}"  # the channel on which it is to hear itself, and until when
         self._echo_until = math.inf
+        self._test_at = 0.0  # when it is to be tested whether it hears
+        self._complained = False
 
     @property
     def slow_look(self) -> float:
@@ -62,10 +65,12 @@ class Notified(Wakeup):
         until = time.monotonic() + seconds
         try:
             if connection.driver is not self._on:
-                self._begin(connection)
+                self._begin(connection.driver)
             with selectors.DefaultSelector() as selector:
                 selector.register(self._on.fileno(), selectors.EVENT_READ)
                 while not ended.is_set() and time.monotonic() < until:
+                    if not self._hears and time.monotonic() >= self._test_at:
+                        self._test(connection)
                     selector.select(max(0.0, min(until, self._echo_until) - time.monotonic()))
                     self._take_in(self._on)
                     if time.monotonic() >= self._echo_until:
@@ -78,19 +83,25 @@ class Notified(Wakeup):
             return False
         return True
 
-    def _begin(self, connection: WorkerConnection) -> None:
-        driver = connection.driver
+    def _begin(self, driver: Any) -> None:
         driver.add_notify_handler(lambda word: self._heard(word.channel))  # for what comes with an answer
-        self._echo = f"{CHANNEL}_{secrets.token_hex(8)}"
-        self._echo_until = time.monotonic() + ECHO_WITHIN
         driver.execute(f"LISTEN {CHANNEL}")
         driver.execute(f"LISTEN {self._echo}")
-        self._on = driver
-        other = connection.engine.raw_connection()
-        other.detach()  # it is not to stay
-        with contextlib.closing(other):
-            other.cursor().execute(f"NOTIFY {self._echo}")
+        self._on, self._hears, self._test_at = driver, False, 0.0
         self._ring()  # for what was stored while nobody listened
+
+    def _test(self, connection: WorkerConnection) -> None:
+        """Have itself notified through another connection, which is not to stay."""
+        self._test_at = time.monotonic() + TEST_AGAIN
+        try:
+            other = connection.engine.raw_connection()
+            other.detach()
+            with contextlib.closing(other):
+                other.cursor().execute(f"NOTIFY {self._echo}")
+        except connection.errors as error:  # the server takes no more connections, say: this one is none the worse
+            log.debug("cannot test whether notifications arrive: %s", str(error).strip())
+        else:
+            self._echo_until = time.monotonic() + ECHO_WITHIN
 
     def _take_in(self, driver: Any) -> None:
         driver.pgconn.consume_input()
@@ -105,6 +116,9 @@ class Notified(Wakeup):
 
     def _is_deaf(self) -> None:
         self._echo_until = math.inf
+        if self._complained:
+            return
+        self._complained = True
         log.warning(
             "the database's address brings no notifications, as behind a pooler that hands out connections by the "
             "transaction (PgBouncer): looking for work every %g s. Name the server itself to be told at once.",

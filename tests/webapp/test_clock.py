@@ -74,10 +74,12 @@ def test_a_clock_that_drifted_is_put_right_when_a_connection_is_taken(
 def test_an_answer_that_took_longer_than_another_does_not_set_the_clock_back(app: Flask) -> None:
     clock.follow(1_000_000 * clock.SECOND)
     before = clock.now()
-    clock.follow(before - clock.seconds(0.05))
+    clock.follow(
+        before - clock.seconds(3), clock.counter() - clock.seconds(4)
+    )  # it fits: it was three seconds under way
     assert clock.now() >= before
-    clock.follow(before - clock.seconds(5))
-    assert clock.now() < before
+    clock.follow(before - clock.seconds(3), clock.counter() - clock.seconds(1))
+    assert before - clock.seconds(2.5) < clock.now() < before
     clock.follow(None)
 
 

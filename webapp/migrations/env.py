@@ -15,6 +15,8 @@ def run() -> None:
         sqlite = connection.dialect.name == "sqlite"
         if not sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+            # Whoever waits for a table makes all others wait behind it: rather none of them, and another try.
+            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
         context.configure(connection=connection, target_metadata=db.Base.metadata, render_as_batch=sqlite)
         context.run_migrations()
         connection.execute(text("UPDATE control SET revision = revision + 1"))  # workers look when it has grown

@@ -144,7 +144,6 @@ class Theirs:
         peer.at(database.url).reset()
         self._fetch, self._finish = json.loads(peer.place.run(peer.place.program("python"), "-c", _QUERIES))
         self._connection = stack.enter_context(database.connect())
-        self._connection.execute("SET synchronous_commit = off")
         self._worker = 0
         self._held = 0
 
