@@ -34,6 +34,9 @@ class Plain:
 
     def run_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Once for each of these."""
+        if len(rows) == 1:  # psycopg makes more of many
+            self.run(statement, rows[0])
+            return
         self._cursor.executemany(db.compiled(self._dialect, statement), rows)
 
     def store(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
