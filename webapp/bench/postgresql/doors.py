@@ -75,6 +75,8 @@ class Ours:
         self._claims = Claims(connection, "bench")
         self._settings = Settings()
         self._held: list[Claim] = []
+        with self._claims as turn:
+            self._revision = turn.look().revision
 
     def fill(self, finished: int, pending: int) -> None:
         self.database.run("TRUNCATE jobs CASCADE")
@@ -83,9 +85,9 @@ class Ours:
         self.database.run("VACUUM (ANALYZE)")
 
     def claim(self) -> None:
-        with self._claims as turn:
-            turn.look()
-            self._take(turn)
+        """As a worker that was idle."""
+        found = self._claims.glance([Lane("default")], 1, self._settings, self._revision)
+        self._hold([] if found is None else found[1])
 
     def settle(self) -> None:
         with self._claims as turn:
@@ -99,9 +101,12 @@ class Ours:
             self._take(turn)
 
     def _take(self, turn: Any) -> None:
-        self._held = turn.claim([Lane("default")], 1, self._settings)
-        if len(self._held) != 1:
-            raise BenchError(f"a claim took {len(self._held)} jobs; expected 1.")
+        self._hold(turn.claim([Lane("default")], 1, self._settings))
+
+    def _hold(self, claimed: list[Any]) -> None:
+        self._held = claimed
+        if len(claimed) != 1:
+            raise BenchError(f"a claim took {len(claimed)} jobs; expected 1.")
 
     def _give(self, turn: Any) -> None:
         from worker.claims import Ended
