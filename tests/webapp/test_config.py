@@ -75,6 +75,7 @@ def test_several_hosts_are_shown_as_people_write_them() -> None:
         "postgresql://ana:s3cret@h1:99999,h2/q",
         "postgresql://ana:s3cret@h1,,h2/q",
         "postgresql://ana:s3cret@::1,h2/q",
+        "postgresql://ana:s3cret@x@h1,h2/q",
         "postgresql://ana:s3cret@h1,h2/q?host=h3",
         "postgresql://ana:s3cret@/q?host=h1,h2,h3&port=1,2",
         "postgresql://ana:s3cret@/q?host=h1:1,h2:2&port=1,2",

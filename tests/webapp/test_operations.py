@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from webapp import bulk, jobspec, operations, story
+from webapp import bulk, enqueueing, jobspec, operations, story
 from webapp.db import reading
 from webapp.filters import JobFilter
 from webapp.models import Event, Job
@@ -125,3 +125,17 @@ def test_a_job_row_that_breaks_the_rules_is_refused_by_the_database_itself(app: 
     [waiting] = enqueue("true")
     with pytest.raises(IntegrityError), writing() as session:
         session.query(Job).filter_by(id=waiting).update({"state": "processing"})
+
+
+def _asks(label: str, queue: str = "default") -> jobspec.JobSpec:
+    return jobspec.parse({"command": "true", "requires": label, "queue": queue})
+
+
+def test_there_are_only_so_many_ways_to_ask_of_one_queue(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and pages look through them one by one."""
+    monkeypatch.setattr(enqueueing, "MOST_LANES", 2)
+    operations.enqueue([*map(_asks, "ab")], "person:ana")
+    operations.enqueue([_asks("a")], "person:ana")
+    with pytest.raises(jobspec.SpecError, match="require 2 different sets of labels already"):
+        operations.enqueue([_asks("c")], "person:ana")
+    operations.enqueue([_asks("c", "other")], "person:ana")

@@ -85,6 +85,13 @@ def test_tables_in_which_rows_die_all_the_time_are_cleaned_more_often_than_by_de
     assert float(found["autovacuum_vacuum_scale_factor"]) <= 0.01
 
 
+@pytest.mark.parametrize("code", ["55P03", "40P01"])
+def test_a_lock_that_could_not_be_had_is_told_as_busy(app: Flask, code: str) -> None:
+    """Waited for too long, or in a circle with somebody."""
+    with pytest.raises(Busy), writing() as session:
+        session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
+
+
 def test_limits_that_the_address_names_itself_stand(app: Flask, config: Config) -> None:
     url = make_url(config.database_url or "").update_query_dict({"tcp_user_timeout": "1000"})
     given = postgresql.options(url)["connect_args"]

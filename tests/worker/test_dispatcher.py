@@ -7,7 +7,7 @@ from typing import Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
@@ -16,7 +16,7 @@ from webapp.db import writing
 from webapp.lanes import Lane
 from webapp.models import Job, Worker
 from worker.claims import Claims
-from worker.dispatcher import LOOK_AGAIN, Dispatcher
+from worker.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
 
 
 class Bench:
@@ -122,6 +122,16 @@ def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(
     assert bench.dispatcher.due_in() <= LOOK_AGAIN
     assert bench.turn() == []
     assert bench.dispatcher.due_in() > LOOK_AGAIN
+
+
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+def test_beside_a_due_job_that_somebody_else_holds_it_does_not_spin(bench: Bench) -> None:
+    job = factories.make_job("scheduled", run_at=1)
+    with db.write_engine().begin() as holder:
+        holder.execute(select(Job.seq).where(Job.seq == job.seq).with_for_update())
+        assert bench.turn() == []
+        assert bench.dispatcher.due_in() > HELD_BY_OTHERS / 2
+    assert bench.turn() == [job.id]
 
 
 def test_what_the_database_does_not_know_any_more_after_trouble_is_ended(bench: Bench, queue: Queue) -> None:
