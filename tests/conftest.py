@@ -87,7 +87,7 @@ def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that travel in time: only this process does, and not the server whose clock it would go by."""
-    monkeypatch.setattr(clock, "follow", lambda _: None)
+    monkeypatch.setattr(clock, "follow", lambda *_: None)
     monkeypatch.setattr(clock, "_ahead", None)
 
 
