@@ -23,6 +23,8 @@ from worker.assignment import Assignment
 from worker.bell import Bell
 from worker.child import LOOK, QUIET, Wanted
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Forks:
     """See the module, and `supervisor.Family`."""
@@ -90,9 +92,14 @@ class Forks:
     def _fork(self, name: str, work: Callable[[], int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            child.live(name, work)
+        # Held back until the child has handlers of its own: with the supervisor's, it would never hear of a stop.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                child.live(name, work)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         return pid
 
     # --- in a child ---
@@ -102,6 +109,9 @@ class Forks:
         os.setsid()
         self._bell.leave()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in _STOPS:
+            signal.signal(number, lambda *_: os._exit(child.DONE))  # it holds nothing yet
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         os.close(self._life_write)
         os.close(self._keeper_write)
         os.close(self._news_read)

@@ -17,6 +17,7 @@ from typing import Any, Callable
 import psutil
 import pytest
 
+from tests.faults.rig import is_alive
 from tests.webapp.commands.conftest import Cli, Processes
 
 Eventually = Callable[..., Any]
@@ -93,7 +94,7 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
     assert len(family) >= 5
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(30) == 0
-    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [one for one in family if is_alive(one.pid)]
     assert processes.errors.endswith("Stopped.\n")
     assert "Traceback" not in processes.errors
 
@@ -158,7 +159,7 @@ def test_nothing_outlives_a_killed_parent_for_long(up: Running, eventually: Even
     family = psutil.Process(up.process.pid).children(recursive=True)
     up.process.kill()
     up.process.wait()
-    eventually(lambda: not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE])
+    eventually(lambda: not [one for one in family if is_alive(one.pid)])
 
 
 def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_goes_on(
