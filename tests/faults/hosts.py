@@ -20,8 +20,10 @@ from sqlalchemy.engine import URL
 
 from tests.webapp.commands.conftest import ENTRY
 
-_PREFIX = "172.31.77"  # of the network between them, which leaves this machine nowhere
-_BRIDGE = "qctl"
+# A network that leaves this machine nowhere, and names, of this process: others may run tests beside it.
+_NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_PREFIX = f"172.31.{100 + _NUMBER}"
+_BRIDGE = f"qctl{_NUMBER}"
 
 
 def can_have_hosts() -> Optional[str]:
@@ -66,7 +68,7 @@ class Host:
     def __init__(self, name: str, number: int, url: str, folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
-        self._space, self._link = f"qctl-{name}", f"qctl{number}"
+        self._space, self._link = f"{_BRIDGE}-{name}", f"{_BRIDGE}-{number}"
         self._processes: list[subprocess.Popen[bytes]] = []
         _ip("netns", "del", self._space, check=False)
         _ip("netns", "add", self._space)
