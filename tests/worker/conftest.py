@@ -15,9 +15,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from webapp import jobspec, operations, story
+from webapp import db, jobspec, operations, story
 from webapp.config import CHECKOUT, Config
-from webapp.db import reading
+from webapp.db import WorkerConnection, reading
 from webapp.models import Attempt, Event, Job, Worker
 from worker.assignment import Assignment
 
@@ -132,6 +132,14 @@ class Fleet:
 @pytest.fixture
 def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
     return Queue(app, config, eventually)
+
+
+@pytest.fixture
+def connection(app: Flask) -> Iterator[WorkerConnection]:
+    """A worker's own, in this process."""
+    one = db.worker_connection()
+    yield one
+    one.close()
 
 
 @pytest.fixture

@@ -23,13 +23,6 @@ SETTINGS = Settings()
 
 
 @pytest.fixture
-def connection(app: Flask) -> Iterator[WorkerConnection]:
-    one = db.worker_connection()
-    yield one
-    one.close()
-
-
-@pytest.fixture
 def claims(connection: WorkerConnection) -> Claims:
     return Claims(connection, "w1")
 

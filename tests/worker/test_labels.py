@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Callable
 
 import pytest
-from flask import Flask
 
 from tests import factories
 from tests.factories import change_job
 from tests.worker.conftest import Fleet, Queue, assignment, both_ways
-from webapp import db, operations
+from webapp import operations
 from webapp.db import WorkerConnection
 from worker import processes
 from worker.dispatcher import Dispatcher
@@ -19,13 +18,6 @@ from worker.dispatcher import Dispatcher
 Start = Callable[..., Fleet]
 Taker = Callable[..., Dispatcher]
 HERE = processes.host_name()
-
-
-@pytest.fixture
-def connection(app: Flask) -> Iterator[WorkerConnection]:
-    one = db.worker_connection()
-    yield one
-    one.close()
 
 
 @pytest.fixture

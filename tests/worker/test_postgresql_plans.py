@@ -118,10 +118,9 @@ def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, m
     assert rows_read(plan) <= most, json.dumps(plan, indent=1)
 
 
-@pytest.mark.parametrize("typed", ["", *(f"state:{state}" for state in STATES), "state:pending queue:mail"])
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: str, turned: bool) -> None:
-    wanted = search.parse(typed)
+@contextlib.contextmanager
+def planned() -> Iterator[tuple[Session, list[dict[str, Any]]]]:
+    """A reader's session, and the plans of what it asks of the jobs."""
     plans: list[dict[str, Any]] = []
     with db.read_engine().connect() as connection:
 
@@ -130,8 +129,16 @@ def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: s
                 plans.append(parsed(connection.exec_driver_sql(EXPLAIN + statement, parameters).fetchall()))
 
         event.listen(connection, "before_cursor_execute", see)
-        first = lists.page_of_jobs(Session(connection), wanted, limit=PAGE, turned=turned)
-        lists.page_of_jobs(Session(connection), wanted, limit=PAGE, turned=turned, after=first.older)
+        yield Session(connection), plans
+
+
+@pytest.mark.parametrize("typed", ["", *(f"state:{state}" for state in STATES), "state:pending queue:mail"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: str, turned: bool) -> None:
+    wanted = search.parse(typed)
+    with planned() as (session, plans):
+        first = lists.page_of_jobs(session, wanted, limit=PAGE, turned=turned)
+        lists.page_of_jobs(session, wanted, limit=PAGE, turned=turned, after=first.older)
     assert plans
     for plan in plans:
         assert rows_read(plan) <= 3 * PAGE, json.dumps(plan, indent=1)
@@ -141,16 +148,9 @@ def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: s
 def test_a_count_stops_at_its_cap(large: Flask, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
     """The rows of a state lie together, as after an import: the planner believes them to be everywhere."""
     monkeypatch.setattr(queries, "COUNT_CAP", 100)
-    plans: list[dict[str, Any]] = []
-    with db.read_engine().connect() as connection:
-
-        def see(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-            if "FROM jobs" in statement and "EXPLAIN" not in statement:
-                plans.append(parsed(connection.exec_driver_sql(EXPLAIN + statement, parameters).fetchall()))
-
-        event.listen(connection, "before_cursor_execute", see)
-        assert queries.count_found(Session(connection), search.parse(typed))[0].capped
-        assert all(one.capped for one in queries.count_states(Session(connection)).values())
+    with planned() as (session, plans):
+        assert queries.count_found(session, search.parse(typed))[0].capped
+        assert all(one.capped for one in queries.count_states(session).values())
     one, all_states = plans
     assert rows_read(one) <= 101
     assert rows_read(all_states) <= 101 * len(STATES), json.dumps(all_states, indent=1)
