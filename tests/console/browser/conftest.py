@@ -91,6 +91,13 @@ def open_browser(chromium: Browser, server: str, console: Flask, watched: Watche
         context.close()
 
 
+def press(page: Page, *keys: str) -> None:
+    """Press keys that app.js hears: a page that has just come shows its words before its scripts have run."""
+    page.wait_for_load_state("load")
+    for key in keys:
+        page.keyboard.press(key)
+
+
 def _note(watched: Watched, message: ConsoleMessage) -> None:
     if message.type in {"error", "warning"}:
         watched.complaints.append(f"{message.type}: {message.text}")

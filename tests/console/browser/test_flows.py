@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from playwright.sync_api import Page, expect
 
-from tests.console.browser.conftest import Watched, on_both
+from tests.console.browser.conftest import Watched, on_both, press
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
 from webapp import clock, people, settings, story
 from webapp.db import reading, writing
@@ -356,15 +356,13 @@ def test_everything_works_without_javascript(open_browser: Callable[..., Page]) 
 def test_keys_lead_to_pages_and_rows(page: Page, console: Flask) -> None:
     make_job("dead", id="job1")
     page.goto("/")
-    page.keyboard.press("g")
-    page.keyboard.press("d")
+    press(page, "g", "d")
     expect(page).to_have_url(url_with("/dead"))
-    page.keyboard.press("j")
+    press(page, "j")
     expect(page.locator("#live .what").first).to_be_focused()
     page.keyboard.press("Enter")
     expect(page).to_have_url(url_with("/dead/exit:1"))
-    page.keyboard.press("j")
-    page.keyboard.press("x")
+    press(page, "j", "x")
     expect(page.get_by_label("Tick job1")).to_be_checked()
     page.keyboard.press("/")
     expect(page.locator("#search")).to_be_focused()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable
 
 from playwright.sync_api import Page, expect
 
+from tests.console.browser.conftest import press
 from tests.console.browser.test_flows import state_of
 from tests.console.browser.test_pages import PAGES, fill
 from tests.factories import make_job
@@ -77,18 +79,16 @@ def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Call
     page.keyboard.type("a horse eats blue staples")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Overview")).to_be_visible()
-    page.keyboard.press("n")
+    press(page, "n")
     expect(page.locator("#command")).to_be_focused()
     page.keyboard.type("sleep 100")
     tab_to(page, "Submit job")
     page.keyboard.press("Enter")
     expect(page.get_by_text("is submitted.")).to_be_visible()
-    page.keyboard.press("g")
-    page.keyboard.press("j")
+    press(page, "g", "j")
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
-    page.keyboard.press("j")
-    page.keyboard.press("Enter")
-    expect(page.locator(".badge.pending").first).to_be_visible()
+    press(page, "j", "Enter")
+    expect(page).to_have_url(re.compile("/job/"))
     job_id = page.url.rpartition("/")[2]
     tab_to(page, f"Cancel {job_id}")
     page.keyboard.press("Enter")
@@ -104,8 +104,7 @@ def test_rows_are_ticked_and_requeued_without_a_mouse(page: Page) -> None:
         make_job("dead", id=f"job{number}")
     page.goto("/jobs?state=dead")
     for _ in range(2):
-        page.keyboard.press("j")
-        page.keyboard.press("x")
+        press(page, "j", "x")
     expect(page.locator("#ticked")).to_have_text("2 ticked")
     bulk = page.locator("#bulk").get_by_role("button", name="Requeue")
     for _ in range(MOST_STOPS):

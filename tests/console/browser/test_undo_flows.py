@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-from tests.console.browser.conftest import Watched
+from tests.console.browser.conftest import Watched, press
 from tests.console.browser.test_flows import state_of
 from tests.factories import change_job, make_job, make_worker
 from webapp import bulk, canaries
@@ -43,8 +43,7 @@ def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> Non
     bulk.act_on_named("cancel", [make_job("pending").id], "person:ana")
     canaries.start(JobFilter(state="dead"), "person:ana", "job1")
     page.goto("/")
-    page.keyboard.press("g")
-    page.keyboard.press("a")
+    press(page, "g", "a")
     page.get_by_role("link", name="Canary, then requeue").click()
     expect(page.locator("#live")).to_contain_text("2 dead letters wait for it to complete.")
     page.get_by_role("button", name="Undo: put back 1").click()
