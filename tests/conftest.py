@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from webapp import clock, create_core, people
+from webapp import audit, clock, create_core, people
 from webapp.config import Config
 from webapp.db import db
 
@@ -76,6 +76,7 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("QUEUECTL_HOME", "/nonexistent/a-test-forgot-its-home")
     clock.follow(None)  # the server of the test before
+    audit.come_from(audit.Origin("command"))  # and its request
 
 
 @pytest.fixture(autouse=True)
