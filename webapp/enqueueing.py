@@ -52,12 +52,14 @@ def enqueue(
             if before:
                 return before
             _refuse_taken(plain, given)
-            _ensure_lanes(plain, sorted({(row["queue"], row["requires"]) for row in rows}))
+            new = _ensure_lanes(plain, sorted({(row["queue"], row["requires"]) for row in rows}))
             for start in range(0, len(rows), STORE_BATCH):
                 plain.store("jobs", rows[start : start + STORE_BATCH])
                 if stored is not None:
                     stored(min(start + STORE_BATCH, len(rows)))
             _audit(plain, rows, actor)
+            if new:  # said last: whoever else has something to tell the workers waits from here to the commit
+                plain.run(settings.BUMP_REVISION, {})
     except IntegrityError:
         # PostgreSQL only: another transaction stored one of these ids or keys between our look and our insert.
         with storing() as plain:
@@ -129,8 +131,8 @@ def _refuse_taken(plain: Plain, places: Mapping[str, int]) -> None:
         raise SpecError(sorted(errors, key=lambda error: error.place or 0))
 
 
-def _ensure_lanes(plain: Plain, named: Sequence[tuple[str, str]]) -> None:
-    """See that the queues are there, and what their jobs require, so that workers look for them."""
+def _ensure_lanes(plain: Plain, named: Sequence[tuple[str, str]]) -> bool:
+    """See that the queues are there, and what their jobs require. Returns whether workers must hear of new ones."""
     queues = [
         {"name": name}
         for name in dict.fromkeys(queue for queue, _ in named)
@@ -147,8 +149,7 @@ def _ensure_lanes(plain: Plain, named: Sequence[tuple[str, str]]) -> None:
     for statement, rows in ((_QUEUE, queues), (_LANE, lanes)):
         if rows:
             plain.run_many(statement, rows)
-    if queues or lanes:
-        plain.run(settings.BUMP_REVISION, {})
+    return bool(queues or lanes)
 
 
 def _audit(plain: Plain, rows: Sequence[Mapping[str, Any]], actor: str) -> None:

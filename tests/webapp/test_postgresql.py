@@ -11,11 +11,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from tests.factories import change_job, make_job
-from webapp import create_core, db, postgresql
+from webapp import create_core, db, operations, postgresql
 from webapp.config import Config
 from webapp.db import reading, writing
+from webapp.jobspec import JobSpec
 from webapp.locks import Busy
 from webapp.models import Job
+from webapp.settings import bump_revision
 
 pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 
@@ -51,6 +53,18 @@ def test_who_has_little_patience_is_told_busy_where_a_row_is_held(app: Flask) ->
         holder.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
         with pytest.raises(Busy), writing(0.2) as session:
             session.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+
+
+def test_many_jobs_on_their_way_into_a_new_queue_let_settings_be_changed_meanwhile(app: Flask) -> None:
+    heard = []
+
+    def stored(number: int) -> None:
+        with writing(0.5) as session:
+            bump_revision(session)
+        heard.append(number)
+
+    operations.enqueue([JobSpec(command="true", queue="new", requires=("gpu",))] * 30, "person:ana", stored=stored)
+    assert heard == [30]
 
 
 def test_a_page_sees_one_moment_whatever_is_committed_meanwhile(app: Flask) -> None:
