@@ -6,10 +6,10 @@ import re
 from typing import Any, Callable
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
+from tests.console.browser.faults import faults_of
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
 from webapp import clock
 from webapp.db import reading, writing
@@ -340,10 +340,7 @@ def test_its_pages_have_no_fault_that_axe_can_find(
     for url in (page.url, "/job/failed", "/job/dead?find=red&hit=3", "/job/dead?attempt=3&against=2", "/job/processing",
                 "/job/failed?line=9999", "/job/lone", "/job/paused"):  # fmt: skip
         page.goto(url)
-        for violation in Axe().run(page).response["violations"]:
-            faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]
-        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
-            faults.append(f"{url}: wider than {width}")
+        faults += faults_of(page)
     assert faults == []
 
 

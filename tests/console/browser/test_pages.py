@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Callable
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
+from tests.console.browser.faults import faults_of
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
 from webapp import audit, bulk, canaries, clock, groups, jobspec, operations, people, sessions, tokens
 from webapp.db import writing
@@ -89,10 +89,7 @@ def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
     )
     for url in PAGES + shown:
         page.goto(url)
-        for violation in Axe().run(page).response["violations"]:
-            faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]
-        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
-            faults.append(f"{url}: wider than {width}")
+        faults += faults_of(page)
     assert faults == []
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Callable
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
+from tests.console.browser.faults import faults_of
 from tests.factories import make_job, make_supervisor, make_worker
 from webapp import clock, operations, settings
 from webapp.db import reading
@@ -192,10 +192,7 @@ def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
         if url == "/config/keep_dead":
             page.fill("#value", "3")
             expect(page.locator("#consequence .warn")).to_be_visible()
-        for violation in Axe().run(page).response["violations"]:
-            faults += [f"{url}: {violation['id']}: {node['html'][:200]}" for node in violation["nodes"][:3]]
-        if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
-            faults.append(f"{url}: wider than {width}")
+        faults += faults_of(page)
     assert faults == []
 
 
