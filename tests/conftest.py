@@ -32,6 +32,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 CLOSE_TO_POSTGRESQL = ("test_claims.py", "test_db.py", "test_migrations.py", "test_operations.py")
 ATTACKS = ("faults", "security")
 FACES = ("api", "console")
+MEASURES = ("test_bench_sections.py", "test_bench_postgresql.py")
 EVERY_PAGE = ("test_document.py", "test_jobs.py", "test_pages.py")
 
 
@@ -50,8 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     From one Python to the next differ its syntax, its library, how it starts and ends processes, and the versions of
     packages, such as psycopg. So everything runs there on SQLite, and on PostgreSQL only what drives it most closely:
     what the rest says to it is the same SQL. Of the console and the API every page and path is asked for; what they
-    answer in each case is Flask's and ours, and the same. Nor does the search for examples find others there, or the
-    attacks.
+    answer in each case is Flask's and ours, and the same. A move from one database to another is SQL too, and of the
+    benchmark no more is left than that it begins. Nor does the search for examples find others there, or the attacks.
     """
     for item in items:
         callspec = getattr(item, "callspec", None)
@@ -59,8 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         on_postgresql = "postgresql" in kinds
         searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
         of_a_face = part(item) in FACES and item.path.name not in EVERY_PAGE
+        of_a_tool = item.path.name in MEASURES or "moving" in item.path.parts
         far = on_postgresql and item.path.name not in CLOSE_TO_POSTGRESQL
-        if far or of_a_face or searches or part(item) in ATTACKS:
+        if far or of_a_face or of_a_tool or searches or part(item) in ATTACKS:
             item.add_marker(pytest.mark.slow)
 
 
