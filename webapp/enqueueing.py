@@ -20,6 +20,7 @@ from webapp.storing import Plain, storing
 BATCH = 500  # values that one statement asks for
 STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
+AUDITED = ("command", "queue", "requires", "state")  # of each job
 
 MOST_LANES = 1000  # of one queue: workers and pages look through them one by one
 
@@ -160,6 +161,6 @@ def _audit(plain: Plain, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
         detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
         lines = audit.lines("enqueue", ["jobs"], actor, details=[detail])
     else:
-        details = [{"after": {key: row[key] for key in ("command", "queue", "state")}} for row in rows]
+        details = [{"after": {key: row[key] for key in AUDITED if row[key]}} for row in rows]
         lines = audit.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
     plain.run_many(audit.LINE, lines)

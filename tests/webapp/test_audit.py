@@ -44,9 +44,12 @@ def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
 
 def test_enqueue_is_noted_job_by_job_and_a_crowd_by_its_number() -> None:
     operations.enqueue([jobspec.parse({"command": "true", "id": "a"})], "person:ana")
+    operations.enqueue([jobspec.parse({"command": "true", "id": "c", "requires": ["gpu"]})], "person:ana")
     operations.enqueue([jobspec.parse({"command": "true", "id": f"b{n}"}) for n in range(101)], "person:ana")
+    noted = {"command": "true", "queue": "default", "state": "pending"}
     assert trail() == [
-        ("person:ana", "enqueue", "job:a", {"after": {"command": "true", "queue": "default", "state": "pending"}}),
+        ("person:ana", "enqueue", "job:a", {"after": noted}),
+        ("person:ana", "enqueue", "job:c", {"after": {**noted, "requires": "gpu"}}),
         ("person:ana", "enqueue", "jobs", {"after": {"jobs": 101, "first": "b0", "last": "b100"}}),
     ]
 
