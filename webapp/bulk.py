@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
 from webapp import audit, clock, filters, lists, queries, search
-from webapp.db import give_way, reading, writing
+from webapp.db import BUSY_TIMEOUT, give_way, reading, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import ARROWS, in_state, may_be_taken_back, move, record, take_back
 from webapp.models import Act, Job
@@ -91,11 +91,11 @@ def act_on_named(verb: str, ids: Iterable[str], actor: str) -> tuple[Outcome, Op
         return outcome, act.id
 
 
-def carry_out(act_id: int, patience: float = math.inf) -> ActResult:
-    """Bring an act to its end, or as far as it comes in `patience` seconds. Raises NotFound."""
-    until = time.monotonic() + patience
+def carry_out(act_id: int, within: float = math.inf, patience: float = BUSY_TIMEOUT) -> ActResult:
+    """Bring an act to its end, or as far as it comes in so many seconds. Raises NotFound, and Busy as `writing()`."""
+    until = time.monotonic() + within
     while True:
-        result = advance(act_id)
+        result = advance(act_id, patience)
         if result.done or time.monotonic() > until:
             return result
         give_way()
@@ -132,8 +132,8 @@ def new_act(session: Session, verb: str, what: Any, actor: str, *, state: str = 
     return act
 
 
-def advance(act_id: int) -> ActResult:
-    """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound.
+def advance(act_id: int, patience: float = BUSY_TIMEOUT) -> ActResult:
+    """Carry out the next BATCH jobs of an act, in one transaction. Raises NotFound, and Busy as `writing()`.
 
     They are looked for before it, so that nobody waits for a search.
     """
@@ -144,7 +144,7 @@ def advance(act_id: int) -> ActResult:
     cursor: Optional[int] = None
     if act.state == "running" and act.verb != "undo":
         seqs, cursor = _next_of(act)
-    with writing() as session:
+    with writing(patience) as session:
         act = find(session, act_id, lock=True)
         if act.state == "running" and act.cursor_seq == begun:  # else somebody else carries it on, or has ended it
             if act.verb == "undo":

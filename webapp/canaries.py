@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp import audit, bulk, clock, lists, queries
-from webapp.db import reading, writing
+from webapp.db import BUSY_TIMEOUT, reading, writing
 from webapp.filters import JobFilter
 from webapp.lifecycle import move, record
 from webapp.models import Act, Job
@@ -58,10 +58,10 @@ def _newest(wanted: JobFilter) -> Optional[str]:
             return None
 
 
-def look() -> list[int]:
-    """Release or end the acts whose canary has come to its end. Returns those that may go on now."""
+def look(patience: float = BUSY_TIMEOUT) -> list[int]:
+    """Release or end the acts whose canary has come to its end. Returns those that may go on now. Raises Busy."""
     released = []
-    with writing() as session:
+    with writing(patience) as session:
         for act in session.scalars(select(Act).where(Act.state == "waiting").with_for_update()):
             job = canary(session, act)
             why = _why_end(job, act)

@@ -110,7 +110,7 @@ def init_app(app: Flask, config: Config) -> None:
             if config.is_sqlite:
                 _prepare_sqlite(engine, role or "write", durable=role != "worker" or config.durable_settles)
             else:
-                postgresql.prepare(engine, role or "write")
+                postgresql.prepare(engine, role or "write", BUSY_TIMEOUT)
             event.listen(engine, "handle_error", _told_elsewhere)
         if config.is_sqlite:
             app.extensions["queuectl_watch"] = _Watch(read_engine())
@@ -263,7 +263,7 @@ class WorkerConnection:
     """The worker's own connection: raw DBAPI, so that a claim costs SQL and nothing else.
 
     A Core statement built per call costs 525 µs here, a compiled text on the raw connection 43. Statements are compiled
-    by `prepare()`, once. Belongs to the thread that made it.
+    by `prepare()`, once. Belongs to one thread.
     """
 
     def __init__(self, engine: Engine, lock: WriteLock, bell: Doorbell, *, durable: bool = False) -> None:

@@ -1,7 +1,7 @@
 """The states, the arrows between them, and the one guarded move.
 
-A job's state changes here and nowhere else; the worker's set-based statements in `worker/statements.py` are the one
-exception and take their arrows from this table.
+A job's state changes here and nowhere else; `worker/statements.py` and `worker/losses.py`, which have statements of
+their own, take their arrows from this table. Retention deletes jobs by itself, see `worker/keeper.py`.
 
     enqueue    →                              pending, scheduled
     promote    scheduled, failed            → pending      the clock
@@ -15,7 +15,7 @@ exception and take their arrows from this table.
     settle_cancel  processing               → cancelled    the end of a cancelled command
     requeue    dead, cancelled, completed   → pending      a person; failures = 0
     run_now    scheduled, failed            → pending      a person
-    discard    any but processing           → (deleted)    a person, or retention
+    discard    any but processing           → (deleted)    a person
 
 `take_back`, the undo of a bulk act, leads from where the act's verb entered to where each job was before.
 """

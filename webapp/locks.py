@@ -65,10 +65,19 @@ class WriteLock:
             if timeout < 0:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             else:
-                _flock_until(self._descriptor, until)
+                self._wait_until(until)
             self._check_place()
         except BaseException:
             self._thread_lock.release()
+            raise
+
+    def _wait_until(self, until: float) -> None:
+        try:
+            _flock_until(self._descriptor, until)
+        except Busy:
+            # Who waits in vain goes on to wait, and lets go of the lock when it comes: the next is to have another one.
+            os.close(self._descriptor)
+            self._descriptor = -1
             raise
 
     def __exit__(self, *_: object) -> None:

@@ -49,9 +49,14 @@ def options(url: URL) -> dict[str, Any]:
     }
 
 
-def prepare(engine: Engine, role: str) -> None:
-    """Set up every connection of an engine. The worker's says BEGIN itself, to say more in the same breath."""
+def prepare(engine: Engine, role: str, patience: float) -> None:
+    """Set up every connection of an engine. The worker's says BEGIN itself, to say more in the same breath.
+
+    A writer's statements wait for a row that a stranger holds for `patience` seconds, where no pooler stands between.
+    """
     from psycopg import IsolationLevel
+
+    settings = {**_PLANS, "write": (f"lock_timeout = '{patience:g}s'",)}.get(role, ())
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, record: Any) -> None:
@@ -60,7 +65,7 @@ def prepare(engine: Engine, role: str) -> None:
         if connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid:
             connection.prepare_threshold = None  # a pooler's: the next statement may reach another session
         else:
-            for setting in _PLANS.get(role, ()):
+            for setting in settings:
                 connection.execute(f"SET {setting}")
         ask(connection)
         record.info["clock"] = clock.counter()

@@ -1,8 +1,9 @@
 """THE HOT PATH: how a worker takes jobs and gives them back, in as few statements as will do.
 
-An ordinary short job costs one UPDATE to claim, one UPDATE and one INSERT to settle; a worker does all that it has to
-do (settle what ended, store live output, promote what is due, claim what fits) in one transaction, a `Turn`.
-The statements themselves are in `statements.py`.
+An ordinary short job costs one UPDATE to claim, one UPDATE and one INSERT to settle; on SQLite, one SELECT for
+each lane that the worker serves goes before what it claims. A worker does all that it has to do (settle what ended,
+store live output, promote what is due, claim what fits) in one transaction, a `Turn`. The statements themselves are in
+`statements.py`.
 
 Every claim has a fresh token. Settling and output match job, token and `processing` and must touch one row: a worker
 whose claim is gone touches nothing.

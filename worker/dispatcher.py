@@ -113,7 +113,7 @@ class Dispatcher:
     @property
     def has_room(self) -> bool:
         """Whether it would take more jobs, if there were any."""
-        return self._free(self._held.values()) > 0
+        return self._free(list(self._held.values())) > 0  # a copy: the worker's turn may change it meanwhile
 
     # --- turns ---
 
@@ -209,7 +209,8 @@ class Dispatcher:
                 self._notice(turn, quiet_wanted)
             if self._unsure:
                 recorded = turn.held(self.settings)
-                recovered = [claim for claim in recorded if claim.token not in self._held]
+                # Taken for dead, it holds none: what a keeper has seized stands under its name for a while.
+                recovered = [claim for claim in recorded if claim.token not in self._held and not self.expired]
                 forgotten = self._held.keys() - {claim.token for claim in recorded} - {one.claim.token for one in ended}
             retry_due = []
             for one in ended:
@@ -217,7 +218,7 @@ class Dispatcher:
                 settled.append((one, turn.settle(one, self.settings, wait)))
                 if settled[-1][1] == "failed":
                     retry_due.append(turn.now + clock.seconds(wait))
-                if one.claim.token in self._stored:
+                if one.claim.token in self._stored or self._unsure:
                     turn.drop_output(one.claim)
             self._store_live(turn, stored)
             promoted = 0
@@ -301,6 +302,8 @@ class Dispatcher:
             before = self._stored.get(claim.token, 0)
             chunks = capture.since(before) if claim.token in self._held else []
             if chunks:
+                if self._unsure:
+                    turn.drop_output(claim, before)  # it may be there: a commit's answer was lost
                 turn.store_output(claim, capture, chunks)
                 stored[claim.token] = chunks[-1].position + len(chunks[-1].data)
 

@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from importlib import import_module
 from typing import Callable
@@ -22,6 +23,8 @@ from worker import child, crew, keeper, loop
 from worker.assignment import Assignment
 from worker.bell import Bell
 from worker.child import LOOK, QUIET, Wanted
+
+LOOK_AGAIN = 0.02  # seconds
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -83,11 +86,17 @@ class Forks:
         with contextlib.suppress(OSError):
             os.write(self._keeper_write, LOOK.encode() + b"\n")
 
-    def end_keeper(self) -> None:
+    def end_keeper(self, within: float) -> bool:
         os.close(self._keeper_write)
-        if self._keeper:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._keeper, 0)
+        until = time.monotonic() + within
+        with contextlib.suppress(ChildProcessError):  # it has ended before
+            while self._keeper and os.waitpid(self._keeper, os.WNOHANG) == (0, 0):
+                if time.monotonic() > until:
+                    os.kill(self._keeper, signal.SIGKILL)
+                    os.waitpid(self._keeper, 0)
+                    return False
+                time.sleep(LOOK_AGAIN)
+        return True
 
     def _fork(self, name: str, work: Callable[[], int]) -> int:
         sys.stdout.flush()

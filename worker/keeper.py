@@ -97,7 +97,7 @@ def _hear_bell(config: Config, hear: Callable[[str], None]) -> bool:
         while (descriptor := bell.descriptor()) is not None:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
-            poll.poll()
+            poll.poll(REST * 1000)  # not for ever: a watch whose file was away is made anew by `descriptor()`
             bell.rang()
             hear(LOOK)
             time.sleep(TICK)
@@ -155,7 +155,7 @@ class _Keeper:
         losses.give_back_what_nobody_holds()
         if self._crew is not None:
             self._crew.tick()
-        self._carry_on([*acts, *(canaries.look() if canaries_wait else ())])
+        self._carry_on([*acts, *(canaries.look(PATIENCE) if canaries_wait else ())])
         if now - self._folded_at >= FOLD_EVERY:
             # Not all of it in one look, when a day must be caught up: the next one goes on at once.
             self._folded_at = now if rollups.fold(patience=PATIENCE) < rollups.CHUNK else now - FOLD_EVERY
@@ -169,7 +169,7 @@ class _Keeper:
         """Bring unfinished acts forward, for a while: workers must be watched meanwhile."""
         until = time.monotonic() + ACTS_EVERY_LOOK
         for act in dict.fromkeys([*self.acts, *found]):
-            done = bulk.carry_out(act, max(0.0, until - time.monotonic())).done
+            done = bulk.carry_out(act, max(0.0, until - time.monotonic()), PATIENCE).done
             self.acts = [one for one in self.acts if one != act] + ([] if done else [act])
 
     # --- workers ---
@@ -189,6 +189,10 @@ class _Keeper:
         stopped = here and processes.is_stopped(worker.pid)
         if restarted:
             lease = min(lease, NO_BEAT)
+        elif not here:
+            lease += min(
+                2 * TICK, lease / 2
+            )  # the keeper on its own machine, which can end its commands, is to be first
         passed = min(passed, lease / 3)  # no fewer than three looks, however short the lease is
         if watch.still + passed > lease / 2 and not stopped and not (self._can_write() and self._could_write):
             return None  # whoever waited for a lock that was just given back is to have a chance

@@ -11,6 +11,7 @@ import time
 from typing import Callable
 
 from webapp.db import WorkerConnection
+from worker.statements import ASKED
 
 log = logging.getLogger("queuectl.worker")
 
@@ -50,8 +51,7 @@ class Listener(threading.Thread):
         except Exception as error:  # whatever keeps it away: the worker says so, and tries again
             log.debug("the listener cannot connect: %s", error)
             return
-        asked = "FROM jobs WHERE state = 'processing' AND worker_id = :worker AND cancel_requested_at IS NOT NULL"
-        statement = connection.prepare("SELECT token " + asked)
+        statement = connection.prepare(ASKED)
         try:
             while self._stuck():
                 tokens = {row[0] for row in connection.look(statement, {"worker": self._worker_id})}

@@ -66,7 +66,7 @@ class _Worker:
         self._guardian = Guardian(self._stand_in, self._runner.wake, lambda: self._listener.listen())
         self._listener = Listener(connection, self.id, self._stop_these, lambda: self._guardian.stands_in)
         self._runner.called = lambda: self._guardian.need(True)
-        self._heartbeat = registry.Heartbeat(connection, self.id, self._dispatcher, self._wakeup, self._runner.wake)
+        self._heartbeat = registry.Heartbeat(connection(), self.id, self._dispatcher, self._wakeup, self._runner.wake)
         self._stopping = False
         self._patient = False
         self._release_at: Optional[float] = None

@@ -87,7 +87,7 @@ class Notified(Wakeup):
         driver.add_notify_handler(lambda word: self._heard(word.channel))  # for what comes with an answer
         driver.execute(f"LISTEN {CHANNEL}")
         driver.execute(f"LISTEN {self._echo}")
-        self._on, self._hears, self._test_at = driver, False, 0.0
+        self._on, self._hears, self._test_at, self._echo_until = driver, False, 0.0, math.inf
         self._ring()  # for what was stored while nobody listened
 
     def _test(self, connection: WorkerConnection) -> None:

@@ -161,10 +161,10 @@ def token_of(pid: int) -> Optional[str]:
             return None
     except OSError:
         return None
-    start = environment.find(TOKEN_VARIABLE.encode() + b"=")
-    if start < 0 or (start > 0 and environment[start - 1] != 0):
-        return None
-    return environment[start:].split(b"\0", 1)[0].split(b"=", 1)[1].decode(errors="replace")
+    name = TOKEN_VARIABLE.encode() + b"="
+    # A whole one: a job may have a variable of its own that ends so, or says so.
+    values = [one[len(name) :] for one in environment.split(b"\0") if one.startswith(name)]
+    return values[0].decode(errors="replace") if values else None
 
 
 def with_tokens(tokens: Iterable[str]) -> list[int]:

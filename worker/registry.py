@@ -107,14 +107,15 @@ class Heartbeat(threading.Thread):
 
     def __init__(
         self,
-        connection: Callable[[], WorkerConnection],
+        connection: WorkerConnection,
         worker_id: str,
         dispatcher: Dispatcher,
         wakeup: Wakeup,
         wake_main: Callable[[], object],
     ) -> None:
+        """`connection` is its own from then on. A worker that cannot have two is not to take jobs with one."""
         super().__init__(name="heartbeat", daemon=True)
-        self._connect = connection
+        self._connection = connection
         self._worker_id = worker_id
         self._dispatcher = dispatcher
         self._wakeup = wakeup
@@ -125,7 +126,7 @@ class Heartbeat(threading.Thread):
         self._ended.set()
 
     def run(self) -> None:
-        connection = self._connect()
+        connection = self._connection
         beat = connection.prepare(_BEAT)
         due = time.monotonic() + self._pause()
         while not self._ended.is_set():

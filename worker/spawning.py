@@ -75,10 +75,16 @@ class Spawns:
         if self._keeper is not None:
             _say(self._keeper, LOOK)
 
-    def end_keeper(self) -> None:
+    def end_keeper(self, within: float) -> bool:
         if self._keeper is not None:
             _close(self._keeper)
-            self._keeper.wait()
+            try:
+                self._keeper.wait(within)
+            except subprocess.TimeoutExpired:
+                self._keeper.kill()
+                self._keeper.wait()
+                return False
+        return True
 
     def _spawn(self, role: str, name: str, stdout: Optional[int] = None) -> subprocess.Popen[bytes]:
         task: dict[str, Any] = {"role": role, "name": name, **self._task}

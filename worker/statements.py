@@ -17,8 +17,8 @@ def _states(verb: str) -> str:
     return "(" + ", ".join(f"'{state}'" for state in ARROWS[verb].leaves) + ")"
 
 
-# SQLite uses a partial index only where its condition stands word for word, hence `IN` beside `=`. And where a table was
-# never analyzed, PostgreSQL 13 and 14 read all rows for a min().
+# SQLite uses a partial index only where its condition stands word for word, hence `IN` beside `=`. For a min(),
+# PostgreSQL 13 and 14 read all rows where the table was never analyzed.
 _FIRST_DUE = f"""
 SELECT run_at FROM jobs WHERE state IN {_states("promote")} AND state = '%s' ORDER BY run_at LIMIT 1"""  # noqa: S608
 _LOOK = f"""
@@ -110,6 +110,9 @@ DELETE FROM output_chunks
 WHERE job_seq = :seq AND attempt = :attempt AND position >= :first AND position + length(data) <= :behind
 """
 
+_MINE = "FROM jobs WHERE state = 'processing' AND worker_id = :worker"
+ASKED = f"SELECT token {_MINE} AND cancel_requested_at IS NOT NULL"
+
 _LANES = """
 SELECT name, '', paused_at IS NULL FROM queues
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
@@ -154,9 +157,8 @@ class Statements:
         self.lanes = prepare(_LANES)
         self.schema = prepare(migrations.SCHEMA)
         self.wish = prepare("SELECT wish, state FROM workers WHERE id = :worker")
-        mine = "FROM jobs WHERE state = 'processing' AND worker_id = :worker"
-        self.asked = prepare(f"SELECT token {mine} AND cancel_requested_at IS NOT NULL")
-        self.held = prepare(f"SELECT {_COLUMNS} {mine}")
+        self.asked = prepare(ASKED)
+        self.held = prepare(f"SELECT {_COLUMNS} {_MINE}")
         lane = "queue = :queue AND requires = :requires"
         self.lone_in = prepare(f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {lane} LIMIT 1")  # noqa: S608
         self.be_quiet = prepare("UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'")

@@ -30,6 +30,7 @@ log = logging.getLogger("queuectl.supervisor")
 LONGEST_PAUSE = 30.0  # seconds before a child that keeps dying is started again
 IMPATIENCE = 0.2  # seconds between looks of the keeper while a manager waits for the first worker
 KEEPER_LOOK = 5.0  # seconds between looks at the keeper, which nobody else watches
+KEEPER_GRACE = 15.0  # seconds for its last look, in which it may have to end commands of dead workers
 HEALTHY = 10.0  # seconds that a child must have lived for its next start to be at once
 WHY_STOPPING = {
     END: "a person asked for it",
@@ -57,8 +58,8 @@ class Family(Protocol):
     def wake_keeper(self) -> None:
         """Have the keeper look at once."""
 
-    def end_keeper(self) -> None:
-        """Let the keeper look once more and end; wait for that."""
+    def end_keeper(self, within: float) -> bool:
+        """Let the keeper look once more and end; False: it did not in so many seconds, and was killed."""
 
 
 @dataclass
@@ -136,7 +137,8 @@ class _Supervisor:
             self._watch_keeper()
             self._start_due()
             self._tell()
-        self._family.end_keeper()
+        if not self._family.end_keeper(KEEPER_GRACE):
+            log.warning("the keeper did not end within %g s and was killed", KEEPER_GRACE)
         log.info("supervisor %s stopped", self._id)
         return 1 if self._broken else 0
 

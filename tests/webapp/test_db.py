@@ -73,6 +73,21 @@ def test_a_writer_that_waited_too_long_is_told_so_and_the_lock_is_free_for_the_n
         lock.release()
 
 
+def test_who_waited_in_vain_does_not_let_go_of_what_the_next_one_took(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = WriteLock(path)
+    with held_by_another(path) as holder:
+        with pytest.raises(Busy):
+            lock.acquire(0.05)
+        threading.Timer(0.1, lambda: holder.communicate("")).start()
+        lock.acquire(10)
+        for waiter in [one for one in threading.enumerate() if one.name == "flock"]:
+            waiter.join(10)
+        with pytest.raises(Busy):
+            WriteLock(path).acquire(0.05)
+        lock.release()
+
+
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
     lock, inside, most = WriteLock(tmp_path / "lock"), [], []
 

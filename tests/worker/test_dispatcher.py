@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable
+from contextlib import contextmanager
+from typing import Any, Callable
 
 import pytest
 from flask import Flask
@@ -11,12 +12,14 @@ from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
-from webapp import db, operations
-from webapp.db import writing
+from webapp import clock, db, operations
+from webapp.db import reading, writing
 from webapp.lanes import Lane
-from webapp.models import Job, Worker
-from worker.claims import Claims
+from webapp.models import Job, OutputChunk, Worker
+from worker import losses
+from worker.claims import Claims, Ended
 from worker.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
+from worker.output import Capture
 
 
 class Bench:
@@ -92,6 +95,59 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     with bench.claims as turn:
         turn.claim([Lane("default")], 1, bench.dispatcher.settings)
     assert bench.turn() == [job_id]
+
+
+def test_a_claim_that_a_keeper_has_seized_is_not_taken_up_by_who_learns_of_it(
+    bench: Bench, jobs: Callable[[int], list[str]]
+) -> None:
+    ids = jobs(1)
+    assert bench.turn() == ids
+    with writing() as session:
+        session.execute(update(Worker).values(state="expired"))
+        operations.record_expiry(session, "w1", "its heartbeat stood still")
+    with reading() as session:
+        orphans = losses._orphans(session)
+    assert len(losses._seize(orphans)) == 1
+    bench.dispatcher._unsure = True
+    assert bench.turn() == []
+    assert bench.dispatcher.expired
+
+
+def test_live_output_of_a_commit_whose_answer_was_lost_is_stored_once_and_dropped_at_the_end(
+    bench: Bench, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = queue.enqueue("echo")
+    [claim] = bench.dispatcher.turn()
+    capture = Capture(1000)
+    monkeypatch.setattr(bench.dispatcher, "_captures", lambda: [(claim, capture)])
+    committed = bench.connection.transaction
+
+    @contextmanager
+    def unanswered() -> Iterator[Any]:
+        with committed() as cursor:
+            yield cursor
+        raise OSError("the server closed the connection")
+
+    def live(words: bytes) -> bytes:
+        capture.write(0, words)
+        bench.dispatcher._live_at = 0.0
+        bench.turn()
+        with reading() as session:
+            return b"".join(session.scalars(select(OutputChunk.data).order_by(OutputChunk.position)))
+
+    with monkeypatch.context() as away:
+        away.setattr(bench.connection, "transaction", unanswered)
+        assert live(b"one ") == b"one "
+    assert live(b"two ") == b"one two "
+    assert live(b"three") == b"one two three"
+    with monkeypatch.context() as away:
+        away.setattr(bench.connection, "transaction", unanswered)
+        live(b" four")
+    bench.dispatcher.done(Ended(claim, "completed", "exit", clock.now(), clock.now(), 0, output=capture.kept()))
+    assert bench.turn() == []
+    assert queue.job(job_id).state == "completed"
+    with reading() as session:
+        assert session.scalars(select(OutputChunk.data)).all() == []
 
 
 def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(

@@ -14,7 +14,7 @@ from webapp import bulk, clock, jobspec, operations, rollups, settings, story
 from webapp.db import reading, writing
 from webapp.filters import JobFilter
 from webapp.models import Act, Attempt, CommandHour, Event, Job, Minute, Worker
-from worker import keeper
+from worker import keeper, processes
 from worker.child import GONE, LOOK
 from worker.crew import Crew
 
@@ -148,6 +148,23 @@ def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app:
         kept = session.get(Worker, worker.id)
         assert kept is not None
         assert kept.state == "running"
+
+
+def test_of_several_keepers_the_one_on_the_workers_machine_is_first_for_it_can_end_the_commands(app: Flask) -> None:
+    me = {"pid": os.getpid(), "pid_started": processes.started(os.getpid())}
+    for name, host in (("here", processes.host_name()), ("there", "elsewhere")):
+        factories.make_worker(id=name, host=host, boot_id=processes.boot_id(), **me)
+    one, looks = keeper._Keeper(), 0
+    one.tick()
+    gone: dict[str, int] = {}
+    while len(gone) < 2:
+        looks += 1
+        one._last_tick -= keeper.TICK
+        one.tick()
+        with reading() as session:
+            for name in session.scalars(select(Worker.id).where(Worker.state == "expired")):
+                gone.setdefault(name, looks)
+    assert gone["there"] == gone["here"] + 2
 
 
 def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(app: Flask) -> None:

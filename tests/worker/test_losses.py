@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any, Callable
 
@@ -11,6 +12,7 @@ import psutil
 
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp import operations
+from worker import processes
 
 Start = Callable[..., Fleet]
 
@@ -147,3 +149,15 @@ def test_a_keeper_that_stands_still_is_replaced(queue: Queue, fleet: Start, even
     [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
     os.kill(keeper, signal.SIGSTOP)
     eventually(lambda: "keeper ended (signal 9); starting another" in one.text(), 30)
+
+
+def test_a_command_is_known_by_its_token_whatever_else_its_environment_says(eventually: Callable[..., Any]) -> None:
+    for others in ({}, {"X_QUEUECTL_TOKEN": "mine"}, {"NOTE": "see QUEUECTL_TOKEN=theirs"}):
+        with subprocess.Popen(["sleep", "60"], env={**os.environ, **others, "QUEUECTL_TOKEN": "a-token"}) as process:
+            eventually(lambda: processes.token_of(process.pid) == "a-token")
+            assert processes.end_tokens(["a-token"])
+            assert process.wait(5) == -signal.SIGKILL
+    with subprocess.Popen(["sleep", "60"], env={"NOTE": "see QUEUECTL_TOKEN=a-token"}) as process:
+        eventually(lambda: b"NOTE" in Path(f"/proc/{process.pid}/environ").read_bytes())
+        assert processes.token_of(process.pid) is None
+        process.kill()

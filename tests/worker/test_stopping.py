@@ -1,38 +1,93 @@
-"""A stop reaches a worker whenever it comes, also while it is being made."""
+"""A stop reaches a worker whenever it comes, also while it is being made; and nobody holds it up."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
+
+import psutil
+import pytest
 
 from tests.worker.conftest import Queue
 from webapp.config import CHECKOUT
 
-# As on a machine so busy that a fork needs a second before it has handlers of its own.
-_SLOW_FORKS = """
+_SUPERVISOR = """
 import logging, sys, time
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.INFO)
+from webapp import db
 from webapp.config import load
 from worker import bell, supervisor
-leave = bell.Bell.leave
-bell.Bell.leave = lambda self: (print("forked", flush=True), time.sleep(1), leave(self))
+{so}
 sys.exit(supervisor.run(load()))
 """
+# As on a machine so busy that a fork needs a second before it has handlers of its own.
+_SLOW_FORKS = """
+leave = bell.Bell.leave
+bell.Bell.leave = lambda self: (print("forked", flush=True), time.sleep(1), leave(self))
+"""
+# As from a server that has one connection left for each of them.
+_NO_SECOND_CONNECTION = """
+import itertools
+connect, numbers = db.worker_connection, itertools.count()
+def once():
+    if next(numbers):
+        raise OSError("no connection is left")
+    return connect()
+db.worker_connection = once
+"""
+
+
+@contextmanager
+def supervisor(log: Path, so: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as file:
+        script = _SUPERVISOR.format(so=so)
+        process = subprocess.Popen([sys.executable, "-c", script, str(CHECKOUT)], stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log = tmp_path / "log"
-    with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-c", _SLOW_FORKS, str(CHECKOUT)], stdout=file, stderr=file)
-    try:
+    with supervisor(log, _SLOW_FORKS) as process:
         eventually(lambda: log.read_text().count("forked") == 2)  # the keeper and the worker
         process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0, log.read_text()
-    finally:
-        process.kill()
+
+
+# On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+def test_a_keeper_that_stands_still_holds_up_no_stop(
+    queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    log = tmp_path / "log"
+    with supervisor(log, "supervisor.KEEPER_GRACE, supervisor.KEEPER_LOOK = 0.5, 60.0") as process:
+        [worker] = eventually(queue.workers)
+        [keeper] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
+        os.kill(keeper, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+        assert "the keeper did not end within 0.5 s and was killed" in log.read_text()
+        assert not psutil.pid_exists(keeper)
+
+
+def test_a_worker_that_can_have_no_connection_for_its_heartbeat_takes_no_job(
+    queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    log, job_id = tmp_path / "log", queue.enqueue("true")
+    with supervisor(log, _NO_SECOND_CONNECTION) as process:
+        eventually(lambda: log.read_text().count("no connection is left") >= 2)  # it is tried again
+        assert queue.job(job_id).attempts == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0, log.read_text()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Optional
 
-from webapp.bench.figures import FIGURES, RATIO, Figure
+from webapp.bench.figures import FIGURES, Figure
 
 TOLERANCE = 0.25  # how far values of one thing may lie apart, of their median, to be quoted
 TAIL_TOLERANCE = 1.0  # the same for a p95 or p99, which is made of few samples
@@ -128,7 +128,3 @@ def noise(value: Spread, name: str, limit: Optional[Spread] = None, *, tolerance
 
 def _figure(key: str | Figure) -> Figure:
     return FIGURES[key] if isinstance(key, str) else key
-
-
-def is_ratio(row: Row) -> bool:
-    return row.figure.unit == RATIO

@@ -17,7 +17,6 @@ from markupsafe import Markup
 from webapp import clock
 
 ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
-FORM = "%Y-%m-%dT%H:%M"  # what <input type="datetime-local"> sends and shows
 _WHEN = Markup('<time datetime="{iso}" title="{exact}"{mode}>{text}</time>')
 
 
