@@ -247,5 +247,11 @@ _steering(
     "Let workers finish what they run, then end: those named, or all with their supervisors.",
     "stops when its jobs are done",
 )
-_steering("quiet", "quiet", "Let workers take no more jobs, and stay: those named, or all.", "takes no more jobs")
+_steering(
+    "quiet",
+    "quiet",
+    "Let workers take no more jobs, and stay: those named, or all. One that crashes is replaced by one that takes jobs; "
+    "what holds for all that come is a paused queue.",
+    "takes no more jobs",
+)
 _steering("resume", "run", "Let quiet workers take jobs again: those named, or all.", "takes jobs")
