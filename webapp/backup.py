@@ -35,6 +35,10 @@ def make(config: Config, target: Path, *, replace: bool = False) -> int:
     source = _sqlite_path(config)
     if not source.exists():
         raise BackupError(f"there is no database {source} yet.")
+    if target.is_dir():
+        raise BackupError(f"{target} is a folder. Expected the name of a file.")
+    if not target.parent.is_dir():
+        raise BackupError(f"there is no folder {target.parent}.")
     if target.exists() and not replace:
         raise BackupError(f"{target} exists. Choose another name, or say --replace.")
     if target.resolve() in {source.resolve().with_name(source.name + side) for side in SIDES}:

@@ -74,6 +74,10 @@ def load_json(text: str) -> Any:
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            raise SpecError([FieldError("", "this JSON is nested too deep for a job.")]) from None
+        if "integer string conversion" in str(error):
+            raise SpecError([FieldError("", "a number in this JSON has more digits than any field allows.")]) from None
         # json's own messages end with 'at' or not.
         reason = error.msg.removesuffix(" at") if isinstance(error, json.JSONDecodeError) else str(error)
         where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
@@ -146,7 +150,7 @@ def _text(value: object, limit: int, what: str) -> str:
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"{_show(value)} contains half of a surrogate pair, which is no character.") from None
+        raise ValueError(f"{_show(value)} is not UTF-8 text, or contains half of a surrogate pair.") from None
     if size > limit:
         raise ValueError(f"is {size:,} bytes long; at most {limit:,} are allowed.")
     return value

@@ -19,7 +19,7 @@ DONE, EXPIRED, BROKEN, OUTDATED, MOVED = 0, 75, 70, 78, 79
 
 # What a worker hears from its supervisor: let what runs finish; hand it back at once; take no more.
 STOP, NOW, QUIET = "stop", "now", "quiet"
-LOOK = "look"  # what a keeper hears: a worker has ended
+LOOK = "look"  # what a keeper hears: a worker has ended; and STOP: the supervisor was told to stop
 # What a keeper may add to how many workers people want.
 END, TAKEN_OVER, ELSEWHERE = "end", "taken over", "elsewhere"
 GONE = "gone"  # what both hear when the supervisor's end of the pipe was closed, by itself or by its death

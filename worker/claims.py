@@ -275,6 +275,10 @@ class Turn:
         """A signal asked for quiet: written down like a person's wish, so that everybody sees it and may undo it."""
         self._cursor.execute(self._sql.be_quiet, {"worker": self._worker})
 
+    def be_stopping(self) -> None:
+        """A signal asked for a stop: likewise, but that it cannot be undone."""
+        self._cursor.execute(self._sql.be_stopping, {"worker": self._worker})
+
 
 class Claims:
     """A worker's door to the queue: its connection, and the statements compiled for it. Belongs to one thread."""

@@ -63,6 +63,7 @@ class Crew:
         self._news = news
         self._beat_at = -BEAT
         self._over = False
+        self._ended = False
 
     def tick(self) -> None:
         """Show that the supervisor lives; pass on what people want; ask workers that are too many to stop."""
@@ -102,12 +103,13 @@ class Crew:
         self._tell(Wanted(0, (), ELSEWHERE))
 
     def end(self) -> None:
-        """The supervisor is gone."""
-        if self._over:
+        """The supervisor was told to stop, or is gone: no more workers come."""
+        if self._over or self._ended:
             return
         with writing(PATIENCE) as session:
             ended = Supervisor.id == self._id, Supervisor.stopped_at.is_(None)
             session.execute(update(Supervisor).where(*ended).values(stopped_at=clock.now()))
+        self._ended = True
 
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at < BEAT:

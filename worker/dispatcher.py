@@ -64,6 +64,7 @@ class Dispatcher:
         self._accepting = True
         self._quiet = False
         self._quiet_wanted = False
+        self._stop_told = False  # that it takes no more stands in the database
         self._outbox: deque[Ended] = deque()
         self._held: dict[str, Claim] = {}
         self._lanes: list[Lane] = []  # whose jobs it may run, and those of them whose queue is not paused
@@ -119,7 +120,7 @@ class Dispatcher:
 
     def due_in(self) -> float:
         """Seconds until the next turn is due; 0: now."""
-        if (self._outbox or self._quiet_wanted) and not self._trouble:
+        if (self._outbox or self._quiet_wanted or self._has_stop_to_tell) and not self._trouble:
             return 0.0
         return max(0.0, self._look_at - time.monotonic())
 
@@ -180,6 +181,11 @@ class Dispatcher:
         return max(0, self._slots - len(holding))
 
     @property
+    def _has_stop_to_tell(self) -> bool:
+        """Whether it takes no more, and nobody could know."""
+        return not (self._accepting or self._stop_told or self.stop_asked)
+
+    @property
     def _has_nothing_to_tell(self) -> bool:
         """Whether all that it wants to know is if there is a job; where to ask that alone costs less."""
         news = self._outbox or self._held or self._quiet_wanted or self._unsure or self._drain
@@ -202,11 +208,13 @@ class Dispatcher:
         recovered: list[Claim] = []
         forgotten: set[str] = set()
         drained = False
-        quiet_wanted = self._quiet_wanted
+        quiet_wanted, stop_to_tell = self._quiet_wanted, self._has_stop_to_tell
         with self._claims as turn:
             look = turn.look()
             if look.revision != self._revision or quiet_wanted:
                 self._notice(turn, quiet_wanted)
+            if stop_to_tell:
+                turn.be_stopping()
             if self._unsure:
                 recorded = turn.held(self.settings)
                 # Taken for dead, it holds none: what a keeper has seized stands under its name for a while.
@@ -239,7 +247,9 @@ class Dispatcher:
         self._next_due = min(due, default=None)
         self._revision = look.revision
         self._unsure = time.monotonic() < self._sure_at
-        self._quiet_wanted = self._quiet_wanted and not quiet_wanted  # only now: the transaction might have failed
+        # Only now: the transaction might have failed.
+        self._quiet_wanted = self._quiet_wanted and not quiet_wanted
+        self._stop_told = self._stop_told or stop_to_tell
         self._committed(settled, stored, recovered + claimed)
         if forgotten:
             # A server that crashed, or another in its place, may not know of them: others may run these jobs by now.

@@ -22,7 +22,7 @@ from webapp.config import Config, ConfigError
 from worker import child, crew, keeper, loop
 from worker.assignment import Assignment
 from worker.bell import Bell
-from worker.child import LOOK, QUIET, Wanted
+from worker.child import QUIET, Wanted
 
 LOOK_AGAIN = 0.02  # seconds
 
@@ -82,9 +82,9 @@ class Forks:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1 if word == QUIET else signal.SIGTERM)  # a second TERM is understood as NOW
 
-    def wake_keeper(self) -> None:
+    def tell_keeper(self, word: str) -> None:
         with contextlib.suppress(OSError):
-            os.write(self._keeper_write, LOOK.encode() + b"\n")
+            os.write(self._keeper_write, word.encode() + b"\n")
 
     def end_keeper(self, within: float) -> bool:
         os.close(self._keeper_write)

@@ -30,7 +30,7 @@ from webapp.lifecycle import in_state
 from webapp.locks import Busy
 from webapp.models import Act, Event, Job, Repeat, SetupLink, Supervisor, Worker
 from worker import losses, processes, wakeup
-from worker.child import GONE, LOOK, listen
+from worker.child import GONE, LOOK, STOP, listen
 from worker.crew import Crew
 
 log = logging.getLogger("queuectl.keeper")
@@ -58,7 +58,8 @@ class _Watch:
 
 
 def run(app: Flask, supervisor: int, crew: Crew) -> int:
-    """Keep until the supervisor, which speaks through this pipe, is gone or done; LOOK asks for a look at once."""
+    """Keep until the supervisor, which speaks through this pipe, is gone or done; LOOK asks for a look at once, and
+    STOP says that the supervisor was told to stop."""
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor ends its keeper last, by the pipe
@@ -70,7 +71,7 @@ def run(app: Flask, supervisor: int, crew: Crew) -> int:
         while True:
             try:
                 keeper.tick()
-                if GONE in words:
+                if words & {STOP, GONE}:
                     crew.end()
             except Elsewhere as moved:
                 crew.moved(str(moved))

@@ -101,7 +101,9 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
         verb = "bury"
     else:
         verb = "lose"
-    error = _explain(orphan.worker, verified, lone_losses if verb == "bury" else 0)
+    error = _explain(orphan.worker, verified)
+    if verb == "bury":
+        error += f". It cost {job.losses + 1} workers, {lone_losses} of them while it ran alone: a poison pill"
     session.execute(insert(Attempt).values(_attempt(session, job, error, now)))
     if verb == "bury":
         tail = failures.tail(story.live_output(session, job.seq, job.attempts).data)
@@ -133,7 +135,7 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
     return True
 
 
-def _explain(worker: Optional[Worker], verified: bool, lone_losses: int) -> str:
+def _explain(worker: Optional[Worker], verified: bool) -> str:
     if worker is None:
         text = "its worker is gone"
     elif _restarted(worker):
@@ -142,8 +144,6 @@ def _explain(worker: Optional[Worker], verified: bool, lone_losses: int) -> str:
         text = f"its worker {worker.id} (pid {worker.pid} on {worker.host}) died"
     if not verified and not (worker is not None and _restarted(worker)):
         text += "; whether its command still runs there could not be verified"
-    if lone_losses:
-        text += f". It ran alone and cost {lone_losses} workers: a poison pill"
     return text
 
 

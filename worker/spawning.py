@@ -22,7 +22,7 @@ from webapp import create_core, db, trouble
 from webapp.config import Config, ConfigError
 from worker.assignment import Assignment
 from worker.bell import Bell
-from worker.child import LOOK, Wanted
+from worker.child import Wanted
 
 ENTRY = Path(__file__).with_name("__main__.py")
 # A group of its own takes a child out of the reach of the console's Ctrl-C, as a session does on POSIX.
@@ -71,9 +71,9 @@ class Spawns:
         if process is not None:
             _say(process, word)
 
-    def wake_keeper(self) -> None:
+    def tell_keeper(self, word: str) -> None:
         if self._keeper is not None:
-            _say(self._keeper, LOOK)
+            _say(self._keeper, word)
 
     def end_keeper(self, within: float) -> bool:
         if self._keeper is not None:

@@ -162,6 +162,7 @@ class Statements:
         lane = "queue = :queue AND requires = :requires"
         self.lone_in = prepare(f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {lane} LIMIT 1")  # noqa: S608
         self.be_quiet = prepare("UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'")
+        self.be_stopping = prepare("UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'")
         # One by one, each by its own index: no index has all three states.
         left = ("state = 'pending'", "state = 'processing'", f"state IN {_states('promote')} AND state = 'failed'")
         each = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {lane})" for state in left)  # noqa: S608

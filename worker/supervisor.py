@@ -21,7 +21,7 @@ from webapp.notifying import NOBODY, Manager
 from worker import processes
 from worker.assignment import Assignment
 from worker.bell import Bell
-from worker.child import DONE, ELSEWHERE, END, MOVED, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
+from worker.child import DONE, ELSEWHERE, END, LOOK, MOVED, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
 from worker.forking import Forks
 from worker.spawning import Spawns
 
@@ -55,8 +55,8 @@ class Family(Protocol):
     def tell(self, pid: int, word: str) -> None:
         """Say STOP, NOW or QUIET to a worker."""
 
-    def wake_keeper(self) -> None:
-        """Have the keeper look at once."""
+    def tell_keeper(self, word: str) -> None:
+        """Have the keeper look at once; with STOP, and write down that no more workers will come."""
 
     def end_keeper(self, within: float) -> bool:
         """Let the keeper look once more and end; False: it did not in so many seconds, and was killed."""
@@ -155,7 +155,7 @@ class _Supervisor:
     def _ended(self, child: _Child, code: int) -> None:
         child.pid = 0
         if child is not self._keeper:
-            self._family.wake_keeper()  # which also tells how many there are to be
+            self._family.tell_keeper(LOOK)  # which also tells how many there are to be
             if code in {DONE, OUTDATED, MOVED} or self._asked_to_stop:
                 child.wanted = False
                 self._broken = self._broken or code != 0
@@ -226,7 +226,7 @@ class _Supervisor:
         now = time.monotonic()
         if not self._serves and now >= self._asked_at + IMPATIENCE:
             self._asked_at = now
-            self._family.wake_keeper()
+            self._family.tell_keeper(LOOK)
         number = len(self._workers)
         self._manager.status(f"{number} worker{'' if number == 1 else 's'}{'' if self._stays else ', finishing'}")
         if self._serves:
@@ -244,6 +244,7 @@ class _Supervisor:
                 if word == STOP:
                     log.info("stopping: running jobs may finish; a second signal hands them back at once")
                     self._manager.stopping()
+                    self._family.tell_keeper(STOP)
                 self._stays = False
                 self._workers = [child for child in self._workers if child.pid]
                 for child in self._workers:

@@ -78,7 +78,7 @@ def test_a_backup_never_replaces_a_file_unasked_nor_the_database_at_all(
         backup.make(config, tmp_path / "notes")
     with pytest.raises(BackupError, match="is the database itself"):
         backup.make(config, home / "queue.db", replace=True)
-    with pytest.raises(BackupError, match="cannot copy"):
+    with pytest.raises(BackupError, match="there is no folder"):
         backup.make(config, tmp_path / "no" / "folder")
     assert (tmp_path / "notes").read_text() == "keep me"
 

@@ -7,9 +7,14 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
+import pytest
+
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp import bulk, jobspec, operations
+from webapp import fleet as fleets
+from webapp.db import reading
 from webapp.filters import JobFilter
+from webapp.models import Supervisor
 
 Start = Callable[..., Fleet]
 
@@ -136,6 +141,12 @@ def test_a_cancelled_job_is_not_retried_even_if_it_fails_by_itself_first(
     assert queue.reaches(job_id, "cancelled").exit_code == 7
 
 
+def is_ending(supervisor: str) -> bool:
+    with reading() as session:
+        row = session.get(Supervisor, supervisor)
+        return row is not None and row.stopped_at is not None
+
+
 @both_ways
 def test_stopping_in_good_order_lets_running_jobs_finish(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
@@ -144,7 +155,12 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     eventually((tmp_path / "here").exists)
     one.process.send_signal(signal.SIGTERM)
-    eventually(lambda: "takes no more" in one.text())
+    # Everybody sees it: nobody waits for such a worker, or has its supervisor start others.
+    eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
+    supervisor = queue.workers()[0].supervisor_id
+    eventually(lambda: is_ending(supervisor))
+    with pytest.raises(fleets.Unheard, match="has ended, or does so when its jobs are done"):
+        fleets.scale(supervisor, "person:ana", to=2)
     waiting = queue.enqueue("true")
     (tmp_path / "go").touch()
     assert one.process.wait(20) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import errno
 import gc
 import os
 import re
@@ -45,6 +46,9 @@ COMMANDS = {
     "bench": ("bench:bench", "Measure this machine, and the queue on it."),
     "test": ("test:test", "Run lint, types and every test."),
 }
+
+# What a full disk, or a broken one, says to who writes.
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class LazyGroup(click.Group):
@@ -85,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
     # round at the interpreter's end, an `enqueue` took 420 ms where it now takes 300.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
+    _open_what_is_closed()
     try:
         result = cli.main(list(argv), prog_name="manage.py", standalone_mode=False)
         sys.stdout.flush()  # here, where a reader that went away is not yet an error at exit
@@ -100,15 +105,29 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # `manage.py list | head`: what is still buffered has nowhere to go, and must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # `manage.py list | head`
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            _drop_output()
         sentence = as_sentence(error)
         if sentence is None:
             raise
         return complain(f"Error: {sentence}", 1)
     return result if isinstance(result, int) else 0
+
+
+def _open_what_is_closed() -> None:
+    """Put the null device in the place of what whoever started this has closed (`>&-`): Python has None there, and the
+    next file that is opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as this runs
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go, and must not be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_sentence(error: Exception) -> Optional[str]:
@@ -124,6 +143,8 @@ def as_sentence(error: Exception) -> Optional[str]:
         return f"{trouble.explain(error) or 'the database: ' + raw}."
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object[:100]!a} is not UTF-8 text."  # as an argument, bytes of another encoding
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:
+        return f"its output cannot be written: {error.strerror}."
     if isinstance(error, PermissionError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Does it belong to another user?"
     return None

@@ -122,7 +122,7 @@ def _enqueue_one(spec: JobSpec) -> None:
 
     with core():
         (id_,) = operations.enqueue([spec], actor())
-    click.echo(id_)
+    _print_ids([id_])
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
@@ -143,9 +143,23 @@ def _enqueue_many(path: str) -> None:
                 ids = operations.enqueue(specs, actor(), stored=stored)
         except jobspec.SpecError as error:
             raise _refusal([(places[one.place or 0], one) for one in error.errors]) from None
-    click.echo("\n".join(ids))
+    _print_ids(ids)
     took = time.monotonic() - started
-    say(f"Enqueued {len(ids):,} job{'s' if len(ids) > 1 else ''} in {took:.1f} s ({len(ids) / took:,.0f}/s).")
+    say(f"Enqueued {_jobs(ids)} in {took:.1f} s ({len(ids) / took:,.0f}/s).")
+
+
+def _print_ids(ids: Sequence[str]) -> None:
+    try:
+        click.echo("\n".join(ids))
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # not to be taken for a job that was not stored
+        error.strerror = f"{error.strerror}. {_jobs(ids)} stored all the same"
+        raise
+
+
+def _jobs(ids: Sequence[str]) -> str:
+    return f"{len(ids):,} job{'s' if len(ids) > 1 else ''}"
 
 
 def _read_lines(path: str) -> list[str]:

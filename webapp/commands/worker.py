@@ -250,8 +250,8 @@ _steering(
 _steering(
     "quiet",
     "quiet",
-    "Let workers take no more jobs, and stay: those named, or all. One that crashes is replaced by one that takes jobs; "
-    "what holds for all that come is a paused queue.",
+    "Let workers take no more jobs, and stay: those named, or all. One that crashes is replaced by one that takes "
+    "jobs: to keep a queue's jobs from all, pause it.",
     "takes no more jobs",
 )
 _steering("resume", "run", "Let quiet workers take jobs again: those named, or all.", "takes jobs")

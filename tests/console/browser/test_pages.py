@@ -40,6 +40,8 @@ def fill() -> None:
                 output=COLOURS if state == "completed" else b"",
                 error="z" * 300,
             )
+    longest = {"id": "w" * 128, "queue": "q" * 128, "requires": ["l" * 128, "host:" + "h" * 120]}
+    operations.enqueue([jobspec.parse({"command": "true", **longest})], "person:ana")
     operations.set_setting("backoff_base", "3", "person:ana")
     bulk.act_on_named("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
     canaries.start(JobFilter(), "person:ana", make_job("dead").id)
@@ -73,7 +75,7 @@ def fill_with_people() -> None:
 @pytest.mark.parametrize(
     ("full", "width", "scheme"),
     # Each width and each scheme, full and empty: what a scheme does wrong it does at any width.
-    [(True, 1280, "light"), (True, 390, "dark"), (False, 1280, "dark"), (False, 390, "light")],
+    [(True, 1280, "light"), (True, 390, "dark"), (True, 320, "light"), (False, 1280, "dark"), (False, 390, "light")],
 )
 def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
     open_browser: Callable[..., Page], watched: Any, scheme: str, width: int, full: bool
@@ -85,7 +87,16 @@ def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
     page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
     faults: list[str] = []
     shown = (
-        ["/person/ben", "/activity/1", "/activity/2", *(f"/job/{state}" for state in STATES)] if full else ["/nowhere"]
+        [
+            "/person/ben",
+            "/activity/1",
+            "/activity/2",
+            "/job/" + "w" * 128,
+            "/submit?from=" + "w" * 128,
+            *(f"/job/{state}" for state in STATES),
+        ]
+        if full
+        else ["/nowhere"]
     )
     for url in PAGES + shown:
         page.goto(url)
