@@ -208,9 +208,11 @@ class _Keeper:
     def _can_write(self) -> bool:
         """A real write, so that time in which the disk is full or the lock held is held against nobody."""
         if self._writable is None:
+            began = time.monotonic()
             try:
                 trouble.prove_writable(PATIENCE)
-                self._writable = True
+                # One that had to wait for a stranger, which no patience ends, was as long in everybody's way.
+                self._writable = time.monotonic() - began < 2 * PATIENCE
             except (DBAPIError, Busy, OSError) as error:
                 log.warning("nobody is taken for dead, for this keeper cannot write either: %s", _line(error))
                 self._writable = False

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Callable
 
 from tests.faults.rig import Rig, dies, wait_until
 from tests.faults.stops import LEASE
@@ -16,6 +17,8 @@ _STRANGER = """
 import fcntl, sys
 from webapp.db import sqlite
 database, lock, job_id = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
 if lock:
     file = open(lock, "w")
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -38,16 +41,32 @@ LIMIT = 6  # seconds: long enough for a busy machine to have the lock taken befo
 @contextmanager
 def held(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterator[None]:
     """Hold the database's write lock, SQLite's own or (with_flock) the product's, for as long as the block lasts."""
+    with stranger(rig, with_flock=with_flock, cancelling=cancelling) as take:
+        take()
+        yield
+
+
+@contextmanager
+def stranger(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterator[Callable[[], None]]:
+    """One who stands ready, for a program may take seconds to start; from `take()` to the end he holds the lock."""
     lock = str(rig.home / "queue.lock") if with_flock else ""
     with subprocess.Popen(
         [sys.executable, "-c", _STRANGER, str(rig.database), lock, cancelling],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**rig.environment, "PYTHONPATH": str(rig.checkout)},
-    ) as stranger:
-        assert stranger.stdout is not None
-        assert stranger.stdout.readline() == b"held\n"
-        yield
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def take() -> None:
+            stdin.write(b"\n")
+            stdin.flush()
+            assert stdout.readline() == b"held\n"
+
+        assert stdout.readline() == b"ready\n"
+        yield take
 
 
 def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2) -> None:
@@ -61,11 +80,12 @@ def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2
     workers = set(rig.worker_pids())
     for _ in range(rounds):
         rig.order("unlucky", " ".join(map(str, workers)))
-        [limited] = rig.submit(seconds=600, timeout=LIMIT, max_retries=0)
-        [longer] = rig.submit(seconds=round(seconds + 2))
-        shell = rig.started(limited)
-        rig.started(longer)
-        with held(rig):
+        with stranger(rig) as take:
+            [longer] = rig.submit(seconds=round(seconds + LIMIT))
+            rig.started(longer)
+            [limited] = rig.submit(seconds=600, timeout=LIMIT, max_retries=0)
+            shell = rig.started(limited)
+            take()
             began = time.monotonic()
             dies(shell, LIMIT + 1 + 2)
             assert rig.state(limited) == "processing", "it could write: the lock was not held"
