@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
+import psutil
 import psycopg
 
 from tests.faults.cluster import DATABASE, USER, Server
@@ -48,11 +49,13 @@ class ServedRig(Rig):
         mine = [one for one in self.processes() if one.pid not in commands]
         try:
             for process in mine:
-                process.suspend()
+                with contextlib.suppress(psutil.NoSuchProcess):  # a command that began just now, and has ended
+                    process.suspend()
             yield
         finally:
             for process in mine:
-                process.resume()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     # --- what the database says ---
 
