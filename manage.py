@@ -19,7 +19,7 @@ if __name__ == "__main__":
     checkout = os.path.dirname(os.path.realpath(__file__))
     sys.path.insert(0, checkout)
     try:
-        from webapp.bootstrap import enter_venv
+        from webapp.bootstrap.enter import enter_venv
 
         enter_venv(checkout, sys.argv[1:])
 

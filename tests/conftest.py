@@ -21,9 +21,12 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from webapp import audit, clock, create_core, people
+from webapp.accounts import users
 from webapp.config import Config
-from webapp.db import db
+from webapp.db import audit
+from webapp.db.application import create_core
+from webapp.db.engines import db
+from webapp.lib import clock
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -78,13 +81,13 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("QUEUECTL_HOME", "/nonexistent/a-test-forgot-its-home")
     clock.follow(None)  # the server of the test before
-    audit.come_from(audit.Origin("command"))  # and its request
+    audit.set_origin(audit.Origin("command"))  # and its request
 
 
 @pytest.fixture(autouse=True)
 def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes are slow on purpose, and that is not what most tests look at."""
-    monkeypatch.setattr(people, "_hasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+    monkeypatch.setattr(users, "_hasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from typing import Any, Optional
 
 from sqlalchemy import select, update
 
-from webapp import clock
-from webapp.db import writing
-from webapp.ids import new_job_id
-from webapp.models import TERMINAL, Attempt, Event, Job, LaneRow, OutputChunk, Queue, Supervisor, User, Worker
+from webapp.db.engines import writing
+from webapp.db.models import TERMINAL, Attempt, Event, Job, LaneRow, OutputChunk, Queue, Supervisor, User, Worker
+from webapp.lib import clock
+from webapp.lib.ids import new_job_id
 
 _numbers = itertools.count(1)
 

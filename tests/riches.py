@@ -21,22 +21,25 @@ from tests.factories import (
     make_user,
     make_worker,
 )
-from webapp import audit, clock, db, settings, tokens
-from webapp.models import (
+from webapp.accounts import tokens
+from webapp.db import audit, engines
+from webapp.db.models import (
     STATES,
     Act,
     CommandHour,
     Control,
     Group,
+    IdempotencyKey,
     Job,
     Minute,
     OutputTail,
-    Repeat,
     SetupLink,
     Throttle,
     UserSession,
     View,
 )
+from webapp.jobs import settings
+from webapp.lib import clock
 
 HARD = "ä€𝄞 'quoted' \"twice\" back\\slash \\N \t tab\nline\r% $1 {} \x01\x7f\u2028\ufeff end "
 MEBIBYTE = 1024**2
@@ -85,7 +88,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     make_supervisor(stopped_at=now, wanted=0, labels='["gpu"]')
     ana = make_user("ana")
     make_user("Björn", role="viewer")
-    with db.writing() as session:
+    with engines.writing() as session:
         session.add(OutputTail(job_seq=hard.seq, text=HARD))
         session.add(Group(key="exit:1", note=HARD, owner=None, changed_at=now, changed_by="person:ana"))
         session.add(UserSession(id_hash="h", user_id=ana.id, created_at=now, seen_at=now, confirmed_at=0, browser=HARD))
@@ -100,9 +103,11 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
         session.execute(update(Control).values(folded_until=now, pulse=17))
         session.execute(delete(Job).where(Job.seq == gone.seq))  # so that the last number is no row's
     _, token = tokens.make("deploy", "submit", None, "person:ana")
-    with db.writing() as session:
-        session.add(Repeat(token_id=token.id, key="k", request_hash="r", at=now, status=201, answer=b"\0{}\xff"))
-        session.add(Repeat(token_id=token.id, key="K", request_hash="r", at=now))
+    with engines.writing() as session:
+        session.add(
+            IdempotencyKey(token_id=token.id, key="k", request_hash="r", at=now, status=201, answer=b"\0{}\xff")
+        )
+        session.add(IdempotencyKey(token_id=token.id, key="K", request_hash="r", at=now))
 
 
 def _minute(at: int, queue: str) -> dict[str, Any]:
@@ -126,8 +131,8 @@ def _act() -> dict[str, Any]:
 def contents() -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table of the database of this context, but for its schema's and its moves' own."""
     found = {}
-    with db.reading() as session:
-        for table in db.Base.metadata.sorted_tables:
+    with engines.reading() as session:
+        for table in engines.Base.metadata.sorted_tables:
             names = ", ".join(f'"{column.name}"' for column in table.columns)
             rows = session.execute(text(f'SELECT {names} FROM "{table.name}"'))
             found[table.name] = sorted((tuple(row) for row in rows), key=repr)

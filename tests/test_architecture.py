@@ -86,13 +86,15 @@ def test_only_db_py_knows_a_sqlite_library(path: Path) -> None:
 
 
 def test_every_source_was_looked_at() -> None:
-    assert {"webapp/db.py", "webapp/lifecycle.py", "worker/claims.py"} <= {_name(path) for path in SOURCES}
+    assert {"webapp/db/engines.py", "webapp/jobs/lifecycle.py", "worker/loop/claims.py"} <= {
+        _name(path) for path in SOURCES
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_name)
 def test_only_lifecycle_and_the_workers_statements_change_a_jobs_state(path: Path) -> None:
     """An update of Job that sets `state`, or an SQL text that does, stands in three files only."""
-    may = {"webapp/lifecycle.py", "worker/losses.py", "worker/statements.py"}
+    may = {"webapp/jobs/lifecycle.py", "worker/maintenance/recovery.py", "webapp/core/statements.py"}
     source = path.read_text()
     updates = "update(Job)" in source and ('"state"' in source or "state=" in source)
     texts = "UPDATE jobs SET state" in source

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from webapp import create_core, story
 from webapp.config import CHECKOUT, Config
-from webapp.db import reading
+from webapp.db.application import create_core
+from webapp.db.engines import reading
+from webapp.jobs import job_detail
 
 SIZE = 500
 PLACES = ("/usr/share/doc", "/usr/share/perl5", "/usr/lib/python3", "/etc", "/usr/share")
@@ -94,9 +95,9 @@ def test_five_hundred_commands_over_real_files_end_as_they_must(home: Path, tmp_
     assert {job["id"] for job in json.loads(manage("dlq", "list", "--json").stdout)} <= set(dead)
     with create_core(Config(home=home, database_url=None, public_url=None)).app_context(), reading() as session:
         for id_, outcome in expected.items():
-            job = story.find(session, id_)
+            job = job_detail.find(session, id_)
             assert job is not None
-            attempts = story.attempts(session, job, with_output=True)
+            attempts = job_detail.attempts(session, job, with_output=True)
             retries = (job.max_retries or 0) if outcome["state"] == "dead" else 0
             assert [attempt.number for attempt in attempts] == list(range(1, retries + 2))
             assert {attempt.output.decode() for attempt in attempts} == {outcome["stdout"]}

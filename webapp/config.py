@@ -1,6 +1,6 @@
 """How this process was started: frozen at its start, from flags, environment, `.env` and defaults, in that order.
 
-What people change while the queue runs lives in `settings.py` and the database, not here.
+What people change while the queue runs lives in `jobs/settings.py` and the database, not here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
-from webapp import several_hosts
+from webapp.lib import postgres_dsn
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -126,7 +126,7 @@ def database_url(url: str, name: str) -> str:
     scheme, separator, rest = url.partition("://")
     if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
         try:
-            rest = several_hosts.spread(rest)
+            rest = postgres_dsn.spread(rest)
         except ValueError as error:
             raise ConfigError(
                 f"{name} names several hosts ({scheme}://…) and cannot be used: {error}. "
@@ -153,7 +153,7 @@ def address(config: Config) -> str:
     query = {key: value for key, value in url.query.items() if "password" not in key}
     if "," not in str(query.get("host", "")) or "port" not in query:
         return URL.create("postgresql", url.username, None, url.host, url.port, url.database, query).render_as_string()
-    hosts = several_hosts.together(str(query.pop("host")), str(query.pop("port")))
+    hosts = postgres_dsn.together(str(query.pop("host")), str(query.pop("port")))
     shown = URL.create("postgresql", url.username, None, "\0", None, url.database, query).render_as_string()
     return shown.replace("\0", hosts)  # nothing else has one that is not quoted
 

@@ -1,4 +1,4 @@
-"""One child of a supervisor as a program of its own, where there is no fork: `spawning.py` starts it.
+"""One child of a supervisor as a program of its own, where there is no fork: `worker/supervisor/spawning.py` starts it.
 
 The script's folder must not stay on the path: what lies in it is imported as `worker.…` only.
 """
@@ -15,9 +15,11 @@ def _work(task: dict[str, Any]) -> int:
     import signal
 
     from webapp import config as configuration
-    from webapp import create_core, logs
-    from worker import crew, keeper, loop
+    from webapp.db.application import create_core
+    from webapp.lib import logs
     from worker.assignment import Assignment
+    from worker.loop import worker as loop
+    from worker.maintenance import maintenance, scaling
 
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
@@ -28,18 +30,18 @@ def _work(task: dict[str, Any]) -> int:
     supervisor = sys.stdin.fileno()
     assignment = Assignment(**{**task["assignment"], "parent": supervisor})
     if task["role"] == "keeper":
-        return keeper.run(app, supervisor, crew.Crew(assignment, sys.stdout.fileno()))
+        return maintenance.run(app, supervisor, scaling.Scaling(assignment, sys.stdout.fileno()))
     return loop.run(app, config, assignment)
 
 
 def _main() -> None:
-    from webapp.bootstrap import prefer_locked_packages
+    from webapp.bootstrap.enter import prefer_locked_packages
 
     prefer_locked_packages(sys.path[0])
-    from worker import child
+    from worker import messages
 
     task = json.loads(sys.argv[1])
-    child.live(task["name"], lambda: _work(task))
+    messages.live(task["name"], lambda: _work(task))
 
 
 if __name__ == "__main__":

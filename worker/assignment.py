@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from webapp import labels
+from webapp.core import labels
 from worker import processes
 
 

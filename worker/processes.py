@@ -123,7 +123,7 @@ def usage() -> tuple[int, int]:
     return round(cpu * 1_000_000), int(me.memory_info().rss)
 
 
-def go_on(pid: int) -> None:
+def resume_process(pid: int) -> None:
     with contextlib.suppress(psutil.Error):
         psutil.Process(pid).resume()
 

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from tests.conftest import opened
 from tests.console.conftest import Browser, make_app
 from tests.factories import make_user
-from webapp import sessions, tokens
+from webapp.accounts import sessions, tokens
 from webapp.config import Config
 
 API = "/api/v1"

@@ -9,15 +9,15 @@ import pytest
 from tests.api.conftest import Program
 from tests.api.test_jobs import refused, stored
 from tests.factories import make_job, make_queue, make_supervisor, make_worker
-from webapp import bulk, canaries, story
-from webapp.api import acts
-from webapp.db import reading
-from webapp.filters import JobFilter
+from webapp.api import actions
+from webapp.db.engines import reading
+from webapp.jobs import bulk_actions, canary, job_detail
+from webapp.jobs.filters import JobFilter
 
 
 def state_of(job_id: str) -> str:
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
         assert job is not None
         return job.state
 
@@ -78,8 +78,8 @@ def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Prog
 
 
 def test_an_act_that_takes_long_goes_on_by_itself(operator: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acts, "PATIENCE", -1.0)
-    monkeypatch.setattr(bulk, "BATCH", 1)
+    monkeypatch.setattr(actions, "PATIENCE", -1.0)
+    monkeypatch.setattr(bulk_actions, "BATCH", 1)
     for number in range(3):
         make_job("dead", id=f"job-{number}")
     response = operator("POST", "/jobs/requeue", {"all": True})
@@ -175,7 +175,7 @@ def test_an_act_is_undone_and_one_that_waits_is_stopped(operator: Program) -> No
     assert state_of("job1") == "dead"
     refused(operator("POST", f"/acts/{act['id']}/undo"), 409, "conflict")
     refused(operator("POST", f"/acts/{act['id']}/stop"), 409, "conflict")
-    waiting = canaries.start(JobFilter(), "person:ana")
+    waiting = canary.start(JobFilter(), "person:ana")
     stopped = operator("POST", f"/acts/{waiting}/stop").get_json()["act"]
     assert stopped["state"] == "stopped"
     refused(operator("POST", "/acts/999/undo"), 404, "not-found")

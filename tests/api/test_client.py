@@ -19,11 +19,11 @@ from tests.api.conftest import API
 from tests.conftest import opened
 from tests.console.conftest import make_app
 from tests.factories import make_job
-from webapp import tokens
+from webapp.accounts import tokens
 from webapp.api.document import document
 from webapp.config import CHECKOUT, Config
-from webapp.db import writing
-from webapp.models import Job
+from webapp.db.engines import writing
+from webapp.db.models import Job
 
 GUIDE = (CHECKOUT / "docs" / "api.md").read_text()
 

@@ -6,8 +6,8 @@ from tests.api.conftest import Program
 from tests.api.test_acts import state_of
 from tests.api.test_jobs import refused
 from tests.factories import make_job, make_user
-from webapp.db import writing
-from webapp.models import OutputTail
+from webapp.db.engines import writing
+from webapp.db.models import OutputTail
 
 
 def test_groups_are_listed_and_looked_at(reader: Program) -> None:

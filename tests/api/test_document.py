@@ -19,12 +19,12 @@ from tests.api.conftest import API, make_program
 from tests.conftest import opened
 from tests.console.conftest import Browser, make_app
 from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
-from webapp.api import pace
+from webapp.accounts.tokens import may
+from webapp.api import rate_limit
 from webapp.api.document import document
 from webapp.api.problems import KINDS
 from webapp.config import CHECKOUT, Config
-from webapp.models import SCOPES
-from webapp.tokens import may
+from webapp.db.models import SCOPES
 
 KNOWN = {
     "job_id": "a-dead",
@@ -40,7 +40,7 @@ KNOWN = {
 @pytest.fixture
 def app(config: Config) -> Iterator[Flask]:
     app = make_app(config)
-    app.extensions[pace.KEY] = pace.Buckets(burst=1_000_000)
+    app.extensions[rate_limit.KEY] = rate_limit.Buckets(burst=1_000_000)
     yield from opened(app)
 
 

@@ -14,14 +14,14 @@ from tests.api.conftest import API, make_program
 from tests.conftest import opened
 from tests.console.conftest import make_app
 from tests.factories import make_job, make_user, make_worker
-from webapp import sessions, tokens
-from webapp.api import pace
+from webapp.accounts import sessions, tokens
+from webapp.accounts.login_throttle import FREE
+from webapp.api import rate_limit
 from webapp.api.scopes import needed_scope
 from webapp.config import Config
 from webapp.console.gate import check_routes
-from webapp.db import reading
-from webapp.models import SCOPES, Audit, Throttle
-from webapp.throttle import FREE
+from webapp.db.engines import reading
+from webapp.db.models import SCOPES, Audit, Throttle
 
 pytestmark = pytest.mark.usefixtures("own_clock")
 
@@ -180,14 +180,14 @@ def test_wrong_tokens_are_slowed_down_and_a_good_one_from_the_same_address_is_no
 def test_a_good_token_costs_no_write_but_one_for_its_use(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     program = make_program(app, "read")
     program("GET", "/status")
-    monkeypatch.setattr("webapp.tokens.writing", None)
+    monkeypatch.setattr("webapp.accounts.tokens.writing", None)
     monkeypatch.setattr("webapp.api.gate.writing", None)
-    monkeypatch.setattr("webapp.throttle.writing", None)
+    monkeypatch.setattr("webapp.accounts.login_throttle.writing", None)
     assert program("GET", "/status").status_code == 200
 
 
 def test_a_loop_gone_wild_is_told_to_wait(app: Flask) -> None:
-    app.extensions[pace.KEY] = pace.Buckets(rate=0.01, burst=3)
+    app.extensions[rate_limit.KEY] = rate_limit.Buckets(rate=0.01, burst=3)
     program = make_program(app, "read")
     statuses = [program("GET", "/config").status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
@@ -195,7 +195,7 @@ def test_a_loop_gone_wild_is_told_to_wait(app: Flask) -> None:
 
 
 def test_a_bucket_fills_with_time() -> None:
-    buckets = pace.Buckets(rate=2, burst=2)
+    buckets = rate_limit.Buckets(rate=2, burst=2)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [0, 0, 0.5]
     assert buckets.take(2, 0.0) == 0
     assert buckets.take(1, 0.5) == 0

@@ -10,10 +10,12 @@ from werkzeug.test import TestResponse
 
 from tests.api.conftest import Program
 from tests.factories import make_attempt, make_chunk, make_event, make_job, make_jobs, make_queue
-from webapp import filters, jobspec, settings, shapes, story
 from webapp.api import schemas
-from webapp.db import reading
-from webapp.models import Job
+from webapp.core import job_spec
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.jobs import filters, job_detail, settings
+from webapp.web import serializers
 
 
 def stored() -> int:
@@ -263,7 +265,7 @@ def test_live_output_is_given_as_far_as_it_has_come(reader: Program) -> None:
 
 
 def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None:
-    assert set(schemas.JobRequest().fields) == set(jobspec._READERS)
+    assert set(schemas.JobRequest().fields) == set(job_spec._READERS)
     job = make_job("dead", id="job1")
     make_attempt(job)
     make_event("requeue", "person:ben", "job:job1", job=job)
@@ -272,10 +274,12 @@ def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None
     assert set(whole) == set(schemas.WholeJob().fields)
     assert set(whole["attempt_history"][0]) == set(schemas.Attempt().fields)
     assert set(whole["events"][0]) == set(schemas.Event().fields)
-    assert set(whole["timeline"][0]) == set(schemas.Happening().fields)
+    assert set(whole["timeline"][0]) == set(schemas.TimelineEntry().fields)
     assert set(reader("GET", "/queues").get_json()["queues"][0]) == set(schemas.Queue().fields)
     assert set(reader("GET", "/config").get_json()["settings"][0]) == set(schemas.Setting().fields)
     with reading() as session:
-        assert set(reader("GET", "/status").get_json()) == set(schemas.Status().fields) == set(shapes.status(session))
-        listed = story.job_json(job, settings.load(session))
+        assert (
+            set(reader("GET", "/status").get_json()) == set(schemas.Status().fields) == set(serializers.status(session))
+        )
+        listed = job_detail.job_json(job, settings.load(session))
     assert set(listed) == set(schemas.Job().fields)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from flask import Flask
 
+from tests.admin.move.moves import go
 from tests.api.conftest import Program
 from tests.factories import make_job
-from tests.webapp.moving.moves import go
 from webapp.config import Config
 
 

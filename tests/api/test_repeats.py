@@ -12,11 +12,12 @@ from sqlalchemy import select
 from tests.api.conftest import Program, make_program
 from tests.api.test_jobs import refused, stored
 from tests.factories import make_job
-from webapp import clock, operations
-from webapp.api import repeats
-from webapp.db import reading
-from webapp.locks import Busy
-from webapp.models import Repeat
+from webapp.api import idempotency
+from webapp.core.locks import Busy
+from webapp.db.engines import reading
+from webapp.db.models import IdempotencyKey
+from webapp.jobs import operations
+from webapp.lib import clock
 
 pytestmark = pytest.mark.usefixtures("own_clock")
 
@@ -56,9 +57,9 @@ def test_what_is_no_key_is_refused(submitter: Program, key: str) -> None:
     refused(submitter("POST", "/jobs", JOB, Idempotency_Key=key), 422, "invalid")
 
 
-def row() -> Repeat:
+def row() -> IdempotencyKey:
     with reading() as session:
-        return session.scalars(select(Repeat)).one()
+        return session.scalars(select(IdempotencyKey)).one()
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -67,7 +68,7 @@ def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
 ) -> None:
     path, body = ("/jobs/batch", [JOB, JOB, JOB]) if many else ("/jobs", JOB)
     with monkeypatch.context() as dying:
-        dying.setattr(repeats, "_keep", lambda *_: None)  # the process ends here
+        dying.setattr(idempotency, "_keep", lambda *_: None)  # the process ends here
         first = submitter("POST", path, body, Idempotency_Key="k1")
     assert row().status is None
     refused(submitter("POST", path, body, Idempotency_Key="k1"), 409, "in-flight")
@@ -104,7 +105,7 @@ def test_a_request_whose_end_could_not_be_noted_may_come_again_at_once(
         raise Busy("the database is away")
 
     with monkeypatch.context() as fault:
-        fault.setattr(repeats, broken, away)
+        fault.setattr(idempotency, broken, away)
         if broken == "_end":
             fault.setattr(operations, "enqueue", away)
         refused(submitter("POST", "/jobs", JOB, Idempotency_Key="k1"), 503, "busy")

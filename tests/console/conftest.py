@@ -14,7 +14,8 @@ from werkzeug.test import TestResponse
 
 from tests.conftest import opened
 from tests.factories import make_user
-from webapp import create_app, sessions
+from webapp import create_app
+from webapp.accounts import sessions
 from webapp.config import Config
 
 COOKIE = "queuectl_80"

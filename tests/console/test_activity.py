@@ -9,14 +9,15 @@ from flask import Flask
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job
-from webapp import bulk, canaries, operations, story
-from webapp.db import reading
-from webapp.filters import JobFilter
+from webapp.db.engines import reading
+from webapp.jobs import bulk_actions, job_detail, operations
+from webapp.jobs import canary as canaries
+from webapp.jobs.filters import JobFilter
 
 
 def state(job_id: str) -> str:
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
     assert job is not None
     return job.state
 
@@ -52,7 +53,7 @@ def test_without_javascript_the_next_page_offers_the_undo(operator: Browser) -> 
 def test_an_undo_says_how_many_had_been_claimed(operator: Browser) -> None:
     for number in range(3):
         make_job("dead", id=f"job{number}")
-    act = bulk.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
     change_job("job0", attempts=2)
     told = operator.post(f"/activity/{act.act_id}/undo", partial=True)
     assert b"Put back 2 jobs. 1 job had been claimed or moved since." in told.data
@@ -70,8 +71,8 @@ def test_a_discard_offers_no_undo_and_a_cancelled_running_job_neither(operator: 
 @pytest.mark.usefixtures("console")
 def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -> None:
     make_job("dead", id="job1", command="<b>import</b>", queue="mail")
-    act = bulk.act_on_all("requeue", JobFilter(state="dead", queue="mail"), "person:ana")
-    bulk.carry_out(bulk.undo(act.act_id, "person:ben"))
+    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead", queue="mail"), "person:ana")
+    bulk_actions.carry_out(bulk_actions.undo(act.act_id, "person:ben"))
     canary = canaries.start(JobFilter(state="dead"), "person:ana")
     html = viewer.get("/activity").get_data(as_text=True)
     assert "all dead jobs in queue mail" in html
@@ -96,7 +97,7 @@ def test_pages_of_acts_follow_each_other(console: Flask, viewer: Browser, monkey
     monkeypatch.setattr(activity, "PAGE", 2)
     for number in range(3):
         make_job("dead", id=f"job{number}")
-        bulk.act_on_named("requeue", [f"job{number}"], "person:ana")
+        bulk_actions.act_on_named("requeue", [f"job{number}"], "person:ana")
     first = viewer.get("/activity").get_data(as_text=True)
     assert ("job2" in first, "job0" in first) == (True, False)
     older = re.search(r'href="(/activity\?before=\d+)"', first)
@@ -118,7 +119,7 @@ def test_a_canary_is_confirmed_begun_and_stopped(operator: Browser) -> None:
     assert sorted(state(f"job{number}") for number in range(3)) == ["dead", "dead", "pending"]
     assert state(chosen[1]) == "pending"
     with reading() as session:
-        act = bulk.newest(session, 1)[0]
+        act = bulk_actions.newest(session, 1)[0]
     assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 200
     assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 409
 

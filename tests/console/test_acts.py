@@ -10,14 +10,14 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job, make_queue, make_worker
-from webapp import story
-from webapp.db import reading
-from webapp.models import STATES, Event, Job
+from webapp.db.engines import reading
+from webapp.db.models import STATES, Event, Job
+from webapp.jobs import job_detail
 
 
 def state_of(job_id: str) -> Optional[str]:
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
         return job.state if job is not None else None
 
 

@@ -9,9 +9,10 @@ from sqlalchemy import select
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
-from webapp import clock, operations, queries, settings
-from webapp.db import reading
-from webapp.models import Job
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.jobs import operations, queries, settings
+from webapp.lib import clock
 
 
 def value_of(key: str) -> object:

@@ -8,10 +8,12 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_attempt, make_job, make_user, make_worker
-from webapp import clock, filters, groups
 from webapp.console import dead_letters
-from webapp.db import reading, writing
-from webapp.models import OutputTail
+from webapp.db.engines import reading, writing
+from webapp.db.models import OutputTail
+from webapp.insight import failure_groups
+from webapp.jobs import filters
+from webapp.lib import clock
 
 
 def text_of(browser: Browser, url: str, **options: bool) -> str:
@@ -41,7 +43,7 @@ def test_groups_stand_in_the_order_that_was_asked_for_page_by_page(
 
 
 def test_too_many_groups_are_said_to_be_so(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "MOST_GROUPS", 1)
+    monkeypatch.setattr(failure_groups, "MOST_GROUPS", 1)
     make_job("dead", error_key="a")
     make_job("dead", error_key="b")
     assert "There are more than 1 groups" in text_of(viewer, "/dead")
@@ -61,7 +63,7 @@ def test_a_group_shows_its_own_jobs_and_the_last_words_of_the_one_asked_for(view
 
 def test_a_group_that_is_empty_by_now_keeps_its_note_and_a_refresh_says_so(operator: Browser) -> None:
     make_job("dead", id="job1")
-    groups.describe("exit:1", "person:ana", note="ask the shop")
+    failure_groups.describe("exit:1", "person:ana", note="ask the shop")
     change_job("job1", state="pending", finished_at=None)
     page = operator.get("/dead/exit:1")
     assert page.status_code == 404
@@ -78,7 +80,7 @@ def test_a_group_that_is_empty_by_now_keeps_its_note_and_a_refresh_says_so(opera
 
 def test_what_cannot_be_taken_comes_back_with_all_that_was_typed(operator: Browser) -> None:
     make_job("dead")
-    seen = groups.fingerprint(None)
+    seen = failure_groups.fingerprint(None)
     response = operator.post("/dead/exit:1/note", {"note": "a note", "owner": "nobody", "seen": seen})
     html = response.get_data(as_text=True)
     assert response.status_code == 422
@@ -92,7 +94,7 @@ def test_what_cannot_be_taken_comes_back_with_all_that_was_typed(operator: Brows
 def test_an_owner_who_was_disabled_stays_to_be_chosen(operator: Browser) -> None:
     user = make_user("gone", "operator")
     make_job("dead")
-    groups.describe("exit:1", "person:ana", owner="gone")
+    failure_groups.describe("exit:1", "person:ana", owner="gone")
     with writing() as session:
         session.merge(user).disabled_at = 1
     assert "<option selected>gone</option>" in text_of(operator, "/dead/exit:1")
@@ -107,7 +109,7 @@ def test_a_group_is_discarded_once_that_is_confirmed_and_nothing_else_is_done_to
     assert operator.post("/dead/exit:1/discard", partial=True).status_code == 409
     assert operator.post("/dead/other/run-now").status_code == 404
     with reading() as session:
-        assert groups.find(session, "other") is not None
+        assert failure_groups.find(session, "other") is not None
 
 
 def test_what_a_requeue_of_ticked_ones_would_set_off_is_told_first(operator: Browser) -> None:

@@ -13,14 +13,17 @@ from sqlalchemy import update
 
 from tests.console.conftest import COOKIE, PARTIAL, Browser, Client
 from tests.factories import make_job, make_queue, make_worker
-from webapp import bulk, clock, create_app, people, sessions, story
+from webapp import create_app
+from webapp.accounts import sessions, users
 from webapp.config import Config, ConfigError
 from webapp.console.gate import PUBLIC, SAFE, check_routes
-from webapp.console.here import local_path
-from webapp.console.keys import secret_key
-from webapp.db import reading, writing
-from webapp.locks import Busy
-from webapp.models import ROLES, UserSession
+from webapp.core.locks import Busy
+from webapp.db.engines import reading, writing
+from webapp.db.models import ROLES, UserSession
+from webapp.jobs import bulk_actions, job_detail
+from webapp.lib import clock
+from webapp.web.request_info import local_path
+from webapp.web.secret_key import secret_key
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
@@ -154,7 +157,7 @@ def test_a_write_without_a_token_or_with_another_ones_is_refused(sign_in: Callab
 
 def state_of(job_id: str) -> str:
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
         assert job is not None
         return job.state
 
@@ -197,7 +200,7 @@ def test_behind_https_the_cookie_is_secure_and_bound_to_its_host(home: Path) -> 
 def test_a_session_ends_with_its_key_and_a_poll_does_not_prolong_it(operator: Browser) -> None:
     response = operator.get("/jobs", partial=True)
     assert "Set-Cookie" not in response.headers
-    people.set_password("the-operator", "a new and longer secret", "rule:test")
+    users.set_password("the-operator", "a new and longer secret", "rule:test")
     assert operator.get("/jobs", partial=True).status_code == 401
     assert operator.get("/jobs").headers["Location"] == "/login?next=/jobs"
 
@@ -220,7 +223,7 @@ def test_log_out_ends_the_session_and_clears_what_the_browser_keeps(operator: Br
 
 
 def test_log_in_answers_the_same_for_a_wrong_name_and_a_wrong_password(stranger: Browser) -> None:
-    people.add("ana", "a long enough secret", "viewer", "rule:test")
+    users.add("ana", "a long enough secret", "viewer", "rule:test")
     stranger.get("/login")
     answers = [stranger.post("/login", {"name": name, "password": "wrong wrong wrong"}) for name in ("ana", "nobody")]
     texts = [
@@ -232,7 +235,7 @@ def test_log_in_answers_the_same_for_a_wrong_name_and_a_wrong_password(stranger:
 
 
 def test_log_in_makes_a_fresh_session_and_leads_to_a_local_page(stranger: Browser) -> None:
-    people.add("ana", "a long enough secret", "viewer", "rule:test")
+    users.add("ana", "a long enough secret", "viewer", "rule:test")
     stranger.get("/login")
     old = stranger.token
     response = stranger.post("/login", {"name": "ana", "password": "a long enough secret", "next": "//evil.example"})
@@ -256,7 +259,7 @@ def test_a_local_path_is_kept(target: str) -> None:
 
 
 def test_the_set_up_link_is_used_up_by_a_post_only(stranger: Browser) -> None:
-    token = people.new_setup_link()
+    token = users.new_setup_link()
     for _ in range(2):
         assert stranger.get(f"/setup/{token}").status_code == 200
     assert stranger.get("/setup/another").status_code == 404
@@ -268,8 +271,8 @@ def test_the_set_up_link_is_used_up_by_a_post_only(stranger: Browser) -> None:
 
 
 def test_head_looks_at_log_in_and_set_up_as_get_does(stranger: Browser) -> None:
-    people.add("ana", "a long enough secret", "viewer", "person:test")
-    token = people.new_setup_link()
+    users.add("ana", "a long enough secret", "viewer", "person:test")
+    token = users.new_setup_link()
     form = {"name": "ana", "password": "a long enough secret", "again": "a long enough secret"}
     for url in ("/login", f"/setup/{token}"):
         assert stranger.client.head(url, data=form).status_code == 200
@@ -314,7 +317,7 @@ def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeyp
         raise Busy("the database is busy")
 
     make_job("dead", id="job1")
-    monkeypatch.setattr(bulk, "act_on_named", busy)
+    monkeypatch.setattr(bulk_actions, "act_on_named", busy)
     response = operator.post("/job/job1/requeue")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     assert b"try again in a moment" in response.data
@@ -328,7 +331,7 @@ def test_what_breaks_is_logged_and_shows_nothing_of_itself(
 
     console.testing = False
     make_job("dead", id="job1")
-    monkeypatch.setattr(bulk, "act_on_named", broken)
+    monkeypatch.setattr(bulk_actions, "act_on_named", broken)
     response = operator.post("/job/job1/requeue")
     assert response.status_code == 500
     assert b"a secret detail" not in response.data

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from tests.console.conftest import Browser
 from tests.factories import make_worker
-from webapp.db import writing
+from webapp.db.engines import writing
 
 
 def test_a_console_that_can_store_jobs_is_ready_and_says_how_many_workers_it_sees(stranger: Browser) -> None:
@@ -37,7 +37,7 @@ def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_database_that_others_hold_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.console.health.PATIENCE", 0.05)
+    monkeypatch.setattr("webapp.web.health.PATIENCE", 0.05)
     with writing() as session:
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
         answer = stranger.client.get("/readyz")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_event, make_job, make_queue, make_worker
-from webapp import clock
 from webapp.console.why import about
+from webapp.lib import clock
 
 
 def seconds(number: float, since: Optional[int] = None) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_queue, make_worker
-from webapp import clock
+from webapp.lib import clock
 
 
 def ids(browser: Browser, url: str) -> list[str]:

@@ -12,19 +12,21 @@ from sqlalchemy import select, update
 from werkzeug.test import TestResponse
 
 from tests.console.conftest import PARTIAL, Browser
-from webapp import clock, create_app, people, sessions, throttle
+from webapp import create_app
+from webapp.accounts import login_throttle, sessions, users
 from webapp.config import Config, ConfigError, load
-from webapp.console.here import address
 from webapp.console.roles import needs
-from webapp.db import reading, writing
-from webapp.models import Audit, UserSession
+from webapp.db.engines import reading, writing
+from webapp.db.models import Audit, UserSession
+from webapp.lib import clock
+from webapp.web.request_info import address
 
 GOOD, WRONG = "a long enough secret", "wrong wrong wrong"
 
 
 @pytest.fixture
 def ana(console: Flask) -> str:
-    people.add("ana", GOOD, "admin", "rule:test")
+    users.add("ana", GOOD, "admin", "rule:test")
     return "ana"
 
 
@@ -73,7 +75,7 @@ def test_who_attacks_an_account_does_not_keep_its_owner_out(console: Flask, ana:
 def test_who_attacks_from_the_owners_own_network_does_not_keep_the_owner_out_either(
     console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(throttle.FREE, "address", 3)
+    monkeypatch.setitem(login_throttle.FREE, "address", 3)
     home, elsewhere = Browser(console.test_client()), Browser(console.test_client())
     assert try_in(home, ana, GOOD).status_code == 303
     home.get("/account")
@@ -83,7 +85,7 @@ def test_who_attacks_from_the_owners_own_network_does_not_keep_the_owner_out_eit
 
 
 def test_a_known_browser_is_known_for_its_owner_alone_and_slows_down_too(console: Flask, ana: str) -> None:
-    people.add("ben", GOOD, "viewer", "rule:test")
+    users.add("ben", GOOD, "viewer", "rule:test")
     home = Browser(console.test_client())
     assert try_in(home, "ben", GOOD).status_code == 303
     home.get("/account")
@@ -93,7 +95,7 @@ def test_a_known_browser_is_known_for_its_owner_alone_and_slows_down_too(console
 
 
 def test_one_address_that_tries_many_names_is_slowed_down(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(throttle.FREE, "address", 3)
+    monkeypatch.setitem(login_throttle.FREE, "address", 3)
     assert [try_in(stranger, f"name{n}", WRONG).status_code for n in range(6)][-1] == 429
 
 
@@ -250,7 +252,7 @@ def test_a_proxy_that_is_none_is_refused_by_name_of_the_setting() -> None:
 def test_unknown_names_cost_the_one_slow_look_that_known_ones_do(
     console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasher, looks = people._hasher(), []
+    hasher, looks = users._hasher(), []
 
     class Counting:
         hash = staticmethod(hasher.hash)
@@ -259,10 +261,10 @@ def test_unknown_names_cost_the_one_slow_look_that_known_ones_do(
             looks.append(hashed.rpartition("$")[0].rpartition("$")[0])  # version and cost, without the salt
             return hasher.verify(hashed, password)
 
-    monkeypatch.setattr(people, "_hasher", Counting)
+    monkeypatch.setattr(users, "_hasher", Counting)
     for name in ("ana", "nobody"):
         with reading() as session:
-            assert people.authenticate(session, name, WRONG) is None
+            assert users.authenticate(session, name, WRONG) is None
     assert len(looks) == 2
     assert looks[0] == looks[1]
 
@@ -272,16 +274,16 @@ def test_the_first_look_of_a_process_costs_the_same_for_any_name(
     console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     hashed: list[str] = []
-    hash_it = people._hash
+    hash_it = users._hash
 
     def counted(text: str) -> str:
         hashed.append(text)
         return hash_it(text)
 
-    monkeypatch.setattr(people, "_stranger_hash", None)
-    monkeypatch.setattr(people, "_hash", counted)
+    monkeypatch.setattr(users, "_stranger_hash", None)
+    monkeypatch.setattr(users, "_hash", counted)
     with reading() as session:
-        assert people.authenticate(session, name, WRONG) is None
+        assert users.authenticate(session, name, WRONG) is None
     assert len(hashed) == 1
 
 

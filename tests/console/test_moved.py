@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from tests.admin.move.moves import go
 from tests.console.conftest import Browser
 from tests.console.test_submit import submit
 from tests.factories import make_job
-from tests.webapp.moving.moves import go
 from webapp.config import Config
 
 

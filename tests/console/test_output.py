@@ -10,11 +10,11 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_job
-from webapp import differences
 from webapp.console import ansi
 from webapp.console.output import opened
-from webapp.console.stretches import after, around, before, find_line, hits, pattern_of, since, view_of
-from webapp.story import Output
+from webapp.console.output_lines import after, around, before, find_line, hits, pattern_of, since, view_of
+from webapp.jobs.job_detail import Output
+from webapp.lib import text_diff
 
 
 def html(data: bytes) -> str:
@@ -245,9 +245,9 @@ def test_a_search_goes_from_line_to_line() -> None:
 
 
 def test_a_search_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.console.stretches.SEARCHED", 1024)
+    monkeypatch.setattr("webapp.console.output_lines.SEARCHED", 1024)
     monkeypatch.setattr("webapp.console.output.SEARCHED", 1 << 20)
-    monkeypatch.setattr("webapp.console.stretches.MOST_HITS", 20)
+    monkeypatch.setattr("webapp.console.output_lines.MOST_HITS", 20)
     assert len(hits(NUMBERED, pattern_of("line"))) == 20
     assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []
 
@@ -296,12 +296,12 @@ def test_two_attempts_are_compared_by_what_a_reader_sees(viewer: Browser) -> Non
 
 
 def signs(old: list[str], new: list[str]) -> str:
-    return "".join(row.sign for row in differences.compare(old, new).rows)
+    return "".join(row.sign for row in text_diff.compare(old, new).rows)
 
 
 def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
     same = [str(number) for number in range(20)]
-    assert differences.compare(same, same).same
+    assert text_diff.compare(same, same).same
     assert signs(same, [*same[:10], "new", *same[10:]]) == "…   +   …"
     assert signs(["a"], ["b"]) == "-+"
     assert signs([], []) == ""
@@ -309,9 +309,9 @@ def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
 
 
 def test_a_comparison_of_too_much_stops_and_says_so() -> None:
-    most = differences.MOST
+    most = text_diff.MOST
     old, new = [f"a{number}" for number in range(most + 50)], [f"b{number}" for number in range(most + 7)]
-    it = differences.compare(["head", *old, "end"], ["head", *new, "end"])
+    it = text_diff.compare(["head", *old, "end"], ["head", *new, "end"])
     assert (it.removed, it.added, it.alike, it.left_out) == (most, most, 2, 50)
     assert [row.text for row in it.rows[-2:]] == ["50 lines are not compared: too many differ", "end"]
 
@@ -322,21 +322,21 @@ def test_long_outputs_that_differ_here_and_there_are_compared_to_their_end() -> 
     for place in range(0, 20_000, 500):
         new[place] = "other"
     new.insert(7000, "new")
-    it = differences.compare(old, [*new, "end"])
+    it = text_diff.compare(old, [*new, "end"])
     assert (it.removed, it.added, it.left_out) == (40, 42, 0)
 
 
 def test_a_comparison_leaves_nothing_out_and_calls_nothing_alike_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pseudo-random texts, windows far smaller than they are."""
-    monkeypatch.setattr(differences, "WINDOW", 7)
-    monkeypatch.setattr(differences, "MOST", 40)
+    monkeypatch.setattr(text_diff, "WINDOW", 7)
+    monkeypatch.setattr(text_diff, "MOST", 40)
     chance = random.Random(1)
     for _ in range(500):
         old = [chance.choice("abcdef") for _ in range(chance.randrange(60))]
         new = [line for line in old if chance.random() < 0.9] + [
             chance.choice("abx") for _ in range(chance.randrange(9))
         ]
-        blocks, _ = differences._blocks(old, new)
+        blocks, _ = text_diff._blocks(old, new)
         places = [(0, 0), *((block[2], block[4]) for block in blocks)]
         assert [(block[1], block[3]) for block in blocks] == places[:-1]
         assert places[-1] == (len(old), len(new))

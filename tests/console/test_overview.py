@@ -9,10 +9,12 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_queue, make_worker
-from webapp import clock, rollups, trends, trouble
-from webapp.db import writing
-from webapp.models import CommandHour
-from webapp.rollups import HOUR, MINUTE
+from webapp.db import db_errors
+from webapp.db.engines import writing
+from webapp.db.models import CommandHour
+from webapp.insight import rollups, trends
+from webapp.insight.rollups import HOUR, MINUTE
+from webapp.lib import clock
 
 SECOND = clock.SECOND
 
@@ -51,14 +53,14 @@ def test_the_worst_comes_first_and_each_need_says_what_helps(viewer: Browser, mo
     make_job("failed", run_at=clock.now() - HOUR)
     make_job("scheduled", run_at=clock.now() - HOUR)
     make_queue("mail", paused_by="person:ana")
-    monkeypatch.setattr(trouble, "LITTLE_SPACE", 2**62)
-    monkeypatch.setattr(trouble, "NO_SPACE", 2**61)
+    monkeypatch.setattr(db_errors, "LITTLE_SPACE", 2**62)
+    monkeypatch.setattr(db_errors, "NO_SPACE", 2**61)
     assert needs(viewer) == ["disk", "workers", "overdue-failed", "overdue-scheduled", "dead", "paused"]
     shown = text_of(viewer)
     assert "The disk is full Less than 100 MiB is free" in shown
     assert "No worker is running Nothing will run until one is started. python3 manage.py worker start" in shown
     assert "Queue mail is paused" in shown
-    monkeypatch.setattr(trouble, "NO_SPACE", 0)
+    monkeypatch.setattr(db_errors, "NO_SPACE", 0)
     assert "The disk is nearly full" in text_of(viewer)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_worker
-from webapp import clock
-from webapp.models import STATES
+from webapp.db.models import STATES
+from webapp.lib import clock
 
 LISTS = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config"]
 ADMINS_LISTS = ["/people", "/tokens", "/tokens?ended=1"]

@@ -11,31 +11,33 @@ from flask import Flask
 from sqlalchemy import update
 
 from tests.console.conftest import Browser, Client
-from webapp import clock, create_app, people, sessions
+from webapp import create_app
+from webapp.accounts import sessions, users
 from webapp.config import Config
-from webapp.console import browsers
-from webapp.db import reading, writing
-from webapp.models import User, UserSession
+from webapp.console import user_agents
+from webapp.db.engines import reading, writing
+from webapp.db.models import User, UserSession
+from webapp.lib import clock
 
 GOOD = "correct horse battery"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 
 
 def add(name: str, role: str = "viewer") -> User:
-    people.add(name, GOOD, role, "person:test")
+    users.add(name, GOOD, role, "person:test")
     return user(name)
 
 
 def user(name: str) -> User:
     with reading() as session:
-        found = people.named(session, name)
+        found = users.named(session, name)
     assert found is not None
     return found
 
 
 def handles(name: str) -> list[str]:
     with reading() as session:
-        found = people.named(session, name)
+        found = users.named(session, name)
         assert found is not None
         return [sessions.handle_of(row) for row in sessions.of_user(session, found.id)]
 
@@ -76,7 +78,7 @@ def test_a_person_is_added_with_what_is_wrong_under_its_field_and_what_was_typed
 def test_the_list_says_who_is_signed_in_and_who_may_not(admin: Browser) -> None:
     sessions.begin(add("ana"), "192.0.2.7", FIREFOX)
     add("ben")
-    people.set_disabled("ben", True, "person:test")
+    users.set_disabled("ben", True, "person:test")
     text = admin.get("/people").get_data(as_text=True)
     ana, ben = (re.search(rf'href="/person/{name}".*?</tr>', text, re.DOTALL) for name in ("ana", "ben"))
     assert ana is not None
@@ -113,7 +115,7 @@ def test_a_persons_page_shows_each_session_with_address_and_browser(admin: Brows
     ],
 )  # fmt: skip
 def test_a_browser_is_named_in_a_few_words(agent: str, words: str) -> None:
-    assert browsers.short(agent) == words
+    assert user_agents.short(agent) == words
 
 
 def test_a_lesser_role_ends_sessions_and_an_unknown_one_is_refused(admin: Browser) -> None:
@@ -178,7 +180,7 @@ def test_a_new_password_is_weighed_and_ends_sessions(admin: Browser) -> None:
     assert admin.post("/person/ana/password", {"password": "another horse battery"}).status_code == 303
     assert handles("ana") == []
     with reading() as session:
-        assert people.authenticate(session, "ana", "another horse battery") is not None
+        assert users.authenticate(session, "ana", "another horse battery") is not None
 
 
 def test_sessions_end_one_at_once_and_all_after_a_question(admin: Browser) -> None:
@@ -246,7 +248,7 @@ def test_whoever_has_just_logged_in_changes_the_password_and_stays(viewer: Brows
 
 
 def test_after_a_while_the_old_password_is_asked_for_once(viewer: Browser) -> None:
-    people.set_password("the-viewer", GOOD, "person:test", spare=cookie_id(viewer))
+    users.set_password("the-viewer", GOOD, "person:test", spare=cookie_id(viewer))
     viewer.get("/account")
     let_an_hour_pass()
     assert 'name="current"' in viewer.get("/account").get_data(as_text=True)

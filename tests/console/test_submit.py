@@ -10,9 +10,10 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job
-from webapp import clock, operations
-from webapp.db import reading
-from webapp.models import Job
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.jobs import operations
+from webapp.lib import clock
 
 
 def form_of(browser: Browser, url: str = "/submit") -> str:

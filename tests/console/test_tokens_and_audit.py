@@ -11,10 +11,13 @@ from sqlalchemy import update
 
 from tests.console.conftest import Browser
 from tests.console.test_people import problem
-from webapp import audit, clock, operations, tokens
+from webapp.accounts import tokens
 from webapp.console.audit import Change, changes
-from webapp.db import reading, writing
-from webapp.models import Token
+from webapp.db import audit
+from webapp.db.engines import reading, writing
+from webapp.db.models import Token
+from webapp.jobs import operations
+from webapp.lib import clock
 
 
 def works(secret: str) -> bool:

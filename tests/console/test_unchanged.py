@@ -12,17 +12,17 @@ from sqlalchemy import event, update
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
-from webapp import db
-from webapp.console import unchanged
-from webapp.db import writing
-from webapp.models import Job
+from webapp.console import etag_cache
+from webapp.db import engines
+from webapp.db.engines import writing
+from webapp.db.models import Job
 
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What stands for the database's state, in the test's hand."""
     mark = [1]
-    monkeypatch.setattr(db, "mark", lambda: (mark[0],))
+    monkeypatch.setattr(engines, "mark", lambda: (mark[0],))
     return mark
 
 
@@ -34,7 +34,7 @@ def statements_about_jobs() -> Iterator[list[str]]:
         if "jobs" in statement:
             seen.append(statement)
 
-    engine = db.read_engine()
+    engine = engines.read_engine()
     event.listen(engine, "before_cursor_execute", see)
     try:
         yield seen
@@ -79,7 +79,7 @@ def test_what_only_time_brings_about_is_shown_after_a_while(
     with writing() as session:
         session.execute(update(Job).values(command="another"))  # in the place of time: the mark says nothing of it
     assert poll(viewer, "/jobs", etag).status_code == 304
-    monkeypatch.setattr(unchanged, "LONGEST", -1.0)
+    monkeypatch.setattr(etag_cache, "LONGEST", -1.0)
     assert poll(viewer, "/jobs", etag).status_code == 200
 
 
@@ -94,7 +94,7 @@ def test_a_role_shares_nothing_with_another_and_a_stranger_is_told_nothing(
 
 
 def test_without_a_mark_each_look_is_a_look(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db, "mark", lambda: None)
+    monkeypatch.setattr(engines, "mark", lambda: None)
     make_job("dead", id="job1")
     etag = viewer.get("/jobs", partial=True).headers["ETag"]
     for _ in range(2):

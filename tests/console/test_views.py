@@ -11,9 +11,9 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_user
-from webapp import views
-from webapp.db import reading
-from webapp.models import Audit, View
+from webapp.accounts import saved_searches
+from webapp.db.engines import reading
+from webapp.db.models import Audit, View
 
 
 def trail() -> list[tuple[str, str, str]]:
@@ -114,12 +114,12 @@ def test_a_name_is_changed_to_none_that_is_taken_but_may_change_its_case(viewer:
 
 
 def test_there_are_fifty_at_the_most(console: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "MOST", 2)
+    monkeypatch.setattr(saved_searches, "MOST", 2)
     user = make_user("ana")
     for name in ("a", "b"):
-        views.save(user.id, name, "state=dead", "person:ana")
-    with pytest.raises(views.ViewError, match="You have 2 views"):
-        views.save(user.id, "c", "", "person:ana")
+        saved_searches.save(user.id, name, "state=dead", "person:ana")
+    with pytest.raises(saved_searches.ViewError, match="You have 2 views"):
+        saved_searches.save(user.id, "c", "", "person:ana")
 
 
 def test_a_name_with_markup_stays_text(viewer: Browser) -> None:

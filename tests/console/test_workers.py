@@ -9,12 +9,12 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_supervisor, make_worker
-from webapp import clock
 from webapp.commands import worker as command
 from webapp.console import workers
-from webapp.db import reading
-from webapp.fleet import MOST_WORKERS
-from webapp.models import Supervisor, Worker
+from webapp.db.engines import reading
+from webapp.db.models import Supervisor, Worker
+from webapp.insight.fleet import MOST_WORKERS
+from webapp.lib import clock
 
 
 def wanted_of(supervisor_id: str) -> int:

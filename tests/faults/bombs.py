@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.machine import Impossible
 from tests.faults.rig import Rig
-from worker import cgroups
+from worker.runner import cgroups
 
 BOMBS = {
     "memory": "tail /dev/zero",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
-from webapp.db import sqlite
+from webapp.db.engines import sqlite
 
 LEASE = 30.0  # seconds, the default
 LONGEST_LOCK = 0.2  # seconds: the 99th percentile of how long another writer waits
@@ -83,9 +83,10 @@ def two_of_each(rig: Rig, rounds: int) -> None:
 @contextmanager
 def another_writer(rig: Rig) -> Iterator[list[float]]:
     """Somebody who submits a job now and then, and how long each took (seconds)."""
-    from webapp import create_core, operations
     from webapp.config import Config
-    from webapp.db import db
+    from webapp.db.application import create_core
+    from webapp.db.engines import db
+    from webapp.jobs import operations
 
     waits: list[float] = []
     over = threading.Event()

@@ -18,7 +18,7 @@ from typing import Optional
 
 from sqlalchemy.engine import URL
 
-from tests.webapp.commands.conftest import ENTRY
+from tests.commands.conftest import ENTRY
 
 # A network that leaves this machine nowhere, and names, of this process: others may run tests beside it.
 _NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])

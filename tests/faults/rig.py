@@ -23,12 +23,12 @@ from typing import Any, Callable, Optional, TypeVar
 
 import psutil
 
+from tests.commands.conftest import ENTRY
 from tests.faults.invariant import JobRow, violations
 from tests.faults.ledger import Ledger
 from tests.faults.person import NAME, PASSWORD, Person
-from tests.webapp.commands.conftest import ENTRY
 from webapp.config import CHECKOUT
-from webapp.db import sqlite
+from webapp.db.engines import sqlite
 
 MARK = "FAULTS_RIG"  # the variable by which every process of a rig, and every command that it runs, is known
 SHIM = Path(__file__).with_name("shim")

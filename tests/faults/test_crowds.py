@@ -8,8 +8,8 @@ import pytest
 
 from tests.faults import crowds
 from tests.faults.rig import Rig
-from webapp import trouble
 from webapp.config import Config
+from webapp.db import db_errors
 
 
 def test_many_jobs_and_many_workers_starve_nobody_and_nothing_is_locked(rig: Rig) -> None:
@@ -29,8 +29,8 @@ def test_a_killed_backup_leaves_no_half_copy_under_the_final_name(rig: Rig) -> N
 
 def test_a_log_that_outgrows_all_reason_is_an_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(home=tmp_path, database_url=None, public_url=None)
-    assert trouble.large_log(config) is None
+    assert db_errors.large_log(config) is None
     (tmp_path / "queue.db-wal").write_bytes(bytes(2000))
-    assert trouble.large_log(config) is None
-    monkeypatch.setattr(trouble, "LARGE_LOG", 1000)
-    assert trouble.large_log(config) == 2000
+    assert db_errors.large_log(config) is None
+    monkeypatch.setattr(db_errors, "LARGE_LOG", 1000)
+    assert db_errors.large_log(config) == 2000

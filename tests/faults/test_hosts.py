@@ -15,9 +15,14 @@ from sqlalchemy.engine import URL
 from tests.conftest import configuration, opened, postgresql_database
 from tests.faults.hosts import Host, Network, can_have_hosts
 from tests.faults.ledger import Ledger
-from webapp import clock, create_core, db, fleet, jobspec, operations, queries, story
-from webapp.db import reading
-from webapp.models import Attempt, Event, Job, OutputChunk, Supervisor, Worker
+from webapp.core import job_spec
+from webapp.db import engines
+from webapp.db.application import create_core
+from webapp.db.engines import reading
+from webapp.db.models import Attempt, Event, Job, OutputChunk, Supervisor, Worker
+from webapp.insight import fleet
+from webapp.jobs import job_detail, operations, queries
+from webapp.lib import clock
 
 LEASE = 5.0  # seconds, the shortest that is allowed
 NAMES = ("alpha", "beta", "gamma")
@@ -55,7 +60,7 @@ def hosts(machines: Hosts, eventually: Wait) -> Iterator[Hosts]:
     for host in machines.values():
         sys.stdout.write(f"{host.name}: {host.said()[-5000:]}")  # shown where the test failed
         host.stop()
-    with db.writing() as session:
+    with engines.writing() as session:
         for table in (Attempt, Event, OutputChunk, Job, Worker, Supervisor):
             session.execute(delete(table))
 
@@ -71,7 +76,7 @@ def worker_on(host: str) -> Worker:
 
 
 def submit(command: str, **fields: Any) -> str:
-    return operations.enqueue([jobspec.parse({"command": command, **fields})], "person:test")[0]
+    return operations.enqueue([job_spec.parse({"command": command, **fields})], "person:test")[0]
 
 
 def job(job_id: str) -> Job:
@@ -105,7 +110,7 @@ def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(hos
 
     def live() -> bytes:
         with reading() as session:
-            return story.live_output(session, job(job_id).seq, 1).data
+            return job_detail.live_output(session, job(job_id).seq, 1).data
 
     eventually(lambda: live() == b"from afar\n")
     operations.cancel([job_id], "person:test")

@@ -12,9 +12,9 @@ from tests.faults import servers
 from tests.faults.cluster import DATABASE, Server, folder_of_servers
 from tests.faults.conftest import SEED, closed_afterwards
 from tests.faults.served import ServedRig
-from webapp import create_core
 from webapp.config import Config
-from webapp.db import db
+from webapp.db.application import create_core
+from webapp.db.engines import db
 
 
 @pytest.fixture(scope="session")

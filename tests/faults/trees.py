@@ -125,10 +125,11 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
 
     The keeper's part is done by hand here, for ours kills the worker before it kills the tree.
     """
-    from webapp import create_core
     from webapp.config import Config
-    from webapp.db import db
-    from worker import losses, processes
+    from webapp.db.application import create_core
+    from webapp.db.engines import db
+    from worker import processes
+    from worker.maintenance import recovery
 
     supervisor = rig.workers(1)
     app = create_core(Config(home=rig.home, database_url=None, public_url=None))
@@ -137,7 +138,7 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
         shell = rig.started(job_id)
         [(seq, token)] = rig.query("SELECT seq, token FROM jobs WHERE id = ?", job_id)
         with app.app_context():
-            losses._seize([losses._Orphan(seq, token, None)])
+            recovery._seize([recovery._Orphan(seq, token, None)])
             assert processes.end_tokens([token])
             for engine in db.engines.values():
                 engine.dispose()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
-from webapp import migrations
 from webapp.config import CHECKOUT
+from webapp.db import migrations
 
 _MIGRATION = '''"""What a next version may add."""
 

@@ -16,9 +16,9 @@ from typing import Optional
 
 import pytest
 
-from tests.webapp.commands import conftest as commands
-from tests.webapp.commands.conftest import Processes, Result
-from webapp.db import sqlite
+from tests.commands import conftest as commands
+from tests.commands.conftest import Processes, Result
+from webapp.db.engines import sqlite
 
 PASSWORD = "a horse, a battery"
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')

@@ -12,9 +12,9 @@ from typing import Any, Callable
 
 import pytest
 
+from tests.commands.conftest import Processes
 from tests.faults.rig import free_port
 from tests.security.conftest import Attacker, Target
-from tests.webapp.commands.conftest import Processes
 from webapp.config import CHECKOUT
 
 NAME = "queue.example.org"

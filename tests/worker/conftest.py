@@ -15,10 +15,12 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from webapp import db, jobspec, operations, story
 from webapp.config import CHECKOUT, Config
-from webapp.db import WorkerConnection, reading
-from webapp.models import Attempt, Event, Job, Worker
+from webapp.core import job_spec
+from webapp.db import engines
+from webapp.db.engines import WorkerConnection, reading
+from webapp.db.models import Attempt, Event, Job, Worker
+from webapp.jobs import job_detail, operations
 from worker.assignment import Assignment
 
 _START = """
@@ -57,7 +59,7 @@ class Queue:
         self._eventually = eventually
 
     def enqueue(self, command: str, **fields: Any) -> str:
-        return operations.enqueue([jobspec.parse({"command": command, **fields})], "person:test")[0]
+        return operations.enqueue([job_spec.parse({"command": command, **fields})], "person:test")[0]
 
     def set(self, **values: Any) -> None:
         for key, value in values.items():
@@ -65,17 +67,17 @@ class Queue:
 
     def job(self, job_id: str) -> Job:
         with reading() as session:
-            job = story.find(session, job_id)
+            job = job_detail.find(session, job_id)
         assert job is not None
         return job
 
     def attempts(self, job_id: str) -> list[Attempt]:
         with reading() as session:
-            return story.attempts(session, self.job(job_id), with_output=True)
+            return job_detail.attempts(session, self.job(job_id), with_output=True)
 
     def verbs(self, job_id: str) -> list[str]:
         with reading() as session:
-            return [event.verb for event in story.events(session, self.job(job_id))]
+            return [event.verb for event in job_detail.events(session, self.job(job_id))]
 
     def workers(self, state: str = "running") -> list[Worker]:
         with reading() as session:
@@ -137,7 +139,7 @@ def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
 @pytest.fixture
 def connection(app: Flask) -> Iterator[WorkerConnection]:
     """A worker's own, in this process."""
-    one = db.worker_connection()
+    one = engines.worker_connection()
     yield one
     one.close()
 

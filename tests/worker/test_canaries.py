@@ -8,10 +8,10 @@ from typing import Any, Callable
 import pytest
 
 from tests.worker.conftest import Fleet, Queue
-from webapp import bulk, canaries
-from webapp.db import reading
-from webapp.filters import JobFilter
-from webapp.models import Act
+from webapp.db.engines import reading
+from webapp.db.models import Act
+from webapp.jobs import bulk_actions, canary
+from webapp.jobs.filters import JobFilter
 
 Start = Callable[..., Fleet]
 
@@ -29,14 +29,14 @@ def dead(queue: Queue, fleet: Start, tmp_path: Path) -> list[str]:
 
 def act(act_id: int) -> Act:
     with reading() as session:
-        return bulk.find(session, act_id)
+        return bulk_actions.find(session, act_id)
 
 
 def test_the_rest_follows_a_canary_that_completes(
     dead: list[str], queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     (tmp_path / "fixed").touch()
-    act_id = canaries.start(JobFilter(), "person:ana", dead[0])
+    act_id = canary.start(JobFilter(), "person:ana", dead[0])
     for job_id in dead:
         queue.reaches(job_id, "completed")
     eventually(lambda: act(act_id).state == "done")
@@ -46,7 +46,7 @@ def test_the_rest_follows_a_canary_that_completes(
 def test_the_rest_stays_when_the_canary_dies_again(
     dead: list[str], queue: Queue, eventually: Callable[..., Any]
 ) -> None:
-    act_id = canaries.start(JobFilter(), "person:ana", dead[0])
+    act_id = canary.start(JobFilter(), "person:ana", dead[0])
     eventually(lambda: act(act_id).state == "stopped")
     assert [(queue.job(job_id).state, queue.job(job_id).attempts) for job_id in dead] == [
         ("dead", 2),

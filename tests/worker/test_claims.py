@@ -11,13 +11,15 @@ from flask import Flask
 from sqlalchemy import text, update
 
 from tests.worker.conftest import Queue
-from webapp import clock, db, operations
-from webapp.db import WorkerConnection, writing
-from webapp.lanes import Lane
-from webapp.models import Job
-from webapp.settings import Settings
-from worker.claims import Claim, Claims, Ended
-from worker.statements import PROMOTE_LIMIT, Statements
+from webapp.core.statements import PROMOTE_LIMIT, Statements
+from webapp.db import engines
+from webapp.db.engines import WorkerConnection, writing
+from webapp.db.label_sets import Lane
+from webapp.db.models import Job
+from webapp.jobs import operations
+from webapp.jobs.settings import Settings
+from webapp.lib import clock
+from worker.loop.claims import AttemptResult, Claim, Claims
 
 SETTINGS = Settings()
 
@@ -32,12 +34,12 @@ def take(claims: Claims, n: int = 1, queues: tuple[str, ...] = ("default",), lon
         return turn.claim([Lane(name) for name in queues], n, SETTINGS, lone=lone)
 
 
-def ended(claim: Claim, kind: str = "completed", **facts: Any) -> Ended:
+def ended(claim: Claim, kind: str = "completed", **facts: Any) -> AttemptResult:
     now = clock.now()
-    return Ended(claim, kind, "exit", now, now, **{"exit_code": 0 if kind == "completed" else 1, **facts})
+    return AttemptResult(claim, kind, "exit", now, now, **{"exit_code": 0 if kind == "completed" else 1, **facts})
 
 
-def settle(claims: Claims, one: Ended, wait: float = 60) -> str | None:
+def settle(claims: Claims, one: AttemptResult, wait: float = 60) -> str | None:
     with claims as turn:
         return turn.settle(one, SETTINGS, wait)
 
@@ -71,7 +73,7 @@ def test_a_settle_without_the_claim_touches_nothing(queue: Queue, claims: Claims
 
 
 def test_output_without_the_claim_is_not_stored(queue: Queue, claims: Claims) -> None:
-    from worker.output import Capture
+    from worker.runner.output import Capture
 
     queue.enqueue("true", id="job1")
     [claim] = take(claims)
@@ -81,7 +83,7 @@ def test_output_without_the_claim_is_not_stored(queue: Queue, claims: Claims) ->
     capture.write(0, b"late")
     with claims as turn:
         turn.store_output(claim, capture, capture.since(0))
-    with db.reading() as session:
+    with engines.reading() as session:
         assert session.execute(text("SELECT count(*) FROM output_chunks")).scalar() == 0
 
 
@@ -138,9 +140,9 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
 
 
 def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> None:
-    from webapp import jobspec
+    from webapp.core import job_spec
 
-    operations.enqueue([jobspec.parse({"command": "x", "delay": 3600})] * (PROMOTE_LIMIT + 50), "person:test")
+    operations.enqueue([job_spec.parse({"command": "x", "delay": 3600})] * (PROMOTE_LIMIT + 50), "person:test")
     with writing() as session:
         session.execute(update(Job).values(run_at=clock.now() - 1))
     with claims as turn:
@@ -218,9 +220,9 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
     queue: Queue, connection: WorkerConnection, way: str, name: str
 ) -> None:
     """With a plain IN, a nested-loop plan ran the locking select again for each row and claimed all."""
-    from webapp import jobspec
+    from webapp.core import job_spec
 
-    operations.enqueue([jobspec.parse({"command": "true"})] * 1000, "person:test")
+    operations.enqueue([job_spec.parse({"command": "true"})] * 1000, "person:test")
     statement = getattr(Statements(connection), name)
     with connection.transaction() as cursor:
         for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):
@@ -235,7 +237,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
     """Whoever looks at the same moment would find nothing, and rest for ten seconds beside the other job."""
     queue.enqueue("true", id="one", queue="a")
     queue.enqueue("true", id="two", queue="b")
-    first, second = db.worker_connection(), db.worker_connection()
+    first, second = engines.worker_connection(), engines.worker_connection()
     lanes = [Lane("a"), Lane("b")]
     with Claims(first, "w1") as turn:
         mine = turn.claim(lanes, 1, SETTINGS)
@@ -244,7 +246,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
                 theirs = other.claim(lanes, 1, SETTINGS)
         else:
             revision = turn.look().revision
-            found = Claims(second, "w2").glance(lanes, 1, SETTINGS, revision)
+            found = Claims(second, "w2").claim_fast_path(lanes, 1, SETTINGS, revision)
             assert found is not None
             theirs = found[1]
     first.close()
@@ -256,7 +258,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
 def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")
-    first, second = db.worker_connection(), db.worker_connection()
+    first, second = engines.worker_connection(), engines.worker_connection()
     with Claims(first, "w1") as turn:
         mine = turn.claim([Lane("default")], 1, SETTINGS)
         with Claims(second, "w2") as other:

@@ -10,8 +10,8 @@ from typing import Any, Callable
 import pytest
 
 from tests.worker.conftest import Fleet, Queue, both_ways
-from webapp import story
-from webapp.db import reading
+from webapp.db.engines import reading
+from webapp.jobs import job_detail
 
 Start = Callable[..., Fleet]
 
@@ -23,8 +23,8 @@ def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Que
     [attempt] = queue.attempts(job.id)
     assert (job.exit_code, job.attempts, job.last_error) == (0, 1, None)
     assert (attempt.state, attempt.exit_code, attempt.number) == ("completed", 0, 1)
-    assert story.output_json(attempt)["stdout"] == "out\n"
-    assert story.output_json(attempt)["stderr"] == "err\n"
+    assert job_detail.output_json(attempt)["stdout"] == "out\n"
+    assert job_detail.output_json(attempt)["stderr"] == "err\n"
 
 
 @both_ways
@@ -194,7 +194,7 @@ def test_output_that_is_no_text_is_kept_byte_for_byte(queue: Queue, fleet: Start
     job_id = queue.enqueue(r"printf '\000\377\303'; printf '\251' >&2; head -c 5000 /dev/zero")
     queue.reaches(job_id, "completed")
     kept = queue.attempts(job_id)[0]
-    output = story.Output(kept.output, story.parse_runs(kept.output_runs))
+    output = job_detail.Output(kept.output, job_detail.parse_runs(kept.output_runs))
     assert output.stream(1) == b"\x00\xff\xc3" + bytes(5000)
     assert output.stream(2) == b"\xa9"
 
@@ -205,7 +205,7 @@ def test_the_output_of_a_running_job_can_be_watched(queue: Queue, fleet: Start, 
 
     def live() -> bytes:
         with reading() as session:
-            output = story.output(session, queue.job(job_id), 1)
+            output = job_detail.output(session, queue.job(job_id), 1)
         return output.data if output is not None and output.live else b""
 
     assert eventually(lambda: live() == b"first\nsecond\n")
@@ -274,5 +274,5 @@ def test_the_worker_itself_stays_small_while_a_command_floods_it(
 
 def _dropped(queue: Queue, job_id: str) -> int:
     with reading() as session:
-        output = story.output(session, queue.job(job_id), 1)
+        output = job_detail.output(session, queue.job(job_id), 1)
     return output.dropped if output is not None else 0

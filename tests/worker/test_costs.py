@@ -16,10 +16,11 @@ from sqlalchemy import text
 from tests.factories import make_job, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
-from webapp import db, operations
-from webapp.db import WorkerConnection, writing
-from worker.claims import Claim
-from worker.dispatcher import Dispatcher
+from webapp.db import engines as db
+from webapp.db.engines import WorkerConnection, writing
+from webapp.jobs import operations
+from worker.loop.claims import Claim
+from worker.loop.dispatcher import Dispatcher
 
 
 class Counted(WorkerConnection):

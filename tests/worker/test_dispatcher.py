@@ -12,14 +12,16 @@ from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
-from webapp import clock, db, operations
-from webapp.db import reading, writing
-from webapp.lanes import Lane
-from webapp.models import Job, OutputChunk, Worker
-from worker import losses
-from worker.claims import Claims, Ended
-from worker.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
-from worker.output import Capture
+from webapp.db import engines
+from webapp.db.engines import reading, writing
+from webapp.db.label_sets import Lane
+from webapp.db.models import Job, OutputChunk, Worker
+from webapp.jobs import operations
+from webapp.lib import clock
+from worker.loop.claims import AttemptResult, Claims
+from worker.loop.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
+from worker.maintenance import recovery
+from worker.runner.output import Capture
 
 
 class Bench:
@@ -27,7 +29,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.worker = factories.make_worker(id="w1", slots=2)
-        self.connection = db.worker_connection()
+        self.connection = engines.worker_connection()
         self.claims = Claims(self.connection, "w1")
         self.dispatcher = Dispatcher(self.connection, "w1", assignment(slots=2), lambda: 10.0, list)
 
@@ -106,8 +108,8 @@ def test_a_claim_that_a_keeper_has_seized_is_not_taken_up_by_who_learns_of_it(
         session.execute(update(Worker).values(state="expired"))
         operations.record_expiry(session, "w1", "its heartbeat stood still")
     with reading() as session:
-        orphans = losses._orphans(session)
-    assert len(losses._seize(orphans)) == 1
+        orphans = recovery._orphans(session)
+    assert len(recovery._seize(orphans)) == 1
     bench.dispatcher._unsure = True
     assert bench.turn() == []
     assert bench.dispatcher.expired
@@ -143,7 +145,7 @@ def test_live_output_of_a_commit_whose_answer_was_lost_is_stored_once_and_droppe
     with monkeypatch.context() as away:
         away.setattr(bench.connection, "transaction", unanswered)
         live(b" four")
-    bench.dispatcher.done(Ended(claim, "completed", "exit", clock.now(), clock.now(), 0, output=capture.kept()))
+    bench.dispatcher.done(AttemptResult(claim, "completed", "exit", clock.now(), clock.now(), 0, output=capture.kept()))
     assert bench.turn() == []
     assert queue.job(job_id).state == "completed"
     with reading() as session:
@@ -183,7 +185,7 @@ def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(
 @pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 def test_beside_a_due_job_that_somebody_else_holds_it_does_not_spin(bench: Bench) -> None:
     job = factories.make_job("scheduled", run_at=1)
-    with db.write_engine().begin() as holder:
+    with engines.write_engine().begin() as holder:
         holder.execute(select(Job.seq).where(Job.seq == job.seq).with_for_update())
         assert bench.turn() == []
         assert bench.dispatcher.due_in() > HELD_BY_OTHERS / 2

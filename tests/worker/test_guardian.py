@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import pytest
 
-from worker.guardian import LOOK, STUCK, Guardian
+from worker.loop.guardian import LOOK, STUCK, Guardian
 
 
 class Attendance:

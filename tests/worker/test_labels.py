@@ -10,10 +10,10 @@ import pytest
 from tests import factories
 from tests.factories import change_job
 from tests.worker.conftest import Fleet, Queue, assignment, both_ways
-from webapp import operations
-from webapp.db import WorkerConnection
+from webapp.db.engines import WorkerConnection
+from webapp.jobs import operations
 from worker import processes
-from worker.dispatcher import Dispatcher
+from worker.loop.dispatcher import Dispatcher
 
 Start = Callable[..., Fleet]
 Taker = Callable[..., Dispatcher]
@@ -123,7 +123,9 @@ def test_jobs_for_others_at_the_head_of_the_queue_hold_nobody_up(queue: Queue, t
 def test_a_job_that_must_run_alone_waits_for_a_worker_with_its_labels_and_delays_no_other(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.dispatcher.LONE_PATIENCE", -1)  # a worker that it concerns would make room at once
+    monkeypatch.setattr(
+        "worker.loop.worker.dispatcher.LONE_PATIENCE", -1
+    )  # a worker that it concerns would make room at once
     lone = queue.enqueue("true", requires="gpu")
     change_job(lone, losses=1)
     others = [queue.enqueue("true") for _ in range(3)]
@@ -137,7 +139,7 @@ def test_a_job_that_must_run_alone_waits_for_a_worker_with_its_labels_and_delays
 def test_a_busy_worker_makes_room_for_a_job_of_its_lane_that_must_run_alone(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.dispatcher.LONE_PATIENCE", -1)
+    monkeypatch.setattr("worker.loop.worker.dispatcher.LONE_PATIENCE", -1)
     first = queue.enqueue("true")
     gpu = taker("gpu")
     assert takes(gpu) == [first]

@@ -14,14 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import select, update
 
-from webapp import clock, create_core, db, jobspec, operations
 from webapp.config import Config
-from webapp.db import reading, writing
-from webapp.lanes import Lane
-from webapp.models import Attempt, Job, Worker
-from webapp.settings import Settings
-from worker import losses
-from worker.claims import Claim, Claims, Ended
+from webapp.core import job_spec
+from webapp.db import engines as db
+from webapp.db.application import create_core
+from webapp.db.engines import reading, writing
+from webapp.db.label_sets import Lane
+from webapp.db.models import Attempt, Job, Worker
+from webapp.jobs import operations
+from webapp.jobs.settings import Settings
+from webapp.lib import clock
+from worker.loop.claims import AttemptResult, Claim, Claims
+from worker.maintenance import recovery
 
 WAIT = 60.0  # seconds of every backoff here
 SETTINGS = Settings()
@@ -119,7 +123,7 @@ class Lifecycle(RuleBasedStateMachine):
             "max_retries": max_retries,
             "delay": delay,
         }
-        [job_id] = operations.enqueue([jobspec.parse(spec)], "person:test")
+        [job_id] = operations.enqueue([job_spec.parse(spec)], "person:test")
         state = "scheduled" if delay else "pending"
         run_at = self.time + clock.seconds(delay)
         self.model[job_id] = Model(self.submitted, job_id, priority, max_retries, state, run_at)
@@ -218,7 +222,7 @@ class Lifecycle(RuleBasedStateMachine):
         worker_id, claim = held
         one = self.model.get(claim.id)
         exit_code = 0 if kind == "completed" else 1
-        ended = Ended(claim, kind, "exit", self.time, self.time, exit_code=exit_code, error=None)
+        ended = AttemptResult(claim, kind, "exit", self.time, self.time, exit_code=exit_code, error=None)
         with self.workers[worker_id] as turn:
             state = turn.settle(ended, SETTINGS, WAIT)
         if one is None or one.token != claim.token:
@@ -246,11 +250,11 @@ class Lifecycle(RuleBasedStateMachine):
         with writing() as session:
             session.execute(update(Worker).where(Worker.id == worker_id).values(state="expired", stopped_at=self.time))
         held = [one for one in self.model.values() if one.holder == worker_id]
-        assert losses.give_back_what_nobody_holds() == len(held)
+        assert recovery.recover_orphans() == len(held)
         for one in held:
             one.lone_losses += one.losses > 0
             one.losses += 1
-            poison = one.lone_losses >= losses.POISON_LIMIT
+            poison = one.lone_losses >= recovery.POISON_LIMIT
             one.end("lost", "cancelled" if one.asked else "dead" if poison else "pending")
         self._start(place)
 

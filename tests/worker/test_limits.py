@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.worker.conftest import Fleet, Queue
-from worker import cgroups, limits
-from worker.limits import Fence, Limits
-from worker.runner_posix import _GATE
+from worker.runner import cgroups, limits
+from worker.runner.limits import Limits, ResourceLimits
+from worker.runner.posix import _GATE
 
 Start = Callable[..., Fleet]
 MIB = 1024**2
@@ -105,7 +105,7 @@ def test_what_waits_for_its_limits_never_begins_when_its_worker_dies(tmp_path: P
 
 def test_without_control_groups_resource_limits_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "_bases", dict)
-    fence = Fence(Limits(64 * MIB, 1000))
+    fence = ResourceLimits(Limits(64 * MIB, 1000))
     with subprocess.Popen([*_GATE, "cat", "/proc/self/limits"], stdin=-1, stdout=-1) as process:
         fence.enclose(process.pid)
         out, _ = process.communicate(b"go\n")

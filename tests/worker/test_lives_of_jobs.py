@@ -10,11 +10,12 @@ from typing import Any, Callable
 import pytest
 
 from tests.worker.conftest import Fleet, Queue, both_ways
-from webapp import bulk, jobspec, operations
-from webapp import fleet as fleets
-from webapp.db import reading
-from webapp.filters import JobFilter
-from webapp.models import Supervisor
+from webapp.core import job_spec
+from webapp.db.engines import reading
+from webapp.db.models import Supervisor
+from webapp.insight import fleet as fleets
+from webapp.jobs import bulk_actions, operations
+from webapp.jobs.filters import JobFilter
 
 Start = Callable[..., Fleet]
 
@@ -79,7 +80,7 @@ def test_a_scheduled_job_starts_when_it_is_due_and_not_before(queue: Queue, flee
 
 def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    specs = [jobspec.parse({"command": f"echo $QUEUECTL_JOB_ID >> {ledger}"}) for _ in range(2000)]
+    specs = [job_spec.parse({"command": f"echo $QUEUECTL_JOB_ID >> {ledger}"}) for _ in range(2000)]
     ids = operations.enqueue(specs, "person:test")
     assert fleet(ready=False, count=8, drain=True).process.wait(110) == 0
     assert sorted(ledger.read_text().split()) == sorted(ids)
@@ -228,7 +229,7 @@ def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: P
     job_id = queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0)
     queue.reaches(job_id, "dead")
     (tmp_path / "fixed").touch()
-    bulk.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    bulk_actions.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
     job = queue.reaches(job_id, "completed")
     assert (job.attempts, job.failures) == (2, 0)
     assert queue.verbs(job_id) == ["requeue"]

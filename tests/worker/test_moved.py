@@ -9,12 +9,14 @@ import psutil
 import pytest
 from flask import Flask
 
+from tests.admin.move.moves import go
 from tests.conftest import opened
-from tests.webapp.moving.moves import go
 from tests.worker.conftest import Fleet, Queue, both_ways
-from webapp import clock, create_core, elsewhere
+from webapp.admin.move import Side, marks
 from webapp.config import Config
-from webapp.moving import Side, marks
+from webapp.core import relocated
+from webapp.db.application import create_core
+from webapp.lib import clock
 
 Start = Callable[..., Fleet]
 
@@ -44,7 +46,7 @@ def test_workers_finish_what_runs_and_leave_before_the_queue_moves(queue: Queue,
 
 def mark(app: Flask, address: str) -> str:
     """The mark alone, as if a worker had been out of hearing for all the time before it."""
-    words = elsewhere.moved(address, clock.now())
+    words = relocated.moved(address, clock.now())
     side = Side(app)
 
     def work(connection: Any) -> None:

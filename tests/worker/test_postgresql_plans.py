@@ -17,10 +17,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from tests.conftest import configuration, opened, postgresql_database
-from webapp import clock, create_core, db, lists, queries, search
-from webapp.db import writing
-from webapp.models import STATES, Queue
-from worker.statements import AT_THE_HEAD, PROMOTE_LIMIT, Statements
+from webapp.core.statements import AT_THE_HEAD, PROMOTE_LIMIT, Statements
+from webapp.db import engines
+from webapp.db.application import create_core
+from webapp.db.engines import writing
+from webapp.db.models import STATES, Queue
+from webapp.jobs import listing, queries, search
+from webapp.lib import clock
 
 EACH = 3000  # jobs of each state in each of two queues
 N = 4
@@ -107,7 +110,7 @@ class _TakenBack(Exception):
 def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, most: int) -> None:
     lanes = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", ""]}
     values = {"now": clock.now(), "worker": "w2", "token": "t", "n": N, "revision": 0, **lanes}
-    connection = db.worker_connection()
+    connection = engines.worker_connection()
     try:
         with contextlib.suppress(_TakenBack), connection.transaction() as cursor:
             cursor.execute(EXPLAIN + getattr(Statements(connection), name), values)
@@ -122,7 +125,7 @@ def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, m
 def planned() -> Iterator[tuple[Session, list[dict[str, Any]]]]:
     """A reader's session, and the plans of what it asks of the jobs."""
     plans: list[dict[str, Any]] = []
-    with db.read_engine().connect() as connection:
+    with engines.read_engine().connect() as connection:
 
         def see(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
             if "FROM jobs" in statement and "EXPLAIN" not in statement:
@@ -137,8 +140,8 @@ def planned() -> Iterator[tuple[Session, list[dict[str, Any]]]]:
 def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: str, turned: bool) -> None:
     wanted = search.parse(typed)
     with planned() as (session, plans):
-        first = lists.page_of_jobs(session, wanted, limit=PAGE, turned=turned)
-        lists.page_of_jobs(session, wanted, limit=PAGE, turned=turned, after=first.older)
+        first = listing.page_of_jobs(session, wanted, limit=PAGE, turned=turned)
+        listing.page_of_jobs(session, wanted, limit=PAGE, turned=turned, after=first.older)
     assert plans
     for plan in plans:
         assert rows_read(plan) <= 3 * PAGE, json.dumps(plan, indent=1)

@@ -13,11 +13,11 @@ from flask import Flask
 from sqlalchemy import select, text
 
 from tests.worker.conftest import Fleet, Queue, both_ways
-from webapp import fleet as supervisors
-from webapp import operations
-from webapp.db import reading, writing
-from webapp.models import Supervisor, Worker
-from worker.child import Wanted
+from webapp.db.engines import reading, writing
+from webapp.db.models import Supervisor, Worker
+from webapp.insight import fleet as supervisors
+from webapp.jobs import operations
+from worker.messages import Wanted
 
 Start = Callable[..., Fleet]
 Eventually = Callable[..., Any]
@@ -230,7 +230,7 @@ def test_a_number_of_workers_out_of_bounds_is_refused(app: Flask, number: int) -
 
 def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
     from tests.factories import make_supervisor, make_worker
-    from webapp import clock
+    from webapp.lib import clock
 
     one = make_supervisor(seen_at=clock.now() - clock.seconds(300))
     with pytest.raises(supervisors.Unheard, match="has not been heard of"):

@@ -10,10 +10,11 @@ import pytest
 from flask import Flask
 
 from tests.worker.conftest import Queue
-from webapp import db, doorbell
 from webapp.config import Config
-from worker import wakeup
-from worker.claims import Claims
+from webapp.core import wakeup_signal
+from webapp.db import engines
+from worker.loop import wakeup
+from worker.loop.claims import Claims
 
 pytestmark = pytest.mark.parametrize("config", ["sqlite"], indirect=True)
 
@@ -54,7 +55,7 @@ def test_it_rings_when_people_change_what_workers_may_do(bell: wakeup.Wakeup, qu
 def test_housekeeping_and_what_workers_write_for_themselves_ring_nobody(
     bell: wakeup.Wakeup, worker_writes: Callable[[], None]
 ) -> None:
-    with db.writing(rings=False):
+    with engines.writing(rings=False):
         pass
     worker_writes()
     assert not rings(bell)
@@ -62,7 +63,7 @@ def test_housekeeping_and_what_workers_write_for_themselves_ring_nobody(
 
 @pytest.fixture
 def worker_writes(app: Flask) -> Iterator[Callable[[], None]]:
-    connection = db.worker_connection()
+    connection = engines.worker_connection()
 
     def write() -> None:
         with Claims(connection, "w1") as turn:
@@ -73,17 +74,17 @@ def worker_writes(app: Flask) -> Iterator[Callable[[], None]]:
 
 
 def test_a_bell_that_somebody_replaced_is_heard_again(bell: wakeup.Wakeup, config: Config, queue: Queue) -> None:
-    doorbell.path_of(config).unlink()
+    wakeup_signal.path_of(config).unlink()
     assert rings(bell), "the waiting must end, for it waits for a file that is gone"
     assert bell.descriptor() is not None  # as before the next wait
-    assert doorbell.path_of(config).exists()
+    assert wakeup_signal.path_of(config).exists()
     bell.rang()
     queue.enqueue("true")
     assert rings(bell)
 
 
 def test_without_a_bell_enqueue_does_what_it_must(app: Flask, config: Config, queue: Queue) -> None:
-    doorbell.path_of(config).unlink(missing_ok=True)
+    wakeup_signal.path_of(config).unlink(missing_ok=True)
     assert queue.job(queue.enqueue("true")).state == "pending"
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from webapp.api import pace
-from webapp.api.acts import routes as acts_routes
-from webapp.api.config import routes as config_routes
+from webapp.api import rate_limit
+from webapp.api.actions import routes as acts_routes
 from webapp.api.dead_letters import routes as dead_letters_routes
 from webapp.api.document import describe
 from webapp.api.document import routes as document_routes
 from webapp.api.jobs import routes as jobs_routes
 from webapp.api.output import routes as output_routes
 from webapp.api.queues import routes as queues_routes
+from webapp.api.settings import routes as config_routes
 from webapp.api.status import routes as status_routes
 from webapp.api.workers import routes as workers_routes
 
@@ -39,7 +39,7 @@ NOUNS = (
 
 def init_app(app: Flask) -> None:
     """Give the application its API, behind the gate that the console has set up."""
-    app.extensions[pace.KEY] = pace.Buckets()
+    app.extensions[rate_limit.KEY] = rate_limit.Buckets()
     describe(app, NOUNS)
     for noun in NOUNS:
         app.extensions["csrf"].exempt(noun)  # no cookie is read here, so no other site's page can act for anybody

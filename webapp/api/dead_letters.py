@@ -10,24 +10,17 @@ from typing import Any
 
 from flask import Response
 
-from webapp import groups, operations, search, shapes
-from webapp.api import bodies, cursors, repeats
-from webapp.api.acts import EITHER, on_many
+from webapp.api import idempotency, pagination, request_body
+from webapp.api.actions import EITHER, on_many
 from webapp.api.jobs import LINKS
 from webapp.api.problems import one_field
 from webapp.api.routes import Noun
-from webapp.api.schemas import (
-    ActAnswer,
-    DeadQuery,
-    Group,
-    GroupQuery,
-    GroupRequest,
-    Groups,
-    JobPage,
-    WhichDead,
-)
+from webapp.api.schemas import ActAnswer, DeadQuery, Group, GroupQuery, GroupRequest, Groups, JobPage, WhichDead
 from webapp.api.scopes import actor, scope
-from webapp.db import reading
+from webapp.db.engines import reading
+from webapp.insight import failure_groups
+from webapp.jobs import operations, search
+from webapp.web import serializers
 
 routes = Noun("Dead letters", "Jobs with no retries left, and groups of them. Look, requeue, discard.")
 
@@ -36,25 +29,25 @@ routes = Noun("Dead letters", "Jobs with no retries left, and groups of them. Lo
 @scope("read")
 def list_dead_letters() -> Response:
     """List the dead letters, newest first. The words of a search may also stand in errors and last output."""
-    asked = bodies.query(DeadQuery)
+    asked = request_body.query(DeadQuery)
     wanted = search.parse(asked.get("q", ""), state="dead", queue=asked.get("queue")).in_output()
-    return cursors.page(replace(wanted, group=asked.get("group")), asked["limit"], asked.get("cursor"))
+    return pagination.page(replace(wanted, group=asked.get("group")), asked["limit"], asked.get("cursor"))
 
 
 @routes.on("POST", "/dead-letters/requeue", {200: EITHER, 202: ActAnswer}, body=WhichDead)
 @scope("operate")
-@repeats.repeatable
+@idempotency.repeatable
 def requeue_dead_letters() -> Response:
     """Make dead letters pending again, by their ids, or all that match."""
-    return on_many("requeue", bodies.body(WhichDead), only="dead")
+    return on_many("requeue", request_body.body(WhichDead), only="dead")
 
 
 @routes.on("POST", "/dead-letters/discard", {200: EITHER, 202: ActAnswer}, body=WhichDead)
 @scope("operate")
-@repeats.repeatable
+@idempotency.repeatable
 def discard_dead_letters() -> Response:
     """Delete dead letters with their attempts and output, by their ids, or all that match. This cannot be undone."""
-    return on_many("discard", bodies.body(WhichDead), only="dead")
+    return on_many("discard", request_body.body(WhichDead), only="dead")
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -64,10 +57,10 @@ def discard_dead_letters() -> Response:
 @scope("read")
 def list_groups() -> Any:
     """List the groups of dead letters that failed alike."""
-    asked = bodies.query(GroupQuery)
+    asked = request_body.query(GroupQuery)
     with reading() as session:
-        listing = groups.listing(session, by=asked["sort"], page=asked["page"], size=asked["limit"])
-    found = [shapes.dead_group(one) for one in listing.groups]
+        listing = failure_groups.listing(session, by=asked["sort"], page=asked["page"], size=asked["limit"])
+    found = [serializers.dead_group(one) for one in listing.groups]
     return {"groups": found, "more": listing.more, "capped": listing.capped}
 
 
@@ -82,21 +75,21 @@ def get_group(group: str) -> Any:
 @scope("operate")
 def describe_group(group: str) -> Any:
     """Say something of a group: a note, who sees to it, that it is acknowledged."""
-    asked = bodies.body(GroupRequest)
+    asked = request_body.body(GroupRequest)
     _group(group)
     try:
-        groups.describe(group, actor(), note=asked.get("note"), owner=asked.get("owner"))
-    except groups.GroupError as error:
+        failure_groups.describe(group, actor(), note=asked.get("note"), owner=asked.get("owner"))
+    except failure_groups.GroupError as error:
         raise one_field(error.field, str(error)) from None
     if asked.get("acknowledged") is not None:
-        act = groups.acknowledge if asked["acknowledged"] else groups.reopen
+        act = failure_groups.acknowledge if asked["acknowledged"] else failure_groups.reopen
         act(group, actor())
     return _group(group)
 
 
 def _group(key: str) -> dict[str, Any]:
     with reading() as session:
-        found = groups.find(session, key) if "\0" not in key else None
+        found = failure_groups.find(session, key) if "\0" not in key else None
     if found is None:
         raise operations.NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
-    return shapes.dead_group(found)
+    return serializers.dead_group(found)

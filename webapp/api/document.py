@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import current_app
 from flask_smorest import Api
 
-from webapp import __version__, tokens
+from webapp.accounts import tokens
 from webapp.api.routes import Noun, problem_responses
 from webapp.api.scopes import scope
+from webapp.lib.version import __version__
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -14,13 +14,14 @@ from typing import Optional
 from flask import current_app, request
 from sqlalchemy.exc import DBAPIError
 
-from webapp import audit, throttle, tokens
-from webapp.api import pace, problems
+from webapp.accounts import login_throttle, tokens
+from webapp.api import problems, rate_limit
 from webapp.api.problems import Problem
 from webapp.api.scopes import Caller, needed_scope, set_caller
-from webapp.db import reading, writing
-from webapp.locks import Busy
-from webapp.models import Token
+from webapp.core.locks import Busy
+from webapp.db import audit
+from webapp.db.engines import reading, writing
+from webapp.db.models import Token
 
 USE_PATIENCE = 1.0  # seconds that a request waits to note that its token was used
 JSON = "application/json"
@@ -30,7 +31,7 @@ LONGEST = 200  # characters of a token that are looked at
 def admit(address: Optional[str]) -> None:
     """Admit no request to anything without a token whose scope is enough. Raises Problem."""
     caller = set_caller(_token(address))
-    wait = pace.buckets(current_app).take(caller.token_id)
+    wait = rate_limit.buckets(current_app).take(caller.token_id)
     if wait:
         raise problems.too_many(wait)
     if request.endpoint is None:
@@ -44,12 +45,12 @@ def _token(address: Optional[str]) -> Token:
     secret = secret.strip()
     if scheme.lower() != "bearer" or not secret:
         raise Problem("no-token", headers={"WWW-Authenticate": 'Bearer realm="queuectl"'})
-    key = throttle.address(address, "token")
+    key = login_throttle.address(address, "token")
     with reading() as session:
         token = tokens.find(session, secret[:LONGEST])
-        wait = throttle.wait_of(session, key) if token is None else 0.0
+        wait = login_throttle.wait_of(session, key) if token is None else 0.0
     if token is None:
-        wait = wait or throttle.admit([key])
+        wait = wait or login_throttle.admit([key])
         if wait:
             raise problems.too_many(wait, "Too many tokens that do not work came from this address.")
         _note_wrong_token()

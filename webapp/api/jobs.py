@@ -6,25 +6,17 @@ from typing import Any
 
 from flask import Response
 
-from webapp import jobspec, operations, search, settings, story
-from webapp.api import bodies, cursors, repeats
-from webapp.api.acts import refuse
+from webapp.api import idempotency, pagination, request_body
+from webapp.api.actions import refuse
 from webapp.api.found import found, job_json
 from webapp.api.problems import one_field
 from webapp.api.routes import PREFIX, Noun
-from webapp.api.schemas import (
-    MOST_SUBMITTED,
-    Ids,
-    Job,
-    JobPage,
-    JobQuery,
-    JobRequest,
-    JobsRequest,
-    WholeJob,
-)
+from webapp.api.schemas import MOST_SUBMITTED, Ids, Job, JobPage, JobQuery, JobRequest, JobsRequest, WholeJob
 from webapp.api.scopes import actor, caller, scope
-from webapp.db import reading
-from webapp.jobspec import FieldError, JobSpec, SpecError
+from webapp.core import job_spec
+from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.db.engines import reading
+from webapp.jobs import job_detail, operations, search, settings
 
 routes = Noun("Jobs", "A job is a shell command. Submit, list, look, delete.")
 LINKS = {"Link": {"description": "the next and the previous page", "schema": {"type": "string"}}}
@@ -44,30 +36,30 @@ def list_jobs() -> Response:
     id:ID, requires:gpu. What no index finds is looked for in 20,000 jobs of a page; then the page ends, perhaps with
     none (`search_capped`), and `next` goes on from there.
     """
-    asked = bodies.query(JobQuery)
+    asked = request_body.query(JobQuery)
     wanted = search.parse(asked.get("q", ""), state=asked.get("state"), queue=asked.get("queue"))
-    return cursors.page(wanted, asked["limit"], asked.get("cursor"))
+    return pagination.page(wanted, asked["limit"], asked.get("cursor"))
 
 
 @routes.on("POST", "/jobs", {201: Job}, body=JobRequest, headers=LOCATION)
 @scope("submit")
-@repeats.repeatable
+@idempotency.repeatable
 def submit_job() -> Response:
     """Submit a job."""
-    (job_id,) = operations.enqueue([jobspec.parse(bodies.raw())], actor(), form_key=repeats.form_key())
-    return bodies.answer(job_json(job_id), 201, {"Location": f"{PREFIX}/jobs/{job_id}"})
+    (job_id,) = operations.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
+    return request_body.answer(job_json(job_id), 201, {"Location": f"{PREFIX}/jobs/{job_id}"})
 
 
 @routes.on("POST", "/jobs/batch", {201: Ids}, body=BATCH)
 @scope("submit")
-@repeats.repeatable
+@idempotency.repeatable
 def submit_jobs() -> Response:
     """Submit up to 1,000 jobs: all are stored, or none.
 
     `place` in an error says which job it is about, from 0.
     """
-    ids = operations.enqueue(_specs(_listed(bodies.raw())), actor(), form_key=repeats.form_key())
-    return bodies.answer({"ids": ids}, 201)
+    ids = operations.enqueue(_specs(_listed(request_body.raw())), actor(), form_key=idempotency.form_key())
+    return request_body.answer({"ids": ids}, 201)
 
 
 def _listed(data: Any) -> list[Any]:
@@ -86,7 +78,7 @@ def _specs(listed: list[Any]) -> list[JobSpec]:
     specs, faults = [], []
     for place, one in enumerate(listed):
         try:
-            specs.append(jobspec.parse(one))
+            specs.append(job_spec.parse(one))
         except SpecError as error:  # noqa: PERF203 -- every fault of every job is told
             faults += [FieldError(fault.field, fault.message, place) for fault in error.errors]
     if faults:
@@ -100,8 +92,12 @@ def get_job(job_id: str) -> Any:
     """Look at a job: its fields, its attempts, and what happened to it."""
     with reading() as session:
         job = found(session, job_id)
-        values, ended, recorded = settings.load(session), story.attempts(session, job), story.events(session, job)
-    return story.whole_json(job, ended, recorded, values, with_env=caller().may("submit"))
+        values, ended, recorded = (
+            settings.load(session),
+            job_detail.attempts(session, job),
+            job_detail.events(session, job),
+        )
+    return job_detail.whole_json(job, ended, recorded, values, with_env=caller().may("submit"))
 
 
 @routes.on("DELETE", "/jobs/<job_id>", {204: None}, also=(409,))

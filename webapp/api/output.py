@@ -7,13 +7,13 @@ from typing import Any
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
-from webapp import story
-from webapp.api import bodies
+from webapp.api import request_body
 from webapp.api.found import found
 from webapp.api.routes import BYTES, Noun
 from webapp.api.schemas import OutputQuery
 from webapp.api.scopes import scope
-from webapp.db import reading
+from webapp.db.engines import reading
+from webapp.jobs import job_detail
 
 STREAMS = {"stdout": 1, "stderr": 2}
 HEADERS: dict[str, Any] = {
@@ -36,11 +36,11 @@ def get_output(job_id: str) -> Response:
     Ask with `Range: bytes=1000-` for what lies behind byte 1000: 206, or 416 where there is nothing yet. Of an output
     that is longer than the setting output_limit, the middle is left out: the headers tell how much, and where.
     """
-    asked = bodies.query(OutputQuery)
+    asked = request_body.query(OutputQuery)
     with reading() as session:
         job = found(session, job_id)
         number = asked.get("attempt", job.attempts)
-        kept = story.output(session, job, number) if number else None
+        kept = job_detail.output(session, job, number) if number else None
     if kept is None:
         raise NotFound(f"{job_id} has no attempt {number}." if number else f"{job_id} has made no attempt yet.")
     which = STREAMS.get(asked["stream"])

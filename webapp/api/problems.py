@@ -14,10 +14,10 @@ from typing import Any, Optional
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from webapp.elsewhere import Elsewhere
-from webapp.filters import FilterError
-from webapp.jobspec import SpecError
-from webapp.settings import SettingError
+from webapp.core.job_spec import SpecError
+from webapp.core.relocated import Relocated
+from webapp.jobs.filters import FilterError
+from webapp.jobs.settings import SettingError
 
 ROOT = "/api/"
 MEDIA_TYPE = "application/problem+json"
@@ -99,7 +99,7 @@ def known(error: Exception) -> Optional[Problem]:
         return one_field("value", str(error))
     if isinstance(error, FilterError):
         return one_field(error.field, str(error))
-    if isinstance(error, Elsewhere):
+    if isinstance(error, Relocated):
         # Whoever tries on reaches the queue as soon as this console has been started with the new address.
         return Problem("moved", f"{error}. Nothing was changed.", headers={"Retry-After": "60"})
     return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp import clock, jobspec, operations, queries, shapes
-from webapp.api import bodies
+from webapp.api import request_body
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.api.schemas import Queue, Queues
 from webapp.api.scopes import actor, scope
-from webapp.db import reading
+from webapp.core import job_spec
+from webapp.db.engines import reading
+from webapp.jobs import operations, queries
+from webapp.lib import clock
+from webapp.web import serializers
 
 routes = Noun("Queues", "A queue exists once a job has named it.")
 
@@ -37,8 +40,8 @@ def resume_queue(name: str) -> Any:
 
 
 def _pause(name: str, *, paused: bool) -> dict[str, Any]:
-    bodies.no_body()
-    if not jobspec.NAME.match(name):
+    request_body.no_body()
+    if not job_spec.NAME.match(name):
         raise operations.NotFound(f"no such queue: {name[:128]!r}.")
     change = operations.pause_queue if paused else operations.resume_queue
     if not change(name, actor()):
@@ -51,4 +54,4 @@ def _queues() -> list[dict[str, Any]]:
     with reading() as session:
         views = queries.queues(session)
     now = clock.now()
-    return [shapes.queue(view, now) for view in views]
+    return [serializers.queue(view, now) for view in views]

@@ -13,10 +13,10 @@ from flask import Response
 from flask_smorest import Blueprint
 from marshmallow import Schema
 
-from webapp.api.bodies import answer
 from webapp.api.gate import JSON
+from webapp.api.idempotency import HEADER
 from webapp.api.problems import KINDS, MEDIA_TYPE
-from webapp.api.repeats import HEADER
+from webapp.api.request_body import answer
 from webapp.api.schemas import NAME_PATTERN
 
 PREFIX = "/api/v1"

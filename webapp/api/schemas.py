@@ -10,12 +10,12 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
-from webapp.fleet import MOST_WORKERS
-from webapp.groups import LONGEST_NOTE
-from webapp.jobspec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
-from webapp.labels import MOST
-from webapp.models import ATTEMPT_STATES, STATES
-from webapp.search import TYPED
+from webapp.core.job_spec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
+from webapp.core.labels import MOST
+from webapp.db.models import ATTEMPT_STATES, STATES
+from webapp.insight.failure_groups import LONGEST_NOTE
+from webapp.insight.fleet import MOST_WORKERS
+from webapp.jobs.search import TYPED
 
 MOST_LISTED = 500  # jobs of one page
 MOST_NAMED = 500  # ids of one act
@@ -316,7 +316,7 @@ class Event(Answer):
     detail = fields.Dict(required=True, allow_none=True, metadata={"description": "more, by verb"})
 
 
-class Happening(Answer):
+class TimelineEntry(Answer):
     at = _time("when")
     verb = _text("what")
     actor = _text("by whom")
@@ -327,7 +327,7 @@ class Happening(Answer):
 class WholeJob(Job):
     attempt_history = _many(fields.Nested(Attempt), "its ended attempts, oldest first")
     events = _many(fields.Nested(Event), "what was done to it beside its attempts")
-    timeline = _many(fields.Nested(Happening), "all that happened to it, oldest first")
+    timeline = _many(fields.Nested(TimelineEntry), "all that happened to it, oldest first")
 
 
 class JobPage(Answer):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar, cast
 
 from flask import g
 
-from webapp import tokens
-from webapp.models import SCOPES, Token
+from webapp.accounts import tokens
+from webapp.db.models import SCOPES, Token
 
 if TYPE_CHECKING:
     from flask import Flask

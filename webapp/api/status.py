@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp import shapes
 from webapp.api.routes import Noun
 from webapp.api.schemas import Status
 from webapp.api.scopes import scope
-from webapp.db import reading
+from webapp.db.engines import reading
+from webapp.web import serializers
 
 routes = Noun("Status", "The queue at a glance.")
 
@@ -18,4 +18,4 @@ routes = Noun("Status", "The queue at a glance.")
 def get_status() -> Any:
     """How many jobs are in each state, which workers run, and what waits."""
     with reading() as session:
-        return shapes.status(session)
+        return serializers.status(session)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from webapp import clock, fleet, operations, queries, settings, shapes
-from webapp.api import bodies
+from webapp.api import request_body
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.api.schemas import ScaleRequest, Supervisor, Supervisors, WishRequest, Worker, WorkerQuery, Workers
 from webapp.api.scopes import actor, scope
-from webapp.db import reading
+from webapp.db.engines import reading
+from webapp.insight import fleet
+from webapp.jobs import operations, queries, settings
+from webapp.lib import clock
+from webapp.web import serializers
 
 routes = Noun("Workers", "The processes that run jobs.")
 
@@ -19,21 +22,21 @@ routes = Noun("Workers", "The processes that run jobs.")
 @scope("read")
 def list_workers() -> Any:
     """List the workers that run, oldest first."""
-    ended = bodies.query(WorkerQuery)["ended"]
+    ended = request_body.query(WorkerQuery)["ended"]
     return {"workers": _workers(clock.now() - clock.DAY if ended else None)}
 
 
 def _workers(ended_since: Optional[int]) -> list[dict[str, Any]]:
     with reading() as session:
         views = queries.workers(session, settings.load(session).lease, ended_since=ended_since)
-    return [shapes.worker(view) for view in views]
+    return [serializers.worker(view) for view in views]
 
 
 @routes.on("PUT", "/workers/<worker_id>/wish", {200: Worker}, body=WishRequest, also=(409,))
 @scope("admin")
 def wish_of_worker(worker_id: str) -> Any:
     """Ask a worker to take no more jobs, to take jobs again, or to finish and end. A stop is final."""
-    wish = bodies.body(WishRequest)["wish"]
+    wish = request_body.body(WishRequest)["wish"]
     known = "\0" not in worker_id
     outcome = operations.wish_of_workers(wish, [worker_id], actor()) if known else None
     if outcome is None or outcome.refused.get(worker_id, "") is None:
@@ -55,7 +58,7 @@ def list_supervisors() -> Any:
 @scope("admin")
 def scale_supervisor(supervisor_id: str) -> Any:
     """Have a supervisor keep so many workers. More start at once; of fewer, those that run least stop when done."""
-    wanted = bodies.body(ScaleRequest)["workers"]
+    wanted = request_body.body(ScaleRequest)["workers"]
     try:
         fleet.scale(supervisor_id, actor(), to=wanted)
     except fleet.Unheard as error:
@@ -66,4 +69,4 @@ def scale_supervisor(supervisor_id: str) -> Any:
 def _supervisors() -> list[dict[str, Any]]:
     with reading() as session:
         views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
-    return [shapes.supervisor(view) for view in views]
+    return [serializers.supervisor(view) for view in views]

@@ -19,7 +19,7 @@ from typing import Optional
 
 import click
 
-from webapp import __version__
+from webapp.lib.version import __version__
 
 # name: (module:attribute, help). In the order of a first day: submit, work, look, repair, tune, run for good.
 COMMANDS = {
@@ -137,10 +137,10 @@ def as_sentence(error: Exception) -> Optional[str]:
         return str(error)
     if kind.__module__ == "sqlalchemy.exc" and kind.__name__ in {"OperationalError", "InternalError", "DatabaseError"}:
         # What the machine did to the database: a full disk, a lost connection. A wrong statement is another class.
-        from webapp import trouble
+        from webapp.db import db_errors
 
         raw = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-        return f"{trouble.explain(error) or 'the database: ' + raw}."
+        return f"{db_errors.explain(error) or 'the database: ' + raw}."
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object[:100]!a} is not UTF-8 text."  # as an argument, bytes of another encoding
     if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is None:

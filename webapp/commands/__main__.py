@@ -9,7 +9,7 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 if __name__ == "__main__":
-    from webapp.bootstrap import mark_in_use, prefer_locked_packages
+    from webapp.bootstrap.enter import mark_in_use, prefer_locked_packages
     from webapp.commands import main
 
     mark_in_use(os.path.realpath(sys.prefix))

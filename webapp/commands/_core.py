@@ -15,8 +15,8 @@ from webapp.commands._output import one_line
 
 if TYPE_CHECKING:
     from webapp.config import Config
-    from webapp.models import Job
-    from webapp.operations import Outcome
+    from webapp.db.models import Job
+    from webapp.jobs.operations import Outcome
 
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
@@ -34,7 +34,7 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
     error there, for it is of a queue that was. Raises ConfigError, and Elsewhere.
     """
     from webapp import config as configuration
-    from webapp import create_core
+    from webapp.db.application import create_core
 
     config = config or configuration.load()
     app = create_core(config)
@@ -47,9 +47,9 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
             words = _moved() if noting else None
             if words is None:
                 raise
-            from webapp.elsewhere import Elsewhere
+            from webapp.core.relocated import Relocated
 
-            raise Elsewhere(words) from error
+            raise Relocated(words) from error
         else:
             words = _moved() if noting else None
             if words is not None:
@@ -59,19 +59,19 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
 
 
 def _moved() -> Optional[str]:
-    from webapp import elsewhere
-    from webapp.db import read_engine
+    from webapp.core import relocated
+    from webapp.db.engines import read_engine
 
     try:
         with read_engine().connect() as connection:
-            return elsewhere.note(connection)
+            return relocated.note(connection)
     except Exception:  # the database cannot even be read, and that is being said
         return None
 
 
 def disconnect() -> None:
     """Close the connections of the application whose context this is."""
-    from webapp.db import db
+    from webapp.db.engines import db
 
     for engine in db.engines.values():
         engine.dispose()
@@ -92,7 +92,7 @@ def actor() -> str:
 
 def found(job: Optional[Job], job_id: str) -> Job:
     """The job that was looked for. Raises NotFound where there is none."""
-    from webapp.operations import NotFound
+    from webapp.jobs.operations import NotFound
 
     if job is None:
         raise NotFound(f"no such job: {job_id!r}. `manage.py list` shows the newest.")

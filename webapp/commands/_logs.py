@@ -7,21 +7,22 @@ import sys
 from time import sleep as pause
 from typing import TYPE_CHECKING, Optional, TextIO
 
-from webapp import clock, queries, story
-from webapp import settings as tunables
 from webapp.commands._core import found
 from webapp.commands._output import one_line, say, span
-from webapp.db import reading
-from webapp.models import TERMINAL
-from webapp.operations import NotFound
-from webapp.plain import for_terminal
+from webapp.db.engines import reading
+from webapp.db.models import TERMINAL
+from webapp.jobs import job_detail, queries
+from webapp.jobs import settings as tunables
+from webapp.jobs.operations import NotFound
+from webapp.lib import clock
+from webapp.lib.text import for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy.orm import Session
 
-    from webapp.models import Attempt, Job
+    from webapp.db.models import Attempt, Job
 
 LOOK_EVERY = 0.2  # seconds; a running job's output reaches the database about once a second
 
@@ -46,7 +47,7 @@ class _Printer:
         self.position = 0
         self._streams = {1: _Stream(sys.stdout), 2: _Stream(sys.stderr)}
 
-    def print(self, pieces: Iterable[story.Piece]) -> None:
+    def print(self, pieces: Iterable[job_detail.Piece]) -> None:
         for piece in pieces:
             if piece.position > self.position:
                 self._flush()
@@ -62,9 +63,9 @@ class _Printer:
 def print_kept(job_id: str, number: Optional[int]) -> None:
     """Print what an attempt has written up to now."""
     with reading() as session:
-        job = found(story.find(session, job_id), job_id)
+        job = found(job_detail.find(session, job_id), job_id)
         number = number or job.attempts
-        pieces = list(story.pieces(session, job, number, 0)) if number else []
+        pieces = list(job_detail.pieces(session, job, number, 0)) if number else []
         exists = 0 < number <= job.attempts
     if not number:
         say(f"{job.id} has not started yet: it is {job.state}.")
@@ -81,7 +82,7 @@ def _no_attempt(job: Job, number: int) -> NotFound:
 def follow(job_id: str, only: Optional[int]) -> None:
     """Print the output as it comes, of one attempt or from the latest on through all retries."""
     with reading() as session:
-        job = found(story.find(session, job_id), job_id)
+        job = found(job_detail.find(session, job_id), job_id)
     number = only or job.attempts or 1
     if number > job.attempts and job.state in TERMINAL:
         if only is not None:
@@ -101,11 +102,11 @@ def follow(job_id: str, only: Optional[int]) -> None:
 def _look(job_id: str, number: int, printer: _Printer, teller: _Teller, only: bool) -> bool:
     """Print what is new of one attempt, and say what happened to the job. True: this attempt has ended."""
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
         if job is None:
             raise NotFound(f"{job_id} was discarded.")
-        ended = story.attempt(session, job, number)
-        pieces = list(story.pieces(session, job, number, printer.position))
+        ended = job_detail.attempt(session, job, number)
+        pieces = list(job_detail.pieces(session, job, number, printer.position))
         idle = job.state == "pending" and not _anybody_works(session)
     if ended is None:
         teller.tell(job, number, idle)

@@ -1,4 +1,4 @@
-"""`db move`: the queue to another database, and back. How that is done is in `webapp/moving/`."""
+"""`db move`: the queue to another database, and back. How that is done is in `webapp/admin/move/`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from webapp.commands._core import DURATION, actor, core
 from webapp.commands._output import Column, print_table, say
 
 if TYPE_CHECKING:
+    from webapp.admin.move import Report, Teller
+    from webapp.admin.move.sides import Tick
     from webapp.config import Config
-    from webapp.moving import Report, Teller
-    from webapp.moving.sides import Tick
 
 SHOWN = 20  # values that do not fit; the first ones tell the story
 NAME = "QUEUECTL_DATABASE_URL"
@@ -46,9 +46,9 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
     compared. The old database stays as it is and refuses every later write with the new address. If this is ended at
     any point, run it again: it goes on.
     """
-    from webapp import moving
+    from webapp.admin import move as moving
     from webapp.config import Config, database_url
-    from worker import keeper
+    from worker.maintenance import maintenance
 
     if (undo and (dry_run or write_env)) or (force and not undo):
         raise click.UsageError("--undo goes alone, or with --force.")
@@ -63,7 +63,7 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
                     say("The queue is here again. Start its workers: manage.py worker start, or up.")
                     return 0
                 with _what_then():
-                    moving.move(target, actor(), teller, look_after=keeper.without_supervisor(), patience=patience)
+                    moving.move(target, actor(), teller, look_after=maintenance.without_supervisor(), patience=patience)
                 _tell_where(target.address, target_config, write_env)
         except moving.MoveError as error:
             raise click.ClickException(str(error)) from None
@@ -73,14 +73,14 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
 @contextmanager
 def _what_then() -> Iterator[None]:
     """Whoever is left with half a move is told that it can be gone on with."""
-    from webapp import elsewhere
-    from webapp.db import read_engine
+    from webapp.core import relocated
+    from webapp.db.engines import read_engine
 
     try:
         yield
     except BaseException:
         with read_engine().connect() as connection:
-            if elsewhere.note(connection) is not None:
+            if relocated.note(connection) is not None:
                 say("The move is not complete, and the queue takes no changes. Run it again to go on, or --undo it.")
         raise
 

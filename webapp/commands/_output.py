@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Optional, TextIO
 
 import click
 
-from webapp import clock
-from webapp.plain import escaped
+from webapp.lib import clock
+from webapp.lib.text import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from webapp.models import Job
+    from webapp.db.models import Job
 
 WIDE = 1_000_000  # columns of something that is no terminal: nothing is cut there
 STYLES = {

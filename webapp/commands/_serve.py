@@ -38,7 +38,7 @@ def log_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def listen(config: Config, host: str, port: int, insecure: bool) -> socket.socket:
     """Bind first: whoever cannot have the port shall start nothing. Raises ConfigError."""
-    from webapp import serving
+    from webapp.server import serving
 
     serving.check_exposure(host, config, insecure)
     return serving.bind(host, port)
@@ -46,9 +46,9 @@ def listen(config: Config, host: str, port: int, insecure: bool) -> socket.socke
 
 def set_up_link(address: str) -> Optional[str]:
     """A fresh link that makes the first administrator; None where there is one. Needs the application's context."""
-    from webapp import people
+    from webapp.accounts import users
 
-    token = people.new_setup_link()
+    token = users.new_setup_link()
     return f"{address}/setup/{token}" if token is not None else None
 
 

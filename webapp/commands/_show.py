@@ -7,22 +7,14 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from webapp import clock, labels, story
-from webapp.commands._output import (
-    STYLES,
-    Column,
-    ago,
-    local_time,
-    print_table,
-    show,
-    span,
-    standing,
-    visible,
-)
+from webapp.commands._output import STYLES, Column, ago, local_time, print_table, show, span, standing, visible
+from webapp.core import labels
+from webapp.jobs import job_detail
+from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp.models import Attempt, Event, Job
-    from webapp.settings import Settings
+    from webapp.db.models import Attempt, Event, Job
+    from webapp.jobs.settings import Settings
 
 WORDS = {
     "enqueue": "enqueued",
@@ -57,7 +49,7 @@ def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], se
                 line.actor,
                 line.text,
             )
-            for line in story.timeline(job, list(attempts), list(events))
+            for line in job_detail.timeline(job, list(attempts), list(events))
         ],
     )
 

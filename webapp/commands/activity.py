@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, print_json, print_table, say
+from webapp.lib import clock
 
 
 @click.group(epilog="Example: manage.py activity undo 12")
@@ -19,13 +19,14 @@ def activity() -> None:
 @json_option
 def list_acts(limit: int, as_json: bool) -> None:
     """List acts, newest first: those on all jobs that matched, those of the console, canaries, undos."""
-    from webapp import bulk, shapes
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import bulk_actions
+    from webapp.web import serializers
 
     with core(), reading() as session:
-        acts = bulk.newest(session, limit)
+        acts = bulk_actions.newest(session, limit)
     if as_json:
-        print_json([shapes.act(act) for act in acts])
+        print_json([serializers.act(act) for act in acts])
     elif acts:
         now = clock.now()
         names = ("ID", "VERB", "WHAT", "STATE", "MOVED", "SKIPPED", "WHO", "WHEN")
@@ -35,7 +36,7 @@ def list_acts(limit: int, as_json: bool) -> None:
                 (
                     str(act.id),
                     "canary" if act.canary_seq is not None else act.verb,
-                    bulk.what(act),
+                    bulk_actions.what(act),
                     act.state,
                     f"{act.moved:,}",
                     f"{act.skipped:,}",
@@ -53,12 +54,12 @@ def list_acts(limit: int, as_json: bool) -> None:
 @click.argument("act_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 def undo(act_id: int) -> int:
     """Put back what the act ID moved, but for what workers have claimed or others have moved since."""
-    from webapp import bulk
+    from webapp.jobs import bulk_actions
 
     with core():
         try:
-            result = bulk.carry_out(bulk.undo(act_id, actor()))
-        except bulk.CannotUndo as error:
+            result = bulk_actions.carry_out(bulk_actions.undo(act_id, actor()))
+        except bulk_actions.CannotUndo as error:
             say(str(error))
             return 1
     click.echo(f"{result.moved:,} job{'' if result.moved == 1 else 's'} put back")
@@ -69,9 +70,9 @@ def undo(act_id: int) -> int:
 @click.argument("act_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 def stop(act_id: int) -> int:
     """End the act ID, which goes on or waits for its canary. What it has moved stays moved."""
-    from webapp import bulk
+    from webapp.jobs import bulk_actions
 
     with core():
-        stopped = bulk.stop(act_id, actor())
+        stopped = bulk_actions.stop(act_id, actor())
     click.echo(f"act {act_id}: stopped" if stopped else f"act {act_id}: has ended already")
     return 0 if stopped else 1

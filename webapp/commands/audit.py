@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp import clock
 from webapp.commands._core import DURATION, core, json_option
 from webapp.commands._output import Column, local_time, print_json, print_table, say
+from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp import audit as trail
-    from webapp.models import Audit
+    from webapp.db import audit as trail
+    from webapp.db.models import Audit
 
 PAGE = 500  # rows that one read takes
 
@@ -38,7 +38,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 def _wanted(
     actor: Optional[str], subject: Optional[str], verb: Optional[str], outcome: Optional[str], since: Optional[str]
 ) -> trail.Wanted:
-    from webapp import audit as trail
+    from webapp.db import audit as trail
 
     return trail.Wanted(
         actor=trail.actor_named(actor or ""),
@@ -78,7 +78,7 @@ def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Optional[
     with core():
         rows, more = _newest(wanted, limit)
     if as_json:
-        from webapp import audit as trail
+        from webapp.db import audit as trail
 
         print_json([trail.as_json(row) for row in rows])
     elif rows:
@@ -92,8 +92,8 @@ def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Optional[
 
 def _newest(wanted: trail.Wanted, limit: int) -> tuple[list[Audit], bool]:
     """The newest rows, and whether there are more; a read transaction takes PAGE at the most."""
-    from webapp import audit as trail
-    from webapp.db import reading
+    from webapp.db import audit as trail
+    from webapp.db.engines import reading
 
     rows: list[Audit] = []
     while len(rows) <= limit:
@@ -143,7 +143,7 @@ def _to_file(wanted: trail.Wanted, file: Path, replace: bool) -> int:
 
 
 def _write(wanted: trail.Wanted, write: Callable[[str], object]) -> int:
-    from webapp import audit as trail
+    from webapp.db import audit as trail
 
     number = 0
     for rows in trail.whole(wanted):

@@ -1,4 +1,4 @@
-"""`bench`: measures this machine and the queue on it. What is measured, and how, stands in `webapp/bench/`."""
+"""`bench`: measures this machine and the queue on it. What is measured, and how, stands in `tests/bench/`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.bench import SECTIONS, Bench, BenchError, measure, missing, space
+from tests.bench import SECTIONS, Bench, BenchError, measure, missing, space
 from webapp.commands._core import json_option
 from webapp.commands._output import Column, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from webapp.bench.rounds import Row
+    from tests.bench.rounds import Row
 
 WINDOWS: bool = sys.platform == "win32"
 
@@ -49,10 +49,10 @@ The one on PostgreSQL needs a server in which databases may be made: name it in 
 @click.option("--large", is_flag=True, help="Tables of ten million rows, too: half an hour, 15 GB.")
 @click.option("--quick", is_flag=True, help="Tiny sizes, to see that it works: not to be quoted.")
 def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, large: bool, quick: bool) -> int:
-    from webapp.bench.machine import describe
-    from webapp.bench.peers import POSTGRESQL
-    from webapp.bench.peers.running import installed
-    from webapp.bench.scratch import scratch
+    from tests.bench.machine import describe
+    from tests.bench.peers import POSTGRESQL
+    from tests.bench.peers.running import installed
+    from tests.bench.scratch import scratch
 
     if WINDOWS:
         raise click.ClickException("the benchmark needs a system with fork, signals and wait4, such as Linux or macOS.")

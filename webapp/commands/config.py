@@ -1,12 +1,12 @@
-"""`config`: what people may change while the queue runs. Which settings there are, `webapp/settings.py` says."""
+"""`config`: what people may change while the queue runs. Which settings there are, `webapp/jobs/settings.py` says."""
 
 from __future__ import annotations
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, print_json, print_table
+from webapp.lib import clock
 
 
 @click.group(epilog="Example: manage.py config set backoff_base 3")
@@ -18,13 +18,14 @@ def config() -> None:
 @json_option
 def list_settings(as_json: bool) -> None:
     """List all settings: value, default, what is allowed, and who changed it last."""
-    from webapp import settings, shapes
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import settings
+    from webapp.web import serializers
 
     with core(), reading() as session:
         values = settings.describe(session)
     if as_json:
-        print_json([shapes.setting(value) for value in values])
+        print_json([serializers.setting(value) for value in values])
         return
     now = clock.now()
     print_table(
@@ -55,14 +56,15 @@ def list_settings(as_json: bool) -> None:
 @json_option
 def get(key: str, as_json: bool) -> None:
     """Print the value of the setting KEY, and nothing else."""
-    from webapp import settings, shapes
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import settings
+    from webapp.web import serializers
 
     settings.define(key)  # a name that is none is told before a database is made
     with core(), reading() as session:
         value = next(value for value in settings.describe(session) if value.definition.key == key)
     if as_json:
-        print_json(shapes.setting(value))
+        print_json(serializers.setting(value))
     else:
         click.echo(value.value)
 
@@ -75,7 +77,7 @@ def get(key: str, as_json: bool) -> None:
 @click.argument("value")
 def set_(key: str, value: str) -> None:
     """Set the setting KEY to VALUE. It holds at once, for every job that did not set its own."""
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         now = operations.set_setting(key, value, actor())
@@ -86,7 +88,7 @@ def set_(key: str, value: str) -> None:
 @click.argument("key")
 def unset(key: str) -> None:
     """Put the setting KEY back to its default."""
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         now = operations.unset_setting(key, actor())
@@ -98,14 +100,15 @@ def unset(key: str) -> None:
 @json_option
 def history(key: str, as_json: bool) -> None:
     """Show who changed the setting KEY, when, from what and to what, newest first."""
-    from webapp import settings, shapes
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import settings
+    from webapp.web import serializers
 
     definition = settings.define(key)
     with core(), reading() as session:
         changes = settings.history(session, key)
     if as_json:
-        print_json([shapes.change(change) for change in changes])
+        print_json([serializers.change(change) for change in changes])
         return
     if not changes:
         click.echo(f"Nobody has changed {key}: it is {definition.tidy(definition.default)}, its default.", err=True)

@@ -1,4 +1,4 @@
-"""`db`: bring the database up to date, check it, copy it, put a copy back (`webapp/backup.py` does both).
+"""`db`: bring the database up to date, check it, copy it, put a copy back (`webapp/db/backup.py` does both).
 
 The command that moves it elsewhere is in `_move.py`.
 """
@@ -28,7 +28,8 @@ db.add_command(move)
 def upgrade() -> None:
     """Bring the database to the schema of this version. An SQLite database is copied first."""
     from webapp import config as configuration
-    from webapp import create_core, migrations
+    from webapp.db import migrations
+    from webapp.db.application import create_core
 
     config = configuration.load()
     with create_core(config, migrate=False).app_context():
@@ -47,7 +48,7 @@ def check() -> int:
     """Look through the whole database for damage. Work goes on meanwhile; a large one takes its time."""
     from sqlalchemy import text
 
-    from webapp.db import is_sqlite, read_engine
+    from webapp.db.engines import is_sqlite, read_engine
 
     with core(), read_engine().connect() as connection:
         if not is_sqlite():
@@ -73,8 +74,8 @@ def check() -> int:
 @click.option("--replace", is_flag=True, help="Overwrite a file of that name, once the new copy is whole.")
 def backup(file: Path, replace: bool) -> None:
     """Copy the database to FILE while it is in use. The copy is verified before it bears the name."""
-    from webapp import backup as copies
     from webapp import config as configuration
+    from webapp.db import backup as copies
 
     try:
         size = copies.make(configuration.load(), file, replace=replace)
@@ -87,10 +88,10 @@ def backup(file: Path, replace: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def restore(file: Path) -> None:
     """Put a backup in the place of the database; the old one is kept beside it. Refused while anything runs."""
-    from webapp import audit
-    from webapp import backup as copies
     from webapp import config as configuration
-    from webapp.db import writing
+    from webapp.db import audit
+    from webapp.db import backup as copies
+    from webapp.db.engines import writing
 
     try:
         aside = copies.restore(configuration.load(), file)

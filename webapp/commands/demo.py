@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core
 from webapp.commands._output import Column, console, say, standing, table
+from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp.models import Job
+    from webapp.db.models import Job
 
 WORKERS = 2
 DEADLINE = 60.0  # seconds; it takes about ten
@@ -87,18 +87,19 @@ for you to look at it, and for `manage.py dlq retry hopeless`. The scratch datab
 
 
 def _fill(acts: Sequence[Act]) -> None:
-    from webapp import jobspec, operations
+    from webapp.core import job_spec
+    from webapp.jobs import operations
 
     # The default waits, 2 and 4 seconds, without the luck in them: the same demo each time.
     operations.set_setting("backoff_base", 2, actor())
     operations.set_setting("backoff_jitter", 0, actor())
-    operations.enqueue([jobspec.parse(act.job) for act in acts], actor())
+    operations.enqueue([job_spec.parse(act.job) for act in acts], actor())
 
 
 @contextmanager
 def _workers(home: Path) -> Iterator[Path]:
     """Real workers on the scratch database, as `worker start` runs them. Yields their log."""
-    from webapp.children import Child
+    from webapp.lib.process_group import Child
 
     log = home / "workers.log"
     environment = {**os.environ, "QUEUECTL_HOME": str(home), "QUEUECTL_DATABASE_URL": ""}
@@ -113,7 +114,7 @@ def _workers(home: Path) -> Iterator[Path]:
 
 def _watch(acts: Sequence[Act]) -> list[Job]:
     """Show the states as they change until all have ended, or the deadline comes."""
-    from webapp.models import TERMINAL
+    from webapp.db.models import TERMINAL
 
     until = time.monotonic() + DEADLINE
     with _stage(acts) as show:
@@ -126,11 +127,11 @@ def _watch(acts: Sequence[Act]) -> list[Job]:
 
 
 def _read(acts: Sequence[Act]) -> list[Job]:
-    from webapp import story
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import job_detail
 
     with reading() as session:
-        found = [story.find(session, act.job["id"]) for act in acts]
+        found = [job_detail.find(session, act.job["id"]) for act in acts]
     return [job for job in found if job is not None]
 
 

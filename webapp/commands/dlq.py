@@ -6,9 +6,9 @@ from typing import Callable
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option, tell_outcome
 from webapp.commands._output import Column, ago, print_json, print_table, say
+from webapp.lib import clock
 
 
 @click.group(epilog="Example: manage.py dlq retry --all")
@@ -24,7 +24,7 @@ def dlq() -> None:
 def list_dead(queue: str | None, group: str | None, limit: int, as_json: bool) -> None:
     """List the dead letters, newest first, with the error that each died of."""
     from webapp.commands.jobs import print_jobs_json, read_jobs
-    from webapp.filters import JobFilter
+    from webapp.jobs.filters import JobFilter
 
     with core():
         settings, jobs, more = read_jobs(JobFilter(state="dead", queue=queue, group=group), limit)
@@ -58,13 +58,14 @@ def list_dead(queue: str | None, group: str | None, limit: int, as_json: bool) -
 @json_option
 def list_groups(largest: bool, limit: int, as_json: bool) -> None:
     """List the dead letters in groups of those that failed alike; what nobody has acknowledged stands first."""
-    from webapp import groups, shapes
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.insight import failure_groups
+    from webapp.web import serializers
 
     with core(), reading() as session:
-        listing = groups.listing(session, by="count" if largest else "last", size=limit)
+        listing = failure_groups.listing(session, by="count" if largest else "last", size=limit)
     if as_json:
-        print_json([shapes.dead_group(one) for one in listing.groups])
+        print_json([serializers.dead_group(one) for one in listing.groups])
     elif listing.groups:
         now = clock.now()
         print_table(
@@ -93,7 +94,7 @@ def list_groups(largest: bool, limit: int, as_json: bool) -> None:
     else:
         say("No dead letters.")
     if listing.capped:
-        say(f"There are more than {groups.MOST_GROUPS} groups; these are of those that somebody died of last.")
+        say(f"There are more than {failure_groups.MOST_GROUPS} groups; these are of those that somebody died of last.")
     elif listing.more:
         say(f"These are the first {limit:,}; there are more. Show them with --limit.")
 
@@ -105,7 +106,7 @@ def list_groups(largest: bool, limit: int, as_json: bool) -> None:
 @click.option("--acknowledge/--reopen", "acknowledged", default=None, help="Somebody sees to it; or nobody any more.")
 def note(key: str, text: str | None, owner: str | None, acknowledged: bool | None) -> int:
     """Say something of a group of dead letters. It stays when the group is empty."""
-    from webapp import groups
+    from webapp.insight import failure_groups
 
     if text is None and owner is None and acknowledged is None:
         raise click.UsageError("Give a text, --owner, --acknowledge or --reopen.")
@@ -113,11 +114,11 @@ def note(key: str, text: str | None, owner: str | None, acknowledged: bool | Non
     with core():
         if text is not None or owner is not None:
             try:
-                changed = groups.describe(key, actor(), note=text, owner=owner)
-            except groups.GroupError as error:
+                changed = failure_groups.describe(key, actor(), note=text, owner=owner)
+            except failure_groups.GroupError as error:
                 raise click.UsageError(f"The {error.field} {error}") from None
         if acknowledged is not None:
-            act = groups.acknowledge if acknowledged else groups.reopen
+            act = failure_groups.acknowledge if acknowledged else failure_groups.reopen
             changed = act(key, actor()) or changed
     say("Saved." if changed else "Nothing was changed.")
     return 0
@@ -134,8 +135,9 @@ def _which(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--canary", is_flag=True, help="With --all or --group: one first, the rest only if it completes.")
 def retry(job_ids: tuple[str, ...], all_: bool, group: str | None, canary: bool) -> int:
     """Make dead letters pending again, with all their retries."""
-    from webapp import canaries, operations
-    from webapp.filters import JobFilter
+    from webapp.jobs import canary as canaries
+    from webapp.jobs import operations
+    from webapp.jobs.filters import JobFilter
 
     _one_way(job_ids, all_, group)
     if canary and job_ids:
@@ -156,9 +158,9 @@ def retry(job_ids: tuple[str, ...], all_: bool, group: str | None, canary: bool)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def discard(job_ids: tuple[str, ...], all_: bool, group: str | None, yes: bool) -> int:
     """Delete dead letters with their attempts and output. This cannot be undone."""
-    from webapp import operations, queries
-    from webapp.db import reading
-    from webapp.filters import JobFilter
+    from webapp.db.engines import reading
+    from webapp.jobs import operations, queries
+    from webapp.jobs.filters import JobFilter
 
     _one_way(job_ids, all_, group)
     with core():
@@ -181,14 +183,14 @@ def _one_way(job_ids: tuple[str, ...], all_: bool, group: str | None) -> None:
 
 
 def _act_on_all(verb: str, became: str, group: str | None) -> int:
-    from webapp import bulk
-    from webapp.filters import JobFilter
+    from webapp.jobs import bulk_actions
+    from webapp.jobs.filters import JobFilter
 
-    result = bulk.act_on_all(verb, JobFilter(state="dead", group=group), actor())
+    result = bulk_actions.act_on_all(verb, JobFilter(state="dead", group=group), actor())
     if not result.moved and not result.skipped:
         say("No dead letters." if group is None else "No dead letters of this group.")
         return 0
     moved_first = f"; {result.skipped:,} had been moved by somebody else" if result.skipped else ""
-    undo = f" Undo: manage.py activity undo {result.act_id}" if verb in bulk.CAN_BE_UNDONE else ""
+    undo = f" Undo: manage.py activity undo {result.act_id}" if verb in bulk_actions.CAN_BE_UNDONE else ""
     say(f"{result.moved:,} dead letter{'' if result.moved == 1 else 's'} {became}{moved_first}.{undo}")
     return 0

@@ -1,4 +1,4 @@
-"""`doctor`: is this machine fit for it, and is all well? What is looked at stands in `webapp/checkup.py`."""
+"""`doctor`: is this machine fit for it, and is all well? What is looked at stands in `webapp/admin/doctor.py`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from webapp.commands._output import STYLES, print_json, show
 @json_option
 def doctor(as_json: bool) -> int:
     """Check this machine and this installation. Ends with 1 where something must be mended."""
-    from webapp import checkup
-    from worker import limits
+    from webapp.admin import doctor as checkup
+    from worker.runner import limits
 
     findings = [checkup.Finding("job limits", "ok", f"set here: {limits.describe()}"), *checkup.examine()]
     if as_json:

@@ -1,6 +1,6 @@
 """`enqueue`: one job from JSON or options, or many from JSON lines, all or none.
 
-What a job may look like is decided in `webapp/jobspec.py`; here is where its words come from.
+What a job may look like is decided in `webapp/core/job_spec.py`; here is where its words come from.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from webapp.commands._core import DURATION, actor, core
 from webapp.commands._output import say
 
 if TYPE_CHECKING:
-    from webapp.jobspec import FieldError, JobSpec
+    from webapp.core.job_spec import FieldError, JobSpec
 
 SHOWN_FAULTS = 20
 QUOTING = (
@@ -86,7 +86,7 @@ def enqueue(
 def _from_options(command: str, pairs: Sequence[str], options: dict[str, Any]) -> JobSpec:
     import os
 
-    from webapp import jobspec
+    from webapp.core import job_spec
 
     data = {"id" if key == "id_" else key: value for key, value in options.items() if value is not None}
     data["command"] = command
@@ -100,15 +100,15 @@ def _from_options(command: str, pairs: Sequence[str], options: dict[str, Any]) -
         if name in env:
             raise click.BadParameter(f"{name!r} is set twice; give each variable once.", param_hint="--env")
         env[name] = value
-    return jobspec.parse({**data, "env": env} if env else data)
+    return job_spec.parse({**data, "env": env} if env else data)
 
 
 def _from_argument(text: str) -> JobSpec:
-    from webapp import jobspec
+    from webapp.core import job_spec
 
     try:
-        return jobspec.parse_json(text)
-    except jobspec.SpecError as error:
+        return job_spec.parse_json(text)
+    except job_spec.SpecError as error:
         if "not JSON" not in str(error):
             raise
         bare = text.strip().strip("'")
@@ -118,7 +118,7 @@ def _from_argument(text: str) -> JobSpec:
 
 
 def _enqueue_one(spec: JobSpec) -> None:
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         (id_,) = operations.enqueue([spec], actor())
@@ -129,7 +129,8 @@ def _enqueue_one(spec: JobSpec) -> None:
 
 
 def _enqueue_many(path: str) -> None:
-    from webapp import jobspec, operations
+    from webapp.core import job_spec
+    from webapp.jobs import operations
 
     started = time.monotonic()
     lines = _read_lines(path)
@@ -141,7 +142,7 @@ def _enqueue_many(path: str) -> None:
         try:
             with core():
                 ids = operations.enqueue(specs, actor(), stored=stored)
-        except jobspec.SpecError as error:
+        except job_spec.SpecError as error:
             raise _refusal([(places[one.place or 0], one) for one in error.errors]) from None
     _print_ids(ids)
     took = time.monotonic() - started
@@ -183,7 +184,7 @@ def _read_lines(path: str) -> list[str]:
 
 def _parse_lines(lines: Sequence[str], read: Tick) -> tuple[list[JobSpec], list[int]]:
     """All jobs and the numbers of their lines. Raises with every fault in every line."""
-    from webapp import jobspec
+    from webapp.core import job_spec
 
     specs: list[JobSpec] = []
     places: list[int] = []
@@ -194,16 +195,16 @@ def _parse_lines(lines: Sequence[str], read: Tick) -> tuple[list[JobSpec], list[
         if not line.strip():
             continue
         try:
-            specs.append(jobspec.parse_json(line))
+            specs.append(job_spec.parse_json(line))
             places.append(number)
-        except jobspec.SpecError as error:
+        except job_spec.SpecError as error:
             faults += [(number, one) for one in error.errors]
     read(len(lines))
     seen: dict[str, int] = {}
     for spec, number in zip(specs, places):
         if spec.id is not None and seen.setdefault(spec.id, number) != number:
             message = f"{spec.id!r} is the id of line {seen[spec.id]}, too. Ids must differ."
-            faults.append((number, jobspec.FieldError("id", message)))
+            faults.append((number, job_spec.FieldError("id", message)))
     if faults:
         raise _refusal(sorted(faults, key=lambda fault: fault[0]))
     return specs, places

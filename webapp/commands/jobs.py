@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp import clock, labels
 from webapp.commands._core import actor, core, found, json_option, tell_outcome
 from webapp.commands._output import Column, print_json, print_table, say, standing
+from webapp.core import labels
+from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp.filters import JobFilter
-    from webapp.models import Job
-    from webapp.settings import Settings
+    from webapp.db.models import Job
+    from webapp.jobs.filters import JobFilter
+    from webapp.jobs.settings import Settings
 
 PAGE = 500  # jobs that one read transaction takes: a long one would keep the WAL from being emptied
 MOST_ATTEMPTS = 2**31 - 1  # what the column holds
@@ -43,7 +44,7 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int,
     processing longest first, ended ones newest first. --search reads what the console's search box does, such as
     'state:dead queue:mail exit:127 since:2h "a phrase"'.
     """
-    from webapp import search
+    from webapp.jobs import search
 
     try:
         wanted = search.parse(text, state=state, queue=queue)
@@ -81,16 +82,16 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int,
 
 def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]:
     """The settings, the first `limit` jobs, and whether there are more."""
-    from webapp import lists
-    from webapp import settings as tunables
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import listing
+    from webapp.jobs import settings as tunables
 
     jobs: list[Job] = []
     after: Optional[str] = None
     while True:
         with reading() as session:
             settings = tunables.load(session)
-            page = lists.page_of_jobs(session, wanted, limit=min(PAGE, limit - len(jobs)), after=after)
+            page = listing.page_of_jobs(session, wanted, limit=min(PAGE, limit - len(jobs)), after=after)
         jobs += page.jobs
         after = page.older
         if after is None or len(jobs) >= limit:
@@ -98,9 +99,9 @@ def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]
 
 
 def print_jobs_json(jobs: list[Job], settings: Settings) -> None:
-    from webapp import story
+    from webapp.jobs import job_detail
 
-    print_json([story.job_json(job, settings) for job in jobs])
+    print_json([job_detail.job_json(job, settings) for job in jobs])
 
 
 @click.command(epilog="Example: manage.py show job1 --json")
@@ -108,19 +109,19 @@ def print_jobs_json(jobs: list[Job], settings: Settings) -> None:
 @json_option
 def show(job_id: str, as_json: bool) -> None:
     """Show the job ID: its fields, its attempts, and what happened to it."""
-    from webapp import settings as tunables
-    from webapp import story
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import job_detail
+    from webapp.jobs import settings as tunables
 
     with core(), reading() as session:
-        job = found(story.find(session, job_id), job_id)
+        job = found(job_detail.find(session, job_id), job_id)
         settings = tunables.load(session)
-        attempts = story.attempts(session, job, with_output=as_json)
-        events = story.events(session, job)
+        attempts = job_detail.attempts(session, job, with_output=as_json)
+        events = job_detail.events(session, job)
     if as_json:
-        whole = story.whole_json(job, attempts, events, settings)
+        whole = job_detail.whole_json(job, attempts, events, settings)
         for shown, one in zip(whole["attempt_history"], attempts):
-            shown.update(story.output_json(one))
+            shown.update(job_detail.output_json(one))
         print_json(whole)
     else:
         from webapp.commands._show import print_job
@@ -153,7 +154,7 @@ def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 def cancel(job_ids: tuple[str, ...]) -> int:
     """Cancel jobs. What waits is cancelled at once, what runs is told to end."""
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         outcome = operations.cancel(job_ids, actor())
@@ -169,7 +170,7 @@ def cancel(job_ids: tuple[str, ...]) -> int:
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
 def run_now(job_ids: tuple[str, ...]) -> int:
     """Make scheduled jobs, and failed ones that wait for their retry, due at once."""
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         outcome = operations.run_now(job_ids, actor())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, print_json, print_table, say, span
+from webapp.lib import clock
 
 
 @click.group(epilog="Example: manage.py queue pause mail")
@@ -18,14 +18,15 @@ def queue() -> None:
 @json_option
 def list_queues(as_json: bool) -> None:
     """List the queues with what waits and runs in each. A queue exists once a job has named it."""
-    from webapp import queries, shapes
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import queries
+    from webapp.web import serializers
 
     with core(), reading() as session:
         views = queries.queues(session)
     now = clock.now()
     if as_json:
-        print_json([shapes.queue(view, now) for view in views])
+        print_json([serializers.queue(view, now) for view in views])
         return
     if not views:
         say("No queues yet: the first job makes one.")
@@ -54,7 +55,7 @@ def list_queues(as_json: bool) -> None:
 @click.argument("name")
 def pause(name: str) -> None:
     """Let no more jobs of the queue NAME start. Those that run go on."""
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         changed = operations.pause_queue(name, actor())
@@ -65,7 +66,7 @@ def pause(name: str) -> None:
 @click.argument("name")
 def resume(name: str) -> None:
     """Let the jobs of the queue NAME start again."""
-    from webapp import operations
+    from webapp.jobs import operations
 
     with core():
         changed = operations.resume_queue(name, actor())

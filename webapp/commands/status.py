@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp import clock, labels
 from webapp.commands._core import core, json_option
 from webapp.commands._output import STYLES, print_json, show, span
+from webapp.core import labels
+from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp.queries import Waiting
-    from webapp.waiting import Obstacle
+    from webapp.insight.blockers import Obstacle
+    from webapp.jobs.queries import Waiting
 
 MOST_STRANDED = 3  # groups of jobs that are named
 
@@ -21,25 +22,27 @@ MOST_STRANDED = 3  # groups of jobs that are named
 @json_option
 def status(as_json: bool) -> None:
     """Show how many jobs are in each state, which workers are alive, and what waits."""
-    from webapp import queries, shapes, trends, waiting
-    from webapp import settings as tunables
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.insight import blockers, trends
+    from webapp.jobs import queries
+    from webapp.jobs import settings as tunables
+    from webapp.web import serializers
 
     if as_json:
         with core(), reading() as session:
-            print_json(shapes.status(session))
+            print_json(serializers.status(session))
         return
     with core(), reading() as session:
         now = clock.now()
         states = queries.count_states_exactly(session)
         workers = queries.workers(session, tunables.load(session).lease)
         waited = queries.waited(queries.oldest_pending(session), now)
-        minute = queries.count_finished_since(session, now - shapes.MINUTE)
-        hour = queries.count_finished_since(session, now - shapes.HOUR)
+        minute = queries.count_finished_since(session, now - serializers.MINUTE)
+        hour = queries.count_finished_since(session, now - serializers.HOUR)
         lately = trends.trend(session, trends.RANGES["1h"])
         paused = queries.paused_queues(session)
         alive = [view for view in workers if view.alive]
-        stranded = waiting.stranded(queries.queues(session, lately.rates), alive)
+        stranded = blockers.stranded(queries.queues(session, lately.rates), alive)
     silent = len(workers) - len(alive)
     _print(
         states,
@@ -48,7 +51,7 @@ def status(as_json: bool) -> None:
             "oldest pending": "nothing waits" if waited is None else f"waits {span(waited)}",
             "finished": f"{minute} in the last minute, {hour} in the last hour",
             "rate": _rate(sum(lately.rates.values())),
-            "last hour": _times(shapes.trend(lately)),
+            "last hour": _times(serializers.trend(lately)),
             "paused queues": ", ".join(paused) or None,
             "no worker for": _stranded(stranded),
         },

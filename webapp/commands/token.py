@@ -1,4 +1,4 @@
-"""`token`: what programs show to the API. What each scope allows, `webapp/tokens.py` says."""
+"""`token`: what programs show to the API. What each scope allows, `webapp/accounts/tokens.py` says."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, local_time, print_json, print_table, say
+from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp.models import Token
+    from webapp.db.models import Token
 
 SCOPES = ("read", "submit", "operate", "admin")
 
@@ -32,7 +32,7 @@ def token() -> None:
 @click.option("--days", type=int, help="Let it end after so many days (default: never).")
 def create(name: str, scope: str, days: Optional[int]) -> None:
     """Make a token for the program NAME and print its secret, this once: only a hash of it is kept."""
-    from webapp import tokens
+    from webapp.accounts import tokens
 
     with core():
         try:
@@ -49,8 +49,8 @@ def create(name: str, scope: str, days: Optional[int]) -> None:
 @json_option
 def list_tokens(all_: bool, as_json: bool) -> None:
     """List the tokens that work, newest first; never their secrets."""
-    from webapp import tokens
-    from webapp.db import reading
+    from webapp.accounts import tokens
+    from webapp.db.engines import reading
 
     with core(), reading() as session:
         found = tokens.every(session, ended=all_)
@@ -79,7 +79,7 @@ def list_tokens(all_: bool, as_json: bool) -> None:
 
 
 def _token_json(one: Token) -> dict[str, Any]:
-    from webapp import tokens
+    from webapp.accounts import tokens
 
     return {
         "name": one.name,
@@ -99,7 +99,7 @@ def _token_json(one: Token) -> dict[str, Any]:
 @click.argument("name")
 def revoke(name: str) -> None:
     """End the token NAME at once. It cannot be brought back."""
-    from webapp import tokens
+    from webapp.accounts import tokens
 
     with core():
         if not tokens.revoke(name, actor()):

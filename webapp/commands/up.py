@@ -1,4 +1,4 @@
-"""`up`: everything on one machine, the console and its workers. Who keeps them running is `webapp/children.py`."""
+"""`up`: everything on one machine, the console and its workers. Who keeps them running is `webapp/lib/process_group.py`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS, label_option
 @log_option
 def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: list[str], log_format: str) -> int:
     """Start the console and its workers. Ctrl-C lets running jobs finish, then stops everything."""
-    from webapp import __version__, children, notifying, serving, trouble
     from webapp import config as configuration
+    from webapp.db import db_errors
+    from webapp.lib import process_group, sd_notify
+    from webapp.lib.version import __version__
+    from webapp.server import serving
 
-    manager = notifying.take()
+    manager = sd_notify.take()
     listener = listen(configuration.load(), host, port, insecure)
     with core() as config:
-        trouble.check_before_start(config)
+        db_errors.check_before_start(config)
         address = serving.address_of(listener, config)
         link = set_up_link(address)
     database = str(config.sqlite_path) if config.is_sqlite else "PostgreSQL"
@@ -50,17 +53,17 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
     work = ["worker", "start", "--count", str(workers), "--slots", str(slots), "--log-format", log_format]
     work += [word for label in labels for word in ("--label", label)]
     try:
-        children.run(
+        process_group.run(
             [
-                children.Child("console", web, inherited=[socket_number]),
-                children.Child("workers", work),
+                process_group.Child("console", web, inherited=[socket_number]),
+                process_group.Child("workers", work),
             ],
             say,
             draining,
             started,
             manager,
         )
-    except children.Broken as broken:
+    except process_group.Broken as broken:
         raise click.ClickException(str(broken)) from None
     say("Stopped.")
     return 0

@@ -1,4 +1,4 @@
-"""`user`: the people who may log in to the console. What a name and a password may be, `webapp/people.py` says."""
+"""`user`: the people who may log in to the console. What a name and a password may be, `webapp/accounts/users.py` says."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, Callable
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, local_time, print_json, print_table, say
+from webapp.lib import clock
 
 ROLES = ("viewer", "operator", "admin")
 
@@ -44,11 +44,11 @@ def _password(from_stdin: bool) -> str:
 @_password_option
 def add(name: str, role: str, password_stdin: bool) -> None:
     """Let NAME log in. The password is asked for."""
-    from webapp import people
+    from webapp.accounts import users
 
     password = _password(password_stdin)
     with core(), _fields_named():
-        people.add(name, password, role, actor())
+        users.add(name, password, role, actor())
     click.echo(f"{name}: may log in, as {role}")
 
 
@@ -57,11 +57,11 @@ def add(name: str, role: str, password_stdin: bool) -> None:
 @_password_option
 def passwd(name: str, password_stdin: bool) -> None:
     """Give NAME a new password and end their sessions."""
-    from webapp import people
+    from webapp.accounts import users
 
     password = _password(password_stdin)
     with core(), _fields_named():
-        people.set_password(name, password, actor())
+        users.set_password(name, password, actor())
     click.echo(f"{name}: has a new password; their sessions are ended")
 
 
@@ -70,10 +70,10 @@ def passwd(name: str, password_stdin: bool) -> None:
 @click.argument("role", type=click.Choice(ROLES))
 def role(name: str, role: str) -> None:
     """Change what NAME may do. A lesser role ends their sessions."""
-    from webapp import people
+    from webapp.accounts import users
 
     with core(), _fields_named():
-        changed = people.set_role(name, role, actor())
+        changed = users.set_role(name, role, actor())
     click.echo(f"{name}: is {role}{' now' if changed else ' already'}")
 
 
@@ -81,10 +81,10 @@ def role(name: str, role: str) -> None:
 @click.argument("name")
 def disable(name: str) -> None:
     """Let NAME in no more, and end their sessions."""
-    from webapp import people
+    from webapp.accounts import users
 
     with core(), _fields_named():
-        changed = people.set_disabled(name, True, actor())
+        changed = users.set_disabled(name, True, actor())
     click.echo(f"{name}: {'may no longer log in' if changed else 'is disabled already'}")
 
 
@@ -92,10 +92,10 @@ def disable(name: str) -> None:
 @click.argument("name")
 def enable(name: str) -> None:
     """Let NAME log in again."""
-    from webapp import people
+    from webapp.accounts import users
 
     with core(), _fields_named():
-        changed = people.set_disabled(name, False, actor())
+        changed = users.set_disabled(name, False, actor())
     click.echo(f"{name}: {'may log in again' if changed else 'is enabled already'}")
 
 
@@ -105,17 +105,17 @@ def enable(name: str) -> None:
 @json_option
 def sessions_of(name: str, end: bool, as_json: bool) -> None:
     """Show where NAME is signed in, the last used first."""
-    from webapp import people, sessions
-    from webapp.db import reading
+    from webapp.accounts import sessions, users
+    from webapp.db.engines import reading
 
     with core():
         if end:
             with _fields_named():
-                ended = people.end_sessions(name, actor())
+                ended = users.end_sessions(name, actor())
             click.echo(f"{name}: {f'signed out, sessions ended: {ended}' if ended else 'is signed in nowhere'}")
             return
         with reading() as session:
-            found = people.named(session, name)
+            found = users.named(session, name)
             rows = sessions.of_user(session, found.id) if found is not None else []
     if found is None:
         raise click.ClickException(f"name: no such user: {name!r}.")
@@ -147,7 +147,7 @@ class _fields_named:  # noqa: N801 - reads as a word of the with statement
         return None
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        from webapp.people import PersonError
+        from webapp.accounts.users import PersonError
 
         if isinstance(error, PersonError):
             raise click.ClickException(f"{error.field}: {error}") from None
@@ -157,11 +157,11 @@ class _fields_named:  # noqa: N801 - reads as a word of the with statement
 @json_option
 def list_users(as_json: bool) -> None:
     """List who may log in, and as what."""
-    from webapp import people
-    from webapp.db import reading
+    from webapp.accounts import users
+    from webapp.db.engines import reading
 
     with core(), reading() as session:
-        everyone = people.everyone(session)
+        everyone = users.everyone(session)
     if as_json:
         print_json(
             [

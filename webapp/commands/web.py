@@ -1,4 +1,4 @@
-"""`web`: the console alone, for those who run workers elsewhere. How it is served is in `webapp/serving.py`."""
+"""`web`: the console alone, for those who run workers elsewhere. How it is served is in `webapp/server/serving.py`."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ def web(
 ) -> int:
     """Start the console in the foreground, without workers."""
     from webapp import config as configuration
-    from webapp import logs, notifying, serving, trouble
+    from webapp.db import db_errors
+    from webapp.lib import logs, sd_notify
+    from webapp.server import serving
 
     if with_parent is not None:
-        from webapp.children import end_with
+        from webapp.lib.process_group import end_with
 
         end_with(with_parent)
-    manager = notifying.take()
+    manager = sd_notify.take()
     logs.set_up(log_format)
     if descriptor is not None:
         return serving.serve(socket.socket(fileno=descriptor), workers, manager)
     listener = listen(configuration.load(), host, port, insecure)
     with core() as config:
-        trouble.check_before_start(config)
+        db_errors.check_before_start(config)
         address = serving.address_of(listener, config)
         link = set_up_link(address)
     click.echo(f"console   {address}")

@@ -6,10 +6,10 @@ from typing import Optional
 
 import click
 
-from webapp import clock
 from webapp.commands._core import actor, core, json_option, tell_outcome
 from webapp.commands._output import Column, ago, print_json, print_table, say
 from webapp.commands._serve import log_option
+from webapp.lib import clock
 
 MOST_WORKERS = 256
 MOST_SLOTS = 256
@@ -17,8 +17,8 @@ MOST_SLOTS = 256
 
 def _labels(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
     """What workers are to have beside their host's label, each once."""
-    from webapp import labels
-    from webapp.jobspec import NAME, NAME_RULE
+    from webapp.core import labels
+    from webapp.core.job_spec import NAME, NAME_RULE
     from worker import processes
 
     for name in values:
@@ -84,18 +84,18 @@ def start(
     by itself.
     """
     from webapp import config as configuration
-    from webapp import logs, notifying
-    from webapp.jobspec import NAME, NAME_RULE
-    from worker import supervisor
+    from webapp.core.job_spec import NAME, NAME_RULE
+    from webapp.lib import logs, sd_notify
+    from worker.supervisor import supervisor
 
     for name in queues:
         if not NAME.match(name):
             raise click.BadParameter(f"{name!r} is no name of a queue; expected {NAME_RULE}.", param_hint="--queue")
     if with_parent is not None:
-        from webapp.children import end_with
+        from webapp.lib.process_group import end_with
 
         end_with(with_parent)
-    manager = notifying.take()
+    manager = sd_notify.take()
     logs.set_up(log_format)
     return supervisor.run(
         configuration.load(),
@@ -113,15 +113,16 @@ def start(
 @json_option
 def list_workers(all_: bool, as_json: bool) -> None:
     """List the workers, what they run and what they have done."""
-    from webapp import queries, shapes
-    from webapp import settings as tunables
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.jobs import queries
+    from webapp.jobs import settings as tunables
+    from webapp.web import serializers
 
     now = clock.now()
     with core(), reading() as session:
         views = queries.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
     if as_json:
-        print_json([shapes.worker(view) for view in views])
+        print_json([serializers.worker(view) for view in views])
         return
     if not views:
         say("No workers. Start one: manage.py worker start")
@@ -156,7 +157,7 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
     @worker.command(name, help=help_, epilog=f"Example: manage.py worker {name}")
     @click.argument("worker_ids", metavar="[ID]...", nargs=-1)
     def steer(worker_ids: tuple[str, ...]) -> int:
-        from webapp import operations
+        from webapp.jobs import operations
 
         with core():
             outcome = operations.wish_of_workers(wish, list(worker_ids) or None, actor())
@@ -171,14 +172,16 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
 @json_option
 def list_supervisors(as_json: bool) -> None:
     """List the supervisors, each a `worker start` or `up`: how many workers it has and is to have."""
-    from webapp import fleet, queries, shapes
-    from webapp import settings as tunables
-    from webapp.db import reading
+    from webapp.db.engines import reading
+    from webapp.insight import fleet
+    from webapp.jobs import queries
+    from webapp.jobs import settings as tunables
+    from webapp.web import serializers
 
     with core(), reading() as session:
         views = fleet.supervisors(session, queries.workers(session, tunables.load(session).lease))
     if as_json:
-        print_json([shapes.supervisor(view) for view in views])
+        print_json([serializers.supervisor(view) for view in views])
         return
     if not views:
         say("No supervisors. Start one: manage.py worker start")
@@ -220,7 +223,7 @@ def scale(supervisor_id: str, workers: str) -> None:
     """
     import re
 
-    from webapp import fleet
+    from webapp.insight import fleet
 
     if not re.fullmatch(r"[+-]?[0-9]{1,4}", workers):
         raise click.BadParameter(

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING
 
 from webapp.console.account import pages as account_pages
 from webapp.console.activity import pages as activity_pages
-from webapp.console.acts import pages as acts_pages
 from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.audit import pages as audit_pages
 from webapp.console.batches import pages as batches_pages
-from webapp.console.compression import init_app as init_compression
-from webapp.console.config import pages as config_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
-from webapp.console.errors import init_app as init_errors
+from webapp.console.error_pages import init_app as init_errors
+from webapp.console.etag_cache import init_app as init_unchanged
 from webapp.console.gate import init_app as init_gate
-from webapp.console.headers import init_app as init_headers
-from webapp.console.health import pages as health_pages
 from webapp.console.job import pages as job_pages
+from webapp.console.job_actions import pages as acts_pages
 from webapp.console.jobs import pages as jobs_pages
 from webapp.console.output import pages as output_pages
 from webapp.console.overview import pages as overview_pages
@@ -29,12 +26,15 @@ from webapp.console.people import pages as people_pages
 from webapp.console.queues import pages as queues_pages
 from webapp.console.sessions import init_app as init_sessions
 from webapp.console.sessions import pages as sessions_pages
-from webapp.console.static import init_app as init_static
+from webapp.console.settings import pages as config_pages
 from webapp.console.submit import pages as submit_pages
 from webapp.console.templating import init_app as init_templating
 from webapp.console.tokens import pages as tokens_pages
-from webapp.console.unchanged import init_app as init_unchanged
 from webapp.console.workers import pages as workers_pages
+from webapp.web.compression import init_app as init_compression
+from webapp.web.headers import init_app as init_headers
+from webapp.web.health import pages as health_pages
+from webapp.web.static import init_app as init_static
 
 if TYPE_CHECKING:
     from flask import Flask

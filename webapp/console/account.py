@@ -10,15 +10,15 @@ from typing import Optional
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import people
-from webapp.console.here import is_public_https
+from webapp.accounts import users
 from webapp.console.nav import nav_of
 from webapp.console.people import sent_handle, signed_in, told_ended
 from webapp.console.roles import needs
 from webapp.console.sessions import actor, check_password, go_on_fresh, this_person
 from webapp.console.templating import THEMES, TICKS
-from webapp.console.words import sentence
-from webapp.db import reading
+from webapp.console.wording import sentence
+from webapp.db.engines import reading
+from webapp.web.request_info import is_public_https
 
 pages = Blueprint("account", __name__)
 
@@ -38,7 +38,7 @@ def _page(errors: Optional[dict[str, str]] = None) -> str:
             "account/page.html",
             nav=nav_of(session),
             signed=signed_in(session, person.user_id, person),
-            shortest=people.SHORTEST,
+            shortest=users.SHORTEST,
             errors=errors or {},
         )
 
@@ -66,8 +66,8 @@ def set_password() -> ResponseReturnValue:
             return _page({"current": problem}), 429 if wait else 422, {"Retry-After": str(wait)} if wait else {}
         go_on_fresh()  # already here: a new password that cannot be taken shall not ask for the old one again
     try:
-        people.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
-    except people.PersonError as error:
+        users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
+    except users.PersonError as error:
         return _page({error.field: sentence(str(error))}), 422
     go_on_fresh()
     flash("Your password is changed. You stay signed in here; your other sessions have ended.", "success")
@@ -79,5 +79,5 @@ def set_password() -> ResponseReturnValue:
 def end_sessions() -> ResponseReturnValue:
     """Sign out in one other browser, or in all others. Log out ends this one."""
     person = this_person()
-    ended = people.end_sessions(person.name, actor(), handle=sent_handle(), spare=person.session_id)
+    ended = users.end_sessions(person.name, actor(), handle=sent_handle(), spare=person.session_id)
     return told_ended(ended, url_for("account.show"))

@@ -11,16 +11,17 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import bulk, canaries, queries
 from webapp.console import htmx
-from webapp.console.here import came_from
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.words import VERBS, plural, who
-from webapp.db import reading
-from webapp.filters import JobFilter
-from webapp.lifecycle import in_state
-from webapp.models import Act, Event, Job
+from webapp.console.wording import VERBS, plural, who
+from webapp.db.engines import reading
+from webapp.db.models import Act, Event, Job
+from webapp.jobs import bulk_actions, queries
+from webapp.jobs import canary as canaries
+from webapp.jobs.filters import JobFilter
+from webapp.jobs.lifecycle import in_state
+from webapp.web.request_info import came_from
 
 pages = Blueprint("activity", __name__)
 
@@ -64,11 +65,11 @@ def _view(session: Session, act: Act) -> ActView:
     title = _LABELS.get(act.verb, act.verb.capitalize())
     if act.undoes is not None:
         undone = session.get(Act, act.undoes)
-        what = f": {_LABELS[undone.verb].lower()} {bulk.what(undone)}" if undone is not None else ""
+        what = f": {_LABELS[undone.verb].lower()} {bulk_actions.what(undone)}" if undone is not None else ""
         return ActView(act, "Undo", f"of act {act.undoes}{what}", queries.Count(0))
     if act.canary_seq is not None:
         title = "Canary, then requeue"
-    return ActView(act, title, bulk.what(act), bulk.can_be_undone(session, act))
+    return ActView(act, title, bulk_actions.what(act), bulk_actions.can_be_undone(session, act))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def _view(session: Session, act: Act) -> ActView:
 def index() -> ResponseReturnValue:
     before = _key()
     with reading() as session:
-        acts = bulk.newest(session, PAGE + 1, before)
+        acts = bulk_actions.newest(session, PAGE + 1, before)
         older = url_for("activity.index", before=acts[PAGE - 1].id) if len(acts) > PAGE else None
         return htmx.page(
             "activity",
@@ -100,7 +101,7 @@ def _key() -> Optional[int]:
 @pages.get("/activity/<int(max=9007199254740991):act_id>")
 def show(act_id: int) -> ResponseReturnValue:
     with reading() as session:
-        act = bulk.find(session, act_id)
+        act = bulk_actions.find(session, act_id)
         canary = canaries.canary(session, act)
         return htmx.page(
             "act",
@@ -108,7 +109,7 @@ def show(act_id: int) -> ResponseReturnValue:
             view=_view(session, act),
             canary=canary,
             held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
-            taken_back=bulk.undos_of(session, act_id),
+            taken_back=bulk_actions.undos_of(session, act_id),
             happened=[_happened(event) for event in reversed(queries.events_of(session, f"act:{act_id}"))],
             jobs=list(session.scalars(select(Job).where(Job.act_id == act_id).order_by(Job.seq).limit(SHOWN_JOBS))),
         )
@@ -129,14 +130,14 @@ def _happened(event: Event) -> tuple[int, str, str]:
 def undo(act_id: int) -> ResponseReturnValue:
     """Put back what nobody has claimed or moved since. 409 where nothing is left."""
     try:
-        result = bulk.carry_out(bulk.undo(act_id, actor()), PATIENCE)
-    except bulk.CannotUndo as error:
+        result = bulk_actions.carry_out(bulk_actions.undo(act_id, actor()), PATIENCE)
+    except bulk_actions.CannotUndo as error:
         return htmx.refused(str(error))
     back = url_for("activity.show", act_id=act_id)
     if not result.done:
         return htmx.done(f"Put back {plural(result.moved, 'job')} so far; the rest follows.", back=back)
     with reading() as session:
-        left = bulk.find(session, act_id).moved - result.moved
+        left = bulk_actions.find(session, act_id).moved - result.moved
     rest = f" {plural(left, 'job')} had been claimed or moved since." if left > 0 else ""
     return htmx.done(f"Put back {plural(result.moved, 'job')}.{rest}", back=back)
 
@@ -145,7 +146,7 @@ def undo(act_id: int) -> ResponseReturnValue:
 @needs("operator")
 def stop(act_id: int) -> ResponseReturnValue:
     """End an act where it stands. 409 where it has ended."""
-    if not bulk.stop(act_id, actor()):
+    if not bulk_actions.stop(act_id, actor()):
         return htmx.refused("It has ended already. Nothing was changed.")
     return htmx.done("Stopped. What it has moved stays moved.", back=url_for("activity.show", act_id=act_id))
 

@@ -1,7 +1,7 @@
 r"""A command's output as safe HTML: colours as classes, `\r` applied, everything else that a terminal obeys removed.
 
 Nothing from the output reaches a page unescaped, and none of it becomes an attribute but a class name that is made
-here. What is kept of which stream, and how it is paged, is `output.py`'s business.
+here. What is kept of which stream, and how it is paged, is `worker/runner/output.py`'s business.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Optional
 
 from markupsafe import escape
 
-from webapp.console.hostile import ODD, name_of
+from webapp.lib.text_hostile import ODD, name_of
 
 LONGEST_LINE = 4000  # characters; the rest of a line is counted, and is in the download
 

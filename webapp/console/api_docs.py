@@ -12,13 +12,13 @@ from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from webapp import tokens
+from webapp.accounts import tokens
 from webapp.api.document import document
 from webapp.api.problems import KINDS
-from webapp.console.here import requested_origin
 from webapp.console.nav import nav_of
-from webapp.db import reading
-from webapp.models import SCOPES
+from webapp.db.engines import reading
+from webapp.db.models import SCOPES
+from webapp.web.request_info import requested_origin
 
 pages = Blueprint("api_docs", __name__)
 

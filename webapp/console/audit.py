@@ -16,13 +16,14 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import audit, clock
 from webapp.console import times
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
-from webapp.console.streams import streamed
-from webapp.db import reading
-from webapp.models import Audit
+from webapp.db import audit
+from webapp.db.engines import reading
+from webapp.db.models import Audit
+from webapp.lib import clock
+from webapp.web.streaming import streamed
 
 pages = Blueprint("audit", __name__)
 

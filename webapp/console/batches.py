@@ -7,10 +7,10 @@ from typing import Any
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import batches
 from webapp.console import htmx
-from webapp.db import reading
-from webapp.models import TERMINAL
+from webapp.db.engines import reading
+from webapp.db.models import TERMINAL
+from webapp.jobs import batches
 
 pages = Blueprint("batches", __name__)
 

@@ -15,23 +15,26 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import clock, evidence, groups, operations, people, queries, search
+from webapp.accounts import users
 from webapp.console import htmx
-from webapp.console.acts import on_all
+from webapp.console.job_actions import on_all
 from webapp.console.jobs import PAGE
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.sparklines import sparkline
-from webapp.console.words import VERBS
-from webapp.db import reading
-from webapp.filters import SEARCH_CAP, FilterError, JobFilter, words
-from webapp.lifecycle import in_state
-from webapp.models import Group, Job, OutputTail
+from webapp.console.wording import VERBS
+from webapp.db.engines import reading
+from webapp.db.models import Group, Job, OutputTail
+from webapp.insight import failure_evidence, failure_groups
+from webapp.jobs import operations, queries, search
+from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
+from webapp.jobs.lifecycle import in_state
+from webapp.lib import clock
 
 pages = Blueprint("dead_letters", __name__)
 
 SHOWN_GROUPS = 25
-MOST_PAGES = -(-groups.MOST_GROUPS // SHOWN_GROUPS)
+MOST_PAGES = -(-failure_groups.MOST_GROUPS // SHOWN_GROUPS)
 DEAD = JobFilter(state="dead")
 MOST_COMPARED = 64  # dead letters whose evidence is kept for a minute, so that a refresh costs little
 
@@ -45,10 +48,10 @@ def index() -> ResponseReturnValue:
         return _search()
     by = request.args.get("sort", "last")
     number = request.args.get("page", "1")
-    if by not in groups.ORDERS or not number.isdecimal() or not 0 < int(number[:9]) <= MOST_PAGES:
+    if by not in failure_groups.ORDERS or not number.isdecimal() or not 0 < int(number[:9]) <= MOST_PAGES:
         abort(400, "This page of the list does not exist. Begin at its top.")
     with reading() as session:
-        listing = groups.listing(session, by=by, page=int(number), size=SHOWN_GROUPS)
+        listing = failure_groups.listing(session, by=by, page=int(number), size=SHOWN_GROUPS)
         return htmx.page(
             "dead",
             session,
@@ -56,8 +59,8 @@ def index() -> ResponseReturnValue:
             by=by,
             sparks={one.key: sparkline(one.deaths) for one in listing.groups},
             total=queries.count(session, in_state("dead")),
-            most=groups.MOST_GROUPS,
-            look=groups.LOOK,
+            most=failure_groups.MOST_GROUPS,
+            look=failure_groups.LOOK,
             newer=("Before", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
             older=("Behind", _page_url(by, listing.page + 1)) if listing.more else None,
             typed="",
@@ -157,7 +160,7 @@ class NoteForm:
 
 def _show(key: str, form: NoteForm) -> ResponseReturnValue:
     with reading() as session:
-        found, said = groups.find(session, key), groups.said_of(session, key)
+        found, said = failure_groups.find(session, key), failure_groups.said_of(session, key)
         if found is None:
             return _gone(session, key, said, form)
         wanted = JobFilter(state="dead", group=key)
@@ -191,13 +194,13 @@ def _said_values(session: Session, key: str, said: Optional[Group], form: NoteFo
         "said": said,
         "history": [] if said is None else queries.events_of(session, f"group:{key}", 10),
         "form": form,
-        "fingerprint": groups.fingerprint(said),
-        "owners": sorted(owner | {one.name for one in people.everyone(session) if one.disabled_at is None}),
-        "longest_note": groups.LONGEST_NOTE,
+        "fingerprint": failure_groups.fingerprint(said),
+        "owners": sorted(owner | {one.name for one in users.everyone(session) if one.disabled_at is None}),
+        "longest_note": failure_groups.LONGEST_NOTE,
     }
 
 
-def _evidence(session: Session, example: Job) -> evidence.Evidence:
+def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
     """Of the job that the address names, else of the newest. A page that refreshes does not compare again."""
     asked = request.args.get("job", "")[:128]
     job = example
@@ -207,17 +210,17 @@ def _evidence(session: Session, example: Job) -> evidence.Evidence:
     return _kept_evidence(session, job)
 
 
-_compared: dict[tuple[int, int, int], evidence.Evidence] = {}
+_compared: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
 
 
-def _kept_evidence(session: Session, job: Job) -> evidence.Evidence:
+def _kept_evidence(session: Session, job: Job) -> failure_evidence.Evidence:
     """A death does not change any more; the run that went well may be a newer one after a minute."""
     key = (job.seq, job.finished_at or 0, clock.now() // clock.seconds(60))
     kept = _compared.get(key)
     if kept is None:
         if len(_compared) >= MOST_COMPARED:
             _compared.clear()
-        kept = _compared[key] = evidence.of(session, job)
+        kept = _compared[key] = failure_evidence.of(session, job)
     return kept
 
 
@@ -230,10 +233,10 @@ def describe(group: str) -> ResponseReturnValue:
     """Set note and owner. What somebody else has written in the meantime is shown first."""
     note, owner = request.form.get("note", ""), request.form.get("owner", "")
     try:
-        changed = groups.describe(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
-    except groups.GroupError as error:
+        changed = failure_groups.describe(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
+    except failure_groups.GroupError as error:
         return _show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
-    except groups.Changed as error:
+    except failure_groups.Changed as error:
         problem = f"{error}. It stands above; save again to replace it by yours."
         return _show(group, NoteForm(note, owner, "note", problem))
     flash("The note is saved." if changed else "Nothing was changed.", "success")
@@ -247,8 +250,8 @@ def acknowledge(group: str) -> ResponseReturnValue:
     text = request.form.get("seen", "")
     seen = int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
     try:
-        changed = groups.acknowledge(group, actor(), seen=seen)
-    except groups.Recurred as error:
+        changed = failure_groups.acknowledge(group, actor(), seen=seen)
+    except failure_groups.Recurred as error:
         return htmx.refused(str(error))
     if not changed:
         return htmx.refused("Somebody has acknowledged it already. Nothing was changed.")
@@ -260,7 +263,7 @@ def acknowledge(group: str) -> ResponseReturnValue:
 @pages.post("/dead/<group>/reopen")
 @needs("operator")
 def reopen(group: str) -> ResponseReturnValue:
-    if not groups.reopen(group, actor()):
+    if not failure_groups.reopen(group, actor()):
         return htmx.refused("It was open already. Nothing was changed.")
     return htmx.done("Open again.", back=url_for("dead_letters.show", group=group))
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from webapp import labels
 from webapp.console import times
-from webapp.jobspec import JobSpec, SpecError, parse
-from webapp.lanes import Lane
-from webapp.models import Job
+from webapp.core import labels
+from webapp.core.job_spec import JobSpec, SpecError, parse
+from webapp.db.label_sets import Lane
+from webapp.db.models import Job
 
 MOST_LINES = 5000  # jobs that one form makes
 TOLD_LINES = 5  # of those that are wrong

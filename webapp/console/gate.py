@@ -15,17 +15,19 @@ from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, Unauthorized
 
-from webapp import audit, clock, sessions
+from webapp.accounts import sessions
 from webapp.api import problems
 from webapp.api.gate import admit
 from webapp.api.scopes import needed_scope
-from webapp.console.here import address, came_from, public_host, requested_host, requested_origin, site_of
 from webapp.console.htmx import is_partial
 from webapp.console.refusals import note_forgery, note_refusal
 from webapp.console.roles import needed_role, needs_fresh
 from webapp.console.sessions import RENEWAL_PATIENCE, Person, current_person
-from webapp.console.version import refuse_when_outdated
-from webapp.locks import Busy
+from webapp.core.locks import Busy
+from webapp.db import audit
+from webapp.lib import clock
+from webapp.web.request_info import address, came_from, public_host, requested_host, requested_origin, site_of
+from webapp.web.schema_guard import refuse_when_outdated
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -62,7 +64,7 @@ def guard() -> Optional[AnyResponse]:
     """Admit nobody to anything, but for what this function says."""
     if problems.asked():
         return _guard_api()
-    audit.come_from(audit.Origin("console", address()))
+    audit.set_origin(audit.Origin("console", address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
         return refusal
@@ -86,7 +88,7 @@ def guard() -> Optional[AnyResponse]:
 
 def _guard_api() -> Optional[AnyResponse]:
     """Programs: the same host and the same version; then a token, and neither cookie, origin nor role."""
-    audit.come_from(audit.Origin("api", address()))
+    audit.set_origin(audit.Origin("api", address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
         return refusal

@@ -14,8 +14,8 @@ from flask import Response, current_app, flash, make_response, redirect, render_
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.here import came_from
 from webapp.console.nav import nav_of
+from webapp.web.request_info import came_from
 
 
 def is_partial() -> bool:
@@ -98,7 +98,7 @@ def ask(**values: Any) -> Response:
 
 def refused(message: str) -> Response:
     """Somebody else was first: 409, and nothing was changed."""
-    from webapp.console.errors import explain
+    from webapp.console.error_pages import explain
 
     current_app.logger.debug("refused: %s", message)
     return explain(409, "Somebody was first", message)

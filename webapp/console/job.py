@@ -9,13 +9,13 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import batches, operations, phases, settings, story
 from webapp.console import htmx, timeline
 from webapp.console.output import compared, opened
 from webapp.console.why import Why, why
-from webapp.console.words import Verb, verbs_for
-from webapp.db import reading
-from webapp.models import TERMINAL, Job
+from webapp.console.wording import Verb, verbs_for
+from webapp.db.engines import reading
+from webapp.db.models import TERMINAL, Job
+from webapp.jobs import batches, job_detail, job_phases, operations, settings
 
 pages = Blueprint("job", __name__)
 
@@ -27,11 +27,11 @@ MOST_OTHERS = 100  # attempts that one can be compared with
 def show(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = found(session, job_id)
-        ended = story.attempts(session, job)
-        recorded = story.events(session, job)
+        ended = job_detail.attempts(session, job)
+        recorded = job_detail.events(session, job)
         values = settings.load(session)
         explained = why(session, job, ended)
-        lived = phases.phases(job, ended, recorded)
+        lived = job_phases.phases(job, ended, recorded)
         return htmx.page(
             "job",
             session,
@@ -43,7 +43,7 @@ def show(job_id: str) -> ResponseReturnValue:
             timeout=_timeout(job, values),
             batch=_batch(job),
             env=json.loads(job.env) if job.env else {},
-            timeline=timeline.merged(story.timeline(job, ended, recorded), lived),
+            timeline=timeline.merged(job_detail.timeline(job, ended, recorded), lived),
             timeline_shown=timeline.SHOWN,
             bar=timeline.bar_of(lived),
             attempts=list(reversed(ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:])),
@@ -65,7 +65,7 @@ def _verbs(job: Job, explained: Why) -> list[Verb]:
 
 def found(session: Session, job_id: str) -> Job:
     """The job, or NotFound."""
-    job = story.find(session, job_id)
+    job = job_detail.find(session, job_id)
     if job is None:
         raise operations.NotFound(f"there is no job {job_id!r}. It may have been discarded.")
     return job
@@ -100,7 +100,7 @@ def _output(session: Session, job: Job, ended: list[int]) -> dict[str, Any]:
 
 
 def _card(session: Session, job: Job, there: list[int], number: int) -> dict[str, Any]:
-    kept = story.output(session, job, number) if number else None
+    kept = job_detail.output(session, job, number) if number else None
     if kept is None:
         return {"shown": number, "opened": None, "compared": None, "others": []}
     others = [one for one in there if one != number]
@@ -117,6 +117,6 @@ def newest(job_id: str) -> ResponseReturnValue:
     """The output of the newest attempt, for a page that was opened before it began."""
     with reading() as session:
         job = found(session, job_id)
-        there = numbers(job, [one.number for one in story.attempts(session, job)])
+        there = numbers(job, [one.number for one in job_detail.attempts(session, job)])
         card = _card(session, job, there, there[0] if there else 0)
         return htmx.fragment("job/_output.html", job=job, numbers=there, newest=True, **card)

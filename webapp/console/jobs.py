@@ -1,6 +1,6 @@
 """The list of jobs: a tab a state, a search, pages by key, views that people keep, the list as a file.
 
-What its buttons do is in `acts.py`, how a search reads in `webapp/search.py`.
+What its buttons do is in `acts.py`, how a search reads in `webapp/jobs/search.py`.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import audit, clock, exports, filters, lists, queries, search, settings, views
+from webapp.accounts import saved_searches
 from webapp.console import htmx, times
 from webapp.console.roles import needs
 from webapp.console.sessions import actor, this_person
-from webapp.console.streams import streamed
-from webapp.console.words import EMPTY, sentence
-from webapp.db import reading, writing
-from webapp.filters import FilterError, JobFilter
-from webapp.models import STATES, Queue, View
+from webapp.console.wording import EMPTY, sentence
+from webapp.db import audit
+from webapp.db.engines import reading, writing
+from webapp.db.models import STATES, Queue, View
+from webapp.jobs import exports, filters, listing, queries, search, settings
+from webapp.jobs.filters import FilterError, JobFilter
+from webapp.lib import clock
+from webapp.web.streaming import streamed
 
 pages = Blueprint("jobs", __name__)
 
@@ -177,7 +180,7 @@ def show(asked: Asked, **more: Any) -> Response:
         except ValueError:
             abort(400, "This page of the list does not exist. Begin at its top.")
         values = list_values(session, asked, page)
-        mine = views.of(session, this_person().user_id) if not htmx.is_partial() else []
+        mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
         values.update({"views": mine, "view_name": "", "view_problem": "", "here": _here(asked), **more})
         response = htmx.page("jobs", session, **values)
     if asked.problem or values["view_problem"]:
@@ -185,9 +188,11 @@ def show(asked: Asked, **more: Any) -> Response:
     return response
 
 
-def _page(session: Session, asked: Asked) -> lists.Page:
+def _page(session: Session, asked: Asked) -> listing.Page:
     turned = bool(asked.sort)
-    return lists.page_of_jobs(session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=turned)
+    return listing.page_of_jobs(
+        session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=turned
+    )
 
 
 def _here(asked: Asked) -> str:
@@ -195,7 +200,7 @@ def _here(asked: Asked) -> str:
     return asked.url(before=asked.before, after=asked.after)
 
 
-def list_values(session: Session, asked: Asked, page: Optional[lists.Page]) -> dict[str, Any]:
+def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
     """What the list's templates need."""
     wanted, state = asked.wanted, asked.wanted.state or ""
     back, on = (asked.order.on, asked.order.back) if asked.sort else (asked.order.back, asked.order.on)
@@ -273,8 +278,8 @@ def save_view() -> ResponseReturnValue:
     if asked.problem:
         return show(asked)
     try:
-        view = views.save(this_person().user_id, name, asked.query, actor())
-    except views.ViewError as error:
+        view = saved_searches.save(this_person().user_id, name, asked.query, actor())
+    except saved_searches.ViewError as error:
         return show(asked, view_name=name, view_problem=str(error))
     return htmx.done(f"This search is kept as “{view.name}”.", back=asked.url(), leave=True)
 
@@ -283,10 +288,10 @@ def save_view() -> ResponseReturnValue:
 @needs("viewer")
 def rename_view(view_id: int) -> ResponseReturnValue:
     name, person = request.form.get("name", ""), this_person()
-    view = views.find(person.user_id, view_id)
+    view = saved_searches.find(person.user_id, view_id)
     try:
-        views.rename(person.user_id, view_id, name, actor())
-    except views.ViewError as error:
+        saved_searches.rename(person.user_id, view_id, name, actor())
+    except saved_searches.ViewError as error:
         return show(_asked_by(view), view_name=name, view_problem=str(error))
     return htmx.done(f"“{view.name}” is called “{name.strip()}” now.", back=_asked_by(view).url(), leave=True)
 
@@ -294,7 +299,7 @@ def rename_view(view_id: int) -> ResponseReturnValue:
 @pages.post("/view/<int(max=9007199254740991):view_id>/remove")
 @needs("viewer")
 def remove_view(view_id: int) -> ResponseReturnValue:
-    view = views.remove(this_person().user_id, view_id, actor())
+    view = saved_searches.remove(this_person().user_id, view_id, actor())
     return htmx.done(f"The view “{view.name}” is removed.", back=_asked_by(view).url(), leave=True)
 
 

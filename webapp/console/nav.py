@@ -8,9 +8,11 @@ from typing import Optional
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
-from webapp import clock, elsewhere, queries, settings
-from webapp.lifecycle import in_state
-from webapp.models import Queue, Worker
+from webapp.core import relocated
+from webapp.db.models import Queue, Worker
+from webapp.jobs import queries, settings
+from webapp.jobs.lifecycle import in_state
+from webapp.lib import clock
 
 
 @dataclass(frozen=True)
@@ -42,5 +44,5 @@ def nav_of(session: Session) -> Nav:
         dead=queries.count(session, in_state("dead")),
         workers=workers,
         paused=session.scalar(paused) or 0,
-        moved=None if workers else elsewhere.note(session.connection()),  # none runs in a queue that was moved
+        moved=None if workers else relocated.note(session.connection()),  # none runs in a queue that was moved
     )

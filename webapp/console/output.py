@@ -1,5 +1,5 @@
 """One attempt's output as its job's page has it: the last lines or those around one, a search, a comparison; what came
-since, the lines before, and the bytes as a download. Lines are made in `stretches.py`."""
+since, the lines before, and the bytes as a download. Lines are made in `console/output_lines.py`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from flask import Blueprint, Response, abort, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import differences, story
 from webapp.console import ansi, htmx
-from webapp.console.stretches import (
+from webapp.console.output_lines import (
     MOST_HITS,
     NAME,
     SEARCHED,
@@ -30,9 +29,11 @@ from webapp.console.stretches import (
     since,
     view_of,
 )
-from webapp.db import reading
-from webapp.models import Job
-from webapp.story import Output
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.jobs import job_detail
+from webapp.jobs.job_detail import Output
+from webapp.lib import text_diff
 
 pages = Blueprint("output", __name__)
 
@@ -114,16 +115,16 @@ def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
 
 def compared(
     session: Session, job: Job, attempt: int, kept: Output, others: Sequence[int], asked: Mapping[str, str]
-) -> Optional[tuple[int, differences.Comparison]]:
+) -> Optional[tuple[int, text_diff.Comparison]]:
     """The attempt that the URL wants to compare with, and what differs; None where it names none of the others."""
     text = asked.get("against", "")
     against = int(text) if text.isdecimal() and len(text) < 10 else 0
     if against not in others or against == attempt:
         return None
-    other = story.output(session, job, against)
+    other = job_detail.output(session, job, against)
     if other is None:
         return None
-    return against, differences.compare(_texts(other), _texts(kept), ignore_digits="digits" in asked)
+    return against, text_diff.compare(_texts(other), _texts(kept), ignore_digits="digits" in asked)
 
 
 def _texts(kept: Output) -> list[str]:
@@ -155,8 +156,8 @@ def _asked(job_id: str) -> tuple[int, Output]:
     """The attempt in the URL and its output, or 404."""
     number = request.args.get("attempt", type=int) or 0
     with reading() as session:
-        job = story.find(session, job_id)
-        kept = story.output(session, job, number) if job is not None and 0 < number < 2**31 else None
+        job = job_detail.find(session, job_id)
+        kept = job_detail.output(session, job, number) if job is not None and 0 < number < 2**31 else None
     if kept is None:
         abort(404, "There is no such attempt. Its job may have been discarded.")
     return number, kept

@@ -7,13 +7,15 @@ from typing import Optional
 from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 
-from webapp import histograms, queries, settings, trends
-from webapp.command_shapes import words_of
 from webapp.console import charts, htmx, times
-from webapp.console.needs import needs
-from webapp.db import reading
-from webapp.histograms import Histogram
-from webapp.rollups import REST
+from webapp.console.attention import needs
+from webapp.db.engines import reading
+from webapp.insight import trends
+from webapp.insight.rollups import REST
+from webapp.jobs import queries, settings
+from webapp.lib import histograms
+from webapp.lib.command_patterns import words_of
+from webapp.lib.histograms import Histogram
 
 pages = Blueprint("overview", __name__)
 

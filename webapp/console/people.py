@@ -1,6 +1,6 @@
 """The people who may log in: all of them, adding one; one person's role, password and sessions.
 
-What a name, a role and a password may be, and that one administrator always stays, `webapp/people.py` decides. What
+What a name, a role and a password may be, and that one administrator always stays, `webapp/accounts/users.py` decides. What
 gives or takes a right asks for a password that was typed a short while ago, already before its form is shown.
 """
 
@@ -15,15 +15,16 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import operations, people, sessions
-from webapp.console import browsers, htmx
-from webapp.console.errors import explain
+from webapp.accounts import sessions, users
+from webapp.console import htmx, user_agents
+from webapp.console.error_pages import explain
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import Person, actor, this_person
-from webapp.console.words import ROLE_HELP, plural, sentence
-from webapp.db import reading
-from webapp.models import ROLES, User, UserSession
+from webapp.console.wording import ROLE_HELP, plural, sentence
+from webapp.db.engines import reading
+from webapp.db.models import ROLES, User, UserSession
+from webapp.jobs import operations
 
 pages = Blueprint("people", __name__)
 
@@ -53,7 +54,7 @@ def signed_in(session: Session, user_id: int, reader: Person) -> list[Signed]:
 def _signed(row: UserSession, reader: Person) -> Signed:
     return Signed(
         sessions.handle_of(row),
-        browsers.short(row.browser),
+        user_agents.short(row.browser),
         row.browser or "",
         row.address,
         row.created_at,
@@ -70,7 +71,7 @@ def _signed(row: UserSession, reader: Person) -> Signed:
 def index() -> ResponseReturnValue:
     with reading() as session:
         signed = sessions.of_everyone(session)
-        rows = [(user, *signed.get(user.id, (0, None))) for user in people.everyone(session)]
+        rows = [(user, *signed.get(user.id, (0, None))) for user in users.everyone(session)]
         return htmx.page("people", session, rows=rows)
 
 
@@ -85,8 +86,8 @@ def new() -> ResponseReturnValue:
 def add() -> ResponseReturnValue:
     typed = {"name": request.form.get("name", "").strip(), "role": request.form.get("role", "")}
     try:
-        people.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
-    except people.PersonError as error:
+        users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
+    except users.PersonError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
     flash(f"{typed['name']} may log in, as {typed['role']}.", "success")
     return redirect(url_for("people.show", name=typed["name"]), 303)
@@ -99,7 +100,7 @@ def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
 
 
 def _rules() -> dict[str, Any]:
-    return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": people.SHORTEST}
+    return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": users.SHORTEST}
 
 
 # --- one person ------------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
 
 
 def _named(session: Session, name: str) -> User:
-    user = people.named(session, name)
+    user = users.named(session, name)
     if user is None:
         raise operations.NotFound(f"there is no person {name!r}.")
     return user
@@ -153,8 +154,8 @@ def set_role(name: str) -> ResponseReturnValue:
             [("role", role)],
         )
     try:
-        changed = people.set_role(name, role, actor())
-    except people.PersonError as error:
+        changed = users.set_role(name, role, actor())
+    except users.PersonError as error:
         return _page(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
     if not changed:
         return _done(name, f"{name} is {role} already. Nothing was changed.", level="info")
@@ -192,8 +193,8 @@ def enable(name: str) -> ResponseReturnValue:
 
 def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
     try:
-        changed = people.set_disabled(user.name, disabled, actor())
-    except people.PersonError as error:
+        changed = users.set_disabled(user.name, disabled, actor())
+    except users.PersonError as error:
         return explain(409, "Somebody must be in charge", f"{user.name}'s role {error}")
     if not changed:
         return htmx.refused(f"{user.name} is {'disabled' if disabled else 'enabled'} already. Nothing was changed.")
@@ -206,10 +207,10 @@ def set_password(name: str) -> ResponseReturnValue:
     """Give somebody a new password. Their sessions end; of one's own, this one stays."""
     user, reader = _known(name), this_person()
     try:
-        people.set_password(
+        users.set_password(
             name, request.form.get("password", ""), actor(), spare=reader.session_id if _is_reader(user) else ""
         )
-    except people.PersonError as error:
+    except users.PersonError as error:
         return _page(name, {error.field: sentence(str(error))}), 422
     ended = "Your other sessions have ended." if _is_reader(user) else "Their sessions have ended."
     return _done(name, f"{name} has a new password. {ended}")
@@ -230,7 +231,7 @@ def end_sessions(name: str) -> ResponseReturnValue:
             else f"{name} is signed out everywhere at once, and may log in again.",
             "End sessions",
         )
-    ended = people.end_sessions(name, actor(), handle=handle, spare=reader.session_id if _is_reader(user) else "")
+    ended = users.end_sessions(name, actor(), handle=handle, spare=reader.session_id if _is_reader(user) else "")
     return told_ended(ended, url_for("people.show", name=name))
 
 

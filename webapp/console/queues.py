@@ -8,12 +8,13 @@ from typing import Optional
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import operations, queries, settings, trends, waiting
 from webapp.console import htmx
-from webapp.console.obstacles import start_command
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.db import reading
+from webapp.console.wait_reason import start_command
+from webapp.db.engines import reading
+from webapp.insight import blockers, trends
+from webapp.jobs import operations, queries, settings
 
 pages = Blueprint("queues", __name__)
 
@@ -25,13 +26,13 @@ class Row:
     """A queue, who serves it, and what of it waits for labels that nobody has who takes jobs."""
 
     view: queries.QueueView
-    fleet: waiting.Fleet
-    stuck: list[tuple[queries.Waiting, waiting.Obstacle]]
+    fleet: blockers.Fleet
+    stuck: list[tuple[queries.Waiting, blockers.Obstacle]]
 
     @classmethod
     def of(cls, view: queries.QueueView, alive: list[queries.WorkerView]) -> Row:
-        def fleet(requires: str = "") -> waiting.Fleet:
-            return waiting.serving(view.queue.name, view.queue, alive, requires)
+        def fleet(requires: str = "") -> blockers.Fleet:
+            return blockers.serving(view.queue.name, view.queue, alive, requires)
 
         lanes = [(one, fleet(one.lane.requires).obstacle) for one in view.waiting if one.lane.requires]
         stuck = [(one, why) for one, why in lanes if why is not None and why.kind in {"unlabelled", "quiet"}]

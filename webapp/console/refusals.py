@@ -7,10 +7,10 @@ from contextlib import suppress
 from flask import request
 from sqlalchemy.exc import DBAPIError
 
-from webapp import audit
 from webapp.console.sessions import Person, current_person
-from webapp.db import writing
-from webapp.locks import Busy
+from webapp.core.locks import Busy
+from webapp.db import audit
+from webapp.db.engines import writing
 
 
 def note_refusal(person: Person, detail: dict[str, str]) -> None:

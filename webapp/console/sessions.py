@@ -1,7 +1,7 @@
 """Log-in, log-out, the password once more, and the set-up link; who is signed in; the cookies.
 
-A session is a row, see `webapp/sessions.py`; the signed cookie holds its id, the CSRF token and messages. Roles are
-weighed in `gate.py`, passwords in `people.py`.
+A session is a row, see `webapp/accounts/sessions.py`; the signed cookie holds its id, the CSRF token and messages. Roles are
+weighed in `gate.py`, passwords in `accounts/users.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from webapp import audit, clock, people, sessions, throttle
+from webapp.accounts import login_throttle, sessions, users
 from webapp.api import problems
-from webapp.console.here import address, is_public_https, local_path, port
-from webapp.console.keys import secret_key
 from webapp.console.roles import needs
-from webapp.db import reading, writing
-from webapp.models import ROLES, User
+from webapp.db import audit
+from webapp.db.engines import reading, writing
+from webapp.db.models import ROLES, User
+from webapp.lib import clock
+from webapp.web.request_info import address, is_public_https, local_path, port
+from webapp.web.secret_key import secret_key
 
 if TYPE_CHECKING:
     from flask import Flask, Request
@@ -137,7 +139,7 @@ def log_in() -> ResponseReturnValue:
 
 def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
     with reading() as database:
-        fresh = people.needs_setup(database)
+        fresh = users.needs_setup(database)
     return render_template("sessions/log_in.html", target=target, name=name, problem=problem, fresh=fresh)
 
 
@@ -187,14 +189,14 @@ def _authenticate(
 ) -> tuple[Optional[User], int]:
     """The user if name and password fit, and otherwise, where it was tried too often, the seconds to wait."""
     keys = _failures_count_for(name)
-    wait = throttle.admit(keys)
+    wait = login_throttle.admit(keys)
     if wait:
         return None, max(1, round(wait + 0.5))
     with reading() as database:
-        user = people.authenticate(database, name, password)
-        known = user is not None or people.named(database, name) is not None
+        user = users.authenticate(database, name, password)
+        known = user is not None or users.named(database, name) is not None
     if user is not None:
-        throttle.forgive(keys)
+        login_throttle.forgive(keys)
         return user, 0
     with writing() as database:  # a name that nobody has may be a password in the wrong field
         subject = f"user:{name}" if known else "user"
@@ -205,14 +207,14 @@ def _authenticate(
 def _failures_count_for(name: str) -> list[str]:
     """This very browser alone, where it is one of the owner's; else the account and the address, which an owner may
     share with whoever attacks: a network, or a proxy that is not trusted."""
-    strangers = [throttle.address(address()), throttle.account(name)]
+    strangers = [login_throttle.address(address()), login_throttle.account(name)]
     try:
         user_id, known_name, device = _known_browsers().loads(
             request.cookies.get(_cookie_name("_known"), ""), max_age=KNOWN_LIFE
         )
     except (BadData, ValueError, TypeError):
         return strangers
-    return [throttle.browser(user_id, device)] if known_name == name else strangers
+    return [login_throttle.browser(user_id, device)] if known_name == name else strangers
 
 
 def _known_browsers() -> URLSafeTimedSerializer:
@@ -251,20 +253,20 @@ def set_up(token: str) -> ResponseReturnValue:
     """The one-time link that makes the first administrator. Looking at it does not use it up."""
     if request.method != "POST":  # HEAD looks, too
         with reading() as database:
-            good = people.setup_link_is_good(database, token)
+            good = users.setup_link_is_good(database, token)
         return _set_up_page(token) if good else _spent_link()
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     if password != request.form.get("again", ""):
         return _set_up_page(token, name, "again", "The two passwords differ. Type the same one twice."), 422
     try:
-        made = people.set_up(token, name, password)
-    except people.PersonError as error:
+        made = users.set_up(token, name, password)
+    except users.PersonError as error:
         return _set_up_page(token, name, error.field, str(error)), 422
     if not made:
         return _spent_link()
     response = redirect(url_for("overview.index"), 303)
     with reading() as database:
-        user = people.authenticate(database, name, password)
+        user = users.authenticate(database, name, password)
     if user is not None:
         _begin(user, response)
     flash(f"Welcome, {name}. This queue is yours.", "success")
@@ -273,11 +275,11 @@ def set_up(token: str) -> ResponseReturnValue:
 
 def _set_up_page(token: str, name: str = "", bad: str = "", problem: str = "") -> str:
     return render_template(
-        "sessions/set_up.html", token=token, name=name, bad=bad, problem=problem, shortest=people.SHORTEST
+        "sessions/set_up.html", token=token, name=name, bad=bad, problem=problem, shortest=users.SHORTEST
     )  # fmt: skip
 
 
 def _spent_link() -> ResponseReturnValue:
     with reading() as database:
-        fresh = people.needs_setup(database)
+        fresh = users.needs_setup(database)
     return render_template("sessions/spent.html", fresh=fresh), 404

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from webapp.console.times import local
-from webapp.groups import HOUR, Deaths
+from webapp.insight.failure_groups import HOUR, Deaths
 
 STEP, BAR, HEIGHT = 4, 3, 20  # pixels: from bar to bar, a bar's width, the highest one
 

@@ -13,19 +13,21 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp import batches, labels, operations, queries, settings, story, waiting
 from webapp.console import htmx
 from webapp.console.forms import FIELDS, MOST_LINES, SubmitForm
 from webapp.console.nav import nav_of
-from webapp.console.obstacles import place, start_command
+from webapp.console.retry_schedule import Timetable
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.times import zone_name
-from webapp.console.timetables import Timetable
-from webapp.console.words import plural
-from webapp.db import reading
-from webapp.jobspec import SpecError
-from webapp.models import Queue
+from webapp.console.wait_reason import place, start_command
+from webapp.console.wording import plural
+from webapp.core import labels
+from webapp.core.job_spec import SpecError
+from webapp.db.engines import reading
+from webapp.db.models import Queue
+from webapp.insight import blockers
+from webapp.jobs import batches, job_detail, operations, queries, settings
 
 pages = Blueprint("submit", __name__)
 
@@ -40,7 +42,7 @@ def new() -> ResponseReturnValue:
     form = SubmitForm.empty()
     with reading() as session:
         if request.args.get("from"):
-            job = story.find(session, request.args["from"])
+            job = job_detail.find(session, request.args["from"])
             if job is None:
                 raise operations.NotFound(f"there is no job {request.args['from']!r} to start from.")
             form = SubmitForm.of_job(job)
@@ -96,7 +98,7 @@ def check() -> ResponseReturnValue:
     with reading() as session:
         values = settings.load(session)
         if name == "id" and len(form.specs) == 1 and form.specs[0].id is not None:
-            taken = story.find(session, form.specs[0].id)
+            taken = job_detail.find(session, form.specs[0].id)
             if taken is not None:
                 form.errors["id"] = f"{taken.id!r} is taken by a job that is {taken.state}. Choose another."
         obstacle = _obstacle(session, form) if name in {"queue", "requires"} else None
@@ -112,11 +114,11 @@ def check() -> ResponseReturnValue:
     )
 
 
-def _obstacle(session: Session, form: SubmitForm) -> Optional[waiting.Obstacle]:
+def _obstacle(session: Session, form: SubmitForm) -> Optional[blockers.Obstacle]:
     """What would keep the job waiting; that no worker runs at all stands on every page."""
     if form.lane is None:
         return None
-    found = waiting.fleet_of(session, form.lane.queue, form.lane.requires).obstacle
+    found = blockers.fleet_of(session, form.lane.queue, form.lane.requires).obstacle
     return found if found is not None and found.kind != "none" else None
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from flask import current_app, request
 from jinja2 import StrictUndefined
 
-from webapp import __version__, labels
-from webapp.console import hostile, obstacles, timeline, times, words
+from webapp.console import timeline, times, wait_reason, wording
 from webapp.console.roles import needed_role
 from webapp.console.sessions import current_person
+from webapp.core import labels
+from webapp.lib import text_hostile
+from webapp.lib.version import __version__
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -27,19 +29,19 @@ def init_app(app: Flask) -> None:
         exact=times.exact,
         duration=times.duration,
         about=times.about,
-        who=words.who,
-        size=words.size,
-        number=words.number,
-        one_line=words.one_line,
-        happened=words.happened,
+        who=wording.who,
+        size=wording.size,
+        number=wording.number,
+        one_line=wording.one_line,
+        happened=wording.happened,
         phase=timeline.told,
-        shown_state=words.shown_state,
+        shown_state=wording.shown_state,
         labels=labels.split,
-        plain=hostile.visible,
+        plain=text_hostile.visible,
     )
     app.jinja_env.globals.update(
-        between=times.between, verbs_for=words.verbs_for, STATE_HELP=words.STATE_HELP, plural=words.plural,
-        version=__version__, may_open=may_open, takers=obstacles.takers, wanting=obstacles.wanting,
+        between=times.between, verbs_for=wording.verbs_for, STATE_HELP=wording.STATE_HELP, plural=wording.plural,
+        version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
     )  # fmt: skip
     app.context_processor(_reader)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from webapp import clock
 from webapp.console.times import duration
-from webapp.phases import Phase, totals
-from webapp.story import Happening
+from webapp.jobs.job_detail import TimelineEntry
+from webapp.jobs.job_phases import Phase, totals
+from webapp.lib import clock
 
 SHOWN = 80  # lines of the list; the rest is counted
 DRAWN = 60  # phases in the bar, the last ones
@@ -25,7 +25,7 @@ WORDS = {
     "unclear": "backed off and waited",
 }
 NOW_WORDS = {"backed_off": "backs off"}
-Line = Union[Happening, Phase]
+Line = Union[TimelineEntry, Phase]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Bar:
         return ", ".join(f"{word} {total}" for _, word, total in self.legend)
 
 
-def merged(moments: Sequence[Happening], lived: Sequence[Phase]) -> list[Line]:
+def merged(moments: Sequence[TimelineEntry], lived: Sequence[Phase]) -> list[Line]:
     """Both in one list, newest first. A phase stands between the moments at its two ends."""
     keyed = [(one.at, 0, place, one) for place, one in enumerate(moments)]
     keyed += [(one.start, 1, place, one) for place, one in enumerate(lived)]  # type: ignore[misc]

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from flask import has_request_context, request
 from markupsafe import Markup
 
-from webapp import clock
+from webapp.lib import clock
 
 ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
 _WHEN = Markup('<time datetime="{iso}" title="{exact}"{mode}>{text}</time>')

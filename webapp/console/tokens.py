@@ -8,14 +8,15 @@ from typing import Optional
 from flask import Blueprint, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp import clock, tokens
+from webapp.accounts import tokens
 from webapp.console import htmx
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.words import sentence
-from webapp.db import reading
-from webapp.models import SCOPES, Token
+from webapp.console.wording import sentence
+from webapp.db.engines import reading
+from webapp.db.models import SCOPES, Token
+from webapp.lib import clock
 
 pages = Blueprint("tokens", __name__)
 

@@ -9,11 +9,14 @@ from flask import url_for
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp import clock, labels, queries, settings, waiting
-from webapp.console.obstacles import place, start_command, takers, wanting
 from webapp.console.times import when
-from webapp.console.words import listed, plural, who
-from webapp.models import Attempt, Job
+from webapp.console.wait_reason import place, start_command, takers, wanting
+from webapp.console.wording import listed, plural, who
+from webapp.core import labels
+from webapp.db.models import Attempt, Job
+from webapp.insight import blockers
+from webapp.jobs import queries, settings
+from webapp.lib import clock
 
 MOST_BUTTONS = 3  # workers that can be resumed from here; of more, the page of workers shows all
 
@@ -58,7 +61,7 @@ def why(session: Session, job: Job, ended: list[Attempt]) -> Why:
 
 
 def _pending(session: Session, job: Job) -> Why:
-    fleet = waiting.fleet_of(session, job.queue, job.requires)
+    fleet = blockers.fleet_of(session, job.queue, job.requires)
     if fleet.obstacle is not None:
         return _obstacle(fleet.obstacle)
     if job.losses:
@@ -85,7 +88,7 @@ def _asked(job: Job) -> str:
 
 
 def _at_this_rate(session: Session, queue: str, ahead: queries.Count) -> str:
-    seconds = waiting.seconds_for(session, queue, ahead.number)
+    seconds = blockers.seconds_for(session, queue, ahead.number)
     if seconds is None:
         return ""
     least = "at least " if ahead.capped else "about "
@@ -102,7 +105,7 @@ def about(seconds: float, least: str = "about ") -> str:
     return f"{least}{round(seconds / 86400 / 365):,} years"
 
 
-def _obstacle(obstacle: waiting.Obstacle) -> Why:
+def _obstacle(obstacle: blockers.Obstacle) -> Why:
     name = obstacle.queue
     if obstacle.kind == "paused":
         text = Markup("Its queue {} is paused by {}, {}.").format(
@@ -123,13 +126,13 @@ def _obstacle(obstacle: waiting.Obstacle) -> Why:
     return _quiet(obstacle)
 
 
-def _start_there(obstacle: waiting.Obstacle) -> str:
+def _start_there(obstacle: blockers.Obstacle) -> str:
     """Where a command helps, in front of it, if not everywhere."""
     host = place(obstacle.requires)
     return f" Start one on the host {host}:" if host else ""
 
 
-def _quiet(obstacle: waiting.Obstacle) -> Why:
+def _quiet(obstacle: blockers.Obstacle) -> Why:
     serve = takers(obstacle.queue, obstacle.requires)
     quiet = [view.worker.id for view in obstacle.serving if view.worker.wish == "quiet"]
     if not quiet:
@@ -152,7 +155,7 @@ def _later(session: Session, job: Job) -> Why:
     told = _scheduled(job) if job.state == "scheduled" else _failed(session, job)
     run_now = Fix("Run now", url_for("acts.on_one", job_id=job.id, verb_path="run-now"), f"Run now {job.id}")
     told = replace(told, fixes=(run_now,))
-    obstacle = waiting.fleet_of(session, job.queue, job.requires).obstacle
+    obstacle = blockers.fleet_of(session, job.queue, job.requires).obstacle
     if obstacle is None:
         return told
     hindered = _obstacle(obstacle)

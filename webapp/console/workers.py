@@ -12,18 +12,20 @@ from flask import Blueprint, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp import clock, fleet, operations, queries, settings
 from webapp.console import htmx
-from webapp.console.here import came_from
 from webapp.console.nav import nav_of
-from webapp.console.obstacles import START_COMMAND
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.words import plural
-from webapp.db import reading
-from webapp.fleet import SupervisorView
-from webapp.models import Worker
-from webapp.queries import WorkerView
+from webapp.console.wait_reason import START_COMMAND
+from webapp.console.wording import plural
+from webapp.db.engines import reading
+from webapp.db.models import Worker
+from webapp.insight import fleet
+from webapp.insight.fleet import SupervisorView
+from webapp.jobs import operations, queries, settings
+from webapp.jobs.queries import WorkerView
+from webapp.lib import clock
+from webapp.web.request_info import came_from
 
 pages = Blueprint("workers", __name__)
 

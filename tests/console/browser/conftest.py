@@ -105,7 +105,7 @@ def _note(watched: Watched, message: ConsoleMessage) -> None:
 
 def session_cookie(console: Flask, server: str, name: str, role: str) -> Any:
     """The cookie that a log-in would have given; the log-in itself has its own test."""
-    from webapp import sessions
+    from webapp.accounts import sessions
 
     serializer = console.session_interface.get_signing_serializer(console)  # type: ignore[attr-defined]
     user = make_user(name, role)

@@ -8,9 +8,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.factories import make_attempt, make_job, make_user, make_worker
-from webapp import groups, story
-from webapp.db import reading, writing
-from webapp.models import Group, OutputTail
+from webapp.db.engines import reading, writing
+from webapp.db.models import Group, OutputTail
+from webapp.insight import failure_groups
+from webapp.jobs import job_detail
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +22,13 @@ def _refusals_are_expected(watched: Any) -> None:
 
 def state_of(job_id: str) -> Optional[str]:
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
     return job.state if job else None
 
 
 def said() -> Optional[Group]:
     with reading() as session:
-        return groups.said_of(session, "exit:1")
+        return failure_groups.said_of(session, "exit:1")
 
 
 def test_a_group_is_looked_into_and_requeued_once_its_impact_is_told(page: Page) -> None:

@@ -11,19 +11,21 @@ from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched, on_both, press
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
-from webapp import clock, people, settings, story
-from webapp.db import reading, writing
-from webapp.models import Attempt, Job, OutputChunk
+from webapp.accounts import users
+from webapp.db.engines import reading, writing
+from webapp.db.models import Attempt, Job, OutputChunk
+from webapp.jobs import job_detail, settings
+from webapp.lib import clock
 
 
 def state_of(job_id: str) -> Optional[str]:
     with reading() as session:
-        job = story.find(session, job_id)
+        job = job_detail.find(session, job_id)
         return job.state if job is not None else None
 
 
 def test_the_set_up_link_makes_an_administrator_who_can_log_out_and_in(open_browser: Callable[..., Page]) -> None:
-    token = people.new_setup_link()
+    token = users.new_setup_link()
     page = open_browser(None)
     page.goto("/jobs?state=dead")
     expect(page).to_have_url(url_with("/login?next="))
@@ -114,9 +116,9 @@ def test_who_comes_second_is_told_and_nothing_happens_twice(open_browser: Callab
     expect(second.locator("#toasts")).to_contain_text("job1 is pending by now")
     expect(second.locator(".job-head .badge")).to_have_text("pending")
     with reading() as session:
-        job = story.find(session, "job1")
+        job = job_detail.find(session, "job1")
         assert job is not None
-        assert [event.verb for event in story.events(session, job)] == ["requeue"]
+        assert [event.verb for event in job_detail.events(session, job)] == ["requeue"]
 
 
 def test_discarding_asks_first_and_keeps_the_job_when_told_so(page: Page) -> None:
@@ -379,7 +381,7 @@ def test_who_was_signed_out_elsewhere_is_told_and_the_refresh_stops(
     watched.expect("status of 401")
     page = open_browser("operator", name="ana")
     page.goto("/jobs")
-    people.set_password("ana", "a new and longer secret", "rule:test")
+    users.set_password("ana", "a new and longer secret", "rule:test")
     page.locator("#tick").select_option("1")
     expect(page.locator("#toasts")).to_contain_text("You are signed out.")
     expect(page.locator("#toasts").get_by_role("link", name="Log in")).to_be_visible()

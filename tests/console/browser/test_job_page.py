@@ -11,9 +11,9 @@ from playwright.sync_api import Page, expect
 from tests.console.browser.conftest import Watched
 from tests.console.browser.faults import faults_of
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
-from webapp import clock
-from webapp.db import reading, writing
-from webapp.models import Job, OutputChunk
+from webapp.db.engines import reading, writing
+from webapp.db.models import Job, OutputChunk
+from webapp.lib import clock
 
 LINES = b"".join(b"line %d\n" % number for number in range(1, 2501))
 TICK = "document.dispatchEvent(new CustomEvent('tick'))"

@@ -13,9 +13,9 @@ from tests.console.browser.conftest import Watched
 from tests.console.browser.faults import faults_of
 from tests.console.browser.test_flows import url_with
 from tests.factories import make_job, make_jobs
-from webapp import filters
-from webapp.db import reading
-from webapp.models import Job
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.jobs import filters
 
 
 @pytest.fixture(autouse=True)

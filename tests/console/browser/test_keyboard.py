@@ -11,7 +11,7 @@ from tests.console.browser.conftest import press
 from tests.console.browser.test_flows import state_of
 from tests.console.browser.test_pages import PAGES, fill
 from tests.factories import make_job
-from webapp import people
+from webapp.accounts import users
 
 MOST_STOPS = 400  # of the tab key on one page
 
@@ -71,7 +71,7 @@ def test_the_tab_key_reaches_everything_and_shows_where_it_is(open_browser: Call
 
 
 def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Callable[..., Page]) -> None:
-    people.add("ben", "a horse eats blue staples", "operator", "person:test")
+    users.add("ben", "a horse eats blue staples", "operator", "person:test")
     page = open_browser(None)
     page.goto("/")
     page.keyboard.type("ben")

@@ -7,9 +7,9 @@ from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
 from tests.factories import make_worker
-from webapp import clock
-from webapp.db import reading
-from webapp.models import Job
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.lib import clock
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,15 @@ from playwright.sync_api import Page
 
 from tests.console.browser.faults import faults_of
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
-from webapp import audit, bulk, canaries, clock, groups, jobspec, operations, people, sessions, tokens
-from webapp.db import writing
-from webapp.filters import JobFilter
-from webapp.models import STATES, OutputTail
+from webapp.accounts import sessions, tokens, users
+from webapp.core import job_spec
+from webapp.db import audit
+from webapp.db.engines import writing
+from webapp.db.models import STATES, OutputTail
+from webapp.insight import failure_groups
+from webapp.jobs import bulk_actions, canary, operations
+from webapp.jobs.filters import JobFilter
+from webapp.lib import clock
 
 PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/dead?sort=count", "/dead?q=very",
          "/dead?q=exit:x", "/jobs?q=nothing-like-it", "/jobs?q=redis:7",
@@ -41,17 +46,17 @@ def fill() -> None:
                 error="z" * 300,
             )
     longest = {"id": "w" * 128, "queue": "q" * 128, "requires": ["l" * 128, "host:" + "h" * 120]}
-    operations.enqueue([jobspec.parse({"command": "true", **longest})], "person:ana")
+    operations.enqueue([job_spec.parse({"command": "true", **longest})], "person:ana")
     operations.set_setting("backoff_base", "3", "person:ana")
-    bulk.act_on_named("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
-    canaries.start(JobFilter(), "person:ana", make_job("dead").id)
+    bulk_actions.act_on_named("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
+    canary.start(JobFilter(), "person:ana", make_job("dead").id)
     fill_with_groups()
     fill_with_people()
 
 
 def fill_with_groups() -> None:
-    groups.describe("exit:1", "person:ana", note="a note\n" + "w" * 300)
-    groups.acknowledge("exit:1", "person:ana")
+    failure_groups.describe("exit:1", "person:ana", note="a note\n" + "w" * 300)
+    failure_groups.acknowledge("exit:1", "person:ana")
     job = make_job("dead", command="printf 'a very long command %s' " + "y" * 300, error_key="other")
     with writing() as session:
         session.add(OutputTail(job_seq=job.seq, text="a very long line\n" + "v" * 1000))
@@ -66,8 +71,8 @@ def fill_with_people() -> None:
         tokens.make(name, "operate", days, "person:ben")
     tokens.revoke("old", "person:ben")
     make_user("emil", "viewer")
-    people.set_disabled("emil", True, "person:ben")
-    operations.enqueue([jobspec.parse({"command": "printf " + "y" * 400, "id": "z" * 120})], "token:deploy")
+    users.set_disabled("emil", True, "person:ben")
+    operations.enqueue([job_spec.parse({"command": "printf " + "y" * 400, "id": "z" * 120})], "token:deploy")
     with writing() as session:
         audit.note(session, "post", ["route:queues.pause"], "person:ben", outcome="refused", details=[{"needs": "x"}])
 

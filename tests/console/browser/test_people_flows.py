@@ -12,9 +12,11 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import update
 
 from tests.console.browser.conftest import Watched
-from webapp import clock, operations, people, sessions, tokens
-from webapp.db import reading, writing
-from webapp.models import User, UserSession
+from webapp.accounts import sessions, tokens, users
+from webapp.db.engines import reading, writing
+from webapp.db.models import User, UserSession
+from webapp.jobs import operations
+from webapp.lib import clock
 
 GOOD = "correct horse battery"
 
@@ -27,7 +29,7 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
 
 def user(name: str) -> User:
     with reading() as session:
-        found = people.named(session, name)
+        found = users.named(session, name)
     assert found is not None
     return found
 
@@ -143,7 +145,7 @@ def test_a_token_is_revoked_in_place(page: Page) -> None:
 
 def test_after_a_while_the_password_is_asked_for_and_the_way_goes_on(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", name="ana")
-    people.set_password("ana", GOOD, "rule:test", spare=session_of(page))
+    users.set_password("ana", GOOD, "rule:test", spare=session_of(page))
     page.goto("/people")
     with writing() as session:
         session.execute(update(UserSession).values(confirmed_at=clock.now() - clock.seconds(3600)))

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
 from tests.factories import make_attempt, make_job, make_queue, make_worker
-from webapp import clock
+from webapp.lib import clock
 
 COUNT = "window.ticks = 0; document.addEventListener('tick', () => { window.ticks += 1; })"
 

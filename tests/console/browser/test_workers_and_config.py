@@ -10,9 +10,10 @@ from playwright.sync_api import Page, expect
 from tests.console.browser.conftest import Watched
 from tests.console.browser.faults import faults_of
 from tests.factories import make_job, make_supervisor, make_worker
-from webapp import clock, operations, settings
-from webapp.db import reading
-from webapp.models import Supervisor, Worker
+from webapp.db.engines import reading
+from webapp.db.models import Supervisor, Worker
+from webapp.jobs import operations, settings
+from webapp.lib import clock
 
 Open = Callable[..., Page]
 

@@ -1,0 +1,108 @@
+"""A move is taken back as long as nothing is lost by it; both at once never take writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import pytest
+from flask import Flask
+from sqlalchemy.engine import URL
+
+from tests import riches
+from tests.admin.move.moves import Interrupted, back, contents_of, go, stop_at
+from tests.conftest import configuration, opened, postgresql_database
+from tests.factories import make_job
+from webapp.admin.move import MoveError
+from webapp.config import Config, ConfigError
+from webapp.core.relocated import Relocated
+from webapp.db.application import create_core
+
+
+def test_a_move_is_taken_back_while_nothing_was_done_there(app: Flask, target: Config) -> None:
+    riches.fill(large=10)
+    go(target)
+    before = riches.contents()
+    back(target)
+    make_job(id="here-again")
+    assert len(riches.contents()["jobs"]) == len(before["jobs"]) + 1
+    with pytest.raises(ConfigError, match="this copy of the queue was given up"):
+        create_core(target)
+
+
+def test_what_was_done_there_is_not_given_up_unasked(app: Flask, target: Config) -> None:
+    riches.fill(large=10)
+    go(target)
+    there = create_core(target)
+    for _ in opened(there):
+        make_job(id="theirs")
+    with pytest.raises(MoveError, match=r"was used since: jobs \(8 rows here, 9 there\).*say --force"):
+        back(target)
+    with there.app_context():
+        make_job(id="goes-on")
+    with pytest.raises(Relocated):
+        make_job()
+    back(target, force=True)
+    make_job(id="here-again")
+    with (
+        there.app_context(),
+        pytest.raises(Relocated, match=r"this copy of the queue was given up .* the queue is at "),
+    ):
+        make_job()
+
+
+def test_a_target_that_is_lost_does_not_take_the_queue_along(app: Flask, home: Path, postgresql_server: URL) -> None:
+    with postgresql_database(postgresql_server) as url:
+        target = configuration(home, url)
+        go(target)
+    with pytest.raises(MoveError, match="cannot be read"):
+        back(target)
+    with pytest.raises(Relocated):
+        make_job()
+    back(target, force=True)
+    make_job()
+
+
+@pytest.mark.parametrize("stopped", ["queues", "audit", None])
+def test_a_move_that_was_taken_back_can_be_made_again(
+    app: Flask, target: Config, stopped: Optional[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    riches.fill(large=10)
+    if stopped is None:
+        go(target)
+    else:
+        stop_at(monkeypatch, stopped)
+        with pytest.raises(Interrupted):
+            go(target)
+        monkeypatch.undo()
+    back(target)
+    make_job(id="new")
+    go(target)
+    assert contents_of(target) == riches.contents()
+
+
+def test_a_queue_goes_there_and_back_again(app: Flask, target: Config, tmp_path: Path) -> None:
+    riches.fill(large=1000)
+    go(target)
+    for _ in opened(create_core(target)):
+        make_job(id="meanwhile")
+        home = Config(target.home, f"sqlite:///{tmp_path}/back.db", None)
+        go(home)
+        left = riches.contents()
+    assert contents_of(home) == left
+    assert "meanwhile" in {row[1] for row in left["jobs"]}
+    for _ in opened(create_core(home)):
+        make_job()
+
+
+def test_who_was_not_moved_cannot_be_taken_back(app: Flask, target: Config) -> None:
+    with pytest.raises(MoveError, match="was not moved"):
+        back(target)
+
+
+def test_a_second_run_after_the_end_finds_nothing_to_do(app: Flask, target: Config) -> None:
+    go(target)
+    for _ in opened(create_core(target)):
+        make_job(id="theirs")
+    go(target)
+    assert [row[1] for row in contents_of(target)["jobs"]] == ["theirs"]

@@ -1,0 +1,133 @@
+"""Two ways to run a command: in this process, as `manage.py` calls it, and as the process that a person starts."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from webapp.bootstrap.venv import STAMP
+from webapp.commands import main
+from webapp.config import CHECKOUT
+
+# manage.py where this Python is the one that it would hand over to; else what it hands over to.
+MANAGE = CHECKOUT / "manage.py"
+ENTRY = MANAGE if (Path(sys.prefix) / STAMP).exists() else CHECKOUT / "webapp" / "commands" / "__main__.py"
+
+
+@dataclass
+class Result:
+    """How a command ended, and what it wrote where."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+Cli = Callable[..., Result]
+
+
+class _In(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def cli(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in this process, on the test's home and database: the one of `config`, else a SQLite file."""
+    if "config" not in request.fixturenames:
+        request.getfixturevalue("sqlite_config")
+    monkeypatch.setenv("LOGNAME", "ana")
+
+    def run(*argv: str, stdin: bytes = b"") -> Result:
+        kept = io.BytesIO(), io.BytesIO()
+        out, err = (io.TextIOWrapper(buffer, encoding="utf-8", write_through=True) for buffer in kept)
+        monkeypatch.setattr(sys, "stdin", _In(io.BytesIO(stdin), encoding="utf-8"))
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(list(argv))
+        return Result(code, *(buffer.getvalue().decode() for buffer in kept))
+
+    return run
+
+
+class Processes:
+    """Real processes of the product, ended with the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[subprocess.Popen[str]] = []
+
+    def run(self, *argv: str, stdin: str = "", cwd: Optional[Path] = None, **environment: str) -> Result:
+        done = subprocess.run(
+            self._command(argv),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd or self.folder,
+            env=self._environment(environment),
+            timeout=60,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *argv: str, **environment: str) -> subprocess.Popen[str]:
+        """Start one that runs on; its stderr goes to the file `stderr` in the test's folder."""
+        with (self.folder / "stderr").open("a") as errors:
+            process = subprocess.Popen(
+                self._command(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=self.folder,
+                env=self._environment(environment),
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return process
+
+    @property
+    def errors(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def end(self) -> None:
+        for process in self._started:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    @staticmethod
+    def _command(argv: tuple[str, ...]) -> list[str]:
+        return [sys.executable, str(ENTRY), *argv]
+
+    @staticmethod
+    def _environment(more: dict[str, str]) -> dict[str, str]:
+        return {**os.environ, "QUEUECTL_VENV": sys.prefix, **more}
+
+
+@pytest.fixture
+def processes(home: Path, tmp_path: Path) -> Iterator[Processes]:
+    """Start the product's commands as a person does, from a folder that is not the checkout."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    made = Processes(folder)
+    yield made
+    made.end()

@@ -1,0 +1,50 @@
+"""`activity`: what was done to jobs, its undo and its end; and the canary of `dlq retry`."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from tests.commands.conftest import Cli
+from tests.commands.test_dlq import states
+from tests.factories import change_job, make_job
+
+
+def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a")
+    make_job("dead", id="b")
+    told = cli("dlq", "retry", "--all")
+    command = told.err.strip().rpartition("manage.py ")[2].split()
+    assert command[:2] == ["activity", "undo"]
+    change_job("a", attempts=2)
+    assert cli(*command).out == "1 job put back\n"
+    assert states("a", "b") == ["pending", "dead"]
+    again = cli(*command)
+    assert (again.code, again.out) == (1, "")
+    assert "Nothing is left to undo" in again.err
+
+
+def test_the_list_tells_acts_newest_first(app: Flask, cli: Cli) -> None:
+    assert cli("activity", "list").err == "Nothing was done yet.\n"
+    make_job("dead", id="a")
+    cli("dlq", "retry", "--all")
+    cli("activity", "undo", "1")
+    lines = cli("activity", "list").lines
+    assert [line.split()[1] for line in lines[1:]] == ["undo", "requeue"]
+    assert "all dead jobs" in lines[2]
+    newest, first = cli("activity", "list", "--json").json
+    assert (newest["undoes"], first["state"], first["moved"]) == (first["id"], "done", 1)
+
+
+def test_a_canary_goes_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a", finished_at=1)
+    make_job("dead", id="b")
+    assert cli("dlq", "retry", "--all", "--canary").code == 0
+    assert states("a", "b") == ["dead", "pending"]
+    assert cli("activity", "stop", "1").out == "act 1: stopped\n"
+    assert cli("activity", "stop", "1").code == 1
+
+
+def test_what_is_not_there_is_said(app: Flask, cli: Cli) -> None:
+    assert "no such act: 7" in cli("activity", "undo", "7").err
+    assert cli("dlq", "retry", "a", "--canary").code == 2
+    assert "no dead letter matches" in cli("dlq", "retry", "--all", "--canary").err

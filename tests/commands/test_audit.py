@@ -1,0 +1,100 @@
+"""`audit`: the trail in a terminal and as a file, narrowed the same way."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from tests.commands.conftest import Cli, Processes
+from webapp.db import audit
+from webapp.db.engines import writing
+
+
+@pytest.fixture
+def trail(app: Flask, cli: Cli) -> None:
+    for value in range(3):
+        cli("config", "set", "max_retries", str(value + 4))
+    cli("queue", "pause", "mail")
+    with writing() as session:
+        audit.note(session, "post", ["route:queues.pause"], "person:eve\x1b[2J", outcome="refused")
+
+
+@pytest.mark.usefixtures("trail")
+def test_the_newest_line_is_first_and_more_are_told_of(cli: Cli) -> None:
+    result = cli("audit", "--limit", "2")
+    assert result.code == 0
+    assert result.lines[1].split()[3:7] == [r"person:eve\x1b[2J", "post", "route:queues.pause", "refused"]
+    assert "the newest 2; there are more" in result.err
+    assert len(cli("audit", "--limit", "2", "--json").json) == 2
+    assert cli("audit").err == ""
+
+
+@pytest.mark.usefixtures("trail")
+@pytest.mark.parametrize(
+    ("argv", "number"),
+    [
+        (["--actor", "ana"], 3),
+        (["--actor", "person:ana", "--verb", "config"], 3),
+        (["--subject", "setting:"], 3),
+        (["--outcome", "refused"], 1),
+        (["--since", "1h"], 4),
+        (["--since", "2020-01-01T00:00:00Z"], 4),
+        (["--since", "2990-01-01T00:00:00Z"], 0),
+        (["--actor", "nobody"], 0),
+    ],
+)
+def test_table_and_file_are_narrowed_the_same_way(cli: Cli, argv: list[str], number: int) -> None:
+    assert len(cli("audit", *argv, "--json").json) == number
+    assert len(cli("audit", "export", *argv).lines) == number
+    if not number:
+        assert "Nothing in the trail is like this." in cli("audit", *argv).err
+
+
+@pytest.mark.usefixtures("trail")
+def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "PAGE", 2)
+    file = tmp_path / "audit.jsonl"
+    result = cli("audit", "export", str(file))
+    assert (result.code, result.out, result.err) == (0, "", f"{file}: 4 lines\n")
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [one["id"] for one in told] == sorted(one["id"] for one in told)
+    assert told == [json.loads(line) for line in cli("audit", "export", "-").lines]
+    if sys.platform != "win32":
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    again = cli("audit", "export", str(file))
+    assert (again.code, again.err) == (1, f"Error: {file} exists. Choose another name, or say --replace.\n")
+    assert cli("audit", "export", str(file), "--replace", "--verb", "config").code == 0
+    assert len(file.read_text().splitlines()) == 3
+    assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["audit.jsonl"]
+    assert "No such file" in cli("audit", "export", str(tmp_path / "none" / "x")).err
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2020-01-01T00:00", "nan", "1e300d"])
+def test_a_time_that_is_none_is_a_usage_error_in_one_line(app: Flask, cli: Cli, since: str) -> None:
+    result = cli("audit", "--since", since)
+    assert (result.code, result.out) == (2, "")
+    assert "is neither a time with its zone" in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_options_before_export_are_not_lost_in_silence(app: Flask, cli: Cli) -> None:
+    result = cli("audit", "--actor", "ana", "export")
+    assert result.code == 2
+    assert "behind `export`" in result.err
+
+
+def test_a_restored_trail_says_that_it_was_restored_and_by_whom(processes: Processes, tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy.db")
+    assert processes.run("config", "set", "lease", "40").code == 0
+    assert processes.run("db", "backup", copy).code == 0
+    assert processes.run("db", "restore", copy).code == 0
+    last = json.loads(processes.run("audit", "--json").out)[0]
+    assert (last["verb"], last["subject"], last["detail"]) == ("restore", "database", {"after": {"file": copy}})
+    assert last["actor"].startswith("person:")

@@ -1,0 +1,150 @@
+"""`db` and `doctor`: is the database sound, and the machine fit?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import time_machine
+from flask import Flask
+
+from tests.commands.conftest import Cli
+from tests.factories import make_job, make_worker
+from webapp.admin import doctor
+from webapp.config import Config
+from webapp.db.engines import db
+from webapp.db.migrations import HEAD
+from webapp.lib import clock
+
+
+@pytest.fixture
+def migrated(request: pytest.FixtureRequest) -> bool:
+    """Only a test that asks for an application begins with a database: the others begin with none, or a broken one."""
+    return bool({"app", "sqlite_app"} & set(request.fixturenames))
+
+
+def test_upgrade_makes_a_database_and_then_finds_it_up_to_date(home: Path, cli: Cli) -> None:
+    assert cli("db", "upgrade").out == f"The database was empty, now at {HEAD}.\n"
+    assert cli("db", "upgrade").out == f"The database is up to date (schema {HEAD}).\n"
+
+
+def test_a_sound_database_is_told_so(app: Flask, cli: Cli) -> None:
+    make_job()
+    assert cli("db", "check").code == 0
+
+
+def test_a_reference_into_nothing_is_found(sqlite_app: Flask, cli: Cli) -> None:
+    job = make_job("completed", id="a")
+    with db.engine.connect() as connection:
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+        connection.exec_driver_sql("UPDATE jobs SET queue = 'nowhere'")
+        connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+        connection.exec_driver_sql("BEGIN")
+    result = cli("db", "check")
+    assert (result.code, result.lines) == (1, [f"jobs, row {job.seq}: refers to a row of queues that is not there"])
+    assert "damaged" in result.err
+
+
+def test_a_file_that_is_no_database_is_one_line_and_left_alone(home: Path, cli: Cli) -> None:
+    home.mkdir(mode=0o700)
+    (home / "queue.db").write_bytes(b"this is no database" * 1000)
+    for argv in (["db", "check"], ["db", "upgrade"], ["status"], ["enqueue", '{"command":"true"}']):
+        result = cli(*argv)
+        assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+        assert result.err.startswith("Error: cannot read the database")
+    assert (home / "queue.db").read_bytes() == b"this is no database" * 1000
+
+
+def test_the_doctor_looks_at_everything_and_is_content_with_this_machine(app: Flask, cli: Cli) -> None:
+    result = cli("doctor", "--json")
+    assert result.code == 0
+    found = {one["check"]: one for one in result.json}
+    assert set(found) >= {"Python", "time zones", "home folder", "database", "disk space", "clock", "workers", "people"}
+    assert found["job limits"]["detail"].startswith("set here: memory by ")
+    assert {one["result"] for one in found.values()} <= {"ok", "warn"}
+    assert all(one["advice"] for one in found.values() if one["result"] == "warn" and one["check"] != "file system")
+    assert [line.split()[0] for line in cli("doctor").lines] == [one["result"] for one in result.json]
+
+
+def test_the_doctor_names_what_to_do_where_jobs_wait_for_no_worker(app: Flask, cli: Cli) -> None:
+    make_job()
+    (workers,) = [one for one in cli("doctor", "--json").json if one["check"] == "workers"]
+    assert workers["result"] == "warn"
+    assert "manage.py worker start" in workers["advice"]
+
+
+@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+def test_the_doctor_notices_a_clock_that_was_set_back(app: Flask, cli: Cli) -> None:
+    make_worker(seen_at=clock.now() + clock.seconds(3600))
+    (finding,) = [one for one in cli("doctor", "--json").json if one["check"] == "clock"]
+    assert finding["result"] == "warn"
+    assert "was set back by 3,6" in finding["detail"] or "was set back by 3,5" in finding["detail"]
+
+
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+def test_the_doctor_of_a_queue_on_postgresql_looks_at_notifications_and_at_this_machines_clock(
+    app: Flask, config: Config, cli: Cli
+) -> None:
+    found = {one["check"]: one for one in cli("doctor", "--json").json}
+    assert found["notifications"]["result"] == "ok"
+    assert found["clock"]["result"] == "ok"
+    with time_machine.travel(time.time() + 3600):
+        [clock_] = [one for one in doctor.examine() if one.check == "clock"]
+    assert clock_.result == "warn"
+    assert "differs by 3,6" in clock_.detail or "differs by 3,5" in clock_.detail
+
+
+def test_the_doctor_survives_a_broken_database_and_ends_with_1(home: Path, cli: Cli) -> None:
+    home.mkdir(mode=0o700)
+    (home / "queue.db").write_bytes(b"this is no database" * 1000)
+    result = cli("doctor")
+    assert result.code == 1
+    assert result.lines[-1].split()[:2] == ["fail", "database"]
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [
+        ("3.44.5", True),
+        ("3.44.6", False),
+        ("3.45.1", True),
+        ("3.50.6", True),
+        ("3.50.7", False),
+        ("3.51.2", True),
+        ("3.51.3", False),
+        ("3.53.0", False),
+    ],
+)
+def test_the_doctor_knows_which_sqlite_can_damage_a_wal(version: str, affected: bool) -> None:
+    (finding,) = doctor.sqlite_library(version)
+    assert finding.result == ("warn" if affected else "ok")
+
+
+def test_an_sqlite_without_returning_is_a_failure() -> None:
+    (finding,) = doctor.sqlite_library("3.34.1")
+    assert finding.result == "fail"
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [("nfs4", "fail"), ("cifs", "fail"), ("9p", "warn"), ("tmpfs", "warn"), ("ext4", "ok"), ("", "ok")],
+)
+def test_the_kind_of_file_system_decides(
+    kind: str, result: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "file_system_of", lambda _: kind)
+    (finding,) = doctor.file_system(tmp_path)
+    assert finding.result == result
+    assert finding.advice or result != "fail"
+
+
+def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:
+    assert doctor.file_system_of(Path("/proc/self")) == "proc"
+
+
+def test_too_little_room_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 50 * 1024**2}))
+    (finding,) = doctor.disk_space(tmp_path)
+    assert (finding.result, finding.advice) == ("fail", "Make room.")

@@ -1,0 +1,78 @@
+"""`config`: read and change settings; bounds are told, and who changed what is kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from tests.commands.conftest import Cli
+from webapp.config import CHECKOUT
+from webapp.jobs.settings import DEFINITIONS
+
+
+def test_get_prints_the_bare_value(app: Flask, cli: Cli) -> None:
+    assert cli("config", "get", "backoff_base").out == "2\n"
+    result = cli("config", "set", "backoff_base", "3")
+    assert (result.code, result.err) == (0, "")
+    assert cli("config", "get", "backoff_base").out == "3\n"
+    assert cli("config", "get", "backoff_base", "--json").json["value"] == 3
+
+
+def test_unset_puts_the_default_back(app: Flask, cli: Cli) -> None:
+    cli("config", "set", "max_retries", "9")
+    assert cli("config", "unset", "max_retries").code == 0
+    assert cli("config", "get", "max_retries").out == "3\n"
+
+
+def test_the_list_has_every_setting_with_its_bounds_and_who_changed_it(app: Flask, cli: Cli) -> None:
+    cli("config", "set", "backoff_base", "2.5")
+    rows = {row.split()[0]: row for row in cli("config", "list").lines[1:]}
+    assert set(rows) == set(DEFINITIONS)
+    assert rows["backoff_base"].split()[1:3] == ["2.5", "2"]
+    assert "a number from 1 to 100" in rows["backoff_base"]
+    assert rows["backoff_base"].endswith("by person:ana")
+    assert "person" not in rows["max_retries"]
+    listed = {one["key"]: one for one in cli("config", "list", "--json").json}
+    assert listed["backoff_base"]["value"] == 2.5
+    assert listed["backoff_base"]["changed_by"] == "person:ana"
+
+
+@pytest.mark.parametrize("value", ["-1", "1001", "2.5", "many", ""])
+def test_a_value_out_of_its_bounds_is_refused_with_them(app: Flask, cli: Cli, value: str) -> None:
+    result = cli("config", "set", "max_retries", value)
+    assert (result.code, result.out) == (1, "")
+    assert "expected a whole number from 0 to 1000" in result.err
+    assert cli("config", "get", "max_retries").out == "3\n"
+
+
+@pytest.mark.parametrize("argv", [["get", "backof_base"], ["set", "backof_base", "3"], ["unset", "backof_base"]])
+def test_a_misspelt_setting_is_one_line_that_names_the_nearest(app: Flask, cli: Cli, argv: list[str]) -> None:
+    result = cli("config", *argv)
+    assert (result.code, result.out) == (1, "")
+    assert "Did you mean backoff_base?" in result.err
+
+
+def test_history_tells_who_changed_what_newest_first(app: Flask, cli: Cli) -> None:
+    assert "Nobody has changed backoff_base: it is 2" in cli("config", "history", "backoff_base").err
+    cli("config", "set", "backoff_base", "3")
+    cli("config", "unset", "backoff_base")
+    rows = cli("config", "history", "backoff_base").lines
+    assert [row.split()[-3:] for row in rows[1:]] == [["2", "the", "default"], ["person:ana", "2", "3"]]
+    newest, first = cli("config", "history", "backoff_base", "--json").json
+    assert (newest["from"], newest["to"], newest["to_default"], first["from_default"]) == (3, 2, True, True)
+    assert "Did you mean" in cli("config", "history", "backof_base").err
+
+
+def test_get_loads_no_console_and_no_tables(home: Path) -> None:
+    script = (
+        "import sys; from webapp.commands import main; code = main(['config', 'get', 'backoff_base']);"
+        "no = ('webapp.console', 'flask_wtf', 'flask_login', 'wtforms', 'rich', 'gunicorn', 'worker');"
+        "print(sorted(name for name in sys.modules if name.partition('.')[0] in no or name in no), file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "[]\n")

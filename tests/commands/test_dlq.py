@@ -1,0 +1,174 @@
+"""`dlq`: list, retry and discard dead letters, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+
+from tests.commands.conftest import Cli
+from tests.factories import make_job, make_user
+from webapp.db.engines import reading
+from webapp.insight import failure_groups
+from webapp.jobs import job_detail
+
+
+def states(*ids: str) -> list[str]:
+    with reading() as session:
+        jobs = [job_detail.find(session, id_) for id_ in ids]
+    return ["gone" if job is None else job.state for job in jobs]
+
+
+def test_the_list_has_the_dead_alone_with_their_errors(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1", last_error="exit code 3", command="make report")
+    make_job("failed", id="job2")
+    result = cli("dlq", "list")
+    assert result.code == 0
+    assert len(result.lines) == 2
+    assert result.lines[1].split()[0] == "job1"
+    assert "exit code 3" in result.lines[1]
+    assert [job["id"] for job in cli("dlq", "list", "--json").json] == ["job1"]
+
+
+def test_an_empty_list_is_a_word_for_a_person_and_an_array_for_a_program(app: Flask, cli: Cli) -> None:
+    result = cli("dlq", "list")
+    assert (result.code, result.out, result.err) == (0, "", "No dead letters.\n")
+    assert cli("dlq", "list", "--json").json == []
+
+
+def test_retry_makes_a_dead_letter_pending(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1")
+    result = cli("dlq", "retry", "job1")
+    assert (result.code, result.out, result.err) == (0, "job1: pending\n", "")
+    assert states("job1") == ["pending"]
+
+
+@pytest.mark.parametrize("verb", ["retry", "discard"])
+def test_what_is_no_dead_letter_is_refused_and_left_alone(app: Flask, cli: Cli, verb: str) -> None:
+    make_job("completed", id="done")
+    make_job("dead", id="job1")
+    result = cli("dlq", verb, "done", "job1", "nope")
+    assert result.code == 1
+    assert [line.split(":")[0] for line in result.lines] == ["job1"]
+    assert result.err.splitlines()[0].startswith("done: is completed; only dead letters")
+    assert result.err.splitlines()[1] == "nope: there is no such job."
+    assert states("done") == ["completed"]
+
+
+def test_all_are_retried_at_once(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a")
+    make_job("dead", id="b")
+    make_job("cancelled", id="c")
+    result = cli("dlq", "retry", "--all")
+    assert (result.code, result.err) == (
+        0,
+        "2 dead letters pending again. Undo: manage.py activity undo 1\n",
+    )
+    assert states("a", "b", "c") == ["pending", "pending", "cancelled"]
+
+
+def test_discard_deletes_the_named_without_a_question(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a")
+    assert cli("dlq", "discard", "a").code == 0
+    assert states("a") == ["gone"]
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b""])
+def test_discarding_all_needs_a_yes(app: Flask, cli: Cli, answer: bytes) -> None:
+    make_job("dead", id="a")
+    result = cli("dlq", "discard", "--all", stdin=answer)
+    assert (result.code, result.out.strip()) == (1, "")  # click 8.1, of Python 3.9, writes a blank to stdout
+    assert "Delete 1 dead letter with their output for good?" in result.err
+    assert states("a") == ["dead"]
+
+
+@pytest.mark.parametrize(("argv", "answer"), [(["--yes"], b""), ([], b"y\n")])
+def test_with_a_yes_all_are_discarded(app: Flask, cli: Cli, argv: list[str], answer: bytes) -> None:
+    make_job("dead", id="a")
+    make_job(id="b")
+    assert cli("dlq", "discard", "--all", *argv, stdin=answer).code == 0
+    assert states("a", "b") == ["gone", "pending"]
+
+
+@pytest.mark.parametrize("argv", [[], ["job1", "--all"]])
+@pytest.mark.parametrize("verb", ["retry", "discard"])
+def test_ids_and_all_exclude_each_other(cli: Cli, verb: str, argv: list[str]) -> None:
+    result = cli("dlq", verb, *argv)
+    assert (result.code, result.out) == (2, "")
+    assert "--all" in result.err
+
+
+def test_nothing_dead_is_no_fault(app: Flask, cli: Cli) -> None:
+    for argv in (["retry", "--all"], ["discard", "--all"]):
+        result = cli("dlq", *argv)
+        assert (result.code, result.err) == (0, "No dead letters.\n")
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_listed_open_ones_first(app: Flask, cli: Cli) -> None:
+    make_user("ana", "operator")
+    make_job("dead", error_key="aaa", last_error="exit code 3", command="make report")
+    make_job("dead", error_key="bbb")
+    make_job("dead", error_key="bbb")
+    failure_groups.describe("aaa", "person:ana", owner="ana")
+    failure_groups.acknowledge("aaa", "person:ana")
+    result = cli("dlq", "groups")
+    assert [line.split()[:3] for line in result.lines[1:]] == [["bbb", "2", "open"], ["aaa", "1", "acknowledged"]]
+    assert "exit code 3" in result.lines[2]
+    found = cli("dlq", "groups", "--json").json
+    assert [(one["key"], one["count"], one["open"], one["owner"]) for one in found] == [
+        ("bbb", 2, True, None),
+        ("aaa", 1, False, "ana"),
+    ]
+    assert (
+        cli("dlq", "groups", "--limit", "1").err == "These are the first 1; there are more. Show them with --limit.\n"
+    )
+
+
+def test_a_group_alone_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> None:
+    for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
+        make_job("dead", id=name, error_key=key)
+    assert {job["id"] for job in cli("dlq", "list", "--group", "one", "--json").json} == {"a", "b"}
+    assert cli("dlq", "retry", "--group", "one").err.startswith("2 dead letters pending again.")
+    assert states("a", "b", "c") == ["pending", "pending", "dead"]
+    assert cli("dlq", "retry", "--group", "one").err == "No dead letters of this group.\n"
+    assert cli("dlq", "discard", "--group", "two", "--yes").code == 0
+    assert states("c") == ["gone"]
+
+
+def test_a_canary_goes_before_its_group(app: Flask, cli: Cli) -> None:
+    for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
+        make_job("dead", id=name, error_key=key)
+    assert cli("dlq", "retry", "--group", "one", "--canary").code == 0
+    assert sorted(states("a", "b")) == ["dead", "pending"]
+    assert states("c") == ["dead"]
+
+
+def test_a_group_gets_a_note_an_owner_and_an_acknowledgement(app: Flask, cli: Cli) -> None:
+    make_user("ana", "operator")
+    make_job("dead", error_key="one")
+    assert cli("dlq", "note", "one", "they know", "--owner", "ana", "--acknowledge").err == "Saved.\n"
+    (found,) = cli("dlq", "groups", "--json").json
+    assert (found["note"], found["owner"], found["open"]) == ("they know", "ana", False)
+    assert cli("dlq", "note", "one", "--reopen", "--owner", "").err == "Saved.\n"
+    assert cli("dlq", "note", "one", "--reopen").err == "Nothing was changed.\n"
+    (found,) = cli("dlq", "groups", "--json").json
+    assert (found["note"], found["owner"], found["open"]) == ("they know", None, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["one"], 2, "Give a text, --owner"),
+        (["one", "--owner", "nobody"], 2, "The owner 'nobody' is nobody who can log in"),
+        (["two", "x"], 1, "there is no group 'two'"),
+    ],
+)
+def test_what_cannot_be_said_of_a_group_is_refused(
+    app: Flask, cli: Cli, argv: list[str], code: int, words: str
+) -> None:
+    make_job("dead", error_key="one")
+    result = cli("dlq", "note", *argv)
+    assert result.code == code
+    assert words in result.err

@@ -1,0 +1,189 @@
+"""`enqueue`: from JSON, options and lines; all or none; faults that say where and what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from tests.commands.conftest import Cli
+from tests.factories import make_job
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.jobs import job_detail
+
+
+def stored(job_id: str) -> Job:
+    with reading() as session:
+        job = job_detail.find(session, job_id)
+    assert job is not None
+    return job
+
+
+def number_of_jobs() -> int:
+    with reading() as session:
+        return session.query(Job).count()
+
+
+def lines(*jobs: dict[str, Any]) -> bytes:
+    return "".join(json.dumps(job) + "\n" for job in jobs).encode()
+
+
+def test_it_stores_the_job_and_prints_its_id_alone(app: Flask, cli: Cli) -> None:
+    result = cli("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
+    assert (result.code, result.out, result.err) == (0, "job1\n", "")
+    job = stored("job1")
+    assert (job.command, job.max_retries, job.state, job.created_by) == ("echo hello", 2, "pending", "person:ana")
+
+
+def test_it_makes_an_id_where_none_is_given(app: Flask, cli: Cli) -> None:
+    result = cli("enqueue", '{"command":"true"}')
+    assert stored(result.out.strip()).command == "true"
+
+
+def test_options_say_all_that_json_can(app: Flask, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli(
+        *("enqueue", "--command", "make report", "--id", "r1", "--queue", "slow", "--priority", "-5"),
+        *("--max-retries", "7", "--timeout", "10m", "--cwd", ".", "--env", "A=1", "--env", "B=x=y"),
+        *("--run-at", "2199-01-01T00:00:00Z"),
+    )
+    assert (result.code, result.out, result.err) == (0, "r1\n", "")
+    job = stored("r1")
+    assert (job.queue, job.priority, job.max_retries, job.timeout, job.state) == ("slow", -5, 7, 600, "scheduled")
+    assert job.cwd == str(tmp_path)
+    assert json.loads(job.env or "") == {"A": "1", "B": "x=y"}
+
+
+def test_a_delay_may_have_a_unit(app: Flask, cli: Cli) -> None:
+    job = stored(cli("enqueue", "--command", "true", "--delay", "2h").out.strip())
+    assert job.run_at - job.created_at == 7200 * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "Give one of"),
+        (["{}", "--file", "x"], "Give one of"),
+        (["{}", "--queue", "x"], "go with --command"),
+        (["--command", "true", "--delay", "soon"], "'soon' is not a duration"),
+        (["--command", "true", "--env", "A"], "'A' has no '='"),
+        (["--command", "true", "--env", "A=1", "--env", "A=2"], "'A' is set twice"),
+        (["--command", "true", "--priority", "high"], "'high' is not a valid integer"),
+        (["{id:job1,command:echo", "hello}"], "the shell took the quotes away"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant_is_a_usage_error(cli: Cli, argv: list[str], words: str) -> None:
+    result = cli("enqueue", *argv)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("'{id:job1,command:echo}'", "the shell took the quotes away"),
+        ("{id:job1,command:echo}", "the shell took the quotes away"),
+        ("echo hello", "--command 'echo hi'"),
+        ('{"command":', "this is not JSON"),
+        (
+            '{"command":"true","priority":500}',
+            "priority: 500 is not allowed; expected a whole number from -100 to 100.",
+        ),
+        ('{"comand":"true"}', "Did you mean 'command'?"),
+    ],
+)
+def test_bad_input_is_refused_with_a_hint_and_nothing_is_stored(app: Flask, cli: Cli, text: str, words: str) -> None:
+    result = cli("enqueue", text)
+    assert (result.code, result.out) == (1, "")
+    assert words in result.err
+    assert "Traceback" not in result.err
+    assert number_of_jobs() == 0
+
+
+def test_well_quoted_json_with_a_slip_gets_no_hint_about_quotes(cli: Cli) -> None:
+    assert "quotes away" not in cli("enqueue", '{"command":"true",}').err
+
+
+def test_a_taken_id_is_refused_with_the_state_of_its_job(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1")
+    result = cli("enqueue", '{"id":"job1","command":"true"}')
+    assert (result.code, result.out) == (1, "")
+    assert "'job1' is taken by a job that is dead" in result.err
+
+
+# --- many ---
+
+
+def test_lines_on_stdin_become_jobs_in_their_order_and_blank_ones_are_skipped(app: Flask, cli: Cli) -> None:
+    result = cli("enqueue", "-", stdin=b'{"id":"a","command":"1"}\n\n  \n{"id":"b","command":"2"}')
+    assert (result.code, result.lines) == (0, ["a", "b"])
+    assert "Enqueued 2 jobs" in result.err
+    assert stored("a").seq < stored("b").seq
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_have_been_written_by_any_editor_or_shell(
+    app: Flask, cli: Cli, tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes('{"id":"a","command":"echo ä"}\r\n{"id":"b","command":"echo \u2028"}\r\n'.encode(encoding))
+    result = cli("enqueue", "--file", str(path))
+    assert (result.code, result.lines) == (0, ["a", "b"])
+    assert stored("a").command == "echo ä"
+
+
+def test_one_bad_line_keeps_all_out_and_every_fault_is_told_with_its_line(app: Flask, cli: Cli) -> None:
+    data = lines({"command": "true"}) + b"\n" + lines({"command": "true", "priority": "high", "queu": "x"}, {})
+    result = cli("enqueue", "-", stdin=data + b"nonsense\n")
+    assert (result.code, result.out) == (1, "")
+    told = result.err.splitlines()
+    assert told[0] == "Error: nothing was stored."
+    assert [line.split(":")[0:2] for line in told[1:]] == [
+        ["line 3", " priority"],
+        ["line 3", " queu"],
+        ["line 4", " command"],
+        ["line 5", " this is not JSON"],
+    ]
+    assert number_of_jobs() == 0
+
+
+def test_the_first_twenty_faults_are_told_and_the_rest_counted(cli: Cli) -> None:
+    result = cli("enqueue", "-", stdin=b"{}\n" * 32)
+    told = result.err.splitlines()[1:]
+    assert len(told) == 21
+    assert told[19].startswith("line 20:")
+    assert told[20] == "and 12 more"
+
+
+def test_an_id_given_twice_is_told_with_both_lines(cli: Cli) -> None:
+    data = b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}, {"id": "a", "command": "3"})
+    assert "line 4: id: 'a' is the id of line 2, too." in cli("enqueue", "-", stdin=data).err
+
+
+def test_a_taken_id_among_many_is_told_with_its_line(app: Flask, cli: Cli) -> None:
+    make_job(id="b")
+    result = cli("enqueue", "-", stdin=b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}))
+    assert result.code == 1
+    assert "line 3: id: 'b' is taken by a job that is pending." in result.err
+    assert number_of_jobs() == 1
+
+
+def test_bytes_that_are_no_text_are_told_with_their_line(cli: Cli) -> None:
+    result = cli("enqueue", "-", stdin=lines({"command": "true"}) + b'{"command":"\xff"}\n')
+    assert (result.code, result.err) == (1, "Error: line 2: this is not UTF-8 text. Nothing was stored.\n")
+
+
+def test_a_file_that_is_not_there_is_one_line(cli: Cli) -> None:
+    result = cli("enqueue", "--file", "nowhere.jsonl")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "Error: cannot read nowhere.jsonl: No such file or directory.\n"
+
+
+def test_nothing_but_blank_lines_is_no_fault(app: Flask, cli: Cli) -> None:
+    result = cli("enqueue", "-", stdin=b"\n\n")
+    assert (result.code, result.out) == (0, "")
+    assert "No jobs" in result.err

@@ -1,0 +1,234 @@
+"""`list`, `show`, `cancel`, `run-now`: what is printed where, and which exit codes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask import Flask
+
+from tests.commands.conftest import Cli
+from tests.factories import make_attempt, make_event, make_job, make_jobs
+from webapp.db.engines import reading
+from webapp.jobs import filters, job_detail
+from webapp.lib import clock
+
+FIELDS = [
+    "id",
+    "command",
+    "queue",
+    "priority",
+    "state",
+    "attempts",
+    "max_retries",
+    "run_at",
+    "timeout",
+    "cwd",
+    "env",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "exit_code",
+    "last_error",
+    "requires",
+]
+ATTEMPT_FIELDS = {"number", "state", "started_at", "finished_at", "exit_code", "signal", "worker", "stdout", "stderr"}
+
+
+def state_of(job_id: str) -> str:
+    with reading() as session:
+        job = job_detail.find(session, job_id)
+    assert job is not None
+    return job.state
+
+
+# --- list ---
+
+
+def test_a_list_is_a_table_with_the_newest_first(app: Flask, cli: Cli) -> None:
+    make_job(id="old", command="echo 1")
+    make_job("dead", id="new", command="echo 2", queue="mail", priority=3)
+    result = cli("list")
+    assert (result.code, result.err) == (0, "")
+    header, first, second = result.lines
+    assert header.split() == ["ID", "STATE", "QUEUE", "PRIORITY", "ATTEMPTS", "WHEN", "COMMAND"]
+    assert first.split()[:5] == ["new", "dead", "mail", "3", "1"]
+    assert re.fullmatch(r".*  (just now|.* ago) +echo 2", first)
+    assert second.split()[:3] == ["old", "pending", "default"]
+
+
+def test_json_is_an_array_of_jobs_with_the_promised_fields_in_their_order(app: Flask, cli: Cli) -> None:
+    make_job("completed", id="a", env='{"A": "1"}', max_retries=None)
+    (job,) = cli("list", "--json").json
+    assert list(job) == FIELDS
+    assert (job["id"], job["env"], job["max_retries"], job["exit_code"]) == ("a", {"A": "1"}, 3, 0)
+    assert job["created_at"].endswith("Z")
+
+
+def test_an_empty_list_is_an_empty_array_for_a_program_and_a_word_for_a_person(app: Flask, cli: Cli) -> None:
+    assert cli("list", "--json").json == []
+    result = cli("list", "--state", "failed")
+    assert (result.code, result.out, result.err) == (0, "", "No failed jobs.\n")
+
+
+def test_state_queue_and_text_narrow_the_list(app: Flask, cli: Cli) -> None:
+    make_job(id="a", queue="mail", command="send letter")
+    make_job(id="b", queue="mail", command="send parcel")
+    make_job("dead", id="c", queue="mail", command="send letter")
+    make_job(id="d", command="send letter")
+    found = cli("list", "--state", "pending", "--queue", "mail", "--search", "LETTER", "--json").json
+    assert [job["id"] for job in found] == ["a"]
+
+
+def test_a_search_on_the_command_line_is_the_consoles_and_goes_on_past_its_cap(
+    app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 2)
+    make_jobs([{"state": "dead", "id": f"d{n}", "exit_code": 127 if n == 0 else 1} for n in range(7)])
+    found = cli("list", "--search", "state:dead exit:127 since:2h", "--json").json
+    assert [job["id"] for job in found] == ["d0"]
+    assert cli("list", "--search", "exit:126 state:dead").err == "No dead jobs match.\n"
+    result = cli("list", "--search", "redis:7")
+    assert (result.code, result.out) == (2, "")
+    assert "there is no redis: to search by" in result.err
+    result = cli("list", "--state", "failed", "--search", "state:dead")
+    assert (result.code, "the list is of state failed" in result.err) == (2, True)
+
+
+def test_pending_jobs_are_listed_as_they_will_be_taken(app: Flask, cli: Cli) -> None:
+    make_job(id="first", run_at=1_000)
+    make_job(id="second", run_at=2_000)
+    make_job(id="urgent", priority=5, run_at=3_000)
+    assert [job["id"] for job in cli("list", "--state", "pending", "--json").json] == ["urgent", "first", "second"]
+
+
+def test_a_list_that_ends_at_its_limit_says_so_on_stderr(app: Flask, cli: Cli) -> None:
+    for number in range(5):
+        make_job(id=f"job-{number}")
+    result = cli("list", "--limit", "3", "--json")
+    assert [job["id"] for job in result.json] == ["job-4", "job-3", "job-2"]
+    assert "there are more" in result.err
+    assert cli("list", "--limit", "5").err == ""
+
+
+def test_a_limit_past_one_page_is_kept_to_the_job(app: Flask, cli: Cli) -> None:
+    cli("enqueue", "-", stdin=b'{"command":"true"}\n' * 1203)
+    result = cli("list", "--limit", "1100", "--json")
+    assert len({job["id"] for job in result.json}) == 1100
+    assert len(cli("list", "--limit", "9999", "--json").json) == 1203
+
+
+def test_an_unknown_state_is_a_usage_error_that_lists_them(cli: Cli) -> None:
+    result = cli("list", "--state", "done")
+    assert (result.code, result.out) == (2, "")
+    assert "'completed'" in result.err
+
+
+def test_a_command_cannot_write_to_the_terminal_through_a_list(app: Flask, cli: Cli) -> None:
+    make_job(id="a", command="printf '\x1b]0;title\x07'\nsecond line")
+    row = cli("list").lines[1]
+    assert "\x1b" not in row
+    assert "\x07" not in row
+    assert "\\x1b]0;title\\x07' ↵ second line" in row
+
+
+def test_brackets_in_a_command_are_text(app: Flask, cli: Cli) -> None:
+    make_job(id="a", command="echo [red]x[/red] [/nope]")
+    assert cli("list").lines[1].endswith("echo [red]x[/red] [/nope]")
+    assert "echo [red]x[/red] [/nope]" in cli("show", "a").out
+
+
+def test_nothing_is_cut_where_no_terminal_is(app: Flask, cli: Cli) -> None:
+    make_job(id="a" * 128, command="echo " + "x" * 5000)
+    row = cli("list").lines[1]
+    assert row.startswith("a" * 128 + " ")
+    assert row.endswith("x" * 5000)
+
+
+# --- show ---
+
+
+def test_show_tells_a_jobs_story(app: Flask, cli: Cli) -> None:
+    job = make_job(
+        "dead", id="job1", command="make\nreport", attempts=2, failures=2, last_error="exit code 2", cwd="/srv"
+    )
+    make_attempt(job, state="failed", exit_code=None, signal=9, error="killed by SIGKILL", worker_id="worker-a")
+    make_attempt(job, state="failed", exit_code=2, error="exit code 2")
+    make_event("run_now", "person:ben", "job:job1", job=job)
+    text = cli("show", "job1").out
+    for words in (
+        "job1",
+        "dead",
+        "report",
+        "/srv",
+        "SIGKILL",
+        "worker-a",
+        "exit code 2",
+        "made due at once",
+        "person:ben",
+    ):
+        assert words in text, words
+
+
+def test_show_json_adds_attempts_with_their_output_and_events(app: Flask, cli: Cli) -> None:
+    job = make_job("completed", id="job1", attempts=1)
+    make_attempt(
+        job, state="completed", output=b"out\nerr\nout\xff", output_runs="4,4,4", output_dropped=3, output_cut=4
+    )
+    make_event("run_now", "person:ben", "job:job1", job=job)
+    shown = cli("show", "job1", "--json").json
+    assert list(shown) == [*FIELDS, "attempt_history", "events", "timeline"]
+    (attempt,) = shown["attempt_history"]
+    assert set(attempt) >= ATTEMPT_FIELDS
+    assert (attempt["stdout"], attempt["stderr"], attempt["truncated"]) == ("out\nout\ufffd", "err\n", True)
+    assert [event["verb"] for event in shown["events"]] == ["run_now"]
+
+
+def test_a_job_that_is_not_there_is_one_line(app: Flask, cli: Cli) -> None:
+    for command in ("show", "logs"):
+        result = cli(command, "nope")
+        assert (result.code, result.out) == (1, "")
+        assert result.err.startswith("Error: no such job: 'nope'.")
+
+
+# --- cancel, run-now ---
+
+
+def test_cancel_moves_what_waits_and_asks_what_runs(app: Flask, cli: Cli) -> None:
+    make_job(id="waits")
+    make_job("processing", id="runs")
+    result = cli("cancel", "waits", "runs")
+    assert (result.code, result.err) == (0, "")
+    assert result.lines == ["waits: cancelled", "runs: told to end; its worker follows within about a second"]
+    assert state_of("waits") == "cancelled"
+
+
+def test_a_job_that_was_told_to_end_before_is_no_fault(app: Flask, cli: Cli) -> None:
+    make_job("processing", id="runs", cancel_requested_at=clock.now(), cancel_requested_by="person:ben")
+    result = cli("cancel", "runs")
+    assert (result.code, result.out, result.err) == (0, "", "runs: has been told to end already.\n")
+
+
+def test_what_cannot_be_cancelled_is_named_and_the_rest_is_done(app: Flask, cli: Cli) -> None:
+    make_job("completed", id="done")
+    make_job(id="waits")
+    result = cli("cancel", "done", "nope", "waits")
+    assert (result.code, result.lines) == (1, ["waits: cancelled"])
+    assert result.err.splitlines() == [
+        "done: is completed; only jobs that have not ended can be cancelled.",
+        "nope: there is no such job.",
+    ]
+
+
+def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli) -> None:
+    make_job("scheduled", id="later")
+    make_job("failed", id="flaky")
+    make_job(id="due")
+    result = cli("run-now", "later", "flaky", "due")
+    assert (result.code, result.lines) == (1, ["later: pending", "flaky: pending"])
+    assert result.err == "due: is pending; only scheduled jobs and failed ones can be made due.\n"
+    assert state_of("later") == state_of("flaky") == "pending"
+
+
+def test_no_ids_are_a_usage_error(cli: Cli) -> None:
+    assert cli("cancel").code == cli("run-now").code == 2

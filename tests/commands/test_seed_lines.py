@@ -1,0 +1,121 @@
+"""The lines that the project's seed document promises, word for word, by real processes, from another folder."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from tests.commands.conftest import Processes
+
+SUBMIT = ("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
+
+
+def test_enqueue_stores_a_job_in_a_private_home_made_on_the_way(processes: Processes, home: Path) -> None:
+    result = processes.run(*SUBMIT)
+    assert (result.code, result.out, result.err) == (0, "job1\n", "")
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert stat.S_IMODE((home / "queue.db").stat().st_mode) == 0o600
+    assert (home / "queue.db").read_bytes()[18:20] == b"\x02\x02"  # WAL, as the file's header says
+
+
+def test_the_default_home_is_queuectl_in_the_persons_own(processes: Processes, tmp_path: Path) -> None:
+    assert processes.run(*SUBMIT, HOME=str(tmp_path), QUEUECTL_HOME="").code == 0
+    assert (tmp_path / ".queuectl" / "queue.db").is_file()
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_worker_start_runs_what_waits_until_it_is_told_to_stop(
+    processes: Processes, eventually: Callable[..., Any], count: str
+) -> None:
+    processes.run(*SUBMIT)
+    worker = processes.start("worker", "start", "--count", count)
+    eventually(lambda: len(processes.run("status", "--json").json["workers"]) == int(count))
+    eventually(lambda: processes.run("show", "job1", "--json").json["state"] == "completed")
+    assert processes.run("logs", "job1").out == "hello\n"
+    worker.terminate()
+    assert worker.wait(20) == 0
+
+
+def test_list_list_state_pending_and_status(processes: Processes) -> None:
+    processes.run(*SUBMIT)
+    for line in (("list",), ("list", "--state", "pending")):
+        result = processes.run(*line)
+        assert (result.code, result.err) == (0, "")
+        assert result.lines[1].split()[:2] == ["job1", "pending"]
+    result = processes.run("status")
+    assert result.code == 0
+    assert ["pending", "1"] in [line.split() for line in result.lines]
+
+
+def test_dlq_list_and_dlq_retry_job1(processes: Processes) -> None:
+    processes.run("enqueue", '{"id":"job1","command":"exit 7","max_retries":0}')
+    assert processes.run("worker", "start", "--count", "1", "--drain").code == 0
+    result = processes.run("dlq", "list")
+    assert result.code == 0
+    assert result.lines[1].split()[0] == "job1"
+    assert "exit code 7" in result.lines[1]
+    assert processes.run("dlq", "retry", "job1").out == "job1: pending\n"
+    assert processes.run("dlq", "list").out == ""
+    assert processes.run("show", "job1", "--json").json["state"] == "pending"
+
+
+def test_config_set_and_get(processes: Processes) -> None:
+    assert processes.run("config", "get", "backoff_base").out == "2\n"
+    assert processes.run("config", "set", "backoff_base", "3").code == 0
+    assert processes.run("config", "get", "backoff_base").out == "3\n"
+
+
+def test_jobs_outlive_the_processes_that_made_them_and_a_changed_backoff_holds_for_them(processes: Processes) -> None:
+    processes.run("enqueue", '{"id":"job1","command":"exit 1","max_retries":1}')
+    processes.run("config", "set", "backoff_base", "1")
+    processes.run("config", "set", "backoff_jitter", "0")
+    assert processes.run("worker", "start", "--drain").code == 0
+    shown = processes.run("show", "job1", "--json").json
+    first, second = shown["attempt_history"]
+    assert shown["state"] == "dead"
+    wait = json.dumps([first["finished_at"], second["started_at"]])
+    assert first["finished_at"] < second["started_at"], wait
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("list", "--json"),
+        ("status", "--json"),
+        ("dlq", "list", "--json"),
+        ("queue", "list", "--json"),
+        ("worker", "list", "--json"),
+        ("config", "list", "--json"),
+        ("user", "list", "--json"),
+        ("doctor", "--json"),
+    ],
+    ids=lambda argv: " ".join(argv),
+)
+def test_every_read_speaks_json_on_a_fresh_home(processes: Processes, home: Path, argv: tuple[str, ...]) -> None:
+    result = processes.run(*argv)
+    assert (result.code, result.err) == (0, "")
+    assert isinstance(result.json, (list, dict))
+    assert (home / "queue.db").is_file()
+
+
+def test_no_color_takes_every_colour_away_even_where_they_are_forced(processes: Processes) -> None:
+    processes.run(*SUBMIT)
+    assert "\x1b[33m" in processes.run("list", FORCE_COLOR="1").out
+    assert "\x1b[3" not in processes.run("list", FORCE_COLOR="1", NO_COLOR="1").out
+
+
+def test_an_unusable_home_is_one_line(processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = processes.run("status", QUEUECTL_HOME=str(tmp_path / "file"))
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert "QUEUECTL_HOME" in result.err
+
+
+def test_a_database_that_cannot_be_reached_is_one_line(processes: Processes) -> None:
+    result = processes.run("list", QUEUECTL_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("Error: cannot open the database")

@@ -1,0 +1,182 @@
+"""`up`, `worker start` and `web` under a service manager, which hears when they serve, that they live, when they stop.
+
+The manager is a real socket of the test's; it knows, as systemd does, which process a message came from.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Callable, Optional
+
+import psutil
+import pytest
+
+from tests.commands.conftest import Processes
+from tests.commands.test_up import ADDRESS, get, read_until
+from webapp.lib import sd_notify
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd, and who sent a datagram, are Linux's")
+
+INTERVAL = 4.0  # seconds without a tick after which this manager would take `up` for dead; its children have the half
+SHORT = 2.0  # the same for what has no children of that kind
+Eventually = Callable[..., Any]
+
+
+class Service:
+    """A service of a manager that watches it."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.messages: list[str] = []
+        self.address = f"@queuectl-test-{uuid.uuid4().hex}"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.socket.bind("\0" + self.address[1:])
+        self.interval = 0.0
+        self.process: subprocess.Popen[str]
+
+    def start(self, *argv: str, interval: float = SHORT) -> None:
+        self.interval = interval
+        told = {"NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": str(round(interval * 1_000_000))}
+        self.process = self.processes.start(*argv, **told)
+
+    def child(self, command: str) -> Optional[psutil.Process]:
+        children = psutil.Process(self.process.pid).children()
+        return next((one for one in children if command in one.cmdline()), None)
+
+    def hear(self, message: str, within: float = 20.0) -> None:
+        """Wait for another message with these words."""
+        deadline = time.monotonic() + within
+        while not any(message in one for one in self.listen(deadline)):
+            assert time.monotonic() < deadline, f"no {message!r} within {within} s, but {self.messages}"
+
+    def silent(self, message: str, lasting: float) -> bool:
+        """Whether this is not said for so many seconds."""
+        deadline = time.monotonic() + lasting
+        while time.monotonic() < deadline:
+            if any(message in one for one in self.listen(deadline)):
+                return False
+        return True
+
+    def listen(self, deadline: float) -> list[str]:
+        """The next message, none at the deadline."""
+        self.socket.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            data, ancillary, _, _ = self.socket.recvmsg(4096, 1024)
+        except (TimeoutError, socket.timeout):
+            return []
+        pid, _, _ = struct.unpack("3i", ancillary[0][2][:12])
+        assert pid == self.process.pid, f"{data!r} came from another process, which systemd does not listen to"
+        self.messages.append(data.decode())
+        return self.messages[-1:]
+
+
+@pytest.fixture
+def service(processes: Processes) -> Iterator[Service]:
+    made = Service(processes)
+    with closing(made.socket):
+        yield made
+
+
+def stand_still(service: Service, process: psutil.Process) -> None:
+    """Stop a process (SIGSTOP) for a while: the manager hears no sign of life until it goes on."""
+    service.hear(sd_notify.ALIVE)
+    process.suspend()
+    service.silent("anything", service.interval / 2 + 0.5)  # what was due before anybody could know
+    assert service.silent(sd_notify.ALIVE, service.interval)
+    process.resume()
+    service.hear(sd_notify.ALIVE)
+
+
+@pytest.mark.parametrize("held", ["web", "worker"])
+def test_up_serves_and_lives_no_more_than_each_of_its_children(
+    service: Service, eventually: Eventually, held: str
+) -> None:
+    service.start("up", "--port", "0", "--workers", "1", interval=INTERVAL)
+    address = ADDRESS.search(read_until(service.process, "Ctrl-C stops everything"))
+    assert address
+    child = eventually(lambda: service.child(held))
+    child.suspend()
+    assert service.silent(sd_notify.READY, 2.5)
+    child.resume()
+    service.hear(sd_notify.READY)
+    assert get(f"{address[1]}/healthz") == 200
+    assert len(service.processes.run("status", "--json").json["workers"]) == 1
+    assert any("console: answers" in message for message in service.messages)
+    stand_still(service, child)
+    assert sd_notify.STOPPING not in service.messages
+    service.process.send_signal(signal.SIGTERM)
+    service.hear(sd_notify.STOPPING)
+    assert service.process.wait(30) == 0
+
+
+def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_nothing_of_the_manager(
+    service: Service, eventually: Eventually
+) -> None:
+    service.start("up", "--port", "0", "--workers", "1", interval=INTERVAL)
+    service.hear(sd_notify.READY)
+    first = service.child("web")
+    assert first is not None
+    for one in [first, *first.children()]:
+        one.kill()
+    eventually(lambda: "console: died" in service.processes.errors)
+    service.hear(sd_notify.ALIVE, INTERVAL)
+    eventually(lambda: service.child("web"))
+    service.hear(sd_notify.ALIVE, INTERVAL)
+    assert service.messages.count(sd_notify.READY) == 1
+    assert_jobs_know_nothing(service, eventually)
+
+
+def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eventually: Eventually) -> None:
+    service.start("worker", "start", "--count", "2")
+    service.hear(sd_notify.READY)
+    assert service.processes.run("status", "--json").json["workers"]
+    assert_jobs_know_nothing(service, eventually)
+    stand_still(service, psutil.Process(service.process.pid))
+    service.process.send_signal(signal.SIGTERM)
+    service.hear(sd_notify.STOPPING)
+    service.hear("STATUS=2 workers, finishing")
+    assert service.process.wait(30) == 0
+
+
+def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
+    service: Service, eventually: Eventually
+) -> None:
+    # At STOPPING=1 systemd starts the clock of TimeoutStopSec, and would kill what a person let finish.
+    service.start("worker", "start")
+    service.hear(sd_notify.READY)
+    service.processes.run("enqueue", "--command", "exec sleep 600", "--id", "job1")
+    eventually(lambda: '"processing"' in service.processes.run("show", "job1", "--json").out)
+    assert service.processes.run("worker", "stop").code == 0
+    service.hear("STATUS=1 worker, finishing")
+    service.hear(sd_notify.ALIVE)
+    assert sd_notify.STOPPING not in service.messages
+    service.processes.run("cancel", "job1")
+    assert service.process.wait(30) == 0
+
+
+def test_a_console_alone_is_ready_lives_stands_still_and_stops(service: Service) -> None:
+    service.start("web", "--port", "0")
+    address = read_until(service.process, "console").split()[-1]
+    service.hear(sd_notify.READY)
+    assert get(f"{address}/healthz") == 200
+    stand_still(service, psutil.Process(service.process.pid))
+    service.process.send_signal(signal.SIGTERM)
+    service.hear(sd_notify.STOPPING)
+    assert service.process.wait(30) == 0
+
+
+def assert_jobs_know_nothing(service: Service, eventually: Eventually) -> None:
+    service.processes.run("enqueue", "--command", "env", "--id", "env")
+    eventually(lambda: '"completed"' in service.processes.run("show", "env", "--json").out)
+    said = service.processes.run("logs", "env").out
+    assert "QUEUECTL_JOB_ID=env" in said
+    assert not [name for name in sd_notify.VARIABLES if f"{name}=" in said]

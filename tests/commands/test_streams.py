@@ -1,0 +1,46 @@
+"""Where a command's output goes may be closed, full, or gone: what it did stands, and one line says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands.conftest import ENTRY, Result
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+
+
+def run(redirection: str, *argv: str) -> Result:
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, str(ENTRY), *argv],
+        env={**os.environ, "QUEUECTL_VENV": sys.prefix},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def ids() -> list[str]:
+    return [line.split()[0] for line in run("", "list").lines[1:]]
+
+
+def test_a_closed_output_is_no_fault_and_what_was_stored_is_told_by_the_exit_code(home: Path) -> None:
+    assert run(">&-", "enqueue", "--command", "true", "--id", "a") == Result(0, "", "")
+    assert run(">&- 2>&-", "list") == Result(0, "", "")
+    assert run("<&-", "enqueue", "-").err == "No jobs: there is nothing but blank lines.\n"
+    assert ids() == ["a"]
+
+
+def test_a_full_disk_under_the_output_is_one_line_that_says_what_stands_all_the_same(home: Path) -> None:
+    stored = run(">/dev/full", "enqueue", "--command", "true", "--id", "a")
+    said = "Error: its output cannot be written: No space left on device."
+    assert stored == Result(1, "", f"{said} 1 job stored all the same.\n")
+    for argv in (["list"], ["status", "--json"], ["--help"]):
+        assert run(">/dev/full", *argv) == Result(1, "", f"{said}\n")
+    assert ids() == ["a"]

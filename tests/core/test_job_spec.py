@@ -1,0 +1,190 @@
+"""What a job may look like, and how plainly the rest is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webapp.core import job_spec, labels
+from webapp.lib import clock
+
+
+def faults(data: Any) -> dict[str, str]:
+    with pytest.raises(job_spec.SpecError) as caught:
+        job_spec.parse(data) if not isinstance(data, str) else job_spec.parse_json(data)
+    return {error.field: error.message for error in caught.value.errors}
+
+
+def test_the_smallest_job_is_a_command() -> None:
+    assert job_spec.parse_json('{"command": "echo hello"}') == job_spec.JobSpec(command="echo hello")
+
+
+def test_every_field_is_read() -> None:
+    spec = job_spec.parse(
+        {
+            "id": "job1",
+            "command": "true",
+            "queue": "mail",
+            "priority": -100,
+            "run_at": "2030-01-02T03:04:05+01:00",
+            "max_retries": 1000,
+            "timeout": 0.5,
+            "cwd": "/srv",
+            "env": {"A": "b=c"},
+        }
+    )
+    assert clock.to_iso(spec.run_at) == "2030-01-02T02:04:05.000000Z"
+    assert (spec.id, spec.queue, spec.priority, spec.timeout) == ("job1", "mail", -100, 0.5)
+    assert (spec.max_retries, spec.cwd, spec.env) == (1000, "/srv", {"A": "b=c"})
+
+
+def test_a_null_counts_as_not_given() -> None:
+    assert job_spec.parse({"command": "true", "id": None, "timeout": None}) == job_spec.JobSpec(command="true")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("id", "", "1 to 128 characters"),
+        ("id", "-x", "the first a letter or digit"),
+        ("id", "a b", "'a b' is not allowed"),
+        ("id", "a" * 129, "1 to 128 characters"),
+        ("id", "job\n", "1 to 128 characters"),
+        ("id", "é", "1 to 128 characters"),
+        ("id", 7, "7 is not allowed"),
+        ("queue", "../x", "1 to 128 characters"),
+        ("command", "  ", "is empty"),
+        ("command", "a\0b", "NUL character"),
+        ("command", "\ud800", "surrogate"),
+        ("command", "é" * 32769, "65,538 bytes long; at most 65,536"),
+        ("command", ["echo"], "is not allowed; expected a shell command as a string"),
+        ("priority", 101, "101 is not allowed; expected a whole number from -100 to 100"),
+        ("priority", True, "true is not allowed"),
+        ("priority", 1.0, "1.0 is not allowed"),
+        ("priority", "1", "'1' is not allowed"),
+        ("max_retries", -1, "from 0 to 1000"),
+        ("max_retries", 10**400, "from 0 to 1000"),
+        ("timeout", 0, "more than 0"),
+        ("timeout", float("nan"), "more than 0"),
+        ("timeout", float("inf"), "at most 2592000"),
+        ("delay", -1, "from 0 and at most"),
+        ("run_at", "tomorrow", "expected ISO 8601 with a zone"),
+        ("run_at", "2030-01-01T00:00:00", "names no zone"),
+        ("run_at", "9999-12-31T23:59:59Z", "expected ISO 8601"),
+        ("run_at", "", "expected ISO 8601"),
+        ("cwd", "relative", "absolute path"),
+        ("env", ["A=b"], "expected an object of strings"),
+        ("env", {"A": 1}, "A: 1 is not allowed"),
+        ("env", {"A=B": "x"}, "must not be empty or contain '='"),
+        ("env", {"": "x"}, "must not be empty"),
+        ("env", {"A": "\0"}, "NUL"),
+        ("env", {"QUEUECTL_TOKEN": "x"}, "set by queuectl itself"),
+        ("env", {"A": "x" * 65536}, "65,537 bytes long in all"),
+        ("requires", "", "'' is not allowed; expected labels such as gpu, or host:web-1"),
+        ("requires", " , ", "is not allowed; expected labels"),
+        ("requires", {"gpu": 1}, "is not allowed; expected labels"),
+        ("requires", ["gpu", 7], "7 is no label; expected 1 to 128 characters"),
+        ("requires", ["gpu ssd"], "'gpu ssd' is no label"),
+        ("requires", "gpu, -x", "'-x' is no label"),
+        ("requires", "gpu\0", "is no label"),
+        ("requires", ["\ud800"], "is no label"),
+        ("requires", "host:", "names no host; expected a label such as host:web-1"),
+        ("requires", "host:a host:B", "names host:a and host:b, but a worker runs on one host"),
+        ("requires", "a b c d e f g h i", "has 9 labels; at most 8 are allowed"),
+    ],
+)
+def test_a_bad_value_is_refused_by_field_value_and_rule(field: str, value: Any, words: str) -> None:
+    assert words in faults({"command": "true", field: value})[field]
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("gpu", "gpu"),
+        ("ssd, gpu", "gpu,ssd"),
+        (" ssd gpu,,gpu, ", "gpu,ssd"),
+        (["ssd", "gpu", "ssd"], "gpu,ssd"),
+        ("host:Web-1", "host:web-1"),
+        ("host:A host:a", "host:a"),
+        ("Host:A", "host:a"),
+        (["same"] * 9, "same"),
+        ("GPU", "GPU"),
+        ([], ""),
+        (None, ""),
+        ("a b c d e f g h", "a,b,c,d,e,f,g,h"),
+    ],
+)
+def test_labels_are_one_text_however_they_were_given(value: Any, stored: str) -> None:
+    assert labels.text_of(job_spec.parse({"command": "true", "requires": value}).requires) == stored
+
+
+def test_all_faults_are_told_at_once() -> None:
+    assert list(faults({"command": "", "id": "-", "priority": 900})) == ["command", "id", "priority"]
+
+
+def test_an_unknown_key_is_told_its_nearest_neighbour() -> None:
+    assert "Did you mean 'max_retries'?" in faults({"command": "true", "max_retrys": 2})["max_retrys"]
+    assert "Known keys: id, command" in faults({"command": "true", "zzz": 2})["zzz"]
+
+
+def test_delay_and_run_at_exclude_each_other() -> None:
+    assert (
+        "cannot stand beside delay" in faults({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})["run_at"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{'command': 'x'}", "this is not JSON"),
+        ("", "this is not JSON"),
+        ('{"command": "x"} {}', "this is not JSON"),
+        ('{"command": NaN}', "NaN is no JSON number"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"priority": ' + "9" * 5000 + "}", "more digits"),
+        ('["echo"]', "a job is an object"),
+        ("null", "a job is an object"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(text: str, words: str) -> None:
+    assert words in faults(text)[""] or words in str(faults(text))
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    assert faults('{"command": "a", "command": "b"}') == {"command": "is given twice. Give each key once."}
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+_keys = st.sampled_from(
+    ["id", "command", "queue", "requires", "priority", "delay", "run_at", "max_retries", "timeout", "cwd", "env"]
+)
+
+
+@given(st.dictionaries(_keys | st.text(max_size=8), _json))
+def test_whatever_comes_is_read_or_refused_with_a_message(data: dict[str, Any]) -> None:
+    faults: list[job_spec.FieldError] = []
+    spec = None
+    try:
+        spec = job_spec.parse(data)
+    except job_spec.SpecError as error:
+        faults = error.errors
+    assert (spec is None) == bool(faults)
+    assert all(fault.message for fault in faults)
+    assert spec is None or json.loads(json.dumps(dict(spec.env))) == spec.env
+
+
+def test_a_key_that_commands_a_terminal_is_shown_and_not_obeyed() -> None:
+    assert r"a\x1b[2J" in faults('{"command": "true", "a\\u001b[2J": 1}')
+    assert r"a\x1b[2J" in faults('{"a\\u001b[2J": 1, "a\\u001b[2J": 2}')
+
+
+def test_what_is_no_json_is_refused_with_its_place() -> None:
+    assert "this is not JSON: Invalid control character at character 14." in faults('{"command":"a\0b"}')[""]

@@ -1,0 +1,127 @@
+"""The trail: every write of a person or program, in its own transaction; nothing in it can be changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from tests.factories import make_job, make_queue, make_worker
+from webapp.accounts import users
+from webapp.core import job_spec
+from webapp.db import audit
+from webapp.db.engines import reading, writing
+from webapp.db.models import Audit
+from webapp.jobs import bulk_actions, operations
+from webapp.jobs.filters import JobFilter
+
+pytestmark = pytest.mark.usefixtures("app")
+
+
+def trail() -> list[tuple[Any, ...]]:
+    with reading() as session:
+        rows = session.scalars(select(Audit).order_by(Audit.id)).all()
+    return [(row.actor, row.verb, row.subject, json.loads(row.detail) if row.detail else None) for row in rows]
+
+
+def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
+    make_job("dead", id="job1")
+    make_queue("mail")
+    make_worker(id="w1")
+    operations.requeue(["job1"], "person:ana")
+    operations.set_setting("max_retries", 5, "person:ana")
+    operations.pause_queue("mail", "person:ana")
+    operations.wish_of_workers("quiet", ["w1"], "person:ana")
+    operations.discard(["job1"], "token:deploy")
+    assert trail() == [
+        ("person:ana", "requeue", "job:job1", {"before": {"state": "dead"}, "after": {"state": "pending"}}),
+        ("person:ana", "config", "setting:max_retries", {"before": 3, "after": 5}),
+        ("person:ana", "pause", "queue:mail", {"before": {"paused": False}, "after": {"paused": True}}),
+        ("person:ana", "quiet", "worker:w1", None),
+        ("token:deploy", "discard", "job:job1", {"before": {"state": "pending"}, "after": {"state": None}}),
+    ]
+
+
+def test_enqueue_is_noted_job_by_job_and_a_crowd_by_its_number() -> None:
+    operations.enqueue([job_spec.parse({"command": "true", "id": "a"})], "person:ana")
+    operations.enqueue([job_spec.parse({"command": "true", "id": "c", "requires": ["gpu"]})], "person:ana")
+    operations.enqueue([job_spec.parse({"command": "true", "id": f"b{n}"}) for n in range(101)], "person:ana")
+    noted = {"command": "true", "queue": "default", "state": "pending"}
+    assert trail() == [
+        ("person:ana", "enqueue", "job:a", {"after": noted}),
+        ("person:ana", "enqueue", "job:c", {"after": {**noted, "requires": "gpu"}}),
+        ("person:ana", "enqueue", "jobs", {"after": {"jobs": 101, "first": "b0", "last": "b100"}}),
+    ]
+
+
+def test_a_bulk_act_is_one_line_and_what_rules_do_is_none() -> None:
+    for _ in range(3):
+        make_job("dead")
+    bulk_actions.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    operations.requeue(["nothing"], "person:ana")
+    operations.set_setting("max_retries", 5, "rule:test")
+    [(actor, verb, subject, detail)] = trail()
+    assert (actor, verb, subject) == ("person:ana", "requeue", "act:1")
+    assert detail["filter"]["state"] == "dead"
+
+
+def test_a_write_that_fails_leaves_no_line() -> None:
+    users.add("ana", "correct horse battery", "admin", "person:root")
+    with pytest.raises(users.PersonError):
+        users.set_disabled("ana", True, "person:root")
+    assert [verb for _, verb, _, _ in trail()] == ["add_user"]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'person:eve'", "DELETE FROM audit"])
+def test_nobody_can_change_or_delete_a_line(statement: str) -> None:
+    refuses(statement)
+
+
+@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+def test_nobody_can_replace_a_line_where_sqlite_would() -> None:
+    columns = "id, at, verb, subject, outcome, face"
+    refuses(f"INSERT OR REPLACE INTO audit (actor, {columns}) SELECT 'person:eve', {columns} FROM audit")
+
+
+def refuses(statement: str) -> None:
+    operations.set_setting("max_retries", 5, "person:ana")
+
+    def tamper() -> None:
+        with writing() as session:
+            session.execute(text(statement))
+
+    with pytest.raises(DBAPIError, match="append-only"):
+        tamper()
+    assert [actor for actor, _, _, _ in trail()] == ["person:ana"]
+
+
+def test_the_trail_says_from_where(app: object) -> None:
+    before = audit._origin.get()
+    audit.set_origin(audit.Origin("api", "192.0.2.7"))
+    try:
+        operations.set_setting("max_retries", 5, "person:ana")
+    finally:
+        audit.set_origin(before)
+    operations.set_setting("max_retries", 6, "person:ana")
+    with reading() as session:
+        rows = session.scalars(select(Audit).order_by(Audit.id)).all()
+    assert [(row.face, row.address) for row in rows] == [("api", "192.0.2.7"), ("command", None)]
+
+
+def test_the_trail_is_found_by_who_what_and_whether_and_read_in_pages() -> None:
+    for value in range(5):
+        operations.set_setting("max_retries", value + 4, "person:ana")
+    operations.set_setting("lease", 40, "person:anatol")
+    with reading() as session:
+        assert len(audit.page(session, audit.Wanted(actor="person:ana"), limit=10)) == 6
+        assert len(audit.page(session, audit.Wanted(subject="setting:lease"), limit=10)) == 1
+        assert audit.page(session, audit.Wanted(outcome="refused"), limit=10) == []
+        first = audit.page(session, audit.Wanted(), limit=4)
+        rest = audit.page(session, audit.Wanted(), before=first[-1].id, limit=4)
+        assert [row.id for row in (*first, *rest)] == sorted((row.id for row in (*first, *rest)), reverse=True)
+        exported = list(audit.export(session, audit.Wanted()))
+    assert len(exported) == len(first) + len(rest) == 6
+    assert audit.as_json(exported[0])["detail"] == {"before": 3, "after": 4}

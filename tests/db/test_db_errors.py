@@ -1,0 +1,106 @@
+"""How an error of the database is told from one of ours, and what may be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+from tests.conftest import configuration, execute, opened
+from webapp.config import Config
+from webapp.core.transaction import storing
+from webapp.db import db_errors
+from webapp.db.application import create_core
+from webapp.db.engines import reading, writing
+from webapp.db.models import Control
+
+WRITE, PID, END = (
+    "UPDATE control SET pulse = pulse + 1",
+    "SELECT pg_backend_pid()",
+    "SELECT pg_terminate_backend({}, 5000)",
+)
+
+
+@pytest.fixture
+def postgresql_app(postgresql_config: Config) -> Iterator[Flask]:
+    yield from opened(create_core(postgresql_config))
+
+
+@pytest.fixture
+def serverless(home: Path) -> Iterator[Flask]:
+    """The application at an address where no server is."""
+    url = URL.create("postgresql+psycopg", host="127.0.0.1", port=1, database="queue")
+    yield from opened(create_core(configuration(home, url), migrate=False))
+
+
+@pytest.mark.usefixtures("serverless")
+def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_done() -> None:
+    with pytest.raises(DBAPIError) as caught, writing() as session:
+        session.scalar(select(Control.pulse))
+    assert db_errors.is_out_of_reach(caught.value)
+    assert not db_errors.may_have_been_done(caught.value)
+
+
+@pytest.fixture(params=["writing", "storing"])
+def lose_the_session(
+    request: pytest.FixtureRequest, postgresql_app: Flask, postgresql_server: URL
+) -> Callable[[bool], None]:
+    """Write, have the server end the session, ask something (True) or nothing, and commit."""
+    del postgresql_app
+
+    def by_session(ask: bool) -> None:
+        with writing(rings=False) as session:
+            session.execute(text(WRITE))
+            execute(postgresql_server, END.format(session.scalar(text(PID))))
+            if ask:
+                session.scalar(text(PID))
+
+    def by_plain_statements(ask: bool) -> None:
+        with storing() as plain:
+            plain.run(WRITE, {})
+            execute(postgresql_server, END.format(plain.rows(PID, {})[0][0]))
+            if ask:
+                plain.rows(PID, {})
+
+    return by_session if request.param == "writing" else by_plain_statements
+
+
+def test_a_session_that_ends_before_the_commit_has_done_nothing(
+    lose_the_session: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        lose_the_session(True)
+    assert db_errors.is_out_of_reach(caught.value)
+    assert not db_errors.may_have_been_done(caught.value)
+    assert not caplog.records
+
+
+def test_of_a_commit_without_an_answer_nobody_knows(
+    lose_the_session: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(DBAPIError) as caught:
+        lose_the_session(False)
+    assert db_errors.may_have_been_done(caught.value)
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("app")
+def test_a_statement_that_is_wrong_is_our_fault_and_not_the_databases() -> None:
+    with pytest.raises(DBAPIError) as caught, reading() as session:
+        session.execute(text("SELECT nothing FROM nowhere"))
+    assert db_errors.explain(caught.value) is None
+    assert not db_errors.is_out_of_reach(caught.value)
+
+
+@pytest.mark.usefixtures("postgresql_app")
+def test_a_server_that_takes_no_writes_is_named_as_such() -> None:
+    with pytest.raises(DBAPIError) as caught, reading() as session:
+        session.execute(text("UPDATE control SET pulse = 1"))
+    assert db_errors.explain(caught.value) is not None
+    assert "takes no writes" in str(db_errors.explain(caught.value))

@@ -1,0 +1,266 @@
+"""Transactions and the write lock: who waits, who is told that it is busy, and what a fork may not share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
+
+from webapp.config import CHECKOUT, Config, ConfigError, load
+from webapp.core.locks import Busy, WriteLock
+from webapp.core.transaction import storing
+from webapp.db import engines
+from webapp.db.application import create_core
+from webapp.db.engines import reading, writing
+
+_HOLD = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another(path: Path) -> Iterator[subprocess.Popen[str]]:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", _HOLD, str(path)], **pipes) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+        if holder.poll() is None:
+            holder.communicate("")
+
+
+def test_a_writer_waits_for_another_process_and_then_goes_on(tmp_path: Path) -> None:
+    lock, done = WriteLock(tmp_path / "lock"), threading.Event()
+    with held_by_another(tmp_path / "lock") as holder:
+
+        def write() -> None:
+            lock.acquire(20)
+            done.set()
+            lock.release()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert not done.wait(0.2)
+        holder.communicate("")
+        assert done.wait(10)
+        writer.join()
+
+
+def test_a_writer_that_waited_too_long_is_told_so_and_the_lock_is_free_for_the_next(tmp_path: Path) -> None:
+    lock = WriteLock(tmp_path / "lock")
+    with held_by_another(tmp_path / "lock"):
+        for _ in range(2):
+            with pytest.raises(Busy, match="Try again"):
+                lock.acquire(0.1)
+    # The two that gave up wait no longer: their threads let go at once what they got.
+    for _ in range(3):
+        lock.acquire(10)
+        with pytest.raises(Busy):
+            lock.acquire(0.05)
+        lock.release()
+
+
+def test_who_waited_in_vain_does_not_let_go_of_what_the_next_one_took(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = WriteLock(path)
+    with held_by_another(path) as holder:
+        with pytest.raises(Busy):
+            lock.acquire(0.05)
+        threading.Timer(0.1, lambda: holder.communicate("")).start()
+        lock.acquire(10)
+        for waiter in [one for one in threading.enumerate() if one.name == "flock"]:
+            waiter.join(10)
+        with pytest.raises(Busy):
+            WriteLock(path).acquire(0.05)
+        lock.release()
+
+
+def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
+    lock, inside, most = WriteLock(tmp_path / "lock"), [], []
+
+    def work() -> None:
+        for _ in range(200):
+            lock.acquire(20)
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+            lock.release()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 800
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_does_not_share_its_parents_lock(tmp_path: Path) -> None:
+    lock = WriteLock(tmp_path / "lock")
+    lock.acquire()
+    child = os.fork()
+    if child == 0:
+        try:
+            lock.acquire(0.1)
+        except Busy:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    lock.release()
+
+
+def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path) -> None:
+    with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing(patience=0.1):
+        pytest.fail("the lock was not ours")  # pragma: no cover
+
+
+def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
+    """Another program in the database (a backup, somebody's shell) knows nothing of our lock."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from webapp.db.engines import sqlite\n"
+        "c = sqlite.connect(sys.argv[2], isolation_level=None); c.execute('BEGIN IMMEDIATE')\n"
+        "print('held', flush=True); sys.stdin.readline(); c.execute('COMMIT')"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(CHECKOUT), str(home / "queue.db")], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "held\n"
+        release = threading.Timer(0.3, lambda: (other.stdin.write("\n"), other.stdin.flush()))  # type: ignore[union-attr]
+        release.start()
+        with writing() as session:
+            session.execute(text("UPDATE control SET revision = 5"))
+        release.join()
+    with engines.reading() as session:
+        assert session.execute(text("SELECT revision FROM control")).scalar() == 5
+
+
+def test_a_worker_connection_recovers_from_an_error(app: Flask, config: Config, eventually: Callable[..., Any]) -> None:
+    connection = engines.worker_connection()
+
+    def fail() -> None:
+        with connection.transaction() as cursor:
+            cursor.execute("SELECT no_such_column FROM control")
+
+    with pytest.raises(connection.errors):
+        fail()
+    connection.reconnect()
+    with connection.transaction() as cursor:
+        cursor.execute("SELECT revision FROM control")
+        assert cursor.fetchone()[0] >= 1
+    connection.close()
+
+
+def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
+    app: Flask, eventually: Callable[..., Any]
+) -> None:
+    marks = [eventually(engines.mark)]
+    for _ in range(3):
+        with reading() as session:
+            session.execute(text("SELECT count(*) FROM jobs")).all()
+        assert engines.mark() == marks[-1]
+        with writing() as session:
+            session.execute(text("UPDATE control SET pulse = pulse + 1"))
+        marks.append(eventually(engines.mark))
+    assert len(set(marks)) == len(marks)
+
+
+def test_a_mark_tells_what_another_process_commits_and_not_before_it_can_be_read(sqlite_app: Flask, home: Path) -> None:
+    begun = engines.mark()
+    with writing() as session:
+        session.execute(text("UPDATE control SET pulse = pulse + 1"))
+        session.flush()
+        assert engines.mark() == begun
+    other = "import sys; from webapp.db.engines import sqlite; c = sqlite.connect(sys.argv[1]); "
+    other += "c.execute('UPDATE control SET pulse = pulse + 1'); c.commit()"
+    marks = [begun, engines.mark()]
+    subprocess.run([sys.executable, "-c", other, str(home / "queue.db")], check=True, cwd=CHECKOUT)
+    marks.append(engines.mark())
+    assert len(set(marks)) == 3
+
+
+def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
+    marks = [engines.mark()]
+
+    def look() -> None:
+        with sqlite_app.app_context():
+            marks.append(engines.mark())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join(10)
+    assert marks == [marks[0]] * 2
+    assert marks[0] is not None
+
+
+def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app: Flask) -> None:
+    begun = engines.mark()
+    watch = sqlite_app.extensions["queuectl_watch"]
+    watch._connection.driver_connection.close()
+    assert engines.mark() is None
+    assert engines.mark() not in (None, begun)
+
+
+# --- plain statements ---
+
+
+def _store_and_fail(name: str) -> None:
+    with storing() as plain:
+        plain.run("INSERT INTO queues (name) VALUES (:name)", {"name": name})
+        raise RuntimeError("not after all")
+
+
+def test_what_is_stored_in_plain_statements_is_there_and_is_not_when_it_was_rolled_back(app: Flask) -> None:
+    with storing() as plain:
+        plain.run_many("INSERT INTO queues (name) VALUES (:name)", [{"name": "one"}, {"name": "two"}])
+    with pytest.raises(RuntimeError, match="after all"):
+        _store_and_fail("three")
+    with storing() as plain:
+        statement = f"SELECT name FROM queues WHERE {plain.among('name', 'names')} ORDER BY name"
+        assert plain.rows(statement, {"names": plain.listed(["one", "two", "three"])}) == [("one",), ("two",)]
+
+
+def test_plain_statements_raise_what_a_session_raises(app: Flask) -> None:
+    with pytest.raises(IntegrityError), storing() as plain:
+        plain.run_many("INSERT INTO queues (name) VALUES (:name)", [{"name": "one"}, {"name": "one"}])
+
+
+def test_a_stranger_that_holds_the_database_is_told_as_busy_to_plain_statements(
+    sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = engines.sqlite.connect(home / "queue.db", isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    event.listen(
+        engines.write_engine(), "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=10")
+    )
+    with pytest.raises(Busy), storing():
+        raise AssertionError("it must not get here")
+    stranger.close()
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("0", 1), ("1", 2)])
+def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
+    app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
+    with app.app_context():
+        connection = engines.worker_connection()
+        assert connection.look("PRAGMA synchronous", {}) == [(found,)]
+        connection.close()
+
+
+def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="QUEUECTL_DURABLE_SETTLES is 'yes'"):
+        load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": "yes"})

@@ -1,0 +1,123 @@
+"""The schema's history: it leads to what the models say, eight starts at once are safe, a newer one is refused."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import Flask
+from sqlalchemy import text
+
+from webapp.config import CHECKOUT, Config, ConfigError
+from webapp.db import engines as db
+from webapp.db import migrations, models
+from webapp.db.application import create_core
+
+
+@pytest.fixture
+def migrated() -> bool:
+    """Each test here begins with an empty database, for how it is brought up to date is what is looked at."""
+    return False
+
+
+def test_head_names_the_newest_revision() -> None:
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert scripts.get_current_head() == migrations.HEAD
+
+
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
+def test_the_migrations_lead_to_the_models(app: Flask) -> None:
+    with db.read_engine().connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, models.Job.metadata)
+    if db.is_sqlite():  # where an index with DESC cannot be compared; PostgreSQL compares it for both
+        differences = [
+            one for one in differences if getattr(one[1], "name", "") not in {"ix_jobs_claim", "ix_jobs_lone"}
+        ]
+    assert differences == []
+
+
+def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -> None:
+    statement = (
+        "SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_claim'"
+        if db.is_sqlite()
+        else "SELECT indexdef FROM pg_indexes WHERE indexname = 'ix_jobs_claim'"
+    )
+    with db.read_engine().connect() as connection:
+        sql = connection.execute(text(statement)).scalar_one()
+    assert "queue, requires, priority DESC, run_at, seq" in sql
+    assert "pending" in sql
+
+
+def test_eight_processes_that_start_at_once_make_one_database(config: Config) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from webapp import create_core; create_core()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(CHECKOUT)], stderr=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    errors = [process.communicate(timeout=60)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 8, errors
+    app = create_core(config)
+    with app.app_context(), db.read_engine().connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM control")).scalar_one() == 1
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(app: Flask, config: Config) -> None:
+    with db.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigError, match="schema 9999, made by a newer queuectl"):
+        create_core(config)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(home: Path) -> None:
+    home.mkdir()
+    (home / "queue.db").write_bytes(b"these are somebody's notes" * 200)
+    with pytest.raises(ConfigError, match="file is not a database"):
+        create_core(Config(home=home, database_url=None, public_url=None))
+    assert (home / "queue.db").read_bytes() == b"these are somebody's notes" * 200
+
+
+def test_the_home_and_all_in_it_are_for_its_owner_alone(sqlite_app: Flask, home: Path) -> None:
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(home)}
+    assert {"queue.db", "queue.lock"} <= modes.keys()
+    assert set(modes.values()) == {0o600}
+
+
+def test_sqlite_is_set_up_for_many_processes(sqlite_app: Flask) -> None:
+    def pragma(engine: str, name: str) -> object:
+        with db.db.engines[engine if engine != "write" else None].connect() as connection:
+            return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+    assert pragma("write", "journal_mode") == "wal"
+    assert pragma("write", "auto_vacuum") == 2
+    assert pragma("write", "synchronous") == 2
+    assert pragma("worker", "synchronous") == 1
+    assert pragma("read", "query_only") == 1
+    assert pragma("write", "foreign_keys") == 1
+
+
+def test_a_reader_can_not_write(app: Flask) -> None:
+    from sqlalchemy.exc import DBAPIError
+
+    with pytest.raises(DBAPIError, match=r"readonly|read-only"), db.reading() as session:
+        session.execute(text("UPDATE control SET revision = 99"))
+
+
+def test_a_write_that_raises_leaves_nothing(app: Flask) -> None:
+    def write_and_raise() -> None:
+        with db.writing() as session:
+            session.execute(text("WITH one AS (SELECT 99 AS r) UPDATE control SET revision = (SELECT r FROM one)"))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        write_and_raise()
+    with db.reading() as session:
+        assert session.execute(text("SELECT revision FROM control")).scalar() != 99

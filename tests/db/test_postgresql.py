@@ -1,0 +1,134 @@
+"""What connections to PostgreSQL are given, and what is told of a server that makes one wait."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from tests.factories import change_job, make_job
+from webapp.config import Config
+from webapp.core.job_spec import JobSpec
+from webapp.core.locks import Busy
+from webapp.db import engines as db
+from webapp.db import postgresql
+from webapp.db.application import create_core
+from webapp.db.engines import reading, writing
+from webapp.db.models import Job
+from webapp.jobs import operations
+from webapp.jobs.settings import bump_revision
+
+pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+
+
+def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_frees_its_rows(
+    config: Config, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(postgresql, "IDLE_LIMIT", 1)
+    with create_core(config, migrate=False).app_context():
+        job = make_job("pending")
+        silent = db.write_engine().connect()
+        silent.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+
+        def is_free() -> bool:
+            with reading() as session:
+                waiting = text("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                               " AND datname = current_database()")  # fmt: skip
+                return bool(session.execute(waiting).scalar_one() == 0)
+
+        eventually(is_free)
+        change_job(job.id, priority=7)
+        with pytest.raises(DBAPIError):
+            silent.execute(text("SELECT 1"))
+        silent.invalidate()
+        silent.close()
+        for engine in db.db.engines.values():
+            engine.dispose()
+
+
+def test_who_has_little_patience_is_told_busy_where_a_row_is_held(app: Flask) -> None:
+    job = make_job("pending")
+    with db.write_engine().begin() as holder:
+        holder.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+        with pytest.raises(Busy), writing(0.2) as session:
+            session.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
+
+
+def test_many_jobs_on_their_way_into_a_new_queue_let_settings_be_changed_meanwhile(app: Flask) -> None:
+    heard = []
+
+    def stored(number: int) -> None:
+        with writing(0.5) as session:
+            bump_revision(session)
+        heard.append(number)
+
+    operations.enqueue([JobSpec(command="true", queue="new", requires=("gpu",))] * 30, "person:ana", stored=stored)
+    assert heard == [30]
+
+
+def test_a_page_sees_one_moment_whatever_is_committed_meanwhile(app: Flask) -> None:
+    with reading() as session:
+        count = text("SELECT count(*) FROM jobs")
+        assert session.execute(count).scalar_one() == 0
+        make_job("pending")
+        assert session.execute(count).scalar_one() == 0
+    with reading() as session:
+        assert session.execute(count).scalar_one() == 1
+
+
+@pytest.mark.parametrize("role", ["read", "worker"])
+def test_no_statement_of_a_page_or_a_worker_is_compiled_before_it_is_executed(app: Flask, role: str) -> None:
+    """Without scans, what has no index looks dear enough for that to PostgreSQL up to 17."""
+    with db.db.engines[role].connect() as connection:
+        assert connection.exec_driver_sql("SHOW jit").scalar_one() == "off"
+        assert connection.exec_driver_sql("SHOW enable_seqscan").scalar_one() == "off"
+
+
+def test_a_reader_cannot_write(app: Flask) -> None:
+    with pytest.raises(DBAPIError, match="read-only transaction"), reading() as session:
+        session.execute(text("UPDATE control SET pulse = 1"))
+
+
+@pytest.mark.parametrize("table", ["jobs", "output_chunks", "workers", "supervisors", "control"])
+def test_tables_in_which_rows_die_all_the_time_are_cleaned_more_often_than_by_default(app: Flask, table: str) -> None:
+    with reading() as session:
+        options = session.execute(text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": table})
+        found = dict(option.split("=") for option in options.scalar_one())
+    assert int(found["autovacuum_vacuum_threshold"]) <= 5000
+    assert float(found["autovacuum_vacuum_scale_factor"]) <= 0.01
+
+
+@pytest.mark.parametrize("code", ["55P03", "40P01"])
+def test_a_lock_that_could_not_be_had_is_told_as_busy(app: Flask, code: str) -> None:
+    """Waited for too long, or in a circle with somebody."""
+    with pytest.raises(Busy), writing() as session:
+        session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
+
+
+def test_limits_that_the_address_names_itself_stand(app: Flask, config: Config) -> None:
+    url = make_url(config.database_url or "").update_query_dict({"tcp_user_timeout": "1000"})
+    given = postgresql.options(url)["connect_args"]
+    assert "tcp_user_timeout" not in given
+    assert given["keepalives_idle"] == 10
+
+
+def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_change(app: Flask) -> None:
+    """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
+    from webapp.core import job_spec
+    from webapp.db.label_sets import Lane
+    from webapp.jobs import operations
+    from webapp.jobs.settings import Settings
+    from worker.loop.claims import Claims
+
+    make_job("pending", id="first")
+    connection = db.worker_connection()
+    with Claims(connection, "w1") as turn:
+        turn.look()
+        [claim] = turn.claim([Lane("default")], 1, Settings())
+        assert operations.enqueue([job_spec.parse({"command": "true"})], "person:test")
+        assert claim.id == "first"
+    connection.close()

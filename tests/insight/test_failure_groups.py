@@ -1,0 +1,297 @@
+"""Groups of dead letters: found whatever their number, sorted, counted; and what people say of them, with its trail."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Optional
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, select, text, update
+from sqlalchemy.orm import Session
+
+from tests.factories import change_job, make_job, make_user
+from webapp.db import engines
+from webapp.db.engines import reading, writing
+from webapp.db.models import Audit, Job, User
+from webapp.insight import failure_groups
+from webapp.jobs import operations, queries
+from webapp.jobs.operations import NotFound
+from webapp.lib import clock
+
+HOUR = clock.seconds(3600)
+
+
+def die(key: str, ago: float = 0.0, **values: Any) -> Job:
+    """A dead letter of a group, that died so many hours ago."""
+    at = clock.now() - round(ago * HOUR)
+    return make_job("dead", error_key=key, finished_at=at, started_at=at - clock.SECOND, **values)
+
+
+def listed(**options: Any) -> failure_groups.Listing:
+    with reading() as session:
+        return failure_groups.listing(session, **options)
+
+
+def found(key: str) -> failure_groups.DeadGroup:
+    with reading() as session:
+        group = failure_groups.find(session, key)
+    assert group is not None
+    return group
+
+
+@pytest.mark.usefixtures("app")
+def test_a_group_has_its_jobs_alone_with_the_first_and_the_newest_death() -> None:
+    oldest = die("a", 5)
+    die("a", 3)
+    newest = die("a", 1, last_error="exit code 9: as it is now")
+    die("b", 0)
+    make_job("failed", error_key="a")
+    make_job("completed")
+    group = found("a")
+    assert (group.count, group.first_at, group.last_at) == (queries.Count(3), oldest.finished_at, newest.finished_at)
+    assert (group.example.id, group.example.last_error) == (newest.id, "exit code 9: as it is now")
+    assert listed().number == 2
+
+
+@pytest.mark.usefixtures("app")
+def test_a_dead_letter_without_a_key_hides_no_group() -> None:
+    """As a worker of the version before leaves one, while it finishes under a newer schema."""
+    die("a")
+    make_job("dead", error_key=None)
+    assert [group.key for group in listed().groups] == ["a"]
+
+
+@pytest.mark.usefixtures("app")
+def test_no_dead_letters_are_no_groups() -> None:
+    make_job("completed")
+    listing = listed()
+    assert (listing.groups, listing.number, listing.capped) == ([], 0, False)
+    with reading() as session:
+        assert failure_groups.find(session, "a") is None
+
+
+@pytest.mark.usefixtures("app")
+def test_the_latest_stand_first_or_the_largest_and_acknowledged_ones_behind() -> None:
+    for key, ago, number in (("few", 1, 1), ("many", 9, 3), ("some", 5, 2)):
+        for _ in range(number):
+            die(key, ago)
+    assert [one.key for one in listed().groups] == ["few", "some", "many"]
+    assert [one.key for one in listed(by="count").groups] == ["many", "some", "few"]
+    failure_groups.acknowledge("few", "person:ana")
+    failure_groups.acknowledge("many", "person:ana")
+    assert [one.key for one in listed().groups] == ["some", "few", "many"]
+    assert [one.key for one in listed(by="count").groups] == ["some", "many", "few"]
+    assert listed().open_ones == 1
+
+
+@pytest.mark.usefixtures("app")
+def test_pages_of_groups_meet() -> None:
+    for number in range(7):
+        die(f"key{number}", number)
+    pages = [listed(page=number, size=3) for number in (1, 2, 3)]
+    assert [[one.key for one in page.groups] for page in pages] == [
+        ["key0", "key1", "key2"],
+        ["key3", "key4", "key5"],
+        ["key6"],
+    ]
+    assert [page.more for page in pages] == [True, True, False]
+
+
+@pytest.mark.usefixtures("app")
+def test_of_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_groups, "MOST_GROUPS", 4)
+    monkeypatch.setattr(failure_groups, "LOOK", 5)
+    for number in range(4):
+        die(f"a{number}", 10 + number)
+    assert not listed().capped
+    for number in range(3):
+        die(f"z{number}", number)
+    listing = listed()
+    assert listing.capped
+    assert [one.key for one in listing.groups] == ["z0", "z1", "z2", "a0"]
+
+
+@pytest.mark.usefixtures("app")
+def test_counts_stop_at_their_caps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_groups, "COUNTED", 6)
+    for _ in range(4):
+        die("many")
+    for _ in range(3):
+        die("three", 1)
+    counts = {one.key: one.count for one in listed().groups}
+    assert counts == {"many": queries.Count(3, True), "three": queries.Count(3)}
+    assert [one.key for one in listed(by="count").groups] == ["many", "three"]
+
+
+@pytest.mark.usefixtures("app")
+def test_deaths_are_told_by_the_hour_of_the_last_day() -> None:
+    start = clock.now() // HOUR * HOUR
+    for at in (start, start, start - 1, start - 23 * HOUR, start - 23 * HOUR - 1, start - 40 * HOUR):
+        make_job("dead", error_key="a", finished_at=at)
+    die("old", 100)
+    deaths = found("a").deaths
+    assert deaths.hours == (1, *[0] * 21, 1, 2)
+    assert str(deaths.total) == "4"
+    assert deaths.since == start - 23 * HOUR
+    assert found("old").deaths.hours == (0,) * 24
+
+
+def test_groups_are_found_by_the_index_however_many_jobs_there_are(app: Flask) -> None:
+    for number in range(6):
+        die(f"key{number % 2}")
+    plans: list[str] = []
+    with engines.read_engine().connect() as connection:
+        session = Session(connection)
+        if not engines.is_sqlite():
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+
+        def see(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            if "jobs" in statement and "EXPLAIN" not in statement:
+                explain = "EXPLAIN QUERY PLAN " if engines.is_sqlite() else "EXPLAIN "
+                rows = connection.exec_driver_sql(explain + statement, parameters).fetchall()
+                plans.append("\n".join(str(row[-1]) for row in rows))
+
+        event.listen(connection, "before_cursor_execute", see)
+        failure_groups.listing(session, by="count")
+    assert len(plans) == 5
+    for plan in plans:
+        assert "ix_jobs_group" in plan or "jobs USING INTEGER PRIMARY KEY" in plan or "pk_jobs" in plan
+        assert "ix_jobs_ended" not in plan
+        assert "SCAN jobs\n" not in plan
+
+
+# --- what people say -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("app")
+def test_a_group_that_was_acknowledged_opens_again_when_one_more_dies_of_it() -> None:
+    die("a", 2)
+    assert found("a").is_open
+    assert failure_groups.acknowledge("a", "person:ana")
+    assert not found("a").is_open
+    assert not failure_groups.acknowledge("a", "person:ben")
+    die("a", 1)
+    group = found("a")
+    assert group.is_open
+    assert group.recurred
+    assert group.said is not None
+    assert group.said.acknowledged_by == "person:ana"
+    assert not failure_groups.reopen("a", "person:ana")
+
+
+@pytest.mark.usefixtures("app")
+def test_an_undone_requeue_does_not_open_a_group() -> None:
+    job = die("a", 2)
+    failure_groups.acknowledge("a", "person:ana")
+    operations.requeue([job.id], "person:ana")
+    change_job(job.id, state="dead", finished_at=job.finished_at)
+    assert not found("a").is_open
+
+
+@pytest.mark.usefixtures("app")
+def test_who_has_not_seen_the_newest_death_does_not_acknowledge_it() -> None:
+    seen = die("a", 2).finished_at
+    die("a", 1)
+    with pytest.raises(failure_groups.Recurred, match="One more has died of it"):
+        failure_groups.acknowledge("a", "person:ana", seen=seen)
+    assert found("a").is_open
+    assert failure_groups.acknowledge("a", "person:ana", seen=found("a").last_at)
+
+
+@pytest.mark.usefixtures("app")
+def test_an_acknowledgement_can_be_taken_back() -> None:
+    die("a")
+    failure_groups.acknowledge("a", "person:ana")
+    assert failure_groups.reopen("a", "person:ben")
+    assert found("a").is_open
+    assert not failure_groups.reopen("a", "person:ben")
+
+
+@pytest.mark.usefixtures("app")
+def test_a_note_and_an_owner_stay_when_the_group_is_empty() -> None:
+    make_user("ben", "operator")
+    job = die("a")
+    assert failure_groups.describe("a", "person:ana", note=" They know.\r\nAsk Monday. ", owner="ben")
+    operations.discard([job.id], "person:ana")
+    with reading() as session:
+        assert failure_groups.find(session, "a") is None
+        said = failure_groups.said_of(session, "a")
+    assert said is not None
+    assert (said.note, said.owner, said.changed_by) == ("They know.\nAsk Monday.", "ben", "person:ana")
+    assert failure_groups.describe("a", "person:ana", note="")
+    with pytest.raises(NotFound):
+        failure_groups.acknowledge("a", "person:ana")
+
+
+@pytest.mark.usefixtures("app")
+def test_what_stays_as_it_was_is_no_change() -> None:
+    make_user("ben", "operator")
+    die("a")
+    assert not failure_groups.describe("a", "person:ana", note="", owner="")
+    assert failure_groups.describe("a", "person:ana", note="x", owner="ben")
+    assert not failure_groups.describe("a", "person:ana", note="x")
+    assert failure_groups.describe("a", "person:ana", owner="")
+    group = found("a")
+    assert group.said is not None
+    assert (group.said.note, group.said.owner) == ("x", None)
+
+
+@pytest.mark.usefixtures("app")
+def test_nobody_overwrites_a_note_that_they_have_not_seen() -> None:
+    die("a")
+    first = failure_groups.fingerprint(None)
+    assert failure_groups.describe("a", "person:ana", note="mine", seen=first)
+    with pytest.raises(failure_groups.Changed, match="ana has changed it"):
+        failure_groups.describe("a", "person:ben", note="other", seen=first)
+    failure_groups.acknowledge("a", "person:ana")
+    assert failure_groups.describe("a", "person:ben", note="other", seen=failure_groups.fingerprint(found("a").said))
+
+
+@pytest.mark.parametrize(
+    ("note", "owner", "field", "words"),
+    [
+        ("x" * 2001, None, "note", "2,001 characters; expected at most 2,000"),
+        ("a\0b", None, "note", "a character that no text has"),
+        (None, "nobody", "owner", "'nobody' is nobody who can log in"),
+        (None, "gone", "owner", "'gone' is nobody who can log in"),
+    ],
+)
+@pytest.mark.usefixtures("app")
+def test_what_cannot_be_taken_is_refused_by_its_field(
+    note: Optional[str], owner: Optional[str], field: str, words: str
+) -> None:
+    make_user("gone", "operator")
+    with writing() as session:
+        session.execute(update(User).values(disabled_at=1))
+    die("a")
+    with pytest.raises(failure_groups.GroupError, match=words) as caught:
+        failure_groups.describe("a", "person:ana", note=note, owner=owner)
+    assert caught.value.field == field
+    assert found("a").said is None
+
+
+@pytest.mark.usefixtures("app")
+def test_of_a_group_that_never_was_nothing_can_be_said() -> None:
+    for act in (failure_groups.acknowledge, failure_groups.reopen):
+        with pytest.raises(NotFound, match="there is no group 'a'"):
+            act("a", "person:ana")
+    with pytest.raises(NotFound):
+        failure_groups.describe("a", "person:ana", note="x")
+
+
+@pytest.mark.usefixtures("app")
+def test_what_was_said_leaves_a_trail() -> None:
+    die("a")
+    failure_groups.describe("a", "person:ana", note="why")
+    failure_groups.acknowledge("a", "person:ben")
+    failure_groups.reopen("a", "person:ben")
+    with reading() as session:
+        happened = [(one.verb, one.actor) for one in queries.events_of(session, "group:a")]
+        audited = session.scalars(select(Audit).order_by(Audit.id)).all()
+    assert happened == [("reopen", "person:ben"), ("acknowledge", "person:ben"), ("describe", "person:ana")]
+    assert (audited[0].verb, audited[0].subject, audited[0].actor) == ("describe", "group:a", "person:ana")
+    assert json.loads(audited[0].detail or "") == {
+        "before": {"note": "", "owner": None},
+        "after": {"note": "why", "owner": None},
+    }

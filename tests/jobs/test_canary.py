@@ -1,0 +1,114 @@
+"""A canary: the rest of the dead letters goes only if the first one completes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from tests.factories import change_job, make_job
+from webapp.db.engines import reading
+from webapp.db.models import Act, Event, Job
+from webapp.jobs import bulk_actions, canary, operations
+from webapp.jobs.filters import JobFilter
+from webapp.lib import clock
+
+ANA = "person:ana"
+DEAD = JobFilter(state="dead")
+pytestmark = pytest.mark.usefixtures("app")
+
+
+def state(job: Job) -> str:
+    with reading() as session:
+        return session.scalar(select(Job.state).where(Job.seq == job.seq)) or "gone"
+
+
+def act(act_id: int) -> Act:
+    with reading() as session:
+        return bulk_actions.find(session, act_id)
+
+
+def settle(job: Job, state: str) -> None:
+    """As a worker settles it, who knows nothing of acts."""
+    change_job(job.id, state=state, attempts=job.attempts + 1, finished_at=clock.now())
+
+
+def look() -> None:
+    for act_id in canary.look():
+        bulk_actions.carry_out(act_id)
+
+
+@pytest.fixture
+def three() -> list[Job]:
+    """Oldest first."""
+    return [make_job("dead", finished_at=clock.now() - clock.seconds(age)) for age in (30, 20, 10)]
+
+
+def test_the_rest_waits_for_the_newest_and_goes_when_it_completes(three: list[Job]) -> None:
+    act_id = canary.start(DEAD, ANA)
+    assert [state(job) for job in three] == ["dead", "dead", "pending"]
+    look()
+    assert (act(act_id).state, act(act_id).moved) == ("waiting", 1)
+    with reading() as session:
+        assert canary.held_back(session, act(act_id)).number == 2
+    settle(three[2], "completed")
+    look()
+    assert (act(act_id).state, act(act_id).moved) == ("done", 3)
+    assert [state(job) for job in three] == ["pending", "pending", "completed"]
+
+
+def test_a_named_job_can_be_the_canary(three: list[Job]) -> None:
+    canary.start(DEAD, ANA, three[0].id)
+    assert [state(job) for job in three] == ["pending", "dead", "dead"]
+
+
+def test_it_waits_out_its_retries(three: list[Job]) -> None:
+    act_id = canary.start(DEAD, ANA)
+    change_job(three[2].id, state="failed", attempts=2, failures=1)
+    look()
+    assert act(act_id).state == "waiting"
+
+
+@pytest.mark.parametrize("end", ["dies", "is cancelled", "is discarded", "is moved by somebody"])
+def test_it_ends_and_nothing_else_is_touched_when_the_canary(end: str, three: list[Job]) -> None:
+    act_id = canary.start(DEAD, ANA)
+    if end == "dies":
+        settle(three[2], "dead")
+    elif end == "is cancelled":
+        operations.cancel([three[2].id], "person:ben")
+    elif end == "is discarded":
+        operations.discard([three[2].id], "person:ben")
+    else:
+        settle(three[2], "dead")
+        operations.requeue([three[2].id], "person:ben")
+    look()
+    assert (act(act_id).state, act(act_id).moved) == ("stopped", 1)
+    assert [state(job) for job in three[:2]] == ["dead", "dead"]
+    with reading() as session:
+        why = session.scalar(select(Event.detail).where(Event.subject == f"act:{act_id}"))
+    assert "canary" in (why or "")
+
+
+def test_the_set_is_fixed_at_the_click(three: list[Job]) -> None:
+    old_but_alive = make_job("failed")
+    act_id = canary.start(DEAD, ANA)
+    late: list[Any] = [make_job("dead")]
+    settle(old_but_alive, "dead")
+    settle(three[2], "completed")
+    look()
+    assert act(act_id).moved == 3
+    assert [state(job) for job in (*late, old_but_alive)] == ["dead", "dead"]
+
+
+def test_nothing_to_try_is_said() -> None:
+    with pytest.raises(operations.NotFound):
+        canary.start(DEAD, ANA)
+
+
+def test_a_waiting_canary_can_be_undone(three: list[Job]) -> None:
+    act_id = canary.start(DEAD, ANA)
+    assert bulk_actions.carry_out(bulk_actions.undo(act_id, ANA)).moved == 1
+    assert [state(job) for job in three] == ["dead"] * 3
+    look()
+    assert act(act_id).state == "stopped"

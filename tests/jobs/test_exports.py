@@ -1,0 +1,131 @@
+"""Lists as files: every job that matches once, in reads that end, and no cell that a spreadsheet reckons."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from tests.factories import make_job, make_jobs
+from webapp.db import engines
+from webapp.jobs import exports, filters, search
+from webapp.jobs.exports import JobList
+from webapp.lib import clock
+
+
+def rows(job_list: JobList) -> list[dict[str, str]]:
+    text = "".join(job_list.file("csv"))
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def lines(job_list: JobList) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in "".join(job_list.file("jsonl")).splitlines()]
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("turned", [False, True])
+def test_all_that_match_are_told_once_in_the_order_of_the_list_past_every_read_and_cap(
+    monkeypatch: pytest.MonkeyPatch, turned: bool
+) -> None:
+    monkeypatch.setattr(exports, "PAGE", 7)
+    monkeypatch.setattr(filters, "SEARCH_CAP", 10)
+    now = clock.now()
+    make_jobs([{"state": "dead", "id": f"d{n:02}", "exit_code": n % 3, "finished_at": now + n} for n in range(40)])
+    make_job("completed", id="other", exit_code=1)
+    whole = [f"d{n:02}" for n in range(40)][:: 1 if turned else -1]
+    assert [job["id"] for job in lines(JobList(search.parse("state:dead"), turned))] == whole
+    sought = [id_ for id_ in whole if int(id_[1:]) % 3 == 1]
+    assert [job["id"] for job in rows(JobList(search.parse("state:dead exit:1"), turned))] == sought
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_comes_while_the_file_is_taken_does_not_keep_it_from_ending(
+    monkeypatch: pytest.MonkeyPatch, turned: bool
+) -> None:
+    monkeypatch.setattr(exports, "PAGE", 2)
+    make_jobs([{"state": "completed", "id": f"j{n}"} for n in range(6)])
+    seen = []
+    for number, piece in enumerate(JobList(search.parse(""), turned).file("jsonl")):
+        seen += [json.loads(line)["id"] for line in piece.splitlines()]
+        make_jobs([{"state": "completed", "id": f"new{number}-{n}"} for n in range(3)])
+    assert sorted(seen) == [f"j{n}" for n in range(6)]
+
+
+def test_nothing_is_held_between_two_reads(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow download must not pin the log: while it waits, no transaction is open."""
+    monkeypatch.setattr(exports, "PAGE", 2)
+    make_jobs([{"state": "completed"} for _ in range(6)])
+    open_now, most = 0, 0
+
+    def begin(_connection: object) -> None:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+
+    def end(_connection: object) -> None:
+        nonlocal open_now
+        open_now -= 1
+
+    engine = engines.read_engine()
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "commit", end)
+    event.listen(engine, "rollback", end)
+    pieces = 0
+    for _ in JobList(search.parse("")).file("csv"):
+        pieces += 1
+        assert open_now == 0
+    assert (pieces, most) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1+1", "+1", "-rf", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", "＋1", "－1", "＠x", "\u3000=1"],  # noqa: RUF001
+)
+def test_a_text_that_looks_like_a_formula_is_text(text: str) -> None:
+    assert exports.safe(text) == "'" + text
+
+
+@pytest.mark.parametrize("value", ["echo -rf", "a=b", "'=1", "", 5, -5, None, 1.5])
+def test_everything_else_is_left_alone(value: Any) -> None:
+    assert exports.safe(value) == value
+
+
+@pytest.mark.usefixtures("app")
+def test_a_csv_reads_back_as_it_was_whatever_stands_in_it() -> None:
+    hostile = '=HYPERLINK("http://evil.example","x"),\r\n"quoted"; é'
+    make_job("dead", id="job1", command=hostile, last_error='-2+3, "so"\nand so', priority=-5, exit_code=1)
+    text = "".join(JobList(search.parse("")).file("csv"))
+    assert text.split("\r\n")[0] == ",".join(exports.COLUMNS)
+    assert text.endswith("\r\n")
+    assert "env" not in exports.COLUMNS
+    (row,) = rows(JobList(search.parse("")))
+    assert row["command"] == "'" + hostile
+    assert row["last_error"] == "'" + '-2+3, "so"\nand so'
+    assert (row["id"], row["priority"], row["exit_code"], row["timeout"]) == ("job1", "-5", "1", "")
+
+
+@pytest.mark.usefixtures("app")
+def test_labels_are_one_cell_and_a_list() -> None:
+    make_job(id="job1", requires="gpu,ssd")
+    make_job(id="job2")
+    assert [row["requires"] for row in rows(JobList(search.parse("")))] == ["", "gpu,ssd"]
+    assert [line["requires"] for line in lines(JobList(search.parse("")))] == [[], ["gpu", "ssd"]]
+
+
+@pytest.mark.usefixtures("app")
+def test_variables_have_their_values_for_those_who_may_submit_only() -> None:
+    make_job(id="job1", env='{"SECRET": "s3cr3t"}')
+    assert lines(JobList(search.parse("")))[0]["env"] == {"SECRET": None}
+    assert lines(JobList(search.parse(""), with_env=True))[0]["env"] == {"SECRET": "s3cr3t"}
+    assert "s3cr3t" not in "".join(JobList(search.parse(""), with_env=True).file("csv"))
+
+
+@pytest.mark.usefixtures("app")
+def test_an_empty_list_is_a_header_or_nothing() -> None:
+    assert "".join(JobList(search.parse("")).file("csv")) == ",".join(exports.COLUMNS) + "\r\n"
+    assert "".join(JobList(search.parse("")).file("jsonl")) == ""

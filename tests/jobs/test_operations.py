@@ -1,0 +1,143 @@
+"""What people do to the queue: each verb, what it refuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from webapp.core import enqueue as enqueueing
+from webapp.core import job_spec
+from webapp.db.engines import reading
+from webapp.db.models import Event, Job
+from webapp.jobs import bulk_actions, job_detail, operations
+from webapp.jobs.filters import JobFilter
+
+
+def enqueue(*commands: str, **fields: object) -> list[str]:
+    return operations.enqueue([job_spec.parse({"command": command, **fields}) for command in commands], "person:test")
+
+
+def job(job_id: str) -> Job:
+    with reading() as session:
+        found = job_detail.find(session, job_id)
+    assert found is not None
+    return found
+
+
+@pytest.mark.usefixtures("app")
+def test_a_job_without_a_time_is_pending_and_one_with_a_delay_is_scheduled() -> None:
+    [now] = enqueue("true")
+    [later] = enqueue("true", delay=60)
+    assert job(now).state == "pending"
+    assert job(later).state == "scheduled"
+    assert 59_000_000 <= job(later).run_at - job(later).created_at <= 60_000_000
+
+
+@pytest.mark.usefixtures("app")
+def test_a_time_in_the_past_counts_as_now() -> None:
+    [past] = enqueue("true", run_at="2001-01-01T00:00:00Z")
+    assert (job(past).state, job(past).run_at) == ("pending", job(past).created_at)
+
+
+@pytest.mark.usefixtures("app")
+def test_a_taken_id_is_refused_with_its_state_and_nothing_of_the_batch_is_stored() -> None:
+    enqueue("true", id="job1")
+    with pytest.raises(job_spec.SpecError, match=r"id: 'job1' is taken by a job that is pending\."):
+        operations.enqueue([job_spec.parse({"command": "true", "id": i}) for i in ("new", "job1")], "person:test")
+    with reading() as session:
+        assert list(session.scalars(select(Job.id))) == ["job1"]
+
+
+@pytest.mark.usefixtures("app")
+def test_a_form_sent_twice_makes_one_job() -> None:
+    spec = job_spec.parse({"command": "true"})
+    first = operations.enqueue([spec], "person:test", form_key="k1")
+    assert operations.enqueue([spec], "person:test", form_key="k1") == first
+    assert operations.enqueue([spec], "person:test", form_key="k2") != first
+
+
+@pytest.mark.usefixtures("app")
+def test_cancel_stops_what_waits_and_names_what_it_could_not_stop() -> None:
+    [waiting] = enqueue("true")
+    outcome = operations.cancel([waiting, "nobody"], "person:ana")
+    assert (outcome.moved, outcome.refused) == ([waiting], {"nobody": None})
+    assert operations.cancel([waiting], "person:ana").refused == {waiting: "cancelled"}
+    assert job(waiting).finished_at is not None
+
+
+@pytest.mark.usefixtures("app")
+def test_requeue_makes_a_cancelled_job_pending_with_a_clean_slate() -> None:
+    [cancelled] = enqueue("true")
+    operations.cancel([cancelled], "person:ana")
+    assert operations.requeue([cancelled], "person:ana").moved == [cancelled]
+    assert (job(cancelled).state, job(cancelled).failures, job(cancelled).finished_at) == ("pending", 0, None)
+    assert operations.requeue([cancelled], "person:ana").refused == {cancelled: "pending"}
+
+
+@pytest.mark.usefixtures("app")
+def test_run_now_moves_a_scheduled_job_and_only_such_a_one() -> None:
+    [later] = enqueue("true", delay=3600)
+    assert operations.run_now([later], "person:ana").moved == [later]
+    assert operations.run_now([later], "person:ana").refused == {later: "pending"}
+
+
+@pytest.mark.usefixtures("app")
+def test_a_discarded_job_is_gone_but_who_did_it_is_recorded() -> None:
+    [doomed] = enqueue("true")
+    assert operations.discard([doomed], "person:ana").moved == [doomed]
+    with reading() as session:
+        assert job_detail.find(session, doomed) is None
+        events = session.execute(select(Event.verb, Event.actor).where(Event.subject == f"job:{doomed}")).tuples().all()
+    assert list(events) == [("discard", "person:ana")]
+
+
+@pytest.mark.usefixtures("app")
+def test_a_bulk_act_moves_all_that_match_in_several_transactions() -> None:
+    enqueue(*["true"] * (bulk_actions.BATCH + 3))
+    enqueue("true", queue="other", id="kept")
+    result = bulk_actions.act_on_all("cancel", JobFilter(queue="default"), "person:ana")
+    assert (result.moved, result.skipped, result.done) == (bulk_actions.BATCH + 3, 0, True)
+    assert job("kept").state == "pending"
+
+
+@pytest.mark.usefixtures("app")
+def test_a_bulk_act_leaves_jobs_alone_that_came_after_it_was_asked() -> None:
+    enqueue("true", id="before")
+    act = bulk_actions.start("cancel", JobFilter(), "person:ana")
+    enqueue("true", id="after")
+    assert bulk_actions.advance(act).moved == 1
+    assert (job("before").state, job("after").state) == ("cancelled", "pending")
+
+
+@pytest.mark.usefixtures("app")
+def test_a_queue_that_no_job_has_named_cannot_be_paused() -> None:
+    with pytest.raises(operations.NotFound, match="no such queue: 'mial'"):
+        operations.pause_queue("mial", "person:ana")
+    assert operations.pause_queue("default", "person:ana") is True
+    assert operations.pause_queue("default", "person:ana") is False
+    assert operations.resume_queue("default", "person:ana") is True
+
+
+def test_a_job_row_that_breaks_the_rules_is_refused_by_the_database_itself(app: Flask) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    from webapp.db.engines import writing
+
+    [waiting] = enqueue("true")
+    with pytest.raises(IntegrityError), writing() as session:
+        session.query(Job).filter_by(id=waiting).update({"state": "processing"})
+
+
+def _asks(label: str, queue: str = "default") -> job_spec.JobSpec:
+    return job_spec.parse({"command": "true", "requires": label, "queue": queue})
+
+
+def test_there_are_only_so_many_ways_to_ask_of_one_queue(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and pages look through them one by one."""
+    monkeypatch.setattr(enqueueing, "MOST_LANES", 2)
+    operations.enqueue([*map(_asks, "ab")], "person:ana")
+    operations.enqueue([_asks("a")], "person:ana")
+    with pytest.raises(job_spec.SpecError, match="require 2 different sets of labels already"):
+        operations.enqueue([_asks("c")], "person:ana")
+    operations.enqueue([_asks("c", "other")], "person:ana")

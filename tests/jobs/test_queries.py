@@ -1,0 +1,193 @@
+"""What pages and commands show: lists in their order, pages that meet without gap or overlap, counts that stop."""
+
+from __future__ import annotations
+
+import random
+from typing import Optional
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, text, update
+
+from tests.factories import make_job
+from webapp.core import job_spec
+from webapp.db import engines
+from webapp.db.engines import reading, writing
+from webapp.db.models import STATES, Job
+from webapp.jobs import operations, queries
+from webapp.jobs.filters import FilterError, JobFilter
+from webapp.lib import clock
+
+_TERMINAL = {"completed", "dead", "cancelled"}
+
+
+def fill(number: int, state: str) -> None:
+    """So many jobs in one state, with times and priorities that collide and are out of order."""
+    luck = random.Random(state)
+    specs = [
+        job_spec.parse(
+            {"command": f"echo {n}", "queue": luck.choice(["a", "b", "default"]), "priority": luck.randint(-2, 2)}
+        )
+        for n in range(number)
+    ]
+    ids = operations.enqueue(specs, "person:test")
+    now = clock.now()
+    with writing() as session:
+        for id_ in ids:
+            at = now - luck.randint(0, 20) * clock.SECOND
+            held = {"token": "t", "worker_id": "w", "started_at": at} if state == "processing" else {}
+            ended = {"finished_at": at} if state in _TERMINAL else {}
+            session.execute(update(Job).where(Job.id == id_).values(state=state, run_at=at, **held, **ended))
+
+
+def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
+    """All ids by going to the end page by page, and again by coming back."""
+    there: list[list[str]] = []
+    after: Optional[str] = None
+    with reading() as session:
+        while True:
+            page = queries.page_of_jobs(session, wanted, limit=limit, after=after)
+            there.append([job.id for job in page.jobs])
+            if page.older is None:
+                break
+            after = page.older
+        back = [there[-1]]
+        before = page.newer
+        while before is not None:
+            page = queries.page_of_jobs(session, wanted, limit=limit, before=before)
+            back.insert(0, [job.id for job in page.jobs])
+            before = page.newer
+    return [id_ for page_ids in there for id_ in page_ids], [id_ for page_ids in back for id_ in page_ids]
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("state", STATES)
+def test_pages_of_a_state_meet_without_gap_or_overlap_and_lead_back_the_same_way(state: str) -> None:
+    fill(37, state)
+    whole, _ = walk(JobFilter(state=state), 100)
+    assert len(whole) == 37
+    assert walk(JobFilter(state=state), 5) == (whole, whole)
+
+
+@pytest.mark.usefixtures("app")
+def test_all_jobs_are_listed_newest_first() -> None:
+    fill(12, "completed")
+    with reading() as session:
+        seqs = [job.seq for job in queries.page_of_jobs(session, JobFilter()).jobs]
+    assert seqs == sorted(seqs, reverse=True)
+    assert len(seqs) == 12
+
+
+@pytest.mark.usefixtures("app")
+def test_pending_jobs_are_listed_as_they_will_be_claimed() -> None:
+    fill(30, "pending")
+    with reading() as session:
+        jobs = queries.page_of_jobs(session, JobFilter(state="pending")).jobs
+    order = [(-job.priority, job.run_at, job.seq) for job in jobs]
+    assert order == sorted(order)
+    assert len({job.queue for job in jobs}) == 3
+
+
+@pytest.mark.usefixtures("app")
+def test_a_text_is_found_in_ids_and_commands_whatever_its_case_and_characters() -> None:
+    for id_, command in (("Alpha", "true"), ("b", "echo ALPHA"), ("c", "echo 100%_\\"), ("d", "echo 100xx")):
+        operations.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
+    with reading() as session:
+        assert {job.id for job in queries.page_of_jobs(session, JobFilter(text="alpha")).jobs} == {"Alpha", "b"}
+        assert {job.id for job in queries.page_of_jobs(session, JobFilter(text="100%_\\")).jobs} == {"c"}
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("key", ["", "x", "1", "1,2,3,4", "1,x", f"{2**70},1"])
+def test_a_page_key_that_no_list_made_is_refused(key: str) -> None:
+    with reading() as session, pytest.raises(ValueError):
+        queries.page_of_jobs(session, JobFilter(state="dead"), after=key)
+
+
+def test_a_filter_for_no_known_state_is_refused_with_those_that_are() -> None:
+    with pytest.raises(FilterError, match=r"no such state: 'done'\. Expected one of scheduled, pending"):
+        JobFilter(state="done")
+
+
+@pytest.mark.usefixtures("app")
+def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(5, "dead")
+    monkeypatch.setattr(queries, "COUNT_CAP", 4)
+    with reading() as session:
+        counts = queries.count_states(session)
+    assert (str(counts["dead"]), counts["dead"].capped) == ("4+", True)
+    assert (str(counts["pending"]), counts["pending"].capped) == ("0", False)
+
+
+@pytest.mark.usefixtures("app")
+def test_a_queue_shows_what_waits_and_since_when() -> None:
+    fill(9, "pending")
+    with reading() as session:
+        views = {view.queue.name: view for view in queries.queues(session)}
+        oldest = queries.oldest_pending(session)
+    assert sum(view.pending.number for view in views.values()) == 9
+    assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
+
+
+def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: Flask) -> None:
+    fill(3, "pending")
+    with reading() as session:
+        if not engines.is_sqlite():
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+        explain = "EXPLAIN QUERY PLAN " if engines.is_sqlite() else "EXPLAIN "
+        rows = session.execute(text(explain + queries._PENDING.text), {"queue": "a", "requires": "", "most": 9}).all()
+        plan = "\n".join(str(row[-1]) for row in rows)
+    assert plan.count("ix_jobs_claim") >= 3
+    assert "Seq Scan on jobs" not in plan
+    assert "SCAN jobs" not in plan
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None:
+    """No page costs more because the table is large."""
+    fill(3, state)
+    statements: list[str] = []
+    with engines.read_engine().connect() as connection:
+        from sqlalchemy.orm import Session
+
+        session = Session(connection)
+        if not engines.is_sqlite():
+            session.execute(text("SET LOCAL enable_seqscan = off"))
+            session.execute(text("SET LOCAL enable_sort = off"))
+        from sqlalchemy import event
+
+        def see(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+            if "FROM jobs" in statement and "EXPLAIN" not in statement:
+                explain = "EXPLAIN QUERY PLAN " if engines.is_sqlite() else "EXPLAIN "
+                rows = connection.exec_driver_sql(explain + statement, parameters).fetchall()  # type: ignore[arg-type]
+                statements.append("\n".join(str(row[-1]) for row in rows))
+
+        event.listen(connection, "before_cursor_execute", see)
+        queries.page_of_jobs(session, JobFilter(state=state), limit=2)
+        queries.count(session, JobFilter(state=state).where())
+    assert statements
+    for plan in statements:
+        assert "ix_jobs_" in plan
+        assert "TEMP B-TREE" not in plan
+        assert "Sort" not in plan
+
+
+@pytest.mark.usefixtures("app")
+def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -> None:
+    fill(30, "failed")
+    fill(5, "dead")
+    with writing() as session:
+        for number, seq in enumerate(session.scalars(select(Job.seq).order_by(Job.run_at)).all()):
+            session.execute(update(Job).where(Job.seq == seq).values(changed_at=number * 7919 % 100))
+    with reading() as session:
+        shown = [job.changed_at for job in queries.recent_failures(session, limit=8)]
+        every = sorted(session.scalars(select(Job.changed_at)), reverse=True)
+    assert shown == every[:8]
+
+
+def test_labels_are_told_apart_by_case(app: Flask) -> None:
+    make_job("completed", id="large", requires="GPU,ssd")
+    make_job("completed", id="small", requires="gpu,ssd")
+    with reading() as session:
+        found = queries.page_of_jobs(session, JobFilter(requires="GPU")).jobs
+    assert [job.id for job in found] == ["large"]

@@ -1,0 +1,216 @@
+"""What is said to a service manager over a real socket, and what a parent says for its children."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from webapp.lib import sd_notify
+from webapp.lib.sd_notify import Manager, Relay
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="services are started otherwise there")
+kinds = ["path"] + (["abstract"] if sys.platform == "linux" else [])
+
+
+class Service:
+    """The manager's end of the socket."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
+
+    def heard(self) -> list[str]:
+        """What came since the last call: each message is in the queue as soon as it was sent."""
+        messages = []
+        with suppress(BlockingIOError):
+            while True:
+                messages.append(self.socket.recv(4096).decode())
+        return messages
+
+
+@pytest.fixture(params=kinds)
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with tempfile.TemporaryDirectory() as folder:  # a test's own may be longer than a socket's address can be
+        made = Service(f"@{uuid.uuid4().hex}" if request.param == "abstract" else f"{folder}/notify")
+        with closing(made.socket):
+            yield made
+
+
+def environment(service: Service, **more: str) -> dict[str, str]:
+    return {"NOTIFY_SOCKET": service.address, "PATH": "/bin", **more}
+
+
+def test_each_message_is_a_datagram_and_what_is_true_already_is_not_repeated(service: Service) -> None:
+    manager = sd_notify.take(environment(service))
+    manager.status("2 workers")
+    manager.ready()
+    manager.ready()
+    manager.status("2 workers")
+    manager.status("1 worker")
+    manager.stopping()
+    assert service.heard() == ["STATUS=2 workers", "READY=1", "STATUS=1 worker", "STOPPING=1"]
+
+
+def test_whoever_takes_the_variables_is_the_last_to_have_them(service: Service) -> None:
+    given = environment(service, WATCHDOG_USEC="5000000", WATCHDOG_PID=str(os.getpid()))
+    assert sd_notify.take(given).interval == 5.0
+    assert given == {"PATH": "/bin"}
+
+
+def test_ticks_come_at_half_of_the_interval_however_often_they_are_offered(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
+    manager = sd_notify.take(environment(service, WATCHDOG_USEC="4000000"))
+    for offset, due in [(0.0, 2.0), (1.0, 1.0), (1.9, 0.1), (2.0, 2.0)]:
+        now = 100.0 + offset
+        manager.tick()
+        assert manager.due_in() == pytest.approx(due)
+    assert service.heard() == ["WATCHDOG=1"] * 2
+
+
+@pytest.mark.parametrize(
+    "watch", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "1"}]
+)
+def test_nobody_is_told_of_life_who_does_not_watch_this_process(service: Service, watch: dict[str, str]) -> None:
+    manager = sd_notify.take(environment(service, **watch))
+    manager.tick()
+    assert manager.due_in() == float("inf")
+    assert service.heard() == []
+
+
+@pytest.mark.parametrize("address", ["", "notify", "vsock:2:1234", "/nonexistent/notify", "@nobody-is-there"])
+def test_a_manager_that_is_not_there_is_no_reason_to_fail(address: str) -> None:
+    manager = sd_notify.take({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
+    manager.status("1 worker")
+    manager.ready()
+    manager.tick()
+    manager.stopping()
+
+
+def test_a_manager_that_does_not_read_holds_nobody_for_long_and_hears_it_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sd_notify, "SLOWNESS", 0.05)
+    manager = sd_notify.take(environment(service))
+    fill(service)
+    manager.ready()
+    assert not manager.knows_ready
+    assert "READY=1" not in service.heard()
+    manager.ready()
+    assert service.heard() == ["READY=1"]
+
+
+def fill(service: Service) -> None:
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as other:
+        other.setblocking(False)
+        other.connect(service.socket.getsockname())
+        with suppress(OSError):  # BlockingIOError, or ENOBUFS on macOS
+            while True:
+                other.send(b"x")
+
+
+# --- a parent's word for its children ---
+
+
+@pytest.fixture
+def relay(service: Service) -> Iterator[Relay]:
+    made = Relay(sd_notify.take(environment(service, WATCHDOG_USEC="4000000")), ["console", "workers"])
+    with closing(made):
+        yield made
+
+
+@pytest.fixture
+def child(relay: Relay) -> Callable[[str], Manager]:
+    """A child that has just been started."""
+    return lambda name: sd_notify.take(dict(relay.begin(name)))
+
+
+BOTH = ["console", "workers"]
+
+
+def test_all_are_ready_when_the_last_one_is(service: Service, relay: Relay, child: Callable[[str], Manager]) -> None:
+    console, workers = child("console"), child("workers")
+    workers.status("2 workers")
+    workers.ready()
+    relay.look(BOTH, BOTH)
+    assert "READY=1" not in service.heard()
+    console.status("answers")
+    console.ready()
+    relay.look(BOTH, BOTH)
+    assert service.heard() == ["STATUS=console: answers; workers: 2 workers", "READY=1"]
+
+
+def test_one_that_was_stopped_from_elsewhere_is_not_waited_for(
+    service: Service, relay: Relay, child: Callable[[str], Manager]
+) -> None:
+    child("console").ready()
+    relay.look(["console"], ["console"])
+    assert "READY=1" in service.heard()
+
+
+def test_a_child_that_fell_silent_silences_its_parent_until_it_speaks_again(
+    service: Service, relay: Relay, child: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
+    console, workers = child("console"), child("workers")
+    assert (console.interval, workers.interval) == (2.0, 2.0)
+    for one in (console, workers):
+        one.ready()
+    relay.look(BOTH, BOTH)
+    assert service.heard().count("WATCHDOG=1") == 1
+    now = 102.5
+    console.tick()
+    relay.look(BOTH, BOTH)
+    assert (service.heard(), relay.due_in()) == ([], sd_notify.LOOK)
+    workers.tick()
+    relay.look(BOTH, BOTH)
+    assert service.heard() == ["WATCHDOG=1"]
+
+
+def test_a_child_that_starts_or_is_about_to_may_be_silent(
+    service: Service, relay: Relay, child: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
+    console, workers = child("console"), child("workers")
+    for one in (console, workers):
+        one.ready()
+    relay.look(BOTH, BOTH)
+    now = 110.0  # the console has died, and waits for its next start
+    workers.tick()
+    relay.look(BOTH, ["workers"])
+    assert service.heard().count("WATCHDOG=1") == 2
+    child("console")
+    now = 120.0  # which takes its time
+    workers.tick()
+    relay.look(BOTH, BOTH)
+    assert service.heard() == ["WATCHDOG=1"]
+
+
+def test_without_a_manager_children_are_given_nothing_and_nothing_is_made() -> None:
+    with closing(Relay(sd_notify.NOBODY, BOTH)) as relay:
+        assert relay.begin("console") == {}
+        assert relay.descriptors == []
+        relay.look(BOTH, BOTH)
+        assert relay.due_in() == float("inf")
+
+
+def test_nothing_is_left_of_the_sockets_of_a_parent(relay: Relay) -> None:
+    folder = Path(relay.begin("console")["NOTIFY_SOCKET"]).parent
+    assert folder.stat().st_mode & 0o077 == 0
+    relay.close()
+    assert not folder.exists()

@@ -1,0 +1,241 @@
+"""What a keeper does when nobody died: old jobs and records go, bulk acts go on, nobody is expired by mistake."""
+
+from __future__ import annotations
+
+import os
+from typing import Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, select, update
+
+from tests import factories
+from webapp.core import job_spec
+from webapp.db.engines import reading, writing
+from webapp.db.models import Act, Attempt, CommandHour, Event, Job, Minute, Worker
+from webapp.insight import rollups
+from webapp.jobs import bulk_actions, job_detail, operations, settings
+from webapp.jobs.filters import JobFilter
+from webapp.lib import clock
+from worker import processes
+from worker.maintenance import maintenance
+from worker.maintenance.scaling import Scaling
+from worker.messages import GONE, LOOK
+
+DAY = clock.DAY
+
+
+def ended(state: str, days_ago: float) -> Job:
+    job = factories.make_job(state, finished_at=clock.now() - round(days_ago * DAY))
+    factories.make_attempt(job)
+    return job
+
+
+def left() -> set[str]:
+    with reading() as session:
+        return set(session.scalars(select(Job.id)))
+
+
+def prune(**values: int) -> int:
+    kept = settings.Settings()
+    for key, value in values.items():
+        setattr(kept, key, value)
+    return maintenance.prune(kept)
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("state", ["completed", "cancelled", "dead"])
+def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_setting(state: str) -> None:
+    old, young = ended(state, 8.1), ended(state, 6.9)
+    others = {ended(other, 400).id for other in {"completed", "cancelled", "dead"} - {state}}
+    nothing = {f"keep_{other}": 0 for other in ("completed", "cancelled", "dead")}
+    assert prune(**{**nothing, f"keep_{state}": 7}) == 1
+    assert left() == {young.id, *others}
+    with reading() as session:
+        assert session.scalar(select(func.count()).select_from(Attempt).where(Attempt.job_seq == old.seq)) == 0
+
+
+@pytest.mark.usefixtures("app")
+def test_dead_letters_are_kept_for_ever_unless_somebody_says_otherwise() -> None:
+    dead = ended("dead", 5000)
+    ended("completed", 31)
+    assert prune() == 1
+    assert left() == {dead.id}
+
+
+@pytest.mark.usefixtures("app")
+def test_what_has_not_ended_is_kept_however_old_it_is() -> None:
+    jobs = {
+        factories.make_job(state, created_at=1, changed_at=1, run_at=1).id
+        for state in ("pending", "failed", "scheduled")
+    }
+    prune(keep_completed=1, keep_cancelled=1, keep_dead=1)
+    assert left() == jobs
+
+
+@pytest.mark.usefixtures("app")
+def test_many_old_jobs_go_in_small_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "PRUNE_BATCH", 10)
+    operations.enqueue([job_spec.parse({"command": "true"})] * 35, "person:test")
+    bulk_actions.act_on_all("cancel", JobFilter(), "person:test")
+    with writing() as session:
+        session.execute(update(Job).values(finished_at=1))
+    assert prune() == 35
+    assert left() == set()
+
+
+@pytest.mark.usefixtures("app")
+def test_records_of_long_ago_go_and_those_of_living_jobs_stay() -> None:
+    operations.enqueue([job_spec.parse({"id": "job1", "command": "true"})], "person:test")
+    operations.cancel(["job1"], "person:test")
+    operations.set_setting("backoff_base", 3, "person:test")
+    with writing() as session:
+        session.execute(update(Event).values(at=1))
+    prune(keep_cancelled=0)
+    with reading() as session:
+        assert list(session.scalars(select(Event.verb))) == ["cancel"]
+
+
+@pytest.mark.usefixtures("app")
+def test_old_records_go_however_many_of_living_jobs_are_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "PRUNE_BATCH", 2)
+    operations.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
+    operations.cancel(["job0", "job1", "job2"], "person:test")
+    operations.set_setting("backoff_base", 3, "person:test")
+    with writing() as session:
+        session.execute(update(Event).values(at=1))
+    prune(keep_cancelled=0)
+    with reading() as session:
+        assert list(session.scalars(select(Event.verb))) == ["cancel"] * 3
+
+
+@pytest.mark.usefixtures("app")
+def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    operations.enqueue([job_spec.parse({"command": "true"})] * (bulk_actions.BATCH + 5), "person:test")
+    act = bulk_actions.start("cancel", JobFilter(), "person:ana")
+    bulk_actions.advance(act)
+    with writing() as session:
+        session.execute(update(Act).values(lease_until=1))
+    maintenance._Keeper().tick()
+    with reading() as session:
+        row = session.get(Act, act)
+        assert row is not None
+        assert (row.state, row.moved) == ("done", bulk_actions.BATCH + 5)
+
+
+@pytest.mark.usefixtures("app")
+def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_actions, "BATCH", 2)
+    monkeypatch.setattr(maintenance, "ACTS_EVERY_LOOK", 0.0)
+    operations.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
+    act = bulk_actions.start("cancel", JobFilter(), "person:ana")
+    with writing() as session:
+        session.execute(update(Act).values(lease_until=1))
+    one, moved = maintenance._Keeper(), []
+    for _ in range(4):
+        one.tick()
+        with reading() as session:
+            moved.append(bulk_actions.find(session, act).moved)
+    assert moved == [2, 4, 6, 7]
+    assert one.acts == []
+
+
+def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app: Flask) -> None:
+    worker = factories.make_worker(host="elsewhere", seen_at=1, heartbeat=5)
+    one = maintenance._Keeper()
+    for beat in range(3):
+        with writing() as session:
+            session.execute(update(Worker).values(heartbeat=10 + beat))
+        one._last_tick -= 100
+        one.tick()
+    with reading() as session:
+        kept = session.get(Worker, worker.id)
+        assert kept is not None
+        assert kept.state == "running"
+
+
+def test_of_several_keepers_the_one_on_the_workers_machine_is_first_for_it_can_end_the_commands(app: Flask) -> None:
+    me = {"pid": os.getpid(), "pid_started": processes.started(os.getpid())}
+    for name, host in (("here", processes.host_name()), ("there", "elsewhere")):
+        factories.make_worker(id=name, host=host, boot_id=processes.boot_id(), **me)
+    one, looks = maintenance._Keeper(), 0
+    one.tick()
+    gone: dict[str, int] = {}
+    while len(gone) < 2:
+        looks += 1
+        one._last_tick -= maintenance.TICK
+        one.tick()
+        with reading() as session:
+            for name in session.scalars(select(Worker.id).where(Worker.state == "expired")):
+                gone.setdefault(name, looks)
+    assert gone["there"] == gone["here"] + 2
+
+
+def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(app: Flask) -> None:
+    operations.set_setting("lease", 5, "person:test")
+    worker = factories.make_worker(host="elsewhere", heartbeat=5)
+    job = factories.make_job("processing", worker_id=worker.id, attempts=1)
+    one = maintenance._Keeper()
+    one.tick()
+    for _ in range(3):  # no fewer looks, however short the lease is
+        one._last_tick -= maintenance.TICK
+        one.tick()
+    with reading() as session:
+        again = job_detail.find(session, job.id)
+        assert again is not None
+        [attempt] = job_detail.attempts(session, again)
+        assert (again.state, again.losses, attempt.state) == ("pending", 1, "lost")
+        assert "could not be verified" in (attempt.error or "")
+
+
+@pytest.mark.usefixtures("app")
+def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
+    job = factories.make_job("completed")
+    factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.MARGIN)
+    with writing() as session:
+        session.add(CommandHour(at=clock.now() - 9 * DAY, shape="old", runs=1, failures=0, run_time=1))
+    maintenance._Keeper().tick()
+    with reading() as session:
+        assert session.scalars(select(Minute.completed).where(Minute.queue == job.queue)).all() == [1]
+        assert session.scalars(select(CommandHour.shape)).all() == ["echo hello"]
+
+
+class _Crew(Scaling):
+    """One of a supervisor that is not there."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def tick(self) -> None:
+        pass
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the bell says after the supervisor's last word does not make the keeper forget that word."""
+
+    def say_both(_pipe: int, hear: Callable[[str], None]) -> None:
+        hear(GONE)
+        hear(LOOK)
+
+    monkeypatch.setattr(maintenance, "listen", say_both)
+    monkeypatch.setattr(maintenance, "_hear_bell", lambda *_: True)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    crew = _Crew()
+    assert maintenance.run(app, -1, crew) == 0
+    assert crew.ended == 1
+
+
+@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+def test_a_keeper_rests_longer_while_nothing_runs_and_looks_often_while_something_does(app: Flask) -> None:
+    one = maintenance._Keeper()
+    one.tick()
+    assert one.rest == maintenance.REST
+    factories.make_worker(id="w1", pid=os.getpid())
+    factories.make_job("processing", worker_id="w1")
+    one.tick()
+    assert one.rest == maintenance.TICK

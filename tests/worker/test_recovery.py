@@ -1,0 +1,163 @@
+"""Workers that die: their jobs go back, their commands are dead before the next attempt, poison is buried."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, Callable
+
+import psutil
+
+from tests.worker.conftest import Fleet, Queue, both_ways
+from webapp.jobs import operations
+from worker import processes
+
+Start = Callable[..., Fleet]
+
+
+@both_ways
+def test_a_killed_workers_job_goes_back_at_once_and_its_command_is_dead_by_then(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    fleet()
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/$QUEUECTL_ATTEMPT; [ $QUEUECTL_ATTEMPT = 2 ] || sleep 300")
+    first = pid_in(tmp_path / "1")
+    [worker] = queue.workers()
+    os.kill(worker.pid, signal.SIGKILL)
+    job = queue.reaches(job_id, "completed", within=10)
+    assert not alive(first)
+    assert (job.attempts, job.failures, job.losses) == (2, 0, 1)
+    assert [(one.state, one.reason) for one in queue.attempts(job_id)] == [("lost", "lost"), ("completed", "exit")]
+    assert queue.verbs(job_id) == ["lose"]
+    assert [event.verb for event in queue.events(f"worker:{worker.id}")] == ["start", "expire"]
+
+
+def test_what_a_lost_attempt_had_written_is_kept(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
+) -> None:
+    from webapp.db.engines import reading
+    from webapp.jobs import job_detail
+
+    fleet()
+    job_id = queue.enqueue(
+        f"echo so far; echo $$ > {tmp_path}/$QUEUECTL_ATTEMPT; [ $QUEUECTL_ATTEMPT = 2 ] || sleep 300"
+    )
+
+    def stored() -> bool:
+        with reading() as session:
+            output = job_detail.output(session, queue.job(job_id), 1)
+        return output is not None and output.data == b"so far\n"
+
+    eventually(stored)
+    os.kill(queue.workers()[0].pid, signal.SIGKILL)
+    queue.reaches(job_id, "completed")
+    assert queue.attempts(job_id)[0].output == b"so far\n"
+
+
+def test_a_job_that_kills_its_worker_is_buried_after_three_losses_suffered_alone(queue: Queue, fleet: Start) -> None:
+    fleet()
+    # The first loss only makes it run alone; the three that count come after it.
+    job_id = queue.enqueue("kill -9 $PPID; sleep 300")
+    job = queue.reaches(job_id, "dead", within=30)
+    assert (job.attempts, job.losses, job.lone_losses, job.failures) == (4, 4, 3, 0)
+    assert "poison pill" in (job.last_error or "")
+
+
+def test_the_neighbours_of_a_poisonous_job_are_not_buried_with_it(queue: Queue, fleet: Start) -> None:
+    ids = [queue.enqueue("sleep 1.5") for _ in range(7)]
+    poison = queue.enqueue("sleep 0.3; kill -9 $PPID; sleep 300")
+    fleet(slots=8)
+    queue.reaches(poison, "dead", within=60)
+    for job_id in ids:
+        queue.reaches(job_id, "completed", within=60)
+
+
+def test_a_cancelled_job_whose_worker_dies_is_cancelled_and_not_run_again(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
+) -> None:
+    queue.set(kill_grace=60)
+    fleet()
+    job_id = queue.enqueue(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done")
+    pid_in(tmp_path / "pid")
+    operations.cancel([job_id], "person:ana")
+    os.kill(queue.workers()[0].pid, signal.SIGKILL)
+    job = queue.reaches(job_id, "cancelled", within=10)
+    assert job.attempts == 1
+
+
+def test_a_worker_taken_for_dead_ends_what_it_runs_and_is_replaced(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    queue.set(lease=5)
+    fleet()
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/$QUEUECTL_ATTEMPT; [ $QUEUECTL_ATTEMPT = 2 ] || sleep 300")
+    first = pid_in(tmp_path / "1")
+    [worker] = queue.workers()
+    os.kill(worker.pid, signal.SIGSTOP)  # its heartbeat stands still, but its process is there
+    queue.reaches(job_id, "completed", within=30)
+    assert not alive(first)
+    assert not alive(worker.pid)
+    assert queue.job(job_id).losses == 1
+
+
+@both_ways
+def test_workers_whose_supervisor_was_killed_finish_what_they_run_and_end(
+    queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any], alive: Callable[[int], bool]
+) -> None:
+    one = fleet(count=2)
+    job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
+    eventually((tmp_path / "here").exists)
+    family = [child.pid for child in psutil.Process(one.process.pid).children()]
+    assert len(family) == 3
+    os.kill(one.process.pid, signal.SIGKILL)
+    (tmp_path / "go").touch()
+    queue.reaches(job_id, "completed")
+    eventually(lambda: not any(alive(pid) for pid in family))
+
+
+def test_after_everything_was_killed_a_new_start_takes_up_what_was_left(
+    queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
+) -> None:
+    one = fleet()
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/$QUEUECTL_ATTEMPT; [ $QUEUECTL_ATTEMPT = 2 ] || sleep 300")
+    first = pid_in(tmp_path / "1")
+    workers = [child.pid for child in psutil.Process(one.process.pid).children()]
+    for pid in (one.process.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
+    assert alive(first)
+    fleet(ready=False)
+    queue.reaches(job_id, "completed")
+    assert not alive(first)
+    assert queue.job(job_id).losses == 1
+
+
+def test_a_dead_keeper_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+    one = fleet()
+    [worker] = queue.workers()
+    [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: "keeper ended (signal 9); starting another" in one.text())
+    os.kill(worker.pid, signal.SIGKILL)
+    eventually(lambda: worker.id in {one.id for one in queue.workers("expired")})
+
+
+def test_a_keeper_that_stands_still_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+    one = fleet()
+    [worker] = queue.workers()
+    [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
+    os.kill(keeper, signal.SIGSTOP)
+    eventually(lambda: "keeper ended (signal 9); starting another" in one.text(), 30)
+
+
+def test_a_command_is_known_by_its_token_whatever_else_its_environment_says(eventually: Callable[..., Any]) -> None:
+    for others in ({}, {"X_QUEUECTL_TOKEN": "mine"}, {"NOTE": "see QUEUECTL_TOKEN=theirs"}):
+        with subprocess.Popen(["sleep", "60"], env={**os.environ, **others, "QUEUECTL_TOKEN": "a-token"}) as process:
+            eventually(lambda: processes.token_of(process.pid) == "a-token")
+            assert processes.end_tokens(["a-token"])
+            assert process.wait(5) == -signal.SIGKILL
+    with subprocess.Popen(["sleep", "60"], env={"NOTE": "see QUEUECTL_TOKEN=a-token"}) as process:
+        eventually(lambda: b"NOTE" in Path(f"/proc/{process.pid}/environ").read_bytes())
+        assert processes.token_of(process.pid) is None
+        process.kill()

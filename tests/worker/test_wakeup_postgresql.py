@@ -1,0 +1,255 @@
+"""LISTEN on PostgreSQL: an idle worker is told of work, notices when it is not told any more, and says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from flask import Flask
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+
+from tests.conftest import execute
+from tests.worker.conftest import Fleet, Queue
+from webapp.config import Config
+from webapp.db import engines as db
+from webapp.db.engines import WorkerConnection
+from webapp.lib import clock
+from worker.loop import wakeup_postgresql
+from worker.loop.wakeup import BLIND_LOOK, SLOW_LOOK
+from worker.loop.wakeup_postgresql import Notified
+
+pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+Start = Callable[..., Fleet]
+
+
+class Listening:
+    """A heartbeat's thread that only listens."""
+
+    def __init__(self, app: Flask, connected: Callable[[], None] = lambda: None) -> None:
+        self.wakeup = Notified(selects=True)
+        self.connection = db.worker_connection()
+        connected()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            if not self.wakeup.listen(self.connection, self._ended, 0.1):
+                try:
+                    self.connection.reconnect()
+                except self.connection.errors:
+                    continue
+
+    @property
+    def hears(self) -> bool:
+        return self.wakeup.slow_look == SLOW_LOOK
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join(10)
+        self.wakeup.close()
+        self.connection.close()
+
+
+@pytest.fixture
+def listening(app: Flask, eventually: Callable[..., Any]) -> Iterator[Listening]:
+    one = Listening(app)
+    assert one.wakeup.slow_look == BLIND_LOOK, "it does not trust what it has not heard"
+    eventually(lambda: one.hears)
+    one.wakeup.rang()
+    yield one
+    one.end()
+
+
+def test_it_rings_for_each_job_that_is_stored(
+    listening: Listening, queue: Queue, eventually: Callable[..., Any]
+) -> None:
+    for _ in range(2):
+        assert not listening.wakeup.rang()
+        queue.enqueue("true")
+        eventually(listening.wakeup.rang)
+
+
+def test_it_rings_when_people_change_what_workers_may_do(
+    listening: Listening, queue: Queue, eventually: Callable[..., Any]
+) -> None:
+    queue.set(max_retries=1)
+    eventually(listening.wakeup.rang)
+
+
+def test_it_rings_for_nothing_that_was_rolled_back(
+    listening: Listening, queue: Queue, eventually: Callable[..., Any]
+) -> None:
+    with pytest.raises(ZeroDivisionError), db.writing():
+        raise ZeroDivisionError
+    with db.writing(rings=False):
+        pass
+    assert not listening.wakeup.rang()
+    queue.enqueue("true")  # what is notified arrives in order: had they rung, this would be the second
+    eventually(listening.wakeup.rang)
+
+
+def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
+    listening: Listening, queue: Queue, eventually: Callable[..., Any], postgresql_server: URL
+) -> None:
+    before = listening.connection.driver
+    pid = before.info.backend_pid
+    execute(postgresql_server, f"SELECT pg_terminate_backend({pid})")
+    eventually(listening.wakeup.rang)
+    eventually(lambda: listening.hears and listening.connection.driver is not before)
+    listening.wakeup.rang()
+    queue.enqueue("true")
+    eventually(listening.wakeup.rang)
+
+
+def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a_second(
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    eventually: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr(wakeup_postgresql, "ECHO_WITHIN", 0.2)
+    monkeypatch.setattr(Notified, "_take_in", lambda *_: None)
+    caplog.set_level(logging.WARNING)
+    one = Listening(app)
+    eventually(lambda: "brings no notifications" in caplog.text)
+    assert one.wakeup.slow_look == BLIND_LOOK
+    one.end()
+
+
+def number(condition: str) -> int:
+    """How many connections to this database, beside the one that asks, are such."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with db.reading() as session:
+        return int(session.execute(text(f"SELECT count(*) {others} AND {condition}")).scalar_one())
+
+
+def test_where_no_second_connection_can_be_had_it_listens_all_the_same(
+    app: Flask, queue: Queue, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+) -> None:
+    """As on a server that takes no more of them: then it does not know whether it hears, and looks twice a second."""
+
+    def refuse() -> None:
+        raise OSError("no more connections")
+
+    one = Listening(app, lambda: monkeypatch.setattr(db.db.engines["worker"], "raw_connection", refuse))
+    eventually(one.wakeup.rang)
+    assert not one.hears
+    queue.enqueue("true")
+    eventually(one.wakeup.rang)
+    one.end()
+
+
+def test_no_transaction_is_open_while_a_command_runs(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
+    fleet(count=1)
+    job = queue.enqueue("echo begun; sleep 60", id="long")
+    eventually(lambda: queue.job(job).state == "processing")
+    begun = queue.job(job).started_at or 0
+    eventually(lambda: clock.now() - begun > clock.seconds(3))  # by then its output is stored live
+    assert number("state LIKE 'idle in transaction%' AND xact_start < now() - interval '1 second'") == 0
+
+
+def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+    """PostgreSQL allows a hundred by default."""
+    queue.enqueue("true")
+    before, keeper = number("true"), 2  # it reads and writes
+    fleet(count=3)
+    done = [queue.enqueue("true") for _ in range(8)]
+    eventually(lambda: all(queue.job(job).state == "completed" for job in done))
+    eventually(lambda: number("true") - before == 3 * 2 + keeper)
+
+
+# --- behind a pooler that hands out its connections by the transaction ---
+
+
+@pytest.fixture
+def pooled(config: Config, tmp_path: Path, eventually: Callable[..., Any]) -> Iterator[str]:
+    """The address of the test's database behind PgBouncer."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or ""
+    if not program:
+        message = "no PgBouncer on this machine: install it (Debian: apt install pgbouncer)"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    folder = Path(tempfile.mkdtemp(prefix="queuectl-bouncer-"))
+    server = make_url(config.database_url or "")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    host = str(server.host or server.query.get("host"))
+    password = f" password={server.password}" if server.password else ""
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host={host} port={server.port or 5432} user={server.username}{password}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
+        "default_pool_size = 5\nunix_socket_dir =\nmax_client_conn = 100\n"
+    )
+    as_whom: list[str] = []
+    if os.geteuid() == 0:  # which it refuses to be; the server's socket may be its user's alone
+        somebody = pwd.getpwuid(os.stat(host).st_uid) if os.path.isabs(host) else pwd.getpwnam("nobody")
+        for path in (folder, folder / "pgbouncer.ini"):
+            os.chown(path, somebody.pw_uid, somebody.pw_gid)
+        as_whom = ["-u", somebody.pw_name]
+    with (tmp_path / "pgbouncer.log").open("wb") as log:
+        process = subprocess.Popen([program, *as_whom, str(folder / "pgbouncer.ini")], stdout=log, stderr=log)
+    try:
+        eventually(lambda: _answers(port))
+        yield f"postgresql://anybody@127.0.0.1:{port}/{server.database}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
+    queue: Queue,
+    pooled: str,
+    fleet: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[..., Any],
+    home: Path,
+) -> None:
+    monkeypatch.setenv("QUEUECTL_DATABASE_URL", pooled)
+    workers = fleet(count=2)
+    jobs = [queue.enqueue("echo hello") for _ in range(60)]  # enough for statements to be prepared, were they
+    eventually(lambda: all(queue.job(job).state == "completed" for job in jobs), within=40)
+    eventually(lambda: "brings no notifications" in workers.text(), within=15)
+    last = queue.enqueue("true")
+    eventually(lambda: queue.job(last).state == "completed", within=5)
+
+
+def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, pooled: str, tmp_path: Path) -> None:
+    """A reader's transactions are read-only and a worker's not durable; the connections are the same."""
+    from webapp.db.application import create_core
+
+    own = create_core(Config(home=tmp_path / "pooled", database_url=pooled.replace("://", "+psycopg://", 1),
+                             public_url=None), migrate=False)  # fmt: skip
+    with own.app_context():
+        worker: WorkerConnection = db.worker_connection()
+        for _ in range(12):  # more often than there are connections
+            with db.reading() as session:
+                assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
+            with worker.transaction() as cursor:
+                cursor.execute("UPDATE control SET pulse = pulse + 1")
+            with db.writing() as session:
+                assert session.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
+                assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "off"
+        worker.close()
+        for engine in db.db.engines.values():
+            engine.dispose()

@@ -1,0 +1,1 @@
+"""Users, sessions, tokens, log-in throttling, saved searches."""

@@ -1,0 +1,103 @@
+"""Log-in slows down where it keeps failing: for an account, and for the address that tries.
+
+Failures are counted before the password is looked at, so that many tries at once gain nothing, and taken back when it
+was right. Nobody is locked out for good: the wait never exceeds LONGEST, a browser in which the account has logged in
+before is counted by itself alone (whoever attacks the account, or shares its owner's address, does not slow down the
+owner), and a new password, by `user passwd` too, clears the account. See OWASP's 'Slow Down Online Guessing Attacks
+with Device Cookies'.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Optional
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from webapp.db.engines import is_sqlite, writing
+from webapp.db.models import Throttle
+from webapp.lib import clock
+
+FREE = {"account": 5, "browser": 10, "address": 30, "token": 60}  # failures in a row that cost no wait
+LONGEST = 15 * 60  # seconds
+FORGET = clock.seconds(3600)  # what is older counts no more
+
+
+def account(name: str) -> str:
+    return f"account:{name.lower()[:64]}"
+
+
+def browser(user_id: int, device: str) -> str:
+    return f"browser:{user_id}:{device}"
+
+
+def address(text: Optional[str], kind: str = "address") -> str:
+    """Of IPv6 a whole /64, which one home or server has to itself."""
+    try:
+        parsed = ipaddress.ip_address((text or "").partition("%")[0])
+    except ValueError:
+        return f"{kind}:{(text or 'unknown')[:64]}"
+    if parsed.version == 6:
+        mapped = parsed.ipv4_mapped
+        return f"{kind}:{mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64))}"
+    return f"{kind}:{parsed}"
+
+
+def admit(keys: Sequence[str]) -> float:
+    """Count one more failure for each key, unless one of them has to wait; return the wait in seconds, 0 for none."""
+    now = clock.now()
+    with writing() as session:
+        rows = {key: _row(session, key) for key in sorted(keys)}
+        wait = max((row.until - now for row in rows.values()), default=0)
+        if wait > 0:
+            return wait / clock.SECOND
+        for key, row in rows.items():
+            row.failures = row.failures + 1 if row.last_at > now - FORGET else 1
+            row.last_at = now
+            row.until = now + clock.seconds(_wait(row.failures - FREE[key.partition(":")[0]]))
+    return 0.0
+
+
+def wait_of(session: Session, key: str) -> float:
+    """Seconds that a key has to wait, without counting anything."""
+    until = session.scalar(select(Throttle.until).where(Throttle.key == key)) or 0
+    return max(0, until - clock.now()) / clock.SECOND
+
+
+def forgive(keys: Sequence[str]) -> None:
+    """The password was right: one failure less for the addresses, none any more for what is the person's own."""
+    with writing() as session:
+        for key in sorted(keys):
+            row = _row(session, key)
+            row.failures = max(0, row.failures - 1) if key.startswith(("address:", "token:")) else 0
+            row.until = 0
+
+
+def clear(session: Session, name: str) -> None:
+    """Let an account begin anew, in the caller's transaction."""
+    session.execute(delete(Throttle).where(Throttle.key == account(name)))
+
+
+def prune(session: Session) -> None:
+    session.execute(delete(Throttle).where(Throttle.last_at < clock.now() - FORGET))
+
+
+def _wait(beyond: int) -> float:
+    """1, 2, 4 … seconds after each failure beyond the free ones."""
+    return 0.0 if beyond < 0 else float(min(LONGEST, 2 ** min(beyond, 20)))
+
+
+def _row(session: Session, key: str) -> Throttle:
+    """The row of a key, locked; made if it is missing."""
+    if not is_sqlite():
+        from sqlalchemy.dialects.postgresql import insert
+
+        values = {"key": key, "failures": 0, "last_at": 0, "until": 0}
+        session.execute(insert(Throttle).values(values).on_conflict_do_nothing())
+    row = session.scalar(select(Throttle).where(Throttle.key == key).with_for_update())
+    if row is None:
+        row = Throttle(key=key, failures=0, last_at=0, until=0)
+        session.add(row)
+    return row

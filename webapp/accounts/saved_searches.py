@@ -1,0 +1,105 @@
+"""Views: searches that a person keeps under a name. Each has their own, and nobody else sees or changes them."""
+
+from __future__ import annotations
+
+import re
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from webapp.db import audit
+from webapp.db.engines import reading, writing
+from webapp.db.models import View
+from webapp.jobs.operations import NotFound
+from webapp.lib import clock
+
+MOST = 50  # of one person
+LONGEST_NAME = 60  # characters
+TAKEN = "You have a view called '{}' already. Choose another name, or remove that one first."
+_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class ViewError(ValueError):
+    """A view that cannot be kept under this name; the message says why."""
+
+
+def save(user_id: int, name: str, query: str, actor: str) -> View:
+    """Keep a search, the query of a list's address, under a name. Raises ViewError."""
+    name = _checked(name)
+    with writing() as session:
+        mine = of(session, user_id)
+        _refuse_taken(mine, name)
+        if len(mine) >= MOST:
+            raise ViewError(f"You have {MOST} views, which is as many as there can be. Remove one first.")
+        view = View(user_id=user_id, name=name, query=query, created_at=clock.now())
+        session.add(view)
+        _flush(session, name)
+        audit.note(session, "save_view", [f"view:{name}"], actor, details=[{"after": {"search": query}}])
+        return view
+
+
+def rename(user_id: int, view_id: int, name: str, actor: str) -> None:
+    """Give a view of this person another name. Raises ViewError, NotFound."""
+    name = _checked(name)
+    with writing() as session:
+        view = _mine(session, user_id, view_id)
+        before = view.name
+        if name == before:
+            return
+        _refuse_taken([one for one in of(session, user_id) if one.id != view_id], name)
+        view.name = name
+        _flush(session, name)
+        change = {"before": {"name": before}, "after": {"name": name}}
+        audit.note(session, "rename_view", [f"view:{name}"], actor, details=[change])
+
+
+def remove(user_id: int, view_id: int, actor: str) -> View:
+    """Forget a view of this person; returns what it was. Raises NotFound."""
+    with writing() as session:
+        view = _mine(session, user_id, view_id)
+        session.delete(view)
+        audit.note(session, "remove_view", [f"view:{view.name}"], actor, details=[{"before": {"search": view.query}}])
+        return view
+
+
+def of(session: Session, user_id: int) -> list[View]:
+    """This person's, by name."""
+    mine = session.scalars(select(View).where(View.user_id == user_id))
+    return sorted(mine, key=lambda view: (view.name.casefold(), view.name))
+
+
+def find(user_id: int, view_id: int) -> View:
+    """Raises NotFound where this person has no such view."""
+    with reading() as session:
+        return _mine(session, user_id, view_id)
+
+
+def _mine(session: Session, user_id: int, view_id: int) -> View:
+    view = session.get(View, view_id)
+    if view is None or view.user_id != user_id:
+        raise NotFound("you have no such view. It may have been removed.")
+    return view
+
+
+def _checked(name: str) -> str:
+    name = " ".join(name.split())
+    if not name:
+        raise ViewError("The view needs a name, such as 'dead mails'.")
+    if len(name) > LONGEST_NAME:
+        raise ViewError(f"A name has at most {LONGEST_NAME} characters; this one has {len(name)}.")
+    if _ODD.search(name):
+        raise ViewError("The name contains a character that cannot be shown.")
+    return name
+
+
+def _refuse_taken(views: list[View], name: str) -> None:
+    if any(view.name.casefold() == name.casefold() for view in views):
+        raise ViewError(TAKEN.format(name))
+
+
+def _flush(session: Session, name: str) -> None:
+    try:
+        session.flush()
+    except IntegrityError:  # PostgreSQL only: another of this person's browsers was first
+        raise ViewError(TAKEN.format(name)) from None

@@ -1,0 +1,1 @@
+"""Work on a whole installation: `doctor` and moving a queue to another database."""

@@ -1,0 +1,242 @@
+"""The rows of every table from one database into the other: in batches by key, counted and summed on the way.
+
+A batch is one transaction of the target, with the note of how far it came; whoever is killed goes on from there. The
+source must take no writes. What a table holds is summed up as the number of its rows and a checksum in which their
+order does not matter, for two databases sort texts differently; rows are hashed here, from the values that the drivers
+give, so that both sides say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Optional
+
+from sqlalchemy import Column, LargeBinary, Select, String, Table, cast, func, insert, select, text, tuple_
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from webapp.admin.move import marks
+from webapp.admin.move.sides import MoveError, Side, Tick
+from webapp.db import db_errors
+from webapp.db.engines import Base
+
+ROWS = 2000  # of one batch, at the most
+BYTES = 8 * 1024**2  # of texts and outputs in one batch; one row alone may be larger
+_MODULUS = 2**128
+
+
+def tables() -> list[Table]:
+    """All that are copied, in an order in which what is referred to is there first."""
+    return list(Base.metadata.sorted_tables)
+
+
+@dataclass
+class Sum:
+    """How many rows, and the sum of their hashes."""
+
+    rows: int = 0
+    value: int = 0
+
+    def add(self, rows: Sequence[Sequence[Any]]) -> None:
+        self.rows += len(rows)
+        self.value = (self.value + sum(map(_hash, rows))) % _MODULUS
+
+
+def _hash(row: Sequence[Any]) -> int:
+    """`ascii` and no other text of the values, for it is the same on every Python; bytes as they are, being long."""
+    blobs = [value for value in row if type(value) is bytes]
+    found = blake2b(digest_size=16)
+    found.update(ascii([len(value) if type(value) is bytes else value for value in row]).encode())
+    for blob in blobs:
+        found.update(blob)
+    return int.from_bytes(found.digest(), "big")
+
+
+@dataclass
+class Progress:
+    """How far the copy of one table is: the last key, what was copied up to it, whether that is all."""
+
+    after: Optional[list[Any]] = None
+    sum: Sum = field(default_factory=Sum)
+    done: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return {"after": self.after, "rows": self.sum.rows, "sum": f"{self.sum.value:032x}", "done": self.done}
+
+    @staticmethod
+    def of(found: Mapping[str, Any]) -> Progress:
+        return Progress(found["after"], Sum(found["rows"], int(found["sum"], 16)), found["done"])
+
+
+def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], tick: Tick) -> dict[str, Sum]:
+    """Bring what is missing into the target; `progress` is what its record of the move says. Returns each table's sum.
+
+    Raises MoveError where the target does not take a batch: a value does not fit, the disk is full.
+    """
+    parts = {name: Progress.of(found) for name, found in progress.items()}
+    for table in tables():
+        part = parts.setdefault(table.name, Progress())
+        tick(part.sum.rows)
+        while not part.done:
+            with source.reading() as connection:
+                rows, part.done = _page(connection, table, part.after)
+            if not rows:
+                break
+            part.sum.add(rows)
+            part.after = list(_key_of(table, rows[-1]))
+            with _told(target, table), target.writing() as connection:
+                _store(connection, table, rows)
+                marks.note(connection, move_id, progress={name: one.as_json() for name, one in parts.items()})
+            tick(len(rows))
+    return {name: part.sum for name, part in parts.items()}
+
+
+@contextmanager
+def _told(target: Side, table: Table) -> Iterator[None]:
+    """What the target says to a batch, as a sentence: by way of SQLAlchemy, or straight from psycopg."""
+    driver: tuple[type[BaseException], ...] = (DBAPIError,)
+    if not target.is_sqlite:
+        import psycopg
+
+        driver = (DBAPIError, psycopg.Error)
+    try:
+        yield
+    except driver as error:
+        reason = db_errors.explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        raise MoveError(f"{target.address} does not take rows of {table.name}: {reason}.") from error
+
+
+def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
+    """Read a whole table, page by page."""
+    found = Sum()
+    for rows in pages(side, table):
+        found.add(rows)
+        tick(len(rows))
+    return found
+
+
+def pages(side: Side, table: Table, columns: Optional[Sequence[Any]] = None) -> Iterator[Sequence[Sequence[Any]]]:
+    """All rows of a table, by key. `columns` in the place of its own, of which the key must be the first ones."""
+    after: Optional[Sequence[Any]] = None
+    last = False
+    while not last:
+        with side.reading() as connection:
+            rows, last = _page(connection, table, after, columns)
+        if rows:
+            yield rows
+            after = _key_of(table, rows[-1]) if columns is None else rows[-1][: len(table.primary_key)]
+
+
+def _page(
+    connection: Connection, table: Table, after: Optional[Sequence[Any]], columns: Optional[Sequence[Any]] = None
+) -> tuple[Sequence[Sequence[Any]], bool]:
+    """The rows behind a key, as many as ROWS and BYTES allow, and whether there are no more.
+
+    Their sizes are asked first: an output may be large.
+    """
+    sizes: Select[Any] = select(*_key(table), _size(connection, table))
+    keys = connection.execute(_behind(sizes, table, after).limit(ROWS)).all()
+    if not keys:
+        return [], True
+    number, size = 0, 0
+    for row in keys:
+        size += row[-1]
+        if number and size > BYTES:
+            break
+        number += 1
+    wanted: Select[Any] = select(*(table.columns if columns is None else columns))
+    rows = connection.execute(_behind(wanted, table, after).limit(number)).all()
+    return rows, number == len(keys) < ROWS
+
+
+def _behind(statement: Select[Any], table: Table, after: Optional[Sequence[Any]]) -> Select[Any]:
+    key = _key(table)
+    if after is not None:
+        statement = statement.where(key[0] > after[0] if len(key) == 1 else tuple_(*key) > tuple_(*after))
+    return statement.order_by(*key)
+
+
+def _key(table: Table) -> list[Column[Any]]:
+    return list(table.primary_key)
+
+
+def _key_of(table: Table, row: Sequence[Any]) -> tuple[Any, ...]:
+    places = {column: place for place, column in enumerate(table.columns)}
+    return tuple(row[places[column]] for column in _key(table))
+
+
+def _size(connection: Connection, table: Table) -> Any:
+    """The bytes of a row's texts and blobs. SQLite tells those of a blob without reading it, PostgreSQL of both."""
+    sqlite = connection.dialect.name == "sqlite"
+    sizes = [
+        func.coalesce(func.length(cast(column, LargeBinary)) if sqlite else func.octet_length(column), 0)
+        for column in table.columns
+        if isinstance(column.type, (String, LargeBinary))
+    ]
+    return sum(sizes[1:], sizes[0]) if sizes else text("0")
+
+
+def _store(connection: Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+    if connection.dialect.name == "sqlite":
+        names = [column.name for column in table.columns]
+        connection.execute(insert(table), [dict(zip(names, row)) for row in rows])
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    columns = ", ".join(quote(column.name) for column in table.columns)
+    driver: Any = connection.connection.driver_connection
+    # What psycopg itself offers for many rows: several times as fast as INSERTs.
+    with driver.cursor() as cursor, cursor.copy(f"COPY {quote(table.name)} ({columns}) FROM STDIN") as into:
+        for row in rows:
+            into.write_row(row)
+
+
+# --- counters --------------------------------------------------------------------------------------------------------
+
+
+def counters(connection: Connection) -> dict[str, int]:
+    """Of each table whose keys are counted, the last number that was given, which may be one of a row that is gone."""
+    found = {}
+    for table in tables():
+        column = _counted(table)
+        if column is None:
+            continue
+        if connection.dialect.name == "sqlite":
+            statement = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
+            found[table.name] = connection.execute(statement, {"name": table.name}).scalar() or 0
+        else:
+            statement = text(f"SELECT last_value, is_called FROM {_sequence(connection, table)}")  # noqa: S608
+            last, called = connection.execute(statement).one()
+            found[table.name] = last if called else last - 1
+    return found
+
+
+def set_counters(connection: Connection, wanted: Mapping[str, int]) -> None:
+    """Have each table count on behind these numbers."""
+    for name, last in wanted.items():
+        if connection.dialect.name == "sqlite":
+            connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), {"name": name})
+            if last:
+                statement = text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :last)")
+                connection.execute(statement, {"name": name, "last": last})
+        else:
+            sequence = _sequence(connection, Base.metadata.tables[name])
+            connection.execute(
+                text("SELECT setval(CAST(:name AS regclass), :last, :called)"),
+                {"name": sequence, "last": max(last, 1), "called": last > 0},
+            )
+
+
+def _counted(table: Table) -> Optional[Column[Any]]:
+    return table.autoincrement_column if table.dialect_options["sqlite"]["autoincrement"] else None
+
+
+def _sequence(connection: Connection, table: Table) -> str:
+    column = _counted(table)
+    name = connection.execute(
+        text("SELECT pg_get_serial_sequence(:table, :column)"),
+        {"table": table.name, "column": column.name if column is not None else ""},
+    ).scalar_one()
+    return str(name)

@@ -1,0 +1,61 @@
+"""The settings for programs: all, one, changing one, putting one back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webapp.api import request_body
+from webapp.api.routes import Noun
+from webapp.api.schemas import Setting, SettingRequest, Settings
+from webapp.api.scopes import actor, scope
+from webapp.db.engines import reading
+from webapp.jobs import operations, settings
+from webapp.web import serializers
+
+routes = Noun("Config", "What can be tuned while the queue runs.")
+
+
+@routes.on("GET", "/config", {200: Settings})
+@scope("read")
+def list_settings() -> Any:
+    """List all settings: value, default, bounds, and who changed it last."""
+    return {"settings": list(_settings().values())}
+
+
+@routes.on("GET", "/config/<key>", {200: Setting})
+@scope("read")
+def get_setting(key: str) -> Any:
+    """Look at a setting."""
+    _check(key)
+    return _settings()[key]
+
+
+@routes.on("PUT", "/config/<key>", {200: Setting}, body=SettingRequest)
+@scope("admin")
+def set_setting(key: str) -> Any:
+    """Change a setting. It holds at once, for every job that did not set its own."""
+    _check(key)
+    operations.set_setting(key, request_body.body(SettingRequest)["value"], actor())
+    return _settings()[key]
+
+
+@routes.on("DELETE", "/config/<key>", {200: Setting})
+@scope("admin")
+def reset_setting(key: str) -> Any:
+    """Put a setting back to its default."""
+    _check(key)
+    operations.unset_setting(key, actor())
+    return _settings()[key]
+
+
+def _check(key: str) -> None:
+    """A name that is none is an address where nothing is."""
+    try:
+        settings.define(key[:100])
+    except settings.SettingError as error:
+        raise operations.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
+
+
+def _settings() -> dict[str, dict[str, Any]]:
+    with reading() as session:
+        return {value.definition.key: serializers.setting(value) for value in settings.describe(session)}

@@ -1,0 +1,1 @@
+"""Makes the virtual environment and enters it. Standard library only."""

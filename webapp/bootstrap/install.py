@@ -1,0 +1,258 @@
+"""Makes the virtual environment from a hash-pinned lock: one start at a time, whole or not at all.
+
+Standard library only. Whether it has to be made, and how a process gets into it, stands in `bootstrap/enter.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import IO, TYPE_CHECKING
+
+from webapp.bootstrap.venv import (
+    BootstrapError,
+    base_python,
+    is_current,
+    python_of,
+    read,
+    say,
+    wanted_locks,
+    write_stamp,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# All that a person can need to reach an index or a mirror. Everything else that PIP_* and pip.conf may say is about
+# another install than this one: user, target, prefix, root, require-virtualenv, no-deps, dry-run, constraint, python …
+# A list of what may pass holds against options that pip has yet to invent; a list of what may not does not.
+REACHING_A_MIRROR = {
+    *("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert", "client-cert"),
+    *("timeout", "default-timeout", "retries", "resume-retries", "cache-dir", "no-cache-dir", "keyring-provider"),
+    *("use-feature", "use-deprecated"),
+}
+
+BROKEN = "connection broken by "
+
+
+def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
+    """Make the venv; where another start is doing so, wait for it and look again."""
+    try:
+        os.makedirs(os.path.dirname(venv), exist_ok=True)
+        with locked(venv + ".lock"):
+            if not is_current(venv, checkout, argv):
+                install(venv, checkout, wanted_locks(checkout, argv)[0])
+    except OSError as error:
+        raise BootstrapError(
+            f"cannot make the virtual environment {venv}: {error.strerror or error} ({error.filename}). "
+            "Name another place for it in QUEUECTL_VENV, for example QUEUECTL_VENV=~/.queuectl-venv"
+        ) from error
+
+
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold the file's lock; the system lets go of it however this process ends. The file stays: removing it races."""
+    with open(path, "a+b") as file:
+        if not try_lock(file):
+            say("waiting for another start to finish the install")
+            while not try_lock(file):
+                time.sleep(0.1)
+        yield
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Take the file's lock if nobody has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def install(venv: str, checkout: str, lock: str) -> None:
+    """Build a whole new venv beside the old one, stamp it last, and swap it in by renaming.
+
+    Not an upgrade in place, so that the outcome is that of a fresh install whatever stood there, the old one serves
+    until the new one is complete, and a kill at any moment leaves none that is half done. A venv finds its packages
+    from where it stands, so it can be moved; only the scripts in bin/ carry its path, and they get the final one.
+    """
+    started = time.monotonic()
+    refuse_what_is_not_a_venv(venv)
+    for left_over in glob.glob(glob.escape(venv) + ".new-*") + glob.glob(glob.escape(venv) + ".old-*"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    what = f"making {venv} anew" if os.path.exists(venv) else f"first use: making {venv}"
+    say(f"{what} for Python {version()} from {lock}")
+    # A name of its own for each try: an orphaned pip of a killed start may still be writing to the last one.
+    new, old = f"{venv}.new-{os.getpid()}", f"{venv}.old-{os.getpid()}"
+    try:
+        create(new)
+        text = read(os.path.join(checkout, lock))
+        count = pip_install(new, os.path.join(checkout, lock))
+        point_scripts_to(venv, new)
+        if sys.platform != "win32":
+            os.sync()  # else a power cut could keep the stamp and lose what it vouches for
+        write_stamp(new, lock, text)
+        if os.path.exists(venv):
+            os.rename(venv, old)
+        os.rename(new, venv)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    say(f"installed {count} packages in {time.monotonic() - started:.1f} s")
+
+
+def refuse_what_is_not_a_venv(venv: str) -> None:
+    """Spare what QUEUECTL_VENV names by mistake: it would be replaced, with all that is in it."""
+    if os.path.lexists(venv) and not os.path.isdir(venv):
+        raise BootstrapError(f"the virtual environment belongs at {venv}, but that is a file. Move it away")
+    if os.path.isdir(venv) and os.listdir(venv) and not os.path.exists(os.path.join(venv, "pyvenv.cfg")):
+        free = os.path.join(venv, "queuectl-venv")
+        raise BootstrapError(
+            f"{venv} holds other things than a virtual environment. Name a free place: QUEUECTL_VENV={free}"
+        )
+
+
+def create(venv: str) -> None:
+    """Make an empty venv with pip in it."""
+    if not (find_spec("venv") and find_spec("ensurepip")):
+        raise BootstrapError(
+            f"{base_python()} has no ensurepip, which virtual environments are made with. "
+            f"On Debian and Ubuntu: apt install python{version()}-venv"
+        )
+    made = run([base_python(), "-I", "-m", "venv", venv], clean_environment())
+    if made.returncode:
+        raise BootstrapError(f"{base_python()} -m venv failed: {' '.join(made.stdout.split()[-40:])}")
+
+
+def pip_install(venv: str, lock: str) -> int:
+    """Install the lock into the new venv; return how many packages it took."""
+    pip = [python_of(venv), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    environment = clean_environment()
+    environment.update(mirror_settings(run([*pip, "config", "list"], environment).stdout))
+    environment["PIP_CONFIG_FILE"] = os.devnull  # documented: pip then reads no configuration file at all
+    with subprocess.Popen(
+        [*pip, "install", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement", lock],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+    ) as process:
+        try:
+            assert process.stdout is not None  # noqa: S101 - for the type checker
+            count, lines = follow(process.stdout, pinned=len(re.findall(rb"^\S+==", read(lock), re.MULTILINE)))
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise BootstrapError(f"the packages could not be installed: {reason(lines)}")
+    return count
+
+
+def run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        check=False,
+    )
+
+
+def mirror_settings(listing: str) -> dict[str, str]:
+    """Return, as PIP_* variables, what `pip config list` says about reaching an index."""
+    found: dict[str, str] = {}
+    for section in ("global.", "install.", ":env:."):  # the later wins, as in pip
+        for line in listing.splitlines():
+            key, _, value = line.partition("=")
+            if key.startswith(section) and key[len(section) :] in REACHING_A_MIRROR:
+                found[pip_variable(key[len(section) :])] = str(ast.literal_eval(value))
+    return found
+
+
+def pip_variable(option: str) -> str:
+    return "PIP_" + option.upper().replace("-", "_")
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what makes Python or pip install something else, or somewhere else."""
+    passes = {"PIP_CONFIG_FILE", *map(pip_variable, REACHING_A_MIRROR)}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in passes or not name.startswith(("PIP_", "PYTHON", "__PYVENV_LAUNCHER__"))
+    }
+
+
+def follow(output: IO[str], pinned: int) -> tuple[int, list[str]]:
+    """Turn pip's lines into progress; return the number of packages and the lines."""
+    collected = 0
+    lines: list[str] = []
+    for line in output:
+        lines.append(line.rstrip())
+        if line.startswith("Ignoring "):  # pinned for another Python or platform
+            pinned -= 1
+        elif line.startswith(("Collecting ", "Processing ")):
+            if collected == 0:
+                say(f"downloading {pinned} packages")
+            collected += 1
+            name = re.split("==|-[0-9]", os.path.basename(line.split()[1]))[0]
+            say(f"downloading {collected} of {pinned}: {name}", passing=True)
+        elif line.startswith("Installing collected packages"):
+            say(f"installing {collected} packages")
+        elif BROKEN in line:
+            say("the package index does not answer; trying again", passing=BROKEN in "".join(lines[:-1]))
+    return collected, lines
+
+
+def reason(lines: Sequence[str]) -> str:
+    """Find in pip's lines what went wrong first: its last word tends to be a consequence."""
+    for line in reversed(lines):
+        if BROKEN in line:  # pip goes on to 'no matching distribution'
+            cause = re.sub(r"<[^>]* object at [^>]*>:? ?", "", line.partition(BROKEN)[2])
+            return f"no connection to the package index: {cause}. Check the network, the proxy and pip config list"
+    for line, below in zip(lines, [*lines[1:], ""]):
+        if line.startswith("ERROR: "):
+            detail = f" {below.strip()}" if below.startswith("  ") else ""
+            where = " (pip config list shows which index was asked)" if "from versions: none" in line else ""
+            return line[len("ERROR: ") :] + detail + where
+    return "pip gave no reason"
+
+
+def point_scripts_to(venv: str, new: str) -> None:
+    """Write the final path into the scripts, for people who activate the venv or start a tool from its bin/."""
+    if (
+        sys.platform == "win32"
+    ):  # launchers there are executables that carry the path inside; `python -m` serves as well
+        return
+    folder = os.path.join(new, "bin")
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        content = b"" if os.path.islink(path) else read(path)
+        if new.encode() in content and b"\0" not in content:
+            with open(path, "wb") as script:
+                script.write(content.replace(new.encode(), venv.encode()))
+
+
+def version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -1,0 +1,249 @@
+"""What buttons do to jobs: to one, to those that were ticked, to all that match. Some ask first.
+
+Each act is a POST to a verb. The first answer to one that asks is `_confirm.html`, whose button posts `confirmed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Optional
+
+from flask import Blueprint, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.orm import Session
+
+from webapp.console import htmx
+from webapp.console.roles import needs
+from webapp.console.sessions import actor
+from webapp.console.wording import VERBS, Verb, plural
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.insight import requeue_impact
+from webapp.jobs import bulk_actions, filters, job_detail, operations, queries, search
+from webapp.jobs.filters import FilterError, JobFilter
+from webapp.jobs.lifecycle import ARROWS, in_state
+from webapp.lib import clock
+from webapp.web.request_info import came_from
+
+pages = Blueprint("acts", __name__)
+
+MOST_TICKED = 1000  # ids in one form; a page shows far fewer
+PATIENCE = 20.0  # seconds that a browser waits for a bulk act; a supervisor carries on what is left
+EXAMPLES = 5
+
+
+def _verb(path: str) -> Verb:
+    return VERBS.get(path) or abort(404)
+
+
+# --- one job ---------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/job/<job_id>/<verb_path>")
+@needs("operator")
+def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
+    """Move one job. 409 where it is in another state by now, 404 where it is gone."""
+    verb = _verb(verb_path)
+    with reading() as session:
+        job = job_detail.find(session, job_id)
+    if job is None:
+        raise operations.NotFound(f"there is no job {job_id!r} any more. It may have been discarded.")
+    running = verb.name == "cancel" and job.state == "processing"
+    if (verb.asks or running) and "confirmed" not in request.form:
+        return _ask_for_one(verb, job)
+    outcome, act_id = bulk_actions.act_on_named(verb.name, [job_id], actor())
+    if job_id in outcome.refused:
+        return htmx.refused(_refusal(verb, job_id, outcome.refused[job_id]))
+    gone = verb.name == "discard" and request.form.get("at") == "job"
+    back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
+    undo = _to_undo(verb, act_id, len(outcome.moved))
+    return htmx.done(_said_of_one(verb, job_id, asked=bool(outcome.asked)), back=back, leave=gone, undo=undo)
+
+
+def _to_undo(verb: Verb, act_id: Optional[int], moved: int) -> Optional[int]:
+    """The act that the message offers to take back."""
+    return act_id if moved and verb.name in bulk_actions.CAN_BE_UNDONE else None
+
+
+def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
+    texts = {
+        "cancel": "Its command is running. It is told to end, and killed if it does not. The attempt counts as "
+        "cancelled and is not retried.",
+        "discard": "It is deleted with its attempts and output. This cannot be undone.",
+    }
+    return htmx.ask(
+        title=f"{verb.label} {job.id}?",
+        text=texts[verb.name],
+        examples=[job],
+        more=0,
+        action=request.path,
+        button=f"{verb.label} job",
+        hidden=[("at", request.form.get("at", ""))],
+        back=came_from(url_for("job.show", job_id=job.id)),
+    )
+
+
+def _refusal(verb: Verb, job_id: str, state: Optional[str]) -> str:
+    if state is None:
+        return f"{job_id} has been discarded in the meantime. Nothing was changed."
+    if verb.name == "cancel" and state == "processing":
+        return f"{job_id} was asked to stop already, and will. Nothing was changed."
+    leaves = " or ".join(ARROWS[verb.name].leaves) if verb.name != "discard" else "not processing"
+    return f"{job_id} is {state} by now; {verb.label.lower()} is for jobs that are {leaves}. Nothing was changed."
+
+
+def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
+    if asked:
+        return f"{job_id} was told to stop."
+    return {
+        "run_now": f"{job_id} is due now.",
+        "requeue": f"{job_id} is back in its queue.",
+        "cancel": f"{job_id} is cancelled.",
+        "discard": f"{job_id} is discarded.",
+    }[verb.name]
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/jobs/<verb_path>")
+@needs("operator")
+def on_many(verb_path: str) -> ResponseReturnValue:
+    """Move the jobs that were ticked, or all that match the list's filter."""
+    verb = _verb(verb_path)
+    if "all" in request.form:
+        return on_all(verb, _wanted())
+    ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
+    if not ids:
+        return _none_ticked()
+    single_and_harmless = len(ids) == 1 and not verb.danger
+    if not single_and_harmless and "confirmed" not in request.form:
+        return _ask_for_ids(verb, ids)
+    return _told(verb, *bulk_actions.act_on_named(verb.name, ids, actor()))
+
+
+def _none_ticked() -> ResponseReturnValue:
+    text = "No job is ticked. Tick those that are meant, then press the button again."
+    if htmx.is_partial():
+        return htmx.toast(text, "error", 422, refresh=False)
+    return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript: the bar hides itself
+
+
+def _wanted() -> JobFilter:
+    """The filter that the list was shown with, from the form's hidden fields."""
+    form = request.form
+    try:
+        wanted = search.parse(form.get("q", ""), state=form.get("state") or None, queue=form.get("queue") or None)
+    except FilterError as error:
+        abort(400, str(error))
+    return replace(wanted, group=form.get("group") or None, output="output" in form or None)
+
+
+def _as_shown(wanted: JobFilter) -> JobFilter:
+    """The filter that was confirmed: dead letters that came after the question are not meant."""
+    text = request.form.get("ended_by", "")
+    if "confirmed" in request.form and text.isdecimal() and text.isascii() and len(text) < 19:
+        return replace(wanted, ended_by=int(text))
+    return replace(wanted, ended_by=clock.now()) if wanted.state == "dead" else wanted
+
+
+def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
+    with reading() as session:
+        known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
+        set_off = _impact(session, verb, Job.id.in_(ids))
+    examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # as they stand in the list
+    number = plural(len(ids), "job")
+    return htmx.ask(
+        title=f"{verb.label} {number}?",
+        text=verb.consequence,
+        impact=set_off,
+        examples=examples,
+        more=len(ids) - len(examples),
+        action=request.path,
+        button=f"{verb.label} {number}",
+        hidden=[("id", id_) for id_ in ids],
+        back=came_from(url_for("jobs.index")),
+    )
+
+
+def _told(verb: Verb, outcome: operations.Outcome, act_id: Optional[int]) -> ResponseReturnValue:
+    moved, skipped = len(outcome.moved) + len(outcome.asked), len(outcome.refused)
+    if not moved:
+        return htmx.refused(
+            f"None of {plural(skipped, 'job')} could be moved: somebody else was first, or they are in another state."
+        )
+    undo = _to_undo(verb, act_id, len(outcome.moved))
+    return htmx.done(_sum(verb, moved, skipped), back=url_for("jobs.index"), undo=undo)
+
+
+def _sum(verb: Verb, moved: int, skipped: int) -> str:
+    text = f"{verb.past} {plural(moved, 'job')}"
+    return f"{text}, skipped {skipped:,} that somebody else had moved first." if skipped else f"{text}."
+
+
+def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    """Move all that match, once that is confirmed."""
+    wanted = _as_shown(wanted)
+    if "confirmed" not in request.form:
+        return _ask_for_all(verb, wanted)
+    result = bulk_actions.carry_out(bulk_actions.start(verb.name, wanted, actor()), PATIENCE)
+    undo = _to_undo(verb, result.act_id, result.moved)
+    if not result.done:
+        text = f"{verb.past} {plural(result.moved, 'job')} so far; the workers' supervisor carries on with the rest."
+        return htmx.done(text, back=url_for("jobs.index"), undo=undo)
+    if not result.moved:
+        return htmx.refused("Nothing matched any more: somebody else was first.")
+    return htmx.done(_sum(verb, result.moved, result.skipped), back=url_for("jobs.index"), undo=undo)
+
+
+def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    with reading() as session:
+        found = bulk_actions.preview(session, verb.name, wanted, EXAMPLES)
+        known = wanted.state == "dead" and found.whole
+        set_off = _impact(session, verb, wanted.where(), found.number) if known else None
+    number = found.number
+    if found.whole and not number.number:
+        return htmx.refused(f"No job that matches can be moved this way: {verb.label.lower()} is for other states.")
+    jobs = (f"{number} jobs" if number.number != 1 else "1 job") if found.whole else "all that match"
+    fields = {
+        "all": "1",
+        "state": wanted.state,
+        "q": search.tell(wanted, without=("state",)),
+        "group": wanted.group,
+        "output": "1" if wanted.output else "",
+        "ended_by": str(wanted.ended_by or ""),
+    }
+    return htmx.ask(
+        title=f"{verb.label} {jobs}?",
+        text=f"{_how_many(found)} {verb.consequence}",
+        impact=set_off,
+        examples=found.examples,
+        more=number.number - len(found.examples) if found.whole else 0,
+        action=request.path,
+        button=f"{verb.label} {jobs}",
+        hidden=[(name, value) for name, value in fields.items() if value],
+        back=came_from(url_for("jobs.index")),
+    )
+
+
+def _impact(
+    session: Session, verb: Verb, which: ColumnElement[bool], number: Optional[queries.Count] = None
+) -> Optional[requeue_impact.Impact]:
+    """What a requeue of dead letters would set off; None for any other act."""
+    if verb.name != "requeue":
+        return None
+    dead = which & in_state("dead")
+    number = number or queries.count(session, dead)
+    return requeue_impact.of(session, dead, number) if number.number else None
+
+
+def _how_many(found: bulk_actions.Preview) -> str:
+    if found.whole:
+        return "All that match now."
+    number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
+    return (
+        f"{number} among the first {filters.SEARCH_CAP:,} that the search looks through. The act looks through all "
+        "jobs: those further on that match are meant, too, however many they are."
+    )

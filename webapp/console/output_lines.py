@@ -1,0 +1,256 @@
+"""Stretches of one attempt's output as lines of HTML, each with a name that a link can carry.
+
+Positions count bytes in all that the attempt wrote; where the middle was dropped, `Place` translates them to offsets
+in what is kept. A line before the cut is named by its number (`L120`), which never changes; how many lines were
+dropped is not known, so one behind the cut is named by the position of its first byte (`B1048600`), which does not
+change either. Lines become HTML in `ansi.py`; requests are in `worker/runner/output.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Optional
+
+from markupsafe import Markup
+
+from webapp.console import ansi
+from webapp.jobs.job_detail import Output
+
+LINES = 1000  # shown at once
+ABOVE = 250  # of them, those above a line that was asked for
+SEARCHED = 2 * 1024 * 1024  # bytes that a search looks through, the last ones
+MOST_HITS = 1000  # lines that a search counts
+NAME = re.compile(r"(?P<kind>[LB]?)(?P<number>[0-9]{1,18})\Z")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a stretch is shown: of which attempt, with what marked in it, and from which line a link has come."""
+
+    attempt: int = 1
+    pattern: Optional[re.Pattern[str]] = None
+    marked: Optional[int] = None  # offset in what is kept
+
+
+PLAIN_LOOK = Look()
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A stretch of output as HTML.
+
+    Attributes:
+        html: whole lines, each an element.
+        unfinished: the last line, if no newline has ended it yet.
+        start: position of the first byte shown; more than 0 where there are earlier lines.
+        next: position behind the last whole line, where the next stretch begins.
+        more: there are kept lines behind this stretch.
+    """
+
+    html: Markup
+    unfinished: Markup
+    start: int
+    next: int
+    live: bool
+    more: bool = False
+
+
+def view_of(kept: Output, look: Look = PLAIN_LOOK) -> Lines:
+    """The last LINES lines."""
+    return _stretch(kept, _back(kept.data, len(kept.data), LINES), len(kept.data), look)
+
+
+def since(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
+    """What came behind a position, LINES lines at most: a page that fell behind skips some, and says so."""
+    asked, least = offset_of(kept, position), _back(kept.data, len(kept.data), LINES)
+    found = _stretch(kept, max(asked, least), len(kept.data), look)
+    skipped = kept.data.count(b"\n", asked, least) if asked < least else 0
+    if not skipped:
+        return found
+    note = f'<div class="cut">{skipped:,} lines came too fast to be shown: load the page again to see them</div>'
+    return Lines(Markup(note) + found.html, found.unfinished, found.start, found.next, found.live)  # noqa: S704
+
+
+def before(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
+    """LINES lines that end at a position."""
+    end = offset_of(kept, position)
+    return _stretch(kept, _back(kept.data, end, LINES), end, look)
+
+
+def after(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
+    """LINES lines that begin at a position."""
+    start = offset_of(kept, position)
+    return _stretch(kept, start, _forward(kept.data, start, LINES), look)
+
+
+def around(kept: Output, offset: int, look: Look = PLAIN_LOOK) -> Lines:
+    """LINES lines with the one at an offset among them; the last ones, if it is one of these."""
+    start = _back(kept.data, offset, ABOVE)
+    end = _forward(kept.data, start, LINES)
+    if end == len(kept.data):
+        start = _back(kept.data, end, LINES)
+    return _stretch(kept, start, end, look)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def find_line(kept: Output, name: str) -> Optional[int]:
+    """The offset of the line that a link names, `L120`, `120` or `B98765`; None: it is not there. Raises ValueError."""
+    match = NAME.match(name)
+    if match is None:
+        raise ValueError("this names no line")
+    number = int(match["number"])
+    if match["kind"] == "B":
+        offset = offset_of(kept, number)
+        left_out = kept.dropped and kept.cut is not None and kept.cut <= number < kept.cut + kept.dropped
+        if left_out or offset >= len(kept.data):
+            return None
+        begin = kept.data.rfind(b"\n", 0, offset) + 1
+        return max(begin, kept.cut) if kept.dropped and kept.cut is not None and offset >= kept.cut else begin
+    head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
+    parts = head.split(b"\n", number - 1) if 0 < number <= len(head) + 1 else []
+    offset = len(head) - len(parts[-1]) if parts else 0
+    return offset if parts and len(parts) == number and offset < len(head) else None
+
+
+def last_numbered(kept: Output) -> int:
+    """How many lines have a number: all, or those before the cut."""
+    head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
+    return head.count(b"\n") + (not head.endswith(b"\n") and bool(head))
+
+
+def offset_of(kept: Output, position: int) -> int:
+    """A position in all that was written, as an offset in what is kept."""
+    if kept.cut is None or position <= kept.cut:
+        return min(position, len(kept.data))
+    return min(max(position - kept.dropped, kept.cut), len(kept.data))
+
+
+def _position(kept: Output, offset: int) -> int:
+    return offset if kept.cut is None or offset < kept.cut else offset + kept.dropped
+
+
+def _back(data: bytes, end: int, lines: int) -> int:
+    """Where the last so many lines before `end` begin."""
+    position = end - 1 if data[max(end - 1, 0) : end] == b"\n" else end
+    for _ in range(lines):
+        position = data.rfind(b"\n", 0, position)
+        if position < 0:
+            return 0
+    return position + 1
+
+
+def _forward(data: bytes, start: int, lines: int) -> int:
+    """Where so many lines from `start` on end."""
+    position = start
+    for _ in range(lines):
+        found = data.find(b"\n", position)
+        if found < 0:
+            return len(data)
+        position = found + 1
+    return position
+
+
+# --- search ----------------------------------------------------------------------------------------------------------
+
+
+def pattern_of(text: str) -> re.Pattern[str]:
+    """What is looked for: the text as it stands, case ignored."""
+    return re.compile(re.escape(text), re.IGNORECASE)
+
+
+def hits(kept: Output, pattern: re.Pattern[str]) -> list[int]:
+    """Offsets of the lines that have it, MOST_HITS at most, among the last SEARCHED bytes."""
+    found: list[int] = []
+    data = kept.data
+    start = 0 if len(data) <= SEARCHED else data.find(b"\n", len(data) - SEARCHED) + 1
+    edges = [start, *([kept.cut] if kept.dropped and kept.cut is not None and kept.cut > start else []), len(data)]
+    for first, last in zip(edges, edges[1:]):
+        offset = first
+        for raw in data[first:last].split(b"\n"):
+            if raw and pattern.search(ansi.text_of(raw)):
+                found.append(offset)
+                if len(found) == MOST_HITS:
+                    return found
+            offset += len(raw) + 1
+    return found
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+
+def _stretch(kept: Output, start: int, end: int, look: Look) -> Lines:
+    data = kept.data
+    lines = _Lines(kept, start, look)
+    whole_end = data.rfind(b"\n", start, end) + 1 or start
+    parts, offset = [], start
+    for raw in data[start:whole_end].split(b"\n")[:-1]:
+        parts.append(lines.html(raw, offset))
+        offset += len(raw) + 1
+    unfinished = ""
+    if whole_end < end:
+        unfinished = lines.html(data[whole_end:end], whole_end, named=not kept.live)
+    elif lines.cut is not None and lines.cut == end and not kept.live:
+        unfinished = _cut_note(kept.dropped)
+    return Lines(
+        Markup("".join(parts)),  # noqa: S704 -- made of escaped text by ansi.py
+        Markup(unfinished),  # noqa: S704
+        _position(kept, start),
+        _position(kept, whole_end),
+        kept.live,
+        end < len(data),
+    )
+
+
+class _Lines:
+    """Turns one line after the other into HTML: the style that is in force and the number go on from line to line."""
+
+    def __init__(self, kept: Output, start: int, look: Look) -> None:
+        self.cut = kept.cut if kept.dropped else None
+        self._kept = kept
+        self._look = look
+        self._ends = list(accumulate(kept.runs))
+        self._style = ansi.style_after(kept.data, start)
+        self._number = kept.data.count(b"\n", 0, start)
+
+    def html(self, raw: bytes, offset: int, *, named: bool = True) -> str:
+        """One line as an element, marked where it came from stderr; with the note where bytes were left out in it.
+
+        Not `named`: it may still grow, and the whole line will have this name.
+        """
+        self._number += 1
+        cut = self.cut
+        if cut is None or not offset <= cut <= offset + len(raw):
+            return self._element(raw, offset, named)
+        head = self._element(raw[: cut - offset], offset, named) if cut > offset else ""
+        self._style = ansi.PLAIN
+        tail = self._element(raw[cut - offset :], cut, named)
+        return f"{head}{_cut_note(self._kept.dropped)}{tail}"
+
+    def _element(self, raw: bytes, offset: int, named: bool) -> str:
+        html, self._style = ansi.line(raw, self._style, self._look.pattern)
+        classes = ["err"] if bisect_right(self._ends, offset) % 2 else []
+        here = ""
+        if self._look.marked == offset:
+            classes.append("marked")
+            here = '<span id="at"></span>'
+        kind = f' class="{" ".join(classes)}"' if classes else ""
+        if not named:
+            return f"<div{kind}>{here}{html}</div>"
+        numbered = self.cut is None or offset < self.cut
+        name = f"L{self._number}" if numbered else f"B{_position(self._kept, offset)}"
+        shown = self._number if numbered else "\N{MIDDLE DOT}"
+        # Out of the tab order, or it would hold a thousand stops: by keyboard, the field Line leads there.
+        link = (
+            f'<a href="?attempt={self._look.attempt}&amp;line={name}#{name}" data-n="{shown}" tabindex="-1"'
+            f' aria-hidden="true"></a>'
+        )
+        return f'<div id="{name}"{kind}>{link}{here}{html}</div>'
+
+
+def _cut_note(dropped: int) -> str:
+    return f'<div class="cut">{dropped:,} bytes were left out here: the output is longer than the limit</div>'

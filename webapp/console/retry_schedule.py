@@ -1,0 +1,31 @@
+"""When retries would fall, as the form and the settings' page show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from webapp.console.times import duration
+from webapp.core import backoff
+
+SHOWN = 8  # lines of a timetable; the rest is summed up
+MOST = 1000  # retries
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Without jitter: (number, wait, time since the first failure) of each retry, and what is not listed."""
+
+    rows: list[tuple[int, str, str]]
+    more: int
+    total: str
+    jitter: float
+
+    @classmethod
+    def of(cls, values: backoff.BackoffSettings, retries: int) -> Timetable:
+        waits = backoff.timetable(values, min(retries, MOST))
+        rows, passed = [], 0.0
+        for number, wait in enumerate(waits, 1):
+            passed += wait
+            if number <= SHOWN:
+                rows.append((number, duration(wait), duration(passed)))
+        return cls(rows, max(len(waits) - SHOWN, 0), duration(passed), values.backoff_jitter)

@@ -1,0 +1,180 @@
+"""The settings: all of them, and one with its bounds, consequence and history. `settings` reads and checks values."""
+
+from __future__ import annotations
+
+import re
+from typing import Optional
+
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from webapp.console import htmx
+from webapp.console.nav import nav_of
+from webapp.console.roles import needs
+from webapp.console.sessions import actor
+from webapp.console.setting_effects import foresee
+from webapp.console.wording import number, who
+from webapp.db.engines import reading
+from webapp.jobs import operations, settings
+
+pages = Blueprint("config", __name__)
+
+HISTORY = 50  # changes that a page shows
+GROUPS = (
+    ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
+    ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
+    ("Workers", ("shutdown_grace", "lease")),
+    ("Keeping", ("keep_completed", "keep_cancelled", "keep_dead")),
+)
+
+
+@pages.get("/config")
+def index() -> ResponseReturnValue:
+    with reading() as session:
+        values = {value.definition.key: value for value in settings.describe(session)}
+        return htmx.page("config", session, groups=_grouped(values))
+
+
+def _grouped(values: dict[str, settings.Value]) -> list[tuple[str, list[settings.Value]]]:
+    """The settings under their headings; one that no heading names stands under the last."""
+    named = {key for _, keys in GROUPS for key in keys}
+    groups = [(title, [values[key] for key in keys if key in values]) for title, keys in GROUPS]
+    rest = [value for key, value in values.items() if key not in named]
+    return [*groups, ("Others", rest)] if rest else groups
+
+
+@pages.get("/config/<key>")
+def show(key: str) -> ResponseReturnValue:
+    with reading() as session:
+        return _page(session, key)
+
+
+@pages.post("/config/<key>")
+@needs("admin")
+def change(key: str) -> ResponseReturnValue:
+    """Set it; with `reset` put it back to its default; with `preview` only show what it would do."""
+    text = request.form.get("value", "")
+    with reading() as session:
+        definition = _value(session, key).definition
+        if "preview" in request.form:
+            return _preview(session, key, text)
+    try:
+        if "reset" in request.form:
+            after = operations.unset_setting(key, actor(), seen=_seen())
+        else:
+            after = operations.set_setting(key, text, actor(), seen=_seen())
+    except settings.SettingError as error:
+        with reading() as session:
+            return _page(session, key, text, problem=_without_key(error, key)), 422
+    except settings.Outdated as error:
+        wanted = number(definition.tidy(definition.default)) if "reset" in request.form else text.strip()
+        then = f"Nothing was saved. Save again to put {wanted} in its place."
+        with reading() as session:
+            return _page(session, key, wanted, conflict=_happened(error, then)), 409
+    _say(after, "again, its default" if "reset" in request.form else "")
+    return redirect(url_for("config.show", key=key), 303)
+
+
+@pages.post("/config/<key>/revert")
+@needs("admin")
+def revert(key: str) -> ResponseReturnValue:
+    """Put it back to what it was before a change: a change like any other, checked and on record."""
+    change_id = request.form.get("change", "")
+    with reading() as session:
+        _value(session, key)
+    if not re.fullmatch(r"[0-9]{1,18}", change_id):
+        abort(400, "This form is incomplete. Load the page again.")
+    try:
+        after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
+    except settings.SettingError as error:
+        with reading() as session:
+            return _page(session, key, problem=_without_key(error, key)), 422
+    except settings.Outdated as error:
+        then = "Nothing was put back. The history below is the new one; put it back from there."
+        with reading() as session:
+            return _page(session, key, conflict=_happened(error, then)), 409
+    _say(after, "again" if after.changed_by else "again, its default")
+    return redirect(url_for("config.show", key=key), 303)
+
+
+@pages.post("/config/<key>/check")
+@needs("admin")
+def check(key: str) -> ResponseReturnValue:
+    """What is wrong with a value, or what it would do."""
+    text = request.form.get("value", "")
+    with reading() as session:
+        value = _value(session, key)
+        problem, consequence = "", None
+        try:
+            consequence = foresee(session, value, value.definition.parse(text))
+        except settings.SettingError as error:
+            problem = _without_key(error, key)
+    return htmx.fragment("config/_check.html", problem=problem, consequence=consequence)
+
+
+def _say(after: settings.Value, what: str) -> None:
+    flash(
+        f"{after.definition.key} is {' '.join([number(after.value), what]).strip()}. It holds from now on.", "success"
+    )
+
+
+def _seen() -> Optional[int]:
+    """The newest change that the form's page showed; None for a form that does not tell."""
+    text = request.form.get("seen", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _happened(error: settings.Outdated, then: str) -> str:
+    change = error.change
+    default = ", its default," if change.after_default else ""
+    return f"{who(change.actor)} changed it to {number(change.after)}{default} in the meantime. {then}"
+
+
+def _without_key(error: settings.SettingError, key: str) -> str:
+    """A message without the setting's name in front, which stands above the field already."""
+    text = str(error)
+    return text[len(key) + 2 :].strip() if text.startswith(f"{key}: ") else text
+
+
+def _value(session: Session, key: str) -> settings.Value:
+    """One setting as it stands, or NotFound."""
+    for value in settings.describe(session):
+        if value.definition.key == key:
+            return value
+    try:
+        settings.define(key)
+    except settings.SettingError as error:
+        raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
+    raise LookupError(key)
+
+
+def _preview(session: Session, key: str, text: str) -> ResponseReturnValue:
+    try:
+        _value(session, key).definition.parse(text)
+    except settings.SettingError as error:
+        return _page(session, key, text, problem=_without_key(error, key)), 422
+    return _page(session, key, text)
+
+
+def _page(session: Session, key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
+    """One setting. `text` is what somebody typed; without it the field has the value that stands."""
+    value = _value(session, key)
+    typed = str(value.value) if text is None else text
+    try:
+        new = value.definition.parse(typed)
+    except settings.SettingError:
+        new = value.value
+    history = settings.history(session, key, HISTORY)
+    return render_template(
+        "config/one.html",
+        nav=nav_of(session),
+        value=value,
+        text=typed,
+        problem=problem,
+        conflict=conflict,
+        unsaved=new != value.value,
+        consequence=foresee(session, value, new),
+        history=history,
+        seen=history[0].id if history else 0,
+    )

@@ -1,0 +1,1 @@
+"""The queue itself: transactions, locks, states, job specs, enqueue, settings. No Flask, no ORM."""

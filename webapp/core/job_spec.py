@@ -1,0 +1,264 @@
+"""What a job may look like: reads a description of one (JSON, form fields, command-line options) or says what is wrong.
+
+Written by hand rather than with a schema library: each message must name the field, the value, what is allowed and
+the nearest known key, and a file of 100,000 jobs must be read in a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+from webapp.core import labels
+from webapp.lib import clock
+from webapp.lib.text import escaped
+
+COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
+ENV_LIMIT = 64 * 1024  # bytes of all names and values
+PATH_LIMIT = 4096
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
+NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"
+MAX_TIMEOUT = 30 * 86400  # seconds
+MAX_DELAY = 10 * 365 * 86400  # seconds
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One thing that is wrong: the field, a sentence that names value and rule, and of many jobs, which (from 0)."""
+
+    field: str
+    message: str
+    place: Optional[int] = None
+
+
+class SpecError(ValueError):
+    """A job that cannot be taken. `errors` has every fault that was found, in the order of the fields."""
+
+    def __init__(self, errors: list[FieldError]) -> None:
+        self.errors = errors
+        super().__init__(
+            "\n".join(f"{error.field}: {error.message}" if error.field else error.message for error in errors)
+        )
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A job to enqueue, checked. Times in microseconds, `timeout` in seconds; None leaves it to default or setting."""
+
+    command: str
+    id: Optional[str] = None
+    queue: str = "default"
+    requires: tuple[str, ...] = ()
+    priority: int = 0
+    run_at: Optional[int] = None
+    delay: Optional[float] = None
+    max_retries: Optional[int] = None
+    timeout: Optional[float] = None
+    cwd: Optional[str] = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_json(text: str) -> JobSpec:
+    """Read one job from a JSON object. Raises SpecError."""
+    return parse(load_json(text))
+
+
+def load_json(text: str) -> Any:
+    """Read JSON strictly: no key twice, no NaN. Raises SpecError, whose error names no field where it is no JSON."""
+    try:
+        return _DECODER.decode(text)
+    except SpecError:
+        raise
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            raise SpecError([FieldError("", "this JSON is nested too deep for a job.")]) from None
+        if "integer string conversion" in str(error):
+            raise SpecError([FieldError("", "a number in this JSON has more digits than any field allows.")]) from None
+        # json's own messages end with 'at' or not.
+        reason = error.msg.removesuffix(" at") if isinstance(error, json.JSONDecodeError) else str(error)
+        where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+        raise SpecError([FieldError("", f"this is not JSON: {reason}{where}. Expected an object such as "
+                                        '{"command": "echo hello"}.')]) from None  # fmt: skip
+
+
+def parse(data: object) -> JobSpec:
+    """Read one job from a mapping. Raises SpecError with all faults; keys with a null value count as not given."""
+    if not isinstance(data, Mapping):
+        raise SpecError([FieldError("", f'a job is an object such as {{"command": "echo hello"}}, not {_show(data)}.')])
+    errors: list[FieldError] = []
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in _READERS:
+            errors.append(FieldError(_label(str(key)), _unknown(str(key))))
+        elif value is not None:
+            try:
+                values[key] = _READERS[key](value)
+            except ValueError as error:
+                errors.append(FieldError(key, str(error)))
+    if "command" not in values and not any(error.field == "command" for error in errors):
+        errors.insert(0, FieldError("command", "is missing. Expected the shell command to run."))
+    if "delay" in values and "run_at" in values:
+        errors.append(FieldError("run_at", "cannot stand beside delay. Give one of the two."))
+    if errors:
+        raise SpecError(errors)
+    return JobSpec(**values)
+
+
+def _show(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = ascii(text) if isinstance(value, str) else text
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _label(key: str) -> str:
+    """A key as a message begins with it: it may be a terminal's commands, or a page long."""
+    text = escaped(key).encode(errors="backslashreplace").decode()
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, _READERS, n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(_READERS)}."
+    return f"is not a known key. {hint}"
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        twin = next(key for key in data if sum(key == other for other, _ in pairs) > 1)
+        raise SpecError([FieldError(_label(twin), "is given twice. Give each key once.")])
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+# Made once: json.loads would make one for each line of a file.
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant)
+
+
+def _text(value: object, limit: int, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{_show(value)} is not allowed; expected {what} as a string.")
+    if "\0" in value:
+        raise ValueError(f"{_show(value)} contains a NUL character, which no command line can carry.")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{_show(value)} is not UTF-8 text, or contains half of a surrogate pair.") from None
+    if size > limit:
+        raise ValueError(f"is {size:,} bytes long; at most {limit:,} are allowed.")
+    return value
+
+
+def _name(value: object) -> str:
+    text = _text(value, 4 * COMMAND_LIMIT, "a name")
+    if not NAME.match(text):
+        raise ValueError(f"{_show(text)} is not allowed; expected {NAME_RULE}.")
+    return text
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    """One label, several with commas or spaces between, or a list of them."""
+    words = value
+    if isinstance(value, str):
+        words = [word for word in re.split(r"[,\s]+", value) if word] or None
+    if not isinstance(words, list):
+        raise ValueError(f"{_show(value)} is not allowed; expected labels such as gpu, or host:web-1.")
+    for word in words:
+        if not isinstance(word, str) or not NAME.match(word):
+            raise ValueError(f"{_show(word)} is no label; expected {NAME_RULE}.")
+        if word.lower() == labels.HOST:
+            raise ValueError(f"{_show(word)} names no host; expected a label such as host:web-1.")
+    tidy = sorted({labels.tidy(word) for word in words})
+    if len(tidy) > labels.MOST:
+        raise ValueError(f"has {len(tidy)} labels; at most {labels.MOST} are allowed.")
+    hosts = [label for label in tidy if label.startswith(labels.HOST)]
+    if len(hosts) > 1:
+        raise ValueError(f"names {' and '.join(hosts)}, but a worker runs on one host. Give one of them.")
+    return tuple(words)
+
+
+def _command(value: object) -> str:
+    text = _text(value, COMMAND_LIMIT, "a shell command")
+    if not text.strip():
+        raise ValueError("is empty. Expected the shell command to run.")
+    return text
+
+
+def _integer(lowest: int, highest: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+            raise ValueError(f"{_show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
+        return value
+
+    return read
+
+
+def _duration(above_zero: bool, highest: int) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value <= highest or (above_zero and value == 0):  # type: ignore[operator]
+            least = "more than 0" if above_zero else "from 0"
+            raise ValueError(f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}.")
+        return float(value)  # type: ignore[arg-type]
+
+    return read
+
+
+def _moment(value: object) -> int:
+    example = clock.to_iso(clock.now() // clock.DAY * clock.DAY + clock.DAY)
+    try:
+        return clock.parse_iso(_text(value, 100, "a time"))
+    except (ValueError, OverflowError) as error:
+        reason = f" ({error})" if "zone" in str(error) else ""
+        raise ValueError(
+            f"{_show(value)} is not allowed{reason}; expected ISO 8601 with a zone, such as {str(example)[:19]}Z."
+        ) from None
+
+
+def _folder(value: object) -> str:
+    text = _text(value, PATH_LIMIT, "a folder")
+    if not os.path.isabs(text):
+        raise ValueError(f"{_show(text)} is not allowed; expected an absolute path, such as /srv/app.")
+    return text
+
+
+def _env(value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{_show(value)} is not allowed; expected an object of strings.")
+    total = 0
+    for key, text in value.items():
+        _text(key, ENV_LIMIT, "names")
+        if not key or "=" in key:
+            raise ValueError(f"{_show(key)} is no name for a variable: it must not be empty or contain '='.")
+        if key.upper().startswith("QUEUECTL_"):
+            raise ValueError(f"{_show(key)} is not allowed: QUEUECTL_… variables are set by queuectl itself.")
+        try:
+            total += len(key.encode()) + len(_text(text, ENV_LIMIT, "a value").encode())
+        except ValueError as error:
+            raise ValueError(f"{_label(key)}: {error}") from None
+    if total > ENV_LIMIT:
+        raise ValueError(f"is {total:,} bytes long in all; at most {ENV_LIMIT:,} are allowed.")
+    return dict(value)
+
+
+_READERS: dict[str, Callable[[object], Any]] = {
+    "id": _name,
+    "command": _command,
+    "queue": _name,
+    "requires": _labels,
+    "priority": _integer(-100, 100),
+    "delay": _duration(False, MAX_DELAY),
+    "run_at": _moment,
+    "max_retries": _integer(0, 1000),
+    "timeout": _duration(True, MAX_TIMEOUT),
+    "cwd": _folder,
+    "env": _env,
+}

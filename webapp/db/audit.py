@@ -1,0 +1,168 @@
+"""The audit trail: every write of a person or a program, every sign-in, every refusal; who, from where, before, after.
+
+A row is written in the transaction that does what it tells, and nothing can change it (a trigger refuses). What workers
+and the clock do is no part of it: that is on the jobs themselves. From where a request came is known once for it all,
+`come_from`, so that operations need not pass it on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from sqlalchemy import Select, select, text
+from sqlalchemy.orm import Session
+
+from webapp.db.engines import reading
+from webapp.db.models import Audit
+from webapp.lib import clock
+
+PAGE = 1000  # rows that one read of an export takes
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an act comes from: through which face (command, console, api), and from what network address."""
+
+    face: str
+    address: Optional[str] = None
+
+
+_COMMAND = Origin("command")
+_origin: ContextVar[Origin] = ContextVar("queuectl_origin", default=_COMMAND)
+
+
+def set_origin(origin: Origin) -> None:
+    """All that follows in this context, a request or a command, comes from there."""
+    _origin.set(origin)
+
+
+def is_audited(actor: str) -> bool:
+    """Whether what this actor does belongs into the trail: people and programs, not workers and rules."""
+    return actor.startswith(("person:", "token:", "anonymous"))
+
+
+def note(
+    session: Session,
+    verb: str,
+    subjects: Sequence[str],
+    actor: str,
+    *,
+    outcome: str = "done",
+    details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
+) -> None:
+    """Add a line for each subject. `details` has as many: `{"before": …, "after": …}` where something changed."""
+    if subjects:
+        session.execute(text(LINE), lines(verb, subjects, actor, outcome=outcome, details=details))
+
+
+LINE = """
+INSERT INTO audit (at, actor, verb, subject, outcome, face, address, detail)
+VALUES (:at, :actor, :verb, :subject, :outcome, :face, :address, :detail)
+"""
+
+
+def lines(
+    verb: str,
+    subjects: Sequence[str],
+    actor: str,
+    *,
+    outcome: str = "done",
+    details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
+) -> list[dict[str, Any]]:
+    """The values for LINE, see `note`."""
+    origin, at = _origin.get(), clock.now()
+    return [
+        {
+            "at": at,
+            "actor": actor,
+            "verb": verb,
+            "subject": subject,
+            "outcome": outcome,
+            "face": origin.face,
+            "address": origin.address,
+            "detail": json.dumps(detail) if detail else None,
+        }
+        for subject, detail in zip(subjects, details or [None] * len(subjects))
+    ]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows somebody looks for; what is empty narrows nothing. Subject and actor match from their beginning."""
+
+    actor: str = ""
+    verb: str = ""
+    subject: str = ""
+    outcome: str = ""
+    since: Optional[int] = None
+
+    def rows(self) -> Select[tuple[Audit]]:
+        statement = select(Audit)
+        if self.actor:
+            statement = statement.where(Audit.actor >= self.actor, Audit.actor < self.actor + "\U0010ffff")
+        if self.subject:
+            statement = statement.where(Audit.subject >= self.subject, Audit.subject < self.subject + "\U0010ffff")
+        if self.verb:
+            statement = statement.where(Audit.verb == self.verb)
+        if self.outcome:
+            statement = statement.where(Audit.outcome == self.outcome)
+        if self.since is not None:
+            statement = statement.where(Audit.at >= self.since)
+        return statement
+
+
+def page(session: Session, wanted: Wanted, *, before: Optional[int] = None, limit: int) -> list[Audit]:
+    """The newest rows, or those before an id; newest first."""
+    statement = wanted.rows().order_by(Audit.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(Audit.id < before)
+    return list(session.scalars(statement))
+
+
+def newer_than(session: Session, wanted: Wanted, before: int, *, limit: int) -> Optional[int]:
+    """The `before` of the page above the one that stands before an id; None where that is the first page."""
+    ids = wanted.rows().with_only_columns(Audit.id).where(Audit.id >= before)
+    above = session.scalars(ids.order_by(Audit.id).limit(limit + 1)).all()
+    return above[limit] if len(above) > limit else None
+
+
+def actor_named(text: str) -> str:
+    """What somebody typed to look for an actor: a bare name is a person's."""
+    text = text.strip()
+    return text if not text or ":" in text or text == "anonymous" else f"person:{text}"
+
+
+def export(session: Session, wanted: Wanted, after: int = 0) -> Iterator[Audit]:
+    """One read of an export, oldest first: PAGE rows at the most, those after an id. Ask again until none comes."""
+    yield from session.scalars(wanted.rows().where(Audit.id > after).order_by(Audit.id).limit(PAGE))
+
+
+def whole(wanted: Wanted) -> Iterator[list[Audit]]:
+    """All that match, oldest first, read by read: none of them lasts, however slowly somebody takes it."""
+    after = 0
+    while True:
+        with reading() as session:
+            rows = list(export(session, wanted, after))
+        if not rows:
+            return
+        yield rows
+        after = rows[-1].id
+
+
+def as_json(row: Audit) -> dict[str, Any]:
+    """A row as an export and the API have it."""
+    return {
+        "id": row.id,
+        "at": clock.to_iso(row.at),
+        "actor": row.actor,
+        "verb": row.verb,
+        "subject": row.subject,
+        "outcome": row.outcome,
+        "face": row.face,
+        "address": row.address,
+        "detail": json.loads(row.detail) if row.detail else None,
+    }

@@ -1,0 +1,1 @@
+"""Read-only views of the queue: trends, failure groups, blockers, fleet."""

@@ -1,0 +1,107 @@
+"""Why jobs of a lane wait: what keeps workers from them, and how fast the queue moves. Reads only.
+
+The console puts it in words and adds the button that helps (`console/why.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Optional
+
+from sqlalchemy.orm import Session
+
+from webapp.core import labels
+from webapp.db.models import Queue
+from webapp.insight import trends
+from webapp.jobs import queries, settings
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps every worker from a lane.
+
+    Attributes:
+        kind: paused; none (no worker runs); unserved (none of those that run serves it); unlabelled (none of those that
+            do has what is required); quiet (all that have it are quiet or stopping).
+        missing: labels that no worker of the queue has; empty where each is there, but not all in one worker.
+        alive: workers that run.
+        serving: those of them that serve the queue.
+    """
+
+    kind: str
+    queue: str
+    requires: str = ""
+    missing: tuple[str, ...] = ()
+    paused_by: Optional[str] = None
+    paused_at: Optional[int] = None
+    alive: list[queries.WorkerView] = field(default_factory=list)
+    serving: list[queries.WorkerView] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The workers, from one lane's point of view. `obstacle` None: at least one takes its jobs."""
+
+    obstacle: Optional[Obstacle]
+    serving: list[queries.WorkerView]
+
+    @property
+    def takers(self) -> list[queries.WorkerView]:
+        """Those that take jobs: neither quiet nor stopping."""
+        return [view for view in self.serving if view.worker.wish == "run"]
+
+    @property
+    def slots(self) -> int:
+        return sum(view.worker.slots for view in self.takers)
+
+    @property
+    def free(self) -> int:
+        """Slots without a job, of workers that take this queue's."""
+        return sum(max(view.worker.slots - len(view.jobs), 0) for view in self.takers)
+
+
+def fleet_of(session: Session, name: str, requires: str = "") -> Fleet:
+    """For jobs of this queue that require these labels."""
+    alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
+    return serving(name, session.get(Queue, name), alive, requires)
+
+
+def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], requires: str = "") -> Fleet:
+    """Which of the workers that are alive serve a lane; `queue` is its row, None where it has none yet."""
+    serve = [view for view in alive if view.queues is None or name in view.queues]
+    able = [view for view in serve if labels.suffice(view.labels, requires)]
+    if queue is not None and queue.paused_at is not None:
+        return Fleet(Obstacle("paused", name, requires, paused_by=queue.paused_by, paused_at=queue.paused_at), able)
+    kind: Optional[str] = None
+    missing: tuple[str, ...] = ()
+    if not alive:
+        kind = "none"
+    elif not serve:
+        kind = "unserved"
+    elif not able:
+        had = frozenset[str]().union(*(view.labels for view in serve))
+        kind, missing = "unlabelled", tuple(label for label in labels.split(requires) if label not in had)
+    elif all(view.worker.wish != "run" for view in able):
+        kind = "quiet"
+    found = Obstacle(kind, name, requires, missing, alive=alive, serving=able or serve) if kind else None
+    return Fleet(found, able)
+
+
+def stranded(
+    queues: Iterable[queries.QueueView], alive: list[queries.WorkerView]
+) -> list[tuple[queries.Waiting, Obstacle]]:
+    """The lanes whose jobs wait because no worker that serves their queue has what they require, the fullest first."""
+    lanes = [
+        (one, serving(view.queue.name, view.queue, alive, one.lane.requires).obstacle)
+        for view in queues
+        for one in view.waiting
+        if one.lane.requires
+    ]
+    found = [(one, why) for one, why in lanes if why is not None and why.kind == "unlabelled"]
+    return sorted(found, key=lambda pair: -pair[0].number.number)
+
+
+def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:
+    """How long a queue needs for so many jobs at its present rate; None where nothing of it has ended lately."""
+    return trends.drain_time(jobs, trends.queue_rates(session).get(name))

@@ -1,0 +1,230 @@
+"""What charts and rates show: roll-ups, and behind their watermark the attempts themselves, so that both are current.
+
+Reads only, and a bounded part of the tables: as many roll-ups as a chart has points, and TAIL attempts. On a queue so
+busy that more ended since the last fold, what is shown ends a moment ago (`until`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from sqlalchemy import CompoundSelect, Select, func, select, union
+from sqlalchemy.orm import Session
+
+from webapp.db.models import CommandHour, Control, Minute
+from webapp.insight import rollups
+from webapp.insight.rollups import HOUR, MINUTE, SUMS, Commands, Folded, Sum
+from webapp.lib import clock
+
+TAIL = 2000  # attempts that are not folded yet: 10 to 20 ms
+TRIES = 3  # on PostgreSQL, where each statement sees what others have committed, a fold may come in between
+RATE_MINUTES = 5  # what 'at the present rate' looks back
+LATE = 5 * MINUTE  # behind that, what is shown is not current
+MOST_COMMANDS = 8
+
+
+@dataclass(frozen=True)
+class Range:
+    """How far back a chart looks (microseconds), and which sums are its points."""
+
+    key: str
+    label: str
+    title: str
+    span: int
+    sums: str
+
+    @property
+    def step(self) -> int:
+        return SUMS[self.sums]
+
+
+RANGES = {
+    one.key: one
+    for one in (
+        Range("1h", "1 hour", "The last hour", HOUR, "*1"),
+        Range("24h", "24 hours", "The last 24 hours", clock.DAY, "*30"),
+        Range("7d", "7 days", "The last 7 days", 7 * clock.DAY, "*180"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Commands of one shape over a range; `shape` is `rollups.REST` for those beyond the cap."""
+
+    shape: str
+    runs: int
+    failures: int
+    mean: float  # seconds
+
+
+@dataclass
+class Trend:
+    """What ended in each step of a range, the last of which is not over; in all; and by whose commands.
+
+    `until`: what ended later is not counted yet. `commands_since`: those are counted by whole hours. `rates` are those
+    of `queue_rates`, whatever the range.
+    """
+
+    range: Range
+    until: int
+    is_late: bool
+    points: list[tuple[int, Sum]] = field(default_factory=list)
+    total: Sum = field(default_factory=Sum)
+    commands_since: int = 0
+    busiest: list[Shape] = field(default_factory=list)
+    failing: list[Shape] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
+
+
+def trend(session: Session, wanted: Range) -> Trend:
+    """A range as it stands now."""
+    for _ in range(TRIES):
+        seen, tail, now = _tail(session)
+        result = _trend(session, wanted, tail, now)
+        if seen == _watermark(session):
+            break
+    return result
+
+
+def _watermark(session: Session) -> int:
+    return session.scalars(select(Control.folded_until)).one()
+
+
+def _tail(session: Session) -> tuple[int, Folded, int]:
+    """What is not folded yet: the watermark, the sums behind it, and what time it is."""
+    now = clock.now()
+    seen = _watermark(session)
+    tail = rollups.sum_up(session, rollups.start_of(seen), now + 1, TAIL)
+    return seen, tail, now
+
+
+def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
+    until = tail.until if tail.more else now
+    first = now // wanted.step * wanted.step + wanted.step - wanted.span
+    points = {at: Sum() for at in range(first, now + 1, wanted.step)}
+    for row in session.scalars(select(Minute).where(Minute.at.in_(points), Minute.queue == wanted.sums)):
+        points[row.at].add(rollups.sum_of(row))
+    for (at, queue), one in tail.minutes.items():
+        if queue == wanted.sums and at >= first:
+            points[at].add(one)
+    result = Trend(wanted, until, now - until > LATE, sorted(points.items()), commands_since=first // HOUR * HOUR)
+    result.rates = _rates(session, tail, now)
+    for one in points.values():
+        result.total.add(one)
+    shapes = _commands(session, result.commands_since, now, tail)
+    ordered = [_shape(shape, commands) for shape, commands in sorted(shapes.items())]
+    result.busiest = sorted(ordered, key=lambda one: -one.runs)[:MOST_COMMANDS]
+    result.failing = [one for one in sorted(ordered, key=lambda one: -one.failures) if one.failures][:MOST_COMMANDS]
+    return result
+
+
+def _shape(shape: str, commands: Commands) -> Shape:
+    return Shape(shape, commands.runs, commands.failures, commands.run_time / commands.runs / clock.SECOND)
+
+
+def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str, Commands]:
+    """The commands that ran or failed most since the beginning of an hour, what is not folded yet included."""
+    sums = _sums(since, now)
+    each = sums.cte("sums")
+    most = [
+        select(each).order_by(column.desc(), each.c.shape).limit(2 * MOST_COMMANDS).subquery()
+        for column in (each.c.runs, each.c.failures)
+    ]
+    shapes = _read(session, union(*(select(one) for one in most)))
+    lately: dict[str, Commands] = {}
+    for (at, shape), commands in tail.hours.items():
+        if at >= since:
+            lately.setdefault(shape, Commands()).add(commands)
+    missing = _most(lately, 2 * MOST_COMMANDS) - shapes.keys()
+    if missing:
+        shapes.update(_read(session, sums.where(CommandHour.shape.in_(missing))))
+    for shape in missing | (lately.keys() & shapes.keys()):
+        shapes.setdefault(shape, Commands()).add(lately[shape])
+    return shapes
+
+
+def _read(session: Session, statement: Select[Any] | CompoundSelect[Any]) -> dict[str, Commands]:
+    return {
+        row.shape: Commands(int(row.runs), int(row.failures), int(row.run_time)) for row in session.execute(statement)
+    }
+
+
+def _most(shapes: dict[str, Commands], number: int) -> set[str]:
+    by_runs = sorted(shapes, key=lambda shape: -shapes[shape].runs)[:number]
+    by_failures = sorted(shapes, key=lambda shape: -shapes[shape].failures)[:number]
+    return {*by_runs, *by_failures}
+
+
+def usual(session: Session, shapes: Iterable[str], since: int) -> dict[str, Shape]:
+    """What commands of these shapes have done since a time, as far as it is folded."""
+    sums = _sums(since // HOUR * HOUR, clock.now()).where(CommandHour.shape.in_(list(shapes)))
+    return {shape: _shape(shape, commands) for shape, commands in _read(session, sums).items()}
+
+
+def _sums(since: int, now: int) -> Select[Any]:
+    """Each shape over all hours since one."""
+    return (
+        select(
+            CommandHour.shape,
+            func.sum(CommandHour.runs).label("runs"),
+            func.sum(CommandHour.failures).label("failures"),
+            func.sum(CommandHour.run_time).label("run_time"),
+        )
+        .where(CommandHour.at.in_(range(since, now + 1, HOUR)))
+        .group_by(CommandHour.shape)
+    )
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def queue_rates(session: Session) -> dict[str, float]:
+    """How many runs end a minute, for each queue in which any did: over RATE_MINUTES, or since its first one in them.
+
+    Empty where the roll-ups are not current.
+    """
+    for _ in range(TRIES):
+        seen, tail, now = _tail(session)
+        rates = _rates(session, tail, now)
+        if seen == _watermark(session):
+            break
+    return rates
+
+
+def _rates(session: Session, tail: Folded, now: int) -> dict[str, float]:
+    until = tail.until if tail.more else now
+    if now - until > LATE:
+        return {}
+    first = until // MINUTE * MINUTE - (RATE_MINUTES - 1) * MINUTE
+    statement = select(Minute.queue, Minute.at, Minute.completed + Minute.failed).where(
+        Minute.at.in_(range(first, until + 1, MINUTE)), Minute.queue.not_in(SUMS)
+    )
+    ended: dict[str, dict[int, int]] = {}
+    for queue, at, number in session.execute(statement).tuples():
+        ended.setdefault(queue, {})[at] = number
+    for (at, queue), one in tail.minutes.items():
+        if queue not in SUMS and at >= first:
+            minutes = ended.setdefault(queue, {})
+            minutes[at] = minutes.get(at, 0) + one.ended
+    return {queue: rate for queue, minutes in ended.items() if (rate := _rate(minutes, until))}
+
+
+def _rate(minutes: dict[int, int], until: int) -> float:
+    """A minute's share of what ended since the first minute in which anything did.
+
+    In steps of ten seconds, so that it does not change from one look to the next for nothing.
+    """
+    begun = min((at for at, number in minutes.items() if number), default=until)
+    step = MINUTE // 6
+    passed = max((until - begun + step - 1) // step * step, MINUTE)
+    return sum(minutes.values()) * MINUTE / passed
+
+
+def drain_time(pending: int, per_minute: Optional[float]) -> Optional[float]:
+    """Seconds until so many jobs have been run at a rate, to two digits; None where nothing runs."""
+    if not pending or not per_minute:
+        return None
+    return float(f"{pending / per_minute * 60:.2g}")

@@ -1,0 +1,276 @@
+"""One job's story: its fields, attempts, events, one timeline of them, and its output, live or kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, defer
+
+from webapp.core import labels
+from webapp.db.models import Attempt, Event, Job, OutputChunk
+from webapp.jobs.settings import Settings
+from webapp.lib import clock
+
+
+def find(session: Session, job_id: str) -> Optional[Job]:
+    return session.scalar(select(Job).where(Job.id == job_id))
+
+
+def attempts(session: Session, job: Job, *, with_output: bool = False) -> list[Attempt]:
+    """Its ended attempts, oldest first; the output only on request, for it may be large."""
+    statement = select(Attempt).where(Attempt.job_seq == job.seq).order_by(Attempt.number)
+    return list(session.scalars(statement if with_output else statement.options(defer(Attempt.output, raiseload=True))))
+
+
+def attempt(session: Session, job: Job, number: int) -> Optional[Attempt]:
+    # Read anew: `attempts()` may have left it in this session without its output.
+    return session.get(Attempt, (job.seq, number), populate_existing=True)
+
+
+def events(session: Session, job: Job) -> list[Event]:
+    """What happened to it beside enqueue and attempts, oldest first."""
+    return list(session.scalars(select(Event).where(Event.job_seq == job.seq).order_by(Event.id)))
+
+
+@dataclass(frozen=True)
+class TimelineEntry:
+    """One line of a timeline. `verb` is the lifecycle's word or `start`; `attempt` is set where one began or ended."""
+
+    at: int
+    verb: str
+    actor: str
+    attempt: Optional[int] = None
+    text: str = ""
+
+
+def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[TimelineEntry]:
+    """Merge the job's row, its attempts and its events into what happened, oldest first."""
+    lines = [TimelineEntry(job.created_at, "enqueue", job.created_by)]
+    for one in ended:
+        lines.append(TimelineEntry(one.started_at, "start", f"worker:{one.worker_id}", one.number))
+        verb = {"completed": "complete", "failed": "fail", "cancelled": "cancel", "released": "release", "lost": "lose"}
+        lines.append(
+            TimelineEntry(one.finished_at, verb[one.state], f"worker:{one.worker_id}", one.number, one.error or "")
+        )
+    if job.state == "processing" and job.started_at is not None:
+        lines.append(TimelineEntry(job.started_at, "start", f"worker:{job.worker_id}", job.attempts))
+    for event in recorded:
+        if event.verb != "lose":  # the attempt tells it
+            detail = json.loads(event.detail) if event.detail else {}
+            lines.append(TimelineEntry(event.at, event.verb, event.actor, None, str(detail.get("text", ""))))
+    return sorted(lines, key=lambda line: line.at)
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Output:
+    """The kept output of one attempt, stdout and stderr as they came.
+
+    Attributes:
+        data: the kept bytes.
+        runs: lengths of alternating runs of `data`, stdout first.
+        cut: offset in `data` where `dropped` bytes were left out, or None.
+        live: the attempt still runs; more may come.
+    """
+
+    data: bytes
+    runs: tuple[int, ...]
+    cut: Optional[int] = None
+    dropped: int = 0
+    live: bool = False
+
+    def stream(self, which: int) -> bytes:
+        """The bytes of one stream: 1 stdout, 2 stderr."""
+        parts, position = [], 0
+        for index, length in enumerate(self.runs):
+            if index % 2 == which - 1:
+                parts.append(self.data[position : position + length])
+            position += length
+        return b"".join(parts)
+
+
+EMPTY = Output(b"", ())
+
+
+def parse_runs(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def output(session: Session, job: Job, number: int) -> Optional[Output]:
+    """What attempt `number` wrote: kept if it has ended, as far as it has come if it runs. None: no such attempt."""
+    ended = attempt(session, job, number)
+    if ended is not None:
+        return Output(ended.output, parse_runs(ended.output_runs), ended.output_cut, ended.output_dropped)
+    if job.state != "processing" or job.attempts != number:
+        return None
+    return live_output(session, job.seq, number)
+
+
+def live_output(session: Session, job_seq: int, number: int) -> Output:
+    """Put the chunks of a running attempt together. Those that were dropped in the middle show as the cut."""
+    chunks = session.scalars(
+        select(OutputChunk)
+        .where(OutputChunk.job_seq == job_seq, OutputChunk.attempt == number)
+        .order_by(OutputChunk.position)
+    )
+    data, runs, cut, dropped, end = bytearray(), list[int](), None, 0, 0
+    for chunk in chunks:
+        if chunk.position > end:
+            cut, dropped = len(data), dropped + chunk.position - end
+        append_runs(runs, parse_runs(chunk.runs))
+        data += chunk.data
+        end = chunk.position + len(chunk.data)
+    return Output(bytes(data), tuple(runs), cut, dropped, live=True)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of one stream (1 stdout, 2 stderr). `position` counts over all that was written, left out or not."""
+
+    position: int
+    stream: int
+    data: bytes
+
+
+def pieces(session: Session, job: Job, number: int, position: int) -> Iterator[Piece]:
+    """What attempt `number` wrote from a position on, running or ended, for somebody who reads on and on.
+
+    Where a piece begins behind the end of the one before it, bytes were left out.
+    """
+    ended = attempt(session, job, number)
+    if ended is not None:
+        yield from _pieces(
+            ended.output, parse_runs(ended.output_runs), position, ended.output_cut, ended.output_dropped
+        )
+        return
+    chunks = session.scalars(
+        select(OutputChunk)
+        .where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == number, OutputChunk.position >= position)
+        .order_by(OutputChunk.position)
+    )
+    for chunk in chunks:  # a reader has whole chunks behind him, so that none straddles his position
+        for piece in _pieces(chunk.data, parse_runs(chunk.runs), 0):
+            yield Piece(chunk.position + piece.position, piece.stream, piece.data)
+
+
+def _pieces(
+    data: bytes, runs: tuple[int, ...], position: int, cut: Optional[int] = None, dropped: int = 0
+) -> Iterator[Piece]:
+    start = 0
+    for index, length in enumerate(runs):
+        end = start + length
+        inner = [cut] if cut is not None and start < cut < end else []
+        for first, last in zip([start, *inner], [*inner, end]):
+            shift = dropped if cut is not None and first >= cut else 0
+            skip = max(0, position - (first + shift))
+            if first + skip < last:
+                yield Piece(first + shift + skip, 1 + index % 2, data[first + skip : last])
+        start = end
+
+
+def append_runs(runs: list[int], more: tuple[int, ...]) -> None:
+    """Add alternating runs, stdout first, to others, and let neighbours of one stream grow together."""
+    for index, length in enumerate(more):
+        if length == 0:
+            continue
+        if not runs and index % 2:
+            runs.append(0)
+        if len(runs) % 2 != index % 2:  # the last run is of this very stream
+            runs[-1] += length
+        else:
+            runs.append(length)
+
+
+# --- as JSON ---------------------------------------------------------------------------------------------------------
+
+
+def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str, Any]:
+    """A job's public fields, for `--json` and programs. Times are ISO 8601, `timeout` is in seconds.
+
+    Without `with_env`, for readers who may not submit, its variables have their names and null for each value.
+    """
+    env: dict[str, Optional[str]] = json.loads(job.env) if job.env else {}
+    return {
+        "id": job.id,
+        "command": job.command,
+        "queue": job.queue,
+        "priority": job.priority,
+        "state": job.state,
+        "attempts": job.attempts,
+        "max_retries": settings.max_retries if job.max_retries is None else job.max_retries,
+        "run_at": clock.to_iso(job.run_at),
+        "timeout": job.timeout,
+        "cwd": job.cwd,
+        "env": env if with_env else dict.fromkeys(env),
+        "created_at": clock.to_iso(job.created_at),
+        "started_at": clock.to_iso(job.started_at),
+        "finished_at": clock.to_iso(job.finished_at),
+        "exit_code": job.exit_code,
+        "last_error": job.last_error,
+        "requires": labels.split(job.requires),
+    }
+
+
+def whole_json(
+    job: Job, ended: list[Attempt], recorded: list[Event], settings: Settings, *, with_env: bool = True
+) -> dict[str, Any]:
+    """A job with its ended attempts, without their output, and all that happened to it, oldest first."""
+    return {
+        **job_json(job, settings, with_env=with_env),
+        "attempt_history": [attempt_json(one) for one in ended],
+        "events": [event_json(one) for one in recorded],
+        "timeline": [happening_json(one) for one in timeline(job, ended, recorded)],
+    }
+
+
+def attempt_json(one: Attempt) -> dict[str, Any]:
+    """An ended attempt but for its output."""
+    return {
+        "number": one.number,
+        "state": one.state,
+        "started_at": clock.to_iso(one.started_at),
+        "finished_at": clock.to_iso(one.finished_at),
+        "exit_code": one.exit_code,
+        "signal": one.signal,
+        "reason": one.reason,
+        "error": one.error,
+        "worker": one.worker_id,
+        "cpu_seconds": None if one.cpu_time is None else one.cpu_time / clock.SECOND,
+        "peak_memory": one.peak_memory,
+        "truncated": one.output_dropped > 0,
+    }
+
+
+def output_json(one: Attempt) -> dict[str, Any]:
+    """What an ended attempt wrote; bytes that are not UTF-8 show as U+FFFD."""
+    kept = Output(one.output, parse_runs(one.output_runs), one.output_cut, one.output_dropped)
+    return {
+        "stdout": kept.stream(1).decode(errors="replace"),
+        "stderr": kept.stream(2).decode(errors="replace"),
+    }
+
+
+def happening_json(line: TimelineEntry) -> dict[str, Any]:
+    return {
+        "at": clock.to_iso(line.at),
+        "verb": line.verb,
+        "actor": line.actor,
+        "attempt": line.attempt,
+        "text": line.text,
+    }
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    return {
+        "at": clock.to_iso(event.at),
+        "verb": event.verb,
+        "actor": event.actor,
+        "subject": event.subject,
+        "detail": json.loads(event.detail) if event.detail else None,
+    }

@@ -1,0 +1,205 @@
+"""The states, the arrows between them, and the one guarded move.
+
+A job's state changes here and nowhere else; `webapp/core/statements.py` and `worker/maintenance/recovery.py`, which have statements of
+their own, take their arrows from this table. Retention deletes jobs by itself, see `worker/maintenance/maintenance.py`.
+
+    enqueue    →                              pending, scheduled
+    promote    scheduled, failed            → pending      the clock
+    claim      pending                      → processing   a worker; attempts + 1
+    complete   processing                   → completed
+    retry      processing                   → failed       failures + 1, with the next run_at
+    bury       processing                   → dead
+    lose       processing                   → pending      its worker died: a recorded loss, no failure
+    release    processing                   → pending      its worker shuts down: no failure
+    cancel     scheduled, pending, failed   → cancelled    a person
+    settle_cancel  processing               → cancelled    the end of a cancelled command
+    requeue    dead, cancelled, completed   → pending      a person; failures = 0
+    run_now    scheduled, failed            → pending      a person
+    discard    any but processing           → (deleted)    a person
+
+`take_back`, the undo of a bulk act, leads from where the act's verb entered to where each job was before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, select, update
+from sqlalchemy.orm import Session
+
+from webapp.db import audit
+from webapp.db.models import STATES, Event, Job
+from webapp.lib import clock
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One verb: the states that it may leave, and the one that it enters (None: the row is deleted)."""
+
+    verb: str
+    leaves: tuple[str, ...]
+    enters: Optional[str]
+
+
+ARROWS: Mapping[str, Arrow] = {
+    arrow.verb: arrow
+    for arrow in (
+        Arrow("promote", ("scheduled", "failed"), "pending"),
+        Arrow("claim", ("pending",), "processing"),
+        Arrow("complete", ("processing",), "completed"),
+        Arrow("retry", ("processing",), "failed"),
+        Arrow("bury", ("processing",), "dead"),
+        Arrow("lose", ("processing",), "pending"),
+        Arrow("release", ("processing",), "pending"),
+        Arrow("settle_cancel", ("processing",), "cancelled"),
+        Arrow("cancel", ("scheduled", "pending", "failed"), "cancelled"),
+        Arrow("requeue", ("dead", "cancelled", "completed"), "pending"),
+        Arrow("run_now", ("scheduled", "failed"), "pending"),
+        Arrow("discard", tuple(state for state in STATES if state != "processing"), None),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A job that a move changed."""
+
+    seq: int
+    id: str
+
+
+# What a condition must say, word for word, before SQLite uses the partial index on which lists of that state rest.
+_INDEXED_BY = {
+    "scheduled": "jobs.state IN ('scheduled', 'failed')",
+    "failed": "jobs.state IN ('scheduled', 'failed')",
+    "completed": "jobs.finished_at IS NOT NULL",
+    "dead": "jobs.finished_at IS NOT NULL",
+    "cancelled": "jobs.finished_at IS NOT NULL",
+}
+
+
+def in_state(*states: str) -> ColumnElement[bool]:
+    """`state = …` with the state in the SQL text: a planner proves a partial index by text, not by parameter."""
+    conditions = []
+    for state in states:
+        if state not in STATES:
+            raise ValueError(f"no such state: {state!r}")
+        condition = Job.state == literal_column(f"'{state}'")
+        if state in _INDEXED_BY:
+            condition = and_(condition, literal_column(_INDEXED_BY[state]))
+        conditions.append(condition)
+    return or_(*conditions)
+
+
+def move(
+    session: Session,
+    verb: str,
+    which: ColumnElement[bool],
+    *,
+    actor: str,
+    values: Optional[Mapping[str, Any]] = None,
+    detail: Optional[Mapping[str, Any]] = None,
+    act_id: Optional[int] = None,
+    audited: bool = True,
+) -> list[Moved]:
+    """Move the jobs that match `which` and may leave their state by `verb`; write an event for each.
+
+    The states that the verb leaves stand in the WHERE: a job that somebody else moved first is not in the answer,
+    and that is an answer, not an error. Order is by sequence. With `act_id` each row keeps what it was, for the act's
+    undo. Not `audited`: the audit trail has the act as a whole.
+    """
+    arrow = ARROWS[verb]
+    guard = in_state(*arrow.leaves)
+    before: dict[int, str] = {}
+    if audited and audit.is_audited(actor):
+        before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
+    if arrow.enters is None:
+        statement: Any = delete(Job).where(which, guard)
+    else:
+        # A move by anybody else ends what the undo of an earlier act could take back.
+        new: dict[str, Any] = {"state": arrow.enters, "changed_at": clock.now(), "act_id": act_id, **(values or {})}
+        if act_id is not None:
+            new.update(
+                prior_state=Job.state,
+                prior_run_at=Job.run_at,
+                prior_failures=Job.failures,
+                prior_finished_at=Job.finished_at,
+                prior_attempts=Job.attempts,
+            )
+        statement = update(Job).where(which, guard).values(new)
+    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()
+    moved = sorted((Moved(row.seq, row.id) for row in rows), key=lambda job: job.seq)
+    gone = arrow.enters is None
+    subjects = [("job:" + job.id, None if gone else job.seq) for job in moved]
+    changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
+    record(session, verb, subjects, actor, detail, act_id, changes=changes, audited=audited)
+    return moved
+
+
+def may_be_taken_back(verb: str, act_id: int) -> ColumnElement[bool]:
+    """Jobs that stand as a bulk act of this verb left them: nobody has moved or claimed them since."""
+    entered: ColumnElement[str] = literal_column(f"'{ARROWS[verb].enters}'")
+    return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
+
+
+def take_back(session: Session, verb: str, undone: int, which: ColumnElement[bool], *, actor: str, act_id: int) -> int:
+    """Put jobs back to where they were before the act `undone`, whose verb this was. Returns how many."""
+    statement = (
+        update(Job)
+        .where(may_be_taken_back(verb, undone), which)
+        .values(
+            state=Job.prior_state,
+            run_at=Job.prior_run_at,
+            failures=Job.prior_failures,
+            finished_at=Job.prior_finished_at,
+            changed_at=clock.now(),
+            act_id=None,
+        )
+        .returning(Job.seq, Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    rows = session.execute(statement).all()
+    record(session, "undo", [("job:" + row.id, row.seq) for row in rows], actor, act_id=act_id, audited=False)
+    return len(rows)
+
+
+def record(
+    session: Session,
+    verb: str,
+    subjects: Sequence[tuple[str, Optional[int]]],
+    actor: str,
+    detail: Optional[Mapping[str, Any]] = None,
+    act_id: Optional[int] = None,
+    *,
+    changes: Optional[Sequence[Mapping[str, Any]]] = None,
+    audited: bool = True,
+) -> None:
+    """Write one event for each subject (`'job:job1'` with its sequence, or `'queue:mail'` with None).
+
+    What a person or a program did goes into the audit trail as well, with what each subject was before and after
+    (`changes`), unless it is told there otherwise.
+    """
+    if not subjects:
+        return
+    if audited and audit.is_audited(actor):
+        audit.note(session, verb, [subject for subject, _ in subjects], actor, details=changes)
+    at = clock.now()
+    text = json.dumps(detail) if detail else None
+    session.execute(
+        insert(Event),
+        [
+            {
+                "at": at,
+                "verb": verb,
+                "actor": actor,
+                "subject": subject,
+                "job_seq": seq,
+                "act_id": act_id,
+                "detail": text,
+            }
+            for subject, seq in subjects
+        ],
+    )

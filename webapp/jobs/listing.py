@@ -1,0 +1,255 @@
+"""Pages of jobs: in the order that fits a state, by key and never by offset, and no dearer because the table is large.
+
+What an index finds is walked by it. What none finds (a text, an exit code, a queue outside the pending ones) is looked
+for in the next SEARCH_CAP rows that the others leave; then the page ends where the search stopped, and the next one
+goes on behind that row.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select, true, tuple_
+from sqlalchemy.orm import Session
+
+from webapp.core import labels
+from webapp.db.label_sets import lanes
+from webapp.db.models import Job
+from webapp.jobs import filters
+from webapp.jobs.filters import JobFilter
+
+Key = tuple[Any, ...]  # integers
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of jobs. `older` and `newer` are keys for `after` and `before`, None where there is no more.
+
+    `search_capped`: the search stopped before the page was full, after SEARCH_CAP rows; `older`, or `newer` on the way
+    back, is where it goes on.
+    """
+
+    jobs: list[Job]
+    older: Optional[str]
+    newer: Optional[str]
+    search_capped: bool = False
+
+
+# --- orders ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Columns that sort a list; all fall or all rise, so that one row comparison finds the next page by index.
+
+    `against` is the same index walked from its other end: the list turned around, or the way back in it.
+    """
+
+    columns: tuple[str, ...]
+    falling: bool
+
+    def ways(self, against: bool) -> list[ColumnElement[Any]]:
+        falls = self.falling != against
+        return [column.desc() if falls else column.asc() for column in self._attributes()]
+
+    def pieces(self, at: Optional[Key], until: Optional[Key], against: bool) -> list[ColumnElement[bool]]:
+        """Conditions for the rows behind `at` and up to `until`, whose rows follow one another."""
+        position, conditions = tuple_(*self._attributes()), []
+        falls = self.falling != against
+        if at is not None:
+            conditions.append(position < tuple_(*at) if falls else position > tuple_(*at))
+        if until is not None:
+            conditions.append(position >= tuple_(*until) if falls else position <= tuple_(*until))
+        return [and_(true(), *conditions)]
+
+    def key(self, job: Job) -> Key:
+        return tuple(getattr(job, column) for column in self.columns)
+
+    def rank(self, key: Key) -> Key:
+        """What sorts keys as this order does."""
+        return tuple(-value for value in key) if self.falling else key
+
+    def parse(self, key: str) -> Key:
+        """Raises ValueError for a key that this list never made."""
+        values = tuple(int(part) for part in key.split(","))
+        if len(values) != len(self.columns) or any(abs(value) >= 2**63 for value in values):
+            raise ValueError("not a page key of this list")
+        return values
+
+    def _attributes(self) -> list[Any]:
+        return [getattr(Job, column) for column in self.columns]
+
+
+class _ClaimOrder(_Order):
+    """As workers take the jobs of one queue: its index has columns that fall and some that rise."""
+
+    def ways(self, against: bool) -> list[ColumnElement[Any]]:
+        ways: list[ColumnElement[Any]] = [Job.priority.desc(), Job.run_at.asc(), Job.seq.asc()]
+        return [Job.priority.asc(), Job.run_at.desc(), Job.seq.desc()] if against else ways
+
+    def pieces(self, at: Optional[Key], until: Optional[Key], against: bool) -> list[ColumnElement[bool]]:
+        """One range of the index for the rest of a priority, one for the priorities between, one for the last."""
+        position = tuple_(Job.run_at, Job.seq)
+        after, upto, between = [], [], []
+        if at is not None:
+            after = [Job.priority == at[0], position < tuple_(*at[1:]) if against else position > tuple_(*at[1:])]
+            between.append(Job.priority > at[0] if against else Job.priority < at[0])
+        if until is not None:
+            upto = [position >= tuple_(*until[1:]) if against else position <= tuple_(*until[1:])]
+            between.append(Job.priority < until[0] if against else Job.priority > until[0])
+        if at is not None and until is not None and at[0] == until[0]:
+            return [and_(*after, *upto)]
+        pieces = [and_(*after)] if after else []
+        pieces.append(and_(true(), *between))
+        if until is not None:
+            pieces.append(and_(Job.priority == until[0], *upto))
+        return pieces
+
+    def rank(self, key: Key) -> Key:
+        return (-key[0], *key[1:])
+
+
+_NEWEST = _Order(("seq",), falling=True)
+_ORDERS = {
+    "scheduled": _Order(("run_at", "seq"), falling=False),
+    "pending": _ClaimOrder(("priority", "run_at", "seq"), falling=False),
+    "failed": _Order(("run_at", "seq"), falling=False),
+    "processing": _Order(("started_at", "seq"), falling=False),
+    "completed": _Order(("finished_at", "seq"), falling=True),
+    "dead": _Order(("finished_at", "seq"), falling=True),
+    "cancelled": _Order(("finished_at", "seq"), falling=True),
+}
+
+
+def _order(wanted: JobFilter) -> _Order:
+    return _ORDERS.get(wanted.state or "", _NEWEST)
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def page_of_jobs(
+    session: Session,
+    wanted: JobFilter,
+    *,
+    limit: int = 50,
+    before: Optional[str] = None,
+    after: Optional[str] = None,
+    turned: bool = False,
+    highest_seq: Optional[int] = None,
+) -> Page:
+    """One page of a list, in the order that fits the state, or with `turned` in the opposite one.
+
+    scheduled and failed: soonest first; pending: as they will be claimed; processing: longest first; ended ones and
+    all together: newest first. `after` continues behind a row's key, `before` stops in front of it; `Page.older` is
+    the `after` of the next page, `Page.newer` the `before` of the previous one. Jobs past `highest_seq` are left out.
+    Raises ValueError for a key that this list never made.
+    """
+    order, backwards = _order(wanted), before is not None
+    key = before if backwards else after
+    at = order.parse(key) if key is not None else None
+    against = turned != backwards
+    lines = _lines(session, wanted)
+    until = _until(session, lines, order, at, against)
+    low = true() if highest_seq is None else Job.seq <= highest_seq
+    found = [_rows(session, line, low, order, at, until, against, limit + 1) for line in lines]
+    rows = list(heapq.merge(*found, key=lambda job: order.rank(order.key(job)), reverse=against))[: limit + 1]
+    more, rows = len(rows) > limit, rows[:limit]
+    stopped = until if not more else None
+    ends = [_text(order.key(row)) for row in (rows[-1:] + rows[:1])]  # in the direction of the walk: last, first
+    ahead = ends[0] if more else _text(stopped) if stopped else None
+    back = (ends[1] if rows else _text(stopped) if stopped else None) if key is not None else None
+    if backwards:
+        return Page(rows[::-1], back, ahead, stopped is not None)
+    return Page(rows, ahead, back, stopped is not None)
+
+
+def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool]], bool]:
+    """What the first page's search looks through, as conditions for its parts, and whether that is the whole list."""
+    if not wanted.scans:
+        return [wanted.where()], True
+    order, lines = _order(wanted), _lines(session, wanted)
+    until = _until(session, lines, order, None, False)
+    parts = [and_(line.where(), piece) for line in lines for piece in order.pieces(None, until, False)]
+    return parts, until is None
+
+
+def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
+    """The runs of an index that make up the list: no index sorts the pending jobs of all lanes together."""
+    if wanted.state != "pending":
+        return [wanted]
+    named = () if wanted.queue is None else (wanted.queue,)
+    asked = {wanted.requires} if wanted.requires is not None else set()
+    return [
+        replace(wanted, queue=lane.queue, lane=lane.requires)
+        for lane in lanes(session, *named)
+        if asked <= set(labels.split(lane.requires))
+    ]
+
+
+def _rows(
+    session: Session,
+    line: JobFilter,
+    low: ColumnElement[bool],
+    order: _Order,
+    at: Optional[Key],
+    until: Optional[Key],
+    against: bool,
+    limit: int,
+) -> list[Job]:
+    rows: list[Job] = []
+    for piece in order.pieces(at, until, against):
+        statement = select(Job).where(line.where(), low, piece).order_by(*order.ways(against))
+        rows += session.scalars(statement.limit(limit - len(rows)))
+        if len(rows) >= limit:
+            break
+    return rows
+
+
+# --- where a search stops --------------------------------------------------------------------------------------------
+
+
+def _until(
+    session: Session, lines: Sequence[JobFilter], order: _Order, at: Optional[Key], against: bool
+) -> Optional[Key]:
+    """The last row that a search from `at` on looks at; None where there are no rows behind it.
+
+    Several lines share the cap: up to the first of their ends, everything in all of them is looked at.
+    """
+    if not any(line.scans for line in lines):
+        return None
+    share = max(1, filters.SEARCH_CAP // len(lines))
+    ends = [end for line in lines if (end := _end(session, line, order, at, against, share)) is not None]
+    if not ends:
+        return None
+    return (max if against else min)(ends, key=order.rank)
+
+
+def _end(
+    session: Session, line: JobFilter, order: _Order, at: Optional[Key], against: bool, number: int
+) -> Optional[Key]:
+    """The `number`-th row from `at` on, by the index alone; None where there are no more than that."""
+    columns = [getattr(Job, column) for column in order.columns]
+    candidate: Optional[Key] = None
+    for piece in order.pieces(at, None, against):
+        rows: Select[Any] = select(*columns).where(line.found(), piece).order_by(*order.ways(against))
+        if candidate is not None:
+            if session.execute(rows.limit(1)).first() is not None:
+                return candidate
+            continue
+        two = session.execute(rows.offset(number - 1).limit(2)).all()
+        if len(two) == 2:
+            return tuple(two[0])
+        if two:
+            candidate = tuple(two[0])
+        else:
+            limited = select(literal_column("1")).select_from(Job).where(line.found(), piece).limit(number).subquery()
+            number -= session.scalar(select(func.count()).select_from(limited)) or 0
+    return None
+
+
+def _text(key: Key) -> str:
+    return ",".join(str(value) for value in key)

@@ -1,0 +1,197 @@
+"""What a person types to find jobs: `state:dead queue:mail exit:127 since:2h text`, read into a `JobFilter` and back.
+
+A word that begins with letters and a colon is a qualifier; everything else is text. Quotes keep a phrase together, and
+make text of what looks like a qualifier. One language for the console's box, `list --search` and the API's `q`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any, Callable, Optional
+
+from webapp.core import labels
+from webapp.core.job_spec import NAME, NAME_RULE
+from webapp.db.models import STATES
+from webapp.jobs.filters import FilterError, JobFilter, unescaped, words
+from webapp.lib import clock
+
+LONGEST = 1000  # characters, told in full; a box takes TYPED
+TYPED = 500
+EXIT_CODES = range(-(2**31), 2**32)  # Windows has unsigned ones
+LONGEST_AGO = 100 * 365 * 86400  # seconds
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+# For whoever asks how to search: a qualifier, an example, what it finds.
+QUALIFIERS = (
+    ("state", "state:dead", "jobs in this state"),
+    ("queue", "queue:mail", "jobs of this queue"),
+    ("exit", "exit:127", "jobs whose latest attempt ended with this exit code"),
+    ("worker", "worker:web-1", "jobs that a worker whose id begins so runs, or ran an attempt of"),
+    ("since", "since:2h", "jobs that changed since: 30m, 2h, 7d ago, or a date"),
+    ("by", "by:ana", "jobs that this person submitted, or by:token:deploy"),
+    ("id", "id:job1", "the job with exactly this id"),
+    ("requires", "requires:gpu", "jobs that require a worker with this label"),
+)
+NAMES = tuple(name for name, _, _ in QUALIFIERS)
+
+_TOKEN = re.compile(r'\s*(?:([A-Za-z]{2,}):(?!//))?("(?:[^"\\]|\\.)*"(?=\s|\Z)|"|\S*)', re.DOTALL)
+_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([a-z]+)\Z", re.IGNORECASE | re.ASCII)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
+
+
+class SearchError(FilterError):
+    """A search that says nothing that can be looked for; the message names the word and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "q")
+
+
+def parse(text: str, *, state: Optional[str] = None, queue: Optional[str] = None) -> JobFilter:
+    """Read a search. `state` and `queue` are what the list is narrowed to besides. Raises SearchError.
+
+    A length of time counts from now.
+    """
+    if len(text) > LONGEST:
+        raise SearchError(f"a search has at most {LONGEST} characters; this one has {len(text):,}.")
+    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+        raise SearchError("the search contains a character that no text has.")
+    found: dict[str, Any] = {}
+    texts: list[str] = []
+    for name, value in _tokens(text):
+        if not name:
+            texts.append(value)
+        elif name in found:
+            raise SearchError(f"{name}: is given twice. One job cannot be both; give it once.")
+        else:
+            found[name] = _READERS[name](value)
+    for name, given in (("state", state), ("queue", queue)):
+        if given is not None and found.setdefault(name, given) != given:
+            raise SearchError(f"{name}:{found[name]} is in the search, but the list is of {name} {given}.")
+    return JobFilter(**found, text=" ".join(_quoted(word) for word in texts) or None)
+
+
+def tell(wanted: JobFilter, *, without: tuple[str, ...] = ()) -> str:
+    """A filter as somebody would have typed it; `parse` reads it into the same one, but for `group` and `ended_by`."""
+    values = asdict(replace(wanted, **dict.fromkeys(without)))
+    if values["since"] is not None:
+        values["since"] = clock.to_iso(values["since"])
+    parts = [f"{name}:{_quoted(str(values[name]))}" for name in NAMES if values[name] is not None]
+    return " ".join([*parts, *(_quoted(word) for word in words(values["text"] or ""))])
+
+
+def without(text: str, *names: str) -> str:
+    """A search that can be read, without some of its qualifiers, and otherwise as it was typed."""
+    kept = [
+        f"{name}:{_quoted(value)}" if name else _quoted(value) for name, value in _tokens(text) if name not in names
+    ]
+    return " ".join(kept)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
+    """(qualifier, value), or ('', word)."""
+    position = 0
+    while text[position:].strip():
+        match = _TOKEN.match(text, position)
+        if match is None or match.end() == position:
+            raise SearchError("the search cannot be read.")  # no text does this
+        position = match.end()
+        typed, raw = match[1] or "", match[2]
+        if raw == '"':
+            rest = text[match.start(2) : match.start(2) + 40]
+            raise SearchError(f'the quote before {rest[1:]!r} is not closed. A quote inside a phrase is written \\".')
+        quoted = raw.startswith('"')
+        value = unescaped(raw[1:-1]) if quoted else raw
+        name = typed.lower()
+        if typed and name not in NAMES and not value:
+            yield "", f"{typed}:"
+        elif typed:
+            yield _known(typed, match[0].strip()), _given(name, value)
+        elif value:
+            yield "", value
+
+
+def _known(typed: str, whole: str) -> str:
+    if typed.lower() in NAMES:
+        return typed.lower()
+    near = difflib.get_close_matches(typed.lower(), NAMES, n=1, cutoff=0.7)
+    hint = f" Did you mean {near[0]}:?" if near else ""
+    names = ", ".join(f"{name}:" for name in NAMES)
+    raise SearchError(
+        f"there is no {typed[:40]}: to search by.{hint} Known are {names}. "
+        f'To look for it as text, put it into quotes: "{whole[:60]}".'
+    )
+
+
+def _given(name: str, value: str) -> str:
+    if not value:
+        example = next(example for known, example, _ in QUALIFIERS if known == name)
+        raise SearchError(f"{name}: needs a value, without a space before it, such as {example}.")
+    return value
+
+
+def _quoted(word: str) -> str:
+    """A word as it must be typed to be text: in quotes where it has a space or the look of something else."""
+    if not re.search(r"\s", word) and not re.match(r'"|[A-Za-z]{2,}:(?!//)', word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _state(value: str) -> str:
+    if value.lower() not in STATES:
+        raise SearchError(f"state:{value[:40]} is no state. Expected one of {', '.join(STATES)}.")
+    return value.lower()
+
+
+def _name(kind: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if not NAME.match(value):
+            raise SearchError(f"{kind}:{value[:40]} is no name; expected {NAME_RULE}.")
+        return value
+
+    return read
+
+
+def _exit(value: str) -> int:
+    if not re.fullmatch(r"-?\d{1,10}", value, re.ASCII) or int(value) not in EXIT_CODES:
+        raise SearchError(f"exit:{value[:40]} is no exit code. Expected a whole number, such as exit:127.")
+    return int(value)
+
+
+def _by(value: str) -> str:
+    """A bare name is a person's."""
+    return value if ":" in value else f"person:{value}"
+
+
+def _since(value: str) -> int:
+    ago = _AGO.match(value)
+    if ago and ago[2].lower() in UNITS:
+        seconds = float(ago[1]) * UNITS[ago[2].lower()]
+        if seconds <= LONGEST_AGO:
+            return max(0, clock.now() - clock.seconds(seconds))
+    try:
+        return clock.parse_iso(value + "T00:00:00Z" if _DATE.match(value) else value)
+    except (ValueError, OverflowError):
+        raise SearchError(
+            f"since:{value[:40]} is no time. Expected how long ago, such as 30m, 2h or 7d, or a date such as "
+            "2026-11-24 (UTC), or a time with its zone such as 2026-11-24T09:30:00Z."
+        ) from None
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "state": _state,
+    "queue": _name("queue"),
+    "exit": _exit,
+    "worker": str,
+    "since": _since,
+    "by": _by,
+    "id": _name("id"),
+    "requires": lambda value: labels.tidy(_name("requires")(value)),
+}

@@ -1,0 +1,53 @@
+"""The shape of a command, for people: what differs from run to run is masked, programs and scripts keep their names.
+
+What makes two failures alike is `alike.mask`'s, which is coarser.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from webapp.lib.text_alike import AN_ID
+
+SHAPE_LIMIT = 120  # characters of a shape
+LOOKED_AT = 400  # characters of a command that its shape is made of
+
+# A word that holds a path, and what is kept of it: a program is known by its name, wherever it lies.
+_PATH_WORD = re.compile(r"(?<![^\s'\"=(;&|])(?:[A-Za-z]:|[~.]{1,2}|[\w.@-]+)?(?:[/\\][^\s:'\"/\\]+)+[/\\]?")
+_PROGRAM = re.compile(r"\.(?:py|sh|bash|rb|js|mjs|ts|pl|php|jar|ps1|bat|cmd|exe)$", re.IGNORECASE)
+_BEGINS_COMMAND = re.compile(r"(?:^|[|&;(])\s*(?:\w+=\S*\s+)*$")
+_NUMBER_IN_COMMAND = re.compile(r"(?<![A-Za-z])\d+|(?<=[A-Za-z])\d{2,}")  # python3 and s3cmd are names
+_LEFT_OUT = re.compile(r"(?<![A-Z])(?:ID|PATH|N)(?![A-Z])|[…|&;:()'\"\\\\]")
+_SPACE = re.compile(r"\s+")
+
+
+@lru_cache(maxsize=4096)
+def command_shape(command: str) -> str:
+    """A command with ID, PATH and N for what differs, on one line.
+
+    '/opt/shop/bin/report.sh --day 17 /srv/out/17.csv' is 'report.sh --day N PATH'.
+    """
+    text = _PATH_WORD.sub(_path_word, command[:LOOKED_AT])
+    for pattern, name in ((AN_ID, "ID"), (_NUMBER_IN_COMMAND, "N"), (_SPACE, " ")):
+        text = pattern.sub(name, text)
+    text = text.strip()
+    return text if len(text) <= SHAPE_LIMIT else text[: SHAPE_LIMIT - 1] + "…"
+
+
+def _path_word(found: re.Match[str]) -> str:
+    name = re.split(r"[/\\]", found.group().rstrip("/\\"))[-1]
+    is_program = _PROGRAM.search(name) or _BEGINS_COMMAND.search(found.string[: found.start()])
+    return name if is_program else "PATH"
+
+
+def words_of(shape: str) -> str:
+    """The longest run of words in a shape that stands just so in its commands: what a search can look for."""
+    runs: list[str] = []
+    for piece in _LEFT_OUT.split(shape):
+        runs.append("")
+        for word in piece.split():
+            if _PROGRAM.search(word):
+                runs.append("")  # it may have lain in a folder that the shape leaves out
+            runs[-1] = f"{runs[-1]} {word}".strip()
+    return max(runs, key=len, default="")

@@ -1,0 +1,1 @@
+"""Serves the console and the API: gunicorn, or waitress on Windows."""

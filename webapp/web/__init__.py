@@ -1,0 +1,1 @@
+"""What console and API share: gate, errors, headers, streaming."""

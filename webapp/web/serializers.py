@@ -1,0 +1,189 @@
+"""What programs read of workers, queues, settings, acts and the whole queue: the same from `--json` and from the API.
+
+Times are ISO 8601 with a `Z`, durations are seconds. A job, its attempts and events are in `jobs/job_detail.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from webapp.core import labels
+from webapp.db.models import Act
+from webapp.insight import trends
+from webapp.insight.failure_groups import DeadGroup
+from webapp.insight.fleet import SupervisorView
+from webapp.insight.trends import Trend
+from webapp.jobs import bulk_actions, queries, settings
+from webapp.jobs.queries import QueueView, Waiting, WorkerView
+from webapp.jobs.settings import Change, Value
+from webapp.lib import clock, histograms
+from webapp.lib.histograms import Histogram
+
+MINUTE = clock.seconds(60)
+HOUR = clock.seconds(3600)
+
+
+def worker(view: WorkerView) -> dict[str, Any]:
+    one = view.worker
+    return {
+        "id": one.id,
+        "state": view.shown_state,
+        "alive": view.alive,
+        "host": one.host,
+        "pid": one.pid,
+        "slots": one.slots,
+        "queues": view.queues,
+        "labels": sorted(view.labels),
+        "jobs": [job.id for job in view.jobs],
+        "jobs_completed": one.jobs_completed,
+        "jobs_failed": one.jobs_failed,
+        "started_at": clock.to_iso(one.started_at),
+        "seen_at": clock.to_iso(one.seen_at),
+        "stopped_at": clock.to_iso(one.stopped_at),
+        "version": one.version,
+        "supervisor": one.supervisor_id,
+        "cpu_seconds": None if one.cpu_time is None else one.cpu_time / clock.SECOND,
+        "memory": one.memory,
+    }
+
+
+def supervisor(view: SupervisorView) -> dict[str, Any]:
+    """`wanted` is null where it cannot be scaled: it ends, or drains."""
+    return {
+        "id": view.id,
+        "state": view.state,
+        "host": view.host,
+        "pid": None if view.row is None else view.row.pid,
+        "wanted": view.wanted,
+        "workers": [one.worker.id for one in view.workers],
+        "slots": view.slots,
+        "queues": view.queues,
+        "labels": sorted(view.labels),
+        "started_at": clock.to_iso(view.started_at),
+        "version": view.version,
+    }
+
+
+def queue(view: QueueView, now: int) -> dict[str, Any]:
+    """`pending` is exact up to `queries.COUNT_CAP`; beyond that `pending_is_more` is true."""
+    return {
+        "name": view.queue.name,
+        "paused": view.queue.paused_at is not None,
+        "paused_at": clock.to_iso(view.queue.paused_at),
+        "paused_by": view.queue.paused_by,
+        "pending": view.pending.number,
+        "pending_is_more": view.pending.capped,
+        "processing": view.processing,
+        "oldest_pending_seconds": queries.waited(view.oldest_run_at, now),
+        "runs_per_minute": view.per_minute or 0.0,
+        "drain_seconds": view.drain_seconds,
+        "waiting": [_lane(one, now) for one in view.waiting],
+    }
+
+
+def _lane(one: Waiting, now: int) -> dict[str, Any]:
+    return {
+        "requires": labels.split(one.lane.requires),
+        "pending": one.number.number,
+        "pending_is_more": one.number.capped,
+        "oldest_pending_seconds": queries.waited(one.oldest, now),
+    }
+
+
+def setting(value: Value) -> dict[str, Any]:
+    definition = value.definition
+    return {
+        "key": definition.key,
+        "value": value.value,
+        "default": definition.tidy(definition.default),
+        "lowest": definition.tidy(definition.lowest),
+        "highest": definition.tidy(definition.highest),
+        "unit": definition.unit,
+        "help": definition.help,
+        "changed_at": clock.to_iso(value.changed_at),
+        "changed_by": value.changed_by,
+    }
+
+
+def change(one: Change) -> dict[str, Any]:
+    """One line of a setting's history."""
+    return {
+        "id": one.id,
+        "at": clock.to_iso(one.at),
+        "actor": one.actor,
+        "from": one.before,
+        "to": one.after,
+        "from_default": one.before_default,
+        "to_default": one.after_default,
+        "reverted": one.reverted,
+    }
+
+
+def act(row: Act) -> dict[str, Any]:
+    """How far a bulk act has come."""
+    return {
+        "id": row.id,
+        "verb": row.verb,
+        "what": bulk_actions.what(row),
+        "state": row.state,
+        "undoes": row.undoes,
+        "moved": row.moved,
+        "skipped": row.skipped,
+        "actor": row.actor,
+        "created_at": clock.to_iso(row.created_at),
+        "finished_at": clock.to_iso(row.finished_at),
+    }
+
+
+def dead_group(group: DeadGroup) -> dict[str, Any]:
+    """A group of dead letters and what people say of it."""
+    said = group.said
+    return {
+        "key": group.key,
+        "count": group.count.number,
+        "count_is_more": group.count.capped,
+        "first_death": clock.to_iso(group.first_at),
+        "last_death": clock.to_iso(group.last_at),
+        "example": group.example.id,
+        "command": group.example.command,
+        "error": group.example.last_error,
+        "open": group.is_open,
+        "acknowledged_by": said.acknowledged_by if said and not group.is_open else None,
+        "note": said.note if said else "",
+        "owner": said.owner if said else None,
+    }
+
+
+def status(session: Session) -> dict[str, Any]:
+    """The queue at a glance, its jobs counted to the last."""
+    now = clock.now()
+    hour = trends.trend(session, trends.RANGES["1h"])
+    return {
+        "states": queries.count_states_exactly(session),
+        "workers": [worker(view) for view in queries.workers(session, settings.load(session).lease)],
+        "oldest_pending_seconds": queries.waited(queries.oldest_pending(session), now),
+        "finished_last_minute": queries.count_finished_since(session, now - MINUTE).number,
+        "finished_last_hour": queries.count_finished_since(session, now - HOUR).number,
+        "runs_per_minute": sum(hour.rates.values()),
+        "last_hour": trend(hour),
+        "paused_queues": queries.paused_queues(session),
+    }
+
+
+def trend(shown: Trend) -> dict[str, Any]:
+    """What ended in a range; quantiles are within 5 %, null of nothing."""
+    total = shown.total
+    return {
+        "completed": total.completed,
+        "failed": total.failed,
+        "died": total.dead,
+        "lost": total.lost,
+        "wait_seconds": _quantiles(total.waits),
+        "run_seconds": _quantiles(total.runs),
+    }
+
+
+def _quantiles(histogram: Histogram) -> dict[str, Any]:
+    return {name: histograms.quantile(histogram, part) for name, part in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}

@@ -1,0 +1,167 @@
+"""A worker's own row: that it is there, that it lives, that it left. In few plain statements on its own connections.
+
+The ORM would do this as well, but to have it awake in every worker costs each of them 10 MiB of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from typing import Any, Callable, Optional
+
+from webapp.core.relocated import Relocated
+from webapp.core.statements import EVENT
+from webapp.db.engines import WorkerConnection
+from webapp.lib import clock
+from worker import processes
+from worker.assignment import Assignment
+from worker.loop.dispatcher import Dispatcher
+from worker.loop.wakeup import Wakeup
+from worker.maintenance import scaling
+
+BEATS = 4  # in the time of a lease
+LONGEST_PAUSE = 10.0  # seconds between two beats
+RETRY = 0.2  # seconds between two tries to write the last word
+
+log = logging.getLogger("queuectl.worker")
+
+_REGISTER = """
+INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, labels,
+                     state, wish, started_at, heartbeat, seen_at, jobs_completed, jobs_failed)
+VALUES (:id, :supervisor, :host, :pid, :pid_started, :boot_id, :version, :slots, :queues, :labels,
+        'running', 'run', :now, 0, :now, 0, 0)
+"""
+
+_DEREGISTER = """
+UPDATE workers SET state = 'stopped', stopped_at = :now, jobs_completed = :completed, jobs_failed = :failed
+WHERE id = :id AND state = 'running'
+"""
+
+_BEAT = """
+UPDATE workers SET heartbeat = heartbeat + 1, seen_at = :now, jobs_completed = :completed, jobs_failed = :failed,
+                   cpu_time = :cpu_time, memory = :memory
+WHERE id = :id AND state = 'running'
+"""
+
+
+def register(connection: WorkerConnection, worker_id: str, assignment: Assignment) -> None:
+    """Write that this worker is there, and its supervisor, should nobody have done so yet."""
+    values = {
+        **scaling.row(assignment),
+        "id": worker_id,
+        "supervisor": assignment.supervisor_id,
+        "pid": os.getpid(),
+        "pid_started": processes.started(os.getpid()),
+        "boot_id": processes.boot_id(),
+    }
+    with connection.transaction() as cursor:
+        if not assignment.drain:
+            cursor.execute(connection.prepare(scaling.ANNOUNCE), scaling.row(assignment))
+        cursor.execute(connection.prepare(_REGISTER), values)
+        _record(connection, cursor, "start", worker_id)
+
+
+def deregister(connection: WorkerConnection, worker_id: str, dispatcher: Dispatcher, within: float) -> None:
+    """Write that it left in good order, unless it was taken for dead before; try for so many seconds."""
+    values = {
+        "id": worker_id,
+        "now": clock.now(),
+        "completed": dispatcher.completed,
+        "failed": dispatcher.failed,
+    }
+    until = time.monotonic() + within
+    while (error := _write_end(connection, values)) is not None:
+        if time.monotonic() > until:
+            log.warning("worker %s cannot write that it left: %s", worker_id, error)
+            return
+        time.sleep(RETRY)
+        with contextlib.suppress(*connection.errors):
+            connection.reconnect()
+
+
+def _write_end(connection: WorkerConnection, values: dict[str, Any]) -> Optional[str]:
+    """Returns what was wrong."""
+    try:
+        with connection.transaction() as cursor:
+            cursor.execute(connection.prepare(_DEREGISTER), values)
+            if cursor.rowcount == 1:
+                _record(connection, cursor, "stop", values["id"])
+    except connection.errors as error:
+        return str(error).strip()
+    return None
+
+
+def _record(connection: WorkerConnection, cursor: Any, verb: str, worker_id: str) -> None:
+    me = f"worker:{worker_id}"
+    values = {"now": clock.now(), "verb": verb, "actor": me, "subject": me, "seq": None, "detail": None}
+    cursor.execute(connection.prepare(EVENT), values)
+
+
+class Heartbeat(threading.Thread):
+    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives.
+
+    Between two beats it has the worker's wakeup listen on that connection, where there is something to be heard.
+    """
+
+    def __init__(
+        self,
+        connection: WorkerConnection,
+        worker_id: str,
+        dispatcher: Dispatcher,
+        wakeup: Wakeup,
+        wake_main: Callable[[], object],
+    ) -> None:
+        """`connection` is its own from then on. A worker that cannot have two is not to take jobs with one."""
+        super().__init__(name="heartbeat", daemon=True)
+        self._connection = connection
+        self._worker_id = worker_id
+        self._dispatcher = dispatcher
+        self._wakeup = wakeup
+        self._wake_main = wake_main
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def run(self) -> None:
+        connection = self._connection
+        beat = connection.prepare(_BEAT)
+        due = time.monotonic() + self._pause()
+        while not self._ended.is_set():
+            if time.monotonic() >= due:
+                try:
+                    alive = self._beat(connection, beat)
+                except Relocated as moved:
+                    self._dispatcher.leave(moved)
+                    alive = False
+                except connection.errors:
+                    with contextlib.suppress(*connection.errors):
+                        connection.reconnect()
+                    alive = True
+                if not alive:
+                    self._dispatcher.expired = True
+                    self._wake_main()
+                    return
+                due = time.monotonic() + self._pause()
+            if not self._wakeup.listen(connection, self._ended, max(0.0, due - time.monotonic())):
+                due = 0.0  # the next beat connects anew
+
+    def _pause(self) -> float:
+        return min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS)
+
+    def _beat(self, connection: WorkerConnection, beat: str) -> bool:
+        cpu_time, memory = processes.usage()
+        values = {
+            "now": clock.now(),
+            "completed": self._dispatcher.completed,
+            "failed": self._dispatcher.failed,
+            "cpu_time": cpu_time,
+            "memory": memory,
+            "id": self._worker_id,
+        }
+        with connection.transaction() as cursor:
+            cursor.execute(beat, values)
+            return bool(cursor.rowcount == 1)

@@ -1,0 +1,1 @@
+"""The maintenance process: lost workers, retention, roll-ups, scaling."""

@@ -1,0 +1,1 @@
+"""Runs one command as a process tree."""

@@ -1,0 +1,185 @@
+"""Limits on the memory and the processes of one attempt's whole tree, where the machine has something that sets them.
+
+Control groups do, of either version, where this process may make some below its own: each attempt gets one of its own.
+Where there are none, Linux has resource limits: these are for each process (memory) or for all processes of the user
+together, with those that ran at the attempt's start (processes; root is not bound). Elsewhere nothing limits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Optional
+
+import psutil
+
+from webapp.jobs.settings import Settings
+from worker.runner import cgroups
+
+log = logging.getLogger("queuectl.worker")
+
+_PREFIX = "queuectl-job-"
+_numbers = itertools.count(1)
+_leaving: list[Path] = []
+
+
+@dataclass(frozen=True)
+class Limits:
+    """For one attempt: bytes, and processes with their threads. 0: no limit."""
+
+    memory: int
+    processes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        return cls(settings.job_memory_limit * 1024**2, settings.job_process_limit)
+
+    def __bool__(self) -> bool:
+        return bool(self.memory or self.processes)
+
+
+NO_LIMITS = Limits(0, 0)
+
+
+class ResourceLimits:
+    """The limits around one attempt."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Raises OSError."""
+        bases = _bases()
+        _remove_later()
+        self._rest = Limits(
+            0 if cgroups.MEMORY in bases else limits.memory,
+            0 if cgroups.PROCESSES in bases else limits.processes,
+        )
+        name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+        self._groups: dict[str, Path] = {}
+        try:
+            for what, limit in ((cgroups.MEMORY, limits.memory), (cgroups.PROCESSES, limits.processes)):
+                if limit and what in bases:
+                    group = bases[what] / name
+                    group.mkdir(exist_ok=True)  # both may lie in one
+                    self._groups[what] = group
+                    (_limit_memory if what == cgroups.MEMORY else _limit_processes)(group, limit)
+        except OSError:
+            self.remove()
+            raise
+
+    def enclose(self, pid: int) -> None:
+        """Put a process inside that has not begun yet; what it starts is inside, too. Raises OSError."""
+        for group in set(self._groups.values()):
+            cgroups.write(group / "cgroup.procs", str(pid))
+        if self._rest:
+            _limit_each(pid, self._rest)
+
+    def pids(self) -> set[int]:
+        """Who is inside, as far as that can be told."""
+        group = next(iter(self._groups.values()), None)  # all have the same processes
+        with contextlib.suppress(OSError):
+            return {int(pid) for pid in (group / "cgroup.procs").read_text().split()} if group else set()
+        return set()
+
+    def met(self) -> str:
+        """What was used up: 'memory' (somebody was killed for it), 'processes', or '' where none was, or none tells."""
+        memory, processes = self._groups.get(cgroups.MEMORY), self._groups.get(cgroups.PROCESSES)
+        if memory and any(_count(memory / file, "oom_kill") for file in ("memory.events", "memory.oom_control")):
+            return "memory"
+        return "processes" if processes and _count(processes / "pids.events", "max") else ""
+
+    def remove(self) -> None:
+        """Take it away, once nobody is inside."""
+        _leaving.extend(set(self._groups.values()))
+        _remove_later()
+
+
+def describe(usable: Optional[Container[str]] = None) -> str:
+    """By what each is limited where this process runs: 'memory by control groups, processes by nothing'."""
+    usable = cgroups.offered() if usable is None else usable
+    fallback = "resource limits" if sys.platform.startswith("linux") else "nothing"
+    kinds = (cgroups.MEMORY, cgroups.PROCESSES)
+    return "memory by {}, processes by {}".format(*("control groups" if kind in usable else fallback for kind in kinds))
+
+
+# --- control groups ---
+
+
+@lru_cache(maxsize=1)
+def _bases() -> dict[str, Path]:
+    """Where groups for attempts can be made, by what they limit."""
+    found = cgroups.bases()
+    for base in set(found.values()):
+        _remove_left(base)
+    log.info("limits of jobs: %s", describe(found))
+    return found
+
+
+def _remove_later() -> None:
+    """Remove what is left of attempts that have ended: a process that cannot be killed keeps its group for a while."""
+    for group in list(_leaving):
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        if not group.exists():
+            _leaving.remove(group)
+
+
+def _limit_memory(group: Path, limit: int) -> None:
+    if (group / "memory.max").exists():
+        cgroups.write(group / "memory.max", str(limit))
+        cgroups.write(group / "memory.oom.group", "1")  # the whole attempt, not just its largest process
+        if (group / "memory.swap.max").exists():
+            cgroups.write(group / "memory.swap.max", "0")
+    else:
+        cgroups.write(group / "memory.limit_in_bytes", str(limit))
+        if (group / "memory.memsw.limit_in_bytes").exists():
+            cgroups.write(group / "memory.memsw.limit_in_bytes", str(limit))
+
+
+def _limit_processes(group: Path, limit: int) -> None:
+    cgroups.write(group / "pids.max", str(limit))
+
+
+def _remove_left(base: Path) -> None:
+    """Take away what workers left that are no more. Nothing that is used can be: the kernel refuses."""
+    for group in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not psutil.pid_exists(int(group.name[len(_PREFIX) :].partition("-")[0])):
+                group.rmdir()
+
+
+def _count(file: Path, name: str) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        for line in file.read_text().splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.split()[1])
+    return 0
+
+
+# --- resource limits ---
+
+
+def _limit_each(pid: int, limits: Limits) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    import resource  # not at the top: this module is read on Windows, too
+
+    if limits.memory:
+        resource.prlimit(pid, resource.RLIMIT_AS, (limits.memory, limits.memory))
+    if limits.processes:
+        most = _processes_of_this_user() + limits.processes
+        resource.prlimit(pid, resource.RLIMIT_NPROC, (most, most))
+
+
+def _processes_of_this_user() -> int:
+    me, threads = os.getuid(), 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.uids().real == me:
+                threads += process.num_threads()
+    return threads

@@ -1,0 +1,61 @@
+"""What a supervisor waits for: signals, whoever rings, and pipes. Sockets, because Windows waits for nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import signal
+import socket
+from typing import Optional
+
+
+class SignalPipe:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._read_end, self._write_end = socket.socketpair()
+        self._read_end.setblocking(False)
+        self._write_end.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._read_end, selectors.EVENT_READ)
+        self._signals: list[int] = []
+        self._numbers = [
+            getattr(signal, name)
+            for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGTSTP", "SIGUSR1")
+            if hasattr(signal, name)
+        ]
+
+    def listen(self) -> None:
+        signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
+        for number in self._numbers:
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
+
+    def watch(self, descriptor: int) -> None:
+        """End the wait also when there is something to read here; where that is not a socket, POSIX only."""
+        self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def ring(self) -> None:
+        """End the wait, from any thread."""
+        with contextlib.suppress(BlockingIOError):
+            self._write_end.send(b"\0")
+
+    def wait(self, timeout: Optional[float]) -> None:
+        self._selector.select(timeout)
+        with contextlib.suppress(BlockingIOError):
+            self._read_end.recv(4096)
+
+    def signals(self) -> list[int]:
+        """What came since the last call."""
+        received = []
+        while self._signals:
+            received.append(self._signals.pop(0))
+        return received
+
+    def leave(self) -> None:
+        """In a fork: this is the supervisor's."""
+        signal.set_wakeup_fd(-1)
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_DFL)
+        self._selector.close()
+        self._read_end.close()
+        self._write_end.close()
