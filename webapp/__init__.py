@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def create_app(config: Optional[Config] = None) -> Flask:
     """Make the whole application, console and API included."""
-    from webapp import api, console
-    from webapp.console.gate import check_routes
+    from webapp import api, console, web
     from webapp.db.application import create_core
 
     app = create_core(config)
+    web.init_app(app, [api.Api(), console.Console()])
     console.init_app(app)
     api.init_app(app)
-    check_routes(app)
+    web.check_routes(app)
     return app

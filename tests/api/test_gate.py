@@ -16,12 +16,13 @@ from tests.console.conftest import make_app
 from tests.factories import make_job, make_user, make_worker
 from webapp.accounts import sessions, tokens
 from webapp.accounts.login_throttle import FREE
-from webapp.api import rate_limit
+from webapp.api import Api, rate_limit
 from webapp.api.scopes import needed_scope
 from webapp.config import Config
-from webapp.console.gate import check_routes
+from webapp.console import Console
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Audit, Throttle
+from webapp.web import check_routes, faces
 
 pytestmark = pytest.mark.usefixtures("own_clock")
 
@@ -140,6 +141,7 @@ def test_a_token_opens_no_page(app: Flask) -> None:
 
 def test_a_view_of_the_api_without_a_scope_stops_the_start() -> None:
     app = Flask(__name__)
+    faces.register(app, [Api(), Console()])
     app.add_url_rule("/api/v1/open", "open", lambda: "")
     with pytest.raises(RuntimeError, match="open at /api/v1/open"):
         check_routes(app)

@@ -15,13 +15,16 @@ from tests.console.conftest import COOKIE, PARTIAL, Browser, Client
 from tests.factories import make_job, make_queue, make_worker
 from webapp import create_app
 from webapp.accounts import sessions, users
+from webapp.api import Api
 from webapp.config import Config, ConfigError
-from webapp.console.gate import PUBLIC, SAFE, check_routes
+from webapp.console import Console
+from webapp.console.gate import PUBLIC, SAFE
 from webapp.core.locks import Busy
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, UserSession
 from webapp.jobs import bulk_actions, job_detail
 from webapp.lib import clock
+from webapp.web import check_routes, faces
 from webapp.web.request_info import local_path
 from webapp.web.secret_key import secret_key
 
@@ -100,6 +103,7 @@ def test_what_a_role_may_not_do_is_not_shown_to_it(viewer: Browser) -> None:
 
 def test_a_route_that_writes_for_nobody_in_particular_stops_the_start(console: Flask) -> None:
     app = Flask(__name__)
+    faces.register(app, [Api(), Console()])
     app.add_url_rule("/open", "open", lambda: "", methods=["POST"])
     with pytest.raises(RuntimeError, match="open takes POST but names no role"):
         check_routes(app)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from webapp.api import rate_limit
+from webapp.api import gate, problems, rate_limit
 from webapp.api.actions import routes as acts_routes
 from webapp.api.dead_letters import routes as dead_letters_routes
 from webapp.api.document import describe
@@ -37,8 +37,19 @@ NOUNS = (
 )
 
 
+class Api:
+    """The API as `web/faces.py` describes a face."""
+
+    name = "api"
+    prefix = problems.ROOT
+    check_route = staticmethod(gate.check_route)
+    admit = staticmethod(gate.admit)
+    refuse = staticmethod(problems.refuse)
+    explain = staticmethod(problems.explain)
+
+
 def init_app(app: Flask) -> None:
-    """Give the application its API, behind the gate that the console has set up."""
+    """Give the application its API."""
     app.extensions[rate_limit.KEY] = rate_limit.Buckets()
     describe(app, NOUNS)
     for noun in NOUNS:

@@ -9,7 +9,7 @@ not found by trying.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from flask import current_app, request
 from sqlalchemy.exc import DBAPIError
@@ -22,15 +22,25 @@ from webapp.core.locks import Busy
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import Token
+from webapp.web.request_info import address
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from werkzeug.routing import Rule
 
 USE_PATIENCE = 1.0  # seconds that a request waits to note that its token was used
 JSON = "application/json"
 LONGEST = 200  # characters of a token that are looked at
 
 
-def admit(address: Optional[str]) -> None:
-    """Admit no request to anything without a token whose scope is enough. Raises Problem."""
-    caller = set_caller(_token(address))
+def check_route(app: Flask, rule: Rule) -> None:
+    if needed_scope(app, rule.endpoint) is None:
+        raise RuntimeError(f"{rule.endpoint} at {rule.rule} names no scope: mark it with @scope(…)")
+
+
+def admit() -> None:
+    """Deny every request without a token of sufficient scope. Raises Problem."""
+    caller = set_caller(_token(address()))
     wait = rate_limit.buckets(current_app).take(caller.token_id)
     if wait:
         raise problems.too_many(wait)
@@ -40,12 +50,12 @@ def admit(address: Optional[str]) -> None:
     _check_types()
 
 
-def _token(address: Optional[str]) -> Token:
+def _token(peer: Optional[str]) -> Token:
     scheme, _, secret = request.headers.get("Authorization", "").strip().partition(" ")
     secret = secret.strip()
     if scheme.lower() != "bearer" or not secret:
         raise Problem("no-token", headers={"WWW-Authenticate": 'Bearer realm="queuectl"'})
-    key = login_throttle.address(address, "token")
+    key = login_throttle.address(peer, "token")
     with reading() as session:
         token = tokens.find(session, secret[:LONGEST])
         wait = login_throttle.wait_of(session, key) if token is None else 0.0
@@ -56,7 +66,7 @@ def _token(address: Optional[str]) -> Token:
         _note_wrong_token()
         raise Problem("bad-token", headers={"WWW-Authenticate": 'Bearer realm="queuectl", error="invalid_token"'})
     with suppress(Busy, DBAPIError, OSError):
-        tokens.used(token, address, USE_PATIENCE)
+        tokens.used(token, peer, USE_PATIENCE)
     return token
 
 

@@ -1,4 +1,4 @@
-"""What went wrong, for programs: application/problem+json (RFC 9457). `console/errors.py` decides which face answers.
+"""What went wrong, for programs: application/problem+json (RFC 9457). `web/errors.py` decides which face answers.
 
 Each kind has a type of its own, an address on the page /api-docs that explains it.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from flask import Response, request
+from flask import Response
 from werkzeug.exceptions import HTTPException
 
 from webapp.core.job_spec import SpecError
@@ -84,9 +84,10 @@ def one_field(field: str, message: str) -> Problem:
     return Problem("invalid", f"{field}: {message}", errors=[{"field": field, "place": None, "message": message}])
 
 
-def asked() -> bool:
-    """Whether this request is for the API."""
-    return request.path.startswith(ROOT)
+def refuse(error: Exception) -> Optional[Response]:
+    """Answer a refusal of the queue's own."""
+    problem = known(error)
+    return None if problem is None else answer(problem)
 
 
 def known(error: Exception) -> Optional[Problem]:
@@ -110,8 +111,8 @@ def _first(error: SpecError) -> str:
     return text if len(error.errors) == 1 else f"{text} And {len(error.errors) - 1} more."
 
 
-def of_status(status: int, text: Optional[str], error: Optional[HTTPException] = None) -> Response:
-    """An answer for what Flask or the database say. `text`: a better detail than the kind's own."""
+def explain(status: int, _title: Optional[str], text: Optional[str], error: Optional[HTTPException] = None) -> Response:
+    """Answer for what Flask or the database say. `text`: a better detail than the kind's own."""
     headers = {}
     if error is not None:
         headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Content-Range"}}

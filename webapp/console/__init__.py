@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from webapp.console import error_pages, gate
 from webapp.console.account import pages as account_pages
 from webapp.console.activity import pages as activity_pages
 from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.audit import pages as audit_pages
 from webapp.console.batches import pages as batches_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
-from webapp.console.error_pages import init_app as init_errors
 from webapp.console.etag_cache import init_app as init_unchanged
-from webapp.console.gate import init_app as init_gate
 from webapp.console.job import pages as job_pages
 from webapp.console.job_actions import pages as acts_pages
 from webapp.console.jobs import pages as jobs_pages
@@ -31,15 +30,10 @@ from webapp.console.submit import pages as submit_pages
 from webapp.console.templating import init_app as init_templating
 from webapp.console.tokens import pages as tokens_pages
 from webapp.console.workers import pages as workers_pages
-from webapp.web.compression import init_app as init_compression
-from webapp.web.headers import init_app as init_headers
-from webapp.web.health import pages as health_pages
-from webapp.web.static import init_app as init_static
 
 if TYPE_CHECKING:
     from flask import Flask
 
-BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
 PAGES = (
     account_pages,
     activity_pages,
@@ -49,7 +43,6 @@ PAGES = (
     batches_pages,
     config_pages,
     dead_letters_pages,
-    health_pages,
     job_pages,
     jobs_pages,
     output_pages,
@@ -63,16 +56,22 @@ PAGES = (
 )
 
 
+class Console:
+    """The console as `web/faces.py` describes a face."""
+
+    name = "console"
+    prefix = "/"
+    check_route = staticmethod(gate.check_route)
+    admit = staticmethod(gate.admit)
+    refuse = staticmethod(error_pages.refuse)
+    explain = staticmethod(error_pages.explain)
+
+
 def init_app(app: Flask) -> None:
-    """Give the application its console. The gate comes first: a request that it refuses reaches nothing else."""
-    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=BODY_LIMIT)
-    init_compression(app)
-    init_headers(app)
+    """Give the application its console."""
     init_sessions(app)
-    init_gate(app)
+    gate.init_app(app)
     init_unchanged(app)
     init_templating(app)
-    init_static(app)
-    init_errors(app)
     for pages in PAGES:
         app.register_blueprint(pages)

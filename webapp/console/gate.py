@@ -1,8 +1,7 @@
-"""Who gets in: one gate before every request, closed unless a route says otherwise.
+"""The console's part of the gate: origin, person, role, recent password, CSRF token, in this order.
 
-The order is Host, origin, person, role, a fresh password, CSRF token; for the API, which `api/gate.py` goes on with,
-Host, token, pace, scope. Public routes stand in PUBLIC and nowhere else; a route that writes and names no role stops
-the application from starting.
+Public routes stand in PUBLIC and nowhere else. A route that writes and names no role stops the application from
+starting.
 """
 
 from __future__ import annotations
@@ -16,61 +15,40 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, Unauthorized
 
 from webapp.accounts import sessions
-from webapp.api import problems
-from webapp.api.gate import admit
-from webapp.api.scopes import needed_scope
 from webapp.console.htmx import is_partial
 from webapp.console.refusals import note_forgery, note_refusal
 from webapp.console.roles import needed_role, needs_fresh
 from webapp.console.sessions import RENEWAL_PATIENCE, Person, current_person
 from webapp.core.locks import Busy
-from webapp.db import audit
 from webapp.lib import clock
-from webapp.web.request_info import address, came_from, public_host, requested_host, requested_origin, site_of
-from webapp.web.schema_guard import refuse_when_outdated
+from webapp.web.request_info import came_from, requested_origin, site_of
 
 if TYPE_CHECKING:
     from flask import Flask
+    from werkzeug.routing import Rule
     from werkzeug.wrappers import Response as AnyResponse
 
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
-WITHOUT_HOST_CHECK = frozenset({"health.alive"})
-WITHOUT_DATABASE = frozenset({"static", "health.alive", "health.ready"})  # of these the last asks for itself
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def init_app(app: Flask) -> None:
-    app.before_request(guard)
-    app.config["WTF_CSRF_TIME_LIMIT"] = None  # a token lives as long as its session
-    app.config["WTF_CSRF_SSL_STRICT"] = False  # the Referer check; `_refuse_strangers` does it better
-    CSRFProtect(app)  # registers its own before_request, behind the gate's
+    app.config["WTF_CSRF_TIME_LIMIT"] = None  # a token is valid as long as its session
+    app.config["WTF_CSRF_SSL_STRICT"] = False  # the Referer check; `_refuse_other_sites` does it better
+    CSRFProtect(app)  # its before_request runs after the gate's, which is registered first
 
 
-def check_routes(app: Flask) -> None:
-    """Refuse to start with a route that says for whom it is nowhere: a page that writes, anything of the API."""
-    for rule in app.url_map.iter_rules():
-        scope = needed_scope(app, rule.endpoint)
-        if rule.rule.startswith(problems.ROOT) != (scope is not None):
-            raise RuntimeError(f"{rule.endpoint} at {rule.rule}: the API's views, and they alone, name a scope")
-        if scope is not None:
-            continue
-        writes = (rule.methods or set()) - SAFE
-        if writes and rule.endpoint not in PUBLIC and needed_role(app, rule.endpoint) is None:
-            raise RuntimeError(f"{rule.endpoint} takes {', '.join(writes)} but names no role: mark it with @needs(…)")
+def check_route(app: Flask, rule: Rule) -> None:
+    view, writes = app.view_functions[rule.endpoint], (rule.methods or set()) - SAFE
+    if hasattr(view, "needed_scope"):
+        raise RuntimeError(f"{rule.endpoint} at {rule.rule}: only views of the API name a scope")
+    if writes and rule.endpoint not in PUBLIC and needed_role(app, rule.endpoint) is None:
+        raise RuntimeError(f"{rule.endpoint} takes {', '.join(writes)} but names no role: mark it with @needs(…)")
 
 
-def guard() -> Optional[AnyResponse]:
-    """Admit nobody to anything, but for what this function says."""
-    if problems.asked():
-        return _guard_api()
-    audit.set_origin(audit.Origin("console", address()))
-    refusal = _refuse_unknown_host()
-    if refusal is not None:
-        return refusal
-    if request.endpoint not in WITHOUT_DATABASE:
-        refuse_when_outdated()
-    _refuse_strangers()
+def admit() -> Optional[AnyResponse]:
+    """Deny by default."""
+    _refuse_other_sites()
     if request.endpoint in PUBLIC:
         return None
     person = current_person()
@@ -83,17 +61,6 @@ def guard() -> Optional[AnyResponse]:
     if needs_fresh(current_app, request.endpoint) and not person.fresh:
         return _ask_for_password()
     _renew(person)
-    return None
-
-
-def _guard_api() -> Optional[AnyResponse]:
-    """Programs: the same host and the same version; then a token, and neither cookie, origin nor role."""
-    audit.set_origin(audit.Origin("api", address()))
-    refusal = _refuse_unknown_host()
-    if refusal is not None:
-        return refusal
-    refuse_when_outdated()
-    admit(address())
     return None
 
 
@@ -121,23 +88,7 @@ def _too_little(person: Person, role: str) -> str:
     return f"This needs the role {role}; {person.name} is {person.role}. Ask an administrator."
 
 
-def _refuse_unknown_host() -> Optional[Response]:
-    """A page of another site may resolve its own name to this machine and read along: only known names are served."""
-    if request.endpoint in WITHOUT_HOST_CHECK:
-        return None
-    host = requested_host()
-    if host in LOOPBACK or (host and host == public_host()):
-        return None
-    shown = ascii((host or "")[:100])
-    text = (
-        f"This console is not served under the name {shown}.\n"
-        "Open it as http://127.0.0.1 or http://localhost with its port, "
-        "or start it with QUEUECTL_PUBLIC_URL set to the address that people use.\n"
-    )
-    return Response(text, 400, content_type="text/plain; charset=utf-8")
-
-
-def _refuse_strangers() -> None:
+def _refuse_other_sites() -> None:
     """A request that writes must come from a page of this very console, as far as the browser tells."""
     if request.method in SAFE:
         return

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from webapp.console.nav import nav_of
+from webapp.web.faces import current_face
 from webapp.web.request_info import came_from
 
 
@@ -98,7 +99,5 @@ def ask(**values: Any) -> Response:
 
 def refused(message: str) -> Response:
     """Somebody else was first: 409, and nothing was changed."""
-    from webapp.console.error_pages import explain
-
     current_app.logger.debug("refused: %s", message)
-    return explain(409, "Somebody was first", message)
+    return current_face().explain(409, None, message, None)

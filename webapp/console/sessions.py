@@ -15,12 +15,12 @@ from flask_login import LoginManager, UserMixin, current_user, login_user, logou
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from webapp.accounts import login_throttle, sessions, users
-from webapp.api import problems
 from webapp.console.roles import needs
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, User
 from webapp.lib import clock
+from webapp.web.faces import face_of
 from webapp.web.request_info import address, is_public_https, local_path, port
 from webapp.web.secret_key import secret_key
 
@@ -65,7 +65,11 @@ class CookieSessions(SecureCookieSessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> Any:
         """None for the API, which reads no cookie: what a page of another site makes a browser send means nothing."""
-        return self.make_null_session(app) if problems.asked() else super().open_session(app, request)
+        return (
+            super().open_session(app, request)
+            if face_of(app, request.path).name == "console"
+            else self.make_null_session(app)
+        )
 
     def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask gives it
         return _cookie_name("")

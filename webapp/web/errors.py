@@ -1,0 +1,77 @@
+"""One handler for every error of both faces. The face of the request turns the outcome into a page or a problem."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Optional
+
+from flask import Response, request
+from sqlalchemy.exc import DataError, DBAPIError
+from werkzeug.exceptions import HTTPException
+
+from webapp.core.locks import Busy, Gone
+from webapp.core.relocated import Relocated
+from webapp.db import db_errors
+from webapp.jobs.operations import NotFound
+from webapp.web.faces import current_face
+from webapp.web.schema_guard import Outdated
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+log = logging.getLogger(__name__)
+
+NOT_KNOWN = "Whether this was done is not known: look before you do it again."
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(Exception, answer)
+
+
+def answer(error: Exception) -> Response:
+    """Turn any exception into an answer of the face that was asked."""
+    refusal = current_face().refuse(error)
+    if refusal is not None:
+        return refusal
+    if isinstance(error, Busy):
+        return _explain(503)
+    if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
+        return _explain(400)
+    sentence = _database_trouble(error)
+    if sentence is not None:
+        title = "The queue is elsewhere" if isinstance(error, Relocated) else "The database cannot be used"
+        done = NOT_KNOWN if db_errors.may_have_been_done(error) else "Nothing was changed."
+        return _explain(503, title, f"{_sentence(sentence)}. {done}")
+    if isinstance(error, NotFound):
+        return _explain(404, None, _sentence(str(error)))
+    if isinstance(error, HTTPException):
+        if error.code is None or error.code < 400:
+            return error.get_response()  # type: ignore[return-value]
+        ours = error.description if error.description != type(error).description else None
+        return _explain(error.code, None, _sentence(ours) if ours else None, error)
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _explain(500, "Something broke")
+
+
+def _database_trouble(error: Exception) -> Optional[str]:
+    """Return a sentence, and log it, if the machine or a move caused this error of the database."""
+    sentence = db_errors.explain(error) if isinstance(error, (DBAPIError, OSError)) else None
+    if isinstance(error, (Gone, Outdated, Relocated)):
+        sentence = str(error)
+    if sentence is not None:
+        log.error("%s %s: %s", request.method, request.path, sentence)
+    elif db_errors.is_out_of_reach(error):
+        sentence = db_errors.OUT_OF_REACH
+        log.error("%s %s: %s", request.method, request.path, str(getattr(error, "orig", error)).strip())
+    return sentence
+
+
+def _sentence(message: str) -> str:
+    """A message that the command line shows behind 'Error:', as a sentence of its own."""
+    return message[:1].upper() + message[1:]
+
+
+def _explain(
+    status: int, title: Optional[str] = None, text: Optional[str] = None, error: Optional[HTTPException] = None
+) -> Response:
+    return current_face().explain(status, title, text, error)

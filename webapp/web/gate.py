@@ -1,0 +1,60 @@
+"""The gate before every request of both faces: known host, current schema, then the face decides who gets in.
+
+Deny by default: a route that does not say who may use it stops the application from starting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+
+from flask import Response, request
+
+from webapp.db import audit
+from webapp.web.faces import current_face, face_of
+from webapp.web.request_info import address, public_host, requested_host
+from webapp.web.schema_guard import refuse_when_outdated
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from werkzeug.wrappers import Response as AnyResponse
+
+WITHOUT_HOST_CHECK = frozenset({"health.alive"})
+WITHOUT_DATABASE = frozenset({"static", "health.alive", "health.ready"})  # /readyz asks the database itself
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def init_app(app: Flask) -> None:
+    app.before_request(guard)
+
+
+def check_routes(app: Flask) -> None:
+    """Raise RuntimeError if a route of either face does not say who may use it."""
+    for rule in app.url_map.iter_rules():
+        face_of(app, rule.rule).check_route(app, rule)
+
+
+def guard() -> Optional[AnyResponse]:
+    face = current_face()
+    audit.set_origin(audit.Origin(face.name, address()))
+    refusal = _refuse_unknown_host()
+    if refusal is not None:
+        return refusal
+    if request.endpoint not in WITHOUT_DATABASE:
+        refuse_when_outdated()
+    return face.admit()
+
+
+def _refuse_unknown_host() -> Optional[Response]:
+    """Serve known names only: another site can resolve its own name to this machine and read along."""
+    if request.endpoint in WITHOUT_HOST_CHECK:
+        return None
+    host = requested_host()
+    if host in LOOPBACK or (host and host == public_host()):
+        return None
+    shown = ascii((host or "")[:100])
+    text = (
+        f"This console is not served under the name {shown}.\n"
+        "Open it as http://127.0.0.1 or http://localhost with its port, "
+        "or start it with QUEUECTL_PUBLIC_URL set to the address that people use.\n"
+    )
+    return Response(text, 400, content_type="text/plain; charset=utf-8")
