@@ -1,4 +1,4 @@
-"""The house as design says: who may import whom, who may touch a state, who may open the database file."""
+"""The packages and their floors: who may import whom, who may change a job's state, who may open the database file."""
 
 from __future__ import annotations
 
@@ -6,120 +6,97 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 from webapp.config import CHECKOUT
 
-SOURCES = sorted(path for folder in ("webapp", "worker") for path in (CHECKOUT / folder).rglob("*.py"))
+# From the ground up. A package may import packages of lower floors. Those in one tuple are one house front: they may
+# import each other, without circles.
+FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("webapp.lib", "webapp.config", "webapp.bootstrap"),),
+    (("webapp.core",),),
+    (("webapp.db",),),
+    (("webapp.jobs",),),
+    (("webapp.accounts",), ("webapp.insight",), ("worker",)),
+    (("webapp.web",), ("worker.maintenance",)),
+    (("webapp.console",), ("webapp.api",), ("webapp.admin",), ("worker.supervisor", "worker.__main__")),
+    (("webapp", "webapp.server", "webapp.commands"),),
+)
+FLOOR_OF = {package: (floor, group) for floor, groups in enumerate(FLOORS, 1) for group in groups for package in group}
+SOURCES = {
+    ".".join(path.relative_to(CHECKOUT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("webapp", "worker")
+    for path in sorted((CHECKOUT / folder).rglob("*.py"))
+}
+TREES = {module: ast.parse(path.read_text()) for module, path in SOURCES.items()}
 
 
-def _imports(path: Path, *, everywhere: bool = False) -> Iterator[str]:
-    """The modules that a file imports: at its top level, outside `if TYPE_CHECKING`, or everywhere in it."""
-    tree = ast.parse(path.read_text())
-    nodes = list(ast.walk(tree)) if everywhere else tree.body
-    for node in nodes:
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, those inside functions included, but for `if TYPE_CHECKING` blocks."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from _nodes(child)
+
+
+def _imports(module: str) -> Iterator[str]:
+    for node in _nodes(TREES[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in SOURCES else node.module for name in names)
 
 
-def _name(path: Path) -> str:
-    return str(path.relative_to(CHECKOUT))
+def _floor(module: str) -> tuple[int, tuple[str, ...]]:
+    while module not in FLOOR_OF:
+        module = module.rpartition(".")[0]
+    return FLOOR_OF[module]
 
 
-def _within(module: str, *packages: str) -> bool:
-    return any(module == package or module.startswith(package + ".") for package in packages)
+def test_imports_only_go_down_the_floors() -> None:
+    bad = []
+    for module in SOURCES:
+        floor, group = _floor(module)
+        for name in set(_imports(module)) & set(SOURCES):
+            if _floor(name)[1] != group and _floor(name)[0] >= floor:
+                bad.append(f"{module} (floor {floor}) imports {name} (floor {_floor(name)[0]})")
+    assert bad == []
+    assert {"webapp.core.enqueue", "worker.loop.claims", "webapp.console.submit"} <= set(SOURCES)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_name)
-def test_imports_only_go_downstairs(path: Path) -> None:
-    name = _name(path)
-    # A worker's files are for workers: who only imports `worker` inside a function is not held up by it.
-    found = set(_imports(path))
-    if name.startswith("worker/"):
-        core = (
-            "alike",
-            "backoff",
-            "bulk",
-            "canaries",
-            "clock",
-            "config",
-            "db",
-            "doorbell",
-            "elsewhere",
-            "labels",
-            "lanes",
-            "locks",
-            "models",
-            "lifecycle",
-            "migrations",
-            "notifying",
-            "rollups",
-            "sessions",
-            "settings",
-            "throttle",
-            "story",
-            "operations",
-            "postgresql",
-            "trouble",
-        )
-        allowed = {"webapp", *(f"webapp.{module}" for module in core), "webapp.__version__", "webapp.create_core"}
-        ours = {module for module in found if _within(module, "webapp")}
-        bad = {module for module in ours if module not in allowed and not _within(module, *(allowed - {"webapp"}))}
-        assert not bad
-    elif not name.startswith("webapp/commands/"):
-        assert not {module for module in found if _within(module, "worker")}
-    if name.startswith("webapp/api/"):
-        assert not {module for module in found if _within(module, "webapp.console", "webapp.commands")}
-    if name.startswith("webapp/") and not name.startswith(("webapp/console/", "webapp/commands/", "webapp/api/")):
-        upstairs = ("webapp.console", "webapp.commands", "webapp.api")
-        assert not {module for module in found if _within(module, *upstairs)}
+def test_imports_make_no_circle() -> None:
+    graph = {module: {name for name in _imports(module) if name in SOURCES and name != module} for module in SOURCES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "db.py"], ids=_name)
-def test_only_db_py_knows_a_sqlite_library(path: Path) -> None:
-    assert not {module for module in _imports(path, everywhere=True) if _within(module, "sqlite3", "pysqlite3")}
+def test_only_the_engines_know_a_sqlite_library() -> None:
+    libraries = {"sqlite3", "pysqlite3"}
+    assert [name for name in SOURCES if libraries & {one.partition(".")[0] for one in _imports(name)}] == []
 
 
-def test_every_source_was_looked_at() -> None:
-    assert {"webapp/db/engines.py", "webapp/jobs/lifecycle.py", "worker/loop/claims.py"} <= {
-        _name(path) for path in SOURCES
-    }
+def test_only_lifecycle_and_two_sql_texts_change_a_jobs_state() -> None:
+    """An `update(Job)` that sets `state`, or a text that does, stands in these modules only."""
+    found = set()
+    for module, path in SOURCES.items():
+        source = path.read_text()
+        if "UPDATE jobs SET state" in source or ("update(Job)" in source and _sets_state(TREES[module])):
+            found.add(module)
+    assert found == {"webapp.jobs.lifecycle", "worker.maintenance.recovery", "webapp.core.statements"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=_name)
-def test_only_lifecycle_and_the_workers_statements_change_a_jobs_state(path: Path) -> None:
-    """An update of Job that sets `state`, or an SQL text that does, stands in three files only."""
-    may = {"webapp/jobs/lifecycle.py", "worker/maintenance/recovery.py", "webapp/core/statements.py"}
-    source = path.read_text()
-    updates = "update(Job)" in source and ('"state"' in source or "state=" in source)
-    texts = "UPDATE jobs SET state" in source
-    if _name(path) in may:
-        assert updates or texts
-    elif texts:
-        pytest.fail("an SQL text changes a job's state")
-    else:
-        assert "update(Job)" not in source or not _sets_state(path)
-
-
-def _sets_state(path: Path) -> bool:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "values":
-            of_job = "update(Job)" in ast.unparse(node.func)
-            if of_job and any(keyword.arg == "state" for keyword in node.keywords):
-                return True
-    return False
+def _sets_state(tree: ast.AST) -> bool:
+    keys = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    return "state" in keys | keywords
 
 
 def test_a_worker_process_never_loads_the_console() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from worker import supervisor, loop, keeper\n"
-        "no = ('webapp.console', 'webapp.commands', 'webapp.api', 'flask_wtf', 'flask_login', 'flask_smorest')\n"
+        "from worker.supervisor import supervisor\n"
+        "no = ('webapp.web', 'webapp.console', 'webapp.commands', 'webapp.api', 'flask_wtf')\n"
         "print([name for name in sys.modules if name.startswith(no)])"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(CHECKOUT)], capture_output=True, text=True, check=True)
@@ -127,5 +104,17 @@ def test_a_worker_process_never_loads_the_console() -> None:
 
 
 def test_every_module_says_what_lives_in_it() -> None:
-    silent = [_name(path) for path in SOURCES if not ast.get_docstring(ast.parse(path.read_text()))]
-    assert [name for name in silent if not name.endswith("versions/__init__.py")] == []
+    silent = [module for module, tree in TREES.items() if not ast.get_docstring(tree)]
+    assert [module for module in silent if not module.endswith(".versions")] == []
+
+
+def test_files_and_functions_stay_small() -> None:
+    long_files = {module: path for module, path in SOURCES.items() if len(path.read_text().splitlines()) > 400}
+    assert set(long_files) <= {"webapp.db.models", "webapp.api.schemas"}
+    long_functions = [
+        f"{module}.{node.name}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60 and "migrations" not in module
+    ]
+    assert long_functions == []

@@ -28,7 +28,7 @@ from webapp.jobs.settings import Settings
 from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from worker.loop.claims import Claim
+    from worker.attempt import Claim
 
 FEW, MANY, MOST = 1_000, 1_000_000, 10_000_000
 ROW_SIZE = 450  # bytes of a job with its indexes and its log, about
@@ -175,7 +175,7 @@ def _round(queues: list[_Queue], sizes: Sizes) -> None:
 
 def _turn(queue: _Queue) -> None:
     """Settle what is held and claim the next, as the dispatcher does it."""
-    from worker.loop.claims import AttemptResult
+    from worker.attempt import AttemptResult
 
     settings = Settings()
     began = time.perf_counter()

@@ -47,7 +47,7 @@ SELECT lower(hex(randomblob(8))) || i,
        CASE WHEN state IN ('failed', 'dead') THEN 'exit code ' || (1 + i % {CAUSES}) END,
        CASE WHEN state IN ('failed', 'dead') THEN 'exit:' || (1 + i % {CAUSES}) END
 FROM j
-"""
+"""  # noqa: S608  every part is ours
 _ATTEMPTS = """
 INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_id, started_at, finished_at, exit_code,
                       cpu_time, peak_memory, output, output_runs, output_dropped, due_at)

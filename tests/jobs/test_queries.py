@@ -14,6 +14,7 @@ from webapp.core import job_spec
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import STATES, Job
+from webapp.insight.queues import all_queues
 from webapp.jobs import operations, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
@@ -123,7 +124,7 @@ def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_queue_shows_what_waits_and_since_when() -> None:
     fill(9, "pending")
     with reading() as session:
-        views = {view.queue.name: view for view in queries.queues(session)}
+        views = {view.queue.name: view for view in all_queues(session)}
         oldest = queries.oldest_pending(session)
     assert sum(view.pending.number for view in views.values()) == 9
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)

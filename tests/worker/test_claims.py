@@ -19,7 +19,8 @@ from webapp.db.models import Job
 from webapp.jobs import operations
 from webapp.jobs.settings import Settings
 from webapp.lib import clock
-from worker.loop.claims import AttemptResult, Claim, Claims
+from worker.attempt import AttemptResult, Claim
+from worker.loop.claims import Claims
 
 SETTINGS = Settings()
 

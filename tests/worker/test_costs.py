@@ -19,7 +19,7 @@ from tests.worker.test_claims import ended
 from webapp.db import engines as db
 from webapp.db.engines import WorkerConnection, writing
 from webapp.jobs import operations
-from worker.loop.claims import Claim
+from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
 
 

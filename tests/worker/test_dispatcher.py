@@ -18,7 +18,8 @@ from webapp.db.label_sets import Lane
 from webapp.db.models import Job, OutputChunk, Worker
 from webapp.jobs import operations
 from webapp.lib import clock
-from worker.loop.claims import AttemptResult, Claims
+from worker.attempt import AttemptResult
+from worker.loop.claims import Claims
 from worker.loop.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
 from worker.maintenance import recovery
 from worker.runner.output import Capture

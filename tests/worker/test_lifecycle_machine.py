@@ -24,7 +24,8 @@ from webapp.db.models import Attempt, Job, Worker
 from webapp.jobs import operations
 from webapp.jobs.settings import Settings
 from webapp.lib import clock
-from worker.loop.claims import AttemptResult, Claim, Claims
+from worker.attempt import AttemptResult, Claim
+from worker.loop.claims import Claims
 from worker.maintenance import recovery
 
 WAIT = 60.0  # seconds of every backoff here

@@ -29,6 +29,7 @@ from webapp.db.application import create_core
 from webapp.db.db_errors import LITTLE_SPACE, NO_SPACE
 from webapp.db.models import Worker
 from webapp.insight import blockers
+from webapp.insight.queues import all_queues
 from webapp.jobs import queries, settings
 from webapp.lib import clock
 
@@ -256,7 +257,7 @@ def workers() -> Iterator[Finding]:
         lease = settings.load(session).lease
         views = queries.workers(session, lease)
         oldest = queries.oldest_pending(session)
-        stranded = blockers.stranded(queries.queues(session), [view for view in views if view.alive])
+        stranded = blockers.stranded(all_queues(session), [view for view in views if view.alive])
     silent = [view for view in views if not view.alive]
     alive = len(views) - len(silent)
     if silent:

@@ -11,7 +11,8 @@ from webapp.api.schemas import Queue, Queues
 from webapp.api.scopes import actor, scope
 from webapp.core import job_spec
 from webapp.db.engines import reading
-from webapp.jobs import operations, queries
+from webapp.insight.queues import all_queues
+from webapp.jobs import operations
 from webapp.lib import clock
 from webapp.web import serializers
 
@@ -52,6 +53,6 @@ def _pause(name: str, *, paused: bool) -> dict[str, Any]:
 
 def _queues() -> list[dict[str, Any]]:
     with reading() as session:
-        views = queries.queues(session)
+        views = all_queues(session)
     now = clock.now()
     return [serializers.queue(view, now) for view in views]

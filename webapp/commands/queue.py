@@ -6,6 +6,7 @@ import click
 
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, print_json, print_table, say, span
+from webapp.insight.queues import all_queues
 from webapp.lib import clock
 
 
@@ -23,7 +24,7 @@ def list_queues(as_json: bool) -> None:
     from webapp.web import serializers
 
     with core(), reading() as session:
-        views = queries.queues(session)
+        views = all_queues(session)
     now = clock.now()
     if as_json:
         print_json([serializers.queue(view, now) for view in views])

@@ -9,6 +9,7 @@ import click
 from webapp.commands._core import core, json_option
 from webapp.commands._output import STYLES, print_json, show, span
 from webapp.core import labels
+from webapp.insight.queues import all_queues
 from webapp.lib import clock
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def status(as_json: bool) -> None:
         lately = trends.trend(session, trends.RANGES["1h"])
         paused = queries.paused_queues(session)
         alive = [view for view in workers if view.alive]
-        stranded = blockers.stranded(queries.queues(session, lately.rates), alive)
+        stranded = blockers.stranded(all_queues(session, lately.rates), alive)
     silent = len(workers) - len(alive)
     _print(
         states,

@@ -19,10 +19,11 @@ from webapp.db import db_errors
 from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Obstacle
+from webapp.insight.queues import QueueView
 from webapp.insight.stuck_jobs import Stuck, stuck
 from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
-from webapp.jobs.queries import Count, QueueView, Waiting, WorkerView
+from webapp.jobs.queries import Count, Waiting, WorkerView
 from webapp.jobs.settings import Settings
 from webapp.lib import clock
 

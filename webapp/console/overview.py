@@ -11,6 +11,7 @@ from webapp.console import charts, htmx, times
 from webapp.console.attention import needs
 from webapp.db.engines import reading
 from webapp.insight import trends
+from webapp.insight.queues import all_queues
 from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
 from webapp.lib import histograms
@@ -34,7 +35,7 @@ def index() -> ResponseReturnValue:
         values = settings.load(session)
         fleet = queries.workers(session, values.lease)
         trend = trends.trend(session, wanted)
-        queues = queries.queues(session, trend.rates)
+        queues = all_queues(session, trend.rates)
         return htmx.page(
             "overview",
             session,

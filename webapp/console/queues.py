@@ -14,6 +14,7 @@ from webapp.console.sessions import actor
 from webapp.console.wait_reason import start_command
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
+from webapp.insight.queues import QueueView, all_queues
 from webapp.jobs import operations, queries, settings
 
 pages = Blueprint("queues", __name__)
@@ -25,12 +26,12 @@ MOST_LANES = 3  # of one queue that nobody takes: so many are named
 class Row:
     """A queue, who serves it, and what of it waits for labels that nobody has who takes jobs."""
 
-    view: queries.QueueView
+    view: QueueView
     fleet: blockers.Fleet
     stuck: list[tuple[queries.Waiting, blockers.Obstacle]]
 
     @classmethod
-    def of(cls, view: queries.QueueView, alive: list[queries.WorkerView]) -> Row:
+    def of(cls, view: QueueView, alive: list[queries.WorkerView]) -> Row:
         def fleet(requires: str = "") -> blockers.Fleet:
             return blockers.serving(view.queue.name, view.queue, alive, requires)
 
@@ -54,7 +55,7 @@ class Row:
 def index() -> ResponseReturnValue:
     with reading() as session:
         alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
-        rows = [Row.of(view, alive) for view in queries.queues(session)]
+        rows = [Row.of(view, alive) for view in all_queues(session)]
         return htmx.page(
             "queues", session, rows=rows, any_alive=bool(alive), start_command=start_command, most_lanes=MOST_LANES
         )

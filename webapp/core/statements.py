@@ -27,12 +27,12 @@ SELECT (SELECT revision FROM control) AS revision,
        ({_FIRST_DUE % "failed"}) AS failed,
        EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS lone,
        {{now}} AS told
-"""
+"""  # noqa: S608  every part is ours
 
 _PROMOTE = f"""
 UPDATE jobs SET state = '{ARROWS["promote"].enters}', changed_at = :now
 WHERE state IN {_states("promote")} AND seq {{due}}
-"""
+"""  # noqa: S608  every part is ours
 _DUE = f"SELECT seq FROM jobs WHERE state IN {_states('promote')} AND run_at <= :now LIMIT {PROMOTE_LIMIT}"  # noqa: S608
 # What another worker promotes already is not waited for.
 _FREE = f"= ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED))"
@@ -43,7 +43,7 @@ _TAKE = f"""
 UPDATE jobs SET state = '{ARROWS["claim"].enters}', attempts = attempts + 1, started_at = :now, changed_at = :now,
                 worker_id = :worker, token = {{token}}
 WHERE state IN {_states("claim")} AND seq {{picked}}
-"""
+"""  # noqa: S608
 
 _ORDER = "ORDER BY priority DESC, run_at, seq"
 _WHICH = "losses = 0", "losses > 0"

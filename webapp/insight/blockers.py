@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.db.models import Queue
 from webapp.insight import trends
+from webapp.insight.queues import QueueView
 from webapp.jobs import queries, settings
 
 
@@ -88,9 +89,7 @@ def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], 
     return Fleet(found, able)
 
 
-def stranded(
-    queues: Iterable[queries.QueueView], alive: list[queries.WorkerView]
-) -> list[tuple[queries.Waiting, Obstacle]]:
+def stranded(queues: Iterable[QueueView], alive: list[queries.WorkerView]) -> list[tuple[queries.Waiting, Obstacle]]:
     """The lanes whose jobs wait because no worker that serves their queue has what they require, the fullest first."""
     lanes = [
         (one, serving(view.queue.name, view.queue, alive, one.lane.requires).obstacle)

@@ -64,7 +64,7 @@ WITH keys(error_key) AS (VALUES {{keys}})
 SELECT error_key, {{first}}, {{last}}, {{many}},
        (SELECT seq {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1)
 FROM keys
-"""
+"""  # noqa: S608
 _DEATHS = """
 WITH keys(error_key) AS (VALUES {keys}), hours(start) AS (VALUES {hours})
 SELECT error_key, start, {many} FROM keys CROSS JOIN hours

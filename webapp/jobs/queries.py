@@ -7,7 +7,7 @@ One job's story (attempts, events, output) is in `jobs/job_detail.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Optional
@@ -30,7 +30,6 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.db.label_sets import Lane, lanes
 from webapp.db.models import STATES, Event, Job, Queue, Worker
-from webapp.insight import trends
 from webapp.jobs import listing
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import in_state
@@ -144,10 +143,10 @@ def waiting_jobs(session: Session) -> list[Waiting]:
 
 def oldest_pending(session: Session) -> Optional[int]:
     """When the job that has waited longest became due (microseconds), or None."""
-    return _oldest(waiting_jobs(session))
+    return oldest(waiting_jobs(session))
 
 
-def _oldest(waiting: Iterable[Waiting]) -> Optional[int]:
+def oldest(waiting: Iterable[Waiting]) -> Optional[int]:
     return min((one.oldest for one in waiting if one.oldest is not None), default=None)
 
 
@@ -244,50 +243,6 @@ def workers(session: Session, lease: float, *, ended_since: Optional[int] = None
         jobs.setdefault(job.worker_id or "", []).append(job)
     fresh = clock.now() - clock.seconds(lease)
     return [WorkerView(row, jobs.get(row.id, []), row.state == "running" and row.seen_at >= fresh) for row in rows]
-
-
-@dataclass(frozen=True)
-class QueueView:
-    """A queue with what waits and runs in it. `oldest_run_at`: when its longest-waiting job became due.
-
-    `per_minute`: runs that end in a minute, at the present rate; None where none does.
-    """
-
-    queue: Queue
-    pending: Count
-    processing: int
-    oldest_run_at: Optional[int]
-    per_minute: Optional[float] = None
-    waiting: tuple[Waiting, ...] = ()  # what is pending, by what it requires
-
-    @property
-    def drain_seconds(self) -> Optional[float]:
-        """How long what waits takes at the present rate, about; None where nothing waits or nothing ends."""
-        return trends.drain_time(self.pending.number, self.per_minute)
-
-
-def queues(session: Session, rates: Optional[Mapping[str, float]] = None) -> list[QueueView]:
-    """All queues, by name. `rates` are `trends.queue_rates`, for whoever has them already."""
-    if rates is None:
-        rates = trends.queue_rates(session)
-    running = dict(
-        session.execute(select(Job.queue, func.count()).where(in_state("processing")).group_by(Job.queue))
-        .tuples()
-        .all()
-    )
-    waiting: dict[str, list[Waiting]] = {}
-    for one in waiting_jobs(session):
-        waiting.setdefault(one.lane.queue, []).append(one)
-    views = []
-    for queue in session.scalars(select(Queue).order_by(Queue.name)):
-        here = waiting.get(queue.name, [])
-        number = total(one.number for one in here)
-        views.append(
-            QueueView(
-                queue, number, running.get(queue.name, 0), _oldest(here), rates.get(queue.name), waiting=tuple(here)
-            )
-        )
-    return views
 
 
 def events_of(session: Session, subject: str, limit: int = 50) -> list[Event]:

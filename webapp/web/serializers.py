@@ -14,9 +14,10 @@ from webapp.db.models import Act
 from webapp.insight import trends
 from webapp.insight.failure_groups import DeadGroup
 from webapp.insight.fleet import SupervisorView
+from webapp.insight.queues import QueueView
 from webapp.insight.trends import Trend
 from webapp.jobs import bulk_actions, queries, settings
-from webapp.jobs.queries import QueueView, Waiting, WorkerView
+from webapp.jobs.queries import Waiting, WorkerView
 from webapp.jobs.settings import Change, Value
 from webapp.lib import clock, histograms
 from webapp.lib.histograms import Histogram

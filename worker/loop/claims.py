@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 from webapp.core.statements import Statements
 from webapp.db import migrations
@@ -24,45 +24,9 @@ from webapp.db.label_sets import Lane
 from webapp.jobs.lifecycle import ARROWS
 from webapp.jobs.settings import Settings
 from webapp.lib import clock
+from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
-from worker.runner.output import NOTHING, Capture, CapturedOutput, Chunk
-
-
-# Tuples, of which each job needs two: a frozen dataclass takes four times as long to make.
-class Claim(NamedTuple):
-    """A job that this worker holds, as far as running and settling it need."""
-
-    seq: int
-    id: str
-    token: str
-    attempt: int
-    command: str
-    timeout: Optional[float]  # seconds; None: the setting decides
-    cwd: Optional[str]
-    env: Mapping[str, str]
-    failures: int
-    max_retries: Optional[int]
-    alone: bool  # a worker died under it before: nothing may run beside it
-    kill_grace: float
-    due_at: int
-
-
-class AttemptResult(NamedTuple):
-    """What came of a claim. `kind`: completed, failed, cancelled or released; times in microseconds."""
-
-    claim: Claim
-    kind: str
-    reason: str
-    started_at: int
-    finished_at: int
-    exit_code: Optional[int] = None
-    signal: Optional[int] = None
-    error: Optional[str] = None
-    error_key: Optional[str] = None
-    cpu_time: Optional[int] = None
-    peak_memory: Optional[int] = None
-    output: CapturedOutput = NOTHING
-    left_behind: int = 0
+from worker.runner.output import Capture, Chunk
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from webapp.db.label_sets import Lane
 from webapp.jobs.settings import Settings
 from webapp.lib import clock
 from worker.assignment import Assignment
-from worker.loop.claims import AttemptResult, Claim, Claims, Turn
+from worker.attempt import AttemptResult, Claim
+from worker.loop.claims import Claims, Turn
 from worker.runner.output import Capture
 
 log = logging.getLogger("queuectl.worker")

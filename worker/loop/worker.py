@@ -19,8 +19,8 @@ from webapp.db import engines
 from webapp.lib import clock
 from worker import processes
 from worker.assignment import Assignment
+from worker.attempt import AttemptResult
 from worker.loop import heartbeat, wakeup
-from worker.loop.claims import AttemptResult
 from worker.loop.dispatcher import Dispatcher
 from worker.loop.guardian import Guardian
 from worker.loop.listener import Listener

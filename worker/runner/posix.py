@@ -21,7 +21,7 @@ from typing import Optional
 
 from webapp.lib import clock
 from worker import processes
-from worker.loop.claims import Claim
+from worker.attempt import Claim
 from worker.messages import GONE, NOW, QUIET, STOP
 from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import STDERR, STDOUT, Capture

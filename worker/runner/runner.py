@@ -22,7 +22,7 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 from webapp.jobs.settings import Settings
 from webapp.lib import clock, sd_notify
 from worker import processes
-from worker.loop.claims import AttemptResult, Claim
+from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
 from worker.runner.limits import NO_LIMITS, Limits
 from worker.runner.output import Capture

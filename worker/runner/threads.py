@@ -22,7 +22,7 @@ import psutil
 
 from webapp.lib import clock
 from worker import messages, processes
-from worker.loop.claims import Claim
+from worker.attempt import Claim
 from worker.runner.limits import Limits
 from worker.runner.output import STDERR, STDOUT, Capture
 from worker.runner.runner import READ_SIZE, CannotStart, Runner, Running

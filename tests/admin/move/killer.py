@@ -21,12 +21,12 @@ import alembic.command  # noqa: F401 - all that a command needs, so that a fork 
 import psycopg  # noqa: F401
 from sqlalchemy import Engine, event
 
-from webapp.admin import move as moving
+from webapp.admin import move as moving  # noqa: F401
 from webapp.admin.move import copying
 from webapp.commands import main
 from webapp.commands._move import move  # noqa: F401
 from webapp.insight import rollups  # noqa: F401
-from webapp.jobs import bulk_actions, canary
+from webapp.jobs import bulk_actions, canary  # noqa: F401
 from worker.maintenance import maintenance  # noqa: F401
 
 copying.ROWS = 40  # so that some tables go in several batches

@@ -65,7 +65,8 @@ class Ours:
 
     def __init__(self, stack: ExitStack, scratch: Scratch, database: Database) -> None:
         """Its database stays open until the stack is closed."""
-        from worker.loop.claims import Claim, Claims
+        from worker.attempt import Claim
+        from worker.loop.claims import Claims
 
         self.database = database
         stack.enter_context(opened(scratch.home(), database.for_us))
@@ -109,7 +110,7 @@ class Ours:
             raise BenchError(f"a claim took {len(claimed)} jobs; expected 1.")
 
     def _give(self, turn: Any) -> None:
-        from worker.loop.claims import AttemptResult
+        from worker.attempt import AttemptResult
 
         for held in self._held:
             now = clock.now()
