@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from webapp.accounts import users
 from webapp.config import Config
-from webapp.db import audit
+from webapp.core import audit_lines
 from webapp.db.application import create_core
 from webapp.db.engines import db
 from webapp.lib import clock
@@ -81,7 +81,7 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("QUEUECTL_HOME", "/nonexistent/a-test-forgot-its-home")
     clock.follow(None)  # the server of the test before
-    audit.set_origin(audit.Origin("command"))  # and its request
+    audit_lines.set_origin(audit_lines.Origin("command"))  # and its request
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,9 @@ from typing import Any, Optional
 
 from sqlalchemy import select, update
 
+from webapp.core.states import TERMINAL
 from webapp.db.engines import writing
-from webapp.db.models import TERMINAL, Attempt, Event, Job, LaneRow, OutputChunk, Queue, Supervisor, User, Worker
+from webapp.db.models import Attempt, Event, Job, LaneRow, OutputChunk, Queue, Supervisor, User, Worker
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 

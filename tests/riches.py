@@ -22,9 +22,9 @@ from tests.factories import (
     make_worker,
 )
 from webapp.accounts import tokens
+from webapp.core.states import STATES
 from webapp.db import audit, engines
 from webapp.db.models import (
-    STATES,
     Act,
     CommandHour,
     Control,

@@ -23,8 +23,8 @@ from tests.bench.scratch import opened
 from webapp import create_app
 from webapp.accounts import sessions, users
 from webapp.config import Config
+from webapp.core.states import STATES
 from webapp.db.engines import db, reading
-from webapp.db.models import STATES
 
 ROW_SIZE = 900  # bytes of a job with its indexes, its attempt and its log, about
 NAME = "bench"

@@ -21,8 +21,8 @@ from tests.bench import Bench, BenchError
 from tests.bench.pool import ACTOR, number
 from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
+from webapp.core import audit_lines
 from webapp.core.job_spec import JobSpec
-from webapp.db import audit
 from webapp.db.engines import sqlite
 from webapp.jobs import operations
 from webapp.lib import clock
@@ -81,7 +81,7 @@ def _insert(bare: Any, jobs: int, *, with_line: bool = False) -> float:
         bare.execute("BEGIN IMMEDIATE")
         bare.execute(_INSERT, _row())
         if with_line:
-            bare.execute(audit.LINE, _line())
+            bare.execute(audit_lines.LINE, _line())
         bare.execute("COMMIT")
     return time.perf_counter() - began
 
@@ -110,7 +110,7 @@ def _row() -> tuple[Any, ...]:
 
 
 def _line() -> dict[str, Any]:
-    [line] = audit.lines("enqueue", [f"job:{new_job_id()}"], ACTOR, details=[{"after": {"command": COMMAND}}])
+    [line] = audit_lines.lines("enqueue", [f"job:{new_job_id()}"], ACTOR, details=[{"after": {"command": COMMAND}}])
     return line
 
 

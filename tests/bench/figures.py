@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
-from webapp.db.models import STATES
+from webapp.core.states import STATES
 
 RATIO = "x"
 

@@ -21,10 +21,10 @@ from tests.bench.pool import ACTOR
 from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
 from webapp.core.job_spec import JobSpec
+from webapp.core.labels import Lane
+from webapp.core.setting_values import Settings
 from webapp.db.engines import worker_connection, write_engine, writing
-from webapp.db.label_sets import Lane
 from webapp.jobs.operations import enqueue, pause_queue
-from webapp.jobs.settings import Settings
 from webapp.lib import clock
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from tests.commands.conftest import Cli
 from tests.factories import make_job, make_worker
 from webapp.admin import doctor
 from webapp.config import Config
+from webapp.core.schema import HEAD
 from webapp.db.engines import db
-from webapp.db.migrations import HEAD
 from webapp.lib import clock
 
 

@@ -11,7 +11,7 @@ from flask import Flask
 
 from tests.commands.conftest import Cli
 from webapp.config import CHECKOUT
-from webapp.jobs.settings import DEFINITIONS
+from webapp.core.setting_values import DEFINITIONS
 
 
 def test_get_prints_the_bare_value(app: Flask, cli: Cli) -> None:

@@ -7,8 +7,9 @@ from flask import Flask
 
 from tests.commands.conftest import Cli
 from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
+from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.db.models import STATES, Queue, Worker
+from webapp.db.models import Queue, Worker
 from webapp.jobs import queries
 from webapp.lib import clock
 

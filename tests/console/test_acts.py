@@ -10,8 +10,9 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job, make_queue, make_worker
+from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.db.models import STATES, Event, Job
+from webapp.db.models import Event, Job
 from webapp.jobs import job_detail
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
+from webapp.core import setting_values
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import operations, queries, settings
@@ -22,7 +23,7 @@ def value_of(key: str) -> object:
 
 def test_every_setting_is_listed_and_has_a_page(admin: Browser) -> None:
     text = admin.get("/config").get_data(as_text=True)
-    for key in settings.DEFINITIONS:
+    for key in setting_values.DEFINITIONS:
         assert f'href="/config/{key}"' in text
         assert admin.get(f"/config/{key}").status_code == 200
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_worker
-from webapp.db.models import STATES
+from webapp.core.states import STATES
 from webapp.lib import clock
 
 LISTS = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/workers", "/queues", "/config"]

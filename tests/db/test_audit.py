@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.factories import make_job, make_queue, make_worker
 from webapp.accounts import users
-from webapp.core import job_spec
+from webapp.core import audit_lines, job_spec
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit
@@ -99,12 +99,12 @@ def refuses(statement: str) -> None:
 
 
 def test_the_trail_says_from_where(app: object) -> None:
-    before = audit._origin.get()
-    audit.set_origin(audit.Origin("api", "192.0.2.7"))
+    before = audit_lines._origin.get()
+    audit_lines.set_origin(audit_lines.Origin("api", "192.0.2.7"))
     try:
         operations.set_setting("max_retries", 5, "person:ana")
     finally:
-        audit.set_origin(before)
+        audit_lines.set_origin(before)
     operations.set_setting("max_retries", 6, "person:ana")
     with reading() as session:
         rows = session.scalars(select(Audit).order_by(Audit.id)).all()

@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.conftest import configuration, execute, opened
 from webapp.config import Config
-from webapp.core.transaction import storing
-from webapp.db import db_errors
+from webapp.core.transaction import durable_transaction
+from webapp.db import db_errors, engines
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Control
@@ -47,7 +47,7 @@ def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_do
     assert not db_errors.may_have_been_done(caught.value)
 
 
-@pytest.fixture(params=["writing", "storing"])
+@pytest.fixture(params=["writing", "plain SQL"])
 def lose_the_session(
     request: pytest.FixtureRequest, postgresql_app: Flask, postgresql_server: URL
 ) -> Callable[[bool], None]:
@@ -62,11 +62,11 @@ def lose_the_session(
                 session.scalar(text(PID))
 
     def by_plain_statements(ask: bool) -> None:
-        with storing() as plain:
-            plain.run(WRITE, {})
-            execute(postgresql_server, END.format(plain.rows(PID, {})[0][0]))
+        with engines.raising_as_sqlalchemy(), durable_transaction(engines.database()) as transaction:
+            transaction.execute(WRITE)
+            execute(postgresql_server, END.format(transaction.execute(PID).fetchone()[0]))
             if ask:
-                plain.rows(PID, {})
+                transaction.execute(PID)
 
     return by_session if request.param == "writing" else by_plain_statements
 

@@ -13,14 +13,11 @@ from typing import Any, Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import event, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import text
 
-from webapp.config import CHECKOUT, Config, ConfigError, load
+from webapp.config import CHECKOUT
 from webapp.core.locks import Busy, WriteLock
-from webapp.core.transaction import storing
 from webapp.db import engines
-from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 
 _HOLD = """
@@ -149,22 +146,6 @@ def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: 
         assert session.execute(text("SELECT revision FROM control")).scalar() == 5
 
 
-def test_a_worker_connection_recovers_from_an_error(app: Flask, config: Config, eventually: Callable[..., Any]) -> None:
-    connection = engines.worker_connection()
-
-    def fail() -> None:
-        with connection.transaction() as cursor:
-            cursor.execute("SELECT no_such_column FROM control")
-
-    with pytest.raises(connection.errors):
-        fail()
-    connection.reconnect()
-    with connection.transaction() as cursor:
-        cursor.execute("SELECT revision FROM control")
-        assert cursor.fetchone()[0] >= 1
-    connection.close()
-
-
 def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
     app: Flask, eventually: Callable[..., Any]
 ) -> None:
@@ -213,54 +194,3 @@ def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app:
     watch._connection.driver_connection.close()
     assert engines.mark() is None
     assert engines.mark() not in (None, begun)
-
-
-# --- plain statements ---
-
-
-def _store_and_fail(name: str) -> None:
-    with storing() as plain:
-        plain.run("INSERT INTO queues (name) VALUES (:name)", {"name": name})
-        raise RuntimeError("not after all")
-
-
-def test_what_is_stored_in_plain_statements_is_there_and_is_not_when_it_was_rolled_back(app: Flask) -> None:
-    with storing() as plain:
-        plain.run_many("INSERT INTO queues (name) VALUES (:name)", [{"name": "one"}, {"name": "two"}])
-    with pytest.raises(RuntimeError, match="after all"):
-        _store_and_fail("three")
-    with storing() as plain:
-        statement = f"SELECT name FROM queues WHERE {plain.among('name', 'names')} ORDER BY name"
-        assert plain.rows(statement, {"names": plain.listed(["one", "two", "three"])}) == [("one",), ("two",)]
-
-
-def test_plain_statements_raise_what_a_session_raises(app: Flask) -> None:
-    with pytest.raises(IntegrityError), storing() as plain:
-        plain.run_many("INSERT INTO queues (name) VALUES (:name)", [{"name": "one"}, {"name": "one"}])
-
-
-def test_a_stranger_that_holds_the_database_is_told_as_busy_to_plain_statements(
-    sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stranger = engines.sqlite.connect(home / "queue.db", isolation_level=None)
-    stranger.execute("BEGIN IMMEDIATE")
-    event.listen(
-        engines.write_engine(), "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=10")
-    )
-    with pytest.raises(Busy), storing():
-        raise AssertionError("it must not get here")
-    stranger.close()
-
-
-@pytest.mark.parametrize(("wanted", "found"), [("0", 1), ("1", 2)])
-def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
-    app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
-    with app.app_context():
-        connection = engines.worker_connection()
-        assert connection.look("PRAGMA synchronous", {}) == [(found,)]
-        connection.close()
-
-
-def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
-    with pytest.raises(ConfigError, match="QUEUECTL_DURABLE_SETTLES is 'yes'"):
-        load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": "yes"})

@@ -16,6 +16,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from webapp.config import CHECKOUT, Config, ConfigError
+from webapp.core import schema
 from webapp.db import engines as db
 from webapp.db import migrations, models
 from webapp.db.application import create_core
@@ -29,7 +30,7 @@ def migrated() -> bool:
 
 def test_head_names_the_newest_revision() -> None:
     scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
-    assert scripts.get_current_head() == migrations.HEAD
+    assert scripts.get_current_head() == schema.HEAD
 
 
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")

@@ -119,9 +119,9 @@ def test_limits_that_the_address_names_itself_stand(app: Flask, config: Config) 
 def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_change(app: Flask) -> None:
     """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
     from webapp.core import job_spec
-    from webapp.db.label_sets import Lane
+    from webapp.core.labels import Lane
+    from webapp.core.setting_values import Settings
     from webapp.jobs import operations
-    from webapp.jobs.settings import Settings
     from worker.loop.claims import Claims
 
     make_job("pending", id="first")

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
 from webapp.config import CHECKOUT
-from webapp.db import migrations
+from webapp.core import schema
 
 _MIGRATION = '''"""What a next version may add."""
 
@@ -66,8 +66,9 @@ def _next_version(folder: Path) -> Path:
     for name in ("webapp", "worker", "templates", "static"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     package = folder / "webapp" / "migrations"
-    (package / "versions" / "next.py").write_text(_MIGRATION.format(head=migrations.HEAD))
-    source = (package / "__init__.py").read_text()
-    assert f'HEAD = "{migrations.HEAD}"' in source
-    (package / "__init__.py").write_text(source.replace(f'HEAD = "{migrations.HEAD}"', 'HEAD = "next"'))
+    (package / "versions" / "next.py").write_text(_MIGRATION.format(head=schema.HEAD))
+    head = folder / "webapp" / "core" / "schema.py"
+    source = head.read_text()
+    assert f'HEAD = "{schema.HEAD}"' in source
+    head.write_text(source.replace(f'HEAD = "{schema.HEAD}"', 'HEAD = "next"'))
     return folder / "webapp" / "commands" / "__main__.py"

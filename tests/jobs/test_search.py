@@ -13,9 +13,9 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from tests.factories import make_attempt, make_job, make_jobs
+from webapp.core.states import STATES
 from webapp.db import engines
 from webapp.db.engines import reading
-from webapp.db.models import STATES
 from webapp.jobs import filters, listing, queries, search
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.listing import Page

@@ -8,16 +8,17 @@ from typing import Callable
 
 import pytest
 
+from webapp.core import setting_values
+from webapp.core.setting_values import DEFINITIONS, Definition, SettingError
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 from webapp.jobs.queries import events_of
-from webapp.jobs.settings import DEFINITIONS, Definition, SettingError
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS.values(), ids=lambda definition: definition.key)
 def test_a_default_lies_within_its_bounds_and_has_a_field_and_a_help_text(definition: Definition) -> None:
     assert definition.parse(definition.default) == definition.default
-    assert getattr(settings.Settings(), definition.key) == definition.default
+    assert getattr(setting_values.Settings(), definition.key) == definition.default
     assert definition.help.endswith((".", "…"))
 
 
@@ -31,7 +32,7 @@ def test_a_value_out_of_bounds_or_of_another_type_is_refused_with_what_is_allowe
 
 def test_an_unknown_name_is_told_its_nearest_neighbour() -> None:
     with pytest.raises(SettingError, match="Did you mean backoff_base"):
-        settings.define("backof_base")
+        setting_values.define("backof_base")
 
 
 @pytest.mark.usefixtures("app")
@@ -124,7 +125,7 @@ def test_only_a_settings_own_changes_are_taken_back_and_within_its_bounds(monkey
         with pytest.raises(operations.NotFound, match="no such change"):
             operations.revert_setting(key, id_, "person:ana")
     narrower = dataclasses.replace(DEFINITIONS["max_retries"], highest=100)
-    monkeypatch.setitem(settings.DEFINITIONS, "max_retries", narrower)
+    monkeypatch.setitem(setting_values.DEFINITIONS, "max_retries", narrower)
     with pytest.raises(SettingError, match="from 0 to 100"):
         operations.revert_setting("max_retries", change, "person:ana")
     assert len(history("max_retries")) == 2

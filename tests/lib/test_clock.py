@@ -10,7 +10,7 @@ import time_machine
 from flask import Flask
 from sqlalchemy import select, text
 
-from webapp.core import job_spec
+from webapp.core import job_spec, schema
 from webapp.db import engines, postgresql
 from webapp.db.engines import reading
 from webapp.db.models import Job
@@ -24,7 +24,7 @@ on_postgresql = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 
 def servers() -> int:
     with reading() as session:
-        return int(session.execute(text(postgresql.NOW)).scalar_one())
+        return int(session.execute(text(schema.SERVER_TIME)).scalar_one())
 
 
 def submit(**fields: Any) -> str:

@@ -17,8 +17,9 @@ from sqlalchemy import select
 
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
+from webapp.core.transaction import Connection
 from webapp.db import engines
-from webapp.db.engines import WorkerConnection, reading
+from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, Worker
 from webapp.jobs import job_detail, operations
 from worker.assignment import Assignment
@@ -137,7 +138,7 @@ def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
 
 
 @pytest.fixture
-def connection(app: Flask) -> Iterator[WorkerConnection]:
+def connection(app: Flask) -> Iterator[Connection]:
     """A worker's own, in this process."""
     one = engines.worker_connection()
     yield one

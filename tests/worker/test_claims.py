@@ -11,13 +11,15 @@ from flask import Flask
 from sqlalchemy import text, update
 
 from tests.worker.conftest import Queue
+from webapp.core import statements
+from webapp.core.labels import Lane
+from webapp.core.setting_values import Settings
 from webapp.core.statements import PROMOTE_LIMIT, Statements
+from webapp.core.transaction import Connection
 from webapp.db import engines
-from webapp.db.engines import WorkerConnection, writing
-from webapp.db.label_sets import Lane
+from webapp.db.engines import writing
 from webapp.db.models import Job
 from webapp.jobs import operations
-from webapp.jobs.settings import Settings
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
@@ -26,7 +28,7 @@ SETTINGS = Settings()
 
 
 @pytest.fixture
-def claims(connection: WorkerConnection) -> Claims:
+def claims(connection: Connection) -> Claims:
     return Claims(connection, "w1")
 
 
@@ -165,14 +167,21 @@ def test_a_look_knows_when_the_next_job_is_due(queue: Queue, claims: Claims) -> 
 
 
 @contextmanager
-def _explained(connection: WorkerConnection, statement: str, values: dict[str, Any]) -> Iterator[str]:
-    sqlite = connection.dialect == "sqlite"
-    with connection.transaction() as cursor:
+def _explained(connection: Connection, statement: str, values: dict[str, Any]) -> Iterator[str]:
+    sqlite = connection.is_sqlite
+    with connection.transaction() as transaction:
         if not sqlite:
-            cursor.execute("SET LOCAL enable_seqscan = off")  # the table is small: only what an index can do counts
-        cursor.execute(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + statement, values)
-        rows = cursor.fetchall()
+            transaction.execute(
+                "SET LOCAL enable_seqscan = off"
+            )  # the table is small: only what an index can do counts
+        rows = transaction.execute(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + statement, values).fetchall()
         yield "\n".join(str(row[3] if sqlite else row[0]) for row in rows)
+
+
+def statement_named(name: str, connection: Connection) -> str:
+    """One that differs between the databases, or one that is the same."""
+    differing = Statements(is_sqlite=connection.is_sqlite)
+    return str(getattr(differing, name, None) or getattr(statements, name.upper()))
 
 
 def _values(n: int = 4) -> dict[str, Any]:
@@ -188,11 +197,11 @@ def _full_scans(plan: str) -> list[str]:
     ]
 
 
-def test_a_claim_walks_its_index_lane_by_lane(connection: WorkerConnection) -> None:
-    with _explained(connection, Statements(connection).pick, _values()) as plan:
+def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
+    with _explained(connection, Statements(is_sqlite=connection.is_sqlite).pick, _values()) as plan:
         assert "ix_jobs_claim" in plan
         assert _full_scans(plan) == []
-        if connection.dialect == "sqlite":
+        if connection.is_sqlite:
             assert "SEARCH jobs USING INDEX ix_jobs_claim (queue=? AND requires=?)" in plan
 
 
@@ -208,8 +217,8 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: WorkerConnection) -> N
         ("left_in", "ix_jobs_claim"),
     ],
 )
-def test_what_a_turn_asks_is_answered_by_an_index(connection: WorkerConnection, name: str, index: str) -> None:
-    with _explained(connection, getattr(Statements(connection), name), _values()) as plan:
+def test_what_a_turn_asks_is_answered_by_an_index(connection: Connection, name: str, index: str) -> None:
+    with _explained(connection, statement_named(name, connection), _values()) as plan:
         assert index in plan
         assert _full_scans(plan) == []
 
@@ -218,18 +227,17 @@ def test_what_a_turn_asks_is_answered_by_an_index(connection: WorkerConnection, 
 @pytest.mark.parametrize("way", ["enable_hashjoin", "enable_mergejoin"])
 @pytest.mark.parametrize("name", ["pick", "pick_of"])
 def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
-    queue: Queue, connection: WorkerConnection, way: str, name: str
+    queue: Queue, connection: Connection, way: str, name: str
 ) -> None:
     """With a plain IN, a nested-loop plan ran the locking select again for each row and claimed all."""
     from webapp.core import job_spec
 
     operations.enqueue([job_spec.parse({"command": "true"})] * 1000, "person:test")
-    statement = getattr(Statements(connection), name)
-    with connection.transaction() as cursor:
+    statement = getattr(Statements(is_sqlite=connection.is_sqlite), name)
+    with connection.transaction() as transaction:
         for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):
-            cursor.execute(f"SET LOCAL {setting} = off")
-        cursor.execute(statement, _values(n=1))
-        assert len(cursor.fetchall()) == 1
+            transaction.execute(f"SET LOCAL {setting} = off")
+        assert len(transaction.execute(statement, _values(n=1)).fetchall()) == 1
 
 
 @pytest.mark.parametrize("config", ["postgresql"], indirect=True)

@@ -16,25 +16,31 @@ from sqlalchemy import text
 from tests.factories import make_job, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
-from webapp.db import engines as db
-from webapp.db.engines import WorkerConnection, writing
+from webapp.core.transaction import Connection, Transaction
+from webapp.db import engines
+from webapp.db.engines import writing
 from webapp.jobs import operations
 from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
 
 
-class Counted(WorkerConnection):
-    """A connection that keeps the first word of each statement, transaction by transaction."""
+class Counted(Connection):
+    """A connection that keeps the first words of each statement, transaction by transaction."""
 
     def __init__(self) -> None:
-        super().__init__(db.db.engines["worker"], db.write_lock(), db.doorbell())
+        super().__init__(engines.database("worker"))
         self.transactions: list[list[str]] = []
 
     @contextmanager
-    def transaction(self) -> Iterator[Any]:
-        with super().transaction() as cursor:
+    def transaction(self, patience: float = -1, *, wakes_workers: bool = False) -> Iterator[Transaction]:
+        with super().transaction(patience, wakes_workers=wakes_workers) as transaction:
             self.transactions.append([])
-            yield _Cursor(cursor, self.transactions[-1])
+            transaction._cursor = _Cursor(transaction._cursor, self.transactions[-1])
+            yield transaction
+
+    def _notify(self) -> None:
+        self.transactions[-1].append("NOTIFY queuectl")
+        super()._notify()
 
 
 class _Cursor:
@@ -42,9 +48,9 @@ class _Cursor:
         self._cursor = cursor
         self._words = words
 
-    def execute(self, statement: str, values: Any = None) -> Any:
+    def execute(self, statement: str, values: Any) -> Any:
         self._words.append(" ".join(statement.split()[: 3 if statement.lstrip().startswith("INSERT") else 2]))
-        return self._cursor.execute(statement, values or {})
+        return self._cursor.execute(statement, values)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
@@ -76,12 +82,12 @@ LOOK = "SELECT (SELECT"
 
 def settle_of(connection: Counted) -> list[str]:
     """On PostgreSQL both in one trip to the server."""
-    return ["UPDATE jobs", "INSERT INTO attempts"] if connection.dialect == "sqlite" else ["WITH settled"]
+    return ["UPDATE jobs", "INSERT INTO attempts"] if connection.is_sqlite else ["WITH settled"]
 
 
 def claim_of(connection: Counted, jobs: int) -> list[str]:
     """On SQLite a look at what is first, and an UPDATE for each."""
-    return ["SELECT seq,", *["UPDATE jobs"] * jobs] if connection.dialect == "sqlite" else ["UPDATE jobs"]
+    return ["SELECT seq,", *["UPDATE jobs"] * jobs] if connection.is_sqlite else ["UPDATE jobs"]
 
 
 @pytest.mark.usefixtures("worker")
@@ -118,7 +124,7 @@ def test_a_failure_costs_no_more_and_a_death_its_last_words(
     for _ in range(2):
         dispatcher.done(ended(claim, "failed"))
         [claim, *_] = dispatcher.turn() or [claim]
-    rings = ["NOTIFY queuectl"] if connection.dialect == "postgresql" else []  # others may rest past the retry's time
+    rings = [] if connection.is_sqlite else ["NOTIFY queuectl"]  # others may rest past the retry's time
     assert connection.transactions[1:] == [
         [LOOK, *settle_of(connection), *claim_of(connection, 1), *rings],
         [LOOK, *settle_of(connection), "INSERT INTO output_tails", *claim_of(connection, 0)],
@@ -195,7 +201,7 @@ def fill(kind: str, number: int) -> None:
         session.execute(text(_FILL), {**values, "kind": f"{kind}, {number}: ", "number": number})
 
 
-def steps(connection: WorkerConnection, dispatcher: Dispatcher, held: list[Claim]) -> int:
+def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> int:
     """What a turn that settles one job and claims the next takes."""
     count = 0
 
@@ -204,7 +210,7 @@ def steps(connection: WorkerConnection, dispatcher: Dispatcher, held: list[Claim
         count += 1
         return 0
 
-    driver: Any = connection._pooled.driver_connection
+    driver: Any = connection.driver
     dispatcher.done(ended(held.pop()))
     driver.set_progress_handler(step, 1)
     try:

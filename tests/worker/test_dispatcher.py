@@ -12,9 +12,9 @@ from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
+from webapp.core.labels import Lane
 from webapp.db import engines
 from webapp.db.engines import reading, writing
-from webapp.db.label_sets import Lane
 from webapp.db.models import Job, OutputChunk, Worker
 from webapp.jobs import operations
 from webapp.lib import clock
@@ -91,7 +91,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     [job_id] = jobs(1)
     operations.pause_queue("default", "person:ana")
     with monkeypatch.context() as away:
-        away.setattr(bench.dispatcher, "_turn", lambda: bench.connection.look("no statement at all", {}))
+        away.setattr(bench.dispatcher, "_turn", lambda: bench.connection.query("no statement at all"))
         away.setattr(bench.dispatcher, "_glance", lambda: None)
         assert bench.turn() == []
     assert bench.turn() == []

@@ -10,7 +10,7 @@ import pytest
 from tests import factories
 from tests.factories import change_job
 from tests.worker.conftest import Fleet, Queue, assignment, both_ways
-from webapp.db.engines import WorkerConnection
+from webapp.core.transaction import Connection
 from webapp.jobs import operations
 from worker import processes
 from worker.loop.dispatcher import Dispatcher
@@ -21,7 +21,7 @@ HERE = processes.host_name()
 
 
 @pytest.fixture
-def taker(connection: WorkerConnection) -> Taker:
+def taker(connection: Connection) -> Taker:
     """A worker's dispatcher, with labels beside its host's."""
 
     def make(*had: str, slots: int = 8) -> Dispatcher:
@@ -62,7 +62,7 @@ def test_a_worker_takes_a_job_only_if_it_has_all_that_is_required(
     assert takes(taker(*had)) == ([job_id] if fits else [])
 
 
-def test_a_worker_of_other_queues_does_not_take_it_whatever_it_has(queue: Queue, connection: WorkerConnection) -> None:
+def test_a_worker_of_other_queues_does_not_take_it_whatever_it_has(queue: Queue, connection: Connection) -> None:
     queue.enqueue("true", queue="mail", requires="gpu")
     factories.make_worker(id="w1")
     served = assignment(labels=["gpu"])

@@ -16,13 +16,13 @@ from sqlalchemy import select, update
 
 from webapp.config import Config
 from webapp.core import job_spec
+from webapp.core.labels import Lane
+from webapp.core.setting_values import Settings
 from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
-from webapp.db.label_sets import Lane
 from webapp.db.models import Attempt, Job, Worker
 from webapp.jobs import operations
-from webapp.jobs.settings import Settings
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims

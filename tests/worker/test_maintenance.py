@@ -10,11 +10,11 @@ from flask import Flask
 from sqlalchemy import func, select, update
 
 from tests import factories
-from webapp.core import job_spec
+from webapp.core import job_spec, setting_values
 from webapp.db.engines import reading, writing
 from webapp.db.models import Act, Attempt, CommandHour, Event, Job, Minute, Worker
 from webapp.insight import rollups
-from webapp.jobs import bulk_actions, job_detail, operations, settings
+from webapp.jobs import bulk_actions, job_detail, operations
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from worker import processes
@@ -37,7 +37,7 @@ def left() -> set[str]:
 
 
 def prune(**values: int) -> int:
-    kept = settings.Settings()
+    kept = setting_values.Settings()
     for key, value in values.items():
         setattr(kept, key, value)
     return maintenance.prune(kept)

@@ -14,7 +14,7 @@ _END_BETWEEN = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import psutil
-from webapp.settings import Settings
+from webapp.core.setting_values import Settings
 from worker.claims import Claim
 from worker.runner_posix import PosixRunner
 

@@ -17,11 +17,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from tests.conftest import configuration, opened, postgresql_database
-from webapp.core.statements import AT_THE_HEAD, PROMOTE_LIMIT, Statements
+from tests.worker.test_claims import statement_named
+from webapp.core.statements import AT_THE_HEAD, PROMOTE_LIMIT
+from webapp.core.states import STATES
 from webapp.db import engines
 from webapp.db.application import create_core
 from webapp.db.engines import writing
-from webapp.db.models import STATES, Queue
+from webapp.db.models import Queue
 from webapp.jobs import listing, queries, search
 from webapp.lib import clock
 
@@ -112,9 +114,8 @@ def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, m
     values = {"now": clock.now(), "worker": "w2", "token": "t", "n": N, "revision": 0, **lanes}
     connection = engines.worker_connection()
     try:
-        with contextlib.suppress(_TakenBack), connection.transaction() as cursor:
-            cursor.execute(EXPLAIN + getattr(Statements(connection), name), values)
-            plan = parsed(cursor.fetchall())
+        with contextlib.suppress(_TakenBack), connection.transaction() as transaction:
+            plan = parsed(transaction.execute(EXPLAIN + statement_named(name, connection), values).fetchall())
             raise _TakenBack
     finally:
         connection.close()

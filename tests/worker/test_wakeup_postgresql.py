@@ -22,8 +22,8 @@ from sqlalchemy.engine import URL, make_url
 from tests.conftest import execute
 from tests.worker.conftest import Fleet, Queue
 from webapp.config import Config
+from webapp.core.transaction import Connection
 from webapp.db import engines as db
-from webapp.db.engines import WorkerConnection
 from webapp.lib import clock
 from worker.loop import wakeup_postgresql
 from worker.loop.wakeup import BLIND_LOOK, SLOW_LOOK
@@ -241,12 +241,12 @@ def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, poo
     own = create_core(Config(home=tmp_path / "pooled", database_url=pooled.replace("://", "+psycopg://", 1),
                              public_url=None), migrate=False)  # fmt: skip
     with own.app_context():
-        worker: WorkerConnection = db.worker_connection()
+        worker: Connection = db.worker_connection()
         for _ in range(12):  # more often than there are connections
             with db.reading() as session:
                 assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
-            with worker.transaction() as cursor:
-                cursor.execute("UPDATE control SET pulse = pulse + 1")
+            with worker.transaction() as transaction:
+                transaction.execute("UPDATE control SET pulse = pulse + 1")
             with db.writing() as session:
                 assert session.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
                 assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "off"

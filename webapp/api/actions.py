@@ -13,9 +13,9 @@ from webapp.api.problems import Problem
 from webapp.api.routes import PREFIX, Noun
 from webapp.api.schemas import Act, ActAnswer, Job, Outcome, WhichJobs
 from webapp.api.scopes import actor, scope
+from webapp.core.states import ARROWS
 from webapp.db.engines import reading
 from webapp.jobs import bulk_actions, operations, search
-from webapp.jobs.lifecycle import ARROWS
 from webapp.web import serializers
 
 PATIENCE = 20.0  # seconds that a program waits for an act on all; a supervisor carries on what is left

@@ -16,8 +16,8 @@ from werkzeug.exceptions import HTTPException
 
 from webapp.core.job_spec import SpecError
 from webapp.core.relocated import Relocated
+from webapp.core.setting_values import SettingError
 from webapp.jobs.filters import FilterError
-from webapp.jobs.settings import SettingError
 
 ROOT = "/api/"
 MEDIA_TYPE = "application/problem+json"

@@ -12,7 +12,8 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 
 from webapp.core.job_spec import COMMAND_LIMIT, MAX_DELAY, MAX_TIMEOUT, NAME, NAME_RULE, PATH_LIMIT
 from webapp.core.labels import MOST
-from webapp.db.models import ATTEMPT_STATES, STATES
+from webapp.core.states import STATES
+from webapp.db.models import ATTEMPT_STATES
 from webapp.insight.failure_groups import LONGEST_NOTE
 from webapp.insight.fleet import MOST_WORKERS
 from webapp.jobs.search import TYPED

@@ -8,6 +8,7 @@ from webapp.api import request_body
 from webapp.api.routes import Noun
 from webapp.api.schemas import Setting, SettingRequest, Settings
 from webapp.api.scopes import actor, scope
+from webapp.core import setting_values
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 from webapp.web import serializers
@@ -51,8 +52,8 @@ def reset_setting(key: str) -> Any:
 def _check(key: str) -> None:
     """A name that is none is an address where nothing is."""
     try:
-        settings.define(key[:100])
-    except settings.SettingError as error:
+        setting_values.define(key[:100])
+    except setting_values.SettingError as error:
         raise operations.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
 
 

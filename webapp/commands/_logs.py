@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Optional, TextIO
 
 from webapp.commands._core import found
 from webapp.commands._output import one_line, say, span
+from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.db.models import TERMINAL
 from webapp.jobs import job_detail, queries
 from webapp.jobs import settings as tunables
 from webapp.jobs.operations import NotFound

@@ -13,8 +13,8 @@ from webapp.jobs import job_detail
 from webapp.lib import clock
 
 if TYPE_CHECKING:
+    from webapp.core.setting_values import Settings
     from webapp.db.models import Attempt, Event, Job
-    from webapp.jobs.settings import Settings
 
 WORDS = {
     "enqueue": "enqueued",

@@ -6,6 +6,7 @@ import click
 
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago, print_json, print_table
+from webapp.core import setting_values
 from webapp.lib import clock
 
 
@@ -60,7 +61,7 @@ def get(key: str, as_json: bool) -> None:
     from webapp.jobs import settings
     from webapp.web import serializers
 
-    settings.define(key)  # a name that is none is told before a database is made
+    setting_values.define(key)  # a name that is none is told before a database is made
     with core(), reading() as session:
         value = next(value for value in settings.describe(session) if value.definition.key == key)
     if as_json:
@@ -104,7 +105,7 @@ def history(key: str, as_json: bool) -> None:
     from webapp.jobs import settings
     from webapp.web import serializers
 
-    definition = settings.define(key)
+    definition = setting_values.define(key)
     with core(), reading() as session:
         changes = settings.history(session, key)
     if as_json:

@@ -12,6 +12,7 @@ import click
 from webapp.commands._core import actor, core, disconnect
 from webapp.commands._move import move
 from webapp.commands._output import say
+from webapp.core import schema
 
 SHOWN = 20  # damages; the first ones tell the story
 
@@ -37,10 +38,10 @@ def upgrade() -> None:
         before = None if fresh else migrations.current_revision()
         migrations.ensure_current(config)
         disconnect()
-    if before == migrations.HEAD:
+    if before == schema.HEAD:
         click.echo(f"The database is up to date (schema {before}).")
     else:
-        click.echo(f"The database was {f'at schema {before}' if before else 'empty'}, now at {migrations.HEAD}.")
+        click.echo(f"The database was {f'at schema {before}' if before else 'empty'}, now at {schema.HEAD}.")
 
 
 @db.command(epilog="Example: manage.py db check")

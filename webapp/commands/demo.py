@@ -114,7 +114,7 @@ def _workers(home: Path) -> Iterator[Path]:
 
 def _watch(acts: Sequence[Act]) -> list[Job]:
     """Show the states as they change until all have ended, or the deadline comes."""
-    from webapp.db.models import TERMINAL
+    from webapp.core.states import TERMINAL
 
     until = time.monotonic() + DEADLINE
     with _stage(acts) as show:

@@ -15,9 +15,9 @@ from webapp.core import labels
 from webapp.lib import clock
 
 if TYPE_CHECKING:
+    from webapp.core.setting_values import Settings
     from webapp.db.models import Job
     from webapp.jobs.filters import JobFilter
-    from webapp.jobs.settings import Settings
 
 PAGE = 500  # jobs that one read transaction takes: a long one would keep the WAL from being emptied
 MOST_ATTEMPTS = 2**31 - 1  # what the column holds

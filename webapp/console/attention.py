@@ -15,6 +15,7 @@ from webapp.console import times
 from webapp.console.wait_reason import START_COMMAND, place, start_command, wanting
 from webapp.console.wording import plural
 from webapp.core import labels
+from webapp.core.setting_values import Settings
 from webapp.db import db_errors
 from webapp.db.models import Job
 from webapp.insight import blockers
@@ -25,6 +26,7 @@ from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count, Waiting, WorkerView
 from webapp.jobs.settings import Settings
+from webapp.jobs.queries import Count, QueueView, Waiting, WorkerView
 from webapp.lib import clock
 
 OVERDUE = clock.seconds(120)  # a job that is due for longer should have become pending

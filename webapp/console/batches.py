@@ -8,8 +8,8 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.console import htmx
+from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.db.models import TERMINAL
 from webapp.jobs import batches
 
 pages = Blueprint("batches", __name__)

@@ -14,7 +14,7 @@ from typing import Any, Optional
 from webapp.console import times
 from webapp.core import labels
 from webapp.core.job_spec import JobSpec, SpecError, parse
-from webapp.db.label_sets import Lane
+from webapp.core.labels import Lane
 from webapp.db.models import Job
 
 MOST_LINES = 5000  # jobs that one form makes

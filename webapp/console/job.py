@@ -13,8 +13,10 @@ from webapp.console import htmx, timeline
 from webapp.console.output import compared, opened
 from webapp.console.why import Why, why
 from webapp.console.wording import Verb, verbs_for
+from webapp.core import setting_values
+from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.db.models import TERMINAL, Job
+from webapp.db.models import Job
 from webapp.jobs import batches, job_detail, job_phases, operations, settings
 
 pages = Blueprint("job", __name__)
@@ -83,7 +85,7 @@ def _batch(job: Job) -> Optional[dict[str, Any]]:
     return {"key": (job.form_key or "").partition(".")[0], "others": size - 1} if size is not None else None
 
 
-def _timeout(job: Job, values: settings.Settings) -> Optional[float]:
+def _timeout(job: Job, values: setting_values.Settings) -> Optional[float]:
     """Seconds; None: no limit."""
     return job.timeout if job.timeout is not None else values.job_timeout or None
 

@@ -18,12 +18,13 @@ from webapp.console import htmx
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.wording import VERBS, Verb, plural
+from webapp.core.states import ARROWS
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import requeue_impact
 from webapp.jobs import bulk_actions, filters, job_detail, operations, queries, search
 from webapp.jobs.filters import FilterError, JobFilter
-from webapp.jobs.lifecycle import ARROWS, in_state
+from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from webapp.web.request_info import came_from
 

@@ -20,9 +20,10 @@ from webapp.console import htmx, times
 from webapp.console.roles import needs
 from webapp.console.sessions import actor, this_person
 from webapp.console.wording import EMPTY, sentence
+from webapp.core.states import STATES
 from webapp.db import audit
 from webapp.db.engines import reading, writing
-from webapp.db.models import STATES, Queue, View
+from webapp.db.models import Queue, View
 from webapp.jobs import exports, filters, listing, queries, search, settings
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from webapp.console.retry_schedule import Timetable
 from webapp.console.times import duration
 from webapp.console.wording import number, size
+from webapp.core import setting_values
 from webapp.db.models import Job, Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
@@ -34,7 +35,7 @@ class Consequence:
     after: Optional[Timetable] = None
 
 
-def foresee(session: Session, value: settings.Value, new: settings.Number) -> Consequence:
+def foresee(session: Session, value: settings.Value, new: setting_values.Number) -> Consequence:
     """What `new` would do, compared with what stands; for the value that stands, what it does."""
     key = value.definition.key
     if key in BACKOFF:
@@ -49,7 +50,7 @@ def foresee(session: Session, value: settings.Value, new: settings.Number) -> Co
 # --- retries ---------------------------------------------------------------------------------------------------------
 
 
-def _backoff(session: Session, value: settings.Value, new: settings.Number) -> Consequence:
+def _backoff(session: Session, value: settings.Value, new: setting_values.Number) -> Consequence:
     before = settings.load(session)
     after = copy.copy(before)
     setattr(after, value.definition.key, new)

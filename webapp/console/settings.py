@@ -15,6 +15,7 @@ from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.setting_effects import foresee
 from webapp.console.wording import number, who
+from webapp.core import setting_values
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 
@@ -64,7 +65,7 @@ def change(key: str) -> ResponseReturnValue:
             after = operations.unset_setting(key, actor(), seen=_seen())
         else:
             after = operations.set_setting(key, text, actor(), seen=_seen())
-    except settings.SettingError as error:
+    except setting_values.SettingError as error:
         with reading() as session:
             return _page(session, key, text, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
@@ -87,7 +88,7 @@ def revert(key: str) -> ResponseReturnValue:
         abort(400, "This form is incomplete. Load the page again.")
     try:
         after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
-    except settings.SettingError as error:
+    except setting_values.SettingError as error:
         with reading() as session:
             return _page(session, key, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
@@ -108,7 +109,7 @@ def check(key: str) -> ResponseReturnValue:
         problem, consequence = "", None
         try:
             consequence = foresee(session, value, value.definition.parse(text))
-        except settings.SettingError as error:
+        except setting_values.SettingError as error:
             problem = _without_key(error, key)
     return htmx.fragment("config/_check.html", problem=problem, consequence=consequence)
 
@@ -131,7 +132,7 @@ def _happened(error: settings.Outdated, then: str) -> str:
     return f"{who(change.actor)} changed it to {number(change.after)}{default} in the meantime. {then}"
 
 
-def _without_key(error: settings.SettingError, key: str) -> str:
+def _without_key(error: setting_values.SettingError, key: str) -> str:
     """A message without the setting's name in front, which stands above the field already."""
     text = str(error)
     return text[len(key) + 2 :].strip() if text.startswith(f"{key}: ") else text
@@ -143,8 +144,8 @@ def _value(session: Session, key: str) -> settings.Value:
         if value.definition.key == key:
             return value
     try:
-        settings.define(key)
-    except settings.SettingError as error:
+        setting_values.define(key)
+    except setting_values.SettingError as error:
         raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
     raise LookupError(key)
 
@@ -152,7 +153,7 @@ def _value(session: Session, key: str) -> settings.Value:
 def _preview(session: Session, key: str, text: str) -> ResponseReturnValue:
     try:
         _value(session, key).definition.parse(text)
-    except settings.SettingError as error:
+    except setting_values.SettingError as error:
         return _page(session, key, text, problem=_without_key(error, key)), 422
     return _page(session, key, text)
 
@@ -163,7 +164,7 @@ def _page(session: Session, key: str, text: Optional[str] = None, *, problem: st
     typed = str(value.value) if text is None else text
     try:
         new = value.definition.parse(typed)
-    except settings.SettingError:
+    except setting_values.SettingError:
         new = value.value
     history = settings.history(session, key, HISTORY)
     return render_template(

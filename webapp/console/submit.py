@@ -22,7 +22,7 @@ from webapp.console.sessions import actor
 from webapp.console.times import zone_name
 from webapp.console.wait_reason import place, start_command
 from webapp.console.wording import plural
-from webapp.core import labels
+from webapp.core import labels, setting_values
 from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.db.models import Queue
@@ -129,7 +129,7 @@ def _offered(session: Session) -> list[str]:
     return found[:MOST_OFFERED] if len(found) > 1 else []
 
 
-def _plan(form: SubmitForm, values: settings.Settings) -> Timetable:
+def _plan(form: SubmitForm, values: setting_values.Settings) -> Timetable:
     text = form.values["max_retries"].strip()
     own = int(text) if text.isdecimal() and len(text) < 5 else None
     return Timetable.of(values, values.max_retries if own is None or "max_retries" in form.errors else own)

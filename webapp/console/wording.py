@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+from webapp.core.states import ARROWS
 from webapp.db.models import Job
 from webapp.jobs.job_detail import TimelineEntry
-from webapp.jobs.lifecycle import ARROWS
 
 NOTHING = "\N{EN DASH}"  # where a table has no value
 STATE_HELP = {

@@ -1,1 +1,1 @@
-"""The queue itself: transactions, locks, states, job specs, enqueue, settings. No Flask, no ORM."""
+"""The queue itself, in plain DB-API: what workers and `manage.py enqueue` need. No Flask, no SQLAlchemy, no click."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class BackoffSettings(Protocol):
-    """The settings that a wait depends on, as `settings.Settings` has them."""
+    """The settings that a wait depends on, as `setting_values.Settings` has them."""
 
     max_retries: int
     backoff_base: float

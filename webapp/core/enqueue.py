@@ -1,7 +1,7 @@
-"""Enqueue: jobs are stored, all of one call or none, with their queues and their lines of the audit trail.
+"""Enqueue: store the jobs of one call, all or none, with their queues and their lines of the audit trail.
 
-In plain statements (see `core/transaction.py`), because whoever enqueues one job waits for it, and a worker for him: through a
-session the same costs five times the INSERT itself. Called as `operations.enqueue`.
+In plain SQL (see `core/transaction.py`), because people, programs and idle workers wait for it: a session needs five
+times as long as the INSERT itself. People and programs call `operations.enqueue`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
-from sqlalchemy.exc import IntegrityError
-
-from webapp.core import labels
+from webapp.core import audit_lines, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.core.transaction import Plain, storing
-from webapp.db import audit
-from webapp.jobs import settings
+from webapp.core.schema import BUMP_REVISION
+from webapp.core.transaction import Database, Transaction, durable_transaction
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 
-BATCH = 500  # values that one statement asks for
 STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
 AUDITED = ("command", "queue", "requires", "state")  # of each job
@@ -32,6 +28,7 @@ _LANE = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFL
 
 
 def enqueue(
+    database: Database,
     specs: Sequence[JobSpec],
     actor: str,
     *,
@@ -51,26 +48,26 @@ def enqueue(
     rows = [_row(spec, actor, now, keys[place] if keys else None) for place, spec in enumerate(specs)]
     given = _given_ids(specs)
     try:
-        with storing() as plain:
-            before = _stored_before(plain, keys)
+        with durable_transaction(database) as transaction:
+            before = _stored_before(transaction, keys)
             if before:
                 return before
-            _refuse_taken(plain, given)
-            new = _ensure_lanes(plain, sorted({(row["queue"], row["requires"]) for row in rows}))
+            _refuse_taken(transaction, given)
+            new = _ensure_lanes(transaction, sorted({(row["queue"], row["requires"]) for row in rows}))
             for start in range(0, len(rows), STORE_BATCH):
-                plain.store("jobs", rows[start : start + STORE_BATCH])
+                transaction.insert("jobs", rows[start : start + STORE_BATCH])
                 if stored is not None:
                     stored(min(start + STORE_BATCH, len(rows)))
-            _audit(plain, rows, actor)
-            if new:  # said last: whoever else has something to tell the workers waits from here to the commit
-                plain.run(settings.BUMP_REVISION, {})
-    except IntegrityError:
+            _audit(transaction, rows, actor)
+            if new:  # last: others who change this row wait from here to the commit
+                transaction.execute(BUMP_REVISION)
+    except database.key_taken:
         # PostgreSQL only: another transaction stored one of these ids or keys between our look and our insert.
-        with storing() as plain:
-            before = _stored_before(plain, keys)
+        with durable_transaction(database) as transaction:
+            before = _stored_before(transaction, keys)
             if before:
                 return before
-            _refuse_taken(plain, given)
+            _refuse_taken(transaction, given)
         raise
     return [row["id"] for row in rows]
 
@@ -114,56 +111,54 @@ def _given_ids(specs: Sequence[JobSpec]) -> dict[str, int]:
     return places
 
 
-def _stored_before(plain: Plain, keys: Sequence[str]) -> list[str]:
-    """The jobs that an earlier call with these keys has stored, but for those that were discarded since."""
-    found: dict[str, str] = {}
-    for start in range(0, len(keys), BATCH):
-        statement = f"SELECT form_key, id FROM jobs WHERE {plain.among('form_key', 'keys')}"  # noqa: S608
-        found.update(dict(plain.rows(statement, {"keys": plain.listed(keys[start : start + BATCH])})))
+def _stored_before(transaction: Transaction, keys: Sequence[str]) -> list[str]:
+    """The jobs that an earlier call with these keys has stored, except those that were discarded since."""
+    found = dict(transaction.select_where_in("SELECT form_key, id FROM jobs", "form_key", keys))
     return [found[key] for key in keys if key in found]
 
 
-def _refuse_taken(plain: Plain, places: Mapping[str, int]) -> None:
-    ids, errors = list(places), []
-    for start in range(0, len(ids), BATCH):
-        statement = f"SELECT id, state FROM jobs WHERE {plain.among('id', 'ids')}"  # noqa: S608
-        errors += [
-            FieldError("id", f"{job_id!r} is taken by a job that is {state}. Choose another.", places[job_id])
-            for job_id, state in plain.rows(statement, {"ids": plain.listed(ids[start : start + BATCH])})
-        ]
+def _refuse_taken(transaction: Transaction, places: Mapping[str, int]) -> None:
+    errors = [
+        FieldError("id", f"{job_id!r} is taken by a job that is {state}. Choose another.", places[job_id])
+        for job_id, state in transaction.select_where_in("SELECT id, state FROM jobs", "id", list(places))
+    ]
     if errors:
         raise SpecError(sorted(errors, key=lambda error: error.place or 0))
 
 
-def _ensure_lanes(plain: Plain, named: Sequence[tuple[str, str]]) -> bool:
+def _ensure_lanes(transaction: Transaction, named: Sequence[tuple[str, str]]) -> bool:
     """See that the queues are there, and what their jobs require. Returns whether workers must hear of new ones."""
+
+    def first(statement: str, values: Mapping[str, Any]) -> Any:
+        return transaction.execute(statement, values).fetchone()
+
     queues = [
         {"name": name}
         for name in dict.fromkeys(queue for queue, _ in named)
-        if not plain.rows("SELECT 1 FROM queues WHERE name = :name", {"name": name})
+        if first("SELECT 1 FROM queues WHERE name = :name", {"name": name}) is None
     ]
     known = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
     lanes = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
-    lanes = [lane for lane in lanes if not plain.rows(known, lane)]
+    lanes = [lane for lane in lanes if first(known, lane) is None]
     for name in {lane["queue"] for lane in lanes}:
-        [(number,)] = plain.rows("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
+        (number,) = first("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
         if number + sum(lane["queue"] == name for lane in lanes) > MOST_LANES:
             message = f"jobs of the queue {name} require {MOST_LANES:,} different sets of labels already."
             raise SpecError([FieldError("requires", f"{message} Ask for one of those, or use another queue.")])
     for statement, rows in ((_QUEUE, queues), (_LANE, lanes)):
         if rows:
-            plain.run_many(statement, rows)
+            transaction.execute_many(statement, rows)
     return bool(queues or lanes)
 
 
-def _audit(plain: Plain, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
+def _audit(transaction: Transaction, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
     """One line for each job, or one for a crowd."""
-    if not rows or not audit.is_audited(actor):
+    if not rows or not audit_lines.is_audited(actor):
         return
     if len(rows) > AUDITED_SINGLY:
         detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
-        lines = audit.lines("enqueue", ["jobs"], actor, details=[detail])
+        lines = audit_lines.lines("enqueue", ["jobs"], actor, details=[detail])
     else:
         details = [{"after": {key: row[key] for key in AUDITED if row[key]}} for row in rows]
-        lines = audit.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
-    plain.run_many(audit.LINE, lines)
+        lines = audit_lines.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
+    transaction.execute_many(audit_lines.LINE, lines)

@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 MOST = 8  # labels of one job, and of one worker
 HOST = "host:"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The pending jobs of a queue that require these labels; `requires` as `text_of` writes it, empty for no labels."""
+
+    queue: str
+    requires: str = ""
 
 
 def text_of(labels: Iterable[str]) -> str:

@@ -23,6 +23,7 @@ except ImportError:  # Windows: SQLite's own busy handler has to do
     fcntl = None  # type: ignore[assignment]
 
 _HAS_FLOCK: bool = fcntl is not None
+BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
 BUSY = "the database is busy: another process has held its write lock for too long. Try again"
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional
 
-from sqlalchemy import text
-
 from webapp.lib import clock
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def note(connection: Connection) -> Optional[str]:
     """The sentence for whoever only reads this database; None where it takes writes."""
     if not _has_table(connection):
         return None
-    return connection.execute(text(f"SELECT words FROM {TABLE} WHERE words IS NOT NULL ORDER BY at DESC")).scalar()  # noqa: S608
+    return connection.exec_driver_sql(f"SELECT words FROM {TABLE} WHERE words IS NOT NULL ORDER BY at DESC").scalar()  # noqa: S608
 
 
 def unfinished(connection: Connection) -> str:
@@ -66,7 +64,7 @@ def unfinished(connection: Connection) -> str:
     address = None
     if _has_table(connection):
         statement = f"SELECT address FROM {TABLE} WHERE role = 'to' ORDER BY at DESC"  # noqa: S608
-        address = connection.execute(text(statement)).scalar()
+        address = connection.exec_driver_sql(statement).scalar()
     return (
         f"this database is the unfinished copy of the queue at {address or 'another address'}. "
         f"Run `manage.py db move` there again to complete it, or go on using that one"
@@ -78,4 +76,4 @@ def _has_table(connection: Connection) -> bool:
         statement = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{TABLE}'"  # noqa: S608
     else:
         statement = f"SELECT 1 WHERE to_regclass('{TABLE}') IS NOT NULL"
-    return connection.execute(text(statement)).scalar() is not None
+    return connection.exec_driver_sql(statement).scalar() is not None

@@ -1,144 +1,268 @@
-"""A durable write transaction in plain statements: on the driver's own connection, with texts compiled once.
+"""The raw connection and its write transaction: plain SQL on the driver's own connection.
 
-For what is done so often that a session's millisecond counts: storing a job. Everything else uses `db.writing()`, which
-promises the same.
+For what happens so often that a session's millisecond counts: storing jobs, and everything that a worker writes. Other
+code uses `db.writing()`. A statement is a text with `:name` parameters, its values are a mapping.
+
+`Database` says how to reach the database. It is the seam to SQLAlchemy, whose pool still gives out the connections.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Optional
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Callable, Optional, Protocol
 
-from sqlalchemy import Engine
-from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import PoolProxiedConnection
+from webapp.core.locks import BUSY_TIMEOUT, WriteLock
+from webapp.core.relocated import Relocated, words_of
+from webapp.core.wakeup_signal import WakeupSignal
 
-from webapp.core import relocated
-from webapp.db import engines
+COPY_FROM = 20  # rows from which PostgreSQL gets them by COPY, which takes a fifth of the time of INSERT
+LIST_LIMIT = 500  # values that one statement asks for
+_NO_VALUES: Mapping[str, Any] = {}
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 
-COPIED = 20  # rows from which on PostgreSQL is given them by COPY, which then takes a fifth of INSERT's time
+
+class PooledConnection(Protocol):
+    """A driver's connection as SQLAlchemy's pool gives it out."""
+
+    @property
+    def driver_connection(self) -> Any: ...
+
+    def cursor(self) -> Any: ...
+
+    def rollback(self) -> None: ...
+
+    def invalidate(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
-class Plain:
-    """One transaction. Statements are texts with `:name` parameters, values mappings."""
+class CommitUnanswered(OSError):
+    """The connection broke during COMMIT: the database may have stored it or not. `__cause__` is the driver's error."""
 
-    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+
+@dataclass(frozen=True)
+class Database:
+    """How to reach a database, and how to write to it.
+
+    Attributes:
+        connect: gives out a connection, set up for its use.
+        driver_error: base class of the driver's errors.
+        key_taken: the driver's error for a key that is already in use.
+        durable: whether each commit must survive a crash. On SQLite the connection decides that.
+    """
+
+    connect: Callable[[], PooledConnection]
+    driver_error: type[Exception]
+    key_taken: type[Exception]
+    is_sqlite: bool
+    durable: bool
+    lock: WriteLock
+    wakeup: WakeupSignal
+
+
+class Transaction:
+    """The statements of one write transaction.
+
+    Attributes:
+        durable: whether the commit must survive a crash of the server. The block may set it.
+        wakes_workers: whether workers that wait learn of this transaction. The block may set it.
+    """
+
+    def __init__(self, cursor: Any, database: Database, *, wakes_workers: bool) -> None:
+        self.durable = database.durable
+        self.wakes_workers = wakes_workers
         self._cursor = cursor
-        self._dialect = dialect
-        self._sqlite = dialect.name == "sqlite"
+        self.is_sqlite = database.is_sqlite
 
-    def run(self, statement: str, values: Mapping[str, Any]) -> None:
-        self._cursor.execute(engines.compiled(self._dialect, statement), values)
+    def execute(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> Any:
+        """Execute one statement; return the driver's cursor, which has its rows and its `rowcount`."""
+        return self._cursor.execute(statement if self.is_sqlite else for_psycopg(statement), values)
 
-    def run_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Once for each of these."""
-        if len(rows) == 1:  # psycopg makes more of many
-            self.run(statement, rows[0])
-            return
-        self._cursor.executemany(engines.compiled(self._dialect, statement), rows)
+    def execute_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Execute one statement for each of these rows."""
+        if len(rows) == 1:  # for one row, psycopg's executemany needs more round trips
+            self.execute(statement, rows[0])
+        else:
+            self._cursor.executemany(statement if self.is_sqlite else for_psycopg(statement), rows)
 
-    def store(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert these rows, one at the least; their keys are columns, the same in each."""
+    def insert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert one row or more. The keys are the columns, the same in each row."""
         columns = list(rows[0])
         names = ", ".join(columns)
-        if self._sqlite or len(rows) < COPIED:
+        if self.is_sqlite or len(rows) < COPY_FROM:
             values = ", ".join(f":{column}" for column in columns)
-            self.run_many(f"INSERT INTO {table} ({names}) VALUES ({values})", rows)  # noqa: S608
+            self.execute_many(f"INSERT INTO {table} ({names}) VALUES ({values})", rows)  # noqa: S608
             return
         with self._cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row([row[column] for column in columns])
 
-    def rows(self, statement: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        self.run(statement, values)
-        return [tuple(row) for row in self._cursor.fetchall()]
-
-    def among(self, column: str, parameter: str) -> str:
-        """The condition that a column is one of the values that `listed()` made for this parameter."""
-        if self._sqlite:
-            return f"{column} IN (SELECT value FROM json_each(:{parameter}))"  # noqa: S608
-        return f"{column} = ANY(:{parameter})"
-
-    def listed(self, values: Sequence[str]) -> Any:
-        """Values of one parameter; one at the least."""
-        return json.dumps(values) if self._sqlite else list(values)
+    def select_where_in(self, select: str, column: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of `select`, which has no WHERE, whose column has one of these values."""
+        condition = "IN (SELECT value FROM json_each(:listed))" if self.is_sqlite else "= ANY(:listed)"
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(values), LIST_LIMIT):
+            part = list(values[start : start + LIST_LIMIT])
+            listed = {"listed": json.dumps(part) if self.is_sqlite else part}
+            found += self.execute(f"{select} WHERE {column} {condition}", listed).fetchall()
+        return found
 
 
-@contextmanager
-def storing() -> Iterator[Plain]:
-    """As `db.writing()`: durable once the block has ended, rolled back when it raises. Rings and raises as that."""
-    lock = engines.write_lock()
-    lock.acquire(engines.BUSY_TIMEOUT)
-    try:
-        with engines.raising_busy(), _transaction(engines.write_engine()) as plain:
-            yield plain
-    finally:
-        lock.release()
+class Connection:
+    """One connection and its transactions, one after another. Belongs to one thread; connects when first needed."""
 
+    def __init__(self, database: Database) -> None:
+        self.is_sqlite = database.is_sqlite
+        self._database = database
+        self._pooled: Optional[PooledConnection] = None
+        self._is_broken = False
 
-@contextmanager
-def _transaction(engine: Engine) -> Iterator[Plain]:
-    sqlite = engine.dialect.name == "sqlite"
-    with _told_as_sqlalchemy_does(engine):
-        connection = engine.raw_connection()
-    broken = False
-    try:
-        with _told_as_sqlalchemy_does(engine, connection, of_a_statement=True):
-            cursor = connection.cursor()
-            if sqlite:
-                cursor.execute("BEGIN IMMEDIATE")  # psycopg begins by itself
-            yield Plain(cursor, engine.dialect)
-            if sqlite:
-                engines.doorbell().ring(cursor.execute)
-        with _told_as_sqlalchemy_does(engine, connection):
-            connection.commit()
-        if not sqlite:
-            _ring_afterwards(connection.driver_connection)
-    except DBAPIError as error:
-        broken = error.connection_invalidated or not _rolls_back(connection, engine)
-        raise
-    finally:
-        # The pool would roll back on a connection that is none any more, and complain at length that it cannot.
-        (connection.invalidate if broken else connection.close)()
+    @property
+    def errors(self) -> tuple[type[BaseException], ...]:
+        """What a transaction raises when the database is out of reach, locked or full."""
+        return (self._database.driver_error, OSError)
 
+    @property
+    def driver(self) -> Any:
+        """The driver's connection; another one after `reconnect()`."""
+        return self._connected().driver_connection
 
-def _rolls_back(connection: PoolProxiedConnection, engine: Engine) -> bool:
-    """Whether it still works; some errors of a connection that breaks look like any other."""
-    try:
-        connection.rollback()
-    except engine.dialect.loaded_dbapi.Error:
-        return False
-    return True
+    def another(self) -> Connection:
+        """A second connection to the same database."""
+        return Connection(self._database)
 
+    @contextmanager
+    def transaction(self, patience: float = -1, *, wakes_workers: bool = False) -> Iterator[Transaction]:
+        """Write: commit when the block ends, roll back when it raises.
 
-def _ring_afterwards(driver: Any) -> None:
-    """Notify in a transaction of its own: such commits wait for one another, each until it is on the disk, but for one
-    that stores nothing. What is stored is stored: should this fail, the workers' slow look finds it."""
-    with suppress(engines.write_engine().dialect.loaded_dbapi.Error):
-        driver.autocommit = True
+        Raises what `errors` has, among it Elsewhere and CommitUnanswered; and Busy when another process holds the write
+        lock for longer than `patience` seconds.
+        """
+        database = self._database
+        database.lock.acquire(patience)
         try:
-            engines.doorbell().ring(driver.execute)
+            pooled = self._connected()
+            cursor = pooled.cursor()
+            try:
+                # A psycopg connection without autocommit begins by itself.
+                if database.is_sqlite:
+                    cursor.execute("BEGIN IMMEDIATE")
+                elif pooled.driver_connection.autocommit:
+                    cursor.execute("BEGIN")
+                transaction = Transaction(cursor, database, wakes_workers=wakes_workers)
+                yield transaction
+                self._commit(cursor, transaction)
+            except BaseException as error:
+                self._roll_back()
+                raise_relocated(error)
+                raise
+            finally:
+                cursor.close()
+            if transaction.wakes_workers and not database.is_sqlite:
+                self._notify()
         finally:
-            driver.autocommit = False
+            database.lock.release()
+
+    def query(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> list[tuple[Any, ...]]:
+        """Execute one statement by itself and return its rows. A SELECT takes no lock and waits for no writer.
+
+        On PostgreSQL the statement may also write: it is then a durable transaction of its own.
+        """
+        with closing(self._connected().cursor()) as cursor:
+            try:
+                cursor.execute(statement if self.is_sqlite else for_psycopg(statement), values)
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+            except self._database.driver_error as error:
+                raise_relocated(error)
+                raise
+        return rows
+
+    def reconnect(self) -> None:
+        """Use a new connection, because the old one may be lost. Raises what `errors` has."""
+        fresh = self._database.connect()  # first: if this fails, the old one can still tell what is wrong
+        self.close()
+        self._pooled, self._is_broken = fresh, False
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._pooled is not None:
+            self._pooled.invalidate()
+        self._pooled = None
+
+    def give_back(self) -> None:
+        """Return the connection to the pool, or close it where it is broken."""
+        if self._is_broken:
+            self.close()
+        elif self._pooled is not None:
+            self._pooled.close()
+            self._pooled = None
+
+    def _connected(self) -> PooledConnection:
+        if self._pooled is None:
+            self._pooled = self._database.connect()
+        return self._pooled
+
+    def _commit(self, cursor: Any, transaction: Transaction) -> None:
+        if self.is_sqlite and transaction.wakes_workers:
+            self._database.wakeup.ring(cursor.execute)  # before the commit: workers that wake wait for the write lock
+        durable = transaction.durable or self.is_sqlite
+        try:
+            cursor.execute("COMMIT" if durable else "SET LOCAL synchronous_commit = off; COMMIT")
+        except self._database.driver_error as error:
+            self._roll_back()
+            if self._is_broken:
+                raise CommitUnanswered(str(error)) from error
+            raise
+
+    def _roll_back(self) -> None:
+        """Also finds out whether the connection still works: some errors of a broken one look like any other."""
+        try:
+            self._connected().rollback()
+        except self._database.driver_error:
+            self._is_broken = True
+        else:
+            self._is_broken = False
+
+    def _notify(self) -> None:
+        """Wake workers on PostgreSQL, in a transaction of its own.
+
+        Commits that notify wait for one another, each until it is on the disk; this one stores nothing. If it fails,
+        the workers find what is stored when they look.
+        """
+        driver = self.driver
+        begins_itself = not driver.autocommit
+        try:
+            driver.autocommit = True
+            self._database.wakeup.ring(driver.execute)
+            driver.autocommit = not begins_itself
+        except self._database.driver_error:
+            self._is_broken = True
 
 
 @contextmanager
-def _told_as_sqlalchemy_does(
-    engine: Engine, connection: Optional[PoolProxiedConnection] = None, *, of_a_statement: bool = False
-) -> Iterator[None]:
-    """So that whoever catches errors need not know by which way a statement went: one `of_a_statement` names it."""
-    base = engine.dialect.loaded_dbapi.Error
+def durable_transaction(database: Database) -> Iterator[Transaction]:
+    """One transaction on a connection of the pool; what it stored survives a crash, and workers learn of it."""
+    connection = Connection(database)
     try:
-        yield
-    except base as error:
-        words = relocated.words_of(error)
-        if words is not None:
-            raise relocated.Relocated(words) from error
-        broken = connection is not None and engine.dialect.is_disconnect(error, connection, None)
-        statement = "" if of_a_statement else None
-        raise DBAPIError.instance(
-            statement, None, error, base, connection_invalidated=broken, dialect=engine.dialect
-        ) from error
+        with connection.transaction(BUSY_TIMEOUT, wakes_workers=True) as transaction:
+            yield transaction
+    finally:
+        connection.give_back()
+
+
+def raise_relocated(error: BaseException) -> None:
+    """Raise Elsewhere where this error says that the queue was moved to another database."""
+    words = words_of(error)
+    if words is not None:
+        raise Relocated(words) from error
+
+
+@lru_cache(maxsize=256)
+def for_psycopg(statement: str) -> str:
+    """A statement with `:name` parameters as psycopg takes it; SQLite takes it as it is."""
+    return _PARAMETER.sub(r"%(\1)s", statement.replace("%", "%%"))

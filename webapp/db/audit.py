@@ -1,48 +1,25 @@
 """The audit trail: every write of a person or a program, every sign-in, every refusal; who, from where, before, after.
 
 A row is written in the transaction that does what it tells, and nothing can change it (a trigger refuses). What workers
-and the clock do is no part of it: that is on the jobs themselves. From where a request came is known once for it all,
-`come_from`, so that operations need not pass it on.
+and the clock do is no part of it: that is on the jobs themselves. The lines themselves are in `core/audit_lines.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from sqlalchemy import Select, select, text
 from sqlalchemy.orm import Session
 
+from webapp.core.audit_lines import LINE, lines
 from webapp.db.engines import reading
 from webapp.db.models import Audit
 from webapp.lib import clock
 
 PAGE = 1000  # rows that one read of an export takes
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where an act comes from: through which face (command, console, api), and from what network address."""
-
-    face: str
-    address: Optional[str] = None
-
-
-_COMMAND = Origin("command")
-_origin: ContextVar[Origin] = ContextVar("queuectl_origin", default=_COMMAND)
-
-
-def set_origin(origin: Origin) -> None:
-    """All that follows in this context, a request or a command, comes from there."""
-    _origin.set(origin)
-
-
-def is_audited(actor: str) -> bool:
-    """Whether what this actor does belongs into the trail: people and programs, not workers and rules."""
-    return actor.startswith(("person:", "token:", "anonymous"))
 
 
 def note(
@@ -57,37 +34,6 @@ def note(
     """Add a line for each subject. `details` has as many: `{"before": …, "after": …}` where something changed."""
     if subjects:
         session.execute(text(LINE), lines(verb, subjects, actor, outcome=outcome, details=details))
-
-
-LINE = """
-INSERT INTO audit (at, actor, verb, subject, outcome, face, address, detail)
-VALUES (:at, :actor, :verb, :subject, :outcome, :face, :address, :detail)
-"""
-
-
-def lines(
-    verb: str,
-    subjects: Sequence[str],
-    actor: str,
-    *,
-    outcome: str = "done",
-    details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
-) -> list[dict[str, Any]]:
-    """The values for LINE, see `note`."""
-    origin, at = _origin.get(), clock.now()
-    return [
-        {
-            "at": at,
-            "actor": actor,
-            "verb": verb,
-            "subject": subject,
-            "outcome": outcome,
-            "face": origin.face,
-            "address": origin.address,
-            "detail": json.dumps(detail) if detail else None,
-        }
-        for subject, detail in zip(subjects, details or [None] * len(subjects))
-    ]
 
 
 @dataclass(frozen=True)

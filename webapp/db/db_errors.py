@@ -19,7 +19,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from webapp.config import Config, ConfigError
-from webapp.db.engines import BUSY_TIMEOUT, sqlite, writing
+from webapp.core.locks import BUSY_TIMEOUT
+from webapp.db.engines import sqlite, writing
 from webapp.db.models import Control
 
 LONGEST_CHECK = 5.0  # seconds: a start looks through a database that is larger than that only as far as it comes

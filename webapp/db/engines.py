@@ -1,7 +1,7 @@
 """The database: engines, transactions and the write lock, for SQLite and PostgreSQL.
 
 The only module that knows a SQLite library, and the only door to a transaction: `reading()` and `writing()` for
-people and programs, `WorkerConnection` for the worker's hot path. Tables live in `db/models.py`.
+people and programs, `database()` for the plain SQL of workers and enqueue. Tables live in `db/models.py`.
 
 Three engines serve one database:
 
@@ -17,9 +17,8 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import quote
@@ -27,14 +26,14 @@ from urllib.parse import quote
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, MetaData, create_engine, event, text
-from sqlalchemy.engine import URL, Dialect, ExceptionContext, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
 from webapp.config import Config, ensure_home
-from webapp.core import relocated
-from webapp.core.locks import BUSY, Busy, WriteLock, share_use
+from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy, WriteLock, share_use
+from webapp.core.transaction import CommitUnanswered, Connection, Database, raise_relocated
 from webapp.core.wakeup_signal import WakeupSignal
 from webapp.core.wakeup_signal import path_of as doorbell_path
 from webapp.db import postgresql
@@ -42,7 +41,6 @@ from webapp.lib import clock
 
 LOG_KEPT = 16 * 1024**2  # bytes: a log that grew larger, while somebody read for long, is cut to this afterwards
 CHECKPOINT_AFTER = 4000  # pages, 16 MiB: with SQLite's 1000 copying them took a third of what claim and settle do
-BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
 WORKER_BUSY_TIMEOUT = 2.0
 
 
@@ -96,7 +94,7 @@ def init_app(app: Flask, config: Config) -> None:
         options = postgresql.options(url)
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    # Whoever takes a worker's connection ends its transactions himself: nothing is to be undone when it goes back.
+    # A worker ends its transactions itself: the pool has nothing to roll back when a connection returns.
     app.config["SQLALCHEMY_BINDS"] = {
         "read": {"url": url, **options},
         "worker": {"url": url, **options, "pool_reset_on_return": None},
@@ -250,114 +248,45 @@ def raising_busy() -> Iterator[None]:
 
 def _told_elsewhere(context: ExceptionContext) -> None:
     """What refuses every write to a queue that was moved must not be taken for a name or an id that is taken."""
-    words = relocated.words_of(context.original_exception)
-    if words is not None:
-        raise relocated.Relocated(words) from context.original_exception
+    raise_relocated(context.original_exception)
 
 
-@lru_cache(maxsize=256)
-def compiled(dialect: Dialect, statement: str) -> str:
-    """A text with `:name` parameters as the driver takes it. To compile one for each call takes ten times as long."""
-    return str(text(statement).compile(dialect=dialect))
+def database(role: str = "write") -> Database:
+    """The database for plain SQL, see `core/transaction.py`: as the engine `write` or `worker` has set it up."""
+    engine = db.engine if role == "write" else db.engines[role]
+    driver = engine.dialect.loaded_dbapi
+    durable: bool = role == "write" or current_app.extensions["queuectl_durable_settles"]
+    return Database(
+        connect=engine.raw_connection,
+        driver_error=driver.Error,
+        key_taken=driver.IntegrityError,
+        is_sqlite=is_sqlite(),
+        durable=durable,
+        lock=write_lock(),
+        wakeup=doorbell(),
+    )
 
 
-class WorkerConnection:
-    """The worker's own connection: raw DBAPI, so that a claim costs SQL and nothing else.
+def worker_connection() -> Connection:
+    """Raises what its `errors` has."""
+    connection = Connection(database("worker"))
+    connection.reconnect()
+    return connection
 
-    A Core statement built per call costs 525 µs here, a compiled text on the raw connection 43. Statements are compiled
-    by `prepare()`, once. Belongs to one thread.
-    """
 
-    def __init__(self, engine: Engine, lock: WriteLock, bell: WakeupSignal, *, durable: bool = False) -> None:
-        self.engine = engine
-        self.dialect = engine.dialect.name
-        self.bell = bell
-        self._lock = lock
-        self._pooled = engine.raw_connection()
-        self._begin = "BEGIN IMMEDIATE" if self.dialect == "sqlite" else "BEGIN"
-        # How durable a commit of SQLite is stays with its connection, a server is told with each.
-        self._durable = durable or self.dialect == "sqlite"
-        self._insists = False
-
-    @property
-    def driver(self) -> Any:
-        """The driver's connection; another one after `reconnect()`."""
-        return self._pooled.driver_connection
-
-    @contextmanager
-    def transaction(self) -> Iterator[Any]:
-        """Yield a cursor inside a write transaction; commit at the end, roll back on an exception.
-
-        Raises what `errors` has; among it Elsewhere.
-        """
-        with self._lock, self._told_elsewhere():
-            cursor = self._pooled.cursor()
-            self._insists = self._durable
-            try:
-                cursor.execute(self._begin)
-                yield cursor
-                cursor.execute("COMMIT" if self._insists else "SET LOCAL synchronous_commit = off; COMMIT")
-            except BaseException:
-                self._pooled.rollback()
-                raise
-            finally:
-                cursor.close()
-
-    @contextmanager
-    def _told_elsewhere(self) -> Iterator[None]:
+@contextmanager
+def raising_as_sqlalchemy() -> Iterator[None]:
+    """Raise what plain SQL on `database()` raises as `writing()` raises it: DBAPIError and Busy."""
+    dialect = write_engine().dialect
+    base = dialect.loaded_dbapi.Error
+    with raising_busy():
         try:
             yield
-        except BaseException as error:
-            words = relocated.words_of(error)
-            if words is not None:
-                raise relocated.Relocated(words) from error
-            raise
-
-    def require_durable(self) -> None:
-        """What this transaction writes must survive a crash of the server.
-
-        On SQLite that would be a crash of this very machine, which nobody survives to go on beside what it forgot.
-        """
-        self._insists = True
-
-    def at_once(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
-        """Execute one statement that is a durable transaction by itself, on PostgreSQL; return its rows."""
-        with self._told_elsewhere(), closing(self._pooled.cursor()) as cursor:
-            cursor.execute(statement, values)
-            return list(cursor.fetchall())
-
-    def look(self, statement: str, values: Mapping[str, Any]) -> list[Any]:
-        """Read the answer to one statement, as things stand now. Takes no lock and waits for no writer."""
-        cursor = self._pooled.cursor()
-        try:
-            cursor.execute(statement, values)
-            return list(cursor.fetchall())
-        finally:
-            cursor.close()
-            self._pooled.rollback()
-
-    def prepare(self, statement: str) -> str:
-        """Turn `:name` parameters into those of the driver; to be executed with a mapping."""
-        return compiled(self.engine.dialect, statement)
-
-    @property
-    def errors(self) -> tuple[type[BaseException], ...]:
-        """What a transaction may raise when the database is out of reach, locked or full."""
-        return (self.engine.dialect.loaded_dbapi.Error, OSError)
-
-    def reconnect(self) -> None:
-        """Begin anew after an error, which may have cost the connection. Raises what `errors` has."""
-        fresh = self.engine.raw_connection()  # first: without another one, the old one is to say what is wrong
-        self._pooled.invalidate()
-        self._pooled = fresh
-
-    def close(self) -> None:
-        self._pooled.invalidate()  # not back to the pool, which would try it and complain of one that is lost
-
-
-def worker_connection() -> WorkerConnection:
-    durable: bool = current_app.extensions["queuectl_durable_settles"]
-    return WorkerConnection(db.engines["worker"], write_lock(), doorbell(), durable=durable)
+        except CommitUnanswered as error:  # without a statement, as `trouble.may_have_been_done()` expects it
+            cause = error.__cause__ or error
+            raise DBAPIError.instance(None, None, cause, base, connection_invalidated=True, dialect=dialect) from cause
+        except base as error:
+            raise DBAPIError.instance("", None, error, base, dialect=dialect) from error
 
 
 def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:

@@ -6,20 +6,11 @@ What is in the order of that index, as pages of pending jobs are, is read lane b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy import literal, select, union_all
 from sqlalchemy.orm import Session
 
+from webapp.core.labels import Lane
 from webapp.db.models import LaneRow, Queue
-
-
-@dataclass(frozen=True)
-class Lane:
-    """`requires` as `labels.text_of` writes it: empty for jobs that any worker may run."""
-
-    queue: str
-    requires: str = ""
 
 
 def lanes(session: Session, *queues: str) -> list[Lane]:

@@ -21,13 +21,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.core.states import STATES, TERMINAL
 from webapp.db.engines import Model
 
 # SQLite gives a rowid only to INTEGER; PostgreSQL needs BIGINT to count past two thousand million.
 Sequence = BigInteger().with_variant(Integer, "sqlite")
 
-STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
-TERMINAL = ("completed", "dead", "cancelled")
 ROLES = ("viewer", "operator", "admin")
 SCOPES = ("read", "submit", "operate", "admin")
 ATTEMPT_STATES = ("completed", "failed", "cancelled", "released", "lost")

@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 
+from webapp.core.schema import SERVER_TIME
 from webapp.lib import clock
 
 # Seconds in which a transaction of ours must say something, else the server ends it: a machine that was cut off in the
 # middle of one holds its rows no longer than that, and its jobs can go back.
 IDLE_LIMIT = 10
 CLOCK_LOOK = 60 * clock.SECOND  # between two questions for the time
-NOW = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
 
 # A machine that is cut off must notice it before its lease is over: within 25 s with nothing under way, and 20 s with.
 _LIMITS = {
@@ -102,4 +102,4 @@ def is_locked_out(error: object) -> bool:
 def ask(connection: Any) -> None:
     """Ask the server for the time, on a DBAPI connection."""
     asked = clock.counter()
-    clock.follow(connection.execute(NOW).fetchone()[0], asked)
+    clock.follow(connection.execute(SERVER_TIME).fetchone()[0], asked)

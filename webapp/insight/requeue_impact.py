@@ -10,7 +10,7 @@ from typing import Optional
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from webapp.db.label_sets import Lane
+from webapp.core.labels import Lane
 from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Fleet, Obstacle

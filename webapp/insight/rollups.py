@@ -22,6 +22,7 @@ from typing import Any, Optional
 from sqlalchemy import Row, and_, delete, func, select, text, update
 from sqlalchemy.orm import Session, aliased
 
+from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
@@ -214,7 +215,7 @@ def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
 # --- folding ---------------------------------------------------------------------------------------------------------
 
 
-def fold(*, patience: float = engines.BUSY_TIMEOUT, longest: float = LONGEST) -> int:
+def fold(*, patience: float = BUSY_TIMEOUT, longest: float = LONGEST) -> int:
     """Fold what has finished MARGIN ago and earlier. Returns how many attempts; it stops after `longest` seconds.
 
     Attempts are read and summed up without the write lock, which is held only to store the sums.
@@ -363,7 +364,7 @@ def _set_back(seen: int, patience: float) -> None:
 # --- retention -------------------------------------------------------------------------------------------------------
 
 
-def prune(patience: float = engines.BUSY_TIMEOUT) -> None:
+def prune(patience: float = BUSY_TIMEOUT) -> None:
     """Delete roll-ups that are older than KEEP, a batch at a time."""
     before = clock.now() - KEEP
     with reading() as session:

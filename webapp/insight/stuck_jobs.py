@@ -10,11 +10,11 @@ from typing import Optional
 
 from sqlalchemy.orm import Session
 
+from webapp.core.setting_values import Settings
 from webapp.db.models import Job
 from webapp.insight import trends
 from webapp.insight.rollups import REST
 from webapp.jobs.queries import WorkerView
-from webapp.jobs.settings import Settings
 from webapp.lib import clock
 from webapp.lib.command_patterns import LOOKED_AT, command_shape
 

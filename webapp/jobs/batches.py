@@ -11,7 +11,8 @@ from typing import Optional
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp.db.models import STATES, Job
+from webapp.core.states import STATES
+from webapp.db.models import Job
 
 _KEY = re.compile(r"[0-9a-f]{32}x(?P<size>[1-9][0-9]{0,4})(\.[0-9]{1,5})?\Z")
 _AT_ONCE = 500  # keys that one statement names

@@ -18,12 +18,15 @@ from typing import Any, Optional
 from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 
+from webapp.core import audit_lines
+from webapp.core.locks import BUSY_TIMEOUT
+from webapp.core.states import ARROWS
 from webapp.db import audit
-from webapp.db.engines import BUSY_TIMEOUT, give_way, reading, writing
+from webapp.db.engines import give_way, reading, writing
 from webapp.db.models import Act, Job
 from webapp.jobs import filters, listing, queries, search
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import ARROWS, in_state, may_be_taken_back, move, record, take_back
+from webapp.jobs.lifecycle import in_state, may_be_taken_back, move, record, take_back
 from webapp.jobs.operations import NotFound, Outcome, ask_to_stop, move_named, values_of
 from webapp.lib import clock
 
@@ -109,7 +112,7 @@ def start(verb: str, wanted: JobFilter, actor: str) -> int:
         raise ValueError(f"no bulk act: {verb!r}")
     with writing() as session:
         act = new_act(session, verb, json.loads(wanted.to_json()), actor)
-        if audit.is_audited(actor):
+        if audit_lines.is_audited(actor):
             audit.note(session, verb, [f"act:{act.id}"], actor, details=[{"filter": json.loads(act.filter)}])
         return act.id
 

@@ -13,8 +13,10 @@ from typing import Optional
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from webapp.core import audit_lines
+from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db import audit
-from webapp.db.engines import BUSY_TIMEOUT, reading, writing
+from webapp.db.engines import reading, writing
 from webapp.db.models import Act, Job
 from webapp.jobs import bulk_actions, listing, queries
 from webapp.jobs.filters import JobFilter
@@ -42,7 +44,7 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
         one = Job.seq == job.seq
         values = values_of("requeue", now)
         act.moved = len(move(session, "requeue", one, actor=actor, values=values, act_id=act.id, audited=False))
-        if audit.is_audited(actor):
+        if audit_lines.is_audited(actor):
             audit.note(session, "canary", [f"act:{act.id}"], actor, details=[{"filter": what, "canary": job.id}])
         return act.id
 

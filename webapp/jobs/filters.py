@@ -12,7 +12,8 @@ from typing import Optional
 
 from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, or_, select, true
 
-from webapp.db.models import STATES, TERMINAL, Attempt, Job, OutputTail
+from webapp.core.states import STATES, TERMINAL
+from webapp.db.models import Attempt, Job, OutputTail
 from webapp.jobs.lifecycle import in_state
 
 SEARCH_CAP = 20_000  # rows that one read looks through for what no index finds

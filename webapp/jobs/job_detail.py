@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from webapp.core import labels
+from webapp.core.setting_values import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk
-from webapp.jobs.settings import Settings
 from webapp.lib import clock
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from webapp.db.models import TERMINAL, Attempt, Event, Job
+from webapp.core.states import TERMINAL
+from webapp.db.models import Attempt, Event, Job
 from webapp.lib import clock
 
 # A requeue and the time from which its job is due are two looks at the clock, and no wait lies between them.

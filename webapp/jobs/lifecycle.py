@@ -1,21 +1,7 @@
-"""The states, the arrows between them, and the one guarded move.
+"""The one guarded move of a job along an arrow of `core/states.py`, and the record of it.
 
 A job's state changes here and nowhere else; `webapp/core/statements.py` and `worker/maintenance/recovery.py`, which have statements of
-their own, take their arrows from this table. Retention deletes jobs by itself, see `worker/maintenance/maintenance.py`.
-
-    enqueue    →                              pending, scheduled
-    promote    scheduled, failed            → pending      the clock
-    claim      pending                      → processing   a worker; attempts + 1
-    complete   processing                   → completed
-    retry      processing                   → failed       failures + 1, with the next run_at
-    bury       processing                   → dead
-    lose       processing                   → pending      its worker died: a recorded loss, no failure
-    release    processing                   → pending      its worker shuts down: no failure
-    cancel     scheduled, pending, failed   → cancelled    a person
-    settle_cancel  processing               → cancelled    the end of a cancelled command
-    requeue    dead, cancelled, completed   → pending      a person; failures = 0
-    run_now    scheduled, failed            → pending      a person
-    discard    any but processing           → (deleted)    a person
+their own, take the same arrows. Retention deletes jobs by itself, see `worker/maintenance/maintenance.py`.
 
 `take_back`, the undo of a bulk act, leads from where the act's verb entered to where each job was before.
 """
@@ -30,37 +16,11 @@ from typing import Any, Optional
 from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
+from webapp.core import audit_lines
+from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES
 from webapp.db import audit
-from webapp.db.models import STATES, Event, Job
+from webapp.db.models import Event, Job
 from webapp.lib import clock
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """One verb: the states that it may leave, and the one that it enters (None: the row is deleted)."""
-
-    verb: str
-    leaves: tuple[str, ...]
-    enters: Optional[str]
-
-
-ARROWS: Mapping[str, Arrow] = {
-    arrow.verb: arrow
-    for arrow in (
-        Arrow("promote", ("scheduled", "failed"), "pending"),
-        Arrow("claim", ("pending",), "processing"),
-        Arrow("complete", ("processing",), "completed"),
-        Arrow("retry", ("processing",), "failed"),
-        Arrow("bury", ("processing",), "dead"),
-        Arrow("lose", ("processing",), "pending"),
-        Arrow("release", ("processing",), "pending"),
-        Arrow("settle_cancel", ("processing",), "cancelled"),
-        Arrow("cancel", ("scheduled", "pending", "failed"), "cancelled"),
-        Arrow("requeue", ("dead", "cancelled", "completed"), "pending"),
-        Arrow("run_now", ("scheduled", "failed"), "pending"),
-        Arrow("discard", tuple(state for state in STATES if state != "processing"), None),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -71,16 +31,6 @@ class Moved:
     id: str
 
 
-# What a condition must say, word for word, before SQLite uses the partial index on which lists of that state rest.
-_INDEXED_BY = {
-    "scheduled": "jobs.state IN ('scheduled', 'failed')",
-    "failed": "jobs.state IN ('scheduled', 'failed')",
-    "completed": "jobs.finished_at IS NOT NULL",
-    "dead": "jobs.finished_at IS NOT NULL",
-    "cancelled": "jobs.finished_at IS NOT NULL",
-}
-
-
 def in_state(*states: str) -> ColumnElement[bool]:
     """`state = …` with the state in the SQL text: a planner proves a partial index by text, not by parameter."""
     conditions = []
@@ -88,8 +38,8 @@ def in_state(*states: str) -> ColumnElement[bool]:
         if state not in STATES:
             raise ValueError(f"no such state: {state!r}")
         condition = Job.state == literal_column(f"'{state}'")
-        if state in _INDEXED_BY:
-            condition = and_(condition, literal_column(_INDEXED_BY[state]))
+        if state in INDEX_CONDITIONS:
+            condition = and_(condition, literal_column("jobs." + INDEX_CONDITIONS[state]))
         conditions.append(condition)
     return or_(*conditions)
 
@@ -114,7 +64,7 @@ def move(
     arrow = ARROWS[verb]
     guard = in_state(*arrow.leaves)
     before: dict[int, str] = {}
-    if audited and audit.is_audited(actor):
+    if audited and audit_lines.is_audited(actor):
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
@@ -184,7 +134,7 @@ def record(
     """
     if not subjects:
         return
-    if audited and audit.is_audited(actor):
+    if audited and audit_lines.is_audited(actor):
         audit.note(session, verb, [subject for subject, _ in subjects], actor, details=changes)
     at = clock.now()
     text = json.dumps(detail) if detail else None

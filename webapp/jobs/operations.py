@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from sqlalchemy import case, literal_column, null, select, update
 from sqlalchemy.orm import Session
 
 from webapp.core import enqueue as enqueueing
-from webapp.db.engines import writing
+from webapp.core.job_spec import JobSpec
+from webapp.db.engines import database, raising_as_sqlalchemy, writing
 from webapp.db.models import Job, Queue, Supervisor, Worker
 from webapp.jobs import settings
 from webapp.jobs.lifecycle import in_state, move, record
 from webapp.lib import clock
 
 BATCH = 500  # jobs that one statement names
-enqueue = enqueueing.enqueue
 FRESH_START = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None}
 
 
@@ -48,6 +48,18 @@ class Outcome:
     @property
     def done(self) -> bool:
         return not self.refused
+
+
+def enqueue(
+    specs: Sequence[JobSpec],
+    actor: str,
+    *,
+    form_key: Optional[str] = None,
+    stored: Optional[Callable[[int], None]] = None,
+) -> list[str]:
+    """Store all jobs or none, see `enqueueing.enqueue`; raises also Busy, Elsewhere and DBAPIError."""
+    with raising_as_sqlalchemy():
+        return enqueueing.enqueue(database(), specs, actor, form_key=form_key, stored=stored)
 
 
 def insert_ignore(session: Session, table: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 from webapp.core import labels
 from webapp.core.job_spec import NAME, NAME_RULE
-from webapp.db.models import STATES
+from webapp.core.states import STATES
 from webapp.jobs.filters import FilterError, JobFilter, unescaped, words
 from webapp.lib import clock
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from webapp.config import Config, ConfigError
+from webapp.core import schema
 from webapp.lib.sd_notify import NOBODY, Manager
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _exit_code(app: Flask, code: int) -> int:
     from webapp.db import migrations
 
     with app.app_context(), suppress(ConfigError):
-        return code or int(migrations.current_revision() != migrations.HEAD)
+        return code or int(migrations.current_revision() != schema.HEAD)
     return code
 
 

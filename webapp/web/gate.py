@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 from flask import Response, request
 
-from webapp.db import audit
+from webapp.core import audit_lines
 from webapp.web.faces import current_face, face_of
 from webapp.web.request_info import address, public_host, requested_host
 from webapp.web.schema_guard import refuse_when_outdated
@@ -35,7 +35,7 @@ def check_routes(app: Flask) -> None:
 
 def guard() -> Optional[AnyResponse]:
     face = current_face()
-    audit.set_origin(audit.Origin(face.name, address()))
+    audit_lines.set_origin(audit_lines.Origin(face.name, address()))
     refusal = _refuse_unknown_host()
     if refusal is not None:
         return refusal

@@ -13,9 +13,10 @@ from flask import Blueprint, Response, current_app, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from webapp.core import schema
 from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
-from webapp.db import db_errors, migrations
+from webapp.db import db_errors
 from webapp.db.engines import reading
 from webapp.jobs import queries, settings
 
@@ -39,7 +40,7 @@ def ready() -> Response:
     try:
         _prove_writable()
         with reading() as session:
-            current = session.scalar(text(migrations.SCHEMA)) == migrations.HEAD
+            current = session.scalar(text(schema.REVISION)) == schema.HEAD
             views = queries.workers(session, settings.load(session).lease)
     except Relocated:
         return _said(503, "database: the queue has moved to another one, or is on its way")

@@ -9,7 +9,7 @@ import time
 from flask import current_app
 from sqlalchemy import text
 
-from webapp.db import migrations
+from webapp.core import schema
 from webapp.db.engines import reading
 
 LOOK_EVERY = 1.0  # seconds
@@ -28,8 +28,8 @@ def refuse_when_outdated() -> None:
     if now < current_app.extensions.get(_KEY, 0.0) + LOOK_EVERY:
         return
     with reading() as session:
-        schema = session.scalar(text(migrations.SCHEMA))
-    if schema == migrations.HEAD:
+        found = session.scalar(text(schema.REVISION))
+    if found == schema.HEAD:
         current_app.extensions[_KEY] = now
         return
     server = current_app.extensions.get(SERVER)

@@ -17,12 +17,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from webapp.core.statements import Statements
-from webapp.db import migrations
-from webapp.db.engines import WorkerConnection
-from webapp.db.label_sets import Lane
-from webapp.jobs.lifecycle import ARROWS
-from webapp.jobs.settings import Settings
+from webapp.core import schema, statements
+from webapp.core.labels import Lane
+from webapp.core.setting_values import Settings
+from webapp.core.states import ARROWS
+from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
@@ -41,12 +40,11 @@ class Look:
 class Turn:
     """One worker transaction: `with claims as turn:`. Commits when the block ends, rolls back when it raises."""
 
-    def __init__(self, cursor: Any, sql: Statements, worker_id: str, connection: WorkerConnection) -> None:
-        self._cursor = cursor
+    def __init__(self, transaction: Transaction, sql: statements.Statements, worker_id: str) -> None:
+        self._transaction = transaction
         self._sql = sql
         self._worker = worker_id
-        self._sqlite = connection.dialect == "sqlite"
-        self._connection = connection
+        self._is_sqlite = transaction.is_sqlite
         self.now = clock.now()
 
     # --- settle ---
@@ -67,7 +65,7 @@ class Turn:
             return None
         claim = ended.claim
         if state == "dead":
-            self._cursor.execute(self._sql.tail, {"seq": claim.seq, "text": failure_text.tail(ended.output.data)})
+            self._transaction.execute(statements.TAIL, {"seq": claim.seq, "text": failure_text.tail(ended.output.data)})
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
             self.record("end_left_behind", claim, f"ended {some} that the command had left behind")
@@ -82,11 +80,13 @@ class Turn:
             failed=1 if verb in {"retry", "bury"} else 0,
             may_be_asked=verb not in {"retry", "release"},
         )
-        self._cursor.execute(self._sql.settle if self._sqlite else self._sql.end, values)
-        if self._cursor.rowcount != 1:
+        settled = self._transaction.execute(
+            statements.SETTLE if self._is_sqlite else statements.SETTLE_WITH_ATTEMPT, values
+        )
+        if settled.rowcount != 1:
             return None
-        if self._sqlite:
-            self._cursor.execute(self._sql.attempt, values)
+        if self._is_sqlite:
+            self._transaction.execute(statements.ATTEMPT, values)
         return state
 
     def _ended_values(self, ended: AttemptResult) -> dict[str, Any]:
@@ -115,17 +115,9 @@ class Turn:
         }
 
     def record(self, verb: str, claim: Claim, words: str) -> None:
-        self._cursor.execute(
-            self._sql.event,
-            {
-                "now": self.now,
-                "verb": verb,
-                "actor": f"worker:{self._worker}",
-                "subject": f"job:{claim.id}",
-                "seq": claim.seq,
-                "detail": json.dumps({"text": words}),
-            },
-        )
+        values = {"actor": f"worker:{self._worker}", "subject": f"job:{claim.id}", "seq": claim.seq}
+        detail = json.dumps({"text": words})
+        self._transaction.execute(statements.EVENT, {**values, "now": self.now, "verb": verb, "detail": detail})
 
     # --- output ---
 
@@ -133,20 +125,19 @@ class Turn:
         """Add live output, and drop what the bounds will not keep."""
         for chunk in chunks:
             values = {"position": chunk.position, "data": chunk.data, "runs": chunk.runs}
-            self._cursor.execute(self._sql.chunk, {**values, "seq": claim.seq, "token": claim.token})
+            self._transaction.execute(statements.CHUNK, {**values, "seq": claim.seq, "token": claim.token})
         self.drop_output(claim, *capture.middle)
 
     def drop_output(self, claim: Claim, first: int = 0, behind: int = 2**62) -> None:
         """Delete live output between two positions: all of it once the attempt has ended and keeps its own."""
         place = {"seq": claim.seq, "attempt": claim.attempt, "first": first, "behind": behind}
-        self._cursor.execute(self._sql.drop_chunks, place)
+        self._transaction.execute(statements.DROP_CHUNKS, place)
 
     # --- claim ---
 
     def look(self) -> Look:
         asked = clock.counter()
-        self._cursor.execute(self._sql.look)
-        look, told = _look(self._cursor.fetchone())
+        look, told = _look(self._transaction.execute(self._sql.look).fetchone())
         if told is not None:  # whose clock decides what is due: one machine's may be wrong
             clock.follow(told, asked)
             self.now = told
@@ -154,109 +145,104 @@ class Turn:
 
     def promote(self) -> int:
         """Make pending what has become due, PROMOTE_LIMIT jobs at the most; return how many it were."""
-        self._cursor.execute(self._sql.promote, {"now": self.now})
-        return int(self._cursor.rowcount)
+        return int(self._transaction.execute(self._sql.promote, {"now": self.now}).rowcount)
 
     def claim(self, lanes: Sequence[Lane], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
         """Take up to `n` jobs of these lanes, in order; `lone` ones only, or only others."""
         token = secrets.token_hex(16)
-        if self._sqlite:
+        if self._is_sqlite:
             rows = self._first_of(lanes, n, self._sql.pick_lone if lone else self._sql.pick)
             for row in rows:
                 values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
-                self._cursor.execute(self._sql.take, values)
+                self._transaction.execute(statements.TAKE, values)
             return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
         of_one, of_several = self._sql.pick, self._sql.pick_of
         if lone:
             of_one, of_several = self._sql.pick_lone, self._sql.pick_lone_of
         values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n, **_named(lanes)}
-        self._cursor.execute(of_one if len(lanes) == 1 else of_several, values)
-        rows = sorted(self._cursor.fetchall(), key=_place)  # RETURNING has no order
+        taken = self._transaction.execute(of_one if len(lanes) == 1 else of_several, values)
+        rows = sorted(taken.fetchall(), key=_place)  # RETURNING has no order
         if rows:  # a server that forgot it would give them to another worker, while this one runs them
-            self._connection.require_durable()
+            self._transaction.durable = True
         return [_claim(row, settings, row[2], row[3]) for row in rows]
 
     def _first_of(self, lanes: Sequence[Lane], n: int, pick: str) -> list[Sequence[Any]]:
         rows: list[Sequence[Any]] = []
         for lane in lanes:
-            self._cursor.execute(pick, {"queue": lane.queue, "requires": lane.requires, "n": n})
-            rows += self._cursor.fetchall()
+            rows += self._transaction.execute(pick, {**_named([lane]), "n": n}).fetchall()
         return rows if len(lanes) == 1 else sorted(rows, key=_place)[:n]
 
     def lone_waiting(self, lanes: Iterable[Lane]) -> bool:
         """Whether a job that must run alone waits in one of these lanes."""
-        return self._any(self._sql.lone_in, lanes)
+        return self._any(statements.LONE_IN, lanes)
 
     def anything_left(self, lanes: Iterable[Lane]) -> bool:
         """Whether anything is pending, running or waiting for a retry in these lanes."""
-        return self._any(self._sql.left_in, lanes)
+        return self._any(statements.LEFT_IN, lanes)
 
     def _any(self, statement: str, lanes: Iterable[Lane]) -> bool:
-        for lane in lanes:
-            self._cursor.execute(statement, {"queue": lane.queue, "requires": lane.requires})
-            if self._cursor.fetchone() is not None:
-                return True
-        return False
+        return any(self._transaction.execute(statement, _named([lane])).fetchone() is not None for lane in lanes)
 
     def held(self, settings: Settings) -> list[Claim]:
         """What the database says this worker holds: after a commit whose answer was lost, more than it knows."""
-        self._cursor.execute(self._sql.held, {"worker": self._worker})
-        return [_claim(row, settings, row[2], row[3]) for row in self._cursor.fetchall()]
+        rows = self._transaction.execute(statements.HELD, {"worker": self._worker})
+        return [_claim(row, settings, row[2], row[3]) for row in rows.fetchall()]
 
     # --- what others should know ---
 
     def ring(self) -> None:
         """Wake the workers that wait: there is something for them, or the next thing comes sooner than they think."""
-        self._connection.bell.ring(self._cursor.execute)
+        self._transaction.wakes_workers = True
 
     # --- what people changed ---
 
     def settings(self) -> Settings:
-        self._cursor.execute(self._sql.settings)
-        return Settings(dict(self._cursor.fetchall()))
+        return Settings(dict(self._transaction.execute(statements.SETTINGS).fetchall()))
 
     def lanes(self) -> list[tuple[Lane, bool]]:
         """Every lane that ever had a job, and whether its queue is open."""
-        self._cursor.execute(self._sql.lanes)
-        return [(Lane(queue, requires), bool(is_open)) for queue, requires, is_open in self._cursor.fetchall()]
+        rows = self._transaction.execute(statements.LANES).fetchall()
+        return [(Lane(queue, requires), bool(is_open)) for queue, requires, is_open in rows]
 
     def is_outdated(self) -> bool:
         """Whether a newer version has changed the schema under this one."""
-        self._cursor.execute(self._sql.schema)
-        return bool(self._cursor.fetchone()[0] != migrations.HEAD)
+        return bool(self._transaction.execute(schema.REVISION).fetchone()[0] != schema.HEAD)
 
     def wish(self) -> tuple[str, str]:
         """What people asked of this worker (run, quiet, stop), and its state (running; expired: others took over)."""
-        self._cursor.execute(self._sql.wish, {"worker": self._worker})
-        row = self._cursor.fetchone()
+        row = self._transaction.execute(statements.WISH, {"worker": self._worker}).fetchone()
         return (row[0], row[1]) if row else ("run", "expired")
 
     def asked_to_stop(self) -> set[str]:
         """Tokens of claims whose jobs people cancelled."""
-        self._cursor.execute(self._sql.asked, {"worker": self._worker})
-        return {row[0] for row in self._cursor.fetchall()}
+        rows = self._transaction.execute(statements.CANCELLED, {"worker": self._worker})
+        return {token for (token,) in rows.fetchall()}
 
     def be_quiet(self) -> None:
         """A signal asked for quiet: written down like a person's wish, so that everybody sees it and may undo it."""
-        self._cursor.execute(self._sql.be_quiet, {"worker": self._worker})
+        self._transaction.execute(statements.BE_QUIET, {"worker": self._worker})
 
     def be_stopping(self) -> None:
         """A signal asked for a stop: likewise, but that it cannot be undone."""
-        self._cursor.execute(self._sql.be_stopping, {"worker": self._worker})
+        self._transaction.execute(statements.BE_STOPPING, {"worker": self._worker})
 
 
 class Claims:
-    """A worker's door to the queue: its connection, and the statements compiled for it. Belongs to one thread."""
+    """A worker's door to the queue. Belongs to one thread."""
 
-    def __init__(self, connection: WorkerConnection, worker_id: str) -> None:
+    def __init__(self, connection: Connection, worker_id: str) -> None:
         self._connection = connection
-        self._sql = Statements(connection)
+        self._sql = statements.Statements(is_sqlite=connection.is_sqlite)
         self._worker = worker_id
-        self._transaction: Any = None
+        self._open: Any = None
 
     def __enter__(self) -> Turn:
-        self._transaction = self._connection.transaction()
-        return Turn(self._transaction.__enter__(), self._sql, self._worker, self._connection)
+        self._open = self._connection.transaction()
+        return Turn(self._open.__enter__(), self._sql, self._worker)
+
+    def __exit__(self, *raised: object) -> None:
+        transaction, self._open = self._open, None
+        transaction.__exit__(*raised)
 
     def claim_fast_path(
         self, lanes: Sequence[Lane], n: int, settings: Settings, revision: int
@@ -268,7 +254,7 @@ class Claims:
         values = {"worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, "revision": revision}
         statement = self._sql.claim_fast_path if len(lanes) == 1 else self._sql.claim_fast_path_of
         asked = clock.counter()
-        rows = self._connection.at_once(statement, {**values, **_named(lanes)})
+        rows = self._connection.query(statement, {**values, **_named(lanes)})
         look, told = _look(rows[0])
         clock.follow(told, asked)
         is_due = look.next_due is not None and told is not None and look.next_due <= told
@@ -276,10 +262,6 @@ class Claims:
             return None
         taken = sorted((row[5:] for row in rows if row[5] is not None), key=_place)
         return look, [_claim(row, settings, row[2], row[3]) for row in taken]
-
-    def __exit__(self, *raised: object) -> None:
-        transaction, self._transaction = self._transaction, None
-        transaction.__exit__(*raised)
 
 
 def _look(row: Sequence[Any]) -> tuple[Look, Optional[int]]:

@@ -15,10 +15,10 @@ from collections.abc import Collection
 from typing import Callable, Optional
 
 from webapp.core import backoff, labels
+from webapp.core.labels import Lane
 from webapp.core.relocated import Relocated
-from webapp.db.engines import WorkerConnection
-from webapp.db.label_sets import Lane
-from webapp.jobs.settings import Settings
+from webapp.core.setting_values import Settings
+from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker.assignment import Assignment
 from worker.attempt import AttemptResult, Claim
@@ -41,7 +41,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        connection: WorkerConnection,
+        connection: Connection,
         worker_id: str,
         assignment: Assignment,
         slow_look: Callable[[], float],
@@ -147,7 +147,7 @@ class Dispatcher:
         # Something was there, and there is room: there may be more.
         self._look_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
         # More workers than the statement looks past may have been taking what stood at the heads of the lanes.
-        self._looks_again = not (claimed or self._looks_again) and self._connection.dialect != "sqlite"
+        self._looks_again = not (claimed or self._looks_again or self._connection.is_sqlite)
         if self._looks_again and len(self._open_lanes) > 1 and self.has_room:
             self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN)
         return claimed
@@ -191,7 +191,7 @@ class Dispatcher:
     def _has_nothing_to_tell(self) -> bool:
         """Whether all that it wants to know is if there is a job; where to ask that alone costs less."""
         news = self._outbox or self._held or self._quiet_wanted or self._unsure or self._drain
-        return self._connection.dialect != "sqlite" and self.has_room and bool(self._open_lanes) and not news
+        return not self._connection.is_sqlite and self.has_room and bool(self._open_lanes) and not news
 
     def _glance(self) -> Optional[list[Claim]]:
         found = self._claims.claim_fast_path(self._open_lanes, self._slots, self.settings, self._revision)

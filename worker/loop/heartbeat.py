@@ -6,6 +6,7 @@ The ORM would do this as well, but to have it awake in every worker costs each o
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import threading
@@ -14,19 +15,25 @@ from typing import Any, Callable, Optional
 
 from webapp.core.relocated import Relocated
 from webapp.core.statements import EVENT
-from webapp.db.engines import WorkerConnection
+from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
+from webapp.lib.version import __version__
 from worker import processes
 from worker.assignment import Assignment
 from worker.loop.dispatcher import Dispatcher
 from worker.loop.wakeup import Wakeup
-from worker.maintenance import scaling
 
 BEATS = 4  # in the time of a lease
 LONGEST_PAUSE = 10.0  # seconds between two beats
 RETRY = 0.2  # seconds between two tries to write the last word
 
 log = logging.getLogger("queuectl.worker")
+
+# That the supervisor has its row, before anybody sees a worker of it. One that drains has none: it is not to be scaled.
+ANNOUNCE = """
+INSERT INTO supervisors (id, host, pid, version, slots, queues, labels, wanted, started_at, seen_at)
+VALUES (:id, :host, :pid, :version, :slots, :queues, :labels, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
+"""
 
 _REGISTER = """
 INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, labels,
@@ -47,24 +54,39 @@ WHERE id = :id AND state = 'running'
 """
 
 
-def register(connection: WorkerConnection, worker_id: str, assignment: Assignment) -> None:
+def supervisor_row(assignment: Assignment) -> dict[str, Any]:
+    """The values for ANNOUNCE."""
+    return {
+        "id": assignment.supervisor_id,
+        "host": processes.host_name(),
+        "pid": assignment.supervisor_pid,
+        "version": __version__,
+        "slots": assignment.slots,
+        "queues": json.dumps(list(assignment.queues)) if assignment.queues is not None else None,
+        "labels": json.dumps(list(assignment.labels)) if assignment.labels else None,
+        "wanted": assignment.count,
+        "now": clock.now(),
+    }
+
+
+def register(connection: Connection, worker_id: str, assignment: Assignment) -> None:
     """Write that this worker is there, and its supervisor, should nobody have done so yet."""
     values = {
-        **scaling.row(assignment),
+        **supervisor_row(assignment),
         "id": worker_id,
         "supervisor": assignment.supervisor_id,
         "pid": os.getpid(),
         "pid_started": processes.started(os.getpid()),
         "boot_id": processes.boot_id(),
     }
-    with connection.transaction() as cursor:
+    with connection.transaction() as transaction:
         if not assignment.drain:
-            cursor.execute(connection.prepare(scaling.ANNOUNCE), scaling.row(assignment))
-        cursor.execute(connection.prepare(_REGISTER), values)
-        _record(connection, cursor, "start", worker_id)
+            transaction.execute(ANNOUNCE, supervisor_row(assignment))
+        transaction.execute(_REGISTER, values)
+        _record(transaction, "start", worker_id)
 
 
-def deregister(connection: WorkerConnection, worker_id: str, dispatcher: Dispatcher, within: float) -> None:
+def deregister(connection: Connection, worker_id: str, dispatcher: Dispatcher, within: float) -> None:
     """Write that it left in good order, unless it was taken for dead before; try for so many seconds."""
     values = {
         "id": worker_id,
@@ -82,22 +104,21 @@ def deregister(connection: WorkerConnection, worker_id: str, dispatcher: Dispatc
             connection.reconnect()
 
 
-def _write_end(connection: WorkerConnection, values: dict[str, Any]) -> Optional[str]:
+def _write_end(connection: Connection, values: dict[str, Any]) -> Optional[str]:
     """Returns what was wrong."""
     try:
-        with connection.transaction() as cursor:
-            cursor.execute(connection.prepare(_DEREGISTER), values)
-            if cursor.rowcount == 1:
-                _record(connection, cursor, "stop", values["id"])
+        with connection.transaction() as transaction:
+            if transaction.execute(_DEREGISTER, values).rowcount == 1:
+                _record(transaction, "stop", values["id"])
     except connection.errors as error:
         return str(error).strip()
     return None
 
 
-def _record(connection: WorkerConnection, cursor: Any, verb: str, worker_id: str) -> None:
+def _record(transaction: Transaction, verb: str, worker_id: str) -> None:
     me = f"worker:{worker_id}"
     values = {"now": clock.now(), "verb": verb, "actor": me, "subject": me, "seq": None, "detail": None}
-    cursor.execute(connection.prepare(EVENT), values)
+    transaction.execute(EVENT, values)
 
 
 class Heartbeat(threading.Thread):
@@ -108,7 +129,7 @@ class Heartbeat(threading.Thread):
 
     def __init__(
         self,
-        connection: WorkerConnection,
+        connection: Connection,
         worker_id: str,
         dispatcher: Dispatcher,
         wakeup: Wakeup,
@@ -128,12 +149,11 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         connection = self._connection
-        beat = connection.prepare(_BEAT)
         due = time.monotonic() + self._pause()
         while not self._ended.is_set():
             if time.monotonic() >= due:
                 try:
-                    alive = self._beat(connection, beat)
+                    alive = self._beat(connection)
                 except Relocated as moved:
                     self._dispatcher.leave(moved)
                     alive = False
@@ -152,7 +172,7 @@ class Heartbeat(threading.Thread):
     def _pause(self) -> float:
         return min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS)
 
-    def _beat(self, connection: WorkerConnection, beat: str) -> bool:
+    def _beat(self, connection: Connection) -> bool:
         cpu_time, memory = processes.usage()
         values = {
             "now": clock.now(),
@@ -162,6 +182,5 @@ class Heartbeat(threading.Thread):
             "memory": memory,
             "id": self._worker_id,
         }
-        with connection.transaction() as cursor:
-            cursor.execute(beat, values)
-            return bool(cursor.rowcount == 1)
+        with connection.transaction() as transaction:
+            return bool(transaction.execute(_BEAT, values).rowcount == 1)

@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from webapp.config import Config
 from webapp.core import wakeup_signal
-from webapp.db.engines import WorkerConnection
+from webapp.core.transaction import Connection
 
 SLOW_LOOK = 10.0  # seconds: behind the notification, should one be missed
 BLIND_LOOK = 0.5  # where nothing notifies that should
@@ -47,7 +47,7 @@ class Wakeup:
         """Whether anybody may have stored work since the last question; forgets it."""
         return False
 
-    def listen(self, connection: WorkerConnection, ended: threading.Event, seconds: float) -> bool:
+    def listen(self, connection: Connection, ended: threading.Event, seconds: float) -> bool:
         """Let so many seconds pass, or until `ended`, and hear meanwhile what the database says on this connection.
 
         False, and sooner, where the connection no longer works.

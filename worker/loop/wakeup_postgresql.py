@@ -17,8 +17,8 @@ import threading
 import time
 from typing import Any, Optional
 
+from webapp.core.transaction import Connection
 from webapp.core.wakeup_signal import CHANNEL
-from webapp.db.engines import WorkerConnection
 from worker.loop.wakeup import BLIND_LOOK, SLOW_LOOK, VERSION_LOOK, Wakeup
 
 log = logging.getLogger("queuectl.worker")
@@ -61,7 +61,7 @@ class Notified(Wakeup):
         self._ear.close()
         self._mouth.close()
 
-    def listen(self, connection: WorkerConnection, ended: threading.Event, seconds: float) -> bool:
+    def listen(self, connection: Connection, ended: threading.Event, seconds: float) -> bool:
         until = time.monotonic() + seconds
         try:
             if connection.driver is not self._on:
@@ -90,14 +90,12 @@ class Notified(Wakeup):
         self._on, self._hears, self._test_at, self._echo_until = driver, False, 0.0, math.inf
         self._ring()  # for what was stored while nobody listened
 
-    def _test(self, connection: WorkerConnection) -> None:
+    def _test(self, connection: Connection) -> None:
         """Have itself notified through another connection, which is not to stay."""
         self._test_at = time.monotonic() + TEST_AGAIN
         try:
-            other = connection.engine.raw_connection()
-            other.detach()
-            with contextlib.closing(other):
-                other.cursor().execute(f"NOTIFY {self._echo}")
+            with contextlib.closing(connection.another()) as other:
+                other.driver.execute(f"NOTIFY {self._echo}")
         except connection.errors as error:  # the server takes no more connections, say: this one is none the worse
             log.debug("cannot test whether notifications arrive: %s", str(error).strip())
         else:

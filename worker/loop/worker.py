@@ -1,7 +1,7 @@
 """One worker process: its main thread, which attends to the commands and takes turns at the database.
 
-It waits for its commands, its supervisor and for work, all of it in `Runner.poll()`. While a turn at the database
-lasts, the guardian attends to the commands in its place. The heartbeat has a thread of its own.
+It waits for its commands, its supervisor and for work, all of it in `Runner.poll()`. When a turn at the database takes
+long, the standby thread attends to the commands. The heartbeat has a thread of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Optional
 from flask import Flask
 
 from webapp.config import Config
+from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.lib import clock
 from worker import processes
@@ -22,8 +23,7 @@ from worker.assignment import Assignment
 from worker.attempt import AttemptResult
 from worker.loop import heartbeat, wakeup
 from worker.loop.dispatcher import Dispatcher
-from worker.loop.guardian import Guardian
-from worker.loop.listener import Listener
+from worker.loop.standby import Standby
 from worker.messages import BROKEN, DONE, EXPIRED, GONE, MOVED, NOW, OUTDATED, QUIET
 from worker.runner.posix import PosixRunner
 from worker.runner.runner import Runner
@@ -51,13 +51,13 @@ class _Worker:
         self._assignment = assignment
         self._runner: Runner[Any] = (PosixRunner if processes.FORKS else ThreadRunner)(assignment.parent)
 
-        def connection() -> engines.WorkerConnection:
+        def connect() -> Connection:
             with app.app_context():
                 return engines.worker_connection()
 
         self._wakeup = wakeup.of(config, selects=self._runner.selects)
         self._asks = self._wakeup.look_every < math.inf
-        self._connection = connection()
+        self._connection = connect()
         self._dispatcher = Dispatcher(
             self._connection,
             self.id,
@@ -65,10 +65,9 @@ class _Worker:
             lambda: self._wakeup.slow_look,
             self._runner.captures,
         )
-        self._guardian = Guardian(self._stand_in, self._runner.wake, lambda: self._listener.listen())
-        self._listener = Listener(connection, self.id, self._stop_these, lambda: self._guardian.stands_in)
-        self._runner.called = lambda: self._guardian.need(True)
-        self._heartbeat = heartbeat.Heartbeat(connection(), self.id, self._dispatcher, self._wakeup, self._runner.wake)
+        self._standby = Standby(self._stand_in, self._runner.wake, connect, self.id, self._stop_these)
+        self._runner.called = lambda: self._standby.need(True)
+        self._heartbeat = heartbeat.Heartbeat(connect(), self.id, self._dispatcher, self._wakeup, self._runner.wake)
         self._stopping = False
         self._patient = False
         self._release_at: Optional[float] = None
@@ -76,7 +75,7 @@ class _Worker:
 
     def run(self) -> int:
         heartbeat.register(self._connection, self.id, self._assignment)
-        for thread in (self._guardian, self._listener, self._heartbeat):
+        for thread in (self._standby, self._heartbeat):
             thread.start()
         log.info(
             "worker %s started (pid %d, slots: %d)", self.id, os.getpid(), self._assignment.slots, extra=self._named
@@ -118,7 +117,7 @@ class _Worker:
         return self._wakeup.rang()
 
     def _take_turn(self) -> None:
-        with self._guardian.turn():
+        with self._standby.turn():
             claims = self._dispatcher.turn()
         for claim in claims:
             if self._stopping:
@@ -128,7 +127,7 @@ class _Worker:
             else:
                 self._runner.start(claim, self._dispatcher.settings)
         self._stop_cancelled()  # now, and after the starts: what the turn has learned is not to wait for the next event
-        self._guardian.need(self._dispatcher.holds)
+        self._standby.need(self._dispatcher.holds)
         if self._dispatcher.stop_asked and not self._stopping:
             # Who asked it to stop through the database is in no hurry; a signal, or a newer version, is.
             self._stop(patient=not self._dispatcher.outdated)
@@ -143,7 +142,7 @@ class _Worker:
         log.error("worker %s: the database is away; its jobs go back when it returns", self.id, extra=self._named)
         return True
 
-    # --- the commands: by whoever holds the guardian's baton ---
+    # --- the commands: on the thread that holds the standby's baton ---
 
     def _attend(self, timeout: float) -> None:
         """Wait for something to happen to the commands, or for the bell; take in what ended, and end what must."""

@@ -24,9 +24,10 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp.accounts import login_throttle, sessions
 from webapp.config import Config
+from webapp.core import schema, setting_values
 from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
-from webapp.db import db_errors, engines, migrations
+from webapp.db import db_errors, engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Act, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
 from webapp.insight import rollups
@@ -140,7 +141,7 @@ class _Keeper:
         now = time.monotonic()
         passed, self._last_tick = min(now - self._last_tick, 2 * self.rest), now
         with reading() as session:
-            taken_over = session.scalar(text(migrations.SCHEMA)) != migrations.HEAD
+            taken_over = session.scalar(text(schema.REVISION)) != schema.HEAD
             if taken_over:
                 if self._crew is not None:
                     self._crew.taken_over()
@@ -268,7 +269,7 @@ def _look_at_log() -> None:
 # --- retention ---
 
 
-def prune(values: settings.Settings) -> int:
+def prune(values: setting_values.Settings) -> int:
     """Delete what is older than the settings keep, in small transactions. Returns the number of jobs."""
     deleted = 0
     for state, days in (

@@ -14,10 +14,11 @@ from typing import Any, Optional
 from sqlalchemy import delete, insert, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
+from webapp.core.states import ARROWS
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, OutputChunk, OutputTail, Worker
 from webapp.jobs import job_detail
-from webapp.jobs.lifecycle import ARROWS, in_state, record
+from webapp.jobs.lifecycle import in_state, record
 from webapp.lib import clock
 from worker import processes
 from worker.runner import failure_text

@@ -9,11 +9,9 @@ nothing.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
-from typing import Any
 
 from sqlalchemy import Row, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
@@ -23,37 +21,15 @@ from webapp.db.models import Job, Supervisor, Worker
 from webapp.jobs import operations
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
-from webapp.lib.version import __version__
 from worker import processes
 from worker.assignment import Assignment
+from worker.loop.heartbeat import ANNOUNCE, supervisor_row
 from worker.messages import ELSEWHERE, END, TAKEN_OVER, Wanted
 
 log = logging.getLogger("queuectl.keeper")
 
 PATIENCE = 1.0  # seconds for the write lock; the next look tries again
 BEAT = 20.0  # seconds between two signs of life on the row
-
-
-# That the supervisor has its row, before anybody sees a worker of it. One that drains has none: it is not to be scaled.
-ANNOUNCE = """
-INSERT INTO supervisors (id, host, pid, version, slots, queues, labels, wanted, started_at, seen_at)
-VALUES (:id, :host, :pid, :version, :slots, :queues, :labels, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
-"""
-
-
-def row(assignment: Assignment) -> dict[str, Any]:
-    """The values for ANNOUNCE."""
-    return {
-        "id": assignment.supervisor_id,
-        "host": processes.host_name(),
-        "pid": assignment.supervisor_pid,
-        "version": __version__,
-        "slots": assignment.slots,
-        "queues": json.dumps(list(assignment.queues)) if assignment.queues is not None else None,
-        "labels": json.dumps(list(assignment.labels)) if assignment.labels else None,
-        "wanted": assignment.count,
-        "now": clock.now(),
-    }
 
 
 class Scaling:
@@ -117,7 +93,7 @@ class Scaling:
         if time.monotonic() - self._beat_at < BEAT:
             return
         with writing(PATIENCE, rings=False) as session:
-            session.execute(text(ANNOUNCE), row(self._assignment))
+            session.execute(text(ANNOUNCE), supervisor_row(self._assignment))
             session.execute(update(Supervisor).where(Supervisor.id == self._id).values(seen_at=clock.now()))
         self._beat_at = time.monotonic()
 

@@ -1,6 +1,6 @@
 """The commands of one worker: start each, end it in time, say what came of it. What is the same on every platform.
 
-A `Runner` belongs to one thread at a time (see `worker/loop/guardian.py`) and never touches the database, so that limits and
+A `Runner` belongs to one thread at a time (see `worker/loop/standby.py`) and never touches the database, so that limits and
 cancellations bite even while that is out of reach. It is also the one place where a worker waits: `poll()` returns
 when something happened to a command, when another thread called `wake()`, when the supervisor had something to say, or
 when the bell rang for which it was armed. How a process is started, read and found is the platform's:
@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from webapp.jobs.settings import Settings
+from webapp.core.setting_values import Settings
 from webapp.lib import clock, sd_notify
 from worker import processes
 from worker.attempt import AttemptResult, Claim

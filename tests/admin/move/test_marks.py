@@ -56,8 +56,8 @@ def test_a_worker_that_still_is_there_is_refused_by_its_own_door(app: Flask, tar
     worker = engines.worker_connection()
     try:
         go(target)
-        with pytest.raises(Relocated, match="this queue was moved to"), worker.transaction() as cursor:
-            cursor.execute("UPDATE jobs SET priority = 1")
+        with pytest.raises(Relocated, match="this queue was moved to"), worker.transaction() as transaction:
+            transaction.execute("UPDATE jobs SET priority = 1")
         assert issubclass(Relocated, worker.errors)
     finally:
         worker.close()

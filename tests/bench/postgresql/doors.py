@@ -17,10 +17,10 @@ from tests.bench.pool import ACTOR
 from tests.bench.postgresql.server import Database
 from tests.bench.scratch import Scratch, opened
 from webapp.core.job_spec import JobSpec
+from webapp.core.labels import Lane
+from webapp.core.setting_values import Settings
 from webapp.db.engines import worker_connection
-from webapp.db.label_sets import Lane
 from webapp.jobs.operations import enqueue
-from webapp.jobs.settings import Settings
 from webapp.lib import clock
 
 

@@ -11,9 +11,10 @@ from tests.console.browser.faults import faults_of
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
 from webapp.accounts import sessions, tokens, users
 from webapp.core import job_spec
+from webapp.core.states import STATES
 from webapp.db import audit
 from webapp.db.engines import writing
-from webapp.db.models import STATES, OutputTail
+from webapp.db.models import OutputTail
 from webapp.insight import failure_groups
 from webapp.jobs import bulk_actions, canary, operations
 from webapp.jobs.filters import JobFilter

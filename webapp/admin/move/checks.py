@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from webapp.admin.move import copying, marks
 from webapp.admin.move.sides import MoveError, Side, Tick
-from webapp.core import relocated
+from webapp.core import relocated, schema
 from webapp.db import migrations
 from webapp.db.models import Queue
 
@@ -131,7 +131,7 @@ def standing_of(connection: Connection, address: str, known: Collection[str]) ->
         if ours:
             raise MoveError(f"{address} has a table {ours[0].name} that is not queuectl's. Name an empty database.")
         return NOTHING
-    revision = connection.execute(text(migrations.SCHEMA)).scalar()
+    revision = connection.execute(text(schema.REVISION)).scalar()
     if revision == relocated.UNFINISHED:
         newest = next(iter(marks.moves(connection, "to")), None)
         if newest is not None and newest.id in known:

@@ -14,7 +14,7 @@ from webapp.admin.move import checks, copying, marks, quiet
 from webapp.admin.move.examining import Report, examine
 from webapp.admin.move.marks import COPYING, DONE, PREPARED, UNDONE, Move
 from webapp.admin.move.sides import MoveError, Side, Teller
-from webapp.core import relocated
+from webapp.core import relocated, schema
 from webapp.db import audit, migrations
 from webapp.db.engines import Base
 from webapp.db.models import Job
@@ -178,7 +178,7 @@ def _open(target: Side, move_id: str) -> None:
     """From here on the target is the queue."""
     with target.writing() as connection:
         marks.note(connection, move_id, phase=DONE)
-        marks.set_revision(connection, migrations.HEAD)
+        marks.set_revision(connection, schema.HEAD)
 
 
 def _close(source: Side, target: Side, move_id: str) -> None:

@@ -19,10 +19,9 @@ from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
 from webapp.config import Config, ConfigError
 from webapp.core import relocated
+from webapp.core.schema import HEAD, REVISION
 from webapp.db import engines
 
-SCHEMA = "SELECT version_num FROM alembic_version"
-HEAD = "0004"  # the newest revision in versions/; a test holds the two together
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -44,7 +43,7 @@ def current_revision() -> Optional[str]:
     """The revision that the database is at; None for an empty one. Raises ConfigError where it cannot be read."""
     try:
         with engines.read_engine().connect() as connection:
-            return connection.execute(text(SCHEMA)).scalar()
+            return connection.execute(text(REVISION)).scalar()
     except (OperationalError, ProgrammingError) as error:
         if "no such table" in str(error.orig) or "does not exist" in str(error.orig):
             return None

@@ -1,0 +1,127 @@
+"""Plain SQL: what is stored and what is rolled back, what is raised, and whom a commit wakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, text
+from sqlalchemy.exc import IntegrityError
+
+from webapp.config import ConfigError, load
+from webapp.core.locks import Busy
+from webapp.core.transaction import Transaction, durable_transaction, for_psycopg
+from webapp.core.wakeup_signal import WakeupSignal
+from webapp.db import engines
+from webapp.db.application import create_core
+
+ADD = "INSERT INTO queues (name) VALUES (:name)"
+
+
+@contextmanager
+def durable() -> Iterator[Transaction]:
+    with engines.raising_as_sqlalchemy(), durable_transaction(engines.database()) as transaction:
+        yield transaction
+
+
+def _store_and_fail(name: str) -> None:
+    with durable() as transaction:
+        transaction.execute(ADD, {"name": name})
+        raise RuntimeError("not after all")
+
+
+def test_a_block_that_ends_is_stored_and_one_that_raises_is_rolled_back(app: Flask) -> None:
+    with durable() as transaction:
+        transaction.execute_many(ADD, [{"name": "one"}, {"name": "two"}])
+    with pytest.raises(RuntimeError, match="after all"):
+        _store_and_fail("three")
+    with durable() as transaction:
+        found = transaction.select_where_in("SELECT name FROM queues", "name", ["one", "two", "three"])
+        assert sorted(found) == [("one",), ("two",)]
+
+
+def test_a_key_that_is_taken_raises_what_a_session_raises(app: Flask) -> None:
+    with pytest.raises(IntegrityError), durable() as transaction:
+        transaction.execute_many(ADD, [{"name": "one"}, {"name": "one"}])
+
+
+def test_another_program_that_holds_the_database_is_reported_as_busy(
+    sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = engines.sqlite.connect(home / "queue.db", isolation_level=None)
+    stranger.execute("BEGIN IMMEDIATE")
+    event.listen(
+        engines.write_engine(), "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=10")
+    )
+    with pytest.raises(Busy), durable():
+        raise AssertionError("it must not get here")
+    stranger.close()
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("0", 1), ("1", 2)])
+def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
+    app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
+    with app.app_context():
+        connection = engines.worker_connection()
+        assert connection.query("PRAGMA synchronous") == [(found,)]
+        connection.close()
+
+
+def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="QUEUECTL_DURABLE_SETTLES is 'yes'"):
+        load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": "yes"})
+
+
+def test_a_worker_connection_recovers_from_an_error(app: Flask) -> None:
+    connection = engines.worker_connection()
+
+    def fail() -> None:
+        with connection.transaction() as transaction:
+            transaction.execute("SELECT no_such_column FROM control")
+
+    with pytest.raises(connection.errors):
+        fail()
+    connection.reconnect()
+    with connection.transaction() as transaction:
+        assert transaction.execute("SELECT revision FROM control").fetchone()[0] >= 1
+    connection.close()
+
+
+@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WakeupSignal, "ring", lambda _self, execute: execute("no statement at all"))
+    with durable() as transaction:
+        transaction.execute(ADD, {"name": "one"})
+    with engines.reading() as session:
+        assert session.execute(text("SELECT name FROM queues")).scalars().all() == ["one"]
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_only_a_commit_wakes_workers(app: Flask, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    rung: list[Any] = []
+    monkeypatch.setattr(WakeupSignal, "ring", lambda _self, execute: rung.append(execute))
+    connection = engines.worker_connection()
+    try:
+        with connection.transaction() as transaction:
+            transaction.execute(ADD, {"name": "quiet"})
+        assert rung == []
+        with connection.transaction() as transaction:
+            transaction.wakes_workers = True
+            transaction.execute(ADD, {"name": "loud"})
+            if ends == "rollback":
+                raise RuntimeError("not after all")
+    except RuntimeError:
+        pass
+    connection.close()
+    assert len(rung) == (1 if ends == "commit" else 0)
+
+
+def test_a_statement_for_psycopg_keeps_its_casts_and_its_percent_signs() -> None:
+    statement = "SELECT 1 WHERE a LIKE '%x' AND b = :b AND c = CAST(:c_1 AS text) AND d::text = :b"
+    assert for_psycopg(statement) == (
+        "SELECT 1 WHERE a LIKE '%%x' AND b = %(b)s AND c = CAST(%(c_1)s AS text) AND d::text = %(b)s"
+    )

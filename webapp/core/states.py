@@ -1,0 +1,68 @@
+"""The states of a job and the arrows between them. Who moves jobs is in `jobs/lifecycle.py` and `core/statements.py`.
+
+enqueue    →                              pending, scheduled
+promote    scheduled, failed            → pending      the clock
+claim      pending                      → processing   a worker; attempts + 1
+complete   processing                   → completed
+retry      processing                   → failed       failures + 1, with the next run_at
+bury       processing                   → dead
+lose       processing                   → pending      its worker died: a recorded loss, no failure
+release    processing                   → pending      its worker shuts down: no failure
+cancel     scheduled, pending, failed   → cancelled    a person
+settle_cancel  processing               → cancelled    the end of a cancelled command
+requeue    dead, cancelled, completed   → pending      a person; failures = 0
+run_now    scheduled, failed            → pending      a person
+discard    any but processing           → (deleted)    a person
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Optional
+
+STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
+TERMINAL = ("completed", "dead", "cancelled")
+
+# SQLite uses a partial index only where its condition stands in the statement, word for word. So lists and claims of
+# these states need this beside `state = …`.
+INDEX_CONDITIONS: Mapping[str, str] = {
+    "scheduled": "state IN ('scheduled', 'failed')",
+    "failed": "state IN ('scheduled', 'failed')",
+    "completed": "finished_at IS NOT NULL",
+    "dead": "finished_at IS NOT NULL",
+    "cancelled": "finished_at IS NOT NULL",
+}
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One verb: the states that it may leave, and the one that it enters (None: the row is deleted)."""
+
+    verb: str
+    leaves: tuple[str, ...]
+    enters: Optional[str]
+
+
+ARROWS: Mapping[str, Arrow] = {
+    arrow.verb: arrow
+    for arrow in (
+        Arrow("promote", ("scheduled", "failed"), "pending"),
+        Arrow("claim", ("pending",), "processing"),
+        Arrow("complete", ("processing",), "completed"),
+        Arrow("retry", ("processing",), "failed"),
+        Arrow("bury", ("processing",), "dead"),
+        Arrow("lose", ("processing",), "pending"),
+        Arrow("release", ("processing",), "pending"),
+        Arrow("settle_cancel", ("processing",), "cancelled"),
+        Arrow("cancel", ("scheduled", "pending", "failed"), "cancelled"),
+        Arrow("requeue", ("dead", "cancelled", "completed"), "pending"),
+        Arrow("run_now", ("scheduled", "failed"), "pending"),
+        Arrow("discard", tuple(state for state in STATES if state != "processing"), None),
+    )
+}
+
+
+def may_leave(verb: str) -> str:
+    """The SQL condition that a job is in a state which this verb may leave."""
+    return "state IN (" + ", ".join(f"'{state}'" for state in ARROWS[verb].leaves) + ")"

@@ -1,0 +1,127 @@
+"""Stands in for a worker's main thread while that thread waits for the database.
+
+The main thread both attends to the commands and takes turns at the database, because handing each job from one thread
+to another and back costs as much as claiming it. But a turn may take long: another process holds the lock, the disk
+hangs. Time limits, cancellations and the supervisor's orders must work all the same. So the thread that holds the baton
+attends to the commands: the main thread except during its turns, and this thread when a turn takes long.
+
+When a turn is stuck, the cancelled jobs are read as well: a read needs no lock. That read may block too, when the
+server or the disk does not answer, and nothing can end it. So it has a thread of its own, which is made when it is
+needed and ends with the turn. While no command runs, nothing happens here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Callable, Optional
+
+from webapp.core.statements import CANCELLED
+from webapp.core.transaction import Connection
+
+log = logging.getLogger("queuectl.worker")
+
+STAND_IN_AFTER = 0.05  # seconds that a turn may take before this thread attends; also between two checks
+STUCK_AFTER = 1.0  # seconds after which a turn counts as stuck
+READ_EVERY = 0.5  # seconds between two reads of the cancelled jobs
+
+
+class Standby(threading.Thread):
+    """See the module. The thread that creates this holds the baton first."""
+
+    def __init__(
+        self,
+        attend: Callable[[float], object],
+        wake: Callable[[], object],
+        connect: Callable[[], Connection],
+        worker_id: str,
+        stop: Callable[[set[str]], object],
+    ) -> None:
+        """Make the thread; it is not started.
+
+        Args:
+            attend: attends to the commands and waits at most so many seconds; the thread with the baton calls it.
+            wake: ends that wait, from any thread.
+            connect: makes a connection for reading which jobs of this worker were cancelled.
+            stop: gets the tokens of these jobs, some of them again, on another thread.
+        """
+        super().__init__(name="standby", daemon=True)
+        self._attend = attend
+        self._wake = wake
+        self._connect = connect
+        self._worker_id = worker_id
+        self._stop = stop
+        self._reader: Optional[threading.Thread] = None
+        self._read_at = 0.0  # when the next reader may start, on the monotonic clock
+        self._baton = threading.Lock()
+        self._baton.acquire()
+        self._turn_began: Optional[float] = None  # on the monotonic clock
+        self._needed = threading.Event()
+        self.stands_in = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """What the main thread does in this block may take long."""
+        self._turn_began = time.monotonic()
+        self._baton.release()
+        try:
+            yield
+        finally:
+            self._turn_began = None
+            if self.stands_in:  # set before it looks at `_turn_began`: either it sees the end, or it is woken
+                self._wake()
+            self._baton.acquire()
+
+    def need(self, needed: bool) -> None:
+        """Say whether any command runs."""
+        if needed and not self._needed.is_set():
+            self._needed.set()
+        elif not needed and self._needed.is_set():
+            self._needed.clear()
+
+    def run(self) -> None:
+        while self._needed.wait():
+            time.sleep(STAND_IN_AFTER)
+            if self._lasts(STAND_IN_AFTER):
+                with self._baton:
+                    self._stand_in()
+
+    def _lasts(self, seconds: float) -> bool:
+        began = self._turn_began
+        return began is not None and time.monotonic() - began >= seconds
+
+    def _stand_in(self) -> None:
+        self.stands_in = True
+        try:
+            while self._turn_began is not None:
+                self._attend(STAND_IN_AFTER)
+                if self._lasts(STUCK_AFTER):
+                    self._keep_reading()
+        except Exception:
+            log.exception("the commands were not attended to while the database was busy")
+        finally:
+            self.stands_in = False
+
+    def _keep_reading(self) -> None:
+        """See that a thread reads the cancelled jobs. If it could not read and ended, start another one."""
+        if time.monotonic() < self._read_at or (self._reader is not None and self._reader.is_alive()):
+            return
+        self._read_at = time.monotonic() + READ_EVERY
+        self._reader = threading.Thread(target=self._read_cancelled, name="cancelled", daemon=True)
+        with suppress(RuntimeError):  # this user may start no more threads: tried again
+            self._reader.start()
+
+    def _read_cancelled(self) -> None:
+        """Takes no lock. The connection is made when it is needed, which hardly ever happens."""
+        try:
+            with closing(self._connect()) as connection:
+                while self.stands_in:
+                    tokens = {token for (token,) in connection.query(CANCELLED, {"worker": self._worker_id})}
+                    if tokens:
+                        self._stop(tokens)
+                    time.sleep(READ_EVERY)
+        except Exception as error:  # the main thread reports what is wrong with the database
+            log.debug("cannot read which jobs were cancelled: %s", error)
