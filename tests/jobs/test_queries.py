@@ -14,9 +14,8 @@ from webapp.core import job_spec
 from webapp.core.states import STATES
 from webapp.db import engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import STATES, Job
-from webapp.insight.queues import all_queues
 from webapp.db.models import Job
+from webapp.insight.queues import all_queues
 from webapp.jobs import operations, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock

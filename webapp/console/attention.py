@@ -25,8 +25,6 @@ from webapp.insight.stuck_jobs import Stuck, stuck
 from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count, Waiting, WorkerView
-from webapp.jobs.settings import Settings
-from webapp.jobs.queries import Count, QueueView, Waiting, WorkerView
 from webapp.lib import clock
 
 OVERDUE = clock.seconds(120)  # a job that is due for longer should have become pending

@@ -28,13 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
-from webapp.db.label_sets import Lane, lanes
-from webapp.db.models import STATES, Event, Job, Queue, Worker
 from webapp.core.labels import Lane
 from webapp.core.states import STATES
 from webapp.db.label_sets import lanes
 from webapp.db.models import Event, Job, Queue, Worker
-from webapp.insight import trends
 from webapp.jobs import listing
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import in_state
