@@ -18,6 +18,7 @@ from pathlib import Path
 from webapp.config import Config, ensure_home
 from webapp.core.locks import hold_alone
 from webapp.db.engines import sqlite
+from webapp.db.revisions import known_revisions
 
 SIDES = ("", "-wal", "-shm")  # what belongs together: the database, its log, the log's index
 
@@ -73,8 +74,6 @@ def restore(config: Config, source: Path) -> Path:
 
 def verify(path: Path) -> None:
     """Raises BackupError where a file is no sound database of ours."""
-    from webapp.db.migrations import known_revisions
-
     try:
         with closing(sqlite.connect(f"file:{_quoted(path)}?mode=ro", uri=True)) as connection:
             damages = [row[0] for row in connection.execute("PRAGMA integrity_check(1)") if row[0] != "ok"]

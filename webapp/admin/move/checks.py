@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection
 from webapp.admin.move import copying, marks
 from webapp.admin.move.sides import MoveError, Side, Tick
 from webapp.core import relocated, schema
-from webapp.db import migrations
 from webapp.db.models import Queue
+from webapp.db.revisions import known_revisions
 
 OLDEST_POSTGRESQL = 13  # has pg_current_snapshot, and sorts by what an index has sorted already
 GROWTH = 1.5  # of what the source takes, so much should be free where the target is a file
@@ -137,7 +137,7 @@ def standing_of(connection: Connection, address: str, known: Collection[str]) ->
         if newest is not None and newest.id in known:
             return OURS
         raise MoveError(f"{address} is the unfinished copy of another queue. Name an empty database.")
-    if revision not in migrations.known_revisions():
+    if revision not in known_revisions():
         raise MoveError(f"{address} is of a newer queuectl, or of another program. Name an empty database.")
     words = relocated.note(connection)
     full = {table.name: _count(connection, table) for table in ours if not _is_bare(connection, table)}

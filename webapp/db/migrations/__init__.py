@@ -20,7 +20,8 @@ from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 from webapp.config import Config, ConfigError
 from webapp.core import relocated
 from webapp.core.schema import HEAD, REVISION
-from webapp.db import engines
+from webapp.db import backup, engines
+from webapp.db.revisions import known_revisions
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -60,8 +61,6 @@ def upgrade(config: Config, found: Optional[str]) -> None:
     from alembic import command
     from alembic.config import Config as AlembicConfig
 
-    from webapp.db import backup
-
     alembic = AlembicConfig()
     alembic.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     if found is not None and found not in known_revisions():
@@ -76,13 +75,6 @@ def upgrade(config: Config, found: Optional[str]) -> None:
         raise ConfigError(f"cannot copy the database before its upgrade: {error}") from None
     except DatabaseError as error:
         raise ConfigError(f"cannot upgrade the database: {_reason(error)}. It is unchanged.") from error
-
-
-def known_revisions() -> set[str]:
-    """Every schema that this checkout can read or upgrade."""
-    from alembic.script import ScriptDirectory
-
-    return {script.revision for script in ScriptDirectory(str(_FOLDER)).walk_revisions()}
 
 
 def _create_private(path: Path) -> None:
