@@ -14,20 +14,21 @@ from webapp.config import Config
 from webapp.core import wakeup_signal
 from webapp.db import engines
 from worker.loop import wakeup
+from worker.loop.wakeup_base import Wakeup
 from worker.loop.claims import Claims
 
 pytestmark = pytest.mark.parametrize("config", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def bell(app: Flask, config: Config) -> Iterator[wakeup.Wakeup]:
+def bell(app: Flask, config: Config) -> Iterator[Wakeup]:
     one = wakeup.of(config, selects=True)
     assert one.descriptor() is not None, "these tests are about the bell, which is heard on Linux"
     yield one
     one.close()
 
 
-def rings(bell: wakeup.Wakeup) -> bool:
+def rings(bell: Wakeup) -> bool:
     """Whether whoever waits is woken, now; what it has heard is forgotten."""
     descriptor = bell.descriptor()
     assert descriptor is not None
@@ -38,7 +39,7 @@ def rings(bell: wakeup.Wakeup) -> bool:
     return woken
 
 
-def test_it_rings_for_each_job_that_is_stored(bell: wakeup.Wakeup, queue: Queue) -> None:
+def test_it_rings_for_each_job_that_is_stored(bell: Wakeup, queue: Queue) -> None:
     assert not rings(bell)
     queue.enqueue("true")
     assert rings(bell)
@@ -47,13 +48,13 @@ def test_it_rings_for_each_job_that_is_stored(bell: wakeup.Wakeup, queue: Queue)
     assert rings(bell)
 
 
-def test_it_rings_when_people_change_what_workers_may_do(bell: wakeup.Wakeup, queue: Queue) -> None:
+def test_it_rings_when_people_change_what_workers_may_do(bell: Wakeup, queue: Queue) -> None:
     queue.set(max_retries=1)
     assert rings(bell)
 
 
 def test_housekeeping_and_what_workers_write_for_themselves_ring_nobody(
-    bell: wakeup.Wakeup, worker_writes: Callable[[], None]
+    bell: Wakeup, worker_writes: Callable[[], None]
 ) -> None:
     with engines.writing(rings=False):
         pass
@@ -73,7 +74,7 @@ def worker_writes(app: Flask) -> Iterator[Callable[[], None]]:
     connection.close()
 
 
-def test_a_bell_that_somebody_replaced_is_heard_again(bell: wakeup.Wakeup, config: Config, queue: Queue) -> None:
+def test_a_bell_that_somebody_replaced_is_heard_again(bell: Wakeup, config: Config, queue: Queue) -> None:
     wakeup_signal.path_of(config).unlink()
     assert rings(bell), "the waiting must end, for it waits for a file that is gone"
     assert bell.descriptor() is not None  # as before the next wait

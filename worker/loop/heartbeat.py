@@ -21,7 +21,7 @@ from webapp.lib.version import __version__
 from worker import processes
 from worker.assignment import Assignment
 from worker.loop.dispatcher import Dispatcher
-from worker.loop.wakeup import Wakeup
+from worker.loop.wakeup_base import Wakeup
 
 BEATS = 4  # in the time of a lease
 LONGEST_PAUSE = 10.0  # seconds between two beats

@@ -9,62 +9,20 @@ first. PostgreSQL notifies (`worker/loop/wakeup_postgresql.py`).
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any, Optional
 
 from webapp.config import Config
 from webapp.core import wakeup_signal
-from webapp.core.transaction import Connection
-
-SLOW_LOOK = 10.0  # seconds: behind the notification, should one be missed
-BLIND_LOOK = 0.5  # where nothing notifies that should
-VERSION_LOOK = 0.05  # between two looks at the data version
-
-
-class Wakeup:
-    """Tells that somebody may have stored work.
-
-    Attributes:
-        look_every: seconds between two questions whether it `rang`, where there is no descriptor.
-    """
-
-    look_every = math.inf
-
-    @property
-    def slow_look(self) -> float:
-        """Seconds after which a worker looks for work although nothing told it, as things stand."""
-        return SLOW_LOOK
-
-    def descriptor(self) -> Optional[int]:
-        """What can be read from once somebody has; None where nothing tells of itself."""
-        return None
-
-    def rang(self) -> bool:
-        """Whether anybody may have stored work since the last question; forgets it."""
-        return False
-
-    def listen(self, connection: Connection, ended: threading.Event, seconds: float) -> bool:
-        """Let so many seconds pass, or until `ended`, and hear meanwhile what the database says on this connection.
-
-        False, and sooner, where the connection no longer works.
-        """
-        del connection
-        ended.wait(seconds)
-        return True
-
-    def close(self) -> None:
-        """Listen no more."""
+from worker.loop.wakeup_base import VERSION_LOOK, Wakeup
+from worker.loop.wakeup_postgresql import Notified
 
 
 def of(config: Config, *, selects: bool) -> Wakeup:
     """The best that there is; `selects`: whether the worker can wait for a descriptor."""
     if not config.is_sqlite:
-        from worker.loop.wakeup_postgresql import Notified
-
         return Notified(selects=selects)
     if selects and sys.platform.startswith("linux"):
         try:

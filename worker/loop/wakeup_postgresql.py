@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from webapp.core.transaction import Connection
 from webapp.core.wakeup_signal import CHANNEL
-from worker.loop.wakeup import BLIND_LOOK, SLOW_LOOK, VERSION_LOOK, Wakeup
+from worker.loop.wakeup_base import BLIND_LOOK, SLOW_LOOK, VERSION_LOOK, Wakeup
 
 log = logging.getLogger("queuectl.worker")
 
