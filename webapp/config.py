@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
-from webapp.lib import postgres_dsn
+from webapp.lib import dotenv, postgres_dsn
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -110,11 +110,10 @@ def _user_home(values: Mapping[str, str]) -> str:
 
 def _dotenv() -> dict[str, str]:
     path = CHECKOUT / ".env"
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values  # only here: most processes start without a .env
-
-    return {key: value for key, value in dotenv_values(path).items() if value is not None}
+    try:
+        return dotenv.load(str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}. Let this user read it, or remove it.") from None
 
 
 def _database_url(url: Optional[str]) -> Optional[str]:

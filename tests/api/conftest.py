@@ -84,7 +84,6 @@ def sign_in_to() -> Callable[[Flask, str], Browser]:
         session_id = sessions.begin(make_user(f"the-{role}", role), "127.0.0.1", "a test")
         with client.session_transaction() as session:
             session["_user_id"] = session_id
-            session["_fresh"] = True
         return Browser(client)
 
     return signed_in

@@ -10,7 +10,8 @@ from werkzeug.test import TestResponse
 
 from tests.api.conftest import Program
 from tests.factories import make_attempt, make_chunk, make_event, make_job, make_jobs, make_queue
-from webapp.api import schemas
+from webapp.api import jobs, queues, status
+from webapp.api import settings as config
 from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.db.models import Job
@@ -265,21 +266,21 @@ def test_live_output_is_given_as_far_as_it_has_come(reader: Program) -> None:
 
 
 def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None:
-    assert set(schemas.JobRequest().fields) == set(job_spec._READERS)
+    assert set(jobs.JobRequest().fields) == set(job_spec._READERS)
     job = make_job("dead", id="job1")
     make_attempt(job)
     make_event("requeue", "person:ben", "job:job1", job=job)
     make_queue("mail")
     whole = reader("GET", "/jobs/job1").get_json()
-    assert set(whole) == set(schemas.WholeJob().fields)
-    assert set(whole["attempt_history"][0]) == set(schemas.Attempt().fields)
-    assert set(whole["events"][0]) == set(schemas.Event().fields)
-    assert set(whole["timeline"][0]) == set(schemas.TimelineEntry().fields)
-    assert set(reader("GET", "/queues").get_json()["queues"][0]) == set(schemas.Queue().fields)
-    assert set(reader("GET", "/config").get_json()["settings"][0]) == set(schemas.Setting().fields)
+    assert set(whole) == set(jobs.WholeJob().fields)
+    assert set(whole["attempt_history"][0]) == set(jobs.Attempt().fields)
+    assert set(whole["events"][0]) == set(jobs.Event().fields)
+    assert set(whole["timeline"][0]) == set(jobs.TimelineEntry().fields)
+    assert set(reader("GET", "/queues").get_json()["queues"][0]) == set(queues.Queue().fields)
+    assert set(reader("GET", "/config").get_json()["settings"][0]) == set(config.Setting().fields)
     with reading() as session:
         assert (
-            set(reader("GET", "/status").get_json()) == set(schemas.Status().fields) == set(serializers.status(session))
+            set(reader("GET", "/status").get_json()) == set(status.Status().fields) == set(serializers.status(session))
         )
         listed = job_detail.job_json(job, settings.load(session))
-    assert set(listed) == set(schemas.Job().fields)
+    assert set(listed) == set(jobs.Job().fields)

@@ -107,7 +107,6 @@ def _make(bench: Bench, stack: ExitStack, jobs: int) -> _Console:
     client = app.test_client()
     with client.session_transaction() as cookie:
         cookie["_user_id"] = session_id
-        cookie["_fresh"] = True
 
     def leave() -> None:
         with app.app_context():

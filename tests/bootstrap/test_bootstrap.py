@@ -28,6 +28,16 @@ from webapp.config import CHECKOUT
 
 BASE_PYTHON = os.path.realpath(sys.executable)
 DEADLINE = 60
+DOOR = (
+    *(
+        "manage.py",
+        "webapp/__init__.py",
+        "webapp/bootstrap/enter.py",
+        "webapp/bootstrap/install.py",
+        "webapp/bootstrap/venv.py",
+    ),
+    *("webapp/lib/__init__.py", "webapp/lib/dotenv.py"),
+)
 STAND_IN = """
 import json, os, sys
 import tiny
@@ -83,13 +93,8 @@ class Door:
         checkout, wheels = folder / "a checkout", folder / "wheels"
         (checkout / "webapp" / "commands").mkdir(parents=True)
         wheels.mkdir()
-        for name in (
-            "manage.py",
-            "webapp/__init__.py",
-            "webapp/bootstrap/enter.py",
-            "webapp/bootstrap/install.py",
-            "webapp/bootstrap/venv.py",
-        ):
+        for name in DOOR:
+            (checkout / name).parent.mkdir(exist_ok=True)
             shutil.copy(CHECKOUT / name, checkout / name)
         (checkout / "webapp" / "commands" / "__init__.py").write_text(STAND_IN)
         door = cls(checkout, wheels)
@@ -394,6 +399,11 @@ def test_a_command_gets_the_smallest_set_that_it_needs(
 def test_dotenv_may_name_the_database(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("# ours\nexport QUEUECTL_DATABASE_URL = 'postgresql://db/queue'\n")
     assert wanted_locks(str(tmp_path), ["up"])[0] == "requirements-postgres.lock"
+
+
+def test_dotenv_may_name_the_environment_with_a_comment_after_it(used_door: Door) -> None:
+    (used_door.checkout / ".env").write_text("QUEUECTL_VENV=.venv  # on the small disk\n")
+    assert used_door.told()["prefix"] == str(used_door.venv)
 
 
 def test_a_python_without_ensurepip_is_told_which_package_to_install(door: Door, tmp_path: Path) -> None:

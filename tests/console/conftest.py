@@ -85,7 +85,6 @@ def sign_in(console: Flask) -> Callable[[str], Browser]:
         session_id = sessions.begin(user, "127.0.0.1", "a test")
         with client.session_transaction() as session:
             session["_user_id"] = session_id
-            session["_fresh"] = True
         return Browser(client)
 
     return signed_in_as

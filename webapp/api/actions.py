@@ -3,29 +3,94 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar
 
 from flask import Response
+from marshmallow import Schema, ValidationError, validate, validates_schema
+from marshmallow import fields as ma
 
-from webapp.api import idempotency, request_body
-from webapp.api.found import job_json
+from webapp.api import fields, idempotency, request_body
+from webapp.api.jobs import Job, job_json, refuse
 from webapp.api.problems import Problem
 from webapp.api.routes import PREFIX, Noun
-from webapp.api.schemas import Act, ActAnswer, Job, Outcome, WhichJobs
 from webapp.api.scopes import actor, scope
 from webapp.core.states import ARROWS
 from webapp.db.engines import reading
+from webapp.db.models import STATES
 from webapp.jobs import bulk_actions, operations, search
 from webapp.web import serializers
 
 PATIENCE = 20.0  # seconds that a program waits for an act on all; a supervisor carries on what is left
-EITHER = {"oneOf": [Outcome, ActAnswer]}
+MOST_NAMED = 500  # ids of one act
 OPERATIONS: dict[str, Callable[..., operations.Outcome]] = {
     "cancel": operations.cancel,
     "run_now": operations.run_now,
     "requeue": operations.requeue,
     "discard": operations.discard,
 }
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+class Which(Schema):
+    """Jobs by their ids, or all that match."""
+
+    example: ClassVar[Any] = {"ids": ["job1", "job2"]}
+
+    ids = ma.List(
+        fields.name("a job's id"), validate=validate.Length(1, MOST_NAMED), metadata={"description": "these jobs"}
+    )
+    all = fields.flag("true: all that match now, in small transactions")
+    queue = fields.name("with all: only of this queue")
+    q = fields.typed("with all: only those that match this search, however many jobs there are", search.TYPED)
+
+    @validates_schema(skip_on_field_errors=True)
+    def _one_way(self, data: dict[str, Any], **_: Any) -> None:
+        if bool(data.get("all")) == ("ids" in data):
+            raise ValidationError('expected either "ids" or "all": true.')
+        narrowed = [name for name in ("state", "queue", "group", "q") if name in data]
+        if "ids" in data and narrowed:
+            raise ValidationError('stands beside "all" only.', narrowed[0])
+
+
+class WhichJobs(Which):
+    state = fields.choice("with all: only in this state", STATES)
+
+
+class Refused(fields.Answer):
+    id = fields.text("which")
+    state = fields.text("that it is in; null: there is none", null=True)
+
+
+class Outcome(fields.Answer):
+    moved = fields.texts("ids of jobs that were moved")
+    asked = fields.texts("ids of running jobs that were told to stop")
+    refused = fields.many(Refused, "jobs in a state that does not allow it")
+
+
+class Act(fields.Answer):
+    id = fields.whole("its number")
+    verb = fields.text("what is done")
+    what = fields.text("to which jobs, in words")
+    state = fields.text(
+        "running: a supervisor carries it on; waiting: for its canary", enum=["waiting", "running", "done", "stopped"]
+    )
+    undoes = fields.whole("the act that it takes back, if it is an undo", null=True)
+    moved = fields.whole("jobs so far")
+    skipped = fields.whole("jobs that somebody else moved first")
+    actor = fields.text("who asked")
+    created_at = fields.time("when it was asked")
+    finished_at = fields.time("when it was done", null=True)
+
+
+class ActAnswer(fields.Answer):
+    act = ma.Nested(Act, required=True)
+
+
+EITHER = {"oneOf": [Outcome, ActAnswer]}
+
+# --- one -------------------------------------------------------------------------------------------------------------
 
 routes = Noun("Acts", "Cancel, requeue, run now, discard: one job, several, or all that match.")
 
@@ -59,20 +124,6 @@ def _on_one(verb: str, job_id: str) -> Response:
     outcome = OPERATIONS[verb]([job_id], actor())
     refuse(verb, job_id, outcome)
     return request_body.answer(job_json(job_id), 202 if outcome.asked else 200)
-
-
-def refuse(verb: str, job_id: str, outcome: operations.Outcome) -> None:
-    """Raises NotFound, or Problem where the job is in another state by now."""
-    if job_id not in outcome.refused:
-        return
-    state = outcome.refused[job_id]
-    if state is None:
-        raise operations.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
-    if verb == "cancel" and state == "processing":
-        raise Problem("conflict", f"{job_id} was asked to stop already, and will.", state=state)
-    leaves = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "not processing"
-    text = f"{job_id} is {state}; {verb.replace('_', ' ')} is for jobs that are {leaves}. Nothing was changed."
-    raise Problem("conflict", text, state=state)
 
 
 # --- many ------------------------------------------------------------------------------------------------------------

@@ -6,21 +6,71 @@ What is done here is done to dead ones alone.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from flask import Response
+from marshmallow import Schema
 
-from webapp.api import idempotency, pagination, request_body
-from webapp.api.actions import EITHER, on_many
-from webapp.api.jobs import LINKS
+from webapp.api import fields, idempotency, pagination, request_body
+from webapp.api.actions import EITHER, ActAnswer, Which, on_many
+from webapp.api.jobs import LINKS, MOST_LISTED, JobPage, ListQuery
 from webapp.api.problems import one_field
 from webapp.api.routes import Noun
-from webapp.api.schemas import ActAnswer, DeadQuery, Group, GroupQuery, GroupRequest, Groups, JobPage, WhichDead
 from webapp.api.scopes import actor, scope
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
 from webapp.jobs import operations, search
 from webapp.web import serializers
+
+
+class DeadQuery(ListQuery):
+    group = fields.name("only jobs of this group")
+
+
+class GroupQuery(Schema):
+    sort = fields.choice(
+        "`last`: by the newest death; `count`: by size; open ones stand first", ("last", "count"), load_default="last"
+    )
+    page = fields.integer("from 1", 1, MOST_LISTED, load_default=1)
+    limit = fields.integer("groups of a page", 1, 100, load_default=25)
+
+
+class WhichDead(Which):
+    example: ClassVar[Any] = {"all": True}
+
+    group = fields.name("with all: only of this group")
+
+
+class GroupRequest(Schema):
+    """What is not given stays as it is."""
+
+    example: ClassVar[Any] = {"note": "The shop is down until noon.", "acknowledged": True}
+
+    note = fields.typed("for everybody; empty: none", failure_groups.LONGEST_NOTE)
+    owner = fields.typed("a user; empty: nobody", 64)
+    acknowledged = fields.flag("somebody sees to it; one more death ends that")
+
+
+class Group(fields.Answer):
+    key = fields.text("what its jobs have in common")
+    count = fields.whole("dead letters; of large groups, as far as they were counted")
+    count_is_more = fields.truth("whether there are more than that")
+    first_death = fields.time("of those that lie here")
+    last_death = fields.time("of those that lie here")
+    example: ClassVar[Any] = fields.text("the id of the newest")
+    command = fields.text("of the newest")
+    error = fields.text("of the newest", null=True)
+    open = fields.truth("false: somebody has acknowledged it, and none has died of it since")
+    acknowledged_by = fields.text("who", null=True)
+    note = fields.text("what people wrote")
+    owner = fields.text("who sees to it", null=True)
+
+
+class Groups(fields.Answer):
+    groups = fields.many(Group, "open ones first")
+    more = fields.truth("whether there is another page")
+    capped = fields.truth("whether there are more than 500 groups: then those of the newest dead letters are listed")
+
 
 routes = Noun("Dead letters", "Jobs with no retries left, and groups of them. Look, requeue, discard.")
 

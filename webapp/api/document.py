@@ -1,22 +1,19 @@
-"""The OpenAPI document: made from the routes by flask-smorest, asked for with any token, shown on /api-docs."""
+"""The OpenAPI document: made from the views' descriptions, asked for with any token, shown on /api-docs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache, partial
-from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from functools import cache
+from typing import Any
 
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import current_app
-from flask_smorest import Api
 
 from webapp.accounts import tokens
-from webapp.api.routes import Noun, problem_responses
+from webapp.api.problems import KINDS, MEDIA_TYPE, ProblemSchema
+from webapp.api.routes import Noun
 from webapp.api.scopes import scope
 from webapp.lib.version import __version__
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 OPENAPI = "3.1.0"
 ABOUT = """Submit jobs and steer the queue from programs.
@@ -25,57 +22,6 @@ Each request carries a token: `Authorization: Bearer qctl_…`. Bodies and answe
 `application/problem+json`. Times are ISO 8601 in UTC, durations are seconds."""
 
 routes = Noun("Document", "This description, for programs.")
-_KEY = "queuectl_api_document"
-_making = Lock()
-
-
-class Described(Api):  # type: ignore[misc]
-    """flask-smorest but for its handler of errors, which would take the console's as well."""
-
-    def _register_error_handlers(self) -> None:
-        """`console/errors.py` answers for both faces."""
-
-    def _register_responses(self) -> None:
-        """Ours are in `routes.problem_responses`."""
-
-    def _register_etag_headers(self) -> None:
-        """None is used."""
-
-    def _register_pagination_header(self) -> None:
-        """Pages have a cursor and `Link` instead."""
-
-
-def describe(app: Flask, nouns: Sequence[Noun]) -> None:
-    """Register the nouns. Their document is made when it is first asked for: that takes longer than this."""
-    api = Described()
-    api.DEFAULT_ERROR_RESPONSE_NAME = None
-    info = {"title": "queuectl", "version": __version__, "info": {"description": ABOUT}}
-    api.init_app(app, spec_kwargs={**info, "openapi_version": OPENAPI})
-    for noun in nouns:
-        # The half of Api.register_blueprint that answers requests; the other one is in `make`.
-        app.extensions["flask-smorest"]["blp_name_to_api"][noun.name] = api
-        app.register_blueprint(noun)
-    app.extensions[_KEY] = cache(partial(make, app, api, nouns))
-
-
-def make(app: Flask, api: Api, nouns: Sequence[Noun]) -> dict[str, Any]:
-    """Make the document of the nouns. To be called once, for the specification can be filled once."""
-    scopes = "; ".join(f"`{name}`: {meaning}" for name, meaning in tokens.MEANINGS.items())
-    bearer = {"type": "http", "scheme": "bearer", "description": f"A token, with a scope. {scopes}."}
-    api.spec.components.security_scheme("token", bearer)
-    for name, response in problem_responses().items():
-        api.spec.components.response(name, response)
-    for noun in nouns:
-        noun.register_views_in_doc(api, app, api.spec, name=noun.name, parameters=None)
-    found = api.spec.to_dict()
-    found["tags"] = [{"name": noun.title, "description": noun.about} for noun in nouns]
-    found["servers"] = [{"url": "/"}]
-    return cast("dict[str, Any]", found)
-
-
-def document() -> dict[str, Any]:
-    with _making:  # two requests may be the first
-        return cast("dict[str, Any]", current_app.extensions[_KEY]())
 
 
 @routes.on("GET", "/openapi.json", {200: {"type": "object"}})
@@ -86,3 +32,41 @@ def get_openapi() -> Any:
     Give it to a generator of clients.
     """
     return document()
+
+
+def document() -> dict[str, Any]:
+    return _make(tuple(noun for noun in current_app.blueprints.values() if isinstance(noun, Noun)))
+
+
+@cache
+def _make(nouns: tuple[Noun, ...]) -> dict[str, Any]:
+    """Made when it is first asked for: that takes longer than everything else at a start."""
+    spec = APISpec(
+        "queuectl",
+        __version__,
+        OPENAPI,
+        plugins=[MarshmallowPlugin()],
+        info={"description": ABOUT},
+        servers=[{"url": "/"}],
+        tags=[{"name": noun.title, "description": noun.about} for noun in nouns],
+    )
+    scopes = "; ".join(f"`{name}`: {meaning}" for name, meaning in tokens.MEANINGS.items())
+    bearer = {"type": "http", "scheme": "bearer", "description": f"A token, with a scope. {scopes}."}
+    spec.components.security_scheme("token", bearer)
+    for status in sorted({kind.status for kind in KINDS.values()}):
+        spec.components.response(f"Problem{status}", _problem(status))
+    for noun in nouns:
+        for path, method, operation in noun.described:
+            spec.path(path, operations={method: operation})
+    return spec.to_dict()
+
+
+def _problem(status: int) -> dict[str, Any]:
+    """A refusal, with the kinds of problem that have its status."""
+    titles = ". Or: ".join(kind.title for kind in KINDS.values() if kind.status == status)
+    response: dict[str, Any] = {"description": titles, "content": {MEDIA_TYPE: {"schema": ProblemSchema}}}
+    if status in (429, 503):
+        response["headers"] = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+    if status == 401:
+        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return response

@@ -2,26 +2,172 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from flask import Response
+from marshmallow import Schema
+from marshmallow import fields as ma
+from sqlalchemy.orm import Session
 
-from webapp.api import idempotency, pagination, request_body
-from webapp.api.actions import refuse
-from webapp.api.found import found, job_json
-from webapp.api.problems import one_field
+from webapp.api import fields, idempotency, pagination, request_body
+from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
+from webapp.api.problems import Problem, one_field
 from webapp.api.routes import PREFIX, Noun
-from webapp.api.schemas import MOST_SUBMITTED, Ids, Job, JobPage, JobQuery, JobRequest, JobsRequest, WholeJob
 from webapp.api.scopes import actor, caller, scope
-from webapp.core import job_spec
+from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import job_detail, operations, search, settings
+from webapp.jobs.lifecycle import ARROWS
+
+MOST_LISTED = 500  # jobs of one page
+MOST_SUBMITTED = 1000  # jobs of one batch
+LABELS_PATTERN = rf"^[\s,]*{LABEL_PATTERN}([\s,]+{LABEL_PATTERN}){{0,{labels.MOST - 1}}}[\s,]*$"
+
+
+# --- shapes ----------------------------------------------------------------------------------------------------------
+
+
+class JobRequest(Schema):
+    """What a job may look like; `jobspec` judges it, by the same rules as on the command line."""
+
+    example: ClassVar[Any] = {"command": "echo hello", "max_retries": 2}
+
+    id = fields.optional(ma.String, f"{job_spec.NAME_RULE}; made if missing", pattern=NAME_PATTERN)
+    command = ma.String(
+        required=True,
+        metadata={
+            "description": "what /bin/sh -c runs, up to 64 KiB",
+            "minLength": 1,
+            "maxLength": job_spec.COMMAND_LIMIT,
+            "examples": ["echo hello"],
+        },
+    )
+    queue = fields.optional(ma.String, "default: `default`", pattern=NAME_PATTERN)
+    requires = ma.Raw(
+        metadata={
+            "description": "labels that its worker must all have, such as gpu or host:web-1; default: none",
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}, "maxItems": labels.MOST},
+                {"type": "string", "pattern": LABELS_PATTERN, "description": "with commas or spaces between"},
+                {"type": "null"},
+            ],
+            "examples": [["gpu"]],
+        },
+    )
+    priority = fields.optional(ma.Integer, "higher first; default 0", minimum=-100, maximum=100)
+    delay = fields.optional(ma.Float, "seconds until it is due", minimum=0, maximum=job_spec.MAX_DELAY)
+    run_at = fields.optional(ma.String, "when it is due, with a zone; not beside delay", format="date-time")
+    max_retries = fields.optional(
+        ma.Integer, "automatic retries after the first attempt; default: the setting", minimum=0, maximum=1000
+    )
+    timeout = fields.optional(
+        ma.Float,
+        "seconds that an attempt may run; default: the setting",
+        exclusiveMinimum=0,
+        maximum=job_spec.MAX_TIMEOUT,
+    )
+    cwd = fields.optional(ma.String, "its folder, absolute; default: the workers' own", maxLength=job_spec.PATH_LIMIT)
+    env = ma.Dict(ma.String(), ma.String(), allow_none=True, metadata={"description": "more environment variables"})
+
+
+class JobsRequest(Schema):
+    jobs = ma.List(
+        ma.Nested(JobRequest),
+        required=True,
+        metadata={"description": "all are stored, or none", "minItems": 1, "maxItems": MOST_SUBMITTED},
+    )
+
+
+class ListQuery(Schema):
+    queue = fields.name("only jobs of this queue")
+    q = fields.typed('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.TYPED)
+    limit = fields.integer("jobs of a page", 1, MOST_LISTED, load_default=50)
+    cursor = ma.String(metadata={"description": "where the page begins: `next` or `previous` of another"})
+
+
+class JobQuery(ListQuery):
+    state = fields.choice("only jobs in this state", models.STATES)
+
+
+class Job(fields.Answer):
+    id = fields.text("its id")
+    command = fields.text("what the shell runs")
+    queue = fields.text("its queue")
+    requires = fields.texts("labels that its worker must all have")
+    priority = fields.whole("higher first")
+    state = fields.text("where it stands", enum=list(models.STATES))
+    attempts = fields.whole("attempts made")
+    max_retries = fields.whole("automatic retries after the first attempt")
+    run_at = fields.time("when it is or was due")
+    timeout = fields.number("seconds; null: the setting decides", null=True)
+    cwd = fields.text("its folder; null: the workers' own", null=True)
+    env = fields.mapping("its variables; the scope read sees null for each value", ma.String(allow_none=True))
+    created_at = fields.time("when it was submitted")
+    started_at = fields.time("when the latest attempt began", null=True)
+    finished_at = fields.time("when it ended for good", null=True)
+    exit_code = fields.whole("of the latest ended attempt", null=True)
+    last_error = fields.text("of the latest ended attempt", null=True)
+
+
+class Attempt(fields.Answer):
+    number = fields.whole("from 1")
+    state = fields.text("how it ended", enum=list(models.ATTEMPT_STATES))
+    started_at = fields.time("when it began")
+    finished_at = fields.time("when it ended")
+    exit_code = fields.whole("null: it did not exit by itself", null=True)
+    signal = fields.whole("that ended it", null=True)
+    reason = fields.text("exit, signal, timeout …")
+    error = fields.text("the same for a person", null=True)
+    worker = fields.text("which worker ran it")
+    cpu_seconds = fields.number("user and system", null=True)
+    peak_memory = fields.whole("bytes, of its largest process", null=True)
+    truncated = fields.truth("whether output was left out")
+
+
+class Event(fields.Answer):
+    at = fields.time("when")
+    verb = fields.text("what")
+    actor = fields.text("by whom: person:…, token:…, worker:…, rule:…")
+    subject = fields.text("to what")
+    detail = ma.Dict(required=True, allow_none=True, metadata={"description": "more, by verb"})
+
+
+class TimelineEntry(fields.Answer):
+    at = fields.time("when")
+    verb = fields.text("what")
+    actor = fields.text("by whom")
+    attempt = fields.whole("where one began or ended", null=True)
+    text = fields.text("its error")
+
+
+class WholeJob(Job):
+    attempt_history = fields.many(Attempt, "its ended attempts, oldest first")
+    events = fields.many(Event, "what was done to it beside its attempts")
+    timeline = fields.many(TimelineEntry, "all that happened to it, oldest first")
+
+
+class JobPage(fields.Answer):
+    jobs = fields.many(Job, "in the order that fits the state")
+    next = fields.text("the cursor of the next page", null=True)
+    previous = fields.text("the cursor of the page before", null=True)
+    search_capped = fields.truth("whether the search stopped before the page was full; `next` goes on from there")
+
+
+class Ids(fields.Answer):
+    ids = fields.texts("in the order of the request")
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
 
 routes = Noun("Jobs", "A job is a shell command. Submit, list, look, delete.")
 LINKS = {"Link": {"description": "the next and the previous page", "schema": {"type": "string"}}}
 LOCATION = {"Location": {"description": "the job", "schema": {"type": "string", "format": "uri-reference"}}}
-BATCH = {"oneOf": [{"type": "array", "items": JobRequest, "minItems": 1, "maxItems": MOST_SUBMITTED}, JobsRequest]}
+BATCH = {
+    "oneOf": [{"type": "array", "items": JobRequest, "minItems": 1, "maxItems": MOST_SUBMITTED}, JobsRequest],
+    "examples": [[{"command": "echo 1"}, {"command": "echo 2"}]],
+}
 
 
 @routes.on("GET", "/jobs", {200: JobPage}, query=JobQuery, headers=LINKS)
@@ -106,3 +252,33 @@ def discard_job(job_id: str) -> Response:
     """Delete a job with its attempts and output. It must not be running."""
     refuse("discard", job_id, operations.discard([job_id], actor()))
     return Response(status=204)
+
+
+# --- one job of an address -------------------------------------------------------------------------------------------
+
+
+def job_json(job_id: str) -> dict[str, Any]:
+    with reading() as session:
+        return job_detail.job_json(found(session, job_id), settings.load(session), with_env=caller().may("submit"))
+
+
+def found(session: Session, job_id: str) -> models.Job:
+    """Raises NotFound. What can be no id is not looked for: a database may choke on it."""
+    job = job_detail.find(session, job_id) if job_spec.NAME.match(job_id) else None
+    if job is None:
+        raise operations.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
+    return job
+
+
+def refuse(verb: str, job_id: str, outcome: operations.Outcome) -> None:
+    """Raises NotFound, or Problem where the job is in another state by now."""
+    if job_id not in outcome.refused:
+        return
+    state = outcome.refused[job_id]
+    if state is None:
+        raise operations.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
+    if verb == "cancel" and state == "processing":
+        raise Problem("conflict", f"{job_id} was asked to stop already, and will.", state=state)
+    leaves = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "not processing"
+    text = f"{job_id} is {state}; {verb.replace('_', ' ')} is for jobs that are {leaves}. Nothing was changed."
+    raise Problem("conflict", text, state=state)

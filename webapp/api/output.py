@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, request
+from marshmallow import Schema
 from werkzeug.exceptions import NotFound
 
-from webapp.api import request_body
-from webapp.api.found import found
+from webapp.api import fields, request_body
+from webapp.api.jobs import found
 from webapp.api.routes import BYTES, Noun
-from webapp.api.schemas import OutputQuery
 from webapp.api.scopes import scope
 from webapp.db.engines import reading
 from webapp.jobs import job_detail
 
+LARGEST = 2**31 - 1  # of a number of an attempt
 STREAMS = {"stdout": 1, "stderr": 2}
 HEADERS: dict[str, Any] = {
     "Queuectl-Attempt": {"description": "whose output it is", "schema": {"type": "integer"}},
@@ -22,6 +23,12 @@ HEADERS: dict[str, Any] = {
     "Queuectl-Dropped": {"description": "bytes left out in the middle", "schema": {"type": "integer"}},
     "Queuectl-Cut": {"description": "of both streams: where they were left out", "schema": {"type": "integer"}},
 }
+
+
+class OutputQuery(Schema):
+    attempt = fields.integer("its number; default: the latest", 1, LARGEST)
+    stream = fields.choice("`both` as they came", ("both", *STREAMS), load_default="both")
+
 
 routes = Noun("Output", "What a job's attempts wrote.")
 

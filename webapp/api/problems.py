@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from flask import Response
+from marshmallow import fields as ma
 from werkzeug.exceptions import HTTPException
 
+from webapp.api import fields
 from webapp.core.job_spec import SpecError
 from webapp.core.relocated import Relocated
 from webapp.core.setting_values import SettingError
@@ -54,6 +56,22 @@ KINDS: Mapping[str, Kind] = {
     "moved": Kind(503, "The queue is elsewhere", "Nothing was changed. `detail` has the address of its new database."),
 }
 _BY_STATUS = {KINDS[name].status: name for name in reversed(list(KINDS))}  # the first of each
+
+
+class Fault(fields.Answer):
+    field = fields.text("which; empty: the whole")
+    place = fields.whole("of many, which, from 0", null=True)
+    message = fields.text("what is wrong, and what is allowed")
+
+
+class ProblemSchema(fields.Answer):
+    type = fields.text("an address on this server that explains the kind", format="uri-reference")
+    title = fields.text("the kind, in words")
+    status = fields.whole("as in the answer's first line")
+    detail = fields.text("what happened this time")
+    errors = ma.List(ma.Nested(Fault), metadata={"description": "each thing that is not allowed"})
+    state = ma.String(allow_none=True, metadata={"description": "of a conflict: the state that it is in"})
+    needs = ma.String(metadata={"description": "the scope that would be enough"})
 
 
 class Problem(Exception):

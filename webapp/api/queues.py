@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.api import request_body
+from webapp.api import fields, request_body
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.schemas import Queue, Queues
 from webapp.api.scopes import actor, scope
 from webapp.core import job_spec
 from webapp.db.engines import reading
@@ -15,6 +14,34 @@ from webapp.insight.queues import all_queues
 from webapp.jobs import operations
 from webapp.lib import clock
 from webapp.web import serializers
+
+
+class Lane(fields.Answer):
+    requires = fields.texts("empty: any worker of the queue may take them")
+    pending = fields.whole("jobs that wait, up to 10,000")
+    pending_is_more = fields.truth("whether there are more than that")
+    oldest_pending_seconds = fields.number("for how long the first one waits", null=True)
+
+
+class Queue(fields.Answer):
+    name = fields.text("its name")
+    paused = fields.truth("whether nothing new starts")
+    paused_at = fields.time("since when", null=True)
+    paused_by = fields.text("by whom", null=True)
+    pending = fields.whole("jobs that wait, up to 10,000")
+    pending_is_more = fields.truth("whether there are more than that")
+    processing = fields.whole("jobs that run")
+    oldest_pending_seconds = fields.number("for how long the first one waits", null=True)
+    runs_per_minute = fields.number("runs that end in a minute, over the last five or since the first of them")
+    drain_seconds = fields.number(
+        "about, until what waits has run at that rate; null: nothing waits or ends", null=True
+    )
+    waiting = fields.many(Lane, "what waits, by what it requires")
+
+
+class Queues(fields.Answer):
+    queues = fields.many(Queue, "by name")
+
 
 routes = Noun("Queues", "A queue exists once a job has named it.")
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from webapp.api import request_body
+from marshmallow import Schema
+from marshmallow import fields as ma
+
+from webapp.api import fields, request_body
 from webapp.api.routes import Noun
-from webapp.api.schemas import Setting, SettingRequest, Settings
 from webapp.api.scopes import actor, scope
 from webapp.core import setting_values
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 from webapp.web import serializers
+
+
+class SettingRequest(Schema):
+    example: ClassVar[Any] = {"value": 3}
+
+    value = ma.Raw(required=True, metadata={"description": "a number within the setting's bounds", "type": "number"})
+
+
+class Setting(fields.Answer):
+    key = fields.text("its name")
+    value = fields.number("as it stands")
+    default = fields.number("as it is if nobody changes it")
+    lowest = fields.number("inclusive")
+    highest = fields.number("inclusive")
+    unit = fields.text("seconds, days …")
+    help = fields.text("what it does")
+    changed_at = fields.time("null: it stands at its default", null=True)
+    changed_by = fields.text("who changed it last", null=True)
+
+
+class Settings(fields.Answer):
+    settings = fields.many(Setting, "all of them")
+
 
 routes = Noun("Config", "What can be tuned while the queue runs.")
 

@@ -2,18 +2,97 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
-from webapp.api import request_body
+from marshmallow import Schema
+from marshmallow import fields as ma
+
+from webapp.api import fields, request_body
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.schemas import ScaleRequest, Supervisor, Supervisors, WishRequest, Worker, WorkerQuery, Workers
 from webapp.api.scopes import actor, scope
 from webapp.db.engines import reading
 from webapp.insight import fleet
 from webapp.jobs import operations, queries, settings
 from webapp.lib import clock
 from webapp.web import serializers
+
+WORKER_STATES = ("running", "quiet", "stopping", "silent", "stopped", "expired")
+
+
+class WorkerQuery(Schema):
+    ended = ma.Boolean(
+        load_default=False,
+        truthy={"true"},
+        falsy={"false"},
+        metadata={"description": "those that ended in the last day, too"},
+    )
+
+
+class WishRequest(Schema):
+    example: ClassVar[Any] = {"wish": "quiet"}
+
+    wish = fields.choice(
+        "`quiet`: take no more jobs; `run`: take jobs again; `stop`: finish, then end",
+        ("run", "quiet", "stop"),
+        required=True,
+    )
+
+
+class ScaleRequest(Schema):
+    example: ClassVar[Any] = {"workers": 3}
+
+    workers = fields.integer(
+        "how many workers it is to have; 0: none until it is scaled up",
+        0,
+        fleet.MOST_WORKERS,
+        required=True,
+        strict=True,
+    )
+
+
+class Worker(fields.Answer):
+    id = fields.text("its id")
+    state = fields.text("what it does", enum=list(WORKER_STATES))
+    alive = fields.truth("whether its heartbeat is younger than the lease")
+    host = fields.text("its machine")
+    pid = fields.whole("its process")
+    slots = fields.whole("jobs at a time")
+    queues = fields.texts("null: all", null=True)
+    labels = fields.texts("what jobs may require of it, its host's among them")
+    jobs = fields.texts("ids of what it runs")
+    jobs_completed = fields.whole("since its start")
+    jobs_failed = fields.whole("since its start")
+    started_at = fields.time("when it began")
+    seen_at = fields.time("its last heartbeat")
+    stopped_at = fields.time("when it ended", null=True)
+    version = fields.text("of queuectl")
+    supervisor = fields.text("its supervisor's id")
+    cpu_seconds = fields.number("its own and that of its ended commands, since its start", null=True)
+    memory = fields.whole("bytes, its own", null=True)
+
+
+class Workers(fields.Answer):
+    workers = fields.many(Worker, "oldest first")
+
+
+class Supervisor(fields.Answer):
+    id = fields.text("its id")
+    state = fields.text("unknown: it drains, or has just begun", enum=["running", "ending", "silent", "unknown"])
+    host = fields.text("its machine")
+    pid = fields.whole("its process", null=True)
+    wanted = fields.whole("workers that it is to have; null: it cannot be scaled", null=True)
+    workers = fields.texts("ids of those that it has")
+    slots = fields.whole("of each of its workers")
+    queues = fields.texts("null: all", null=True)
+    labels = fields.texts("what jobs may require of its workers, their host's among them")
+    started_at = fields.time("when it began")
+    version = fields.text("of queuectl")
+
+
+class Supervisors(fields.Answer):
+    supervisors = fields.many(Supervisor, "by machine, oldest first")
+
 
 routes = Noun("Workers", "The processes that run jobs.")
 

@@ -22,11 +22,11 @@ HANDED_OVER = "QUEUECTL_HANDED_OVER"
 
 def enter_venv(checkout: str, argv: Sequence[str]) -> None:
     """Return in a process that runs in the right venv. Until then: have it made, and exec into it."""
-    # Relative to the checkout, whatever folder a command is typed in. The real path, so that a venv that is a symlink
-    # (to a larger disk, say) is renewed behind the link.
-    named = os.path.expanduser(setting("QUEUECTL_VENV", checkout) or ".venv")
-    venv = os.path.realpath(os.path.join(checkout, named))
     try:
+        # Relative to the checkout, whatever folder a command is typed in. The real path, so that a venv that is a
+        # symlink (to a larger disk, say) is renewed behind the link.
+        named = os.path.expanduser(setting("QUEUECTL_VENV", checkout) or ".venv")
+        venv = os.path.realpath(os.path.join(checkout, named))
         if not is_current(venv, checkout, argv):
             from webapp.bootstrap.install import install_alone
 

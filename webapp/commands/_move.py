@@ -120,26 +120,19 @@ def _print(report: Report) -> int:
 
 def _tell_where(address: str, target: Config, write_env: bool) -> None:
     from webapp.config import CHECKOUT
+    from webapp.lib import dotenv
 
     click.echo(f"The queue is at {address} now, equal to the old one in every table.")
     file = CHECKOUT / ".env"
     if NAME in os.environ:
         where = "Change it wherever this environment has it from, in crontabs and services, too; it counts before .env."
     elif write_env:
-        _write_env(str(file), str(target.database_url))
+        dotenv.assign(str(file), NAME, str(target.database_url).replace("postgresql+psycopg:", "postgresql:", 1))
         where = f"{file} has it now."
     else:
         where = f"Put it into {file}, or into the environment of whatever starts queuectl, crontabs and services too."
     say(f"\n{NAME}={address}\n{where} If it has a password, that is not shown here.")
     say("Then start `up`, `web` and `worker start` again. The old database stays as it is, as the fallback (--undo).")
-
-
-def _write_env(path: str, url: str) -> None:
-    from dotenv import set_key
-
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    set_key(path, NAME, url.replace("postgresql+psycopg:", "postgresql:", 1))
-    os.chmod(path, 0o600)  # it may hold a password
 
 
 # --- meanwhile -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
@@ -22,20 +22,6 @@ from webapp.web.request_info import requested_origin
 
 pages = Blueprint("api_docs", __name__)
 
-METHODS = ("get", "post", "put", "delete")
-EXAMPLES: Mapping[str, Any] = {
-    "JobRequest": {"command": "echo hello", "max_retries": 2},
-    "batch": [{"command": "echo 1"}, {"command": "echo 2"}],
-    "WhichJobs": {"ids": ["job1", "job2"]},
-    "WhichDead": {"all": True},
-    "GroupRequest": {"note": "The shop is down until noon.", "acknowledged": True},
-    "WishRequest": {"wish": "quiet"},
-    "ScaleRequest": {"workers": 3},
-    "SettingRequest": {"value": 3},
-}
-IN_PATH = {"job_id": "job1", "name": "default", "key": "backoff_base", "group": "GROUP",
-           "worker_id": "WORKER", "supervisor_id": "SUPERVISOR", "act_id": "1"}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Field:
@@ -45,24 +31,6 @@ class Field:
     kind: str
     about: str
     required: bool = False
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One request, as the page shows it. `answers` are (status, words, shape or '')."""
-
-    id: str
-    tag: str
-    method: str
-    path: str
-    summary: str
-    about: str
-    scope: str
-    parameters: list[Field]
-    body: list[Field]
-    answers: list[tuple[str, str, str]]
-    refusals: list[str]
-    curl: str
 
 
 @pages.app_template_filter("coded")
@@ -75,8 +43,8 @@ def coded(text: str) -> Markup:
 @pages.get("/api-docs")
 def show() -> ResponseReturnValue:
     described = document()
-    operations = _operations(described)
-    groups = [(tag, [one for one in operations if one.tag == tag["name"]]) for tag in described["tags"]]
+    operations = [_operation(described, path, method) for path, item in described["paths"].items() for method in item]
+    groups = [(tag, [one for one in operations if tag["name"] in one["tags"]]) for tag in described["tags"]]
     with reading() as session:
         nav = nav_of(session)
     return render_template(
@@ -86,42 +54,27 @@ def show() -> ResponseReturnValue:
         shapes=_shapes(described),
         kinds=KINDS,
         scopes=[(name, tokens.MEANINGS[name]) for name in SCOPES],
-        first=_curl("POST", "/api/v1/jobs", EXAMPLES["JobRequest"]),
+        first=_curl(described, "/api/v1/jobs", "post"),
     )
 
 
-def _operations(described: Mapping[str, Any]) -> list[Operation]:
-    return [
-        _operation(described, path, method.upper(), item[method], item.get("parameters", []))
-        for path, item in described["paths"].items()
-        for method in METHODS
-        if method in item
-    ]
-
-
-def _operation(
-    described: Mapping[str, Any], path: str, method: str, told: Mapping[str, Any], shared: list[Any]
-) -> Operation:
-    body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
-    answers = [
-        (status, response["description"], _shape_of(response))
-        for status, response in told["responses"].items()
-        if "$ref" not in response
-    ]
-    return Operation(
-        id=told["operationId"],
-        tag=told["tags"][0],
-        method=method,
-        path=path,
-        summary=told["summary"],
-        about=told.get("description", ""),
-        scope=told["security"][0]["token"][0],
-        parameters=[_parameter(one) for one in [*shared, *told.get("parameters", [])]],
-        body=_members(described, body) if body else [],
-        answers=answers,
-        refusals=[status for status, response in told["responses"].items() if "$ref" in response],
-        curl=_curl(method, path, _example(body)),
-    )
+def _operation(described: Mapping[str, Any], path: str, method: str) -> dict[str, Any]:
+    """One request of the document, with what the page shows in its own way."""
+    told = described["paths"][path][method]
+    responses = told["responses"]
+    body = told["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in told else {}
+    return {
+        **told,
+        "path": path,
+        "method": method.upper(),
+        "parameters": [_parameter(one) for one in told["parameters"]],
+        "body": _members(described, body),
+        "answers": [
+            (status, one["description"], _shape_of(one)) for status, one in responses.items() if "$ref" not in one
+        ],
+        "refusals": [status for status, one in responses.items() if "$ref" in one],
+        "curl": _curl(described, path, method),
+    }
 
 
 def _parameter(one: Mapping[str, Any]) -> Field:
@@ -178,19 +131,15 @@ def _name(ref: str) -> str:
     return ref.rsplit("/", 1)[1]
 
 
-def _example(body: Optional[Mapping[str, Any]]) -> Any:
-    if body is None:
-        return None
-    return EXAMPLES["batch"] if "oneOf" in body else EXAMPLES.get(_name(body.get("$ref", "/")))
-
-
-def _curl(method: str, path: str, body: Any) -> str:
-    for name, value in IN_PATH.items():
-        path = path.replace("{" + name + "}", value)
+def _curl(described: Mapping[str, Any], path: str, method: str) -> str:
+    """A request that can be typed in, with the examples of the document."""
+    told = described["paths"][path][method]
+    address = path.format_map({one["name"]: one.get("example") for one in told["parameters"]})
     lines = [
-        f"curl {'-X ' + method + ' ' if method != 'GET' else ''}{requested_origin()}{path}",
+        f"curl {f'-X {method.upper()} ' if method != 'get' else ''}{requested_origin()}{address}",
         '-H "Authorization: Bearer $TOKEN"',
     ]
-    if body is not None:
-        lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(json.dumps(body))}"]
+    if "requestBody" in told:
+        body = json.dumps(told["requestBody"]["content"]["application/json"]["example"])
+        lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(body)}"]
     return " \\\n  ".join(lines)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, Optional
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
+from flask import Blueprint, current_app, flash, g, redirect, render_template, request, session, url_for
 from flask.sessions import SecureCookieSessionInterface
-from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from webapp.accounts import login_throttle, sessions, users
@@ -31,12 +30,13 @@ if TYPE_CHECKING:
 
 KNOWN_LIFE = 180 * 86400  # seconds that a browser is remembered as one in which somebody has logged in
 RENEWAL_PATIENCE = 1.0  # seconds that a page waits to note that its session was used
+SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
 WRONG = "Name or password do not fit. Check both and try again."
 
 pages = Blueprint("sessions", __name__)
 
 
-class Person(UserMixin):  # type: ignore[misc]
+class Person:
     """Who is signed in, as pages need it."""
 
     def __init__(self, user: User, session_id: str, *, fresh: bool = True, seen_at: int = 0) -> None:
@@ -46,10 +46,6 @@ class Person(UserMixin):  # type: ignore[misc]
         self.session_id = session_id
         self.fresh = fresh  # the password was typed a short while ago
         self.seen_at = seen_at
-
-    def get_id(self) -> str:
-        """What the cookie keeps."""
-        return self.session_id
 
     @property
     def actor(self) -> str:
@@ -91,20 +87,21 @@ def init_app(app: Flask) -> None:
         SESSION_REFRESH_EACH_REQUEST=False,  # a poll renews nothing
         PERMANENT_SESSION_LIFETIME=sessions.LIFE // clock.SECOND,
     )
-    logins = LoginManager(app)
-    logins.session_protection = None  # it ties a session to an address and a browser's name, which change honestly
-    logins.user_loader(_load)
+
+
+def current_person() -> Optional[Person]:
+    """Who asks, or None; looked up once for each request."""
+    if "person" not in g:
+        session_id = session.get(SESSION_ID)
+        g.person = _load(session_id) if session_id is not None else None
+    person: Optional[Person] = g.person
+    return person
 
 
 def _load(session_id: str) -> Optional[Person]:
     with reading() as database:
         found = sessions.find(database, session_id)
     return Person(found.user, session_id, fresh=found.fresh, seen_at=found.row.seen_at) if found is not None else None
-
-
-def current_person() -> Optional[Person]:
-    """Who asks, or None."""
-    return current_user._get_current_object() if current_user.is_authenticated else None
 
 
 def this_person() -> Person:
@@ -180,7 +177,7 @@ def check_password(password: str) -> tuple[str, int]:
 def go_on_fresh() -> None:
     """The password was typed: the session of whoever asks goes on under another id, and is fresh."""
     person = this_person()
-    person.session_id = session["_user_id"] = sessions.confirm(person.session_id)
+    person.session_id = session[SESSION_ID] = sessions.confirm(person.session_id)
     person.fresh = True
 
 
@@ -229,7 +226,8 @@ def _begin(user: User, response: Response) -> None:
     session_id = sessions.begin(user, address(), request.headers.get("User-Agent", ""))
     session.clear()  # nothing of the stranger's session lives on, its CSRF token included
     session.permanent = True
-    login_user(Person(user, session_id))
+    session[SESSION_ID] = session_id
+    g.person = Person(user, session_id)
     response.set_cookie(
         _cookie_name("_known"),
         _known_browsers().dumps([user.id, user.name, secrets.token_hex(8)]),
@@ -245,8 +243,8 @@ def _begin(user: User, response: Response) -> None:
 def log_out() -> Response:
     person = this_person()
     sessions.end(person.session_id, person.name)
-    logout_user()
     session.clear()
+    g.person = None
     response = redirect(url_for("sessions.log_in"), 303)
     response.headers["Clear-Site-Data"] = '"cache", "storage"'  # not cookies: other programs on this host have theirs
     return response

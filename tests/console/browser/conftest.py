@@ -109,7 +109,7 @@ def session_cookie(console: Flask, server: str, name: str, role: str) -> Any:
 
     serializer = console.session_interface.get_signing_serializer(console)  # type: ignore[attr-defined]
     user = make_user(name, role)
-    value = serializer.dumps({"_user_id": sessions.begin(user, "127.0.0.1", "a test"), "_fresh": True})
+    value = serializer.dumps({"_user_id": sessions.begin(user, "127.0.0.1", "a test")})
     return {"name": f"queuectl_{server.rsplit(':', 1)[1]}", "value": value, "url": server, "httpOnly": True}
 
 
