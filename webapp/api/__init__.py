@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from webapp.api import gate, problems, rate_limit
 from webapp.api.actions import routes as acts_routes
 from webapp.api.dead_letters import routes as dead_letters_routes
+from webapp.api.document import document
 from webapp.api.document import routes as document_routes
 from webapp.api.jobs import routes as jobs_routes
 from webapp.api.output import routes as output_routes
@@ -19,6 +20,7 @@ from webapp.api.queues import routes as queues_routes
 from webapp.api.settings import routes as config_routes
 from webapp.api.status import routes as status_routes
 from webapp.api.workers import routes as workers_routes
+from webapp.web.api_description import ApiDescription, register
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -49,6 +51,7 @@ class Api:
 
 def init_app(app: Flask) -> None:
     """Give the application its API."""
+    register(app, ApiDescription(document, problems.KINDS))
     app.extensions[rate_limit.KEY] = rate_limit.Buckets()
     for noun in NOUNS:
         app.register_blueprint(noun)

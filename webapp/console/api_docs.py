@@ -13,11 +13,10 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from webapp.accounts import tokens
-from webapp.api.document import document
-from webapp.api.problems import KINDS
 from webapp.console.nav import nav_of
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES
+from webapp.web.api_description import api_description
 from webapp.web.request_info import requested_origin
 
 pages = Blueprint("api_docs", __name__)
@@ -42,7 +41,8 @@ def coded(text: str) -> Markup:
 
 @pages.get("/api-docs")
 def show() -> ResponseReturnValue:
-    described = document()
+    api = api_description()
+    described = api.document()
     operations = [_operation(described, path, method) for path, item in described["paths"].items() for method in item]
     groups = [(tag, [one for one in operations if tag["name"] in one["tags"]]) for tag in described["tags"]]
     with reading() as session:
@@ -52,7 +52,7 @@ def show() -> ResponseReturnValue:
         nav=nav,
         groups=groups,
         shapes=_shapes(described),
-        kinds=KINDS,
+        kinds=api.problems,
         scopes=[(name, tokens.MEANINGS[name]) for name in SCOPES],
         first=_curl(described, "/api/v1/jobs", "post"),
     )
