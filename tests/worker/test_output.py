@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp.jobs import job_detail
+from webapp.lib.stream_runs import decode_runs
 from worker.runner.output import Capture
 
 _writes = st.lists(st.tuples(st.sampled_from([0, 1]), st.binary(min_size=1, max_size=40)), max_size=60)
@@ -36,7 +37,7 @@ def test_what_is_kept_is_the_beginning_and_the_end(writes: list[tuple[int, bytes
 def test_each_stream_can_be_told_from_the_other(writes: list[tuple[int, bytes]], limit: int) -> None:
     capture, _ = _told(writes, limit)
     kept = capture.kept()
-    runs = job_detail.parse_runs(kept.runs)
+    runs = decode_runs(kept.runs)
     assert sum(runs) == len(kept.data)
     if kept.cut is None:
         output = job_detail.Output(kept.data, runs)
@@ -59,18 +60,6 @@ def test_live_pieces_put_together_are_the_whole_as_far_as_it_is_held(
     whole = b"".join(data for _, data in writes)
     for chunk in pieces:
         assert whole[chunk.position : chunk.position + len(chunk.data)] == chunk.data
-        assert sum(job_detail.parse_runs(chunk.runs)) == len(chunk.data)
+        assert sum(decode_runs(chunk.runs)) == len(chunk.data)
     positions = [chunk.position for chunk in pieces]
     assert positions == sorted(positions)
-
-
-@given(st.lists(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(1, 9)), max_size=5), max_size=5))
-def test_runs_of_chunks_join_to_the_runs_of_the_whole(chunks: list[list[tuple[int, int]]]) -> None:
-    whole, joined = Capture(10_000), list[int]()
-    for chunk in chunks:
-        part = Capture(10_000)
-        for stream, length in chunk:
-            part.write(stream, b"x" * length)
-            whole.write(stream, b"x" * length)
-        job_detail.append_runs(joined, job_detail.parse_runs(part.kept().runs))
-    assert tuple(joined) == job_detail.parse_runs(whole.kept().runs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -13,11 +11,11 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import View
 from webapp.jobs.operations import NotFound
 from webapp.lib import clock
+from webapp.lib.text import has_controls
 
 MOST = 50  # of one person
 LONGEST_NAME = 60  # characters
 TAKEN = "You have a view called '{}' already. Choose another name, or remove that one first."
-_ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class ViewError(ValueError):
@@ -88,7 +86,7 @@ def _checked(name: str) -> str:
         raise ViewError("The view needs a name, such as 'dead mails'.")
     if len(name) > LONGEST_NAME:
         raise ViewError(f"A name has at most {LONGEST_NAME} characters; this one has {len(name)}.")
-    if _ODD.search(name):
+    if has_controls(name):
         raise ViewError("The name contains a character that cannot be shown.")
     return name
 

@@ -32,6 +32,7 @@ from webapp.insight import blockers
 from webapp.insight.queues import all_queues
 from webapp.jobs import queries, settings
 from webapp.lib import clock
+from webapp.lib.text import size
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3, and in these older lines.
 WAL_FIXED = (3, 51, 3)
@@ -145,7 +146,7 @@ def sqlite_database(loaded: Config) -> Iterator[Finding]:
         # A connection that saw the file before the database was made in it knows only after a read what it has become.
         connection.exec_driver_sql("SELECT id FROM control")
         journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
-    size = path.stat().st_size / 1024**2
+    used = size(path.stat().st_size)
     if journal != "wal":
         advice = "Stop everything that uses it, then: manage.py db upgrade. Some file systems cannot carry a WAL."
         yield Finding("database", "fail", f"{path} is in journal mode {journal}, not WAL.", advice)
@@ -159,7 +160,7 @@ def sqlite_database(loaded: Config) -> Iterator[Finding]:
         names = " ".join(map(str, open_files))
         yield Finding("database", "warn", "others can read the jobs and their output.", f"chmod 600 {names}")
     else:
-        yield Finding("database", "ok", f"{path}, {size:,.1f} MiB, WAL")
+        yield Finding("database", "ok", f"{path}, {used}, WAL")
 
 
 def postgresql_database() -> Iterator[Finding]:
@@ -211,7 +212,7 @@ def file_system_of(folder: Path) -> str:
 
 def disk_space(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
-    detail = f"{free / 1024**3:,.1f} GiB free"
+    detail = f"{size(free)} free"
     if free < NO_SPACE:
         yield Finding("disk space", "fail", f"{detail}: soon no job can be stored.", "Make room.")
     elif free < LITTLE_SPACE:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 import click
 
 from webapp.commands._output import one_line
+from webapp.lib import durations
 
 if TYPE_CHECKING:
     from webapp.config import Config
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from webapp.jobs.operations import Outcome
 
 if TYPE_CHECKING:
-    _Seconds = click.ParamType[float]
+    _ParamType = click.ParamType[Any]
 else:
-    _Seconds = click.ParamType  # generic since click 8.2, which Python 3.9 does not get
+    _ParamType = click.ParamType  # generic since click 8.2, which Python 3.9 does not get
 
 Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
 
@@ -104,24 +105,22 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
 
 
-class Duration(_Seconds):
-    """Seconds, or a number with a unit: `90`, `1.5h`, `10m`."""
+class Parsed(_ParamType):
+    """A value that a function reads from a text, or refuses with a ValueError."""
 
-    name = "seconds"
-    _units = {"s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012 - not a dataclass
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        text = str(value).strip()
-        unit = self._units.get(text[-1:].lower(), 0)
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
         try:
-            return float(text[:-1]) * unit if unit else float(text)
-        except ValueError:
-            self.fail(
-                f"{value!r} is not a duration; expected seconds, or a number with s, m, h or d, like 10m.", param, ctx
-            )
+            return self._read(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-DURATION = Duration()
+DURATION = Parsed("duration", durations.parse)
+SINCE = Parsed("time", durations.parse_since)
 
 
 def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", thing: str = "job") -> int:

@@ -15,7 +15,8 @@ from webapp.jobs import job_detail, queries
 from webapp.jobs import settings as tunables
 from webapp.jobs.operations import NotFound
 from webapp.lib import clock
-from webapp.lib.text import for_terminal
+from webapp.lib.durations import between
+from webapp.lib.text import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +37,7 @@ class _Stream:
 
     def write(self, data: bytes) -> None:
         # After each: on a terminal the two streams meet in the order they came.
-        self._bytes.write(for_terminal(self._decoder.decode(data)).encode() if self._decoder else data)
+        self._bytes.write(escape_for_terminal(self._decoder.decode(data)).encode() if self._decoder else data)
         self._bytes.flush()
 
 
@@ -145,8 +146,7 @@ class _Teller:
             self._say("pending; no worker is alive: manage.py worker start" if idle else "pending")
         elif job.state in ("scheduled", "failed"):
             what = "attempt" if job.state == "scheduled" else "retry"
-            wait = max(0.0, (job.run_at - clock.now()) / clock.SECOND)
-            self._say(f"{job.state}; next {what} in {span(wait)}", key=f"{job.state} {job.run_at}")
+            self._say(f"{job.state}; next {what} in {span(clock.now(), job.run_at)}", key=f"{job.state} {job.run_at}")
         else:
             self._say(job.state)
 
@@ -154,7 +154,7 @@ class _Teller:
         self._say(f"attempt {number} started")
 
     def tell_end(self, ended: Attempt) -> None:
-        took = span((ended.finished_at - ended.started_at) / clock.SECOND)
+        took = between(ended.started_at, ended.finished_at)
         why = f": {one_line(ended.error)}" if ended.error else ""
         self._say(f"attempt {ended.number} {ended.state} after {took}{why}")
 

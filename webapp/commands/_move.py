@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands._core import DURATION, actor, core
-from webapp.commands._output import Column, print_table, say
+from webapp.commands._output import Column, say, show, table
+from webapp.lib.text import plural, size
 
 if TYPE_CHECKING:
     from webapp.admin.move import Report, Teller
@@ -89,15 +90,12 @@ def _what_then() -> Iterator[None]:
 
 
 def _print(report: Report) -> int:
-    print_table(
-        [Column("TABLE"), Column("ROWS", right=True)],
-        [(table, f"{number:,}") for table, number in report.counts.items()],
-    )
-    size = f"about {report.size / 1024**2:,.1f} MiB"
+    columns = [Column("TABLE", lambda row: row[0]), Column("ROWS", lambda row: f"{row[1]:,}", right=True)]
+    show(table(columns, report.counts.items()))
     state = {"nothing": "empty", "fresh": "empty", "ours": "a copy that was begun before, and is begun anew"}
-    click.echo(f"\nfrom     {report.source.kind}, {report.source.address}, {size}")
+    click.echo(f"\nfrom     {report.source.kind}, {report.source.address}, about {size(report.size)}")
     click.echo(f"to       {report.target.kind}, {report.target.address}, {state[report.standing]}")
-    workers = f"{report.workers} worker{'s' if report.workers != 1 else ''}"
+    workers = plural(report.workers, "worker")
     if report.running:
         click.echo(f"running  {', '.join(map(str, report.running))}; {workers}. A move waits for them.")
     else:

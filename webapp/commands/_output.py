@@ -10,12 +10,11 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, TextIO
+from typing import TYPE_CHECKING, Any, Callable, Optional, TextIO
 
 import click
 
-from webapp.lib import clock
-from webapp.lib.text import escaped
+from webapp.lib import clock, durations, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,35 +54,28 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=not utf8))
 
 
-def one_line(text: str) -> str:
+def one_line(words: str) -> str:
     """The text without line breaks, its control characters as escapes."""
-    return escaped(" ↵ ".join(text.strip().splitlines()) if "\n" in text else text)
-
-
-def visible(text: str) -> str:
-    """The text with its lines, all other control characters as escapes."""
-    return "\n".join(escaped(line) for line in text.split("\n"))
+    return text.escape_controls(text.one_line(words, None))
 
 
 # --- times -----------------------------------------------------------------------------------------------------------
 
 
-def span(seconds: float) -> str:
-    """A length of time in its two largest units: `0.4 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `4 d 3 h`."""
-    if seconds < 9.95:
-        return f"{max(seconds, 0):.1f} s" if seconds >= 0.05 or seconds <= 0 else f"{seconds * 1000:.0f} ms"
-    whole = round(seconds)
-    for unit, size, lesser, lesser_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // lesser_size
-            return f"{whole // size} {unit}" + (f" {rest} {lesser}" if rest else "")
-    return f"{whole} s"
-
-
 def ago(at: Optional[int], now: int) -> str:
     if at is None:
         return ""
-    return f"{span((now - at) / clock.SECOND)} ago" if now - at >= clock.SECOND else "just now"
+    return f"{span(at, now)} ago" if now - at >= clock.SECOND else "just now"
+
+
+def ago_by(at: Optional[int], actor: Optional[str], now: int) -> Optional[str]:
+    """When something was done, and by whom."""
+    return None if at is None else f"{ago(at, now)} by {actor}"
+
+
+def span(start: int, end: int) -> str:
+    """How much time lies between two moments, in whole seconds."""
+    return durations.duration(round(max(end - start, 0) / clock.SECOND))
 
 
 def local_time(at: Optional[int]) -> str:
@@ -94,15 +86,19 @@ def local_time(at: Optional[int]) -> str:
 def standing(job: Job, now: int) -> str:
     """Where a job stands in time, as its state asks for it."""
     if job.state in ("scheduled", "failed"):
-        wait = (job.run_at - now) / clock.SECOND
         what = "due" if job.state == "scheduled" else "retry"
-        return f"{what} in {span(wait)}" if wait > 0 else f"{what} now"
+        return f"{what} in {span(now, job.run_at)}" if job.run_at > now else f"{what} now"
     if job.state == "pending":
-        return f"waits {span((now - job.run_at) / clock.SECOND)}"
+        return f"waits {span(job.run_at, now)}"
     if job.state == "processing":
         doing = "cancelling" if job.cancel_requested_at is not None else "runs"
-        return f"{doing} {span((now - (job.started_at or now)) / clock.SECOND)}"
+        return f"{doing} {span(job.started_at or now, now)}"
     return ago(job.finished_at, now)
+
+
+def two_digits(number: float) -> str:
+    """'1,200', '0.25': of an estimate no more digits are known."""
+    return f"{float(f'{number:.2g}'):,g}"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -110,15 +106,33 @@ def standing(job: Job, now: int) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. Where a terminal is too narrow, only a `flexible` one is cut, and its end goes first.
+    """A column of a table: `cell` is its value for a row, None for nothing.
 
-    `optional`: without a word in any row it is left out.
+    Where a terminal is too narrow, only a `flexible` column is cut, and its end goes first. An `optional` column is
+    left out if it is empty in all rows.
     """
 
     header: str
+    cell: Callable[[Any], object]
     flexible: bool = False
     right: bool = False
     optional: bool = False
+
+
+def present(
+    rows: Sequence[Any], columns: Sequence[Column], as_json: bool, shape: Callable[[Any], Any], empty: str = ""
+) -> None:
+    """Print a list: as JSON, with each row in its `shape`; as a table; or the message `empty` where there is no row."""
+    if as_json:
+        print_json([shape(row) for row in rows])
+    elif rows:
+        show(table(columns, rows))
+    else:
+        say(empty)
+
+
+def tell_more(limit: int) -> None:
+    say(f"These are the first {limit:,}; there are more. Show them with --limit.")
 
 
 def console(file: Optional[TextIO] = None) -> Console:
@@ -129,11 +143,6 @@ def console(file: Optional[TextIO] = None) -> Console:
     if not made.is_terminal:
         made.width = WIDE
     return made
-
-
-def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to stdout. Cells that are a state wear its colour."""
-    show(table(columns, rows))
 
 
 def show(*renderables: Any) -> None:
@@ -147,11 +156,11 @@ def show(*renderables: Any) -> None:
     click.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 
-def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Any:
-    """A rich table of plain texts."""
+def table(columns: Sequence[Column], rows: Iterable[Any]) -> Any:
+    """A rich table of plain texts. A cell that is a state has its colour."""
     from rich.table import Table
 
-    lines = [[one_line(cell) for cell in row] for row in rows]
+    lines = [[_text(column.cell(row)) for column in columns] for row in rows]
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     shown = [place for place, one in enumerate(columns) if not one.optional or any(line[place] for line in lines)]
     lines = [[line[place] for place in shown] for line in lines]
@@ -164,11 +173,15 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Any:
             min_width=min(widest, 16) if column.flexible else max(widest, len(column.header)),
         )
     for line in lines:
-        made.add_row(*(_cell(text) for text in line))
+        made.add_row(*map(_cell, line))
     return made
 
 
-def _cell(text: str) -> Text:
+def _text(value: object) -> str:
+    return "" if value is None else one_line(str(value))
+
+
+def _cell(words: str) -> Text:
     from rich.text import Text
 
-    return Text(text, style=STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+    return Text(words, style=STYLES.get(words, ""), no_wrap=True, overflow="ellipsis")

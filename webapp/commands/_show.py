@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
-from webapp.commands._output import STYLES, Column, ago, local_time, print_table, show, span, standing, visible
+from webapp.commands._output import STYLES, Column, ago, ago_by, local_time, show, standing, table
 from webapp.core import labels
 from webapp.jobs import job_detail
 from webapp.lib import clock
+from webapp.lib.durations import between, duration
+from webapp.lib.text import escape_lines, size
 
 if TYPE_CHECKING:
     from webapp.core.setting_values import Settings
@@ -40,18 +42,17 @@ def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], se
         _heading("Attempts")
         _print_attempts(job, attempts)
     _heading("What happened")
-    print_table(
-        [Column("WHEN"), Column(""), Column("BY"), Column("", flexible=True)],
-        [
-            (
-                local_time(line.at),
-                WORDS.get(line.verb, line.verb) + (f" (attempt {line.attempt})" if line.attempt else ""),
-                line.actor,
-                line.text,
-            )
-            for line in job_detail.timeline(job, list(attempts), list(events))
-        ],
-    )
+    columns = [
+        Column("WHEN", lambda line: local_time(line.at)),
+        Column("", _what),
+        Column("BY", lambda line: line.actor),
+        Column("", lambda line: line.text, flexible=True),
+    ]
+    show(table(columns, job_detail.timeline(job, list(attempts), list(events))))
+
+
+def _what(line: job_detail.TimelineEntry) -> str:
+    return WORDS.get(line.verb, line.verb) + (f" (attempt {line.attempt})" if line.attempt else "")
 
 
 def _heading(text: str) -> None:
@@ -71,18 +72,18 @@ def _print_fields(job: Job, settings: Settings) -> None:
     fields: list[tuple[str, Text]] = [
         ("id", Text(job.id)),
         ("state", state),
-        ("command", Text(visible(job.command))),
+        ("command", Text(escape_lines(job.command))),
         ("queue", Text(f"{job.queue} · priority {job.priority}")),
         *([("requires", Text(", ".join(labels.split(job.requires))))] if job.requires else []),
         ("attempts", Text(f"{job.attempts} · {_of(job.failures, retries)}" + _source(job.max_retries is None))),
-        ("timeout", Text((span(timeout) if timeout else "none") + _source(job.timeout is None))),
+        ("timeout", Text((duration(timeout) if timeout else "none") + _source(job.timeout is None))),
     ]
     if job.cwd:
-        fields.append(("folder", Text(visible(job.cwd))))
+        fields.append(("folder", Text(escape_lines(job.cwd))))
     if job.env:
         pairs = json.loads(job.env).items()
-        fields.append(("variables", Text("\n".join(visible(f"{key}={value}") for key, value in pairs))))
-    fields.append(("enqueued", Text(f"{local_time(job.created_at)} · {ago(job.created_at, now)} by {job.created_by}")))
+        fields.append(("variables", Text("\n".join(escape_lines(f"{key}={value}") for key, value in pairs))))
+    fields.append(("enqueued", Text(f"{local_time(job.created_at)} · {ago_by(job.created_at, job.created_by, now)}")))
     if job.state in ("scheduled", "failed"):
         fields.append(("due", Text(local_time(job.run_at))))
     if job.started_at is not None:
@@ -92,7 +93,7 @@ def _print_fields(job: Job, settings: Settings) -> None:
     if job.exit_code is not None:
         fields.append(("exit code", Text(str(job.exit_code))))
     if job.last_error and job.state != "completed":
-        fields.append(("error", Text(visible(job.last_error), style="red")))
+        fields.append(("error", Text(escape_lines(job.last_error), style="red")))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -110,33 +111,29 @@ def _source(default: bool) -> str:
 
 
 def _print_attempts(job: Job, attempts: Sequence[Attempt]) -> None:
-    rows = [
-        (
-            str(one.number),
-            one.state,
-            _exit(one),
-            local_time(one.started_at),
-            span((one.finished_at - one.started_at) / clock.SECOND),
-            span(one.cpu_time / clock.SECOND) if one.cpu_time is not None else "",
-            f"{one.peak_memory / 2**20:,.0f} MiB" if one.peak_memory else "",
-            one.worker_id,
-            one.error or "",
-        )
-        for one in attempts
-    ]
+    from webapp.db.models import Attempt
+
+    rows = list(attempts)
     if job.state == "processing" and job.started_at is not None:
-        ran = span((clock.now() - job.started_at) / clock.SECOND)
-        rows.append(
-            (str(job.attempts), "processing", "", local_time(job.started_at), ran, "", "", job.worker_id or "", "")
-        )
-    names = ("#", "STATE", "EXIT", "STARTED", "TOOK", "CPU", "MEMORY", "WORKER", "ERROR")
-    numbers, optional = ("#", "TOOK", "CPU", "MEMORY"), ("CPU", "MEMORY", "ERROR")
-    print_table([Column(name, name == "ERROR", name in numbers, name in optional) for name in names], rows)
+        running = {"started_at": job.started_at, "finished_at": clock.now(), "worker_id": job.worker_id}
+        rows.append(Attempt(number=job.attempts, state=job.state, **running))
+    columns = [
+        Column("#", lambda one: one.number, right=True),
+        Column("STATE", lambda one: one.state),
+        Column("EXIT", _exit),
+        Column("STARTED", lambda one: local_time(one.started_at)),
+        Column("TOOK", lambda one: between(one.started_at, one.finished_at), right=True),
+        Column("CPU", lambda one: one.cpu_time and duration(one.cpu_time / clock.SECOND), right=True, optional=True),
+        Column("MEMORY", lambda one: one.peak_memory and size(one.peak_memory), right=True, optional=True),
+        Column("WORKER", lambda one: one.worker_id),
+        Column("ERROR", lambda one: one.error, flexible=True, optional=True),
+    ]
+    show(table(columns, rows))
 
 
-def _exit(one: Attempt) -> str:
+def _exit(one: Attempt) -> Union[int, str, None]:
     if one.signal is None:
-        return "" if one.exit_code is None else str(one.exit_code)
+        return one.exit_code
     try:
         return signal.Signals(one.signal).name
     except ValueError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago, print_json, print_table, say
+from webapp.commands._output import Column, ago, present, say
 from webapp.lib import clock
+from webapp.lib.text import plural
 
 
 @click.group(epilog="Example: manage.py activity undo 12")
@@ -25,29 +26,18 @@ def list_acts(limit: int, as_json: bool) -> None:
 
     with core(), reading() as session:
         acts = bulk_actions.newest(session, limit)
-    if as_json:
-        print_json([serializers.act(act) for act in acts])
-    elif acts:
-        now = clock.now()
-        names = ("ID", "VERB", "WHAT", "STATE", "MOVED", "SKIPPED", "WHO", "WHEN")
-        print_table(
-            [Column(name, flexible=name == "WHAT", right=name in ("ID", "MOVED", "SKIPPED")) for name in names],
-            [
-                (
-                    str(act.id),
-                    "canary" if act.canary_seq is not None else act.verb,
-                    bulk_actions.what(act),
-                    act.state,
-                    f"{act.moved:,}",
-                    f"{act.skipped:,}",
-                    act.actor,
-                    ago(act.created_at, now),
-                )
-                for act in acts
-            ],
-        )
-    else:
-        say("Nothing was done yet.")
+    now = clock.now()
+    columns = [
+        Column("ID", lambda act: act.id, right=True),
+        Column("VERB", lambda act: "canary" if act.canary_seq is not None else act.verb),
+        Column("WHAT", bulk_actions.what, flexible=True),
+        Column("STATE", lambda act: act.state),
+        Column("MOVED", lambda act: f"{act.moved:,}", right=True),
+        Column("SKIPPED", lambda act: f"{act.skipped:,}", right=True),
+        Column("WHO", lambda act: act.actor),
+        Column("WHEN", lambda act: ago(act.created_at, now)),
+    ]
+    present(acts, columns, as_json, serializers.act, "Nothing was done yet.")
 
 
 @activity.command(epilog="Example: manage.py activity undo 12")
@@ -62,7 +52,7 @@ def undo(act_id: int) -> int:
         except bulk_actions.CannotUndo as error:
             say(str(error))
             return 1
-    click.echo(f"{result.moved:,} job{'' if result.moved == 1 else 's'} put back")
+    click.echo(f"{plural(result.moved, 'job')} put back")
     return 0
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp.commands._core import DURATION, core, json_option
-from webapp.commands._output import Column, local_time, print_json, print_table, say
-from webapp.lib import clock
+from webapp.commands._core import SINCE, core, json_option
+from webapp.commands._output import Column, local_time, present, say
+from webapp.lib.text import plural
 
 if TYPE_CHECKING:
     from webapp.db import audit as trail
@@ -25,7 +24,7 @@ PAGE = 500  # rows that one read takes
 def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
     """--actor, --subject, --verb, --outcome and --since: the same for the table and for the file."""
     for option in (
-        click.option("--since", metavar="TIME", help="Not before this: 2026-11-24T09:30:00Z, or so long ago: 2h."),
+        click.option("--since", type=SINCE, help="Not before this time (2026-11-24T09:30:00Z), or so long ago (2h)."),
         click.option("--outcome", type=click.Choice(("done", "refused")), help="Only what was done, or was refused."),
         click.option("--verb", metavar="VERB", help="Only this act, such as requeue or sign_in."),
         click.option("--subject", metavar="TEXT", help="Only acts on this: job:job1; a beginning is enough: setting:"),
@@ -36,7 +35,7 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wanted(
-    actor: Optional[str], subject: Optional[str], verb: Optional[str], outcome: Optional[str], since: Optional[str]
+    actor: Optional[str], subject: Optional[str], verb: Optional[str], outcome: Optional[str], since: Optional[int]
 ) -> trail.Wanted:
     from webapp.db import audit as trail
 
@@ -45,22 +44,8 @@ def _wanted(
         verb=verb or "",
         subject=subject or "",
         outcome=outcome or "",
-        since=_moment(since) if since else None,
+        since=since,
     )
-
-
-def _moment(text: str) -> int:
-    """A time with its zone, or a length of time before now."""
-    with suppress(ValueError):
-        return clock.parse_iso(text)
-    try:
-        return clock.now() - clock.seconds(DURATION.convert(text, None, None))
-    except (click.UsageError, ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text!r} is neither a time with its zone, like 2026-11-24T09:30:00Z, nor a duration, like 2h.",
-            ctx=click.get_current_context(),
-            param_hint="'--since'",
-        ) from None
 
 
 @click.group(invoke_without_command=True, epilog="Example: manage.py audit --actor ana --since 1d")
@@ -68,24 +53,29 @@ def _moment(text: str) -> int:
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 @json_option
 @click.pass_context
-def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Optional[str]) -> None:
+def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> None:
     """Show who did what, from where, and what changed: the newest lines first."""
     if ctx.invoked_subcommand is not None:
         if any(filters.values()):
             raise click.UsageError("Give these options behind `export`.")
         return
+    from webapp.db import audit as trail
+
     wanted = _wanted(**filters)
     with core():
         rows, more = _newest(wanted, limit)
-    if as_json:
-        from webapp.db import audit as trail
-
-        print_json([trail.as_json(row) for row in rows])
-    elif rows:
-        headers = ("WHEN", "WHO", "DID", "TO", "OUTCOME", "FROM", "CHANGED")
-        print_table([Column(header, flexible=header in ("TO", "CHANGED")) for header in headers], map(_cells, rows))
-    else:
-        say("Nothing in the trail is like this." if any(filters.values()) else "Nothing was done yet.")
+    columns = [
+        Column("WHEN", lambda row: local_time(row.at)),
+        Column("WHO", lambda row: row.actor),
+        Column("DID", lambda row: row.verb),
+        Column("TO", lambda row: row.subject, flexible=True),
+        Column("OUTCOME", lambda row: row.outcome),
+        Column("FROM", lambda row: f"{row.face} {row.address}" if row.address else row.face),
+        Column("CHANGED", lambda row: row.detail, flexible=True),
+    ]
+    narrowed = any(value is not None for value in filters.values())
+    empty = "Nothing in the trail is like this." if narrowed else "Nothing was done yet."
+    present(rows, columns, as_json, trail.as_json, empty)
     if more:
         say(f"These are the newest {limit:,}; there are more. Show them with --limit, or all with `audit export`.")
 
@@ -106,16 +96,11 @@ def _newest(wanted: trail.Wanted, limit: int) -> tuple[list[Audit], bool]:
     return rows[:limit], len(rows) > limit
 
 
-def _cells(row: Audit) -> tuple[str, ...]:
-    came_from = f"{row.face} {row.address}" if row.address else row.face
-    return (local_time(row.at), row.actor, row.verb, row.subject, row.outcome, came_from, row.detail or "")
-
-
 @audit.command(epilog="Example: manage.py audit export /srv/audit.jsonl --since 30d")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path), default="-")
 @click.option("--replace", is_flag=True, help="Overwrite a file of that name, once the new one is whole.")
 @_filters
-def export(file: Path, replace: bool, **filters: Optional[str]) -> None:
+def export(file: Path, replace: bool, **filters: Any) -> None:
     """Write the trail to FILE (default: -, standard output), a JSON object a line, the oldest first."""
     wanted = _wanted(**filters)
     with core():
@@ -123,7 +108,7 @@ def export(file: Path, replace: bool, **filters: Optional[str]) -> None:
             _write(wanted, sys.stdout.write)
             return
         number = _to_file(wanted, file, replace)
-    say(f"{file}: {number:,} line{'' if number == 1 else 's'}")
+    say(f"{file}: {plural(number, 'line')}")
 
 
 def _to_file(wanted: trail.Wanted, file: Path, replace: bool) -> int:

@@ -12,7 +12,7 @@ import click
 
 from tests.bench import SECTIONS, Bench, BenchError, measure, missing, space
 from webapp.commands._core import json_option
-from webapp.commands._output import Column, print_json, print_table, say
+from webapp.commands._output import Column, print_json, say, show, table
 
 if TYPE_CHECKING:
     from tests.bench.rounds import Row
@@ -74,14 +74,7 @@ def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, la
         return int(failed)
     click.echo(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items()))
     click.echo()
-    print_table(
-        [
-            Column("FIGURE", flexible=True),
-            *(Column(name, right=True) for name in ("VALUE", "LEAST", "GREATEST", "OURS", "LIMIT", "GOAL")),
-            Column("RESULT"),
-        ],
-        [cells(row) for row in rows],
-    )
+    show(table(COLUMNS, rows))
     tell_notes(rows, run.left_out, quick)
     return int(failed)
 
@@ -107,23 +100,25 @@ def told_to_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def cells(row: Row) -> Sequence[str]:
-    figure, value = row.figure, row.value
-    return (
-        figure.title,
-        f"{amount(value.median)} {figure.unit}",
-        amount(value.least),
-        amount(value.greatest),
-        f"{amount(row.ours)} {row.unit}" if row.ours is not None else "",
-        f"{amount(row.limit)} {row.unit}" if row.limit is not None else "",
-        str(figure.goal) if figure.goal is not None else "",
-        row.verdict,
-    )
-
-
 def amount(value: float) -> str:
     """Three digits, or all that stand before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def compared(value: Optional[float], unit: str) -> Optional[str]:
+    return f"{amount(value)} {unit}" if value is not None else None
+
+
+COLUMNS = (
+    Column("FIGURE", lambda row: row.figure.title, flexible=True),
+    Column("VALUE", lambda row: f"{amount(row.value.median)} {row.figure.unit}", right=True),
+    Column("LEAST", lambda row: amount(row.value.least), right=True),
+    Column("GREATEST", lambda row: amount(row.value.greatest), right=True),
+    Column("OURS", lambda row: compared(row.ours, row.unit), right=True),
+    Column("LIMIT", lambda row: compared(row.limit, row.unit), right=True),
+    Column("GOAL", lambda row: row.figure.goal, right=True),
+    Column("RESULT", lambda row: row.verdict),
+)
 
 
 def tell_notes(rows: Sequence[Row], left_out: Sequence[str], quick: bool) -> None:

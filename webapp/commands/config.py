@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago, print_json, print_table
+from webapp.commands._output import Column, ago_by, present, print_json
 from webapp.core import setting_values
 from webapp.lib import clock
 
@@ -25,31 +25,16 @@ def list_settings(as_json: bool) -> None:
 
     with core(), reading() as session:
         values = settings.describe(session)
-    if as_json:
-        print_json([serializers.setting(value) for value in values])
-        return
     now = clock.now()
-    print_table(
-        [
-            Column("SETTING"),
-            Column("VALUE", right=True),
-            Column("DEFAULT", right=True),
-            Column("UNIT"),
-            Column("ALLOWED"),
-            Column("CHANGED", flexible=True),
-        ],
-        [
-            (
-                value.definition.key,
-                str(value.value),
-                str(value.definition.tidy(value.definition.default)),
-                value.definition.unit,
-                value.definition.allowed,
-                f"{ago(value.changed_at, now)} by {value.changed_by}" if value.changed_at is not None else "",
-            )
-            for value in values
-        ],
-    )
+    columns = [
+        Column("SETTING", lambda one: one.definition.key),
+        Column("VALUE", lambda one: one.value, right=True),
+        Column("DEFAULT", lambda one: one.definition.tidy(one.definition.default), right=True),
+        Column("UNIT", lambda one: one.definition.unit),
+        Column("ALLOWED", lambda one: one.definition.allowed),
+        Column("CHANGED", lambda one: ago_by(one.changed_at, one.changed_by, now), flexible=True),
+    ]
+    present(values, columns, as_json, serializers.setting)
 
 
 @config.command(epilog="Example: manage.py config get backoff_base")
@@ -108,22 +93,12 @@ def history(key: str, as_json: bool) -> None:
     definition = setting_values.define(key)
     with core(), reading() as session:
         changes = settings.history(session, key)
-    if as_json:
-        print_json([serializers.change(change) for change in changes])
-        return
-    if not changes:
-        click.echo(f"Nobody has changed {key}: it is {definition.tidy(definition.default)}, its default.", err=True)
-        return
     now = clock.now()
-    print_table(
-        [Column("CHANGED"), Column("FROM", right=True), Column("TO", right=True), Column("", flexible=True)],
-        [
-            (
-                f"{ago(change.at, now)} by {change.actor}",
-                str(change.before),
-                str(change.after),
-                "the default" if change.after_default else "",
-            )
-            for change in changes
-        ],
-    )
+    columns = [
+        Column("CHANGED", lambda change: ago_by(change.at, change.actor, now)),
+        Column("FROM", lambda change: change.before, right=True),
+        Column("TO", lambda change: change.after, right=True),
+        Column("", lambda change: "the default" if change.after_default else None, flexible=True),
+    ]
+    empty = f"Nobody has changed {key}: it is {definition.tidy(definition.default)}, its default."
+    present(changes, columns, as_json, serializers.change, empty)

@@ -144,15 +144,17 @@ def _stage(acts: Sequence[Act]) -> Iterator[Callable[[list[Job]], None]]:
         return
     from rich.live import Live
 
-    columns = [Column("JOB"), Column("STATE"), Column("ATTEMPTS", right=True), Column("WHEN"), Column("WHAT IT DOES")]
+    columns = [
+        Column("JOB", lambda row: row[1].id),
+        Column("STATE", lambda row: row[1].state),
+        Column("ATTEMPTS", lambda row: row[1].attempts, right=True),
+        Column("WHEN", lambda row: standing(row[1], clock.now())),
+        Column("WHAT IT DOES", lambda row: row[0].what),
+    ]
     with Live(console=screen, auto_refresh=False) as live:
 
         def show(jobs: list[Job]) -> None:
-            now = clock.now()
-            rows = [
-                (job.id, job.state, str(job.attempts), standing(job, now), act.what) for act, job in zip(acts, jobs)
-            ]
-            live.update(table(columns, rows), refresh=True)
+            live.update(table(columns, zip(acts, jobs)), refresh=True)
 
         yield show
 

@@ -7,8 +7,9 @@ from typing import Callable
 import click
 
 from webapp.commands._core import actor, core, json_option, tell_outcome
-from webapp.commands._output import Column, ago, print_json, print_table, say
+from webapp.commands._output import Column, ago, present, say, tell_more
 from webapp.lib import clock
+from webapp.lib.text import plural
 
 
 @click.group(epilog="Example: manage.py dlq retry --all")
@@ -23,33 +24,24 @@ def dlq() -> None:
 @json_option
 def list_dead(queue: str | None, group: str | None, limit: int, as_json: bool) -> None:
     """List the dead letters, newest first, with the error that each died of."""
-    from webapp.commands.jobs import print_jobs_json, read_jobs
+    from webapp.commands.jobs import read_jobs
+    from webapp.jobs import job_detail
     from webapp.jobs.filters import JobFilter
 
     with core():
         settings, jobs, more = read_jobs(JobFilter(state="dead", queue=queue, group=group), limit)
-    if as_json:
-        print_jobs_json(jobs, settings)
-    elif jobs:
-        now = clock.now()
-        print_table(
-            [
-                Column("ID"),
-                Column("QUEUE"),
-                Column("ATTEMPTS", right=True),
-                Column("DIED"),
-                Column("ERROR", flexible=True),
-                Column("COMMAND", flexible=True),
-            ],
-            [
-                (job.id, job.queue, str(job.attempts), ago(job.finished_at, now), job.last_error or "", job.command)
-                for job in jobs
-            ],
-        )
-    else:
-        say("No dead letters.")
+    now = clock.now()
+    columns = [
+        Column("ID", lambda job: job.id),
+        Column("QUEUE", lambda job: job.queue),
+        Column("ATTEMPTS", lambda job: job.attempts, right=True),
+        Column("DIED", lambda job: ago(job.finished_at, now)),
+        Column("ERROR", lambda job: job.last_error, flexible=True),
+        Column("COMMAND", lambda job: job.command, flexible=True),
+    ]
+    present(jobs, columns, as_json, lambda job: job_detail.job_json(job, settings), "No dead letters.")
     if more:
-        say(f"These are the first {limit:,}; there are more. Show them with --limit.")
+        tell_more(limit)
 
 
 @dlq.command("groups", epilog="Example: manage.py dlq groups --largest")
@@ -64,39 +56,21 @@ def list_groups(largest: bool, limit: int, as_json: bool) -> None:
 
     with core(), reading() as session:
         listing = failure_groups.listing(session, by="count" if largest else "last", size=limit)
-    if as_json:
-        print_json([serializers.dead_group(one) for one in listing.groups])
-    elif listing.groups:
-        now = clock.now()
-        print_table(
-            [
-                Column("KEY"),
-                Column("JOBS", right=True),
-                Column("STATE"),
-                Column("LAST DIED"),
-                Column("OWNER"),
-                Column("ERROR", flexible=True),
-                Column("COMMAND", flexible=True),
-            ],
-            [
-                (
-                    one.key,
-                    str(one.count),
-                    "open" if one.is_open else "acknowledged",
-                    ago(one.last_at, now),
-                    (one.said.owner if one.said else None) or "",
-                    one.example.last_error or "",
-                    one.example.command,
-                )
-                for one in listing.groups
-            ],
-        )
-    else:
-        say("No dead letters.")
+    now = clock.now()
+    columns = [
+        Column("KEY", lambda one: one.key),
+        Column("JOBS", lambda one: one.count, right=True),
+        Column("STATE", lambda one: "open" if one.is_open else "acknowledged"),
+        Column("LAST DIED", lambda one: ago(one.last_at, now)),
+        Column("OWNER", lambda one: one.said and one.said.owner),
+        Column("ERROR", lambda one: one.example.last_error, flexible=True),
+        Column("COMMAND", lambda one: one.example.command, flexible=True),
+    ]
+    present(listing.groups, columns, as_json, serializers.dead_group, "No dead letters.")
     if listing.capped:
         say(f"There are more than {failure_groups.MOST_GROUPS} groups; these are of those that somebody died of last.")
     elif listing.more:
-        say(f"These are the first {limit:,}; there are more. Show them with --limit.")
+        tell_more(limit)
 
 
 @dlq.command(epilog="Example: manage.py dlq note KEY 'The shop is down until noon.' --owner ana")
@@ -192,5 +166,5 @@ def _act_on_all(verb: str, became: str, group: str | None) -> int:
         return 0
     moved_first = f"; {result.skipped:,} had been moved by somebody else" if result.skipped else ""
     undo = f" Undo: manage.py activity undo {result.act_id}" if verb in bulk_actions.CAN_BE_UNDONE else ""
-    say(f"{result.moved:,} dead letter{'' if result.moved == 1 else 's'} {became}{moved_first}.{undo}")
+    say(f"{plural(result.moved, 'dead letter')} {became}{moved_first}.{undo}")
     return 0

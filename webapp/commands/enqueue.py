@@ -15,6 +15,7 @@ import click
 
 from webapp.commands._core import DURATION, actor, core
 from webapp.commands._output import say
+from webapp.lib.text import plural
 
 if TYPE_CHECKING:
     from webapp.core.job_spec import FieldError, JobSpec
@@ -146,7 +147,7 @@ def _enqueue_many(path: str) -> None:
             raise _refusal([(places[one.place or 0], one) for one in error.errors]) from None
     _print_ids(ids)
     took = time.monotonic() - started
-    say(f"Enqueued {_jobs(ids)} in {took:.1f} s ({len(ids) / took:,.0f}/s).")
+    say(f"Enqueued {plural(len(ids), 'job')} in {took:.1f} s ({len(ids) / took:,.0f}/s).")
 
 
 def _print_ids(ids: Sequence[str]) -> None:
@@ -155,12 +156,8 @@ def _print_ids(ids: Sequence[str]) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:  # not to be taken for a job that was not stored
-        error.strerror = f"{error.strerror}. {_jobs(ids)} stored all the same"
+        error.strerror = f"{error.strerror}. {plural(len(ids), 'job')} stored all the same"
         raise
-
-
-def _jobs(ids: Sequence[str]) -> str:
-    return f"{len(ids):,} job{'s' if len(ids) > 1 else ''}"
 
 
 def _read_lines(path: str) -> list[str]:

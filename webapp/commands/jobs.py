@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Optional
 import click
 
 from webapp.commands._core import actor, core, found, json_option, tell_outcome
-from webapp.commands._output import Column, print_json, print_table, say, standing
+from webapp.commands._output import Column, present, print_json, say, standing, tell_more
 from webapp.core import labels
 from webapp.lib import clock
 
@@ -44,7 +44,7 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int,
     processing longest first, ended ones newest first. --search reads what the console's search box does, such as
     'state:dead queue:mail exit:127 since:2h "a phrase"'.
     """
-    from webapp.jobs import search
+    from webapp.jobs import job_detail, search
 
     try:
         wanted = search.parse(text, state=state, queue=queue)
@@ -52,32 +52,21 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int,
         raise click.BadParameter(str(error), ctx=click.get_current_context(), param_hint="'--search'") from None
     with core():
         settings, jobs, more = read_jobs(wanted, limit)
-    if as_json:
-        print_jobs_json(jobs, settings)
-    elif jobs:
-        now = clock.now()
-        names = ("ID", "STATE", "QUEUE", "REQUIRES", "PRIORITY", "ATTEMPTS", "WHEN", "COMMAND")
-        flexible, numbers = ("REQUIRES", "COMMAND"), ("PRIORITY", "ATTEMPTS")
-        print_table(
-            [Column(name, name in flexible, name in numbers, name == "REQUIRES") for name in names],
-            [
-                (
-                    job.id,
-                    job.state,
-                    job.queue,
-                    ", ".join(labels.split(job.requires)),
-                    str(job.priority),
-                    str(job.attempts),
-                    standing(job, now),
-                    job.command,
-                )
-                for job in jobs
-            ],
-        )
-    else:
-        say(f"No {wanted.state + ' ' if wanted.state else ''}jobs{' match' if queue or text else ''}.")
+    now = clock.now()
+    columns = [
+        Column("ID", lambda job: job.id),
+        Column("STATE", lambda job: job.state),
+        Column("QUEUE", lambda job: job.queue),
+        Column("REQUIRES", lambda job: ", ".join(labels.split(job.requires)), flexible=True, optional=True),
+        Column("PRIORITY", lambda job: job.priority, right=True),
+        Column("ATTEMPTS", lambda job: job.attempts, right=True),
+        Column("WHEN", lambda job: standing(job, now)),
+        Column("COMMAND", lambda job: job.command, flexible=True),
+    ]
+    empty = f"No {wanted.state + ' ' if wanted.state else ''}jobs{' match' if queue or text else ''}."
+    present(jobs, columns, as_json, lambda job: job_detail.job_json(job, settings), empty)
     if more:
-        say(f"These are the first {limit:,}; there are more. Show them with --limit.")
+        tell_more(limit)
 
 
 def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]:
@@ -96,12 +85,6 @@ def read_jobs(wanted: JobFilter, limit: int) -> tuple[Settings, list[Job], bool]
         after = page.older
         if after is None or len(jobs) >= limit:
             return settings, jobs, after is not None
-
-
-def print_jobs_json(jobs: list[Job], settings: Settings) -> None:
-    from webapp.jobs import job_detail
-
-    print_json([job_detail.job_json(job, settings) for job in jobs])
 
 
 @click.command(epilog="Example: manage.py show job1 --json")

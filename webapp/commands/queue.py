@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Optional
+
 import click
 
 from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago, print_json, print_table, say, span
+from webapp.commands._output import Column, ago_by, present, span, two_digits
 from webapp.insight.queues import all_queues
 from webapp.lib import clock
+from webapp.lib.durations import duration
+
+if TYPE_CHECKING:
+    from webapp.jobs.queries import QueueView
 
 
 @click.group(epilog="Example: manage.py queue pause mail")
@@ -26,30 +32,22 @@ def list_queues(as_json: bool) -> None:
     with core(), reading() as session:
         views = all_queues(session)
     now = clock.now()
-    if as_json:
-        print_json([serializers.queue(view, now) for view in views])
-        return
-    if not views:
-        say("No queues yet: the first job makes one.")
-        return
-    rows = []
-    for view in views:
-        waited = queries.waited(view.oldest_run_at, now)
-        paused = f"{ago(view.queue.paused_at, now)} by {view.queue.paused_by}" if view.queue.paused_at else ""
-        rows.append(
-            (
-                view.queue.name,
-                "paused" if view.queue.paused_at is not None else "running",
-                str(view.pending),
-                f"{view.processing:,}",
-                span(waited) if waited is not None else "",
-                f"{float(f'{view.per_minute:.2g}'):g}" if view.per_minute else "",
-                span(view.drain_seconds) if view.drain_seconds and not paused else "",
-                paused,
-            )
-        )
-    names = ("QUEUE", "STATE", "PENDING", "PROCESSING", "OLDEST WAITS", "A MINUTE", "DRAINED IN", "PAUSED")
-    print_table([Column(name, name == "PAUSED", name in names[2:7]) for name in names], rows)
+    columns = [
+        Column("QUEUE", lambda view: view.queue.name),
+        Column("STATE", lambda view: "paused" if view.queue.paused_at is not None else "running"),
+        Column("PENDING", lambda view: view.pending, right=True),
+        Column("PROCESSING", lambda view: f"{view.processing:,}", right=True),
+        Column("OLDEST WAITS", lambda view: view.oldest_run_at and span(view.oldest_run_at, now), right=True),
+        Column("A MINUTE", lambda view: two_digits(view.per_minute) if view.per_minute else None, right=True),
+        Column("DRAINED IN", _drained_in, right=True),
+        Column("PAUSED", lambda view: ago_by(view.queue.paused_at, view.queue.paused_by, now), flexible=True),
+    ]
+    empty = "No queues yet: the first job makes one."
+    present(views, columns, as_json, lambda view: serializers.queue(view, now), empty)
+
+
+def _drained_in(view: QueueView) -> Optional[str]:
+    return duration(view.drain_seconds) if view.drain_seconds and not view.queue.paused_at else None
 
 
 @queue.command(epilog="Example: manage.py queue pause mail")

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands._core import core, json_option
-from webapp.commands._output import STYLES, print_json, show, span
+from webapp.commands._output import STYLES, print_json, show, two_digits
 from webapp.core import labels
 from webapp.insight.queues import all_queues
 from webapp.lib import clock
+from webapp.lib.durations import about, duration
+from webapp.lib.text import plural
 
 if TYPE_CHECKING:
     from webapp.insight.blockers import Obstacle
@@ -49,7 +51,7 @@ def status(as_json: bool) -> None:
         states,
         {
             "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
-            "oldest pending": "nothing waits" if waited is None else f"waits {span(waited)}",
+            "oldest pending": "nothing waits" if waited is None else f"waits {duration(round(waited))}",
             "finished": f"{minute} in the last minute, {hour} in the last hour",
             "rate": _rate(sum(lately.rates.values())),
             "last hour": _times(serializers.trend(lately)),
@@ -63,7 +65,7 @@ def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str
     if not alive and not silent:
         waiting = states["pending"] + states["scheduled"] + states["failed"]
         return "none" + (" · start one: manage.py worker start" if waiting else "")
-    text = f"{alive} alive, {slots} slot{'s' if slots != 1 else ''}"
+    text = f"{alive} alive, {plural(slots, 'slot')}"
     return text + (f", {silent} silent (see manage.py worker list)" if silent else "")
 
 
@@ -79,7 +81,7 @@ def _stranded(found: list[tuple[Waiting, Obstacle]]) -> Optional[str]:
 
 
 def _rate(per_minute: float) -> Optional[str]:
-    return f"about {float(f'{per_minute:.2g}'):,g} runs end a minute" if per_minute else None
+    return f"about {two_digits(per_minute)} runs end a minute" if per_minute else None
 
 
 def _times(hour: dict[str, Any]) -> Optional[str]:
@@ -87,14 +89,10 @@ def _times(hour: dict[str, Any]) -> Optional[str]:
     if hour["run_seconds"]["p50"] is None:
         return None
     waits, runs = hour["wait_seconds"], hour["run_seconds"]
-    words = [f"ran {_about(runs['p50'])}, 95 % within {_about(runs['p95'])}"]
+    words = [f"ran {about(runs['p50'])}, 95 % within {about(runs['p95'])}"]
     if waits["p50"] is not None:
-        words.insert(0, f"waited {_about(waits['p50'])}, 95 % within {_about(waits['p95'])}")
+        words.insert(0, f"waited {about(waits['p50'])}, 95 % within {about(waits['p95'])}")
     return "; ".join(words)
-
-
-def _about(seconds: float) -> str:
-    return span(float(f"{seconds:.2g}"))
 
 
 def _print(states: dict[str, int], lines: dict[str, Optional[str]]) -> None:

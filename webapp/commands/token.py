@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago, local_time, print_json, print_table, say
+from webapp.commands._output import Column, ago, local_time, present, say
 from webapp.lib import clock
 
 if TYPE_CHECKING:
@@ -55,27 +55,17 @@ def list_tokens(all_: bool, as_json: bool) -> None:
     with core(), reading() as session:
         found = tokens.every(session, ended=all_)
     now = clock.now()
-    if as_json:
-        print_json([_token_json(one) for one in found])
-    elif found:
-        headers = ("NAME", "SCOPE", "STATE", "ENDS", "LAST USED", "FROM", "MADE BY")
-        print_table(
-            [Column(header) for header in headers],
-            [
-                (
-                    one.name,
-                    one.scope,
-                    tokens.state(one),
-                    local_time(one.expires_at),
-                    ago(one.used_at, now) or "never",
-                    one.used_from or "",
-                    one.created_by,
-                )
-                for one in found
-            ],
-        )
-    else:
-        say("No tokens." if all_ else "No tokens that work. Those that have ended are shown with --all.")
+    columns = [
+        Column("NAME", lambda one: one.name),
+        Column("SCOPE", lambda one: one.scope),
+        Column("STATE", tokens.state),
+        Column("ENDS", lambda one: local_time(one.expires_at)),
+        Column("LAST USED", lambda one: ago(one.used_at, now) or "never"),
+        Column("FROM", lambda one: one.used_from),
+        Column("MADE BY", lambda one: one.created_by),
+    ]
+    empty = "No tokens." if all_ else "No tokens that work. Those that have ended are shown with --all."
+    present(found, columns, as_json, _token_json, empty)
 
 
 def _token_json(one: Token) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from webapp.commands._core import core
 from webapp.commands._output import say
 from webapp.commands._serve import address_options, listen, log_option, set_up_link, tell_set_up
 from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS, label_option
+from webapp.lib.text import plural
 
 
 @click.command(epilog="Example: manage.py up --port 8080 --workers 4")
@@ -39,7 +40,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
         click.echo(f"queuectl {__version__}")
         click.echo(f"console   {address}")
         having = f", with {', '.join(labels)}" if labels else ""
-        click.echo(f"workers   {workers}, {slots} job{'s' if slots > 1 else ''} at a time{each}{having}")
+        click.echo(f"workers   {workers}, {plural(slots, 'job')} at a time{each}{having}")
         click.echo(f"database  {database}")
         tell_set_up(link)
         click.echo("Ctrl-C stops everything.")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable
 
 import click
 
 from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, local_time, print_json, print_table, say
+from webapp.commands._output import Column, local_time, present
 from webapp.lib import clock
+
+if TYPE_CHECKING:
+    from webapp.db.models import User, UserSession
 
 ROLES = ("viewer", "operator", "admin")
 
@@ -30,6 +35,17 @@ def _password(from_stdin: bool) -> str:
         raise click.UsageError("A password is typed at a terminal, or piped in with --password-stdin.")
     answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     return answer
+
+
+@contextmanager
+def _fields_named() -> Iterator[None]:
+    """Puts the field's name before what is wrong with it: 'password: has 3 characters …'."""
+    from webapp.accounts.users import PersonError
+
+    try:
+        yield
+    except PersonError as error:
+        raise click.ClickException(f"{error.field}: {error}") from None
 
 
 @user.command(epilog="Example: manage.py user add ana --role operator")
@@ -119,38 +135,22 @@ def sessions_of(name: str, end: bool, as_json: bool) -> None:
             rows = sessions.of_user(session, found.id) if found is not None else []
     if found is None:
         raise click.ClickException(f"name: no such user: {name!r}.")
-    if as_json:
-        print_json(
-            [
-                {
-                    "address": row.address,
-                    "browser": row.browser,
-                    "started_at": clock.to_iso(row.created_at),
-                    "used_at": clock.to_iso(row.seen_at),
-                }
-                for row in rows
-            ]
-        )
-    elif rows:
-        print_table(
-            [Column("STARTED"), Column("LAST USED"), Column("ADDRESS"), Column("BROWSER", flexible=True)],
-            [(local_time(r.created_at), local_time(r.seen_at), r.address or "", r.browser or "") for r in rows],
-        )
-    else:
-        say(f"{name} is signed in nowhere.")
+    columns = [
+        Column("STARTED", lambda row: local_time(row.created_at)),
+        Column("LAST USED", lambda row: local_time(row.seen_at)),
+        Column("ADDRESS", lambda row: row.address),
+        Column("BROWSER", lambda row: row.browser, flexible=True),
+    ]
+    present(rows, columns, as_json, _session_json, f"{name} is signed in nowhere.")
 
 
-class _fields_named:  # noqa: N801 - reads as a word of the with statement
-    """Puts the field's name before what is wrong with it: 'password: has 3 characters …'."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        from webapp.accounts.users import PersonError
-
-        if isinstance(error, PersonError):
-            raise click.ClickException(f"{error.field}: {error}") from None
+def _session_json(row: UserSession) -> dict[str, Any]:
+    return {
+        "address": row.address,
+        "browser": row.browser,
+        "started_at": clock.to_iso(row.created_at),
+        "used_at": clock.to_iso(row.seen_at),
+    }
 
 
 @user.command("list", epilog="Example: manage.py user list --json")
@@ -162,22 +162,20 @@ def list_users(as_json: bool) -> None:
 
     with core(), reading() as session:
         everyone = users.everyone(session)
-    if as_json:
-        print_json(
-            [
-                {
-                    "name": one.name,
-                    "role": one.role,
-                    "created_at": clock.to_iso(one.created_at),
-                    "disabled_at": clock.to_iso(one.disabled_at),
-                }
-                for one in everyone
-            ]
-        )
-    elif everyone:
-        print_table(
-            [Column("NAME"), Column("ROLE"), Column("SINCE"), Column("DISABLED")],
-            [(one.name, one.role, local_time(one.created_at), local_time(one.disabled_at)) for one in everyone],
-        )
-    else:
-        say("Nobody may log in yet. The link that `manage.py up` prints makes the first administrator.")
+    columns = [
+        Column("NAME", lambda one: one.name),
+        Column("ROLE", lambda one: one.role),
+        Column("SINCE", lambda one: local_time(one.created_at)),
+        Column("DISABLED", lambda one: local_time(one.disabled_at)),
+    ]
+    empty = "Nobody may log in yet. The link that `manage.py up` prints makes the first administrator."
+    present(everyone, columns, as_json, _user_json, empty)
+
+
+def _user_json(one: User) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "role": one.role,
+        "created_at": clock.to_iso(one.created_at),
+        "disabled_at": clock.to_iso(one.disabled_at),
+    }

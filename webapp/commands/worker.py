@@ -7,9 +7,10 @@ from typing import Optional
 import click
 
 from webapp.commands._core import actor, core, json_option, tell_outcome
-from webapp.commands._output import Column, ago, print_json, print_table, say
+from webapp.commands._output import Column, ago, present, say
 from webapp.commands._serve import log_option
 from webapp.lib import clock
+from webapp.lib.text import plural
 
 MOST_WORKERS = 256
 MOST_SLOTS = 256
@@ -43,6 +44,12 @@ label_option = click.option(
     multiple=True,
     callback=_labels,
     help="What they have, such as gpu, for jobs that require it; may be repeated.",
+)
+
+
+_SERVES = (
+    Column("QUEUES", lambda view: ", ".join(view.queues or ["all"]), flexible=True),
+    Column("LABELS", lambda view: ", ".join(view.given_labels), flexible=True, optional=True),
 )
 
 
@@ -121,36 +128,20 @@ def list_workers(all_: bool, as_json: bool) -> None:
     now = clock.now()
     with core(), reading() as session:
         views = queries.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
-    if as_json:
-        print_json([serializers.worker(view) for view in views])
-        return
-    if not views:
-        say("No workers. Start one: manage.py worker start")
-        return
-    names = (
-        "ID", "STATE", "HOST", "PID", "SLOTS", "COMPLETED", "FAILED", "STARTED", "SEEN", "QUEUES", "LABELS", "RUNS"
-    )  # fmt: skip
-    numbers = ("PID", "SLOTS", "COMPLETED", "FAILED")
-    print_table(
-        [Column(name, name in ("QUEUES", "LABELS", "RUNS"), name in numbers, name == "LABELS") for name in names],
-        [
-            (
-                view.worker.id,
-                view.shown_state,
-                view.worker.host,
-                str(view.worker.pid),
-                str(view.worker.slots),
-                f"{view.worker.jobs_completed:,}",
-                f"{view.worker.jobs_failed:,}",
-                ago(view.worker.started_at, now),
-                ago(view.worker.seen_at, now),
-                ", ".join(view.queues) if view.queues else "all",
-                ", ".join(view.given_labels),
-                ", ".join(job.id for job in view.jobs),
-            )
-            for view in views
-        ],
-    )
+    columns = [
+        Column("ID", lambda view: view.worker.id),
+        Column("STATE", lambda view: view.shown_state),
+        Column("HOST", lambda view: view.worker.host),
+        Column("PID", lambda view: view.worker.pid, right=True),
+        Column("SLOTS", lambda view: view.worker.slots, right=True),
+        Column("COMPLETED", lambda view: f"{view.worker.jobs_completed:,}", right=True),
+        Column("FAILED", lambda view: f"{view.worker.jobs_failed:,}", right=True),
+        Column("STARTED", lambda view: ago(view.worker.started_at, now)),
+        Column("SEEN", lambda view: ago(view.worker.seen_at, now)),
+        *_SERVES,
+        Column("RUNS", lambda view: ", ".join(job.id for job in view.jobs), flexible=True),
+    ]
+    present(views, columns, as_json, serializers.worker, "No workers. Start one: manage.py worker start")
 
 
 def _steering(name: str, wish: str, help_: str, done: str) -> None:
@@ -180,33 +171,19 @@ def list_supervisors(as_json: bool) -> None:
 
     with core(), reading() as session:
         views = fleet.supervisors(session, queries.workers(session, tunables.load(session).lease))
-    if as_json:
-        print_json([serializers.supervisor(view) for view in views])
-        return
-    if not views:
-        say("No supervisors. Start one: manage.py worker start")
-        return
     now = clock.now()
-    names = ("ID", "STATE", "HOST", "PID", "WORKERS", "WANTED", "SLOTS", "STARTED", "QUEUES", "LABELS")
-    numbers = ("PID", "WORKERS", "WANTED", "SLOTS")
-    print_table(
-        [Column(name, name in ("QUEUES", "LABELS"), name in numbers, name == "LABELS") for name in names],
-        [
-            (
-                view.id,
-                view.state,
-                view.host,
-                str(view.row.pid) if view.row is not None else "",
-                str(len(view.workers)),
-                str(view.wanted) if view.wanted is not None else "",
-                str(view.slots),
-                ago(view.started_at, now),
-                ", ".join(view.queues) if view.queues else "all",
-                ", ".join(view.given_labels),
-            )
-            for view in views
-        ],
-    )
+    columns = [
+        Column("ID", lambda view: view.id),
+        Column("STATE", lambda view: view.state),
+        Column("HOST", lambda view: view.host),
+        Column("PID", lambda view: view.row and view.row.pid, right=True),
+        Column("WORKERS", lambda view: len(view.workers), right=True),
+        Column("WANTED", lambda view: view.wanted, right=True),
+        Column("SLOTS", lambda view: view.slots, right=True),
+        Column("STARTED", lambda view: ago(view.started_at, now)),
+        *_SERVES,
+    ]
+    present(views, columns, as_json, serializers.supervisor, "No supervisors. Start one: manage.py worker start")
 
 
 # A number below zero is a number of workers fewer, not an option that is not known.
@@ -237,11 +214,8 @@ def scale(supervisor_id: str, workers: str) -> None:
             )
         except (fleet.ScaleError, fleet.Unheard) as error:
             raise click.ClickException(str(error)) from None
-    plural = "worker" if scaled.after == 1 else "workers"
-    if scaled.after == scaled.before:
-        click.echo(f"{supervisor_id}: {scaled.after} {plural}, as before")
-    else:
-        click.echo(f"{supervisor_id}: {scaled.after} {plural}, before {scaled.before}")
+    before = "as before" if scaled.after == scaled.before else f"before {scaled.before}"
+    click.echo(f"{supervisor_id}: {plural(scaled.after, 'worker')}, {before}")
 
 
 _steering(

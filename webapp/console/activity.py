@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 from webapp.console import htmx
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wording import VERBS, plural, who
+from webapp.console.wording import VERBS, who
 from webapp.db.engines import reading
 from webapp.db.models import Act, Event, Job
 from webapp.jobs import bulk_actions, queries
 from webapp.jobs import canary as canaries
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import in_state
+from webapp.lib.text import plural
 from webapp.web.request_info import came_from
 
 pages = Blueprint("activity", __name__)

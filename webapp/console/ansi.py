@@ -12,16 +12,10 @@ from typing import Optional
 
 from markupsafe import escape
 
-from webapp.lib.text_hostile import ODD, name_of
+from webapp.lib.text import ESCAPE, show_controls
 
 LONGEST_LINE = 4000  # characters; the rest of a line is counted, and is in the download
 
-# In this order: CSI sequences, strings (OSC, DCS, SOS, PM, APC) up to their end or the line's, other escapes.
-ESCAPE = re.compile(
-    "(?:\x1b\\[|\x9b)(?P<csi>[0-?]*)[ -/]*(?P<final>[@-~]?)"
-    "|(?:\x1b[\\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c|(?=\x1b)|\\Z)"
-    "|\x1b[ -/]*[0-~]?"
-)
 RESETS = (b"\x1b[0m", b"\x1b[m")
 LOOK_BACK = 256 * 1024
 SGR = re.compile(b"(?:\x1b\\[|\xc2\x9b)([0-9;:]*)m")
@@ -203,7 +197,7 @@ def _joined(cells: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
 def _html(runs: list[tuple[str, Style, bool]]) -> str:
     parts, room = [], LONGEST_LINE
     for text, style, marked in runs:
-        shown = str(escape(ODD.sub(name_of, text[:room])))
+        shown = str(escape(show_controls(text[:room])))
         shown = f"<mark>{shown}</mark>" if marked and shown else shown
         parts.append(f'<span class="{style.classes}">{shown}</span>' if style.classes else shown)
         room -= min(len(text), room)

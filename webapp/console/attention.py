@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from webapp.console import times
 from webapp.console.wait_reason import START_COMMAND, place, start_command, wanting
-from webapp.console.wording import plural
 from webapp.core import labels
 from webapp.core.setting_values import Settings
 from webapp.db import db_errors
@@ -25,7 +24,8 @@ from webapp.insight.stuck_jobs import Stuck, stuck
 from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count, Waiting, WorkerView
-from webapp.lib import clock
+from webapp.lib import clock, durations
+from webapp.lib.text import plural
 
 OVERDUE = clock.seconds(120)  # a job that is due for longer should have become pending
 MOST = 3  # jobs or queues that are named
@@ -133,7 +133,7 @@ def _why_stuck(one: Stuck) -> Markup:
         return Markup("was told to end {}, and has not").format(times.when(one.job.cancel_requested_at))
     if one.why == "timeout":
         return Markup("has run for {}, past its time-out").format(started)
-    return Markup("has run for {}; usual is about {}").format(started, times.about(one.usual))
+    return Markup("has run for {}; usual is about {}").format(started, durations.about(one.usual))
 
 
 def _overdue(session: Session) -> Iterator[Need]:

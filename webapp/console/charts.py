@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webapp.console import times
-from webapp.console.wording import plural
 from webapp.insight.rollups import Sum
 from webapp.insight.trends import Trend
+from webapp.lib.text import plural
 
 HEIGHT = 100  # of the picture, in its own units; each bar with its gap is STEP wide
 STEP = 10

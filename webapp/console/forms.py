@@ -16,6 +16,7 @@ from webapp.core import labels
 from webapp.core.job_spec import JobSpec, SpecError, parse
 from webapp.core.labels import Lane
 from webapp.db.models import Job
+from webapp.lib import durations
 
 MOST_LINES = 5000  # jobs that one form makes
 TOLD_LINES = 5  # of those that are wrong
@@ -154,20 +155,19 @@ class SubmitForm:
 
     def _seconds(self, name: str) -> Optional[float]:
         text = self.values[name].strip()
-        seconds = times.parse_duration(text) if text else None
-        if text and seconds is None:
-            self.errors[name] = (
-                f"{text[:40]!r} is no duration. Expected seconds, or a number with s, m, h or d, like 10m."
-            )
-        return seconds
+        try:
+            return durations.parse(text) if text else None
+        except ValueError as error:
+            self.errors[name] = str(error)
+            return None
 
     def _moment(self, text: str) -> Optional[str]:
         if not text.strip():
             return None
         try:
             return times.parse_form(text.strip())
-        except (ValueError, OverflowError):
-            self.errors["run_at"] = f"{text[:40]!r} is no time. Expected something like 2030-01-31T09:30."
+        except ValueError as error:
+            self.errors["run_at"] = str(error)
             return None
 
     def _environment(self, text: str) -> Optional[dict[str, str]]:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from webapp.console import htmx
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wording import VERBS, Verb, plural
+from webapp.console.wording import VERBS, Verb
 from webapp.core.states import ARROWS
 from webapp.db.engines import reading
 from webapp.db.models import Job
@@ -26,6 +26,7 @@ from webapp.jobs import bulk_actions, filters, job_detail, operations, queries, 
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
+from webapp.lib.text import plural
 from webapp.web.request_info import came_from
 
 pages = Blueprint("acts", __name__)

@@ -14,7 +14,7 @@ from webapp.insight import trends
 from webapp.insight.queues import all_queues
 from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
-from webapp.lib import histograms
+from webapp.lib import durations, histograms
 from webapp.lib.command_patterns import words_of
 from webapp.lib.histograms import Histogram
 
@@ -61,7 +61,7 @@ def index() -> ResponseReturnValue:
 
 def _quantiles(histogram: Histogram) -> list[str]:
     """What each part of them took at the most, as words."""
-    return [times.about(histograms.quantile(histogram, part)) for part, _ in QUANTILES]
+    return [durations.about(histograms.quantile(histogram, part)) for part, _ in QUANTILES]
 
 
 def _search_for(shape: str) -> Optional[str]:

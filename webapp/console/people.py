@@ -21,10 +21,11 @@ from webapp.console.error_pages import explain
 from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import Person, actor, this_person
-from webapp.console.wording import ROLE_HELP, plural, sentence
+from webapp.console.wording import ROLE_HELP, sentence
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User, UserSession
 from webapp.jobs import operations
+from webapp.lib.text import plural
 
 pages = Blueprint("people", __name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webapp.console.times import duration
 from webapp.core import backoff
+from webapp.lib.durations import duration
 
 SHOWN = 8  # lines of a timetable; the rest is summed up
 MOST = 1000  # retries

@@ -19,6 +19,7 @@ from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, User
 from webapp.lib import clock
+from webapp.lib.text import plural
 from webapp.web.faces import face_of
 from webapp.web.request_info import address, is_public_https, local_path, port
 from webapp.web.secret_key import secret_key
@@ -182,7 +183,7 @@ def go_on_fresh() -> None:
 
 
 def _slower(wait: int) -> str:
-    return f"Too many tries. Wait {wait} second{'s' if wait != 1 else ''}, then try again."
+    return f"Too many tries. Wait {plural(wait, 'second')}, then try again."
 
 
 def _authenticate(

@@ -13,13 +13,14 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.console.retry_schedule import Timetable
-from webapp.console.times import duration
-from webapp.console.wording import number, size
+from webapp.console.wording import number
 from webapp.core import setting_values
 from webapp.db.models import Job, Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
+from webapp.lib.durations import duration
+from webapp.lib.text import plural, size
 
 BACKOFF = frozenset({"max_retries", "backoff_base", "backoff_max", "backoff_jitter"})
 KEPT = {"keep_completed": "completed", "keep_cancelled": "cancelled", "keep_dead": "dead"}
@@ -120,7 +121,7 @@ def _lease(session: Session, old: float, new: float) -> list[str]:
     late = running & (Worker.seen_at < clock.now() - clock.seconds(new))
     silent = session.scalar(select(func.count()).select_from(Worker).where(late)) or 0
     if silent:
-        texts.append(f"Not heard of for longer than that now: {silent:,} {'worker' if silent == 1 else 'workers'}.")
+        texts.append(f"Not heard of for longer than that now: {plural(silent, 'worker')}.")
     texts.append("A worker that dies on its supervisor's machine is noticed at once, whatever stands here.")
     return texts
 

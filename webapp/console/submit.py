@@ -21,13 +21,13 @@ from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.times import zone_name
 from webapp.console.wait_reason import place, start_command
-from webapp.console.wording import plural
 from webapp.core import labels, setting_values
 from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.db.models import Queue
 from webapp.insight import blockers
 from webapp.jobs import batches, job_detail, operations, queries, settings
+from webapp.lib.text import plural
 
 pages = Blueprint("submit", __name__)
 

@@ -11,7 +11,7 @@ from webapp.console import timeline, times, wait_reason, wording
 from webapp.console.roles import needed_role
 from webapp.console.sessions import current_person
 from webapp.core import labels
-from webapp.lib import text_hostile
+from webapp.lib import durations, text
 from webapp.lib.version import __version__
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ def init_app(app: Flask) -> None:
     app.jinja_env.filters.update(
         when=times.when,
         exact=times.exact,
-        duration=times.duration,
-        about=times.about,
+        duration=durations.duration,
+        about=durations.about,
         who=wording.who,
-        size=wording.size,
+        size=text.size,
         number=wording.number,
-        one_line=wording.one_line,
+        one_line=text.one_line,
         happened=wording.happened,
         phase=timeline.told,
         shown_state=wording.shown_state,
         labels=labels.split,
-        plain=text_hostile.visible,
+        plain=text.show_controls,
     )
     app.jinja_env.globals.update(
-        between=times.between, verbs_for=wording.verbs_for, STATE_HELP=wording.STATE_HELP, plural=wording.plural,
+        between=durations.between, verbs_for=wording.verbs_for, STATE_HELP=wording.STATE_HELP, plural=text.plural,
         version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
     )  # fmt: skip
     app.context_processor(_reader)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from webapp.console.times import duration
 from webapp.jobs.job_detail import TimelineEntry
 from webapp.jobs.job_phases import Phase, totals
 from webapp.lib import clock
+from webapp.lib.durations import duration
 
 SHOWN = 80  # lines of the list; the rest is counted
 DRAWN = 60  # phases in the bar, the last ones

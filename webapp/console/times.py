@@ -68,52 +68,15 @@ def iso(micros: int) -> str:
     return clock.to_datetime(micros).strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros % clock.SECOND // 1000:03d}Z"
 
 
-def duration(seconds: Optional[float]) -> str:
-    """'42 ms', '1.5 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': two units at most."""
-    if seconds is None:
-        return "\N{EN DASH}"
-    if 0 < seconds < 0.9995:
-        return f"{round(seconds * 1000)} ms"
-    if seconds < 10:
-        return f"{round(seconds, 2):g} s"
-    whole = round(seconds)
-    parts = ((whole // 86400, "d"), (whole % 86400 // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s"))
-    first = next(index for index, (number, _) in enumerate(parts) if number)
-    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
-
-
-def about(seconds: Optional[float]) -> str:
-    """A duration of which two digits are known: '1 h 20 min', '170 ms', 'under 1 ms'."""
-    if seconds is not None and seconds < 0.001:
-        return "under 1 ms"
-    return duration(None if seconds is None else float(f"{seconds:.2g}"))
-
-
-def between(start: Optional[int], end: Optional[int]) -> str:
-    """How long it took from one time to another."""
-    if start is None or end is None:
-        return "\N{EN DASH}"
-    return duration(max(end - start, 0) / clock.SECOND)
-
-
-_UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*\Z", re.IGNORECASE)
-
-
-def parse_duration(text: str) -> Optional[float]:
-    """Seconds that a person wrote as `90`, `10m`, `2 h` or `1d`; None for anything else."""
-    match = _DURATION.match(text)
-    if match is None or match[2].lower() not in _UNITS:
-        return None
-    return float(match[1]) * _UNITS[match[2].lower()]
-
-
 def parse_form(text: str) -> str:
-    """What a datetime-local field sent, as ISO 8601 with the reader's zone. Raises ValueError."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone())
-    return moment.isoformat()
+    """What a datetime-local field sent, as ISO 8601 with the reader's zone. Raises ValueError with a message for it."""
+    try:
+        moment = datetime.fromisoformat(text)
+        told = moment.isoformat() if moment.tzinfo is not None else moment.replace(tzinfo=zone()).isoformat()
+        clock.parse_iso(told)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:40]!r} is no time. Expected something like 2030-01-31T09:30.") from None
+    return told
 
 
 def zone_name() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Optional
 
+from webapp.lib.text import shorten
+
 # The first that is found counts: most browsers also name those that they want to be taken for.
 _BROWSERS = (
     ("Edge", re.compile(r"Edg(?:e|A|iOS)?/(\d+)")),
@@ -34,5 +36,5 @@ def short(agent: Optional[str]) -> str:
     browser = next((f"{name} {found[1]}" for name, looks in _BROWSERS if (found := looks.search(text))), "")
     system = next((name for part, name in _SYSTEMS if part in text), "")
     if not browser:
-        return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+        return shorten(text, _LONGEST)
     return f"{browser} on {system}" if system else browser

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from webapp.console.wording import listed
 from webapp.core import labels
 from webapp.insight.blockers import Obstacle
+from webapp.lib.text import listed
 
 START_COMMAND = "python3 manage.py worker start"
 

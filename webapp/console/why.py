@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 
 from webapp.console.times import when
 from webapp.console.wait_reason import place, start_command, takers, wanting
-from webapp.console.wording import listed, plural, who
+from webapp.console.wording import who
 from webapp.core import labels
 from webapp.db.models import Attempt, Job
 from webapp.insight import blockers
 from webapp.jobs import queries, settings
 from webapp.lib import clock
+from webapp.lib.text import listed, plural
 
 MOST_BUTTONS = 3  # workers that can be resumed from here; of more, the page of workers shows all
 

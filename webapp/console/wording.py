@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -127,38 +126,9 @@ def happened(line: TimelineEntry) -> str:
     return _HAPPENED.get(line.verb, line.verb.replace("_", " ").capitalize())
 
 
-def size(number: Optional[int]) -> str:
-    """Bytes as '512 B', '12.3 KiB', '1.5 MiB'."""
-    if number is None:
-        return NOTHING
-    amount = float(number)
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"
-
-
-def plural(number: int, one: str, many: Optional[str] = None) -> str:
-    """'1 job', '2,413 jobs'"""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """'a', 'a and b', 'a, b and c'"""
-    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)
-
-
 def sentence(message: str) -> str:
     """A message that the command line shows behind a field's name, as a sentence of its own."""
     return message[:1].upper() + message[1:]
-
-
-def one_line(command: str, limit: int = 300) -> str:
-    """A command of several lines as one, its ends of lines shown; cut where a row would not show more."""
-    lines = [line.strip() for line in command[: 4 * limit].splitlines() if line.strip()]
-    text = " \N{RETURN SYMBOL} ".join(line.rstrip("\\").rstrip() if line.endswith("\\") else line for line in lines)
-    return text if len(text) <= limit and len(command) <= 4 * limit else text[: limit - 1] + "…"
 
 
 def number(value: Optional[float]) -> str:

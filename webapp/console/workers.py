@@ -17,7 +17,6 @@ from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.wait_reason import START_COMMAND
-from webapp.console.wording import plural
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet
@@ -25,6 +24,7 @@ from webapp.insight.fleet import SupervisorView
 from webapp.jobs import operations, queries, settings
 from webapp.jobs.queries import WorkerView
 from webapp.lib import clock
+from webapp.lib.text import plural
 from webapp.web.request_info import came_from
 
 pages = Blueprint("workers", __name__)

@@ -16,11 +16,12 @@ from typing import Any, Callable, Optional
 
 from webapp.core import labels
 from webapp.lib import clock
-from webapp.lib.text import escaped
+from webapp.lib.text import escape_controls, shorten
 
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
 ENV_LIMIT = 64 * 1024  # bytes of all names and values
 PATH_LIMIT = 4096
+SHOWN = 60  # characters of a key or a value that a message quotes
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"
 MAX_TIMEOUT = 30 * 86400  # seconds
@@ -111,14 +112,12 @@ def parse(data: object) -> JobSpec:
 
 def _show(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    text = ascii(text) if isinstance(value, str) else text
-    return text if len(text) <= 60 else text[:57] + "…"
+    return shorten(ascii(text) if isinstance(value, str) else text, SHOWN)
 
 
 def _label(key: str) -> str:
     """A key as a message begins with it: it may be a terminal's commands, or a page long."""
-    text = escaped(key).encode(errors="backslashreplace").decode()
-    return text if len(text) <= 60 else text[:57] + "…"
+    return shorten(escape_controls(key), SHOWN)
 
 
 def _unknown(key: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from webapp.db.models import Attempt, Job, OutputTail
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import text_diff
-from webapp.lib.text_alike import last_lines, mask
+from webapp.lib.text import mask, plain_tail, plural
 
 LOOK = 5_000  # of the newest completed jobs, among which a good run is looked for
 LINES, BYTES = 200, 32 * 1024  # of the dead letter's output, that are compared
@@ -119,7 +119,7 @@ def _lines(session: Session, seq: int, attempt: int, most: int, limit: int) -> l
     kept = session.scalar(
         select(func.substr(Attempt.output, start + 1)).where(Attempt.job_seq == seq, Attempt.number == attempt)
     )
-    return [line[:LONGEST_LINE] for line in last_lines(bytes(kept or b""), limit).split("\n")][-most - 1 :]
+    return [line[:LONGEST_LINE] for line in plain_tail(bytes(kept or b""), limit).split("\n")][-most - 1 :]
 
 
 # --- the difference --------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _run(sign: str, lines: Sequence[str]) -> Iterator[Line]:
     half = len(lines) if left_out <= 0 else LONGEST_RUN // 2
     yield from (Line(sign, text) for text in lines[:half])
     if left_out > 0:
-        yield Line("…", f"{left_out:,} {'line' if left_out == 1 else 'lines'} of {_WHOSE[sign]} alone")
+        yield Line("…", f"{plural(left_out, 'line')} of {_WHOSE[sign]} alone")
         yield from (Line(sign, text) for text in lines[-half:])
 
 

@@ -21,6 +21,7 @@ from webapp.jobs.lifecycle import in_state, record
 from webapp.jobs.operations import NotFound, insert_ignore
 from webapp.jobs.queries import COUNT_CAP, Count
 from webapp.lib import clock
+from webapp.lib.text import can_be_stored
 
 MOST_GROUPS = 500  # that a list sorts
 LOOK = 5_000  # of the newest dead letters, whose groups are listed where there are more than that
@@ -346,7 +347,7 @@ def _checked_note(note: str) -> str:
     note = note.replace("\r\n", "\n").strip()
     if len(note) > LONGEST_NOTE:
         raise GroupError("note", f"has {len(note):,} characters; expected at most {LONGEST_NOTE:,}.")
-    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in note):
+    if not can_be_stored(note):
         raise GroupError("note", "contains a character that no text has.")
     return note
 

@@ -14,6 +14,7 @@ from webapp.core import labels
 from webapp.core.setting_values import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk
 from webapp.lib import clock
+from webapp.lib.stream_runs import add_run, decode_runs, spans
 
 
 def find(session: Session, job_id: str) -> Optional[Job]:
@@ -85,28 +86,23 @@ class Output:
     dropped: int = 0
     live: bool = False
 
+    @classmethod
+    def of(cls, ended: Attempt) -> Output:
+        return cls(ended.output, decode_runs(ended.output_runs), ended.output_cut, ended.output_dropped)
+
     def stream(self, which: int) -> bytes:
         """The bytes of one stream: 1 stdout, 2 stderr."""
-        parts, position = [], 0
-        for index, length in enumerate(self.runs):
-            if index % 2 == which - 1:
-                parts.append(self.data[position : position + length])
-            position += length
-        return b"".join(parts)
+        return b"".join(self.data[start:end] for stream, start, end in spans(self.runs) if stream == which - 1)
 
 
 EMPTY = Output(b"", ())
-
-
-def parse_runs(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part)
 
 
 def output(session: Session, job: Job, number: int) -> Optional[Output]:
     """What attempt `number` wrote: kept if it has ended, as far as it has come if it runs. None: no such attempt."""
     ended = attempt(session, job, number)
     if ended is not None:
-        return Output(ended.output, parse_runs(ended.output_runs), ended.output_cut, ended.output_dropped)
+        return Output.of(ended)
     if job.state != "processing" or job.attempts != number:
         return None
     return live_output(session, job.seq, number)
@@ -123,7 +119,8 @@ def live_output(session: Session, job_seq: int, number: int) -> Output:
     for chunk in chunks:
         if chunk.position > end:
             cut, dropped = len(data), dropped + chunk.position - end
-        append_runs(runs, parse_runs(chunk.runs))
+        for stream, start, stop in spans(decode_runs(chunk.runs)):
+            add_run(runs, stream, stop - start)
         data += chunk.data
         end = chunk.position + len(chunk.data)
     return Output(bytes(data), tuple(runs), cut, dropped, live=True)
@@ -145,9 +142,7 @@ def pieces(session: Session, job: Job, number: int, position: int) -> Iterator[P
     """
     ended = attempt(session, job, number)
     if ended is not None:
-        yield from _pieces(
-            ended.output, parse_runs(ended.output_runs), position, ended.output_cut, ended.output_dropped
-        )
+        yield from _pieces(Output.of(ended), position)
         return
     chunks = session.scalars(
         select(OutputChunk)
@@ -155,36 +150,19 @@ def pieces(session: Session, job: Job, number: int, position: int) -> Iterator[P
         .order_by(OutputChunk.position)
     )
     for chunk in chunks:  # a reader has whole chunks behind him, so that none straddles his position
-        for piece in _pieces(chunk.data, parse_runs(chunk.runs), 0):
+        for piece in _pieces(Output(chunk.data, decode_runs(chunk.runs)), 0):
             yield Piece(chunk.position + piece.position, piece.stream, piece.data)
 
 
-def _pieces(
-    data: bytes, runs: tuple[int, ...], position: int, cut: Optional[int] = None, dropped: int = 0
-) -> Iterator[Piece]:
-    start = 0
-    for index, length in enumerate(runs):
-        end = start + length
+def _pieces(kept: Output, position: int) -> Iterator[Piece]:
+    cut = kept.cut
+    for stream, start, end in spans(kept.runs):
         inner = [cut] if cut is not None and start < cut < end else []
         for first, last in zip([start, *inner], [*inner, end]):
-            shift = dropped if cut is not None and first >= cut else 0
+            shift = kept.dropped if cut is not None and first >= cut else 0
             skip = max(0, position - (first + shift))
             if first + skip < last:
-                yield Piece(first + shift + skip, 1 + index % 2, data[first + skip : last])
-        start = end
-
-
-def append_runs(runs: list[int], more: tuple[int, ...]) -> None:
-    """Add alternating runs, stdout first, to others, and let neighbours of one stream grow together."""
-    for index, length in enumerate(more):
-        if length == 0:
-            continue
-        if not runs and index % 2:
-            runs.append(0)
-        if len(runs) % 2 != index % 2:  # the last run is of this very stream
-            runs[-1] += length
-        else:
-            runs.append(length)
+                yield Piece(first + shift + skip, 1 + stream, kept.data[first + skip : last])
 
 
 # --- as JSON ---------------------------------------------------------------------------------------------------------
@@ -249,7 +227,7 @@ def attempt_json(one: Attempt) -> dict[str, Any]:
 
 def output_json(one: Attempt) -> dict[str, Any]:
     """What an ended attempt wrote; bytes that are not UTF-8 show as U+FFFD."""
-    kept = Output(one.output, parse_runs(one.output_runs), one.output_cut, one.output_dropped)
+    kept = Output.of(one)
     return {
         "stdout": kept.stream(1).decode(errors="replace"),
         "stderr": kept.stream(2).decode(errors="replace"),

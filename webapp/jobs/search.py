@@ -16,13 +16,12 @@ from webapp.core import labels
 from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.core.states import STATES
 from webapp.jobs.filters import FilterError, JobFilter, unescaped, words
-from webapp.lib import clock
+from webapp.lib import clock, durations
+from webapp.lib.text import can_be_stored
 
 LONGEST = 1000  # characters, told in full; a box takes TYPED
 TYPED = 500
 EXIT_CODES = range(-(2**31), 2**32)  # Windows has unsigned ones
-LONGEST_AGO = 100 * 365 * 86400  # seconds
-UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 # For whoever asks how to search: a qualifier, an example, what it finds.
 QUALIFIERS = (
     ("state", "state:dead", "jobs in this state"),
@@ -37,8 +36,6 @@ QUALIFIERS = (
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
 _TOKEN = re.compile(r'\s*(?:([A-Za-z]{2,}):(?!//))?("(?:[^"\\]|\\.)*"(?=\s|\Z)|"|\S*)', re.DOTALL)
-_AGO = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([a-z]+)\Z", re.IGNORECASE | re.ASCII)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
 class SearchError(FilterError):
@@ -55,7 +52,7 @@ def parse(text: str, *, state: Optional[str] = None, queue: Optional[str] = None
     """
     if len(text) > LONGEST:
         raise SearchError(f"a search has at most {LONGEST} characters; this one has {len(text):,}.")
-    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in text):
+    if not can_be_stored(text):
         raise SearchError("the search contains a character that no text has.")
     found: dict[str, Any] = {}
     texts: list[str] = []
@@ -171,18 +168,12 @@ def _by(value: str) -> str:
 
 
 def _since(value: str) -> int:
-    ago = _AGO.match(value)
-    if ago and ago[2].lower() in UNITS:
-        seconds = float(ago[1]) * UNITS[ago[2].lower()]
-        if seconds <= LONGEST_AGO:
-            return max(0, clock.now() - clock.seconds(seconds))
+    if value.isdecimal():  # a year, more likely than seconds
+        raise SearchError(f"since: {value[:40]} has no unit; {durations.SINCE_RULE}.")
     try:
-        return clock.parse_iso(value + "T00:00:00Z" if _DATE.match(value) else value)
-    except (ValueError, OverflowError):
-        raise SearchError(
-            f"since:{value[:40]} is no time. Expected how long ago, such as 30m, 2h or 7d, or a date such as "
-            "2026-11-24 (UTC), or a time with its zone such as 2026-11-24T09:30:00Z."
-        ) from None
+        return durations.parse_since(value)
+    except ValueError as error:
+        raise SearchError(f"since: {error}") from None
 
 
 _READERS: dict[str, Callable[[str], Any]] = {

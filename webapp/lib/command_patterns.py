@@ -1,6 +1,6 @@
 """The shape of a command, for people: what differs from run to run is masked, programs and scripts keep their names.
 
-What makes two failures alike is `alike.mask`'s, which is coarser.
+What makes two failures alike is `text.mask`'s, which is coarser.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from webapp.lib.text_alike import AN_ID
+from webapp.lib.text import ID, shorten
 
 SHAPE_LIMIT = 120  # characters of a shape
 LOOKED_AT = 400  # characters of a command that its shape is made of
@@ -29,10 +29,9 @@ def command_shape(command: str) -> str:
     '/opt/shop/bin/report.sh --day 17 /srv/out/17.csv' is 'report.sh --day N PATH'.
     """
     text = _PATH_WORD.sub(_path_word, command[:LOOKED_AT])
-    for pattern, name in ((AN_ID, "ID"), (_NUMBER_IN_COMMAND, "N"), (_SPACE, " ")):
+    for pattern, name in ((ID, "ID"), (_NUMBER_IN_COMMAND, "N"), (_SPACE, " ")):
         text = pattern.sub(name, text)
-    text = text.strip()
-    return text if len(text) <= SHAPE_LIMIT else text[: SHAPE_LIMIT - 1] + "…"
+    return shorten(text.strip(), SHAPE_LIMIT)
 
 
 def _path_word(found: re.Match[str]) -> str:

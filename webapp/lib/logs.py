@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 
-from webapp.lib.text import escaped
+from webapp.lib.text import escape_controls
 
 _TEXT = "%(asctime)s %(levelname)s %(message)s"
 _FIELDS = ("levelname", "name", "process", "message")
@@ -30,7 +30,7 @@ class OneLine(logging.Formatter):
     """Writes a message as one line: a folder or an error that a job brought shall forge no line and move no cursor."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
-        return escaped(super().formatMessage(record))
+        return escape_controls(super().formatMessage(record))
 
 
 def set_up(form: str = "text", level: int = logging.INFO) -> None:

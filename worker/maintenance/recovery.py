@@ -20,6 +20,7 @@ from webapp.db.models import Attempt, Job, OutputChunk, OutputTail, Worker
 from webapp.jobs import job_detail
 from webapp.jobs.lifecycle import in_state, record
 from webapp.lib import clock
+from webapp.lib.stream_runs import encode_runs
 from worker import processes
 from worker.runner import failure_text
 
@@ -167,7 +168,7 @@ def _attempt(session: Session, job: Job, error: str, now: int) -> dict[str, Any]
         "started_at": job.started_at,
         "finished_at": now,
         "output": output.data,
-        "output_runs": ",".join(map(str, output.runs)),
+        "output_runs": encode_runs(output.runs),
         "output_cut": output.cut,
         "output_dropped": output.dropped,
         "due_at": job.run_at,

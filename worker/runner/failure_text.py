@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 
-from webapp.lib.text_alike import last_lines, mask, without_escapes
+from webapp.lib.text import mask, plain_tail, plain_text
 from worker.runner.limits import Limits
 
 LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
@@ -36,7 +36,7 @@ def signal_name(number: int) -> str:
 def last_line(output: bytes) -> str:
     """The last line that says anything, made safe to store and short."""
     for line in reversed(output[-4096:].splitlines()):
-        text = "".join(char for char in without_escapes(line) if char.isprintable()).strip()
+        text = plain_text(line).strip()
         if text:
             return text[:LINE_LIMIT]
     return ""
@@ -44,7 +44,7 @@ def last_line(output: bytes) -> str:
 
 def tail(output: bytes) -> str:
     """The last TAIL_LIMIT bytes as plain text, to be searched: whole lines where there are any, nothing unprintable."""
-    return last_lines(output, TAIL_LIMIT)
+    return plain_tail(output, TAIL_LIMIT)
 
 
 def error_key(what: str, words: str, command: str) -> str:

@@ -11,7 +11,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-STDOUT, STDERR = 0, 1
+from webapp.lib.stream_runs import add_run, encode_runs
+
 _SEGMENT = 4096  # neighbours of one stream grow together up to this size, so that single bytes do not cost 100 each
 
 
@@ -92,17 +93,16 @@ class Capture:
         with self._lock:
             tail_start = max(self.total - min(self._tail_size, self._tail_limit), self._head_size)
             dropped = tail_start - self._head_size
-            runs = _Runs()
-            data = bytearray()
+            runs, data = list[int](), bytearray()
             pieces = list(self._head)
             surplus = self._tail_size - (self.total - tail_start)
             for stream, segment in self._tail:
                 pieces.append((stream, segment[surplus:]))
                 surplus = max(0, surplus - len(segment))
             for stream, segment in pieces:
-                runs.add(stream, len(segment))
+                add_run(runs, stream, len(segment))
                 data += segment
-            return CapturedOutput(bytes(data), str(runs), self._head_size if dropped else None, dropped)
+            return CapturedOutput(bytes(data), encode_runs(runs), self._head_size if dropped else None, dropped)
 
 
 def _append(segments: deque[tuple[int, bytearray]], stream: int, data: bytes) -> None:
@@ -113,32 +113,12 @@ def _append(segments: deque[tuple[int, bytearray]], stream: int, data: bytes) ->
 
 
 def _from(segments: deque[tuple[int, bytearray]], start: int, position: int) -> list[Chunk]:
-    runs, data, first = _Runs(), bytearray(), max(start, position)
+    runs, data, first = list[int](), bytearray(), max(start, position)
     for stream, segment in segments:
         skip = max(0, position - start)
         start += len(segment)
         if skip < len(segment):
             piece = segment[skip:]
-            runs.add(stream, len(piece))
+            add_run(runs, stream, len(piece))
             data += piece
-    return [Chunk(first, bytes(data), str(runs))] if data else []
-
-
-class _Runs:
-    """Lengths of alternating runs, stdout first."""
-
-    def __init__(self) -> None:
-        self._lengths: list[int] = []
-
-    def add(self, stream: int, length: int) -> None:
-        if not length:
-            return
-        if not self._lengths and stream == STDERR:
-            self._lengths.append(0)
-        if len(self._lengths) % 2 == stream:
-            self._lengths.append(length)
-        else:
-            self._lengths[-1] += length
-
-    def __str__(self) -> str:
-        return ",".join(map(str, self._lengths))
+    return [Chunk(first, bytes(data), encode_runs(runs))] if data else []

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from webapp.lib import clock
+from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import processes
 from worker.attempt import Claim
 from worker.messages import GONE, NOW, QUIET, STOP
 from worker.runner.limits import Limits, ResourceLimits
-from worker.runner.output import STDERR, STDOUT, Capture
+from worker.runner.output import Capture
 from worker.runner.runner import READ_SIZE, CannotStart, Runner, Running
 
 FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on

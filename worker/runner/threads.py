@@ -21,10 +21,11 @@ from typing import IO, Any, Optional
 import psutil
 
 from webapp.lib import clock
+from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import messages, processes
 from worker.attempt import Claim
 from worker.runner.limits import Limits
-from worker.runner.output import STDERR, STDOUT, Capture
+from worker.runner.output import Capture
 from worker.runner.runner import READ_SIZE, CannotStart, Runner, Running
 
 FIRST_SAMPLE, LONGEST_SAMPLE = 0.1, 5.0  # seconds between looks at a command's use of the machine: they grow

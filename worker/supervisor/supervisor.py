@@ -18,6 +18,7 @@ from typing import Optional, Protocol
 
 from webapp.config import Config
 from webapp.lib.sd_notify import NOBODY, Manager
+from webapp.lib.text import plural
 from worker import processes
 from worker.assignment import Assignment
 from worker.messages import DONE, ELSEWHERE, END, LOOK, MOVED, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
@@ -228,7 +229,7 @@ class _Supervisor:
             self._asked_at = now
             self._family.tell_keeper(LOOK)
         number = len(self._workers)
-        self._manager.status(f"{number} worker{'' if number == 1 else 's'}{'' if self._stays else ', finishing'}")
+        self._manager.status(f"{plural(number, 'worker')}{'' if self._stays else ', finishing'}")
         if self._serves:
             self._manager.ready()
         self._manager.tick()

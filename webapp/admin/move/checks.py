@@ -19,6 +19,7 @@ from webapp.admin.move.sides import MoveError, Side, Tick
 from webapp.core import relocated, schema
 from webapp.db.models import Queue
 from webapp.db.revisions import known_revisions
+from webapp.lib import text as texts
 
 OLDEST_POSTGRESQL = 13  # has pg_current_snapshot, and sorts by what an index has sorted already
 GROWTH = 1.5  # of what the source takes, so much should be free where the target is a file
@@ -162,7 +163,7 @@ def faults_of(target: Side, needed: int) -> Iterator[str]:
         if not os.access(folder, os.W_OK | os.X_OK):
             yield f"{folder} cannot be written."
         if free < needed * GROWTH:
-            yield f"{folder} has {free / 1024**2:,.0f} MiB free, and about {needed * GROWTH / 1024**2:,.0f} are needed."
+            yield f"{folder} has {texts.size(free)} free, and about {texts.size(needed * GROWTH)} are needed."
         return
     with target.reached() as connection:
         version, encoding, standby, schema, may = connection.execute(

@@ -1,0 +1,79 @@
+"""Lengths of time: every place reads and shows them the same way."""
+
+from __future__ import annotations
+
+import pytest
+
+from webapp.lib import clock, durations
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"),
+    [
+        ("90", 90), ("90s", 90), ("90 sec", 90), ("2m", 120), ("10min", 600), (" 1.5 H ", 5400), (".5h", 1800),
+        ("1.5d", 129_600), ("1W", 604_800), ("1e3", 1000), ("1e3s", 1000), ("0", 0),
+    ],
+)  # fmt: skip
+def test_a_number_and_its_unit_are_seconds(typed: str, seconds: float) -> None:
+    assert durations.parse(typed) == seconds
+
+
+@pytest.mark.parametrize("typed", ["", "soon", "h", "2h30", "5y", "-5", "nan", "inf", "1e999", "inf d", "1 h 5"])
+def test_what_is_no_duration_is_told_with_examples(typed: str) -> None:
+    with pytest.raises(ValueError) as told:
+        durations.parse(typed)
+    assert str(told.value) == (
+        f"{typed!r} is not a duration; expected seconds, or a number with s, min, h, d or w, such as 90, 10min, 1.5h "
+        "or 2d."
+    )
+
+
+def test_a_long_text_is_refused_at_once() -> None:
+    with pytest.raises(ValueError):
+        durations.parse("a9" * 500_000 + "!")
+
+
+@pytest.mark.parametrize(("typed", "seconds"), [("10min", 600), ("1.5d", 129_600), ("1w", 604_800), ("90", 90)])
+def test_a_duration_counts_back_from_now(typed: str, seconds: float) -> None:
+    before = clock.now()
+    since = durations.parse_since(typed)
+    assert before - clock.seconds(seconds) <= since <= clock.now() - clock.seconds(seconds)
+
+
+def test_a_date_is_its_beginning_in_utc_and_a_time_names_its_zone() -> None:
+    assert durations.parse_since("2026-11-24") == clock.parse_iso("2026-11-24T00:00:00Z")
+    assert durations.parse_since("2026-11-24T09:30:00+02:00") == clock.parse_iso("2026-11-24T07:30:00Z")
+    assert durations.parse_since("5000w") == 0  # before all times
+
+
+@pytest.mark.parametrize(
+    "typed", ["yesterday", "2h30", "999999999w", "1e300d", "nan", "2026-11-24T09:30", "1960-01-01"]
+)
+def test_what_is_no_time_is_told_with_examples(typed: str) -> None:
+    with pytest.raises(ValueError, match="is not a time; expected how long ago, such as 30min, 2h or 7d, or a date"):
+        durations.parse_since(typed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "\u2013"), (-1, "0 s"), (0, "0 s"), (0.042, "42 ms"), (0.9994, "999 ms"), (0.9996, "1 s"),
+        (1.5, "1.5 s"), (1.234, "1.23 s"), (12.4, "12 s"), (59.6, "1 min"), (200, "3 min 20 s"), (7500, "2 h 5 min"),
+        (3 * 86400 + 4 * 3600 + 59, "3 d 4 h"), (86400, "1 d"),
+    ],
+)  # fmt: skip
+def test_a_duration_is_shown_in_two_units_at_most(seconds: float, shown: str) -> None:
+    assert durations.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, "\u2013"), (0.0004, "under 1 ms"), (0.1734, "170 ms"), (4831, "1 h 20 min")]
+)
+def test_an_estimate_has_two_digits(seconds: float, shown: str) -> None:
+    assert durations.about(seconds) == shown
+
+
+def test_the_time_between_two_moments_is_never_below_zero() -> None:
+    assert durations.between(0, 1_500_000) == "1.5 s"
+    assert durations.between(5, 0) == "0 s"
+    assert durations.between(None, 5) == durations.between(5, None) == "\u2013"

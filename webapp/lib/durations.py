@@ -1,0 +1,76 @@
+"""Lengths of time as people write and read them: `10min`, `1.5h`, '3 min 20 s'; and times that may be so long ago."""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import suppress
+from string import ascii_letters
+from typing import Optional
+
+from webapp.lib import clock
+
+UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
+LONGEST_AGO = 100 * 365 * 86400  # seconds
+RULE = "expected seconds, or a number with s, min, h, d or w, such as 90, 10min, 1.5h or 2d"
+SINCE_RULE = (
+    "expected how long ago, such as 30min, 2h or 7d, or a date such as 2026-11-24 (UTC), or a time with its zone such "
+    "as 2026-11-24T09:30:00Z"
+)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def parse(text: str) -> float:
+    """Seconds, from a number and one of UNITS. Raises ValueError; the caller puts the name of the field before it."""
+    number = text.strip().rstrip(ascii_letters)
+    try:
+        seconds = float(number) * UNITS[text.strip()[len(number) :].lower()]
+    except (ValueError, KeyError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{text[:40]!r} is not a duration; {RULE}.")
+    return seconds
+
+
+def parse_since(text: str) -> int:
+    """Microseconds since 1970, from a duration before now, a date, or a time with its zone. Raises ValueError."""
+    with suppress(ValueError):
+        seconds = parse(text)
+        if seconds <= LONGEST_AGO:
+            return max(0, clock.now() - clock.seconds(seconds))
+    try:
+        return clock.parse_iso(text + "T00:00:00Z" if _DATE.match(text) else text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:40]!r} is not a time; {SINCE_RULE}.") from None
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: Optional[float]) -> str:
+    """'42 ms', '1.5 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': two units at most; a dash for None."""
+    if seconds is None:
+        return "\N{EN DASH}"
+    if 0 < seconds < 0.9995:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 10:
+        return f"{round(max(seconds, 0), 2):g} s"
+    whole = round(seconds)
+    parts = ((whole // 86400, "d"), (whole % 86400 // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s"))
+    first = next(index for index, (number, _) in enumerate(parts) if number)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
+
+
+def about(seconds: Optional[float]) -> str:
+    """A duration of which two digits are known: '1 h 20 min', '170 ms', 'under 1 ms'."""
+    if seconds is not None and seconds < 0.001:
+        return "under 1 ms"
+    return duration(None if seconds is None else float(f"{seconds:.2g}"))
+
+
+def between(start: Optional[int], end: Optional[int]) -> str:
+    """How long it took from one time to another, in microseconds; a dash where one of them is None."""
+    return duration(None if start is None or end is None else max(end - start, 0) / clock.SECOND)

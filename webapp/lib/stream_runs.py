@@ -1,0 +1,39 @@
+"""Two streams in one sequence of bytes, told apart by the lengths of their alternating runs, stdout first.
+
+'0,5,3' is 5 bytes of stderr, then 3 of stdout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+STDOUT, STDERR = 0, 1
+
+
+def add_run(runs: list[int], stream: int, length: int) -> None:
+    """Put more bytes of a stream behind what is there."""
+    if not length:
+        return
+    if not runs and stream == STDERR:
+        runs.append(0)
+    if len(runs) % 2 == stream:
+        runs.append(length)
+    else:
+        runs[-1] += length
+
+
+def spans(runs: Iterable[int]) -> Iterator[tuple[int, int, int]]:
+    """Each run that has bytes as its stream, its first offset and the one behind its last."""
+    start = 0
+    for index, length in enumerate(runs):
+        if length:
+            yield index % 2, start, start + length
+        start += length
+
+
+def encode_runs(runs: Iterable[int]) -> str:
+    return ",".join(map(str, runs))
+
+
+def decode_runs(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
