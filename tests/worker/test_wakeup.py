@@ -14,8 +14,8 @@ from webapp.config import Config
 from webapp.core import wakeup_signal
 from webapp.db import engines
 from worker.loop import wakeup
-from worker.loop.wakeup_base import Wakeup
 from worker.loop.claims import Claims
+from worker.loop.wakeup_base import Wakeup
 
 pytestmark = pytest.mark.parametrize("config", ["sqlite"], indirect=True)
 

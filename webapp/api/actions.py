@@ -14,9 +14,8 @@ from webapp.api.jobs import Job, job_json, refuse
 from webapp.api.problems import Problem
 from webapp.api.routes import PREFIX, Noun
 from webapp.api.scopes import actor, scope
-from webapp.core.states import ARROWS
+from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.db.models import STATES
 from webapp.jobs import bulk_actions, operations, search
 from webapp.web import serializers
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from webapp.core.job_spec import NAME, NAME_RULE
+from webapp.lib.text import can_be_stored
 
 LABEL_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 NAME_PATTERN = f"^{LABEL_PATTERN}$"
@@ -96,5 +97,5 @@ def _named(value: str) -> None:
 
 
 def _plain(value: str) -> None:
-    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    if not can_be_stored(value):
         raise ValidationError("contains a character that no text has.")

@@ -16,10 +16,10 @@ from webapp.api.routes import PREFIX, Noun
 from webapp.api.scopes import actor, caller, scope
 from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core.states import ARROWS, STATES
 from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import job_detail, operations, search, settings
-from webapp.jobs.lifecycle import ARROWS
 
 MOST_LISTED = 500  # jobs of one page
 MOST_SUBMITTED = 1000  # jobs of one batch
@@ -88,7 +88,7 @@ class ListQuery(Schema):
 
 
 class JobQuery(ListQuery):
-    state = fields.choice("only jobs in this state", models.STATES)
+    state = fields.choice("only jobs in this state", STATES)
 
 
 class Job(fields.Answer):
@@ -97,7 +97,7 @@ class Job(fields.Answer):
     queue = fields.text("its queue")
     requires = fields.texts("labels that its worker must all have")
     priority = fields.whole("higher first")
-    state = fields.text("where it stands", enum=list(models.STATES))
+    state = fields.text("where it stands", enum=list(STATES))
     attempts = fields.whole("attempts made")
     max_retries = fields.whole("automatic retries after the first attempt")
     run_at = fields.time("when it is or was due")

@@ -8,12 +8,11 @@ import click
 
 from webapp.commands._core import actor, core, json_option
 from webapp.commands._output import Column, ago_by, present, span, two_digits
-from webapp.insight.queues import all_queues
 from webapp.lib import clock
 from webapp.lib.durations import duration
 
 if TYPE_CHECKING:
-    from webapp.jobs.queries import QueueView
+    from webapp.insight.queues import QueueView
 
 
 @click.group(epilog="Example: manage.py queue pause mail")
@@ -26,7 +25,7 @@ def queue() -> None:
 def list_queues(as_json: bool) -> None:
     """List the queues with what waits and runs in each. A queue exists once a job has named it."""
     from webapp.db.engines import reading
-    from webapp.jobs import queries
+    from webapp.insight.queues import all_queues
     from webapp.web import serializers
 
     with core(), reading() as session:

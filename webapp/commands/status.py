@@ -9,7 +9,6 @@ import click
 from webapp.commands._core import core, json_option
 from webapp.commands._output import STYLES, print_json, show, two_digits
 from webapp.core import labels
-from webapp.insight.queues import all_queues
 from webapp.lib import clock
 from webapp.lib.durations import about, duration
 from webapp.lib.text import plural
@@ -27,6 +26,7 @@ def status(as_json: bool) -> None:
     """Show how many jobs are in each state, which workers are alive, and what waits."""
     from webapp.db.engines import reading
     from webapp.insight import blockers, trends
+    from webapp.insight.queues import all_queues
     from webapp.jobs import queries
     from webapp.jobs import settings as tunables
     from webapp.web import serializers
