@@ -65,6 +65,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
         last_error=HARD,
         exit_code=-(2**31),
         form_key="a-form.1",
+        batch="a-form",
         max_retries=0,
         created_at=2**62,
         act_id=3,

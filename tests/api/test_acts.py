@@ -9,10 +9,9 @@ import pytest
 from tests.api.conftest import Program
 from tests.api.test_jobs import refused, stored
 from tests.factories import make_job, make_queue, make_supervisor, make_worker
-from webapp.api import actions
+from webapp.api import actions as acts
 from webapp.db.engines import reading
-from webapp.jobs import bulk_actions, canary, job_detail
-from webapp.jobs.filters import JobFilter
+from webapp.jobs import actions, job_detail
 
 
 def state_of(job_id: str) -> str:
@@ -29,9 +28,11 @@ def state_of(job_id: str) -> str:
 def test_a_job_is_moved_once(operator: Program, verb: str, before: str, after: str) -> None:
     make_job(before, id="job1")
     response = operator("POST", f"/jobs/job1/{verb}")
-    assert (response.status_code, response.get_json()["state"]) == (200, after)
-    told = refused(operator("POST", f"/jobs/job1/{verb}"), 409, "conflict")
-    assert told["state"] == after
+    told = response.get_json()
+    assert (response.status_code, told["state"]) == (200, after)
+    assert refused(operator("POST", f"/jobs/job1/{verb}"), 409, "conflict")["state"] == after
+    assert operator("POST", f"/acts/{told['action']}/undo").status_code == 200
+    assert state_of("job1") == before
     refused(operator("POST", f"/jobs/none/{verb}"), 404, "not-found")
 
 
@@ -63,7 +64,9 @@ def test_several_are_moved_and_what_became_of_each_is_told(operator: Program) ->
         "moved": ["a"],
         "asked": [],
         "refused": [{"id": "b", "state": "pending"}, {"id": "c", "state": None}],
+        "action": 1,
     }
+    assert operator("POST", "/jobs/requeue", {"ids": ["a"]}).get_json()["action"] is None
 
 
 def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Program) -> None:
@@ -72,14 +75,15 @@ def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Prog
     make_job("dead", id="other")
     response = operator("POST", "/jobs/requeue", {"all": True, "queue": "mail", "state": "dead"})
     act = response.get_json()["act"]
+    assert response.get_json()["action"] == act["id"]
     assert (response.status_code, act["state"], act["moved"], act["actor"]) == (200, "done", 3, "token:the-operate")
     assert operator("GET", response.headers["Location"]).get_json() == act
     assert state_of("other") == "dead"
 
 
 def test_an_act_that_takes_long_goes_on_by_itself(operator: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "PATIENCE", -1.0)
-    monkeypatch.setattr(bulk_actions, "BATCH", 1)
+    monkeypatch.setattr(acts, "PATIENCE", -1.0)
+    monkeypatch.setattr(actions, "BATCH", 1)
     for number in range(3):
         make_job("dead", id=f"job-{number}")
     response = operator("POST", "/jobs/requeue", {"all": True})
@@ -175,7 +179,35 @@ def test_an_act_is_undone_and_one_that_waits_is_stopped(operator: Program) -> No
     assert state_of("job1") == "dead"
     refused(operator("POST", f"/acts/{act['id']}/undo"), 409, "conflict")
     refused(operator("POST", f"/acts/{act['id']}/stop"), 409, "conflict")
-    waiting = canary.start(JobFilter(), "person:ana")
-    stopped = operator("POST", f"/acts/{waiting}/stop").get_json()["act"]
-    assert stopped["state"] == "stopped"
     refused(operator("POST", "/acts/999/undo"), 404, "not-found")
+
+
+def test_acts_are_listed_newest_first_page_by_page(operator: Program) -> None:
+    for name in "abc":
+        make_job("dead", id=name)
+        operator("POST", f"/jobs/{name}/requeue")
+    assert [act["what"] for act in operator("GET", "/acts").get_json()["acts"]] == ["c", "b", "a"]
+    assert [act["what"] for act in operator("GET", "/acts?limit=1&before=3").get_json()["acts"]] == ["b"]
+
+
+def test_a_canary_goes_first_and_can_be_stopped(operator: Program) -> None:
+    for name, group, at in (("a", "one", 1), ("b", "one", 2), ("c", "two", 3)):
+        make_job("dead", id=name, error_key=group, finished_at=at)
+    response = operator("POST", "/dead-letters/canary", {"all": True, "group": "one"})
+    told = response.get_json()
+    assert (response.status_code, told["act"]["state"], told["act"]["moved"]) == (202, "waiting", 1)
+    assert [state_of(name) for name in "abc"] == ["dead", "pending", "dead"]
+    assert operator("GET", response.headers["Location"]).get_json() == told["act"]
+    stopped = operator("POST", f"/acts/{told['action']}/stop").get_json()["act"]
+    assert stopped["state"] == "stopped"
+
+
+def test_a_canary_can_be_named_and_must_match(operator: Program) -> None:
+    for name in "ab":
+        make_job("dead", id=name, queue="mail")
+    for body in ({}, {"all": False}, {"all": True, "ids": ["a"]}, {"all": True, "first": "a b"}):
+        refused(operator("POST", "/dead-letters/canary", body), 422, "invalid")
+    for body in ({"all": True, "group": "none"}, {"all": True, "queue": "mail", "first": "c"}):
+        refused(operator("POST", "/dead-letters/canary", body), 404, "not-found")
+    assert operator("POST", "/dead-letters/canary", {"all": True, "queue": "mail", "first": "a"}).status_code == 202
+    assert (state_of("a"), state_of("b")) == ("pending", "dead")

@@ -39,6 +39,7 @@ OPERATE = {
     "api-acts.undo_act",
     "api-acts.stop_act",
     "api-dead-letters.requeue_dead_letters",
+    "api-dead-letters.requeue_one_first",
     "api-dead-letters.discard_dead_letters",
     "api-dead-letters.describe_group",
     "api-queues.pause_queue",

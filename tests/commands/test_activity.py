@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import pytest
 from flask import Flask
 
 from tests.commands.conftest import Cli
 from tests.commands.test_dlq import states
 from tests.factories import change_job, make_job
+
+
+@pytest.mark.parametrize(
+    ("argv", "before"),
+    [(["cancel"], "pending"), (["run-now"], "failed"), (["dlq", "retry"], "dead"), (["dlq", "discard"], "dead")],
+)
+def test_what_a_command_did_to_named_jobs_can_be_undone_unless_they_are_gone(
+    app: Flask, cli: Cli, argv: list[str], before: str
+) -> None:
+    make_job(before, id="a")
+    told = cli(*argv, "a", "nope", "--json")
+    answer = told.json
+    assert told.code == 1
+    assert answer == {"moved": ["a"], "asked": [], "refused": [{"id": "nope", "state": None}], "action": 1}
+    undone = cli("activity", "undo", "1")
+    gone = argv == ["dlq", "discard"]
+    assert (undone.code, states("a")) == ((1, ["gone"]) if gone else (0, [before]))
+    assert cli(*argv, "nope", "--json").json["action"] is None
+
+
+def test_what_a_command_did_to_all_is_told_to_programs(app: Flask, cli: Cli) -> None:
+    for name in "ab":
+        make_job("dead", id=name)
+    begun = cli("dlq", "retry", "--all", "--canary", "--json").json
+    assert (begun["action"], begun["act"]["id"], begun["act"]["state"]) == (1, 1, "waiting")
+    done = cli("dlq", "retry", "--all", "--json").json
+    assert (done["action"], done["act"]["moved"], done["act"]["state"]) == (2, 1, "done")
 
 
 def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli) -> None:

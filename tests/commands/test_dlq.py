@@ -38,7 +38,7 @@ def test_an_empty_list_is_a_word_for_a_person_and_an_array_for_a_program(app: Fl
 def test_retry_makes_a_dead_letter_pending(app: Flask, cli: Cli) -> None:
     make_job("dead", id="job1")
     result = cli("dlq", "retry", "job1")
-    assert (result.code, result.out, result.err) == (0, "job1: pending\n", "")
+    assert (result.code, result.out, result.err) == (0, "job1: pending\n", "Undo: manage.py activity undo 1\n")
     assert states("job1") == ["pending"]
 
 

@@ -31,6 +31,7 @@ FIELDS = [
     "exit_code",
     "last_error",
     "requires",
+    "batch",
 ]
 ATTEMPT_FIELDS = {"number", "state", "started_at", "finished_at", "exit_code", "signal", "worker", "stdout", "stderr"}
 
@@ -198,7 +199,7 @@ def test_cancel_moves_what_waits_and_asks_what_runs(app: Flask, cli: Cli) -> Non
     make_job(id="waits")
     make_job("processing", id="runs")
     result = cli("cancel", "waits", "runs")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, "Undo: manage.py activity undo 1\n")
     assert result.lines == ["waits: cancelled", "runs: told to end; its worker follows within about a second"]
     assert state_of("waits") == "cancelled"
 
@@ -217,6 +218,7 @@ def test_what_cannot_be_cancelled_is_named_and_the_rest_is_done(app: Flask, cli:
     assert result.err.splitlines() == [
         "done: is completed; only jobs that have not ended can be cancelled.",
         "nope: there is no such job.",
+        "Undo: manage.py activity undo 1",
     ]
 
 
@@ -226,7 +228,7 @@ def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli)
     make_job(id="due")
     result = cli("run-now", "later", "flaky", "due")
     assert (result.code, result.lines) == (1, ["later: pending", "flaky: pending"])
-    assert result.err == "due: is pending; only scheduled jobs and failed ones can be made due.\n"
+    assert result.err.splitlines()[0] == "due: is pending; only scheduled jobs and failed ones can be made due."
     assert state_of("later") == state_of("flaky") == "pending"
 
 

@@ -16,7 +16,7 @@ from tests.commands.conftest import Cli, Processes
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_worker
 from webapp.commands import _logs
 from webapp.db.engines import reading
-from webapp.jobs import job_detail, operations
+from webapp.jobs import actions, job_detail
 from webapp.lib import clock
 
 
@@ -150,7 +150,7 @@ def test_following_one_attempt_ends_with_it(app: Flask, cli: Cli) -> None:
 
 def test_a_job_that_is_discarded_meanwhile_ends_the_following(app: Flask, cli: Cli, monkeypatch: Any) -> None:
     make_job(id="a")
-    monkeypatch.setattr(_logs, "pause", lambda _: operations.discard(["a"], "person:ben"))
+    monkeypatch.setattr(_logs, "pause", lambda _: actions.apply("discard", ["a"], "person:ben"))
     result = cli("logs", "a", "-f")
     assert (result.code, result.out) == (1, "")
     assert result.err.splitlines()[-1] == "Error: a was discarded."

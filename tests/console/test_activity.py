@@ -10,7 +10,7 @@ from flask import Flask
 from tests.console.conftest import Browser
 from tests.factories import change_job, make_job
 from webapp.db.engines import reading
-from webapp.jobs import bulk_actions, job_detail, operations
+from webapp.jobs import actions, activity, job_detail
 from webapp.jobs import canary as canaries
 from webapp.jobs.filters import JobFilter
 
@@ -53,9 +53,9 @@ def test_without_javascript_the_next_page_offers_the_undo(operator: Browser) -> 
 def test_an_undo_says_how_many_had_been_claimed(operator: Browser) -> None:
     for number in range(3):
         make_job("dead", id=f"job{number}")
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    act = actions.apply("requeue", JobFilter(state="dead"), "person:ana")
     change_job("job0", attempts=2)
-    told = operator.post(f"/activity/{act.act_id}/undo", partial=True)
+    told = operator.post(f"/activity/{act.action_id}/undo", partial=True)
     assert b"Put back 2 jobs. 1 job had been claimed or moved since." in told.data
 
 
@@ -71,20 +71,20 @@ def test_a_discard_offers_no_undo_and_a_cancelled_running_job_neither(operator: 
 @pytest.mark.usefixtures("console")
 def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -> None:
     make_job("dead", id="job1", command="<b>import</b>", queue="mail")
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead", queue="mail"), "person:ana")
-    bulk_actions.carry_out(bulk_actions.undo(act.act_id, "person:ben"))
+    act = actions.apply("requeue", JobFilter(state="dead", queue="mail"), "person:ana")
+    actions.undo(act.action_id, "person:ben")
     canary = canaries.start(JobFilter(state="dead"), "person:ana")
     html = viewer.get("/activity").get_data(as_text=True)
     assert "all dead jobs in queue mail" in html
     assert "Canary, then requeue" in html
     assert "/undo" not in html  # a viewer changes nothing
-    page = viewer.get(f"/activity/{act.act_id}").get_data(as_text=True)
+    page = viewer.get(f"/activity/{act.action_id}").get_data(as_text=True)
     assert "1 job put back" in page
     page = viewer.get(f"/activity/{canary}").get_data(as_text=True)
     assert "&lt;b&gt;import" in page
     assert viewer.get("/activity?before=x").status_code == 400
     assert viewer.get("/activity/999").status_code == 404
-    assert viewer.post(f"/activity/{act.act_id}/undo").status_code == 403
+    assert viewer.post(f"/activity/{act.action_id}/undo").status_code == 403
 
 
 def test_an_empty_activity_teaches(viewer: Browser) -> None:
@@ -97,7 +97,7 @@ def test_pages_of_acts_follow_each_other(console: Flask, viewer: Browser, monkey
     monkeypatch.setattr(activity, "PAGE", 2)
     for number in range(3):
         make_job("dead", id=f"job{number}")
-        bulk_actions.act_on_named("requeue", [f"job{number}"], "person:ana")
+        actions.apply("requeue", [f"job{number}"], "person:ana")
     first = viewer.get("/activity").get_data(as_text=True)
     assert ("job2" in first, "job0" in first) == (True, False)
     older = re.search(r'href="(/activity\?before=\d+)"', first)
@@ -119,7 +119,7 @@ def test_a_canary_is_confirmed_begun_and_stopped(operator: Browser) -> None:
     assert sorted(state(f"job{number}") for number in range(3)) == ["dead", "dead", "pending"]
     assert state(chosen[1]) == "pending"
     with reading() as session:
-        act = bulk_actions.newest(session, 1)[0]
+        act = activity.newest(session, 1)[0]
     assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 200
     assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 409
 
@@ -127,5 +127,5 @@ def test_a_canary_is_confirmed_begun_and_stopped(operator: Browser) -> None:
 def test_a_canary_of_a_group_that_is_gone_is_a_conflict(operator: Browser) -> None:
     assert operator.post("/dead/nobody/canary").status_code == 409
     make_job("dead", id="job1", error_key="abc")
-    operations.discard(["job1"], "person:ben")
+    actions.apply("discard", ["job1"], "person:ben")
     assert operator.post("/dead/abc/canary", data={"confirmed": "1"}).status_code == 404

@@ -22,7 +22,7 @@ from webapp.console.gate import PUBLIC, SAFE
 from webapp.core.locks import Busy
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, UserSession
-from webapp.jobs import bulk_actions, job_detail
+from webapp.jobs import actions, job_detail
 from webapp.lib import clock
 from webapp.web import check_routes, faces
 from webapp.web.request_info import local_path
@@ -321,7 +321,7 @@ def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeyp
         raise Busy("the database is busy")
 
     make_job("dead", id="job1")
-    monkeypatch.setattr(bulk_actions, "act_on_named", busy)
+    monkeypatch.setattr(actions, "apply", busy)
     response = operator.post("/job/job1/requeue")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     assert b"try again in a moment" in response.data
@@ -335,7 +335,7 @@ def test_what_breaks_is_logged_and_shows_nothing_of_itself(
 
     console.testing = False
     make_job("dead", id="job1")
-    monkeypatch.setattr(bulk_actions, "act_on_named", broken)
+    monkeypatch.setattr(actions, "apply", broken)
     response = operator.post("/job/job1/requeue")
     assert response.status_code == 500
     assert b"a secret detail" not in response.data

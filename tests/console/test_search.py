@@ -14,7 +14,7 @@ from tests.console.test_lists import ids
 from tests.factories import change_job, make_job, make_jobs
 from webapp.db.engines import reading
 from webapp.db.models import Act, Job
-from webapp.jobs import bulk_actions, filters, search
+from webapp.jobs import actions, filters, search
 from webapp.lib import clock
 
 
@@ -130,7 +130,7 @@ def test_an_act_on_all_finds_those_that_the_search_did_not_come_to_and_says_so_b
 ) -> None:
     """Exactly what matches, within and beyond the cap: neither those alone that were shown, nor anything else."""
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
-    monkeypatch.setattr(bulk_actions, "LOOKS", 2)
+    monkeypatch.setattr(actions, "READS_PER_BATCH", 2)
     jobs = [
         {"id": f"{state}{n:02}", "state": state, "command": "needle" if n % 9 == 0 else "hay", "queue": "mail"}
         for state in ("dead", "completed")

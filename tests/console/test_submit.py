@@ -12,7 +12,7 @@ from tests.console.conftest import Browser
 from tests.factories import change_job, make_job
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import operations
+from webapp.jobs import actions
 from webapp.lib import clock
 
 
@@ -207,18 +207,18 @@ def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer:
     made = jobs()
     change_job(made[0].id, state="completed", finished_at=clock.now())
     change_job(made[1].id, state="cancelled", finished_at=clock.now())
-    operations.discard([made[2].id], "person:ana")
+    actions.apply("discard", [made[2].id], "person:ana")
     text = viewer.get(place).get_data(as_text=True)
     assert "2 of 119</b> are over" in text
     assert "1 discarded since" in text
-    assert text.count('<tr role="row" id="job-') == 49
+    assert text.count('<tr role="row" id="job-') == 50
     last = viewer.get(f"{place}?from=100").get_data(as_text=True)
     assert "echo 119" in last
     assert "echo 99<" not in last
     assert f'href="{place}"' in viewer.get(f"/job/{made[5].id}").get_data(as_text=True)
     assert 'href="/batch' not in viewer.get(f"/job/{make_job().id}").get_data(as_text=True)
     assert viewer.get(f"{place}?from=99999").status_code == 200
-    for wrong in (f"{place}.1", "/batch/x", "/batch/" + "a" * 32, "/batch/" + "a" * 32 + "x3", place[:-1]):
+    for wrong in (f"{place}.1", "/batch/x", "/batch/" + "a" * 32 + "x3", place[:-1], "/batch/a%00b"):
         assert viewer.get(wrong).status_code == 404
 
 

@@ -15,7 +15,7 @@ from webapp.core import audit_lines, job_spec
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit
-from webapp.jobs import bulk_actions, operations
+from webapp.jobs import actions, operations
 from webapp.jobs.filters import JobFilter
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -31,11 +31,11 @@ def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
     make_job("dead", id="job1")
     make_queue("mail")
     make_worker(id="w1")
-    operations.requeue(["job1"], "person:ana")
+    actions.apply("requeue", ["job1"], "person:ana")
     operations.set_setting("max_retries", 5, "person:ana")
     operations.pause_queue("mail", "person:ana")
     operations.wish_of_workers("quiet", ["w1"], "person:ana")
-    operations.discard(["job1"], "token:deploy")
+    actions.apply("discard", ["job1"], "token:deploy")
     assert trail() == [
         ("person:ana", "requeue", "job:job1", {"before": {"state": "dead"}, "after": {"state": "pending"}}),
         ("person:ana", "config", "setting:max_retries", {"before": 3, "after": 5}),
@@ -60,8 +60,8 @@ def test_enqueue_is_noted_job_by_job_and_a_crowd_by_its_number() -> None:
 def test_a_bulk_act_is_one_line_and_what_rules_do_is_none() -> None:
     for _ in range(3):
         make_job("dead")
-    bulk_actions.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
-    operations.requeue(["nothing"], "person:ana")
+    actions.apply("requeue", JobFilter(state="dead"), "person:ana")
+    actions.apply("requeue", ["nothing"], "person:ana")
     operations.set_setting("max_retries", 5, "rule:test")
     [(actor, verb, subject, detail)] = trail()
     assert (actor, verb, subject) == ("person:ana", "requeue", "act:1")

@@ -7,14 +7,16 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from tests.factories import make_job
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.core import schema
 from webapp.db import engines as db
@@ -43,6 +45,31 @@ def test_the_migrations_lead_to_the_models(app: Flask) -> None:
             one for one in differences if getattr(one[1], "name", "") not in {"ix_jobs_claim", "ix_jobs_lone"}
         ]
     assert differences == []
+
+
+def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> None:
+    digest = "0123456789abcdef" * 2
+    keys: dict[Optional[str], Optional[str]] = {
+        digest: None,
+        f"{digest}x12": f"{digest}x12",
+        f"{digest}x12.3": f"{digest}x12",
+        "api:1:" + digest[:24]: None,
+        "api:123456789:" + digest[:24] + ".1": None,
+    }
+    for key in keys:
+        make_job(form_key=key)
+    make_job()
+    with db.writing() as session:
+        for statement in (
+            "DROP INDEX ix_jobs_batch",
+            "ALTER TABLE jobs DROP COLUMN batch",
+            "UPDATE alembic_version SET version_num = '0004'",
+        ):
+            session.execute(text(statement))
+    migrations.ensure_current(config)
+    with db.reading() as session:
+        found = dict(session.execute(select(models.Job.form_key, models.Job.batch)).tuples().all())
+    assert found == {**keys, None: None}
 
 
 def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -> None:

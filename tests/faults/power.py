@@ -30,6 +30,7 @@ _TELL = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from webapp import create_core, jobspec, operations, people
+from webapp.jobs import actions
 journal, command, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
 def told(what, name, value=None):
     print(json.dumps([os.stat(journal).st_size, what, name, value]), flush=True)
@@ -42,15 +43,15 @@ with create_core().app_context():
         if turn % 3 == 0:
             submit(f"later-{turn}", delay=3600)
             told("enqueue", f"later-{turn}")
-            operations.cancel([f"later-{turn}"], "person:ana")
+            actions.apply("cancel", [f"later-{turn}"], "person:ana")
             told("cancel", f"later-{turn}")
         if turn % 5 == 0:
             operations.set_setting("keep_dead", turn + 1, "person:ana")
             told("config", "keep_dead", turn + 1)
         if turn % 10 == 0:
             submit(f"again-{turn}", delay=3600)
-            operations.cancel([f"again-{turn}"], "person:ana")
-            operations.requeue([f"again-{turn}"], "person:ana")
+            actions.apply("cancel", [f"again-{turn}"], "person:ana")
+            actions.apply("requeue", [f"again-{turn}"], "person:ana")
             told("requeue", f"again-{turn}")
         if turn % 40 == 0:
             people.add(f"user-{turn}", "a horse, a battery", "viewer", "person:ana")

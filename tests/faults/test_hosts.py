@@ -21,7 +21,7 @@ from webapp.db.application import create_core
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, OutputChunk, Supervisor, Worker
 from webapp.insight import fleet
-from webapp.jobs import job_detail, operations, queries
+from webapp.jobs import actions, job_detail, operations, queries
 from webapp.lib import clock
 
 LEASE = 5.0  # seconds, the shortest that is allowed
@@ -113,7 +113,7 @@ def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(hos
             return job_detail.live_output(session, job(job_id).seq, 1).data
 
     eventually(lambda: live() == b"from afar\n")
-    operations.cancel([job_id], "person:test")
+    actions.apply("cancel", [job_id], "person:test")
     eventually(lambda: job(job_id).state == "cancelled", within=8)
 
 
@@ -157,7 +157,7 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
     eventually(lambda: any(worker.host == "beta" for worker in workers()), within=30)
     eventually(lambda: job(held).state == "processing" and job(held).attempts == 2, within=30)
     eventually(lambda: [line.attempt for line in ledger.started(held)] == [1, 2])
-    operations.cancel([held, long], "person:test")
+    actions.apply("cancel", [held, long], "person:test")
     eventually(lambda: {job(held).state, job(long).state} == {"cancelled"})
     for one in others:
         assert len(attempts(one)) == 1 or attempts(one)[0].state == "lost"

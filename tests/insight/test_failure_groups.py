@@ -15,7 +15,7 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit, Job, User
 from webapp.insight import failure_groups
-from webapp.jobs import operations, queries
+from webapp.jobs import actions, queries
 from webapp.jobs.operations import NotFound
 from webapp.lib import clock
 
@@ -184,7 +184,7 @@ def test_a_group_that_was_acknowledged_opens_again_when_one_more_dies_of_it() ->
 def test_an_undone_requeue_does_not_open_a_group() -> None:
     job = die("a", 2)
     failure_groups.acknowledge("a", "person:ana")
-    operations.requeue([job.id], "person:ana")
+    actions.apply("requeue", [job.id], "person:ana")
     change_job(job.id, state="dead", finished_at=job.finished_at)
     assert not found("a").is_open
 
@@ -213,7 +213,7 @@ def test_a_note_and_an_owner_stay_when_the_group_is_empty() -> None:
     make_user("ben", "operator")
     job = die("a")
     assert failure_groups.describe("a", "person:ana", note=" They know.\r\nAsk Monday. ", owner="ben")
-    operations.discard([job.id], "person:ana")
+    actions.apply("discard", [job.id], "person:ana")
     with reading() as session:
         assert failure_groups.find(session, "a") is None
         said = failure_groups.said_of(session, "a")

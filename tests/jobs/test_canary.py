@@ -10,7 +10,7 @@ from sqlalchemy import select
 from tests.factories import change_job, make_job
 from webapp.db.engines import reading
 from webapp.db.models import Act, Event, Job
-from webapp.jobs import bulk_actions, canary, operations
+from webapp.jobs import actions, canary, operations
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
@@ -26,7 +26,7 @@ def state(job: Job) -> str:
 
 def act(act_id: int) -> Act:
     with reading() as session:
-        return bulk_actions.find(session, act_id)
+        return actions.find(session, act_id)
 
 
 def settle(job: Job, state: str) -> None:
@@ -36,7 +36,7 @@ def settle(job: Job, state: str) -> None:
 
 def look() -> None:
     for act_id in canary.look():
-        bulk_actions.carry_out(act_id)
+        actions.resume(act_id)
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def test_it_ends_and_nothing_else_is_touched_when_the_canary(end: str, three: li
     if end == "dies":
         settle(three[2], "dead")
     elif end == "is cancelled":
-        operations.cancel([three[2].id], "person:ben")
+        actions.apply("cancel", [three[2].id], "person:ben")
     elif end == "is discarded":
-        operations.discard([three[2].id], "person:ben")
+        actions.apply("discard", [three[2].id], "person:ben")
     else:
         settle(three[2], "dead")
-        operations.requeue([three[2].id], "person:ben")
+        actions.apply("requeue", [three[2].id], "person:ben")
     look()
     assert (act(act_id).state, act(act_id).moved) == ("stopped", 1)
     assert [state(job) for job in three[:2]] == ["dead", "dead"]
@@ -108,7 +108,7 @@ def test_nothing_to_try_is_said() -> None:
 
 def test_a_waiting_canary_can_be_undone(three: list[Job]) -> None:
     act_id = canary.start(DEAD, ANA)
-    assert bulk_actions.carry_out(bulk_actions.undo(act_id, ANA)).moved == 1
+    assert actions.undo(act_id, ANA).moved == 1
     assert [state(job) for job in three] == ["dead"] * 3
     look()
     assert act(act_id).state == "stopped"

@@ -1,4 +1,4 @@
-"""What people do to the queue: each verb, what it refuses, and what it leaves behind."""
+"""What people do to the queue: enqueue and pause, what is refused, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from sqlalchemy import select
 from webapp.core import enqueue as enqueueing
 from webapp.core import job_spec
 from webapp.db.engines import reading
-from webapp.db.models import Event, Job
-from webapp.jobs import bulk_actions, job_detail, operations
-from webapp.jobs.filters import JobFilter
+from webapp.db.models import Job
+from webapp.jobs import job_detail, operations
 
 
 def enqueue(*commands: str, **fields: object) -> list[str]:
@@ -55,59 +54,6 @@ def test_a_form_sent_twice_makes_one_job() -> None:
     first = operations.enqueue([spec], "person:test", form_key="k1")
     assert operations.enqueue([spec], "person:test", form_key="k1") == first
     assert operations.enqueue([spec], "person:test", form_key="k2") != first
-
-
-@pytest.mark.usefixtures("app")
-def test_cancel_stops_what_waits_and_names_what_it_could_not_stop() -> None:
-    [waiting] = enqueue("true")
-    outcome = operations.cancel([waiting, "nobody"], "person:ana")
-    assert (outcome.moved, outcome.refused) == ([waiting], {"nobody": None})
-    assert operations.cancel([waiting], "person:ana").refused == {waiting: "cancelled"}
-    assert job(waiting).finished_at is not None
-
-
-@pytest.mark.usefixtures("app")
-def test_requeue_makes_a_cancelled_job_pending_with_a_clean_slate() -> None:
-    [cancelled] = enqueue("true")
-    operations.cancel([cancelled], "person:ana")
-    assert operations.requeue([cancelled], "person:ana").moved == [cancelled]
-    assert (job(cancelled).state, job(cancelled).failures, job(cancelled).finished_at) == ("pending", 0, None)
-    assert operations.requeue([cancelled], "person:ana").refused == {cancelled: "pending"}
-
-
-@pytest.mark.usefixtures("app")
-def test_run_now_moves_a_scheduled_job_and_only_such_a_one() -> None:
-    [later] = enqueue("true", delay=3600)
-    assert operations.run_now([later], "person:ana").moved == [later]
-    assert operations.run_now([later], "person:ana").refused == {later: "pending"}
-
-
-@pytest.mark.usefixtures("app")
-def test_a_discarded_job_is_gone_but_who_did_it_is_recorded() -> None:
-    [doomed] = enqueue("true")
-    assert operations.discard([doomed], "person:ana").moved == [doomed]
-    with reading() as session:
-        assert job_detail.find(session, doomed) is None
-        events = session.execute(select(Event.verb, Event.actor).where(Event.subject == f"job:{doomed}")).tuples().all()
-    assert list(events) == [("discard", "person:ana")]
-
-
-@pytest.mark.usefixtures("app")
-def test_a_bulk_act_moves_all_that_match_in_several_transactions() -> None:
-    enqueue(*["true"] * (bulk_actions.BATCH + 3))
-    enqueue("true", queue="other", id="kept")
-    result = bulk_actions.act_on_all("cancel", JobFilter(queue="default"), "person:ana")
-    assert (result.moved, result.skipped, result.done) == (bulk_actions.BATCH + 3, 0, True)
-    assert job("kept").state == "pending"
-
-
-@pytest.mark.usefixtures("app")
-def test_a_bulk_act_leaves_jobs_alone_that_came_after_it_was_asked() -> None:
-    enqueue("true", id="before")
-    act = bulk_actions.start("cancel", JobFilter(), "person:ana")
-    enqueue("true", id="after")
-    assert bulk_actions.advance(act).moved == 1
-    assert (job("before").state, job("after").state) == ("cancelled", "pending")
 
 
 @pytest.mark.usefixtures("app")

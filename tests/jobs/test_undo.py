@@ -11,8 +11,8 @@ from sqlalchemy import select, text
 from tests.factories import change_job, make_job
 from webapp.db import audit
 from webapp.db.engines import is_sqlite, reading
-from webapp.db.models import Act, Event, Job
-from webapp.jobs import bulk_actions, operations
+from webapp.db.models import Event, Job
+from webapp.jobs import actions
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import may_be_taken_back
 
@@ -27,8 +27,8 @@ def row(job_id: str) -> Any:
     return one.state, one.run_at, one.failures, one.finished_at
 
 
-def undo(act_id: int) -> bulk_actions.ActResult:
-    return bulk_actions.carry_out(bulk_actions.undo(act_id, ANA))
+def undo(act_id: int) -> actions.Result:
+    return actions.undo(act_id, ANA)
 
 
 @pytest.mark.parametrize(
@@ -42,118 +42,99 @@ def undo(act_id: int) -> bulk_actions.ActResult:
 def test_undo_puts_back_state_time_and_failures(verb: str, states: tuple[str, ...]) -> None:
     jobs = [make_job(state, failures=3) for state in states]
     before = [row(job.id) for job in jobs]
-    act = bulk_actions.act_on_all(verb, JobFilter(), ANA)
+    act = actions.apply(verb, JobFilter(), ANA)
     assert act.moved == len(states)
     assert all(row(job.id)[0] not in states for job in jobs)
-    assert undo(act.act_id).moved == len(states)
+    assert undo(act.action_id).moved == len(states)
     assert [row(job.id) for job in jobs] == before
 
 
 def test_undo_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_actions, "BATCH", 2)
+    monkeypatch.setattr(actions, "BATCH", 2)
     jobs = [make_job("dead") for _ in range(5)]
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), ANA)
-    assert undo(act.act_id).moved == 5
+    act = actions.apply("requeue", JobFilter(state="dead"), ANA)
+    assert undo(act.action_id).moved == 5
     assert {row(job.id)[0] for job in jobs} == {"dead"}
 
 
 def test_what_a_worker_has_claimed_is_not_put_back_even_when_it_waits_again() -> None:
     claimed, untouched = make_job("dead"), make_job("dead")
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), ANA)
+    act = actions.apply("requeue", JobFilter(state="dead"), ANA)
     change_job(claimed.id, attempts=claimed.attempts + 1)  # claimed, and handed back by a worker that shut down
-    assert undo(act.act_id).moved == 1
+    assert undo(act.action_id).moved == 1
     assert (row(claimed.id)[0], row(untouched.id)[0]) == ("pending", "dead")
 
 
 def test_what_a_person_moved_since_is_not_put_back() -> None:
     mine, theirs = make_job("dead"), make_job("dead")
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), ANA)
-    operations.cancel([theirs.id], "person:ben")
-    operations.requeue([theirs.id], "person:ben")  # pending again, but by Ben
-    assert undo(act.act_id).moved == 1
+    act = actions.apply("requeue", JobFilter(state="dead"), ANA)
+    actions.apply("cancel", [theirs.id], "person:ben")
+    actions.apply("requeue", [theirs.id], "person:ben")  # pending again, but by Ben
+    assert undo(act.action_id).moved == 1
     assert (row(mine.id)[0], row(theirs.id)[0]) == ("dead", "pending")
 
 
 def test_of_two_acts_on_a_job_only_the_later_one_can_be_undone() -> None:
     job = make_job("dead")
-    first = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), ANA)
-    second = bulk_actions.act_on_all("cancel", JobFilter(state="pending"), ANA)
-    with pytest.raises(bulk_actions.CannotUndo, match="Nothing is left"):
-        bulk_actions.undo(first.act_id, ANA)
-    assert undo(second.act_id).moved == 1
+    first = actions.apply("requeue", JobFilter(state="dead"), ANA)
+    second = actions.apply("cancel", JobFilter(state="pending"), ANA)
+    with pytest.raises(actions.CannotUndo, match="Nothing is left"):
+        actions.undo(first.action_id, ANA)
+    assert undo(second.action_id).moved == 1
     assert row(job.id)[0] == "pending"
-    with pytest.raises(bulk_actions.CannotUndo):
-        bulk_actions.undo(second.act_id, ANA)
+    with pytest.raises(actions.CannotUndo):
+        actions.undo(second.action_id, ANA)
 
 
 def test_a_discard_and_an_undo_cannot_be_undone() -> None:
     make_job("dead")
     kept = make_job("completed")
-    discarded = bulk_actions.act_on_all("discard", JobFilter(state="dead"), ANA)
-    with pytest.raises(bulk_actions.CannotUndo, match="discard"):
-        bulk_actions.undo(discarded.act_id, ANA)
-    requeued = bulk_actions.act_on_all("requeue", JobFilter(state="completed"), ANA)
-    back = undo(requeued.act_id)
-    with pytest.raises(bulk_actions.CannotUndo, match="undo"):
-        bulk_actions.undo(back.act_id, ANA)
+    discarded = actions.apply("discard", JobFilter(state="dead"), ANA)
+    with pytest.raises(actions.CannotUndo, match="discard"):
+        actions.undo(discarded.action_id, ANA)
+    requeued = actions.apply("requeue", JobFilter(state="completed"), ANA)
+    back = undo(requeued.action_id)
+    with pytest.raises(actions.CannotUndo, match="undo"):
+        actions.undo(back.action_id, ANA)
     assert row(kept.id)[0] == "completed"
 
 
 def test_undoing_an_act_on_its_way_ends_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_actions, "BATCH", 2)
+    monkeypatch.setattr(actions, "BATCH", 2)
     jobs = [make_job("dead") for _ in range(5)]
-    act_id = bulk_actions.start("requeue", JobFilter(state="dead"), ANA)
-    bulk_actions.advance(act_id)
+    act_id = actions.start("requeue", JobFilter(state="dead"), ANA)
+    actions.advance(act_id)
     assert undo(act_id).moved == 2
-    assert bulk_actions.carry_out(act_id).moved == 2  # whoever carried it out finds it stopped
+    assert actions.resume(act_id).moved == 2  # whoever carried it out finds it stopped
     assert {row(job.id)[0] for job in jobs} == {"dead"}
 
 
 def test_an_act_that_is_stopped_goes_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_actions, "BATCH", 2)
+    monkeypatch.setattr(actions, "BATCH", 2)
     for _ in range(3):
         make_job("dead")
-    act_id = bulk_actions.start("requeue", JobFilter(state="dead"), ANA)
-    bulk_actions.advance(act_id)
-    assert bulk_actions.stop(act_id, ANA)
-    assert not bulk_actions.stop(act_id, ANA)
-    assert bulk_actions.carry_out(act_id).moved == 2
-
-
-def test_an_act_on_named_jobs_can_be_undone_and_audits_each() -> None:
-    dead, running = make_job("dead"), make_job("processing")
-    outcome, act_id = bulk_actions.act_on_named("requeue", [dead.id, running.id], ANA)
-    assert (outcome.moved, outcome.refused) == ([dead.id], {running.id: "processing"})
-    assert act_id is not None
-    with reading() as session:
-        line = audit.page(session, audit.Wanted(subject=f"job:{dead.id}"), limit=1)[0]
-    assert (line.verb, line.actor) == ("requeue", ANA)
-    assert undo(act_id).moved == 1
-    assert row(dead.id)[0] == "dead"
-
-
-def test_an_act_on_named_jobs_that_moved_none_leaves_no_trace() -> None:
-    running = make_job("processing")
-    assert bulk_actions.act_on_named("requeue", [running.id], ANA)[1] is None
-    with reading() as session:
-        assert session.scalar(select(Act.id)) is None
+    act_id = actions.start("requeue", JobFilter(state="dead"), ANA)
+    actions.advance(act_id)
+    assert actions.stop(act_id, ANA)
+    assert not actions.stop(act_id, ANA)
+    assert actions.resume(act_id).moved == 2
 
 
 def test_each_job_tells_its_undo_and_the_audit_trail_the_whole() -> None:
     job = make_job("dead")
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), ANA)
-    undo(act.act_id)
+    act = actions.apply("requeue", JobFilter(state="dead"), ANA)
+    undo(act.action_id)
     with reading() as session:
         assert list(session.scalars(select(Event.verb).where(Event.job_seq == job.seq))) == ["requeue", "undo"]
-        whole = audit.Wanted(subject=f"act:{act.act_id}")
+        whole = audit.Wanted(subject=f"act:{act.action_id}")
         assert [line.verb for line in audit.page(session, whole, limit=5)] == ["undo", "requeue"]
 
 
 def test_what_an_undo_would_put_back_is_found_by_its_index(app: Flask) -> None:
     make_job("dead")
-    act = bulk_actions.act_on_all("requeue", JobFilter(state="dead"), ANA)
-    there = may_be_taken_back("requeue", act.act_id)
-    statement = select(Job.seq).where(there, Job.seq > 5).order_by(Job.seq).limit(bulk_actions.BATCH)
+    act = actions.apply("requeue", JobFilter(state="dead"), ANA)
+    there = may_be_taken_back("requeue", act.action_id)
+    statement = select(Job.seq).where(there, Job.seq > 5).order_by(Job.seq).limit(actions.BATCH)
     with reading() as session:
         if not is_sqlite():
             session.execute(text("SET LOCAL enable_seqscan = off"))

@@ -14,7 +14,7 @@ from tests.factories import make_attempt, make_job, make_queue, make_worker
 from tests.security.test_attacks import HOSTILE
 from webapp.db.engines import writing
 from webapp.db.models import Group, OutputTail
-from webapp.jobs import bulk_actions
+from webapp.jobs import actions
 from webapp.jobs.filters import JobFilter
 
 console = of_console.console
@@ -91,7 +91,7 @@ def test_no_page_runs_what_jobs_bring(open_browser: Callable[..., Page], server:
                 said = {"note": "\n".join(HOSTILE), "owner": HOSTILE[2], "changed_at": 1, "changed_by": HOSTILE[3]}
                 session.add(Group(key="exit:1", **said))
     for text in HOSTILE:
-        bulk_actions.start("requeue", JobFilter(text=text), "person:" + text)
+        actions.start("requeue", JobFilter(text=text), "person:" + text)
     make_worker(host=HOSTILE[0], version=HOSTILE[1])
     make_queue("mail")
     page = open_browser("admin")

@@ -10,7 +10,7 @@ import pytest
 from tests.worker.conftest import Fleet, Queue
 from webapp.db.engines import reading
 from webapp.db.models import Act
-from webapp.jobs import bulk_actions, canary
+from webapp.jobs import actions, canary
 from webapp.jobs.filters import JobFilter
 
 Start = Callable[..., Fleet]
@@ -29,7 +29,7 @@ def dead(queue: Queue, fleet: Start, tmp_path: Path) -> list[str]:
 
 def act(act_id: int) -> Act:
     with reading() as session:
-        return bulk_actions.find(session, act_id)
+        return actions.find(session, act_id)
 
 
 def test_the_rest_follows_a_canary_that_completes(

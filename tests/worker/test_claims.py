@@ -19,7 +19,7 @@ from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import writing
 from webapp.db.models import Job
-from webapp.jobs import operations
+from webapp.jobs import actions, operations
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
@@ -109,14 +109,14 @@ def test_a_failure_is_retried_up_to_the_limit_and_then_buried(
 def test_a_request_to_cancel_wins_over_a_retry_and_a_release(queue: Queue, claims: Claims, kind: str) -> None:
     queue.enqueue("true", id="job1", max_retries=5)
     [claim] = take(claims)
-    operations.cancel(["job1"], "person:ana")
+    actions.apply("cancel", ["job1"], "person:ana")
     assert settle(claims, ended(claim, kind)) == "cancelled"
 
 
 def test_a_request_to_cancel_loses_against_success(queue: Queue, claims: Claims) -> None:
     queue.enqueue("true", id="job1")
     [claim] = take(claims)
-    operations.cancel(["job1"], "person:ana")
+    actions.apply("cancel", ["job1"], "person:ana")
     assert settle(claims, ended(claim)) == "completed"
 
 

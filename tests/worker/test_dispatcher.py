@@ -16,7 +16,7 @@ from webapp.core.labels import Lane
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk, Worker
-from webapp.jobs import operations
+from webapp.jobs import actions, operations
 from webapp.lib import clock
 from worker.attempt import AttemptResult
 from worker.loop.claims import Claims
@@ -159,7 +159,7 @@ def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
     [job_id] = jobs(1)
     with bench.claims as turn:
         [claim] = turn.claim([Lane("default")], 1, bench.dispatcher.settings)
-    operations.cancel([job_id], "person:ana")
+    actions.apply("cancel", [job_id], "person:ana")
     bench.dispatcher._unsure = True
     assert bench.turn() == [job_id]
     assert bench.dispatcher.to_stop[-1] == claim.token

@@ -22,7 +22,7 @@ from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, Worker
-from webapp.jobs import operations
+from webapp.jobs import actions, operations
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
@@ -136,7 +136,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     def cancel_job(self, job_id: str) -> None:
         one = self.model.get(job_id)
-        outcome = operations.cancel([job_id], "person:test")
+        outcome = actions.apply("cancel", [job_id], "person:test").outcome
         if one is not None and one.state in {"scheduled", "pending", "failed"}:
             one.state = "cancelled"
             assert outcome.moved == [job_id]
@@ -155,7 +155,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def requeue(self, job_id: str) -> None:
         one = self.model.get(job_id)
-        outcome = operations.requeue([job_id], "person:test")
+        outcome = actions.apply("requeue", [job_id], "person:test").outcome
         if one is not None and one.state in {"dead", "cancelled", "completed"}:
             one.state, one.run_at, one.failures, one.losses, one.lone_losses = "pending", self.time, 0, 0, 0
             assert outcome.moved == [job_id]
@@ -165,7 +165,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def run_now(self, job_id: str) -> None:
         one = self.model.get(job_id)
-        outcome = operations.run_now([job_id], "person:test")
+        outcome = actions.apply("run_now", [job_id], "person:test").outcome
         if one is not None and one.state in {"scheduled", "failed"}:
             one.state, one.run_at = "pending", self.time
             assert outcome.moved == [job_id]
@@ -175,7 +175,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def discard(self, job_id: str) -> None:
         one = self.model.get(job_id)
-        outcome = operations.discard([job_id], "person:test")
+        outcome = actions.apply("discard", [job_id], "person:test").outcome
         if one is not None and one.state != "processing":
             del self.model[job_id]
             assert outcome.moved == [job_id]

@@ -14,7 +14,7 @@ from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor
 from webapp.insight import fleet as fleets
-from webapp.jobs import bulk_actions, operations
+from webapp.jobs import actions, operations
 from webapp.jobs.filters import JobFilter
 
 Start = Callable[..., Fleet]
@@ -121,8 +121,8 @@ def test_cancelling_a_running_job_ends_its_command_at_once(
     fleet()
     job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 300")
     pid = pid_in(tmp_path / "pid")
-    assert operations.cancel([job_id], "person:ana").asked == [job_id]
-    assert operations.cancel([job_id], "person:bob").refused == {job_id: "processing"}
+    assert actions.apply("cancel", [job_id], "person:ana").outcome.asked == [job_id]
+    assert actions.apply("cancel", [job_id], "person:bob").outcome.refused == {job_id: "processing"}
     queue.reaches(job_id, "cancelled")
     [attempt] = queue.attempts(job_id)
     assert (attempt.state, attempt.reason) == ("cancelled", "cancelled")
@@ -138,7 +138,7 @@ def test_a_cancelled_job_is_not_retried_even_if_it_fails_by_itself_first(
     command = f"trap 'exit 7' TERM; touch {tmp_path}/here; while :; do sleep 0.05; done"
     job_id = queue.enqueue(command)
     queue._eventually((tmp_path / "here").exists)
-    operations.cancel([job_id], "person:ana")
+    actions.apply("cancel", [job_id], "person:ana")
     assert queue.reaches(job_id, "cancelled").exit_code == 7
 
 
@@ -229,7 +229,7 @@ def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: P
     job_id = queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0)
     queue.reaches(job_id, "dead")
     (tmp_path / "fixed").touch()
-    bulk_actions.act_on_all("requeue", JobFilter(state="dead"), "person:ana")
+    actions.apply("requeue", JobFilter(state="dead"), "person:ana")
     job = queue.reaches(job_id, "completed")
     assert (job.attempts, job.failures) == (2, 0)
     assert queue.verbs(job_id) == ["requeue"]

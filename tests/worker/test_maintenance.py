@@ -14,7 +14,7 @@ from webapp.core import job_spec, setting_values
 from webapp.db.engines import reading, writing
 from webapp.db.models import Act, Attempt, CommandHour, Event, Job, Minute, Worker
 from webapp.insight import rollups
-from webapp.jobs import bulk_actions, job_detail, operations
+from webapp.jobs import actions, job_detail, operations
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from worker import processes
@@ -77,7 +77,7 @@ def test_what_has_not_ended_is_kept_however_old_it_is() -> None:
 def test_many_old_jobs_go_in_small_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "PRUNE_BATCH", 10)
     operations.enqueue([job_spec.parse({"command": "true"})] * 35, "person:test")
-    bulk_actions.act_on_all("cancel", JobFilter(), "person:test")
+    actions.apply("cancel", JobFilter(), "person:test")
     with writing() as session:
         session.execute(update(Job).values(finished_at=1))
     assert prune() == 35
@@ -87,7 +87,7 @@ def test_many_old_jobs_go_in_small_transactions(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("app")
 def test_records_of_long_ago_go_and_those_of_living_jobs_stay() -> None:
     operations.enqueue([job_spec.parse({"id": "job1", "command": "true"})], "person:test")
-    operations.cancel(["job1"], "person:test")
+    actions.apply("cancel", ["job1"], "person:test")
     operations.set_setting("backoff_base", 3, "person:test")
     with writing() as session:
         session.execute(update(Event).values(at=1))
@@ -100,7 +100,7 @@ def test_records_of_long_ago_go_and_those_of_living_jobs_stay() -> None:
 def test_old_records_go_however_many_of_living_jobs_are_older(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "PRUNE_BATCH", 2)
     operations.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
-    operations.cancel(["job0", "job1", "job2"], "person:test")
+    actions.apply("cancel", ["job0", "job1", "job2"], "person:test")
     operations.set_setting("backoff_base", 3, "person:test")
     with writing() as session:
         session.execute(update(Event).values(at=1))
@@ -111,31 +111,31 @@ def test_old_records_go_however_many_of_living_jobs_are_older(monkeypatch: pytes
 
 @pytest.mark.usefixtures("app")
 def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    operations.enqueue([job_spec.parse({"command": "true"})] * (bulk_actions.BATCH + 5), "person:test")
-    act = bulk_actions.start("cancel", JobFilter(), "person:ana")
-    bulk_actions.advance(act)
+    operations.enqueue([job_spec.parse({"command": "true"})] * (actions.BATCH + 5), "person:test")
+    act = actions.start("cancel", JobFilter(), "person:ana")
+    actions.advance(act)
     with writing() as session:
         session.execute(update(Act).values(lease_until=1))
     maintenance._Keeper().tick()
     with reading() as session:
         row = session.get(Act, act)
         assert row is not None
-        assert (row.state, row.moved) == ("done", bulk_actions.BATCH + 5)
+        assert (row.state, row.moved) == ("done", actions.BATCH + 5)
 
 
 @pytest.mark.usefixtures("app")
 def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_actions, "BATCH", 2)
+    monkeypatch.setattr(actions, "BATCH", 2)
     monkeypatch.setattr(maintenance, "ACTS_EVERY_LOOK", 0.0)
     operations.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
-    act = bulk_actions.start("cancel", JobFilter(), "person:ana")
+    act = actions.start("cancel", JobFilter(), "person:ana")
     with writing() as session:
         session.execute(update(Act).values(lease_until=1))
     one, moved = maintenance._Keeper(), []
     for _ in range(4):
         one.tick()
         with reading() as session:
-            moved.append(bulk_actions.find(session, act).moved)
+            moved.append(actions.find(session, act).moved)
     assert moved == [2, 4, 6, 7]
     assert one.acts == []
 

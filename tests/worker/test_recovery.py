@@ -11,7 +11,7 @@ from typing import Any, Callable
 import psutil
 
 from tests.worker.conftest import Fleet, Queue, both_ways
-from webapp.jobs import operations
+from webapp.jobs import actions
 from worker import processes
 
 Start = Callable[..., Fleet]
@@ -81,7 +81,7 @@ def test_a_cancelled_job_whose_worker_dies_is_cancelled_and_not_run_again(
     fleet()
     job_id = queue.enqueue(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done")
     pid_in(tmp_path / "pid")
-    operations.cancel([job_id], "person:ana")
+    actions.apply("cancel", [job_id], "person:ana")
     os.kill(queue.workers()[0].pid, signal.SIGKILL)
     job = queue.reaches(job_id, "cancelled", within=10)
     assert job.attempts == 1

@@ -1,8 +1,8 @@
 """The API: the JSON face of the queue, under /api/v1. A file a noun; this one puts the house together.
 
-It shows what `queries`, `story` and `shapes` give and acts through `operations` and `bulk`, as the console and the CLI
-do. Who may what is decided in `gate.py`, which the console's gate calls; every view names its scope. Nothing here
-imports the console.
+It shows what `queries`, `story` and `shapes` give and acts through `operations` and `jobs.actions`, as the console and
+the CLI do. Who may what is decided in `gate.py`, which the console's gate calls; every view names its scope. Nothing
+here imports the console.
 """
 
 from __future__ import annotations

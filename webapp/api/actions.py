@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, ClassVar
+from typing import Any, ClassVar
 
 from flask import Response
 from marshmallow import Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as ma
 
 from webapp.api import fields, idempotency, request_body
-from webapp.api.jobs import Job, job_json, refuse
+from webapp.api.jobs import MOST_LISTED, Job, job_json, refuse
 from webapp.api.problems import Problem
 from webapp.api.routes import PREFIX, Noun
 from webapp.api.scopes import actor, scope
 from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.jobs import bulk_actions, operations, search
+from webapp.jobs import actions, activity, search
+from webapp.jobs.filters import JobFilter
 from webapp.web import serializers
 
 PATIENCE = 20.0  # seconds that a program waits for an act on all; a supervisor carries on what is left
 MOST_NAMED = 500  # ids of one act
-OPERATIONS: dict[str, Callable[..., operations.Outcome]] = {
-    "cancel": operations.cancel,
-    "run_now": operations.run_now,
-    "requeue": operations.requeue,
-    "discard": operations.discard,
-}
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -66,6 +61,7 @@ class Outcome(fields.Answer):
     moved = fields.texts("ids of jobs that were moved")
     asked = fields.texts("ids of running jobs that were told to stop")
     refused = fields.many(Refused, "jobs in a state that does not allow it")
+    action = fields.whole("the act that moved them, for an undo; null: none was moved", null=True)
 
 
 class Act(fields.Answer):
@@ -85,6 +81,20 @@ class Act(fields.Answer):
 
 class ActAnswer(fields.Answer):
     act = ma.Nested(Act, required=True)
+    action = fields.whole("its id")
+
+
+class Acts(fields.Answer):
+    acts = fields.many(Act, "newest first")
+
+
+class ActQuery(Schema):
+    limit = fields.integer("acts of a page", 1, MOST_LISTED, load_default=50)
+    before = fields.integer("only acts with a lower id, for the next page", 1, 2**53 - 1)
+
+
+class MovedJob(Job):
+    action = fields.whole("the act that moved it, for an undo", null=True)
 
 
 EITHER = {"oneOf": [Outcome, ActAnswer]}
@@ -94,7 +104,7 @@ EITHER = {"oneOf": [Outcome, ActAnswer]}
 routes = Noun("Acts", "Cancel, requeue, run now, discard: one job, several, or all that match.")
 
 
-@routes.on("POST", "/jobs/<job_id>/cancel", {200: Job, 202: Job})
+@routes.on("POST", "/jobs/<job_id>/cancel", {200: MovedJob, 202: MovedJob})
 @scope("operate")
 @idempotency.repeatable
 def cancel_job(job_id: str) -> Response:
@@ -102,7 +112,7 @@ def cancel_job(job_id: str) -> Response:
     return _on_one("cancel", job_id)
 
 
-@routes.on("POST", "/jobs/<job_id>/run-now", {200: Job})
+@routes.on("POST", "/jobs/<job_id>/run-now", {200: MovedJob})
 @scope("operate")
 @idempotency.repeatable
 def run_job_now(job_id: str) -> Response:
@@ -110,7 +120,7 @@ def run_job_now(job_id: str) -> Response:
     return _on_one("run_now", job_id)
 
 
-@routes.on("POST", "/jobs/<job_id>/requeue", {200: Job})
+@routes.on("POST", "/jobs/<job_id>/requeue", {200: MovedJob})
 @scope("operate")
 @idempotency.repeatable
 def requeue_job(job_id: str) -> Response:
@@ -120,9 +130,10 @@ def requeue_job(job_id: str) -> Response:
 
 def _on_one(verb: str, job_id: str) -> Response:
     request_body.no_body()
-    outcome = OPERATIONS[verb]([job_id], actor())
-    refuse(verb, job_id, outcome)
-    return request_body.answer(job_json(job_id), 202 if outcome.asked else 200)
+    result = actions.apply(verb, [job_id], actor())
+    refuse(verb, job_id, result)
+    moved = {**job_json(job_id), "action": result.action_id}
+    return request_body.answer(moved, 202 if result.outcome.asked else 200)
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
@@ -167,22 +178,36 @@ def discard_jobs() -> Response:
 def on_many(verb: str, which: dict[str, Any], *, only: str = "") -> Response:
     """Move what a body names. `only`: of this state alone."""
     if which.get("all"):
-        wanted = search.parse(which.get("q", ""), state=only or which.get("state"), queue=which.get("queue"))
-        if only == "dead":
-            wanted = replace(wanted.in_output(), group=which.get("group"))
-        return _carried_out(bulk_actions.start(verb, wanted, actor()))
-    narrowed = {"only": only} if only else {}
-    outcome = OPERATIONS[verb](which["ids"], actor(), **narrowed)
-    refused = [{"id": id_, "state": state} for id_, state in outcome.refused.items()]
-    return request_body.answer({"moved": outcome.moved, "asked": outcome.asked, "refused": refused})
+        return told(actions.apply(verb, matching(which, only), actor(), within=PATIENCE))
+    result = actions.apply(verb, which["ids"], actor(), only=only or None)
+    return request_body.answer(serializers.outcome(result))
+
+
+def matching(which: dict[str, Any], state: str = "") -> JobFilter:
+    """The filter that a body names; the words of a search for dead letters may also stand in their output."""
+    wanted = search.parse(which.get("q", ""), state=state or which.get("state"), queue=which.get("queue"))
+    return replace(wanted.in_output(), group=which.get("group")) if state == "dead" else wanted
+
+
+# --- looking, undo and stop ------------------------------------------------------------------------------------------
+
+
+@routes.on("GET", "/acts", {200: Acts}, query=ActQuery)
+@scope("read")
+def list_acts() -> Any:
+    """List what was done to jobs, newest first."""
+    asked = request_body.query(ActQuery)
+    with reading() as session:
+        found = activity.newest(session, asked["limit"], asked.get("before"))
+    return {"acts": [serializers.act(one) for one in found]}
 
 
 @routes.on("GET", "/acts/<int(max=9007199254740991):act_id>", {200: Act})
 @scope("read")
 def get_act(act_id: int) -> Any:
-    """How far an act on all has come."""
+    """How far an act has come."""
     with reading() as session:
-        return serializers.act(bulk_actions.find(session, act_id))
+        return serializers.act(actions.find(session, act_id))
 
 
 @routes.on("POST", "/acts/<int(max=9007199254740991):act_id>/undo", {200: ActAnswer, 202: ActAnswer})
@@ -192,10 +217,9 @@ def undo_act(act_id: int) -> Response:
     """Put back what no worker has claimed and nobody has moved since. The answer is the undo, an act itself."""
     request_body.no_body()
     try:
-        undo = bulk_actions.undo(act_id, actor())
-    except bulk_actions.CannotUndo as error:
+        return told(actions.undo(act_id, actor(), PATIENCE))
+    except actions.CannotUndo as error:
         raise Problem("conflict", str(error)) from None
-    return _carried_out(undo)
 
 
 @routes.on("POST", "/acts/<int(max=9007199254740991):act_id>/stop", {200: ActAnswer})
@@ -204,16 +228,17 @@ def undo_act(act_id: int) -> Response:
 def stop_act(act_id: int) -> Response:
     """End an act where it stands; what it has moved stays moved."""
     request_body.no_body()
-    if not bulk_actions.stop(act_id, actor()):
+    if not actions.stop(act_id, actor()):
         raise Problem("conflict", "It has ended already. Nothing was changed.")
-    return _told(act_id, 200)
+    return answer_of(act_id, 200)
 
 
-def _carried_out(act_id: int) -> Response:
-    return _told(act_id, 200 if bulk_actions.carry_out(act_id, PATIENCE).done else 202)
+def told(result: actions.Result) -> Response:
+    """How far an action on all, or an undo, has come."""
+    return answer_of(result.action_id, 200 if result.done else 202)
 
 
-def _told(act_id: int, status: int) -> Response:
+def answer_of(act_id: int, status: int) -> Response:
     with reading() as session:
-        act = serializers.act(bulk_actions.find(session, act_id))
-    return request_body.answer({"act": act}, status, {"Location": f"{PREFIX}/acts/{act['id']}"})
+        found = serializers.action(session, act_id)
+    return request_body.answer(found, status, {"Location": f"{PREFIX}/acts/{act_id}"})

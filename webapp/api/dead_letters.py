@@ -10,16 +10,17 @@ from typing import Any, ClassVar
 
 from flask import Response
 from marshmallow import Schema
+from marshmallow import fields as ma
 
 from webapp.api import fields, idempotency, pagination, request_body
-from webapp.api.actions import EITHER, ActAnswer, Which, on_many
+from webapp.api.actions import EITHER, ActAnswer, Which, answer_of, matching, on_many
 from webapp.api.jobs import LINKS, MOST_LISTED, JobPage, ListQuery
 from webapp.api.problems import one_field
 from webapp.api.routes import Noun
 from webapp.api.scopes import actor, scope
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
-from webapp.jobs import operations, search
+from webapp.jobs import canary, operations, search
 from webapp.web import serializers
 
 
@@ -39,6 +40,18 @@ class WhichDead(Which):
     example: ClassVar[Any] = {"all": True}
 
     group = fields.name("with all: only of this group")
+
+
+class CanaryRequest(Schema):
+    example: ClassVar[Any] = {"all": True, "queue": "mail"}
+
+    all = ma.Boolean(
+        required=True, truthy=[True], falsy=[], metadata={"description": "all that match now", "enum": [True]}
+    )
+    queue = fields.name("only of this queue")
+    q = fields.typed("only those that match this search", search.TYPED)
+    group = fields.name("only of this group")
+    first = fields.name("the job that goes first; default: the newest")
 
 
 class GroupRequest(Schema):
@@ -98,6 +111,19 @@ def requeue_dead_letters() -> Response:
 def discard_dead_letters() -> Response:
     """Delete dead letters with their attempts and output, by their ids, or all that match. This cannot be undone."""
     return on_many("discard", request_body.body(WhichDead), only="dead")
+
+
+@routes.on("POST", "/dead-letters/canary", {202: ActAnswer}, body=CanaryRequest, also=(404,))
+@scope("operate")
+@idempotency.repeatable
+def requeue_one_first() -> Response:
+    """Requeue one dead letter first, the others that match only if it completes.
+
+    The act waits for that job, retries included. If it dies, is cancelled or is discarded, the act ends and the others
+    stay. Only jobs that are dead at the time of the request are meant.
+    """
+    asked = request_body.body(CanaryRequest)
+    return answer_of(canary.start(matching(asked, "dead"), actor(), asked.get("first")), 202)
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from webapp.api.routes import PREFIX, Noun
 from webapp.api.scopes import actor, caller, scope
 from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.core.states import ARROWS, STATES
+from webapp.core.states import STATES
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import job_detail, operations, search, settings
+from webapp.jobs import actions, job_detail, operations, search, settings
 
 MOST_LISTED = 500  # jobs of one page
 MOST_SUBMITTED = 1000  # jobs of one batch
@@ -109,6 +109,7 @@ class Job(fields.Answer):
     finished_at = fields.time("when it ended for good", null=True)
     exit_code = fields.whole("of the latest ended attempt", null=True)
     last_error = fields.text("of the latest ended attempt", null=True)
+    batch = fields.text("the same for all jobs that one form made together; null: not made so", null=True)
 
 
 class Attempt(fields.Answer):
@@ -250,7 +251,7 @@ def get_job(job_id: str) -> Any:
 @scope("operate")
 def discard_job(job_id: str) -> Response:
     """Delete a job with its attempts and output. It must not be running."""
-    refuse("discard", job_id, operations.discard([job_id], actor()))
+    refuse("discard", job_id, actions.apply("discard", [job_id], actor()))
     return Response(status=204)
 
 
@@ -270,15 +271,10 @@ def found(session: Session, job_id: str) -> models.Job:
     return job
 
 
-def refuse(verb: str, job_id: str, outcome: operations.Outcome) -> None:
-    """Raises NotFound, or Problem where the job is in another state by now."""
-    if job_id not in outcome.refused:
+def refuse(verb: str, job_id: str, result: actions.Result) -> None:
+    """Raises NotFound, or Problem where the job was in another state."""
+    if job_id not in result.outcome.refused:
         return
-    state = outcome.refused[job_id]
-    if state is None:
-        raise operations.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
-    if verb == "cancel" and state == "processing":
-        raise Problem("conflict", f"{job_id} was asked to stop already, and will.", state=state)
-    leaves = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "not processing"
-    text = f"{job_id} is {state}; {verb.replace('_', ' ')} is for jobs that are {leaves}. Nothing was changed."
-    raise Problem("conflict", text, state=state)
+    state = result.outcome.refused[job_id]
+    text = actions.refusal(verb, job_id, state)
+    raise operations.NotFound(text) if state is None else Problem("conflict", text, state=state)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import click
 
-from webapp.commands._output import one_line
+from webapp.commands._output import one_line, print_json, say
 from webapp.lib import durations
 
 if TYPE_CHECKING:
     from webapp.config import Config
     from webapp.db.models import Job
+    from webapp.jobs.actions import Result
     from webapp.jobs.operations import Outcome
 
 if TYPE_CHECKING:
@@ -136,3 +137,16 @@ def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", t
         why = f"there is no such {thing}" if state is None else f"is {state}; {rule}"
         click.echo(f"{one_line(id_)}: {why}.", err=True)
     return 0 if outcome.done else 1
+
+
+def tell_result(result: Result, became: str, rule: str, as_json: bool, *, asked: str = "") -> int:
+    """The same for an action on named jobs, and how to undo it."""
+    if as_json:
+        from webapp.web import serializers
+
+        print_json(serializers.outcome(result))
+        return 0 if result.outcome.done else 1
+    code = tell_outcome(result.outcome, became, rule, asked=asked)
+    if result.undo is not None:
+        say(f"Undo: manage.py activity undo {result.undo}")
+    return code

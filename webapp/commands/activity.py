@@ -1,4 +1,4 @@
-"""`activity`: what was done to jobs in the console or to all that matched, and its undo."""
+"""`activity`: what was done to jobs, and its undo."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def activity() -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @json_option
 def list_acts(limit: int, as_json: bool) -> None:
-    """List acts, newest first: those on all jobs that matched, those of the console, canaries, undos."""
+    """List acts, newest first: those of the console, of commands and of programs, with canaries and undos."""
     from webapp.db.engines import reading
-    from webapp.jobs import bulk_actions
+    from webapp.jobs.activity import newest, what
     from webapp.web import serializers
 
     with core(), reading() as session:
-        acts = bulk_actions.newest(session, limit)
+        acts = newest(session, limit)
     now = clock.now()
     columns = [
         Column("ID", lambda act: act.id, right=True),
         Column("VERB", lambda act: "canary" if act.canary_seq is not None else act.verb),
-        Column("WHAT", bulk_actions.what, flexible=True),
+        Column("WHAT", what, flexible=True),
         Column("STATE", lambda act: act.state),
         Column("MOVED", lambda act: f"{act.moved:,}", right=True),
         Column("SKIPPED", lambda act: f"{act.skipped:,}", right=True),
@@ -44,12 +44,12 @@ def list_acts(limit: int, as_json: bool) -> None:
 @click.argument("act_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 def undo(act_id: int) -> int:
     """Put back what the act ID moved, but for what workers have claimed or others have moved since."""
-    from webapp.jobs import bulk_actions
+    from webapp.jobs import actions
 
     with core():
         try:
-            result = bulk_actions.carry_out(bulk_actions.undo(act_id, actor()))
-        except bulk_actions.CannotUndo as error:
+            result = actions.undo(act_id, actor())
+        except actions.CannotUndo as error:
             say(str(error))
             return 1
     click.echo(f"{plural(result.moved, 'job')} put back")
@@ -60,9 +60,9 @@ def undo(act_id: int) -> int:
 @click.argument("act_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
 def stop(act_id: int) -> int:
     """End the act ID, which goes on or waits for its canary. What it has moved stays moved."""
-    from webapp.jobs import bulk_actions
+    from webapp.jobs import actions
 
     with core():
-        stopped = bulk_actions.stop(act_id, actor())
+        stopped = actions.stop(act_id, actor())
     click.echo(f"act {act_id}: stopped" if stopped else f"act {act_id}: has ended already")
     return 0 if stopped else 1

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import click
 
-from webapp.commands._core import actor, core, json_option, tell_outcome
-from webapp.commands._output import Column, ago, present, say, tell_more
+from webapp.commands._core import actor, core, json_option, tell_result
+from webapp.commands._output import Column, ago, present, print_json, say, tell_more
 from webapp.lib import clock
 from webapp.lib.text import plural
+
+if TYPE_CHECKING:
+    from webapp.jobs.actions import Result
+    from webapp.jobs.filters import JobFilter
 
 
 @click.group(epilog="Example: manage.py dlq retry --all")
@@ -99,6 +103,7 @@ def note(key: str, text: str | None, owner: str | None, acknowledged: bool | Non
 
 
 def _which(command: Callable[..., int]) -> Callable[..., int]:
+    command = json_option(command)
     command = click.option("--all", "all_", is_flag=True, help="All that are dead now.")(command)
     command = click.option("--group", metavar="KEY", help="All of this group now, see `dlq groups`.")(command)
     return click.argument("job_ids", metavar="[ID]...", nargs=-1)(command)
@@ -107,64 +112,72 @@ def _which(command: Callable[..., int]) -> Callable[..., int]:
 @dlq.command(epilog="Example: manage.py dlq retry job1")
 @_which
 @click.option("--canary", is_flag=True, help="With --all or --group: one first, the rest only if it completes.")
-def retry(job_ids: tuple[str, ...], all_: bool, group: str | None, canary: bool) -> int:
+def retry(job_ids: tuple[str, ...], all_: bool, group: str | None, canary: bool, as_json: bool) -> int:
     """Make dead letters pending again, with all their retries."""
+    from webapp.jobs import actions
     from webapp.jobs import canary as canaries
-    from webapp.jobs import operations
-    from webapp.jobs.filters import JobFilter
 
-    _one_way(job_ids, all_, group)
-    if canary and job_ids:
+    wanted = _wanted(job_ids, all_, group)
+    if canary and wanted is None:
         raise click.UsageError("--canary goes with --all or --group.")
     with core():
-        if canary:
-            act_id = canaries.start(JobFilter(state="dead", group=group), actor())
-            say(f"One is pending again; the rest waits for it. Undo: manage.py activity undo {act_id}")
-            return 0
-        if not job_ids:
-            return _act_on_all("requeue", "pending again", group)
-        outcome = operations.requeue(job_ids, actor(), only="dead")
-    return tell_outcome(outcome, "pending", "only dead letters are retried here")
+        if canary and wanted is not None:
+            action_id = canaries.start(wanted, actor())
+            told = f"One is pending again; the rest waits for it. Undo: manage.py activity undo {action_id}"
+            return _tell(action_id, told, as_json)
+        result = actions.apply("requeue", wanted or job_ids, actor(), only="dead")
+        if wanted is not None:
+            return _tell_all(result, "pending again", group, as_json)
+    return tell_result(result, "pending", "only dead letters are retried here", as_json)
 
 
 @dlq.command(epilog="Example: manage.py dlq discard job1 job2")
 @_which
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def discard(job_ids: tuple[str, ...], all_: bool, group: str | None, yes: bool) -> int:
+def discard(job_ids: tuple[str, ...], all_: bool, group: str | None, yes: bool, as_json: bool) -> int:
     """Delete dead letters with their attempts and output. This cannot be undone."""
     from webapp.db.engines import reading
-    from webapp.jobs import operations, queries
-    from webapp.jobs.filters import JobFilter
+    from webapp.jobs import actions, queries
 
-    _one_way(job_ids, all_, group)
+    wanted = _wanted(job_ids, all_, group)
     with core():
-        if job_ids:
-            outcome = operations.discard(job_ids, actor(), only="dead")
-            return tell_outcome(outcome, "discarded", "only dead letters are discarded here")
-        with reading() as session:
-            number = queries.count(session, JobFilter(state="dead", group=group).where())
-        if number.number and not yes:
+        if wanted is not None and not yes:
+            with reading() as session:
+                number = queries.count(session, wanted.where())
             question = f"Delete {number} dead letter{'s' if number.number > 1 else ''} with their output for good?"
-            if not click.confirm(question, err=True):
+            if number.number and not click.confirm(question, err=True):
                 say("Nothing was discarded.")
                 return 1
-        return _act_on_all("discard", "discarded", group)
+        result = actions.apply("discard", wanted or job_ids, actor(), only="dead")
+        if wanted is not None:
+            return _tell_all(result, "discarded", group, as_json)
+    return tell_result(result, "discarded", "only dead letters are discarded here", as_json)
 
 
-def _one_way(job_ids: tuple[str, ...], all_: bool, group: str | None) -> None:
-    if [bool(job_ids), all_, group is not None].count(True) != 1:
-        raise click.UsageError("Name jobs by their ids, or give --all, or --group.")
-
-
-def _act_on_all(verb: str, became: str, group: str | None) -> int:
-    from webapp.jobs import bulk_actions
+def _wanted(job_ids: tuple[str, ...], all_: bool, group: str | None) -> JobFilter | None:
+    """The filter for --all or --group; None: jobs are named."""
     from webapp.jobs.filters import JobFilter
 
-    result = bulk_actions.act_on_all(verb, JobFilter(state="dead", group=group), actor())
-    if not result.moved and not result.skipped:
-        say("No dead letters." if group is None else "No dead letters of this group.")
-        return 0
+    if [bool(job_ids), all_, group is not None].count(True) != 1:
+        raise click.UsageError("Name jobs by their ids, or give --all, or --group.")
+    return None if job_ids else JobFilter(state="dead", group=group)
+
+
+def _tell_all(result: Result, became: str, group: str | None, as_json: bool) -> int:
+    none = "No dead letters." if group is None else "No dead letters of this group."
     moved_first = f"; {result.skipped:,} had been moved by somebody else" if result.skipped else ""
-    undo = f" Undo: manage.py activity undo {result.act_id}" if verb in bulk_actions.CAN_BE_UNDONE else ""
-    say(f"{plural(result.moved, 'dead letter')} {became}{moved_first}.{undo}")
+    undo = f" Undo: manage.py activity undo {result.undo}" if result.undo is not None else ""
+    told = f"{plural(result.moved, 'dead letter')} {became}{moved_first}.{undo}"
+    return _tell(result.action_id, told if result.moved or result.skipped else none, as_json)
+
+
+def _tell(action_id: int, told: str, as_json: bool) -> int:
+    from webapp.db.engines import reading
+    from webapp.web import serializers
+
+    if not as_json:
+        say(told)
+        return 0
+    with reading() as session:
+        print_json(serializers.action(session, action_id))
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands._core import actor, core, found, json_option, tell_outcome
+from webapp.commands._core import actor, core, found, json_option, tell_result
 from webapp.commands._output import Column, present, print_json, say, standing, tell_more
 from webapp.core import labels
 from webapp.lib import clock
@@ -135,26 +135,29 @@ def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
 
 @click.command(epilog="Example: manage.py cancel job1 job2")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-def cancel(job_ids: tuple[str, ...]) -> int:
+@json_option
+def cancel(job_ids: tuple[str, ...], as_json: bool) -> int:
     """Cancel jobs. What waits is cancelled at once, what runs is told to end."""
-    from webapp.jobs import operations
+    from webapp.jobs import actions
 
     with core():
-        outcome = operations.cancel(job_ids, actor())
-    told = {id_ for id_, state in outcome.refused.items() if state == "processing"}
-    for id_ in told:  # what runs is refused only where somebody has asked before: nothing is left to do
-        say(f"{id_}: has been told to end already.")
-        del outcome.refused[id_]
+        result = actions.apply("cancel", job_ids, actor())
+    refused = result.outcome.refused
+    for id_ in [id_ for id_, state in refused.items() if state == "processing"]:
+        say(f"{id_}: has been told to end already.")  # so it is no failure
+        del refused[id_]
     rule = "only jobs that have not ended can be cancelled"
-    return tell_outcome(outcome, "cancelled", rule, asked="told to end; its worker follows within about a second")
+    asked = "told to end; its worker follows within about a second"
+    return tell_result(result, "cancelled", rule, as_json, asked=asked)
 
 
 @click.command("run-now", epilog="Example: manage.py run-now job1")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
-def run_now(job_ids: tuple[str, ...]) -> int:
+@json_option
+def run_now(job_ids: tuple[str, ...], as_json: bool) -> int:
     """Make scheduled jobs, and failed ones that wait for their retry, due at once."""
-    from webapp.jobs import operations
+    from webapp.jobs import actions
 
     with core():
-        outcome = operations.run_now(job_ids, actor())
-    return tell_outcome(outcome, "pending", "only scheduled jobs and failed ones can be made due")
+        result = actions.apply("run_now", job_ids, actor())
+    return tell_result(result, "pending", "only scheduled jobs and failed ones can be made due", as_json)

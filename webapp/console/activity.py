@@ -17,7 +17,7 @@ from webapp.console.sessions import actor
 from webapp.console.wording import VERBS, who
 from webapp.db.engines import reading
 from webapp.db.models import Act, Event, Job
-from webapp.jobs import bulk_actions, queries
+from webapp.jobs import actions, activity, queries
 from webapp.jobs import canary as canaries
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import in_state
@@ -66,11 +66,11 @@ def _view(session: Session, act: Act) -> ActView:
     title = _LABELS.get(act.verb, act.verb.capitalize())
     if act.undoes is not None:
         undone = session.get(Act, act.undoes)
-        what = f": {_LABELS[undone.verb].lower()} {bulk_actions.what(undone)}" if undone is not None else ""
+        what = f": {_LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
         return ActView(act, "Undo", f"of act {act.undoes}{what}", queries.Count(0))
     if act.canary_seq is not None:
         title = "Canary, then requeue"
-    return ActView(act, title, bulk_actions.what(act), bulk_actions.can_be_undone(session, act))
+    return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def _view(session: Session, act: Act) -> ActView:
 def index() -> ResponseReturnValue:
     before = _key()
     with reading() as session:
-        acts = bulk_actions.newest(session, PAGE + 1, before)
+        acts = activity.newest(session, PAGE + 1, before)
         older = url_for("activity.index", before=acts[PAGE - 1].id) if len(acts) > PAGE else None
         return htmx.page(
             "activity",
@@ -102,7 +102,7 @@ def _key() -> Optional[int]:
 @pages.get("/activity/<int(max=9007199254740991):act_id>")
 def show(act_id: int) -> ResponseReturnValue:
     with reading() as session:
-        act = bulk_actions.find(session, act_id)
+        act = actions.find(session, act_id)
         canary = canaries.canary(session, act)
         return htmx.page(
             "act",
@@ -110,7 +110,7 @@ def show(act_id: int) -> ResponseReturnValue:
             view=_view(session, act),
             canary=canary,
             held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
-            taken_back=bulk_actions.undos_of(session, act_id),
+            taken_back=activity.undos_of(session, act_id),
             happened=[_happened(event) for event in reversed(queries.events_of(session, f"act:{act_id}"))],
             jobs=list(session.scalars(select(Job).where(Job.act_id == act_id).order_by(Job.seq).limit(SHOWN_JOBS))),
         )
@@ -131,14 +131,14 @@ def _happened(event: Event) -> tuple[int, str, str]:
 def undo(act_id: int) -> ResponseReturnValue:
     """Put back what nobody has claimed or moved since. 409 where nothing is left."""
     try:
-        result = bulk_actions.carry_out(bulk_actions.undo(act_id, actor()), PATIENCE)
-    except bulk_actions.CannotUndo as error:
+        result = actions.undo(act_id, actor(), PATIENCE)
+    except actions.CannotUndo as error:
         return htmx.refused(str(error))
     back = url_for("activity.show", act_id=act_id)
     if not result.done:
         return htmx.done(f"Put back {plural(result.moved, 'job')} so far; the rest follows.", back=back)
     with reading() as session:
-        left = bulk_actions.find(session, act_id).moved - result.moved
+        left = actions.find(session, act_id).moved - result.moved
     rest = f" {plural(left, 'job')} had been claimed or moved since." if left > 0 else ""
     return htmx.done(f"Put back {plural(result.moved, 'job')}.{rest}", back=back)
 
@@ -147,7 +147,7 @@ def undo(act_id: int) -> ResponseReturnValue:
 @needs("operator")
 def stop(act_id: int) -> ResponseReturnValue:
     """End an act where it stands. 409 where it has ended."""
-    if not bulk_actions.stop(act_id, actor()):
+    if not actions.stop(act_id, actor()):
         return htmx.refused("It has ended already. Nothing was changed.")
     return htmx.done("Stopped. What it has moved stays moved.", back=url_for("activity.show", act_id=act_id))
 

@@ -19,33 +19,32 @@ PAGE = 50  # rows
 
 @pages.get("/batch/<key>")
 def show(key: str) -> ResponseReturnValue:
-    size = batches.size_of(key)
-    if size is None or "." in key:
+    if "\0" in key:
         abort(404)
-    first = _first(request.args.get("from", ""), size)
     with reading() as session:
         counts = batches.count_states(session, key)
         there = sum(counts.values())
         if not there:
-            abort(404, "None of these jobs is there any more: they have been discarded.")
+            abort(404, "There are no such jobs. They may have been discarded.")
+        first = _first(request.args.get("from", ""), there)
         ended = sum(counts[state] for state in TERMINAL)
         return htmx.page(
             "batch",
             session,
-            size=size,
+            size=batches.size_of(key),
             counts={state: number for state, number in counts.items() if number},
             there=there,
             ended=ended,
             watched="watch" in request.args and ended < there,
             jobs=batches.page(session, key, first, PAGE),
             before=_url(key, first - PAGE) if first else None,
-            behind=_url(key, first + PAGE) if first + PAGE < size else None,
+            behind=_url(key, first + PAGE) if first + PAGE < there else None,
         )
 
 
-def _first(text: str, size: int) -> int:
+def _first(text: str, there: int) -> int:
     number = int(text) if text.isdecimal() and len(text) < 7 else 0
-    return min(number, size - 1) // PAGE * PAGE
+    return min(number, there - 1) // PAGE * PAGE
 
 
 def _url(key: str, first: int) -> str:

@@ -81,8 +81,7 @@ def numbers(job: Job, ended: list[int]) -> list[int]:
 
 def _batch(job: Job) -> Optional[dict[str, Any]]:
     """The form that made it, if that made others as well."""
-    size = batches.size_of(job.form_key)
-    return {"key": (job.form_key or "").partition(".")[0], "others": size - 1} if size is not None else None
+    return {"key": job.batch, "others": batches.size_of(job.batch) - 1} if job.batch else None
 
 
 def _timeout(job: Job, values: setting_values.Settings) -> Optional[float]:

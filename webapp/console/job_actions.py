@@ -18,11 +18,10 @@ from webapp.console import htmx
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.wording import VERBS, Verb
-from webapp.core.states import ARROWS
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import requeue_impact
-from webapp.jobs import bulk_actions, filters, job_detail, operations, queries, search
+from webapp.jobs import actions, activity, filters, job_detail, operations, queries, search
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -51,22 +50,17 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
     with reading() as session:
         job = job_detail.find(session, job_id)
     if job is None:
-        raise operations.NotFound(f"there is no job {job_id!r} any more. It may have been discarded.")
+        raise operations.NotFound(actions.refusal(verb.name, job_id, None))
     running = verb.name == "cancel" and job.state == "processing"
     if (verb.asks or running) and "confirmed" not in request.form:
         return _ask_for_one(verb, job)
-    outcome, act_id = bulk_actions.act_on_named(verb.name, [job_id], actor())
-    if job_id in outcome.refused:
-        return htmx.refused(_refusal(verb, job_id, outcome.refused[job_id]))
+    result = actions.apply(verb.name, [job_id], actor())
+    if job_id in result.outcome.refused:
+        return htmx.refused(actions.refusal(verb.name, job_id, result.outcome.refused[job_id]))
     gone = verb.name == "discard" and request.form.get("at") == "job"
     back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
-    undo = _to_undo(verb, act_id, len(outcome.moved))
-    return htmx.done(_said_of_one(verb, job_id, asked=bool(outcome.asked)), back=back, leave=gone, undo=undo)
-
-
-def _to_undo(verb: Verb, act_id: Optional[int], moved: int) -> Optional[int]:
-    """The act that the message offers to take back."""
-    return act_id if moved and verb.name in bulk_actions.CAN_BE_UNDONE else None
+    told = _said_of_one(verb, job_id, asked=bool(result.outcome.asked))
+    return htmx.done(told, back=back, leave=gone, undo=result.undo)
 
 
 def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
@@ -85,15 +79,6 @@ def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
         hidden=[("at", request.form.get("at", ""))],
         back=came_from(url_for("job.show", job_id=job.id)),
     )
-
-
-def _refusal(verb: Verb, job_id: str, state: Optional[str]) -> str:
-    if state is None:
-        return f"{job_id} has been discarded in the meantime. Nothing was changed."
-    if verb.name == "cancel" and state == "processing":
-        return f"{job_id} was asked to stop already, and will. Nothing was changed."
-    leaves = " or ".join(ARROWS[verb.name].leaves) if verb.name != "discard" else "not processing"
-    return f"{job_id} is {state} by now; {verb.label.lower()} is for jobs that are {leaves}. Nothing was changed."
 
 
 def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
@@ -123,7 +108,7 @@ def on_many(verb_path: str) -> ResponseReturnValue:
     single_and_harmless = len(ids) == 1 and not verb.danger
     if not single_and_harmless and "confirmed" not in request.form:
         return _ask_for_ids(verb, ids)
-    return _told(verb, *bulk_actions.act_on_named(verb.name, ids, actor()))
+    return _told(verb, actions.apply(verb.name, ids, actor(), within=PATIENCE))
 
 
 def _none_ticked() -> ResponseReturnValue:
@@ -170,19 +155,20 @@ def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     )
 
 
-def _told(verb: Verb, outcome: operations.Outcome, act_id: Optional[int]) -> ResponseReturnValue:
-    moved, skipped = len(outcome.moved) + len(outcome.asked), len(outcome.refused)
-    if not moved:
-        return htmx.refused(
-            f"None of {plural(skipped, 'job')} could be moved: somebody else was first, or they are in another state."
-        )
-    undo = _to_undo(verb, act_id, len(outcome.moved))
-    return htmx.done(_sum(verb, moved, skipped), back=url_for("jobs.index"), undo=undo)
-
-
-def _sum(verb: Verb, moved: int, skipped: int) -> str:
-    text = f"{verb.past} {plural(moved, 'job')}"
-    return f"{text}, skipped {skipped:,} that somebody else had moved first." if skipped else f"{text}."
+def _told(verb: Verb, result: actions.Result) -> ResponseReturnValue:
+    text = f"{verb.past} {plural(result.moved, 'job')}"
+    if not result.done:
+        text += " so far; the workers' supervisor carries on with the rest."
+    elif not result.moved and not result.skipped:
+        return htmx.refused("Nothing matched any more: somebody else was first.")
+    elif not result.moved:
+        one = plural(result.skipped, "job")
+        return htmx.refused(f"None of {one} could be moved: somebody else was first, or they are in another state.")
+    elif result.skipped:
+        text += f", skipped {result.skipped:,} that somebody else had moved first."
+    else:
+        text += "."
+    return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
 
 
 def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
@@ -190,19 +176,12 @@ def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     wanted = _as_shown(wanted)
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
-    result = bulk_actions.carry_out(bulk_actions.start(verb.name, wanted, actor()), PATIENCE)
-    undo = _to_undo(verb, result.act_id, result.moved)
-    if not result.done:
-        text = f"{verb.past} {plural(result.moved, 'job')} so far; the workers' supervisor carries on with the rest."
-        return htmx.done(text, back=url_for("jobs.index"), undo=undo)
-    if not result.moved:
-        return htmx.refused("Nothing matched any more: somebody else was first.")
-    return htmx.done(_sum(verb, result.moved, result.skipped), back=url_for("jobs.index"), undo=undo)
+    return _told(verb, actions.apply(verb.name, wanted, actor(), within=PATIENCE))
 
 
 def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     with reading() as session:
-        found = bulk_actions.preview(session, verb.name, wanted, EXAMPLES)
+        found = activity.preview(session, verb.name, wanted, EXAMPLES)
         known = wanted.state == "dead" and found.whole
         set_off = _impact(session, verb, wanted.where(), found.number) if known else None
     number = found.number
@@ -241,7 +220,7 @@ def _impact(
     return requeue_impact.of(session, dead, number) if number.number else None
 
 
-def _how_many(found: bulk_actions.Preview) -> str:
+def _how_many(found: activity.Preview) -> str:
     if found.whole:
         return "All that match now."
     number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"

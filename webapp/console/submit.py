@@ -26,7 +26,7 @@ from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.db.models import Queue
 from webapp.insight import blockers
-from webapp.jobs import batches, job_detail, operations, queries, settings
+from webapp.jobs import job_detail, operations, queries, settings
 from webapp.lib.text import plural
 
 pages = Blueprint("submit", __name__)
@@ -59,23 +59,24 @@ def create() -> ResponseReturnValue:
         abort(400, "This form is incomplete. Load the page again.")
     form = SubmitForm.read(request.form)
     if form.specs:
-        made = _key_of(key, form)
+        made, number = _key_of(key, form), len(form.specs)
+        batch = f"{made}x{number}" if number > 1 else None
         try:
-            ids = operations.enqueue(form.specs, actor(), form_key=made)
+            ids = operations.enqueue(form.specs, actor(), form_key=batch or made, batch=batch)
         except SpecError as error:
             form.errors.update({one.field: one.message for one in error.errors})
         else:
-            return _leave(ids, made, watch=request.form.get("then") == "watch")
+            return _leave(ids, batch, watch=request.form.get("then") == "watch")
     with reading() as session:
         return _page(session, form, key), 422
 
 
-def _leave(ids: list[str], key: str, *, watch: bool) -> ResponseReturnValue:
+def _leave(ids: list[str], batch: Optional[str], *, watch: bool) -> ResponseReturnValue:
     """Go to the job's page, or to that of all that were made; `watch`: to its output, read again each second."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
-    if batches.size_of(key) is not None:
+    if batch is not None:
         flash(f"{plural(len(ids), 'job is', 'jobs are')} submitted.", "success")
-        return redirect(url_for("batches.show", key=key, **asked), 303)
+        return redirect(url_for("batches.show", key=batch, **asked), 303)
     flash(f"{ids[0]} is submitted.", "success")
     return redirect(url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else ""), 303)
 
@@ -83,8 +84,7 @@ def _leave(ids: list[str], key: str, *, watch: bool) -> ResponseReturnValue:
 def _key_of(key: str, form: SubmitForm) -> str:
     """The form's key and what was typed: a page that Back brought out of the browser's memory has its old key."""
     sent = json.dumps([key, actor(), form.values], sort_keys=True)
-    digest = hashlib.blake2b(sent.encode(errors="backslashreplace"), digest_size=16).hexdigest()
-    return batches.key_of(digest, len(form.specs))
+    return hashlib.blake2b(sent.encode(errors="backslashreplace"), digest_size=16).hexdigest()
 
 
 @pages.post("/submit/check")

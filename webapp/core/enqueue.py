@@ -33,19 +33,21 @@ def enqueue(
     actor: str,
     *,
     form_key: Optional[str] = None,
+    batch: Optional[str] = None,
     stored: Optional[Callable[[int], None]] = None,
 ) -> list[str]:
     """Store all jobs or none; return their ids in order.
 
     `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
-    ids. `stored` is told how many are in, on the way to the commit. Raises SpecError when an id is taken, here or
-    earlier in the same call; each of its errors has the `place` of its job in `specs`.
+    ids. All of these jobs get `batch` as their batch. `stored` is told how many are in, on the way to the commit.
+    Raises SpecError when an id is taken, here or earlier in the same call; each of its errors has the `place` of its
+    job in `specs`.
     """
     now = clock.now()
     keys: list[str] = []
     if form_key is not None:
         keys = [f"{form_key}.{place}" if place else form_key for place in range(len(specs))]
-    rows = [_row(spec, actor, now, keys[place] if keys else None) for place, spec in enumerate(specs)]
+    rows = [_row(spec, actor, now, keys[place] if keys else None, batch) for place, spec in enumerate(specs)]
     given = _given_ids(specs)
     try:
         with durable_transaction(database) as transaction:
@@ -72,7 +74,7 @@ def enqueue(
     return [row["id"] for row in rows]
 
 
-def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str]) -> dict[str, Any]:
+def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Optional[str]) -> dict[str, Any]:
     due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
     return {
         "id": spec.id or new_job_id(),
@@ -95,6 +97,7 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str]) -> dict[s
         "losses": 0,
         "lone_losses": 0,
         "form_key": form_key,
+        "batch": batch,
     }
 
 

@@ -76,6 +76,7 @@ class Job(Model):
     cancel_requested_by: Mapped[Optional[str]] = mapped_column(Text)
 
     form_key: Mapped[Optional[str]] = mapped_column(Text)  # of the form that made it: a form sent twice makes one job
+    batch: Mapped[Optional[str]] = mapped_column(Text)  # the jobs that one form made together, see batches.py
     act_id: Mapped[Optional[int]] = mapped_column(Sequence)  # the bulk act that moved it last, and what it was before
     prior_state: Mapped[Optional[str]] = mapped_column(Text)
     prior_run_at: Mapped[Optional[int]] = mapped_column(BigInteger)
@@ -143,6 +144,14 @@ class Job(Model):
             unique=True,
             sqlite_where=text("form_key IS NOT NULL"),
             postgresql_where=text("form_key IS NOT NULL"),
+        ),
+        # The page of a batch. Most jobs are in none, so their settles do not touch it.
+        Index(
+            "ix_jobs_batch",
+            "batch",
+            "seq",
+            sqlite_where=text("batch IS NOT NULL"),
+            postgresql_where=text("batch IS NOT NULL"),
         ),
         # What a bulk act moved, for its undo.
         Index(

@@ -1,1 +1,1 @@
-"""What people and programs do to jobs, and how they find them."""
+"""What people and programs do to jobs."""

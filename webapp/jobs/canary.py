@@ -18,10 +18,10 @@ from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import Act, Job
-from webapp.jobs import bulk_actions, listing, queries
+from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import move, record
-from webapp.jobs.operations import NotFound, values_of
+from webapp.jobs.lifecycle import record
+from webapp.jobs.operations import NotFound
 from webapp.lib import clock
 
 RULE = "rule:canary"
@@ -32,18 +32,15 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
 
     Returns the act's id. Raises NotFound where nothing matches, or not that job.
     """
-    now = clock.now()
-    fixed = replace(wanted, state="dead", ended_by=now)
+    fixed = replace(wanted, state="dead", ended_by=clock.now())
     chosen = _newest(fixed) if job_id is None else job_id
     with writing() as session:
         job = session.scalar(select(Job).where(fixed.where(), Job.id == chosen)) if chosen is not None else None
         if job is None:
             raise NotFound("no dead letter matches any more. Somebody else was first.")
         what = json.loads(fixed.to_json())
-        act = bulk_actions.new_act(session, "requeue", what, actor, state="waiting", canary_seq=job.seq)
-        one = Job.seq == job.seq
-        values = values_of("requeue", now)
-        act.moved = len(move(session, "requeue", one, actor=actor, values=values, act_id=act.id, audited=False))
+        act = actions.new(session, "requeue", what, actor, state="waiting", canary_seq=job.seq)
+        actions.move_some(session, act, Job.seq == job.seq, audited=False)
         if audit_lines.is_audited(actor):
             audit.note(session, "canary", [f"act:{act.id}"], actor, details=[{"filter": what, "canary": job.id}])
         return act.id
@@ -73,7 +70,7 @@ def look(patience: float = BUSY_TIMEOUT) -> list[int]:
                 act.state, act.finished_at = "stopped", clock.now()
                 record(session, "canary_failed", [(f"act:{act.id}", None)], RULE, {"text": why}, act.id)
             elif job is not None and job.state == "completed":
-                act.state, act.lease_until = "running", clock.now() + bulk_actions.LEASE
+                act.state, act.lease_until = "running", clock.now() + actions.LEASE
                 text = f"{job.id} completed: the rest is requeued"
                 record(session, "canary_passed", [(f"act:{act.id}", None)], RULE, {"text": text}, act.id)
                 released.append(act.id)

@@ -24,6 +24,7 @@ PAGE = 500  # jobs of one read
 COLUMNS = (
     "id", "state", "queue", "requires", "priority", "command", "attempts", "max_retries", "timeout", "cwd",
     "created_at", "run_at", "started_at", "finished_at", "exit_code", "last_error",
+    "batch",
 )  # fmt: skip
 # What makes a spreadsheet take a cell for a formula, also in the full-width forms of Japanese keyboards.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")

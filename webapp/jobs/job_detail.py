@@ -192,6 +192,7 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
         "exit_code": job.exit_code,
         "last_error": job.last_error,
         "requires": labels.split(job.requires),
+        "batch": job.batch,
     }
 
 

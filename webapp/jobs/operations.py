@@ -1,14 +1,13 @@
-"""What a person or a program does to the queue. The console, the CLI and the API call the same functions.
+"""What people and programs do to queues, workers and settings. Console, CLI and API call the same functions.
 
-Each is one durable transaction; what is done to all that match a filter stands in `jobs/bulk_actions.py`. An `actor` is
-`person:NAME`, `worker:ID` or `rule:NAME`. Jobs that somebody else moved first come back as refused, with the state
-that they are in.
+Each is one durable transaction. An `actor` is `person:NAME`, `worker:ID` or `rule:NAME`. What is done to jobs is in
+`jobs/actions.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -18,13 +17,10 @@ from sqlalchemy.orm import Session
 from webapp.core import enqueue as enqueueing
 from webapp.core.job_spec import JobSpec
 from webapp.db.engines import database, raising_as_sqlalchemy, writing
-from webapp.db.models import Job, Queue, Supervisor, Worker
+from webapp.db.models import Queue, Supervisor, Worker
 from webapp.jobs import settings
-from webapp.jobs.lifecycle import in_state, move, record
+from webapp.jobs.lifecycle import record
 from webapp.lib import clock
-
-BATCH = 500  # jobs that one statement names
-FRESH_START = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None}
 
 
 class NotFound(LookupError):
@@ -33,12 +29,12 @@ class NotFound(LookupError):
 
 @dataclass
 class Outcome:
-    """What became of each job that was named.
+    """What became of each job or worker that was named.
 
     Attributes:
-        moved: ids of jobs that the verb moved.
+        moved: ids of those that the verb moved.
         asked: ids of running jobs that were asked to stop and will follow.
-        refused: id → the state that it is in and that the verb cannot leave; None: there is no such job.
+        refused: id → the state that it is in and that the verb cannot leave; None: there is no such id.
     """
 
     moved: list[str] = field(default_factory=list)
@@ -55,11 +51,12 @@ def enqueue(
     actor: str,
     *,
     form_key: Optional[str] = None,
+    batch: Optional[str] = None,
     stored: Optional[Callable[[int], None]] = None,
 ) -> list[str]:
-    """Store all jobs or none, see `enqueueing.enqueue`; raises also Busy, Elsewhere and DBAPIError."""
+    """Store all jobs or none, see `core/enqueue.py`; raises also Busy, Relocated and DBAPIError."""
     with raising_as_sqlalchemy():
-        return enqueueing.enqueue(database(), specs, actor, form_key=form_key, stored=stored)
+        return enqueueing.enqueue(database(), specs, actor, form_key=form_key, batch=batch, stored=stored)
 
 
 def insert_ignore(session: Session, table: Any) -> Any:
@@ -71,92 +68,6 @@ def insert_ignore(session: Session, table: Any) -> Any:
     from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
     return postgresql_insert(table).on_conflict_do_nothing()
-
-
-# --- verbs on named jobs ---------------------------------------------------------------------------------------------
-
-
-def requeue(ids: Iterable[str], actor: str, *, only: Optional[str] = None) -> Outcome:
-    """Dead, cancelled and completed jobs become pending, with no failures to their name.
-
-    `only` narrows it to one state: a person who retries a dead letter does not mean to run a completed job again.
-    """
-    return _by_id("requeue", ids, actor, only)
-
-
-def run_now(ids: Iterable[str], actor: str) -> Outcome:
-    """Scheduled and failed jobs become pending without waiting for their time."""
-    return _by_id("run_now", ids, actor)
-
-
-def discard(ids: Iterable[str], actor: str, *, only: Optional[str] = None) -> Outcome:
-    """Delete jobs with their attempts and output, unless they are running. Cannot be undone.
-
-    `only` narrows it to one state.
-    """
-    return _by_id("discard", ids, actor, only)
-
-
-def cancel(ids: Iterable[str], actor: str) -> Outcome:
-    """Cancel what waits; ask what runs to stop (`Outcome.asked`), which its worker does within about a second."""
-    return _by_id("cancel", ids, actor)
-
-
-def values_of(verb: str, now: int) -> dict[str, Any]:
-    """What a verb sets on a job's row beside its state."""
-    if verb == "requeue":
-        return {**FRESH_START, "run_at": now}
-    if verb == "run_now":
-        return {"run_at": now}
-    if verb == "cancel":
-        return {"finished_at": now}
-    return {}
-
-
-def _by_id(verb: str, ids: Iterable[str], actor: str, only: Optional[str] = None) -> Outcome:
-    with writing() as session:
-        return move_named(session, verb, ids, actor, only=only)
-
-
-def move_named(
-    session: Session,
-    verb: str,
-    ids: Iterable[str],
-    actor: str,
-    *,
-    only: Optional[str] = None,
-    act_id: Optional[int] = None,
-) -> Outcome:
-    """Apply a verb to jobs by their ids, in the caller's transaction; `act_id` lets it be undone."""
-    wanted, outcome = list(dict.fromkeys(ids)), Outcome()
-    for start in range(0, len(wanted), BATCH):
-        some = wanted[start : start + BATCH]
-        which = Job.id.in_(some) if only is None else Job.id.in_(some) & in_state(only)
-        values = values_of(verb, clock.now())
-        moved = {job.id for job in move(session, verb, which, actor=actor, values=values, act_id=act_id)}
-        asked = ask_to_stop(session, some, actor) if verb == "cancel" else set()
-        left = [id_ for id_ in some if id_ not in moved and id_ not in asked]
-        states: dict[str, str] = {}
-        if left:
-            states = {row.id: row.state for row in session.execute(select(Job.id, Job.state).where(Job.id.in_(left)))}
-        outcome.moved += [id_ for id_ in some if id_ in moved]
-        outcome.asked += [id_ for id_ in some if id_ in asked]
-        outcome.refused.update({id_: states.get(id_) for id_ in left})
-    return outcome
-
-
-def ask_to_stop(session: Session, ids: Sequence[str], actor: str) -> set[str]:
-    rows = session.execute(
-        update(Job)
-        .where(Job.id.in_(ids), in_state("processing"), Job.cancel_requested_at.is_(None))
-        .values(cancel_requested_at=clock.now(), cancel_requested_by=actor)
-        .returning(Job.seq, Job.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    if rows:
-        record(session, "ask_cancel", [("job:" + row.id, row.seq) for row in rows], actor)
-        settings.bump_revision(session)
-    return {row.id for row in rows}
 
 
 # --- queues, workers -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from webapp.insight.failure_groups import DeadGroup
 from webapp.insight.fleet import SupervisorView
 from webapp.insight.queues import QueueView
 from webapp.insight.trends import Trend
-from webapp.jobs import bulk_actions, queries, settings
+from webapp.jobs import actions, activity, queries, settings
 from webapp.jobs.queries import Waiting, WorkerView
 from webapp.jobs.settings import Change, Value
 from webapp.lib import clock, histograms
@@ -127,7 +127,7 @@ def act(row: Act) -> dict[str, Any]:
     return {
         "id": row.id,
         "verb": row.verb,
-        "what": bulk_actions.what(row),
+        "what": activity.what(row),
         "state": row.state,
         "undoes": row.undoes,
         "moved": row.moved,
@@ -136,6 +136,18 @@ def act(row: Act) -> dict[str, Any]:
         "created_at": clock.to_iso(row.created_at),
         "finished_at": clock.to_iso(row.finished_at),
     }
+
+
+def action(session: Session, action_id: int) -> dict[str, Any]:
+    """The answer to an action on all that match, and to an undo."""
+    return {"act": act(actions.find(session, action_id)), "action": action_id}
+
+
+def outcome(result: actions.Result) -> dict[str, Any]:
+    """The answer to an action on named jobs. `action` is null where none was moved."""
+    found = result.outcome
+    refused = [{"id": id_, "state": state} for id_, state in found.refused.items()]
+    return {"moved": found.moved, "asked": found.asked, "refused": refused, "action": result.action_id or None}
 
 
 def dead_group(group: DeadGroup) -> dict[str, Any]:

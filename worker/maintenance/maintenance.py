@@ -31,7 +31,7 @@ from webapp.db import db_errors, engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Act, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
 from webapp.insight import rollups
-from webapp.jobs import bulk_actions, canary, operations, settings
+from webapp.jobs import actions, canary, operations, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from worker import processes
@@ -149,7 +149,7 @@ class _Keeper:
             values = settings.load(session)
             running = list(session.scalars(sql_select(Worker).where(Worker.state == literal_column("'running'"))))
             anything_runs = session.scalar(sql_select(Job.seq).where(in_state("processing")).limit(1)) is not None
-            acts = bulk_actions.abandoned(session)
+            acts = actions.abandoned(session)
             canaries_wait = canary.any_waiting(session)
         # A dead process of this machine that held nothing can wait; for others their heartbeats must be watched.
         others = any(not processes.is_here(worker.host, worker.boot_id) for worker in running)
@@ -177,7 +177,7 @@ class _Keeper:
         """Bring unfinished acts forward, for a while: workers must be watched meanwhile."""
         until = time.monotonic() + ACTS_EVERY_LOOK
         for act in dict.fromkeys([*self.acts, *found]):
-            done = bulk_actions.carry_out(act, max(0.0, until - time.monotonic()), PATIENCE).done
+            done = actions.resume(act, max(0.0, until - time.monotonic()), PATIENCE).done
             self.acts = [one for one in self.acts if one != act] + ([] if done else [act])
 
     # --- workers ---

@@ -26,7 +26,10 @@ from webapp.admin.move import copying
 from webapp.commands import main
 from webapp.commands._move import move  # noqa: F401
 from webapp.insight import rollups  # noqa: F401
-from webapp.jobs import bulk_actions, canary  # noqa: F401
+from webapp.jobs import (
+    bulk_actions,  # noqa: F401
+    canary,  # noqa: F401
+)
 from worker.maintenance import maintenance  # noqa: F401
 
 copying.ROWS = 40  # so that some tables go in several batches

@@ -16,7 +16,7 @@ from webapp.db import audit
 from webapp.db.engines import writing
 from webapp.db.models import OutputTail
 from webapp.insight import failure_groups
-from webapp.jobs import bulk_actions, canary, operations
+from webapp.jobs import actions, canary, operations
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
@@ -49,7 +49,7 @@ def fill() -> None:
     longest = {"id": "w" * 128, "queue": "q" * 128, "requires": ["l" * 128, "host:" + "h" * 120]}
     operations.enqueue([job_spec.parse({"command": "true", **longest})], "person:ana")
     operations.set_setting("backoff_base", "3", "person:ana")
-    bulk_actions.act_on_named("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
+    actions.apply("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
     canary.start(JobFilter(), "person:ana", make_job("dead").id)
     fill_with_groups()
     fill_with_people()

@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from tests.console.browser.conftest import Watched, press
 from tests.console.browser.test_flows import state_of
 from tests.factories import change_job, make_job, make_worker
-from webapp.jobs import bulk_actions, canary
+from webapp.jobs import actions, canary
 from webapp.jobs.filters import JobFilter
 
 
@@ -40,7 +40,7 @@ def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> Non
     make_worker()
     for number in range(3):
         make_job("dead", id=f"job{number}")
-    bulk_actions.act_on_named("cancel", [make_job("pending").id], "person:ana")
+    actions.apply("cancel", [make_job("pending").id], "person:ana")
     canary.start(JobFilter(state="dead"), "person:ana", "job1")
     page.goto("/")
     press(page, "g", "a")
@@ -55,7 +55,7 @@ def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> Non
 def test_an_act_on_all_is_taken_back_from_activity(page: Page) -> None:
     for number in range(5):
         make_job("failed", id=f"job{number}")
-    bulk_actions.act_on_all("cancel", JobFilter(state="failed"), "person:ana")
+    actions.apply("cancel", JobFilter(state="failed"), "person:ana")
     page.goto("/activity")
     page.get_by_role("button", name="Undo act 1").click()
     expect(page.locator("#toasts")).to_contain_text("Put back 5 jobs.")

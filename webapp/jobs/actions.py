@@ -1,0 +1,370 @@
+"""The one door for actions on jobs: requeue, run now, cancel, discard. Console, CLI and API all call `apply`.
+
+Each action has a row, so it can be shown and undone, and another process can finish it. The row says which jobs are
+meant (ids or a filter), who asked, and how far the action has come. One transaction moves at most BATCH jobs. An undo
+is an action too. A canary (`jobs/canary.py`) is an action that waits for one job.
+
+Which state a verb leaves and enters is in `lifecycle.ARROWS`. All other rules of a verb are here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+from sqlalchemy import ColumnElement, case, func, select, update
+from sqlalchemy.orm import Session
+
+from webapp.core import audit_lines
+from webapp.core.locks import BUSY_TIMEOUT
+from webapp.core.states import ARROWS
+from webapp.db import audit
+from webapp.db.engines import give_way, reading, writing
+from webapp.db.models import Act, Job
+from webapp.jobs import filters, queries, settings
+from webapp.jobs.filters import JobFilter
+from webapp.jobs.lifecycle import in_state, may_be_taken_back, move, record, take_back
+from webapp.jobs.operations import NotFound, Outcome
+from webapp.lib import clock
+
+BATCH = 500  # jobs in one transaction: it holds the write lock for about 50 ms at most
+READS_PER_BATCH = 5  # reads of SEARCH_CAP rows each that look for the jobs of one batch
+LEASE = clock.seconds(30)  # after so long without progress, any process may continue the action
+SHOWN_IDS = 20  # ids that the row of a finished action keeps for people to read
+VERBS = ("requeue", "discard", "cancel", "run_now")
+
+
+class CannotUndo(Exception):
+    """The message says why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How far an action has come.
+
+    Attributes:
+        action_id: 0 where jobs were named and none was moved: then there is no row.
+        moved: jobs that were moved, or asked to stop.
+        skipped: jobs in a state that the verb cannot leave.
+        done: False while the action still runs; a supervisor continues it.
+        undo: the id for an undo; None where an undo would find nothing.
+        outcome: what became of each named job; of a filter, only the jobs that were asked to stop.
+    """
+
+    action_id: int
+    moved: int
+    skipped: int
+    done: bool
+    undo: Optional[int]
+    outcome: Outcome
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def values_of(verb: str) -> dict[str, Any]:
+    """What a verb sets in a job's row besides its state."""
+    now = clock.now()
+    values: dict[str, dict[str, Any]] = {
+        "requeue": {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None, "run_at": now},
+        "run_now": {"run_at": now},
+        "cancel": {"finished_at": now},
+        "discard": {},
+    }
+    return values[verb]
+
+
+def can_undo(verb: str) -> bool:
+    """Not an undo, and not a discard: its jobs are gone."""
+    return verb in VERBS and ARROWS[verb].enters is not None
+
+
+def movable(verb: str) -> tuple[str, ...]:
+    """The states in which a verb finds jobs. A cancel asks running jobs to stop."""
+    return ARROWS[verb].leaves + (("processing",) if verb == "cancel" else ())
+
+
+def refusal(verb: str, job_id: str, state: Optional[str]) -> str:
+    """Why a job in this state was not moved; None: there is no such job."""
+    if state is None:
+        return f"there is no job {job_id[:128]!r}. It may have been discarded."
+    if verb == "cancel" and state == "processing":
+        return f"{job_id} was already asked to stop. Nothing was changed."
+    states = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "not processing"
+    return f"{job_id} is {state}; {verb.replace('_', ' ')} is for jobs that are {states}. Nothing was changed."
+
+
+# --- doing -----------------------------------------------------------------------------------------------------------
+
+
+def apply(
+    verb: str,
+    which: Union[JobFilter, Iterable[str]],
+    actor: str,
+    *,
+    only: Optional[str] = None,
+    within: float = math.inf,
+) -> Result:
+    """Do a verb to the jobs with these ids, or to all that match a filter now. Jobs that come later are left alone.
+
+    `actor` is `person:NAME`, `token:NAME` or `rule:NAME`. `only` limits ids to jobs in one state. After `within`
+    seconds this returns; a supervisor then continues the action, as it does when this process dies. Up to BATCH ids
+    need one transaction.
+    """
+    if isinstance(which, JobFilter):
+        return resume(start(verb, which, actor), within)
+    ids, outcome = list(dict.fromkeys(which)), Outcome()
+    with writing() as session:
+        action = new(session, verb, {"ids": ids, "named": len(ids), "only": only}, actor)
+        _step(session, action, None, outcome)
+        if action.state == "done" and not action.moved:
+            session.delete(action)
+            return Result(0, 0, action.skipped, True, None, outcome)
+    if action.state == "done":
+        return _result(action, outcome)
+    give_way()
+    return resume(action.id, within, outcome=outcome)
+
+
+def start(verb: str, wanted: JobFilter, actor: str) -> int:
+    """Store an action on all that match, for `resume`. Returns its id."""
+    what = json.loads(wanted.to_json())
+    with writing() as session:
+        action = new(session, verb, what, actor)
+        if audit_lines.is_audited(actor):
+            audit.note(session, verb, [f"act:{action.id}"], actor, details=[{"filter": what}])
+        return action.id
+
+
+def new(session: Session, verb: str, what: Any, actor: str, *, state: str = "running", **more: Any) -> Act:
+    """Add the row of an action."""
+    if verb not in VERBS and verb != "undo":
+        raise ValueError(f"no action on jobs: {verb!r}")
+    now = clock.now()
+    action = Act(
+        verb=verb,
+        filter=json.dumps(what),
+        highest_seq=session.scalar(select(func.max(Job.seq))) or 0,
+        cursor_seq=0,
+        actor=actor,
+        state=state,
+        created_at=now,
+        lease_until=now + LEASE,
+        **more,
+    )
+    session.add(action)
+    session.flush()
+    return action
+
+
+def resume(
+    action_id: int,
+    within: float = math.inf,
+    patience: float = BUSY_TIMEOUT,
+    *,
+    outcome: Optional[Outcome] = None,
+) -> Result:
+    """Bring an action to its end, or as far as it comes in so many seconds. Raises NotFound, and Busy as `writing`."""
+    until, outcome = time.monotonic() + within, outcome or Outcome()
+    while True:
+        result = advance(action_id, patience, outcome=outcome)
+        if result.done or time.monotonic() > until:
+            return result
+        give_way()
+
+
+def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional[Outcome] = None) -> Result:
+    """Move the next BATCH jobs of an action, in one transaction. Raises NotFound, and Busy as `writing`.
+
+    The search for them runs before the transaction: it takes no lock.
+    """
+    outcome = outcome or Outcome()
+    with reading() as session:
+        action = find(session, action_id)
+    begun = action.cursor_seq
+    found = _next_of(action) if action.state == "running" and _has_filter(action) else None
+    with writing(patience) as session:
+        action = find(session, action_id, lock=True)
+        if action.state == "running" and action.cursor_seq == begun:  # else another process was faster, or ended it
+            _step(session, action, found, outcome)
+        return _result(action, outcome)
+
+
+def _step(session: Session, action: Act, found: Optional[tuple[list[int], Optional[int]]], outcome: Outcome) -> None:
+    if action.verb == "undo":
+        cursor = _put_back(session, action)
+    elif found is None:
+        cursor = _move_named(session, action, outcome)
+    else:
+        seqs, cursor = found
+        which = Job.seq.in_(seqs) & JobFilter.from_json(action.filter).where()
+        some = move_some(session, action, which, audited=False)
+        outcome.asked += some.asked
+        action.skipped += len(seqs) - len(some.moved) - len(some.asked)
+    action.lease_until = clock.now() + LEASE
+    if cursor is not None:
+        action.cursor_seq = cursor
+    else:
+        action.state, action.finished_at = "done", clock.now()
+
+
+def _move_named(session: Session, action: Act, outcome: Outcome) -> Optional[int]:
+    """Move the next of the named jobs. Returns the place in the list behind them; None at its end."""
+    named = json.loads(action.filter)
+    behind = action.cursor_seq + BATCH
+    ids = named["ids"][action.cursor_seq : behind]
+    which = Job.id.in_(ids) if named["only"] is None else Job.id.in_(ids) & in_state(named["only"])
+    some = move_some(session, action, which)
+    outcome.moved += [id_ for id_ in ids if id_ in some.moved]
+    outcome.asked += some.asked
+    left = [id_ for id_ in ids if id_ not in {*some.moved, *some.asked}]
+    if left:
+        states = dict(session.execute(select(Job.id, Job.state).where(Job.id.in_(left))).tuples().all())
+        outcome.refused.update({id_: states.get(id_) for id_ in left})
+        action.skipped += len(left)
+    if behind < len(named["ids"]):
+        return behind
+    if len(named["ids"]) > SHOWN_IDS:
+        action.filter = json.dumps({**named, "ids": named["ids"][:SHOWN_IDS]})
+    return None
+
+
+def move_some(session: Session, action: Act, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
+    """Move jobs for an action in the caller's transaction; a cancel also asks running jobs to stop."""
+    values = values_of(action.verb)
+    moved = move(session, action.verb, which, actor=action.actor, values=values, act_id=action.id, audited=audited)
+    asked = _ask_to_stop(session, which, action.actor) if action.verb == "cancel" else []
+    action.moved += len(moved) + len(asked)
+    return Outcome([job.id for job in moved], asked)
+
+
+def _ask_to_stop(session: Session, which: ColumnElement[bool], actor: str) -> list[str]:
+    rows = session.execute(
+        update(Job)
+        .where(which, in_state("processing"), Job.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=clock.now(), cancel_requested_by=actor)
+        .returning(Job.seq, Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    if rows:
+        record(session, "ask_cancel", [("job:" + row.id, row.seq) for row in rows], actor)
+        settings.bump_revision(session)
+    return [row.id for row in rows]
+
+
+def _result(action: Act, outcome: Outcome) -> Result:
+    undo = action.id if can_undo(action.verb) and action.moved > len(outcome.asked) else None
+    return Result(action.id, action.moved, action.skipped, action.state != "running", undo, outcome)
+
+
+# --- finding the jobs ------------------------------------------------------------------------------------------------
+
+
+def _has_filter(action: Act) -> bool:
+    return action.verb != "undo" and "ids" not in json.loads(action.filter)
+
+
+def _next_of(action: Act) -> tuple[list[int], Optional[int]]:
+    """The next jobs of an action, and the row that it has come to; None at the end of the table.
+
+    It stops after READS_PER_BATCH reads that found too few, because the action's lease must not run out.
+    """
+    seqs: list[int] = []
+    cursor: Optional[int] = action.cursor_seq
+    for _ in range(READS_PER_BATCH):
+        with reading() as session:
+            found, cursor = _look(session, action, cursor or 0, BATCH - len(seqs))
+        seqs += found
+        if cursor is None or len(seqs) == BATCH:
+            break
+    return seqs, cursor
+
+
+def _look(session: Session, action: Act, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:
+    """One read: all that an index leaves, where that is little, else the next SEARCH_CAP rows of the table."""
+    wanted, there = JobFilter.from_json(action.filter), in_state(*movable(action.verb))
+    matches: ColumnElement[bool] = wanted.where() & there
+    last: Optional[int] = None
+    rows = select(Job.seq).where(Job.seq > cursor, Job.seq <= action.highest_seq).order_by(Job.seq)
+    little = select(Job.seq).where(wanted.found(), there).offset(filters.SEARCH_CAP).limit(1)
+    if session.scalar(little) is not None:
+        last = session.scalar(rows.offset(filters.SEARCH_CAP - 1).limit(1))
+        if last is not None:
+            rows = rows.where(Job.seq <= last)
+        # A planner sees no index inside a CASE. With one it would fetch and sort a million rows for each batch.
+        matches = case((matches, 1), else_=0) == 1
+    seqs = list(session.scalars(rows.where(matches).limit(limit)))
+    return seqs, seqs[-1] if len(seqs) == limit else last
+
+
+# --- undo and stop ---------------------------------------------------------------------------------------------------
+
+
+def undo(action_id: int, actor: str, within: float = math.inf) -> Result:
+    """Put back the jobs of an action that no worker has claimed and no one has moved since; the action ends first.
+
+    The result is about the undo, an action of its own. Raises NotFound, CannotUndo.
+    """
+    with writing() as session:
+        action = find(session, action_id, lock=True)
+        if not can_undo(action.verb):
+            raise CannotUndo(f"{'An undo' if action.verb == 'undo' else 'A discard'} cannot be undone.")
+        _stop(session, action, actor)
+        if not can_be_undone(session, action).number:
+            raise CannotUndo("Nothing is left to undo: workers have claimed the jobs, or somebody else moved them.")
+        back = new(session, "undo", {}, actor, undoes=action.id)
+        record(session, "undo", [(f"act:{action.id}", None)], actor, act_id=back.id)
+    return resume(back.id, within)
+
+
+def can_be_undone(session: Session, action: Act) -> queries.Count:
+    """How many jobs an undo would put back now."""
+    if not can_undo(action.verb):
+        return queries.Count(0)
+    return queries.count(session, may_be_taken_back(action.verb, action.id))
+
+
+def _put_back(session: Session, back: Act) -> Optional[int]:
+    undone = find(session, back.undoes or 0)
+    there = may_be_taken_back(undone.verb, undone.id)
+    seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > back.cursor_seq).order_by(Job.seq).limit(BATCH)))
+    moved = take_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=back.actor, act_id=back.id)
+    back.moved += moved
+    back.skipped += len(seqs) - moved
+    return seqs[-1] if len(seqs) == BATCH else None
+
+
+def stop(action_id: int, actor: str) -> bool:
+    """End an action where it stands; moved jobs stay moved. False: it had ended. Raises NotFound."""
+    with writing() as session:
+        return _stop(session, find(session, action_id, lock=True), actor)
+
+
+def _stop(session: Session, action: Act, actor: str) -> bool:
+    before = action.state
+    if before not in ("running", "waiting"):
+        return False
+    action.state, action.finished_at = "stopped", clock.now()
+    change = {"before": {"state": before}, "after": {"state": "stopped", "moved": action.moved}}
+    record(session, "stop", [(f"act:{action.id}", None)], actor, act_id=action.id, changes=[change])
+    return True
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def find(session: Session, action_id: int, *, lock: bool = False) -> Act:
+    """Raises NotFound."""
+    action = session.get(Act, action_id, with_for_update=lock)
+    if action is None:
+        raise NotFound(f"no such act: {action_id}")
+    return action
+
+
+def abandoned(session: Session) -> list[int]:
+    """Running actions whose process has stopped working on them."""
+    return list(session.scalars(select(Act.id).where(Act.state == "running", Act.lease_until < clock.now())))
