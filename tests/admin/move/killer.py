@@ -27,7 +27,7 @@ from webapp.commands import main
 from webapp.commands._move import move  # noqa: F401
 from webapp.insight import rollups  # noqa: F401
 from webapp.jobs import (
-    bulk_actions,  # noqa: F401
+    actions,  # noqa: F401
     canary,  # noqa: F401
 )
 from worker.maintenance import maintenance  # noqa: F401
