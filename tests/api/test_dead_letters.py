@@ -8,6 +8,8 @@ from tests.api.test_jobs import refused
 from tests.factories import make_job, make_user
 from webapp.db.engines import writing
 from webapp.db.models import OutputTail
+from webapp.insight import failure_groups
+from webapp.lib import clock
 
 
 def test_groups_are_listed_and_looked_at(reader: Program) -> None:
@@ -41,6 +43,28 @@ def test_something_is_said_of_a_group(operator: Program) -> None:
     told = refused(operator("PUT", "/dead-letters/groups/one", {"owner": "nobody"}), 422, "invalid")
     assert told["errors"][0]["field"] == "owner"
     refused(operator("PUT", "/dead-letters/groups/none", {"note": "x"}), 404, "not-found")
+
+
+def test_a_program_that_says_what_it_saw_overwrites_nothing_else(operator: Program) -> None:
+    make_job("dead", error_key="one", finished_at=clock.now() - clock.SECOND)
+    url = "/dead-letters/groups/one"
+    seen = operator("GET", url).get_json()
+    failure_groups.update("one", "person:ana", note="from ana")
+    told = refused(operator("PUT", url, {"note": "mine", "version": seen["version"]}), 409, "conflict")
+    assert told["detail"] == "ana has changed it in the meantime. Nothing was changed."
+    assert told["group"] == operator("GET", url).get_json()
+    assert told["group"]["note"] == "from ana"
+    saved = operator("PUT", url, {"note": "mine", "version": told["group"]["version"]}).get_json()
+    assert (saved["note"], saved["version"] != told["group"]["version"]) == ("mine", True)
+
+    make_job("dead", id="newest", error_key="one")
+    acknowledged = {"note": "seen", "acknowledged": True, "last_death": seen["last_death"]}
+    told = refused(operator("PUT", url, acknowledged), 409, "conflict")
+    assert told["detail"].startswith("One more has died of it in the meantime.")
+    assert (told["group"]["example"], told["group"]["note"], told["group"]["open"]) == ("newest", "mine", True)
+    acknowledged["last_death"] = told["group"]["last_death"]
+    assert operator("PUT", url, acknowledged).get_json()["open"] is False
+    refused(operator("PUT", url, {**acknowledged, "last_death": "yesterday"}), 422, "invalid")
 
 
 def test_one_group_is_listed_and_moved_alone(operator: Program) -> None:

@@ -111,8 +111,8 @@ def test_groups_are_listed_open_ones_first(app: Flask, cli: Cli) -> None:
     make_job("dead", error_key="aaa", last_error="exit code 3", command="make report")
     make_job("dead", error_key="bbb")
     make_job("dead", error_key="bbb")
-    failure_groups.describe("aaa", "person:ana", owner="ana")
-    failure_groups.acknowledge("aaa", "person:ana")
+    failure_groups.update("aaa", "person:ana", owner="ana")
+    failure_groups.update("aaa", "person:ana", acknowledged=True)
     result = cli("dlq", "groups")
     assert [line.split()[:3] for line in result.lines[1:]] == [["bbb", "2", "open"], ["aaa", "1", "acknowledged"]]
     assert "exit code 3" in result.lines[2]

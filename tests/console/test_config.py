@@ -7,6 +7,7 @@ import re
 import pytest
 from sqlalchemy import select
 
+from tests.accounts.test_audit_log import write_lines
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
 from webapp.core import setting_values
@@ -82,6 +83,18 @@ def test_a_keep_counts_no_further_than_the_cap(admin: Browser, monkeypatch: pyte
         make_job("completed", finished_at=clock.now() - 9 * clock.DAY)
     text = admin.post("/config/keep_completed/check", {"value": "4"}, partial=True).get_data(as_text=True)
     assert "This would prune 3+ completed jobs" in text
+
+
+def test_a_shorter_keep_of_the_audit_trail_says_how_many_lines_it_would_delete(admin: Browser) -> None:
+    def told(days: int) -> str:
+        return admin.post("/config/keep_audit/check", {"value": str(days)}, partial=True).get_data(as_text=True)
+
+    write_lines(-1)  # of a wrong clock
+    assert "No line of the audit trail is that old now" in told(300)
+    write_lines(400, 390, 380)
+    assert "This would delete 3 lines of the audit trail within a day" in told(300)
+    assert "3 lines of the audit trail are older than that and deleted within a day" in told(365)
+    assert "All lines of the audit trail are kept" in told(0)
 
 
 def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None:

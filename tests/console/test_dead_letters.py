@@ -63,7 +63,7 @@ def test_a_group_shows_its_own_jobs_and_the_last_words_of_the_one_asked_for(view
 
 def test_a_group_that_is_empty_by_now_keeps_its_note_and_a_refresh_says_so(operator: Browser) -> None:
     make_job("dead", id="job1")
-    failure_groups.describe("exit:1", "person:ana", note="ask the shop")
+    failure_groups.update("exit:1", "person:ana", note="ask the shop")
     change_job("job1", state="pending", finished_at=None)
     page = operator.get("/dead/exit:1")
     assert page.status_code == 404
@@ -94,7 +94,7 @@ def test_what_cannot_be_taken_comes_back_with_all_that_was_typed(operator: Brows
 def test_an_owner_who_was_disabled_stays_to_be_chosen(operator: Browser) -> None:
     user = make_user("gone", "operator")
     make_job("dead")
-    failure_groups.describe("exit:1", "person:ana", owner="gone")
+    failure_groups.update("exit:1", "person:ana", owner="gone")
     with writing() as session:
         session.merge(user).disabled_at = 1
     assert "<option selected>gone</option>" in text_of(operator, "/dead/exit:1")

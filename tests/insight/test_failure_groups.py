@@ -78,8 +78,8 @@ def test_the_latest_stand_first_or_the_largest_and_acknowledged_ones_behind() ->
             die(key, ago)
     assert [one.key for one in listed().groups] == ["few", "some", "many"]
     assert [one.key for one in listed(by="count").groups] == ["many", "some", "few"]
-    failure_groups.acknowledge("few", "person:ana")
-    failure_groups.acknowledge("many", "person:ana")
+    failure_groups.update("few", "person:ana", acknowledged=True)
+    failure_groups.update("many", "person:ana", acknowledged=True)
     assert [one.key for one in listed().groups] == ["some", "few", "many"]
     assert [one.key for one in listed(by="count").groups] == ["some", "many", "few"]
     assert listed().open_ones == 1
@@ -168,22 +168,22 @@ def test_groups_are_found_by_the_index_however_many_jobs_there_are(app: Flask) -
 def test_a_group_that_was_acknowledged_opens_again_when_one_more_dies_of_it() -> None:
     die("a", 2)
     assert found("a").is_open
-    assert failure_groups.acknowledge("a", "person:ana")
+    assert failure_groups.update("a", "person:ana", acknowledged=True)
     assert not found("a").is_open
-    assert not failure_groups.acknowledge("a", "person:ben")
+    assert not failure_groups.update("a", "person:ben", acknowledged=True)
     die("a", 1)
     group = found("a")
     assert group.is_open
     assert group.recurred
     assert group.said is not None
     assert group.said.acknowledged_by == "person:ana"
-    assert not failure_groups.reopen("a", "person:ana")
+    assert not failure_groups.update("a", "person:ana", acknowledged=False)
 
 
 @pytest.mark.usefixtures("app")
 def test_an_undone_requeue_does_not_open_a_group() -> None:
     job = die("a", 2)
-    failure_groups.acknowledge("a", "person:ana")
+    failure_groups.update("a", "person:ana", acknowledged=True)
     actions.apply("requeue", [job.id], "person:ana")
     change_job(job.id, state="dead", finished_at=job.finished_at)
     assert not found("a").is_open
@@ -194,44 +194,44 @@ def test_who_has_not_seen_the_newest_death_does_not_acknowledge_it() -> None:
     seen = die("a", 2).finished_at
     die("a", 1)
     with pytest.raises(failure_groups.Recurred, match="One more has died of it"):
-        failure_groups.acknowledge("a", "person:ana", seen=seen)
+        failure_groups.update("a", "person:ana", acknowledged=True, seen_death=seen)
     assert found("a").is_open
-    assert failure_groups.acknowledge("a", "person:ana", seen=found("a").last_at)
+    assert failure_groups.update("a", "person:ana", acknowledged=True, seen_death=found("a").last_at)
 
 
 @pytest.mark.usefixtures("app")
 def test_an_acknowledgement_can_be_taken_back() -> None:
     die("a")
-    failure_groups.acknowledge("a", "person:ana")
-    assert failure_groups.reopen("a", "person:ben")
+    failure_groups.update("a", "person:ana", acknowledged=True)
+    assert failure_groups.update("a", "person:ben", acknowledged=False)
     assert found("a").is_open
-    assert not failure_groups.reopen("a", "person:ben")
+    assert not failure_groups.update("a", "person:ben", acknowledged=False)
 
 
 @pytest.mark.usefixtures("app")
 def test_a_note_and_an_owner_stay_when_the_group_is_empty() -> None:
     make_user("ben", "operator")
     job = die("a")
-    assert failure_groups.describe("a", "person:ana", note=" They know.\r\nAsk Monday. ", owner="ben")
+    assert failure_groups.update("a", "person:ana", note=" They know.\r\nAsk Monday. ", owner="ben")
     actions.apply("discard", [job.id], "person:ana")
     with reading() as session:
         assert failure_groups.find(session, "a") is None
         said = failure_groups.said_of(session, "a")
     assert said is not None
     assert (said.note, said.owner, said.changed_by) == ("They know.\nAsk Monday.", "ben", "person:ana")
-    assert failure_groups.describe("a", "person:ana", note="")
+    assert failure_groups.update("a", "person:ana", note="")
     with pytest.raises(NotFound):
-        failure_groups.acknowledge("a", "person:ana")
+        failure_groups.update("a", "person:ana", acknowledged=True)
 
 
 @pytest.mark.usefixtures("app")
 def test_what_stays_as_it_was_is_no_change() -> None:
     make_user("ben", "operator")
     die("a")
-    assert not failure_groups.describe("a", "person:ana", note="", owner="")
-    assert failure_groups.describe("a", "person:ana", note="x", owner="ben")
-    assert not failure_groups.describe("a", "person:ana", note="x")
-    assert failure_groups.describe("a", "person:ana", owner="")
+    assert not failure_groups.update("a", "person:ana", note="", owner="")
+    assert failure_groups.update("a", "person:ana", note="x", owner="ben")
+    assert not failure_groups.update("a", "person:ana", note="x")
+    assert failure_groups.update("a", "person:ana", owner="")
     group = found("a")
     assert group.said is not None
     assert (group.said.note, group.said.owner) == ("x", None)
@@ -241,11 +241,36 @@ def test_what_stays_as_it_was_is_no_change() -> None:
 def test_nobody_overwrites_a_note_that_they_have_not_seen() -> None:
     die("a")
     first = failure_groups.fingerprint(None)
-    assert failure_groups.describe("a", "person:ana", note="mine", seen=first)
+    assert failure_groups.update("a", "person:ana", note="mine", seen=first)
     with pytest.raises(failure_groups.Changed, match="ana has changed it"):
-        failure_groups.describe("a", "person:ben", note="other", seen=first)
-    failure_groups.acknowledge("a", "person:ana")
-    assert failure_groups.describe("a", "person:ben", note="other", seen=failure_groups.fingerprint(found("a").said))
+        failure_groups.update("a", "person:ben", note="other", seen=first)
+    failure_groups.update("a", "person:ana", acknowledged=True)
+    assert failure_groups.update("a", "person:ben", note="other", seen=failure_groups.fingerprint(found("a").said))
+
+
+@pytest.mark.usefixtures("app")
+def test_of_several_changes_all_are_made_or_none() -> None:
+    seen = die("a", 2).finished_at
+    die("a", 1)
+    with pytest.raises(failure_groups.Recurred):
+        failure_groups.update("a", "person:ana", note="mine", acknowledged=True, seen_death=seen)
+    assert found("a").said is None
+    assert failure_groups.update("a", "person:ana", note="mine", acknowledged=True)
+    assert not failure_groups.update("a", "person:ana", note="mine", acknowledged=True)
+    with reading() as session:
+        verbs = [one.verb for one in queries.events_of(session, "group:a")]
+    assert verbs == ["acknowledge", "describe"]
+
+
+@pytest.mark.usefixtures("app")
+def test_an_empty_group_can_be_left_out() -> None:
+    job = die("a")
+    failure_groups.update("a", "person:ana", note="mine")
+    actions.apply("discard", [job.id], "person:ana")
+    with pytest.raises(NotFound, match="may be empty by now"):
+        failure_groups.update("a", "person:ana", note="other", only_with_jobs=True)
+    with reading() as session:
+        assert failure_groups.said_of(session, "a").note == "mine"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -266,26 +291,24 @@ def test_what_cannot_be_taken_is_refused_by_its_field(
         session.execute(update(User).values(disabled_at=1))
     die("a")
     with pytest.raises(failure_groups.GroupError, match=words) as caught:
-        failure_groups.describe("a", "person:ana", note=note, owner=owner)
+        failure_groups.update("a", "person:ana", note=note, owner=owner)
     assert caught.value.field == field
     assert found("a").said is None
 
 
 @pytest.mark.usefixtures("app")
 def test_of_a_group_that_never_was_nothing_can_be_said() -> None:
-    for act in (failure_groups.acknowledge, failure_groups.reopen):
+    for what in ({"acknowledged": True}, {"acknowledged": False}, {"note": "x"}):
         with pytest.raises(NotFound, match="there is no group 'a'"):
-            act("a", "person:ana")
-    with pytest.raises(NotFound):
-        failure_groups.describe("a", "person:ana", note="x")
+            failure_groups.update("a", "person:ana", **what)
 
 
 @pytest.mark.usefixtures("app")
 def test_what_was_said_leaves_a_trail() -> None:
     die("a")
-    failure_groups.describe("a", "person:ana", note="why")
-    failure_groups.acknowledge("a", "person:ben")
-    failure_groups.reopen("a", "person:ben")
+    failure_groups.update("a", "person:ana", note="why")
+    failure_groups.update("a", "person:ben", acknowledged=True)
+    failure_groups.update("a", "person:ben", acknowledged=False)
     with reading() as session:
         happened = [(one.verb, one.actor) for one in queries.events_of(session, "group:a")]
         audited = session.scalars(select(Audit).order_by(Audit.id)).all()

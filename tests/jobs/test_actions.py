@@ -13,9 +13,9 @@ from flask import Flask
 from sqlalchemy import event, select
 
 from tests.factories import change_job, make_job, make_jobs
+from webapp.core.states import STATES
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.core.states import STATES
 from webapp.db.models import Act, Event, Job
 from webapp.jobs import actions, activity, filters, search
 from webapp.jobs.filters import JobFilter

@@ -1,1 +1,1 @@
-"""Users, sessions, tokens, log-in throttling, saved searches."""
+"""People, their sessions, programs with tokens, and what is refused to them."""

@@ -15,12 +15,13 @@ from marshmallow import fields as ma
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.actions import EITHER, ActAnswer, Which, answer_of, matching, on_many
 from webapp.api.jobs import LINKS, MOST_LISTED, JobPage, ListQuery
-from webapp.api.problems import one_field
+from webapp.api.problems import Problem, one_field
 from webapp.api.routes import Noun
 from webapp.api.scopes import actor, scope
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
 from webapp.jobs import canary, operations, search
+from webapp.lib import clock
 from webapp.web import serializers
 
 
@@ -62,6 +63,8 @@ class GroupRequest(Schema):
     note = fields.typed("for everybody; empty: none", failure_groups.LONGEST_NOTE)
     owner = fields.typed("a user; empty: nobody", 64)
     acknowledged = fields.flag("somebody sees to it; one more death ends that")
+    version = fields.typed("the group's `version` as you read it: 409 if note or owner changed since", 64)
+    last_death = fields.moment("with `acknowledged`: the group's, as you read it; 409 if one more job died since")
 
 
 class Group(fields.Answer):
@@ -77,6 +80,7 @@ class Group(fields.Answer):
     acknowledged_by = fields.text("who", null=True)
     note = fields.text("what people wrote")
     owner = fields.text("who sees to it", null=True)
+    version = fields.text("of note and owner; send it along with a change of them")
 
 
 class Groups(fields.Answer):
@@ -147,19 +151,29 @@ def get_group(group: str) -> Any:
     return _group(group)
 
 
-@routes.on("PUT", "/dead-letters/groups/<group>", {200: Group}, body=GroupRequest)
+@routes.on("PUT", "/dead-letters/groups/<group>", {200: Group}, body=GroupRequest, also=(409,))
 @scope("operate")
 def describe_group(group: str) -> Any:
-    """Say something of a group: a note, who sees to it, that it is acknowledged."""
+    """Set a group's note and owner, acknowledge it or reopen it.
+
+    Send `version` and `last_death` as you read them, so that you overwrite nothing that you have not seen. Where it
+    changed since, the answer is 409 with the `group` as it is now, and nothing was changed.
+    """
     asked = request_body.body(GroupRequest)
-    _group(group)
+    seen, seen_death = asked.pop("version", None), asked.pop("last_death", None)
     try:
-        failure_groups.describe(group, actor(), note=asked.get("note"), owner=asked.get("owner"))
+        failure_groups.update(
+            group,
+            actor(),
+            **asked,
+            seen=seen,
+            seen_death=clock.parse_iso(seen_death) if seen_death else None,
+            only_with_jobs=True,
+        )
     except failure_groups.GroupError as error:
         raise one_field(error.field, str(error)) from None
-    if asked.get("acknowledged") is not None:
-        act = failure_groups.acknowledge if asked["acknowledged"] else failure_groups.reopen
-        act(group, actor())
+    except (failure_groups.Changed, failure_groups.Recurred) as error:
+        raise Problem("conflict", f"{str(error).rstrip('.')}. Nothing was changed.", group=_group(group)) from None
     return _group(group)
 
 

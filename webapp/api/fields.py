@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from webapp.core.job_spec import NAME, NAME_RULE
+from webapp.lib import clock
 from webapp.lib.text import can_be_stored
 
 LABEL_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
@@ -89,6 +90,17 @@ def integer(about: str, lowest: int, highest: int, **options: Any) -> fields.Int
 def flag(about: str) -> fields.Boolean:
     """true or false, as JSON has them."""
     return fields.Boolean(truthy=[True], falsy=[False], metadata={"description": about})
+
+
+def moment(about: str) -> fields.String:
+    return fields.String(validate=_moment, metadata={"description": about, "format": "date-time"})
+
+
+def _moment(value: str) -> None:
+    try:
+        clock.parse_iso(value)
+    except ValueError:
+        raise ValidationError("is no time. Expected one like 2030-01-31T09:30:00Z.") from None
 
 
 def _named(value: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Optional
 from flask import current_app, request
 from sqlalchemy.exc import DBAPIError
 
-from webapp.accounts import login_throttle, tokens
+from webapp.accounts import login_throttle, refusals, tokens
 from webapp.api import problems, rate_limit
 from webapp.api.problems import Problem
 from webapp.api.scopes import Caller, needed_scope, set_caller
@@ -79,9 +79,7 @@ def _check_scope(caller: Caller) -> None:
     needed = needed_scope(current_app, request.endpoint)
     if needed is not None and caller.may(needed):
         return
-    with writing() as session:
-        subject, detail = [f"route:{request.endpoint}"], {"needs": needed, "scope": caller.scope}
-        audit.note(session, request.method.lower(), subject, caller.actor, outcome="refused", details=[detail])
+    refusals.note(caller.actor, request.method.lower(), request.endpoint, {"needs": needed, "scope": caller.scope})
     challenge = f'Bearer realm="queuectl", error="insufficient_scope", scope="{needed}"'
     text = f"This needs the scope {needed}; the token {caller.name} has {caller.scope}."
     raise Problem("scope", text, headers={"WWW-Authenticate": challenge}, needs=needed)

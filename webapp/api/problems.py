@@ -71,6 +71,7 @@ class ProblemSchema(fields.Answer):
     detail = fields.text("what happened this time")
     errors = ma.List(ma.Nested(Fault), metadata={"description": "each thing that is not allowed"})
     state = ma.String(allow_none=True, metadata={"description": "of a conflict: the state that it is in"})
+    group = ma.Dict(metadata={"description": "of a conflict about a group: the group as it is now"})
     needs = ma.String(metadata={"description": "the scope that would be enough"})
 
 

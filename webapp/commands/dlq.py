@@ -88,16 +88,11 @@ def note(key: str, text: str | None, owner: str | None, acknowledged: bool | Non
 
     if text is None and owner is None and acknowledged is None:
         raise click.UsageError("Give a text, --owner, --acknowledge or --reopen.")
-    changed = False
     with core():
-        if text is not None or owner is not None:
-            try:
-                changed = failure_groups.describe(key, actor(), note=text, owner=owner)
-            except failure_groups.GroupError as error:
-                raise click.UsageError(f"The {error.field} {error}") from None
-        if acknowledged is not None:
-            act = failure_groups.acknowledge if acknowledged else failure_groups.reopen
-            changed = act(key, actor()) or changed
+        try:
+            changed = failure_groups.update(key, actor(), note=text, owner=owner, acknowledged=acknowledged)
+        except failure_groups.GroupError as error:
+            raise click.UsageError(f"The {error.field} {error}") from None
     say("Saved." if changed else "Nothing was changed.")
     return 0
 

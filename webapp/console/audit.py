@@ -36,7 +36,7 @@ VERBS = (
     "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "canary", "describe", "acknowledge",
     "reopen", "pause", "resume", "quiet", "run", "stop", "scale", "config", "sign_in", "sign_out", "end_sessions",
     "add_user", "set_role", "passwd", "disable_user", "enable_user", "make_token", "revoke_token", "export_jobs",
-    "save_view", "rename_view", "remove_view", "use_token", "confirm", "restore",
+    "save_view", "rename_view", "remove_view", "use_token", "confirm", "restore", "prune",
 )  # fmt: skip
 
 

@@ -233,7 +233,7 @@ def describe(group: str) -> ResponseReturnValue:
     """Set note and owner. What somebody else has written in the meantime is shown first."""
     note, owner = request.form.get("note", ""), request.form.get("owner", "")
     try:
-        changed = failure_groups.describe(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
+        changed = failure_groups.update(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
     except failure_groups.GroupError as error:
         return _show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
     except failure_groups.Changed as error:
@@ -250,7 +250,7 @@ def acknowledge(group: str) -> ResponseReturnValue:
     text = request.form.get("seen", "")
     seen = int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
     try:
-        changed = failure_groups.acknowledge(group, actor(), seen=seen)
+        changed = failure_groups.update(group, actor(), acknowledged=True, seen_death=seen)
     except failure_groups.Recurred as error:
         return htmx.refused(str(error))
     if not changed:
@@ -263,7 +263,7 @@ def acknowledge(group: str) -> ResponseReturnValue:
 @pages.post("/dead/<group>/reopen")
 @needs("operator")
 def reopen(group: str) -> ResponseReturnValue:
-    if not failure_groups.reopen(group, actor()):
+    if not failure_groups.update(group, actor(), acknowledged=False):
         return htmx.refused("It was open already. Nothing was changed.")
     return htmx.done("Open again.", back=url_for("dead_letters.show", group=group))
 

@@ -7,16 +7,13 @@ from contextlib import suppress
 from flask import request
 from sqlalchemy.exc import DBAPIError
 
+from webapp.accounts import refusals
 from webapp.console.sessions import Person, current_person
 from webapp.core.locks import Busy
-from webapp.db import audit
-from webapp.db.engines import writing
 
 
 def note_refusal(person: Person, detail: dict[str, str]) -> None:
-    with writing() as session:
-        subject = [f"route:{request.endpoint}"]
-        audit.note(session, request.method.lower(), subject, person.actor, outcome="refused", details=[detail])
+    refusals.note(person.actor, request.method.lower(), request.endpoint, detail)
 
 
 def note_forgery(reason: str) -> None:

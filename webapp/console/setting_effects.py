@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from webapp.console.retry_schedule import Timetable
 from webapp.console.wording import number
 from webapp.core import setting_values
-from webapp.db.models import Job, Worker
+from webapp.db.models import Audit, Job, Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -43,6 +43,8 @@ def foresee(session: Session, value: settings.Value, new: setting_values.Number)
         return _backoff(session, value, new)
     if key in KEPT:
         return _kept(session, KEPT[key], int(new), changed=new != value.value)
+    if key == "keep_audit":
+        return _audit_kept(session, int(new), changed=new != value.value)
     if key in _TOLD:
         return Consequence(_TOLD[key](session, float(value.value), float(new)))
     return Consequence(["A new value is obeyed at once, by every worker."])
@@ -101,6 +103,23 @@ def _kept(session: Session, state: str, days: int, changed: bool) -> Consequence
         f"This would prune {older} {one if older.number == 1 else what}, with attempts and output, within minutes of "
         "saving. They cannot be brought back.",
     )
+
+
+def _audit_kept(session: Session, days: int, changed: bool) -> Consequence:
+    if days == 0:
+        return Consequence(["All lines of the audit trail are kept."])
+    # The first lines, for no index has the time.
+    first = select(Audit.at).order_by(Audit.id).limit(queries.COUNT_CAP + 1).subquery()
+    old = select(func.count()).select_from(first).where(first.c.at < clock.now() - days * clock.DAY)
+    found = session.scalar(old) or 0
+    older = queries.Count(min(found, queries.COUNT_CAP), found > queries.COUNT_CAP)
+    told = "Lines go by whole days. Each time, a line in the trail says how many were deleted."
+    if found == 0:
+        return Consequence(["No line of the audit trail is that old now.", told])
+    lines = f"{older} {'line' if found == 1 else 'lines'} of the audit trail"
+    if not changed:
+        return Consequence([f"{lines} {'is' if found == 1 else 'are'} older than that and deleted within a day.", told])
+    return Consequence([told], f"This would delete {lines} within a day of saving. Export them first to keep them.")
 
 
 # --- running and workers ---------------------------------------------------------------------------------------------

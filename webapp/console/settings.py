@@ -26,7 +26,7 @@ GROUPS = (
     ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
     ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
     ("Workers", ("shutdown_grace", "lease")),
-    ("Keeping", ("keep_completed", "keep_cancelled", "keep_dead")),
+    ("Keeping", ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")),
 )
 
 

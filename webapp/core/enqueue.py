@@ -19,7 +19,7 @@ from webapp.lib.ids import new_job_id
 
 STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
-AUDITED = ("command", "queue", "requires", "state")  # of each job
+AUDITED = ("queue", "requires", "state")  # of each job, beside its command
 
 MOST_LANES = 1000  # of one queue: workers and pages look through them one by one
 
@@ -162,6 +162,10 @@ def _audit(transaction: Transaction, rows: Sequence[Mapping[str, Any]], actor: s
         detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
         lines = audit_lines.lines("enqueue", ["jobs"], actor, details=[detail])
     else:
-        details = [{"after": {key: row[key] for key in AUDITED if row[key]}} for row in rows]
+        details = [{"after": {**audit_lines.command_in_brief(row["command"]), **_audited(row)}} for row in rows]
         lines = audit_lines.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
     transaction.execute_many(audit_lines.LINE, lines)
+
+
+def _audited(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in AUDITED if row[key]}

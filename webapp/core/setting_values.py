@@ -75,6 +75,7 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition("keep_completed", int, 30, 0, 100 * _YEAR, "days", "Completed jobs are deleted after this many days. 0: never."),
         Definition("keep_cancelled", int, 30, 0, 100 * _YEAR, "days", "Cancelled jobs are deleted after this many days. 0: never."),
         Definition("keep_dead", int, 0, 0, 100 * _YEAR, "days", "Dead letters are deleted after this many days. 0: never."),
+        Definition("keep_audit", int, 365, 0, 100 * _YEAR, "days", "Lines of the audit trail are deleted after this many days. 0: never."),
     )
 }  # fmt: skip
 
@@ -96,6 +97,7 @@ class Settings:
     keep_completed: int
     keep_cancelled: int
     keep_dead: int
+    keep_audit: int
 
     def __init__(self, changed: Optional[Mapping[str, str]] = None) -> None:
         """`changed` maps names to JSON texts, as the table holds them; what no longer is a setting is passed over."""

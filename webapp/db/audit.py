@@ -2,6 +2,10 @@
 
 A row is written in the transaction that does what it tells, and nothing can change it (a trigger refuses). What workers
 and the clock do is no part of it: that is on the jobs themselves. The lines themselves are in `core/audit_lines.py`.
+
+Retention alone deletes lines. The trigger allows only lines older than the setting `keep_audit`, and only behind a
+fresh line that says so, see `worker/maintenance/retention.py`. Lines from before schema 0006 have the whole command
+until they are old enough to be deleted: the trail is append-only for upgrades, too.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any, Optional
 from sqlalchemy import Select, select, text
 from sqlalchemy.orm import Session
 
-from webapp.core.audit_lines import LINE, lines
+from webapp.core.audit_lines import LINE, Origin, lines
 from webapp.db.engines import reading
 from webapp.db.models import Audit
 from webapp.lib import clock
@@ -30,10 +34,14 @@ def note(
     *,
     outcome: str = "done",
     details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
+    origin: Optional[Origin] = None,
 ) -> None:
-    """Add a line for each subject. `details` has as many: `{"before": …, "after": …}` where something changed."""
+    """Add a line for each subject. `details` has as many: `{"before": …, "after": …}` where something changed.
+
+    `origin` is that of the request or command, unless it is given.
+    """
     if subjects:
-        session.execute(text(LINE), lines(verb, subjects, actor, outcome=outcome, details=details))
+        session.execute(text(LINE), lines(verb, subjects, actor, outcome=outcome, details=details, origin=origin))
 
 
 @dataclass(frozen=True)

@@ -518,7 +518,7 @@ class IdempotencyKey(Model):
 
 
 class Audit(Model):
-    """One line of the audit trail. A trigger refuses to change or delete any."""
+    """One line of the audit trail. A trigger refuses to change any, and to delete any but old ones in retention."""
 
     __tablename__ = "audit"
 
@@ -528,7 +528,7 @@ class Audit(Model):
     verb: Mapped[str] = mapped_column(Text)
     subject: Mapped[str] = mapped_column(Text)  # as in events
     outcome: Mapped[str] = mapped_column(Text)
-    face: Mapped[str] = mapped_column(Text)  # command, console, api
+    face: Mapped[str] = mapped_column(Text)  # command, console, api; worker: retention
     address: Mapped[Optional[str]] = mapped_column(Text)
     detail: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object; what changed is in `before` and `after`
 

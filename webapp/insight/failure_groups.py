@@ -81,11 +81,11 @@ class GroupError(ValueError):
 
 
 class Recurred(Exception):
-    """Somebody acknowledges what they have not seen: the group has a newer death. The message says so."""
+    """The group has a newer death than the one that the caller has seen. The message says so."""
 
 
 class Changed(Exception):
-    """Somebody else has changed note or owner since the form was made; the message says who."""
+    """Note or owner were changed since the caller read them. The message says by whom."""
 
 
 @dataclass(frozen=True)
@@ -248,72 +248,81 @@ def _listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
 
 
 def fingerprint(said: Optional[Group]) -> str:
-    """What a form sends along, so that nobody overwrites a note that they have not seen."""
+    """The version of note and owner: what a form and a program send along, so that they overwrite nothing unseen."""
     words = "\0".join((said.note, said.owner or "")) if said else "\0"
     return hashlib.blake2b(words.encode(errors="replace"), digest_size=8).hexdigest()
 
 
-def describe(
+def update(
     key: str,
     actor: str,
     *,
     note: Optional[str] = None,
     owner: Optional[str] = None,
+    acknowledged: Optional[bool] = None,
     seen: Optional[str] = None,
+    seen_death: Optional[int] = None,
+    only_with_jobs: bool = False,
 ) -> bool:
-    """Set a group's note and owner; None leaves one as it is, '' clears it. False: nothing changed.
+    """Set a group's note and owner, acknowledge or reopen it, in one transaction. False: nothing changed.
 
-    `seen` is the `fingerprint` of what the person was shown. Raises NotFound, GroupError, Changed.
+    What is None stays as it is, '' clears it. `seen` is the `fingerprint` of note and owner that the caller was shown,
+    `seen_death` the time of the newest death. Raises NotFound, with `only_with_jobs` for an empty group too;
+    GroupError, Changed and Recurred. Then nothing is stored.
     """
     note = None if note is None else _checked_note(note)
     with writing() as session:
-        said = _written(session, key)
-        if owner is not None:
-            owner = owner.strip()
-            _check_owner(session, owner, said)
-        new = (said.note if note is None else note, said.owner if owner is None else owner or None)
-        if new == (said.note, said.owner):
-            return False
-        if seen is not None and seen != fingerprint(said):
-            raise Changed(f"{said.changed_by.partition(':')[2]} has changed it in the meantime")
-        change = {"before": _told(said)}
-        said.note, said.owner = new
-        change["after"] = _told(said)
-        _stamp(session, said, "describe", actor, change)
-        return True
+        said, last_at = _written(session, key), _last_death(session, key)
+        if last_at is None and only_with_jobs:
+            raise NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
+        changed = _describe(session, said, actor, note, owner, seen)
+        if acknowledged is None:
+            return changed
+        if acknowledged:
+            return _acknowledge(session, said, actor, last_at, seen_death) or changed
+        return _reopen(session, said, actor, last_at) or changed
 
 
-def acknowledge(key: str, actor: str, *, seen: Optional[int] = None) -> bool:
-    """Say that somebody knows of a group and sees to it, until one more dies of it. False: it was so already.
-
-    `seen` is when the newest death was that the person was shown. Raises NotFound; Recurred where there is a newer one.
-    """
-    with writing() as session:
-        said = _written(session, key)
-        last_at = _last_death(session, key)
-        if last_at is None:
-            raise NotFound("this group has no dead letters any more, so there is nothing to acknowledge.")
-        if seen is not None and seen < last_at:
-            raise Recurred("One more has died of it since this page was loaded. Look at it first.")
-        if not _is_open(said.acknowledged_at, last_at):
-            return False
-        # The time of the death, not of now: one that is being written right now shall open it again.
-        said.acknowledged_at, said.acknowledged_by = last_at, actor
-        _stamp(session, said, "acknowledge", actor, {"after": {"last_death": clock.to_iso(last_at)}})
-        return True
+def _describe(
+    session: Session, said: Group, actor: str, note: Optional[str], owner: Optional[str], seen: Optional[str]
+) -> bool:
+    if owner is not None:
+        owner = owner.strip()
+        _check_owner(session, owner, said)
+    new = (said.note if note is None else note, said.owner if owner is None else owner or None)
+    if new == (said.note, said.owner):
+        return False
+    if seen is not None and seen != fingerprint(said):
+        raise Changed(f"{said.changed_by.partition(':')[2]} has changed it in the meantime")
+    change = {"before": _told(said)}
+    said.note, said.owner = new
+    change["after"] = _told(said)
+    _stamp(session, said, "describe", actor, change)
+    return True
 
 
-def reopen(key: str, actor: str) -> bool:
-    """Take an acknowledgement back. False: there was none that holds. Raises NotFound."""
-    with writing() as session:
-        said = _written(session, key)
-        last_at = _last_death(session, key)
-        if said.acknowledged_at is None or (last_at is not None and said.acknowledged_at < last_at):
-            return False
-        change = {"before": {"acknowledged_by": said.acknowledged_by}}
-        said.acknowledged_at = said.acknowledged_by = None
-        _stamp(session, said, "reopen", actor, change)
-        return True
+def _acknowledge(session: Session, said: Group, actor: str, last_at: Optional[int], seen: Optional[int]) -> bool:
+    """Until one more dies of it. False: it was so already."""
+    if last_at is None:
+        raise NotFound("this group has no dead letters any more, so there is nothing to acknowledge.")
+    if seen is not None and seen < last_at:
+        raise Recurred("One more has died of it in the meantime. Look at it first.")
+    if not _is_open(said.acknowledged_at, last_at):
+        return False
+    # The time of the death, not of now: one that is being written right now shall open it again.
+    said.acknowledged_at, said.acknowledged_by = last_at, actor
+    _stamp(session, said, "acknowledge", actor, {"after": {"last_death": clock.to_iso(last_at)}})
+    return True
+
+
+def _reopen(session: Session, said: Group, actor: str, last_at: Optional[int]) -> bool:
+    """False: no acknowledgement holds."""
+    if said.acknowledged_at is None or (last_at is not None and said.acknowledged_at < last_at):
+        return False
+    change = {"before": {"acknowledged_by": said.acknowledged_by}}
+    said.acknowledged_at = said.acknowledged_by = None
+    _stamp(session, said, "reopen", actor, change)
+    return True
 
 
 def _written(session: Session, key: str) -> Group:

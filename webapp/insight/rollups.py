@@ -364,8 +364,8 @@ def _set_back(seen: int, patience: float) -> None:
 # --- retention -------------------------------------------------------------------------------------------------------
 
 
-def prune(patience: float = BUSY_TIMEOUT) -> None:
-    """Delete roll-ups that are older than KEEP, a batch at a time."""
+def prune(patience: float = BUSY_TIMEOUT) -> bool:
+    """Delete roll-ups that are older than KEEP, a batch of each table. True: there may be more."""
     before = clock.now() - KEEP
     with reading() as session:
         oldest = select(Minute.at).where(Minute.at < before).order_by(Minute.at).limit(PRUNE_BATCH)
@@ -373,9 +373,10 @@ def prune(patience: float = BUSY_TIMEOUT) -> None:
         old_hours = select(CommandHour.at).where(CommandHour.at < before).order_by(CommandHour.at).limit(PRUNE_BATCH)
         hours = list(session.scalars(old_hours))
     if not minutes and not hours:
-        return
+        return False
     with writing(patience, rings=False) as session:
         if minutes:
             session.execute(delete(Minute).where(Minute.at <= minutes[-1]))
         if hours:
             session.execute(delete(CommandHour).where(CommandHour.at <= hours[-1]))
+    return PRUNE_BATCH in (len(minutes), len(hours))

@@ -25,7 +25,7 @@ from webapp.core.states import ARROWS
 from webapp.db import audit
 from webapp.db.engines import give_way, reading, writing
 from webapp.db.models import Act, Job
-from webapp.jobs import filters, queries, settings
+from webapp.jobs import deletion, filters, queries, settings
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import in_state, may_be_taken_back, move, record, take_back
 from webapp.jobs.operations import NotFound, Outcome
@@ -187,6 +187,8 @@ def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional
         action = find(session, action_id)
     begun = action.cursor_seq
     found = _next_of(action) if action.state == "running" and _has_filter(action) else None
+    if found is not None and action.verb == "discard":
+        found = _as_many_as_fit(*found)
     with writing(patience) as session:
         action = find(session, action_id, lock=True)
         if action.state == "running" and action.cursor_seq == begun:  # else another process was faster, or ended it
@@ -282,6 +284,13 @@ def _next_of(action: Act) -> tuple[list[int], Optional[int]]:
         if cursor is None or len(seqs) == BATCH:
             break
     return seqs, cursor
+
+
+def _as_many_as_fit(seqs: list[int], cursor: Optional[int]) -> tuple[list[int], Optional[int]]:
+    """Of the jobs to discard, as many as one transaction may delete, one at least; and the row that it comes to."""
+    with reading() as session:
+        some = deletion.first_that_fit(session, seqs) or seqs[:1]
+    return some, (cursor if len(some) == len(seqs) else some[-1])
 
 
 def _look(session: Session, action: Act, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:

@@ -1,7 +1,7 @@
 """The one guarded move of a job along an arrow of `core/states.py`, and the record of it.
 
 A job's state changes here and nowhere else; `webapp/core/statements.py` and `worker/maintenance/recovery.py`, which have statements of
-their own, take the same arrows. Retention deletes jobs by itself, see `worker/maintenance/maintenance.py`.
+their own, take the same arrows. Retention deletes jobs by itself, see `worker/maintenance/retention.py`.
 
 `take_back`, the undo of a bulk act, leads from where the act's verb entered to where each job was before.
 """

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.db.models import Act
 from webapp.insight import trends
-from webapp.insight.failure_groups import DeadGroup
+from webapp.insight.failure_groups import DeadGroup, fingerprint
 from webapp.insight.fleet import SupervisorView
 from webapp.insight.queues import QueueView
 from webapp.insight.trends import Trend
@@ -166,6 +166,7 @@ def dead_group(group: DeadGroup) -> dict[str, Any]:
         "acknowledged_by": said.acknowledged_by if said and not group.is_open else None,
         "note": said.note if said else "",
         "owner": said.owner if said else None,
+        "version": fingerprint(said),
     }
 
 

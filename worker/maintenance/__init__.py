@@ -1,1 +1,1 @@
-"""The maintenance process: lost workers, retention, roll-ups, scaling."""
+"""What a supervisor keeps in order: lost workers, unfinished actions, roll-ups, old rows."""

@@ -18,18 +18,17 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from flask import Flask, current_app
-from sqlalchemy import delete, literal_column, or_, text, update
+from sqlalchemy import literal_column, text, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.exc import DBAPIError
 
-from webapp.accounts import login_throttle, sessions
 from webapp.config import Config
-from webapp.core import schema, setting_values
+from webapp.core import schema
 from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
 from webapp.db import db_errors, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Act, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
+from webapp.db.models import Job, Worker
 from webapp.insight import rollups
 from webapp.jobs import actions, canary, operations, settings
 from webapp.jobs.lifecycle import in_state
@@ -37,6 +36,7 @@ from webapp.lib import clock
 from worker import processes
 from worker.loop import wakeup
 from worker.maintenance import recovery
+from worker.maintenance.retention import Retention
 from worker.maintenance.scaling import Scaling
 from worker.messages import GONE, LOOK, STOP, listen
 
@@ -47,13 +47,8 @@ REST = 15.0  # seconds between looks while nothing runs and nobody writes, where
 NO_BEAT = 15.0  # seconds without a heartbeat, after which a worker is gone that was there before a restart
 PATIENCE = 1.0  # seconds that a look waits for the write lock: whoever holds it may be one that it should end
 ACTS_EVERY_LOOK = 1.0  # seconds of each look for bulk acts that somebody left unfinished
-PRUNE_EVERY = 60.0
+RETENTION_EVERY = 60.0  # from the end of one round over all tables to the start of the next
 FOLD_EVERY = 20.0  # between foldings of ended attempts into roll-ups
-PRUNE_BATCH = 500
-KEEP_WORKERS = clock.DAY  # rows of workers and supervisors that ended
-KEEP_SILENT = 30 * clock.DAY  # rows of supervisors that nobody has heard of, such as one on a machine that was put away
-KEEP_REPEATS = clock.DAY  # answers to requests of programs under an Idempotency-Key
-KEEP_RECORDS = 400 * clock.DAY  # events of no job, and bulk acts
 
 
 @dataclass
@@ -87,7 +82,7 @@ def run(app: Flask, supervisor: int, crew: Scaling) -> int:
             if GONE in words:
                 return 0
             with contextlib.suppress(queue.Empty):
-                words.add(heard.get(timeout=0.01 if keeper.acts else keeper.rest if hears else TICK))
+                words.add(heard.get(timeout=0.01 if keeper.has_more else keeper.rest if hears else TICK))
                 while True:  # one look will do for all that was said so far, by the supervisor and by the bell
                     words.add(heard.get_nowait())
 
@@ -134,8 +129,15 @@ class _Keeper:
         self._writable: Optional[bool] = None  # whether this keeper can write, once it has been asked in this tick
         self._could_write = True  # in the tick before
         self._last_tick = time.monotonic()
-        self._pruned_at = time.monotonic() - PRUNE_EVERY
+        self._retention = Retention(PATIENCE)
+        self._retained_at = time.monotonic() - RETENTION_EVERY
+        self._retention_goes_on = False
         self._folded_at = time.monotonic() - FOLD_EVERY
+
+    @property
+    def has_more(self) -> bool:
+        """Whether this look left work for the next one, which should follow at once."""
+        return bool(self.acts) or self._retention_goes_on
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -167,11 +169,11 @@ class _Keeper:
         if now - self._folded_at >= FOLD_EVERY:
             # Not all of it in one look, when a day must be caught up: the next one goes on at once.
             self._folded_at = now if rollups.fold(patience=PATIENCE) < rollups.CHUNK else now - FOLD_EVERY
-        if now - self._pruned_at >= PRUNE_EVERY:
-            self._pruned_at = now
-            prune(values)
-            rollups.prune(PATIENCE)
-            _look_at_log()
+        if self._retention_goes_on or now - self._retained_at >= RETENTION_EVERY:
+            self._retained_at, self._retention_goes_on = now, False
+            self._retention_goes_on = self._retention.resume(values)
+            if not self._retention_goes_on:
+                _look_at_log()
 
     def _carry_on(self, found: list[int]) -> None:
         """Bring unfinished acts forward, for a while: workers must be watched meanwhile."""
@@ -264,52 +266,3 @@ def _look_at_log() -> None:
         log.warning(
             "the log of the database has grown to %d MiB: some program has kept a transaction open for long", size >> 20
         )
-
-
-# --- retention ---
-
-
-def prune(values: setting_values.Settings) -> int:
-    """Delete what is older than the settings keep, in small transactions. Returns the number of jobs."""
-    deleted = 0
-    for state, days in (
-        ("completed", values.keep_completed),
-        ("cancelled", values.keep_cancelled),
-        ("dead", values.keep_dead),
-    ):
-        while days:
-            number = _prune_jobs(state, clock.now() - days * clock.DAY)
-            deleted += number
-            if number < PRUNE_BATCH:
-                break
-            engines.give_way()
-    if deleted:
-        log.info("deleted %d jobs that were older than the settings keep", deleted, extra={"jobs": deleted})
-    _prune_records()
-    return deleted
-
-
-def _prune_jobs(state: str, before: int) -> int:
-    with writing(PATIENCE, rings=False) as session:
-        old = sql_select(Job.seq).where(in_state(state), Job.finished_at < before).limit(PRUNE_BATCH)
-        return len(session.execute(delete(Job).where(Job.seq.in_(old), in_state(state)).returning(Job.seq)).all())
-
-
-def _prune_records() -> None:
-    now = clock.now()
-    # Looked for without the write lock, for no index finds them. The events of a job go with the job.
-    forgotten = sql_select(Event.id).where(Event.at < now - KEEP_RECORDS, Event.job_seq.is_(None))
-    with reading() as session:
-        old = list(session.scalars(forgotten.order_by(Event.id).limit(PRUNE_BATCH)))
-    with writing(PATIENCE, rings=False) as session:
-        session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
-        gone = Supervisor.stopped_at < now - KEEP_WORKERS, Supervisor.seen_at < now - KEEP_SILENT
-        session.execute(delete(Supervisor).where(or_(*gone)))
-        session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
-        session.execute(delete(IdempotencyKey).where(IdempotencyKey.at < now - KEEP_REPEATS))
-        sessions.prune(session)
-        login_throttle.prune(session)
-        session.execute(delete(Act).where(Act.state.in_(("done", "stopped")), Act.finished_at < now - KEEP_RECORDS))
-        session.execute(delete(Event).where(Event.id.in_(old)))
-        if engines.is_sqlite():
-            session.execute(text("PRAGMA incremental_vacuum(200)"))

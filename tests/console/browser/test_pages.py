@@ -56,8 +56,8 @@ def fill() -> None:
 
 
 def fill_with_groups() -> None:
-    failure_groups.describe("exit:1", "person:ana", note="a note\n" + "w" * 300)
-    failure_groups.acknowledge("exit:1", "person:ana")
+    failure_groups.update("exit:1", "person:ana", note="a note\n" + "w" * 300)
+    failure_groups.update("exit:1", "person:ana", acknowledged=True)
     job = make_job("dead", command="printf 'a very long command %s' " + "y" * 300, error_key="other")
     with writing() as session:
         session.add(OutputTail(job_seq=job.seq, text="a very long line\n" + "v" * 1000))

@@ -1,0 +1,284 @@
+"""Old rows are deleted in small transactions, a little at each tick, and nothing else waits for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from tests import factories
+from webapp.accounts import tokens
+from webapp.core import job_spec
+from webapp.db.engines import reading, writing
+from webapp.db.models import Attempt, Event, IdempotencyKey, Job, Worker
+from webapp.core.setting_values import Settings
+from webapp.jobs import actions, deletion, operations
+from webapp.lib import clock
+from worker import processes
+from worker.maintenance import maintenance as keeper
+from worker.maintenance import retention
+from worker.maintenance.retention import Retention
+
+DAY = clock.DAY
+pytestmark = pytest.mark.usefixtures("app")
+
+
+def ended(state: str, days_ago: float, *outputs: bytes) -> Job:
+    job = factories.make_job(state, finished_at=clock.now() - round(days_ago * DAY))
+    for output in outputs or (b"",):
+        factories.make_attempt(job, output=output)
+    return job
+
+
+def left() -> set[str]:
+    with reading() as session:
+        return set(session.scalars(select(Job.id)))
+
+
+def keep(**values: int) -> Settings:
+    kept = Settings()
+    for key, value in values.items():
+        setattr(kept, key, value)
+    return kept
+
+
+def prune(**values: int) -> None:
+    """A whole round."""
+    some = Retention(5.0)
+    while some.resume(keep(**values)):
+        pass
+
+
+@dataclass
+class Stock:
+    """What the tables of jobs hold, or what one transaction took from them."""
+
+    jobs: int
+    attempts: int
+    output: int
+
+    @classmethod
+    def now(cls) -> Stock:
+        with reading() as session:
+            jobs = session.scalar(select(func.count()).select_from(Job)) or 0
+            size = func.coalesce(func.sum(func.length(Attempt.output)), 0)
+            attempts, output = session.execute(select(func.count(), size).select_from(Attempt)).one()
+        return cls(jobs, attempts, int(output))
+
+    def without(self, later: Stock) -> Stock:
+        return Stock(self.jobs - later.jobs, self.attempts - later.attempts, self.output - later.output)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
+    """What each write transaction of retention took, in order; those that took none of it are left out."""
+    found: list[Stock] = []
+
+    @contextmanager
+    def watched(*args: Any, **options: Any) -> Iterator[Session]:
+        before = Stock.now()
+        with writing(*args, **options) as session:
+            yield session
+        gone = before.without(Stock.now())
+        if gone != Stock(0, 0, 0):
+            found.append(gone)
+
+    monkeypatch.setattr(retention, "writing", watched)
+    return found
+
+
+# --- what goes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["completed", "cancelled", "dead"])
+def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_setting(state: str) -> None:
+    old, young = ended(state, 8.1), ended(state, 6.9)
+    others = {ended(other, 400).id for other in {"completed", "cancelled", "dead"} - {state}}
+    nothing = {f"keep_{other}": 0 for other in ("completed", "cancelled", "dead")}
+    prune(**{**nothing, f"keep_{state}": 7})
+    assert left() == {young.id, *others}
+    with reading() as session:
+        assert session.scalar(select(func.count()).select_from(Attempt).where(Attempt.job_seq == old.seq)) == 0
+
+
+def test_dead_letters_are_kept_for_ever_unless_a_setting_says_otherwise() -> None:
+    dead = ended("dead", 5000)
+    ended("completed", 31)
+    prune()
+    assert left() == {dead.id}
+
+
+def test_jobs_that_have_not_ended_are_kept_however_old_they_are() -> None:
+    jobs = {
+        factories.make_job(state, created_at=1, changed_at=1, run_at=1).id
+        for state in ("pending", "failed", "scheduled")
+    }
+    prune(keep_completed=1, keep_cancelled=1, keep_dead=1)
+    assert left() == jobs
+
+
+def test_a_job_that_was_requeued_and_ended_again_in_the_meantime_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ended("completed", 400)
+
+    def requeued(session: Session, seqs: list[int]) -> list[int]:
+        factories.change_job(old.id, finished_at=clock.now())
+        return seqs
+
+    monkeypatch.setattr(deletion, "first_that_fit", requeued)
+    prune()
+    assert left() == {old.id}
+
+
+def test_old_records_go_and_those_of_existing_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "RECORDS", 2)
+    operations.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
+    actions.apply("cancel", ["job0", "job1", "job2"], "person:test")
+    for value in range(5):
+        operations.set_setting("backoff_base", 3 + value, "person:test")
+    with writing() as session:
+        session.execute(update(Event).values(at=1))
+    prune(keep_cancelled=0)
+    with reading() as session:
+        assert list(session.scalars(select(Event.verb))) == ["cancel"] * 3
+
+
+def test_old_records_are_found_behind_many_of_existing_jobs_and_young_ones_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retention, "RECORDS", 1)  # a look is ten rows
+    job = factories.make_job()
+    for number in range(25):
+        factories.make_event("cancel", "person:ana", f"job:{job.id}", job=job, number=number)
+    factories.make_event("pause", "person:ana", "queue:mail")
+    factories.make_event("pause", "person:ana", "queue:mail")
+    with writing() as session:
+        session.execute(update(Event).values(at=1))
+    factories.make_event("resume", "person:ana", "queue:mail")
+    prune()
+    prune()
+    with reading() as session:
+        assert list(session.scalars(select(Event.verb).order_by(Event.id))) == ["cancel"] * 25 + ["resume"]
+
+
+def test_old_answers_of_the_api_go_however_long_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deletion, "BYTES", 1000)
+    _, token = tokens.make("deploy", "submit", None, "person:ana")
+    with writing() as session:
+        for number, size in enumerate((400, 400, 400, 5000, 10)):
+            row = {"token_id": token.id, "key": f"k{number}", "request_hash": "x", "status": 200, "answer": b"x" * size}
+            session.add(IdempotencyKey(**row, at=clock.now() - 2 * DAY))
+        session.add(IdempotencyKey(token_id=token.id, key="new", request_hash="x", at=clock.now()))
+    prune()
+    with reading() as session:
+        assert list(session.scalars(select(IdempotencyKey.key))) == ["new"]
+
+
+# --- in how small pieces ---------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_deletes_no_more_jobs_and_no_more_output_than_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, taken: list[Stock]
+) -> None:
+    monkeypatch.setattr(deletion, "JOBS", 10)
+    monkeypatch.setattr(deletion, "BYTES", 100_000)
+    for number in range(35):
+        ended("completed", 100 - number)
+    for number in range(12):
+        ended("completed", 50 - number, b"x" * 30_000)
+    prune()
+    assert left() == set()
+    assert sum(one.jobs for one in taken) == 47
+    assert max(one.jobs for one in taken) == 10
+    assert max(one.output for one in taken) == 60_000  # a third one would be too much
+
+
+def test_a_job_with_more_output_than_is_allowed_goes_attempt_by_attempt(
+    monkeypatch: pytest.MonkeyPatch, taken: list[Stock]
+) -> None:
+    monkeypatch.setattr(deletion, "BYTES", 100_000)
+    ended("completed", 40)
+    ended("completed", 39, *[b"x" * 40_000] * 5, b"x" * 150_000, b"x")
+    ended("completed", 38)
+    prune()
+    assert left() == set()
+    assert [one.output for one in taken] == [0, 80_000, 80_000, 40_000, 150_000, 1]
+    assert [one.jobs for one in taken] == [1, 0, 0, 0, 0, 2]
+
+
+def test_many_attempts_are_a_bound_too(monkeypatch: pytest.MonkeyPatch, taken: list[Stock]) -> None:
+    for number in range(4):
+        ended("completed", 40 - number, *[b""] * 400)
+    prune()
+    assert [(one.jobs, one.attempts) for one in taken] == [(2, 800), (2, 800)]
+
+
+# --- beside everything else ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick has time for one batch, and a batch is three jobs."""
+    monkeypatch.setattr(retention, "BUDGET", 0.0)
+    monkeypatch.setattr(deletion, "JOBS", 3)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_dead_worker_is_noticed_while_retention_still_goes_on() -> None:
+    for _ in range(20):
+        ended("completed", 40, b"x" * 1000)
+    one = keeper._Keeper()
+    one.tick()
+    assert one.has_more
+    assert len(left()) == 17
+    gone = {"pid": 2**22 + 1, "pid_started": 1.0}  # no such process
+    worker = factories.make_worker(host=processes.host_name(), boot_id=processes.boot_id(), **gone)
+    held = factories.make_job("processing", worker_id=worker.id, attempts=1)
+    one.tick()
+    with reading() as session:
+        assert session.scalars(select(Worker.state).where(Worker.id == worker.id)).one() == "expired"
+        assert session.scalars(select(Job.state).where(Job.id == held.id)).one() == "pending"
+    assert one.has_more
+    assert len(left()) > 1
+
+
+@pytest.mark.usefixtures("slow")
+def test_retention_goes_on_at_each_tick_until_a_round_is_done_and_rests_then() -> None:
+    for state in ("completed", "cancelled"):
+        for _ in range(7):
+            ended(state, 40)
+    one, ticks = keeper._Keeper(), 0
+    while ticks == 0 or one.has_more:
+        assert left() or ticks > 5
+        one.tick()
+        ticks += 1
+    assert left() == set()
+    late = ended("completed", 40)
+    one.tick()
+    assert left() == {late.id}  # the next round is not due yet
+
+
+def test_no_state_waits_until_another_is_done(slow: None) -> None:
+    for state in ("completed", "cancelled"):
+        for _ in range(30):
+            ended(state, 40)
+    some = Retention(5.0)
+    for _ in range(10):
+        assert some.resume(Settings())
+    with reading() as session:
+        states = set(session.scalars(select(Job.state).group_by(Job.state).having(func.count() < 30)))
+    assert states == {"completed", "cancelled"}
+
+
+def test_a_longer_keep_is_obeyed_in_the_middle_of_a_round(slow: None) -> None:
+    for _ in range(10):
+        ended("completed", 40)
+    some = Retention(5.0)
+    assert some.resume(Settings())
+    while some.resume(keep(keep_completed=100)):
+        pass
+    assert len(left()) == 7
