@@ -86,9 +86,15 @@ def test_only_lifecycle_and_two_sql_texts_change_a_jobs_state() -> None:
 
 
 def _sets_state(tree: ast.AST) -> bool:
-    keys = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
-    return "state" in keys | keywords
+    """Whether a function that has `update(Job)` also has `state=` or `"state": …`."""
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and "update(Job)" in ast.unparse(function):
+            nodes = list(ast.walk(function))
+            keywords = {node.arg for node in nodes if isinstance(node, ast.keyword)}
+            keys = {ast.unparse(key) for node in nodes if isinstance(node, ast.Dict) for key in node.keys if key}
+            if "state" in keywords or "'state'" in keys:
+                return True
+    return False
 
 
 def test_a_worker_process_never_loads_the_console() -> None:

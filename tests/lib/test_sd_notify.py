@@ -1,4 +1,4 @@
-"""What is said to a service manager over a real socket, and what a parent says for its children."""
+"""What is said to a service manager over a real socket, and to a parent over a pipe."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
-from typing import Callable
 
 import pytest
 
 from webapp.lib import sd_notify
-from webapp.lib.sd_notify import Manager, Relay
+from webapp.lib.sd_notify import Parent
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="services are started otherwise there")
 kinds = ["path"] + (["abstract"] if sys.platform == "linux" else [])
@@ -122,95 +120,22 @@ def fill(service: Service) -> None:
                 other.send(b"x")
 
 
-# --- a parent's word for its children ---
+# --- a child whose parent speaks for it ---
 
 
-@pytest.fixture
-def relay(service: Service) -> Iterator[Relay]:
-    made = Relay(sd_notify.take(environment(service, WATCHDOG_USEC="4000000")), ["console", "workers"])
-    with closing(made):
-        yield made
-
-
-@pytest.fixture
-def child(relay: Relay) -> Callable[[str], Manager]:
-    """A child that has just been started."""
-    return lambda name: sd_notify.take(dict(relay.begin(name)))
-
-
-BOTH = ["console", "workers"]
-
-
-def test_all_are_ready_when_the_last_one_is(service: Service, relay: Relay, child: Callable[[str], Manager]) -> None:
-    console, workers = child("console"), child("workers")
-    workers.status("2 workers")
-    workers.ready()
-    relay.look(BOTH, BOTH)
-    assert "READY=1" not in service.heard()
-    console.status("answers")
-    console.ready()
-    relay.look(BOTH, BOTH)
-    assert service.heard() == ["STATUS=console: answers; workers: 2 workers", "READY=1"]
-
-
-def test_one_that_was_stopped_from_elsewhere_is_not_waited_for(
-    service: Service, relay: Relay, child: Callable[[str], Manager]
-) -> None:
-    child("console").ready()
-    relay.look(["console"], ["console"])
-    assert "READY=1" in service.heard()
-
-
-def test_a_child_that_fell_silent_silences_its_parent_until_it_speaks_again(
-    service: Service, relay: Relay, child: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
-    console, workers = child("console"), child("workers")
-    assert (console.interval, workers.interval) == (2.0, 2.0)
-    for one in (console, workers):
-        one.ready()
-    relay.look(BOTH, BOTH)
-    assert service.heard().count("WATCHDOG=1") == 1
-    now = 102.5
-    console.tick()
-    relay.look(BOTH, BOTH)
-    assert (service.heard(), relay.due_in()) == ([], sd_notify.LOOK)
-    workers.tick()
-    relay.look(BOTH, BOTH)
-    assert service.heard() == ["WATCHDOG=1"]
-
-
-def test_a_child_that_starts_or_is_about_to_may_be_silent(
-    service: Service, relay: Relay, child: Callable[[str], Manager], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
-    console, workers = child("console"), child("workers")
-    for one in (console, workers):
-        one.ready()
-    relay.look(BOTH, BOTH)
-    now = 110.0  # the console has died, and waits for its next start
-    workers.tick()
-    relay.look(BOTH, ["workers"])
-    assert service.heard().count("WATCHDOG=1") == 2
-    child("console")
-    now = 120.0  # which takes its time
-    workers.tick()
-    relay.look(BOTH, BOTH)
-    assert service.heard() == ["WATCHDOG=1"]
-
-
-def test_without_a_manager_children_are_given_nothing_and_nothing_is_made() -> None:
-    with closing(Relay(sd_notify.NOBODY, BOTH)) as relay:
-        assert relay.begin("console") == {}
-        assert relay.descriptors == []
-        relay.look(BOTH, BOTH)
-        assert relay.due_in() == float("inf")
-
-
-def test_nothing_is_left_of_the_sockets_of_a_parent(relay: Relay) -> None:
-    folder = Path(relay.begin("console")["NOTIFY_SOCKET"]).parent
-    assert folder.stat().st_mode & 0o077 == 0
-    relay.close()
-    assert not folder.exists()
+def test_a_parent_hears_a_byte_for_what_it_has_to_know_and_is_never_waited_for() -> None:
+    read_end, write_end = os.pipe()
+    child = Parent(write_end)
+    child.status("answers")
+    child.ready()
+    child.tick()
+    child.stopping()
+    assert os.read(read_end, 100) == b"RA"
+    assert child.due_in() <= 0.5
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b"x" * 4096)
+    Parent(write_end).tick()  # the pipe is full
+    os.close(read_end)
+    Parent(write_end).ready()  # the parent is gone
+    os.close(write_end)

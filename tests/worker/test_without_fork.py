@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -56,3 +58,42 @@ def test_a_process_that_dies_hard_is_replaced_and_its_successor_hears_the_superv
     queue.reaches(queue.enqueue("true"), "completed")
     assert one.stop() == 0
     assert worker.id in {ended.id for ended in queue.workers("expired")}
+
+
+_WITH_CONSOLE = """
+import logging, socket, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+logging.basicConfig(level=logging.INFO)
+from webapp.config import load
+from webapp.lib import process_group
+from worker import supervisor
+from worker.supervisor.console import Console
+process_group.ENTRY = Path(sys.argv[2])
+listener = socket.create_server(("127.0.0.1", 0))
+sys.exit(supervisor.run(load(), console=Console(listener)))
+"""
+
+
+def test_a_console_is_started_again_and_stopped_there_too(
+    queue: Queue, way: str, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    entry, log = tmp_path / "entry.py", tmp_path / "log"
+    said = "print('the console has', *sys.argv[1:3], flush=True)"
+    entry.write_text(f"import sys, time\n{said}\nwhile True: time.sleep(0.05)")
+    with log.open("wb") as file:
+        command = [sys.executable, "-c", _WITH_CONSOLE, str(CHECKOUT), str(entry)]
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        eventually(lambda: "the console has web --descriptor" in log.read_text(), 60)
+        for child in psutil.Process(process.pid).children():
+            if str(entry) in child.cmdline():
+                child.kill()
+        eventually(lambda: log.read_text().count("the console has web") == 2, 60)
+        assert "console ended (signal 9); starting another in 1.0 s" in log.read_text()
+        eventually(queue.workers, 60)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -99,17 +99,17 @@ def _fill(acts: Sequence[Act]) -> None:
 @contextmanager
 def _workers(home: Path) -> Iterator[Path]:
     """Real workers on the scratch database, as `worker start` runs them. Yields their log."""
-    from webapp.lib.process_group import Child
+    from webapp.lib import process_group
 
     log = home / "workers.log"
     environment = {**os.environ, "QUEUECTL_HOME": str(home), "QUEUECTL_DATABASE_URL": ""}
     with log.open("wb") as output:
-        child = Child("workers", ["worker", "start", "--count", str(WORKERS)], environment=environment, output=output)
-        child.start()
+        command = ["worker", "start", "--count", str(WORKERS)]
+        workers = process_group.start(command, environment=environment, output=output)
         try:
             yield log
         finally:
-            child.stop(within=10.0)
+            process_group.stop(workers, within=10.0)
 
 
 def _watch(acts: Sequence[Act]) -> list[Job]:

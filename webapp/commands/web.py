@@ -15,6 +15,7 @@ from webapp.commands._serve import address_options, listen, log_option, set_up_l
 @address_options
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve.")
 @click.option("--descriptor", type=int, hidden=True, help="A socket that listens already.")
+@click.option("--report-to", type=int, hidden=True, help="A pipe to the supervisor, which speaks for this process.")
 @log_option
 @click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
 def web(
@@ -23,6 +24,7 @@ def web(
     insecure: bool,
     workers: int,
     descriptor: Optional[int],
+    report_to: Optional[int],
     log_format: str,
     with_parent: Optional[int],
 ) -> int:
@@ -36,7 +38,7 @@ def web(
         from webapp.lib.process_group import end_with
 
         end_with(with_parent)
-    manager = sd_notify.take()
+    manager = sd_notify.take() if report_to is None else sd_notify.Parent(report_to)
     logs.set_up(log_format)
     if descriptor is not None:
         return serving.serve(socket.socket(fileno=descriptor), workers, manager)

@@ -1,6 +1,6 @@
 """Serves the console: binds the socket, then gunicorn in this process (waitress on Windows).
 
-What is served is made by `create_app()`; who keeps it running beside the workers is `lib/process_group.py`.
+What is served is made by `create_app()`; what keeps it running beside the workers is `worker/supervisor/supervisor.py`.
 """
 
 from __future__ import annotations

@@ -10,24 +10,22 @@ import gc
 import os
 import signal
 import sys
-import time
 from dataclasses import replace
 from importlib import import_module
-from typing import Callable
+from typing import Callable, Optional
 
 from sqlalchemy.orm import configure_mappers
 
 from webapp.config import Config, ConfigError
-from webapp.db import db_errors
 from webapp.db.application import create_core
 from worker import messages
 from worker.assignment import Assignment
 from worker.loop import worker as loop
 from worker.maintenance import maintenance, scaling
-from worker.messages import QUIET, Wanted
+from worker.messages import NOW, QUIET, STOP, Wanted
+from worker.supervisor import spawning
+from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
-
-LOOK_AGAIN = 0.02  # seconds
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,9 +34,9 @@ class Forks:
     """See the module, and `supervisor.Family`."""
 
     def __init__(self, config: Config, assignment: Assignment, bell: SignalPipe) -> None:
-        """`bell` tells the supervisor that the keeper said something. Raises ConfigError."""
-        _ready_database(config)
+        """`bell` tells the supervisor that the keeper said something."""
         self._config = config
+        self._console: Optional[Console] = None
         self._app = create_core(config, migrate=False)
         self._bell = bell
         # This process holds the write ends for as long as it lives; a child at the other end learns of its death.
@@ -50,7 +48,6 @@ class Forks:
         self._unread = b""
         bell.watch(self._news_read)
         self._assignment = replace(assignment, parent=self._life_read)
-        self._keeper = 0
         signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the wake-up descriptor
         _warm_up()
         gc.collect()
@@ -60,8 +57,11 @@ class Forks:
         return self._fork(name, self._work)
 
     def start_keeper(self, name: str) -> int:
-        self._keeper = self._fork(name, self._keep)
-        return self._keeper
+        return self._fork(name, self._keep)
+
+    def start_console(self, console: Console) -> int:
+        self._console = console
+        return console.start().pid
 
     def ended(self) -> list[tuple[int, int]]:
         found = []
@@ -71,8 +71,6 @@ class Forks:
                 if pid == 0:
                     break
                 found.append((pid, os.waitstatus_to_exitcode(status)))
-                if pid == self._keeper:
-                    self._keeper = 0
         return found
 
     def heard(self) -> list[Wanted]:
@@ -83,23 +81,16 @@ class Forks:
 
     def tell(self, pid: int, word: str) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGUSR1 if word == QUIET else signal.SIGTERM)  # a second TERM is understood as NOW
+            # Two signals of one number may arrive as one, so NOW, the second stop, has another number than the first.
+            os.kill(pid, {QUIET: signal.SIGUSR1, STOP: signal.SIGTERM, NOW: signal.SIGINT}[word])
 
     def tell_keeper(self, word: str) -> None:
         with contextlib.suppress(OSError):
             os.write(self._keeper_write, word.encode() + b"\n")
 
-    def end_keeper(self, within: float) -> bool:
+    def end_keeper(self) -> None:
         os.close(self._keeper_write)
-        until = time.monotonic() + within
-        with contextlib.suppress(ChildProcessError):  # it has ended before
-            while self._keeper and os.waitpid(self._keeper, os.WNOHANG) == (0, 0):
-                if time.monotonic() > until:
-                    os.kill(self._keeper, signal.SIGKILL)
-                    os.waitpid(self._keeper, 0)
-                    return False
-                time.sleep(LOOK_AGAIN)
-        return True
+        self._keeper_write = -1
 
     def _fork(self, name: str, work: Callable[[], int]) -> int:
         sys.stdout.flush()
@@ -124,6 +115,8 @@ class Forks:
         for number in _STOPS:
             signal.signal(number, lambda *_: os._exit(messages.DONE))  # it holds nothing yet
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        if self._console is not None:
+            self._console.stop_listening()
         os.close(self._life_write)
         os.close(self._keeper_write)
         os.close(self._news_read)
@@ -148,25 +141,26 @@ def _warm_up() -> None:
     configure_mappers()
 
 
-def _ready_database(config: Config) -> None:
-    """Bring the database up to date, in a child: this process must never have had a connection."""
+def ready_database(config: Config, also: Callable[[], str]) -> str:
+    """Bring the database up to date, in a child: this process must never have had a connection.
+
+    Returns the answer of `also`, which is called there with a connection. Raises ConfigError.
+    """
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
+        code = 1
         with contextlib.suppress(BaseException):
-            os.close(read_end)
             try:
-                with create_core(config).app_context():
-                    db_errors.check_before_start(config)
-                os._exit(0)
+                text, code = spawning.ready_database(config, also), 0
             except ConfigError as error:
-                os.write(write_end, str(error).encode()[:4000])
-            except Exception as error:
-                os.write(write_end, f"cannot use the database: {error}".splitlines()[0].encode()[:4000])
-        os._exit(1)
+                text = str(error)
+            os.write(write_end, text.encode()[:4000])
+        os._exit(code)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as answer:
-        message = answer.read().decode(errors="replace")
+        text = answer.read().decode(errors="replace")
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        raise ConfigError(message or "the database could not be prepared")
+        raise ConfigError(text or "the database could not be prepared")
+    return text

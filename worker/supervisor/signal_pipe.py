@@ -6,6 +6,7 @@ import contextlib
 import selectors
 import signal
 import socket
+from collections.abc import Sequence
 from typing import Optional
 
 
@@ -19,14 +20,15 @@ class SignalPipe:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._read_end, selectors.EVENT_READ)
         self._signals: list[int] = []
-        self._numbers = [
-            getattr(signal, name)
-            for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGTSTP", "SIGUSR1")
-            if hasattr(signal, name)
-        ]
+        self._numbers: list[int] = []
 
-    def listen(self) -> None:
+    def listen(self, names: Sequence[str]) -> None:
+        """End the wait also for these signals, where the platform has them."""
         signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
+        self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        hang_up = getattr(signal, "SIGHUP", None)
+        if hang_up in self._numbers and signal.getsignal(hang_up) == signal.SIG_IGN:
+            self._numbers.remove(hang_up)  # under nohup a hang-up stays ignored
         for number in self._numbers:
             signal.signal(number, lambda received, _frame: self._signals.append(received))
 

@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Optional
+from typing import IO, Any, Callable, Optional
 
 from webapp.config import Config, ConfigError
 from webapp.db import db_errors
@@ -24,6 +24,7 @@ from webapp.db import engines as db
 from webapp.db.application import create_core
 from worker.assignment import Assignment
 from worker.messages import Wanted
+from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
 
 ENTRY = Path(__file__).with_name("__main__.py")
@@ -35,8 +36,7 @@ class Spawns:
     """See the module, and `supervisor.Family`."""
 
     def __init__(self, config: Config, assignment: Assignment, bell: SignalPipe) -> None:
-        """`bell` rings, from a thread, when a child has ended or the keeper said something. Raises ConfigError."""
-        _ready_database(config)
+        """`bell` rings, from a thread, when a child has ended or the keeper said something."""
         self._environment = _environment(config)
         self._task = {"assignment": asdict(assignment), "log_level": logging.getLogger().getEffectiveLevel()}
         self._bell = bell
@@ -52,6 +52,9 @@ class Spawns:
         self._keeper = self._spawn("keeper", name, stdout=subprocess.PIPE)
         threading.Thread(target=self._hear, args=(self._keeper.stdout,), name="hear", daemon=True).start()
         return self._keeper.pid
+
+    def start_console(self, console: Console) -> int:
+        return self._watch(console.start(), "console").pid
 
     def ended(self) -> list[tuple[int, int]]:
         found = []
@@ -77,16 +80,9 @@ class Spawns:
         if self._keeper is not None:
             _say(self._keeper, word)
 
-    def end_keeper(self, within: float) -> bool:
+    def end_keeper(self) -> None:
         if self._keeper is not None:
             _close(self._keeper)
-            try:
-                self._keeper.wait(within)
-            except subprocess.TimeoutExpired:
-                self._keeper.kill()
-                self._keeper.wait()
-                return False
-        return True
 
     def _spawn(self, role: str, name: str, stdout: Optional[int] = None) -> subprocess.Popen[bytes]:
         task: dict[str, Any] = {"role": role, "name": name, **self._task}
@@ -99,6 +95,9 @@ class Spawns:
             start_new_session=True,  # of no effect on Windows, as the flags are elsewhere
             creationflags=_FLAGS,
         )
+        return self._watch(process, name)
+
+    def _watch(self, process: subprocess.Popen[bytes], name: str) -> subprocess.Popen[bytes]:
         self._living[process.pid] = process
         threading.Thread(target=self._await, args=(process,), name=f"wait for {name}", daemon=True).start()
         return process
@@ -138,16 +137,18 @@ def _environment(config: Config) -> dict[str, str]:
     }
 
 
-def _ready_database(config: Config) -> None:
-    """Bring the database up to date."""
+def ready_database(config: Config, also: Callable[[], str]) -> str:
+    """Bring the database up to date, and return the answer of `also`, which needs it. Raises ConfigError."""
     try:
         app = create_core(config)
         with app.app_context():
             db_errors.check_before_start(config)
+            answer = also()
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"cannot use the database: {error}".splitlines()[0]) from None
+        raise ConfigError(f"cannot use the database: {db_errors.explain(error) or error}".splitlines()[0]) from None
     with app.app_context():
         for engine in db.db.engines.values():
             engine.dispose()
+    return answer

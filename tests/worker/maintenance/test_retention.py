@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from tests import factories
 from webapp.accounts import tokens
 from webapp.core import job_spec
+from webapp.core.setting_values import Settings
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Event, IdempotencyKey, Job, Worker
-from webapp.core.setting_values import Settings
 from webapp.jobs import actions, deletion, operations
 from webapp.lib import clock
 from worker import processes

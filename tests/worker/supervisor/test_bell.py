@@ -1,0 +1,24 @@
+"""Which signals a supervisor hears when it was started with some of them ignored."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from worker.supervisor.signal_pipe import SignalPipe
+from worker.supervisor.supervisor import STOPS
+
+
+def test_under_nohup_a_hang_up_stays_ignored_and_in_a_shells_background_an_interrupt_is_heard() -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+    bell = SignalPipe()
+    try:
+        bell.listen(STOPS)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGINT)
+        bell.wait(20)
+        assert bell.signals() == [signal.SIGINT]
+    finally:
+        bell.leave()
+        for number, handler in before.items():
+            signal.signal(number, handler)

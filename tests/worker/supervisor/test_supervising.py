@@ -1,0 +1,380 @@
+"""What a supervisor does about its children, without any: which it starts again, gives up, stops, kills and speaks for.
+
+The children are numbers here and the clock stands still until the supervisor waits, so each test decides what happens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
+from typing import Callable, Optional
+
+import pytest
+
+from webapp.lib import process_group
+from webapp.lib.sd_notify import Manager
+from worker.messages import ELSEWHERE, END, NOW, OUTDATED, QUIET, STOP, Wanted
+from worker.supervisor import supervisor
+from worker.supervisor.console import Console
+
+Life = Generator[None, None, None]
+INTERVAL = 4.0  # seconds without a tick after which the manager takes the supervisor for dead
+
+
+class Service(Manager):
+    """A service manager that writes down what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__("@manager", INTERVAL)
+        self.heard: list[str] = []
+
+    def _send(self, text: str) -> bool:
+        self.heard.append(text)
+        return True
+
+
+class Scene:
+    """Stands for the children, the signals and the clock. A test's generator runs until each of its `yield`s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.service = Service()
+        self.console: Optional[Console] = None
+        self.starts: Counter[str] = Counter()
+        self.told: list[tuple[str, str]] = []
+        self.pids: dict[str, int] = {}
+        self.killed: list[str] = []
+        self.listens: list[str] = []
+        self._signals: list[int] = []
+        self._ended: list[tuple[int, int]] = []
+        self._heard: list[Wanted] = []
+        self._life: Life
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr(process_group, "ask_to_stop", lambda pid: self.tell(pid, "TERM"))
+        monkeypatch.setattr(process_group, "kill", lambda pid: self.killed.append(self._name(pid)))
+
+    def run(self, life: Life, *, console: bool = True, watched: bool = False) -> int:
+        manager = self.service if watched else Manager()
+        self._life = life
+        with closing(socket.socket()) as listener:
+            self.console = Console(listener, (), manager) if console else None
+            one = supervisor._Supervisor("id", self, self, 1, False, manager, self.console)  # type: ignore[arg-type]
+            return one.run(lambda: None)
+
+    # --- what happens ---
+
+    def die(self, name: str, code: int = -9) -> None:
+        self._ended.append((self.pids.pop(name), code))
+
+    def signal(self, number: int) -> None:
+        self._signals.append(number)
+
+    def hear(self, count: int = 1, then: str = "", serving: int = 0) -> None:
+        """The keeper says how many workers are wanted, and how many serve."""
+        self._heard.append(Wanted(count, (), then, serving))
+
+    def say(self, what: bytes) -> None:
+        """The console says something."""
+        assert self.console is not None
+        os.write(self.console._write_end, what)
+
+    def until(self, condition: Callable[[], bool]) -> Life:
+        for _ in range(1000):
+            if condition():
+                return
+            yield
+        pytest.fail("the condition never came true")
+
+    def end(self) -> Life:
+        """All end as they are asked to."""
+        yield
+        for name in [name for name in self.pids if name != "keeper"]:
+            self.die(name, 0)
+        yield
+        self.die("keeper", 0)
+        yield
+
+    # --- the family ---
+
+    def start_worker(self, name: str) -> int:
+        self.starts[name] += 1
+        self.pids[name] = 4_200_000 + sum(self.starts.values())
+        return self.pids[name]
+
+    def start_keeper(self, name: str) -> int:
+        return self.start_worker(name)
+
+    def start_console(self, _console: Console) -> int:
+        return self.start_worker("console")
+
+    def ended(self) -> list[tuple[int, int]]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def heard(self) -> list[Wanted]:
+        heard, self._heard = self._heard, []
+        return heard
+
+    def tell(self, pid: int, word: str) -> None:
+        self.told.append((self._name(pid), word))
+
+    def tell_keeper(self, word: str) -> None:
+        """There is no keeper that could look."""
+
+    def end_keeper(self) -> None:
+        self.told.append(("keeper", "end"))
+
+    def _name(self, pid: int) -> str:
+        return next(name for name, one in self.pids.items() if one == pid)
+
+    # --- the bell ---
+
+    def listen(self, names: list[str]) -> None:
+        self.listens = names
+
+    def watch(self, descriptor: int) -> None:
+        """The pipe is read at each turn anyway."""
+
+    def wait(self, timeout: float) -> None:
+        next(self._life)
+        if not (self._signals or self._ended or self._heard):  # else the wait ends at once
+            self.now += timeout
+
+    def signals(self) -> list[int]:
+        signals, self._signals = self._signals, []
+        return signals
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_all_children_finish_and_the_keeper_ends_last(scene: Scene, number: int) -> None:
+    def life() -> Life:
+        assert list(scene.starts) == ["console", "keeper", "worker 1"]
+        scene.signal(number)
+        yield
+        assert scene.console is not None
+        assert scene.told == [("console", "TERM"), ("worker 1", STOP)]
+        assert scene.console._listener.fileno() == -1, "with it open, new connections would wait for ever"
+        scene.die("worker 1", 0)
+        yield
+        assert scene.told[2:] == [("keeper", "end")]
+        scene.die("keeper", 0)
+        yield
+        scene.die("console", 0)
+        yield
+
+    assert scene.run(life()) == 0
+    assert set(scene.starts.values()) == {1}
+
+
+def test_a_second_signal_does_not_wait_and_what_is_left_then_is_killed(scene: Scene) -> None:
+    def life() -> Life:
+        scene.signal(signal.SIGINT)
+        yield
+        scene.signal(signal.SIGINT)
+        yield
+        asked_at = scene.now
+        assert scene.told[2:] == [("console", "TERM"), ("worker 1", NOW)]
+        yield from scene.until(lambda: len(scene.killed) == 3)
+        assert scene.now - asked_at == pytest.approx(supervisor.LAST_GRACE)
+        for name in ("console", "worker 1", "keeper"):
+            scene.die(name)
+        yield from scene.until(lambda: False)
+
+    assert scene.run(life()) == 1, "not all ended in good order"
+
+
+def test_a_keeper_that_does_not_end_is_killed(scene: Scene) -> None:
+    def life() -> Life:
+        scene.signal(signal.SIGTERM)
+        yield
+        scene.die("worker 1", 0)
+        yield from scene.until(lambda: scene.killed == ["keeper"])
+        scene.die("keeper")
+        yield
+
+    assert scene.run(life(), console=False) == 0
+
+
+def test_a_signal_for_quiet_is_the_workers_and_ctrl_z_suspends_up_as_it_does_any_command(scene: Scene) -> None:
+    def life() -> Life:
+        scene.signal(signal.SIGUSR1)
+        yield
+        assert scene.told == [("worker 1", QUIET)]
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life()) == 0
+    assert "SIGTSTP" not in scene.listens
+    scene.told.clear()
+    assert scene.run(life(), console=False) == 0
+    assert "SIGTSTP" in scene.listens
+
+
+def test_a_console_that_dies_at_once_again_and_again_is_given_up_after_growing_pauses(scene: Scene) -> None:
+    pauses = []
+
+    def life() -> Life:
+        for starts in range(2, supervisor.MOST_DEATHS + 1):
+            scene.die("console", 3)
+            died_at = scene.now
+            yield from scene.until(lambda starts=starts: scene.starts["console"] == starts)  # type: ignore[misc]
+            pauses.append(scene.now - died_at)
+        scene.die("console", 3)
+        yield
+        assert scene.told == [("worker 1", STOP)]
+        yield from scene.end()
+
+    assert scene.run(life()) == 1
+    assert pauses == pytest.approx([1, 2, 4, 8], abs=0.01)
+
+
+def test_a_console_that_lived_well_may_die_any_number_of_times(scene: Scene) -> None:
+    def life() -> Life:
+        for _ in range(2 * supervisor.MOST_DEATHS):
+            started_at = scene.now
+            yield from scene.until(lambda: scene.now >= started_at + supervisor.HEALTHY)  # noqa: B023
+            scene.die("console")
+            yield from scene.until(lambda: "console" in scene.pids)
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life()) == 0
+
+
+def test_a_console_that_ended_with_0_is_not_started_again_and_workers_go_on(scene: Scene) -> None:
+    def life() -> Life:
+        scene.die("console", 0)
+        yield
+        scene.die("worker 1")
+        yield from scene.until(lambda: scene.starts["worker 1"] == 2)
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life()) == 0
+    assert scene.starts["console"] == 1
+
+
+def test_a_console_goes_on_when_people_have_stopped_the_workers(scene: Scene) -> None:
+    def life() -> Life:
+        scene.hear(0, END)
+        scene.die("worker 1", 0)
+        yield
+        scene.die("keeper", 0)
+        yield from scene.until(lambda: scene.now > 1100)
+        assert list(scene.pids) == ["console"]
+        assert ("console", "TERM") not in scene.told
+        scene.die("console")
+        yield from scene.until(lambda: scene.starts["console"] == 2)
+        scene.signal(signal.SIGTERM)
+        yield
+        scene.die("console", 0)
+        yield
+
+    assert scene.run(life()) == 0
+    assert (scene.starts["worker 1"], scene.starts["keeper"]) == (1, 1)
+
+
+@pytest.mark.parametrize("how", ["a worker", "the keeper"])
+def test_a_queue_that_is_in_other_hands_ends_the_console_too(scene: Scene, how: str) -> None:
+    def life() -> Life:
+        if how == "the keeper":
+            scene.hear(0, ELSEWHERE)
+        scene.die("worker 1", OUTDATED if how == "a worker" else 0)
+        yield
+        assert scene.told == [("keeper", "end"), ("console", "TERM")]
+        scene.die("keeper", 0)
+        scene.die("console", 0)
+        yield
+
+    assert scene.run(life()) == 1, "the service manager starts it again"
+
+
+# --- what the service manager hears ---
+
+
+def test_it_is_ready_when_the_console_serves_and_a_worker_does(scene: Scene) -> None:
+    def life() -> Life:
+        scene.hear(serving=1)
+        yield from scene.until(lambda: scene.now > 1010)
+        assert "READY=1" not in scene.service.heard
+        scene.say(b"R")
+        yield
+        yield
+        assert scene.service.heard.count("READY=1") == 1
+        scene.signal(signal.SIGTERM)
+        yield
+        yield
+        assert scene.service.heard[-2:] == ["STOPPING=1", "STATUS=console: answers; workers: 1 worker, finishing"]
+        yield from scene.end()
+
+    assert scene.run(life(), watched=True) == 0
+
+
+def test_it_is_not_ready_before_the_first_worker_is(scene: Scene) -> None:
+    def life() -> Life:
+        scene.say(b"R")
+        for _ in range(50):
+            scene.say(b"A")
+            scene.hear()
+            yield
+        assert "READY=1" not in scene.service.heard
+        scene.hear(serving=1)
+        yield
+        yield
+        assert "READY=1" in scene.service.heard
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life(), watched=True) == 0
+
+
+@pytest.mark.parametrize("which", ["console", "workers"])
+def test_what_was_stopped_from_elsewhere_is_not_waited_for(scene: Scene, which: str) -> None:
+    def life() -> Life:
+        if which == "console":
+            scene.die("console", 0)
+            scene.hear(serving=1)
+        else:
+            scene.hear(0, END)
+            scene.die("worker 1", 0)
+            scene.say(b"R")
+        yield
+        yield
+        assert "READY=1" in scene.service.heard
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life(), watched=True) == 0
+
+
+def test_a_console_that_fell_silent_silences_the_supervisor_but_not_one_that_starts(scene: Scene) -> None:
+    def ticks_within(seconds: float) -> Generator[None, None, int]:
+        before, until = scene.service.heard.count("WATCHDOG=1"), scene.now + seconds
+        yield from scene.until(lambda: scene.now >= until)
+        return scene.service.heard.count("WATCHDOG=1") - before
+
+    def life() -> Life:
+        assert (yield from ticks_within(20)) >= 9, "a start takes its time"
+        scene.say(b"R")
+        yield from ticks_within(INTERVAL / 2 + 0.5)
+        assert (yield from ticks_within(20)) == 0
+        scene.say(b"A")
+        yield
+        yield
+        assert scene.service.heard[-1] == "WATCHDOG=1"
+        yield from ticks_within(20)
+        scene.die("console")
+        assert (yield from ticks_within(20)) >= 9, "it is started again"
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life(), watched=True) == 0
