@@ -189,8 +189,8 @@ def sign_in(context: BrowserContext, link: str) -> Page:
     page.goto(link)
     page.get_by_label("Name").fill(PERSON)
     page.get_by_label("Password", exact=True).fill("a few words are easier")
-    page.get_by_label("Password again").fill("a few words are easier")
-    page.get_by_role("button", name="Make administrator").click()
+    page.get_by_label("Repeat password").fill("a few words are easier")
+    page.get_by_role("button", name="Create admin account").click()
     page.get_by_role("button", name="Dismiss").click()
     return page
 

@@ -1,5 +1,5 @@
-// What htmx does not do by itself: relative times, the timer that refreshes, toasts, the dialog, ticked rows, keys.
-// Every page works without this file; nothing here decides anything that the server does not check.
+// What htmx does not do: relative times, the refresh timer, toasts, the dialog, row selection, keyboard shortcuts.
+// Every page works without this file. The server checks everything.
 "use strict";
 
 (() => {
@@ -7,7 +7,7 @@
   const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
   const live = () => $("#live");
 
-  // --- cookies: the reader's zone, and the choices of this browser ---
+  // --- cookies: time zone and preferences ---
 
   const YEAR = 365 * 86400;
   const SECURE = location.protocol === "https:" ? "; secure" : "";
@@ -15,7 +15,7 @@
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   if (zone && !document.cookie.split("; ").includes(`tz=${zone}`)) keep("tz", zone);
 
-  // --- times: absolute in the HTML, relative on the screen ---
+  // --- times: absolute in the HTML, made relative here ---
 
   const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
   const MONTHS = 30 * 86400;
@@ -29,7 +29,7 @@
     const away = (Date.parse(element.dateTime) - now) / 1000;
     const seconds = Math.floor(Math.abs(away));
     if (element.dataset.when === "for") return spoken(Math.max(0, Math.floor(-away)));
-    if (element.dataset.when === "due" && away <= 0) return "any moment now";  // a worker makes it so
+    if (element.dataset.when === "due" && away <= 0) return "any moment now";  // a worker promotes it
     if (seconds > MONTHS) return null;
     if (seconds < 1) return "now";
     return away > 0 ? `in ${spoken(seconds)}` : `${spoken(seconds)} ago`;
@@ -44,12 +44,12 @@
     }
   }
 
-  // --- the timer: one `tick` on the document for everything that refreshes ---
+  // --- the refresh timer: one `tick` event on the document ---
 
   let failures = 0;
   let since = 0;          // seconds since the last tick
   let lastGood = new Date();
-  let stopped = false;    // signed out: nothing to ask for any more
+  let stopped = false;    // signed out, or the page is gone
 
   const chosen = () => Number($("#tick")?.value || 0);
   const ticked = () => $$('#live input[name="id"]:checked');
@@ -66,9 +66,9 @@
 
   function whyWait() {
     if ($("dialog[open]")) return "a dialog is open";
-    if (ticked().length) return "rows are ticked";
+    if (ticked().length) return "rows are selected";
     if (selecting()) return "text is selected";
-    if (typing()) return "you type";
+    if (typing()) return "you are typing";
     return "";
   }
 
@@ -81,7 +81,7 @@
 
   function say(text, late = false) {
     const element = $("#fresh");
-    if (!element || element.textContent === text) return;  // an idle second writes nothing
+    if (!element || element.textContent === text) return;  // do not touch the page without need
     element.textContent = text;
     element.hidden = !text;
     element.classList.toggle("late", late);
@@ -98,7 +98,7 @@
     const wait = whyWait();
     since += 1;
     if (failures) say(`Not refreshed since ${lastGood.toTimeString().slice(0, 5)}`, true);
-    else say(wait && chosen() ? `Refresh waits: ${wait}` : "");
+    else say(wait && chosen() ? `Paused while ${wait}` : "");
     const every = interval();
     if (every && since >= every && !wait) tick();
   }
@@ -138,12 +138,12 @@
 
   document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
     if (ctx.response.status === 401) stopped = true;
-    if (ctx.response.status === 404 && isLive(ctx)) stopped = true;  // what the page shows is gone
+    if (ctx.response.status === 404 && isLive(ctx)) stopped = true;  // the page is gone
   });
 
   document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
     if (ctx && isLive(ctx)) failures += 1;
-    else if (ctx) toast("The console did not answer. Is it running?");
+    else if (ctx) toast("No response from the console. Is it running?");
   });
 
   function focusHeading() {
@@ -153,7 +153,7 @@
     heading.focus();
   }
 
-  let focused = null;     // what had the focus before a refresh, and where it stood
+  let focused = null;     // the focused control and its row before a refresh
 
   document.addEventListener("htmx:before:swap", ({ detail: { tasks } }) => {
     for (const task of tasks || []) tellTimes(task.fragment);
@@ -212,27 +212,27 @@
   document.addEventListener("settled", ({ detail }) => {
     $("#dialog")?.close();
     $(".toast.spent")?.remove();
-    if (detail.refresh) setTimeout(tick);  // once htmx has let go of the region that the button held
+    if (detail.refresh) setTimeout(tick);  // after htmx has released the region
     for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
-    if ($("#bulk")?.contains(document.activeElement)) focusHeading();  // the bar goes, and the focus must not go with it
+    if ($("#bulk")?.contains(document.activeElement)) focusHeading();  // the bar disappears: keep the focus on the page
     showTicked();
   });
 
   document.addEventListener("click", (event) => {
     const closer = event.target.closest("[data-close]");
-    event.target.closest(".undo")?.closest(".toast").classList.add("spent");  // goes once it is undone
+    event.target.closest(".undo")?.closest(".toast").classList.add("spent");  // removed when the undo is done
     if (closer) (closer.closest(".toast") ? closer.closest(".toast").remove() : closer.closest("dialog")?.close());
-    if (event.target.matches("dialog")) event.target.close();  // its backdrop
+    if (event.target.matches("dialog")) event.target.close();  // the backdrop
     for (const menu of $$("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
 
-  // --- a select that narrows a list does so at once; without this file its form has a button ---
+  // --- a filter select submits its form; without this file the form has a button ---
 
   document.addEventListener("change", ({ target }) => {
     if (target.matches?.("select[data-submit]")) target.form.requestSubmit();
   });
 
-  // --- ticked rows ---
+  // --- row selection ---
 
   let lastBox = null;
 
@@ -251,7 +251,7 @@
     }
     bar.classList.toggle("on", number > 0);
     bar.classList.toggle("full", full);
-    const text = all?.checked ? "All that match" : `${number} ticked`;
+    const text = all?.checked ? "All matching jobs" : `${number} selected`;
     if ($("#ticked").textContent !== text) $("#ticked").textContent = text;
   }
 
@@ -283,9 +283,9 @@
     showTicked();
   });
 
-  // --- output: follow, wrap, links to lines, the next attempt ---
+  // --- output: follow, wrap, line links, the next attempt ---
 
-  const MOST_LINES = 6000;  // in the page of a job that runs for days; those before are a page of their own
+  const MOST_LINES = 6000;  // kept in the page of a long job; earlier lines are on another page
   const LINE = /^#([LB][0-9]+)$/;
 
   function follow() {
@@ -309,7 +309,7 @@
     $("#earlier").replaceChildren(link);
   }
 
-  // A link to a line that this page does not show asks for the page that does.
+  // A link to a line outside this page loads the page with that line.
   function findLine() {
     const line = LINE.exec(location.hash)?.[1];
     if (!line || !$("#pane")) return;
@@ -329,7 +329,7 @@
     if (box) box.checked = false;
   }
 
-  // The page was opened before this attempt began: its output takes the place of the one before, unless that is read.
+  // A new attempt has started: show its output, unless the user is reading the old one.
   function showNewest() {
     const card = $("#output[data-newest]");
     const number = Number($("#live [data-attempts]")?.dataset.attempts || 0);
@@ -346,21 +346,21 @@
   });
   document.addEventListener("wheel", ({ target, deltaY }) => {
     const box = $("#follow");
-    if (box && deltaY < 0 && target.closest?.("#pane")) box.checked = false;  // whoever scrolls up wants to read
+    if (box && deltaY < 0 && target.closest?.("#pane")) box.checked = false;  // the user scrolls up to read
   }, { passive: true });
   document.addEventListener("click", (event) => {
     const link = event.target.closest("#pane a[data-n]");
     if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) nameLine(event, link);
   });
 
-  // --- a secret is copied, a password looked at ---
+  // --- copy a secret, show a password, toggle labels ---
 
   async function copy(button) {
     const source = document.getElementById(button.dataset.copy);
-    getSelection().selectAllChildren(source);  // so that Ctrl-C works where the two below may not
+    getSelection().selectAllChildren(source);  // so that Ctrl-C works if the two below fail
     let copied = true;
     try {
-      await navigator.clipboard.writeText(source.textContent);  // there is none without HTTPS or localhost
+      await navigator.clipboard.writeText(source.textContent);  // only with HTTPS or on localhost
     } catch {
       copied = document.execCommand("copy");
     }
@@ -375,7 +375,7 @@
     button.setAttribute("aria-pressed", String(shown));
   }
 
-  // Words of a field, with commas or spaces between.
+  // The words of a field, separated by commas or spaces.
   const wordsIn = (field) => field.value.split(/[\s,]+/).filter(Boolean);
 
   function tellPressed(field) {
@@ -403,10 +403,10 @@
     else if (button) show(button);
   });
 
-  // --- keys ---
+  // --- keyboard shortcuts ---
 
   const GO = { o: "/", j: "/jobs", d: "/dead", w: "/workers", q: "/queues", a: "/activity", c: "/config" };
-  let awaited = 0;        // until when a letter after `g` names a page
+  let awaited = 0;        // deadline for the letter after `g`
 
   function moveRow(step) {
     const links = $$("#live tr .what");
@@ -441,7 +441,7 @@
     else if (KEYS[event.key]) { KEYS[event.key](); event.preventDefault(); }
   });
 
-  // --- at the start ---
+  // --- start ---
 
   $("#theme")?.addEventListener("change", ({ target }) => { document.documentElement.dataset.theme = target.value; });
   tellTimes();

@@ -65,7 +65,7 @@ def test_what_cannot_be_taken_is_refused_by_field(name: str, scope: str, days: i
 def test_a_name_is_used_once_even_when_its_token_was_revoked() -> None:
     tokens.make("deploy", "read", 1, "person:ana")
     tokens.revoke("deploy", "person:ana")
-    with pytest.raises(TokenError, match="is taken"):
+    with pytest.raises(TokenError, match="is already used"):
         tokens.make("deploy", "read", 1, "person:ana")
 
 

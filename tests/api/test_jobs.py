@@ -91,7 +91,7 @@ def test_other_types_are_refused_both_ways(submitter: Program) -> None:
 def test_an_id_that_is_taken_is_told(submitter: Program) -> None:
     make_job("dead", id="job1")
     told = refused(submitter("POST", "/jobs", {"id": "job1", "command": "x"}), 422, "invalid")
-    assert "taken by a job that is dead" in told["detail"]
+    assert "already used by a dead job" in told["detail"]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

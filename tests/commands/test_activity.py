@@ -48,7 +48,7 @@ def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli)
     assert states("a", "b") == ["pending", "dead"]
     again = cli(*command)
     assert (again.code, again.out) == (1, "")
-    assert "Nothing is left to undo" in again.err
+    assert "Nothing to undo" in again.err
 
 
 def test_the_list_tells_acts_newest_first(app: Flask, cli: Cli) -> None:
@@ -73,6 +73,6 @@ def test_a_canary_goes_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
 
 
 def test_what_is_not_there_is_said(app: Flask, cli: Cli) -> None:
-    assert "no such act: 7" in cli("activity", "undo", "7").err
+    assert "no such action: 7" in cli("activity", "undo", "7").err
     assert cli("dlq", "retry", "a", "--canary").code == 2
     assert "no dead letter matches" in cli("dlq", "retry", "--all", "--canary").err

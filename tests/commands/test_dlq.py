@@ -161,8 +161,8 @@ def test_a_group_gets_a_note_an_owner_and_an_acknowledgement(app: Flask, cli: Cl
     ("argv", "code", "words"),
     [
         (["one"], 2, "Give a text, --owner"),
-        (["one", "--owner", "nobody"], 2, "The owner 'nobody' is nobody who can log in"),
-        (["two", "x"], 1, "there is no group 'two'"),
+        (["one", "--owner", "nobody"], 2, "The owner 'nobody' is not an active user"),
+        (["two", "x"], 1, "dead letter group 'two' does not exist"),
     ],
 )
 def test_what_cannot_be_said_of_a_group_is_refused(

@@ -112,7 +112,7 @@ def test_a_taken_id_is_refused_with_the_state_of_its_job(app: Flask, cli: Cli) -
     make_job("dead", id="job1")
     result = cli("enqueue", '{"id":"job1","command":"true"}')
     assert (result.code, result.out) == (1, "")
-    assert "'job1' is taken by a job that is dead" in result.err
+    assert "'job1' is already used by a dead job" in result.err
 
 
 # --- many ---
@@ -168,7 +168,7 @@ def test_a_taken_id_among_many_is_told_with_its_line(app: Flask, cli: Cli) -> No
     make_job(id="b")
     result = cli("enqueue", "-", stdin=b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}))
     assert result.code == 1
-    assert "line 3: id: 'b' is taken by a job that is pending." in result.err
+    assert "line 3: id: 'b' is already used by a pending job." in result.err
     assert number_of_jobs() == 1
 
 

@@ -187,9 +187,9 @@ def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
     ("argv", "code", "why"),
     [
         (["s1", "257"], 1, "expected a whole number from 0 to 256"),
-        (["s1", "-3"], 1, "-1 workers cannot be"),
+        (["s1", "-3"], 1, "-1 is not allowed"),
         (["s1", "many"], 2, "'many' is no number of workers"),
-        (["s2", "1"], 1, "there is no supervisor 's2'"),
+        (["s2", "1"], 1, "supervisor 's2' does not exist"),
         (["w1", "1"], 1, "'w1' is a worker; its supervisor is s1"),
         (["s3", "1"], 1, "has ended"),
     ],

@@ -91,7 +91,7 @@ def test_a_search_on_the_command_line_is_the_consoles_and_goes_on_past_its_cap(
     assert cli("list", "--search", "exit:126 state:dead").err == "No dead jobs match.\n"
     result = cli("list", "--search", "redis:7")
     assert (result.code, result.out) == (2, "")
-    assert "there is no redis: to search by" in result.err
+    assert "unknown search term redis:" in result.err
     result = cli("list", "--state", "failed", "--search", "state:dead")
     assert (result.code, "the list is of state failed" in result.err) == (2, True)
 

@@ -71,7 +71,7 @@ def test_a_role_is_changed_and_a_person_is_disabled_and_enabled_again(app: Flask
     for argv in (["role", "root", "viewer"], ["disable", "root"]):
         result = cli("user", *argv)
         assert (result.code, result.out) == (1, "")
-        assert "no administrator left" in result.err
+        assert "last admin" in result.err
     assert "no such user: 'ben'" in cli("user", "enable", "ben").err
 
 

@@ -34,11 +34,11 @@ def test_a_requeued_job_offers_its_undo_and_the_undo_puts_it_back(operator: Brow
     told = operator.post("/job/job1/requeue", partial=True).get_data(as_text=True)
     assert state("job1") == "pending"
     back = operator.post(offered(told), partial=True)
-    assert b"Put back 1 job." in back.data
+    assert b"Restored 1 job." in back.data
     assert state("job1") == "dead"
     again = operator.post(offered(told), partial=True)
     assert again.status_code == 409
-    assert b"Nothing is left to undo" in again.data
+    assert b"Nothing to undo" in again.data
 
 
 def test_without_javascript_the_next_page_offers_the_undo(operator: Browser) -> None:
@@ -47,7 +47,7 @@ def test_without_javascript_the_next_page_offers_the_undo(operator: Browser) -> 
     url = offered(operator.get("/jobs").get_data(as_text=True))
     assert operator.post(url).status_code == 303
     assert state("job1") == "dead"
-    assert b"Put back 1 job." in operator.get("/jobs").data
+    assert b"Restored 1 job." in operator.get("/jobs").data
 
 
 def test_an_undo_says_how_many_had_been_claimed(operator: Browser) -> None:
@@ -56,7 +56,7 @@ def test_an_undo_says_how_many_had_been_claimed(operator: Browser) -> None:
     act = actions.apply("requeue", JobFilter(state="dead"), "person:ana")
     change_job("job0", attempts=2)
     told = operator.post(f"/activity/{act.action_id}/undo", partial=True)
-    assert b"Put back 2 jobs. 1 job had been claimed or moved since." in told.data
+    assert b"Restored 2 jobs. 1 job already claimed or changed." in told.data
 
 
 def test_a_discard_offers_no_undo_and_a_cancelled_running_job_neither(operator: Browser) -> None:
@@ -76,10 +76,10 @@ def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -
     canary = canaries.start(JobFilter(state="dead"), "person:ana")
     html = viewer.get("/activity").get_data(as_text=True)
     assert "all dead jobs in queue mail" in html
-    assert "Canary, then requeue" in html
+    assert "Canary retry" in html
     assert "/undo" not in html  # a viewer changes nothing
     page = viewer.get(f"/activity/{act.action_id}").get_data(as_text=True)
-    assert "1 job put back" in page
+    assert "1 job restored" in page
     page = viewer.get(f"/activity/{canary}").get_data(as_text=True)
     assert "&lt;b&gt;import" in page
     assert viewer.get("/activity?before=x").status_code == 400
@@ -88,7 +88,7 @@ def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -
 
 
 def test_an_empty_activity_teaches(viewer: Browser) -> None:
-    assert b"Nothing was done yet" in viewer.get("/activity").data
+    assert b"No bulk actions yet" in viewer.get("/activity").data
 
 
 def test_pages_of_acts_follow_each_other(console: Flask, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_a_button_does_its_verb_and_is_a_409_where_the_state_does_not_allow_it(
     make_job("processing" if verb == "discard" else "completed" if verb != "requeue" else "pending", id="job2")
     response = operator.post(f"/job/job2/{verb}", {"confirmed": "1"}, partial=True)
     assert response.status_code == 409
-    assert b"Nothing was changed." in response.data
+    assert b"Nothing changed." in response.data
     assert verbs_done() == [done]
 
 
@@ -73,8 +73,8 @@ def test_a_plain_form_returns_to_where_it_came_from_with_a_message(operator: Bro
     where = "/jobs?state=dead"
     response = operator.post("/job/job1/requeue", headers={"Referer": f"http://localhost{where}"})
     assert (response.status_code, response.headers["Location"]) == (303, where)
-    assert b"job1 is back in its queue." in operator.get(where).data
-    assert b"job1 is back in its queue." not in operator.get(where).data
+    assert b"job1 requeued." in operator.get(where).data
+    assert b"job1 requeued." not in operator.get(where).data
 
 
 @pytest.mark.parametrize("referrer", ["http://evil.example/x", "http://["])
@@ -88,7 +88,7 @@ def test_a_plain_form_that_comes_second_gets_a_page_that_says_so(operator: Brows
     make_job("pending", id="job1")
     response = operator.post("/job/job1/requeue")
     assert response.status_code == 409
-    assert b"job1 is pending; requeue is for jobs that are dead" in response.data
+    assert b"job1 is pending. Requeue works for dead" in response.data
 
 
 def test_a_job_that_is_gone_is_a_404(operator: Browser) -> None:
@@ -129,7 +129,7 @@ def test_ticked_jobs_are_moved_and_those_that_left_are_counted(operator: Browser
     asked = operator.post("/jobs/requeue", {"id": ["a", "b", "c"]}, partial=True)
     assert b"Requeue 3 jobs?" in asked.data
     response = operator.post("/jobs/requeue", {"id": ["a", "b", "c"], "confirmed": "1"}, partial=True)
-    assert b"Requeued 2 jobs, skipped 1 that somebody else had moved first." in response.data
+    assert b"Requeued 2 jobs, skipped 1 (already changed)." in response.data
     assert response.status_code == 200
     again = operator.post("/jobs/requeue", {"id": ["a", "b", "c"], "confirmed": "1"}, partial=True)
     assert again.status_code == 409
@@ -141,7 +141,7 @@ def test_a_plain_form_without_a_tick_comes_back_and_says_so(operator: Browser) -
     origin = {"Referer": "http://localhost/dead"}
     response = operator.post("/jobs/requeue", headers=origin)
     assert (response.status_code, response.headers["Location"]) == (303, "/dead")
-    assert b"No job is ticked." in operator.get("/dead").data
+    assert b"No jobs selected." in operator.get("/dead").data
     assert state_of("job1") == "dead"
 
 

@@ -33,7 +33,7 @@ def test_a_change_is_stored_and_stands_in_the_history_with_its_author(admin: Bro
     assert admin.post("/config/backoff_base", {"value": "3"}).headers["Location"] == "/config/backoff_base"
     assert value_of("backoff_base") == 3
     text = admin.get("/config/backoff_base").get_data(as_text=True)
-    assert re.search(r">2</span> .*?the default</span> → <span class=\"mono\">3<.*?the-admin", text, re.DOTALL)
+    assert re.search(r">2</span> .*?default</span> → <span class=\"mono\">3<.*?the-admin", text, re.DOTALL)
     assert "the-admin" in admin.get("/config").get_data(as_text=True)
     admin.post("/config/backoff_base", {"reset": "1", "value": "3"})
     assert value_of("backoff_base") == 2
@@ -71,10 +71,10 @@ def test_a_shorter_keep_says_how_many_it_would_delete(admin: Browser) -> None:
     for days in (1, 5, 9):
         make_job("dead", finished_at=clock.now() - days * clock.DAY)
     text = admin.post("/config/keep_dead/check", {"value": "4"}, partial=True).get_data(as_text=True)
-    assert "This would prune 2 dead letters, with attempts and output, within minutes of" in text
-    assert "nothing is deleted at once" in admin.post(
-        "/config/keep_dead/check", {"value": "10"}, partial=True
-    ).get_data(as_text=True)
+    assert "Saving deletes 2 dead letters within minutes, with attempts and output." in text
+    assert "Nothing is deleted now" in admin.post("/config/keep_dead/check", {"value": "10"}, partial=True).get_data(
+        as_text=True
+    )
 
 
 def test_a_keep_counts_no_further_than_the_cap(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_keep_counts_no_further_than_the_cap(admin: Browser, monkeypatch: pyte
     for _ in range(5):
         make_job("completed", finished_at=clock.now() - 9 * clock.DAY)
     text = admin.post("/config/keep_completed/check", {"value": "4"}, partial=True).get_data(as_text=True)
-    assert "This would prune 3+ completed jobs" in text
+    assert "Saving deletes 3+ completed jobs" in text
 
 
 def test_a_shorter_keep_of_the_audit_trail_says_how_many_lines_it_would_delete(admin: Browser) -> None:
@@ -101,8 +101,8 @@ def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None
     run_at = make_job("failed").run_at
     make_job("failed")
     text = admin.post("/config/backoff_base/check", {"value": "9"}, partial=True).get_data(as_text=True)
-    assert "2 jobs wait for a retry now. None of them moves" in text
-    assert "moves" not in admin.get("/config/backoff_base").get_data(as_text=True)  # what stands moves nothing
+    assert "2 jobs are waiting for a retry. Their start times do not change" in text
+    assert "start times" not in admin.get("/config/backoff_base").get_data(as_text=True)  # what stands moves nothing
     admin.post("/config/backoff_base", {"value": "9"})
     with reading() as session:
         assert run_at in session.scalars(select(Job.run_at)).all()
@@ -111,18 +111,18 @@ def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("lease", "10", "for 10 s is taken for dead"),
-        ("lease", "10", "Not heard of for longer than that now: 1 worker."),
+        ("lease", "10", "for 10 s is presumed dead"),
+        ("lease", "10", "1 worker has been silent for longer than that."),
         ("lease", "60", "Longer pauses do no harm"),
-        ("shutdown_grace", "0", "handed back at once"),
-        ("kill_grace", "8", "killed 8 s later"),
-        ("job_timeout", "60", "Running for longer than that now, with no limit of their own: 1 job."),
-        ("job_timeout", "0", "may run for ever"),
-        ("output_limit", "2048", "at most 2.0 KiB of output are kept: the first and the last 1.0 KiB"),
+        ("shutdown_grace", "0", "stopped at once"),
+        ("kill_grace", "8", "killed if it still runs 8 s later"),
+        ("job_timeout", "60", "1 running job has already run longer."),
+        ("job_timeout", "0", "have no time limit"),
+        ("output_limit", "2048", "up to 2.0 KiB of output per attempt: the first and the last 1.0 KiB"),
         ("job_memory_limit", "2048", "may use 2.0 GiB"),
         ("job_process_limit", "1000", "may have 1,000 processes and threads"),
-        ("max_retries", "0", "what fails is a dead letter at once"),
-        ("backoff_jitter", "0.5", "up to 50 % of itself"),
+        ("max_retries", "0", "failed jobs become dead letters at once"),
+        ("backoff_jitter", "0.5", "Up to 50 % is added"),
     ],
 )
 def test_every_setting_says_what_it_would_do(admin: Browser, key: str, value: str, told: str) -> None:
@@ -137,8 +137,8 @@ def test_without_javascript_a_button_shows_what_would_come_and_saves_nothing(adm
     text = response.get_data(as_text=True)
     assert (response.status_code, value_of("backoff_base")) == (200, 2)
     assert 'value="3"' in text
-    assert "would wait" in text
-    assert "Not saved yet: 2 stands." in text
+    assert "New wait" in text
+    assert "Not saved yet. The current value is 2." in text
     assert admin.post("/config/backoff_base", {"value": "x", "preview": "1"}).status_code == 422
 
 
@@ -154,20 +154,20 @@ def test_a_change_is_put_back_with_one_button(admin: Browser) -> None:
     operations.set_setting("backoff_base", 3, "person:ana")
     operations.set_setting("backoff_base", 4, "person:ben")
     text = admin.get("/config/backoff_base").get_data(as_text=True)
-    assert re.findall(r'name="change" value="\d+"[^>]*>Back to ([\d.]+)<', text) == ["3", "2"]
+    assert re.findall(r'name="change" value="\d+"[^>]*>Revert to ([\d.]+)<', text) == ["3", "2"]
     data = {"change": newest(), "seen": newest()}
     assert admin.post("/config/backoff_base/revert", data).headers["Location"] == "/config/backoff_base"
     assert value_of("backoff_base") == 3
     text = admin.get("/config/backoff_base").get_data(as_text=True)
-    assert "backoff_base is 3 again." in text
-    assert re.search(r"put back</span></p><p class=\"sub\">.*?the-admin", text, re.DOTALL)
+    assert "Saved: backoff_base = 3" in text
+    assert re.search(r"reverted</span></p><p class=\"sub\">.*?the-admin", text, re.DOTALL)
 
 
 def test_the_default_is_put_back_as_the_default(admin: Browser) -> None:
     operations.set_setting("backoff_base", 3, "person:ana")
     admin.post("/config/backoff_base/revert", {"change": newest(), "seen": newest()})
     text = admin.get("/config/backoff_base").get_data(as_text=True)
-    assert "backoff_base is 2 again, its default." in text
+    assert "Saved: backoff_base = 2 (default)" in text
     assert 'name="reset"' not in text
 
 
@@ -178,11 +178,11 @@ def test_whoever_comes_second_is_told_and_loses_nothing(admin: Browser) -> None:
     saved = admin.post("/config/backoff_base", {"value": "5", "seen": seen})
     text = saved.get_data(as_text=True)
     assert saved.status_code == 409
-    assert "ben changed it to 4 in the meantime. Nothing was saved. Save again to put 5 in its place." in text
+    assert "ben changed it to 4. Not saved. Save again to set it to 5." in text
     assert 'value="5"' in text
     reverted = admin.post("/config/backoff_base/revert", {"change": seen, "seen": seen})
     assert reverted.status_code == 409
-    assert "Nothing was put back" in reverted.get_data(as_text=True)
+    assert "Not reverted" in reverted.get_data(as_text=True)
     assert admin.post("/config/backoff_base", {"value": "5", "reset": "1", "seen": seen}).status_code == 409
     assert value_of("backoff_base") == 4
     again = re.search(r'name="seen" value="(\d+)"', text)
@@ -207,6 +207,6 @@ def test_a_viewer_reads_the_history_and_puts_nothing_back(viewer: Browser) -> No
 def test_a_viewer_sees_the_value_and_no_form(viewer: Browser) -> None:
     operations.set_setting("max_retries", 7, "person:ana")
     text = viewer.get("/config/max_retries").get_data(as_text=True)
-    assert "Only an administrator may change it" in text
+    assert "Only admins can change it" in text
     assert viewer.post("/config/max_retries", {"value": "1"}).status_code == 403
     assert value_of("max_retries") == 7

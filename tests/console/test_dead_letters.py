@@ -67,14 +67,14 @@ def test_a_group_that_is_empty_by_now_keeps_its_note_and_a_refresh_says_so(opera
     change_job("job1", state="pending", finished_at=None)
     page = operator.get("/dead/exit:1")
     assert page.status_code == 404
-    assert "It is empty by now" in page.get_data(as_text=True)
+    assert "This group is empty" in page.get_data(as_text=True)
     assert "ask the shop" in page.get_data(as_text=True)
     refreshed = operator.get("/dead/exit:1", partial=True)
     assert refreshed.status_code == 200
-    assert b"No dead letters of this group" in refreshed.data
+    assert b"No dead letters in this group" in refreshed.data
     never = operator.get("/dead/never")
     assert never.status_code == 404
-    assert b"There is no such group" in never.data
+    assert b"Group not found" in never.data
     assert b'name="note"' not in never.data
 
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_taken_comes_back_with_all_that_was_typed(operator: Brows
     response = operator.post("/dead/exit:1/note", {"note": "a note", "owner": "nobody", "seen": seen})
     html = response.get_data(as_text=True)
     assert response.status_code == 422
-    assert "Owner &#39;nobody&#39; is nobody who can log in" in html
+    assert "Owner &#39;nobody&#39; is not an active user" in html
     assert ">a note</textarea>" in html
     assert operator.post("/dead/none/note", {"note": "x"}).status_code == 404
     saved = operator.post("/dead/exit:1/note", {"note": "a note", "owner": "", "seen": seen})
@@ -119,8 +119,8 @@ def test_what_a_requeue_of_ticked_ones_would_set_off_is_told_first(operator: Bro
     make_job("completed", id="d")
     html = operator.post("/jobs/requeue", {"id": ["a", "b", "c", "d"]}, partial=True).get_data(as_text=True)
     assert "Requeue 4 jobs?" in html
-    assert "2 slots serve them" in html
-    assert "1 of them waits" in html
+    assert "on 2 slots" in html
+    assert "1 job will wait" in html
     assert 'class="impact"' not in operator.post("/jobs/discard", {"id": ["a", "b"]}, partial=True).get_data(
         as_text=True
     )
@@ -141,11 +141,11 @@ def test_a_search_looks_into_output_and_says_where_it_stopped(
     html = text_of(operator, "/dead?q=%22no+route%22")
     assert job_ids(html) == ["job1", "job5"]
     assert "&lt;b&gt;No route&lt;/b&gt;" in html
-    assert "search older" not in html
+    assert "Search older" not in html
     monkeypatch.setattr(filters, "SEARCH_CAP", 3)
     html = text_of(operator, "/dead?q=%22no+route%22")
     assert job_ids(html) == ["job1"]
-    older = re.search(r'<a href="([^"]+)">search older', html)
+    older = re.search(r'<a href="([^"]+)">Search older', html)
     assert older is not None
     assert job_ids(text_of(operator, older[1].replace("&amp;", "&"))) == ["job5"]
 

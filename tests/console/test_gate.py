@@ -324,7 +324,7 @@ def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeyp
     monkeypatch.setattr(actions, "apply", busy)
     response = operator.post("/job/job1/requeue")
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
-    assert b"try again in a moment" in response.data
+    assert b"Try again in a moment" in response.data
 
 
 def test_what_breaks_is_logged_and_shows_nothing_of_itself(

@@ -42,9 +42,9 @@ def busy(**values: Any) -> None:
 
 def test_without_workers_the_command_that_starts_one_is_named(operator: Browser) -> None:
     make_job("pending", id="job1")
-    assert "No worker is running, so nothing will take it. python3 manage.py worker start" in told(operator)
+    assert "No workers running. python3 manage.py worker start" in told(operator)
     make_worker(id="w1", seen_at=seconds(600), queues='["mail"]')
-    assert "1 worker runs, but none serves the queue default." in told(operator)
+    assert "1 worker running, but none serves queue default." in told(operator)
     assert "worker start --queue default" in told(operator)
 
 
@@ -52,7 +52,7 @@ def test_a_paused_queue_is_resumed_from_here_by_who_may(operator: Browser, viewe
     busy()
     make_queue("mail", paused_by="person:ben")
     make_job("pending", id="job1", queue="mail")
-    assert told(operator).startswith("Its queue mail is paused by ben,")
+    assert told(operator).startswith("Queue mail was paused by ben")
     assert buttons(operator) == ["/queue/mail/resume"]
     assert buttons(viewer) == []
 
@@ -60,19 +60,19 @@ def test_a_paused_queue_is_resumed_from_here_by_who_may(operator: Browser, viewe
 def test_quiet_workers_are_resumed_by_an_administrator(admin: Browser, operator: Browser) -> None:
     busy(wish="quiet")
     make_job("pending", id="job1")
-    assert "Every worker that serves default is quiet" in told(operator)
+    assert "All workers that serve default are draining" in told(operator)
     assert buttons(operator) == []
     assert buttons(admin) == ["/worker/w1/resume"]
     for number in range(2, 6):
         make_worker(id=f"w{number}", wish="quiet", seen_at=seconds(600))
     assert buttons(admin) == []  # of many, the page of workers has a button each
-    assert "See workers" in told(admin)
+    assert "View workers" in told(admin)
 
 
 def test_workers_that_stop_are_not_resumed(admin: Browser) -> None:
     busy(wish="stop")
     make_job("pending", id="job1")
-    assert "Every worker that serves default is stopping." in told(admin)
+    assert "All workers that serve default are stopping." in told(admin)
     assert buttons(admin) == []
 
 
@@ -81,10 +81,10 @@ def test_the_jobs_ahead_are_counted_and_timed(operator: Browser) -> None:
     for _ in range(3):
         make_job("pending", queue="mail", run_at=seconds(-100))
     make_job("pending", id="job1", queue="mail")
-    assert told(operator) == "3 jobs in mail are ahead of it."  # nothing has ended, so nobody knows how long
+    assert told(operator) == "3 jobs ahead in queue mail."  # nothing has ended, so nobody knows how long
     for _ in range(2):
         make_attempt(make_job("completed", queue="mail"), 1, "completed", finished_at=seconds(-30))
-    assert re.fullmatch(r"3 jobs in mail are ahead of it, about [123] min at the present rate\.", told(operator))
+    assert re.fullmatch(r"3 jobs ahead in queue mail, about [123] min at the current rate\.", told(operator))
 
 
 @pytest.mark.parametrize(
@@ -99,42 +99,42 @@ def test_what_is_only_guessed_is_told_in_one_unit(time: float, words: str) -> No
 def test_who_is_next_is_told_and_whether_anybody_is_free(operator: Browser) -> None:
     busy()
     make_job("pending", id="job1")
-    assert told(operator) == "It is next in its queue."
+    assert told(operator) == "Next in line."
     make_job("processing", worker_id="w1")
-    assert told(operator) == "It is next in its queue; every worker that serves it is busy."
+    assert told(operator) == "Next in line; all its workers are busy."
 
 
 def test_a_job_that_cost_a_worker_waits_to_be_alone(operator: Browser) -> None:
     busy()
     make_job("pending", id="job1", losses=1)
-    assert "it runs alone now" in told(operator)
+    assert "it now waits for an idle one" in told(operator)
 
 
 def test_a_retry_can_be_run_now_and_what_hinders_it_even_then_is_told(operator: Browser, viewer: Browser) -> None:
     busy()
     make_job("failed", id="job1", queue="mail", failures=2, max_retries=3)
-    assert re.match(r"2 of 4 attempts failed; it runs again .*\. After that, 1 retry is left\.", told(operator))
+    assert re.match(r"2 of 4 attempts failed; next retry .*\. After that, 1 retry left\.", told(operator))
     assert buttons(operator) == ["/job/job1/run-now"]
     assert buttons(viewer) == []
     text = operator.get("/job/job1").get_data(as_text=True)
     assert text.count('formaction="/job/job1/run-now"') == 1  # not once more above
     make_queue("mail", paused_by="person:ben")
-    assert "Its queue mail is paused by ben" in told(operator)
+    assert "Queue mail was paused by ben" in told(operator)
     assert buttons(operator) == ["/job/job1/run-now", "/queue/mail/resume"]
 
 
-@pytest.mark.parametrize(("state", "said"), [("failed", "its retry is due."), ("scheduled", "It is due:")])
+@pytest.mark.parametrize(("state", "said"), [("failed", "its next retry is due."), ("scheduled", "Due now.")])
 def test_what_is_overdue_is_not_said_to_lie_ahead(operator: Browser, state: str, said: str) -> None:
     make_job(state, id="job1", run_at=seconds(-30))
     assert said in told(operator)
-    assert "No worker is running, so nothing will take it." in told(operator)
+    assert "No workers running." in told(operator)
     text = operator.get("/job/job1").get_data(as_text=True)
     assert '<div class="why-box alarm">' in text
 
 
 def test_a_poison_pill_is_called_one(operator: Browser) -> None:
     make_attempt(make_job("dead", id="job1", failures=0), 1, "lost", exit_code=None)
-    assert "Workers died under it again and again" in told(operator)
+    assert "Workers crashed on this job repeatedly" in told(operator)
 
 
 # --- its timeline and attempts ---------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_the_timeline_has_moments_and_what_lay_between(viewer: Browser) -> None:
         "not due for 10 s",
         "Submitted",
     ]
-    assert 'aria-label="In all: not due for 10 s, waited 10 s, ran 20 s, backed off 6 min"' in text
+    assert 'aria-label="Total: not due for 10 s, waited 10 s, ran 20 s, backed off 6 min"' in text
 
 
 def test_an_attempt_tells_how_it_ended_how_long_it_took_and_what_it_used(viewer: Browser) -> None:
@@ -193,7 +193,7 @@ def test_of_very_many_attempts_the_newest_are_shown_first(viewer: Browser) -> No
         make_attempt(job, number)
     text = viewer.get("/job/job1").get_data(as_text=True)
     assert text.count('id="attempt-') == 50
-    assert "and 10 attempts before." in text
+    assert "and 10 earlier attempts." in text
     assert viewer.get("/job/job1?all=1").get_data(as_text=True).count('id="attempt-') == 60
     assert "Output of attempt 3<" in viewer.get("/job/job1?attempt=3").get_data(as_text=True)
 

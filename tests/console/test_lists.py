@@ -42,7 +42,7 @@ def test_the_search_finds_ids_and_commands_and_stays_in_the_links(operator: Brow
     assert ids(operator, "/jobs?q=alpha&queue=mail") == ["beta"]
     text = operator.get("/jobs?q=alpha&queue=mail").get_data(as_text=True)
     assert 'href="/jobs?state=dead&amp;queue=mail&amp;q=alpha"' in text
-    assert b"Nothing matches" in operator.get("/jobs?q=nothing").data
+    assert b"No matches" in operator.get("/jobs?q=nothing").data
 
 
 @pytest.mark.parametrize(
@@ -63,28 +63,28 @@ def why(browser: Browser, job_id: str) -> str:
 
 def test_a_pending_job_says_what_it_waits_for(operator: Browser) -> None:
     make_job("pending", id="job1", queue="mail")
-    assert "No worker is running" in why(operator, "job1")
+    assert "No workers running" in why(operator, "job1")
     make_worker(id="w1", queues='["other"]', slots=2)
-    assert "1 worker runs, but none serves the queue mail" in why(operator, "job1")
+    assert "1 worker running, but none serves queue mail" in why(operator, "job1")
     make_worker(id="w2", wish="quiet", queues='["mail"]')
-    assert "Every worker that serves mail is quiet" in why(operator, "job1")
+    assert "All workers that serve mail are draining" in why(operator, "job1")
     make_worker(id="w3")
-    assert why(operator, "job1") == "It is next in its queue."
+    assert why(operator, "job1") == "Next in line."
     make_job("pending", id="urgent", queue="mail", priority=5)
     make_job("pending", id="older", queue="mail", run_at=clock.now() - clock.seconds(60))
     make_job("pending", id="later", queue="mail", run_at=clock.now() + 1)
-    assert why(operator, "job1") == "2 jobs in mail are ahead of it."
+    assert why(operator, "job1") == "2 jobs ahead in queue mail."
     make_queue("mail", paused_by="person:ana")
-    assert "Its queue mail is paused by ana" in why(operator, "job1")
+    assert "Queue mail was paused by ana" in why(operator, "job1")
     assert b'formaction="/queue/mail/resume"' in operator.get("/job/job1").data
 
 
 def test_a_failed_job_says_when_it_runs_again_and_what_then(operator: Browser) -> None:
     make_job("failed", id="first", failures=1, max_retries=2)
     make_job("failed", id="last", failures=2, max_retries=2)
-    assert "1 of 3 attempts failed; it runs again" in why(operator, "first")
-    assert "After that, 1 retry is left." in why(operator, "first")
-    assert "If it fails again, it is a dead letter." in why(operator, "last")
+    assert "1 of 3 attempts failed; next retry" in why(operator, "first")
+    assert "After that, 1 retry left." in why(operator, "first")
+    assert "If it fails again, it becomes a dead letter." in why(operator, "last")
 
 
 def test_a_time_of_another_year_says_which(operator: Browser) -> None:

@@ -52,7 +52,7 @@ def test_too_many_wrong_passwords_are_told_to_wait_whether_the_name_is_known_or_
     assert [answer.status_code for answer in answers[:5]] == [422] * 5
     assert answers[-1].status_code == 429
     assert int(answers[-1].headers["Retry-After"]) >= 1
-    assert "Too many tries. Wait" in answers[-1].text
+    assert "Too many attempts. Wait" in answers[-1].text
 
 
 def test_while_it_waits_the_right_password_opens_nothing(stranger: Browser, ana: str) -> None:

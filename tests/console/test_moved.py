@@ -36,9 +36,9 @@ def test_a_form_is_refused_with_the_new_address(new_address: str, admin: Browser
     answer = submit(admin)
     assert answer.status_code == 503
     text = answer.get_data(as_text=True)
-    assert "The queue is elsewhere" in text
+    assert "The queue has moved" in text
     assert f"This queue was moved to {new_address} on " in text
-    assert "Nothing was changed." in text
+    assert "Nothing changed." in text
 
 
 def test_a_button_is_refused_with_a_toast(new_address: str, admin: Browser) -> None:

@@ -100,7 +100,7 @@ def test_where_bytes_were_left_out_a_line_says_how_many() -> None:
     kept = Output(b"head\nhe" + b"il\ntail\n", (15,), cut=7, dropped=5000)
     text = bare(view_of(kept).html)
     assert re.sub(r"<div( class=\"\w+\")?>|</div>", "|", text) == (
-        "|head||he||5,000 bytes were left out here: the output is longer than the limit||il||tail|"
+        "|head||he||5,000 bytes left out here (output limit)||il||tail|"
     )
     behind = since(kept, 7 + 5000 + 3)
     assert bare(behind.html) == "<div>tail</div>"
@@ -186,9 +186,9 @@ def test_a_name_leads_back_to_its_line_or_says_that_it_is_gone(name: str, offset
 
 @pytest.mark.parametrize("name", ["", "L", "x", "-1", "L1L", "1.5", "\u0661", "9" * 19])
 def test_what_names_no_line_is_told(name: str) -> None:
-    with pytest.raises(ValueError, match="no line"):
+    with pytest.raises(ValueError, match="not a line name"):
         find_line(CUT, name)
-    assert "There is no line" in opened(CUT, 1, {"line": name}).notice or not name
+    assert "does not exist" in opened(CUT, 1, {"line": name}).notice or not name
 
 
 def test_the_unfinished_line_has_a_name_once_it_cannot_grow() -> None:
@@ -206,7 +206,7 @@ def test_a_stretch_around_a_line_knows_what_lies_before_and_behind() -> None:
 
 
 def test_a_page_that_fell_behind_says_how_much_it_skips() -> None:
-    assert "2,000 lines came too fast" in since(NUMBERED, 0).html
+    assert "2,000 lines were too fast" in since(NUMBERED, 0).html
     assert "too fast" not in since(NUMBERED, NUMBERED.data.index(b"line 2001")).html
 
 
@@ -240,7 +240,7 @@ def test_a_search_goes_from_line_to_line() -> None:
     for nonsense in ("0", "x", "99", "-1"):
         assert opened(kept, 1, {"find": "fail", "hit": nonsense}).found is not None
     nothing = opened(kept, 1, {"find": "<nothing>"})
-    assert "is not in this output" in nothing.notice
+    assert "not found" in nothing.notice
     assert not nothing.marked
 
 
@@ -262,7 +262,9 @@ def test_the_page_searches_without_javascript(viewer: Browser) -> None:
     assert re.search(r'href="/job/job1\?attempt=1&amp;from=\d+#output"[^>]*>Later', text)
     assert re.search(r'href="/job/job1\?attempt=1&amp;to=\d+#output"[^>]*>Earlier', text)
     assert 'id="L700"' in viewer.get("/job/job1?line=700").get_data(as_text=True)
-    assert "There is no line 9000: the output has 3,000." in viewer.get("/job/job1?line=9000").get_data(as_text=True)
+    assert "Line 9000 does not exist. The output has 3,000 lines." in viewer.get("/job/job1?line=9000").get_data(
+        as_text=True
+    )
     shown = viewer.get("/job/job1?to=L1300").get_data(as_text=True)
     assert 'id="L1299"' in shown
     assert 'id="L1300"' not in shown
@@ -290,7 +292,7 @@ def test_two_attempts_are_compared_by_what_a_reader_sees(viewer: Browser) -> Non
     assert "only in attempt 1: 0 lines" in loose
     assert re.search(r'<tr class="new"><td class="at"></td><td class="at">3</td><td class="sign">\+</td>', loose)
     make_attempt(job, 3, output=b"13:00 start\nok\nend")
-    assert "wrote the same, but for numbers" in (
+    assert "have the same output, ignoring numbers" in (
         viewer.get("/job/job1?attempt=3&against=1&digits=on").get_data(as_text=True)
     )
 

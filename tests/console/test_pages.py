@@ -62,4 +62,4 @@ def test_the_overview_says_what_each_worker_runs_and_links_only_to_lists_that_ho
     text = admin.get("/").get_data(as_text=True)
     assert "make-report" in text
     assert "All dead letters" in text
-    assert "All that will retry" not in text
+    assert "Retrying" not in text

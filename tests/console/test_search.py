@@ -74,7 +74,7 @@ def test_what_cannot_be_searched_for_is_told_at_the_box_and_nothing_is_lost(oper
     assert '<input type="hidden" name="state" value="failed">' in text
     assert '<input type="hidden" name="sort" value="latest">' in text
     assert '<option value="mail" selected>mail</option>' in text
-    assert "There is no redis: to search by. Known are state:" in text
+    assert "Unknown search term redis:. Known terms: state:" in text
     assert "hx-get" not in text, "there is nothing to refresh"
     assert "A search has at most 500 characters; this one has 501." in main_of(operator, "/jobs?q=" + "x" * 501, 422)
 
@@ -104,22 +104,22 @@ def test_a_search_that_stopped_says_so_and_goes_on(operator: Browser, monkeypatc
     make_jobs([{"id": f"j{n:02}", "state": "completed", "exit_code": 7 if n in (3, 28) else 0} for n in range(30)])
     first = main_of(operator, "/jobs?q=exit:7")
     assert re.findall(r'<span class="id">([^<]+)', first) == ["j28"]
-    assert "Looked through 10 jobs, the first of this list; those behind them were not looked at yet." in first
+    assert "Searched 10 jobs from the top of this list. Jobs further down are not searched yet." in first
     on = link(first, "Search older")
     assert on is not None
     second = main_of(operator, on)
     assert "Nothing found so far" in second
-    assert "Looked through 10 more jobs" in second
+    assert "Searched 10 more jobs" in second
     last = link(second, "Search older")
     assert last is not None
     third = main_of(operator, last)
     assert re.findall(r'<span class="id">([^<]+)', third) == ["j03"]
-    assert "Looked through" not in third
+    assert "Searched " not in third
     assert "Search older" not in third
     back = link(third, "Newer")
     assert back is not None
     assert "Search newer" in main_of(operator, back)
-    assert "Looked through" not in main_of(operator, "/jobs?state=completed")
+    assert "Searched " not in main_of(operator, "/jobs?state=completed")
 
 
 # --- all that match --------------------------------------------------------------------------------------------------
@@ -139,9 +139,9 @@ def test_an_act_on_all_finds_those_that_the_search_did_not_come_to_and_says_so_b
     make_jobs(jobs)
     form = {"all": "1", "state": "dead", "queue": "mail", "q": "needle"}
     asked = html.unescape(operator.post("/jobs/discard", form, partial=True).get_data(as_text=True))
-    assert "Discard all that match?" in asked
-    assert "1 job matches among the first 10 that the search looks through." in asked
-    assert "those further on that match are meant, too" in asked
+    assert "Discard all matching jobs?" in asked
+    assert "1 job matches among the first 10 jobs searched." in asked
+    assert "The action covers all jobs" in asked
     hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', asked))
     response = operator.post("/jobs/discard", hidden, partial=True)
     assert b"Discarded 6 jobs." in response.data

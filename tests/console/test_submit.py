@@ -70,7 +70,7 @@ def test_empty_fields_are_left_to_the_settings(operator: Browser) -> None:
         ("env", "novalue", "has no &#39;=&#39;"),
         ("env", "QUEUECTL_X=1", "set by queuectl itself"),
         ("delay", "", "Is missing"),
-        ("run_at", "tomorrow", "is no time"),
+        ("run_at", "tomorrow", "is not a time"),
     ],
 )
 def test_a_fault_is_named_at_its_field_and_everything_typed_is_kept(
@@ -128,7 +128,7 @@ def test_each_line_is_a_job_with_all_that_stands_below(operator: Browser) -> Non
         ("mail", 3, '{"A": "1"}', "/srv", 7, 300.0, "scheduled")
     }
     text = operator.get(response.headers["Location"]).get_data(as_text=True)
-    assert "3 jobs are submitted." in text
+    assert "3 jobs submitted." in text
     assert re.findall(r'<td role="cell" class="number no">(\d)</td>', text) == ["1", "2", "3"]
 
 
@@ -147,10 +147,9 @@ def test_one_line_of_many_is_a_job_like_any_other(operator: Browser) -> None:
     [
         ("echo a\r\necho b \\\r\necho c", "Line 2 ends with a backslash"),
         ("true\n\n" + "x" * 70_000, "Line 3: is 70,000 bytes long; at most 65,536 are allowed."),
-        ("\n".join(["a\\"] * 7), "Line 5 ends with a backslash, as if it went on: here each line is a command of its "
-                                 "own. And 2 more."),
-        (" \n\t\n", "Is empty. Expected one command a line."),
-        ("true\n" * 5001, "Has 5,001 lines; at most 5,000 are allowed at once."),
+        ("\n".join(["a\\"] * 7), "Line 5 ends with a backslash. Each line must be a complete command. And 2 more."),
+        (" \n\t\n", "Is empty. Expected one command per line."),
+        ("true\n" * 5001, "Has 5,001 lines. At most 5,000 are allowed."),
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_named_and_nothing_is_stored(operator: Browser, command: str, message: str) -> None:
@@ -167,7 +166,7 @@ def test_a_wrong_line_is_named_and_nothing_is_stored(operator: Browser, command:
 def test_several_jobs_cannot_have_one_id(operator: Browser) -> None:
     response = submit(operator, many="on", command="true\nfalse", id="job1", priority="900")
     text = response.get_data(as_text=True)
-    assert "An id is for one job, and these are 2. Leave it empty." in text
+    assert "An id is for one job, but there are 2 jobs. Leave it empty." in text
     assert "from -100 to 100" in text
     assert jobs() == []
 
@@ -209,8 +208,8 @@ def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer:
     change_job(made[1].id, state="cancelled", finished_at=clock.now())
     actions.apply("discard", [made[2].id], "person:ana")
     text = viewer.get(place).get_data(as_text=True)
-    assert "2 of 119</b> are over" in text
-    assert "1 discarded since" in text
+    assert "2 of 119</b> finished" in text
+    assert "1 discarded" in text
     assert text.count('<tr role="row" id="job-') == 50
     last = viewer.get(f"{place}?from=100").get_data(as_text=True)
     assert "echo 119" in last
@@ -225,10 +224,10 @@ def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer:
 def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator: Browser) -> None:
     make_job("dead", id="job1")
     checked = operator.post("/submit/check?field=id", {"command": "true", "id": "job1"}, partial=True)
-    assert "taken by a job that is dead" in checked.get_data(as_text=True)
+    assert "already used by a dead job" in checked.get_data(as_text=True)
     response = submit(operator, id="job1")
     assert response.status_code == 422
-    assert "taken by a job that is dead" in response.get_data(as_text=True)
+    assert "already used by a dead job" in response.get_data(as_text=True)
 
 
 def test_a_field_is_checked_alone(operator: Browser) -> None:

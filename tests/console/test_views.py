@@ -64,10 +64,10 @@ def test_a_state_in_the_search_is_kept_as_the_list_has_it(viewer: Browser) -> No
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (" ", "The view needs a name"),
+        (" ", "Enter a name"),
         ("x" * 61, "at most 60 characters; this one has 61"),
         ("a\x1bb", "a character that cannot be shown"),
-        ("MAILS", "You have a view called 'MAILS' already"),
+        ("MAILS", "You already have a view named 'MAILS'"),
     ],
 )
 def test_a_name_that_cannot_be_is_told_and_what_was_typed_is_kept(viewer: Browser, name: str, words: str) -> None:
@@ -85,7 +85,7 @@ def test_a_name_that_cannot_be_is_told_and_what_was_typed_is_kept(viewer: Browse
 def test_a_search_that_cannot_be_is_not_kept(viewer: Browser) -> None:
     response = viewer.post("/views", {"name": "x", "q": "redis:7"})
     assert response.status_code == 422
-    assert b"There is no redis: to search by" in response.data
+    assert b"Unknown search term redis:" in response.data
     assert kept() == []
 
 

@@ -39,7 +39,7 @@ def test_a_worker_that_was_told_to_stop_offers_no_way_back(admin: Browser) -> No
     assert "/worker/w2/resume" in page
     response = admin.post("/worker/w1/resume", partial=True)
     assert response.status_code == 409
-    assert b"Worker w1 is stopping by now" in response.data
+    assert b"Worker w1 is already stopping" in response.data
 
 
 # --- what is shown ---
@@ -69,12 +69,12 @@ def test_workers_stand_under_their_supervisors_and_those_under_their_hosts(admin
 def test_a_supervisor_that_is_to_have_none_says_so_and_how_to_have_some(admin: Browser, viewer: Browser) -> None:
     make_supervisor(id="s1", wanted=0)
     text = text_of(admin)
-    assert "Nothing will run: this supervisor is to have no worker. Press <b>+</b>" in text
+    assert "No jobs will run: this supervisor is scaled to 0 workers. Press <b>+</b>" in text
     assert "manage.py worker scale s1 1" in text
     assert 'value="-1"' not in text
-    assert "An administrator can scale it up." in text_of(viewer)
+    assert "An admin can scale it up." in text_of(viewer)
     make_worker(supervisor_id="s2")
-    assert "Nothing will run here" in text_of(admin)
+    assert "No jobs will run here" in text_of(admin)
 
 
 def test_one_that_ends_or_is_silent_is_not_to_be_scaled(admin: Browser) -> None:
@@ -84,8 +84,8 @@ def test_one_that_ends_or_is_silent_is_not_to_be_scaled(admin: Browser) -> None:
     make_worker(supervisor_id="s2", seen_at=clock.now() - clock.seconds(300))
     make_supervisor(id="s3", seen_at=clock.now() - clock.seconds(300))  # nobody is there
     text = text_of(admin)
-    assert "ends when its jobs are done" in text
-    assert "silent, last heard of" in text
+    assert "stopping: finishes its jobs first" in text
+    assert "not responding, last seen" in text
     assert "s3" not in text
     assert admin.post("/supervisor/s1/scale", {"by": "+1"}).status_code == 409
     assert admin.post("/supervisor/s3/scale", {"by": "+1"}).status_code == 409
@@ -107,10 +107,10 @@ def test_of_those_that_ended_only_the_newest_are_listed(admin: Browser, monkeypa
 @pytest.mark.parametrize(
     ("data", "after", "said"),
     [
-        ({"by": "+1"}, 3, "is to have 3 workers, before 2. More start within seconds."),
-        ({"by": "-1"}, 1, "is to have 1 worker, before 2. Those that run least stop when they are done."),
-        ({"workers": "7"}, 7, "is to have 7 workers, before 2."),
-        ({"workers": "2"}, 2, "is to have 2 workers, as before."),
+        ({"by": "+1"}, 3, "Scaling s1 from 2 to 3 workers. New workers start within seconds."),
+        ({"by": "-1"}, 1, "Scaling s1 from 2 to 1 worker. The least busy workers finish their jobs, then stop."),
+        ({"workers": "7"}, 7, "Scaling s1 from 2 to 7 workers."),
+        ({"workers": "2"}, 2, "already has 2 workers."),
     ],
 )
 @pytest.mark.parametrize("partial", [True, False])
@@ -137,9 +137,9 @@ def test_scaling_down_so_that_nothing_would_run_is_asked_first(admin: Browser) -
     make_supervisor(id="s1", wanted=1)
     make_worker(id="w1", supervisor_id="s1")
     asked = admin.post("/supervisor/s1/scale", {"by": "-1"}, partial=True).get_data(as_text=True)
-    assert "Scale down to no worker?" in asked
+    assert "Scale down to 0 workers?" in asked
     assert wanted_of("s1") == 1
-    assert "Scale down to no worker?" in admin.post("/supervisor/s1/scale", {"workers": "0"}).get_data(as_text=True)
+    assert "Scale down to 0 workers?" in admin.post("/supervisor/s1/scale", {"workers": "0"}).get_data(as_text=True)
     admin.post("/supervisor/s1/scale", {"workers": "0", "confirmed": "1"})
     assert wanted_of("s1") == 0
     make_supervisor(id="s2", wanted=1)
@@ -153,7 +153,9 @@ def test_stopping_the_last_worker_is_asked_first_and_another_is_not(admin: Brows
     for name in ("w1", "w2"):
         make_worker(id=name)
     make_worker(id="w3", seen_at=1)  # silent: it does not count
-    assert "finishes what it runs, then ends" in admin.post("/worker/w2/stop", partial=True).get_data(as_text=True)
+    assert "is stopping: it finishes its jobs first" in admin.post("/worker/w2/stop", partial=True).get_data(
+        as_text=True
+    )
     asked = admin.post("/worker/w1/stop", partial=True).get_data(as_text=True)
     assert "Stop the last worker?" in asked
     assert wish_of("w1") == "run"
@@ -165,7 +167,7 @@ def test_a_supervisors_page_tells_what_it_is_and_lets_an_administrator_scale(adm
     make_supervisor(id="s1", wanted=2, queues='["mail", "default"]')
     assert "mail, default" in text_of(admin, "/supervisor/s1")
     assert 'name="workers"' in text_of(admin, "/supervisor/s1")
-    assert "Only an administrator may change it" in text_of(viewer, "/supervisor/s1")
+    assert "Only admins can change it" in text_of(viewer, "/supervisor/s1")
     assert viewer.post("/supervisor/s1/scale", {"by": "+1"}).status_code == 403
     assert admin.get("/supervisor/nobody").status_code == 404
     assert admin.post("/supervisor/nobody/scale", {"by": "+1"}).status_code == 404

@@ -139,7 +139,7 @@ def _refused_form(rig: Rig, person: Person) -> dict[str, str]:
     page = person.post("/submit", form)
     assert page.status == 503, page.text
     assert "read-only" in page.text, page.text
-    assert "Nothing was changed." in page.text
+    assert "Nothing changed." in page.text
     return form
 
 

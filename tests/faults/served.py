@@ -189,7 +189,7 @@ class Command(Client):
     def submit(self, job_id: str, command: str, key: str, again: bool) -> str:
         del key
         answer = self._rig.run("enqueue", "--id", job_id, "--command", command)
-        if answer.code == 0 or (again and f"'{job_id}' is taken by a job" in answer.err):
+        if answer.code == 0 or (again and f"'{job_id}' is already used by" in answer.err):
             return "stored"
         if answer.code != 1 or answer.out or answer.err.count("\n") != 1 or not answer.err.startswith("Error: "):
             self.wrong.append(f"{answer.code}: {answer.out}{answer.err}")

@@ -80,7 +80,7 @@ def poison_among_seven(rig: Rig, rounds: int) -> None:
         assert _toll(rig, poison) == ("dead", 4, 3, 0, ["lost"] * 4)
         [(error, words)] = rig.query("SELECT j.last_error, a.error" + _JOIN + " AND a.number = 4", poison)
         assert error == words
-        assert error.endswith("It cost 4 workers, 3 of them while it ran alone: a poison pill")
+        assert error.endswith("Poison job: 4 workers crashed on it, 3 of them while it ran alone")
         assert rig.query("SELECT count(*)" + _JOIN + " AND a.reason = 'lost'", poison) == [(4,)]
         assert rig.expiries() - before == 4
         assert _company(rig, poison) == {1: 7, 2: 0, 3: 0, 4: 0}

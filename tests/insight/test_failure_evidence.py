@@ -123,10 +123,10 @@ def test_of_large_outputs_the_ends_are_compared(monkeypatch: pytest.MonkeyPatch)
 def test_many_lines_of_one_side_are_shortened_and_all_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [f"line {chr(97 + number)}" for number in range(20)]
     lines = signs(failure_evidence.difference([*words, "end"], ["end"]))
-    assert lines[3:6] == ["- line d", "… 12 lines of the good run alone", "- line q"]
+    assert lines[3:6] == ["- line d", "… 12 lines only in the last success", "- line q"]
     assert lines[-1] == "  end"
     monkeypatch.setattr(failure_evidence, "MOST_SHOWN", 4)
-    assert signs(failure_evidence.difference([*words, "end"], ["end"]))[4:] == ["… 6 lines more"]
+    assert signs(failure_evidence.difference([*words, "end"], ["end"]))[4:] == ["… 6 more lines"]
 
 
 def test_what_both_have_is_left_out_but_for_the_lines_around() -> None:

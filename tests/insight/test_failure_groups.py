@@ -193,7 +193,7 @@ def test_an_undone_requeue_does_not_open_a_group() -> None:
 def test_who_has_not_seen_the_newest_death_does_not_acknowledge_it() -> None:
     seen = die("a", 2).finished_at
     die("a", 1)
-    with pytest.raises(failure_groups.Recurred, match="One more has died of it"):
+    with pytest.raises(failure_groups.Recurred, match="new dead letter"):
         failure_groups.update("a", "person:ana", acknowledged=True, seen_death=seen)
     assert found("a").is_open
     assert failure_groups.update("a", "person:ana", acknowledged=True, seen_death=found("a").last_at)
@@ -276,10 +276,10 @@ def test_an_empty_group_can_be_left_out() -> None:
 @pytest.mark.parametrize(
     ("note", "owner", "field", "words"),
     [
-        ("x" * 2001, None, "note", "2,001 characters; expected at most 2,000"),
-        ("a\0b", None, "note", "a character that no text has"),
-        (None, "nobody", "owner", "'nobody' is nobody who can log in"),
-        (None, "gone", "owner", "'gone' is nobody who can log in"),
+        ("x" * 2001, None, "note", "2,001 characters; at most 2,000 are allowed"),
+        ("a\0b", None, "note", "an invalid character"),
+        (None, "nobody", "owner", "'nobody' is not an active user"),
+        (None, "gone", "owner", "'gone' is not an active user"),
     ],
 )
 @pytest.mark.usefixtures("app")
@@ -299,7 +299,7 @@ def test_what_cannot_be_taken_is_refused_by_its_field(
 @pytest.mark.usefixtures("app")
 def test_of_a_group_that_never_was_nothing_can_be_said() -> None:
     for what in ({"acknowledged": True}, {"acknowledged": False}, {"note": "x"}):
-        with pytest.raises(NotFound, match="there is no group 'a'"):
+        with pytest.raises(NotFound, match="dead letter group 'a' does not exist"):
             failure_groups.update("a", "person:ana", **what)
 
 

@@ -42,7 +42,7 @@ def test_a_time_in_the_past_counts_as_now() -> None:
 @pytest.mark.usefixtures("app")
 def test_a_taken_id_is_refused_with_its_state_and_nothing_of_the_batch_is_stored() -> None:
     enqueue("true", id="job1")
-    with pytest.raises(job_spec.SpecError, match=r"id: 'job1' is taken by a job that is pending\."):
+    with pytest.raises(job_spec.SpecError, match=r"id: 'job1' is already used by a pending job\."):
         operations.enqueue([job_spec.parse({"command": "true", "id": i}) for i in ("new", "job1")], "person:test")
     with reading() as session:
         assert list(session.scalars(select(Job.id))) == ["job1"]

@@ -122,7 +122,7 @@ def test_only_a_settings_own_changes_are_taken_back_and_within_its_bounds(monkey
     operations.set_setting("max_retries", 5, "person:ana")
     change = history("max_retries")[0].id
     for key, id_ in (("backoff_base", change), ("max_retries", 10**17)):
-        with pytest.raises(operations.NotFound, match="no such change"):
+        with pytest.raises(operations.NotFound, match="not on record"):
             operations.revert_setting(key, id_, "person:ana")
     narrower = dataclasses.replace(DEFINITIONS["max_retries"], highest=100)
     monkeypatch.setitem(setting_values.DEFINITIONS, "max_retries", narrower)

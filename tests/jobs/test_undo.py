@@ -78,7 +78,7 @@ def test_of_two_acts_on_a_job_only_the_later_one_can_be_undone() -> None:
     job = make_job("dead")
     first = actions.apply("requeue", JobFilter(state="dead"), ANA)
     second = actions.apply("cancel", JobFilter(state="pending"), ANA)
-    with pytest.raises(actions.CannotUndo, match="Nothing is left"):
+    with pytest.raises(actions.CannotUndo, match="Nothing to undo"):
         actions.undo(first.action_id, ANA)
     assert undo(second.action_id).moved == 1
     assert row(job.id)[0] == "pending"

@@ -54,7 +54,7 @@ def test_a_failed_command_is_explained_in_plain_words(queue: Queue, fleet: Start
         "kill -9 $$": "killed by signal 9 (SIGKILL)",
         "no-such-command-here": "exit code 127 (command not found)",
         "/etc/passwd": "exit code 126 (not executable)",
-        "sh -c 'kill -9 $$'; exit $?": "exit code 137 (SIGKILL ended what it ran)",
+        "sh -c 'kill -9 $$'; exit $?": "exit code 137 (killed by SIGKILL)",
     }
     fleet(slots=3)
     ids = {queue.enqueue(command, max_retries=0): error for command, error in errors.items()}
@@ -77,7 +77,7 @@ def test_a_command_that_begins_with_a_dash_is_a_command_and_no_option_of_the_she
 def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     fleet()
     gone = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path / "gone"), max_retries=0), "dead")
-    assert gone.last_error == f"its working folder {tmp_path}/gone does not exist"
+    assert gone.last_error == f"working directory {tmp_path}/gone does not exist"
     here = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path)), "completed")
     assert queue.attempts(here.id)[0].output.decode() == f"{tmp_path}\n"
 

@@ -36,7 +36,7 @@ def test_an_attempt_that_wants_too_much_memory_fails_and_says_so_and_its_neighbo
     [attempt] = queue.attempts(job.id)
     if len(cgroups.offered()) == 2:
         assert attempt.reason == "memory"
-        assert "more memory than job_memory_limit lets it have (64 MiB)" in (job.last_error or "")
+        assert "exceeded job_memory_limit (64 MiB)" in (job.last_error or "")
     else:
         assert "memory exhausted" in (job.last_error or "")
     queue.reaches(neighbour, "completed")
@@ -51,7 +51,7 @@ def test_an_attempt_that_wants_too_many_processes_is_refused_them_and_says_so(qu
         queue.enqueue("i=0; while [ $i -lt 60 ]; do sleep 60 & i=$((i+1)); done", max_retries=0), "dead"
     )
     assert queue.attempts(job.id)[0].reason == "processes"
-    assert "more processes than job_process_limit lets it have (20)" in (job.last_error or "")
+    assert "exceeded job_process_limit (20 processes)" in (job.last_error or "")
     queue.reaches(neighbour, "completed")
 
 

@@ -160,7 +160,7 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
     supervisor = queue.workers()[0].supervisor_id
     eventually(lambda: is_ending(supervisor))
-    with pytest.raises(fleets.Unheard, match="has ended, or does so when its jobs are done"):
+    with pytest.raises(fleets.Unheard, match="has stopped or is stopping"):
         fleets.scale(supervisor, "person:ana", to=2)
     waiting = queue.enqueue("true")
     (tmp_path / "go").touch()

@@ -101,7 +101,7 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
         assert again is not None
         [attempt] = job_detail.attempts(session, again)
         assert (again.state, again.losses, attempt.state) == ("pending", 1, "lost")
-        assert "could not be verified" in (attempt.error or "")
+        assert "may still be running there" in (attempt.error or "")
 
 
 @pytest.mark.usefixtures("app")

@@ -62,7 +62,7 @@ def test_a_job_that_kills_its_worker_is_buried_after_three_losses_suffered_alone
     job_id = queue.enqueue("kill -9 $PPID; sleep 300")
     job = queue.reaches(job_id, "dead", within=30)
     assert (job.attempts, job.losses, job.lone_losses, job.failures) == (4, 4, 3, 0)
-    assert "poison pill" in (job.last_error or "")
+    assert "Poison job" in (job.last_error or "")
 
 
 def test_the_neighbours_of_a_poisonous_job_are_not_buried_with_it(queue: Queue, fleet: Start) -> None:

@@ -233,11 +233,11 @@ def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
     from webapp.lib import clock
 
     one = make_supervisor(seen_at=clock.now() - clock.seconds(300))
-    with pytest.raises(supervisors.Unheard, match="has not been heard of"):
+    with pytest.raises(supervisors.Unheard, match="has not responded"):
         supervisors.scale(one.id, "person:ana", to=3)
     worker = make_worker(supervisor_id=one.id)  # its keeper may be busy with something long
     assert supervisors.scale(one.id, "person:ana", to=3).after == 3
     with pytest.raises(operations.NotFound, match=f"is a worker; its supervisor is {one.id}"):
         supervisors.scale(worker.id, "person:ana", to=3)
-    with pytest.raises(operations.NotFound, match="no supervisor 'nobody'"):
+    with pytest.raises(operations.NotFound, match="supervisor 'nobody' does not exist"):
         supervisors.scale("nobody", "person:ana", to=3)

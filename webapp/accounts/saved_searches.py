@@ -15,7 +15,7 @@ from webapp.lib.text import has_controls
 
 MOST = 50  # of one person
 LONGEST_NAME = 60  # characters
-TAKEN = "You have a view called '{}' already. Choose another name, or remove that one first."
+TAKEN = "You already have a view named '{}'. Choose another name, or delete that view."
 
 
 class ViewError(ValueError):
@@ -29,7 +29,7 @@ def save(user_id: int, name: str, query: str, actor: str) -> View:
         mine = of(session, user_id)
         _refuse_taken(mine, name)
         if len(mine) >= MOST:
-            raise ViewError(f"You have {MOST} views, which is as many as there can be. Remove one first.")
+            raise ViewError(f"You have {MOST} views, which is the maximum. Delete one first.")
         view = View(user_id=user_id, name=name, query=query, created_at=clock.now())
         session.add(view)
         _flush(session, name)
@@ -76,14 +76,14 @@ def find(user_id: int, view_id: int) -> View:
 def _mine(session: Session, user_id: int, view_id: int) -> View:
     view = session.get(View, view_id)
     if view is None or view.user_id != user_id:
-        raise NotFound("you have no such view. It may have been removed.")
+        raise NotFound("this view does not exist. It may have been deleted.")
     return view
 
 
 def _checked(name: str) -> str:
     name = " ".join(name.split())
     if not name:
-        raise ViewError("The view needs a name, such as 'dead mails'.")
+        raise ViewError("Enter a name, such as 'dead mails'.")
     if len(name) > LONGEST_NAME:
         raise ViewError(f"A name has at most {LONGEST_NAME} characters; this one has {len(name)}.")
     if has_controls(name):

@@ -22,9 +22,9 @@ USED_EVERY = clock.seconds(60)  # how exact `used_at` is
 
 MEANINGS = {
     "read": "sees jobs, output, workers and settings",
-    "submit": "reads, and submits jobs: it can run any command",
-    "operate": "submits, and cancels, requeues and discards, and pauses queues",
-    "admin": "operates, and changes settings and steers workers",
+    "submit": "also submits jobs; can run any command",
+    "operate": "also cancels, requeues and discards jobs, and pauses queues",
+    "admin": "also changes settings and controls workers",
 }
 
 
@@ -45,7 +45,7 @@ def make(name: str, scope: str, days: Optional[int], actor: str) -> tuple[str, T
     secret, now = PREFIX + secrets.token_urlsafe(32), clock.now()
     with writing() as session:
         if session.scalar(select(Token.id).where(Token.name == name)) is not None:
-            raise TokenError("name", f"{name!r} is taken, maybe by a token that was revoked. Choose another name.")
+            raise TokenError("name", f"{name!r} is already used, possibly by a revoked token. Choose another name.")
         token = Token(
             name=name,
             token_hash=_hash(secret),
@@ -115,9 +115,11 @@ def _check(name: str, scope: str, days: Optional[int]) -> None:
             "name", f"{name!r} is not allowed; expected 1 to 64 of A-Z a-z 0-9 . _ -, the first a letter or digit."
         )
     if scope not in SCOPES:
-        raise TokenError("scope", f"{scope!r} is no scope; expected one of {', '.join(SCOPES)}.")
+        raise TokenError("scope", f"{scope!r} is not a scope; expected one of {', '.join(SCOPES)}.")
     if days is not None and not 1 <= days <= LONGEST_DAYS:
-        raise TokenError("days", f"{days} is not allowed; expected 1 to {LONGEST_DAYS}, or none for no end.")
+        raise TokenError(
+            "days", f"{days} is not allowed; expected 1 to {LONGEST_DAYS}, or no value for a token that never expires."
+        )
 
 
 def _hash(secret: str) -> str:

@@ -160,7 +160,7 @@ def _use_up(session: Session, token: str) -> bool:
 
 def _add(session: Session, name: str, hashed: str, role: str, actor: str) -> None:
     if session.scalar(select(User.id).where(func.lower(User.name) == name.lower())) is not None:
-        raise PersonError("name", f"{name!r} is taken. Choose another name.")
+        raise PersonError("name", f"{name!r} is already used. Choose another name.")
     session.add(User(name=name, role=role, password_hash=hashed, created_at=clock.now()))
     record(session, "add_user", [("user:" + name, None)], actor, {"role": role}, changes=[{"after": {"role": role}}])
 
@@ -181,7 +181,7 @@ def _keep_an_administrator(session: Session, led: bool) -> None:
     """Raises PersonError where there was an administrator (`led`) and is none any more."""
     session.flush()
     if led and needs_setup(session):
-        raise PersonError("role", "is needed: there would be no administrator left. Make another one first.")
+        raise PersonError("role", "must stay admin: this is the last admin. Add another admin first.")
 
 
 def _check(name: str, password: str, role: str) -> None:
@@ -194,7 +194,7 @@ def _check(name: str, password: str, role: str) -> None:
 
 def _check_role(role: str) -> None:
     if role not in ROLES:
-        raise PersonError("role", f"{role!r} is no role; expected one of {', '.join(ROLES)}.")
+        raise PersonError("role", f"{role!r} is not a role; expected one of {', '.join(ROLES)}.")
 
 
 def _check_password(password: str, name: str) -> None:
@@ -207,7 +207,7 @@ def _check_password(password: str, name: str) -> None:
     if judged["score"] < LEAST_SCORE:
         why = judged["feedback"]["warning"].rstrip(".")
         raise PersonError(
-            "password", f"is too easy to guess{f' ({why[0].lower()}{why[1:]})' if why else ''}; take a few more words."
+            "password", f"is too easy to guess{f' ({why[0].lower()}{why[1:]})' if why else ''}; add a few words."
         )
 
 

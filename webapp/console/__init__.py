@@ -1,7 +1,6 @@
-"""The console: the HTML face of the queue. A file a noun; this one puts the house together.
+"""The web console. Each file holds the pages of one noun; this one registers them.
 
-Every page answers one question. What it shows comes from `queries` and `story`, what it does goes through
-`operations`; nothing here writes to a table itself. Who may do what is decided in `gate.py`, for all routes at once.
+Pages read through `queries` and `story`, and write through `operations`. `gate.py` controls access for all routes.
 """
 
 from __future__ import annotations

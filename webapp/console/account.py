@@ -1,6 +1,6 @@
-"""One's own account: password, where one is signed in, and what is set for this browser: theme, refresh, keys.
+"""The user's own account: password, sessions, and the browser's theme, refresh and keys.
 
-The last are kept in cookies, so that pages obey without JavaScript.
+Browser preferences are cookies, so that they work without JavaScript.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def choose() -> ResponseReturnValue:
     response = redirect(url_for("account.show"), 303)
     for name, allowed in CHOICES.items():
         value = request.form.get(name)
-        if value in allowed:  # app.js reads and writes them, too: not HttpOnly
+        if value in allowed:  # not HttpOnly: app.js uses them too
             response.set_cookie(name, value, max_age=A_YEAR, samesite="Lax", secure=is_public_https())
     flash("Saved for this browser.", "success")
     return response
@@ -58,26 +58,26 @@ def choose() -> ResponseReturnValue:
 @pages.post("/account/password")
 @needs("viewer")
 def set_password() -> ResponseReturnValue:
-    """Change one's own password; whoever has not typed it a short while ago types the old one first."""
+    """Change the own password. Without a recent confirmation, the current password is needed too."""
     person = this_person()
     if not person.fresh:
         problem, wait = check_password(request.form.get("current", ""))
         if problem:
             return _page({"current": problem}), 429 if wait else 422, {"Retry-After": str(wait)} if wait else {}
-        go_on_fresh()  # already here: a new password that cannot be taken shall not ask for the old one again
+        go_on_fresh()  # now, so that a rejected new password does not ask for the old one again
     try:
         users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
     except users.PersonError as error:
         return _page({error.field: sentence(str(error))}), 422
     go_on_fresh()
-    flash("Your password is changed. You stay signed in here; your other sessions have ended.", "success")
+    flash("Password changed. Your other sessions were signed out.", "success")
     return redirect(url_for("account.show"), 303)
 
 
 @pages.post("/account/sessions/end")
 @needs("viewer")
 def end_sessions() -> ResponseReturnValue:
-    """Sign out in one other browser, or in all others. Log out ends this one."""
+    """Sign out one other session, or all others."""
     person = this_person()
     ended = users.end_sessions(person.name, actor(), handle=sent_handle(), spare=person.session_id)
     return told_ended(ended, url_for("account.show"))

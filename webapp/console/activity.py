@@ -1,4 +1,4 @@
-"""Activity: what people and programs did to jobs, how far it has come, and taking it back. Canaries wait here."""
+"""Activity: bulk actions and canary retries, with progress, stop and undo."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from webapp.web.request_info import came_from
 pages = Blueprint("activity", __name__)
 
 PAGE = 50  # rows
-PATIENCE = 20.0  # seconds that a browser waits for an undo; a supervisor carries on what is left
+PATIENCE = 20.0  # seconds that a browser waits for an undo; a supervisor finishes the rest
 SHOWN_JOBS = 20
-STATES = {  # how an act's state looks: the badge of the job state that is most like it, and the word
+STATES = {  # an action's state: the badge class of a similar job state, and the text
     "waiting": ("scheduled", "waiting"),
     "running": ("processing", "running"),
     "done": ("completed", "done"),
@@ -37,16 +37,16 @@ STATES = {  # how an act's state looks: the badge of the job state that is most 
 }
 _LABELS = {verb.name: verb.label for verb in VERBS.values()}
 _HAPPENED = {
-    "undo": "Undo asked for",
+    "undo": "Undo started",
     "stop": "Stopped",
-    "canary_passed": "Released",
-    "canary_failed": "Ended: nothing more is requeued",
+    "canary_passed": "Canary succeeded",
+    "canary_failed": "Canary failed; the rest were left alone",
 }
 
 
 @dataclass(frozen=True)
 class ActView:
-    """An act as a person reads it. `undoable`: how many of its jobs an undo would put back now."""
+    """A bulk action as shown. `undoable`: the number of jobs that an undo would restore."""
 
     act: Act
     title: str
@@ -67,9 +67,9 @@ def _view(session: Session, act: Act) -> ActView:
     if act.undoes is not None:
         undone = session.get(Act, act.undoes)
         what = f": {_LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
-        return ActView(act, "Undo", f"of act {act.undoes}{what}", queries.Count(0))
+        return ActView(act, "Undo", f"of action {act.undoes}{what}", queries.Count(0))
     if act.canary_seq is not None:
-        title = "Canary, then requeue"
+        title = "Canary retry"
     return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
 
 
@@ -95,7 +95,7 @@ def _key() -> Optional[int]:
     """The id before which the page begins."""
     text = request.args.get("before", "")
     if text and not (text.isdecimal() and text.isascii() and len(text) < 18):
-        abort(400, "This page of the list does not exist. Begin at its top.")
+        abort(400, "This list page does not exist. Go to the first page.")
     return int(text) if text else None
 
 
@@ -117,7 +117,7 @@ def show(act_id: int) -> ResponseReturnValue:
 
 
 def _happened(event: Event) -> tuple[int, str, str]:
-    """When, by whom, what."""
+    """Time, actor and text of an event."""
     detail = json.loads(event.detail) if event.detail else {}
     text = _HAPPENED.get(event.verb, event.verb)
     return event.at, who(event.actor), f"{text}: {detail['text']}" if "text" in detail else text
@@ -129,33 +129,35 @@ def _happened(event: Event) -> tuple[int, str, str]:
 @pages.post("/activity/<int(max=9007199254740991):act_id>/undo")
 @needs("operator")
 def undo(act_id: int) -> ResponseReturnValue:
-    """Put back what nobody has claimed or moved since. 409 where nothing is left."""
+    """Restore the jobs that have not been claimed or changed since. 409 if there are none."""
     try:
         result = actions.undo(act_id, actor(), PATIENCE)
     except actions.CannotUndo as error:
         return htmx.refused(str(error))
     back = url_for("activity.show", act_id=act_id)
     if not result.done:
-        return htmx.done(f"Put back {plural(result.moved, 'job')} so far; the rest follows.", back=back)
+        return htmx.done(
+            f"Restored {plural(result.moved, 'job')} so far. The rest follows in the background.", back=back
+        )
     with reading() as session:
         left = actions.find(session, act_id).moved - result.moved
-    rest = f" {plural(left, 'job')} had been claimed or moved since." if left > 0 else ""
-    return htmx.done(f"Put back {plural(result.moved, 'job')}.{rest}", back=back)
+    rest = f" {plural(left, 'job')} already claimed or changed." if left > 0 else ""
+    return htmx.done(f"Restored {plural(result.moved, 'job')}.{rest}", back=back)
 
 
 @pages.post("/activity/<int(max=9007199254740991):act_id>/stop")
 @needs("operator")
 def stop(act_id: int) -> ResponseReturnValue:
-    """End an act where it stands. 409 where it has ended."""
+    """Stop an action. 409 if it has finished."""
     if not actions.stop(act_id, actor()):
-        return htmx.refused("It has ended already. Nothing was changed.")
-    return htmx.done("Stopped. What it has moved stays moved.", back=url_for("activity.show", act_id=act_id))
+        return htmx.refused("Already finished. Nothing changed.")
+    return htmx.done("Stopped. Jobs changed so far stay changed.", back=url_for("activity.show", act_id=act_id))
 
 
 @pages.post("/dead/<group>/canary")
 @needs("operator")
 def canary(group: str) -> ResponseReturnValue:
-    """Requeue one of a group of dead letters, and the rest only if it completes."""
+    """Requeue one dead letter of a group, and the rest only if it completes."""
     wanted = JobFilter(state="dead", group=group)
     back = url_for("dead_letters.index")
     if "confirmed" not in request.form:
@@ -164,20 +166,22 @@ def canary(group: str) -> ResponseReturnValue:
             newest = select(Job).where(wanted.where(), in_state("dead")).order_by(Job.finished_at.desc()).limit(1)
             job = session.scalar(newest)
         if job is None:
-            return htmx.refused("Nothing is left of this group: somebody else was first.")
-        rest = (
-            "the one other" if number.number == 2 else f"the other {number.number - 1:,}{'+' if number.capped else ''}"
-        )
+            return htmx.refused("This group is empty. Nothing changed.")
+        more = "+" if number.capped else ""
+        rest = "the other one is" if number.number == 2 else f"the other {number.number - 1:,}{more} are"
         return htmx.ask(
-            title="Requeue one first?",
-            text=f"This one is requeued now, with all its retries. If it completes, {rest} of this group "
-            "that lie here now follow by themselves; if it dies, is cancelled or is discarded, they stay.",
+            title="Retry one first?",
+            text=f"This job is requeued with retries reset. If it succeeds, {rest} requeued "
+            "automatically. If it fails for good, is cancelled or discarded, nothing else is requeued.",
             examples=[job],
             more=0,
             action=request.path,
-            button="Requeue one first",
+            button="Retry one first",
             hidden=[("id", job.id)],
             back=came_from(back),
         )
     act_id = canaries.start(wanted, actor(), request.form.get("id") or None)
-    return htmx.done("One is requeued; the rest waits for it. Activity shows how it goes.", back=back, undo=act_id)
+    with reading() as session:
+        held = canaries.held_back(session, actions.find(session, act_id))
+    text = f"Canary started; {held} {'job waits' if held.number == 1 else 'jobs wait'} for its result."
+    return htmx.done(text, back=back, undo=act_id)

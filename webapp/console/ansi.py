@@ -1,4 +1,4 @@
-r"""A command's output as safe HTML: colours as classes, `\r` applied, everything else that a terminal obeys removed.
+r"""A command's output as safe HTML: colours as classes, `\r` applied, all other terminal controls removed.
 
 Nothing from the output reaches a page unescaped, and none of it becomes an attribute but a class name that is made
 here. What is kept of which stream, and how it is paged, is `worker/runner/output.py`'s business.
@@ -14,7 +14,7 @@ from markupsafe import escape
 
 from webapp.lib.text import ESCAPE, show_controls
 
-LONGEST_LINE = 4000  # characters; the rest of a line is counted, and is in the download
+LONGEST_LINE = 4000  # characters; the rest of a line is counted and is in the download
 
 RESETS = (b"\x1b[0m", b"\x1b[m")
 LOOK_BACK = 256 * 1024
@@ -23,7 +23,7 @@ SGR = re.compile(b"(?:\x1b\\[|\xc2\x9b)([0-9;:]*)m")
 
 @dataclass(frozen=True)
 class Style:
-    """How text looks: colours are numbers of the 256, None the pane's own."""
+    """A text style. Colours are numbers of the 256-colour palette; None is the default."""
 
     ink: Optional[int] = None
     ground: Optional[int] = None
@@ -50,7 +50,7 @@ _OFF = {22: ("bold", "faint"), 23: ("italic",), 24: ("underline",), 27: ("revers
 
 
 def apply(style: Style, parameters: str) -> Style:
-    """The style after one `m` sequence with these parameters. What is unknown changes nothing."""
+    """The style after one `m` sequence. Unknown parameters are ignored."""
     numbers = [int(part) if part.isdecimal() and len(part) < 4 else 0 for part in re.split("[;:]", parameters or "0")]
     position = 0
     while position < len(numbers):
@@ -76,7 +76,7 @@ def apply(style: Style, parameters: str) -> Style:
 
 
 def _extended(numbers: list[int], position: int) -> tuple[Optional[int], int]:
-    """The colour behind a 38 or 48: `5;n` of the 256, or `2;r;g;b`, taken to the nearest of them."""
+    """The colour after a 38 or 48: `5;n`, or `2;r;g;b` as the nearest of the 256."""
     kind = numbers[position] if position < len(numbers) else 0
     if kind == 5 and position + 1 < len(numbers):
         number = numbers[position + 1]
@@ -88,7 +88,7 @@ def _extended(numbers: list[int], position: int) -> tuple[Optional[int], int]:
 
 
 def nearest(red: int, green: int, blue: int) -> int:
-    """The colour of the cube of six levels each or of the grey ramp that is nearest to a true colour."""
+    """The nearest colour of the colour cube or the grey ramp."""
     levels = (0, 95, 135, 175, 215, 255)
     cube = [min(range(6), key=lambda index: abs(levels[index] - value)) for value in (red, green, blue)]
     grey = min(max(round(((red + green + blue) / 3 - 8) / 10), 0), 23)
@@ -98,9 +98,9 @@ def nearest(red: int, green: int, blue: int) -> int:
 
 
 def style_after(data: bytes, end: int) -> Style:
-    """The style in force behind the first `end` bytes, for a page that begins there.
+    """The style at offset `end`, for a page that begins there.
 
-    Nothing before the last reset counts; without one, what is more than LOOK_BACK bytes away is forgotten.
+    It looks back to the last reset, at most LOOK_BACK bytes.
     """
     start = max(end - LOOK_BACK, *(data.rfind(reset, max(end - LOOK_BACK, 0), end) for reset in RESETS), 0)
     style = PLAIN
@@ -110,16 +110,16 @@ def style_after(data: bytes, end: int) -> Style:
 
 
 def line(data: bytes, style: Style, pattern: Optional[re.Pattern[str]] = None) -> tuple[str, Style]:
-    r"""One line, without its newline, as HTML, and the style in force behind it. `\r` begins it anew, as a terminal.
+    r"""One line without its newline as HTML, and the style after it. `\r` overwrites, as on a terminal.
 
-    What the pattern finds in it is marked.
+    Matches of the pattern are marked.
     """
     runs, style = _shown(data, style)
     return _html(_marked(runs, pattern) if pattern is not None else [(*run, False) for run in runs]), style
 
 
 def text_of(data: bytes) -> str:
-    """What a reader sees of a line, as text."""
+    """The visible text of a line."""
     text = data.decode("utf-8", "replace")
     if text.isascii() and "\x1b" not in text and "\r" not in text and "\b" not in text:
         return text
@@ -138,7 +138,7 @@ def _shown(data: bytes, style: Style) -> tuple[list[tuple[str, Style]], Style]:
 
 
 def _marked(runs: list[tuple[str, Style]], pattern: re.Pattern[str]) -> list[tuple[str, Style, bool]]:
-    """Cut runs where what was looked for begins and ends, which may lie in different ones."""
+    """Split runs at the start and end of each match. A match may span several runs."""
     spans = [match.span() for match in pattern.finditer("".join(text for text, _ in runs)[:LONGEST_LINE])]
     edges = sorted({edge for span in spans for edge in span})
     inside = {start for start, _ in spans}
@@ -156,7 +156,7 @@ def _marked(runs: list[tuple[str, Style]], pattern: re.Pattern[str]) -> list[tup
 
 
 def _runs(text: str, style: Style) -> tuple[list[tuple[str, Style]], Style]:
-    """Cut a text at its escapes into runs of one style each; obey `m`, drop the others."""
+    """Split a text at its escape sequences into styled runs. Apply `m`, drop all others."""
     runs, position = [], 0
     for match in ESCAPE.finditer(text):
         if match.start() > position:
@@ -170,7 +170,7 @@ def _runs(text: str, style: Style) -> tuple[list[tuple[str, Style]], Style]:
 
 
 def _overwrite(cells: list[tuple[str, Style]], runs: list[tuple[str, Style]]) -> None:
-    """Write runs over a line from its first column; a backspace goes one back."""
+    """Write runs over a line from the first column. A backspace moves one column back."""
     column = 0
     for text, style in runs:
         for char in text:

@@ -1,4 +1,4 @@
-"""The API, for people: the OpenAPI document of this very server as a page, with an example of each request."""
+"""The API docs page: the server's OpenAPI document, with an example for each endpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pages = Blueprint("api_docs", __name__)
 
 @dataclass(frozen=True)
 class Field:
-    """One line of a table: a parameter, or a member of a body."""
+    """A table row: a parameter, or a field of a body."""
 
     name: str
     kind: str
@@ -34,7 +34,7 @@ class Field:
 
 @pages.app_template_filter("coded")
 def coded(text: str) -> Markup:
-    """A text with what stands between backticks as code."""
+    """A text with the parts in backticks as code."""
     parts = text.split("`")
     return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
@@ -83,7 +83,7 @@ def _parameter(one: Mapping[str, Any]) -> Field:
 
 
 def _members(described: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Field]:
-    """The members of a shape. That one which may be left out may be null as well goes without saying."""
+    """The fields of a schema. Optional fields may also be null, so that is not shown."""
     if "oneOf" in schema:
         schema = schema["oneOf"][-1]
     if "$ref" in schema:
@@ -106,7 +106,7 @@ def _shapes(described: Mapping[str, Any]) -> list[tuple[str, list[Field]]]:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """A JSON schema in few words: 'integer, 1 to 500', 'one of run, quiet, stop', 'list of Job'."""
+    """A JSON schema as short text: 'integer, 1 to 500', 'one of run, quiet, stop', 'list of Job'."""
     if "$ref" in schema:
         return _name(schema["$ref"])
     if "enum" in schema:

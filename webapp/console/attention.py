@@ -1,4 +1,4 @@
-"""What needs a person: each thing with why, and the page or command that helps. The worst comes first."""
+"""What needs attention: each item with its reason, and the page or command that helps. The worst comes first."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from webapp.jobs.queries import Count, Waiting, WorkerView
 from webapp.lib import clock, durations
 from webapp.lib.text import plural
 
-OVERDUE = clock.seconds(120)  # a job that is due for longer should have become pending
-MOST = 3  # jobs or queues that are named
+OVERDUE = clock.seconds(120)  # longer than a due job takes to become pending
+MOST = 3  # jobs or queues listed by name
 
 
 @dataclass(frozen=True)
 class Item:
-    """One of several things: a job or a queue, and what about it (safe HTML)."""
+    """A job or a queue, with its text (safe HTML)."""
 
     url: str
     name: str
@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Need:
-    """Something that waits for a person: how bad, what, and where or how to deal with it."""
+    """One item that needs attention."""
 
     key: str
     level: str  # alarm, warn
@@ -77,18 +77,18 @@ def _machine() -> Iterator[Need]:
     if free is not None:
         low = free < db_errors.NO_SPACE
         title = "The disk is full" if low else "The disk is nearly full"
-        # No exact figure, which would differ at each look.
-        text = f"Less than {'100 MiB' if low else '1 GiB'} is free: soon no job can be stored. Make room, or keep less."
-        keep = ("See what is kept", url_for("config.show", key="keep_completed"))
+        # No exact figure: it would change with each refresh.
+        text = f"Less than {'100 MiB' if low else '1 GiB'} is free. Free some space, or keep jobs for fewer days."
+        keep = ("Retention settings", url_for("config.show", key="keep_completed"))
         yield Need("disk", "alarm" if low else "warn", title, text, link=keep)
     log = db_errors.large_log(config)
     if log is not None:
         yield Need(
             "log",
             "alarm",
-            f"The database's log has grown to {log >> 20:,} MiB",
-            "Some program keeps a transaction open, so the log cannot begin anew and takes more and more disk. "
-            "Look for one that reads queue.db: a shell of sqlite3, a copy that hangs.",
+            f"The database log has grown to {log >> 20:,} MiB",
+            "A program keeps a transaction open, so the log cannot shrink. Find the program that reads queue.db, "
+            "such as a sqlite3 shell or a copy that hangs, and close it.",
         )
 
 
@@ -96,17 +96,17 @@ def _workers(counts: dict[str, Count], fleet: Sequence[WorkerView]) -> Iterator[
     silent = [view for view in fleet if not view.alive]
     if len(silent) == len(fleet):
         waiting_jobs = counts["pending"]
-        text = "Nothing will run until one is started."
+        text = "Jobs start when a worker is started."
         if waiting_jobs.number:
-            text = f"{waiting_jobs} {'job waits' if waiting_jobs.number == 1 else 'jobs wait'}. " + text
-        yield Need("workers", "alarm", "No worker is running", text, command=START_COMMAND)
+            text = f"{waiting_jobs} pending {'job' if waiting_jobs.number == 1 else 'jobs'}. " + text
+        yield Need("workers", "alarm", "No workers running", text, command=START_COMMAND)
     elif silent:
         yield Need(
             "silent",
             "warn",
-            f"{plural(len(silent), 'worker is', 'workers are')} silent",
-            "No heartbeat for longer than the lease: it may be gone or stuck. Its jobs go back to their queue.",
-            link=("See workers", url_for("workers.index")),
+            f"{plural(len(silent), 'worker is', 'workers are')} not responding",
+            "No heartbeat within the lease. Its jobs will return to their queue.",
+            link=("View workers", url_for("workers.index")),
         )
 
 
@@ -119,8 +119,8 @@ def _stuck(found: list[Stuck]) -> Iterator[Need]:
         "stuck",
         "warn",
         f"{plural(len(found), 'job seems', 'jobs seem')} stuck",
-        f"Look at {'their' if many else 'its'} output, and cancel {'those' if many else 'it'} if nothing moves.",
-        link=("See what runs", url_for("jobs.index", state="processing")),
+        f"Check the output, and cancel {'jobs that make' if many else 'the job if it makes'} no progress.",
+        link=("View running jobs", url_for("jobs.index", state="processing")),
         items=items,
     )
 
@@ -128,21 +128,21 @@ def _stuck(found: list[Stuck]) -> Iterator[Need]:
 def _why_stuck(one: Stuck) -> Markup:
     started = times.when(one.job.started_at, "for")
     if one.why == "silent":
-        return Markup("its worker {} is silent").format(one.job.worker_id)
+        return Markup("its worker {} is not responding").format(one.job.worker_id)
     if one.why == "cancel":
-        return Markup("was told to end {}, and has not").format(times.when(one.job.cancel_requested_at))
+        return Markup("cancel requested {}, but still running").format(times.when(one.job.cancel_requested_at))
     if one.why == "timeout":
-        return Markup("has run for {}, past its time-out").format(started)
-    return Markup("has run for {}; usual is about {}").format(started, durations.about(one.usual))
+        return Markup("running for {}, past its timeout").format(started)
+    return Markup("running for {}; usually takes about {}").format(started, durations.about(one.usual))
 
 
 def _overdue(session: Session) -> Iterator[Need]:
     for state, title in (("failed", "Retries are overdue"), ("scheduled", "Scheduled jobs are overdue")):
         first = session.scalar(select(func.min(Job.run_at)).where(in_state(state), Job.state == state))
         if first is not None and first < clock.now() - OVERDUE:
-            text = "The first should have begun more than two minutes ago: workers promote them, and none does."
+            text = "The first was due more than 2 min ago. No worker has picked it up."
             yield Need(
-                "overdue-" + state, "warn", title, text, (f"See {state} jobs", url_for("jobs.index", state=state))
+                "overdue-" + state, "warn", title, text, (f"View {state} jobs", url_for("jobs.index", state=state))
             )
 
 
@@ -152,18 +152,18 @@ def _dead(dead: Count) -> Iterator[Need]:
             "dead",
             "warn",
             f"{dead} dead {'letter' if dead.number == 1 else 'letters'}",
-            "No retries are left. Look at the error, then requeue or discard.",
-            link=("Look through them", url_for("dead_letters.index")),
+            "Out of retries. Check the error, then requeue or discard.",
+            link=("Review failures", url_for("dead_letters.index")),
         )
 
 
 def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Need]:
-    see = ("See queues", url_for("queues.index"))
+    see = ("View queues", url_for("queues.index"))
     paused = [view.queue.name for view in queues if view.queue.paused_at is not None]
     if paused:
         many = len(paused) > 1
         title = f"{len(paused)} queues are paused" if many else f"Queue {paused[0]} is paused"
-        text = f"{'Their' if many else 'Its'} jobs wait until somebody resumes {'them' if many else 'it'}."
+        text = f"{'Their' if many else 'Its'} jobs wait until you resume {'them' if many else 'it'}."
         yield Need("paused", "warn", title, text, link=see)
     fleets = [(view, blockers.serving(view.queue.name, view.queue, alive)) for view in queues if view.pending.number]
     lonely = [view for view, fleet in fleets if fleet.obstacle is not None and fleet.obstacle.kind == "unserved"]
@@ -173,8 +173,8 @@ def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Ne
         yield Need(
             "unserved",
             "warn",
-            f"No worker serves {'the queues' if many else 'the queue'} {names}",
-            f"{queries.total(view.pending for view in lonely)} pending there. Workers run, but for other queues.",
+            f"No worker serves {'queues' if many else 'queue'} {names}",
+            f"{queries.total(view.pending for view in lonely)} pending. The running workers serve other queues.",
             link=see,
             command=start_command(lonely[0].queue.name),
         )
@@ -182,33 +182,32 @@ def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Ne
 
 
 def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Need]:
-    """Jobs that no worker may take, for none has what they require."""
+    """Jobs whose required labels no worker has."""
     found = blockers.stranded(queues, alive)
     if not found:
         return
     number = queries.total(one.number for one, _ in found)
     first = found[0][0].lane.requires
-    them, these = ("it", "it") if number.number == 1 else ("them", "these")
-    start = "start one that may, as below" if len(found) == 1 else "start workers that may, the first of them as below"
-    there = f", on the host {place(first)}" if place(first) else ""
+    them = "it" if number.number == 1 else "them"
+    there = f" on {place(first)}" if place(first) else ""
     items = [_lane(one, why) for one, why in found[:MOST]]
     if len(found) > MOST:
         items.append(Item(url_for("queues.index"), f"and {len(found) - MOST} more", Markup()))
     yield Need(
         "unlabelled",
         "warn",
-        f"No worker has what {number} {'job requires' if number.number == 1 else 'jobs require'}",
-        f"Workers run, but none of them may take {these}. Cancel {them}, or {start}{there}.",
-        link=("See queues", url_for("queues.index")),
+        f"{number} {'job needs' if number.number == 1 else 'jobs need'} labels that no worker has",
+        f"Start a matching worker{there}, or cancel {them}.",
+        link=("View queues", url_for("queues.index")),
         command=start_command(requires=first),
         items=items,
     )
 
 
 def _lane(one: Waiting, why: Obstacle) -> Item:
-    """What waits in a lane, and for what."""
+    """How many jobs wait with one set of labels, and for what."""
     lane = one.lane
     label = (why.missing or labels.split(lane.requires))[0]
     url = url_for("jobs.index", state="pending", queue=lane.queue, q=f"requires:{label}")
-    asks = "job asks" if one.number.number == 1 else "jobs ask"
-    return Item(url, lane.queue, Markup("{} {} for {}").format(one.number, asks, wanting(why)))
+    need = "job needs" if one.number.number == 1 else "jobs need"
+    return Item(url, lane.queue, Markup("{} {} {}").format(one.number, need, wanting(why)))

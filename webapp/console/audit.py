@@ -1,6 +1,6 @@
-"""The audit trail as a page and as a file: who did what, from where, what was before and what after.
+"""The audit trail as a page and as a file: actor, action, source, values before and after.
 
-Newest first, by key; the file has the oldest first, a JSON object a line, and obeys the same filter.
+The page shows the newest first. The file has the oldest first, as JSON Lines, with the same filter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAGE = 50  # rows
 FIELDS = ("actor", "verb", "subject", "outcome", "since")
 OUTCOMES = ("done", "refused")
 _MOMENT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z\Z", re.ASCII)  # as `clock.to_iso` writes
-# What the list of verbs offers; the address takes any.
+# Choices in the filter; the URL accepts any verb.
 VERBS = (
     "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "canary", "describe", "acknowledge",
     "reopen", "pause", "resume", "quiet", "run", "stop", "scale", "config", "sign_in", "sign_out", "end_sessions",
@@ -42,7 +42,7 @@ VERBS = (
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that changed; a side that there was not is None."""
+    """One changed value; None on a side that had none."""
 
     name: str
     before: Optional[str]
@@ -50,7 +50,7 @@ class Change:
 
 
 def changes(detail: Optional[str]) -> list[Change]:
-    """What a row's detail tells, in lines. Anything that it says besides `before` and `after` counts as after."""
+    """The detail of a row as changes. Keys other than `before` and `after` count as after."""
     told = json.loads(detail) if detail else {}
     if not isinstance(told, dict):
         return [Change("", None, _text(told))]
@@ -76,14 +76,14 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
     if _MOMENT.match(value):
-        with suppress(ValueError):  # a command, say, that only looks like one
+        with suppress(ValueError):  # only looks like a time
             return times.brief(clock.parse_iso(value))
     return value
 
 
 @dataclass
 class Asked:
-    """What the filter's form holds, and what it comes to; `problem` says what is wrong with the time."""
+    """The filter form and the filter. `problem` is the error of the time."""
 
     typed: dict[str, str]
     wanted: audit.Wanted
@@ -142,14 +142,14 @@ def _key() -> Optional[int]:
     if not text:
         return None
     if not text.isdecimal() or not text.isascii() or len(text) > 18:
-        abort(400, "This page of the trail does not exist. Begin at its top.")
+        abort(400, "This list page does not exist. Go to the first page.")
     return int(text)
 
 
 @pages.get("/audit.jsonl")
 @needs("admin")
 def export() -> ResponseReturnValue:
-    """The trail as a file, all of it that matches, as long as it may be."""
+    """All matching entries as a file of any length."""
     asked = Asked.read(request.args)
     if asked.problem:
         abort(400, asked.problem)

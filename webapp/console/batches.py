@@ -1,4 +1,4 @@
-"""The jobs that one form made of many lines: how far they are, and each of them."""
+"""A batch: the jobs of one multi-line form, with their progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def show(key: str) -> ResponseReturnValue:
         counts = batches.count_states(session, key)
         there = sum(counts.values())
         if not there:
-            abort(404, "There are no such jobs. They may have been discarded.")
+            abort(404, "All jobs of this batch were discarded.")
         first = _first(request.args.get("from", ""), there)
         ended = sum(counts[state] for state in TERMINAL)
         return htmx.page(

@@ -1,7 +1,7 @@
-"""Charts of what ended, as bars of an SVG: where each stands, what it says, and the same in words.
+"""Charts of finished attempts: the bars of an SVG, and the same as text.
 
-No style attributes and no script: positions are SVG attributes, colours are the stylesheet's by class. The labels stand
-beside the picture, which is stretched to the width that there is.
+No style attributes and no script: positions are SVG attributes, colours come from the stylesheet. The labels are
+outside the SVG, because it is stretched to the available width.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from webapp.insight.rollups import Sum
 from webapp.insight.trends import Trend
 from webapp.lib.text import plural
 
-HEIGHT = 100  # of the picture, in its own units; each bar with its gap is STEP wide
+HEIGHT = 100  # in units of the view box; each bar with its gap is STEP wide
 STEP = 10
 GAP = 2
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a bar: its class, and from where to where, from the top."""
+    """One part of a bar: class, top and height."""
 
     kind: str
     y: float
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """What ended in one step of the range. `open`: it is not over yet."""
+    """One step of the range. `open`: the step has not ended yet."""
 
     x: int
     text: str
@@ -40,7 +40,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart. `top` is what its upper edge means, for each step; 0 where there is `nothing` to show."""
+    """One chart. `top` is the value of its upper edge; if it is 0, the text `nothing` is shown."""
 
     id: str
     title: str
@@ -53,13 +53,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Line:
-    """One step as a row of the table that says the same."""
+    """One step as a row of the data table."""
 
     at: str
     sum: Sum
 
 
-STEPS = {"1h": "a minute", "24h": "in 30 minutes", "7d": "in 3 hours"}
+STEPS = {"1h": "per minute", "24h": "per 30 minutes", "7d": "per 3 hours"}
 AXES = {
     "1h": ("1 h ago", "30 min ago", "now"),
     "24h": ("24 h ago", "12 h ago", "now"),
@@ -71,17 +71,17 @@ def throughput(trend: Trend) -> Chart:
     heights = [(one.completed,) for _, one in trend.points]
     texts = [f"{one.completed:,} completed" for _, one in trend.points]
     summary = f"{trend.total.completed:,} completed"
-    return _chart("throughput", ("Completed", "Nothing completed."), summary, trend, ("completed",), heights, texts)
+    return _chart("throughput", ("Completed", "No completed jobs."), summary, trend, ("completed",), heights, texts)
 
 
 def failures(trend: Trend) -> Chart:
-    """Failed attempts, those with which a job died apart."""
+    """Failed attempts; those after which a job gave up are shown apart."""
     heights = [(one.dead, max(one.failed - one.dead, 0)) for _, one in trend.points]
-    texts = [f"{one.failed:,} failed, {one.dead:,} died" for _, one in trend.points]
+    texts = [f"{one.failed:,} failed, {one.dead:,} gave up" for _, one in trend.points]
     total = trend.total
-    summary = f"{total.failed:,} failed, {plural(total.dead, 'job')} died of it"
+    summary = f"{total.failed:,} failed, {plural(total.dead, 'job')} gave up"
     return _chart(
-        "failures", ("Failed attempts", "Nothing failed."), summary, trend, ("dead", "failed"), heights, texts
+        "failures", ("Failed attempts", "No failed attempts."), summary, trend, ("dead", "failed"), heights, texts
     )
 
 
@@ -112,7 +112,7 @@ def _stack(kinds: Sequence[str], numbers: Sequence[int], top: int) -> list[Part]
     parts, foot = [], float(HEIGHT)
     for kind, number in zip(kinds, numbers):
         if number:
-            height = max(round(number / top * HEIGHT, 1), 1.5)  # one in a thousand is still to be seen
+            height = max(round(number / top * HEIGHT, 1), 1.5)  # keep one in a thousand visible
             foot = max(round(foot - height, 1), 0)
             parts.append(Part(kind, foot, height))
     return parts
@@ -127,12 +127,12 @@ def _round_up(most: int) -> int:
 
 
 def lines(trend: Trend) -> list[Line]:
-    """The steps in which anything ended, newest first."""
+    """The steps with finished attempts, newest first."""
     return [
         Line(moment(at, trend), one) for at, one in reversed(trend.points) if one.completed or one.failed or one.lost
     ]
 
 
 def moment(at: int, trend: Trend) -> str:
-    """When a step begins, in the reader's zone: '14:05', or with its day 'Tue 14:00'."""
+    """The start of a step in the user's time zone: '14:05' or 'Tue 14:00'."""
     return times.local(at).strftime("%H:%M" if trend.range.key == "1h" else "%a %H:%M")

@@ -1,6 +1,6 @@
-"""Dead letters: jobs that no retry will save, by groups of those that failed alike; one group; a search in them all.
+"""Dead letters: jobs out of retries, in groups with the same cause; one group; search.
 
-What becomes of jobs is in `acts.py`, for groups as for any other list.
+The actions on their jobs are in `acts.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pages = Blueprint("dead_letters", __name__)
 SHOWN_GROUPS = 25
 MOST_PAGES = -(-failure_groups.MOST_GROUPS // SHOWN_GROUPS)
 DEAD = JobFilter(state="dead")
-MOST_COMPARED = 64  # dead letters whose evidence is kept for a minute, so that a refresh costs little
+MOST_COMPARED = 64  # cached for a minute, so that refreshes are cheap
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def index() -> ResponseReturnValue:
     by = request.args.get("sort", "last")
     number = request.args.get("page", "1")
     if by not in failure_groups.ORDERS or not number.isdecimal() or not 0 < int(number[:9]) <= MOST_PAGES:
-        abort(400, "This page of the list does not exist. Begin at its top.")
+        abort(400, "This list page does not exist. Go to the first page.")
     with reading() as session:
         listing = failure_groups.listing(session, by=by, page=int(number), size=SHOWN_GROUPS)
         return htmx.page(
@@ -61,8 +61,8 @@ def index() -> ResponseReturnValue:
             total=queries.count(session, in_state("dead")),
             most=failure_groups.MOST_GROUPS,
             look=failure_groups.LOOK,
-            newer=("Before", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
-            older=("Behind", _page_url(by, listing.page + 1)) if listing.more else None,
+            newer=("Previous", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
+            older=("Next", _page_url(by, listing.page + 1)) if listing.more else None,
             typed="",
         )
 
@@ -77,7 +77,7 @@ def _page_url(by: str, number: int) -> str:
 
 
 def _search() -> ResponseReturnValue:
-    """Jobs with the words in their id, command, error or last output, newest first."""
+    """Jobs with these words in id, command, error or last output, newest first."""
     typed = request.args["q"].strip()
     with reading() as session:
         try:
@@ -98,11 +98,11 @@ def _page(session: Session, wanted: JobFilter) -> queries.Page:
     try:
         return queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
     except ValueError:
-        abort(400, "This page of the list does not exist. Begin at its top.")
+        abort(400, "This list page does not exist. Go to the first page.")
 
 
 def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
-    """What the list of jobs needs, of a group or of a search."""
+    """Values for the list of jobs of a group or a search."""
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
     path = request.path
 
@@ -124,7 +124,7 @@ def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict
 
 
 def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) -> dict[int, str]:
-    """Lines of output in which a word was found that stands nowhere else in the row."""
+    """Matching output lines for words that the row does not show elsewhere."""
     found: dict[int, str] = {}
     if not looked_for:
         return found
@@ -150,7 +150,7 @@ def show(group: str) -> ResponseReturnValue:
 
 @dataclass
 class NoteForm:
-    """What somebody has typed about a group, and what is wrong with it; None: as it stands."""
+    """Typed note and owner, and their error. None: the stored value."""
 
     note: Optional[str] = None
     owner: Optional[str] = None
@@ -178,7 +178,7 @@ def _show(key: str, form: NoteForm) -> ResponseReturnValue:
 
 
 def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> ResponseReturnValue:
-    """A group without jobs: requeued, discarded, pruned, or never there. A refresh may say so; a page is not found."""
+    """A group without jobs. A page load answers 404, a refresh 200."""
     values = _said_values(session, key, said, form)
     response = htmx.page("dead/gone", session, group=None, page=queries.Page([], None, None), **values)
     if htmx.is_partial():
@@ -201,7 +201,7 @@ def _said_values(session: Session, key: str, said: Optional[Group], form: NoteFo
 
 
 def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
-    """Of the job that the address names, else of the newest. A page that refreshes does not compare again."""
+    """Evidence for the job in the URL, or for the newest one."""
     asked = request.args.get("job", "")[:128]
     job = example
     if asked and asked != example.id:
@@ -214,7 +214,7 @@ _compared: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
 
 
 def _kept_evidence(session: Session, job: Job) -> failure_evidence.Evidence:
-    """A death does not change any more; the run that went well may be a newer one after a minute."""
+    """Cached for a minute: after that, the last success may be a newer one."""
     key = (job.seq, job.finished_at or 0, clock.now() // clock.seconds(60))
     kept = _compared.get(key)
     if kept is None:
@@ -224,29 +224,29 @@ def _kept_evidence(session: Session, job: Job) -> failure_evidence.Evidence:
     return kept
 
 
-# --- what people say of a group --------------------------------------------------------------------------------------
+# --- notes and acknowledging -----------------------------------------------------------------------------------------
 
 
 @pages.post("/dead/<group>/note")
 @needs("operator")
 def describe(group: str) -> ResponseReturnValue:
-    """Set note and owner. What somebody else has written in the meantime is shown first."""
+    """Set note and owner. If another user has changed them, show that change first."""
     note, owner = request.form.get("note", ""), request.form.get("owner", "")
     try:
         changed = failure_groups.update(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
     except failure_groups.GroupError as error:
         return _show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
     except failure_groups.Changed as error:
-        problem = f"{error}. It stands above; save again to replace it by yours."
+        problem = f"{error}. The new version is shown above. Save again to overwrite it."
         return _show(group, NoteForm(note, owner, "note", problem))
-    flash("The note is saved." if changed else "Nothing was changed.", "success")
+    flash("Note saved." if changed else "Nothing changed.", "success")
     return redirect(url_for("dead_letters.show", group=group), 303)
 
 
 @pages.post("/dead/<group>/acknowledge")
 @needs("operator")
 def acknowledge(group: str) -> ResponseReturnValue:
-    """Say that somebody sees to it. 409 where one more has died of it than the page showed."""
+    """Acknowledge a group. 409 if it has newer dead letters than the page showed."""
     text = request.form.get("seen", "")
     seen = int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
     try:
@@ -254,9 +254,9 @@ def acknowledge(group: str) -> ResponseReturnValue:
     except failure_groups.Recurred as error:
         return htmx.refused(str(error))
     if not changed:
-        return htmx.refused("Somebody has acknowledged it already. Nothing was changed.")
+        return htmx.refused("Already acknowledged. Nothing changed.")
     return htmx.done(
-        "Acknowledged. It opens again when one more dies of it.", back=url_for("dead_letters.show", group=group)
+        "Acknowledged. It reopens with the next dead letter.", back=url_for("dead_letters.show", group=group)
     )
 
 
@@ -264,15 +264,15 @@ def acknowledge(group: str) -> ResponseReturnValue:
 @needs("operator")
 def reopen(group: str) -> ResponseReturnValue:
     if not failure_groups.update(group, actor(), acknowledged=False):
-        return htmx.refused("It was open already. Nothing was changed.")
-    return htmx.done("Open again.", back=url_for("dead_letters.show", group=group))
+        return htmx.refused("Already open. Nothing changed.")
+    return htmx.done("Reopened.", back=url_for("dead_letters.show", group=group))
 
 
 @pages.post("/dead/<group>/<verb_path>")
 @needs("operator")
 def on_group(group: str, verb_path: str) -> ResponseReturnValue:
-    """Requeue or discard all of a group, once that is confirmed."""
+    """Requeue or discard all jobs of a group, after confirmation."""
     verb = VERBS.get(verb_path)
     if verb is None or verb.name not in ("requeue", "discard"):
-        raise operations.NotFound("there is no such thing to do with a group of dead letters.")
+        raise operations.NotFound("groups of dead letters have no such action.")
     return on_all(verb, JobFilter(state="dead", group=group))

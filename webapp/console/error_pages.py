@@ -14,24 +14,23 @@ if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException
 
 TITLES = {
-    400: "This request makes no sense here",
-    401: "You are signed out",
-    403: "This is not for you",
-    404: "There is nothing here",
-    405: "That cannot be done this way",
-    409: "Somebody was first",
-    413: "That is too much at once",
+    400: "Bad request",
+    401: "Signed out",
+    403: "No permission",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Already changed",
+    413: "Request too large",
     503: "The database is busy",
 }
 HELP = {
-    400: "Something in it is not as the console sends it. Go back and try again.",
-    401: "Log in, then try again.",
-    404: "The address may be mistyped, or what was here has been discarded. Jobs and their output are also deleted "
-    "after some time, as Config says.",
-    405: "This address takes no such request. Go back and use the button on the page.",
-    413: "A form may carry 1 MiB. Put long scripts and data into a file and let the job read it.",
-    500: "The fault is ours. The log of the console has the details; nothing that you sent was half done.",
-    503: "Another process has held its write lock for too long. Nothing was changed; try again in a moment.",
+    400: "The console does not send requests like this. Go back and try again.",
+    401: "Sign in, then try again.",
+    404: "The address may be wrong, or the job was discarded. Jobs are also deleted after some time (see Settings).",
+    405: "Go back and use the button on the page.",
+    413: "The limit is 1 MiB. Put long scripts and data into a file that the job reads.",
+    500: "Internal error. The console log has the details. Your request was not done partially.",
+    503: "Another process holds the write lock. Nothing changed. Try again in a moment.",
 }
 
 
@@ -40,7 +39,7 @@ def refuse(error: Exception) -> Optional[Response]:
     if not isinstance(error, CSRFError):
         return None
     note_forgery("no token of this session")
-    return explain(400, "This form is too old", "You have logged in or out since it was made. Load the page again.")
+    return explain(400, "This form has expired", "You signed in or out since the page was loaded. Reload the page.")
 
 
 def explain(
@@ -50,7 +49,7 @@ def explain(
     title = title or TITLES.get(status) or (error.name if error is not None else "Error")
     text = text or HELP.get(status, title)
     if is_partial():
-        link = (url_for("sessions.log_in", next=None), "Log in") if status == 401 else None
+        link = (url_for("sessions.log_in", next=None), "Sign in") if status == 401 else None
         response = toast(text, "error", status, refresh=status == 409, link=link)
     else:
         response = make_response(render_template("error.html", status=status, title=title, text=text), status)

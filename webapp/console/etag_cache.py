@@ -1,11 +1,10 @@
-"""A page that refreshes while nothing is written costs next to nothing: it is told so before it is made.
+"""Answers refreshes with 304 before the page is rendered, while the database has not changed.
 
-What was answered last to a region is remembered as its ETag, with a mark of what the database had when that was made
-(`db.mark`). While the mark is the same, whoever shows that very ETag gets a 304 at once. A region also tells what no
-write brings about (a worker falls silent, a retry is overdue, the disk fills): so it is made anew after LONGEST.
+The cache holds the last ETag of each live region with the database's change mark (`db.mark`). While the mark is the
+same, a request with that ETag gets a 304. Some facts change without a write (a worker stops responding, a retry is
+overdue, the disk fills), so entries expire after LONGEST.
 
-Everybody of a role who reads the same address shares what is remembered. That lets nobody see anything: a 304 says
-that what one has on the screen already is what would be sent.
+Users with the same role share entries. This reveals nothing: a 304 only confirms what the user already has.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
 LONGEST = 10.0  # seconds
-MOST = 500  # regions of which something is remembered
+MOST = 500  # cached regions
 
 Key = tuple[str, str, str]
 
@@ -43,7 +42,7 @@ class _Memory:
         self._answered: dict[Key, _Answered] = {}
 
     def holds(self, key: Key, mark: engines.Mark) -> Optional[str]:
-        """The ETag that stands for this region now, if that is known."""
+        """The current ETag of a region, if known."""
         known = self._answered.get(key)
         if known is None or known.mark != mark or time.monotonic() - known.at > LONGEST:
             return None
@@ -57,7 +56,7 @@ class _Memory:
 
 
 def init_app(app: Flask) -> None:
-    """Register it behind the gate: who may not see a page is told nothing of it."""
+    """Register after the gate, which refuses users without access."""
     memory = _Memory()
 
     def look() -> Optional[Response]:
@@ -87,6 +86,6 @@ def init_app(app: Flask) -> None:
 
 
 def _key() -> Optional[Key]:
-    """What an answer depends on beside the database and the hour: role, address, the reader's zone."""
+    """What a response depends on besides the database: role, URL, time zone."""
     person = current_person()
     return (person.role, request.full_path, request.cookies.get("tz", "")) if person is not None else None

@@ -1,7 +1,6 @@
-"""What a person typed into the submit form, as a description of a job; messages come from `jobspec`, by field.
+"""Reads the submit form into a job spec. Most error messages come from `jobspec`.
 
-Fields are texts; the form's own help goes further than JSON's: durations as `10m`, the environment as lines, times in
-the reader's zone.
+The form accepts more than JSON: durations such as `10m`, the environment as lines, times in the user's time zone.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from webapp.core.labels import Lane
 from webapp.db.models import Job
 from webapp.lib import durations
 
-MOST_LINES = 5000  # jobs that one form makes
-TOLD_LINES = 5  # of those that are wrong
+MOST_LINES = 5000  # jobs per form
+TOLD_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
     "env",
@@ -29,7 +28,7 @@ STARTS = ("now", "delay", "run_at")
 
 @dataclass
 class SubmitForm:
-    """The texts of the form and, by field, what is wrong with them. With the value `many`, each line is a job."""
+    """The values of the form and its errors by field. With the value `many`, each line is a job."""
 
     values: dict[str, str]
     errors: dict[str, str] = field(default_factory=dict)
@@ -37,7 +36,7 @@ class SubmitForm:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong, for every field: '' where nothing is."""
+        """The error of every field, or ''."""
         return {name: self.errors.get(name, "") for name in FIELDS}
 
     @classmethod
@@ -46,7 +45,7 @@ class SubmitForm:
 
     @classmethod
     def of_job(cls, job: Job) -> SubmitForm:
-        """Filled in from a job, to submit it again with changes: not its id, which is taken, nor its time."""
+        """Filled in from a job, without its id and start time."""
         form = cls.empty()
         env = json.loads(job.env) if job.env else {}
         form.values.update(
@@ -63,7 +62,7 @@ class SubmitForm:
 
     @classmethod
     def read(cls, sent: Mapping[str, str]) -> SubmitForm:
-        """Read what was sent and check it; there are no `specs` where there are errors."""
+        """Read and check the submitted values. With errors, `specs` is empty."""
         values = {name: sent.get(name, "") for name in FIELDS}
         values["many"] = "on" if sent.get("many") else ""
         values["start"] = values["start"] if values["start"] in STARTS else "now"
@@ -72,23 +71,23 @@ class SubmitForm:
         specs = form._parse(commands[0] if commands else form.command)
         if values["many"]:
             specs = form._of_lines(specs)
-        form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # as they stand on the page
+        form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # in page order
         form.specs = [] if form.errors else specs
         return form
 
     @property
     def command(self) -> str:
-        # A browser sends CRLF for the newlines of a text area, and a shell would take the CR for part of a word.
+        # Browsers send CRLF for newlines in a text area; a shell would read the CR as part of a word.
         return self.values["command"].replace("\r\n", "\n")
 
     @property
     def lines(self) -> list[str]:
-        """The command's lines without blank ones: a job each, where that is wanted."""
+        """The command's lines without blank ones."""
         return [line.strip() for line in self.command.split("\n") if line.strip()]
 
     @property
     def lane(self) -> Optional[Lane]:
-        """Where the job would wait; None while that cannot be read."""
+        """The lane of the job, or None if it is invalid."""
         asked = {name: self.values[name].strip() or None for name in ("queue", "requires")}
         try:
             spec = parse({"command": "true", **asked})
@@ -97,7 +96,7 @@ class SubmitForm:
         return Lane(spec.queue, labels.text_of(spec.requires))
 
     def _parse(self, command: str) -> list[JobSpec]:
-        """The job with this command, or none and what is wrong."""
+        """The job with this command. On errors, fill `errors` and return []."""
         description = {**self._description(), "command": command}
         try:
             return [parse(description)]
@@ -107,16 +106,16 @@ class SubmitForm:
             return []
 
     def _of_lines(self, specs: list[JobSpec]) -> list[JobSpec]:
-        """A job of each line, with all other fields alike."""
+        """One job per line, with the same other fields."""
         commands = self.lines
-        self.errors.pop("command", None)  # it is told by line
+        self.errors.pop("command", None)  # reported by line below
         if len(commands) > 1 and self.values["id"].strip():
-            self.errors["id"] = f"An id is for one job, and these are {len(commands):,}. Leave it empty."
+            self.errors["id"] = f"An id is for one job, but there are {len(commands):,} jobs. Leave it empty."
         faults = [] if len(commands) > MOST_LINES else list(self._faults())
         if not commands:
-            self.errors["command"] = "Is empty. Expected one command a line."
+            self.errors["command"] = "Is empty. Expected one command per line."
         elif len(commands) > MOST_LINES:
-            self.errors["command"] = f"Has {len(commands):,} lines; at most {MOST_LINES:,} are allowed at once."
+            self.errors["command"] = f"Has {len(commands):,} lines. At most {MOST_LINES:,} are allowed."
         elif faults:
             more = f" And {len(faults) - TOLD_LINES:,} more." if len(faults) > TOLD_LINES else ""
             self.errors["command"] = " ".join(faults[:TOLD_LINES]) + more
@@ -125,7 +124,7 @@ class SubmitForm:
     def _faults(self) -> Iterator[str]:
         for number, line in enumerate(self.command.split("\n"), 1):
             if line.rstrip().endswith("\\"):
-                yield f"Line {number} ends with a backslash, as if it went on: here each line is a command of its own."
+                yield f"Line {number} ends with a backslash. Each line must be a complete command."
             elif line.strip():
                 try:
                     parse({"command": line.strip()})
@@ -133,7 +132,7 @@ class SubmitForm:
                     yield f"Line {number}: {error.errors[0].message}"
 
     def _description(self) -> dict[str, Any]:
-        """The mapping that `jobspec.parse` reads, but for the command. A field that was left empty is not given."""
+        """The mapping for `jobspec.parse`, without the command and without empty fields."""
         values = self.values
         found: dict[str, Any] = {}
         for name in ("id", "queue", "requires", "cwd"):
@@ -142,9 +141,9 @@ class SubmitForm:
             found[name] = _whole(values[name])
         found["timeout"] = self._seconds("timeout")
         if values["start"] == "delay":
-            found["delay"] = self._given("delay", self._seconds("delay"), "How long should it wait?")
+            found["delay"] = self._given("delay", self._seconds("delay"), "Enter a delay.")
         if values["start"] == "run_at":
-            found["run_at"] = self._given("run_at", self._moment(values["run_at"]), "When should it run?")
+            found["run_at"] = self._given("run_at", self._moment(values["run_at"]), "Enter a time.")
         found["env"] = self._environment(values["env"])
         return {name: value for name, value in found.items() if value is not None and name not in self.errors}
 
@@ -177,16 +176,16 @@ class SubmitForm:
                 continue
             name, equals, value = line.partition("=")
             if not equals:
-                self.errors["env"] = f"Line {number}, {line[:40]!r}, has no '='. Expected NAME=value, one a line."
+                self.errors["env"] = f"Line {number}, {line[:40]!r}, has no '='. Expected NAME=value, one per line."
                 return None
             if name.strip() in env:
-                self.errors["env"] = f"Line {number} sets {name.strip()} once more. Give each variable once."
+                self.errors["env"] = f"Line {number} sets {name.strip()} again. Set each variable once."
             env[name.strip()] = value
         return env or None
 
 
 def _whole(text: str) -> Any:
-    """An int; what is none stays a text, for the message to name."""
+    """An int; other text is returned as it is, for the error message."""
     text = text.strip()
     try:
         return int(text) if text else None

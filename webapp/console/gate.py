@@ -65,7 +65,7 @@ def admit() -> Optional[AnyResponse]:
 
 
 def _renew(person: Person) -> None:
-    """Pages and acts keep a session alive; polls do not. Noted now and then, and not at all where nobody can write."""
+    """Renew the session, but not for polls. If the database cannot be written, skip it."""
     polls = is_partial() and request.method in SAFE
     if polls or person.seen_at > clock.now() - sessions.RENEW:
         return
@@ -74,7 +74,7 @@ def _renew(person: Person) -> None:
 
 
 def _ask_for_password() -> AnyResponse:
-    """Nothing was done; the person comes back to the page after it."""
+    """Send the user to the password page, and back to this page after it."""
     here = request.full_path.rstrip("?") if request.method in SAFE else came_from(url_for("overview.index"))
     url = url_for("sessions.confirm", next=here)
     if not is_partial():
@@ -85,23 +85,23 @@ def _ask_for_password() -> AnyResponse:
 
 
 def _too_little(person: Person, role: str) -> str:
-    return f"This needs the role {role}; {person.name} is {person.role}. Ask an administrator."
+    return f"This needs role {role}. Your role is {person.role}. Ask an admin."
 
 
 def _refuse_other_sites() -> None:
-    """A request that writes must come from a page of this very console, as far as the browser tells."""
+    """Refuse writes from pages of other sites, as far as the browser tells."""
     if request.method in SAFE:
         return
     origin = request.headers.get("Origin")
     from_here = request.headers.get("Sec-Fetch-Site", "same-origin") in {"same-origin", "none"}
     if not from_here or (origin is not None and site_of(origin) != site_of(requested_origin())):
         note_forgery("a page of another site")
-        raise Forbidden("This request came from a page of another site. Nothing was done.")
+        raise Forbidden("This request came from another site. Nothing changed.")
 
 
 def _send_to_log_in() -> AnyResponse:
-    """A page load goes to log-in and comes back; a fragment or a write is told that the session has ended."""
+    """Redirect page loads to sign-in and back. Answer fragments and writes with 401."""
     if is_partial() or request.method not in SAFE:
-        raise Unauthorized("You are signed out. Log in again; nothing was done.")
+        raise Unauthorized("You are signed out. Sign in again. Nothing changed.")
     here = request.full_path.rstrip("?")
     return redirect(url_for("sessions.log_in", next=here if here != "/" else None), 303)

@@ -1,7 +1,7 @@
-"""How pages and buttons answer, with htmx and without it: a page or its fragment, a toast or a redirect.
+"""Responses with and without htmx: a page or its fragment, a toast or a redirect.
 
-A fragment is sent only to whom htmx names `partial`; its ETag is a hash of itself, so it must hold nothing that
-differs from one second to the next: no token, no running clock.
+Fragments are for `partial` htmx requests only. Their ETag is a hash of their content, so they must not contain CSRF
+tokens or running clocks.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from webapp.web.request_info import came_from
 
 
 def is_partial() -> bool:
-    """Whether htmx asks for a part of the page that is on the screen."""
+    """Whether htmx asks for a part of the page."""
     return request.headers.get("HX-Request") == "true" and request.headers.get("HX-Request-Type") == "partial"
 
 
 def page(folder: str, session: Session, **values: Any) -> Response:
-    """Answer with `folder/page.html`, or with its live region and the nav's badges, to refresh what is shown.
+    """Answer with `folder/page.html`, or for a refresh with its live region and the nav badges.
 
-    The page carries the region's ETag, so that its first tick is a 304 already.
+    The page contains the region's ETag, so its first refresh can be a 304.
     """
     values["nav"] = nav_of(session)
-    live = render_template(f"{folder}/_live.html", **values).strip()  # a space more is a text node more to morph
+    live = render_template(f"{folder}/_live.html", **values).strip()  # whitespace would be a text node to morph
     badges = render_template("_oob.html", **values).strip()
     tag = hashlib.blake2b((live + badges).encode(), digest_size=12).hexdigest()
     if not is_partial():
-        values.update(live=Markup(live), etag=f'W/"{tag}"')  # noqa: S704 -- a template's own output
+        values.update(live=Markup(live), etag=f'W/"{tag}"')  # noqa: S704 -- template output
         response = make_response(render_template(f"{folder}/page.html", **values))
     else:
         known = request.if_none_match.contains_weak(tag)
         response = Response("", 304) if known else make_response(live + badges)
-        response.set_etag(tag, weak=True)  # the same region, however it is compressed
+        response.set_etag(tag, weak=True)  # weak: independent of compression
     response.vary.add("HX-Request-Type")
     return response
 
@@ -53,10 +53,10 @@ def fragment(template: str, **values: Any) -> Response:
 def done(
     message: str, *, back: str, level: str = "success", leave: bool = False, undo: Optional[int] = None
 ) -> Response:
-    """A write has succeeded: say so, in a toast or on the page that the browser returns to.
+    """Report a successful write, as a toast or on the next page.
 
-    `back` is where a plain form goes that did not say where it came from. `leave`: what was on the page is gone, so
-    go to `back` in any case. `undo`: the act that can be taken back.
+    `back`: where a plain form goes if its origin is unknown. `leave`: always go to `back`. `undo`: the id of the action
+    that can be undone.
     """
     if is_partial() and not leave:
         return toast(message, level, undo=undo)
@@ -77,10 +77,10 @@ def toast(
     link: Optional[tuple[str, str]] = None,
     undo: Optional[int] = None,
 ) -> Response:
-    """An answer for htmx: a toast out of band, and for app.js the wish that the region be read again.
+    """A toast for htmx, with an event that makes app.js refresh the live region.
 
-    The wish is not a `tick` itself: htmx fires it while the button still holds the region's queue, and drops the
-    request that follows.
+    The event is not `tick` itself: htmx fires it while the button still holds the region's queue, and would drop the
+    refresh.
     """
     response = make_response(render_template("_toast.html", message=message, level=level, link=link, undo=undo), status)
     response.headers["HX-Trigger"] = json.dumps({"settled": {"refresh": refresh}})
@@ -88,7 +88,7 @@ def toast(
 
 
 def ask(**values: Any) -> Response:
-    """Ask before doing: a dialog with htmx, a page of its own without."""
+    """Ask for confirmation: a dialog with htmx, else a page."""
     if is_partial():
         response = make_response(render_template("_confirm.html", **values))
         response.headers["HX-Trigger"] = json.dumps({"ask": {}})
@@ -98,6 +98,6 @@ def ask(**values: Any) -> Response:
 
 
 def refused(message: str) -> Response:
-    """Somebody else was first: 409, and nothing was changed."""
+    """409: the state has changed, and nothing was done."""
     current_app.logger.debug("refused: %s", message)
     return current_face().explain(409, None, message, None)

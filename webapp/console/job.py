@@ -1,4 +1,4 @@
-"""One job's page: state and actions, command, why it waits, facts, timeline, attempts, output."""
+"""The page of one job: state and actions, explanation, command, details, timeline, attempts, output."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from webapp.jobs import batches, job_detail, job_phases, operations, settings
 
 pages = Blueprint("job", __name__)
 
-SHOWN_ATTEMPTS = 50  # in the table; the page of a job with a thousand retries must stay light
-MOST_OTHERS = 100  # attempts that one can be compared with
+SHOWN_ATTEMPTS = 50  # in the table, so that a job with 1,000 retries loads fast
+MOST_OTHERS = 100  # attempts in the Compare list
 
 
 @pages.get("/job/<job_id>")
@@ -56,7 +56,7 @@ def show(job_id: str) -> ResponseReturnValue:
 
 
 def _verbs(job: Job, explained: Why) -> list[Verb]:
-    """The acts that its state allows, but for the one whose button stands beside the sentence already."""
+    """The actions that its state allows, without the one whose button is beside the explanation."""
     if job.cancel_requested_at is not None:
         return []
     there = {fix.url for fix in explained.fixes}
@@ -69,18 +69,18 @@ def found(session: Session, job_id: str) -> Job:
     """The job, or NotFound."""
     job = job_detail.find(session, job_id)
     if job is None:
-        raise operations.NotFound(f"there is no job {job_id!r}. It may have been discarded.")
+        raise operations.NotFound(f"job {job_id!r} does not exist. It may have been discarded.")
     return job
 
 
 def numbers(job: Job, ended: list[int]) -> list[int]:
-    """The attempts that have output to show, newest first: those that ended, and the one that runs."""
+    """The attempts with output, newest first: ended ones and the running one."""
     running = [job.attempts] if job.state == "processing" else []
     return sorted({*ended, *running}, reverse=True)
 
 
 def _batch(job: Job) -> Optional[dict[str, Any]]:
-    """The form that made it, if that made others as well."""
+    """The batch of the job, if any."""
     return {"key": job.batch, "others": batches.size_of(job.batch) - 1} if job.batch else None
 
 
@@ -90,9 +90,9 @@ def _timeout(job: Job, values: setting_values.Settings) -> Optional[float]:
 
 
 def _output(session: Session, job: Job, ended: list[int]) -> dict[str, Any]:
-    """The output that the page opens with: of the attempt in the URL, else of the newest."""
+    """The output shown first: of the attempt in the URL, or of the newest one."""
     if htmx.is_partial():
-        return {}  # it lies outside the region that is refreshed
+        return {}  # the output is outside the live region
     there = numbers(job, ended)
     asked = request.args.get("attempt", "")
     chosen = asked.isdecimal() and int(asked[:9]) in there
@@ -115,7 +115,7 @@ def _card(session: Session, job: Job, there: list[int], number: int) -> dict[str
 
 @pages.get("/job/<job_id>/newest")
 def newest(job_id: str) -> ResponseReturnValue:
-    """The output of the newest attempt, for a page that was opened before it began."""
+    """The output of the newest attempt, for a page that was opened before it started."""
     with reading() as session:
         job = found(session, job_id)
         there = numbers(job, [one.number for one in job_detail.attempts(session, job)])

@@ -1,6 +1,7 @@
-"""What buttons do to jobs: to one, to those that were ticked, to all that match. Some ask first.
+"""The buttons that change jobs: one job, the selected jobs, or all matching jobs. Some ask for confirmation.
 
-Each act is a POST to a verb. The first answer to one that asks is `_confirm.html`, whose button posts `confirmed`.
+Each action is a POST to a verb. If it needs confirmation, the first answer is `_confirm.html`, whose button posts
+`confirmed`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from webapp.web.request_info import came_from
 
 pages = Blueprint("acts", __name__)
 
-MOST_TICKED = 1000  # ids in one form; a page shows far fewer
-PATIENCE = 20.0  # seconds that a browser waits for a bulk act; a supervisor carries on what is left
+MOST_TICKED = 1000  # ids in one form
+PATIENCE = 20.0  # seconds that a browser waits for a bulk action; a supervisor finishes the rest
 EXAMPLES = 5
 
 
@@ -45,7 +46,7 @@ def _verb(path: str) -> Verb:
 @pages.post("/job/<job_id>/<verb_path>")
 @needs("operator")
 def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
-    """Move one job. 409 where it is in another state by now, 404 where it is gone."""
+    """Change one job. 409 if its state does not allow it any more, 404 if it is gone."""
     verb = _verb(verb_path)
     with reading() as session:
         job = job_detail.find(session, job_id)
@@ -65,9 +66,8 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
 
 def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
     texts = {
-        "cancel": "Its command is running. It is told to end, and killed if it does not. The attempt counts as "
-        "cancelled and is not retried.",
-        "discard": "It is deleted with its attempts and output. This cannot be undone.",
+        "cancel": "Its command is running. It is asked to stop, then killed. The job is not retried.",
+        "discard": "The job, its attempts and output are deleted. This cannot be undone.",
     }
     return htmx.ask(
         title=f"{verb.label} {job.id}?",
@@ -83,12 +83,12 @@ def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
 
 def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
     if asked:
-        return f"{job_id} was told to stop."
+        return f"Cancel requested for {job_id}."
     return {
-        "run_now": f"{job_id} is due now.",
-        "requeue": f"{job_id} is back in its queue.",
-        "cancel": f"{job_id} is cancelled.",
-        "discard": f"{job_id} is discarded.",
+        "run_now": f"{job_id} is pending.",
+        "requeue": f"{job_id} requeued.",
+        "cancel": f"{job_id} cancelled.",
+        "discard": f"{job_id} discarded.",
     }[verb.name]
 
 
@@ -98,7 +98,7 @@ def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
 @pages.post("/jobs/<verb_path>")
 @needs("operator")
 def on_many(verb_path: str) -> ResponseReturnValue:
-    """Move the jobs that were ticked, or all that match the list's filter."""
+    """Change the selected jobs, or all jobs that match the list's filter."""
     verb = _verb(verb_path)
     if "all" in request.form:
         return on_all(verb, _wanted())
@@ -112,14 +112,14 @@ def on_many(verb_path: str) -> ResponseReturnValue:
 
 
 def _none_ticked() -> ResponseReturnValue:
-    text = "No job is ticked. Tick those that are meant, then press the button again."
+    text = "No jobs selected. Select jobs, then press the button again."
     if htmx.is_partial():
         return htmx.toast(text, "error", 422, refresh=False)
-    return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript: the bar hides itself
+    return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript
 
 
 def _wanted() -> JobFilter:
-    """The filter that the list was shown with, from the form's hidden fields."""
+    """The list's filter, from the hidden fields of the form."""
     form = request.form
     try:
         wanted = search.parse(form.get("q", ""), state=form.get("state") or None, queue=form.get("queue") or None)
@@ -129,7 +129,7 @@ def _wanted() -> JobFilter:
 
 
 def _as_shown(wanted: JobFilter) -> JobFilter:
-    """The filter that was confirmed: dead letters that came after the question are not meant."""
+    """The filter that was confirmed. It leaves out dead letters newer than the question."""
     text = request.form.get("ended_by", "")
     if "confirmed" in request.form and text.isdecimal() and text.isascii() and len(text) < 19:
         return replace(wanted, ended_by=int(text))
@@ -140,7 +140,7 @@ def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     with reading() as session:
         known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
         set_off = _impact(session, verb, Job.id.in_(ids))
-    examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # as they stand in the list
+    examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # in list order
     number = plural(len(ids), "job")
     return htmx.ask(
         title=f"{verb.label} {number}?",
@@ -158,21 +158,21 @@ def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
 def _told(verb: Verb, result: actions.Result) -> ResponseReturnValue:
     text = f"{verb.past} {plural(result.moved, 'job')}"
     if not result.done:
-        text += " so far; the workers' supervisor carries on with the rest."
+        text += " so far. The rest follows in the background."
     elif not result.moved and not result.skipped:
-        return htmx.refused("Nothing matched any more: somebody else was first.")
+        return htmx.refused("No job matches any more. Nothing changed.")
     elif not result.moved:
-        one = plural(result.skipped, "job")
-        return htmx.refused(f"None of {one} could be moved: somebody else was first, or they are in another state.")
+        skipped = plural(result.skipped, "job")
+        return htmx.refused(f"Nothing changed. {skipped} skipped: already changed, or in another state.")
     elif result.skipped:
-        text += f", skipped {result.skipped:,} that somebody else had moved first."
+        text += f", skipped {result.skipped:,} (already changed)."
     else:
         text += "."
     return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
 
 
 def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
-    """Move all that match, once that is confirmed."""
+    """Change all matching jobs after confirmation."""
     wanted = _as_shown(wanted)
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
@@ -186,8 +186,8 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
         set_off = _impact(session, verb, wanted.where(), found.number) if known else None
     number = found.number
     if found.whole and not number.number:
-        return htmx.refused(f"No job that matches can be moved this way: {verb.label.lower()} is for other states.")
-    jobs = (f"{number} jobs" if number.number != 1 else "1 job") if found.whole else "all that match"
+        return htmx.refused(f"No matching job is in a state that allows {verb.label.lower()}.")
+    jobs = (f"{number} jobs" if number.number != 1 else "1 job") if found.whole else "all matching jobs"
     fields = {
         "all": "1",
         "state": wanted.state,
@@ -212,7 +212,7 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
 def _impact(
     session: Session, verb: Verb, which: ColumnElement[bool], number: Optional[queries.Count] = None
 ) -> Optional[requeue_impact.Impact]:
-    """What a requeue of dead letters would set off; None for any other act."""
+    """The effect of requeueing dead letters. None for other verbs."""
     if verb.name != "requeue":
         return None
     dead = which & in_state("dead")
@@ -222,9 +222,9 @@ def _impact(
 
 def _how_many(found: activity.Preview) -> str:
     if found.whole:
-        return "All that match now."
+        return "All jobs matching right now."
     number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
     return (
-        f"{number} among the first {filters.SEARCH_CAP:,} that the search looks through. The act looks through all "
-        "jobs: those further on that match are meant, too, however many they are."
+        f"{number} among the first {filters.SEARCH_CAP:,} jobs searched. The action covers all jobs, so it may "
+        "change many more."
     )

@@ -1,6 +1,6 @@
-"""The list of jobs: a tab a state, a search, pages by key, views that people keep, the list as a file.
+"""The list of jobs: state tabs, search, key-based pages, saved views, export.
 
-What its buttons do is in `acts.py`, how a search reads in `webapp/jobs/search.py`.
+Its buttons are in `acts.py`, the search syntax in `webapp/jobs/search.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
 LONGEST_SEARCH = search.TYPED
-# Columns after Job, by tab; the order of rows is `lists.page_of_jobs`'s.
+# Columns after Job, by tab.
 COLUMNS = {
     "": ("state", "queue", "attempts", "changed"),
     "scheduled": ("due", "queue", "priority"),
@@ -58,15 +58,15 @@ TITLES = {
     "retry": "Next retry",
     "failures": "Failed attempts",
     "duration": "Duration",
-    "ended": "Ended",
+    "ended": "Finished",
 }
-FIELDS = ("state", "queue", "q", "sort", "before", "after")  # of a list's address
+FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
 NUMBERS = frozenset({"attempts", "priority", "attempt", "duration"})
 
 
 @dataclass(frozen=True)
 class Order:
-    """A list's two orders, as `sort` in the address has them, the usual one first, and the words of its two buttons."""
+    """The two sort orders of a list (default first), their labels, and the labels of the page buttons."""
 
     sorts: tuple[str, str]
     labels: tuple[str, str]
@@ -78,7 +78,7 @@ NEWEST = Order(("newest", "oldest"), ("Newest first", "Oldest first"))
 SOONEST = Order(("soonest", "latest"), ("Soonest first", "Latest first"), "Sooner", "Later")
 ORDERS = {
     "scheduled": SOONEST,
-    "pending": Order(("next", "last"), ("As they will be taken", "Last to be taken first"), "Ahead", "Behind"),
+    "pending": Order(("next", "last"), ("Next up first", "Last first"), "Previous", "Next"),
     "processing": Order(("longest", "shortest"), ("Longest first", "Shortest first"), "Longer", "Shorter"),
     "failed": SOONEST,
 }
@@ -86,22 +86,22 @@ ORDERS = {
 
 @dataclass
 class Asked:
-    """Which list an address asks for. Where the search cannot be read, `problem` says why, and `wanted` has the rest.
+    """The list that a URL asks for. If the search is invalid, `problem` says why, and `wanted` has the rest.
 
-    `q` is what was typed, but for the state and the queue, which the tabs and the select show.
+    `q` is the search without state and queue, which the tabs and the select show.
     """
 
     wanted: JobFilter
     q: str = ""
-    sort: str = ""  # '' where it is the usual one
+    sort: str = ""  # '' for the default order
     problem: str = ""
     before: Optional[str] = None
     after: Optional[str] = None
-    moved: bool = False  # a state or a queue stood in the search: the list has a better address
+    moved: bool = False  # the search named a state or a queue: redirect to the plain URL
 
     @classmethod
     def read(cls, values: Mapping[str, str]) -> Asked:
-        """A state or an order that there is not is a 404."""
+        """An unknown state or order is a 404."""
         try:
             wanted = JobFilter(state=values.get("state") or None, queue=values.get("queue") or None)
         except FilterError as error:
@@ -120,7 +120,7 @@ class Asked:
         if moved and sort not in _order(wanted).sorts:
             sort = ""
         if sort and sort not in _order(wanted).sorts:
-            abort(404, f"This list is not sorted like that. Expected {' or '.join(_order(wanted).sorts)}.")
+            abort(404, f"Unknown sort order. Expected {' or '.join(_order(wanted).sorts)}.")
         sort = sort if sort == _order(wanted).sorts[1] else ""
         return cls(wanted, q, sort, problem, values.get("before"), values.get("after"), moved)
 
@@ -134,13 +134,13 @@ class Asked:
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """The list without a page's key, as fields of an address or a form."""
+        """The list's parameters without the page key."""
         every = (("state", self.wanted.state), ("queue", self.wanted.queue), ("q", self.q), ("sort", self.sort))
         return [(name, value) for name, value in every if value]
 
     @property
     def sorts(self) -> list[tuple[str, str, bool]]:
-        """The two orders of the list: words, address, whether it stands so."""
+        """The two orders of the list: label, URL, whether it is current."""
         usual, other = self.order.labels
         return [
             (usual, self.url(sort=None), not self.sort),
@@ -152,7 +152,7 @@ class Asked:
         return urlencode(self.fields)
 
     def url(self, endpoint: str = "jobs.index", **other: Optional[str]) -> str:
-        """The address of this list, or of one that differs in some fields."""
+        """The URL of this list with some parameters changed."""
         values = {**dict(self.fields), **other}
         query = urlencode({name: values[name] for name in FIELDS if values.get(name)})
         return url_for(endpoint) + (f"?{query}" if query else "")
@@ -174,12 +174,12 @@ def index() -> ResponseReturnValue:
 
 
 def show(asked: Asked, **more: Any) -> Response:
-    """The page of a list. `more`: what the form for a view got wrong."""
+    """The page of a list. `more`: errors of the view form."""
     with reading() as session:
         try:
             page = _page(session, asked) if not asked.problem else None
         except ValueError:
-            abort(400, "This page of the list does not exist. Begin at its top.")
+            abort(400, "This list page does not exist. Go to the first page.")
         values = list_values(session, asked, page)
         mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
         values.update({"views": mine, "view_name": "", "view_problem": "", "here": _here(asked), **more})
@@ -197,12 +197,12 @@ def _page(session: Session, asked: Asked) -> listing.Page:
 
 
 def _here(asked: Asked) -> str:
-    """The address that the region refreshes from: a form that saves a view shows the list, too."""
+    """The URL of the live region. A form that saves a view shows the list too, under another URL."""
     return asked.url(before=asked.before, after=asked.after)
 
 
 def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
-    """What the list's templates need."""
+    """Values for the list's templates."""
     wanted, state = asked.wanted, asked.wanted.state or ""
     back, on = (asked.order.on, asked.order.back) if asked.sort else (asked.order.back, asked.order.on)
     capped = page is not None and page.search_capped
@@ -234,12 +234,12 @@ def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) ->
 
 
 def _count(session: Session, state: str, wanted: JobFilter) -> Optional[queries.Count]:
-    """A tab's number for the same search. None where rows would have to be looked through, for seven lists at once."""
+    """A tab's count for this search. None if the search has to scan rows: seven scans would be too slow."""
     there = replace(wanted, state=state or None)
     return None if there.scans else queries.count(session, there.where())
 
 
-# --- the list as a file ----------------------------------------------------------------------------------------------
+# --- export ----------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/jobs.csv")
@@ -253,7 +253,7 @@ def export_json() -> ResponseReturnValue:
 
 
 def _export(kind: str, content_type: str) -> Response:
-    """All that match, as long as the file may become. The trail knows of it before the first byte is sent."""
+    """All matching jobs as a file of any length. The audit entry is written before the first byte is sent."""
     asked = Asked.read(request.args)
     if asked.problem:
         abort(400, asked.problem)
@@ -268,13 +268,13 @@ def _export(kind: str, content_type: str) -> Response:
     return response
 
 
-# --- views that people keep ------------------------------------------------------------------------------------------
+# --- saved views -----------------------------------------------------------------------------------------------------
 
 
 @pages.post("/views")
 @needs("viewer")
 def save_view() -> ResponseReturnValue:
-    """Keep this search under a name. What is wrong with the name is told where it was typed."""
+    """Save the search as a view. Errors are shown in the form."""
     asked, name = Asked.read(request.form), request.form.get("name", "")
     if asked.problem:
         return show(asked)
@@ -282,7 +282,7 @@ def save_view() -> ResponseReturnValue:
         view = saved_searches.save(this_person().user_id, name, asked.query, actor())
     except saved_searches.ViewError as error:
         return show(asked, view_name=name, view_problem=str(error))
-    return htmx.done(f"This search is kept as “{view.name}”.", back=asked.url(), leave=True)
+    return htmx.done(f"View “{view.name}” saved.", back=asked.url(), leave=True)
 
 
 @pages.post("/view/<int(max=9007199254740991):view_id>/rename")
@@ -294,14 +294,14 @@ def rename_view(view_id: int) -> ResponseReturnValue:
         saved_searches.rename(person.user_id, view_id, name, actor())
     except saved_searches.ViewError as error:
         return show(_asked_by(view), view_name=name, view_problem=str(error))
-    return htmx.done(f"“{view.name}” is called “{name.strip()}” now.", back=_asked_by(view).url(), leave=True)
+    return htmx.done(f"View “{view.name}” renamed to “{name.strip()}”.", back=_asked_by(view).url(), leave=True)
 
 
 @pages.post("/view/<int(max=9007199254740991):view_id>/remove")
 @needs("viewer")
 def remove_view(view_id: int) -> ResponseReturnValue:
     view = saved_searches.remove(this_person().user_id, view_id, actor())
-    return htmx.done(f"The view “{view.name}” is removed.", back=_asked_by(view).url(), leave=True)
+    return htmx.done(f"View “{view.name}” deleted.", back=_asked_by(view).url(), leave=True)
 
 
 def _asked_by(view: View) -> Asked:

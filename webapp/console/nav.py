@@ -1,4 +1,4 @@
-"""What stands above every page: badges that call for a person, and the bar that warns when nothing will run."""
+"""The badges of the navigation, and the warning bar."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.lib import clock
 
 @dataclass(frozen=True)
 class Nav:
-    """`workers`: those whose heartbeat is younger than the lease. `moved`: where the queue is, if not here any more."""
+    """`workers`: workers with a heartbeat within the lease. `moved`: where the queue is, if it was moved."""
 
     dead: queries.Count
     workers: int
@@ -26,7 +26,7 @@ class Nav:
 
     @property
     def worst(self) -> str:
-        """The class of the badge that a closed menu wears: alarm, warn or none."""
+        """The badge class of the closed menu: alarm, warn or ''."""
         if self.workers == 0:
             return "alarm"
         return "warn" if self.dead.number or self.paused else ""
@@ -44,5 +44,5 @@ def nav_of(session: Session) -> Nav:
         dead=queries.count(session, in_state("dead")),
         workers=workers,
         paused=session.scalar(paused) or 0,
-        moved=None if workers else relocated.note(session.connection()),  # none runs in a queue that was moved
+        moved=None if workers else relocated.note(session.connection()),  # a moved queue has no workers
     )

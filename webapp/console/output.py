@@ -1,5 +1,5 @@
-"""One attempt's output as its job's page has it: the last lines or those around one, a search, a comparison; what came
-since, the lines before, and the bytes as a download. Lines are made in `console/output_lines.py`."""
+"""The output of an attempt on the job page: lines, search, comparison, live updates and download. `console/output_lines.py` makes
+the lines."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from webapp.db.models import Job
 from webapp.jobs import job_detail
 from webapp.jobs.job_detail import Output
 from webapp.lib import text_diff
+from webapp.lib.text import plural
 
 pages = Blueprint("output", __name__)
 
@@ -42,7 +43,7 @@ LONGEST_SEARCH = 200  # characters
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: how many lines, and which of them (from 1) the page stands at."""
+    """The result of a search: the number of lines, and the current one (from 1)."""
 
     number: int
     at: int
@@ -55,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Opened:
-    """The output as the page opens: `marked` where it stands at a line that the URL names, in whatever way."""
+    """The output when the page opens. `marked`: it shows a line from the URL."""
 
     lines: Lines
     find: str = ""
@@ -65,7 +66,7 @@ class Opened:
 
 
 def opened(kept: Output, attempt: int, asked: Mapping[str, str]) -> Opened:
-    """The part of the output that the page's URL asks for; what makes no sense there counts as not asked."""
+    """The part of the output that the URL asks for. Invalid parameters are ignored."""
     find = asked.get("find", "").strip()[:LONGEST_SEARCH]
     if asked.get("line", "").strip():
         return _at_line(kept, attempt, asked["line"].strip(), find)
@@ -90,21 +91,20 @@ def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
     numbered, name = last_numbered(kept), name.lstrip("L")
     if kept.dropped:
         text = (
-            f"There is no line {name}. Behind line {numbered:,} bytes were left out, so that those which follow have "
-            "no number."
+            f"Line {name} does not exist. Some output was left out after line {numbered:,}, so later lines have no "
+            "number."
         )
     else:
-        text = f"There is no line {name}: the output has {numbered:,} so far." if kept.live else (
-            f"There is no line {name}: the output has {numbered:,}.")  # fmt: skip
+        text = f"Line {name} does not exist. The output has {plural(numbered, 'line')}{' so far' if kept.live else ''}."
     return Opened(view_of(kept, Look(attempt, pattern)), find, notice=text)
 
 
 def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
     pattern = pattern_of(find)
     places = hits(kept, pattern)
-    where = "" if len(kept.data) <= SEARCHED else f" Its last {SEARCHED >> 20} MiB were searched."
+    where = "" if len(kept.data) <= SEARCHED else f" Only the last {SEARCHED >> 20} MiB were searched."
     if not places:
-        nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} is not in this output.{where}"
+        nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} not found.{where}"
         return Opened(view_of(kept, Look(attempt)), find, Found(0, 0), nothing)
     number = int(hit) if hit.isdecimal() and len(hit) < 7 else 1
     number = min(max(number, 1), len(places))
@@ -116,7 +116,7 @@ def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
 def compared(
     session: Session, job: Job, attempt: int, kept: Output, others: Sequence[int], asked: Mapping[str, str]
 ) -> Optional[tuple[int, text_diff.Comparison]]:
-    """The attempt that the URL wants to compare with, and what differs; None where it names none of the others."""
+    """The attempt to compare with, and the differences. None if the URL names no other attempt."""
     text = asked.get("against", "")
     against = int(text) if text.isdecimal() and len(text) < 10 else 0
     if against not in others or against == attempt:
@@ -128,25 +128,25 @@ def compared(
 
 
 def _texts(kept: Output) -> list[str]:
-    """The lines as a reader sees them, with one for what was left out."""
+    """The lines as displayed, with a line for left-out bytes."""
     cut = kept.cut if kept.dropped and kept.cut is not None else None
     parts = [kept.data] if cut is None else [kept.data[:cut], kept.data[cut:]]
     texts = [[ansi.text_of(raw)[: ansi.LONGEST_LINE] for raw in part.split(b"\n")] for part in parts]
     for lines in texts:
         if lines[-1] == "":
             lines.pop()
-    note = [f"[… {kept.dropped:,} bytes were left out here …]"]
+    note = [f"[… {kept.dropped:,} bytes left out here …]"]
     return texts[0] if cut is None else [*texts[0], *note, *texts[1]]
 
 
 def _offset(kept: Output, text: str) -> Optional[int]:
-    """A place in a URL, a position or the name of a line, as a position. None: it is none."""
+    """A position from a URL parameter (a position or a line name), or None."""
     match = NAME.match(text)
     if match is None:
         return None
     if match["kind"] != "L":
         return int(match["number"])
-    return find_line(kept, text)  # its offset is its position: lines behind the cut have no number
+    return find_line(kept, text)  # before the cut, offset and position are equal
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _asked(job_id: str) -> tuple[int, Output]:
         job = job_detail.find(session, job_id)
         kept = job_detail.output(session, job, number) if job is not None and 0 < number < 2**31 else None
     if kept is None:
-        abort(404, "There is no such attempt. Its job may have been discarded.")
+        abort(404, "This attempt does not exist. Its job may have been discarded.")
     return number, kept
 
 
@@ -174,9 +174,9 @@ def _place(name: str) -> Optional[int]:
 
 @pages.get("/job/<job_id>/output")
 def show(job_id: str) -> ResponseReturnValue:
-    """Fragments of the page's output: `from` a position on, or the lines `to` one. 204 where nothing is new.
+    """Output lines as fragments: `from` a position on, or the lines before `to`. 204 if nothing is new.
 
-    `later`: the next lines of a page that stands somewhere in the middle, and not what has come lately.
+    `later`: the next lines of a page in the middle of the output, not new output.
     """
     number, kept = _asked(job_id)
     start, end, look = _place("from"), _place("to"), Look(number)
@@ -184,7 +184,7 @@ def show(job_id: str) -> ResponseReturnValue:
         return htmx.fragment("job/_earlier.html", job_id=job_id, number=number, output=before(kept, end, look))
     later = "later" in request.args
     lines = after(kept, start or 0, look) if later else since(kept, start or 0, look)
-    seen = request.args.get("open", type=int)  # length of the unfinished line that the page shows
+    seen = request.args.get("open", type=int)  # length of the unfinished line on the page
     length = len(kept.data) - offset_of(kept, lines.next)
     if kept.live and not lines.html and seen == length and not later:
         return Response("", 204)
@@ -193,11 +193,11 @@ def show(job_id: str) -> ResponseReturnValue:
 
 @pages.get("/job/<job_id>/download")
 def download(job_id: str) -> ResponseReturnValue:
-    """The kept bytes as they came, as a file that no browser will take for a page."""
+    """The kept bytes as a file."""
     number, kept = _asked(job_id)
     data = kept.data
     if kept.dropped and kept.cut is not None:
-        note = f"\n[… {kept.dropped} bytes were left out here …]\n".encode()
+        note = f"\n[… {kept.dropped} bytes left out here …]\n".encode()
         data = data[: kept.cut] + note + data[kept.cut :] if "exact" not in request.args else data
     response = Response(data, content_type="application/octet-stream")
     response.headers.set("Content-Disposition", "attachment", filename=f"{_file_name(job_id)}-attempt-{number}.log")

@@ -1,9 +1,8 @@
-"""Stretches of one attempt's output as lines of HTML, each with a name that a link can carry.
+"""Parts of an attempt's output as HTML lines. Each line has a name for links.
 
-Positions count bytes in all that the attempt wrote; where the middle was dropped, `Place` translates them to offsets
-in what is kept. A line before the cut is named by its number (`L120`), which never changes; how many lines were
-dropped is not known, so one behind the cut is named by the position of its first byte (`B1048600`), which does not
-change either. Lines become HTML in `ansi.py`; requests are in `worker/runner/output.py`.
+A position counts bytes in the whole output. If the middle was dropped, an offset counts bytes in the kept data. Lines
+before the cut are named by number (`L120`). The number of dropped lines is unknown, so lines after the cut are named by
+the position of their first byte (`B1048600`). Both names are stable. `ansi.py` makes the HTML of a line.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from webapp.console import ansi
 from webapp.jobs.job_detail import Output
 
 LINES = 1000  # shown at once
-ABOVE = 250  # of them, those above a line that was asked for
-SEARCHED = 2 * 1024 * 1024  # bytes that a search looks through, the last ones
+ABOVE = 250  # of them, lines above a requested line
+SEARCHED = 2 * 1024 * 1024  # a search reads the last so many bytes
 MOST_HITS = 1000  # lines that a search counts
 NAME = re.compile(r"(?P<kind>[LB]?)(?P<number>[0-9]{1,18})\Z")
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a stretch is shown: of which attempt, with what marked in it, and from which line a link has come."""
+    """How output is shown: the attempt, the search pattern, the linked line."""
 
     attempt: int = 1
     pattern: Optional[re.Pattern[str]] = None
-    marked: Optional[int] = None  # offset in what is kept
+    marked: Optional[int] = None  # offset in the kept data
 
 
 PLAIN_LOOK = Look()
@@ -40,14 +39,14 @@ PLAIN_LOOK = Look()
 
 @dataclass(frozen=True)
 class Lines:
-    """A stretch of output as HTML.
+    """A part of the output as HTML.
 
     Attributes:
         html: whole lines, each an element.
-        unfinished: the last line, if no newline has ended it yet.
-        start: position of the first byte shown; more than 0 where there are earlier lines.
-        next: position behind the last whole line, where the next stretch begins.
-        more: there are kept lines behind this stretch.
+        unfinished: the last line, if it has no newline yet.
+        start: position of the first byte shown; 0 if there are no earlier lines.
+        next: position after the last whole line, where the next part begins.
+        more: there are more kept lines after this part.
     """
 
     html: Markup
@@ -64,30 +63,30 @@ def view_of(kept: Output, look: Look = PLAIN_LOOK) -> Lines:
 
 
 def since(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
-    """What came behind a position, LINES lines at most: a page that fell behind skips some, and says so."""
+    """New output after a position, LINES lines at most. A note says how many lines were skipped."""
     asked, least = offset_of(kept, position), _back(kept.data, len(kept.data), LINES)
     found = _stretch(kept, max(asked, least), len(kept.data), look)
     skipped = kept.data.count(b"\n", asked, least) if asked < least else 0
     if not skipped:
         return found
-    note = f'<div class="cut">{skipped:,} lines came too fast to be shown: load the page again to see them</div>'
+    note = f'<div class="cut">{skipped:,} lines were too fast to show. Reload the page to see them.</div>'
     return Lines(Markup(note) + found.html, found.unfinished, found.start, found.next, found.live)  # noqa: S704
 
 
 def before(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
-    """LINES lines that end at a position."""
+    """LINES lines before a position."""
     end = offset_of(kept, position)
     return _stretch(kept, _back(kept.data, end, LINES), end, look)
 
 
 def after(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
-    """LINES lines that begin at a position."""
+    """LINES lines from a position on."""
     start = offset_of(kept, position)
     return _stretch(kept, start, _forward(kept.data, start, LINES), look)
 
 
 def around(kept: Output, offset: int, look: Look = PLAIN_LOOK) -> Lines:
-    """LINES lines with the one at an offset among them; the last ones, if it is one of these."""
+    """LINES lines around an offset; the last ones, if it is among them."""
     start = _back(kept.data, offset, ABOVE)
     end = _forward(kept.data, start, LINES)
     if end == len(kept.data):
@@ -99,10 +98,10 @@ def around(kept: Output, offset: int, look: Look = PLAIN_LOOK) -> Lines:
 
 
 def find_line(kept: Output, name: str) -> Optional[int]:
-    """The offset of the line that a link names, `L120`, `120` or `B98765`; None: it is not there. Raises ValueError."""
+    """The offset of a line named `L120`, `120` or `B98765`. None if it does not exist. Raises ValueError."""
     match = NAME.match(name)
     if match is None:
-        raise ValueError("this names no line")
+        raise ValueError("not a line name")
     number = int(match["number"])
     if match["kind"] == "B":
         offset = offset_of(kept, number)
@@ -118,13 +117,13 @@ def find_line(kept: Output, name: str) -> Optional[int]:
 
 
 def last_numbered(kept: Output) -> int:
-    """How many lines have a number: all, or those before the cut."""
+    """The number of lines before the cut, or of all lines."""
     head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
     return head.count(b"\n") + (not head.endswith(b"\n") and bool(head))
 
 
 def offset_of(kept: Output, position: int) -> int:
-    """A position in all that was written, as an offset in what is kept."""
+    """The offset of a position."""
     if kept.cut is None or position <= kept.cut:
         return min(position, len(kept.data))
     return min(max(position - kept.dropped, kept.cut), len(kept.data))
@@ -135,7 +134,7 @@ def _position(kept: Output, offset: int) -> int:
 
 
 def _back(data: bytes, end: int, lines: int) -> int:
-    """Where the last so many lines before `end` begin."""
+    """The start of the last `lines` lines before `end`."""
     position = end - 1 if data[max(end - 1, 0) : end] == b"\n" else end
     for _ in range(lines):
         position = data.rfind(b"\n", 0, position)
@@ -145,7 +144,7 @@ def _back(data: bytes, end: int, lines: int) -> int:
 
 
 def _forward(data: bytes, start: int, lines: int) -> int:
-    """Where so many lines from `start` on end."""
+    """The end of `lines` lines from `start` on."""
     position = start
     for _ in range(lines):
         found = data.find(b"\n", position)
@@ -159,12 +158,12 @@ def _forward(data: bytes, start: int, lines: int) -> int:
 
 
 def pattern_of(text: str) -> re.Pattern[str]:
-    """What is looked for: the text as it stands, case ignored."""
+    """A pattern for literal text, ignoring case."""
     return re.compile(re.escape(text), re.IGNORECASE)
 
 
 def hits(kept: Output, pattern: re.Pattern[str]) -> list[int]:
-    """Offsets of the lines that have it, MOST_HITS at most, among the last SEARCHED bytes."""
+    """Offsets of matching lines in the last SEARCHED bytes, MOST_HITS at most."""
     found: list[int] = []
     data = kept.data
     start = 0 if len(data) <= SEARCHED else data.find(b"\n", len(data) - SEARCHED) + 1
@@ -197,7 +196,7 @@ def _stretch(kept: Output, start: int, end: int, look: Look) -> Lines:
     elif lines.cut is not None and lines.cut == end and not kept.live:
         unfinished = _cut_note(kept.dropped)
     return Lines(
-        Markup("".join(parts)),  # noqa: S704 -- made of escaped text by ansi.py
+        Markup("".join(parts)),  # noqa: S704 -- ansi.py escapes it
         Markup(unfinished),  # noqa: S704
         _position(kept, start),
         _position(kept, whole_end),
@@ -207,7 +206,7 @@ def _stretch(kept: Output, start: int, end: int, look: Look) -> Lines:
 
 
 class _Lines:
-    """Turns one line after the other into HTML: the style that is in force and the number go on from line to line."""
+    """Turns lines into HTML, and carries style and line number from line to line."""
 
     def __init__(self, kept: Output, start: int, look: Look) -> None:
         self.cut = kept.cut if kept.dropped else None
@@ -218,9 +217,9 @@ class _Lines:
         self._number = kept.data.count(b"\n", 0, start)
 
     def html(self, raw: bytes, offset: int, *, named: bool = True) -> str:
-        """One line as an element, marked where it came from stderr; with the note where bytes were left out in it.
+        """One line as an element, with a class for stderr and a note for dropped bytes.
 
-        Not `named`: it may still grow, and the whole line will have this name.
+        `named` is false for an unfinished line: the whole line will get the name later.
         """
         self._number += 1
         cut = self.cut
@@ -244,7 +243,7 @@ class _Lines:
         numbered = self.cut is None or offset < self.cut
         name = f"L{self._number}" if numbered else f"B{_position(self._kept, offset)}"
         shown = self._number if numbered else "\N{MIDDLE DOT}"
-        # Out of the tab order, or it would hold a thousand stops: by keyboard, the field Line leads there.
+        # Not in the tab order: keyboard users have the Line field.
         link = (
             f'<a href="?attempt={self._look.attempt}&amp;line={name}#{name}" data-n="{shown}" tabindex="-1"'
             f' aria-hidden="true"></a>'
@@ -253,4 +252,4 @@ class _Lines:
 
 
 def _cut_note(dropped: int) -> str:
-    return f'<div class="cut">{dropped:,} bytes were left out here: the output is longer than the limit</div>'
+    return f'<div class="cut">{dropped:,} bytes left out here (output limit)</div>'

@@ -1,4 +1,4 @@
-"""The first page: what needs a person, how many jobs are in each state, how it went lately, who works, what failed."""
+"""The overview: what needs attention, jobs by state, charts, workers, recent failures."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from webapp.lib.histograms import Histogram
 
 pages = Blueprint("overview", __name__)
 
-QUANTILES = ((0.5, "Half"), (0.95, "95 %"), (0.99, "99 %"))
-SHORTEST_SEARCH = 3  # characters: fewer would find anything
+QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+SHORTEST_SEARCH = 3  # characters; a shorter text matches too much
 
 
 @pages.get("/")
 def index() -> ResponseReturnValue:
-    """`over` is how far back the charts look: 1h, 24h or 7d."""
+    """`over` is the time range: 1h, 24h or 7d."""
     wanted = trends.RANGES.get(request.args.get("over", "1h"))
     if wanted is None:
-        abort(404, f"There is no such range. Expected {', '.join(trends.RANGES)}.")
+        abort(404, f"Unknown time range. Expected {', '.join(trends.RANGES)}.")
     with reading() as session:
         counts = queries.count_states(session)
         values = settings.load(session)
@@ -49,7 +49,7 @@ def index() -> ResponseReturnValue:
             axis=charts.AXES[wanted.key],
             step=charts.STEPS[wanted.key],
             lines=charts.lines(trend),
-            spans=(("wait for a worker", _quantiles(trend.total.waits)), ("run", _quantiles(trend.total.runs))),
+            spans=(("Wait", _quantiles(trend.total.waits)), ("Run", _quantiles(trend.total.runs))),
             quantiles=[label for _, label in QUANTILES],
             since=times.brief(trend.commands_since),
             rest=REST,
@@ -60,11 +60,11 @@ def index() -> ResponseReturnValue:
 
 
 def _quantiles(histogram: Histogram) -> list[str]:
-    """What each part of them took at the most, as words."""
+    """The percentiles as text."""
     return [durations.about(histograms.quantile(histogram, part)) for part, _ in QUANTILES]
 
 
 def _search_for(shape: str) -> Optional[str]:
-    """What finds jobs with commands of this shape; None where nothing would find them alone."""
+    """A search that finds the jobs of a command pattern; None if there is none."""
     words = words_of(shape) if shape != REST else ""
     return f'"{words}"' if len(words) >= SHORTEST_SEARCH else None

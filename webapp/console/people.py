@@ -1,7 +1,7 @@
-"""The people who may log in: all of them, adding one; one person's role, password and sessions.
+"""Users: the list, adding a user, and one user's role, password and sessions.
 
-What a name, a role and a password may be, and that one administrator always stays, `webapp/accounts/users.py` decides. What
-gives or takes a right asks for a password that was typed a short while ago, already before its form is shown.
+`webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a recently
+confirmed password, also to show their form.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIELDS = ("name", "role", "password")
 
 @dataclass(frozen=True)
 class Signed:
-    """A session as a page shows it. `here`: it is the reader's own, in this very browser."""
+    """A session as shown. `here`: it is the current session."""
 
     handle: str
     browser: str
@@ -47,7 +47,7 @@ class Signed:
 
 
 def signed_in(session: Session, user_id: int, reader: Person) -> list[Signed]:
-    """A person's live sessions, the reader's own first."""
+    """A user's sessions, the current one first."""
     rows = [_signed(row, reader) for row in sessions.of_user(session, user_id)]
     return sorted(rows, key=lambda one: not one.here)
 
@@ -64,7 +64,7 @@ def _signed(row: UserSession, reader: Person) -> Signed:
     )
 
 
-# --- all of them -----------------------------------------------------------------------------------------------------
+# --- all users -------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/people")
@@ -90,7 +90,7 @@ def add() -> ResponseReturnValue:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
     except users.PersonError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
-    flash(f"{typed['name']} may log in, as {typed['role']}.", "success")
+    flash(f"User {typed['name']} added as {typed['role']}.", "success")
     return redirect(url_for("people.show", name=typed["name"]), 303)
 
 
@@ -104,7 +104,7 @@ def _rules() -> dict[str, Any]:
     return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": users.SHORTEST}
 
 
-# --- one person ------------------------------------------------------------------------------------------------------
+# --- one user --------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/person/<name>")
@@ -114,7 +114,7 @@ def show(name: str) -> ResponseReturnValue:
 
 
 def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
-    """One person's page; `role` is what was chosen, where it cannot be taken."""
+    """One user's page. `role` is the chosen role after an error."""
     with reading() as session:
         user = _named(session, name)
         return render_template(
@@ -131,7 +131,7 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
 def _named(session: Session, name: str) -> User:
     user = users.named(session, name)
     if user is None:
-        raise operations.NotFound(f"there is no person {name!r}.")
+        raise operations.NotFound(f"user {name!r} does not exist.")
     return user
 
 
@@ -143,15 +143,14 @@ def _known(name: str) -> User:
 @pages.post("/person/<name>/role")
 @needs("admin", fresh=True)
 def set_role(name: str) -> ResponseReturnValue:
-    """Change what somebody may do. Whoever would take rights from themselves is asked first."""
+    """Change a user's role. Lowering your own role needs confirmation."""
     user, role = _known(name), request.form.get("role", "")
     lesser = role in ROLES and ROLES.index(role) < ROLES.index(user.role)
     if _is_reader(user) and lesser and "confirmed" not in request.form:
         return _ask(
-            f"Make yourself {role}?",
-            f"You are {name} yourself. You would be signed out everywhere, come back as {role}, and could not undo it: "
-            "only another administrator can.",
-            f"Make me {role}",
+            f"Change your own role to {role}?",
+            f"You are {name}. You will be signed out everywhere. Only another admin can undo this.",
+            "Change my role",
             [("role", role)],
         )
     try:
@@ -159,53 +158,52 @@ def set_role(name: str) -> ResponseReturnValue:
     except users.PersonError as error:
         return _page(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
     if not changed:
-        return _done(name, f"{name} is {role} already. Nothing was changed.", level="info")
-    signed_out = " Their sessions have ended." if lesser else ""
-    return _done(name, f"{name} is {role} now.{signed_out}", out=_is_reader(user) and lesser)
+        return _done(name, f"{name} is already {role}. Nothing changed.", level="info")
+    signed_out = " All sessions were signed out." if lesser else ""
+    return _done(name, f"{name} is now {role}.{signed_out}", out=_is_reader(user) and lesser)
 
 
 @pages.post("/person/<name>/disable")
 @needs("admin", fresh=True)
 def disable(name: str) -> ResponseReturnValue:
-    """Let somebody in no more. It is asked before, and whoever would lock themselves out is told so."""
+    """Block a user's sign-in, after confirmation."""
     user = _known(name)
     if "confirmed" not in request.form:
         if _is_reader(user):
             return _ask(
                 "Disable yourself?",
-                f"You are {name} yourself. You would be signed out everywhere at once and could not log in again until "
-                "another administrator enables you.",
+                f"You are {name}. You will be signed out and cannot sign in until another admin enables you.",
                 "Disable me",
             )
         return _ask(
             f"Disable {name}?",
-            f"{name} is signed out everywhere at once and cannot log in until somebody enables them again. Tokens that "
-            "they made go on working: revoke those on the page Tokens.",
+            f"{name} is signed out everywhere and cannot sign in. Tokens that {name} created keep working; "
+            "revoke them on the Tokens page.",
             f"Disable {name}",
         )
-    return _set_disabled(user, True, f"{name} is disabled and signed out everywhere.")
+    return _set_disabled(user, True, f"{name} disabled and signed out everywhere.")
 
 
 @pages.post("/person/<name>/enable")
 @needs("admin", fresh=True)
 def enable(name: str) -> ResponseReturnValue:
-    return _set_disabled(_known(name), False, f"{name} may log in again.")
+    return _set_disabled(_known(name), False, f"{name} can sign in again.")
 
 
 def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
     try:
         changed = users.set_disabled(user.name, disabled, actor())
     except users.PersonError as error:
-        return explain(409, "Somebody must be in charge", f"{user.name}'s role {error}")
+        return explain(409, "The last admin stays", f"{user.name} {error}")
     if not changed:
-        return htmx.refused(f"{user.name} is {'disabled' if disabled else 'enabled'} already. Nothing was changed.")
+        return htmx.refused(f"{user.name} is already {'disabled' if disabled else 'enabled'}. Nothing changed.")
     return _done(user.name, said, out=disabled and _is_reader(user))
 
 
 @pages.post("/person/<name>/password")
 @needs("admin", fresh=True)
 def set_password(name: str) -> ResponseReturnValue:
-    """Give somebody a new password. Their sessions end; of one's own, this one stays."""
+    """Set a user's password. All sessions of the user end, except the current one."""
     user, reader = _known(name), this_person()
     try:
         users.set_password(
@@ -213,31 +211,29 @@ def set_password(name: str) -> ResponseReturnValue:
         )
     except users.PersonError as error:
         return _page(name, {error.field: sentence(str(error))}), 422
-    ended = "Your other sessions have ended." if _is_reader(user) else "Their sessions have ended."
-    return _done(name, f"{name} has a new password. {ended}")
+    ended = "Your other sessions were signed out." if _is_reader(user) else "All sessions were signed out."
+    return _done(name, f"Password of {name} changed. {ended}")
 
 
 @pages.post("/person/<name>/sessions/end")
 @needs("admin", fresh=True)
 def end_sessions(name: str) -> ResponseReturnValue:
-    """Sign somebody out: in one browser, which `handle` names, or after a question everywhere."""
+    """Sign a user out: one session (`handle`), or all after confirmation."""
     user, reader = _known(name), this_person()
     handle = sent_handle()
     if not handle and "confirmed" not in request.form:
         own = _is_reader(user)
         return _ask(
-            "End your other sessions?" if own else f"End all sessions of {name}?",
-            "You stay signed in here, and are signed out everywhere else."
-            if own
-            else f"{name} is signed out everywhere at once, and may log in again.",
-            "End sessions",
+            "Sign out all other sessions?" if own else f"Sign {name} out everywhere?",
+            "You stay signed in here." if own else f"{name} can sign in again.",
+            "Sign out",
         )
     ended = users.end_sessions(name, actor(), handle=handle, spare=reader.session_id if _is_reader(user) else "")
     return told_ended(ended, url_for("people.show", name=name))
 
 
 def sent_handle() -> str:
-    """Which session a button named, '' for all; what is no handle is none of ours."""
+    """The session handle that the button sent, or '' for all."""
     handle = request.form.get("handle", "")
     if handle and not HANDLE.match(handle):
         abort(400)
@@ -246,9 +242,9 @@ def sent_handle() -> str:
 
 def told_ended(ended: int, back: str) -> ResponseReturnValue:
     if not ended:
-        return htmx.refused("Nobody is signed in there any more. Nothing was changed.")
-    # A page with forms on it does not refresh itself: it is loaded again.
-    return htmx.done(f"{plural(ended, 'session')} ended.", back=back, leave=True)
+        return htmx.refused("Already signed out. Nothing changed.")
+    # Pages with forms have no live region, so reload the page.
+    return htmx.done(f"{plural(ended, 'session')} signed out.", back=back, leave=True)
 
 
 def _is_reader(user: User) -> bool:
@@ -270,6 +266,6 @@ def _ask(title: str, text: str, button: str, hidden: Sequence[tuple[str, str]] =
 
 
 def _done(name: str, message: str, *, level: str = "success", out: bool = False) -> ResponseReturnValue:
-    """Say it on the person's page, or at log-in for those who have signed themselves `out`."""
+    """Show a message on the user's page, or on the sign-in page for users who signed themselves `out`."""
     back = url_for("sessions.log_in") if out else url_for("people.show", name=name)
     return htmx.done(message, back=back, level=level, leave=True)

@@ -1,4 +1,4 @@
-"""The queues: what waits and runs in each, how fast it goes, which workers serve it, and pausing one."""
+"""The queues: pending and running jobs, rate, workers; pausing and resuming."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from webapp.jobs import operations, queries, settings
 
 pages = Blueprint("queues", __name__)
 
-MOST_LANES = 3  # of one queue that nobody takes: so many are named
+MOST_LANES = 3  # label sets without workers that are named per queue
 
 
 @dataclass(frozen=True)
 class Row:
-    """A queue, who serves it, and what of it waits for labels that nobody has who takes jobs."""
+    """A queue, its workers, and its label sets that no worker takes."""
 
     view: QueueView
     fleet: blockers.Fleet
@@ -41,13 +41,13 @@ class Row:
 
     @property
     def moving(self) -> queries.Count:
-        """What waits and is taken, if anything is."""
+        """Pending jobs without the stuck ones."""
         stuck = [one for one, _ in self.stuck]
         return queries.total(one.number for one in self.view.waiting if one not in stuck)
 
     @property
     def drain_seconds(self) -> Optional[float]:
-        """How long that takes at the present rate, about."""
+        """Seconds until they are done at the current rate."""
         return trends.drain_time(self.moving.number, self.view.per_minute)
 
 
@@ -64,15 +64,15 @@ def index() -> ResponseReturnValue:
 @pages.post("/queue/<name>/pause")
 @needs("operator")
 def pause(name: str) -> ResponseReturnValue:
-    """Let no more jobs of this queue start. 409 where somebody has paused it already."""
+    """Pause a queue: no more of its jobs start. 409 if it is paused already."""
     if not operations.pause_queue(name, actor()):
-        return htmx.refused(f"Queue {name} was paused already. Nothing was changed.")
-    return htmx.done(f"Queue {name} is paused. What runs goes on; nothing new starts.", back=url_for("queues.index"))
+        return htmx.refused(f"Queue {name} is already paused. Nothing changed.")
+    return htmx.done(f"Queue {name} paused. Running jobs continue; no new jobs start.", back=url_for("queues.index"))
 
 
 @pages.post("/queue/<name>/resume")
 @needs("operator")
 def resume(name: str) -> ResponseReturnValue:
     if not operations.resume_queue(name, actor()):
-        return htmx.refused(f"Queue {name} was not paused any more. Nothing was changed.")
-    return htmx.done(f"Queue {name} goes on.", back=url_for("queues.index"))
+        return htmx.refused(f"Queue {name} is not paused. Nothing changed.")
+    return htmx.done(f"Queue {name} resumed.", back=url_for("queues.index"))

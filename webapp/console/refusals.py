@@ -1,4 +1,4 @@
-"""What the console refuses to somebody who is signed in leaves a line in the audit trail."""
+"""Records refused requests of signed-in users in the audit trail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def note_refusal(person: Person, detail: dict[str, str]) -> None:
 
 
 def note_forgery(reason: str) -> None:
-    """Somebody's browser sent what no page of this console has sent: refused, whoever holds the database meanwhile."""
+    """Record a forged request. It is refused even if the record cannot be written."""
     with suppress(Busy, DBAPIError, OSError):
         person = current_person()
         if person is not None:

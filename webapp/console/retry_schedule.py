@@ -1,4 +1,4 @@
-"""When retries would fall, as the form and the settings' page show it."""
+"""The retry schedule on the submit form and the settings pages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from webapp.core import backoff
 from webapp.lib.durations import duration
 
-SHOWN = 8  # lines of a timetable; the rest is summed up
+SHOWN = 8  # retries listed; the rest is summed up
 MOST = 1000  # retries
 
 
 @dataclass(frozen=True)
 class Timetable:
-    """Without jitter: (number, wait, time since the first failure) of each retry, and what is not listed."""
+    """Without jitter: (number, wait, time since the first failure) of each retry, and the number not listed."""
 
     rows: list[tuple[int, str, str]]
     more: int

@@ -1,5 +1,4 @@
-"""Which role a view asks for, and whether for a password that was typed just now: said beside the view, weighed by the
-gate."""
+"""Declares the role that a view needs, and whether it needs a fresh password. The gate checks both."""
 
 from __future__ import annotations
 
@@ -13,9 +12,9 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def needs(role: str, *, fresh: bool = False) -> Callable[[View], View]:
-    """Say which role a view asks for at least: viewer, operator or admin. Views that only show need say nothing.
+    """Set the lowest role for a view: viewer, operator or admin. Read-only views need none.
 
-    `fresh`: what it does is so sensitive that a browser left open is not enough, see `sessions.FRESH`.
+    `fresh`: the user must have confirmed the password recently, see `sessions.FRESH`.
     """
 
     def mark(view: View) -> View:
@@ -27,7 +26,7 @@ def needs(role: str, *, fresh: bool = False) -> Callable[[View], View]:
 
 
 def needed_role(app: Flask, endpoint: Optional[str]) -> Optional[str]:
-    """The role that a view named, or None."""
+    """The declared role of a view, or None."""
     role: Optional[str] = getattr(app.view_functions.get(endpoint or ""), "needed_role", None)
     return role
 

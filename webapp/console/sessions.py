@@ -1,7 +1,7 @@
-"""Log-in, log-out, the password once more, and the set-up link; who is signed in; the cookies.
+"""Sign-in, sign-out, password confirmation, the set-up link, the current user, the cookies.
 
-A session is a row, see `webapp/accounts/sessions.py`; the signed cookie holds its id, the CSRF token and messages. Roles are
-weighed in `gate.py`, passwords in `accounts/users.py`.
+A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its id, the CSRF token and messages. `gate.py` checks
+roles, `accounts/users.py` passwords.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
     from werkzeug.wrappers import Response
 
-KNOWN_LIFE = 180 * 86400  # seconds that a browser is remembered as one in which somebody has logged in
-RENEWAL_PATIENCE = 1.0  # seconds that a page waits to note that its session was used
+KNOWN_LIFE = 180 * 86400  # seconds that a browser is remembered after a sign-in
+RENEWAL_PATIENCE = 1.0  # seconds that a page waits to store the last use of its session
 SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
-WRONG = "Name or password do not fit. Check both and try again."
+WRONG = "Wrong user name or password."
 
 pages = Blueprint("sessions", __name__)
 
 
 class Person:
-    """Who is signed in, as pages need it."""
+    """The signed-in user."""
 
     def __init__(self, user: User, session_id: str, *, fresh: bool = True, seen_at: int = 0) -> None:
         self.user_id = user.id
         self.name = user.name
         self.role = user.role
         self.session_id = session_id
-        self.fresh = fresh  # the password was typed a short while ago
+        self.fresh = fresh  # the password was confirmed recently
         self.seen_at = seen_at
 
     @property
@@ -53,22 +53,22 @@ class Person:
         return f"person:{self.name}"
 
     def may(self, role: str) -> bool:
-        """Whether this person's role is `role` or more."""
+        """Whether the user has this role or a higher one."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 class CookieSessions(SecureCookieSessionInterface):
-    """Flask's signed cookies under a name of our own: by port, and with the browser's strictest prefix on HTTPS."""
+    """Flask's signed cookies, named by port, with the `__Host-` prefix on HTTPS."""
 
     def open_session(self, app: Flask, request: Request) -> Any:
-        """None for the API, which reads no cookie: what a page of another site makes a browser send means nothing."""
+        """None for the API: it ignores cookies, so other sites cannot use them."""
         return (
             super().open_session(app, request)
             if face_of(app, request.path).name == "console"
             else self.make_null_session(app)
         )
 
-    def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask gives it
+    def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask passes it
         return _cookie_name("")
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
@@ -85,13 +85,13 @@ def init_app(app: Flask) -> None:
     app.config.update(
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
-        SESSION_REFRESH_EACH_REQUEST=False,  # a poll renews nothing
+        SESSION_REFRESH_EACH_REQUEST=False,  # polls must not renew a session
         PERMANENT_SESSION_LIFETIME=sessions.LIFE // clock.SECOND,
     )
 
 
 def current_person() -> Optional[Person]:
-    """Who asks, or None; looked up once for each request."""
+    """The signed-in user, or None; looked up once for each request."""
     if "person" not in g:
         session_id = session.get(SESSION_ID)
         g.person = _load(session_id) if session_id is not None else None
@@ -106,10 +106,10 @@ def _load(session_id: str) -> Optional[Person]:
 
 
 def this_person() -> Person:
-    """Who asks, behind the gate, where there always is somebody."""
+    """The signed-in user, in views behind the gate."""
     person = current_person()
     if person is None:
-        raise RuntimeError("a view behind the gate was reached without a person")
+        raise RuntimeError("a view behind the gate was reached without a user")
     return person
 
 
@@ -122,7 +122,7 @@ def actor() -> str:
 
 @pages.route("/login", methods=["GET", "POST"])
 def log_in() -> ResponseReturnValue:
-    """Ask for name and password; then go where the person wanted to go."""
+    """Sign in, then go to the requested page."""
     target = local_path(request.values.get("next"), url_for("overview.index"))
     if request.method != "POST":
         if current_person() is not None:
@@ -148,7 +148,7 @@ def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
 @pages.route("/reauth", methods=["GET", "POST"])
 @needs("viewer")
 def confirm() -> ResponseReturnValue:
-    """Ask for the password once more, before something sensitive."""
+    """Confirm the password before a sensitive page."""
     problem, status, headers = "", 200, {}
     target = local_path(request.values.get("next"), url_for("account.show"))
     if request.method == "POST":
@@ -163,33 +163,33 @@ def confirm() -> ResponseReturnValue:
 
 
 def check_password(password: str) -> tuple[str, int]:
-    """What is wrong with the password of whoever asks, '' if it fits; and the seconds to wait after too many tries."""
+    """Check the current user's password. Returns an error or '', and the seconds to wait after too many tries."""
     person = this_person()
     user, wait = _authenticate(person.name, password, "confirm", person.actor)
     if wait:
         return _slower(wait), wait
     if user is None or user.id != person.user_id:
-        return "The password does not fit. Try again.", 0
+        return "Wrong password. Try again.", 0
     with writing() as database:
         audit.note(database, "confirm", [f"user:{person.name}"], person.actor)
     return "", 0
 
 
 def go_on_fresh() -> None:
-    """The password was typed: the session of whoever asks goes on under another id, and is fresh."""
+    """After a password confirmation: give the session a new id and mark it fresh."""
     person = this_person()
     person.session_id = session[SESSION_ID] = sessions.confirm(person.session_id)
     person.fresh = True
 
 
 def _slower(wait: int) -> str:
-    return f"Too many tries. Wait {plural(wait, 'second')}, then try again."
+    return f"Too many attempts. Wait {plural(wait, 'second')}, then try again."
 
 
 def _authenticate(
     name: str, password: str, verb: str = "sign_in", actor: str = "anonymous"
 ) -> tuple[Optional[User], int]:
-    """The user if name and password fit, and otherwise, where it was tried too often, the seconds to wait."""
+    """The user if name and password are right. Else None, and the seconds to wait after too many tries."""
     keys = _failures_count_for(name)
     wait = login_throttle.admit(keys)
     if wait:
@@ -200,15 +200,15 @@ def _authenticate(
     if user is not None:
         login_throttle.forgive(keys)
         return user, 0
-    with writing() as database:  # a name that nobody has may be a password in the wrong field
+    with writing() as database:  # an unknown name may be a password typed into the wrong field
         subject = f"user:{name}" if known else "user"
         audit.note(database, verb, [subject], actor, outcome="refused")
     return None, 0
 
 
 def _failures_count_for(name: str) -> list[str]:
-    """This very browser alone, where it is one of the owner's; else the account and the address, which an owner may
-    share with whoever attacks: a network, or a proxy that is not trusted."""
+    """Where failed tries are counted: for a browser that the owner has used before, this browser alone. For others, the
+    address and the account, so that an attacker does not lock out the owner's browsers."""
     strangers = [login_throttle.address(address()), login_throttle.account(name)]
     try:
         user_id, known_name, device = _known_browsers().loads(
@@ -225,7 +225,7 @@ def _known_browsers() -> URLSafeTimedSerializer:
 
 def _begin(user: User, response: Response) -> None:
     session_id = sessions.begin(user, address(), request.headers.get("User-Agent", ""))
-    session.clear()  # nothing of the stranger's session lives on, its CSRF token included
+    session.clear()  # drop everything of the anonymous session, also its CSRF token
     session.permanent = True
     session[SESSION_ID] = session_id
     g.person = Person(user, session_id)
@@ -247,20 +247,22 @@ def log_out() -> Response:
     session.clear()
     g.person = None
     response = redirect(url_for("sessions.log_in"), 303)
-    response.headers["Clear-Site-Data"] = '"cache", "storage"'  # not cookies: other programs on this host have theirs
+    response.headers["Clear-Site-Data"] = (
+        '"cache", "storage"'  # not cookies: other programs on this host have theirs too
+    )
     return response
 
 
 @pages.route("/setup/<token>", methods=["GET", "POST"])
 def set_up(token: str) -> ResponseReturnValue:
-    """The one-time link that makes the first administrator. Looking at it does not use it up."""
-    if request.method != "POST":  # HEAD looks, too
+    """The one-time link that creates the first admin. Opening it does not use it up."""
+    if request.method != "POST":  # GET and HEAD
         with reading() as database:
             good = users.setup_link_is_good(database, token)
         return _set_up_page(token) if good else _spent_link()
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     if password != request.form.get("again", ""):
-        return _set_up_page(token, name, "again", "The two passwords differ. Type the same one twice."), 422
+        return _set_up_page(token, name, "again", "The two passwords differ."), 422
     try:
         made = users.set_up(token, name, password)
     except users.PersonError as error:
@@ -272,7 +274,7 @@ def set_up(token: str) -> ResponseReturnValue:
         user = users.authenticate(database, name, password)
     if user is not None:
         _begin(user, response)
-    flash(f"Welcome, {name}. This queue is yours.", "success")
+    flash(f"Welcome, {name}. You're all set.", "success")
     return response
 
 

@@ -1,6 +1,6 @@
-"""What a new value of a setting would do, told before it is saved: two timetables, and what follows in words.
+"""The effect of a new setting value, shown before it is saved: two retry schedules, and texts.
 
-Counts stop where `queries.count` stops, so that none costs more on a large table.
+Counts are capped by `queries.count`, so large tables cost no more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEPT = {"keep_completed": "completed", "keep_cancelled": "cancelled", "keep_dead
 
 @dataclass(frozen=True)
 class Consequence:
-    """`warning` is what cannot be taken back; it stands first."""
+    """`warning` is about what cannot be undone; it comes first."""
 
     texts: list[str]
     warning: str = ""
@@ -37,7 +37,7 @@ class Consequence:
 
 
 def foresee(session: Session, value: settings.Value, new: setting_values.Number) -> Consequence:
-    """What `new` would do, compared with what stands; for the value that stands, what it does."""
+    """The effect of `new` compared with the current value. If both are equal, the effect of the current value."""
     key = value.definition.key
     if key in BACKOFF:
         return _backoff(session, value, new)
@@ -47,7 +47,7 @@ def foresee(session: Session, value: settings.Value, new: setting_values.Number)
         return _audit_kept(session, int(new), changed=new != value.value)
     if key in _TOLD:
         return Consequence(_TOLD[key](session, float(value.value), float(new)))
-    return Consequence(["A new value is obeyed at once, by every worker."])
+    return Consequence(["Takes effect at once on every worker."])
 
 
 # --- retries ---------------------------------------------------------------------------------------------------------
@@ -57,10 +57,10 @@ def _backoff(session: Session, value: settings.Value, new: setting_values.Number
     before = settings.load(session)
     after = copy.copy(before)
     setattr(after, value.definition.key, new)
-    texts = ["For jobs that do not set their own number of retries." if after.max_retries else
-             "No retries: what fails is a dead letter at once, unless the job sets its own number."]  # fmt: skip
+    texts = ["For jobs without their own number of retries." if after.max_retries else
+             "No retries: failed jobs become dead letters at once, unless a job sets its own number."]  # fmt: skip
     if after.backoff_jitter and after.max_retries:
-        texts.append(f"Each wait grows by up to {number(round(after.backoff_jitter * 100, 1))} % of itself at random.")
+        texts.append(f"Up to {number(round(after.backoff_jitter * 100, 1))} % is added to each wait at random.")
     if new != value.value:
         texts += _waiting(session, value.definition.key)
     old = Timetable.of(before, before.max_retries) if new != value.value else None
@@ -68,19 +68,19 @@ def _backoff(session: Session, value: settings.Value, new: setting_values.Number
 
 
 def _waiting(session: Session, key: str) -> list[str]:
-    """The truth about jobs that wait for a retry: when it starts was written down as they failed."""
+    """What happens to waiting retries: their start times are fixed when the jobs fail."""
     waiting = queries.count(session, in_state("failed"))
     if waiting.number == 0:
-        return ["No job waits for a retry now."]
+        return ["No job is waiting for a retry."]
     one = waiting.number == 1
     text = (
-        "1 job waits for a retry now. It does not move: when it starts was fixed as it failed. "
+        "1 job is waiting for a retry. Its start time does not change. "
         if one
-        else f"{waiting} jobs wait for a retry now. None of them moves: when each starts was fixed as it failed. "
+        else f"{waiting} jobs are waiting for a retry. Their start times do not change. "
     )
     if key == "max_retries":
-        return [text + "How many retries follow is decided by what holds at the next failure. Dead letters stay."]
-    return [text + "The new value counts from the next failure on."]
+        return [text + "The next failure uses the new number of retries. Dead letters stay dead."]
+    return [text + "The new value applies from the next failure."]
 
 
 # --- keeping ---------------------------------------------------------------------------------------------------------
@@ -89,19 +89,19 @@ def _waiting(session: Session, key: str) -> list[str]:
 def _kept(session: Session, state: str, days: int, changed: bool) -> Consequence:
     what = "dead letters" if state == "dead" else f"{state} jobs"
     if days == 0:
-        return Consequence([f"All {what} are kept until somebody discards them."])
+        return Consequence([f"All {what} are kept until you discard them."])
     older = queries.count(session, in_state(state), Job.finished_at < clock.now() - days * clock.DAY)
     if older.number == 0:
-        none = f"No {'dead letter' if state == 'dead' else state + ' job'} is that old now: nothing is deleted at once."
-        return Consequence([none, "Each goes with its attempts and output when it gets so old."])
+        none = f"No {'dead letter' if state == 'dead' else state + ' job'} is that old. Nothing is deleted now."
+        return Consequence([none, "Each is deleted at that age, with attempts and output."])
     one = "dead letter" if state == "dead" else f"{state} job"
-    prune = f"{older} {one if older.number == 1 else what} {'is' if older.number == 1 else 'are'} older than that"
+    prune = f"{older} {one if older.number == 1 else what} {'is' if older.number == 1 else 'are'} older"
     if not changed:
-        return Consequence([f"{prune} and deleted within minutes."])
+        return Consequence([f"{prune} and will be deleted within minutes."])
     return Consequence(
-        ["Others go with their attempts and output when they get so old."],
-        f"This would prune {older} {one if older.number == 1 else what}, with attempts and output, within minutes of "
-        "saving. They cannot be brought back.",
+        ["Others are deleted at that age, with attempts and output."],
+        f"Saving deletes {older} {one if older.number == 1 else what} within minutes, with attempts and output. "
+        "This cannot be undone.",
     )
 
 
@@ -127,79 +127,79 @@ def _audit_kept(session: Session, days: int, changed: bool) -> Consequence:
 
 def _lease(session: Session, old: float, new: float) -> list[str]:
     texts = [
-        f"Each worker gives a sign of life every {duration(min(10.0, new / 6))}. One that gives none for "
-        f"{duration(new)} is taken for dead: what it runs is ended, and its jobs go back to their queue."
+        f"Each worker sends a heartbeat every {duration(min(10.0, new / 6))}. A worker without a heartbeat for "
+        f"{duration(new)} is presumed dead: its commands are stopped, and its jobs return to their queue."
     ]
     if new < old:
-        texts.append("Jobs of a machine that froze or was cut off go back sooner. One that only pauses for so long "
-                     "loses its jobs, too, and they run again.")  # fmt: skip
+        texts.append("Jobs of a frozen or unreachable machine return sooner. A machine that only pauses this long "
+                     "also loses its jobs, and they run again.")  # fmt: skip
     elif new > old:
-        texts.append("Longer pauses do no harm. Jobs of a machine that froze or was cut off wait longer before they "
-                     "go back.")  # fmt: skip
+        texts.append("Longer pauses do no harm. Jobs of a frozen or unreachable machine return later.")
     running = Worker.state == literal_column("'running'")
     late = running & (Worker.seen_at < clock.now() - clock.seconds(new))
     silent = session.scalar(select(func.count()).select_from(Worker).where(late)) or 0
     if silent:
-        texts.append(f"Not heard of for longer than that now: {plural(silent, 'worker')}.")
-    texts.append("A worker that dies on its supervisor's machine is noticed at once, whatever stands here.")
+        texts.append(f"{plural(silent, 'worker has', 'workers have')} been silent for longer than that.")
+    texts.append("A worker that crashes while its supervisor runs is noticed at once, whatever the value.")
     return texts
 
 
 def _shutdown(_session: Session, _old: float, new: float) -> list[str]:
     first = (
-        f"After Ctrl-C or TERM, commands may run for {duration(new)}. What still runs then is handed back to its queue "
-        "and starts anew elsewhere, without counting as a failure."
+        f"After Ctrl-C or TERM, running commands have {duration(new)} to finish. After that they are stopped, and "
+        "their jobs return to the queue. This does not count as a failure."
         if new
-        else "After Ctrl-C or TERM all that runs is handed back at once, and starts anew elsewhere."
+        else "After Ctrl-C or TERM, running commands are stopped at once, and their jobs return to the queue."
     )
     return [
         first,
-        "So it is where a newer version takes over. A worker that is stopped here, or scaled away, is not hurried.",
+        "The same applies when a newer version takes over. Workers that you stop or scale down have no time limit.",
     ]
 
 
 def _kill(_session: Session, _old: float, new: float) -> list[str]:
     return [
-        "A command that is to end, by its time limit, a cancellation or a shutdown, is asked to (TERM) "
-        + (f"and killed {duration(new)} later, if it still runs." if new else "and killed at once."),
-        "For their time limit, attempts that run now keep the value that they began with.",
+        "On a timeout, a cancel or a shutdown, a command gets TERM "
+        + (f"and is killed if it still runs {duration(new)} later." if new else "and is killed at once."),
+        "For their timeout, running attempts keep the value they started with.",
     ]
 
 
 def _timeout(session: Session, _old: float, new: float) -> list[str]:
     texts = [
-        f"An attempt that runs for longer than {duration(new)} is ended and counts as failed, if its job sets no limit."
+        f"An attempt that runs longer than {duration(new)} is stopped and fails, unless its job sets its own timeout."
         if new
-        else "An attempt may run for ever, if its job sets no limit.",
-        "Attempts that run now keep the limit that they began with.",
+        else "Attempts have no time limit, unless their job sets a timeout.",
+        "Running attempts keep the timeout they started with.",
     ]
     if new:
         since = clock.now() - clock.seconds(new)
         longer = queries.count(session, in_state("processing"), Job.started_at < since, Job.timeout.is_(None))
         if longer.number:
-            texts.append(f"Running for longer than that now, with no limit of their own: {longer} "
-                         f"{'job' if longer.number == 1 else 'jobs'}.")  # fmt: skip
+            texts.append(f"{longer} running {'job has' if longer.number == 1 else 'jobs have'} already run longer.")
     return texts
 
 
 def _output(_session: Session, _old: float, new: float) -> list[str]:
     return [
-        f"Of each attempt at most {size(int(new))} of output are kept: the first and the last {size(int(new) // 2)}.",
-        "It holds for attempts that begin from now on. What is stored already stays as it is.",
+        f"Keeps up to {size(int(new))} of output per attempt: the first and the last {size(int(new) // 2)}.",
+        "Applies to new attempts. Stored output does not change.",
     ]
 
 
 def _memory(_session: Session, _old: float, new: float) -> list[str]:
-    limit = f"An attempt and all that it starts may use {size(int(new) * 1024**2)}; whatever wants more is killed."
-    return [limit if new else "No limit: an attempt may use what the machine has.", _FROM_NOW]
+    limit = (
+        f"An attempt with all its processes may use {size(int(new) * 1024**2)}. Processes that need more are killed."
+    )
+    return [limit if new else "No limit: an attempt may use all memory of the machine.", _FROM_NOW]
 
 
 def _processes(_session: Session, _old: float, new: float) -> list[str]:
-    limit = f"An attempt may have {number(new)} processes and threads at once; to start another fails."
-    return [limit if new else "No limit: an attempt may start as many as the machine bears.", _FROM_NOW]
+    limit = f"An attempt may have {number(new)} processes and threads at once. Starting more fails."
+    return [limit if new else "No limit: an attempt may start as many as the machine allows.", _FROM_NOW]
 
 
-_FROM_NOW = "It holds for attempts that begin from now on."
+_FROM_NOW = "Applies to new attempts."
 _TOLD: dict[str, Callable[[Session, float, float], list[str]]] = {
     "lease": _lease,
     "shutdown_grace": _shutdown,

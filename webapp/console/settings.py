@@ -1,4 +1,4 @@
-"""The settings: all of them, and one with its bounds, consequence and history. `settings` reads and checks values."""
+"""The settings: the list, and one setting with its bounds, effect and history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUPS = (
     ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
     ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
     ("Workers", ("shutdown_grace", "lease")),
-    ("Keeping", ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")),
+    ("Retention", ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")),
 )
 
 
@@ -38,7 +38,7 @@ def index() -> ResponseReturnValue:
 
 
 def _grouped(values: dict[str, settings.Value]) -> list[tuple[str, list[settings.Value]]]:
-    """The settings under their headings; one that no heading names stands under the last."""
+    """The settings by group. Settings without a group come last."""
     named = {key for _, keys in GROUPS for key in keys}
     groups = [(title, [values[key] for key in keys if key in values]) for title, keys in GROUPS]
     rest = [value for key, value in values.items() if key not in named]
@@ -54,7 +54,7 @@ def show(key: str) -> ResponseReturnValue:
 @pages.post("/config/<key>")
 @needs("admin")
 def change(key: str) -> ResponseReturnValue:
-    """Set it; with `reset` put it back to its default; with `preview` only show what it would do."""
+    """Set a value. `reset` restores the default; `preview` only shows the effect."""
     text = request.form.get("value", "")
     with reading() as session:
         definition = _value(session, key).definition
@@ -70,39 +70,39 @@ def change(key: str) -> ResponseReturnValue:
             return _page(session, key, text, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
         wanted = number(definition.tidy(definition.default)) if "reset" in request.form else text.strip()
-        then = f"Nothing was saved. Save again to put {wanted} in its place."
+        then = f"Not saved. Save again to set it to {wanted}."
         with reading() as session:
             return _page(session, key, wanted, conflict=_happened(error, then)), 409
-    _say(after, "again, its default" if "reset" in request.form else "")
+    _say(after)
     return redirect(url_for("config.show", key=key), 303)
 
 
 @pages.post("/config/<key>/revert")
 @needs("admin")
 def revert(key: str) -> ResponseReturnValue:
-    """Put it back to what it was before a change: a change like any other, checked and on record."""
+    """Restore the value before a change. This is a normal change, checked and recorded."""
     change_id = request.form.get("change", "")
     with reading() as session:
         _value(session, key)
     if not re.fullmatch(r"[0-9]{1,18}", change_id):
-        abort(400, "This form is incomplete. Load the page again.")
+        abort(400, "This form is incomplete. Reload the page.")
     try:
         after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
     except setting_values.SettingError as error:
         with reading() as session:
             return _page(session, key, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
-        then = "Nothing was put back. The history below is the new one; put it back from there."
+        then = "Not reverted. Check the updated history below."
         with reading() as session:
             return _page(session, key, conflict=_happened(error, then)), 409
-    _say(after, "again" if after.changed_by else "again, its default")
+    _say(after)
     return redirect(url_for("config.show", key=key), 303)
 
 
 @pages.post("/config/<key>/check")
 @needs("admin")
 def check(key: str) -> ResponseReturnValue:
-    """What is wrong with a value, or what it would do."""
+    """Check a value: the error, or the effect."""
     text = request.form.get("value", "")
     with reading() as session:
         value = _value(session, key)
@@ -114,32 +114,31 @@ def check(key: str) -> ResponseReturnValue:
     return htmx.fragment("config/_check.html", problem=problem, consequence=consequence)
 
 
-def _say(after: settings.Value, what: str) -> None:
-    flash(
-        f"{after.definition.key} is {' '.join([number(after.value), what]).strip()}. It holds from now on.", "success"
-    )
+def _say(after: settings.Value) -> None:
+    default = "" if after.changed_by else " (default)"
+    flash(f"Saved: {after.definition.key} = {number(after.value)}{default}", "success")
 
 
 def _seen() -> Optional[int]:
-    """The newest change that the form's page showed; None for a form that does not tell."""
+    """The newest change that the user saw; None if the form does not say."""
     text = request.form.get("seen", "")
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _happened(error: settings.Outdated, then: str) -> str:
     change = error.change
-    default = ", its default," if change.after_default else ""
-    return f"{who(change.actor)} changed it to {number(change.after)}{default} in the meantime. {then}"
+    default = " (default)" if change.after_default else ""
+    return f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
 
 
 def _without_key(error: setting_values.SettingError, key: str) -> str:
-    """A message without the setting's name in front, which stands above the field already."""
+    """A message without the setting's name at its start."""
     text = str(error)
     return text[len(key) + 2 :].strip() if text.startswith(f"{key}: ") else text
 
 
 def _value(session: Session, key: str) -> settings.Value:
-    """One setting as it stands, or NotFound."""
+    """One setting, or NotFound."""
     for value in settings.describe(session):
         if value.definition.key == key:
             return value
@@ -159,7 +158,7 @@ def _preview(session: Session, key: str, text: str) -> ResponseReturnValue:
 
 
 def _page(session: Session, key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
-    """One setting. `text` is what somebody typed; without it the field has the value that stands."""
+    """The page of one setting. `text` is the typed value; by default the current value."""
     value = _value(session, key)
     typed = str(value.value) if text is None else text
     try:

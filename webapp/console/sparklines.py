@@ -1,4 +1,4 @@
-"""Deaths per hour as a small drawing: bars in one path, and the same in words."""
+"""Dead letters per hour as a small chart, and the same as text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from webapp.console.times import local
 from webapp.insight.failure_groups import HOUR, Deaths
 
-STEP, BAR, HEIGHT = 4, 3, 20  # pixels: from bar to bar, a bar's width, the highest one
+STEP, BAR, HEIGHT = 4, 3, 20  # pixels: distance of bars, their width, highest bar
 
 
 @dataclass(frozen=True)
 class Sparkline:
-    """`path` draws the bars from left to right; `label` says what they show."""
+    """`path` draws the bars; `label` is the text."""
 
     path: str
     label: str
@@ -32,7 +32,7 @@ def sparkline(deaths: Deaths) -> Sparkline:
 
 def _label(deaths: Deaths, most: int) -> str:
     if not most:
-        return "None died in the last 24 hours"
+        return "No dead letters in the last 24 hours"
     at = local(deaths.since + deaths.hours.index(most) * HOUR)
     more = " or more" if most >= deaths.cap else ""
-    return f"{deaths.total} died in the last 24 hours, most from {at:%H:%M} on: {most}{more}"
+    return f"{deaths.total} in the last 24 hours, at most {most}{more} per hour, from {at:%H:%M}"

@@ -1,4 +1,4 @@
-"""Submitting a job: the form, its checks while somebody types, when retries would fall. `forms.py` reads the fields."""
+"""The submit page: the form, its live checks, the retry schedule. `forms.py` reads the fields."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ FORM_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}\Z")
 @pages.get("/submit")
 @needs("operator")
 def new() -> ResponseReturnValue:
-    """The form: empty, or filled in from the job that `from` names."""
+    """The form: empty, or filled in from the job in `from`."""
     form = SubmitForm.empty()
     with reading() as session:
         if request.args.get("from"):
             job = job_detail.find(session, request.args["from"])
             if job is None:
-                raise operations.NotFound(f"there is no job {request.args['from']!r} to start from.")
+                raise operations.NotFound(f"job {request.args['from']!r} does not exist.")
             form = SubmitForm.of_job(job)
         return _page(session, form, secrets.token_urlsafe(18))
 
@@ -52,11 +52,11 @@ def new() -> ResponseReturnValue:
 @pages.post("/submit")
 @needs("operator")
 def create() -> ResponseReturnValue:
-    """Make the job, or one of each line, and go there. The same form sent twice makes it once; with other words in it,
-    it makes another."""
+    """Create the job, or one job per line, and go there. A form that is sent twice creates its jobs once, unless its
+    values have changed."""
     key = request.form.get("form_key", "")
     if not FORM_KEY.match(key):
-        abort(400, "This form is incomplete. Load the page again.")
+        abort(400, "This form is incomplete. Reload the page.")
     form = SubmitForm.read(request.form)
     if form.specs:
         made, number = _key_of(key, form), len(form.specs)
@@ -72,17 +72,17 @@ def create() -> ResponseReturnValue:
 
 
 def _leave(ids: list[str], batch: Optional[str], *, watch: bool) -> ResponseReturnValue:
-    """Go to the job's page, or to that of all that were made; `watch`: to its output, read again each second."""
+    """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
-        flash(f"{plural(len(ids), 'job is', 'jobs are')} submitted.", "success")
+        flash(f"{plural(len(ids), 'job')} submitted.", "success")
         return redirect(url_for("batches.show", key=batch, **asked), 303)
-    flash(f"{ids[0]} is submitted.", "success")
+    flash(f"{ids[0]} submitted.", "success")
     return redirect(url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else ""), 303)
 
 
 def _key_of(key: str, form: SubmitForm) -> str:
-    """The form's key and what was typed: a page that Back brought out of the browser's memory has its old key."""
+    """A key of form and values: after the browser's Back button, a changed form still has its old form key."""
     sent = json.dumps([key, actor(), form.values], sort_keys=True)
     return hashlib.blake2b(sent.encode(errors="backslashreplace"), digest_size=16).hexdigest()
 
@@ -90,7 +90,7 @@ def _key_of(key: str, form: SubmitForm) -> str:
 @pages.post("/submit/check")
 @needs("viewer")
 def check() -> ResponseReturnValue:
-    """What is wrong with one field so far; for the number of retries, also when they would fall."""
+    """Check one field. For the number of retries, also return the schedule."""
     name = request.args.get("field", "")
     if name not in FIELDS:
         abort(404)
@@ -100,7 +100,7 @@ def check() -> ResponseReturnValue:
         if name == "id" and len(form.specs) == 1 and form.specs[0].id is not None:
             taken = job_detail.find(session, form.specs[0].id)
             if taken is not None:
-                form.errors["id"] = f"{taken.id!r} is taken by a job that is {taken.state}. Choose another."
+                form.errors["id"] = f"{taken.id!r} is already used by a {taken.state} job. Choose another id."
         obstacle = _obstacle(session, form) if name in {"queue", "requires"} else None
     return htmx.fragment(
         "submit/_check.html",
@@ -115,7 +115,7 @@ def check() -> ResponseReturnValue:
 
 
 def _obstacle(session: Session, form: SubmitForm) -> Optional[blockers.Obstacle]:
-    """What would keep the job waiting; that no worker runs at all stands on every page."""
+    """Why the job would wait. 'No workers running' is left out: every page shows it."""
     if form.lane is None:
         return None
     found = blockers.fleet_of(session, form.lane.queue, form.lane.requires).obstacle
@@ -123,7 +123,7 @@ def _obstacle(session: Session, form: SubmitForm) -> Optional[blockers.Obstacle]
 
 
 def _offered(session: Session) -> list[str]:
-    """Labels that workers have, those of hosts last; none where all have the same, the host's alone."""
+    """Labels of running workers, hosts last. None if there is only one label."""
     alive = [view.labels for view in queries.workers(session, settings.load(session).lease) if view.alive]
     found = sorted(frozenset[str]().union(*alive), key=lambda label: (label.startswith(labels.HOST), label))
     return found[:MOST_OFFERED] if len(found) > 1 else []

@@ -1,4 +1,4 @@
-"""What every template can use: filters for times and words, and what the page knows of its reader."""
+"""Filters and values for all templates."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def init_app(app: Flask) -> None:
         happened=wording.happened,
         phase=timeline.told,
         shown_state=wording.shown_state,
+        worker_state=wording.worker_state,
         labels=labels.split,
         plain=text.show_controls,
     )
@@ -47,14 +48,14 @@ def init_app(app: Flask) -> None:
 
 
 def may_open(endpoint: str) -> bool:
-    """Whether this application has such a page, and the reader's role opens it."""
+    """Whether the page exists and the user's role may open it."""
     person = current_person()
     known = endpoint in current_app.view_functions
     return known and person is not None and person.may(needed_role(current_app, endpoint) or "viewer")
 
 
 def _reader() -> dict[str, Any]:
-    """The reader and what the reader's cookies ask for; a cookie that says nonsense counts as none."""
+    """The user and the preferences from cookies. Invalid cookies are ignored."""
     cookies = request.cookies
     return {
         "person": current_person(),

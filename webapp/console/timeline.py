@@ -1,4 +1,4 @@
-"""A job's timeline as its page shows it: moments and what lay between them in one list, and all of it as a bar."""
+"""A job's timeline: events and the phases between them in one list, and the phases as a bar."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from webapp.jobs.job_phases import Phase, totals
 from webapp.lib import clock
 from webapp.lib.durations import duration
 
-SHOWN = 80  # lines of the list; the rest is counted
-DRAWN = 60  # phases in the bar, the last ones
-WIDTH = 1000.0  # of the whole bar, in the units of its view box
-LEAST = 5.0  # of a phase, so that the shortest can be seen
-OPEN = 40.0  # of one that goes on
+SHOWN = 80  # entries in the list; the rest is counted
+DRAWN = 60  # phases in the bar: the last ones
+WIDTH = 1000.0  # of the bar, in units of its view box
+LEAST = 5.0  # smallest width of a phase
+OPEN = 40.0  # width of the current phase
 
 WORDS = {
     "not_due": "not due for",
     "waited": "waited",
     "ran": "ran",
     "backed_off": "backed off",
-    "unclear": "backed off and waited",
+    "unclear": "backed off, then waited",
 }
 NOW_WORDS = {"backed_off": "backs off"}
 Line = Union[TimelineEntry, Phase]
@@ -30,7 +30,7 @@ Line = Union[TimelineEntry, Phase]
 
 @dataclass(frozen=True)
 class Segment:
-    """One phase in the bar: where it begins and how wide it is, in units of the view box."""
+    """One phase in the bar, in units of the view box."""
 
     kind: str
     x: float
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Bar:
-    """`legend` has kind, word and sum of each kind that occurred; `text` is the same for those who do not see it."""
+    """`legend` has kind, label and total of each kind; `text` is the same for screen readers."""
 
     segments: list[Segment]
     legend: list[tuple[str, str, str]]
@@ -53,22 +53,22 @@ class Bar:
 
 
 def merged(moments: Sequence[TimelineEntry], lived: Sequence[Phase]) -> list[Line]:
-    """Both in one list, newest first. A phase stands between the moments at its two ends."""
+    """Both in one list, newest first. A phase is placed between the events at its two ends."""
     keyed = [(one.at, 0, place, one) for place, one in enumerate(moments)]
     keyed += [(one.start, 1, place, one) for place, one in enumerate(lived)]  # type: ignore[misc]
     return [line for *_, line in sorted(keyed, key=lambda key: key[:3], reverse=True)]
 
 
 def told(phase: Phase) -> str:
-    """'waited 3 s', 'backs off 40 s'; what goes on has its length told by a time element behind these words."""
+    """'waited 3 s', 'backs off 40 s'. The template adds the duration of the current phase."""
     if phase.end is None:
-        return {"waited": "has waited for", "ran": "has run for"}[phase.kind]
+        return {"waited": "waiting for", "ran": "running for"}[phase.kind]
     word = NOW_WORDS.get(phase.kind, WORDS[phase.kind]) if phase.end > clock.now() else WORDS[phase.kind]
     return f"{word} {duration((phase.end - phase.start) / clock.SECOND)}"
 
 
 def bar_of(lived: Sequence[Phase]) -> Optional[Bar]:
-    """The last phases to scale, but for those that are too short to see. None before the first attempt has ended."""
+    """The last phases, to scale except for very short ones. None before the first attempt has ended."""
     sums = totals(lived)
     if "ran" not in sums:
         return None
@@ -78,7 +78,7 @@ def bar_of(lived: Sequence[Phase]) -> Optional[Bar]:
     scale = WIDTH / sum(widths)
     segments, x = [], 0.0
     for phase, width in zip(drawn, widths):
-        text = "goes on" if phase.end is None else told(phase)
+        text = "in progress" if phase.end is None else told(phase)
         text = f"attempt {phase.attempt} {text}" if phase.attempt is not None else text
         segments.append(Segment(phase.kind, round(x, 1), round(width * scale, 1), text, phase.end is None))
         x += width * scale

@@ -1,6 +1,6 @@
-"""Times for a reader: absolute, in the zone of the `tz` cookie, else UTC, and named. `app.js` makes them relative.
+"""Times for users: absolute, in the zone of the `tz` cookie or in UTC. `app.js` makes them relative.
 
-The server never writes 'three minutes ago': a fragment would differ each time that it is asked for.
+The server never writes '3 min ago', because then every refresh of a page would differ.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def zone() -> tzinfo:
-    """The reader's zone, as far as the browser has told."""
+    """The user's time zone from the cookie, else UTC."""
     return _zone(request.cookies.get("tz", "UTC")[:64]) if has_request_context() else timezone.utc
 
 
@@ -48,15 +48,15 @@ def exact(micros: Optional[int]) -> str:
 
 
 def brief(micros: int) -> str:
-    """'24 Nov 04:37 UTC', with its year where that is not this one"""
+    """'24 Nov 04:37 UTC', with the year if it is another year"""
     moment = local(micros)
     year = "" if moment.year == local(clock.now()).year else f" {moment.year}"
     return f"{moment.day} {moment:%b}{year} {moment:%H:%M} {moment.tzname()}"
 
 
 def when(micros: Optional[int], mode: str = "ago") -> str:
-    """A time element. `mode`: `ago` ('3 min ago', 'in 5 s'), `for` ('3 min', counting on), `due` (as `ago`, but
-    'any moment now' once it is there), or `exact`, which stays."""
+    """A time element. `mode`: `ago` ('3 min ago', 'in 5 s'), `for` ('3 min', still counting), `due` (as `ago`, but
+    'any moment now' when it is reached), or `exact` (absolute)."""
     if micros is None:
         return Markup('<span class="muted">\N{EN DASH}</span>')
     attribute = Markup("") if mode == "exact" else Markup(' data-when="{}"').format(mode)
@@ -69,7 +69,7 @@ def iso(micros: int) -> str:
 
 
 def parse_form(text: str) -> str:
-    """What a datetime-local field sent, as ISO 8601 with the reader's zone. Raises ValueError with a message for it."""
+    """The value of a datetime-local field as ISO 8601 with the user's time zone. Raises ValueError with a message for it."""
     try:
         moment = datetime.fromisoformat(text)
         told = moment.isoformat() if moment.tzinfo is not None else moment.replace(tzinfo=zone()).isoformat()
@@ -80,5 +80,5 @@ def parse_form(text: str) -> str:
 
 
 def zone_name() -> str:
-    """'Europe/Berlin' or 'UTC', for a form that asks for a time."""
+    """'Europe/Berlin' or 'UTC', for forms with a time."""
     return str(zone())

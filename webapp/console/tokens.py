@@ -1,5 +1,4 @@
-"""Tokens, what programs show to the API: all of them, making one, ending one. The secret is in one answer and never
-again: not in a URL, a cookie or a log."""
+"""API tokens: the list, creating and revoking. A secret appears in one response only, never in a URL, cookie or log."""
 
 from __future__ import annotations
 
@@ -20,15 +19,15 @@ from webapp.lib import clock
 
 pages = Blueprint("tokens", __name__)
 
-LIVES = (("30", "30 days"), ("90", "90 days"), ("365", "a year"), ("", "no end: until somebody revokes it"))
+LIVES = (("30", "30 days"), ("90", "90 days"), ("365", "1 year"), ("", "Never expires"))
 USUAL_LIFE = "90"
-SOON = 7 * clock.DAY  # before its end, a token is marked
+SOON = 7 * clock.DAY  # a token that expires within this time is marked
 
 
 @pages.get("/tokens")
 @needs("admin")
 def index() -> ResponseReturnValue:
-    """All that work; with `ended`, the others too."""
+    """Working tokens; with `ended`, also expired and revoked ones."""
     ended = "ended" in request.args
     with reading() as session:
         rows = [(token, state_of(token)) for token in tokens.every(session, ended=ended)]
@@ -36,7 +35,7 @@ def index() -> ResponseReturnValue:
 
 
 def state_of(token: Token) -> str:
-    """As `tokens.state`, and of those that work: soon, where the end is less than a week away."""
+    """As `tokens.state`, and 'soon' for tokens that expire within a week."""
     state = tokens.state(token)
     ends_soon = token.expires_at is not None and token.expires_at <= clock.now() + SOON
     return "soon" if state == "works" and ends_soon else state
@@ -51,7 +50,7 @@ def new() -> ResponseReturnValue:
 @pages.post("/tokens/new")
 @needs("admin", fresh=True)
 def make() -> ResponseReturnValue:
-    """Make one and show its secret, in this answer alone: a redirect would have to carry it."""
+    """Create a token and show its secret in this response: a redirect would have to carry it."""
     typed = {name: request.form.get(name, "").strip() for name in ("name", "scope", "days")}
     try:
         secret, token = tokens.make(typed["name"], typed["scope"], _days(typed["days"]), actor())
@@ -67,7 +66,7 @@ def _days(text: str) -> Optional[int]:
     if not text:
         return None
     if not text.isdecimal() or len(text) > 6:
-        raise tokens.TokenError("days", f"{text[:40]!r} is no number of days; choose one of the list.")
+        raise tokens.TokenError("days", f"{text[:40]!r} is not a number of days. Choose one from the list.")
     return int(text)
 
 
@@ -79,13 +78,13 @@ def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
 
 
 @pages.post("/token/<name>/revoke")
-@needs("admin")  # not fresh: to take a right away must be quick
+@needs("admin")  # not fresh: revoking must be quick
 def revoke(name: str) -> ResponseReturnValue:
-    """End a token at once, after a question. 409 where it had ended already."""
+    """Revoke a token, after confirmation. 409 if it has already ended."""
     if "confirmed" not in request.form:
         return htmx.ask(
             title=f"Revoke {name}?",
-            text="Programs that show this token are refused at once. It cannot be brought back; its name stays taken.",
+            text="Programs that use this token lose access at once. This cannot be undone. The name stays taken.",
             examples=[],
             more=0,
             action=request.path,
@@ -95,5 +94,5 @@ def revoke(name: str) -> ResponseReturnValue:
             back=url_for("tokens.index"),
         )
     if not tokens.revoke(name, actor()):
-        return htmx.refused(f"There is no token {name} that still works. Nothing was changed.")
-    return htmx.done(f"Token {name} is revoked.", back=url_for("tokens.index"))
+        return htmx.refused(f"No working token {name}. Nothing changed.")
+    return htmx.done(f"Token {name} revoked.", back=url_for("tokens.index"))

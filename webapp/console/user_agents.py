@@ -1,4 +1,4 @@
-"""What a browser calls itself, in a few words: 'Firefox 128 on Linux'. A guess for people; nothing is decided by it."""
+"""A short name for a User-Agent: 'Firefox 128 on Linux'. For display only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Optional
 
 from webapp.lib.text import shorten
 
-# The first that is found counts: most browsers also name those that they want to be taken for.
+# The first match counts: most browsers also name other browsers.
 _BROWSERS = (
     ("Edge", re.compile(r"Edg(?:e|A|iOS)?/(\d+)")),
     ("Opera", re.compile(r"(?:OPR|Opera)/(\d+)")),
@@ -29,10 +29,10 @@ _LONGEST = 40
 
 
 def short(agent: Optional[str]) -> str:
-    """A User-Agent for people; one of no browser that is known is shown as it came, cut."""
+    """A User-Agent as short text. Unknown ones are shown as they are, cut."""
     text = (agent or "").strip()
     if not text:
-        return "an unnamed browser"
+        return "unknown browser"
     browser = next((f"{name} {found[1]}" for name, looks in _BROWSERS if (found := looks.search(text))), "")
     system = next((name for part, name in _SYSTEMS if part in text), "")
     if not browser:

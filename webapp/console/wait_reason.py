@@ -1,6 +1,6 @@
-"""What keeps workers from jobs, in words, and the command that starts one which would take them.
+"""Texts about why jobs wait for workers, and the command that starts a matching worker.
 
-What it is that keeps them is found in `webapp/insight/blockers.py`.
+`webapp/insight/blockers.py` finds the reason.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ START_COMMAND = "python3 manage.py worker start"
 
 
 def start_command(queue: str = "", requires: str = "") -> str:
-    """What starts a worker that has what is required, and serves this queue alone, or all.
+    """The command that starts a worker with these labels, for this queue or for all.
 
-    A host's label cannot be given: the command must be typed there, see `place`.
+    It leaves out a host label, because the command must run on that host: see `place`.
     """
     given = [label for label in labels.split(requires) if not label.startswith(labels.HOST)]
     words = [START_COMMAND, *(["--queue", queue] if queue else []), *(f"--label {label}" for label in given)]
@@ -25,35 +25,31 @@ def start_command(queue: str = "", requires: str = "") -> str:
 
 
 def place(requires: str) -> str:
-    """The host that is required, or ''."""
+    """The required host, or ''."""
     return next((one[len(labels.HOST) :] for one in labels.split(requires) if one.startswith(labels.HOST)), "")
 
 
 def takers(queue: str, requires: str) -> str:
-    """Workers that may take these jobs, as a clause behind 'every worker that': 'serves mail and has gpu'."""
+    """A clause after 'all workers that': 'serve mail and have gpu'."""
     host, others = place(requires), _but_hosts(labels.split(requires))
-    return f"serves {queue}{f' on {host}' if host else ''}{f' and has {listed(others)}' if others else ''}"
+    return f"serve {queue}{f' on {host}' if host else ''}{f' and have {listed(others)}' if others else ''}"
 
 
 def wanting(obstacle: Obstacle) -> str:
-    """What nobody has, where the obstacle is 'unlabelled', behind 'asks for': 'the label gpu, which no worker has'."""
+    """The missing worker of an 'unlabelled' obstacle, after 'needs' or 'waiting for': 'a worker with label gpu'."""
     host, required = place(obstacle.requires), _but_hosts(labels.split(obstacle.requires))
-    serving = "" if _nobody_at_all(obstacle) else f" that serves {obstacle.queue}"
-    who = f"no worker{serving}"
+    serving = "" if _no_worker_at_all(obstacle) else f" that serves {obstacle.queue}"
     if any(label.startswith(labels.HOST) for label in obstacle.missing):
-        return f"the host {host}, on which {who} runs"
+        return f"a worker on {host}{serving}"
     missing = _but_hosts(obstacle.missing)
-    if len(missing) > 1:
-        return f"the labels {listed(missing)}, of which {who} has any"
-    if missing:
-        return f"the label {missing[0]}, which {who} has"
-    named = f"the label{'s' if len(required) > 1 else ''} {listed(required)}{f' on the host {host}' if host else ''}"
-    has = "has it" if len(required) == 1 else "has both" if len(required) == 2 else "has all of them"
-    return f"{named}, and no worker{' there' if host else ''}{serving} {has}"
+    names = missing or required
+    one = "a" if missing or len(required) == 1 else "one"  # else each label exists, but not on one worker
+    where = f" on {host}" if host and not missing else ""
+    return f"{one} worker with label{'s' if len(names) > 1 else ''} {listed(names)}{where}{serving}"
 
 
-def _nobody_at_all(obstacle: Obstacle) -> bool:
-    """Whether workers of other queues lack it as well."""
+def _no_worker_at_all(obstacle: Obstacle) -> bool:
+    """Whether no worker of another queue matches either."""
     others = [view.labels for view in obstacle.alive]
     if not obstacle.missing:
         return not any(labels.suffice(had, obstacle.requires) for had in others)

@@ -1,4 +1,4 @@
-"""The console's words for what the queue is and does: states, verbs, actors, sizes."""
+"""The console's texts for states, verbs, actors and sizes."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from webapp.core.states import ARROWS
 from webapp.db.models import Job
 from webapp.jobs.job_detail import TimelineEntry
 
-NOTHING = "\N{EN DASH}"  # where a table has no value
+NOTHING = "\N{EN DASH}"  # a table cell without a value
 STATE_HELP = {
     "scheduled": "not due yet",
     "pending": "due, waiting for a worker",
-    "processing": "running now",
-    "completed": "ended with exit code 0",
-    "failed": "failed, waiting for its retry",
-    "dead": "no retries left, or may not be retried",
-    "cancelled": "stopped by a person",
+    "processing": "running",
+    "completed": "exit code 0",
+    "failed": "failed, will retry",
+    "dead": "out of retries",
+    "cancelled": "stopped by a user",
 }
 ROLE_HELP = {
-    "viewer": "looks at jobs, output, workers and settings, and changes nothing",
-    "operator": "also submits, cancels, requeues and discards jobs, and pauses queues: may run any command",
-    "admin": "also changes settings, steers workers, manages people and tokens, and reads the audit trail",
+    "viewer": "sees jobs, output, workers and settings; cannot change anything",
+    "operator": "also submits, cancels, requeues and discards jobs, and pauses queues; can run any command",
+    "admin": "also changes settings, controls workers, manages users and tokens, and reads the audit trail",
 }
 EMPTY = {
     "": ("No jobs yet", "A job is a shell command. Submit one here, or from a terminal."),
-    "scheduled": ("Nothing is scheduled", "Jobs that were given a time or a delay wait here until they are due."),
-    "pending": ("Nothing waits", "Jobs that are due stand here until a worker takes them."),
-    "processing": ("Nothing runs right now", "Jobs that a worker has taken are shown here while they run."),
-    "completed": ("Nothing has completed yet", "Jobs whose command ended with exit code 0 are kept here for a while."),
-    "failed": ("Nothing waits for a retry", "Jobs whose last attempt failed wait here for the next one."),
-    "dead": ("No dead letters", "Jobs that failed for good would lie here, until somebody requeues or discards them."),
-    "cancelled": ("Nothing was cancelled", "Jobs that a person stopped are kept here for a while."),
+    "scheduled": ("No scheduled jobs", "Jobs with a start time or a delay wait here until they are due."),
+    "pending": ("No pending jobs", "Jobs that are due wait here for a worker."),
+    "processing": ("No running jobs", "Jobs appear here while a worker runs them."),
+    "completed": ("No completed jobs", "Jobs that end with exit code 0 are kept here for some time."),
+    "failed": ("No jobs to retry", "Failed jobs wait here for their next attempt."),
+    "dead": ("No dead letters", "Jobs that run out of retries stay here until you requeue or discard them."),
+    "cancelled": ("No cancelled jobs", "Cancelled jobs are kept here for some time."),
 }
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One act on jobs. `path` is its name in a URL, `past` says what was done; it `asks` even for a single job."""
+    """One action on jobs. `path` is its name in a URL. With `asks` it needs confirmation even for a single job."""
 
     name: str
     path: str
@@ -52,20 +52,20 @@ class Verb:
 VERBS = {
     verb.path: verb
     for verb in (
-        Verb("run_now", "run-now", "Run now", "Set to run now:", "They become pending at once, before their time."),
+        Verb("run_now", "run-now", "Run now", "Set to run now:", "They start as soon as a worker is free."),
         Verb(
             "requeue",
             "requeue",
             "Requeue",
             "Requeued",
-            "They become pending, with no failures to their name, and run as soon as a worker is free.",
+            "They rejoin the queue with retries reset.",
         ),
         Verb(
             "cancel",
             "cancel",
             "Cancel",
             "Cancelled",
-            "Jobs that wait will not run. Commands that run are told to end, and killed if they do not.",
+            "Waiting jobs will not run. Running commands are asked to stop, then killed.",
             danger=True,
         ),
         Verb(
@@ -73,7 +73,7 @@ VERBS = {
             "discard",
             "Discard",
             "Discarded",
-            "They are deleted with their attempts and output. This cannot be undone.",
+            "Jobs, attempts and output are deleted. This cannot be undone.",
             asks=True,
             danger=True,
         ),
@@ -82,7 +82,7 @@ VERBS = {
 
 
 def verbs_for(state: Optional[str]) -> list[Verb]:
-    """The acts that make sense for jobs in a state; for None, all of them."""
+    """The actions that jobs in a state allow. None: all actions."""
     return [verb for verb in VERBS.values() if state is None or may_leave(verb, state)]
 
 
@@ -91,43 +91,43 @@ def may_leave(verb: Verb, state: str) -> bool:
 
 
 def who(actor: Optional[str]) -> str:
-    """'person:ana' as 'ana', 'token:deploy' as 'token deploy', 'rule:retention' as 'the rule retention'."""
+    """'person:ana' as 'ana', 'token:deploy' as 'token deploy', 'rule:retention' as 'rule retention'."""
     kind, _, name = (actor or "").partition(":")
     if not name:
         return actor or NOTHING
-    words = {"person": name, "token": f"token {name}", "worker": f"worker {name}", "rule": f"the rule {name}"}
+    words = {"person": name, "token": f"token {name}", "worker": f"worker {name}", "rule": f"rule {name}"}
     return words.get(kind, actor or NOTHING)
 
 
 _HAPPENED = {
     "enqueue": "Submitted",
-    "promote": "Due: pending now",
-    "requeue": "Requeued, with no failures to its name",
+    "promote": "Due, pending",
+    "requeue": "Requeued (retries reset)",
     "run_now": "Set to run now",
     "cancel": "Cancelled",
-    "ask_cancel": "Asked to stop",
-    "undo": "Put back by an undo",
-    "bury": "Laid in the dead letters",
+    "ask_cancel": "Cancel requested",
+    "undo": "Restored by undo",
+    "bury": "Moved to dead letters",
 }
 _ATTEMPT = {
     "start": "Attempt {n} started",
     "complete": "Attempt {n} completed",
     "fail": "Attempt {n} failed",
-    "cancel": "Attempt {n} stopped",
-    "release": "Attempt {n} handed back: its worker shut down",
-    "lose": "Attempt {n} lost: its worker died",
+    "cancel": "Attempt {n} cancelled",
+    "release": "Attempt {n} interrupted (worker shut down)",
+    "lose": "Attempt {n} lost (worker crashed)",
 }
 
 
 def happened(line: TimelineEntry) -> str:
-    """A line of a timeline as words."""
+    """The text of a timeline entry."""
     if line.attempt is not None and line.verb in _ATTEMPT:
         return _ATTEMPT[line.verb].format(n=line.attempt)
     return _HAPPENED.get(line.verb, line.verb.replace("_", " ").capitalize())
 
 
 def sentence(message: str) -> str:
-    """A message that the command line shows behind a field's name, as a sentence of its own."""
+    """Capitalize a message that the command line shows after a field's name."""
     return message[:1].upper() + message[1:]
 
 
@@ -136,6 +136,11 @@ def number(value: Optional[float]) -> str:
     if value is None:
         return NOTHING
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
+
+
+def worker_state(shown: str) -> str:
+    """The text for `WorkerView.shown_state`."""
+    return {"quiet": "draining", "silent": "not responding", "expired": "lost"}.get(shown, shown)
 
 
 def shown_state(job: Job) -> str:

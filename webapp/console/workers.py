@@ -1,4 +1,4 @@
-"""The fleet: who runs, what it runs and uses, steering a worker, and scaling a supervisor."""
+"""Workers and supervisors: the list, draining and stopping a worker, scaling a supervisor."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from webapp.console.nav import nav_of
 from webapp.console.roles import needs
 from webapp.console.sessions import actor
 from webapp.console.wait_reason import START_COMMAND
+from webapp.console.wording import worker_state
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet
@@ -29,19 +30,19 @@ from webapp.web.request_info import came_from
 
 pages = Blueprint("workers", __name__)
 
-SHOW_ENDED = clock.seconds(3600)  # how long a worker that has ended stays on the page
-MOST_ENDED = 20  # of them; a worker that dies at each start leaves many
+SHOW_ENDED = clock.seconds(3600)  # how long a stopped worker stays on the page
+MOST_ENDED = 20  # a worker that crashes at each start leaves many
 WISHES = {
-    "quiet": ("quiet", "takes no more jobs. What it runs goes on."),
+    "quiet": ("quiet", "is draining: it finishes its jobs and takes no new ones."),
     "resume": ("run", "takes jobs again."),
-    "stop": ("stop", "finishes what it runs, then ends. Its supervisor is to have one fewer."),
+    "stop": ("stop", "is stopping: it finishes its jobs first. Its supervisor keeps one worker less."),
 }
 _STEPS = {"-1": -1, "+1": 1}
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine with its supervisors."""
+    """A host with its supervisors."""
 
     name: str
     supervisors: list[SupervisorView]
@@ -73,7 +74,7 @@ def index() -> ResponseReturnValue:
 
 
 def load(worker: Worker) -> str:
-    """What it has used of a core since its start: '3 %', '< 1 %', '215 %'; empty where that is not known."""
+    """CPU use of one core since the start: '3 %', '< 1 %', '215 %'; empty if unknown."""
     lived = worker.seen_at - worker.started_at
     if worker.cpu_time is None or lived <= 0:
         return ""
@@ -94,7 +95,7 @@ def slots_of(views: Iterable[WorkerView]) -> str:
 @pages.post("/worker/<worker_id>/<wish>")
 @needs("admin")
 def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
-    """Ask one worker. 409 where it ends or has ended by now; the last one that works is stopped after a question."""
+    """Drain, resume or stop a worker. 409 if it is ending. Stopping the last worker needs confirmation."""
     if wish not in WISHES:
         abort(404)
     if wish == "stop" and "confirmed" not in request.form:
@@ -106,29 +107,29 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
     if worker_id in outcome.refused:
         state = outcome.refused[worker_id]
         if state is None:
-            raise operations.NotFound(f"there is no worker {worker_id!r}.")
-        return htmx.refused(f"Worker {worker_id} is {state} by now. Nothing was changed.")
+            raise operations.NotFound(f"worker {worker_id!r} does not exist.")
+        return htmx.refused(f"Worker {worker_id} is already {worker_state(state)}. Nothing changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
 
 
 def _last_one(worker_id: str) -> Optional[WorkerView]:
-    """The worker, where no other one would go on."""
+    """The worker, if it is the only one that would go on."""
     with reading() as session:
         views = _going_on(session)
     return views[0] if [view.worker.id for view in views] == [worker_id] else None
 
 
 def _going_on(session: Session) -> list[WorkerView]:
-    """Workers that live and were not asked to stop."""
+    """Live workers that are not stopping."""
     views = queries.workers(session, settings.load(session).lease)
     return [view for view in views if view.alive and view.worker.wish != "stop"]
 
 
 def _ask_to_stop(view: WorkerView) -> ResponseReturnValue:
-    runs = " It finishes what it runs:" if view.jobs else ""
+    runs = " It finishes these jobs first:" if view.jobs else ""
     return htmx.ask(
         title="Stop the last worker?",
-        text=f"No other worker runs. Nothing will run until its supervisor is scaled up, or others are started.{runs}",
+        text=f"No other worker is running. Jobs will wait until you scale up or start a worker.{runs}",
         examples=view.jobs[:5],
         more=len(view.jobs) - 5,
         action=request.path,
@@ -152,7 +153,7 @@ def supervisor(supervisor_id: str) -> ResponseReturnValue:
 @pages.post("/supervisor/<supervisor_id>/scale")
 @needs("admin")
 def scale(supervisor_id: str) -> ResponseReturnValue:
-    """Have it keep so many workers, or one more or fewer. Before nothing would run any more, a question."""
+    """Set the number of workers, or add or remove one. Removing the last worker needs confirmation."""
     typed = request.form.get("workers", "").strip()
     by = _STEPS.get(request.form.get("by", ""), 0)
     to = int(typed) if re.fullmatch(r"[0-9]{1,9}", typed) else None
@@ -168,17 +169,17 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
         with reading() as session:
             return _page(session, _view(session, supervisor_id), typed, str(error)), 422
     except fleet.Unheard as error:
-        return htmx.refused(f"{error} Nothing was changed.")
+        return htmx.refused(f"{error} Nothing changed.")
     return htmx.done(_said(scaled), back=url_for("workers.index"))
 
 
 def _said(scaled: fleet.Scaled) -> str:
-    number = plural(scaled.after, "worker") if scaled.after else "no worker"
+    number = plural(scaled.after, "worker")
     if scaled.after == scaled.before:
-        return f"Supervisor {scaled.supervisor} is to have {number}, as before."
+        return f"Supervisor {scaled.supervisor} already has {number}."
     more = scaled.after > scaled.before
-    then = "More start within seconds." if more else "Those that run least stop when they are done."
-    return f"Supervisor {scaled.supervisor} is to have {number}, before {scaled.before}. {then}"
+    then = "New workers start within seconds." if more else "The least busy workers finish their jobs, then stop."
+    return f"Scaling {scaled.supervisor} from {scaled.before} to {number}. {then}"
 
 
 def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
@@ -192,12 +193,12 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
 
 def _ask_to_scale() -> ResponseReturnValue:
     return htmx.ask(
-        title="Scale down to no worker?",
-        text="No other supervisor has one. What runs is finished; then nothing will run until you scale up again.",
+        title="Scale down to 0 workers?",
+        text="No other supervisor has workers. Running jobs finish. Other jobs wait until you scale up again.",
         examples=[],
         more=0,
         action=request.path,
-        button="Scale down to none",
+        button="Scale down to 0",
         hidden=[("workers", "0")],
         back=came_from(url_for("workers.index")),
         danger=True,
@@ -205,11 +206,11 @@ def _ask_to_scale() -> ResponseReturnValue:
 
 
 def _view(session: Session, supervisor_id: str) -> SupervisorView:
-    """One that can be looked at, or NotFound."""
+    """The supervisor, or NotFound."""
     views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
     view = next((view for view in views if view.id == supervisor_id), None)
     if view is None:
-        raise operations.NotFound(f"there is no supervisor {supervisor_id!r}, or it has ended.")
+        raise operations.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
     return view
 
 

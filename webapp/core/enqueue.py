@@ -122,7 +122,7 @@ def _stored_before(transaction: Transaction, keys: Sequence[str]) -> list[str]:
 
 def _refuse_taken(transaction: Transaction, places: Mapping[str, int]) -> None:
     errors = [
-        FieldError("id", f"{job_id!r} is taken by a job that is {state}. Choose another.", places[job_id])
+        FieldError("id", f"{job_id!r} is already used by a {state} job. Choose another id.", places[job_id])
         for job_id, state in transaction.select_where_in("SELECT id, state FROM jobs", "id", list(places))
     ]
     if errors:

@@ -142,11 +142,11 @@ def difference(good: Sequence[str], bad: Sequence[str]) -> list[Line]:
         ]
         lines += _run(sign, texts) if sign in _WHOSE else [Line(sign, text) for text in texts]
     if len(lines) > MOST_SHOWN:
-        return [*lines[:MOST_SHOWN], Line("…", f"{len(lines) - MOST_SHOWN:,} lines more")]
+        return [*lines[:MOST_SHOWN], Line("…", f"{len(lines) - MOST_SHOWN:,} more lines")]
     return lines
 
 
-_WHOSE = {"-": "the good run", "+": "this one"}
+_WHOSE = {"-": "the last success", "+": "this job"}
 
 
 def _run(sign: str, lines: Sequence[str]) -> Iterator[Line]:
@@ -155,7 +155,7 @@ def _run(sign: str, lines: Sequence[str]) -> Iterator[Line]:
     half = len(lines) if left_out <= 0 else LONGEST_RUN // 2
     yield from (Line(sign, text) for text in lines[:half])
     if left_out > 0:
-        yield Line("…", f"{plural(left_out, 'line')} of {_WHOSE[sign]} alone")
+        yield Line("…", f"{plural(left_out, 'line')} only in {_WHOSE[sign]}")
         yield from (Line(sign, text) for text in lines[-half:])
 
 

@@ -274,7 +274,7 @@ def update(
     with writing() as session:
         said, last_at = _written(session, key), _last_death(session, key)
         if last_at is None and only_with_jobs:
-            raise NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
+            raise NotFound(f"dead letter group {key[:64]!r} does not exist. It may be empty by now.")
         changed = _describe(session, said, actor, note, owner, seen)
         if acknowledged is None:
             return changed
@@ -293,7 +293,7 @@ def _describe(
     if new == (said.note, said.owner):
         return False
     if seen is not None and seen != fingerprint(said):
-        raise Changed(f"{said.changed_by.partition(':')[2]} has changed it in the meantime")
+        raise Changed(f"{said.changed_by.partition(':')[2]} has changed it")
     change = {"before": _told(said)}
     said.note, said.owner = new
     change["after"] = _told(said)
@@ -331,7 +331,7 @@ def _written(session: Session, key: str) -> Group:
     if said is not None:
         return said
     if _last_death(session, key) is None:
-        raise NotFound(f"there is no group {key[:64]!r} of dead letters.")
+        raise NotFound(f"dead letter group {key[:64]!r} does not exist.")
     row = {"key": key, "note": "", "changed_at": clock.now(), "changed_by": ""}
     session.execute(insert_ignore(session, Group), [row])  # somebody else may write the first word at the same time
     return session.get_one(Group, key, with_for_update=True)
@@ -355,9 +355,9 @@ def _told(said: Group) -> dict[str, Any]:
 def _checked_note(note: str) -> str:
     note = note.replace("\r\n", "\n").strip()
     if len(note) > LONGEST_NOTE:
-        raise GroupError("note", f"has {len(note):,} characters; expected at most {LONGEST_NOTE:,}.")
+        raise GroupError("note", f"has {len(note):,} characters; at most {LONGEST_NOTE:,} are allowed.")
     if not can_be_stored(note):
-        raise GroupError("note", "contains a character that no text has.")
+        raise GroupError("note", "contains an invalid character.")
     return note
 
 
@@ -367,4 +367,4 @@ def _check_owner(session: Session, name: str, said: Group) -> None:
         return
     user = session.scalar(select(User).where(User.name == name, User.disabled_at.is_(None)))
     if user is None:
-        raise GroupError("owner", f"{name[:64]!r} is nobody who can log in. Expected the name of a user.")
+        raise GroupError("owner", f"{name[:64]!r} is not an active user. Expected a user name.")

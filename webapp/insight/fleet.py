@@ -141,17 +141,19 @@ def scale(supervisor_id: str, actor: str, *, to: Optional[int] = None, by: int =
 def check(number: int) -> int:
     """A number of workers that can be. Raises ScaleError."""
     if not 0 <= number <= MOST_WORKERS:
-        raise ScaleError(f"{number} workers cannot be; expected a whole number from 0 to {MOST_WORKERS}.")
+        raise ScaleError(f"{number} is not allowed; expected a whole number from 0 to {MOST_WORKERS}.")
     return number
 
 
 def _check_heard(session: Session, row: Supervisor) -> None:
     if row.stopped_at is not None:
-        raise Unheard(f"Supervisor {row.id} on {row.host} has ended, or does so when its jobs are done.")
+        raise Unheard(f"Supervisor {row.id} on {row.host} has stopped or is stopping.")
     if _is_silent(row):
         views = queries.workers(session, SILENT)
         if not any(view.alive and view.worker.supervisor_id == row.id for view in views):
-            raise Unheard(f"Supervisor {row.id} on {row.host} has not been heard of for a minute: nothing would start.")
+            raise Unheard(
+                f"Supervisor {row.id} on {row.host} has not responded for a minute, so it cannot start workers."
+            )
 
 
 def _is_silent(row: Supervisor) -> bool:
@@ -162,4 +164,4 @@ def _unknown(session: Session, name: str) -> str:
     worker = session.get(Worker, name.replace("\0", ""))
     if worker is not None:
         return f"{name!r} is a worker; its supervisor is {worker.supervisor_id}."
-    return f"there is no supervisor {name[:128]!r}."
+    return f"supervisor {name[:128]!r} does not exist."

@@ -91,11 +91,11 @@ def movable(verb: str) -> tuple[str, ...]:
 def refusal(verb: str, job_id: str, state: Optional[str]) -> str:
     """Why a job in this state was not moved; None: there is no such job."""
     if state is None:
-        return f"there is no job {job_id[:128]!r}. It may have been discarded."
+        return f"job {job_id[:128]!r} does not exist. It may have been discarded."
     if verb == "cancel" and state == "processing":
-        return f"{job_id} was already asked to stop. Nothing was changed."
-    states = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "not processing"
-    return f"{job_id} is {state}; {verb.replace('_', ' ')} is for jobs that are {states}. Nothing was changed."
+        return f"{job_id} is already being cancelled. Nothing changed."
+    states = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "all but processing"
+    return f"{job_id} is {state}. {verb.replace('_', ' ').capitalize()} works for {states} jobs. Nothing changed."
 
 
 # --- doing -----------------------------------------------------------------------------------------------------------

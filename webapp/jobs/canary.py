@@ -37,7 +37,7 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
     with writing() as session:
         job = session.scalar(select(Job).where(fixed.where(), Job.id == chosen)) if chosen is not None else None
         if job is None:
-            raise NotFound("no dead letter matches any more. Somebody else was first.")
+            raise NotFound("no dead letter matches any more.")
         what = json.loads(fixed.to_json())
         act = actions.new(session, "requeue", what, actor, state="waiting", canary_seq=job.seq)
         actions.move_some(session, act, Job.seq == job.seq, audited=False)
@@ -71,7 +71,7 @@ def look(patience: float = BUSY_TIMEOUT) -> list[int]:
                 record(session, "canary_failed", [(f"act:{act.id}", None)], RULE, {"text": why}, act.id)
             elif job is not None and job.state == "completed":
                 act.state, act.lease_until = "running", clock.now() + actions.LEASE
-                text = f"{job.id} completed: the rest is requeued"
+                text = f"{job.id} completed, the rest is requeued"
                 record(session, "canary_passed", [(f"act:{act.id}", None)], RULE, {"text": text}, act.id)
                 released.append(act.id)
     return released
@@ -92,11 +92,11 @@ def held_back(session: Session, act: Act) -> queries.Count:
 
 def _why_end(job: Optional[Job], act: Act) -> Optional[str]:
     if job is None:
-        return "the canary was discarded"
+        return "the canary job was discarded"
     if job.state == "dead":
-        return f"the canary {job.id} died again"
+        return f"canary {job.id} failed for good again"
     if job.state == "cancelled":
-        return f"the canary {job.id} was cancelled"
+        return f"canary {job.id} was cancelled"
     if job.act_id != act.id:
-        return f"somebody else moved the canary {job.id}"
+        return f"another user changed the canary {job.id}"
     return None

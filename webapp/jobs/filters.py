@@ -59,7 +59,7 @@ class JobFilter:
         if self.state is not None and self.state not in STATES:
             raise FilterError(f"no such state: {self.state!r}. Expected one of {', '.join(STATES)}.")
         if self.text and len(words(self.text)) > MOST_WORDS:
-            raise FilterError(f"a search has at most {MOST_WORDS} words; put what belongs together into quotes.", "q")
+            raise FilterError(f"a search has at most {MOST_WORDS} words. Quote words that belong together.", "q")
 
     def where(self) -> ColumnElement[bool]:
         """All of it."""

@@ -25,13 +25,13 @@ EXIT_CODES = range(-(2**31), 2**32)  # Windows has unsigned ones
 # For whoever asks how to search: a qualifier, an example, what it finds.
 QUALIFIERS = (
     ("state", "state:dead", "jobs in this state"),
-    ("queue", "queue:mail", "jobs of this queue"),
-    ("exit", "exit:127", "jobs whose latest attempt ended with this exit code"),
-    ("worker", "worker:web-1", "jobs that a worker whose id begins so runs, or ran an attempt of"),
-    ("since", "since:2h", "jobs that changed since: 30m, 2h, 7d ago, or a date"),
-    ("by", "by:ana", "jobs that this person submitted, or by:token:deploy"),
-    ("id", "id:job1", "the job with exactly this id"),
-    ("requires", "requires:gpu", "jobs that require a worker with this label"),
+    ("queue", "queue:mail", "jobs in this queue"),
+    ("exit", "exit:127", "last attempt had this exit code"),
+    ("worker", "worker:web-1", "run by a worker whose id starts with this"),
+    ("since", "since:2h", "changed in the last 30m, 2h, 7d, or since a date"),
+    ("by", "by:ana", "submitted by this user, or by:token:deploy"),
+    ("id", "id:job1", "the job with this id"),
+    ("requires", "requires:gpu", "jobs that need a worker with this label"),
 )
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
@@ -53,14 +53,14 @@ def parse(text: str, *, state: Optional[str] = None, queue: Optional[str] = None
     if len(text) > LONGEST:
         raise SearchError(f"a search has at most {LONGEST} characters; this one has {len(text):,}.")
     if not can_be_stored(text):
-        raise SearchError("the search contains a character that no text has.")
+        raise SearchError("the search contains an invalid character.")
     found: dict[str, Any] = {}
     texts: list[str] = []
     for name, value in _tokens(text):
         if not name:
             texts.append(value)
         elif name in found:
-            raise SearchError(f"{name}: is given twice. One job cannot be both; give it once.")
+            raise SearchError(f"{name}: is given twice. Give it once.")
         else:
             found[name] = _READERS[name](value)
     for name, given in (("state", state), ("queue", queue)):
@@ -119,8 +119,8 @@ def _known(typed: str, whole: str) -> str:
     hint = f" Did you mean {near[0]}:?" if near else ""
     names = ", ".join(f"{name}:" for name in NAMES)
     raise SearchError(
-        f"there is no {typed[:40]}: to search by.{hint} Known are {names}. "
-        f'To look for it as text, put it into quotes: "{whole[:60]}".'
+        f"unknown search term {typed[:40]}:.{hint} Known terms: {names}. "
+        f'To search for it as text, quote it: "{whole[:60]}".'
     )
 
 
@@ -143,14 +143,14 @@ def _quoted(word: str) -> str:
 
 def _state(value: str) -> str:
     if value.lower() not in STATES:
-        raise SearchError(f"state:{value[:40]} is no state. Expected one of {', '.join(STATES)}.")
+        raise SearchError(f"state:{value[:40]} is not a state. Expected one of {', '.join(STATES)}.")
     return value.lower()
 
 
 def _name(kind: str) -> Callable[[str], str]:
     def read(value: str) -> str:
         if not NAME.match(value):
-            raise SearchError(f"{kind}:{value[:40]} is no name; expected {NAME_RULE}.")
+            raise SearchError(f"{kind}:{value[:40]} is not a valid name; expected {NAME_RULE}.")
         return value
 
     return read
@@ -158,7 +158,7 @@ def _name(kind: str) -> Callable[[str], str]:
 
 def _exit(value: str) -> int:
     if not re.fullmatch(r"-?\d{1,10}", value, re.ASCII) or int(value) not in EXIT_CODES:
-        raise SearchError(f"exit:{value[:40]} is no exit code. Expected a whole number, such as exit:127.")
+        raise SearchError(f"exit:{value[:40]} is not an exit code. Expected a whole number, such as exit:127.")
     return int(value)
 
 

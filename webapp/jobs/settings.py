@@ -28,7 +28,7 @@ class Outdated(Exception):
 
     def __init__(self, change: Change) -> None:
         self.change = change
-        super().__init__(f"{change.actor} changed it to {change.after} in the meantime. Nothing was changed.")
+        super().__init__(f"{change.actor} changed it to {change.after}. Nothing was saved.")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def revert(session: Session, key: str, change_id: int, actor: str, *, seen: Opti
     definition = define(key)
     event = session.get(Event, change_id)
     if event is None or event.subject != "setting:" + key:
-        raise UnknownChange(f"there is no such change of {key} on record any more.")
+        raise UnknownChange(f"this change of {key} is not on record.")
     old = _as_change(definition, event)
     if old.before_default:
         return reset(session, key, actor, seen=seen, reverts=change_id)

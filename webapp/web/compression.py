@@ -1,7 +1,7 @@
-"""Text is compressed on its way to the browser, so that a phone has the first page soon. By Flask-Compress.
+"""Compresses text responses with Flask-Compress.
 
-A page's secrets are safe with it: its token differs each time, and no other site's page can have a browser ask for one
-with its cookie but by leading it here.
+This is safe for secrets (BREACH): the CSRF token differs in each response, and SameSite cookies stop other sites from
+sending requests as the user, except for navigation.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ TEXTS = [
 
 
 def init_app(app: Flask) -> None:
-    """The first to be registered is the last to see an answer: the others see it as it is."""
+    """Register first, so that it sees a response last."""
     app.config.update(COMPRESS_MIMETYPES=TEXTS)
     Compress(app)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NOT_KNOWN = "Whether this was done is not known: look before you do it again."
+NOT_KNOWN = "It is unknown whether the change was saved. Check before you try again."
 
 
 def init_app(app: Flask) -> None:
@@ -39,8 +39,8 @@ def answer(error: Exception) -> Response:
         return _explain(400)
     sentence = _database_trouble(error)
     if sentence is not None:
-        title = "The queue is elsewhere" if isinstance(error, Relocated) else "The database cannot be used"
-        done = NOT_KNOWN if db_errors.may_have_been_done(error) else "Nothing was changed."
+        title = "The queue has moved" if isinstance(error, Relocated) else "Database unavailable"
+        done = NOT_KNOWN if db_errors.may_have_been_done(error) else "Nothing changed."
         return _explain(503, title, f"{_sentence(sentence)}. {done}")
     if isinstance(error, NotFound):
         return _explain(404, None, _sentence(str(error)))
@@ -50,7 +50,7 @@ def answer(error: Exception) -> Response:
         ours = error.description if error.description != type(error).description else None
         return _explain(error.code, None, _sentence(ours) if ours else None, error)
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _explain(500, "Something broke")
+    return _explain(500, "Internal error")
 
 
 def _database_trouble(error: Exception) -> Optional[str]:
@@ -67,7 +67,7 @@ def _database_trouble(error: Exception) -> Optional[str]:
 
 
 def _sentence(message: str) -> str:
-    """A message that the command line shows behind 'Error:', as a sentence of its own."""
+    """Capitalize a message that the command line shows after 'Error:'."""
     return message[:1].upper() + message[1:]
 
 

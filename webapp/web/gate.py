@@ -53,8 +53,8 @@ def _refuse_unknown_host() -> Optional[Response]:
         return None
     shown = ascii((host or "")[:100])
     text = (
-        f"This console is not served under the name {shown}.\n"
-        "Open it as http://127.0.0.1 or http://localhost with its port, "
-        "or start it with QUEUECTL_PUBLIC_URL set to the address that people use.\n"
+        f"This console does not serve the host name {shown}.\n"
+        "Open http://127.0.0.1 or http://localhost with its port, "
+        "or set QUEUECTL_PUBLIC_URL to the public address and restart.\n"
     )
     return Response(text, 400, content_type="text/plain; charset=utf-8")

@@ -1,4 +1,4 @@
-"""What every answer says about itself: what a browser may load, keep and show it in."""
+"""Security and caching headers of every response."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=()",
-    # Not no-referrer: with it a browser sends `Origin: null`, and every plain form would be refused.
+    # Not no-referrer: browsers would send `Origin: null`, and plain forms would be refused.
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -33,6 +33,6 @@ def add(response: Response) -> Response:
         response.headers[name] = value
     if is_public_https():
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
-    if request.endpoint != "static" or response.status_code >= 400:  # an error page there names its reader, too
+    if request.endpoint != "static" or response.status_code >= 400:  # error pages contain the user name
         response.headers["Cache-Control"] = "no-store"
     return response

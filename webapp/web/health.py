@@ -1,7 +1,7 @@
-"""For supervisors and load balancers, without log-in: is the process alive, and could it take a job and have it run?
+"""Health checks for supervisors and load balancers, without sign-in.
 
-`/readyz` is red where no job could be stored. That no worker is alive it only says, for a console without workers is
-still to be reached; whoever wants it red for that, too, asks `/readyz?workers`.
+`/healthz`: the process is alive. `/readyz`: jobs can be stored. A queue without workers is still ready, because the
+console works; `/readyz?workers` also fails without workers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from webapp.db import db_errors
 from webapp.db.engines import reading
 from webapp.jobs import queries, settings
 
-LEAST_SPACE = 10 * 1024**2  # bytes: with less, one job's output may be too much
-PROOF_HOLDS = 1.0  # seconds: asking costs no log-in, so it must not cost a write each time
-PATIENCE = 5.0  # seconds that the write lock may be held by others
+LEAST_SPACE = 10 * 1024**2  # bytes
+PROOF_HOLDS = 1.0  # seconds; anonymous requests must not cause a write each time
+PATIENCE = 5.0  # seconds to wait for the write lock
 
 _KEY = "queuectl_proved_writable"
 
@@ -36,7 +36,7 @@ def alive() -> Response:
 
 @pages.get("/readyz")
 def ready() -> Response:
-    """Prove that something can be written, about once a second however often one asks."""
+    """Test that the database can be written, at most once a second."""
     try:
         _prove_writable()
         with reading() as session:

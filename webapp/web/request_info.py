@@ -1,4 +1,4 @@
-"""Under which name and address this console is asked for, and where it may send somebody next."""
+"""The host, origin and client address of a request, and safe redirect targets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def config() -> Config:
 
 
 def requested_host() -> str:
-    """The name in the Host header, lower case, without its port or brackets; '' where it is no name and port alone:
-    a user, a path or a second name in it would come along into redirects."""
+    """The host name from the Host header, lower case, without port or brackets. '' if the header has anything else,
+    such as a user or a path, which would end up in redirects."""
     found = _HOST.match(request.environ.get("HTTP_HOST", ""))
     return found[1].strip("[]").lower() if found else ""
 
@@ -32,14 +32,14 @@ def public_host() -> Optional[str]:
 
 
 def is_public_https() -> bool:
-    """True where people come by HTTPS, through a proxy: cookies and headers then say so."""
+    """Whether users come by HTTPS through a proxy."""
     url = config().public_url
     return bool(url and url.startswith("https:") and requested_host() == public_host())
 
 
 def address() -> Optional[str]:
-    """The network address of whoever asks: the peer's, or, where that is a proxy which is trusted, the last one in its
-    X-Forwarded-For that is no such proxy."""
+    """The client's address: the peer, or behind a trusted proxy the last address in X-Forwarded-For that is not a
+    trusted proxy."""
     trusted, here = config().trusted_proxies, request.remote_addr
     claimed = request.headers.get("X-Forwarded-For", "").split(",")
     while here is not None and claimed and _is_in(here, trusted):
@@ -63,13 +63,13 @@ def _is_in(text: str, networks: Sequence[Network]) -> bool:
 
 
 def requested_origin() -> str:
-    """The scheme, name and port that a page of this console has in the asker's browser."""
+    """The origin of this console in the user's browser."""
     scheme = "https" if is_public_https() else request.scheme
     return f"{scheme}://{request.environ.get('HTTP_HOST', '')}"
 
 
 def site_of(url: Optional[str]) -> str:
-    """The name and port in a URL that a header brought, '' where it is none: anybody may send anything there."""
+    """Host and port of a URL from a header; '' if it is invalid."""
     try:
         return urlsplit(url or "").netloc
     except ValueError:
@@ -77,7 +77,7 @@ def site_of(url: Optional[str]) -> str:
 
 
 def port() -> int:
-    """The port that the browser sees: a cookie is shared by all ports of a host, its name must not be."""
+    """The port that the browser sees. Cookie names contain it, because cookies are shared by all ports of a host."""
     default = 443 if is_public_https() else 80
     try:
         return urlsplit("//" + request.environ.get("HTTP_HOST", "")).port or default
@@ -86,7 +86,7 @@ def port() -> int:
 
 
 def local_path(target: Optional[str], default: str) -> str:
-    """`target` if it is a path of this console as a browser reads it, else `default`.
+    """`target` if browsers read it as a path of this console, else `default`.
 
     Browsers drop tabs and newlines, take a backslash for a slash, and read `//host` as another host.
     """
@@ -97,7 +97,7 @@ def local_path(target: Optional[str], default: str) -> str:
 
 
 def came_from(default: str) -> str:
-    """The page whose button was pressed, for a plain form to return to; a page that asked in between names it."""
+    """The page with the pressed button, to return to. A confirmation page sends it in `back`."""
     if "back" in request.form:
         return local_path(request.form["back"], default)
     if site_of(request.referrer) != request.environ.get("HTTP_HOST"):

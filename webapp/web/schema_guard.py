@@ -1,4 +1,4 @@
-"""A console whose database a newer version has taken over serves nobody: it says so, and ends."""
+"""Stops the console when a newer version has migrated the database."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from webapp.core import schema
 from webapp.db.engines import reading
 
 LOOK_EVERY = 1.0  # seconds
-SERVER = "queuectl_server"  # in an application's extensions: the process whose end is the end of all that serve
+SERVER = "queuectl_server"  # extension key: the pid of the server's main process
 
 _KEY = "queuectl_schema_seen"
 
 
 class Outdated(Exception):
-    """The database is of a newer version than this process."""
+    """The database belongs to a newer version than this process."""
 
 
 def refuse_when_outdated() -> None:
-    """Raises Outdated, after it has told the server to end."""
+    """Stop the server and raise Outdated if the database is newer."""
     now = time.monotonic()
     if now < current_app.extensions.get(_KEY, 0.0) + LOOK_EVERY:
         return
@@ -35,6 +35,4 @@ def refuse_when_outdated() -> None:
     server = current_app.extensions.get(SERVER)
     if server is not None:
         os.kill(server, signal.SIGTERM)
-    raise Outdated(
-        "A newer version of queuectl has brought the database up to date. Start this console again with that version"
-    )
+    raise Outdated("A newer version of queuectl has upgraded the database. Restart this console with that version")

@@ -1,4 +1,4 @@
-"""The secret that signs sessions: one file in the home folder, made at the first start, readable by its owner alone."""
+"""The secret key for sessions: a file in the home folder, created at the first start, readable by the owner only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ LENGTH = 32  # bytes
 
 
 def secret_key(path: Path) -> bytes:
-    """Read the key, or make it. Processes that start together all get the same one.
-
-    Raises ConfigError where the file can be neither read nor made, or holds no key.
-    """
+    """Read or create the key. Processes that start together get the same key. Raises ConfigError."""
     try:
         if not path.exists():
             _make(path)
@@ -33,7 +30,7 @@ def secret_key(path: Path) -> bytes:
 
 
 def _make(path: Path) -> None:
-    # Written beside it and linked in whole: a process that looks meanwhile sees no file or a full one, never half.
+    # Write a draft, then link it: other processes never see half a file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
@@ -41,7 +38,7 @@ def _make(path: Path) -> None:
             file.write(secrets.token_bytes(LENGTH))
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # somebody else was first, and theirs is the key
+        with contextlib.suppress(FileExistsError):  # another process was first; its key is used
             os.link(draft, path) if hasattr(os, "link") else os.rename(draft, path)
         if os.name == "posix":
             _flush_folder(path.parent)
@@ -50,7 +47,7 @@ def _make(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """A name is in its folder for good only when the folder was flushed, too."""
+    """Make the new file name durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

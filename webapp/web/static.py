@@ -1,4 +1,4 @@
-"""Static files under addresses that change with their content, so that a browser may keep them for good."""
+"""Static file URLs with a content hash, so that browsers can cache them forever."""
 
 from __future__ import annotations
 

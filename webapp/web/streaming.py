@@ -1,4 +1,4 @@
-"""Files that are made while somebody takes them, piece by piece, however slowly."""
+"""Streamed responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import Flask, current_app
 
 
 def streamed(pieces: Iterator[str]) -> Iterator[str]:
-    """The pieces, for a response. The request is over by then; between two pieces nothing of ours is held."""
+    """The pieces in an application context. No database connection is held between two pieces."""
     return _within(current_app._get_current_object(), pieces)  # type: ignore[attr-defined]
 
 

@@ -122,7 +122,7 @@ class _Worker:
         for claim in claims:
             if self._stopping:
                 now = clock.now()
-                error = "handed back: its worker shut down before it began"
+                error = "interrupted: worker shut down before the start"
                 self._dispatcher.done(AttemptResult(claim, "released", "released", now, now, error=error))
             else:
                 self._runner.start(claim, self._dispatcher.settings)

@@ -107,7 +107,7 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
         verb = "lose"
     error = _explain(orphan.worker, verified)
     if verb == "bury":
-        error += f". It cost {job.losses + 1} workers, {lone_losses} of them while it ran alone: a poison pill"
+        error += f". Poison job: {job.losses + 1} workers crashed on it, {lone_losses} of them while it ran alone"
     session.execute(insert(Attempt).values(_attempt(session, job, error, now)))
     if verb == "bury":
         tail = failure_text.tail(job_detail.live_output(session, job.seq, job.attempts).data)
@@ -141,13 +141,13 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
 
 def _explain(worker: Optional[Worker], verified: bool) -> str:
     if worker is None:
-        text = "its worker is gone"
+        text = "worker is gone"
     elif _restarted(worker):
-        text = f"its worker {worker.id} ended when {worker.host} was restarted"
+        text = f"worker {worker.id} stopped when {worker.host} was restarted"
     else:
-        text = f"its worker {worker.id} (pid {worker.pid} on {worker.host}) died"
+        text = f"worker {worker.id} (pid {worker.pid} on {worker.host}) crashed"
     if not verified and not (worker is not None and _restarted(worker)):
-        text += "; whether its command still runs there could not be verified"
+        text += "; its command may still be running there"
     return text
 
 

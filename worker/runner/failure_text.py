@@ -18,7 +18,7 @@ def describe_exit(code: int) -> str:
     if code in known:
         return f"exit code {code} ({known[code]})"
     if 128 < code <= 128 + 64:
-        return f"exit code {code} ({signal_name(code - 128)} ended what it ran)"
+        return f"exit code {code} (killed by {signal_name(code - 128)})"
     return f"exit code {code}"
 
 
@@ -59,5 +59,5 @@ def error_key(what: str, words: str, command: str) -> str:
 def describe_limit(which: str, limits: Limits) -> str:
     """`which` is 'memory' or 'processes'."""
     if which == "memory":
-        return f"needed more memory than job_memory_limit lets it have ({limits.memory / 1024**2:g} MiB)"
-    return f"wanted more processes than job_process_limit lets it have ({limits.processes})"
+        return f"exceeded job_memory_limit ({limits.memory / 1024**2:g} MiB)"
+    return f"exceeded job_process_limit ({limits.processes} processes)"

@@ -241,10 +241,10 @@ class Runner(ABC, Generic[R]):
 
 def _check_folder(cwd: str) -> None:
     if not os.path.isdir(cwd):
-        missing = "is not a folder" if os.path.exists(cwd) else "does not exist"
-        raise CannotStart("cwd", f"its working folder {cwd} {missing}")
+        missing = "is not a directory" if os.path.exists(cwd) else "does not exist"
+        raise CannotStart("cwd", f"working directory {cwd} {missing}")
     if not os.access(cwd, os.X_OK):
-        raise CannotStart("cwd", f"its working folder {cwd} may not be entered by this worker")
+        raise CannotStart("cwd", f"the worker has no access to working directory {cwd}")
 
 
 def _outcome(running: Running) -> AttemptResult:
@@ -260,9 +260,9 @@ def _outcome(running: Running) -> AttemptResult:
         "left_behind": 0 if running.why else len(running.left_behind),  # what was told to end has not been left
     }
     if running.why == "cancelled":
-        return AttemptResult(running.claim, "cancelled", "cancelled", error="cancelled while it ran", **facts)
+        return AttemptResult(running.claim, "cancelled", "cancelled", error="cancelled while running", **facts)
     if running.why == "released":
-        return AttemptResult(running.claim, "released", "released", error="handed back: its worker shut down", **facts)
+        return AttemptResult(running.claim, "released", "released", error="interrupted: worker shut down", **facts)
     if exit_code == 0 and not running.why:
         return AttemptResult(running.claim, "completed", "exit", **facts)
     words = failure_text.last_line(kept.data)

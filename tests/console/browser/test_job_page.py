@@ -49,13 +49,13 @@ def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> Non
     make_job("failed", id="job1", queue="mail")
     page.goto("/job/job1")
     why = page.locator(".why-box")
-    expect(why).to_contain_text("it runs again in")
-    expect(why).to_contain_text("Its queue mail is paused by ben")
+    expect(why).to_contain_text("next retry in")
+    expect(why).to_contain_text("Queue mail was paused by ben")
     expect(page.locator(".job-head").get_by_role("button", name="Run now")).to_have_count(0)  # it is in the sentence
     why.get_by_role("button", name="Run now job1").click()
     expect(page.locator(".job-head .badge")).to_have_text("pending")
     why.get_by_role("button", name="Resume mail").click()
-    expect(why).to_contain_text("It is next in its queue.")
+    expect(why).to_contain_text("Next in line.")
 
 
 def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page]) -> None:
@@ -63,13 +63,13 @@ def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page])
     make_job("pending", id="job1")
     operator = open_browser("operator")
     operator.goto("/job/job1")
-    expect(operator.locator(".why-box")).to_contain_text("is quiet")
-    expect(operator.locator(".why-box").get_by_role("link", name="See workers")).to_be_visible()
+    expect(operator.locator(".why-box")).to_contain_text("are draining")
+    expect(operator.locator(".why-box").get_by_role("link", name="View workers")).to_be_visible()
     expect(operator.locator(".why-box").get_by_role("button")).to_have_count(0)
     admin = open_browser("admin")
     admin.goto("/job/job1")
     admin.get_by_role("button", name="Resume w1").click()
-    expect(admin.locator(".why-box")).to_contain_text("It is next in its queue.")
+    expect(admin.locator(".why-box")).to_contain_text("Next in line.")
 
 
 # --- output ----------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_from_the_middle_one_reads_on_to_either_end(page: Page) -> None:
     assert page.evaluate("document.querySelector('#line').validity.patternMismatch")
     page.get_by_label("Go to line").fill("9000")
     page.get_by_role("button", name="Go", exact=True).click()
-    expect(page.locator(".output-notice")).to_have_text("There is no line 9000: the output has 2,500.")
+    expect(page.locator(".output-notice")).to_have_text("Line 9000 does not exist. The output has 2,500 lines.")
     page.get_by_label("Go to line").fill("1200")
     page.get_by_role("button", name="Go", exact=True).click()
     lines = page.locator("#pane :is(.earlier, #out) > div")
@@ -123,7 +123,7 @@ def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[...
     page.goto("/job/job1")
     page.get_by_label("Find in output").fill("no such thing")
     page.keyboard.press("Enter")
-    expect(page.locator(".output-notice")).to_contain_text("is not in this output")
+    expect(page.locator(".output-notice")).to_contain_text("not found")
     expect(page.locator(".output-notice")).to_be_in_viewport()
     expect(page.get_by_label("Find in output")).to_have_value("no such thing")
     page.get_by_label("Find in output").fill("line 7 ")
@@ -137,11 +137,11 @@ def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[...
     page.keyboard.press("Enter")
     expect(page.locator(".hits")).to_contain_text("1 of 11 lines")
     for _ in range(10):
-        page.get_by_role("link", name="Next line found").click()
+        page.get_by_role("link", name="Next match").click()
     expect(page.locator(".hits")).to_contain_text("11 of 11 lines")
     expect(page.locator(".marked")).to_have_text("line 2499")
-    expect(page.get_by_role("link", name="Next line found")).to_have_count(0)
-    page.get_by_role("link", name="Previous line found").click()
+    expect(page.get_by_role("link", name="Next match")).to_have_count(0)
+    page.get_by_role("link", name="Previous match").click()
     expect(page.locator(".marked")).to_have_text("line 2498")
     page.get_by_role("link", name="Clear").click()
     expect(page.locator(".marked, mark")).to_have_count(0)
@@ -214,7 +214,7 @@ def test_two_attempts_are_compared(page: Page) -> None:
     page.get_by_label("Ignore numbers").uncheck()
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".compared tr.gone")).to_have_count(2)
-    page.get_by_role("link", name="Back to the output").click()
+    page.get_by_role("link", name="Back to output").click()
     expect(page.locator("#out > div")).to_have_count(2)
 
 
@@ -229,7 +229,7 @@ def test_output_is_read_without_javascript(open_browser: Callable[..., Page]) ->
     page.get_by_label("Find in output").fill("line 12")
     page.get_by_role("button", name="Go", exact=True).click()
     expect(page.locator(".marked")).to_have_text("line 12")
-    page.get_by_role("link", name="Next line found").click()
+    page.get_by_role("link", name="Next match").click()
     expect(page.locator(".marked")).to_have_text("line 120")
     page.get_by_role("link", name="Later").click()
     expect(page.locator("#L1001")).to_have_count(1)
@@ -238,7 +238,7 @@ def test_output_is_read_without_javascript(open_browser: Callable[..., Page]) ->
     page.locator("#L2500 a").click()
     expect(page.locator(".marked")).to_have_text("line 2500")
     page.get_by_role("button", name="Compare").click()
-    expect(page.locator(".compared-head")).to_contain_text("wrote the same, but for numbers")
+    expect(page.locator(".compared-head")).to_contain_text("have the same output, ignoring numbers")
 
 
 # --- submit ----------------------------------------------------------------------------------------------------------
@@ -254,15 +254,15 @@ def test_many_lines_become_many_jobs_after_what_was_wrong_is_put_right(page: Pag
     page.fill("#command", "echo one\necho two \\\n\necho three")
     page.locator("#command").blur()
     expect(page.locator("#many-count")).to_contain_text("One job: a script of 3 lines.")
-    page.get_by_label("One job a line").check()
+    page.get_by_label("One job per line").check()
     expect(page.locator("#command-problem")).to_contain_text("Line 2 ends with a backslash")
     page.locator("details.more summary").click()
     page.fill("#id", "job1")
     page.get_by_role("button", name="Submit job").click()
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("2 fields need another look")
+    expect(alert).to_contain_text("Fix these 2 fields")
     expect(page.locator("#id-problem")).to_contain_text("An id is for one job")
-    expect(page.get_by_label("One job a line")).to_be_checked()
+    expect(page.get_by_label("One job per line")).to_be_checked()
     assert submitted() == []
     page.fill("#id", "")
     page.fill("#command", "echo one\necho two\n\necho three")
@@ -271,13 +271,13 @@ def test_many_lines_become_many_jobs_after_what_was_wrong_is_put_right(page: Pag
     expect(page.locator("#many-count")).to_have_text("3 jobs: from echo one to echo three")
     page.get_by_role("button", name="Submit and watch").click()
     expect(page).to_have_url(re.compile(r"/batch/\w+x3\?watch=1"))
-    expect(page.get_by_text("3 jobs are submitted.")).to_be_visible()
+    expect(page.get_by_text("3 jobs submitted.")).to_be_visible()
     assert [job.command for job in submitted()] == ["echo one", "echo two", "echo three"]
     change_job(submitted()[1].id, state="completed", finished_at=clock.now())
-    expect(page.locator(".batch")).to_contain_text("1 of 3 are over")
+    expect(page.locator(".batch")).to_contain_text("1 of 3 finished")
     page.get_by_role("link", name="echo two").click()
     page.get_by_role("link", name="with 2 others").click()
-    expect(page.get_by_role("heading", name="3 jobs submitted together")).to_be_visible()
+    expect(page.get_by_role("heading", name="Batch of 3 jobs")).to_be_visible()
 
 
 def test_a_job_is_submitted_and_watched(page: Page) -> None:
@@ -295,7 +295,7 @@ def test_a_job_is_submitted_again_with_changes(page: Page) -> None:
     make_job("dead", id="job1", command="echo one\necho two", queue="mail", priority=7, max_retries=4, timeout=90.0,
              cwd="/srv", env='{"A": "1", "B": "x=y"}')  # fmt: skip
     page.goto("/job/job1")
-    page.get_by_role("link", name="Submit again…").click()
+    page.get_by_role("link", name="Duplicate…").click()
     for name, value in (("command", "echo one\necho two"), ("queue", "mail"), ("priority", "7"), ("max_retries", "4"),
                         ("timeout", "90"), ("cwd", "/srv"), ("env", "A=1\nB=x=y"), ("id", "")):  # fmt: skip
         expect(page.locator(f"#{name}")).to_have_value(value)
@@ -304,7 +304,7 @@ def test_a_job_is_submitted_again_with_changes(page: Page) -> None:
     expect(page.locator("#cwd-problem")).to_contain_text("absolute path")
     page.fill("#cwd", "/srv/app")
     page.get_by_role("button", name="Submit job").click()
-    expect(page.get_by_text("is submitted.")).to_be_visible()
+    expect(page.get_by_text(" submitted.")).to_be_visible()
     again = submitted()[-1]
     assert (again.cwd, again.env, again.timeout, again.queue) == ("/srv/app", '{"A": "1", "B": "x=y"}', 90.0, "mail")
 
@@ -333,9 +333,9 @@ def test_its_pages_have_no_fault_that_axe_can_find(
     page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
     page.goto("/submit")
     page.fill("#command", "echo a\necho b")
-    page.get_by_label("One job a line").check()
+    page.get_by_label("One job per line").check()
     page.get_by_role("button", name="Submit job").click()
-    expect(page.get_by_role("heading", name="2 jobs submitted together")).to_be_visible()
+    expect(page.get_by_role("heading", name="Batch of 2 jobs")).to_be_visible()
     faults: list[str] = []
     for url in (page.url, "/job/failed", "/job/dead?find=red&hit=3", "/job/dead?attempt=3&against=2", "/job/processing",
                 "/job/failed?line=9999", "/job/lone", "/job/paused"):  # fmt: skip

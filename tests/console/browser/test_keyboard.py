@@ -84,7 +84,7 @@ def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Call
     page.keyboard.type("sleep 100")
     tab_to(page, "Submit job")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("is submitted.")).to_be_visible()
+    expect(page.get_by_text(" submitted.")).to_be_visible()
     press(page, "g", "j")
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
     press(page, "j", "Enter")
@@ -92,10 +92,10 @@ def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Call
     job_id = page.url.rpartition("/")[2]
     tab_to(page, f"Cancel {job_id}")
     page.keyboard.press("Enter")
-    expect(page.locator("#toasts")).to_contain_text(f"{job_id} is cancelled.")
+    expect(page.locator("#toasts")).to_contain_text(f"{job_id} cancelled.")
     tab_to(page, "Undo")
     page.keyboard.press("Enter")
-    expect(page.locator("#toasts")).to_contain_text("Put back 1 job.")
+    expect(page.locator("#toasts")).to_contain_text("Restored 1 job.")
     assert state_of(job_id) == "pending"
 
 
@@ -105,7 +105,7 @@ def test_rows_are_ticked_and_requeued_without_a_mouse(page: Page) -> None:
     page.goto("/jobs?state=dead")
     for _ in range(2):
         press(page, "j", "x")
-    expect(page.locator("#ticked")).to_have_text("2 ticked")
+    expect(page.locator("#ticked")).to_have_text("2 selected")
     bulk = page.locator("#bulk").get_by_role("button", name="Requeue")
     for _ in range(MOST_STOPS):
         if bulk.evaluate("one => one === document.activeElement"):
@@ -113,7 +113,7 @@ def test_rows_are_ticked_and_requeued_without_a_mouse(page: Page) -> None:
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("button", name="Keep as it is")).to_be_focused()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(bulk).to_be_focused()

@@ -70,7 +70,7 @@ def test_a_refresh_waits_while_text_is_selected_and_says_so(watch: Watch, select
     page = watch.open("/")
     page.evaluate(select)
     assert watch.in_the_next(12) == 0
-    expect(page.locator("#fresh")).to_have_text("Refresh waits: text is selected")
+    expect(page.locator("#fresh")).to_have_text("Paused while text is selected")
     page.evaluate("getSelection().removeAllRanges()")
     assert watch.in_the_next(2) == 1
     expect(page.locator("#fresh")).to_be_hidden()
@@ -83,7 +83,7 @@ def test_a_refresh_waits_while_somebody_types_in_the_region(watch: Watch) -> Non
     )
     page.locator("#typed").press_sequentially("abc")
     assert watch.in_the_next(12) == 0
-    expect(page.locator("#fresh")).to_have_text("Refresh waits: you type")
+    expect(page.locator("#fresh")).to_have_text("Paused while you are typing")
     expect(page.locator("#typed")).to_have_value("abc")
     page.locator("#typed").blur()
     assert watch.in_the_next(2) == 1
@@ -105,7 +105,7 @@ def test_the_range_is_kept_by_the_refresh_and_a_table_that_was_opened_stays_open
     page = watch.open("/")
     page.get_by_role("link", name="24 hours").click()
     expect(page.get_by_role("heading", name="The last 24 hours")).to_be_visible()
-    page.get_by_text("The same as a table").click()
+    page.get_by_text("Show data table").click()
     expect(page.get_by_role("row", name="1 0 0 0")).to_be_visible()
     expect(page.get_by_role("img", name="Completed The last 24 hours: 1 completed")).to_be_visible()
     make_attempt(job, 2, "completed", started_at=clock.now() - clock.seconds(2), finished_at=clock.now())
@@ -119,7 +119,9 @@ def test_badges_call_for_a_person_on_every_page(open_browser: Callable[..., Page
     page.goto("/jobs")
     expect(page.locator("#badge-workers")).to_have_class(re.compile("alarm"))
     expect(page.locator("#badge-workers")).to_contain_text("0")
-    expect(page.locator("#warning")).to_contain_text("nothing will run. Start one: python3 manage.py worker start")
+    expect(page.locator("#warning")).to_contain_text(
+        "Jobs will not start. Start a worker: python3 manage.py worker start"
+    )
     expect(page.locator("#badge-dead")).to_be_hidden()
     expect(page.locator("#badge-paused")).to_be_hidden()
     make_worker(seen_at=clock.now() + clock.seconds(3600))

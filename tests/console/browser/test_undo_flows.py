@@ -18,7 +18,7 @@ def test_a_toast_takes_back_what_the_button_did_and_goes(page: Page) -> None:
     expect(page.locator("#live tbody tr")).to_have_count(0)
     assert state_of("job1") == "pending"
     page.locator("#toasts").get_by_role("button", name="Undo").click()
-    expect(page.locator("#toasts")).to_contain_text("Put back 1 job.")
+    expect(page.locator("#toasts")).to_contain_text("Restored 1 job.")
     expect(page.locator("#toasts").get_by_role("button", name="Undo")).to_have_count(0)
     expect(page.locator("#live tbody tr")).to_have_count(1)
     assert state_of("job1") == "dead"
@@ -33,7 +33,7 @@ def test_an_undo_that_comes_too_late_says_so(page: Page, watched: Watched) -> No
     expect(undo).to_be_visible()
     change_job("job1", attempts=2)  # a worker was faster
     undo.click()
-    expect(page.locator("#toasts")).to_contain_text("Nothing is left to undo")
+    expect(page.locator("#toasts")).to_contain_text("Nothing to undo")
 
 
 def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> None:
@@ -44,10 +44,10 @@ def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> Non
     canary.start(JobFilter(state="dead"), "person:ana", "job1")
     page.goto("/")
     press(page, "g", "a")
-    page.get_by_role("link", name="Canary, then requeue").click()
-    expect(page.locator("#live")).to_contain_text("2 dead letters wait for it to complete.")
-    page.get_by_role("button", name="Undo: put back 1").click()
-    expect(page.locator("#toasts")).to_contain_text("Put back 1 job.")
+    page.get_by_role("link", name="Canary retry").click()
+    expect(page.locator("#live")).to_contain_text("2 dead letters wait for its result.")
+    page.get_by_role("button", name="Undo (1)").click()
+    expect(page.locator("#toasts")).to_contain_text("Restored 1 job.")
     expect(page.locator("#live h1")).to_contain_text("stopped")
     assert {state_of(f"job{number}") for number in range(3)} == {"dead"}
 
@@ -57,7 +57,7 @@ def test_an_act_on_all_is_taken_back_from_activity(page: Page) -> None:
         make_job("failed", id=f"job{number}")
     actions.apply("cancel", JobFilter(state="failed"), "person:ana")
     page.goto("/activity")
-    page.get_by_role("button", name="Undo act 1").click()
-    expect(page.locator("#toasts")).to_contain_text("Put back 5 jobs.")
+    page.get_by_role("button", name="Undo action 1").click()
+    expect(page.locator("#toasts")).to_contain_text("Restored 5 jobs.")
     expect(page.locator("#live tbody tr")).to_have_count(2)
     assert {state_of(f"job{number}") for number in range(5)} == {"failed"}
