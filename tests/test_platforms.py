@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from webapp.config import CHECKOUT
+
+pytestmark = pytest.mark.every_python
 
 # Twice: the first time for the libraries, which look for their platform as they are imported, and the second time for
 # ours alone, on what Windows has.

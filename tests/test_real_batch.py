@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadline import LIMIT
 from webapp.config import CHECKOUT, Config
 from webapp.db.application import create_core
 from webapp.db.engines import reading
@@ -70,10 +71,10 @@ def _cksum(data: bytes) -> int:
 
 def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(CHECKOUT / "manage.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_five_hundred_commands_over_real_files_end_as_they_must(home: Path, tmp_path: Path) -> None:
     files = _files()
     assert len(files) == SIZE

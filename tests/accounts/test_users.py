@@ -70,6 +70,7 @@ def test_what_cannot_be_taken_is_refused_by_field(name: str, password: str, role
         assert users.everyone(session) == []
 
 
+@pytest.mark.postgresql
 def test_a_name_is_taken_whatever_its_case() -> None:
     users.add("Ana", GOOD, "viewer", "person:test")
     with pytest.raises(PersonError, match="'ana' is already used"):
@@ -127,6 +128,7 @@ def test_the_last_administrator_stays_one() -> None:
     assert user("root", GOOD)
 
 
+@pytest.mark.postgresql
 def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +194,7 @@ def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
         assert (told.actor, told.verb, told.subject) == ("person:ana", "add_user", "user:ana")
 
 
+@pytest.mark.postgresql
 def test_of_two_who_use_the_link_at_once_one_becomes_the_administrator(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from werkzeug.serving import make_server
 from tests.api.conftest import API
 from tests.conftest import opened
 from tests.console.conftest import make_app
+from tests.deadline import DEADLINE
 from tests.factories import make_job
 from webapp.accounts import tokens
 from webapp.api.document import document
@@ -40,7 +41,7 @@ def server(app: Flask) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{live.server_port}"
     live.shutdown()
-    thread.join(10)
+    thread.join(DEADLINE)
 
 
 def client(folder: Path) -> Path:
@@ -54,7 +55,7 @@ def run(path: Path, server: str, token: str, *arguments: str) -> subprocess.Comp
     environment = {**os.environ, "QUEUE_URL": server, "QUEUE_TOKEN": token}
     command = [sys.executable, *(arguments or (str(path),))]
     return subprocess.run(
-        command, env=environment, cwd=path.parent, capture_output=True, text=True, timeout=60, check=False
+        command, env=environment, cwd=path.parent, capture_output=True, text=True, timeout=DEADLINE, check=False
     )
 
 
@@ -76,7 +77,7 @@ def test_the_python_client_submits_a_job_and_waits_for_its_end(
             return job is not None
 
     eventually(completed)
-    thread.join(30)
+    thread.join(DEADLINE)
     (done,) = ran
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"\S+ completed\n", done.stdout)

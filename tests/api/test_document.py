@@ -122,11 +122,8 @@ def test_neither_workers_nor_commands_load_what_describes_the_api() -> None:
     assert ran.stdout == "[]\n"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "scope"),
-    [("sqlite", "read"), ("sqlite", "submit"), ("sqlite", "operate"), ("postgresql", "admin")],
-    indirect=["config"],
+    "scope", ["admin", *(pytest.param(scope, marks=pytest.mark.full) for scope in ("read", "submit", "operate"))]
 )
 def test_the_answers_to_any_request_are_as_described(app: Flask, scope: str) -> None:
     """schemathesis makes requests that fit the document and such that do not: none breaks us, none is taken amiss."""

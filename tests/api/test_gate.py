@@ -98,6 +98,7 @@ def test_without_a_token_nothing_is_reached(app: Flask) -> None:
             assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_scope_may_do_what_it_says_and_no_more(app: Flask, scope: str) -> None:
     make_job("dead", id="job1")

@@ -19,7 +19,7 @@ from webapp.db.models import IdempotencyKey
 from webapp.jobs import operations
 from webapp.lib import clock
 
-pytestmark = pytest.mark.usefixtures("own_clock")
+pytestmark = [pytest.mark.usefixtures("own_clock"), pytest.mark.postgresql]
 
 JOB = {"command": "echo hi"}
 

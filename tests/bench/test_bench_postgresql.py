@@ -23,6 +23,8 @@ from tests.bench.postgresql.doors import Ours, Theirs
 from tests.bench.postgresql.found import OURS, THEIRS, Found
 from tests.bench.scratch import scratch
 
+pytestmark = pytest.mark.full
+
 # What the benchmark uses of procrastinate: its tables, its statements, its workers.
 _SCHEMA = """
 CREATE TYPE procrastinate_job_status AS ENUM ('todo', 'doing', 'succeeded');

@@ -15,6 +15,8 @@ from tests.bench import SECTIONS, Bench, BenchError, growth, pool, scratch
 from tests.bench.figures import FIGURES
 from tests.bench.scratch import MARK, Scratch
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scratch]:

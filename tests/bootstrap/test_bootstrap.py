@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,11 +22,11 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.deadline import DEADLINE
 from webapp.bootstrap.venv import LOCKS, STAMP, wanted_locks
 from webapp.config import CHECKOUT
 
 BASE_PYTHON = os.path.realpath(sys.executable)
-DEADLINE = 60
 DOOR = (
     *(
         "manage.py",
@@ -281,7 +280,6 @@ def test_a_package_with_another_hash_is_refused_and_nothing_is_left(door: Door) 
     assert door.left_overs() == []
 
 
-@pytest.mark.slow
 def test_an_index_that_cannot_be_reached_is_named_with_the_reason(door: Door) -> None:
     refusal = door.refused(
         PIP_INDEX_URL="http://127.0.0.1:9/simple",
@@ -295,7 +293,7 @@ def test_an_index_that_cannot_be_reached_is_named_with_the_reason(door: Door) ->
     assert "Connection refused" in refusal
 
 
-@pytest.mark.slow
+@pytest.mark.every_python
 def test_an_install_that_was_killed_is_not_taken_for_a_finished_one(door: Door, slow_index: SlowIndex) -> None:
     killed = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -310,7 +308,7 @@ def test_an_install_that_was_killed_is_not_taken_for_a_finished_one(door: Door, 
     assert door.left_overs() == []
 
 
-@pytest.mark.slow
+@pytest.mark.every_python
 def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slow_index: SlowIndex) -> None:
     stopped = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -321,7 +319,7 @@ def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slo
     assert door.left_overs() == []
 
 
-@pytest.mark.slow
+@pytest.mark.every_python
 def test_of_two_starts_at_once_one_installs_and_the_other_waits(door: Door, slow_index: SlowIndex) -> None:
     first = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -365,7 +363,6 @@ def test_another_python_makes_the_environment_anew_but_not_under_a_running_comma
     assert (after.returncode, "anew" in after.stderr) == (0, True)
 
 
-@pytest.mark.slow
 def test_a_larger_set_serves_a_command_that_needs_the_smaller_one(used_door: Door) -> None:
     url = "postgresql://queue@localhost/queue"
     larger = used_door.start("status", QUEUECTL_DATABASE_URL=url)
@@ -426,6 +423,7 @@ def test_a_folder_with_other_things_in_it_is_spared(door: Door, tmp_path: Path) 
     assert os.listdir(tmp_path / "letters") == ["love.txt"]
 
 
+@pytest.mark.every_python
 def test_an_old_python_gets_a_sentence() -> None:
     pretend = "import sys, runpy; sys.version_info = (3, 8, 18); runpy.run_path('manage.py', run_name='__main__')"
     done = subprocess.run(
@@ -436,15 +434,10 @@ def test_an_old_python_gets_a_sentence() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.every_python
 def test_a_finished_environment_costs_a_start_little(finished: Door) -> None:
-    def best(command: list[str]) -> float:
-        times = []
-        for _ in range(7):
-            started = time.perf_counter()
-            subprocess.run(command, env=finished.environment, stdout=subprocess.DEVNULL, check=True)
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    door = best([BASE_PYTHON, str(finished.checkout / "manage.py")])
-    inside = best([str(finished.venv / "bin" / "python"), str(finished.checkout / "manage.py")])
-    assert door - inside < 0.2
+    command = [BASE_PYTHON, "-S", "-X", "importtime", str(finished.checkout / "manage.py")]
+    done = subprocess.run(command, env=finished.environment, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "webapp.bootstrap.enter" in loaded
+    assert loaded & {"webapp.bootstrap.install", "subprocess", "hashlib", "tempfile", "venv"} == set()

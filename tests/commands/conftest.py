@@ -16,6 +16,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
+from tests.deadline import DEADLINE
 from webapp.bootstrap.venv import STAMP
 from webapp.commands import main
 from webapp.config import CHECKOUT
@@ -84,7 +85,7 @@ class Processes:
             check=False,
             cwd=cwd or self.folder,
             env=self._environment(environment),
-            timeout=60,
+            timeout=DEADLINE,
         )
         return Result(done.returncode, done.stdout, done.stderr)
 

@@ -9,6 +9,8 @@ from tests.commands.conftest import Cli
 from tests.commands.test_dlq import states
 from tests.factories import change_job, make_job
 
+pytestmark = pytest.mark.every_python
+
 
 @pytest.mark.parametrize(
     ("argv", "before"),

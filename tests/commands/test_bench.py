@@ -16,6 +16,7 @@ from tests.bench import SECTIONS, Bench, BenchError
 from tests.bench.rounds import Row, plain_row, ratio_row
 from tests.bench.scratch import MARK
 from tests.commands.conftest import Cli, Processes
+from tests.deadline import DEADLINE
 from webapp.commands import bench as command
 
 
@@ -160,7 +161,7 @@ def test_a_run_that_is_broken_off_leaves_nothing_behind(
     process = processes.start("bench", "slots", "--quick")
     workers = eventually(lambda: draining(scratch_here))
     process.send_signal(number)
-    assert process.wait(30) == code
-    psutil.wait_procs(workers, timeout=10)
+    assert process.wait(DEADLINE) == code
+    psutil.wait_procs(workers, timeout=DEADLINE)
     assert draining(scratch_here) == []
     assert list(scratch_here.iterdir()) == []

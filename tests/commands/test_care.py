@@ -75,7 +75,7 @@ def test_the_doctor_names_what_to_do_where_jobs_wait_for_no_worker(app: Flask, c
     assert "manage.py worker start" in workers["advice"]
 
 
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+@pytest.mark.only("sqlite")
 def test_the_doctor_notices_a_clock_that_was_set_back(app: Flask, cli: Cli) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(3600))
     (finding,) = [one for one in cli("doctor", "--json").json if one["check"] == "clock"]
@@ -83,7 +83,7 @@ def test_the_doctor_notices_a_clock_that_was_set_back(app: Flask, cli: Cli) -> N
     assert "was set back by 3,6" in finding["detail"] or "was set back by 3,5" in finding["detail"]
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 def test_the_doctor_of_a_queue_on_postgresql_looks_at_notifications_and_at_this_machines_clock(
     app: Flask, config: Config, cli: Cli
 ) -> None:

@@ -13,6 +13,8 @@ from tests.commands.conftest import Cli
 from webapp.config import CHECKOUT
 from webapp.core.setting_values import DEFINITIONS
 
+pytestmark = pytest.mark.every_python
+
 
 def test_get_prints_the_bare_value(app: Flask, cli: Cli) -> None:
     assert cli("config", "get", "backoff_base").out == "2\n"

@@ -9,6 +9,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.commands.conftest import Cli, Processes
+from tests.deadline import DEADLINE
 from webapp.commands import demo
 
 
@@ -39,7 +40,7 @@ def test_a_demo_that_is_broken_off_leaves_nothing_behind(
     assert "pending" in process.stdout.readline()
     assert len(scratch(tmp_path)) == 1
     process.send_signal(number)
-    assert process.wait(20) == code
+    assert process.wait(DEADLINE) == code
     assert scratch(tmp_path) == []
 
 

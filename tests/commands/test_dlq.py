@@ -11,6 +11,8 @@ from webapp.db.engines import reading
 from webapp.insight import failure_groups
 from webapp.jobs import job_detail
 
+pytestmark = pytest.mark.every_python
+
 
 def states(*ids: str) -> list[str]:
     with reading() as session:

@@ -13,6 +13,8 @@ from webapp.db.engines import reading
 from webapp.jobs import filters, job_detail
 from webapp.lib import clock
 
+pytestmark = pytest.mark.every_python
+
 FIELDS = [
     "id",
     "command",

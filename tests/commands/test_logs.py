@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 
 from tests.commands.conftest import Cli, Processes
+from tests.deadline import DEADLINE
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_worker
 from webapp.commands import _logs
 from webapp.db.engines import reading
@@ -34,7 +35,7 @@ def test_a_terminal_is_not_made_to_do_what_a_job_wants(processes: Processes, hom
     assert "\x1b]52;c;" in processes.run("logs", "a").out, "a file gets every byte"
     ours, theirs = os.openpty()
     shown = subprocess.run(
-        processes._command(("logs", "a")), stdout=theirs, env=processes._environment({}), timeout=60, check=False
+        processes._command(("logs", "a")), stdout=theirs, env=processes._environment({}), timeout=DEADLINE, check=False
     )
     os.close(theirs)
     assert shown.returncode == 0
@@ -173,8 +174,8 @@ def test_following_a_real_worker_shows_output_before_the_job_ends(
         assert job is not None
         assert job.state == "processing"
     gate.touch()
-    assert follower.wait(20) == 0
-    assert worker.wait(20) == 0
+    assert follower.wait(DEADLINE) == 0
+    assert worker.wait(DEADLINE) == 0
     eventually(lambda: seen == ["begun\n", "ended\n"])
 
 
@@ -183,5 +184,5 @@ def test_ctrl_c_ends_the_following_with_130(app: Flask, processes: Processes, ev
     follower = processes.start("logs", "a", "-f")
     eventually(lambda: "[a: pending" in processes.errors)
     follower.send_signal(signal.SIGINT)
-    assert follower.wait(10) == 130
+    assert follower.wait(DEADLINE) == 130
     assert "Traceback" not in processes.errors

@@ -12,6 +12,7 @@ import pytest
 
 from tests.commands.conftest import ENTRY, Cli, Processes
 from tests.conftest import opened
+from tests.deadline import DEADLINE
 from tests.factories import make_job, make_worker
 from webapp import config as configuration
 from webapp.config import Config
@@ -152,7 +153,7 @@ def test_a_terminal_gets_a_bar(config: Config, processes: Processes, address: st
     except OSError:  # the other end is closed
         pass
     os.close(master)
-    assert ran.wait(30) == 0
+    assert ran.wait(DEADLINE) == 0
     assert b"copy" in shown
     assert b"verify" in shown
     assert "━".encode() in shown

@@ -10,6 +10,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.commands.conftest import Processes
+from tests.deadline import DEADLINE
 
 SUBMIT = ("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
 
@@ -27,6 +28,7 @@ def test_the_default_home_is_queuectl_in_the_persons_own(processes: Processes, t
     assert (tmp_path / ".queuectl" / "queue.db").is_file()
 
 
+@pytest.mark.every_python
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_worker_start_runs_what_waits_until_it_is_told_to_stop(
     processes: Processes, eventually: Callable[..., Any], count: str
@@ -37,9 +39,10 @@ def test_worker_start_runs_what_waits_until_it_is_told_to_stop(
     eventually(lambda: processes.run("show", "job1", "--json").json["state"] == "completed")
     assert processes.run("logs", "job1").out == "hello\n"
     worker.terminate()
-    assert worker.wait(20) == 0
+    assert worker.wait(DEADLINE) == 0
 
 
+@pytest.mark.every_python
 def test_list_list_state_pending_and_status(processes: Processes) -> None:
     processes.run(*SUBMIT)
     for line in (("list",), ("list", "--state", "pending")):
@@ -51,6 +54,7 @@ def test_list_list_state_pending_and_status(processes: Processes) -> None:
     assert ["pending", "1"] in [line.split() for line in result.lines]
 
 
+@pytest.mark.every_python
 def test_dlq_list_and_dlq_retry_job1(processes: Processes) -> None:
     processes.run("enqueue", '{"id":"job1","command":"exit 7","max_retries":0}')
     assert processes.run("worker", "start", "--count", "1", "--drain").code == 0

@@ -21,6 +21,7 @@ import pytest
 
 from tests.commands.conftest import Processes
 from tests.commands.test_up import ADDRESS, get, read_until
+from tests.deadline import DEADLINE
 from webapp.lib import sd_notify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd, and who sent a datagram, are Linux's")
@@ -52,11 +53,11 @@ class Service:
         children = psutil.Process(self.process.pid).children()
         return next((one for one in children if command in one.cmdline()), None)
 
-    def hear(self, message: str, within: float = 20.0) -> None:
+    def hear(self, message: str) -> None:
         """Wait for another message with these words."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + DEADLINE
         while not any(message in one for one in self.listen(deadline)):
-            assert time.monotonic() < deadline, f"no {message!r} within {within} s, but {self.messages}"
+            assert time.monotonic() < deadline, f"no {message!r}, but {self.messages}"
 
     def silent(self, message: str, lasting: float) -> bool:
         """Whether this is not said for so many seconds."""
@@ -113,7 +114,7 @@ def test_up_serves_and_lives_no_more_than_its_console(service: Service, eventual
     assert sd_notify.STOPPING not in service.messages
     service.process.send_signal(signal.SIGTERM)
     service.hear(sd_notify.STOPPING)
-    assert service.process.wait(30) == 0
+    assert service.process.wait(DEADLINE) == 0
 
 
 def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_nothing_of_the_manager(
@@ -126,9 +127,9 @@ def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_not
     for one in [first, *first.children()]:
         one.kill()
     eventually(lambda: "console ended" in service.processes.errors)
-    service.hear(sd_notify.ALIVE, INTERVAL)
+    service.hear(sd_notify.ALIVE)
     eventually(lambda: service.child("web"))
-    service.hear(sd_notify.ALIVE, INTERVAL)
+    service.hear(sd_notify.ALIVE)
     assert service.messages.count(sd_notify.READY) == 1
     assert_jobs_know_nothing(service, eventually)
 
@@ -142,7 +143,7 @@ def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eve
     service.process.send_signal(signal.SIGTERM)
     service.hear(sd_notify.STOPPING)
     service.hear("STATUS=2 workers, finishing")
-    assert service.process.wait(30) == 0
+    assert service.process.wait(DEADLINE) == 0
 
 
 def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
@@ -158,7 +159,7 @@ def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
     service.hear(sd_notify.ALIVE)
     assert sd_notify.STOPPING not in service.messages
     service.processes.run("cancel", "job1")
-    assert service.process.wait(30) == 0
+    assert service.process.wait(DEADLINE) == 0
 
 
 def test_a_console_alone_is_ready_lives_stands_still_and_stops(service: Service) -> None:
@@ -169,7 +170,7 @@ def test_a_console_alone_is_ready_lives_stands_still_and_stops(service: Service)
     stand_still(service, psutil.Process(service.process.pid))
     service.process.send_signal(signal.SIGTERM)
     service.hear(sd_notify.STOPPING)
-    assert service.process.wait(30) == 0
+    assert service.process.wait(DEADLINE) == 0
 
 
 def assert_jobs_know_nothing(service: Service, eventually: Eventually) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import ENTRY, Result
+from tests.deadline import DEADLINE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 
@@ -21,7 +22,7 @@ def run(redirection: str, *argv: str) -> Result:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 

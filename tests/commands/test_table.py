@@ -13,6 +13,7 @@ import click
 import pytest
 
 from tests.commands.conftest import Cli
+from tests.deadline import DEADLINE
 from webapp.commands import COMMANDS, cli, main
 from webapp.config import CHECKOUT, ConfigError
 
@@ -130,5 +131,5 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         assert writer.stderr is not None
         assert writer.stdout.readline() == b"x" * 80 + b"\n"
         writer.stdout.close()
-        assert writer.wait(30) == 1
+        assert writer.wait(DEADLINE) == 1
         assert writer.stderr.read() == b""

@@ -32,8 +32,8 @@ def script(path: Path, text: str) -> None:
 
 @pytest.mark.usefixtures("empty_path")
 def test_without_chromium_the_rest_runs_and_the_way_to_get_it_is_named() -> None:
-    steps, known = command.plan("tests")
-    assert [step.command[-2:] for step in steps] == [["-m", "not browser"]]
+    steps, known = command.plan("tests", False)
+    assert [step.command[-2:] for step in steps] == [["-m", "not full and not browser"]]
     assert [outcome.passed for outcome in known] == [True]
     assert "apt install chromium" in known[0].text
 
@@ -41,13 +41,13 @@ def test_without_chromium_the_rest_runs_and_the_way_to_get_it_is_named() -> None
 @pytest.mark.usefixtures("empty_path")
 def test_without_chromium_ci_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
-    _, known = command.plan("tests")
+    _, known = command.plan("tests", False)
     assert [outcome.passed for outcome in known] == [False]
 
 
 @pytest.mark.usefixtures("empty_path")
 def test_without_chromium_the_browser_part_alone_fails() -> None:
-    steps, known = command.plan("browser")
+    steps, known = command.plan("browser", False)
     assert steps == []
     assert [outcome.passed for outcome in known] == [False]
 
@@ -73,7 +73,7 @@ def test_a_missing_python_is_said_and_fails_only_who_asked_for_it() -> None:
 
 def test_another_python_gets_an_environment_of_its_own(empty_path: Path) -> None:
     script(empty_path / f"python{OTHER}", f"echo {OTHER}")
-    (step,), _ = command.plan_for_python(OTHER, ("--only", "fast"), required=False)
+    (step,), _ = command.plan_for_python(OTHER, ("--only", "types"), required=False)
     assert step.command[0] == str(empty_path / f"python{OTHER}")
     assert step.environment == {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{OTHER}"}
 
@@ -82,3 +82,10 @@ def test_the_attacks_get_their_length_and_their_seed() -> None:
     step = command.attacks(2.5, 7, ())
     assert step.command[1:] == ["-m", "tests.faults.long_run", "--minutes", "2.5", "--seed", "7"]
     assert "--seed" not in command.attacks(1, None, ()).command
+
+
+def test_by_default_the_marked_tests_alone_run_on_postgresql_and_with_all_every_test() -> None:
+    assert [step.command[-3:] for step in command.plan("postgresql", False)[0]] == [
+        ["postgresql", "-m", "not full and postgresql"]
+    ]
+    assert [step.command[-2:] for step in command.plan("postgresql", True)[0]] == [["--db", "postgresql"]]

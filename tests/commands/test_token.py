@@ -9,6 +9,8 @@ from tests.commands.conftest import Cli
 from webapp.accounts import tokens
 from webapp.db.engines import reading
 
+pytestmark = pytest.mark.every_python
+
 
 def works(secret: str) -> bool:
     with reading() as session:

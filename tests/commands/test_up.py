@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from tests.commands.conftest import Cli, Processes
+from tests.deadline import DEADLINE
 from tests.faults.rig import is_alive
 
 Eventually = Callable[..., Any]
@@ -39,7 +40,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def get(address: str) -> int:
     """The status of an answer; 0 where there is none."""
     try:
-        with urllib.request.build_opener(_NoRedirect).open(address, timeout=10) as answer:
+        with urllib.request.build_opener(_NoRedirect).open(address, timeout=DEADLINE) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -93,12 +94,13 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
     family = psutil.Process(up.process.pid).children(recursive=True)
     assert len(family) >= 4
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(30) == 0
+    assert up.process.wait(DEADLINE) == 0
     assert not [one for one in family if is_alive(one.pid)]
     assert processes.errors.endswith("Stopped.\n")
     assert "Traceback" not in processes.errors
 
 
+@pytest.mark.full
 def test_the_children_have_sessions_of_their_own(up: Running, eventually: Eventually) -> None:
     # Otherwise a terminal's Ctrl-C would end them before `up` can let them finish.
     def sessions() -> set[int]:
@@ -114,7 +116,7 @@ def test_the_set_up_link_is_printed_until_there_is_an_administrator_and_never_lo
     assert token
     assert get(token[0]) == 200
     first.process.send_signal(signal.SIGTERM)
-    assert first.process.wait(30) == 0
+    assert first.process.wait(DEADLINE) == 0
     second = start(processes)
     other = LINK.search(second.text)
     assert other
@@ -122,7 +124,7 @@ def test_the_set_up_link_is_printed_until_there_is_an_administrator_and_never_lo
     assert token[1] not in processes.errors
     assert other[1] not in processes.errors
     second.process.send_signal(signal.SIGTERM)
-    assert second.process.wait(30) == 0
+    assert second.process.wait(DEADLINE) == 0
     done = processes.run("user", "add", "ana", "--role", "admin", "--password-stdin", stdin="correct horse\n")
     assert done.code == 0, done.err
     assert not LINK.search(start(processes).text)
@@ -138,7 +140,7 @@ def test_running_jobs_may_finish_and_a_second_signal_does_not_wait_for_them(
     with pytest.raises(subprocess.TimeoutExpired):
         up.process.wait(1.5)
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(20) == 0
+    assert up.process.wait(DEADLINE) == 0
     assert '"pending"' in processes.run("show", "job1", "--json").out  # handed back
 
 
@@ -164,6 +166,7 @@ def test_nothing_outlives_a_killed_parent_for_long(up: Running, eventually: Even
     eventually(lambda: not [one for one in family if is_alive(one.pid)])
 
 
+@pytest.mark.full
 def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_goes_on(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
@@ -173,6 +176,7 @@ def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_g
     assert get(up.address + "/healthz") == 200
 
 
+@pytest.mark.full
 def test_its_workers_are_scaled_down_to_none_and_up_again(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
@@ -187,7 +191,7 @@ def test_its_workers_are_scaled_down_to_none_and_up_again(
     assert processes.run("worker", "scale", one["id"], "+2").out == f"{one['id']}: 2 workers, before 0\n"
     eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(30) == 0
+    assert up.process.wait(DEADLINE) == 0
     assert "stopped from elsewhere" not in processes.errors
 
 
@@ -198,7 +202,7 @@ def test_web_serves_without_workers_until_told_to_stop(processes: Processes) -> 
     assert get(running.address + "/healthz") == 200
     assert processes.run("status", "--json").json["workers"] == []
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(DEADLINE) == 0
 
 
 # --- what cannot start, starts nothing ---

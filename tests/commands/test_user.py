@@ -9,6 +9,8 @@ from tests.commands.conftest import Cli
 from webapp.accounts import sessions, users
 from webapp.db.engines import reading
 
+pytestmark = pytest.mark.every_python
+
 GOOD = b"correct horse battery\n"
 
 

@@ -29,7 +29,7 @@ def test_that_nobody_works_is_red_for_those_who_ask_for_it(stranger: Browser) ->
     assert stranger.client.get("/readyz?workers").status_code == 200
 
 
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)  # whose disk we see
+@pytest.mark.only("sqlite")  # whose disk we see
 def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     answer = stranger.client.get("/readyz")

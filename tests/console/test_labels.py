@@ -254,16 +254,8 @@ def test_what_is_required_is_stored_and_filled_in_again(operator: Browser) -> No
     )
 
 
-@pytest.mark.parametrize(
-    ("typed", "message"),
-    [
-        ("gpu, -x", "&#39;-x&#39; is no label; expected 1 to 128 characters"),
-        (",", "is not allowed; expected labels such as gpu, or host:web-1"),
-        ("host:a host:b", "Names host:a and host:b, but a worker runs on one host. Give one of them."),
-        ("a b c d e f g h i", "Has 9 labels; at most 8 are allowed."),
-    ],
-)
-def test_a_wrong_label_is_told_at_its_field_and_kept(operator: Browser, typed: str, message: str) -> None:
+def test_a_wrong_label_is_told_at_its_field_and_kept(operator: Browser) -> None:
+    typed, message = "gpu, -x", "&#39;-x&#39; is no label; expected 1 to 128 characters"
     response = submit(operator, requires=typed, command="echo kept")
     text = response.get_data(as_text=True)
     assert response.status_code == 422

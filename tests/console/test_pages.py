@@ -23,6 +23,7 @@ def fill() -> None:
             make_attempt(job, 1, "completed" if state == "completed" else "failed", output=b"hello\n")
 
 
+@pytest.mark.every_python
 @pytest.mark.parametrize("url", LISTS + OTHERS + ADMINS_LISTS + ADMINS)
 @pytest.mark.parametrize("role", ["viewer", "admin"])
 def test_a_page_opens_on_an_empty_queue(sign_in, url: str, role: str) -> None:  # type: ignore[no-untyped-def]
@@ -31,6 +32,7 @@ def test_a_page_opens_on_an_empty_queue(sign_in, url: str, role: str) -> None:  
     assert response.status_code == (403 if refused else 200)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("url", LISTS + OTHERS + ADMINS_LISTS + ADMINS + [f"/job/{state}1" for state in STATES])
 def test_a_page_opens_on_a_full_queue(admin: Browser, url: str) -> None:
     fill()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from webapp.core import job_spec, labels
 from webapp.lib import clock
 
+pytestmark = pytest.mark.every_python
+
 
 def faults(data: Any) -> dict[str, str]:
     with pytest.raises(job_spec.SpecError) as caught:

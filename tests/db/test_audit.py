@@ -80,7 +80,7 @@ def test_nobody_can_change_or_delete_a_line(statement: str) -> None:
     refuses(statement)
 
 
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+@pytest.mark.only("sqlite")
 def test_nobody_can_replace_a_line_where_sqlite_would() -> None:
     columns = "id, at, verb, subject, outcome, face"
     refuses(f"INSERT OR REPLACE INTO audit (actor, {columns}) SELECT 'person:eve', {columns} FROM audit")

@@ -12,13 +12,16 @@ from sqlalchemy import select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from tests.conftest import configuration, execute, opened
+from tests.conftest import configuration, opened
+from tests.databases import execute
 from webapp.config import Config
 from webapp.core.transaction import durable_transaction
 from webapp.db import db_errors, engines
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Control
+
+pytestmark = pytest.mark.postgresql
 
 WRITE, PID, END = (
     "UPDATE control SET pulse = pulse + 1",

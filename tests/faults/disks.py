@@ -72,7 +72,7 @@ def read_only_database(rig: Rig, rounds: int) -> None:
     for place in (rig.database, rig.home) * rounds:
         with read_only(place):
             for command in (["worker", "start"], ["web", "--port", "0"], ["enqueue", "--command", "true"]):
-                answer = rig.run(*command, within=20)
+                answer = rig.run(*command)
                 assert (answer.code, answer.out) == (1, ""), (command, answer)
                 assert answer.err.count("\n") == 1, answer.err
                 assert "read-only" in answer.err or "Make it writable" in answer.err, answer.err
@@ -181,7 +181,7 @@ def damage(rig: Rig, rounds: int) -> None:
         _flip(rig, whole, header=header)
         before = rig.database.read_bytes()
         for command in (["worker", "start"], ["up", "--port", "0"]):
-            answer = rig.run(*command, within=30)
+            answer = rig.run(*command)
             assert answer.code == 1, (command, answer)
             assert "db restore" in answer.err, answer.err
             assert "Traceback" not in answer.err

@@ -19,6 +19,7 @@ from typing import Optional
 from sqlalchemy.engine import URL
 
 from tests.commands.conftest import ENTRY
+from tests.deadline import DEADLINE
 
 # A network that leaves this machine nowhere, and names, of this process: others may run tests beside it.
 _NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
@@ -104,7 +105,7 @@ class Host:
         """Run a command of the product to its end, which must be a good one; return what it says."""
         process = subprocess.run(
             ["ip", "netns", "exec", self._space, sys.executable, str(ENTRY), *argv],
-            capture_output=True, text=True, check=False, env=self._environment, timeout=60,
+            capture_output=True, text=True, check=False, env=self._environment, timeout=DEADLINE,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         return process.stdout
@@ -129,7 +130,7 @@ class Host:
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(DEADLINE)
         self._processes.clear()
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def kill_supervisors(rig: Rig, rounds: int) -> None:
         kill(supervisor.pid)
         supervisor.wait()
         for process in family:
-            dies(process.pid, 30)
+            dies(process.pid)
         successor = rig.workers(2)
         rig.rest()
         rig.stop(successor)

@@ -87,7 +87,7 @@ def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2
             shell = rig.started(limited)
             take()
             began = time.monotonic()
-            dies(shell, LIMIT + 1 + 2)
+            dies(shell)
             assert rig.state(limited) == "processing", "it could write: the lock was not held"
             wait_until(began + seconds)
         rig.reaches(limited, "dead")
@@ -109,7 +109,7 @@ def cancel_while_the_lock_is_held(rig: Rig, rounds: int) -> None:
         [job_id] = rig.submit(seconds=600)
         shell = rig.started(job_id)
         with held(rig, with_flock=True, cancelling=job_id):
-            dies(shell, 5)
+            dies(shell)
             assert rig.state(job_id) == "processing"
         rig.reaches(job_id, "cancelled")
     rig.stop(supervisor)
@@ -121,12 +121,10 @@ def be_told_busy(rig: Rig, rounds: int) -> None:
     for _ in range(rounds):
         [job_id] = rig.new_ids(1)
         with held(rig, with_flock=True):
-            began = time.monotonic()
             answer = rig.run("enqueue", "--id", job_id, "--command", "true")
             assert (answer.code, answer.out) == (1, "")
             assert answer.err.count("\n") == 1
             assert "busy" in answer.err
-            assert time.monotonic() - began < 40
         assert not rig.query("SELECT 1 FROM jobs WHERE id = ?", job_id)
     supervisor = rig.workers(1)
     rig.rest()

@@ -6,6 +6,7 @@ import json
 import threading
 from typing import Optional
 
+from tests.deadline import DEADLINE
 from tests.faults.person import Page, Person
 from tests.faults.rig import Answer, Rig, eventually, free_port
 
@@ -35,7 +36,7 @@ def move_while_all_write(rig: Rig, there: str) -> None:
     eventually("both have submitted something", lambda: commands.told and forms.told, 30)
     _move(rig, there)
     for submitter in (commands, forms):
-        submitter.join(60)
+        submitter.join(DEADLINE)
         assert not submitter.is_alive()
     assert commands.refused is not None
     assert commands.refused.code == 1, commands.refused
@@ -43,7 +44,7 @@ def move_while_all_write(rig: Rig, there: str) -> None:
     assert forms.refused is not None
     assert forms.refused.status == 503
     assert any(words + there in forms.refused.text for words in REFUSALS), forms.refused.text
-    assert supervisor.wait(30) == 0
+    assert supervisor.wait(DEADLINE) == 0
     [(state, attempts)] = rig.query("SELECT state, attempts FROM jobs WHERE id = ?", long)
     assert (state, attempts) == ("completed", 1), "what ran came to its end before the queue went"
     page = person.get("/jobs")
@@ -63,13 +64,13 @@ def move_while_all_write(rig: Rig, there: str) -> None:
 
 
 def _move(rig: Rig, address: str) -> None:
-    answer = rig.run("db", "move", "--to", address, within=120)
+    answer = rig.run("db", "move", "--to", address)
     assert answer.code == 0, answer
     assert f"The queue is at {address} now" in answer.out
 
 
 def _work_off(rig: Rig) -> None:
-    assert rig.start("worker", "start", "--count", "2", "--drain").wait(90) == 0
+    assert rig.start("worker", "start", "--count", "2", "--drain").wait(DEADLINE) == 0
 
 
 class _Submitter(threading.Thread):

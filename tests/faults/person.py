@@ -12,6 +12,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from tests.deadline import DEADLINE
+
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 _KEY = re.compile(r'name="form_key" value="([^"]+)"')
 NAME, PASSWORD = "ana", "a horse, a battery"
@@ -44,10 +46,10 @@ class Person:
             urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()), _Stay
         )
 
-    def get(self, path: str, within: float = 40) -> Page:
+    def get(self, path: str, within: float = DEADLINE) -> Page:
         return self._open(path, None, within)
 
-    def post(self, path: str, fields: dict[str, str], within: float = 40) -> Page:
+    def post(self, path: str, fields: dict[str, str], within: float = DEADLINE) -> Page:
         return self._open(path, urllib.parse.urlencode(fields).encode(), within)
 
     def log_in(self) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Optional
 
+from tests.deadline import DEADLINE
 from tests.faults import journal
 from tests.faults.machine import build
 from tests.faults.person import Person
@@ -241,7 +242,7 @@ def _resume(rig: Rig, recording: Recording) -> None:
     _give_pid(rig, stranger.pid)
     try:
         supervisor = rig.start("worker", "start", "--drain", before=("unshare", "-m", "sh", "-c", script, str(boot)))
-        assert supervisor.wait(90) == 0, rig.said()
+        assert supervisor.wait(DEADLINE) == 0, rig.said()
         assert stranger.poll() is None, "somebody else's process was ended"
     finally:
         stranger.kill()

@@ -24,6 +24,7 @@ from typing import Any, Callable, Optional, TypeVar
 import psutil
 
 from tests.commands.conftest import ENTRY
+from tests.deadline import DEADLINE
 from tests.faults.invariant import JobRow, violations
 from tests.faults.ledger import Ledger
 from tests.faults.person import NAME, PASSWORD, Person
@@ -49,8 +50,9 @@ class Answer:
     err: str
 
 
-def eventually(what: str, condition: Callable[[], Optional[T]], within: float = 20.0) -> T:
-    """Wait until the condition gives something true, and return it. Raises NotInTime."""
+def eventually(what: str, condition: Callable[[], Optional[T]], within: float = 0.0) -> T:
+    """Wait until the condition gives something true, and return it. Raises NotInTime when it seems to hang."""
+    within = max(within, DEADLINE)
     deadline = time.monotonic() + within
     while True:
         result = condition()
@@ -85,7 +87,7 @@ class Rig:
 
     # --- processes ---
 
-    def run(self, *argv: str, stdin: str = "", within: float = 60, **environment: str) -> Answer:
+    def run(self, *argv: str, stdin: str = "", within: float = DEADLINE, **environment: str) -> Answer:
         """Run a command of the product to its end."""
         done = subprocess.run(
             [sys.executable, str(ENTRY), *argv],
@@ -151,7 +153,7 @@ class Rig:
         draft.rename(self._orders / name)
 
     @staticmethod
-    def stop(process: subprocess.Popen[bytes], within: float = 60) -> None:
+    def stop(process: subprocess.Popen[bytes], within: float = DEADLINE) -> None:
         """Ask a process of the product to end, as Ctrl-C does; it must do so in good order."""
         process.terminate()
         assert process.wait(within) == 0
@@ -180,11 +182,11 @@ class Rig:
         mine = [one for one in self.processes() if one.pid not in commands and one.pid not in spare]
         for process in mine:
             kill(process.pid)
-        psutil.wait_procs(mine, timeout=10)
+        psutil.wait_procs(mine, timeout=DEADLINE)
 
     def close(self) -> None:
         """End whatever is left, commands too."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             left = self.processes()
             if not left:
@@ -230,7 +232,7 @@ class Rig:
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        with closing(sqlite.connect(f"file:{self.database}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(sqlite.connect(f"file:{self.database}?mode=ro", uri=True, timeout=DEADLINE)) as connection:
             yield connection
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -275,18 +277,18 @@ class Rig:
 
     # --- waiting and judging ---
 
-    def reaches(self, job_id: str, *states: str, within: float = 20) -> None:
+    def reaches(self, job_id: str, *states: str, within: float = 0) -> None:
         eventually(f"{job_id} is {' or '.join(states)}", lambda: self.state(job_id) in states, within)
 
-    def started(self, job_id: str, attempt: int = 1, within: float = 20) -> int:
+    def started(self, job_id: str, attempt: int = 1) -> int:
         """Wait until an attempt has written its first line; return its shell's pid."""
 
         def pid() -> int:
             return next((line.value for line in self.ledger.started(job_id) if line.attempt == attempt), 0)
 
-        return eventually(f"attempt {attempt} of {job_id} begins", pid, within)
+        return eventually(f"attempt {attempt} of {job_id} begins", pid)
 
-    def rest(self, within: float = 60) -> None:
+    def rest(self, within: float = 0) -> None:
         """Wait until nothing is left to do."""
         open_states = "('pending', 'processing', 'failed', 'scheduled')"
         statement = f"SELECT count(*) FROM jobs WHERE state IN {open_states}"
@@ -308,8 +310,8 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def dies(pid: int, within: float = 20) -> None:
-    eventually(f"process {pid} is gone", lambda: not is_alive(pid), within)
+def dies(pid: int) -> None:
+    eventually(f"process {pid} is gone", lambda: not is_alive(pid))
 
 
 def wait_until(moment: float) -> None:

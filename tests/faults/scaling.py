@@ -43,7 +43,7 @@ def kill_supervisors_while_scaling(rig: Rig, rounds: int) -> None:
         kill(supervisor.pid)
         supervisor.wait()
         for process in family:
-            dies(process.pid, 30)
+            dies(process.pid)
         assert not _supervisors(rig)
         successor = rig.workers(1)
         rig.rest()

@@ -19,6 +19,7 @@ from typing import Any, Optional
 import psutil
 import psycopg
 
+from tests.deadline import DEADLINE
 from tests.faults.cluster import DATABASE, USER, Server
 from tests.faults.invariant import violations
 from tests.faults.rig import NotInTime, Rig, eventually
@@ -169,7 +170,9 @@ class Program(Client):
         }
         body = json.dumps({"id": job_id, "command": command}).encode()
         try:
-            with urllib.request.urlopen(urllib.request.Request(self._address, body, headers), timeout=40) as answer:
+            with urllib.request.urlopen(
+                urllib.request.Request(self._address, body, headers), timeout=DEADLINE
+            ) as answer:
                 answer.read()
                 return "stored"
         except urllib.error.HTTPError as error:

@@ -185,7 +185,7 @@ def stay_away_past_the_lease(rig: ServedRig, rounds: int, *, seconds: float = LE
         rig.started(longer)
         rig.servers[0].stop()
         began = time.monotonic()
-        dies(shell, LIMIT + 1 + 2)
+        dies(shell)
         wait_until(began + seconds)
         rig.servers[0].start()
         rig.reaches(limited, "dead")

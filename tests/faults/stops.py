@@ -8,6 +8,7 @@ from typing import Optional
 
 import psutil
 
+from tests.deadline import DEADLINE
 from tests.faults.rig import Rig, dies, eventually, is_alive, kill, wait_until
 
 LEASE = 5  # seconds, the shortest that the setting allows
@@ -23,7 +24,7 @@ def stop_past_the_lease(rig: Rig, rounds: int) -> None:
         [worker] = rig.worker_pids()
         stopped = time.monotonic()
         kill(worker, signal.SIGSTOP)
-        rig.reaches(job_id, "completed", within=LEASE + 10)
+        rig.reaches(job_id, "completed")
         assert not is_alive(shell)
         wait_until(stopped + 2 * LEASE + 1)
         kill(worker, signal.SIGCONT)
@@ -42,7 +43,7 @@ def stop_between_claim_and_spawn(rig: Rig, rounds: int) -> None:
         stopped = eventually("a worker has stopped itself", lambda: _stopped(rig))
         rig.reaches(job_id, "processing")
         assert not rig.ledger.started(job_id)
-        rig.reaches(job_id, "completed", within=LEASE + 15)
+        rig.reaches(job_id, "completed")
         kill(stopped, signal.SIGCONT)
         dies(stopped)
         eventually("another one is there", rig.worker_pids)
@@ -61,7 +62,7 @@ def stop_with_the_lock(rig: Rig, rounds: int) -> None:
         rig.order("stop-in-lock")
         stopped = eventually("a process has stopped itself", lambda: _stopped(rig))
         rig.submit(4)
-        rig.rest(within=4 * LEASE + 20)
+        rig.rest()
         eventually("the stopped process is gone or goes on", lambda: _stopped(rig) is None)
         assert stopped not in workers or not is_alive(stopped)
     rig.stop(supervisor)
@@ -78,7 +79,7 @@ def stop_a_person_with_the_lock(rig: Rig, rounds: int) -> None:
         person = rig.start("enqueue", "--id", job_id, "--command", command, shim=True)
         assert eventually("the command has stopped itself", lambda: _stopped(rig)) == person.pid
         rig.submit(2)
-        assert person.wait(20) == 0
+        assert person.wait(DEADLINE) == 0
         rig.acknowledged.add(job_id)
         rig.rest()
     rig.stop(supervisor)

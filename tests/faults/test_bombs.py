@@ -8,6 +8,8 @@ from tests.faults import bombs
 from tests.faults.machine import Impossible
 from tests.faults.rig import Rig
 
+pytestmark = pytest.mark.full
+
 
 def test_memory_and_process_bombs_go_off_alone(rig: Rig) -> None:
     try:

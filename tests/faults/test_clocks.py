@@ -10,6 +10,7 @@ from tests.faults.rig import Rig
 from worker import processes
 
 
+@pytest.mark.full
 def test_a_clock_set_by_an_hour_expires_nobody_but_who_stands_still_and_moves_due_times(rig: Rig) -> None:
     clocks.set_the_clock(rig, 1)
     assert rig.judge() == []

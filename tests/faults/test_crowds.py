@@ -12,11 +12,13 @@ from webapp.config import Config
 from webapp.db import db_errors
 
 
+@pytest.mark.full
 def test_many_jobs_and_many_workers_starve_nobody_and_nothing_is_locked(rig: Rig) -> None:
     crowds.crowd(rig, 400, 8)
     assert rig.judge() == []
 
 
+@pytest.mark.full
 def test_two_supervisors_and_two_consoles_get_along(rig: Rig) -> None:
     crowds.two_of_each(rig, 1)
     assert rig.judge() == []

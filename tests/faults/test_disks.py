@@ -31,6 +31,7 @@ def test_on_a_full_disk_everybody_is_told_nothing_is_lost_and_all_goes_on_when_t
     assert small.judge() == []
 
 
+@pytest.mark.full
 def test_a_database_or_a_folder_that_cannot_be_written_is_one_clear_line(rig: Rig) -> None:
     try:
         disks.read_only_database(rig, 1)
@@ -39,6 +40,7 @@ def test_a_database_or_a_folder_that_cannot_be_written_is_one_clear_line(rig: Ri
     assert rig.judge() == []
 
 
+@pytest.mark.full
 def test_a_disk_that_turns_read_only_under_everybody_costs_nothing_and_all_goes_on_afterwards(
     rig: Rig,
 ) -> None:
@@ -50,11 +52,13 @@ def test_a_disk_that_turns_read_only_under_everybody_costs_nothing_and_all_goes_
     assert rig.losses() == 0
 
 
+@pytest.mark.full
 def test_a_home_that_vanishes_stops_work_and_work_goes_on_when_it_is_back(rig: Rig) -> None:
     disks.take_the_home_away(rig, 1)
     assert rig.judge() == []
 
 
+@pytest.mark.full
 def test_a_damaged_database_is_not_started_over_and_the_way_back_is_named(rig: Rig) -> None:
     disks.damage(rig, 2)
     assert rig.judge() == []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults import floods
 from tests.faults.rig import Rig
+
+pytestmark = pytest.mark.full
 
 
 def test_floods_of_output_are_kept_at_both_ends_and_the_worker_stays_small(rig: Rig) -> None:

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.engine import URL
 
-from tests.conftest import configuration, opened, postgresql_database
+from tests.conftest import configuration, opened
+from tests.databases import postgresql_database
 from tests.faults.hosts import Host, Network, can_have_hosts
 from tests.faults.ledger import Ledger
 from webapp.core import job_spec
@@ -23,6 +24,8 @@ from webapp.db.models import Attempt, Event, Job, OutputChunk, Supervisor, Worke
 from webapp.insight import fleet
 from webapp.jobs import actions, job_detail, operations, queries
 from webapp.lib import clock
+
+pytestmark = pytest.mark.full
 
 LEASE = 5.0  # seconds, the shortest that is allowed
 NAMES = ("alpha", "beta", "gamma")
@@ -55,7 +58,7 @@ def hosts(machines: Hosts, eventually: Wait) -> Iterator[Hosts]:
     for host in machines.values():
         host.heal()
         host.start("worker", "start", "--slots", "2")
-    eventually(lambda: sorted(worker.host for worker in workers()) == sorted(NAMES), within=40)
+    eventually(lambda: sorted(worker.host for worker in workers()) == sorted(NAMES))
     yield machines
     for host in machines.values():
         sys.stdout.write(f"{host.name}: {host.said()[-5000:]}")  # shown where the test failed
@@ -114,7 +117,7 @@ def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(hos
 
     eventually(lambda: live() == b"from afar\n")
     actions.apply("cancel", [job_id], "person:test")
-    eventually(lambda: job(job_id).state == "cancelled", within=8)
+    eventually(lambda: job(job_id).state == "cancelled")
 
 
 def test_supervisors_of_every_host_are_seen_and_steered_from_any(hosts: Hosts, eventually: Wait) -> None:
@@ -139,9 +142,9 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
     eventually(lambda: job(held).state == job(long).state == "processing")
     others = [submit(ledger.command(0), id=f"short-{number}") for number in range(30)]
     hosts["beta"].cut()
-    eventually(lambda: any(worker.id == cut.id for worker in workers("expired")), within=6 * LEASE)
+    eventually(lambda: any(worker.id == cut.id for worker in workers("expired")))
     eventually(lambda: job(held).state == "pending")
-    eventually(lambda: all(map(completes, others)), within=30)
+    eventually(lambda: all(map(completes, others)))
     [lost] = attempts(held)
     assert lost.state == "lost"
     assert "its command may still be running there" in (lost.error or "")
@@ -153,9 +156,9 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
     assert job(long).losses == 0
 
     hosts["beta"].heal()
-    eventually(lambda: "taken for dead" in hosts["beta"].said(), within=60)
-    eventually(lambda: any(worker.host == "beta" for worker in workers()), within=30)
-    eventually(lambda: job(held).state == "processing" and job(held).attempts == 2, within=30)
+    eventually(lambda: "taken for dead" in hosts["beta"].said())
+    eventually(lambda: any(worker.host == "beta" for worker in workers()))
+    eventually(lambda: job(held).state == "processing" and job(held).attempts == 2)
     eventually(lambda: [line.attempt for line in ledger.started(held)] == [1, 2])
     actions.apply("cancel", [held, long], "person:test")
     eventually(lambda: {job(held).state, job(long).state} == {"cancelled"})
@@ -168,7 +171,7 @@ def test_two_containers_of_one_name_leave_each_other_alone(hosts: Hosts, eventua
     hosts["beta"].start("worker", "start")
     eventually(lambda: len(workers()) == 4)
     jobs = [submit("sleep 0.5", requires="host:beta") for _ in range(6)]
-    eventually(lambda: all(map(completes, jobs)), within=30)
+    eventually(lambda: all(map(completes, jobs)))
     assert workers("expired") == []
 
 
@@ -177,7 +180,7 @@ def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(hosts: H
     eventually(lambda: job("first").state == "processing")
     died_at = clock.now()
     hosts["gamma"].die()
-    eventually(lambda: job("first").state == "pending", within=6 * LEASE)
+    eventually(lambda: job("first").state == "pending")
     [lost] = attempts("first")
     assert (lost.finished_at - died_at) / clock.SECOND > LEASE / 2
     assert "may still be running there" in (lost.error or "")
@@ -201,6 +204,6 @@ def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_kills_nobody
     eventually(lambda: completes(soon))
     assert attempts(soon)[0].started_at >= job(soon).run_at
     started = clock.now()
-    eventually(lambda: clock.now() - started > clock.seconds(2 * LEASE), within=3 * LEASE)
+    eventually(lambda: clock.now() - started > clock.seconds(2 * LEASE))
     assert job(later).state == "scheduled"
     assert workers("expired") == []

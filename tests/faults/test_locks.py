@@ -8,6 +8,7 @@ from tests.faults import locks
 from tests.faults.rig import Rig
 
 
+@pytest.mark.full
 def test_a_lock_held_past_the_lease_expires_nobody_and_limits_bite_meanwhile(rig: Rig) -> None:
     locks.hold_past_the_lease(rig, 1)
     assert rig.judge() == []
@@ -19,7 +20,7 @@ def test_a_cancellation_bites_while_nobody_can_write(rig: Rig) -> None:
     assert rig.judge() == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_caller_is_told_that_the_database_is_busy(rig: Rig) -> None:
     locks.be_told_busy(rig, 1)
     assert rig.judge() == []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy.engine import URL
 
-from tests.conftest import postgresql_database
+from tests.databases import postgresql_database
 from tests.faults import moves
 from tests.faults.rig import Rig
 from webapp import config as configuration
 from webapp.config import Config
+
+pytestmark = pytest.mark.full
 
 
 def test_a_queue_that_moves_under_load_and_back_loses_and_repeats_nothing(rig: Rig, postgresql_server: URL) -> None:

@@ -11,7 +11,7 @@ from tests.faults.rig import Rig
 
 def test_what_anyone_was_told_survives_a_power_cut_and_without_syncs_it_would_not(rig: Rig) -> None:
     try:
-        assert power.cut_the_power(rig, cuts=30, turns=60) == []
+        assert power.cut_the_power(rig, cuts=10, turns=40) == []
     except Impossible as reason:
         pytest.skip(str(reason))
     assert rig.judge(may_repeat=True) == []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults import scaling
 from tests.faults.rig import Rig
+
+pytestmark = pytest.mark.full
 
 
 def test_what_is_wanted_survives_keepers_that_are_killed_and_no_job_is_cut_short(rig: Rig) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.faults import servers
-from tests.faults.cluster import DATABASE, Server, folder_of_servers
+from tests.faults.cluster import DATABASE, Server
 from tests.faults.conftest import SEED, closed_afterwards
 from tests.faults.served import ServedRig
+from tests.postgresql import folder_of_servers
 from webapp.config import Config
 from webapp.db.application import create_core
 from webapp.db.engines import db
+
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="session")

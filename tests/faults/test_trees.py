@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults import trees
 from tests.faults.rig import Rig
+
+pytestmark = pytest.mark.full
 
 
 def test_daemons_end_with_their_job(rig: Rig) -> None:

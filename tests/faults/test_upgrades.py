@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults import upgrades
 from tests.faults.rig import Rig
+
+pytestmark = pytest.mark.full
 
 
 def test_when_the_next_version_takes_over_old_workers_leave_cleanly_and_nothing_is_lost(rig: Rig) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.deadline import DEADLINE
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
 from webapp.config import CHECKOUT
@@ -39,10 +40,10 @@ def take_over(rig: Rig, rounds: int) -> None:
         rig.started(job_id)
     done = subprocess.run([sys.executable, str(entry), "status"], env=rig.environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert supervisor.wait(30) == 1, "whoever started it may start it again"
+    assert supervisor.wait(DEADLINE) == 1, "whoever started it may start it again"
     assert {rig.state(job_id) for job_id in long} == {"completed"}
     eventually("the console says what happened", lambda: _is_outdated(person), 10)
-    assert console.wait(30) == 1
+    assert console.wait(DEADLINE) == 1
     assert not rig.worker_pids()
     for command in (["worker", "start"], ["web", "--port", "0"], ["enqueue", "--command", "true"]):
         answer = rig.run(*command)

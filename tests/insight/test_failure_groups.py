@@ -19,6 +19,8 @@ from webapp.jobs import actions, queries
 from webapp.jobs.operations import NotFound
 from webapp.lib import clock
 
+pytestmark = pytest.mark.postgresql
+
 HOUR = clock.seconds(3600)
 
 

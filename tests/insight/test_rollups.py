@@ -15,6 +15,7 @@ from sqlalchemy import event, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from tests import factories
+from tests.deadline import DEADLINE
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
@@ -256,7 +257,7 @@ def test_keepers_that_fold_at_the_same_time_fold_nothing_twice(
     for keeper in keepers:
         keeper.start()
     for keeper in keepers:
-        keeper.join(60)
+        keeper.join(DEADLINE)
     fold_all()
     check(history.seen, now)
 

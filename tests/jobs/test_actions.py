@@ -20,6 +20,8 @@ from webapp.db.models import Act, Event, Job
 from webapp.jobs import actions, activity, filters, search
 from webapp.jobs.filters import JobFilter
 
+pytestmark = pytest.mark.postgresql
+
 ANA = "person:ana"
 
 

@@ -16,7 +16,7 @@ from webapp.lib import clock
 
 ANA = "person:ana"
 DEAD = JobFilter(state="dead")
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
 
 
 def state(job: Job) -> str:

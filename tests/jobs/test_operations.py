@@ -12,6 +12,8 @@ from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import job_detail, operations
 
+pytestmark = pytest.mark.postgresql
+
 
 def enqueue(*commands: str, **fields: object) -> list[str]:
     return operations.enqueue([job_spec.parse({"command": command, **fields}) for command in commands], "person:test")

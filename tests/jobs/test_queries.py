@@ -20,6 +20,8 @@ from webapp.jobs import operations, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
 
+pytestmark = pytest.mark.postgresql
+
 _TERMINAL = {"completed", "dead", "cancelled"}
 
 

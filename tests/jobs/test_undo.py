@@ -17,7 +17,7 @@ from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import may_be_taken_back
 
 ANA = "person:ana"
-pytestmark = pytest.mark.usefixtures("app")
+pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
 
 
 def row(job_id: str) -> Any:

@@ -18,8 +18,10 @@ from webapp.jobs import operations
 from webapp.lib import clock
 from worker.loop.claims import Claims
 
+pytestmark = pytest.mark.postgresql
+
 HOUR = clock.seconds(3600)
-on_postgresql = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+on_postgresql = pytest.mark.only("postgresql")
 
 
 def servers() -> int:
@@ -41,7 +43,7 @@ def off_by() -> int:
     return abs(clock.now() - servers())
 
 
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+@pytest.mark.only("sqlite")
 def test_on_sqlite_it_is_the_machines(app: Flask) -> None:
     assert abs(clock.now() - time.time_ns() // 1000) < clock.SECOND
 
@@ -73,7 +75,7 @@ def test_a_clock_that_drifted_is_put_right_when_a_connection_is_taken(
     assert off_by() < clock.SECOND
 
 
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+@pytest.mark.only("sqlite")
 def test_an_answer_that_took_longer_than_another_does_not_set_the_clock_back(app: Flask) -> None:
     clock.follow(1_000_000 * clock.SECOND)
     before = clock.now()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT
 
 
 def worker(*options: str) -> list[str]:
     command = [sys.executable, str(CHECKOUT / "webapp" / "commands" / "__main__.py"), "worker", "start", "--drain"]
-    ran = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run([*command, *options], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stderr.splitlines()
 

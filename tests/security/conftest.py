@@ -18,6 +18,7 @@ import pytest
 
 from tests.commands import conftest as commands
 from tests.commands.conftest import Processes, Result
+from tests.deadline import DEADLINE
 from webapp.db.engines import sqlite
 
 PASSWORD = "a horse, a battery"
@@ -83,7 +84,7 @@ class Attacker:
                 self.cookies[name] = value
         return answer
 
-    def raw(self, data: bytes, within: float = 10) -> bytes:
+    def raw(self, data: bytes, within: float = DEADLINE) -> bytes:
         """Send bytes that are no proper request; return what comes back until the connection ends."""
         with closing(socket.create_connection(("127.0.0.1", self.port), timeout=within)) as connection:
             connection.sendall(data)
@@ -113,11 +114,13 @@ class Attacker:
     def _connection(self) -> http.client.HTTPConnection:
         source = (self._source, 0)
         if not self._tls:
-            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30, source_address=source)
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE, source_address=source)
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         name = self.host.partition(":")[0]
-        connection = http.client.HTTPSConnection(name, self.port, timeout=30, source_address=source, context=context)
+        connection = http.client.HTTPSConnection(
+            name, self.port, timeout=DEADLINE, source_address=source, context=context
+        )
         # The name for the handshake is the proxy's, the address is here.
         connection._create_connection = (  # type: ignore[attr-defined]
             lambda _, *rest: socket.create_connection(("127.0.0.1", self.port), *rest)

@@ -13,6 +13,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.commands.conftest import Processes
+from tests.deadline import DEADLINE
 from tests.faults.rig import free_port
 from tests.security.conftest import Attacker, Target
 from webapp.config import CHECKOUT
@@ -20,7 +21,7 @@ from webapp.config import CHECKOUT
 NAME = "queue.example.org"
 
 
-@pytest.fixture(params=["nginx", "caddy"])
+@pytest.fixture(params=["nginx", pytest.param("caddy", marks=pytest.mark.full)])
 def proxied(
     request: pytest.FixtureRequest,
     processes: Processes,
@@ -59,7 +60,7 @@ def proxied(
         yield target, visitor
     finally:
         proxy.terminate()
-        print(proxy.communicate(timeout=20)[0][-3000:])  # noqa: T201  shown where the test failed
+        print(proxy.communicate(timeout=DEADLINE)[0][-3000:])  # noqa: T201  shown where the test failed
 
 
 def _nginx(

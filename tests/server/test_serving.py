@@ -14,9 +14,12 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.lib import logs
 from webapp.server import serving
+
+pytestmark = pytest.mark.every_python
 
 
 def config(public_url: Optional[str] = None) -> Config:
@@ -79,7 +82,7 @@ def test_clients_that_stop_in_the_middle_of_a_request_do_not_hold_the_console(ho
             for _ in range(serving.THREADS):
                 client = clients.enter_context(socket.create_connection(("127.0.0.1", int(found[1]))))
                 client.sendall(beginning)
-            assert urlopen(f"{found[0]}/healthz", timeout=10).read() == b"ok\n"
+            assert urlopen(f"{found[0]}/healthz", timeout=DEADLINE).read() == b"ok\n"
     finally:
         console.terminate()
         console.communicate()

@@ -15,6 +15,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
 from webapp.core.transaction import Connection
@@ -29,21 +30,16 @@ import json, logging, sys
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
 from webapp.config import load
-from worker import supervisor
-sys.exit(supervisor.run(load(), **json.loads(sys.argv[2])))
+from worker import supervisor, wakeup
+options = json.loads(sys.argv[2])
+wakeup.SLOW_LOOK = options.pop("slow_look", wakeup.SLOW_LOOK)
+sys.exit(supervisor.run(load(), **options))
 """
 
 
 # For what holds whether workers are forks or, as on Windows, programs: there on one database, for it is all the same.
-both_ways = pytest.mark.parametrize(
-    ("config", "way"),
-    [
-        pytest.param("sqlite", "fork", id="sqlite"),
-        pytest.param("postgresql", "fork", id="postgresql"),
-        pytest.param("sqlite", "no fork", id="no-fork"),
-    ],
-    indirect=True,
-)
+_no_fork = pytest.param("no fork", id="no-fork", marks=[pytest.mark.only("sqlite"), pytest.mark.full])
+both_ways = pytest.mark.parametrize("way", ["fork", _no_fork], indirect=True)
 
 
 def assignment(slots: int = 1, labels: Sequence[str] = ()) -> Assignment:
@@ -88,13 +84,13 @@ class Queue:
         with reading() as session:
             return list(session.scalars(select(Event).where(Event.subject == subject)))
 
-    def reaches(self, job_id: str, *states: str, within: float = 20.0) -> Job:
+    def reaches(self, job_id: str, *states: str) -> Job:
         def reached() -> Optional[Job]:
             job = self.job(job_id)
             return job if job.state in states else None
 
         reached.__name__ = f"{job_id} in {states}"
-        job: Job = self._eventually(reached, within)
+        job: Job = self._eventually(reached)
         return job
 
 
@@ -116,10 +112,10 @@ class Fleet:
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def stop(self, number: int = signal.SIGTERM, within: float = 20.0) -> int:
+    def stop(self, number: int = signal.SIGTERM) -> int:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        return self.process.wait(within)
+        return self.process.wait(DEADLINE)
 
     def kill_all(self) -> None:
         """Nothing of a test may outlive it."""
@@ -129,7 +125,7 @@ class Fleet:
                     child.kill()
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(DEADLINE)
 
 
 @pytest.fixture

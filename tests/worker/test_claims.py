@@ -24,6 +24,8 @@ from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
 
+pytestmark = pytest.mark.postgresql
+
 SETTINGS = Settings()
 
 
@@ -223,7 +225,7 @@ def test_what_a_turn_asks_is_answered_by_an_index(connection: Connection, name: 
         assert _full_scans(plan) == []
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 @pytest.mark.parametrize("way", ["enable_hashjoin", "enable_mergejoin"])
 @pytest.mark.parametrize("name", ["pick", "pick_of"])
 def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
@@ -240,7 +242,7 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
         assert len(transaction.execute(statement, _values(n=1)).fetchall()) == 1
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 @pytest.mark.parametrize("way", ["turn", "glance"])
 def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue: Queue, app: Flask, way: str) -> None:
     """Whoever looks at the same moment would find nothing, and rest for ten seconds beside the other job."""
@@ -263,7 +265,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
     assert [claim.id for claim in mine + theirs] == ["one", "two"]
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)  # on SQLite only one claims at a time
+@pytest.mark.only("postgresql")  # on SQLite only one claims at a time
 def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import Any, Callable
 
@@ -88,7 +87,7 @@ def test_a_job_that_runs_too_long_is_ended_with_its_whole_tree(
 ) -> None:
     fleet()
     pid_file = tmp_path / "pid"
-    command = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' & wait"
+    command = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 3600' & wait"
     job_id = queue.enqueue(command, timeout=1, max_retries=0)
     escaped = pid_in(pid_file)
     job = queue.reaches(job_id, "dead")
@@ -108,26 +107,28 @@ def test_a_command_that_ignores_the_request_to_end_is_killed_after_the_grace(que
     assert attempt.finished_at - attempt.started_at >= 2_000_000
 
 
+@pytest.mark.every_python
 @both_ways
 def test_what_a_shell_leaves_behind_neither_holds_the_job_nor_outlives_it(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
     pid_file = tmp_path / "pid"
-    job_id = queue.enqueue(f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' & sleep 0.2; echo done")
-    queue.reaches(job_id, "completed", within=5)
+    job_id = queue.enqueue(f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 3600' & sleep 0.2; echo done")
+    queue.reaches(job_id, "completed")
     assert not alive(pid_in(pid_file))
     assert queue.attempts(job_id)[0].output == b"done\n"
     assert queue.verbs(job_id) == ["end_left_behind"]
 
 
+@pytest.mark.every_python
 def test_a_daemon_that_hid_its_parent_and_its_environment_is_ended_too(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
     pid_file = tmp_path / "pid"
-    job_id = queue.enqueue(f"(env -i setsid sh -c 'echo $$ > {pid_file}; exec sleep 300' &) ; sleep 0.3")
-    queue.reaches(job_id, "completed", within=5)
+    job_id = queue.enqueue(f"(env -i setsid sh -c 'echo $$ > {pid_file}; exec sleep 3600' &) ; sleep 0.3")
+    queue.reaches(job_id, "completed")
     assert not alive(pid_in(pid_file))
 
 
@@ -135,10 +136,10 @@ def test_one_jobs_leftovers_are_ended_while_its_neighbour_in_the_same_worker_goe
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet(slots=2)
-    neighbour = queue.enqueue(f"echo $$ > {tmp_path}/neighbour; (sleep 300 & echo $! > {tmp_path}/child; wait)")
+    neighbour = queue.enqueue(f"echo $$ > {tmp_path}/neighbour; (sleep 3600 & echo $! > {tmp_path}/child; wait)")
     child = pid_in(tmp_path / "child")
-    job_id = queue.enqueue(f"setsid sh -c 'echo $$ > {tmp_path}/left; exec sleep 300' & sleep 0.2")
-    queue.reaches(job_id, "completed", within=5)
+    job_id = queue.enqueue(f"setsid sh -c 'echo $$ > {tmp_path}/left; exec sleep 3600' & sleep 0.2")
+    queue.reaches(job_id, "completed")
     assert not alive(pid_in(tmp_path / "left"))
     assert alive(child)
     assert queue.job(neighbour).state == "processing"
@@ -201,7 +202,7 @@ def test_output_that_is_no_text_is_kept_byte_for_byte(queue: Queue, fleet: Start
 
 def test_the_output_of_a_running_job_can_be_watched(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     fleet()
-    job_id = queue.enqueue("echo first; sleep 0.1; echo second >&2; sleep 300")
+    job_id = queue.enqueue("echo first; sleep 0.1; echo second >&2; sleep 3600")
 
     def live() -> bytes:
         with reading() as session:
@@ -236,26 +237,21 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
 
 @both_ways
 def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
-    fleet()
-    queue.reaches(queue.enqueue("true"), "completed")
-    took = []
-    for _ in range(5):
-        began = time.monotonic()
+    fleet(slow_look=86_400)
+    for _ in range(3):
         queue.reaches(queue.enqueue("true"), "completed")
-        took.append(time.monotonic() - began)
-    assert min(took) < 2.5  # half of the slow look; not a measurement
 
 
 def test_a_worker_that_was_rung_while_it_was_full_hears_the_next_ring(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
-    fleet(count=1)
+    fleet(count=1, slow_look=86_400)
     first = queue.enqueue("sleep 1", delay=0.5)  # taken by the clock, and not for a ring
     eventually(lambda: queue.job(first).state == "processing")
     second = queue.enqueue("true")
     eventually(lambda: queue.job(second).state == "completed")
     third = queue.enqueue("true")
-    eventually(lambda: queue.job(third).state == "completed", within=4)
+    eventually(lambda: queue.job(third).state == "completed")
 
 
 def test_the_worker_itself_stays_small_while_a_command_floods_it(
@@ -267,7 +263,7 @@ def test_the_worker_itself_stays_small_while_a_command_floods_it(
     [worker] = queue.workers()
     queue.reaches(queue.enqueue("true"), "completed")
     before = psutil.Process(worker.pid).memory_info().rss
-    job_id = queue.enqueue("head -c 100000000 /dev/zero | tr '\\0' '\\n'; sleep 300")
+    job_id = queue.enqueue("head -c 100000000 /dev/zero | tr '\\0' '\\n'; sleep 3600")
     eventually(lambda: _dropped(queue, job_id) > 99_000_000, 60)
     assert psutil.Process(worker.pid).memory_info().rss - before < 20_000_000
 

@@ -23,6 +23,8 @@ from webapp.jobs import operations
 from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
 
+pytestmark = pytest.mark.postgresql
+
 
 class Counted(Connection):
     """A connection that keeps the first words of each statement, transaction by transaction."""
@@ -132,7 +134,7 @@ def test_a_failure_costs_no_more_and_a_death_its_last_words(
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_server(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
@@ -146,7 +148,7 @@ def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_ser
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 @pytest.mark.parametrize("what", ["paused", "due", "alone"])
 def test_where_there_is_more_to_do_the_one_trip_takes_nothing_and_a_whole_turn_follows(
     queue: Queue, connection: Counted, dispatcher: Dispatcher, what: str
@@ -222,7 +224,7 @@ def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> 
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+@pytest.mark.only("sqlite")
 @pytest.mark.parametrize("kind", list(_ELSEWHERE))
 def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
     kind: str, queue: Queue, connection: Counted, dispatcher: Dispatcher

@@ -173,7 +173,7 @@ def test_beside_a_job_that_must_run_alone_nothing_is_taken(bench: Bench, jobs: C
     assert bench.turn() == []
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(bench: Bench, queue: Queue) -> None:
     queue.enqueue("true", id="other", queue="other")
     assert bench.turn() == ["other"]
@@ -183,7 +183,7 @@ def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(
     assert bench.dispatcher.due_in() > LOOK_AGAIN
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 def test_beside_a_due_job_that_somebody_else_holds_it_does_not_spin(bench: Bench) -> None:
     job = factories.make_job("scheduled", run_at=1)
     with engines.write_engine().begin() as holder:

@@ -8,6 +8,7 @@ from typing import Any, Callable
 import pytest
 
 from tests import factories
+from tests.deadline import DEADLINE
 from tests.factories import change_job
 from tests.worker.conftest import Fleet, Queue, assignment, both_ways
 from webapp.core.transaction import Connection
@@ -173,7 +174,7 @@ def test_a_drain_ends_although_jobs_wait_for_labels_that_its_workers_have_not(qu
     change_job(lone, losses=1)
     mine = [queue.enqueue("true"), queue.enqueue("true", requires="ssd")]
     drain = fleet(ready=False, drain=True, labels=["ssd"])
-    assert drain.process.wait(30) == 0
+    assert drain.process.wait(DEADLINE) == 0
     assert [queue.job(job_id).state for job_id in mine] == ["completed"] * 2
     assert {queue.job(job_id).state for job_id in (*others, lone)} == {"pending"}
 

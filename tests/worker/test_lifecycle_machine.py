@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import select, update
+from sqlalchemy.engine import make_url
 
+from tests.databases import execute
 from webapp.config import Config
 from webapp.core import job_spec
 from webapp.core.labels import Lane
 from webapp.core.setting_values import Settings
 from webapp.db import engines as db
+from webapp.db import postgresql
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, Worker
@@ -28,6 +38,12 @@ from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
 from worker.maintenance import recovery
 
+START = clock.parse_iso("2030-01-01T00:00:00Z")
+_CLOCK = (
+    "CREATE SCHEMA machine",
+    "CREATE TABLE machine.clock (now bigint)",
+    "INSERT INTO machine.clock VALUES (0)",
+)
 WAIT = 60.0  # seconds of every backoff here
 SETTINGS = Settings()
 _ENDS = st.sampled_from(["completed", "failed", "failed", "released", "cancelled"])
@@ -62,14 +78,20 @@ class Model:
 class Lifecycle(RuleBasedStateMachine):
     jobs = Bundle("jobs")
 
+    fresh_config: Callable[[], Config]  # makes an empty database
+
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="queuectl-machine-"))
-        self.context = create_core(Config(home=self.folder, database_url=None, public_url=None)).app_context()
+        config = self.fresh_config()
+        self.server = None if config.is_sqlite else make_url(config.database_url or "")
+        self.context = create_core(config).app_context()
         self.context.push()
-        self.time = clock.now()
-        self.patch = mock.patch.object(clock, "now", side_effect=lambda: self.time)
-        self.patch.start()
+        self.patches = ExitStack()
+        self.patches.enter_context(mock.patch.object(clock, "now", side_effect=lambda: self.time))
+        if self.server is not None:  # its own clock decides what is due
+            self.patches.enter_context(mock.patch.object(postgresql, "NOW", "SELECT now FROM machine.clock"))
+            execute(self.server, *_CLOCK)
+        self.set_time(START)
         self.model: dict[str, Model] = {}
         self.workers: dict[str, Claims] = {}
         self.connections = [db.worker_connection() for _ in range(2)]
@@ -78,13 +100,19 @@ class Lifecycle(RuleBasedStateMachine):
         self.taken: list[tuple[str, Claim]] = []
 
     def teardown(self) -> None:
-        self.patch.stop()
+        self.patches.close()
         for connection in self.connections:
             connection.close()
         for engine in db.db.engines.values():
             engine.dispose()
         self.context.pop()
-        shutil.rmtree(self.folder)
+        if self.server is not None:
+            execute(self.server, "DROP SCHEMA machine CASCADE")
+
+    def set_time(self, time: int) -> None:
+        self.time = time
+        if self.server is not None:
+            execute(self.server, f"UPDATE machine.clock SET now = {time}")
 
     # --- the world ---
 
@@ -108,7 +136,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 200))
     def time_passes(self, seconds: int) -> None:
-        self.time += clock.seconds(seconds)
+        self.set_time(self.time + clock.seconds(seconds))
 
     # --- people ---
 
@@ -280,7 +308,14 @@ class Lifecycle(RuleBasedStateMachine):
             assert len(one.ended) == one.attempts - (one.state == "processing")
 
 
-Lifecycle.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestLifecycle = Lifecycle.TestCase
+@pytest.mark.postgresql
+def test_the_database_says_what_a_model_says(
+    fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lifecycle, "fresh_config", staticmethod(fresh_config), raising=False)
+    run_state_machine_as_test(
+        Lifecycle,
+        settings=settings(
+            max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.core import job_spec
 from webapp.db.engines import reading
@@ -17,9 +17,12 @@ from webapp.insight import fleet as fleets
 from webapp.jobs import actions, operations
 from webapp.jobs.filters import JobFilter
 
+pytestmark = pytest.mark.every_python
+
 Start = Callable[..., Fleet]
 
 
+@pytest.mark.postgresql
 def test_a_failing_job_is_retried_with_growing_waits_and_then_buried(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1.2, backoff_jitter=0)
     fleet()
@@ -48,6 +51,7 @@ def test_a_job_that_recovers_completes_and_keeps_its_failed_attempts(
     assert job.last_error is None
 
 
+@pytest.mark.full
 def test_a_changed_setting_holds_for_the_next_failure_of_jobs_that_set_none(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1, backoff_jitter=0, max_retries=0)
     fleet()
@@ -66,23 +70,24 @@ def test_higher_priority_goes_first_and_among_equals_the_first_to_come(
     order = tmp_path / "order"
     for name, priority in (("c", 0), ("a", 5), ("d", 0), ("e", -5), ("b", 5)):
         queue.enqueue(f"echo {name} >> {order}", priority=priority)
-    assert fleet(ready=False, drain=True).process.wait(20) == 0
+    assert fleet(ready=False, drain=True).process.wait(DEADLINE) == 0
     assert order.read_text().split() == ["a", "b", "c", "d", "e"]
 
 
 def test_a_scheduled_job_starts_when_it_is_due_and_not_before(queue: Queue, fleet: Start) -> None:
     fleet()
     job_id = queue.enqueue("true", delay=1.5)
-    job = queue.reaches(job_id, "completed", within=10)
+    job = queue.reaches(job_id, "completed")
     assert job.started_at is not None
     assert job.started_at >= job.run_at
 
 
+@pytest.mark.postgresql
 def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     specs = [job_spec.parse({"command": f"echo $QUEUECTL_JOB_ID >> {ledger}"}) for _ in range(2000)]
     ids = operations.enqueue(specs, "person:test")
-    assert fleet(ready=False, count=8, drain=True).process.wait(110) == 0
+    assert fleet(ready=False, count=8, drain=True).process.wait(DEADLINE) == 0
     assert sorted(ledger.read_text().split()) == sorted(ids)
 
 
@@ -91,15 +96,16 @@ def test_draining_waits_for_retries_and_leaves_what_is_scheduled(queue: Queue, f
     queue.set(backoff_base=1, backoff_jitter=0)
     failing = queue.enqueue("exit 1", max_retries=1)
     later = queue.enqueue("true", delay=3600)
-    assert fleet(ready=False, count=2, drain=True).process.wait(60) == 0
+    assert fleet(ready=False, count=2, drain=True).process.wait(DEADLINE) == 0
     assert queue.job(failing).state == "dead"
     assert queue.job(later).state == "scheduled"
 
 
+@pytest.mark.full
 def test_a_worker_of_one_queue_leaves_the_others_alone(queue: Queue, fleet: Start) -> None:
     other = queue.enqueue("true", queue="other")
     mail = queue.enqueue("true", queue="mail")
-    assert fleet(ready=False, queues=["mail"], drain=True).process.wait(20) == 0
+    assert fleet(ready=False, queues=["mail"], drain=True).process.wait(DEADLINE) == 0
     assert (queue.job(mail).state, queue.job(other).state) == ("completed", "pending")
 
 
@@ -114,12 +120,13 @@ def test_a_paused_queue_rests_and_goes_on_when_resumed(queue: Queue, fleet: Star
     queue.reaches(waiting, "completed")
 
 
+@pytest.mark.postgresql
 @both_ways
 def test_cancelling_a_running_job_ends_its_command_at_once(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
-    job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 300")
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 3600")
     pid = pid_in(tmp_path / "pid")
     assert actions.apply("cancel", [job_id], "person:ana").outcome.asked == [job_id]
     assert actions.apply("cancel", [job_id], "person:bob").outcome.refused == {job_id: "processing"}
@@ -130,6 +137,7 @@ def test_cancelling_a_running_job_ends_its_command_at_once(
     assert queue.verbs(job_id) == ["ask_cancel"]
 
 
+@pytest.mark.full
 def test_a_cancelled_job_is_not_retried_even_if_it_fails_by_itself_first(
     queue: Queue, fleet: Start, tmp_path: Path
 ) -> None:
@@ -164,7 +172,7 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
         fleets.scale(supervisor, "person:ana", to=2)
     waiting = queue.enqueue("true")
     (tmp_path / "go").touch()
-    assert one.process.wait(20) == 0
+    assert one.process.wait(DEADLINE) == 0
     assert (queue.job(job_id).state, queue.job(waiting).state) == ("completed", "pending")
     assert len(queue.workers("stopped")) == 1
 
@@ -175,7 +183,7 @@ def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
 ) -> None:
     queue.set(shutdown_grace=0.5)
     one = fleet()
-    job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 300")
+    job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 3600")
     pid = pid_in(tmp_path / "pid")
     assert one.stop() == 0
     job = queue.job(job_id)
@@ -188,14 +196,13 @@ def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
 def test_a_second_signal_hands_back_at_once(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
+    queue.set(shutdown_grace=86_400)
     one = fleet()
     job_id = queue.enqueue(f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.1; done")
     pid_in(tmp_path / "pid")
     one.process.send_signal(signal.SIGINT)
     eventually(lambda: "stopping" in one.text())
-    began = time.monotonic()
     assert one.stop(signal.SIGINT) == 0
-    assert time.monotonic() - began < 15  # the grace alone would be 30 s
     assert queue.job(job_id).state == "pending"
 
 
@@ -215,15 +222,17 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
     queue.reaches(job_id, "completed")
 
 
+@pytest.mark.full
 def test_stopping_a_worker_by_wish_ends_it_for_good(queue: Queue, fleet: Start) -> None:
     one = fleet(count=2)
     first, second = sorted(worker.id for worker in queue.workers())
     operations.wish_of_workers("stop", [first], "person:ana")
     queue._eventually(lambda: [worker.id for worker in queue.workers()] == [second])
     operations.wish_of_workers("stop", None, "person:ana")
-    assert one.process.wait(20) == 0
+    assert one.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     fleet()
     job_id = queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0)
@@ -239,6 +248,6 @@ def test_what_is_due_is_pending_even_while_every_worker_is_busy(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     fleet()
-    queue.enqueue(f"touch {tmp_path}/here; sleep 300")
+    queue.enqueue(f"touch {tmp_path}/here; sleep 3600")
     eventually((tmp_path / "here").exists)
     queue.reaches(queue.enqueue("true", delay=0.5), "pending")

@@ -149,7 +149,7 @@ def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
     assert crew.ended == 1
 
 
-@pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+@pytest.mark.only("sqlite")
 def test_a_keeper_rests_longer_while_nothing_runs_and_looks_often_while_something_does(app: Flask) -> None:
     one = maintenance._Keeper()
     one.tick()

@@ -11,6 +11,7 @@ from flask import Flask
 
 from tests.admin.move.moves import go
 from tests.conftest import opened
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.admin.move import Side, marks
 from webapp.config import Config
@@ -33,7 +34,7 @@ def test_workers_finish_what_runs_and_leave_before_the_queue_moves(queue: Queue,
     queue.reaches(long, "processing")
     waiting = queue.enqueue("true", queue="nobody")
     go(target)
-    assert one.process.wait(20) == 0
+    assert one.process.wait(DEADLINE) == 0
     assert "Traceback" not in one.text()
     for _ in opened(create_core(target)):
         there = Queue(queue.app, target, queue._eventually)
@@ -57,6 +58,7 @@ def mark(app: Flask, address: str) -> str:
     return words
 
 
+@pytest.mark.full
 @both_ways
 def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_again(
     queue: Queue, fleet: Start, app: Flask
@@ -64,7 +66,7 @@ def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_a
     queue.set(lease=5)
     one = fleet(count=2)
     words = mark(app, "postgresql://ana@db/queue")
-    assert one.process.wait(30) == 1, "whoever started it may start it again, at the new address"
+    assert one.process.wait(DEADLINE) == 1, "whoever started it may start it again, at the new address"
     text = one.text()
     assert words in text
     assert "Traceback" not in text
@@ -75,16 +77,17 @@ def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_a
 def test_a_worker_is_not_started_on_a_queue_that_was_moved(queue: Queue, fleet: Start, app: Flask) -> None:
     words = mark(app, "postgresql://ana@db/queue")
     one = fleet(ready=False)
-    assert one.process.wait(20) != 0
+    assert one.process.wait(DEADLINE) != 0
     assert words in one.text()
 
 
+@pytest.mark.full
 def test_a_worker_that_dies_when_its_queue_has_moved_has_no_successor(queue: Queue, fleet: Start, app: Flask) -> None:
     one = fleet(count=1)
     [worker] = queue.workers()
     words = mark(app, "postgresql://ana@db/queue")
     psutil.Process(worker.pid).kill()  # its successor could not even say that it is there
-    assert one.process.wait(30) == 1
+    assert one.process.wait(DEADLINE) == 1
     text = one.text()
     assert words in text
     assert "Traceback" not in text

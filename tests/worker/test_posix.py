@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT
+
+pytestmark = pytest.mark.every_python
 
 # In a process of its own, for a runner takes signal handlers and reaps whatever child there is. Here the second command
 # ends exactly when the runner has seen that no more have ended, and before it waits again.
@@ -40,7 +45,7 @@ def wait4(pid, options):
     return answer
 os.wait4 = wait4
 
-ended, until = [], time.monotonic() + 20
+ended, until = [], time.monotonic() + 60
 while len(runner) and time.monotonic() < until:
     ended += runner.poll(20)
 print([one.exit_code for one in ended], bool(opened), time.monotonic() < until)
@@ -51,5 +56,5 @@ def test_a_command_that_ends_just_after_the_others_were_collected_is_not_overloo
     gate = tmp_path / "gate"
     subprocess.run(["mkfifo", str(gate)], check=True)
     command = [sys.executable, "-c", _END_BETWEEN, str(CHECKOUT), str(gate)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (ran.stdout, ran.stderr) == ("[1, 2] True True\n", "")

@@ -16,7 +16,8 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
-from tests.conftest import configuration, opened, postgresql_database
+from tests.conftest import configuration, opened
+from tests.databases import postgresql_database
 from tests.worker.test_claims import statement_named
 from webapp.core.statements import AT_THE_HEAD, PROMOTE_LIMIT
 from webapp.core.states import STATES
@@ -26,6 +27,8 @@ from webapp.db.engines import writing
 from webapp.db.models import Queue
 from webapp.jobs import listing, queries, search
 from webapp.lib import clock
+
+pytestmark = pytest.mark.postgresql
 
 EACH = 3000  # jobs of each state in each of two queues
 N = 4

@@ -12,6 +12,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, text
 
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.db.engines import reading, writing
 from webapp.db.models import Supervisor, Worker
@@ -104,6 +105,7 @@ def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling
     assert one.process.poll() is None
 
 
+@pytest.mark.full
 def test_a_worker_that_leaves_makes_room_before_it_has_gone(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_worker_that_leaves_makes_room_before_it_has_gone(
     eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
 
 
+@pytest.mark.full
 def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     fleet(count=1)
     [worker] = queue.workers()
@@ -128,6 +131,7 @@ def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Sta
     assert row().wanted == 1
 
 
+@pytest.mark.full
 @both_ways
 def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     one = fleet(count=1)
@@ -140,13 +144,14 @@ def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eve
     assert (row().wanted, one.process.poll()) == (0, None)
 
 
+@pytest.mark.full
 def test_stopping_all_ends_the_supervisors_too(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     one = fleet(count=2)
     two = fleet(count=1)
     supervisors.scale(row_of(two).id, "person:ana", to=0)
     eventually(lambda: len(queue.workers()) == 2)
     operations.wish_of_workers("stop", None, "person:ana")
-    assert (one.process.wait(20), two.process.wait(20)) == (0, 0)
+    assert (one.process.wait(DEADLINE), two.process.wait(DEADLINE)) == (0, 0)
     with pytest.raises(supervisors.Unheard, match="has ended"):
         supervisors.scale(row_of(one).id, "person:ana", to=1)
 
@@ -156,6 +161,7 @@ def row_of(one: Fleet) -> Supervisor:
         return session.scalars(select(Supervisor).where(Supervisor.pid == one.process.pid)).one()
 
 
+@pytest.mark.full
 def test_a_supervisor_that_was_killed_is_written_down_as_ended(
     queue: Queue, fleet: Start, eventually: Eventually
 ) -> None:
@@ -165,6 +171,7 @@ def test_a_supervisor_that_was_killed_is_written_down_as_ended(
     eventually(lambda: not queue.workers())
 
 
+@pytest.mark.full
 @both_ways
 def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
     queue: Queue, fleet: Start, eventually: Eventually
@@ -174,10 +181,11 @@ def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
     eventually(lambda: not queue.workers())
     with writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
-    assert one.process.wait(20) == 1  # whoever started it may start it again
+    assert one.process.wait(DEADLINE) == 1  # whoever started it may start it again
     assert row().stopped_at is None  # nothing is written to a newer version's tables
 
 
+@pytest.mark.full
 def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     queue.enqueue(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     one = fleet(count=2, drain=True)
@@ -185,7 +193,7 @@ def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, t
         assert session.scalars(select(Supervisor)).all() == []
         assert len(session.scalars(select(Worker.supervisor_id).distinct()).all()) == 1
     (tmp_path / "go").touch()
-    assert one.process.wait(20) == 0
+    assert one.process.wait(DEADLINE) == 0
 
 
 def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventually: Eventually) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Callable
 import psutil
 import pytest
 
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Queue
 from webapp.config import CHECKOUT
 
@@ -53,7 +54,7 @@ def supervisor(log: Path, so: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(DEADLINE)
 
 
 def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
@@ -63,7 +64,7 @@ def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
     with supervisor(log, _SLOW_FORKS) as process:
         eventually(lambda: log.read_text().count("forked") == 2)  # the keeper and the worker
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0, log.read_text()
+        assert process.wait(DEADLINE) == 0, log.read_text()
 
 
 def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
@@ -85,17 +86,17 @@ def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
 
 
 # On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.only("postgresql")
 def test_a_keeper_that_stands_still_holds_up_no_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log = tmp_path / "log"
-    with supervisor(log, "supervisor.KEEPER_GRACE, supervisor.KEEPER_LOOK = 0.5, 60.0") as process:
+    with supervisor(log, "supervisor.KEEPER_GRACE, supervisor.KEEPER_LOOK = 0.5, 3600.0") as process:
         [worker] = eventually(queue.workers)
         [keeper] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
         os.kill(keeper, signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(DEADLINE) == 0, log.read_text()
         assert f"keeper (pid {keeper}) did not end in time and is killed" in log.read_text()
         assert not psutil.pid_exists(keeper)
 

@@ -17,7 +17,7 @@ from worker.loop import wakeup
 from worker.loop.claims import Claims
 from worker.loop.wakeup_base import Wakeup
 
-pytestmark = pytest.mark.parametrize("config", ["sqlite"], indirect=True)
+pytestmark = pytest.mark.only("sqlite")
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from flask import Flask
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 
-from tests.conftest import execute
+from tests.databases import execute
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue
 from webapp.config import Config
 from webapp.core.transaction import Connection
@@ -29,7 +30,7 @@ from worker.loop import wakeup_postgresql
 from worker.loop.wakeup_base import BLIND_LOOK, SLOW_LOOK
 from worker.loop.wakeup_postgresql import Notified
 
-pytestmark = pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
 Start = Callable[..., Fleet]
 
 
@@ -58,7 +59,7 @@ class Listening:
 
     def end(self) -> None:
         self._ended.set()
-        self._thread.join(10)
+        self._thread.join(DEADLINE)
         self.wakeup.close()
         self.connection.close()
 
@@ -228,10 +229,10 @@ def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
     monkeypatch.setenv("QUEUECTL_DATABASE_URL", pooled)
     workers = fleet(count=2)
     jobs = [queue.enqueue("echo hello") for _ in range(60)]  # enough for statements to be prepared, were they
-    eventually(lambda: all(queue.job(job).state == "completed" for job in jobs), within=40)
-    eventually(lambda: "brings no notifications" in workers.text(), within=15)
+    eventually(lambda: all(queue.job(job).state == "completed" for job in jobs))
+    eventually(lambda: "brings no notifications" in workers.text())
     last = queue.enqueue("true")
-    eventually(lambda: queue.job(last).state == "completed", within=5)
+    eventually(lambda: queue.job(last).state == "completed")
 
 
 def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, pooled: str, tmp_path: Path) -> None:

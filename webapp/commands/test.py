@@ -1,7 +1,7 @@
-"""`manage.py test`: lint, types and every test, then the fast part on the oldest and the newest Python.
+"""`manage.py test`: lint, types and tests on SQLite, then marked tests on PostgreSQL and on other Pythons.
 
-The development set is installed by the bootstrap before this is imported. What the tests are is in tests/, how the
-tools are set is in pyproject.toml.
+`--all` runs every test on both databases and on every Python. The bootstrap installs the development set before it
+imports this. The tests are in tests/, the settings of the tools and the marks of the tests in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import click
 from webapp.config import CHECKOUT
 
 OTHER_PYTHONS = ("3.9", "3.13")
-FAST = "not browser and not slow"  # what is slow stands in tests/conftest.py, and why
-PARTS = ("lint", "types", "tests", "browser", "fast")
+OLDEST = "3.9"
+PARTS = ("lint", "types", "tests", "browser", "postgresql")
+FAULT_MINUTES = 3.0  # of `--all`
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 
 
@@ -50,13 +51,15 @@ class Outcome:
     context_settings={"ignore_unknown_options": True},
     epilog="Example: manage.py test tests/worker -k timeout",
 )
-@click.option("--only", type=click.Choice(PARTS), help="Run this part alone ('fast': no browser, nothing slow).")
-@click.option("--python", "version", metavar="X.Y", help="Run the fast part, or the tests named, on this Python alone.")
+@click.option("--all", "everything", is_flag=True, help="Run every test, on both databases and on every Python.")
+@click.option("--only", type=click.Choice(PARTS), help="Run this part alone.")
+@click.option("--python", "version", metavar="X.Y", help="Run the part for other Pythons, or the tests named, on this.")
 @click.option("--faults", is_flag=True, help="Attack the queue instead, for --minutes: kills, full disks, power cuts.")
 @click.option("--minutes", type=float, default=30.0, show_default=True, help="How long the attacks go on.")
 @click.option("--seed", type=int, help="Make the same attacks again; each run prints its own.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def test(
+    everything: bool,
     only: Optional[str],
     version: Optional[str],
     faults: bool,
@@ -64,15 +67,15 @@ def test(
     seed: Optional[int],
     pytest_args: tuple[str, ...],
 ) -> int:
-    """Run lint, types and every test; with arguments, pytest with these alone."""
+    """Run lint, types and the tests; with arguments, pytest with these alone (`--db postgresql` for PostgreSQL)."""
     if faults:
         steps, outcomes = [attacks(minutes, seed, pytest_args)], list[Outcome]()
     elif version:
-        steps, outcomes = plan_for_python(version, pytest_args or ("--only", "fast"), required=True)
+        steps, outcomes = plan_for_python(version, pytest_args or portable(everything), required=True)
     elif pytest_args:
-        steps, outcomes = [pytest(*pytest_args)], []
+        steps, outcomes = [pytest("tests", *pytest_args)], []
     else:
-        steps, outcomes = plan(only)
+        steps, outcomes = plan(only, everything)
     for step in steps:
         click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
         outcomes.append(run(step))
@@ -81,10 +84,11 @@ def test(
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
-def plan(only: Optional[str]) -> tuple[list[Step], list[Outcome]]:
-    """Return the steps of a whole run, or of one part of it, and what is known before the first of them."""
+def plan(only: Optional[str], everything: bool) -> tuple[list[Step], list[Outcome]]:
+    """Return the steps of a whole run, or of one part of it, and the outcomes known before the first step."""
     steps: list[Step] = []
     known: list[Outcome] = []
+    marks = [] if everything else ["not full"]
     if only in {None, "lint"}:
         # Named, so that no environment or scratch folder beside them is read.
         ours = [name for name in ("manage.py", "webapp", "worker", "tests", "docs") if (CHECKOUT / name).exists()]
@@ -92,25 +96,40 @@ def plan(only: Optional[str]) -> tuple[list[Step], list[Outcome]]:
         steps.append(Step("format", [sys.executable, "-m", "ruff", "format", "--check", *ours]))
     if only in {None, "types"}:
         steps.append(Step("types", [sys.executable, "-m", "mypy"]))
-    if only in {None, "tests", "browser"}:
-        browser = has_chromium()
-        if not browser:
-            known.append(Outcome("browser", not (os.environ.get("CI") or only == "browser"), without_chromium()))
-        if browser or only != "browser":
-            marks = {"browser": ["-m", "browser"], None: [], "tests": []}[only] if browser else ["-m", "not browser"]
-            steps.append(pytest(*in_parallel(), *marks))
-    if only == "fast":
-        steps.append(pytest(*in_parallel(), "-m", FAST))
+    if not has_chromium() and only in {None, "tests", "browser"}:
+        known.append(Outcome("browser", not (os.environ.get("CI") or only == "browser"), without_chromium()))
+        if only != "browser":
+            steps.append(pytest("tests", *in_parallel(), *marked(*marks, "not browser")))
+    elif only == "browser":
+        steps.append(pytest("browser", *in_parallel(), *marked(*marks, "browser")))
+    elif only in {None, "tests"}:
+        steps.append(pytest("tests", *in_parallel(), *marked(*marks)))
+    if only in {None, "postgresql"}:
+        some = [] if everything else ["postgresql"]
+        steps.append(pytest("postgresql", *in_parallel(), "--db", "postgresql", *marked(*marks, *some)))
     if only is None:
         for version in OTHER_PYTHONS:
-            more, less = plan_for_python(version, ("--only", "fast"), required=False)
+            more, missing = plan_for_python(version, portable(everything), required=False)
             steps += more
-            known += less
+            known += missing
+        steps += plan_for_python(OLDEST, ("--only", "types"), required=False)[0]
+        steps += [attacks(FAULT_MINUTES, None, ())] if everything else []
     return steps, known
 
 
-def pytest(*arguments: str) -> Step:
-    return Step("tests", [sys.executable, "-m", "pytest", *arguments])
+def pytest(name: str, *arguments: str) -> Step:
+    return Step(name, [sys.executable, "-m", "pytest", *arguments])
+
+
+def marked(*marks: str) -> list[str]:
+    return ["-m", " and ".join(marks)] if marks else []
+
+
+def portable(everything: bool) -> list[str]:
+    """Return pytest's arguments for other Pythons: the same browser and the same faults would tell nothing new."""
+    if everything:
+        return [*in_parallel(), "--ignore", "tests/faults", *marked("not browser")]
+    return [*in_parallel(), *marked("every_python", "not full")]
 
 
 def attacks(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:

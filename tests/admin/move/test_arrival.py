@@ -23,6 +23,7 @@ from webapp.jobs import operations
 from worker.loop.dispatcher import Dispatcher
 
 
+@pytest.mark.postgresql
 def test_every_table_arrives_equal(app: Flask, target: Config) -> None:
     riches.fill()
     go(target)

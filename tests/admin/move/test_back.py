@@ -11,7 +11,8 @@ from sqlalchemy.engine import URL
 
 from tests import riches
 from tests.admin.move.moves import Interrupted, back, contents_of, go, stop_at
-from tests.conftest import configuration, opened, postgresql_database
+from tests.conftest import configuration, opened
+from tests.databases import postgresql_database
 from tests.factories import make_job
 from webapp.admin.move import MoveError
 from webapp.config import Config, ConfigError

@@ -18,7 +18,8 @@ from sqlalchemy.engine import URL
 
 from tests import riches
 from tests.admin.move.moves import contents_of
-from tests.conftest import configuration, opened, postgresql_database
+from tests.conftest import configuration, opened
+from tests.databases import postgresql_database
 from webapp.admin.move import Side, marks
 from webapp.config import Config, ConfigError
 from webapp.core.relocated import Relocated
@@ -28,7 +29,7 @@ from webapp.db.application import create_core
 KILLER = Path(__file__).with_name("killer.py")
 LEAST_WRITES = 25  # of a move: fewer would mean that the killer sees none
 PARTS = 4  # a test looks at every fourth write, each of another remainder
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.full, pytest.mark.only("postgresql")]
 
 
 class Killer:

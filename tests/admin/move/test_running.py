@@ -11,6 +11,7 @@ from sqlalchemy import text, update
 
 from tests.admin.move.moves import contents_of, go
 from tests.conftest import opened
+from tests.deadline import DEADLINE
 from tests.factories import make_job, make_worker
 from webapp.admin.move import MoveError, quiet
 from webapp.config import Config
@@ -82,12 +83,12 @@ def test_what_was_being_stored_when_the_mark_came_is_moved(app: Flask, target: C
         with app.app_context(), engines.writing() as session:
             session.execute(text("UPDATE control SET pulse = pulse + 1"))
             begun.set()
-            end.wait(20)
+            end.wait(DEADLINE)
             session.execute(text("INSERT INTO queues (name) VALUES ('told-accepted')"))
 
     thread = threading.Thread(target=store)
     thread.start()
-    begun.wait(20)
+    begun.wait(DEADLINE)
     timer = threading.Timer(0.7, end.set)  # longer than one try for the locks of PostgreSQL
     timer.start()
     go(target)

@@ -9,31 +9,31 @@ from typing import Any, Callable, Optional
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 from werkzeug.serving import make_server
 
 from tests.conftest import opened
 from tests.console.conftest import make_app
+from tests.deadline import DEADLINE
 from tests.factories import make_user
 from webapp.config import Config
 
-DEADLINE = 10_000  # milliseconds that a browser may take for one step
+expect.set_options(timeout=DEADLINE * 1000)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A browser sees the same pages from either database; a few flows, which are marked, prove it on PostgreSQL."""
     for item in items:
         if "/browser/" in str(item.path):
             item.add_marker(pytest.mark.browser)
-
-
-# The console's own tests run on both databases. A browser sees the same pages from either; a few flows prove it.
-on_both = pytest.mark.parametrize("console", ["sqlite", "postgresql"], indirect=True)
+            if item.get_closest_marker("postgresql") is None:
+                item.add_marker(pytest.mark.only("sqlite"))
 
 
 @pytest.fixture
-def console(request: pytest.FixtureRequest) -> Iterator[Flask]:
-    """The whole application on SQLite; on both databases for a test that is marked `on_both`."""
-    config: Config = request.getfixturevalue(f"{getattr(request, 'param', 'sqlite')}_config")
+def console(config: Config) -> Iterator[Flask]:
+    """The whole application."""
     yield from opened(make_app(config))
 
 
@@ -46,7 +46,7 @@ def server(console: Flask) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{live.server_port}"
     live.shutdown()
-    thread.join(10)
+    thread.join(DEADLINE)
 
 
 @dataclass
@@ -77,7 +77,7 @@ def open_browser(chromium: Browser, server: str, console: Flask, watched: Watche
 
     def opened(role: Optional[str] = "admin", *, name: Optional[str] = None, **options: Any) -> Page:
         context = chromium.new_context(base_url=server, **{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(DEADLINE)
+        context.set_default_timeout(DEADLINE * 1000)
         contexts.append(context)
         if role is not None:
             context.add_cookies([session_cookie(console, server, name or f"a-{role}", role)])

@@ -54,6 +54,7 @@ def test_a_group_is_looked_into_and_requeued_once_its_impact_is_told(page: Page)
     assert [state_of(f"job{number}") for number in range(3)] == ["pending"] * 3
 
 
+@pytest.mark.full
 def test_what_died_after_the_question_is_not_discarded(page: Page) -> None:
     make_job("dead", id="seen")
     page.goto("/dead/exit:1")
@@ -67,6 +68,7 @@ def test_what_died_after_the_question_is_not_discarded(page: Page) -> None:
     assert (state_of("seen"), state_of("unseen")) == (None, "dead")
 
 
+@pytest.mark.full
 def test_all_of_a_group_are_ticked_at_once_and_no_others_are_moved(page: Page) -> None:
     for number in range(60):
         make_job("dead", id=f"job{number}")
@@ -93,6 +95,7 @@ def test_a_group_is_acknowledged_until_it_recurs(page: Page) -> None:
     expect(page.get_by_label("Select job2")).to_be_visible()
 
 
+@pytest.mark.full
 def test_who_acknowledges_what_another_already_has_or_has_not_seen_is_told(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="job1")
     first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
@@ -132,6 +135,7 @@ def test_two_people_write_a_note_and_the_second_is_told(open_browser: Callable[.
     assert (kept.note, kept.changed_by) == ("it is <b>the</b> network", "person:ben")
 
 
+@pytest.mark.full
 def test_dead_letters_are_found_by_what_they_wrote(page: Page) -> None:
     for name, words in (("job1", "connecting\nno route to host\n"), ("job2", "permission denied\n")):
         job = make_job("dead", id=name)

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from playwright.sync_api import Page, expect
 
-from tests.console.browser.conftest import Watched, on_both, press
+from tests.console.browser.conftest import Watched, press
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
 from webapp.accounts import users
 from webapp.db.engines import reading, writing
@@ -65,7 +65,7 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
         watched.expect(f"Failed to load resource: the server responded with a status of {status}")
 
 
-@on_both
+@pytest.mark.postgresql
 def test_a_job_is_submitted_with_wrong_inputs_corrected_on_the_way(page: Page) -> None:
     page.goto("/submit")
     page.fill("#priority", "900")
@@ -90,7 +90,7 @@ def test_a_job_is_submitted_with_wrong_inputs_corrected_on_the_way(page: Page) -
     assert (job.command, job.priority, job.max_retries) == ("echo one\necho two", 5, 2)
 
 
-@on_both
+@pytest.mark.postgresql
 def test_a_dead_letter_is_requeued_in_place(page: Page) -> None:
     make_worker()
     job = make_job("dead", id="job1")
@@ -121,6 +121,7 @@ def test_who_comes_second_is_told_and_nothing_happens_twice(open_browser: Callab
         assert [event.verb for event in job_detail.events(session, job)] == ["requeue"]
 
 
+@pytest.mark.full
 def test_discarding_asks_first_and_keeps_the_job_when_told_so(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/job/job1")
@@ -171,6 +172,7 @@ def test_all_that_match_are_moved_and_not_only_the_page(page: Page) -> None:
     assert state_of("job3") == "pending"
 
 
+@pytest.mark.full
 def test_a_refresh_waits_while_rows_are_ticked_and_goes_on_after(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/dead/exit:1")
@@ -229,6 +231,7 @@ def test_a_changed_tick_keeps_the_rows_that_stay_and_what_is_open(page: Page) ->
     expect(page.locator("#badge-dead")).to_contain_text("2")
 
 
+@pytest.mark.full
 def test_when_a_focused_row_leaves_the_focus_goes_to_the_next_one(page: Page) -> None:
     for number in (1, 2, 3):
         make_job("dead", id=f"job{number}", finished_at=clock.now() - clock.seconds(number))
@@ -270,6 +273,7 @@ def settle(job: Job, output: bytes) -> None:
         )
 
 
+@pytest.mark.full
 def test_earlier_lines_come_on_request(page: Page) -> None:
     job = make_job("completed", id="job1")
     make_attempt(job, 1, "completed", output=b"".join(b"line %d\n" % number for number in range(2500)))
@@ -283,6 +287,7 @@ def test_earlier_lines_come_on_request(page: Page) -> None:
     expect(page.get_by_role("link", name="Earlier")).to_have_count(0)
 
 
+@pytest.mark.full
 def test_on_a_phone_nothing_covers_the_bar_of_ticked_rows_and_the_menu_says_what_calls(
     open_browser: Callable[..., Page],
 ) -> None:
@@ -300,6 +305,7 @@ def test_on_a_phone_nothing_covers_the_bar_of_ticked_rows_and_the_menu_says_what
     expect(page.locator("#badge-dead-menu")).to_contain_text("1")
 
 
+@pytest.mark.full
 def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> None:
     page.goto("/config/backoff_base")
     page.fill("#value", "900")
@@ -319,6 +325,7 @@ def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> N
         assert settings.load(session).backoff_base == 2
 
 
+@pytest.mark.full
 def test_a_worker_is_asked_to_be_quiet_and_a_queue_is_paused(page: Page) -> None:
     make_worker(id="w1")
     make_queue("mail")
@@ -355,6 +362,7 @@ def test_everything_works_without_javascript(open_browser: Callable[..., Page]) 
     expect(page.get_by_text(" submitted.")).to_be_visible()
 
 
+@pytest.mark.full
 def test_keys_lead_to_pages_and_rows(page: Page, console: Flask) -> None:
     make_job("dead", id="job1")
     page.goto("/")

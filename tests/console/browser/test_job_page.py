@@ -58,6 +58,7 @@ def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> Non
     expect(why).to_contain_text("Next in line.")
 
 
+@pytest.mark.full
 def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page]) -> None:
     make_worker(id="w1", wish="quiet", seen_at=clock.now() + clock.seconds(600))
     make_job("pending", id="job1")
@@ -96,6 +97,7 @@ def test_a_line_is_linked_and_the_link_leads_there_from_anywhere(
     expect(other.locator("#L900")).to_have_class("marked")
 
 
+@pytest.mark.full
 def test_from_the_middle_one_reads_on_to_either_end(page: Page) -> None:
     make_attempt(make_job("dead", id="job1", attempts=1), 1, output=LINES)
     page.goto("/job/job1")
@@ -147,6 +149,7 @@ def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[...
     expect(page.locator(".marked, mark")).to_have_count(0)
 
 
+@pytest.mark.full
 def test_line_names_stay_while_output_comes(page: Page) -> None:
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
     job = make_job("processing", id="job1", worker_id="w1", attempts=1)
@@ -161,6 +164,7 @@ def test_line_names_stay_while_output_comes(page: Page) -> None:
     expect(page.locator("#L1")).to_have_class("marked")
 
 
+@pytest.mark.full
 def test_a_page_that_runs_for_days_keeps_the_last_lines_only(page: Page) -> None:
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
     job = make_job("processing", id="job1", worker_id="w1", attempts=1)
@@ -180,6 +184,7 @@ def test_a_page_that_runs_for_days_keeps_the_last_lines_only(page: Page) -> None
     assert page.locator("#out > div").count() == 1000
 
 
+@pytest.mark.full
 def test_the_next_attempt_takes_the_place_of_the_one_that_ended(page: Page) -> None:
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
     job = make_job("pending", id="job1")
@@ -203,6 +208,7 @@ def test_the_next_attempt_takes_the_place_of_the_one_that_ended(page: Page) -> N
     expect(page.locator("#out > div")).to_have_text(["again"])
 
 
+@pytest.mark.full
 def test_two_attempts_are_compared(page: Page) -> None:
     job = make_job("dead", id="job1", attempts=2)
     make_attempt(job, 1, output=b"10:00 start\nok\n")
@@ -280,6 +286,7 @@ def test_many_lines_become_many_jobs_after_what_was_wrong_is_put_right(page: Pag
     expect(page.get_by_role("heading", name="Batch of 3 jobs")).to_be_visible()
 
 
+@pytest.mark.full
 def test_a_job_is_submitted_and_watched(page: Page) -> None:
     page.goto("/submit")
     page.get_by_role("button", name="Submit and watch").click()
@@ -291,6 +298,7 @@ def test_a_job_is_submitted_and_watched(page: Page) -> None:
     expect(page.locator("#output")).to_be_in_viewport()
 
 
+@pytest.mark.full
 def test_a_job_is_submitted_again_with_changes(page: Page) -> None:
     make_job("dead", id="job1", command="echo one\necho two", queue="mail", priority=7, max_retries=4, timeout=90.0,
              cwd="/srv", env='{"A": "1", "B": "x=y"}')  # fmt: skip
@@ -321,6 +329,7 @@ def full(state: str) -> None:
         change_job(state, attempts=4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_its_pages_have_no_fault_that_axe_can_find(
     open_browser: Callable[..., Page], watched: Any, scheme: str, width: int
@@ -344,6 +353,7 @@ def test_its_pages_have_no_fault_that_axe_can_find(
     assert faults == []
 
 
+@pytest.mark.full
 def test_on_paper_there_is_what_was_and_nothing_to_press(page: Page) -> None:
     full("failed")
     page.goto("/job/failed")

@@ -38,6 +38,7 @@ def test_the_queue_narrows_the_list_as_it_is_chosen(page: Page) -> None:
     expect(page.locator("#search")).to_have_value("exit:7")
 
 
+@pytest.mark.full
 def test_the_queue_narrows_the_list_without_javascript_by_its_button(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="a", queue="mail")
     make_job("dead", id="b", queue="media")
@@ -51,6 +52,7 @@ def test_the_queue_narrows_the_list_without_javascript_by_its_button(open_browse
     expect(page).to_have_url(url_with("queue=mail&sort=oldest"))
 
 
+@pytest.mark.full
 def test_a_search_is_corrected_where_it_was_typed(page: Page) -> None:
     make_job("dead", id="a", command="docker run redis:7")
     make_job("completed", id="b", command="docker run redis:7")
@@ -130,6 +132,7 @@ def test_all_that_match_are_moved_past_the_page_and_the_cap(page: Page, monkeypa
         assert {job.command for job in session.query(Job)} == {"hay"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_what_opens_on_the_page_has_no_fault_that_axe_can_find(
     open_browser: Callable[..., Page], width: int, scheme: str

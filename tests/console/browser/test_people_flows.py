@@ -99,6 +99,7 @@ def test_all_of_it_works_without_javascript(open_browser: Callable[..., Page]) -
     expect(page.locator(".trail tbody tr")).to_have_count(1)
 
 
+@pytest.mark.full
 def test_the_last_administrator_is_told_why_it_must_stay(page: Page) -> None:
     page.goto("/person/a-admin")
     page.get_by_role("button", name="Disable yourself").click()
@@ -132,6 +133,7 @@ def test_a_secret_is_shown_once_and_copied(open_browser: Callable[..., Page]) ->
     assert secret not in page.content()
 
 
+@pytest.mark.full
 def test_a_token_is_revoked_in_place(page: Page) -> None:
     secret, _ = tokens.make("deploy", "read", None, "person:ana")
     page.goto("/tokens")
@@ -167,6 +169,7 @@ def session_of(page: Page) -> str:
     return str(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["_user_id"])
 
 
+@pytest.mark.full
 def test_ones_password_is_changed_and_other_browsers_are_signed_out(open_browser: Callable[..., Page]) -> None:
     page = open_browser("viewer", name="ana")
     sessions.begin(user("ana"), "192.0.2.7", "curl/8")
@@ -185,6 +188,7 @@ def test_ones_password_is_changed_and_other_browsers_are_signed_out(open_browser
     expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
 
 
+@pytest.mark.full
 def test_another_browser_of_ones_own_is_signed_out(open_browser: Callable[..., Page]) -> None:
     page = open_browser("viewer", name="ana")
     for address in ("192.0.2.7", "192.0.2.8", "192.0.2.9"):
@@ -197,6 +201,7 @@ def test_another_browser_of_ones_own_is_signed_out(open_browser: Callable[..., P
     expect(page.get_by_text("2 sessions signed out.")).to_be_visible()
 
 
+@pytest.mark.full
 def test_the_trail_is_narrowed_and_kept_as_a_file(page: Page, tmp_path: Path) -> None:
     operations.set_setting("lease", 40, "person:ana")
     page.goto("/jobs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched, press
@@ -24,6 +25,7 @@ def test_a_toast_takes_back_what_the_button_did_and_goes(page: Page) -> None:
     assert state_of("job1") == "dead"
 
 
+@pytest.mark.full
 def test_an_undo_that_comes_too_late_says_so(page: Page, watched: Watched) -> None:
     watched.expect("status of 409")
     make_job("dead", id="job1")
@@ -36,6 +38,7 @@ def test_an_undo_that_comes_too_late_says_so(page: Page, watched: Watched) -> No
     expect(page.locator("#toasts")).to_contain_text("Nothing to undo")
 
 
+@pytest.mark.full
 def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> None:
     make_worker()
     for number in range(3):

@@ -55,6 +55,7 @@ def test_a_supervisor_is_scaled_by_a_button_and_to_none_after_a_question(page: P
     assert wanted() == 0
 
 
+@pytest.mark.full
 def test_a_supervisor_is_scaled_by_keyboard_to_a_number(page: Page, watched: Watched) -> None:
     watched.expect("status of 422")
     make_supervisor(id="s1", wanted=1)
@@ -73,6 +74,7 @@ def test_a_supervisor_is_scaled_by_keyboard_to_a_number(page: Page, watched: Wat
     expect(page.get_by_role("heading", name="Workers", exact=True)).to_be_visible()
 
 
+@pytest.mark.full
 def test_the_last_worker_is_stopped_after_a_question_only(page: Page) -> None:
     make_supervisor(id="s1", wanted=2)
     for name in ("w1", "w2"):
@@ -105,6 +107,7 @@ def test_a_value_is_foreseen_saved_and_taken_back(page: Page) -> None:
     expect(page.locator(".changes-of li").first).to_contain_text("reverted")
 
 
+@pytest.mark.full
 def test_a_shorter_keep_warns_before_it_is_saved(page: Page) -> None:
     for days in (5, 9):
         make_job("completed", finished_at=clock.now() - days * clock.DAY)
@@ -165,6 +168,7 @@ def test_it_all_works_without_javascript(open_browser: Open) -> None:
     expect(page.locator("#toasts")).to_contain_text("(default)")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
@@ -197,6 +201,7 @@ def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
     assert faults == []
 
 
+@pytest.mark.full
 def test_a_refresh_of_an_unchanged_fleet_is_not_sent_again(page: Page) -> None:
     make_supervisor(id="s1", wanted=3, seen_at=clock.now() + clock.seconds(600))
     for _ in range(3):

@@ -1,0 +1,1 @@
+"""The same rules by each way in: console, API and command line."""
