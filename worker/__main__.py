@@ -19,7 +19,8 @@ def _work(task: dict[str, Any]) -> int:
     from webapp.lib import logs
     from worker.assignment import Assignment
     from worker.loop import worker as loop
-    from worker.maintenance import maintenance, scaling
+    from worker.maintenance import process as maintenance
+    from worker.maintenance import scaling
 
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):

@@ -1,4 +1,4 @@
-"""What every child of a supervisor has: an ear for it, and an end. What they do is in `worker/loop/worker.py` and `worker/maintenance/maintenance.py`."""
+"""What every child of a supervisor has: an ear for it, and an end. What they do is in `worker/loop/worker.py` and `worker/maintenance/process.py`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.conftest import opened
 from webapp.config import Config
 from webapp.core import audit_lines, job_spec
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db import backup
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing

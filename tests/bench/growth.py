@@ -22,7 +22,7 @@ from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
 from webapp.core.job_spec import JobSpec
 from webapp.core.labels import Lane
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db.engines import worker_connection, write_engine, writing
 from webapp.jobs.operations import enqueue, pause_queue
 from webapp.lib import clock

@@ -11,7 +11,7 @@ from flask import Flask
 
 from tests.commands.conftest import Cli
 from webapp.config import CHECKOUT
-from webapp.core.setting_values import DEFINITIONS
+from webapp.core.settings import DEFINITIONS
 
 pytestmark = pytest.mark.every_python
 

@@ -15,7 +15,7 @@ from flask import Flask
 from tests.commands.conftest import Cli, Processes
 from tests.deadline import DEADLINE
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_worker
-from webapp.commands import _logs
+from webapp.commands.shared import logs as _logs
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail
 from webapp.lib import clock

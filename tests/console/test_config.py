@@ -10,7 +10,7 @@ from sqlalchemy import select
 from tests.accounts.test_audit_log import write_lines
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
-from webapp.core import setting_values
+from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import operations, queries, settings

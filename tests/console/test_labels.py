@@ -12,7 +12,7 @@ from tests.console.conftest import Browser
 from tests.console.test_job_page import told
 from tests.console.test_submit import only_job, submit
 from tests.factories import make_job, make_queue, make_supervisor, make_worker
-from webapp.console.wait_reason import start_command, wanting
+from webapp.console.display.wait_reason import start_command, wanting
 from webapp.insight.blockers import serving
 from webapp.jobs.queries import WorkerView
 from webapp.lib import clock

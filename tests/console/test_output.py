@@ -10,9 +10,9 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_job
-from webapp.console import ansi
+from webapp.console.display import ansi
+from webapp.console.display.output_lines import after, around, before, find_line, hits, pattern_of, since, view_of
 from webapp.console.output import opened
-from webapp.console.output_lines import after, around, before, find_line, hits, pattern_of, since, view_of
 from webapp.jobs.job_detail import Output
 from webapp.lib import text_diff
 
@@ -245,9 +245,9 @@ def test_a_search_goes_from_line_to_line() -> None:
 
 
 def test_a_search_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.console.output_lines.SEARCHED", 1024)
+    monkeypatch.setattr("webapp.console.display.output_lines.SEARCHED", 1024)
     monkeypatch.setattr("webapp.console.output.SEARCHED", 1 << 20)
-    monkeypatch.setattr("webapp.console.output_lines.MOST_HITS", 20)
+    monkeypatch.setattr("webapp.console.display.output_lines.MOST_HITS", 20)
     assert len(hits(NUMBERED, pattern_of("line"))) == 20
     assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []
 

@@ -14,7 +14,7 @@ from tests.console.conftest import Browser, Client
 from webapp import create_app
 from webapp.accounts import sessions, users
 from webapp.config import Config
-from webapp.console import user_agents
+from webapp.console.display import user_agents
 from webapp.db.engines import reading, writing
 from webapp.db.models import User, UserSession
 from webapp.lib import clock

@@ -12,7 +12,7 @@ from sqlalchemy import event, update
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
-from webapp.console import etag_cache
+from webapp.console.frame import etag_cache
 from webapp.db import engines
 from webapp.db.engines import writing
 from webapp.db.models import Job

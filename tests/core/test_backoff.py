@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp.core import backoff
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 
 
 @pytest.mark.parametrize(("failures", "wait"), [(1, 3), (2, 9), (3, 27), (4, 50), (5000, 50)])

@@ -120,7 +120,7 @@ def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_chang
     """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
     from webapp.core import job_spec
     from webapp.core.labels import Lane
-    from webapp.core.setting_values import Settings
+    from webapp.core.settings import Settings
     from webapp.jobs import operations
     from worker.loop.claims import Claims
 

@@ -8,8 +8,8 @@ from typing import Callable
 
 import pytest
 
-from webapp.core import setting_values
-from webapp.core.setting_values import DEFINITIONS, Definition, SettingError
+from webapp.core import settings as setting_values
+from webapp.core.settings import DEFINITIONS, Definition, SettingError
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 from webapp.jobs.queries import events_of

@@ -15,7 +15,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
 from webapp.server.arbiter import NotifyingArbiter
-from webapp.server.threads import PatientWorker
+from webapp.server.request_timeout import PatientWorker
 
 OVERRIDDEN = [
     (NotifyingArbiter, Arbiter, "murder_workers", "run"),

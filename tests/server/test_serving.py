@@ -17,7 +17,7 @@ import pytest
 from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.lib import logs
-from webapp.server import serving
+from webapp.server import gunicorn_app as serving
 
 pytestmark = pytest.mark.every_python
 

@@ -13,7 +13,7 @@ from sqlalchemy import text, update
 from tests.worker.conftest import Queue
 from webapp.core import statements
 from webapp.core.labels import Lane
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.core.statements import PROMOTE_LIMIT, Statements
 from webapp.core.transaction import Connection
 from webapp.db import engines

@@ -26,7 +26,7 @@ from tests.databases import execute
 from webapp.config import Config
 from webapp.core import job_spec
 from webapp.core.labels import Lane
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db import engines as db
 from webapp.db import postgresql
 from webapp.db.application import create_core

@@ -18,7 +18,7 @@ from webapp.jobs import actions, job_detail, operations
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from worker import processes
-from worker.maintenance import maintenance
+from worker.maintenance import process as maintenance
 from worker.maintenance.scaling import Scaling
 from worker.messages import GONE, LOOK
 

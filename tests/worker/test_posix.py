@@ -19,7 +19,7 @@ _END_BETWEEN = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import psutil
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from worker.claims import Claim
 from worker.runner_posix import PosixRunner
 

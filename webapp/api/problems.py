@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from webapp.api import fields
 from webapp.core.job_spec import SpecError
 from webapp.core.relocated import Relocated
-from webapp.core.setting_values import SettingError
+from webapp.core.settings import SettingError
 from webapp.jobs.filters import FilterError
 
 ROOT = "/api/"

@@ -10,7 +10,7 @@ from marshmallow import fields as ma
 from webapp.api import fields, request_body
 from webapp.api.routes import Noun
 from webapp.api.scopes import actor, scope
-from webapp.core import setting_values
+from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 from webapp.web import serializers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago, present, say
+from webapp.commands.shared.core import actor, core, json_option
+from webapp.commands.shared.output import Column, ago, present, say
 from webapp.lib import clock
 from webapp.lib.text import plural
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp.commands._core import SINCE, core, json_option
-from webapp.commands._output import Column, local_time, present, say
+from webapp.commands.shared.core import SINCE, core, json_option
+from webapp.commands.shared.output import Column, local_time, present, say
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from tests.bench import SECTIONS, Bench, BenchError, measure, missing, space
-from webapp.commands._core import json_option
-from webapp.commands._output import Column, print_json, say, show, table
+from webapp.commands.shared.core import json_option
+from webapp.commands.shared.output import Column, print_json, say, show, table
 
 if TYPE_CHECKING:
     from tests.bench.rounds import Row

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago_by, present, print_json
-from webapp.core import setting_values
+from webapp.commands.shared.core import actor, core, json_option
+from webapp.commands.shared.output import Column, ago_by, present, print_json
+from webapp.core import settings as setting_values
 from webapp.lib import clock
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from webapp.commands._core import actor, core, disconnect
-from webapp.commands._move import move
-from webapp.commands._output import say
+from webapp.commands.shared.core import actor, core, disconnect
+from webapp.commands.shared.move import move
+from webapp.commands.shared.output import say
 from webapp.core import schema
 
 SHOWN = 20  # damages; the first ones tell the story

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp.commands._core import actor, core
-from webapp.commands._output import Column, console, say, standing, table
+from webapp.commands.shared.core import actor, core
+from webapp.commands.shared.output import Column, console, say, standing, table
 from webapp.lib import clock
 
 if TYPE_CHECKING:

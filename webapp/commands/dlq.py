@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Callable
 
 import click
 
-from webapp.commands._core import actor, core, json_option, tell_result
-from webapp.commands._output import Column, ago, present, print_json, say, tell_more
+from webapp.commands.shared.core import actor, core, json_option, tell_result
+from webapp.commands.shared.output import Column, ago, present, print_json, say, tell_more
 from webapp.lib import clock
 from webapp.lib.text import plural
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from webapp.commands._core import json_option
-from webapp.commands._output import STYLES, print_json, show
+from webapp.commands.shared.core import json_option
+from webapp.commands.shared.output import STYLES, print_json, show
 
 
 @click.command(epilog="Example: manage.py doctor --json")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp.commands._core import DURATION, actor, core
-from webapp.commands._output import say
+from webapp.commands.shared.core import DURATION, actor, core
+from webapp.commands.shared.output import say
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:

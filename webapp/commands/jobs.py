@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands._core import actor, core, found, json_option, tell_result
-from webapp.commands._output import Column, present, print_json, say, standing, tell_more
+from webapp.commands.shared.core import actor, core, found, json_option, tell_result
+from webapp.commands.shared.output import Column, present, print_json, say, standing, tell_more
 from webapp.core import labels
 from webapp.lib import clock
 
 if TYPE_CHECKING:
-    from webapp.core.setting_values import Settings
+    from webapp.core.settings import Settings
     from webapp.db.models import Job
     from webapp.jobs.filters import JobFilter
 
@@ -107,7 +107,7 @@ def show(job_id: str, as_json: bool) -> None:
             shown.update(job_detail.output_json(one))
         print_json(whole)
     else:
-        from webapp.commands._show import print_job
+        from webapp.commands.shared.show import print_job
 
         print_job(job, attempts, events, settings)
 
@@ -124,7 +124,7 @@ def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
     With --follow it waits for the job to start, and goes on through its retries until the last one has ended;
     with --attempt too, until that attempt has ended. What happens on the way is told on stderr.
     """
-    from webapp.commands import _logs
+    from webapp.commands.shared import logs as _logs
 
     with core():
         if follow:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago_by, present, span, two_digits
+from webapp.commands.shared.core import actor, core, json_option
+from webapp.commands.shared.output import Column, ago_by, present, span, two_digits
 from webapp.lib import clock
 from webapp.lib.durations import duration
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands._core import core, json_option
-from webapp.commands._output import STYLES, print_json, show, two_digits
+from webapp.commands.shared.core import core, json_option
+from webapp.commands.shared.output import STYLES, print_json, show, two_digits
 from webapp.core import labels
 from webapp.lib import clock
 from webapp.lib.durations import about, duration

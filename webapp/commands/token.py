@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, ago, local_time, present, say
+from webapp.commands.shared.core import actor, core, json_option
+from webapp.commands.shared.output import Column, ago, local_time, present, say
 from webapp.lib import clock
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from webapp.commands._output import say
-from webapp.commands._serve import address_options, listen, log_option, set_up_link, tell_set_up
+from webapp.commands.shared.output import say
+from webapp.commands.shared.serve import address_options, listen, log_option, set_up_link, tell_set_up
 from webapp.commands.worker import MOST_SLOTS, MOST_WORKERS, label_option
 from webapp.lib.text import plural
 
@@ -23,7 +23,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
     from webapp import config as configuration
     from webapp.lib import logs, sd_notify
     from webapp.lib.version import __version__
-    from webapp.server import serving
+    from webapp.server import gunicorn_app as serving
     from worker.supervisor import supervisor
     from worker.supervisor.console import Console
 

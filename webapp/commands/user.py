@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import click
 
-from webapp.commands._core import actor, core, json_option
-from webapp.commands._output import Column, local_time, present
+from webapp.commands.shared.core import actor, core, json_option
+from webapp.commands.shared.output import Column, local_time, present
 from webapp.lib import clock
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`web`: the console alone, for those who run workers elsewhere. How it is served is in `webapp/server/serving.py`."""
+"""`web`: the console alone, for those who run workers elsewhere. How it is served is in `webapp/server/gunicorn_app.py`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Optional
 
 import click
 
-from webapp.commands._core import core
-from webapp.commands._serve import address_options, listen, log_option, set_up_link, tell_set_up
+from webapp.commands.shared.core import core
+from webapp.commands.shared.serve import address_options, listen, log_option, set_up_link, tell_set_up
 
 
 @click.command(epilog="Example: manage.py web --port 8080")
@@ -32,7 +32,7 @@ def web(
     from webapp import config as configuration
     from webapp.db import db_errors
     from webapp.lib import logs, sd_notify
-    from webapp.server import serving
+    from webapp.server import gunicorn_app as serving
 
     if with_parent is not None:
         from webapp.lib.process_group import end_with

@@ -6,9 +6,9 @@ from typing import Optional
 
 import click
 
-from webapp.commands._core import actor, core, json_option, tell_outcome
-from webapp.commands._output import Column, ago, present, say
-from webapp.commands._serve import log_option
+from webapp.commands.shared.core import actor, core, json_option, tell_outcome
+from webapp.commands.shared.output import Column, ago, present, say
+from webapp.commands.shared.serve import log_option
 from webapp.lib import clock
 from webapp.lib.text import plural
 

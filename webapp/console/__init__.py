@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from webapp.console import error_pages, gate
 from webapp.console.account import pages as account_pages
 from webapp.console.activity import pages as activity_pages
 from webapp.console.api_docs import pages as api_docs_pages
 from webapp.console.audit import pages as audit_pages
 from webapp.console.batches import pages as batches_pages
 from webapp.console.dead_letters import pages as dead_letters_pages
-from webapp.console.etag_cache import init_app as init_unchanged
+from webapp.console.frame import error_pages, gate
+from webapp.console.frame.etag_cache import init_app as init_unchanged
+from webapp.console.frame.templating import init_app as init_templating
 from webapp.console.job import pages as job_pages
 from webapp.console.job_actions import pages as acts_pages
 from webapp.console.jobs import pages as jobs_pages
@@ -26,7 +27,6 @@ from webapp.console.sessions import init_app as init_sessions
 from webapp.console.sessions import pages as sessions_pages
 from webapp.console.settings import pages as config_pages
 from webapp.console.submit import pages as submit_pages
-from webapp.console.templating import init_app as init_templating
 from webapp.console.tokens import pages as tokens_pages
 from webapp.console.workers import pages as workers_pages
 

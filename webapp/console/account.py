@@ -11,12 +11,12 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import users
-from webapp.console.nav import nav_of
+from webapp.console.display.wording import sentence
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
+from webapp.console.frame.templating import THEMES, TICKS
 from webapp.console.people import sent_handle, signed_in, told_ended
-from webapp.console.roles import needs
 from webapp.console.sessions import actor, check_password, go_on_fresh, this_person
-from webapp.console.templating import THEMES, TICKS
-from webapp.console.wording import sentence
 from webapp.db.engines import reading
 from webapp.web.request_info import is_public_https
 

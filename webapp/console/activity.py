@@ -11,10 +11,10 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.console import htmx
-from webapp.console.roles import needs
+from webapp.console.display.wording import VERBS, who
+from webapp.console.frame import htmx
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wording import VERBS, who
 from webapp.db.engines import reading
 from webapp.db.models import Act, Event, Job
 from webapp.jobs import actions, activity, queries

@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from webapp.accounts import tokens
-from webapp.console.nav import nav_of
+from webapp.console.frame.nav import nav_of
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES
 from webapp.web.api_description import api_description

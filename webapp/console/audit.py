@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.console import times
-from webapp.console.nav import nav_of
-from webapp.console.roles import needs
+from webapp.console.display import times
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
 from webapp.db import audit
 from webapp.db.engines import reading
 from webapp.db.models import Audit

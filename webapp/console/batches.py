@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.console import htmx
+from webapp.console.frame import htmx
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.jobs import batches

@@ -16,13 +16,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import users
-from webapp.console import htmx
+from webapp.console.display.sparklines import sparkline
+from webapp.console.display.wording import VERBS
+from webapp.console.frame import htmx
+from webapp.console.frame.roles import needs
 from webapp.console.job_actions import on_all
 from webapp.console.jobs import PAGE
-from webapp.console.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.sparklines import sparkline
-from webapp.console.wording import VERBS
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups

@@ -9,11 +9,12 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console import htmx, timeline
+from webapp.console.display import timeline
+from webapp.console.display.why import Why, why
+from webapp.console.display.wording import Verb, verbs_for
+from webapp.console.frame import htmx
 from webapp.console.output import compared, opened
-from webapp.console.why import Why, why
-from webapp.console.wording import Verb, verbs_for
-from webapp.core import setting_values
+from webapp.core import settings as setting_values
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Job

@@ -15,10 +15,10 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from webapp.console import htmx
-from webapp.console.roles import needs
+from webapp.console.display.wording import VERBS, Verb
+from webapp.console.frame import htmx
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wording import VERBS, Verb
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import requeue_impact

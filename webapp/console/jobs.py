@@ -16,10 +16,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import saved_searches
-from webapp.console import htmx, times
-from webapp.console.roles import needs
+from webapp.console.display import times
+from webapp.console.display.wording import EMPTY, sentence
+from webapp.console.frame import htmx
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor, this_person
-from webapp.console.wording import EMPTY, sentence
 from webapp.core.states import STATES
 from webapp.db import audit
 from webapp.db.engines import reading, writing

@@ -11,8 +11,8 @@ from flask import Blueprint, Response, abort, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console import ansi, htmx
-from webapp.console.output_lines import (
+from webapp.console.display import ansi
+from webapp.console.display.output_lines import (
     MOST_HITS,
     NAME,
     SEARCHED,
@@ -29,6 +29,7 @@ from webapp.console.output_lines import (
     since,
     view_of,
 )
+from webapp.console.frame import htmx
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import job_detail

@@ -7,8 +7,9 @@ from typing import Optional
 from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 
-from webapp.console import charts, htmx, times
-from webapp.console.attention import needs
+from webapp.console.display import charts, times
+from webapp.console.display.attention import needs
+from webapp.console.frame import htmx
 from webapp.db.engines import reading
 from webapp.insight import trends
 from webapp.insight.queues import all_queues

@@ -16,12 +16,13 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.accounts import sessions, users
-from webapp.console import htmx, user_agents
-from webapp.console.error_pages import explain
-from webapp.console.nav import nav_of
-from webapp.console.roles import needs
+from webapp.console.display import user_agents
+from webapp.console.display.wording import ROLE_HELP, sentence
+from webapp.console.frame import htmx
+from webapp.console.frame.error_pages import explain
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import Person, actor, this_person
-from webapp.console.wording import ROLE_HELP, sentence
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User, UserSession
 from webapp.jobs import operations

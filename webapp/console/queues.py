@@ -8,10 +8,10 @@ from typing import Optional
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.console import htmx
-from webapp.console.roles import needs
+from webapp.console.display.wait_reason import start_command
+from webapp.console.frame import htmx
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wait_reason import start_command
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
 from webapp.insight.queues import QueueView, all_queues

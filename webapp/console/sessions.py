@@ -14,7 +14,7 @@ from flask.sessions import SecureCookieSessionInterface
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from webapp.accounts import login_throttle, sessions, users
-from webapp.console.roles import needs
+from webapp.console.frame.roles import needs
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, User

@@ -9,13 +9,13 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console import htmx
-from webapp.console.nav import nav_of
-from webapp.console.roles import needs
+from webapp.console.display.setting_effects import foresee
+from webapp.console.display.wording import number, who
+from webapp.console.frame import htmx
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.setting_effects import foresee
-from webapp.console.wording import number, who
-from webapp.core import setting_values
+from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 

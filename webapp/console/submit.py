@@ -13,15 +13,16 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.console import htmx
-from webapp.console.forms import FIELDS, MOST_LINES, SubmitForm
-from webapp.console.nav import nav_of
-from webapp.console.retry_schedule import Timetable
-from webapp.console.roles import needs
+from webapp.console.display.forms import FIELDS, MOST_LINES, SubmitForm
+from webapp.console.display.retry_schedule import Timetable
+from webapp.console.display.times import zone_name
+from webapp.console.display.wait_reason import place, start_command
+from webapp.console.frame import htmx
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.times import zone_name
-from webapp.console.wait_reason import place, start_command
-from webapp.core import labels, setting_values
+from webapp.core import labels
+from webapp.core import settings as setting_values
 from webapp.core.job_spec import SpecError
 from webapp.db.engines import reading
 from webapp.db.models import Queue

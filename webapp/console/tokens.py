@@ -8,11 +8,11 @@ from flask import Blueprint, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import tokens
-from webapp.console import htmx
-from webapp.console.nav import nav_of
-from webapp.console.roles import needs
+from webapp.console.display.wording import sentence
+from webapp.console.frame import htmx
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wording import sentence
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Token
 from webapp.lib import clock

@@ -12,12 +12,12 @@ from flask import Blueprint, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console import htmx
-from webapp.console.nav import nav_of
-from webapp.console.roles import needs
+from webapp.console.display.wait_reason import START_COMMAND
+from webapp.console.display.wording import worker_state
+from webapp.console.frame import htmx
+from webapp.console.frame.nav import nav_of
+from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.console.wait_reason import START_COMMAND
-from webapp.console.wording import worker_state
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet

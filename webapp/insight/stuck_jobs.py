@@ -10,7 +10,7 @@ from typing import Optional
 
 from sqlalchemy.orm import Session
 
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db.models import Job
 from webapp.insight import trends
 from webapp.insight.rollups import REST

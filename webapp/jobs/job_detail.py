@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from webapp.core import labels
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk
 from webapp.lib import clock
 from webapp.lib.stream_runs import add_run, decode_runs, spans

@@ -13,7 +13,7 @@ from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from webapp.core.schema import BUMP_REVISION
-from webapp.core.setting_values import DEFINITIONS, Definition, Number, Settings, define
+from webapp.core.settings import DEFINITIONS, Definition, Number, Settings, define
 from webapp.db.models import Control, Event, Setting
 from webapp.jobs.lifecycle import record
 from webapp.lib import clock

@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from webapp.core import schema, statements
 from webapp.core.labels import Lane
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock

@@ -17,7 +17,7 @@ from typing import Callable, Optional
 from webapp.core import backoff, labels
 from webapp.core.labels import Lane
 from webapp.core.relocated import Relocated
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker.assignment import Assignment

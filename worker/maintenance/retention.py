@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, or_, select, text, t
 
 from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing

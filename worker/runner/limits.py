@@ -20,7 +20,7 @@ from typing import Optional
 
 import psutil
 
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from worker.runner import cgroups
 
 log = logging.getLogger("queuectl.worker")

@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Optional, TypeVar
 
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.lib import clock, sd_notify
 from worker import processes
 from worker.attempt import AttemptResult, Claim

@@ -21,7 +21,8 @@ from webapp.db.application import create_core
 from worker import messages
 from worker.assignment import Assignment
 from worker.loop import worker as loop
-from worker.maintenance import maintenance, scaling
+from worker.maintenance import process as maintenance
+from worker.maintenance import scaling
 from worker.messages import NOW, QUIET, STOP, Wanted
 from worker.supervisor import spawning
 from worker.supervisor.console import Console

@@ -24,13 +24,13 @@ from sqlalchemy import Engine, event
 from webapp.admin import move as moving  # noqa: F401
 from webapp.admin.move import copying
 from webapp.commands import main
-from webapp.commands._move import move  # noqa: F401
+from webapp.commands.shared.move import move  # noqa: F401
 from webapp.insight import rollups  # noqa: F401
 from webapp.jobs import (
     actions,  # noqa: F401
     canary,  # noqa: F401
 )
-from worker.maintenance import maintenance  # noqa: F401
+from worker.maintenance import process as maintenance  # noqa: F401
 
 copying.ROWS = 40  # so that some tables go in several batches
 WRITES = ("INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "SELECT setval")

@@ -12,7 +12,7 @@ from webapp.admin import move as moving
 from webapp.admin.move import Side, copying
 from webapp.config import Config
 from webapp.db.application import create_core
-from worker.maintenance import maintenance
+from worker.maintenance import process as maintenance
 
 
 class Lines:

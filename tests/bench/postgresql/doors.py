@@ -18,7 +18,7 @@ from tests.bench.postgresql.server import Database
 from tests.bench.scratch import Scratch, opened
 from webapp.core.job_spec import JobSpec
 from webapp.core.labels import Lane
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db.engines import worker_connection
 from webapp.jobs.operations import enqueue
 from webapp.lib import clock

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from tests import factories
 from webapp.accounts import tokens
 from webapp.core import job_spec
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Event, IdempotencyKey, Job, Worker
 from webapp.jobs import actions, deletion, operations
 from webapp.lib import clock
 from worker import processes
-from worker.maintenance import maintenance as keeper
+from worker.maintenance import process as keeper
 from worker.maintenance import retention
 from worker.maintenance.retention import Retention
 

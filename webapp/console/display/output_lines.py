@@ -15,7 +15,7 @@ from typing import Optional
 
 from markupsafe import Markup
 
-from webapp.console import ansi
+from webapp.console.display import ansi
 from webapp.jobs.job_detail import Output
 
 LINES = 1000  # shown at once

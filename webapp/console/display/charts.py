@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from webapp.console import times
+from webapp.console.display import times
 from webapp.insight.rollups import Sum
 from webapp.insight.trends import Trend
 from webapp.lib.text import plural

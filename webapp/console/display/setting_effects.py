@@ -12,9 +12,9 @@ from typing import Callable, Optional
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
-from webapp.console.retry_schedule import Timetable
-from webapp.console.wording import number
-from webapp.core import setting_values
+from webapp.console.display.retry_schedule import Timetable
+from webapp.console.display.wording import number
+from webapp.core import settings as setting_values
 from webapp.db.models import Audit, Job, Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state

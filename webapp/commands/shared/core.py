@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import click
 
-from webapp.commands._output import one_line, print_json, say
+from webapp.commands.shared.output import one_line, print_json, say
 from webapp.lib import durations
 
 if TYPE_CHECKING:

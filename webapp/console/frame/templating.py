@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from flask import current_app, request
 from jinja2 import StrictUndefined
 
-from webapp.console import timeline, times, wait_reason, wording
-from webapp.console.roles import needed_role
+from webapp.console.display import timeline, times, wait_reason, wording
+from webapp.console.frame.roles import needed_role
 from webapp.console.sessions import current_person
 from webapp.core import labels
 from webapp.lib import durations, text

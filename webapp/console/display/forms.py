@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
-from webapp.console import times
+from webapp.console.display import times
 from webapp.core import labels
 from webapp.core.job_spec import JobSpec, SpecError, parse
 from webapp.core.labels import Lane

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands._core import DURATION, actor, core
-from webapp.commands._output import Column, say, show, table
+from webapp.commands.shared.core import DURATION, actor, core
+from webapp.commands.shared.output import Column, say, show, table
 from webapp.lib.text import plural, size
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
     """
     from webapp.admin import move as moving
     from webapp.config import Config, database_url
-    from worker.maintenance import maintenance
+    from worker.maintenance import process as maintenance
 
     if (undo and (dry_run or write_env)) or (force and not undo):
         raise click.UsageError("--undo goes alone, or with --force.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webapp.console.times import local
+from webapp.console.display.times import local
 from webapp.insight.failure_groups import HOUR, Deaths
 
 STEP, BAR, HEIGHT = 4, 3, 20  # pixels: distance of bars, their width, highest bar

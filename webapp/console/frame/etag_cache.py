@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from flask import Response, g, request
 
-from webapp.console.htmx import is_partial
+from webapp.console.frame.htmx import is_partial
 from webapp.console.sessions import current_person
 from webapp.db import engines
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Union
 
-from webapp.commands._output import STYLES, Column, ago, ago_by, local_time, show, standing, table
+from webapp.commands.shared.output import STYLES, Column, ago, ago_by, local_time, show, standing, table
 from webapp.core import labels
 from webapp.jobs import job_detail
 from webapp.lib import clock
@@ -15,7 +15,7 @@ from webapp.lib.durations import between, duration
 from webapp.lib.text import escape_lines, size
 
 if TYPE_CHECKING:
-    from webapp.core.setting_values import Settings
+    from webapp.core.settings import Settings
     from webapp.db.models import Attempt, Event, Job
 
 WORDS = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Optional
 from flask import Response, make_response, render_template, url_for
 from flask_wtf.csrf import CSRFError
 
-from webapp.console.htmx import is_partial, toast
-from webapp.console.refusals import note_forgery
+from webapp.console.frame.htmx import is_partial, toast
+from webapp.console.frame.refusals import note_forgery
 
 if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException

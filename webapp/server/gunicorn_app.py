@@ -126,7 +126,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int, manager: Mana
 
     from webapp.lib.logs import WithoutSecrets
     from webapp.server.arbiter import NotifyingArbiter
-    from webapp.server.threads import PatientWorker, answer_plainly
+    from webapp.server.request_timeout import PatientWorker, answer_plainly
     from webapp.web.headers import ALWAYS
     from webapp.web.schema_guard import SERVER
 

@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, Unauthorized
 
 from webapp.accounts import sessions
-from webapp.console.htmx import is_partial
-from webapp.console.refusals import note_forgery, note_refusal
-from webapp.console.roles import needed_role, needs_fresh
+from webapp.console.frame.htmx import is_partial
+from webapp.console.frame.refusals import note_forgery, note_refusal
+from webapp.console.frame.roles import needed_role, needs_fresh
 from webapp.console.sessions import RENEWAL_PATIENCE, Person, current_person
 from webapp.core.locks import Busy
 from webapp.lib import clock

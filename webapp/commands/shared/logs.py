@@ -7,8 +7,8 @@ import sys
 from time import sleep as pause
 from typing import TYPE_CHECKING, Optional, TextIO
 
-from webapp.commands._core import found
-from webapp.commands._output import one_line, say, span
+from webapp.commands.shared.core import found
+from webapp.commands.shared.output import one_line, say, span
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.jobs import job_detail, queries

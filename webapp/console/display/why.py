@@ -9,9 +9,9 @@ from flask import url_for
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.times import when
-from webapp.console.wait_reason import place, start_command, takers, wanting
-from webapp.console.wording import who
+from webapp.console.display.times import when
+from webapp.console.display.wait_reason import place, start_command, takers, wanting
+from webapp.console.display.wording import who
 from webapp.core import labels
 from webapp.db.models import Attempt, Job
 from webapp.insight import blockers

@@ -11,10 +11,10 @@ from markupsafe import Markup
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from webapp.console import times
-from webapp.console.wait_reason import START_COMMAND, place, start_command, wanting
+from webapp.console.display import times
+from webapp.console.display.wait_reason import START_COMMAND, place, start_command, wanting
 from webapp.core import labels
-from webapp.core.setting_values import Settings
+from webapp.core.settings import Settings
 from webapp.db import db_errors
 from webapp.db.models import Job
 from webapp.insight import blockers

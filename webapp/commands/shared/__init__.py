@@ -1,0 +1,1 @@
+"""What several commands share: the database behind them, tables, logs, messages."""

@@ -1,0 +1,1 @@
+"""What every page stands on: gate, roles, htmx answers, navigation, errors, templates."""
