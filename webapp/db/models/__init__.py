@@ -1,0 +1,33 @@
+"""The tables, their checks and their indexes. What may happen to a row is in `jobs/lifecycle.py` and `jobs/actions.py`.
+
+Times are BIGINT microseconds UTC (`lib/clock.py`). A settle touches few indexes on purpose: each costs every job.
+"""
+
+from __future__ import annotations
+
+from webapp.db.models.accounts import ROLES as ROLES
+from webapp.db.models.accounts import SCOPES as SCOPES
+from webapp.db.models.accounts import Audit as Audit
+from webapp.db.models.accounts import IdempotencyKey as IdempotencyKey
+from webapp.db.models.accounts import SetupLink as SetupLink
+from webapp.db.models.accounts import Throttle as Throttle
+from webapp.db.models.accounts import Token as Token
+from webapp.db.models.accounts import User as User
+from webapp.db.models.accounts import UserSession as UserSession
+from webapp.db.models.accounts import View as View
+from webapp.db.models.fleet import Act as Act
+from webapp.db.models.fleet import Control as Control
+from webapp.db.models.fleet import Setting as Setting
+from webapp.db.models.fleet import Supervisor as Supervisor
+from webapp.db.models.fleet import Worker as Worker
+from webapp.db.models.insight import CommandHour as CommandHour
+from webapp.db.models.insight import Group as Group
+from webapp.db.models.insight import Minute as Minute
+from webapp.db.models.jobs import ATTEMPT_STATES as ATTEMPT_STATES
+from webapp.db.models.jobs import Attempt as Attempt
+from webapp.db.models.jobs import Event as Event
+from webapp.db.models.jobs import Job as Job
+from webapp.db.models.jobs import LaneRow as LaneRow
+from webapp.db.models.jobs import OutputChunk as OutputChunk
+from webapp.db.models.jobs import OutputTail as OutputTail
+from webapp.db.models.jobs import Queue as Queue

@@ -1,0 +1,148 @@
+"""Users and their sessions, tokens, log-in throttling, saved searches, the audit trail."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from webapp.db.engines import Model
+from webapp.db.models.base import Sequence, one_of
+
+ROLES = ("viewer", "operator", "admin")
+SCOPES = ("read", "submit", "operate", "admin")
+
+
+class User(Model):
+    """Somebody who may open the console."""
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    role: Mapped[str] = mapped_column(Text)
+    password_hash: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    disabled_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        CheckConstraint(one_of("role", ROLES), name="role"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class UserSession(Model):
+    """Somebody who is signed in, in one browser. The cookie has the id, this row only its hash; no row, no session."""
+
+    __tablename__ = "sessions"
+
+    id_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    seen_at: Mapped[int] = mapped_column(BigInteger)  # the last page or act; a poll does not count
+    confirmed_at: Mapped[int] = mapped_column(BigInteger)  # when the password was last typed
+    address: Mapped[Optional[str]] = mapped_column(Text)
+    browser: Mapped[Optional[str]] = mapped_column(Text)
+
+
+class View(Model):
+    """A search that somebody keeps under a name."""
+
+    __tablename__ = "views"
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(Text)
+    query: Mapped[str] = mapped_column(Text)  # of the list's URL
+    created_at: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (UniqueConstraint("user_id", "name"), {"sqlite_autoincrement": True})
+
+
+class Throttle(Model):
+    """How often log-in has failed for an account or from an address, and until when it must wait."""
+
+    __tablename__ = "throttles"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    failures: Mapped[int] = mapped_column(Integer)
+    last_at: Mapped[int] = mapped_column(BigInteger)
+    until: Mapped[int] = mapped_column(BigInteger)
+
+
+class Token(Model):
+    """What a program shows to the API. Only its hash is kept."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(Text, unique=True)
+    token_hash: Mapped[str] = mapped_column(Text, unique=True)
+    scope: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str] = mapped_column(Text)
+    expires_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    used_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # to the minute
+    used_from: Mapped[Optional[str]] = mapped_column(Text)
+    revoked_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    revoked_by: Mapped[Optional[str]] = mapped_column(Text)
+
+    __table_args__ = (
+        CheckConstraint(one_of("scope", SCOPES), name="scope"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class IdempotencyKey(Model):
+    """A request of a program under an Idempotency-Key, and how it was answered; `status` None: not yet."""
+
+    __tablename__ = "repeats"
+
+    token_id: Mapped[int] = mapped_column(Sequence, ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    request_hash: Mapped[str] = mapped_column(Text)
+    at: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[Optional[int]] = mapped_column(Integer)
+    answer: Mapped[Optional[bytes]] = mapped_column(LargeBinary)
+
+
+class Audit(Model):
+    """One line of the audit trail. A trigger refuses to change any, and to delete any but old ones in retention."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
+    at: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str] = mapped_column(Text)  # person:ana, token:deploy, anonymous
+    verb: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str] = mapped_column(Text)  # as in events
+    outcome: Mapped[str] = mapped_column(Text)
+    face: Mapped[str] = mapped_column(Text)  # command, console, api; worker: retention
+    address: Mapped[Optional[str]] = mapped_column(Text)
+    detail: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object; what changed is in `before` and `after`
+
+    __table_args__ = (
+        CheckConstraint(one_of("outcome", ("done", "refused")), name="outcome"),
+        Index("ix_audit_actor", "actor", "id"),
+        Index("ix_audit_subject", "subject", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class SetupLink(Model):
+    """The one-time links that make the first administrator; only their hashes are kept."""
+
+    __tablename__ = "setup_links"
+
+    token_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
