@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 
 from webapp.core.states import TERMINAL
 from webapp.db.engines import writing
-from webapp.db.models import Attempt, Event, Job, LaneRow, OutputChunk, Queue, Supervisor, User, Worker
+from webapp.db.models import Attempt, Event, Job, LabelSetRow, OutputChunk, Queue, Supervisor, User, Worker
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 
@@ -48,9 +48,9 @@ def make_jobs(many: Sequence[Mapping[str, Any]]) -> list[Job]:
             if session.get(Queue, name) is None:
                 session.add(Queue(name=name))
         session.flush()
-        for lane in {(job.queue, job.requires) for job in jobs if job.requires}:
-            if session.get(LaneRow, lane) is None:
-                session.add(LaneRow(queue=lane[0], requires=lane[1]))
+        for label_set in {(job.queue, job.requires) for job in jobs if job.requires}:
+            if session.get(LabelSetRow, label_set) is None:
+                session.add(LabelSetRow(queue=label_set[0], requires=label_set[1]))
         session.flush()
         session.add_all(jobs)
     return jobs

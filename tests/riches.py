@@ -25,7 +25,7 @@ from webapp.accounts import tokens
 from webapp.core.states import STATES
 from webapp.db import audit, engines
 from webapp.db.models import (
-    Act,
+    BulkAction,
     CommandHour,
     Control,
     Group,
@@ -51,8 +51,8 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     make_queue("paused", paused_by="person:Zoë")
     for state in STATES:
         if state != "processing":
-            lane = {"queue": "paused", "requires": "gpu,host:web-1"} if state == "pending" else {}
-            make_job(state, id=f"a-{state}", **lane)
+            label_set = {"queue": "paused", "requires": "gpu,host:web-1"} if state == "pending" else {}
+            make_job(state, id=f"a-{state}", **label_set)
     hard = make_job(
         "dead",
         id="hard",
@@ -98,7 +98,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
         session.add(SetupLink(token_hash="s", expires_at=now))
         session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
         session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
-        session.add(Act(**_act(), undoes=None))
+        session.add(BulkAction(**_act(), undoes=None))
         settings.change(session, "backoff_base", "3.5", "person:ana")
         audit.note(session, "sign_in", ["user:ana"], "person:ana", details=[{"after": {"text": HARD}}])
         session.execute(update(Control).values(folded_until=now, pulse=17))

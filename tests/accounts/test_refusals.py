@@ -74,7 +74,7 @@ def test_a_line_that_could_not_be_written_is_counted_by_the_next() -> None:
     assert seen.admit("a", now=1.0) is None
     assert seen.admit("a", now=60.0) == 1
     assert seen.admit("a", now=61.0) is None
-    seen.take_back("a", left_out=1)
+    seen.put_back("a", left_out=1)
     assert seen.admit("a", now=62.0) == 3
 
 

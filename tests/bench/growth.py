@@ -21,7 +21,7 @@ from tests.bench.pool import ACTOR
 from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
 from webapp.core.job_spec import JobSpec
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db.engines import worker_connection, write_engine, writing
 from webapp.jobs.operations import enqueue, pause_queue
@@ -147,7 +147,7 @@ def _make(bench: Bench, stack: ExitStack, kind: str, rows: int, sizes: Sizes) ->
     stack.callback(connection.close)
     door = Claims(connection, "bench")
     with door as turn:
-        [held] = turn.claim([Lane("default")], 1, Settings())
+        [held] = turn.claim([LabelSet("default")], 1, Settings())
     return _Queue(door, held)
 
 
@@ -188,7 +188,7 @@ def _turn(queue: _Queue) -> None:
             AttemptResult(queue.held, "completed", "exit", now, now, exit_code=0, cpu_time=1000), settings, 0.0
         )
         looked = time.perf_counter()
-        claimed = turn.claim([Lane("default")], 1, settings)
+        claimed = turn.claim([LabelSet("default")], 1, settings)
         spent += time.perf_counter() - looked
     queue.turns[-1].append((time.perf_counter() - began) * 1e6)
     queue.claims[-1].append(spent * 1e6)

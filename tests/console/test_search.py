@@ -13,7 +13,7 @@ from tests.console.conftest import Browser
 from tests.console.test_lists import ids
 from tests.factories import change_job, make_job, make_jobs
 from webapp.db.engines import reading
-from webapp.db.models import Act, Job
+from webapp.db.models import BulkAction, Job
 from webapp.jobs import actions, filters, search
 from webapp.lib import clock
 
@@ -174,7 +174,7 @@ def test_a_length_of_time_means_the_same_when_it_is_confirmed(operator: Browser)
     assert re.match(r"since:20\d\d-", hidden["q"])
     operator.post("/jobs/requeue", hidden, partial=True)
     with reading() as session:
-        act = session.query(Act).one()
+        act = session.query(BulkAction).one()
     assert json.loads(act.filter)["since"] == search.parse(hidden["q"]).since
     assert ids(operator, "/jobs?state=dead") == ["old"]
 

@@ -119,7 +119,7 @@ def test_limits_that_the_address_names_itself_stand(app: Flask, config: Config) 
 def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_change(app: Flask) -> None:
     """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
     from webapp.core import job_spec
-    from webapp.core.labels import Lane
+    from webapp.core.labels import LabelSet
     from webapp.core.settings import Settings
     from webapp.jobs import operations
     from worker.loop.claims import Claims
@@ -128,7 +128,7 @@ def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_chang
     connection = db.worker_connection()
     with Claims(connection, "w1") as turn:
         turn.look()
-        [claim] = turn.claim([Lane("default")], 1, Settings())
+        [claim] = turn.claim([LabelSet("default")], 1, Settings())
         assert operations.enqueue([job_spec.parse({"command": "true"})], "person:test")
         assert claim.id == "first"
     connection.close()

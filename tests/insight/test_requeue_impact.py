@@ -77,12 +77,12 @@ def test_what_jobs_require_decides_who_serves_them_and_what_is_ahead() -> None:
             make_job("dead", requires=requires, started_at=clock.now() - clock.seconds(3), finished_at=clock.now())
     make_job("pending", requires="gpu")
     told = of_all()
-    assert [(part.lane.requires, part.jobs, part.ahead.number) for part in told.parts] == [
+    assert [(part.label_set.requires, part.jobs, part.ahead.number) for part in told.parts] == [
         ("tape", 3, 0),
         ("gpu", 2, 1),
         ("", 1, 0),
     ]
-    assert [(part.lane.requires, part.obstacle and part.obstacle.missing) for part in told.blocked] == [
+    assert [(part.label_set.requires, part.obstacle and part.obstacle.missing) for part in told.blocked] == [
         ("tape", ("tape",))
     ]
     assert told.slots == 6  # each worker once

@@ -16,7 +16,7 @@ from tests.factories import change_job, make_job, make_jobs
 from webapp.core.states import STATES
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Act, Event, Job
+from webapp.db.models import BulkAction, Event, Job
 from webapp.jobs import actions, activity, filters, search
 from webapp.jobs.filters import JobFilter
 
@@ -30,14 +30,14 @@ def state_of(job_id: str) -> str:
         return session.scalar(select(Job.state).where(Job.id == job_id)) or "gone"
 
 
-def row(action_id: int) -> Act:
+def row(action_id: int) -> BulkAction:
     with reading() as session:
         return actions.find(session, action_id)
 
 
 def number_of_actions() -> int:
     with reading() as session:
-        return len(session.scalars(select(Act.id)).all())
+        return len(session.scalars(select(BulkAction.id)).all())
 
 
 # --- verbs -----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_many_named_jobs_whose_process_died_are_carried_on(monkeypatch: pytest.M
     result = actions.apply("requeue", [f"j{n:02}" for n in range(25)], ANA, only="dead", within=-1.0)
     assert (result.moved, result.done) == (19, False)
     with writing() as session:
-        session.get_one(Act, result.action_id).lease_until = 1
+        session.get_one(BulkAction, result.action_id).lease_until = 1
     with reading() as session:
         (abandoned,) = actions.abandoned(session)
     assert actions.resume(abandoned).moved == 24

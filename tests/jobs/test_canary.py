@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from tests.factories import change_job, make_job
 from webapp.db.engines import reading
-from webapp.db.models import Act, Event, Job
+from webapp.db.models import BulkAction, Event, Job
 from webapp.jobs import actions, canary, operations
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
@@ -24,7 +24,7 @@ def state(job: Job) -> str:
         return session.scalar(select(Job.state).where(Job.seq == job.seq)) or "gone"
 
 
-def act(act_id: int) -> Act:
+def act(act_id: int) -> BulkAction:
     with reading() as session:
         return actions.find(session, act_id)
 

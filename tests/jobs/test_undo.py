@@ -14,7 +14,7 @@ from webapp.db.engines import is_sqlite, reading
 from webapp.db.models import Event, Job
 from webapp.jobs import actions
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import may_be_taken_back
+from webapp.jobs.lifecycle import can_be_put_back
 
 ANA = "person:ana"
 pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
@@ -133,7 +133,7 @@ def test_each_job_tells_its_undo_and_the_audit_trail_the_whole() -> None:
 def test_what_an_undo_would_put_back_is_found_by_its_index(app: Flask) -> None:
     make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)
-    there = may_be_taken_back("requeue", act.action_id)
+    there = can_be_put_back("requeue", act.action_id)
     statement = select(Job.seq).where(there, Job.seq > 5).order_by(Job.seq).limit(actions.BATCH)
     with reading() as session:
         if not is_sqlite():

@@ -9,7 +9,7 @@ import pytest
 
 from tests.worker.conftest import Fleet, Queue
 from webapp.db.engines import reading
-from webapp.db.models import Act
+from webapp.db.models import BulkAction
 from webapp.jobs import actions, canary
 from webapp.jobs.filters import JobFilter
 
@@ -27,7 +27,7 @@ def dead(queue: Queue, fleet: Start, tmp_path: Path) -> list[str]:
     return ids
 
 
-def act(act_id: int) -> Act:
+def act(act_id: int) -> BulkAction:
     with reading() as session:
         return actions.find(session, act_id)
 

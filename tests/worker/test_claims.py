@@ -12,7 +12,7 @@ from sqlalchemy import text, update
 
 from tests.worker.conftest import Queue
 from webapp.core import statements
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.core.statements import PROMOTE_LIMIT, Statements
 from webapp.core.transaction import Connection
@@ -36,7 +36,7 @@ def claims(connection: Connection) -> Claims:
 
 def take(claims: Claims, n: int = 1, queues: tuple[str, ...] = ("default",), lone: bool = False) -> list[Claim]:
     with claims as turn:
-        return turn.claim([Lane(name) for name in queues], n, SETTINGS, lone=lone)
+        return turn.claim([LabelSet(name) for name in queues], n, SETTINGS, lone=lone)
 
 
 def ended(claim: Claim, kind: str = "completed", **facts: Any) -> AttemptResult:
@@ -137,8 +137,8 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
         session.execute(update(Job).where(Job.id == "lost").values(losses=1))
     with claims as turn:
         assert turn.look().lone_waiting
-        assert turn.lone_waiting([Lane("default")])
-        assert not turn.lone_waiting([Lane("other")])
+        assert turn.lone_waiting([LabelSet("default")])
+        assert not turn.lone_waiting([LabelSet("other")])
     assert [one.id for one in take(claims, 9)] == ["fine"]
     [alone] = take(claims, 1, lone=True)
     assert (alone.id, alone.alone) == ("lost", True)
@@ -187,8 +187,8 @@ def statement_named(name: str, connection: Connection) -> str:
 
 
 def _values(n: int = 4) -> dict[str, Any]:
-    lanes = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", "gpu"]}
-    return {"now": 1, "worker": "w1", "token": "t", "n": n, **lanes}
+    label_sets = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", "gpu"]}
+    return {"now": 1, "worker": "w1", "token": "t", "n": n, **label_sets}
 
 
 def _full_scans(plan: str) -> list[str]:
@@ -249,15 +249,15 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
     queue.enqueue("true", id="one", queue="a")
     queue.enqueue("true", id="two", queue="b")
     first, second = engines.worker_connection(), engines.worker_connection()
-    lanes = [Lane("a"), Lane("b")]
+    label_sets = [LabelSet("a"), LabelSet("b")]
     with Claims(first, "w1") as turn:
-        mine = turn.claim(lanes, 1, SETTINGS)
+        mine = turn.claim(label_sets, 1, SETTINGS)
         if way == "turn":
             with Claims(second, "w2") as other:
-                theirs = other.claim(lanes, 1, SETTINGS)
+                theirs = other.claim(label_sets, 1, SETTINGS)
         else:
             revision = turn.look().revision
-            found = Claims(second, "w2").claim_fast_path(lanes, 1, SETTINGS, revision)
+            found = Claims(second, "w2").claim_fast_path(label_sets, 1, SETTINGS, revision)
             assert found is not None
             theirs = found[1]
     first.close()
@@ -271,9 +271,9 @@ def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: F
     queue.enqueue("true", id="two")
     first, second = engines.worker_connection(), engines.worker_connection()
     with Claims(first, "w1") as turn:
-        mine = turn.claim([Lane("default")], 1, SETTINGS)
+        mine = turn.claim([LabelSet("default")], 1, SETTINGS)
         with Claims(second, "w2") as other:
-            theirs = other.claim([Lane("default")], 2, SETTINGS)
+            theirs = other.claim([LabelSet("default")], 2, SETTINGS)
     first.close()
     second.close()
     assert ([one.id for one in mine], [one.id for one in theirs]) == (["one"], ["two"])

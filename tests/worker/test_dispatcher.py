@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk, Worker
@@ -79,7 +79,7 @@ def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held
 ) -> None:
     ids = jobs(4)
     with bench.claims as turn:
-        turn.claim([Lane("default")], 2, bench.dispatcher.settings)
+        turn.claim([LabelSet("default")], 2, bench.dispatcher.settings)
     bench.dispatcher._unsure = True
     assert bench.turn() == ids[:2]
     assert bench.turn() == []
@@ -96,7 +96,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
         assert bench.turn() == []
     assert bench.turn() == []
     with bench.claims as turn:
-        turn.claim([Lane("default")], 1, bench.dispatcher.settings)
+        turn.claim([LabelSet("default")], 1, bench.dispatcher.settings)
     assert bench.turn() == [job_id]
 
 
@@ -158,7 +158,7 @@ def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
 ) -> None:
     [job_id] = jobs(1)
     with bench.claims as turn:
-        [claim] = turn.claim([Lane("default")], 1, bench.dispatcher.settings)
+        [claim] = turn.claim([LabelSet("default")], 1, bench.dispatcher.settings)
     actions.apply("cancel", [job_id], "person:ana")
     bench.dispatcher._unsure = True
     assert bench.turn() == [job_id]

@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 from tests.databases import execute
 from webapp.config import Config
 from webapp.core import job_spec
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db import engines as db
 from webapp.db import postgresql
@@ -217,7 +217,7 @@ class Lifecycle(RuleBasedStateMachine):
         worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
         with self.workers[worker_id] as turn:
             turn.promote()
-            taken = turn.claim([Lane("default")], n, SETTINGS, lone=lone)
+            taken = turn.claim([LabelSet("default")], n, SETTINGS, lone=lone)
         for one in self.model.values():
             if one.state in {"scheduled", "failed"} and one.run_at <= self.time:
                 one.state = "pending"

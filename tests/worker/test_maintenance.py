@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from tests import factories
 from webapp.core import job_spec
 from webapp.db.engines import reading, writing
-from webapp.db.models import Act, CommandHour, Minute, Worker
+from webapp.db.models import BulkAction, CommandHour, Minute, Worker
 from webapp.insight import rollups
 from webapp.jobs import actions, job_detail, operations
 from webapp.jobs.filters import JobFilter
@@ -31,10 +31,10 @@ def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyP
     act = actions.start("cancel", JobFilter(), "person:ana")
     actions.advance(act)
     with writing() as session:
-        session.execute(update(Act).values(lease_until=1))
+        session.execute(update(BulkAction).values(lease_until=1))
     maintenance._Keeper().tick()
     with reading() as session:
-        row = session.get(Act, act)
+        row = session.get(BulkAction, act)
         assert row is not None
         assert (row.state, row.moved) == ("done", actions.BATCH + 5)
 
@@ -46,7 +46,7 @@ def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPa
     operations.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
     act = actions.start("cancel", JobFilter(), "person:ana")
     with writing() as session:
-        session.execute(update(Act).values(lease_until=1))
+        session.execute(update(BulkAction).values(lease_until=1))
     one, moved = maintenance._Keeper(), []
     for _ in range(4):
         one.tick()

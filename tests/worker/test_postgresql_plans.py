@@ -113,8 +113,8 @@ class _TakenBack(Exception):
     ],
 )
 def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, most: int) -> None:
-    lanes = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", ""]}
-    values = {"now": clock.now(), "worker": "w2", "token": "t", "n": N, "revision": 0, **lanes}
+    label_sets = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", ""]}
+    values = {"now": clock.now(), "worker": "w2", "token": "t", "n": N, "revision": 0, **label_sets}
     connection = engines.worker_connection()
     try:
         with contextlib.suppress(_TakenBack), connection.transaction() as transaction:

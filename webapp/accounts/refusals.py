@@ -57,7 +57,7 @@ class Refusals:
             self._seen[what] = _Seen(now)
             return seen.left_out if seen is not None else 0
 
-    def take_back(self, *what: str, left_out: int) -> None:
+    def put_back(self, *what: str, left_out: int) -> None:
         """The line could not be written after all: the next one counts this one, too."""
         with self._lock:
             seen = self._seen.get(what)
@@ -81,5 +81,5 @@ def note(actor: str, verb: str, route: Optional[str], detail: Mapping[str, Optio
         with writing() as session:
             audit.note(session, verb, [subject], actor, outcome="refused", details=[told])
     except BaseException:
-        refusals.take_back(*what, left_out=left_out)
+        refusals.put_back(*what, left_out=left_out)
         raise

@@ -271,7 +271,7 @@ def workers() -> Iterator[Finding]:
         yield Finding("workers", "warn", detail, "Start some: manage.py worker start --count 2")
     elif stranded:
         number = queries.total(one.number for one, _ in stranded)
-        some = ", ".join(sorted({label for one, _ in stranded for label in labels.split(one.lane.requires)})[:8])
+        some = ", ".join(sorted({label for one, _ in stranded for label in labels.split(one.label_set.requires)})[:8])
         jobs = "job requires" if number.number == 1 else "jobs require"
         detail = f"{alive} alive, but none of them has what {number} {jobs}: {some}."
         advice = "Start one: manage.py worker start --label NAME; for a host: start one there."

@@ -16,7 +16,7 @@ from webapp.lib import clock
 from webapp.web import serializers
 
 
-class Lane(fields.Answer):
+class LabelSet(fields.Answer):
     requires = fields.texts("empty: any worker of the queue may take them")
     pending = fields.whole("jobs that wait, up to 10,000")
     pending_is_more = fields.truth("whether there are more than that")
@@ -36,7 +36,7 @@ class Queue(fields.Answer):
     drain_seconds = fields.number(
         "about, until what waits has run at that rate; null: nothing waits or ends", null=True
     )
-    waiting = fields.many(Lane, "what waits, by what it requires")
+    waiting = fields.many(LabelSet, "what waits, by what it requires")
 
 
 class Queues(fields.Answer):

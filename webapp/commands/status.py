@@ -72,8 +72,8 @@ def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str
 def _stranded(found: list[tuple[Waiting, Obstacle]]) -> Optional[str]:
     """Jobs that no worker may take, for none has what they require."""
     told = [
-        f"{one.number} in {one.lane.queue}, which need{'s' if one.number.number == 1 else ''} "
-        + " and ".join(labels.split(one.lane.requires))
+        f"{one.number} in {one.label_set.queue}, which need{'s' if one.number.number == 1 else ''} "
+        + " and ".join(labels.split(one.label_set.requires))
         for one, _ in found[:MOST_STRANDED]
     ]
     more = [f"and {len(found) - MOST_STRANDED} more such groups"] if len(found) > MOST_STRANDED else []

@@ -16,7 +16,7 @@ from webapp.console.frame import htmx
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.db.engines import reading
-from webapp.db.models import Act, Event, Job
+from webapp.db.models import BulkAction, Event, Job
 from webapp.jobs import actions, activity, queries
 from webapp.jobs import canary as canaries
 from webapp.jobs.filters import JobFilter
@@ -48,7 +48,7 @@ _HAPPENED = {
 class ActView:
     """A bulk action as shown. `undoable`: the number of jobs that an undo would restore."""
 
-    act: Act
+    act: BulkAction
     title: str
     what: str
     undoable: queries.Count
@@ -62,10 +62,10 @@ class ActView:
         return STATES[self.act.state]
 
 
-def _view(session: Session, act: Act) -> ActView:
+def _view(session: Session, act: BulkAction) -> ActView:
     title = _LABELS.get(act.verb, act.verb.capitalize())
     if act.undoes is not None:
-        undone = session.get(Act, act.undoes)
+        undone = session.get(BulkAction, act.undoes)
         what = f": {_LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
         return ActView(act, "Undo", f"of action {act.undoes}{what}", queries.Count(0))
     if act.canary_seq is not None:

@@ -19,7 +19,7 @@ from webapp.jobs import operations, queries, settings
 
 pages = Blueprint("queues", __name__)
 
-MOST_LANES = 3  # label sets without workers that are named per queue
+MOST_LABEL_SETS = 3  # label sets without workers that are named per queue
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Row:
         def fleet(requires: str = "") -> blockers.Fleet:
             return blockers.serving(view.queue.name, view.queue, alive, requires)
 
-        lanes = [(one, fleet(one.lane.requires).obstacle) for one in view.waiting if one.lane.requires]
-        stuck = [(one, why) for one, why in lanes if why is not None and why.kind in {"unlabelled", "quiet"}]
+        label_sets = [(one, fleet(one.label_set.requires).obstacle) for one in view.waiting if one.label_set.requires]
+        stuck = [(one, why) for one, why in label_sets if why is not None and why.kind in {"unlabelled", "quiet"}]
         return cls(view, fleet(), sorted(stuck, key=lambda pair: -pair[0].number.number))
 
     @property
@@ -57,7 +57,12 @@ def index() -> ResponseReturnValue:
         alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
         rows = [Row.of(view, alive) for view in all_queues(session)]
         return htmx.page(
-            "queues", session, rows=rows, any_alive=bool(alive), start_command=start_command, most_lanes=MOST_LANES
+            "queues",
+            session,
+            rows=rows,
+            any_alive=bool(alive),
+            start_command=start_command,
+            most_label_sets=MOST_LABEL_SETS,
         )
 
 

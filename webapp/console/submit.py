@@ -117,9 +117,9 @@ def check() -> ResponseReturnValue:
 
 def _obstacle(session: Session, form: SubmitForm) -> Optional[blockers.Obstacle]:
     """Why the job would wait. 'No workers running' is left out: every page shows it."""
-    if form.lane is None:
+    if form.label_set is None:
         return None
-    found = blockers.fleet_of(session, form.lane.queue, form.lane.requires).obstacle
+    found = blockers.fleet_of(session, form.label_set.queue, form.label_set.requires).obstacle
     return found if found is not None and found.kind != "none" else None
 
 

@@ -21,7 +21,7 @@ STORE_BATCH = 10_000  # rows between two reports of how far it is
 AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
 AUDITED = ("queue", "requires", "state")  # of each job, beside its command
 
-MOST_LANES = 1000  # of one queue: workers and pages look through them one by one
+MOST_LABEL_SETS = 1000  # of one queue: workers and pages look through them one by one
 
 _QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
 _LANE = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
@@ -55,7 +55,7 @@ def enqueue(
             if before:
                 return before
             _refuse_taken(transaction, given)
-            new = _ensure_lanes(transaction, sorted({(row["queue"], row["requires"]) for row in rows}))
+            new = _ensure_label_sets(transaction, sorted({(row["queue"], row["requires"]) for row in rows}))
             for start in range(0, len(rows), STORE_BATCH):
                 transaction.insert("jobs", rows[start : start + STORE_BATCH])
                 if stored is not None:
@@ -129,7 +129,7 @@ def _refuse_taken(transaction: Transaction, places: Mapping[str, int]) -> None:
         raise SpecError(sorted(errors, key=lambda error: error.place or 0))
 
 
-def _ensure_lanes(transaction: Transaction, named: Sequence[tuple[str, str]]) -> bool:
+def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]]) -> bool:
     """See that the queues are there, and what their jobs require. Returns whether workers must hear of new ones."""
 
     def first(statement: str, values: Mapping[str, Any]) -> Any:
@@ -141,17 +141,17 @@ def _ensure_lanes(transaction: Transaction, named: Sequence[tuple[str, str]]) ->
         if first("SELECT 1 FROM queues WHERE name = :name", {"name": name}) is None
     ]
     known = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
-    lanes = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
-    lanes = [lane for lane in lanes if first(known, lane) is None]
-    for name in {lane["queue"] for lane in lanes}:
+    label_sets = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
+    label_sets = [label_set for label_set in label_sets if first(known, label_set) is None]
+    for name in {label_set["queue"] for label_set in label_sets}:
         (number,) = first("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
-        if number + sum(lane["queue"] == name for lane in lanes) > MOST_LANES:
-            message = f"jobs of the queue {name} require {MOST_LANES:,} different sets of labels already."
+        if number + sum(label_set["queue"] == name for label_set in label_sets) > MOST_LABEL_SETS:
+            message = f"jobs of the queue {name} require {MOST_LABEL_SETS:,} different sets of labels already."
             raise SpecError([FieldError("requires", f"{message} Ask for one of those, or use another queue.")])
-    for statement, rows in ((_QUEUE, queues), (_LANE, lanes)):
+    for statement, rows in ((_QUEUE, queues), (_LANE, label_sets)):
         if rows:
             transaction.execute_many(statement, rows)
-    return bool(queues or lanes)
+    return bool(queues or label_sets)
 
 
 def _audit(transaction: Transaction, rows: Sequence[Mapping[str, Any]], actor: str) -> None:

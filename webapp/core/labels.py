@@ -14,7 +14,7 @@ HOST = "host:"
 
 
 @dataclass(frozen=True)
-class Lane:
+class LabelSet:
     """The pending jobs of a queue that require these labels; `requires` as `text_of` writes it, empty for no labels."""
 
     queue: str

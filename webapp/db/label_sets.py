@@ -9,15 +9,15 @@ from __future__ import annotations
 from sqlalchemy import literal, select, union_all
 from sqlalchemy.orm import Session
 
-from webapp.core.labels import Lane
-from webapp.db.models import LaneRow, Queue
+from webapp.core.labels import LabelSet
+from webapp.db.models import LabelSetRow, Queue
 
 
-def lanes(session: Session, *queues: str) -> list[Lane]:
+def label_sets(session: Session, *queues: str) -> list[LabelSet]:
     """Every lane that ever had a job, by queue and then by what it requires; of these queues, or of all."""
     plain = select(Queue.name.label("queue"), literal("").label("requires"))
-    others = select(LaneRow.queue, LaneRow.requires)
+    others = select(LabelSetRow.queue, LabelSetRow.requires)
     if queues:
-        plain, others = plain.where(Queue.name.in_(queues)), others.where(LaneRow.queue.in_(queues))
+        plain, others = plain.where(Queue.name.in_(queues)), others.where(LabelSetRow.queue.in_(queues))
     rows = session.execute(union_all(plain, others)).tuples()
-    return sorted((Lane(queue, requires) for queue, requires in rows), key=lambda one: (one.queue, one.requires))
+    return sorted((LabelSet(queue, requires) for queue, requires in rows), key=lambda one: (one.queue, one.requires))

@@ -91,13 +91,13 @@ def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], 
 
 def stranded(queues: Iterable[QueueView], alive: list[queries.WorkerView]) -> list[tuple[queries.Waiting, Obstacle]]:
     """The lanes whose jobs wait because no worker that serves their queue has what they require, the fullest first."""
-    lanes = [
-        (one, serving(view.queue.name, view.queue, alive, one.lane.requires).obstacle)
+    label_sets = [
+        (one, serving(view.queue.name, view.queue, alive, one.label_set.requires).obstacle)
         for view in queues
         for one in view.waiting
-        if one.lane.requires
+        if one.label_set.requires
     ]
-    found = [(one, why) for one, why in lanes if why is not None and why.kind == "unlabelled"]
+    found = [(one, why) for one, why in label_sets if why is not None and why.kind == "unlabelled"]
     return sorted(found, key=lambda pair: -pair[0].number.number)
 
 

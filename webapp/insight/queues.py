@@ -47,7 +47,7 @@ def all_queues(session: Session, rates: Optional[Mapping[str, float]] = None) ->
     )
     waiting: dict[str, list[Waiting]] = {}
     for one in queries.waiting_jobs(session):
-        waiting.setdefault(one.lane.queue, []).append(one)
+        waiting.setdefault(one.label_set.queue, []).append(one)
     views = []
     for queue in session.scalars(select(Queue).order_by(Queue.name)):
         here = waiting.get(queue.name, [])

@@ -10,7 +10,7 @@ from typing import Optional
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Fleet, Obstacle
@@ -20,21 +20,21 @@ from webapp.jobs.queries import Count
 from webapp.lib import clock
 
 LOOK = 2_000  # of the jobs, the newest ones, whose queues and run times stand for all
-MOST_LANES = 20  # that are looked at one by one; the fullest
+MOST_LABEL_SETS = 20  # that are looked at one by one; the fullest
 
 
 @dataclass(frozen=True)
 class Part:
     """The jobs of one lane: how many of those looked at, how many wait before them, and what keeps all waiting."""
 
-    lane: Lane
+    label_set: LabelSet
     jobs: int
     ahead: Count
     obstacle: Optional[Obstacle]
 
     @property
     def queue(self) -> str:
-        return self.lane.queue
+        return self.label_set.queue
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
     """The impact of making these jobs pending. `number` is how many they are."""
     by_lane, run_time, looked = _look(session, which)
     parts: list[Part] = []
-    fleets: dict[Lane, Fleet] = {}
-    for lane, jobs in by_lane.most_common(MOST_LANES):
-        fleets[lane] = fleet = blockers.fleet_of(session, lane.queue, lane.requires)
-        there = (in_state("pending"), Job.queue == lane.queue, Job.requires == lane.requires)
-        parts.append(Part(lane, jobs, queries.count(session, *there), fleet.obstacle))
+    fleets: dict[LabelSet, Fleet] = {}
+    for label_set, jobs in by_lane.most_common(MOST_LABEL_SETS):
+        fleets[label_set] = fleet = blockers.fleet_of(session, label_set.queue, label_set.requires)
+        there = (in_state("pending"), Job.queue == label_set.queue, Job.requires == label_set.requires)
+        parts.append(Part(label_set, jobs, queries.count(session, *there), fleet.obstacle))
     moving = [part for part in parts if part.obstacle is None]
     per_minute = _rate(session, {part.queue for part in moving})
-    slots = _slots([fleets[part.lane] for part in moving])
+    slots = _slots([fleets[part.label_set] for part in moving])
     moved = number.number * sum(part.jobs for part in moving) / max(looked, 1)
     busy = any(part.ahead.number for part in moving)
     seconds, pace = None, ""
@@ -94,7 +94,7 @@ def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
     return Impact(number, parts, number.capped or number.number > looked, seconds, pace, per_minute, slots, run_time)
 
 
-def _look(session: Session, which: ColumnElement[bool]) -> tuple[Counter[Lane], Optional[float], int]:
+def _look(session: Session, which: ColumnElement[bool]) -> tuple[Counter[LabelSet], Optional[float], int]:
     """Lanes with their number of jobs, how long the jobs ran on average (seconds), and how many were looked at."""
     newest = (
         select(Job.queue, Job.requires, (Job.finished_at - Job.started_at).label("ran"))
@@ -109,7 +109,7 @@ def _look(session: Session, which: ColumnElement[bool]) -> tuple[Counter[Lane], 
         ).group_by(newest.c.queue, newest.c.requires)
     ).all()
     ran, timed = sum(int(row[3] or 0) for row in rows), sum(row[4] for row in rows)
-    by_lane = Counter({Lane(row[0], row[1]): row[2] for row in rows})
+    by_lane = Counter({LabelSet(row[0], row[1]): row[2] for row in rows})
     return by_lane, ran / timed / clock.SECOND if timed else None, sum(by_lane.values())
 
 

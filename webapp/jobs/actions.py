@@ -24,10 +24,10 @@ from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
 from webapp.db import audit
 from webapp.db.engines import give_way, reading, writing
-from webapp.db.models import Act, Job
+from webapp.db.models import BulkAction, Job
 from webapp.jobs import deletion, filters, queries, settings
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import in_state, may_be_taken_back, move, record, take_back
+from webapp.jobs.lifecycle import in_state, can_be_put_back, move, record, put_back
 from webapp.jobs.operations import NotFound, Outcome
 from webapp.lib import clock
 
@@ -140,12 +140,12 @@ def start(verb: str, wanted: JobFilter, actor: str) -> int:
         return action.id
 
 
-def new(session: Session, verb: str, what: Any, actor: str, *, state: str = "running", **more: Any) -> Act:
+def new(session: Session, verb: str, what: Any, actor: str, *, state: str = "running", **more: Any) -> BulkAction:
     """Add the row of an action."""
     if verb not in VERBS and verb != "undo":
         raise ValueError(f"no action on jobs: {verb!r}")
     now = clock.now()
-    action = Act(
+    action = BulkAction(
         verb=verb,
         filter=json.dumps(what),
         highest_seq=session.scalar(select(func.max(Job.seq))) or 0,
@@ -196,7 +196,9 @@ def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional
         return _result(action, outcome)
 
 
-def _step(session: Session, action: Act, found: Optional[tuple[list[int], Optional[int]]], outcome: Outcome) -> None:
+def _step(
+    session: Session, action: BulkAction, found: Optional[tuple[list[int], Optional[int]]], outcome: Outcome
+) -> None:
     if action.verb == "undo":
         cursor = _put_back(session, action)
     elif found is None:
@@ -214,7 +216,7 @@ def _step(session: Session, action: Act, found: Optional[tuple[list[int], Option
         action.state, action.finished_at = "done", clock.now()
 
 
-def _move_named(session: Session, action: Act, outcome: Outcome) -> Optional[int]:
+def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optional[int]:
     """Move the next of the named jobs. Returns the place in the list behind them; None at its end."""
     named = json.loads(action.filter)
     behind = action.cursor_seq + BATCH
@@ -235,7 +237,7 @@ def _move_named(session: Session, action: Act, outcome: Outcome) -> Optional[int
     return None
 
 
-def move_some(session: Session, action: Act, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
+def move_some(session: Session, action: BulkAction, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
     """Move jobs for an action in the caller's transaction; a cancel also asks running jobs to stop."""
     values = values_of(action.verb)
     moved = move(session, action.verb, which, actor=action.actor, values=values, act_id=action.id, audited=audited)
@@ -258,7 +260,7 @@ def _ask_to_stop(session: Session, which: ColumnElement[bool], actor: str) -> li
     return [row.id for row in rows]
 
 
-def _result(action: Act, outcome: Outcome) -> Result:
+def _result(action: BulkAction, outcome: Outcome) -> Result:
     undo = action.id if can_undo(action.verb) and action.moved > len(outcome.asked) else None
     return Result(action.id, action.moved, action.skipped, action.state != "running", undo, outcome)
 
@@ -266,11 +268,11 @@ def _result(action: Act, outcome: Outcome) -> Result:
 # --- finding the jobs ------------------------------------------------------------------------------------------------
 
 
-def _has_filter(action: Act) -> bool:
+def _has_filter(action: BulkAction) -> bool:
     return action.verb != "undo" and "ids" not in json.loads(action.filter)
 
 
-def _next_of(action: Act) -> tuple[list[int], Optional[int]]:
+def _next_of(action: BulkAction) -> tuple[list[int], Optional[int]]:
     """The next jobs of an action, and the row that it has come to; None at the end of the table.
 
     It stops after READS_PER_BATCH reads that found too few, because the action's lease must not run out.
@@ -293,7 +295,7 @@ def _as_many_as_fit(seqs: list[int], cursor: Optional[int]) -> tuple[list[int], 
     return some, (cursor if len(some) == len(seqs) else some[-1])
 
 
-def _look(session: Session, action: Act, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:
+def _look(session: Session, action: BulkAction, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:
     """One read: all that an index leaves, where that is little, else the next SEARCH_CAP rows of the table."""
     wanted, there = JobFilter.from_json(action.filter), in_state(*movable(action.verb))
     matches: ColumnElement[bool] = wanted.where() & there
@@ -330,18 +332,18 @@ def undo(action_id: int, actor: str, within: float = math.inf) -> Result:
     return resume(back.id, within)
 
 
-def can_be_undone(session: Session, action: Act) -> queries.Count:
+def can_be_undone(session: Session, action: BulkAction) -> queries.Count:
     """How many jobs an undo would put back now."""
     if not can_undo(action.verb):
         return queries.Count(0)
-    return queries.count(session, may_be_taken_back(action.verb, action.id))
+    return queries.count(session, can_be_put_back(action.verb, action.id))
 
 
-def _put_back(session: Session, back: Act) -> Optional[int]:
+def _put_back(session: Session, back: BulkAction) -> Optional[int]:
     undone = find(session, back.undoes or 0)
-    there = may_be_taken_back(undone.verb, undone.id)
+    there = can_be_put_back(undone.verb, undone.id)
     seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > back.cursor_seq).order_by(Job.seq).limit(BATCH)))
-    moved = take_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=back.actor, act_id=back.id)
+    moved = put_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=back.actor, act_id=back.id)
     back.moved += moved
     back.skipped += len(seqs) - moved
     return seqs[-1] if len(seqs) == BATCH else None
@@ -353,7 +355,7 @@ def stop(action_id: int, actor: str) -> bool:
         return _stop(session, find(session, action_id, lock=True), actor)
 
 
-def _stop(session: Session, action: Act, actor: str) -> bool:
+def _stop(session: Session, action: BulkAction, actor: str) -> bool:
     before = action.state
     if before not in ("running", "waiting"):
         return False
@@ -366,9 +368,9 @@ def _stop(session: Session, action: Act, actor: str) -> bool:
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def find(session: Session, action_id: int, *, lock: bool = False) -> Act:
+def find(session: Session, action_id: int, *, lock: bool = False) -> BulkAction:
     """Raises NotFound."""
-    action = session.get(Act, action_id, with_for_update=lock)
+    action = session.get(BulkAction, action_id, with_for_update=lock)
     if action is None:
         raise NotFound(f"no such act: {action_id}")
     return action
@@ -376,4 +378,8 @@ def find(session: Session, action_id: int, *, lock: bool = False) -> Act:
 
 def abandoned(session: Session) -> list[int]:
     """Running actions whose process has stopped working on them."""
-    return list(session.scalars(select(Act.id).where(Act.state == "running", Act.lease_until < clock.now())))
+    return list(
+        session.scalars(
+            select(BulkAction.id).where(BulkAction.state == "running", BulkAction.lease_until < clock.now())
+        )
+    )

@@ -9,7 +9,7 @@ from typing import Optional
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.db.models import Act, Job
+from webapp.db.models import BulkAction, Job
 from webapp.jobs import listing, queries, search
 from webapp.jobs.actions import movable
 from webapp.jobs.filters import JobFilter
@@ -37,7 +37,7 @@ def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -
     return Preview(queries.total(one for one, _ in counts), all(whole for _, whole in counts), jobs[:examples])
 
 
-def what(action: Act) -> str:
+def what(action: BulkAction) -> str:
     """Its jobs in words: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “exit:1 x”'."""
     if action.undoes is not None:
         return f"act {action.undoes}"
@@ -52,14 +52,14 @@ def what(action: Act) -> str:
     return " ".join(["all", *([wanted.state] if wanted.state else []), "jobs", *words])
 
 
-def newest(session: Session, limit: int, before: Optional[int] = None) -> list[Act]:
+def newest(session: Session, limit: int, before: Optional[int] = None) -> list[BulkAction]:
     """Actions, newest first; `before` is an id, for a later page."""
-    older = Act.id < before if before is not None else Act.id > 0
-    return list(session.scalars(select(Act).where(older).order_by(Act.id.desc()).limit(limit)))
+    older = BulkAction.id < before if before is not None else BulkAction.id > 0
+    return list(session.scalars(select(BulkAction).where(older).order_by(BulkAction.id.desc()).limit(limit)))
 
 
-def undos_of(session: Session, action_id: int) -> list[Act]:
+def undos_of(session: Session, action_id: int) -> list[BulkAction]:
     """The undos of an action."""
     # There are few actions, and an undo is newer than what it undoes.
-    newer = Act.id > action_id, Act.undoes == action_id
-    return list(session.scalars(select(Act).where(*newer).order_by(Act.id).limit(10)))
+    newer = BulkAction.id > action_id, BulkAction.undoes == action_id
+    return list(session.scalars(select(BulkAction).where(*newer).order_by(BulkAction.id).limit(10)))

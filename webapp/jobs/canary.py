@@ -17,7 +17,7 @@ from webapp.core import audit_lines
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db import audit
 from webapp.db.engines import reading, writing
-from webapp.db.models import Act, Job
+from webapp.db.models import BulkAction, Job
 from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import record
@@ -63,7 +63,7 @@ def look(patience: float = BUSY_TIMEOUT) -> list[int]:
     """Release or end the acts whose canary has come to its end. Returns those that may go on now. Raises Busy."""
     released = []
     with writing(patience) as session:
-        for act in session.scalars(select(Act).where(Act.state == "waiting").with_for_update()):
+        for act in session.scalars(select(BulkAction).where(BulkAction.state == "waiting").with_for_update()):
             job = canary(session, act)
             why = _why_end(job, act)
             if why is not None:
@@ -78,19 +78,19 @@ def look(patience: float = BUSY_TIMEOUT) -> list[int]:
 
 
 def any_waiting(session: Session) -> bool:
-    return session.scalar(select(Act.id).where(Act.state == "waiting").limit(1)) is not None
+    return session.scalar(select(BulkAction.id).where(BulkAction.state == "waiting").limit(1)) is not None
 
 
-def canary(session: Session, act: Act) -> Optional[Job]:
+def canary(session: Session, act: BulkAction) -> Optional[Job]:
     return session.get(Job, act.canary_seq) if act.canary_seq is not None else None
 
 
-def held_back(session: Session, act: Act) -> queries.Count:
+def held_back(session: Session, act: BulkAction) -> queries.Count:
     """How many dead letters wait for the canary: of those that a search looks through, where there are very many."""
     return queries.count_found(session, JobFilter.from_json(act.filter))[0]
 
 
-def _why_end(job: Optional[Job], act: Act) -> Optional[str]:
+def _why_end(job: Optional[Job], act: BulkAction) -> Optional[str]:
     if job is None:
         return "the canary job was discarded"
     if job.state == "dead":

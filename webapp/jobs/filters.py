@@ -53,7 +53,7 @@ class JobFilter:
     since: Optional[int] = None
     output: Optional[bool] = None
     requires: Optional[str] = None
-    lane: Optional[str] = None
+    label_set: Optional[str] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -82,8 +82,8 @@ class JobFilter:
             conditions.append(Job.id == self.id)
         if self.queue is not None and self.state == "pending":
             conditions.append(Job.queue == self.queue)
-        if self.lane is not None:
-            conditions.append(Job.requires == self.lane)
+        if self.label_set is not None:
+            conditions.append(Job.requires == self.label_set)
         if self.group is not None and self.state == "dead":
             conditions.append(Job.error_key == self.group)
         if self.ended_by is not None and self.state in TERMINAL:
@@ -99,7 +99,7 @@ class JobFilter:
             conditions.append(Job.error_key == self.group)
         if self.ended_by is not None and self.state not in TERMINAL:
             conditions.append(Job.finished_at <= self.ended_by)
-        if self.requires is not None and self.lane is None:
+        if self.requires is not None and self.label_set is None:
             asked = literal(",") + Job.requires + literal(",")
             # No LIKE, which ignores case on SQLite alone.
             conditions.append(func.replace(asked, f",{self.requires},", "") != asked)

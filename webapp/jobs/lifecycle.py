@@ -89,17 +89,17 @@ def move(
     return moved
 
 
-def may_be_taken_back(verb: str, act_id: int) -> ColumnElement[bool]:
+def can_be_put_back(verb: str, act_id: int) -> ColumnElement[bool]:
     """Jobs that stand as a bulk act of this verb left them: nobody has moved or claimed them since."""
     entered: ColumnElement[str] = literal_column(f"'{ARROWS[verb].enters}'")
     return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
 
 
-def take_back(session: Session, verb: str, undone: int, which: ColumnElement[bool], *, actor: str, act_id: int) -> int:
+def put_back(session: Session, verb: str, undone: int, which: ColumnElement[bool], *, actor: str, act_id: int) -> int:
     """Put jobs back to where they were before the act `undone`, whose verb this was. Returns how many."""
     statement = (
         update(Job)
-        .where(may_be_taken_back(verb, undone), which)
+        .where(can_be_put_back(verb, undone), which)
         .values(
             state=Job.prior_state,
             run_at=Job.prior_run_at,

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
-from webapp.db.label_sets import lanes
+from webapp.db.label_sets import label_sets
 from webapp.db.models import Job
 from webapp.jobs import filters
 from webapp.jobs.filters import JobFilter
@@ -184,9 +184,9 @@ def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
     named = () if wanted.queue is None else (wanted.queue,)
     asked = {wanted.requires} if wanted.requires is not None else set()
     return [
-        replace(wanted, queue=lane.queue, lane=lane.requires)
-        for lane in lanes(session, *named)
-        if asked <= set(labels.split(lane.requires))
+        replace(wanted, queue=label_set.queue, label_set=label_set.requires)
+        for label_set in label_sets(session, *named)
+        if asked <= set(labels.split(label_set.requires))
     ]
 
 

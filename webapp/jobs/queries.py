@@ -28,9 +28,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.states import STATES
-from webapp.db.label_sets import lanes
+from webapp.db.label_sets import label_sets
 from webapp.db.models import Event, Job, Queue, Worker
 from webapp.jobs import listing
 from webapp.jobs.filters import JobFilter
@@ -127,7 +127,7 @@ SELECT (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_LANE} LIMIT :most) AS f
 class Waiting:
     """The pending jobs of a lane. `oldest`: when the one that has waited longest became due; None: there is none."""
 
-    lane: Lane
+    label_set: LabelSet
     number: Count
     oldest: Optional[int]
 
@@ -135,11 +135,11 @@ class Waiting:
 def waiting_jobs(session: Session) -> list[Waiting]:
     """What is pending, lane by lane, those in which nothing is left out."""
     found = []
-    for lane in lanes(session):
-        values = {"queue": lane.queue, "requires": lane.requires, "most": COUNT_CAP + 1}
+    for label_set in label_sets(session):
+        values = {"queue": label_set.queue, "requires": label_set.requires, "most": COUNT_CAP + 1}
         number, oldest = session.execute(_PENDING, values).one()
         if number:
-            found.append(Waiting(lane, Count(min(number, COUNT_CAP), number > COUNT_CAP), oldest))
+            found.append(Waiting(label_set, Count(min(number, COUNT_CAP), number > COUNT_CAP), oldest))
     return found
 
 

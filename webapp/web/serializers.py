@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
-from webapp.db.models import Act
+from webapp.db.models import BulkAction
 from webapp.insight import trends
 from webapp.insight.failure_groups import DeadGroup, fingerprint
 from webapp.insight.fleet import SupervisorView
@@ -80,13 +80,13 @@ def queue(view: QueueView, now: int) -> dict[str, Any]:
         "oldest_pending_seconds": queries.waited(view.oldest_run_at, now),
         "runs_per_minute": view.per_minute or 0.0,
         "drain_seconds": view.drain_seconds,
-        "waiting": [_lane(one, now) for one in view.waiting],
+        "waiting": [_label_set(one, now) for one in view.waiting],
     }
 
 
-def _lane(one: Waiting, now: int) -> dict[str, Any]:
+def _label_set(one: Waiting, now: int) -> dict[str, Any]:
     return {
-        "requires": labels.split(one.lane.requires),
+        "requires": labels.split(one.label_set.requires),
         "pending": one.number.number,
         "pending_is_more": one.number.capped,
         "oldest_pending_seconds": queries.waited(one.oldest, now),
@@ -122,7 +122,7 @@ def change(one: Change) -> dict[str, Any]:
     }
 
 
-def act(row: Act) -> dict[str, Any]:
+def act(row: BulkAction) -> dict[str, Any]:
     """How far a bulk act has come."""
     return {
         "id": row.id,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from webapp.core import schema, statements
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
@@ -147,11 +147,11 @@ class Turn:
         """Make pending what has become due, PROMOTE_LIMIT jobs at the most; return how many it were."""
         return int(self._transaction.execute(self._sql.promote, {"now": self.now}).rowcount)
 
-    def claim(self, lanes: Sequence[Lane], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
+    def claim(self, label_sets: Sequence[LabelSet], n: int, settings: Settings, *, lone: bool = False) -> list[Claim]:
         """Take up to `n` jobs of these lanes, in order; `lone` ones only, or only others."""
         token = secrets.token_hex(16)
         if self._is_sqlite:
-            rows = self._first_of(lanes, n, self._sql.pick_lone if lone else self._sql.pick)
+            rows = self._first_of(label_sets, n, self._sql.pick_lone if lone else self._sql.pick)
             for row in rows:
                 values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
                 self._transaction.execute(statements.TAKE, values)
@@ -159,29 +159,31 @@ class Turn:
         of_one, of_several = self._sql.pick, self._sql.pick_of
         if lone:
             of_one, of_several = self._sql.pick_lone, self._sql.pick_lone_of
-        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n, **_named(lanes)}
-        taken = self._transaction.execute(of_one if len(lanes) == 1 else of_several, values)
+        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n, **_named(label_sets)}
+        taken = self._transaction.execute(of_one if len(label_sets) == 1 else of_several, values)
         rows = sorted(taken.fetchall(), key=_place)  # RETURNING has no order
         if rows:  # a server that forgot it would give them to another worker, while this one runs them
             self._transaction.durable = True
         return [_claim(row, settings, row[2], row[3]) for row in rows]
 
-    def _first_of(self, lanes: Sequence[Lane], n: int, pick: str) -> list[Sequence[Any]]:
+    def _first_of(self, label_sets: Sequence[LabelSet], n: int, pick: str) -> list[Sequence[Any]]:
         rows: list[Sequence[Any]] = []
-        for lane in lanes:
-            rows += self._transaction.execute(pick, {**_named([lane]), "n": n}).fetchall()
-        return rows if len(lanes) == 1 else sorted(rows, key=_place)[:n]
+        for label_set in label_sets:
+            rows += self._transaction.execute(pick, {**_named([label_set]), "n": n}).fetchall()
+        return rows if len(label_sets) == 1 else sorted(rows, key=_place)[:n]
 
-    def lone_waiting(self, lanes: Iterable[Lane]) -> bool:
+    def lone_waiting(self, label_sets: Iterable[LabelSet]) -> bool:
         """Whether a job that must run alone waits in one of these lanes."""
-        return self._any(statements.LONE_IN, lanes)
+        return self._any(statements.LONE_IN, label_sets)
 
-    def anything_left(self, lanes: Iterable[Lane]) -> bool:
+    def anything_left(self, label_sets: Iterable[LabelSet]) -> bool:
         """Whether anything is pending, running or waiting for a retry in these lanes."""
-        return self._any(statements.LEFT_IN, lanes)
+        return self._any(statements.LEFT_IN, label_sets)
 
-    def _any(self, statement: str, lanes: Iterable[Lane]) -> bool:
-        return any(self._transaction.execute(statement, _named([lane])).fetchone() is not None for lane in lanes)
+    def _any(self, statement: str, label_sets: Iterable[LabelSet]) -> bool:
+        return any(
+            self._transaction.execute(statement, _named([label_set])).fetchone() is not None for label_set in label_sets
+        )
 
     def held(self, settings: Settings) -> list[Claim]:
         """What the database says this worker holds: after a commit whose answer was lost, more than it knows."""
@@ -199,10 +201,10 @@ class Turn:
     def settings(self) -> Settings:
         return Settings(dict(self._transaction.execute(statements.SETTINGS).fetchall()))
 
-    def lanes(self) -> list[tuple[Lane, bool]]:
+    def label_sets(self) -> list[tuple[LabelSet, bool]]:
         """Every lane that ever had a job, and whether its queue is open."""
         rows = self._transaction.execute(statements.LANES).fetchall()
-        return [(Lane(queue, requires), bool(is_open)) for queue, requires, is_open in rows]
+        return [(LabelSet(queue, requires), bool(is_open)) for queue, requires, is_open in rows]
 
     def is_outdated(self) -> bool:
         """Whether a newer version has changed the schema under this one."""
@@ -245,16 +247,16 @@ class Claims:
         transaction.__exit__(*raised)
 
     def claim_fast_path(
-        self, lanes: Sequence[Lane], n: int, settings: Settings, revision: int
+        self, label_sets: Sequence[LabelSet], n: int, settings: Settings, revision: int
     ) -> Optional[tuple[Look, list[Claim]]]:
         """Take up to `n` jobs of these lanes, where nothing else is to be done; on PostgreSQL, in one trip.
 
         None where there is: what people changed since this revision, what is due, what must run alone.
         """
         values = {"worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, "revision": revision}
-        statement = self._sql.claim_fast_path if len(lanes) == 1 else self._sql.claim_fast_path_of
+        statement = self._sql.claim_fast_path if len(label_sets) == 1 else self._sql.claim_fast_path_of
         asked = clock.counter()
-        rows = self._connection.query(statement, {**values, **_named(lanes)})
+        rows = self._connection.query(statement, {**values, **_named(label_sets)})
         look, told = _look(rows[0])
         clock.follow(told, asked)
         is_due = look.next_due is not None and told is not None and look.next_due <= told
@@ -271,11 +273,14 @@ def _look(row: Sequence[Any]) -> tuple[Look, Optional[int]]:
     return Look(revision, due, bool(lone)), told
 
 
-def _named(lanes: Sequence[Lane]) -> dict[str, Any]:
+def _named(label_sets: Sequence[LabelSet]) -> dict[str, Any]:
     """Lanes as PostgreSQL's statements take them: for one there is a statement of its own."""
-    if len(lanes) == 1:
-        return {"queue": lanes[0].queue, "requires": lanes[0].requires}
-    return {"queues": [lane.queue for lane in lanes], "requirements": [lane.requires for lane in lanes]}
+    if len(label_sets) == 1:
+        return {"queue": label_sets[0].queue, "requires": label_sets[0].requires}
+    return {
+        "queues": [label_set.queue for label_set in label_sets],
+        "requirements": [label_set.requires for label_set in label_sets],
+    }
 
 
 def _place(row: Sequence[Any]) -> tuple[int, int, int]:

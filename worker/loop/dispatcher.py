@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import Callable, Optional
 
 from webapp.core import backoff, labels
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
 from webapp.core.transaction import Connection
@@ -69,8 +69,8 @@ class Dispatcher:
         self._stop_told = False  # that it takes no more stands in the database
         self._outbox: deque[AttemptResult] = deque()
         self._held: dict[str, Claim] = {}
-        self._lanes: list[Lane] = []  # whose jobs it may run, and those of them whose queue is not paused
-        self._open_lanes: list[Lane] = []
+        self._label_sets: list[LabelSet] = []  # whose jobs it may run, and those of them whose queue is not paused
+        self._open_label_sets: list[LabelSet] = []
         self._revision = -1
         self._next_due: Optional[int] = None
         self._asked: set[str] = set()
@@ -148,7 +148,7 @@ class Dispatcher:
         self._look_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
         # More workers than the statement looks past may have been taking what stood at the heads of the lanes.
         self._looks_again = not (claimed or self._looks_again or self._connection.is_sqlite)
-        if self._looks_again and len(self._open_lanes) > 1 and self.has_room:
+        if self._looks_again and len(self._open_label_sets) > 1 and self.has_room:
             self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN)
         return claimed
 
@@ -191,10 +191,10 @@ class Dispatcher:
     def _has_nothing_to_tell(self) -> bool:
         """Whether all that it wants to know is if there is a job; where to ask that alone costs less."""
         news = self._outbox or self._held or self._quiet_wanted or self._unsure or self._drain
-        return not self._connection.is_sqlite and self.has_room and bool(self._open_lanes) and not news
+        return not self._connection.is_sqlite and self.has_room and bool(self._open_label_sets) and not news
 
     def _glance(self) -> Optional[list[Claim]]:
-        found = self._claims.claim_fast_path(self._open_lanes, self._slots, self.settings, self._revision)
+        found = self._claims.claim_fast_path(self._open_label_sets, self._slots, self.settings, self._revision)
         if found is None:
             return None
         look, claimed = found
@@ -239,7 +239,7 @@ class Dispatcher:
             free = self._free(holding)
             if free > 0:
                 claimed = self._claim(turn, free, look.lone_waiting, holding=bool(holding))
-                drained = self._drain and not claimed and not turn.anything_left(self._lanes)
+                drained = self._drain and not claimed and not turn.anything_left(self._label_sets)
             if promoted or drained or any(state in {"failed", "pending"} for _, state in settled):
                 turn.ring()
         soonest = turn.now
@@ -262,27 +262,27 @@ class Dispatcher:
         return recovered + claimed
 
     def _claim(self, turn: Turn, free: int, lone_waiting: bool, holding: bool) -> list[Claim]:
-        if not self._open_lanes:
+        if not self._open_label_sets:
             return []
         if lone_waiting and not holding:
             self._lone_since = None
-            alone = turn.claim(self._open_lanes, 1, self.settings, lone=True)
+            alone = turn.claim(self._open_label_sets, 1, self.settings, lone=True)
             if alone:
                 return alone
-        elif lone_waiting and turn.lone_waiting(self._open_lanes):
+        elif lone_waiting and turn.lone_waiting(self._open_label_sets):
             self._lone_since = self._lone_since or time.monotonic()
             if time.monotonic() - self._lone_since > LONE_PATIENCE:
                 return []
         else:
             self._lone_since = None
-        return turn.claim(self._open_lanes, free, self.settings)
+        return turn.claim(self._open_label_sets, free, self.settings)
 
     def _notice(self, turn: Turn, quiet_wanted: bool) -> None:
         """Read again what people may have changed."""
         self.settings = turn.settings()
-        mine = [(lane, is_open) for lane, is_open in turn.lanes() if self._may_run(lane)]
-        self._lanes = [lane for lane, _ in mine]
-        self._open_lanes = [lane for lane, is_open in mine if is_open]
+        mine = [(label_set, is_open) for label_set, is_open in turn.label_sets() if self._may_run(label_set)]
+        self._label_sets = [label_set for label_set, _ in mine]
+        self._open_label_sets = [label_set for label_set, is_open in mine if is_open]
         if quiet_wanted:
             turn.be_quiet()
         self.outdated = turn.is_outdated()
@@ -294,9 +294,9 @@ class Dispatcher:
         new, self._asked = asked - self._asked, asked
         self.to_stop.extend(new)
 
-    def _may_run(self, lane: Lane) -> bool:
-        served = self._queues is None or lane.queue in self._queues
-        return served and labels.suffice(self._labels, lane.requires)
+    def _may_run(self, label_set: LabelSet) -> bool:
+        served = self._queues is None or label_set.queue in self._queues
+        return served and labels.suffice(self._labels, label_set.requires)
 
     def _backoff(self, ended: AttemptResult) -> float:
         if ended.kind != "failed":

@@ -20,7 +20,7 @@ from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Act, Attempt, Audit, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
+from webapp.db.models import BulkAction, Attempt, Audit, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
 from webapp.insight import rollups
 from webapp.jobs import deletion
 from webapp.jobs.lifecycle import in_state
@@ -170,7 +170,11 @@ class Retention:
             session.execute(delete(SetupLink).where(SetupLink.expires_at < now))
             sessions.prune(session)
             login_throttle.prune(session)
-            session.execute(delete(Act).where(Act.state.in_(("done", "stopped")), Act.finished_at < now - KEEP_RECORDS))
+            session.execute(
+                delete(BulkAction).where(
+                    BulkAction.state.in_(("done", "stopped")), BulkAction.finished_at < now - KEEP_RECORDS
+                )
+            )
             if engines.is_sqlite():
                 session.execute(text("PRAGMA incremental_vacuum(200)"))
         return False

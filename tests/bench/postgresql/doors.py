@@ -17,7 +17,7 @@ from tests.bench.pool import ACTOR
 from tests.bench.postgresql.server import Database
 from tests.bench.scratch import Scratch, opened
 from webapp.core.job_spec import JobSpec
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db.engines import worker_connection
 from webapp.jobs.operations import enqueue
@@ -87,7 +87,7 @@ class Ours:
 
     def claim(self) -> None:
         """As a worker that was idle."""
-        found = self._claims.claim_fast_path([Lane("default")], 1, self._settings, self._revision)
+        found = self._claims.claim_fast_path([LabelSet("default")], 1, self._settings, self._revision)
         self._hold([] if found is None else found[1])
 
     def settle(self) -> None:
@@ -102,7 +102,7 @@ class Ours:
             self._take(turn)
 
     def _take(self, turn: Any) -> None:
-        self._hold(turn.claim([Lane("default")], 1, self._settings))
+        self._hold(turn.claim([LabelSet("default")], 1, self._settings))
 
     def _hold(self, claimed: list[Any]) -> None:
         self._held = claimed

@@ -120,7 +120,7 @@ def _mark_when_quiet(
             if marks.alone(source, lambda connection: _mark(connection, ours, actor)):
                 return
     except BaseException:
-        workers.take_back()
+        workers.put_back()
         raise
 
 

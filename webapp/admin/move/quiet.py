@@ -106,7 +106,7 @@ class Quiet:
             self._look()
             time.sleep(LOOK)
 
-    def take_back(self) -> None:
+    def put_back(self) -> None:
         """Let those take jobs again that were quieted here."""
         if self._quieted:
             operations.wish_of_workers("run", sorted(self._quieted), self._actor)

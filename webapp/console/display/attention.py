@@ -187,10 +187,10 @@ def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterato
     if not found:
         return
     number = queries.total(one.number for one, _ in found)
-    first = found[0][0].lane.requires
+    first = found[0][0].label_set.requires
     them = "it" if number.number == 1 else "them"
     there = f" on {place(first)}" if place(first) else ""
-    items = [_lane(one, why) for one, why in found[:MOST]]
+    items = [_label_set(one, why) for one, why in found[:MOST]]
     if len(found) > MOST:
         items.append(Item(url_for("queues.index"), f"and {len(found) - MOST} more", Markup()))
     yield Need(
@@ -204,10 +204,10 @@ def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterato
     )
 
 
-def _lane(one: Waiting, why: Obstacle) -> Item:
+def _label_set(one: Waiting, why: Obstacle) -> Item:
     """How many jobs wait with one set of labels, and for what."""
-    lane = one.lane
-    label = (why.missing or labels.split(lane.requires))[0]
-    url = url_for("jobs.index", state="pending", queue=lane.queue, q=f"requires:{label}")
+    label_set = one.label_set
+    label = (why.missing or labels.split(label_set.requires))[0]
+    url = url_for("jobs.index", state="pending", queue=label_set.queue, q=f"requires:{label}")
     need = "job needs" if one.number.number == 1 else "jobs need"
-    return Item(url, lane.queue, Markup("{} {} {}").format(one.number, need, wanting(why)))
+    return Item(url, label_set.queue, Markup("{} {} {}").format(one.number, need, wanting(why)))

@@ -13,7 +13,7 @@ from typing import Any, Optional
 from webapp.console.display import times
 from webapp.core import labels
 from webapp.core.job_spec import JobSpec, SpecError, parse
-from webapp.core.labels import Lane
+from webapp.core.labels import LabelSet
 from webapp.db.models import Job
 from webapp.lib import durations
 
@@ -86,14 +86,14 @@ class SubmitForm:
         return [line.strip() for line in self.command.split("\n") if line.strip()]
 
     @property
-    def lane(self) -> Optional[Lane]:
+    def label_set(self) -> Optional[LabelSet]:
         """The lane of the job, or None if it is invalid."""
         asked = {name: self.values[name].strip() or None for name in ("queue", "requires")}
         try:
             spec = parse({"command": "true", **asked})
         except SpecError:
             return None
-        return Lane(spec.queue, labels.text_of(spec.requires))
+        return LabelSet(spec.queue, labels.text_of(spec.requires))
 
     def _parse(self, command: str) -> list[JobSpec]:
         """The job with this command. On errors, fill `errors` and return []."""

@@ -15,7 +15,7 @@ from webapp.db.models.accounts import Token as Token
 from webapp.db.models.accounts import User as User
 from webapp.db.models.accounts import UserSession as UserSession
 from webapp.db.models.accounts import View as View
-from webapp.db.models.fleet import Act as Act
+from webapp.db.models.fleet import BulkAction as BulkAction
 from webapp.db.models.fleet import Control as Control
 from webapp.db.models.fleet import Setting as Setting
 from webapp.db.models.fleet import Supervisor as Supervisor
@@ -27,7 +27,7 @@ from webapp.db.models.jobs import ATTEMPT_STATES as ATTEMPT_STATES
 from webapp.db.models.jobs import Attempt as Attempt
 from webapp.db.models.jobs import Event as Event
 from webapp.db.models.jobs import Job as Job
-from webapp.db.models.jobs import LaneRow as LaneRow
+from webapp.db.models.jobs import LabelSetRow as LabelSetRow
 from webapp.db.models.jobs import OutputChunk as OutputChunk
 from webapp.db.models.jobs import OutputTail as OutputTail
 from webapp.db.models.jobs import Queue as Queue

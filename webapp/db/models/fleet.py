@@ -93,7 +93,7 @@ class Control(Model):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
 
-class Act(Model):
+class BulkAction(Model):
     """A bulk act: one verb on all jobs that matched a filter when it was asked, carried out in small transactions."""
 
     __tablename__ = "acts"

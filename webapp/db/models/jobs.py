@@ -252,7 +252,7 @@ class Queue(Model):
     paused_by: Mapped[Optional[str]] = mapped_column(Text)
 
 
-class LaneRow(Model):
+class LabelSetRow(Model):
     """Labels that jobs of a queue have required together. A claim asks the lanes here, beside those that require none.
 
     Kept, as queues are: there are as many as ways to ask, not as jobs.
