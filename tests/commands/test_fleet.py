@@ -191,7 +191,7 @@ def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
         (["s1", "many"], 2, "'many' is no number of workers"),
         (["s2", "1"], 1, "supervisor 's2' does not exist"),
         (["w1", "1"], 1, "'w1' is a worker; its supervisor is s1"),
-        (["s3", "1"], 1, "has ended"),
+        (["s3", "1"], 1, "has stopped or is stopping"),
     ],
 )
 def test_a_scale_that_cannot_be_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, why: str) -> None:

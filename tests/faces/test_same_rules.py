@@ -67,7 +67,7 @@ def test_every_fault_is_told_at_once(face: Face) -> None:
 
 def test_a_taken_id_is_told_with_the_state_of_its_job(face: Face) -> None:
     make_job("dead", id="job1")
-    assert "taken by a job that is dead" in face.submit(command="true", id="job1")
+    assert "already used by a dead job" in face.submit(command="true", id="job1")
 
 
 def test_every_field_reaches_the_job(face: Face) -> None:

@@ -30,13 +30,15 @@ VERBS = ("enqueue", "cancel", "requeue", "config", "user")  # beside sessions, w
 _TELL = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from webapp import create_core, jobspec, operations, people
-from webapp.jobs import actions
+from webapp.accounts import users
+from webapp.core import job_spec
+from webapp.db.application import create_core
+from webapp.jobs import actions, operations
 journal, command, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
 def told(what, name, value=None):
     print(json.dumps([os.stat(journal).st_size, what, name, value]), flush=True)
 def submit(name, **fields):
-    operations.enqueue([jobspec.parse({"id": name, "command": command, "max_retries": 3, **fields})], "person:ana")
+    operations.enqueue([job_spec.parse({"id": name, "command": command, "max_retries": 3, **fields})], "person:ana")
 with create_core().app_context():
     for turn in range(number):
         submit(f"told-{turn}")
@@ -55,7 +57,7 @@ with create_core().app_context():
             actions.apply("requeue", [f"again-{turn}"], "person:ana")
             told("requeue", f"again-{turn}")
         if turn % 40 == 0:
-            people.add(f"user-{turn}", "a horse, a battery", "viewer", "person:ana")
+            users.add(f"user-{turn}", "a horse, a battery", "viewer", "person:ana")
             told("user", f"user-{turn}")
 """
 

@@ -73,7 +73,8 @@ def test_both_readers_of_the_file_find_the_same_value(tmp_path: Path, monkeypatc
     assert configuration.load({"HOME": str(tmp_path)}).home == Path("/srv/a queue")
 
 
-def test_there_need_be_no_file(tmp_path: Path) -> None:
+def test_there_need_be_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUEUECTL_VENV", raising=False)
     assert dotenv.load(str(tmp_path / ".env")) == {}
     assert setting("QUEUECTL_VENV", str(tmp_path)) == ""
 
@@ -87,6 +88,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path, mon
     with pytest.raises(ConfigError, match=r"cannot read .*\.env: Permission denied"):
         configuration.load({"HOME": str(tmp_path)})
     (tmp_path / ".env").touch()
+    monkeypatch.delenv("QUEUECTL_VENV", raising=False)
     with pytest.raises(BootstrapError, match=r"cannot read .*\.env: Permission denied"):
         setting("QUEUECTL_VENV", str(tmp_path))
 

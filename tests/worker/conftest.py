@@ -30,9 +30,10 @@ import json, logging, sys
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
 from webapp.config import load
-from worker import supervisor, wakeup
+from worker.loop import wakeup_base
+from worker.supervisor import supervisor
 options = json.loads(sys.argv[2])
-wakeup.SLOW_LOOK = options.pop("slow_look", wakeup.SLOW_LOOK)
+wakeup_base.SLOW_LOOK = options.pop("slow_look", wakeup_base.SLOW_LOOK)
 sys.exit(supervisor.run(load(), **options))
 """
 

@@ -22,26 +22,26 @@ _SUPERVISOR = """
 import logging, sys, time
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.INFO)
-from webapp import db
 from webapp.config import load
-from worker import bell, supervisor
+from webapp.db import engines
+from worker.supervisor import signal_pipe, supervisor
 {so}
 sys.exit(supervisor.run(load()))
 """
 # As on a machine so busy that a fork needs a second before it has handlers of its own.
 _SLOW_FORKS = """
-leave = bell.Bell.leave
-bell.Bell.leave = lambda self: (print("forked", flush=True), time.sleep(1), leave(self))
+leave = signal_pipe.SignalPipe.leave
+signal_pipe.SignalPipe.leave = lambda self: (print("forked", flush=True), time.sleep(1), leave(self))
 """
 # As from a server that has one connection left for each of them.
 _NO_SECOND_CONNECTION = """
 import itertools
-connect, numbers = db.worker_connection, itertools.count()
+connect, numbers = engines.worker_connection, itertools.count()
 def once():
     if next(numbers):
         raise OSError("no connection is left")
     return connect()
-db.worker_connection = once
+engines.worker_connection = once
 """
 
 

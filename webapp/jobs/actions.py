@@ -326,7 +326,7 @@ def undo(action_id: int, actor: str, within: float = math.inf) -> Result:
             raise CannotUndo(f"{'An undo' if action.verb == 'undo' else 'A discard'} cannot be undone.")
         _stop(session, action, actor)
         if not can_be_undone(session, action).number:
-            raise CannotUndo("Nothing is left to undo: workers have claimed the jobs, or somebody else moved them.")
+            raise CannotUndo("Nothing to undo: all jobs were already claimed or changed.")
         back = new(session, "undo", {}, actor, undoes=action.id)
         record(session, "undo", [(f"act:{action.id}", None)], actor, act_id=back.id)
     return resume(back.id, within)
@@ -372,7 +372,7 @@ def find(session: Session, action_id: int, *, lock: bool = False) -> BulkAction:
     """Raises NotFound."""
     action = session.get(BulkAction, action_id, with_for_update=lock)
     if action is None:
-        raise NotFound(f"no such act: {action_id}")
+        raise NotFound(f"no such action: {action_id}")
     return action
 
 

@@ -40,14 +40,14 @@ def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -
 def what(action: BulkAction) -> str:
     """Its jobs in words: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “exit:1 x”'."""
     if action.undoes is not None:
-        return f"act {action.undoes}"
+        return f"action {action.undoes}"
     named = json.loads(action.filter)
     if "ids" in named:
         ids, number = named["ids"], named["named"]
-        return str(ids[0]) if number == 1 else f"{number:,} named jobs: {', '.join(ids[:3])}{' …' * (number > 3)}"
+        return str(ids[0]) if number == 1 else f"{number:,} jobs: {', '.join(ids[:3])}{' …' * (number > 3)}"
     wanted = JobFilter.from_json(action.filter)
     told = {"in queue {}": wanted.queue, "of group {}": wanted.group}
-    told["that match “{}”"] = search.tell(wanted, without=("state", "queue")) or None
+    told["matching “{}”"] = search.tell(wanted, without=("state", "queue")) or None
     words = [pattern.format(value) for pattern, value in told.items() if value]
     return " ".join(["all", *([wanted.state] if wanted.state else []), "jobs", *words])
 

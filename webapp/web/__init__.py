@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from webapp.accounts import refusals
 from webapp.web import compression, errors, faces, gate, headers, health, static
 from webapp.web.gate import check_routes as check_routes
 
@@ -23,6 +24,7 @@ def init_app(app: Flask, served: Sequence[faces.Face]) -> None:
     faces.register(app, served)
     compression.init_app(app)
     headers.init_app(app)
+    refusals.init_app(app)
     gate.init_app(app)
     static.init_app(app)
     errors.init_app(app)

@@ -113,7 +113,7 @@ def test_who_comes_second_is_told_and_nothing_happens_twice(open_browser: Callab
     first.get_by_role("button", name="Requeue job1").click()
     expect(first.locator("#toasts")).to_contain_text("requeued")
     second.get_by_role("button", name="Requeue job1").click()
-    expect(second.locator("#toasts")).to_contain_text("job1 is now pending")
+    expect(second.locator("#toasts")).to_contain_text("job1 is pending")
     expect(second.locator(".job-head .badge")).to_have_text("pending")
     with reading() as session:
         job = job_detail.find(session, "job1")

@@ -75,7 +75,7 @@ def parse_form(text: str) -> str:
         told = moment.isoformat() if moment.tzinfo is not None else moment.replace(tzinfo=zone()).isoformat()
         clock.parse_iso(told)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text[:40]!r} is no time. Expected something like 2030-01-31T09:30.") from None
+        raise ValueError(f"{text[:40]!r} is not a time. Expected a time such as 2030-01-31T09:30.") from None
     return told
 
 
