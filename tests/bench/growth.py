@@ -125,7 +125,7 @@ def _rows(queues: dict[str, _Queue]) -> list[Row]:
 class _Queue:
     """A database and a worker's door to it. `turns` and `claims` are microseconds, a list for each round."""
 
-    claims_door: Any  # worker.loop.worker.claims.Claims
+    claims_door: Any  # worker.loop.claims.Claims
     held: Claim
     turns: list[list[float]] = field(default_factory=list)
     claims: list[list[float]] = field(default_factory=list)
