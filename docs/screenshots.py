@@ -1,11 +1,10 @@
-"""Takes the README's pictures: a scratch queue with real workers, jobs such as a small shop has, a real browser.
+"""Takes the pictures in docs/: a scratch queue with real workers and the jobs of a small shop, in a real browser.
 
-For developers, once the look has changed. `manage.py test` has installed what it needs, but for Chromium itself:
+Run it after the look of the console has changed. It needs Chromium, and the packages that `manage.py test` installs:
 
     .venv/bin/python docs/screenshots.py
 
-Nothing here touches the person's own queue. The commands are stand-ins, scripts in the scratch folder; that they run,
-fail, wait and print is real.
+It does not touch your own queue. The jobs' commands are small scripts in the scratch folder.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from typing import Any, Callable
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, ViewportSize, sync_playwright
 
 DOCS = Path(__file__).resolve().parent
-DOOR = DOCS.parent / "manage.py"
+MANAGE = DOCS.parent / "manage.py"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-DEADLINE = 60.0  # seconds for anything that is waited for
+DEADLINE = 60.0  # seconds for each thing that the script waits for
 SIZE: ViewportSize = {"width": 1280, "height": 800}
-MARGIN = 24  # pixels under the last card
-PERSON = "ada"
+MARGIN = 24  # pixels below the last card
+USER = "ada"
 
 SCRIPTS = {
     "send-invoice": 'echo "invoice $1: rendered, 2 pages"; echo "invoice $1: handed to the mail server"',
@@ -78,7 +77,7 @@ BEHIND: list[Job] = [{"command": f"resize-photo products/{number}.jpg", "queue":
 
 
 class Queue:
-    """A queue of its own in a scratch folder, with its console and workers running."""
+    """A queue in a scratch folder, with a console and workers."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
@@ -88,36 +87,40 @@ class Queue:
             (tools / name).write_text(f"#!/bin/sh\n{script}\n")
             (tools / name).chmod(0o755)
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name == "QUEUECTL_VENV" or not name.startswith("QUEUECTL_")
+            },
             "QUEUECTL_HOME": str(scratch / "queue"),
-            "QUEUECTL_DATABASE_URL": "",  # before a .env may name the real one
+            "QUEUECTL_DATABASE_URL": "",  # overrides a .env that names the real one
             "QUEUECTL_PUBLIC_URL": "",
-            "LOGNAME": PERSON,  # who enqueues
+            "LOGNAME": USER,
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         }
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        """Run `up`; yields the set-up link."""
+        """Run `up` and yield the set-up link."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         log = self._scratch / "up.log"
         with log.open("wb") as output:
-            command = [sys.executable, str(DOOR), "up", "--port", str(port)]
+            command = [sys.executable, str(MANAGE), "up", "--port", str(port)]
             process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output, cwd=self._scratch)
         try:
             wait_for("the set-up link", lambda: "/setup/" in log.read_text() and self.status()["workers"])
             found = re.search(r"http://\S+/setup/\S+", log.read_text())
-            assert found  # noqa: S101 - waited for above
+            assert found  # noqa: S101 - the wait above found it
             yield found.group()
         finally:
             process.terminate()
             process.wait(DEADLINE)
 
     def manage(self, *arguments: str, given: str = "") -> str:
-        """What a command of manage.py says; a failing one raises with its own words."""
+        """Run a command of manage.py and return its output. Exits with its error message if it fails."""
         answer = subprocess.run(
-            [sys.executable, str(DOOR), *arguments],
+            [sys.executable, str(MANAGE), *arguments],
             env=self._environment, cwd=self._scratch, input=given, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if answer.returncode:
@@ -134,16 +137,14 @@ class Queue:
         return self.status()["states"]
 
     def failed(self, job: str) -> int:
-        """How many attempts of a job have failed."""
+        """Return how many attempts of a job have failed."""
         history = json.loads(self.manage("show", job, "--json"))["attempt_history"]
         return sum(attempt["state"] == "failed" for attempt in history)
 
     def fill(self) -> None:
-        """Bring it to what the pictures show: something in each state, two workers at work."""
+        """Create jobs in each state, two of them running."""
         self.manage("config", "set", "shutdown_grace", "0")
-        self.manage(
-            "config", "set", "backoff_base", "5"
-        )  # the second wait, 25 seconds, is long enough for the pictures
+        self.manage("config", "set", "backoff_base", "6")  # the second wait, 36 s, leaves time for the pictures
         self.manage("config", "set", "backoff_jitter", "0")
         self.enqueue(DONE + WAITING)
         wait_for("the short jobs", lambda: self.states()["completed"] == len(DONE))
@@ -161,13 +162,13 @@ def wait_for(what: str, happened: Callable[[], object]) -> None:
     until = time.monotonic() + DEADLINE
     while not happened():
         if time.monotonic() > until:
-            raise SystemExit(f"{what}: not seen within {DEADLINE:.0f} seconds")
+            raise SystemExit(f"{what}: not there after {DEADLINE:.0f} seconds")
         time.sleep(0.2)
 
 
 @contextmanager
 def filled() -> Iterator[tuple[Queue, str]]:
-    """A running queue with something in each state, and its set-up link."""
+    """Yield a running queue with jobs in each state, and its set-up link."""
     with tempfile.TemporaryDirectory(prefix="queuectl-pictures-") as folder:
         queue = Queue(Path(folder))
         with queue.running() as link:
@@ -178,16 +179,16 @@ def filled() -> Iterator[tuple[Queue, str]]:
 def browser(playwright: Playwright) -> Browser:
     path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if path is None:
-        raise SystemExit("no Chromium on this machine: install it (Debian: apt install chromium)")
+        raise SystemExit("Chromium is not installed (Debian: apt install chromium)")
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     return playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if root else [])
 
 
 def sign_in(context: BrowserContext, link: str) -> Page:
-    """Make the first administrator as a person does, and dismiss the welcome."""
+    """Create the first admin account in the browser, and dismiss the welcome message."""
     page = context.new_page()
     page.goto(link)
-    page.get_by_label("Name").fill(PERSON)
+    page.get_by_label("Name").fill(USER)
     page.get_by_label("Password", exact=True).fill("a few words are easier")
     page.get_by_label("Repeat password").fill("a few words are easier")
     page.get_by_role("button", name="Create admin account").click()
@@ -196,7 +197,7 @@ def sign_in(context: BrowserContext, link: str) -> Page:
 
 
 def picture(page: Page, path: Path) -> None:
-    """The page from its top to a margin below its last card."""
+    """Save the page from its top to a margin below its last card."""
     boxes = [card.bounding_box() for card in page.locator("main .card").all()]
     end = max(box["y"] + box["height"] for box in boxes if box)
     page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": SIZE["width"], "height": end + MARGIN})
@@ -210,7 +211,7 @@ def main() -> None:
             page.goto(path)
             picture(page, DOCS / f"{name}.png")
         if queue.states()["failed"] != len(FAILING):
-            raise SystemExit("this machine was too slow: a retry began before the last picture. Take them again.")
+            raise SystemExit("A retry began before the last picture: this machine was too slow. Run the script again.")
 
 
 if __name__ == "__main__":
