@@ -59,7 +59,7 @@ def test_each_actor_and_each_route_has_a_count_of_its_own() -> None:
 
 
 def test_the_memory_is_bounded_and_the_oldest_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "MOST", 3)
+    monkeypatch.setattr(refusals, "MAX_REMEMBERED", 3)
     seen = Refusals()
     for number in range(4):
         assert seen.admit(str(number), now=float(number)) == 0
