@@ -140,15 +140,12 @@ def set_up(token: str, name: str, password: str) -> bool:
     hashed = _hash(password)
     with writing() as session:
         # Use the link up first: on PostgreSQL, a concurrent request waits here and then finds no row.
-        if not setup_link_is_good(session, token) or not _use_up(session, token):
+        used = delete(SetupLink).where(SetupLink.token_hash == hash_secret(token)).returning(SetupLink.token_hash)
+        used = used.execution_options(synchronize_session=False)
+        if not setup_link_is_good(session, token) or session.execute(used).first() is None:
             return False
         _add(session, name, hashed, "admin", f"person:{name}")
     return True
-
-
-def _use_up(session: Session, token: str) -> bool:
-    used = delete(SetupLink).where(SetupLink.token_hash == hash_secret(token)).returning(SetupLink.token_hash)
-    return session.execute(used.execution_options(synchronize_session=False)).first() is not None
 
 
 def _add(session: Session, name: str, hashed: str, role: str, actor: str) -> None:

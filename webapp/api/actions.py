@@ -12,7 +12,7 @@ from marshmallow import fields as ma
 from webapp.api import fields, request_body
 from webapp.api.jobs import MAX_PAGE, Job, check_moved, job_json
 from webapp.api.problems import Problem
-from webapp.api.routes import PREFIX, Noun
+from webapp.api.routes import LARGEST_ID, PREFIX, Noun
 from webapp.api.scopes import actor
 from webapp.core.states import STATES
 from webapp.db.engines import reading
@@ -79,13 +79,9 @@ class ActAnswer(fields.Answer):
     action = fields.integer("its id")
 
 
-class Acts(fields.Answer):
-    acts = fields.list_of(Act, "newest first")
-
-
 class ActQuery(Schema):
     limit = fields.bounded("actions per page", 1, MAX_PAGE, load_default=50)
-    before = fields.bounded("only actions with a lower id, for the next page", 1, 2**53 - 1)
+    before = fields.bounded("only actions with a lower id, for the next page", 1, LARGEST_ID)
 
 
 class MovedJob(Job):
@@ -93,7 +89,7 @@ class MovedJob(Job):
 
 
 EITHER: dict[int, Any] = {200: {"oneOf": [Outcome, ActAnswer]}, 202: ActAnswer}
-ACT = "/acts/<int(max=9007199254740991):act_id>"
+ACT = f"/acts/<int(max={LARGEST_ID}):act_id>"
 
 routes = Noun("Acts", "Cancel, requeue, run now, discard: one job, several, or all that match.")
 
@@ -166,7 +162,7 @@ def filter_of(selection: dict[str, Any], state: str = "") -> JobFilter:
     return replace(wanted.in_output(), group=selection.get("group")) if state == "dead" else wanted
 
 
-@routes.on("GET", "/acts", {200: Acts}, scope="read", query=ActQuery)
+@routes.on("GET", "/acts", {200: fields.listing("Acts", Act, "newest first")}, scope="read", query=ActQuery)
 def list_acts() -> Any:
     """List the actions on jobs, newest first."""
     asked = request_body.query(ActQuery)

@@ -1,4 +1,4 @@
-"""Dead letters: jobs out of retries, one by one and in groups with the same cause. Actions here change dead jobs only."""
+"""Dead letters: jobs out of retries, one by one and in groups by cause. Actions here change dead jobs only."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
@@ -30,32 +31,25 @@ class Answer(Schema):
 # Fields of responses: always present.
 
 
-def text(about: str, *, null: bool = False, **metadata: Any) -> fields.String:
-    return fields.String(required=True, allow_none=null, metadata={"description": about, **metadata})
+def _required(kind: Callable[..., Field], about: str, *, null: bool = False, **schema: Any) -> Field:
+    return kind(required=True, allow_none=null, metadata={"description": about, **schema})
 
 
-def integer(about: str, *, null: bool = False) -> fields.Integer:
-    return fields.Integer(required=True, allow_none=null, metadata={"description": about})
-
-
-def number(about: str, *, null: bool = False) -> fields.Float:
-    return fields.Float(required=True, allow_none=null, metadata={"description": about})
-
-
-def boolean(about: str) -> fields.Boolean:
-    return fields.Boolean(required=True, metadata={"description": about})
-
-
-def time(about: str, *, null: bool = False) -> fields.String:
-    return text(about, null=null, format="date-time")
-
-
-def strings(about: str, *, null: bool = False) -> fields.List[Any]:
-    return fields.List(fields.String(), required=True, allow_none=null, metadata={"description": about})
+text = partial(_required, fields.String)
+integer = partial(_required, fields.Integer)
+number = partial(_required, fields.Float)
+boolean = partial(_required, fields.Boolean)
+time = partial(_required, fields.String, format="date-time")
+strings = partial(_required, partial(fields.List, fields.String))
 
 
 def list_of(schema: type[Schema], about: str) -> fields.List[Any]:
     return fields.List(fields.Nested(schema), required=True, metadata={"description": about})
+
+
+def listing(name: str, schema: type[Schema], about: str) -> type[Schema]:
+    """The schema of a response like {"queues": […]}, named "Queues"."""
+    return Answer.from_dict({name.lower(): list_of(schema, about)}, name=name)
 
 
 def mapping(about: str, values: fields.Field[Any]) -> fields.Dict:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Optional
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.routing import Rule
 
 from webapp.accounts import login_throttle, refusals, tokens
 from webapp.api import rate_limit
 from webapp.api.problems import Problem, too_many
-from webapp.api.scopes import Caller, needed_scope, set_caller
+from webapp.api.scopes import actor, may, needed_scope
 from webapp.core.locks import Busy
 from webapp.db import audit
 from webapp.db.engines import reading, writing
@@ -36,13 +36,13 @@ def check_route(app: Flask, rule: Rule) -> None:
 
 def admit() -> None:
     """Refuse every request without a token of sufficient scope. Raises Problem."""
-    caller = set_caller(_authenticate(address()))
-    wait = current_app.extensions[rate_limit.KEY].take(caller.token_id)
+    token = g.queuectl_token = _authenticate(address())
+    wait = current_app.extensions[rate_limit.KEY].take(token.id)
     if wait:
         raise too_many(wait)
     if request.endpoint is None:
         return  # Flask answers 404 or 405
-    _check_scope(caller)
+    _check_scope(token)
     _check_media_types()
 
 
@@ -67,13 +67,13 @@ def _authenticate(peer: Optional[str]) -> Token:
     return token
 
 
-def _check_scope(caller: Caller) -> None:
+def _check_scope(token: Token) -> None:
     needed = needed_scope(current_app, request.endpoint)
-    if needed is not None and caller.may(needed):
+    if needed is not None and may(needed):
         return
-    refusals.note(caller.actor, request.method.lower(), request.endpoint, {"needs": needed, "scope": caller.scope})
+    refusals.note(actor(), request.method.lower(), request.endpoint, {"needs": needed, "scope": token.scope})
     challenge = f'Bearer realm="queuectl", error="insufficient_scope", scope="{needed}"'
-    text = f"This needs the scope {needed}; the token {caller.name} has {caller.scope}."
+    text = f"This needs the scope {needed}; the token {token.name} has {token.scope}."
     raise Problem("scope", text, headers={"WWW-Authenticate": challenge}, needs=needed)
 
 

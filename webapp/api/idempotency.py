@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from werkzeug.exceptions import HTTPException
 
 from webapp.api.problems import Problem, field_problem, problem_of
-from webapp.api.scopes import caller
+from webapp.api.scopes import token
 from webapp.core.locks import Busy
 from webapp.db.engines import writing
 from webapp.db.models import IdempotencyKey
@@ -64,7 +64,7 @@ def repeatable_view(view: Callable[..., Response]) -> Callable[..., Response]:
             return view(**arguments)
         if not KEY.match(key):
             raise field_problem(HEADER, "is not allowed; expected 1 to 255 visible ASCII characters.")
-        claim = _begin(caller().token_id, key)
+        claim = _begin(token().id, key)
         if isinstance(claim, Response):
             return claim
         g.queuectl_claim = claim

@@ -13,7 +13,7 @@ from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import PREFIX, Noun
-from webapp.api.scopes import actor, caller
+from webapp.api.scopes import actor, may
 from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.states import STATES
@@ -232,7 +232,7 @@ def get_job(job_id: str) -> Any:
         job = find_job(session, job_id)
         attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
         values = settings.load(session)
-    return job_detail.whole_json(job, attempts, events, values, with_env=caller().may("submit"))
+    return job_detail.whole_json(job, attempts, events, values, with_env=may("submit"))
 
 
 @routes.on("DELETE", "/jobs/<job_id>", {204: None}, scope="operate", errors=(409,))
@@ -244,7 +244,7 @@ def discard_job(job_id: str) -> Response:
 
 def job_json(job_id: str) -> dict[str, Any]:
     with reading() as session:
-        return job_detail.job_json(find_job(session, job_id), settings.load(session), with_env=caller().may("submit"))
+        return job_detail.job_json(find_job(session, job_id), settings.load(session), with_env=may("submit"))
 
 
 def find_job(session: Session, job_id: str) -> models.Job:

@@ -11,7 +11,7 @@ from flask import Response, request
 
 from webapp.api.problems import field_problem
 from webapp.api.request_body import answer
-from webapp.api.scopes import caller
+from webapp.api.scopes import may
 from webapp.db.engines import reading
 from webapp.jobs import job_detail, listing, settings
 from webapp.jobs.filters import JobFilter
@@ -29,7 +29,7 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
             )
         except ValueError:
             raise field_problem("cursor", INVALID) from None
-        values, with_env = settings.load(session), caller().may("submit")
+        values, with_env = settings.load(session), may("submit")
         jobs = [job_detail.job_json(job, values, with_env=with_env) for job in found.jobs]
     after, before = _encode("after", found.older, wanted), _encode("before", found.newer, wanted)
     links = [f'<{_url(key)}>; rel="{rel}"' for key, rel in ((after, "next"), (before, "prev")) if key]

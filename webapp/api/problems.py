@@ -126,7 +126,9 @@ def problem_of(error: Exception) -> Optional[Problem]:
     return None
 
 
-def explain(status: int, _title: Optional[str], text: Optional[str], error: Optional[HTTPException] = None) -> Response:
+def explain(
+    status: int, title: Optional[str] = None, text: Optional[str] = None, error: Optional[HTTPException] = None
+) -> Response:
     """Answer an error of Flask or the database. `text`: a better detail than the default."""
     headers = {}
     if error is not None:
@@ -135,7 +137,7 @@ def explain(status: int, _title: Optional[str], text: Optional[str], error: Opti
         headers["Retry-After"] = "5"
     if status in _BY_STATUS:
         return _answer(Problem(_BY_STATUS[status], text, headers=headers))
-    title = error.name if error is not None else "Error"
+    title = title or (error.name if error is not None else "Error")
     return _response({"type": "about:blank", "title": title, "status": status, "detail": text or title})
 
 

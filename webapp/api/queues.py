@@ -39,14 +39,10 @@ class Queue(fields.Answer):
     waiting = fields.list_of(LabelSet, "pending jobs by required labels")
 
 
-class Queues(fields.Answer):
-    queues = fields.list_of(Queue, "by name")
-
-
 routes = Noun("Queues", "A queue is created by its first job.")
 
 
-@routes.on("GET", "/queues", {200: Queues}, scope="read")
+@routes.on("GET", "/queues", {200: fields.listing("Queues", Queue, "by name")}, scope="read")
 def list_queues() -> Any:
     """List the queues, with pending and running jobs."""
     return {"queues": _queues()}

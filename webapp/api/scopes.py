@@ -1,8 +1,7 @@
-"""The scope that a route needs, and the program that calls."""
+"""The scope that a route needs, and the token of the program that calls."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, cast
 
 from flask import Flask, g
@@ -11,36 +10,19 @@ from webapp.accounts import tokens
 from webapp.db.models import Token
 
 
-@dataclass(frozen=True)
-class Caller:
-    """The program that sent this request."""
-
-    token_id: int
-    name: str
-    scope: str
-
-    @property
-    def actor(self) -> str:
-        return f"token:{self.name}"
-
-    def may(self, scope: str) -> bool:
-        return tokens.may(self.scope, scope)
-
-
 def needed_scope(app: Flask, endpoint: Optional[str]) -> Optional[str]:
     """The scope that a route named, or None."""
     return cast(Optional[str], getattr(app.view_functions.get(endpoint or ""), "needed_scope", None))
 
 
-def set_caller(token: Token) -> Caller:
-    g.queuectl_caller = Caller(token.id, token.name, token.scope)
-    return caller()
+def token() -> Token:
+    """The token of this request. The gate has checked and set it."""
+    return cast(Token, g.queuectl_token)
 
 
-def caller() -> Caller:
-    """The caller; behind the gate there always is one."""
-    return cast(Caller, g.queuectl_caller)
+def may(scope: str) -> bool:
+    return tokens.may(token().scope, scope)
 
 
 def actor() -> str:
-    return caller().actor
+    return f"token:{token().name}"

@@ -34,14 +34,10 @@ class Setting(fields.Answer):
     changed_by = fields.text("who changed it last", null=True)
 
 
-class Settings(fields.Answer):
-    settings = fields.list_of(Setting, "all settings")
-
-
 routes = Noun("Config", "Settings that can be changed while the queue runs.")
 
 
-@routes.on("GET", "/config", {200: Settings}, scope="read")
+@routes.on("GET", "/config", {200: fields.listing("Settings", Setting, "all settings")}, scope="read")
 def list_settings() -> Any:
     """List all settings: value, default, bounds, and who changed each last."""
     return {"settings": list(_settings().values())}

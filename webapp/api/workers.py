@@ -68,10 +68,6 @@ class Worker(fields.Answer):
     memory = fields.integer("bytes, without its commands", null=True)
 
 
-class Workers(fields.Answer):
-    workers = fields.list_of(Worker, "oldest first")
-
-
 class Supervisor(fields.Answer):
     id = fields.text("the id")
     state = fields.text(
@@ -88,14 +84,10 @@ class Supervisor(fields.Answer):
     version = fields.text("version of queuectl")
 
 
-class Supervisors(fields.Answer):
-    supervisors = fields.list_of(Supervisor, "by host, oldest first")
-
-
 routes = Noun("Workers", "The processes that run jobs.")
 
 
-@routes.on("GET", "/workers", {200: Workers}, scope="read", query=WorkerQuery)
+@routes.on("GET", "/workers", {200: fields.listing("Workers", Worker, "oldest first")}, scope="read", query=WorkerQuery)
 def list_workers() -> Any:
     """List the running workers, oldest first."""
     ended = request_body.query(WorkerQuery)["ended"]
@@ -121,7 +113,9 @@ def wish_of_worker(worker_id: str) -> Any:
     return next(one for one in _workers(clock.now() - clock.DAY) if one["id"] == worker_id)
 
 
-@routes.on("GET", "/supervisors", {200: Supervisors}, scope="read")
+@routes.on(
+    "GET", "/supervisors", {200: fields.listing("Supervisors", Supervisor, "by host, oldest first")}, scope="read"
+)
 def list_supervisors() -> Any:
     """List the supervisors, which start workers, with the desired number of workers of each."""
     return {"supervisors": _supervisors()}

@@ -1,4 +1,4 @@
-"""What both faces share: authentication context, error handling, headers and streaming.
+"""What both faces share: the gate, error handling, headers, health checks and streaming.
 
 Nothing here knows the console or the API; each registers itself as a face (`faces.py`).
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from flask import Flask
 from flask_compress import Compress
 
+from webapp.accounts import refusals
 from webapp.web import errors, faces, gate, headers, health
 from webapp.web.gate import check_routes as check_routes
 
@@ -36,5 +37,6 @@ def init_app(app: Flask, served: Sequence[faces.Face]) -> None:
     Compress(app)
     headers.init_app(app)
     gate.init_app(app)
+    refusals.init_app(app)
     errors.init_app(app)
     app.register_blueprint(health.pages)

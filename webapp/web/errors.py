@@ -1,4 +1,4 @@
-"""One handler for every error of both faces. The face of the request turns the outcome into a page or a problem."""
+"""One handler for every error of both faces. The face of the request formats the response: a page or JSON."""
 
 from __future__ import annotations
 
