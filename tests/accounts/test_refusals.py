@@ -95,7 +95,7 @@ def test_a_program_that_keeps_asking_for_too_much_leaves_one_line_and_a_count(
         ("token:another", "delete", "route:api-jobs.discard_job", needs),
     ]
     assert refused() == lines
-    monkeypatch.setattr(refusals, "EVERY", 0.0)
+    monkeypatch.setattr(refusals, "INTERVAL_SECONDS", 0.0)
     program("DELETE", "/jobs/job1")
     assert refused()[3:] == [(*lines[0][:3], {**needs, "left_out": 29})]
 
