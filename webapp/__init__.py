@@ -1,6 +1,6 @@
-"""queuectl: what the queue is, its console and its API.
+"""queuectl: the queue, its console and its API.
 
-`create_app()` puts console and API together. Importing this package imports nothing else, so `--help` stays quick.
+Importing this package imports nothing else, so `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def create_app(config: Optional[Config] = None) -> Flask:
-    """Make the whole application, console and API included."""
+    """Create the application with console and API."""
     from webapp import api, console, web
     from webapp.db.application import create_core
 

@@ -30,7 +30,7 @@ def test_after_some_free_failures_the_waits_double_and_end_at_a_quarter_of_an_ho
             clock.shift(wait + 0.001)
             assert login_throttle.admit([key]) == 0
     assert waits[:4] == [1, 2, 4, 8]
-    assert waits[-1] == login_throttle.LONGEST
+    assert waits[-1] == login_throttle.MAX_WAIT_SECONDS
 
 
 def test_a_wait_is_told_again_and_again_and_trying_does_not_prolong_it() -> None:

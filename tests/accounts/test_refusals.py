@@ -59,7 +59,7 @@ def test_each_actor_and_each_route_has_a_count_of_its_own() -> None:
 
 
 def test_the_memory_is_bounded_and_the_oldest_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "MOST", 3)
+    monkeypatch.setattr(refusals, "MAX_REMEMBERED", 3)
     seen = Refusals()
     for number in range(4):
         assert seen.admit(str(number), now=float(number)) == 0
@@ -95,7 +95,7 @@ def test_a_program_that_keeps_asking_for_too_much_leaves_one_line_and_a_count(
         ("token:another", "delete", "route:api-jobs.discard_job", needs),
     ]
     assert refused() == lines
-    monkeypatch.setattr(refusals, "EVERY", 0.0)
+    monkeypatch.setattr(refusals, "INTERVAL_SECONDS", 0.0)
     program("DELETE", "/jobs/job1")
     assert refused()[3:] == [(*lines[0][:3], {**needs, "left_out": 29})]
 

@@ -9,7 +9,7 @@ import time_machine
 from sqlalchemy import select, text
 
 from webapp.accounts import tokens
-from webapp.accounts.tokens import TokenError
+from webapp.accounts.tokens import AccountError
 from webapp.db.engines import reading
 from webapp.db.models import Audit, Token
 
@@ -47,8 +47,8 @@ def test_a_token_ends_with_its_days_and_when_it_is_revoked() -> None:
     assert works(secret) is None
     assert tokens.revoke("deploy", "person:ben") is False
     with reading() as session:
-        assert [token.name for token in tokens.every(session)] == []
-        assert {token.name for token in tokens.every(session, ended=True)} == {"deploy", "short"}
+        assert [token.name for token in tokens.list_all(session)] == []
+        assert {token.name for token in tokens.list_all(session, ended=True)} == {"deploy", "short"}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_token_ends_with_its_days_and_when_it_is_revoked() -> None:
      ("a", "read", 4000, "days")],
 )  # fmt: skip
 def test_what_cannot_be_taken_is_refused_by_field(name: str, scope: str, days: int, field: str) -> None:
-    with pytest.raises(TokenError) as caught:
+    with pytest.raises(AccountError) as caught:
         tokens.make(name, scope, days, "person:ana")
     assert caught.value.field == field
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_taken_is_refused_by_field(name: str, scope: str, days: i
 def test_a_name_is_used_once_even_when_its_token_was_revoked() -> None:
     tokens.make("deploy", "read", 1, "person:ana")
     tokens.revoke("deploy", "person:ana")
-    with pytest.raises(TokenError, match="is already used"):
+    with pytest.raises(AccountError, match="is already used"):
         tokens.make("deploy", "read", 1, "person:ana")
 
 
@@ -76,7 +76,7 @@ def test_use_is_noted_about_once_a_minute() -> None:
         for _ in range(3):
             with reading() as session:
                 token = session.scalars(select(Token)).one()
-            tokens.used(token, "192.0.2.1", 1.0)
+            tokens.note_use(token, "192.0.2.1", 1.0)
             with reading() as session:
                 seen.append(session.scalar(select(Token.used_at)))
             clock.shift(40)

@@ -14,7 +14,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from webapp.accounts import sessions, users
-from webapp.accounts.users import PersonError
+from webapp.accounts.users import AccountError
 from webapp.db.application import create_core
 from webapp.db.engines import db, reading
 from webapp.db.models import Audit, Event, SetupLink, User
@@ -63,23 +63,23 @@ def test_no_password_and_no_link_lies_in_the_database() -> None:
     ],
 )
 def test_what_cannot_be_taken_is_refused_by_field(name: str, password: str, role: str, field: str) -> None:
-    with pytest.raises(PersonError) as caught:
+    with pytest.raises(AccountError) as caught:
         users.add(name, password, role, "person:test")
     assert caught.value.field == field
     with reading() as session:
-        assert users.everyone(session) == []
+        assert users.list_all(session) == []
 
 
 @pytest.mark.postgresql
 def test_a_name_is_taken_whatever_its_case() -> None:
     users.add("Ana", GOOD, "viewer", "person:test")
-    with pytest.raises(PersonError, match="'ana' is already used"):
+    with pytest.raises(AccountError, match="'ana' is already used"):
         users.add("ana", GOOD, "viewer", "person:test")
 
 
 def signed_in(name: str) -> str:
     with reading() as session:
-        user = users.named(session, name)
+        user = users.find(session, name)
     assert user is not None
     return sessions.begin(user, "192.0.2.1", "a browser")
 
@@ -97,7 +97,7 @@ def test_a_changed_password_ends_every_session_but_the_one_in_which_it_was_chang
     users.set_password("ana", GOOD + " stapler", "person:test")
     assert not lives(one)
     assert user("ana", GOOD + " stapler")
-    with pytest.raises(PersonError, match="no such user: 'bob'"):
+    with pytest.raises(AccountError, match="no such user: 'bob'"):
         users.set_password("bob", GOOD, "person:test")
 
 
@@ -121,9 +121,9 @@ def test_a_lesser_role_and_being_disabled_end_sessions_and_a_higher_role_does_no
 
 def test_the_last_administrator_stays_one() -> None:
     users.add("root", GOOD, "admin", "person:test")
-    with pytest.raises(PersonError, match="last admin"):
+    with pytest.raises(AccountError, match="last admin"):
         users.set_role("root", "operator", "person:root")
-    with pytest.raises(PersonError, match="last admin"):
+    with pytest.raises(AccountError, match="last admin"):
         users.set_disabled("root", True, "person:root")
     assert user("root", GOOD)
 
@@ -143,7 +143,7 @@ def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
         keep(*arguments)
 
     def demote(name: str) -> bool:
-        with apps[name].app_context(), suppress(PersonError):
+        with apps[name].app_context(), suppress(AccountError):
             return users.set_role(name, "viewer", "person:test")
         return False
 
@@ -165,7 +165,7 @@ def test_sessions_can_be_ended_one_by_one_and_all_but_this() -> None:
     users.add("ana", GOOD, "viewer", "person:test")
     one, two, three = signed_in("ana"), signed_in("ana"), signed_in("ana")
     with reading() as session:
-        rows = sessions.of_user(session, users.everyone(session)[0].id)
+        rows = sessions.of_user(session, users.list_all(session)[0].id)
     [handle] = [sessions.handle_of(row) for row in rows if sessions.is_this(row, two)]
     assert users.end_sessions("ana", "person:ana", handle=handle) == 1
     assert [lives(one), lives(two), lives(three)] == [True, False, True]
@@ -175,7 +175,7 @@ def test_sessions_can_be_ended_one_by_one_and_all_but_this() -> None:
 
 @pytest.mark.parametrize("password", ["password123", "Password2024!", "qwertyuiop", "ana-ana-ana", "abcdefghij"])
 def test_common_passwords_and_those_made_of_the_name_are_refused(password: str) -> None:
-    with pytest.raises(PersonError, match="too easy to guess"):
+    with pytest.raises(AccountError, match="too easy to guess"):
         users.add("ana", password, "viewer", "person:test")
 
 
@@ -189,7 +189,7 @@ def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
     assert users.set_up(link, "eve", GOOD) is False
     assert users.new_setup_link() is None
     with reading() as session:
-        assert [(one.name, one.role) for one in users.everyone(session)] == [("ana", "admin")]
+        assert [(one.name, one.role) for one in users.list_all(session)] == [("ana", "admin")]
         [told] = session.scalars(select(Audit))
         assert (told.actor, told.verb, told.subject) == ("person:ana", "add_user", "user:ana")
 
@@ -215,13 +215,13 @@ def test_of_two_who_use_the_link_at_once_one_becomes_the_administrator(
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(come, ["ana", "eve"])) == [False, True]
     with reading() as session:
-        assert len(users.everyone(session)) == 1
+        assert len(users.list_all(session)) == 1
 
 
 def test_a_refused_name_or_password_does_not_use_the_link_up() -> None:
     link = users.new_setup_link()
     assert link is not None
-    with pytest.raises(PersonError):
+    with pytest.raises(AccountError):
         users.set_up(link, "ana", "short")
     assert users.set_up(link, "ana", GOOD) is True
 

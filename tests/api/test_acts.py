@@ -82,7 +82,7 @@ def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Prog
 
 
 def test_an_act_that_takes_long_goes_on_by_itself(operator: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acts, "PATIENCE", -1.0)
+    monkeypatch.setattr(acts, "REQUEST_SECONDS", -1.0)
     monkeypatch.setattr(actions, "BATCH", 1)
     for number in range(3):
         make_job("dead", id=f"job-{number}")
@@ -128,7 +128,7 @@ def test_supervisors_are_listed_and_scaled(admin: Program) -> None:
         refused(admin("PUT", "/supervisors/s1/wanted", {"workers": nonsense}), 422, "invalid")
     refused(admin("PUT", "/supervisors/s2/wanted", {"workers": 1}), 404, "not-found")
     make_supervisor(id="s3", stopped_at=1)
-    assert "has ended" in refused(admin("PUT", "/supervisors/s3/wanted", {"workers": 1}), 409, "conflict")["detail"]
+    assert "has stopped" in refused(admin("PUT", "/supervisors/s3/wanted", {"workers": 1}), 409, "conflict")["detail"]
 
 
 def test_workers_are_listed_and_heed_a_wish(admin: Program) -> None:

@@ -51,7 +51,8 @@ def test_a_program_that_says_what_it_saw_overwrites_nothing_else(operator: Progr
     seen = operator("GET", url).get_json()
     failure_groups.update("one", "person:ana", note="from ana")
     told = refused(operator("PUT", url, {"note": "mine", "version": seen["version"]}), 409, "conflict")
-    assert told["detail"] == "ana has changed it. Nothing was changed."
+    assert told["detail"].startswith("ana has changed it")
+    assert told["detail"].endswith("Nothing was changed.")
     assert told["group"] == operator("GET", url).get_json()
     assert told["group"]["note"] == "from ana"
     saved = operator("PUT", url, {"note": "mine", "version": told["group"]["version"]}).get_json()

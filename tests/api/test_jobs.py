@@ -269,7 +269,7 @@ def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None
     make_event("requeue", "person:ben", "job:job1", job=job)
     make_queue("mail")
     whole = reader("GET", "/jobs/job1").get_json()
-    assert set(whole) == set(jobs.WholeJob().fields)
+    assert set(whole) == set(jobs.JobDetail().fields)
     assert set(whole["attempt_history"][0]) == set(jobs.Attempt().fields)
     assert set(whole["events"][0]) == set(jobs.Event().fields)
     assert set(whole["timeline"][0]) == set(jobs.TimelineEntry().fields)

@@ -68,7 +68,7 @@ def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
 ) -> None:
     path, body = ("/jobs/batch", [JOB, JOB, JOB]) if many else ("/jobs", JOB)
     with monkeypatch.context() as dying:
-        dying.setattr(idempotency, "_keep", lambda *_: None)  # the process ends here
+        dying.setattr(idempotency, "_store", lambda *_: None)  # the process ends here
         first = submitter("POST", path, body, Idempotency_Key="k1")
     assert row().status is None
     refused(submitter("POST", path, body, Idempotency_Key="k1"), 409, "in-flight")
@@ -97,7 +97,7 @@ def test_after_a_fault_the_same_request_may_come_again_at_once(
     assert stored() == 1
 
 
-@pytest.mark.parametrize("broken", ["_keep", "_end"])
+@pytest.mark.parametrize("broken", ["_store", "_end"])
 def test_a_request_whose_end_could_not_be_noted_may_come_again_at_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

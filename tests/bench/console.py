@@ -100,7 +100,7 @@ def _make(bench: Bench, stack: ExitStack, jobs: int) -> _Console:
     app.testing = True  # a page that fails says why
     with app.app_context():
         with reading() as session:
-            user = users.named(session, NAME)
+            user = users.find(session, NAME)
         if user is None:
             raise BenchError("the administrator was not stored.")
         session_id = sessions.begin(user, "127.0.0.1", NAME)

@@ -81,7 +81,7 @@ def test_sessions_are_listed_and_ended(app: Flask, cli: Cli) -> None:
     cli("user", "add", "ben", "--password-stdin", stdin=GOOD)
     assert cli("user", "sessions", "ben").err == "ben is signed in nowhere.\n"
     with reading() as session:
-        ben = users.named(session, "ben")
+        ben = users.find(session, "ben")
     assert ben is not None
     sessions.begin(ben, "192.0.2.7", "a browser\x1b[2J")
     assert r"a browser\x1b[2J" in cli("user", "sessions", "ben").out

@@ -37,7 +37,7 @@ def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_database_that_others_hold_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.web.health.PATIENCE", 0.05)
+    monkeypatch.setattr("webapp.web.health.LOCK_TIMEOUT_SECONDS", 0.05)
     with writing() as session:
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
         answer = stranger.client.get("/readyz")

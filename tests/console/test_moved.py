@@ -57,4 +57,4 @@ def test_who_signs_in_is_told_as_well(new_address: str, stranger: Browser) -> No
 def test_it_is_not_ready(new_address: str, stranger: Browser) -> None:
     answer = stranger.get("/readyz")
     assert answer.status_code == 503
-    assert answer.get_data(as_text=True) == "database: the queue has moved to another one, or is on its way\n"
+    assert answer.get_data(as_text=True) == "database: the queue has moved to another one, or is moving\n"

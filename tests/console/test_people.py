@@ -30,14 +30,14 @@ def add(name: str, role: str = "viewer") -> User:
 
 def user(name: str) -> User:
     with reading() as session:
-        found = users.named(session, name)
+        found = users.find(session, name)
     assert found is not None
     return found
 
 
 def handles(name: str) -> list[str]:
     with reading() as session:
-        found = users.named(session, name)
+        found = users.find(session, name)
         assert found is not None
         return [sessions.handle_of(row) for row in sessions.of_user(session, found.id)]
 

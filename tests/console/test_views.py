@@ -114,7 +114,7 @@ def test_a_name_is_changed_to_none_that_is_taken_but_may_change_its_case(viewer:
 
 
 def test_there_are_fifty_at_the_most(console: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_searches, "MOST", 2)
+    monkeypatch.setattr(saved_searches, "MAX_VIEWS", 2)
     user = make_user("ana")
     for name in ("a", "b"):
         saved_searches.save(user.id, name, "state=dead", "person:ana")

@@ -70,7 +70,7 @@ def test_a_bulk_act_is_one_line_and_what_rules_do_is_none() -> None:
 
 def test_a_write_that_fails_leaves_no_line() -> None:
     users.add("ana", "correct horse battery", "admin", "person:root")
-    with pytest.raises(users.PersonError):
+    with pytest.raises(users.AccountError):
         users.set_disabled("ana", True, "person:root")
     assert [verb for _, verb, _, _ in trail()] == ["add_user"]
 

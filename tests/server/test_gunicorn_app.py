@@ -1,4 +1,4 @@
-"""What the console overrides in gunicorn although gunicorn documents none of it. pyproject.toml caps its version."""
+"""The undocumented methods of gunicorn that the console overrides. pyproject.toml caps its version."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gthread import ThreadWorker
 
-from webapp.server.arbiter import NotifyingArbiter
-from webapp.server.request_timeout import PatientWorker
+from webapp.server.gunicorn_app import NotifyingArbiter, TimeoutWorker
 
 OVERRIDDEN = [
     (NotifyingArbiter, Arbiter, "murder_workers", "run"),
     (NotifyingArbiter, Arbiter, "stop", "halt"),
-    (PatientWorker, ThreadWorker, "handle", "enqueue_req"),
-    (PatientWorker, ThreadWorker, "murder_keepalived", "run"),
+    (TimeoutWorker, ThreadWorker, "handle", "enqueue_req"),
+    (TimeoutWorker, ThreadWorker, "murder_keepalived", "run"),
 ]
 
 

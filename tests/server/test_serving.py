@@ -17,7 +17,7 @@ import pytest
 from tests.deadline import DEADLINE
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.lib import logs
-from webapp.server import gunicorn_app as serving
+from webapp.server import listener as serving
 
 pytestmark = pytest.mark.every_python
 
@@ -70,7 +70,7 @@ def test_what_a_job_brought_forges_no_line_in_the_log() -> None:
 )
 def test_clients_that_stop_in_the_middle_of_a_request_do_not_hold_the_console(home: Path, beginning: bytes) -> None:
     script = (
-        "import sys; from webapp.server import request_timeout; request_timeout.PATIENCE = 0.5;"
+        "import sys; from webapp.server import gunicorn_app; gunicorn_app.REQUEST_SECONDS = 0.5;"
         "from webapp.commands import main; sys.exit(main(['web', '--port', '0']))"
     )
     console = subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)

@@ -1,10 +1,9 @@
-"""Log-in slows down where it keeps failing: for an account, and for the address that tries.
+"""Slows down log-in and tokens after failures: per account, per browser, and per client address.
 
-Failures are counted before the password is looked at, so that many tries at once gain nothing, and taken back when it
-was right. Nobody is locked out for good: the wait never exceeds LONGEST, a browser in which the account has logged in
-before is counted by itself alone (whoever attacks the account, or shares its owner's address, does not slow down the
-owner), and a new password, by `user passwd` too, clears the account. See OWASP's 'Slow Down Online Guessing Attacks
-with Device Cookies'.
+A failure is counted before the password is checked, so parallel attempts gain nothing, and taken back if the password
+was right. There is no permanent lockout: the wait never exceeds MAX_WAIT_SECONDS. A browser in which the user has
+logged in before is counted separately, so an attacker does not slow down the user. A new password clears the account.
+See OWASP's 'Slow Down Online Guessing Attacks with Device Cookies'.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from webapp.db.engines import is_sqlite, writing
 from webapp.db.models import Throttle
 from webapp.lib import clock
 
-FREE = {"account": 5, "browser": 10, "address": 30, "token": 60}  # failures in a row that cost no wait
-LONGEST = 15 * 60  # seconds
-FORGET = clock.seconds(3600)  # what is older counts no more
+FREE = {"account": 5, "browser": 10, "address": 30, "token": 60}  # failures in a row without a wait
+MAX_WAIT_SECONDS = 15 * 60
+FORGET = clock.seconds(3600)  # older failures do not count
 
 
 def account(name: str) -> str:
@@ -34,7 +33,7 @@ def browser(user_id: int, device: str) -> str:
 
 
 def address(text: Optional[str], kind: str = "address") -> str:
-    """Of IPv6 a whole /64, which one home or server has to itself."""
+    """For IPv6 the whole /64, which usually belongs to one home or server."""
     try:
         parsed = ipaddress.ip_address((text or "").partition("%")[0])
     except ValueError:
@@ -46,7 +45,7 @@ def address(text: Optional[str], kind: str = "address") -> str:
 
 
 def admit(keys: Sequence[str]) -> float:
-    """Count one more failure for each key, unless one of them has to wait; return the wait in seconds, 0 for none."""
+    """Count a failure for each key, unless one of them has to wait; return the wait in seconds, 0 for none."""
     now = clock.now()
     with writing() as session:
         rows = {key: _row(session, key) for key in sorted(keys)}
@@ -61,13 +60,13 @@ def admit(keys: Sequence[str]) -> float:
 
 
 def wait_of(session: Session, key: str) -> float:
-    """Seconds that a key has to wait, without counting anything."""
+    """Seconds that a key has to wait. Counts nothing."""
     until = session.scalar(select(Throttle.until).where(Throttle.key == key)) or 0
     return max(0, until - clock.now()) / clock.SECOND
 
 
 def forgive(keys: Sequence[str]) -> None:
-    """The password was right: one failure less for the addresses, none any more for what is the person's own."""
+    """After a right password: take one failure back from addresses, and reset account and browser."""
     with writing() as session:
         for key in sorted(keys):
             row = _row(session, key)
@@ -76,7 +75,7 @@ def forgive(keys: Sequence[str]) -> None:
 
 
 def clear(session: Session, name: str) -> None:
-    """Let an account begin anew, in the caller's transaction."""
+    """Reset an account in the caller's transaction."""
     session.execute(delete(Throttle).where(Throttle.key == account(name)))
 
 
@@ -85,12 +84,12 @@ def prune(session: Session) -> None:
 
 
 def _wait(beyond: int) -> float:
-    """1, 2, 4 … seconds after each failure beyond the free ones."""
-    return 0.0 if beyond < 0 else float(min(LONGEST, 2 ** min(beyond, 20)))
+    """1, 2, 4 … seconds after each failure beyond FREE."""
+    return 0.0 if beyond < 0 else float(min(MAX_WAIT_SECONDS, 2 ** min(beyond, 20)))
 
 
 def _row(session: Session, key: str) -> Throttle:
-    """The row of a key, locked; made if it is missing."""
+    """The row of a key, locked; created if it is missing."""
     if not is_sqlite():
         from sqlalchemy.dialects.postgresql import insert
 

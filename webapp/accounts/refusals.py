@@ -1,10 +1,10 @@
-"""Refusals in the audit trail, for the console and the API: each kind at most once a minute, then with a count.
+"""Refusals in the audit trail: each kind at most once a minute, with a count of those left out.
 
-A program with too small a scope may ask 50 times a second, for ever, and each line is a write that waits for the disk.
-So of the same refusal (who, what, why) one line a minute is written. The next line says how many it leaves out.
+A program with too small a scope may send 50 requests per second, and each line is a write that waits for the disk. So
+the same refusal (who, what, why) is written once a minute; the next line says how many were left out.
 
-The counts live in the memory of this process. More processes write as many more lines, and a restart forgets the count
-of the minute that runs; neither hides that something was refused.
+The counts are in the memory of this process. With several processes there are as many times more lines, and a restart
+loses the count of the current minute. Neither hides that something was refused.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Optional, cast
+from typing import Optional, cast
 
-from flask import current_app
+from flask import Flask, current_app
 
 from webapp.db import audit
 from webapp.db.engines import writing
 
-if TYPE_CHECKING:
-    from flask import Flask
-
-EVERY = 60.0  # seconds between two lines of the same refusal
-# Refusals remembered. People, tokens and routes are few: only hundreds of tokens on all routes reach this.
-MOST = 2000
+INTERVAL_SECONDS = 60.0  # between two lines of the same refusal
+MAX_REMEMBERED = 2000  # refusals; only hundreds of tokens on all routes reach this
 _KEY = "queuectl_refusals"  # in an application's extensions
 
 
@@ -37,28 +33,28 @@ class _Seen:
 
 
 class Refusals:
-    """Which refusals were written lately, and how many were left out since. Safe for several threads."""
+    """Refusals that were written recently, and how many were left out since. Thread-safe."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, ...], _Seen] = {}  # the last written stand last
+        self._seen: dict[tuple[str, ...], _Seen] = {}  # in the order of writing
         self._lock = threading.Lock()
 
     def admit(self, *what: str, now: Optional[float] = None) -> Optional[int]:
-        """Whether to write this one: the number left out since the last line of its kind, or None not to write it."""
+        """The number left out since the last line of this kind, or None if this one must not be written."""
         now = time.monotonic() if now is None else now
         with self._lock:
             seen = self._seen.get(what)
-            if seen is not None and now - seen.written_at < EVERY:
+            if seen is not None and now - seen.written_at < INTERVAL_SECONDS:
                 seen.left_out += 1
                 return None
             self._seen.pop(what, None)
-            if len(self._seen) >= MOST:
+            if len(self._seen) >= MAX_REMEMBERED:
                 del self._seen[next(iter(self._seen))]
             self._seen[what] = _Seen(now)
             return seen.left_out if seen is not None else 0
 
     def put_back(self, *what: str, left_out: int) -> None:
-        """The line could not be written after all: the next one counts this one, too."""
+        """The line could not be written: the next one counts it, too."""
         with self._lock:
             seen = self._seen.get(what)
             self._seen[what] = _Seen(float("-inf"), left_out + 1 + (seen.left_out if seen is not None else 0))
@@ -69,17 +65,17 @@ def init_app(app: Flask) -> None:
 
 
 def note(actor: str, verb: str, route: Optional[str], detail: Mapping[str, Optional[str]]) -> None:
-    """Write that a route was refused to somebody, unless the same was written less than EVERY seconds ago."""
+    """Write that a route was refused, unless the same was written within the last minute."""
     refusals = cast(Refusals, current_app.extensions[_KEY])
     subject = f"route:{route}"
     what = (actor, verb, subject, json.dumps(detail))
     left_out = refusals.admit(*what)
     if left_out is None:
         return
-    told = {**detail, **({"left_out": left_out} if left_out else {})}
+    details = {**detail, **({"left_out": left_out} if left_out else {})}
     try:
         with writing() as session:
-            audit.note(session, verb, [subject], actor, outcome="refused", details=[told])
+            audit.note(session, verb, [subject], actor, outcome="refused", details=[details])
     except BaseException:
         refusals.put_back(*what, left_out=left_out)
         raise

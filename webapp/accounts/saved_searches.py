@@ -1,4 +1,4 @@
-"""Views: searches that a person keeps under a name. Each has their own, and nobody else sees or changes them."""
+"""Views: named searches of a user. Other users cannot see or change them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from webapp.jobs.operations import NotFound
 from webapp.lib import clock
 from webapp.lib.text import has_controls
 
-MOST = 50  # of one person
-LONGEST_NAME = 60  # characters
+MAX_VIEWS = 50  # per user
+MAX_NAME = 60  # characters
 TAKEN = "You already have a view named '{}'. Choose another name, or delete that view."
 
 
 class ViewError(ValueError):
-    """A view that cannot be kept under this name; the message says why."""
+    """The view cannot be saved under this name; the message says why."""
 
 
 def save(user_id: int, name: str, query: str, actor: str) -> View:
-    """Keep a search, the query of a list's address, under a name. Raises ViewError."""
+    """Save a search, the query string of a list's URL, under a name. Raises ViewError."""
     name = _checked(name)
     with writing() as session:
         mine = of(session, user_id)
         _refuse_taken(mine, name)
-        if len(mine) >= MOST:
-            raise ViewError(f"You have {MOST} views, which is the maximum. Delete one first.")
+        if len(mine) >= MAX_VIEWS:
+            raise ViewError(f"You have {MAX_VIEWS} views, which is the maximum. Delete one first.")
         view = View(user_id=user_id, name=name, query=query, created_at=clock.now())
         session.add(view)
         _flush(session, name)
@@ -38,7 +38,7 @@ def save(user_id: int, name: str, query: str, actor: str) -> View:
 
 
 def rename(user_id: int, view_id: int, name: str, actor: str) -> None:
-    """Give a view of this person another name. Raises ViewError, NotFound."""
+    """Rename a view of this user. Raises ViewError, NotFound."""
     name = _checked(name)
     with writing() as session:
         view = _mine(session, user_id, view_id)
@@ -53,7 +53,7 @@ def rename(user_id: int, view_id: int, name: str, actor: str) -> None:
 
 
 def remove(user_id: int, view_id: int, actor: str) -> View:
-    """Forget a view of this person; returns what it was. Raises NotFound."""
+    """Delete a view of this user and return it. Raises NotFound."""
     with writing() as session:
         view = _mine(session, user_id, view_id)
         session.delete(view)
@@ -62,13 +62,13 @@ def remove(user_id: int, view_id: int, actor: str) -> View:
 
 
 def of(session: Session, user_id: int) -> list[View]:
-    """This person's, by name."""
+    """The user's views, by name."""
     mine = session.scalars(select(View).where(View.user_id == user_id))
     return sorted(mine, key=lambda view: (view.name.casefold(), view.name))
 
 
 def find(user_id: int, view_id: int) -> View:
-    """Raises NotFound where this person has no such view."""
+    """Raises NotFound if this user has no such view."""
     with reading() as session:
         return _mine(session, user_id, view_id)
 
@@ -84,8 +84,8 @@ def _checked(name: str) -> str:
     name = " ".join(name.split())
     if not name:
         raise ViewError("Enter a name, such as 'dead mails'.")
-    if len(name) > LONGEST_NAME:
-        raise ViewError(f"A name has at most {LONGEST_NAME} characters; this one has {len(name)}.")
+    if len(name) > MAX_NAME:
+        raise ViewError(f"A name has at most {MAX_NAME} characters; this one has {len(name)}.")
     if has_controls(name):
         raise ViewError("The name contains a character that cannot be shown.")
     return name
@@ -99,5 +99,5 @@ def _refuse_taken(views: list[View], name: str) -> None:
 def _flush(session: Session, name: str) -> None:
     try:
         session.flush()
-    except IntegrityError:  # PostgreSQL only: another of this person's browsers was first
+    except IntegrityError:  # PostgreSQL only: another browser of this user was first
         raise ViewError(TAKEN.format(name)) from None

@@ -1,12 +1,11 @@
-"""Who is signed in: a row for each browser. The cookie holds a random id, the row its hash; no row, no session.
+"""Sessions: one row for each signed-in browser. The cookie has a random id, the row its hash.
 
-A session ends IDLE after the last page or act (a poll is neither) and LIFE after the log-in at the latest; at log-out;
-and all of a person's at a new password, at a lesser role, and when that person is disabled.
+A session ends IDLE after the last page or action (polls do not count), LIFE after the sign-in at the latest, and at
+sign-out. A new password, a lower role and disabling the user end all sessions of the user.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import Optional
@@ -14,6 +13,7 @@ from typing import Optional
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from webapp.accounts import hash_secret
 from webapp.db import audit
 from webapp.db.engines import writing
 from webapp.db.models import User, UserSession
@@ -21,31 +21,31 @@ from webapp.lib import clock
 
 LIFE = 14 * clock.DAY
 IDLE = clock.DAY
-RENEW = clock.seconds(60)  # how old `seen_at` may grow before a page writes it anew
-FRESH = clock.seconds(15 * 60)  # how long a typed password answers for sensitive acts
+RENEW = clock.seconds(60)  # accuracy of `seen_at`
+FRESH = clock.seconds(15 * 60)  # sensitive actions need a password typed within this time
 _BROWSER_LENGTH = 200
 
 
 @dataclass(frozen=True)
 class Found:
-    """A live session and whose it is."""
+    """A live session and its user."""
 
     user: User
     row: UserSession
 
     @property
     def fresh(self) -> bool:
-        """Whether the password was typed a short while ago."""
+        """Whether the password was typed recently."""
         return self.row.confirmed_at > clock.now() - FRESH
 
 
 def begin(user: User, address: Optional[str], browser: str) -> str:
-    """Start a session for somebody whose password was right; returns its id, for the cookie."""
+    """Start a session after the password was checked; return its id, for the cookie."""
     session_id, now = secrets.token_urlsafe(32), clock.now()
     with writing() as session:
         session.add(
             UserSession(
-                id_hash=_hash(session_id),
+                id_hash=hash_secret(session_id),
                 user_id=user.id,
                 created_at=now,
                 seen_at=now,
@@ -59,79 +59,71 @@ def begin(user: User, address: Optional[str], browser: str) -> str:
 
 
 def find(session: Session, session_id: str) -> Optional[Found]:
-    """The session behind a cookie, unless it has ended or its person is disabled."""
-    row = session.execute(
-        select(UserSession, User)
-        .join(User, User.id == UserSession.user_id)
-        .where(
-            _is(session_id),
-            *_live(),
-            User.disabled_at.is_(None),
-        )
-    ).first()
+    """The session of a cookie, unless it has ended or its user is disabled."""
+    joined = select(UserSession, User).join(User, User.id == UserSession.user_id)
+    row = session.execute(joined.where(_is(session_id), *_live(), User.disabled_at.is_(None))).first()
     return Found(row[1], row[0]) if row is not None else None
 
 
 def renew(session_id: str, patience: float) -> None:
-    """It was used. Raises Busy."""
+    """Record that the session was used. Raises Busy after `patience` seconds."""
     with writing(patience) as session:
         session.execute(update(UserSession).where(_is(session_id)).values(seen_at=clock.now()))
 
 
 def confirm(session_id: str) -> str:
-    """The password was typed again: the session goes on under another id, which is returned."""
+    """Record that the password was typed again. The session gets a new id, which is returned."""
     fresh_id, now = secrets.token_urlsafe(32), clock.now()
     with writing() as session:
         session.execute(
-            update(UserSession).where(_is(session_id)).values(id_hash=_hash(fresh_id), seen_at=now, confirmed_at=now)
+            update(UserSession)
+            .where(_is(session_id))
+            .values(id_hash=hash_secret(fresh_id), seen_at=now, confirmed_at=now)
         )
     return fresh_id
 
 
 def end(session_id: str, name: str) -> None:
-    """Somebody signs out."""
+    """Sign out."""
     with writing() as session:
         session.execute(delete(UserSession).where(_is(session_id)))
         audit.note(session, "sign_out", [f"user:{name}"], f"person:{name}")
 
 
 def of_user(session: Session, user_id: int) -> list[UserSession]:
-    """A person's live sessions, the last used first."""
-    return list(
-        session.scalars(
-            select(UserSession).where(UserSession.user_id == user_id, *_live()).order_by(UserSession.seen_at.desc())
-        )
-    )
+    """The user's live sessions, the last used first."""
+    mine = select(UserSession).where(UserSession.user_id == user_id, *_live())
+    return list(session.scalars(mine.order_by(UserSession.seen_at.desc())))
 
 
 def of_everyone(session: Session) -> dict[int, tuple[int, int]]:
-    """For each person who is signed in, by id: how many live sessions, and when the last of them was used."""
+    """For each signed-in user, by id: the number of live sessions, and when the last of them was used."""
     counted = select(UserSession.user_id, func.count(), func.max(UserSession.seen_at)).where(*_live())
     return {user_id: (number, seen) for user_id, number, seen in session.execute(counted.group_by(UserSession.user_id))}
 
 
 def end_some(session: Session, user_id: int, *, handle: str = "", spare: str = "") -> int:
-    """End a person's sessions, in the caller's transaction: the one with this handle, or all but the one with the id
-    `spare`. Returns how many."""
+    """End sessions of a user in the caller's transaction: the one with this handle, or all but the one with the id
+    `spare`. Returns the number of ended sessions."""
     which = [UserSession.user_id == user_id]
     if handle:
         which.append(UserSession.id_hash.startswith(handle, autoescape=True))
     if spare:
-        which.append(UserSession.id_hash != _hash(spare))
+        which.append(UserSession.id_hash != hash_secret(spare))
     return len(session.scalars(delete(UserSession).where(*which).returning(UserSession.id_hash)).all())
 
 
 def handle_of(row: UserSession) -> str:
-    """What names a session on a page and in the trail: a part of its hash, worth nothing to whoever reads it."""
+    """Identifies a session on pages and in the audit trail: a part of its hash, which does not help an attacker."""
     return row.id_hash[:16]
 
 
 def is_this(row: UserSession, session_id: str) -> bool:
-    return row.id_hash == _hash(session_id)
+    return row.id_hash == hash_secret(session_id)
 
 
 def prune(session: Session) -> None:
-    """Delete those that have ended by themselves."""
+    """Delete expired sessions."""
     now = clock.now()
     session.execute(
         delete(UserSession).where(or_(UserSession.created_at <= now - LIFE, UserSession.seen_at <= now - IDLE))
@@ -144,8 +136,4 @@ def _live() -> tuple[ColumnElement[bool], ...]:
 
 
 def _is(session_id: str) -> ColumnElement[bool]:
-    return UserSession.id_hash == _hash(session_id)
-
-
-def _hash(session_id: str) -> str:
-    return hashlib.sha256(session_id.encode(errors="replace")).hexdigest()
+    return UserSession.id_hash == hash_secret(session_id)

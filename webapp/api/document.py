@@ -1,4 +1,4 @@
-"""The OpenAPI document: made from the views' descriptions, asked for with any token, shown on /api-docs."""
+"""The OpenAPI document, made from the descriptions of the routes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from flask import current_app
 from webapp.accounts import tokens
 from webapp.api.problems import KINDS, MEDIA_TYPE, ProblemSchema
 from webapp.api.routes import Noun
-from webapp.api.scopes import scope
 from webapp.lib.version import __version__
 
 OPENAPI = "3.1.0"
-ABOUT = """Submit jobs and steer the queue from programs.
+ABOUT = """Submit jobs and manage the queue from programs.
 
-Each request carries a token: `Authorization: Bearer qctl_…`. Bodies and answers are JSON, refusals are
-`application/problem+json`. Times are ISO 8601 in UTC, durations are seconds."""
+Send a token with each request: `Authorization: Bearer qctl_…`. Requests and responses are JSON, errors are
+`application/problem+json`. Times are ISO 8601 in UTC; durations are seconds."""
 
-routes = Noun("Document", "This description, for programs.")
+routes = Noun("Document", "This description in OpenAPI format.")
 
 
-@routes.on("GET", "/openapi.json", {200: {"type": "object"}})
-@scope("read")
+@routes.on("GET", "/openapi.json", {200: {"type": "object"}}, scope="read")
 def get_openapi() -> Any:
-    """This document.
+    """Get this OpenAPI document.
 
-    Give it to a generator of clients.
+    Use it to generate a client.
     """
     return document()
 
@@ -40,7 +38,7 @@ def document() -> dict[str, Any]:
 
 @cache
 def _make(nouns: tuple[Noun, ...]) -> dict[str, Any]:
-    """Made when it is first asked for: that takes longer than everything else at a start."""
+    """Built on first use, because it takes longer than the rest of the start."""
     spec = APISpec(
         "queuectl",
         __version__,
@@ -51,7 +49,7 @@ def _make(nouns: tuple[Noun, ...]) -> dict[str, Any]:
         tags=[{"name": noun.title, "description": noun.about} for noun in nouns],
     )
     scopes = "; ".join(f"`{name}`: {meaning}" for name, meaning in tokens.MEANINGS.items())
-    bearer = {"type": "http", "scheme": "bearer", "description": f"A token, with a scope. {scopes}."}
+    bearer = {"type": "http", "scheme": "bearer", "description": f"A token with a scope. {scopes}."}
     spec.components.security_scheme("token", bearer)
     for status in sorted({kind.status for kind in KINDS.values()}):
         spec.components.response(f"Problem{status}", _problem(status))
@@ -62,8 +60,7 @@ def _make(nouns: tuple[Noun, ...]) -> dict[str, Any]:
 
 
 def _problem(status: int) -> dict[str, Any]:
-    """A refusal, with the kinds of problem that have its status."""
-    titles = ". Or: ".join(kind.title for kind in KINDS.values() if kind.status == status)
+    titles = " or ".join(kind.title for kind in KINDS.values() if kind.status == status)
     response: dict[str, Any] = {"description": titles, "content": {MEDIA_TYPE: {"schema": ProblemSchema}}}
     if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}

@@ -1,11 +1,12 @@
-"""Fields of requests and answers, each with its description for the document. The shapes stand beside their views.
+"""Fields of requests and responses, with descriptions for the OpenAPI document. Each schema is beside its routes.
 
-`shapes` and `story` make the answers; a test holds that their members are those that the shapes here declare.
+`web/serializers.py` and `jobs/job_detail.py` make the responses. A test checks them against the schemas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
@@ -21,93 +22,85 @@ Field = TypeVar("Field", bound="fields.Field[Any]")
 
 
 class Answer(Schema):
-    """An answer: a program must bear members that it does not know."""
+    """A response. Clients must accept members that they do not know."""
 
     class Meta:
         unknown = EXCLUDE
 
 
-# --- what an answer always has ---------------------------------------------------------------------------------------
+# Fields of responses: always present.
 
 
-def text(about: str, *, null: bool = False, **metadata: Any) -> fields.String:
-    return fields.String(required=True, allow_none=null, metadata={"description": about, **metadata})
+def _required(kind: Callable[..., Field], about: str, *, null: bool = False, **schema: Any) -> Field:
+    return kind(required=True, allow_none=null, metadata={"description": about, **schema})
 
 
-def whole(about: str, *, null: bool = False) -> fields.Integer:
-    return fields.Integer(required=True, allow_none=null, metadata={"description": about})
+text = partial(_required, fields.String)
+integer = partial(_required, fields.Integer)
+number = partial(_required, fields.Float)
+boolean = partial(_required, fields.Boolean)
+time = partial(_required, fields.String, format="date-time")
+strings = partial(_required, partial(fields.List, fields.String))
 
 
-def number(about: str, *, null: bool = False) -> fields.Float:
-    return fields.Float(required=True, allow_none=null, metadata={"description": about})
+def list_of(schema: type[Schema], about: str) -> fields.List[Any]:
+    return fields.List(fields.Nested(schema), required=True, metadata={"description": about})
 
 
-def truth(about: str) -> fields.Boolean:
-    return fields.Boolean(required=True, metadata={"description": about})
-
-
-def time(about: str, *, null: bool = False) -> fields.String:
-    return text(about, null=null, format="date-time")
-
-
-def texts(about: str, *, null: bool = False) -> fields.List[Any]:
-    return fields.List(fields.String(), required=True, allow_none=null, metadata={"description": about})
-
-
-def many(shape: type[Schema], about: str) -> fields.List[Any]:
-    return fields.List(fields.Nested(shape), required=True, metadata={"description": about})
+def listing(name: str, schema: type[Schema], about: str) -> type[Schema]:
+    """The schema of a response like {"queues": […]}, named "Queues"."""
+    return Answer.from_dict({name.lower(): list_of(schema, about)}, name=name)
 
 
 def mapping(about: str, values: fields.Field[Any]) -> fields.Dict:
     return fields.Dict(keys=fields.String(), values=values, required=True, metadata={"description": about})
 
 
-# --- what a request may have -----------------------------------------------------------------------------------------
+# Fields of requests.
 
 
 def optional(kind: type[Field], about: str, **schema: Any) -> Field:
-    """A field that something else checks; `schema` only describes its bounds."""
+    """A field that other code checks; `schema` only describes its bounds."""
     return kind(allow_none=True, metadata={"description": about, **schema})
 
 
 def name(about: str) -> fields.String:
-    return fields.String(validate=_named, metadata={"description": about, "pattern": NAME_PATTERN})
+    return fields.String(validate=_check_name, metadata={"description": about, "pattern": NAME_PATTERN})
 
 
-def typed(about: str, longest: int) -> fields.String:
-    """A text that a person has typed."""
-    return fields.String(validate=[validate.Length(max=longest), _plain], metadata={"description": about})
+def free_text(about: str, longest: int) -> fields.String:
+    return fields.String(validate=[validate.Length(max=longest), _check_storable], metadata={"description": about})
 
 
 def choice(about: str, values: Sequence[str], **options: Any) -> fields.String:
     return fields.String(validate=validate.OneOf(values), metadata={"description": about}, **options)
 
 
-def integer(about: str, lowest: int, highest: int, **options: Any) -> fields.Integer:
+def bounded(about: str, lowest: int, highest: int, **options: Any) -> fields.Integer:
     return fields.Integer(validate=validate.Range(lowest, highest), metadata={"description": about}, **options)
 
 
 def flag(about: str) -> fields.Boolean:
-    """true or false, as JSON has them."""
+    """Accepts true and false only, not "yes" or 1."""
     return fields.Boolean(truthy=[True], falsy=[False], metadata={"description": about})
 
 
-def moment(about: str) -> fields.String:
-    return fields.String(validate=_moment, metadata={"description": about, "format": "date-time"})
+def timestamp(about: str) -> fields.String:
+    return fields.String(validate=_check_time, metadata={"description": about, "format": "date-time"})
 
 
-def _moment(value: str) -> None:
+def _check_time(value: str) -> None:
     try:
         clock.parse_iso(value)
     except ValueError:
-        raise ValidationError("is no time. Expected one like 2030-01-31T09:30:00Z.") from None
+        raise ValidationError("is not a time; expected one like 2030-01-31T09:30:00Z.") from None
 
 
-def _named(value: str) -> None:
+def _check_name(value: str) -> None:
     if not NAME.match(value):
         raise ValidationError(f"is not allowed; expected {NAME_RULE}.")
 
 
-def _plain(value: str) -> None:
+def _check_storable(value: str) -> None:
     if not can_be_stored(value):
-        raise ValidationError("contains a character that no text has.")
+        raise ValidationError("contains a character that cannot be stored.")

@@ -1,6 +1,6 @@
-"""What went wrong, for programs: application/problem+json (RFC 9457). `web/errors.py` decides which face answers.
+"""Errors as application/problem+json (RFC 9457). `web/errors.py` decides which face answers.
 
-Each kind has a type of its own, an address on the page /api-docs that explains it.
+Each kind has its own `type`: a URL on the page /api-docs that explains it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from webapp.jobs.filters import FilterError
 
 ROOT = "/api/"
 MEDIA_TYPE = "application/problem+json"
-MOST_ERRORS = 100  # of one answer: a batch may have thousands
+MOST_ERRORS = 100  # in one response; a batch can have thousands
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of problem; `meaning` is its detail where nothing better is known."""
+    """A kind of problem. `meaning` is the default for `detail`."""
 
     status: int
     title: str
@@ -36,47 +36,47 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "malformed": Kind(400, "The request cannot be read", "Something in the request is not as HTTP or JSON has it."),
-    "no-token": Kind(401, "A token is needed", "Send `Authorization: Bearer qctl_…`. An administrator makes tokens."),
-    "bad-token": Kind(401, "The token does not work", "There is no such token, or it was revoked, or it has ended."),
-    "scope": Kind(403, "The token's scope is too small", "This needs a token with a larger scope."),
-    "not-found": Kind(404, "There is nothing here", "The address may be mistyped, or what was here was discarded."),
-    "method": Kind(405, "This address takes no such request", "The header Allow lists the methods that it takes."),
-    "not-acceptable": Kind(406, "No such type can be given", "The header Accept names no type that this address has."),
-    "conflict": Kind(409, "Somebody was first", "It is in another state by now, so nothing was changed."),
-    "in-flight": Kind(409, "The first request still runs", "Another one with this Idempotency-Key is being answered."),
-    "too-large": Kind(413, "That is too much at once", "A request may carry 1 MiB. Split it into several."),
-    "media-type": Kind(415, "The body must be JSON", "Send it with `Content-Type: application/json`."),
-    "range": Kind(416, "There are no such bytes", "The range lies behind the end, or is no single range of bytes."),
-    "invalid": Kind(422, "Something in the request is not allowed", "`errors` names each field and what is wrong."),
-    "key-reused": Kind(422, "The Idempotency-Key was used", "It came with another request. Take a new key for each."),
-    "too-many": Kind(429, "Too many requests", "Wait for the seconds in the header Retry-After, then go on."),
-    "broken": Kind(500, "Something broke", "The fault is ours; the log of the console has the details."),
-    "busy": Kind(503, "The database cannot be used now", "Nothing was changed. Try again in a moment."),
-    "moved": Kind(503, "The queue is elsewhere", "Nothing was changed. `detail` has the address of its new database."),
+    "malformed": Kind(400, "Bad request", "The request is not valid HTTP or JSON."),
+    "no-token": Kind(401, "Token required", "Send `Authorization: Bearer qctl_…`. An admin can create a token."),
+    "bad-token": Kind(401, "Invalid token", "The token does not exist, was revoked, or has expired."),
+    "scope": Kind(403, "No permission", "This request needs a token with a larger scope."),
+    "not-found": Kind(404, "Not found", "The URL is wrong, or the resource was deleted."),
+    "method": Kind(405, "Method not allowed", "The header Allow lists the allowed methods."),
+    "not-acceptable": Kind(406, "Not acceptable", "The header Accept names no media type that this URL returns."),
+    "conflict": Kind(409, "Already changed", "The state does not allow this any more. Nothing was changed."),
+    "in-flight": Kind(409, "Request in progress", "Another request with this Idempotency-Key has not finished yet."),
+    "too-large": Kind(413, "Request too large", "A request can have up to 1 MiB. Split it into several requests."),
+    "media-type": Kind(415, "Unsupported media type", "Send JSON with `Content-Type: application/json`."),
+    "range": Kind(416, "Range not satisfiable", "The range starts after the end, or is not a single range of bytes."),
+    "invalid": Kind(422, "Invalid request", "`errors` lists each invalid field with a message."),
+    "key-reused": Kind(422, "Idempotency-Key reused", "The key belongs to another request. Use a new key for each."),
+    "too-many": Kind(429, "Too many requests", "Wait for the number of seconds in the header Retry-After."),
+    "broken": Kind(500, "Internal error", "This is a bug in queuectl. See the console's log for details."),
+    "busy": Kind(503, "Database unavailable", "Nothing was changed. Try again in a moment."),
+    "moved": Kind(503, "Queue moved", "Nothing was changed. `detail` has the URL of the new database."),
 }
-_BY_STATUS = {KINDS[name].status: name for name in reversed(list(KINDS))}  # the first of each
+_BY_STATUS = {KINDS[name].status: name for name in reversed(list(KINDS))}  # the first kind of each status
 
 
-class Fault(fields.Answer):
-    field = fields.text("which; empty: the whole")
-    place = fields.whole("of many, which, from 0", null=True)
+class FieldError(fields.Answer):
+    field = fields.text("the field; empty: the whole request")
+    place = fields.integer("in a list: the position, from 0", null=True)
     message = fields.text("what is wrong, and what is allowed")
 
 
 class ProblemSchema(fields.Answer):
-    type = fields.text("an address on this server that explains the kind", format="uri-reference")
-    title = fields.text("the kind, in words")
-    status = fields.whole("as in the answer's first line")
-    detail = fields.text("what happened this time")
-    errors = ma.List(ma.Nested(Fault), metadata={"description": "each thing that is not allowed"})
-    state = ma.String(allow_none=True, metadata={"description": "of a conflict: the state that it is in"})
-    group = ma.Dict(metadata={"description": "of a conflict about a group: the group as it is now"})
-    needs = ma.String(metadata={"description": "the scope that would be enough"})
+    type = fields.text("URL on this server that explains the kind", format="uri-reference")
+    title = fields.text("the kind, for people")
+    status = fields.integer("the HTTP status")
+    detail = fields.text("what went wrong this time")
+    errors = ma.List(ma.Nested(FieldError), metadata={"description": "the invalid fields"})
+    state = ma.String(allow_none=True, metadata={"description": "in a conflict: the current state"})
+    group = ma.Dict(metadata={"description": "in a conflict about a group: the current group"})
+    needs = ma.String(metadata={"description": "the required scope"})
 
 
 class Problem(Exception):
-    """An answer that refuses. `more` are further members of the problem, such as the `state` of a conflict."""
+    """An error response. `more` are further members, such as the `state` of a conflict."""
 
     def __init__(
         self,
@@ -89,9 +89,8 @@ class Problem(Exception):
     ) -> None:
         self.kind = kind
         self.detail = detail or KINDS[kind].meaning
-        self.errors = errors
         self.headers = headers or {}
-        self.more = more
+        self.more = {**more, "errors": list(errors)} if errors else more
         super().__init__(self.detail)
 
 
@@ -99,65 +98,56 @@ def too_many(seconds: float, detail: Optional[str] = None) -> Problem:
     return Problem("too-many", detail, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
-def one_field(field: str, message: str) -> Problem:
+def field_problem(field: str, message: str) -> Problem:
     return Problem("invalid", f"{field}: {message}", errors=[{"field": field, "place": None, "message": message}])
 
 
 def refuse(error: Exception) -> Optional[Response]:
-    """Answer a refusal of the queue's own."""
-    problem = known(error)
-    return None if problem is None else answer(problem)
+    """Answer an exception of the API or of the queue; None for others."""
+    problem = problem_of(error)
+    return None if problem is None else _answer(problem)
 
 
-def known(error: Exception) -> Optional[Problem]:
-    """What the queue's own refusals are here: the same words as in the console and on the command line."""
+def problem_of(error: Exception) -> Optional[Problem]:
+    """The problem for an exception of the queue, with the same message as in the console and the CLI."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, SpecError):
-        return Problem("invalid", _first(error), errors=[vars(one) for one in error.errors[:MOST_ERRORS]])
+        more = len(error.errors) - 1
+        detail = str(error).partition("\n")[0] + (f" And {more} more." if more else "")
+        return Problem("invalid", detail, errors=[vars(one) for one in error.errors[:MOST_ERRORS]])
     if isinstance(error, SettingError):
-        return one_field("value", str(error))
+        return field_problem("value", str(error))
     if isinstance(error, FilterError):
-        return one_field(error.field, str(error))
+        return field_problem(error.field, str(error))
     if isinstance(error, Relocated):
-        # Whoever tries on reaches the queue as soon as this console has been started with the new address.
+        # A client that retries reaches the queue once this console restarts with the new database URL.
         return Problem("moved", f"{error}. Nothing was changed.", headers={"Retry-After": "60"})
     return None
 
 
-def _first(error: SpecError) -> str:
-    text = str(error).partition("\n")[0]
-    return text if len(error.errors) == 1 else f"{text} And {len(error.errors) - 1} more."
-
-
-def explain(status: int, _title: Optional[str], text: Optional[str], error: Optional[HTTPException] = None) -> Response:
-    """Answer for what Flask or the database say. `text`: a better detail than the kind's own."""
+def explain(
+    status: int, title: Optional[str] = None, text: Optional[str] = None, error: Optional[HTTPException] = None
+) -> Response:
+    """Answer an error of Flask or the database. `text`: a better detail than the default."""
     headers = {}
     if error is not None:
         headers = {name: value for name, value in error.get_headers() if name in {"Allow", "Content-Range"}}
     if status == 503:
         headers["Retry-After"] = "5"
     if status in _BY_STATUS:
-        return answer(Problem(_BY_STATUS[status], text, headers=headers))
-    title = error.name if error is not None else "Error"
-    return _response(status, {"type": "about:blank", "title": title, "status": status, "detail": text or title}, {})
+        return _answer(Problem(_BY_STATUS[status], text, headers=headers))
+    title = title or (error.name if error is not None else "Error")
+    return _response({"type": "about:blank", "title": title, "status": status, "detail": text or title})
 
 
-def answer(problem: Problem) -> Response:
+def _answer(problem: Problem) -> Response:
     kind = KINDS[problem.kind]
-    body: dict[str, Any] = {
-        "type": f"/api-docs#{problem.kind}",
-        "title": kind.title,
-        "status": kind.status,
-        "detail": problem.detail,
-        **problem.more,
-    }
-    if problem.errors:
-        body["errors"] = list(problem.errors)
-    return _response(kind.status, body, problem.headers)
-
-
-def _response(status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
-    response = Response(json.dumps(body) + "\n", status, content_type=MEDIA_TYPE)
-    response.headers.extend(headers)
+    body = {"type": f"/api-docs#{problem.kind}", "title": kind.title, "status": kind.status, "detail": problem.detail}
+    response = _response({**body, **problem.more})
+    response.headers.extend(problem.headers)
     return response
+
+
+def _response(body: dict[str, Any]) -> Response:
+    return Response(json.dumps(body) + "\n", body["status"], content_type=MEDIA_TYPE)

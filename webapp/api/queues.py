@@ -1,4 +1,4 @@
-"""The queues for programs: what waits and runs in each, and pausing one."""
+"""The queues: list, pause, resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from webapp.api import fields, request_body
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor, scope
+from webapp.api.scopes import actor
 from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.insight.queues import all_queues
@@ -17,53 +17,46 @@ from webapp.web import serializers
 
 
 class LabelSet(fields.Answer):
-    requires = fields.texts("empty: any worker of the queue may take them")
-    pending = fields.whole("jobs that wait, up to 10,000")
-    pending_is_more = fields.truth("whether there are more than that")
-    oldest_pending_seconds = fields.number("for how long the first one waits", null=True)
+    requires = fields.strings("the required labels; empty: any worker of the queue can run the jobs")
+    pending = fields.integer("pending jobs, up to 10,000")
+    pending_is_more = fields.boolean("whether there are more than `pending`")
+    oldest_pending_seconds = fields.number("how long the oldest pending job has waited", null=True)
 
 
 class Queue(fields.Answer):
-    name = fields.text("its name")
-    paused = fields.truth("whether nothing new starts")
-    paused_at = fields.time("since when", null=True)
-    paused_by = fields.text("by whom", null=True)
-    pending = fields.whole("jobs that wait, up to 10,000")
-    pending_is_more = fields.truth("whether there are more than that")
-    processing = fields.whole("jobs that run")
-    oldest_pending_seconds = fields.number("for how long the first one waits", null=True)
-    runs_per_minute = fields.number("runs that end in a minute, over the last five or since the first of them")
+    name = fields.text("the name")
+    paused = fields.boolean("whether it is paused: no jobs start")
+    paused_at = fields.time("when it was paused", null=True)
+    paused_by = fields.text("who paused it", null=True)
+    pending = fields.integer("pending jobs, up to 10,000")
+    pending_is_more = fields.boolean("whether there are more than `pending`")
+    processing = fields.integer("running jobs")
+    oldest_pending_seconds = fields.number("how long the oldest pending job has waited", null=True)
+    runs_per_minute = fields.number("ended attempts per minute, over the last five minutes or since the first one")
     drain_seconds = fields.number(
-        "about, until what waits has run at that rate; null: nothing waits or ends", null=True
+        "estimated time until all pending jobs have run; null: no pending jobs or no throughput", null=True
     )
-    waiting = fields.many(LabelSet, "what waits, by what it requires")
+    waiting = fields.list_of(LabelSet, "pending jobs by required labels")
 
 
-class Queues(fields.Answer):
-    queues = fields.many(Queue, "by name")
+routes = Noun("Queues", "A queue is created by its first job.")
 
 
-routes = Noun("Queues", "A queue exists once a job has named it.")
-
-
-@routes.on("GET", "/queues", {200: Queues})
-@scope("read")
+@routes.on("GET", "/queues", {200: fields.listing("Queues", Queue, "by name")}, scope="read")
 def list_queues() -> Any:
-    """List the queues, with what waits and runs in each."""
+    """List the queues, with pending and running jobs."""
     return {"queues": _queues()}
 
 
-@routes.on("POST", "/queues/<name>/pause", {200: Queue}, also=(409,))
-@scope("operate")
+@routes.on("POST", "/queues/<name>/pause", {200: Queue}, scope="operate", errors=(409,))
 def pause_queue(name: str) -> Any:
-    """Let no more jobs of a queue start. Those that run go on."""
+    """Pause a queue: no more jobs start. Running jobs continue."""
     return _pause(name, paused=True)
 
 
-@routes.on("POST", "/queues/<name>/resume", {200: Queue}, also=(409,))
-@scope("operate")
+@routes.on("POST", "/queues/<name>/resume", {200: Queue}, scope="operate", errors=(409,))
 def resume_queue(name: str) -> Any:
-    """Let the jobs of a queue start again."""
+    """Resume a queue: jobs start again."""
     return _pause(name, paused=False)
 
 
@@ -74,7 +67,7 @@ def _pause(name: str, *, paused: bool) -> dict[str, Any]:
     change = operations.pause_queue if paused else operations.resume_queue
     if not change(name, actor()):
         state = "paused" if paused else "running"
-        raise Problem("conflict", f"Queue {name} is {state} already. Nothing was changed.", state=state)
+        raise Problem("conflict", f"Queue {name} is already {state}. Nothing was changed.", state=state)
     return next(one for one in _queues() if one["name"] == name)
 
 

@@ -1,9 +1,9 @@
-"""Reading what programs send, strictly, and the JSON that they get."""
+"""Strict parsing of requests, and JSON responses."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from flask import Response, request
@@ -16,34 +16,32 @@ from webapp.core.job_spec import SpecError
 
 
 def query(schema: type[Schema]) -> dict[str, Any]:
-    """The parameters behind the question mark. What is not known is refused: a mistyped filter would be none."""
-    twice = [name for name, values in request.args.lists() if len(values) > 1]
-    if twice:
-        raise _invalid({name: ["is given twice."] for name in twice})
+    """The query parameters. Unknown ones are refused: a mistyped filter would otherwise match everything."""
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        raise _invalid({name: ["is given twice."] for name in repeated})
     return _load(schema, dict(request.args.items()))
 
 
 def body(schema: type[Schema]) -> dict[str, Any]:
-    """A JSON object, as the schema has it."""
+    """The JSON body, validated by the schema."""
     return _load(schema, raw())
 
 
 def no_body() -> None:
-    """For acts that say everything by their address: nothing, or an empty object."""
+    """Accept no body, or an empty object."""
     if request.get_data() and raw() != {}:
-        raise Problem("invalid", "This takes no body.")
+        raise Problem("invalid", "This request takes no body.")
 
 
 def raw() -> Any:
-    """The JSON that was sent, whatever it is."""
+    """The JSON body, not validated."""
     if not request.mimetype:
         raise Problem("media-type")
     try:
-        text = request.get_data().decode()
+        return job_spec.load_json(request.get_data().decode())
     except UnicodeDecodeError as error:
         raise Problem("malformed", f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
-    try:
-        return job_spec.load_json(text)
     except SpecError as error:
         if error.errors[0].field:
             raise
@@ -60,20 +58,20 @@ def _load(schema: type[Schema], data: Any) -> dict[str, Any]:
 
 
 def _invalid(messages: Mapping[Any, Any]) -> Problem:
-    errors = list(_flat(messages))[:MOST_ERRORS]
+    errors = list(_flatten(messages))[:MOST_ERRORS]
     detail = "; ".join(f"{one['field']}: {one['message']}" if one["field"] else one["message"] for one in errors[:3])
     return Problem("invalid", detail, errors=errors)
 
 
-def _flat(messages: Mapping[Any, Any], field: str = "", place: Optional[int] = None) -> Any:
-    """marshmallow's nested messages, as one list of fields, places and sentences."""
-    for name, said in messages.items():
+def _flatten(messages: Mapping[Any, Any], field: str = "", place: Optional[int] = None) -> Iterator[dict[str, Any]]:
+    """Turn marshmallow's nested messages into a list of fields, places and messages."""
+    for name, nested in messages.items():
         where = field if isinstance(name, int) or name == "_schema" else f"{field}.{name}" if field else str(name)
         at = name if isinstance(name, int) else place
-        if isinstance(said, Mapping):
-            yield from _flat(said, where, at)
+        if isinstance(nested, Mapping):
+            yield from _flatten(nested, where, at)
         else:
-            yield from ({"field": where[:60], "place": at, "message": str(text)} for text in said)
+            yield from ({"field": where[:60], "place": at, "message": str(text)} for text in nested)
 
 
 def answer(value: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> Response:

@@ -1,65 +1,28 @@
-"""Which scope a view of the API asks for: said beside the view, weighed by the gate. And who is calling."""
+"""The scope that a route needs, and the token of the program that calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, TypeVar, cast
+from typing import Optional, cast
 
-from flask import g
+from flask import Flask, g
 
 from webapp.accounts import tokens
-from webapp.db.models import SCOPES, Token
-
-if TYPE_CHECKING:
-    from flask import Flask
-
-View = TypeVar("View", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Caller:
-    """The program that asks, as views need it."""
-
-    token_id: int
-    name: str
-    scope: str
-
-    @property
-    def actor(self) -> str:
-        return f"token:{self.name}"
-
-    def may(self, scope: str) -> bool:
-        return tokens.may(self.scope, scope)
-
-
-def scope(name: str) -> Callable[[View], View]:
-    """Say which scope a view asks for at least. A view that says nothing stops the start."""
-    if name not in SCOPES:
-        raise ValueError(f"no such scope: {name!r}")
-
-    def mark(view: View) -> View:
-        view.needed_scope = name  # type: ignore[attr-defined]
-        return view
-
-    return mark
+from webapp.db.models import Token
 
 
 def needed_scope(app: Flask, endpoint: Optional[str]) -> Optional[str]:
-    """The scope that a view named, or None."""
-    found: Optional[str] = getattr(app.view_functions.get(endpoint or ""), "needed_scope", None)
-    return found
+    """The scope that a route named, or None."""
+    return cast(Optional[str], getattr(app.view_functions.get(endpoint or ""), "needed_scope", None))
 
 
-def set_caller(token: Token) -> Caller:
-    g.queuectl_caller = Caller(token.id, token.name, token.scope)
-    return caller()
+def token() -> Token:
+    """The token of this request. The gate has checked and set it."""
+    return cast(Token, g.queuectl_token)
 
 
-def caller() -> Caller:
-    """Who asks, behind the gate, where there always is somebody."""
-    return cast(Caller, g.queuectl_caller)
+def may(scope: str) -> bool:
+    return tokens.may(token().scope, scope)
 
 
 def actor() -> str:
-    return caller().actor
+    return f"token:{token().name}"

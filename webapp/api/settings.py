@@ -1,4 +1,4 @@
-"""The settings for programs: all, one, changing one, putting one back."""
+"""The settings: list, get, change, reset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from marshmallow import fields as ma
 
 from webapp.api import fields, request_body
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor, scope
+from webapp.api.scopes import actor
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
@@ -19,67 +19,59 @@ from webapp.web import serializers
 class SettingRequest(Schema):
     example: ClassVar[Any] = {"value": 3}
 
-    value = ma.Raw(required=True, metadata={"description": "a number within the setting's bounds", "type": "number"})
+    value = ma.Raw(required=True, metadata={"description": "a number between `lowest` and `highest`", "type": "number"})
 
 
 class Setting(fields.Answer):
-    key = fields.text("its name")
-    value = fields.number("as it stands")
-    default = fields.number("as it is if nobody changes it")
+    key = fields.text("the name")
+    value = fields.number("the current value")
+    default = fields.number("the default value")
     lowest = fields.number("inclusive")
     highest = fields.number("inclusive")
     unit = fields.text("seconds, days …")
     help = fields.text("what it does")
-    changed_at = fields.time("null: it stands at its default", null=True)
+    changed_at = fields.time("when it was last changed; null: it has its default", null=True)
     changed_by = fields.text("who changed it last", null=True)
 
 
-class Settings(fields.Answer):
-    settings = fields.many(Setting, "all of them")
+routes = Noun("Config", "Settings that can be changed while the queue runs.")
 
 
-routes = Noun("Config", "What can be tuned while the queue runs.")
-
-
-@routes.on("GET", "/config", {200: Settings})
-@scope("read")
+@routes.on("GET", "/config", {200: fields.listing("Settings", Setting, "all settings")}, scope="read")
 def list_settings() -> Any:
-    """List all settings: value, default, bounds, and who changed it last."""
+    """List all settings: value, default, bounds, and who changed each last."""
     return {"settings": list(_settings().values())}
 
 
-@routes.on("GET", "/config/<key>", {200: Setting})
-@scope("read")
+@routes.on("GET", "/config/<key>", {200: Setting}, scope="read")
 def get_setting(key: str) -> Any:
-    """Look at a setting."""
-    _check(key)
-    return _settings()[key]
+    """Get a setting."""
+    return _setting(key)
 
 
-@routes.on("PUT", "/config/<key>", {200: Setting}, body=SettingRequest)
-@scope("admin")
+@routes.on("PUT", "/config/<key>", {200: Setting}, scope="admin", body=SettingRequest)
 def set_setting(key: str) -> Any:
-    """Change a setting. It holds at once, for every job that did not set its own."""
-    _check(key)
+    """Change a setting. The change applies at once to all jobs that do not set their own value."""
+    _setting(key)
     operations.set_setting(key, request_body.body(SettingRequest)["value"], actor())
-    return _settings()[key]
+    return _setting(key)
 
 
-@routes.on("DELETE", "/config/<key>", {200: Setting})
-@scope("admin")
+@routes.on("DELETE", "/config/<key>", {200: Setting}, scope="admin")
 def reset_setting(key: str) -> Any:
-    """Put a setting back to its default."""
-    _check(key)
+    """Reset a setting to its default."""
+    _setting(key)
     operations.unset_setting(key, actor())
-    return _settings()[key]
+    return _setting(key)
 
 
-def _check(key: str) -> None:
-    """A name that is none is an address where nothing is."""
+def _setting(key: str) -> dict[str, Any]:
+    """Raises NotFound."""
     try:
         setting_values.define(key[:100])
     except setting_values.SettingError as error:
         raise operations.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
+    return _settings()[key]
 
 
 def _settings() -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The fleet for programs: who runs, asking a worker to be quiet, to go on or to stop, and scaling a supervisor."""
+"""Workers and supervisors: list, drain, resume, stop, scale."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from marshmallow import fields as ma
 from webapp.api import fields, request_body
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor, scope
+from webapp.api.scopes import actor
 from webapp.db.engines import reading
 from webapp.insight import fleet
 from webapp.jobs import operations, queries, settings
@@ -25,7 +25,7 @@ class WorkerQuery(Schema):
         load_default=False,
         truthy={"true"},
         falsy={"false"},
-        metadata={"description": "those that ended in the last day, too"},
+        metadata={"description": "true: also workers that ended within the last day"},
     )
 
 
@@ -33,7 +33,7 @@ class WishRequest(Schema):
     example: ClassVar[Any] = {"wish": "quiet"}
 
     wish = fields.choice(
-        "`quiet`: take no more jobs; `run`: take jobs again; `stop`: finish, then end",
+        "`quiet`: take no more jobs; `run`: take jobs again; `stop`: finish the running jobs, then exit",
         ("run", "quiet", "stop"),
         required=True,
     )
@@ -42,65 +42,54 @@ class WishRequest(Schema):
 class ScaleRequest(Schema):
     example: ClassVar[Any] = {"workers": 3}
 
-    workers = fields.integer(
-        "how many workers it is to have; 0: none until it is scaled up",
-        0,
-        fleet.MOST_WORKERS,
-        required=True,
-        strict=True,
+    workers = fields.bounded(
+        "the number of workers; 0: none until scaled up again", 0, fleet.MOST_WORKERS, required=True, strict=True
     )
 
 
 class Worker(fields.Answer):
-    id = fields.text("its id")
-    state = fields.text("what it does", enum=list(WORKER_STATES))
-    alive = fields.truth("whether its heartbeat is younger than the lease")
-    host = fields.text("its machine")
-    pid = fields.whole("its process")
-    slots = fields.whole("jobs at a time")
-    queues = fields.texts("null: all", null=True)
-    labels = fields.texts("what jobs may require of it, its host's among them")
-    jobs = fields.texts("ids of what it runs")
-    jobs_completed = fields.whole("since its start")
-    jobs_failed = fields.whole("since its start")
-    started_at = fields.time("when it began")
+    id = fields.text("the id")
+    state = fields.text("the state", enum=list(WORKER_STATES))
+    alive = fields.boolean("whether its heartbeat is younger than the lease")
+    host = fields.text("its host")
+    pid = fields.integer("its process id")
+    slots = fields.integer("how many jobs it runs at a time")
+    queues = fields.strings("its queues; null: all", null=True)
+    labels = fields.strings("its labels, which jobs can require, including that of its host")
+    jobs = fields.strings("ids of its running jobs")
+    jobs_completed = fields.integer("since its start")
+    jobs_failed = fields.integer("since its start")
+    started_at = fields.time("when it started")
     seen_at = fields.time("its last heartbeat")
     stopped_at = fields.time("when it ended", null=True)
-    version = fields.text("of queuectl")
-    supervisor = fields.text("its supervisor's id")
-    cpu_seconds = fields.number("its own and that of its ended commands, since its start", null=True)
-    memory = fields.whole("bytes, its own", null=True)
-
-
-class Workers(fields.Answer):
-    workers = fields.many(Worker, "oldest first")
+    version = fields.text("version of queuectl")
+    supervisor = fields.text("id of its supervisor")
+    cpu_seconds = fields.number("CPU time since its start, including ended commands", null=True)
+    memory = fields.integer("bytes, without its commands", null=True)
 
 
 class Supervisor(fields.Answer):
-    id = fields.text("its id")
-    state = fields.text("unknown: it drains, or has just begun", enum=["running", "ending", "silent", "unknown"])
-    host = fields.text("its machine")
-    pid = fields.whole("its process", null=True)
-    wanted = fields.whole("workers that it is to have; null: it cannot be scaled", null=True)
-    workers = fields.texts("ids of those that it has")
-    slots = fields.whole("of each of its workers")
-    queues = fields.texts("null: all", null=True)
-    labels = fields.texts("what jobs may require of its workers, their host's among them")
-    started_at = fields.time("when it began")
-    version = fields.text("of queuectl")
-
-
-class Supervisors(fields.Answer):
-    supervisors = fields.many(Supervisor, "by machine, oldest first")
+    id = fields.text("the id")
+    state = fields.text(
+        "the state; unknown: it is draining or has just started", enum=["running", "ending", "silent", "unknown"]
+    )
+    host = fields.text("its host")
+    pid = fields.integer("its process id", null=True)
+    wanted = fields.integer("the desired number of workers; null: it cannot be scaled", null=True)
+    workers = fields.strings("ids of its workers")
+    slots = fields.integer("how many jobs each of its workers runs at a time")
+    queues = fields.strings("queues of its workers; null: all", null=True)
+    labels = fields.strings("labels of its workers, including that of the host")
+    started_at = fields.time("when it started")
+    version = fields.text("version of queuectl")
 
 
 routes = Noun("Workers", "The processes that run jobs.")
 
 
-@routes.on("GET", "/workers", {200: Workers}, query=WorkerQuery)
-@scope("read")
+@routes.on("GET", "/workers", {200: fields.listing("Workers", Worker, "oldest first")}, scope="read", query=WorkerQuery)
 def list_workers() -> Any:
-    """List the workers that run, oldest first."""
+    """List the running workers, oldest first."""
     ended = request_body.query(WorkerQuery)["ended"]
     return {"workers": _workers(clock.now() - clock.DAY if ended else None)}
 
@@ -111,13 +100,11 @@ def _workers(ended_since: Optional[int]) -> list[dict[str, Any]]:
     return [serializers.worker(view) for view in views]
 
 
-@routes.on("PUT", "/workers/<worker_id>/wish", {200: Worker}, body=WishRequest, also=(409,))
-@scope("admin")
+@routes.on("PUT", "/workers/<worker_id>/wish", {200: Worker}, scope="admin", body=WishRequest, errors=(409,))
 def wish_of_worker(worker_id: str) -> Any:
-    """Ask a worker to take no more jobs, to take jobs again, or to finish and end. A stop is final."""
+    """Drain a worker, resume it, or stop it after its running jobs. A stop cannot be undone."""
     wish = request_body.body(WishRequest)["wish"]
-    known = "\0" not in worker_id
-    outcome = operations.wish_of_workers(wish, [worker_id], actor()) if known else None
+    outcome = operations.wish_of_workers(wish, [worker_id], actor()) if "\0" not in worker_id else None
     if outcome is None or outcome.refused.get(worker_id, "") is None:
         raise operations.NotFound(f"there is no worker {worker_id[:128]!r}.")
     if worker_id in outcome.refused:
@@ -126,17 +113,22 @@ def wish_of_worker(worker_id: str) -> Any:
     return next(one for one in _workers(clock.now() - clock.DAY) if one["id"] == worker_id)
 
 
-@routes.on("GET", "/supervisors", {200: Supervisors})
-@scope("read")
+@routes.on(
+    "GET", "/supervisors", {200: fields.listing("Supervisors", Supervisor, "by host, oldest first")}, scope="read"
+)
 def list_supervisors() -> Any:
-    """List the processes that start workers, with how many they are to have."""
+    """List the supervisors, which start workers, with the desired number of workers of each."""
     return {"supervisors": _supervisors()}
 
 
-@routes.on("PUT", "/supervisors/<supervisor_id>/wanted", {200: Supervisor}, body=ScaleRequest, also=(409,))
-@scope("admin")
+@routes.on(
+    "PUT", "/supervisors/<supervisor_id>/wanted", {200: Supervisor}, scope="admin", body=ScaleRequest, errors=(409,)
+)
 def scale_supervisor(supervisor_id: str) -> Any:
-    """Have a supervisor keep so many workers. More start at once; of fewer, those that run least stop when done."""
+    """Set the number of workers of a supervisor.
+
+    New workers start at once. To scale down, the workers with the fewest running jobs stop after these jobs.
+    """
     wanted = request_body.body(ScaleRequest)["workers"]
     try:
         fleet.scale(supervisor_id, actor(), to=wanted)

@@ -37,7 +37,7 @@ def create(name: str, scope: str, days: Optional[int]) -> None:
     with core():
         try:
             secret, made = tokens.make(name, scope, days, actor())
-        except tokens.TokenError as error:
+        except tokens.AccountError as error:
             raise click.ClickException(f"{error.field}: {error}") from None
     ends = f"ends {local_time(made.expires_at)}" if made.expires_at is not None else "does not end by itself"
     say(f"{name}: {scope}, {ends}. This is its secret; it is shown this once:")
@@ -53,7 +53,7 @@ def list_tokens(all_: bool, as_json: bool) -> None:
     from webapp.db.engines import reading
 
     with core(), reading() as session:
-        found = tokens.every(session, ended=all_)
+        found = tokens.list_all(session, ended=all_)
     now = clock.now()
     columns = [
         Column("NAME", lambda one: one.name),

@@ -23,7 +23,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
     from webapp import config as configuration
     from webapp.lib import logs, sd_notify
     from webapp.lib.version import __version__
-    from webapp.server import gunicorn_app as serving
+    from webapp.server import listener as serving
     from worker.supervisor import supervisor
     from worker.supervisor.console import Console
 

@@ -40,11 +40,11 @@ def _password(from_stdin: bool) -> str:
 @contextmanager
 def _fields_named() -> Iterator[None]:
     """Puts the field's name before what is wrong with it: 'password: has 3 characters …'."""
-    from webapp.accounts.users import PersonError
+    from webapp.accounts.users import AccountError
 
     try:
         yield
-    except PersonError as error:
+    except AccountError as error:
         raise click.ClickException(f"{error.field}: {error}") from None
 
 
@@ -131,7 +131,7 @@ def sessions_of(name: str, end: bool, as_json: bool) -> None:
             click.echo(f"{name}: {f'signed out, sessions ended: {ended}' if ended else 'is signed in nowhere'}")
             return
         with reading() as session:
-            found = users.named(session, name)
+            found = users.find(session, name)
             rows = sessions.of_user(session, found.id) if found is not None else []
     if found is None:
         raise click.ClickException(f"name: no such user: {name!r}.")
@@ -161,7 +161,7 @@ def list_users(as_json: bool) -> None:
     from webapp.db.engines import reading
 
     with core(), reading() as session:
-        everyone = users.everyone(session)
+        everyone = users.list_all(session)
     columns = [
         Column("NAME", lambda one: one.name),
         Column("ROLE", lambda one: one.role),

@@ -32,7 +32,7 @@ def web(
     from webapp import config as configuration
     from webapp.db import db_errors
     from webapp.lib import logs, sd_notify
-    from webapp.server import gunicorn_app as serving
+    from webapp.server import listener as serving
 
     if with_parent is not None:
         from webapp.lib.process_group import end_with

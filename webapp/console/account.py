@@ -67,7 +67,7 @@ def set_password() -> ResponseReturnValue:
         go_on_fresh()  # now, so that a rejected new password does not ask for the old one again
     try:
         users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
-    except users.PersonError as error:
+    except users.AccountError as error:
         return _page({error.field: sentence(str(error))}), 422
     go_on_fresh()
     flash("Password changed. Your other sessions were signed out.", "success")

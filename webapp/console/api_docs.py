@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, render_template
+from flask import Blueprint, current_app, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
@@ -16,7 +16,6 @@ from webapp.accounts import tokens
 from webapp.console.frame.nav import nav_of
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES
-from webapp.web.api_description import api_description
 from webapp.web.request_info import requested_origin
 
 pages = Blueprint("api_docs", __name__)
@@ -41,7 +40,7 @@ def coded(text: str) -> Markup:
 
 @pages.get("/api-docs")
 def show() -> ResponseReturnValue:
-    api = api_description()
+    api = current_app.extensions["queuectl_api"]
     described = api.document()
     operations = [_operation(described, path, method) for path, item in described["paths"].items() for method in item]
     groups = [(tag, [one for one in operations if tag["name"] in one["tags"]]) for tag in described["tags"]]
@@ -52,7 +51,7 @@ def show() -> ResponseReturnValue:
         nav=nav,
         groups=groups,
         shapes=_shapes(described),
-        kinds=api.problems,
+        kinds=api.kinds,
         scopes=[(name, tokens.MEANINGS[name]) for name in SCOPES],
         first=_curl(described, "/api/v1/jobs", "post"),
     )

@@ -195,7 +195,7 @@ def _said_values(session: Session, key: str, said: Optional[Group], form: NoteFo
         "history": [] if said is None else queries.events_of(session, f"group:{key}", 10),
         "form": form,
         "fingerprint": failure_groups.fingerprint(said),
-        "owners": sorted(owner | {one.name for one in users.everyone(session) if one.disabled_at is None}),
+        "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
         "longest_note": failure_groups.LONGEST_NOTE,
     }
 

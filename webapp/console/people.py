@@ -73,7 +73,7 @@ def _signed(row: UserSession, reader: Person) -> Signed:
 def index() -> ResponseReturnValue:
     with reading() as session:
         signed = sessions.of_everyone(session)
-        rows = [(user, *signed.get(user.id, (0, None))) for user in users.everyone(session)]
+        rows = [(user, *signed.get(user.id, (0, None))) for user in users.list_all(session)]
         return htmx.page("people", session, rows=rows)
 
 
@@ -89,7 +89,7 @@ def add() -> ResponseReturnValue:
     typed = {"name": request.form.get("name", "").strip(), "role": request.form.get("role", "")}
     try:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
-    except users.PersonError as error:
+    except users.AccountError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
     flash(f"User {typed['name']} added as {typed['role']}.", "success")
     return redirect(url_for("people.show", name=typed["name"]), 303)
@@ -130,7 +130,7 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
 
 
 def _named(session: Session, name: str) -> User:
-    user = users.named(session, name)
+    user = users.find(session, name)
     if user is None:
         raise operations.NotFound(f"user {name!r} does not exist.")
     return user
@@ -156,7 +156,7 @@ def set_role(name: str) -> ResponseReturnValue:
         )
     try:
         changed = users.set_role(name, role, actor())
-    except users.PersonError as error:
+    except users.AccountError as error:
         return _page(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
     if not changed:
         return _done(name, f"{name} is already {role}. Nothing changed.", level="info")
@@ -194,7 +194,7 @@ def enable(name: str) -> ResponseReturnValue:
 def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
     try:
         changed = users.set_disabled(user.name, disabled, actor())
-    except users.PersonError as error:
+    except users.AccountError as error:
         return explain(409, "The last admin stays", f"{user.name} {error}")
     if not changed:
         return htmx.refused(f"{user.name} is already {'disabled' if disabled else 'enabled'}. Nothing changed.")
@@ -210,7 +210,7 @@ def set_password(name: str) -> ResponseReturnValue:
         users.set_password(
             name, request.form.get("password", ""), actor(), spare=reader.session_id if _is_reader(user) else ""
         )
-    except users.PersonError as error:
+    except users.AccountError as error:
         return _page(name, {error.field: sentence(str(error))}), 422
     ended = "Your other sessions were signed out." if _is_reader(user) else "All sessions were signed out."
     return _done(name, f"Password of {name} changed. {ended}")

@@ -196,7 +196,7 @@ def _authenticate(
         return None, max(1, round(wait + 0.5))
     with reading() as database:
         user = users.authenticate(database, name, password)
-        known = user is not None or users.named(database, name) is not None
+        known = user is not None or users.find(database, name) is not None
     if user is not None:
         login_throttle.forgive(keys)
         return user, 0
@@ -265,7 +265,7 @@ def set_up(token: str) -> ResponseReturnValue:
         return _set_up_page(token, name, "again", "The two passwords differ."), 422
     try:
         made = users.set_up(token, name, password)
-    except users.PersonError as error:
+    except users.AccountError as error:
         return _set_up_page(token, name, error.field, str(error)), 422
     if not made:
         return _spent_link()

@@ -30,7 +30,7 @@ def index() -> ResponseReturnValue:
     """Working tokens; with `ended`, also expired and revoked ones."""
     ended = "ended" in request.args
     with reading() as session:
-        rows = [(token, state_of(token)) for token in tokens.every(session, ended=ended)]
+        rows = [(token, state_of(token)) for token in tokens.list_all(session, ended=ended)]
         return htmx.page("tokens", session, rows=rows, ended=ended, meanings=tokens.MEANINGS)
 
 
@@ -54,7 +54,7 @@ def make() -> ResponseReturnValue:
     typed = {name: request.form.get(name, "").strip() for name in ("name", "scope", "days")}
     try:
         secret, token = tokens.make(typed["name"], typed["scope"], _days(typed["days"]), actor())
-    except tokens.TokenError as error:
+    except tokens.AccountError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
     with reading() as session:
         nav = nav_of(session)
@@ -62,11 +62,11 @@ def make() -> ResponseReturnValue:
 
 
 def _days(text: str) -> Optional[int]:
-    """Raises TokenError."""
+    """Raises AccountError."""
     if not text:
         return None
     if not text.isdecimal() or len(text) > 6:
-        raise tokens.TokenError("days", f"{text[:40]!r} is not a number of days. Choose one from the list.")
+        raise tokens.AccountError("days", f"{text[:40]!r} is not a number of days. Choose one from the list.")
     return int(text)
 
 

@@ -1,1 +1,1 @@
-"""Serves the console and the API: gunicorn, or waitress on Windows."""
+"""Serves the console and the API with gunicorn, or with waitress on Windows."""

@@ -1,156 +1,134 @@
-"""Serves the console: binds the socket, then gunicorn in this process (waitress on Windows).
+"""Serves the console with gunicorn, extended by notifications to the service manager and by a request timeout.
 
-What is served is made by `create_app()`; what keeps it running beside the workers is `worker/supervisor/supervisor.py`.
+gunicorn waits forever for the rest of a request. It has few threads, so a few clients that stop in the middle of a
+request would block the console, without any sign-in.
 """
 
 from __future__ import annotations
 
-import errno
-import ipaddress
+import http.client
 import os
 import socket
-import sys
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from webapp.config import Config, ConfigError
+from flask import Flask
+from gunicorn import util
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
+
+from webapp.config import ConfigError
 from webapp.core import schema
-from webapp.lib.sd_notify import NOBODY, Manager
+from webapp.lib.logs import WithoutSecrets
+from webapp.lib.sd_notify import Manager
+from webapp.web.headers import ALWAYS
+from webapp.web.schema_guard import SERVER
 
-if TYPE_CHECKING:
-    from flask import Flask
-
-THREADS = 8  # requests at a time in each process; pages are short, and SQLite has one writer anyway
-TIMEOUT = 60  # seconds after which a process that stopped answering is replaced
-GRACE = 10  # seconds that requests may take to end at a stop
-BACKLOG = 512
-WINDOWS = sys.platform == "win32"
-
-
-def check_exposure(host: str, config: Config, insecure: bool) -> None:
-    """Raises ConfigError where passwords would cross a network in the clear, and nobody said that this is wanted."""
-    if insecure or _is_loopback(host) or (config.public_url or "").startswith("https://"):
-        return
-    raise ConfigError(
-        f"{host} can be reached from other machines, and this console speaks plain HTTP: passwords could be read on "
-        "the way. Put a proxy with HTTPS in front and name its address in QUEUECTL_PUBLIC_URL "
-        "(https://queue.example.org), or say --insecure if the network is yours alone."
-    )
+HANG_SECONDS = 60  # a process that does not respond for so long is replaced
+STOP_SECONDS = 10  # for running requests to finish
+REQUEST_SECONDS = 15.0  # for a whole request to arrive, including a form of 1 MiB
+PROBE_SECONDS = 1.0  # for the response to the readiness probe; meanwhile the main process does nothing else
 
 
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+class NotifyingArbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's main process. It tells the manager that the console is ready, alive, and stopping."""
+
+    def __init__(self, app: Any, manager: Manager, host: str, port: int) -> None:
+        self._manager = manager
+        self._host, self._port = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+        super().__init__(app)
+
+    def murder_workers(self) -> None:
+        """gunicorn's main loop calls this about once a second, so it proves that the loop is alive."""
+        super().murder_workers()
+        if not self._manager.knows_ready and self._is_answering():
+            self._manager.status("answers")
+            self._manager.ready()
+        self._manager.tick()
+
+    def stop(self, graceful: bool = True) -> None:
+        self._manager.stopping()
+        super().stop(graceful)
+
+    def _is_answering(self) -> bool:
+        """False if the first process is not up yet; the next call probes again."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=PROBE_SECONDS)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens. From now on connections wait in its queue, whoever serves them later.
+class TimeoutWorker(ThreadWorker):  # type: ignore[misc]
+    """Frees the thread of a client that does not finish its request in time."""
 
-    Raises ConfigError with one line that says why not, and which option to change.
-    """
-    host = host.strip("[]")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, UnicodeError):
-        raise ConfigError(f"there is no host {host!r}. Name an address of this machine with --host.") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # Windows lets two programs share a port unless one says otherwise; elsewhere REUSEADDR only skips TIME_WAIT.
-        exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR if exclusive is None else exclusive, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(_why_not(error, host, port)) from None
-    return listener
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._deadlines: dict[Any, float] = {}  # by connection
 
+    def handle(self, conn: Any) -> Any:
+        self._deadlines[conn] = time.monotonic() + REQUEST_SECONDS
+        try:
+            return super().handle(conn)
+        finally:
+            del self._deadlines[conn]
 
-def _why_not(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        other = port + 1 if port < 65535 else port - 1
-        return f"port {port} of {host} is taken by another program. Choose another, such as --port {other}."
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"this user may not listen on port {port} of {host}. Choose one above 1023, such as --port 8000."
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{host} is no address of this machine. Choose one with --host, such as --host 127.0.0.1."
-    return f"cannot listen on port {port} of {host}: {error.strerror}. Choose others with --host and --port."
+    def murder_keepalived(self, *arguments: Any, **options: Any) -> None:
+        """gunicorn calls this about once a second to close idle connections."""
+        now = time.monotonic()
+        for conn, deadline in self._deadlines.copy().items():
+            if now > deadline:
+                # The parser sees the end of the stream. A response that is being sent is not affected.
+                with suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RD)
+        super().murder_keepalived(*arguments, **options)
 
 
-def address_of(listener: socket.socket, config: Config) -> str:
-    """The console's address as a person types it, without a slash at its end."""
-    if config.public_url is not None:
-        return config.public_url
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+class QuietLogger(Logger):  # type: ignore[misc]
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.addFilter(WithoutSecrets())
 
 
-def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) -> int:
-    """Serve the console on this socket until a signal says to stop; return the exit code. Raises ConfigError.
-
-    `manager` hears of it, though not on Windows, where there is none.
-    """
-    app = _make()
-    if WINDOWS:
-        from waitress import serve as serve_threads
-
-        serve_threads(app, sockets=[listener], threads=THREADS, ident=None)
-        return 0
-    return _gunicorn(app, listener, processes, manager)
-
-
-def _make() -> Flask:
-    """The application, whole and unconnected: no connection may cross the forks that follow."""
-    from webapp import create_app
-    from webapp.db.engines import db
-
-    app = create_app()
-    with app.app_context():
-        for engine in db.engines.values():
-            engine.dispose()
-    return app
+def _write_error(sock: Any, status: int, reason: str, _message: str) -> None:
+    """Answer an invalid request with our headers, and without gunicorn's page, which repeats the request."""
+    body = f"{reason}\n"
+    headers = {
+        **ALWAYS,
+        "Cache-Control": "no-store",
+        "Connection": "close",
+        "Content-Type": "text/plain; charset=utf-8",
+        "Content-Length": str(len(body)),
+    }
+    lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in headers.items()), "", body]
+    util.write_nonblock(sock, "\r\n".join(lines).encode("latin-1"))
 
 
-def _gunicorn(app: Flask, listener: socket.socket, processes: int, manager: Manager) -> int:
-    from gunicorn.app.base import BaseApplication
-    from gunicorn.glogging import Logger
-
-    from webapp.lib.logs import WithoutSecrets
-    from webapp.server.arbiter import NotifyingArbiter
-    from webapp.server.request_timeout import PatientWorker, answer_plainly
-    from webapp.web.headers import ALWAYS
-    from webapp.web.schema_guard import SERVER
-
-    class QuietLogger(Logger):  # type: ignore[misc]
-        def setup(self, cfg: Any) -> None:
-            super().setup(cfg)
-            for handler in self.error_log.handlers:
-                handler.addFilter(WithoutSecrets())
-
+def serve(app: Flask, listener: socket.socket, processes: int, threads: int, manager: Manager) -> int:
+    """Serve until a signal stops it; return the exit code."""
     host, port = listener.getsockname()[:2]
     options: dict[str, Any] = {
         "bind": f"fd://{listener.detach()}",
         "workers": processes,
-        "worker_class": PatientWorker,
-        "threads": THREADS,
-        "timeout": TIMEOUT,
-        "graceful_timeout": GRACE,
-        "preload_app": True,  # made once, before the forks, which share its memory
+        "worker_class": TimeoutWorker,
+        "threads": threads,
+        "timeout": HANG_SECONDS,
+        "graceful_timeout": STOP_SECONDS,
+        "preload_app": True,  # the forks share its memory
         "loglevel": "warning",
         "logger_class": QuietLogger,
-        "forwarded_allow_ips": "",  # nothing is believed here; `here.address` believes whom the configuration names
+        "forwarded_allow_ips": "",  # `request_info.address` reads X-Forwarded-For from trusted proxies
         "forwarder_headers": "",
-        "worker_tmp_dir": _memory_folder(),  # a heartbeat on a busy disk looks like a hanging process
-        "control_socket_disable": True,  # since 25 it opens one in the home by default; nobody asked for it
+        "worker_tmp_dir": _memory_folder(),  # on a busy disk, heartbeats would be late
+        "control_socket_disable": True,  # since version 25 gunicorn opens one in the home folder by default
     }
 
     class Server(BaseApplication):  # type: ignore[misc]
@@ -168,7 +146,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int, manager: Mana
             else:
                 super().run()
 
-    answer_plainly({**ALWAYS, "Cache-Control": "no-store"})
+    util.write_error = _write_error  # gunicorn's workers call it by its module
     app.extensions[SERVER] = os.getpid()
     try:
         Server().run()
@@ -178,7 +156,7 @@ def _gunicorn(app: Flask, listener: socket.socket, processes: int, manager: Mana
 
 
 def _exit_code(app: Flask, code: int) -> int:
-    """1 where the database was taken over by a newer version: whoever started this may start it again."""
+    """1 if a newer version has upgraded the database, so that a service manager restarts the console."""
     from webapp.db import migrations
 
     with app.app_context(), suppress(ConfigError):

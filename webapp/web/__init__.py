@@ -1,4 +1,4 @@
-"""What both faces stand on: who asks, may they, how it fails, headers, streaming.
+"""What both faces share: the gate, error handling, headers, health checks and streaming.
 
 Nothing here knows the console or the API; each registers itself as a face (`faces.py`).
 """
@@ -6,26 +6,41 @@ Nothing here knows the console or the API; each registers itself as a face (`fac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from webapp.accounts import refusals
-from webapp.web import compression, errors, faces, gate, headers, health, static
+from webapp.web import errors
+from webapp.web import faces
+from webapp.web import gate
+from webapp.web import headers
+from webapp.web import health
+from flask import Flask
+from flask_compress import Compress
 from webapp.web.gate import check_routes as check_routes
 
-if TYPE_CHECKING:
-    from flask import Flask
-
 BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
+# Compression is safe for secrets (BREACH): the CSRF token differs in each response, and SameSite cookies stop other
+# sites from sending requests as the user, except for navigation.
+COMPRESSED = [
+    "application/json",
+    "application/jsonl",
+    "application/problem+json",
+    "image/svg+xml",
+    "text/css",
+    "text/csv",
+    "text/html",
+    "text/javascript",
+    "text/plain",
+]
 
 
 def init_app(app: Flask, served: Sequence[faces.Face]) -> None:
-    """Set up what both faces share. The gate comes first: a request that it refuses reaches nothing else."""
-    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=BODY_LIMIT)
+    """Set up what both faces share. Compression is registered first, so that it sees a response last."""
+    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, MAX_FORM_MEMORY_SIZE=BODY_LIMIT, COMPRESS_MIMETYPES=COMPRESSED)
     faces.register(app, served)
-    compression.init_app(app)
+    Compress(app)
     headers.init_app(app)
     refusals.init_app(app)
     gate.init_app(app)
-    static.init_app(app)
+    refusals.init_app(app)
     errors.init_app(app)
     app.register_blueprint(health.pages)

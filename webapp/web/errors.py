@@ -1,11 +1,11 @@
-"""One handler for every error of both faces. The face of the request turns the outcome into a page or a problem."""
+"""One handler for every error of both faces. The face of the request formats the response: a page or JSON."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
-from flask import Response, request
+from flask import Flask, Response, request
 from sqlalchemy.exc import DataError, DBAPIError
 from werkzeug.exceptions import HTTPException
 
@@ -15,9 +15,6 @@ from webapp.db import db_errors
 from webapp.jobs.operations import NotFound
 from webapp.web.faces import current_face
 from webapp.web.schema_guard import Outdated
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 log = logging.getLogger(__name__)
 
@@ -29,32 +26,33 @@ def init_app(app: Flask) -> None:
 
 
 def answer(error: Exception) -> Response:
-    """Turn any exception into an answer of the face that was asked."""
-    refusal = current_face().refuse(error)
+    """Turn any exception into a response of the face that was asked."""
+    face = current_face()
+    refusal = face.refuse(error)
     if refusal is not None:
         return refusal
     if isinstance(error, Busy):
-        return _explain(503)
-    if isinstance(error, DataError):  # a NUL in an address or a field, which SQLite takes and PostgreSQL does not
-        return _explain(400)
-    sentence = _database_trouble(error)
+        return face.explain(503)
+    if isinstance(error, DataError):  # a NUL in a URL or a field: SQLite accepts it, PostgreSQL does not
+        return face.explain(400)
+    sentence = _explain_database_error(error)
     if sentence is not None:
         title = "The queue has moved" if isinstance(error, Relocated) else "Database unavailable"
         done = NOT_KNOWN if db_errors.may_have_been_done(error) else "Nothing changed."
-        return _explain(503, title, f"{_sentence(sentence)}. {done}")
+        return face.explain(503, title, f"{_capitalize(sentence)}. {done}")
     if isinstance(error, NotFound):
-        return _explain(404, None, _sentence(str(error)))
+        return face.explain(404, None, _capitalize(str(error)))
     if isinstance(error, HTTPException):
         if error.code is None or error.code < 400:
             return error.get_response()  # type: ignore[return-value]
         ours = error.description if error.description != type(error).description else None
-        return _explain(error.code, None, _sentence(ours) if ours else None, error)
+        return face.explain(error.code, None, _capitalize(ours) if ours else None, error)
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _explain(500, "Internal error")
+    return face.explain(500, "Internal error")
 
 
-def _database_trouble(error: Exception) -> Optional[str]:
-    """Return a sentence, and log it, if the machine or a move caused this error of the database."""
+def _explain_database_error(error: Exception) -> Optional[str]:
+    """Return and log a sentence if the machine or a move of the queue caused this database error."""
     sentence = db_errors.explain(error) if isinstance(error, (DBAPIError, OSError)) else None
     if isinstance(error, (Gone, Outdated, Relocated)):
         sentence = str(error)
@@ -66,12 +64,6 @@ def _database_trouble(error: Exception) -> Optional[str]:
     return sentence
 
 
-def _sentence(message: str) -> str:
+def _capitalize(message: str) -> str:
     """Capitalize a message that the command line shows after 'Error:'."""
     return message[:1].upper() + message[1:]
-
-
-def _explain(
-    status: int, title: Optional[str] = None, text: Optional[str] = None, error: Optional[HTTPException] = None
-) -> Response:
-    return current_face().explain(status, title, text, error)

@@ -1,43 +1,44 @@
 """The two faces of the application: the console answers people in HTML, the API answers programs in JSON.
 
-Gate and error handler are the same code for both. What differs, each face says here.
+Both share the gate and the error handler; a face defines what differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Optional, Protocol, cast
+from typing import Optional, Protocol, cast
 
-from flask import current_app, request
-
-if TYPE_CHECKING:
-    from flask import Flask, Response
-    from werkzeug.exceptions import HTTPException
-    from werkzeug.routing import Rule
-    from werkzeug.wrappers import Response as AnyResponse
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
+from werkzeug.wrappers import Response as AnyResponse
 
 _KEY = "queuectl_faces"
 
 
 class Face(Protocol):
-    """What gate and error handler ask of a face."""
+    """What the gate and the error handler need from a face."""
 
     name: str  # in the audit trail
     prefix: str  # of its addresses
 
     def check_route(self, app: Flask, rule: Rule) -> None:
-        """Raise RuntimeError if a route does not say who may use it."""
+        """Raise RuntimeError if a route names no role or scope."""
 
     def admit(self) -> Optional[AnyResponse]:
-        """Let the request in (None), answer it, or raise what refuses it."""
+        """Let the request in (None), answer it, or raise an error."""
 
     def refuse(self, error: Exception) -> Optional[Response]:
         """Answer an exception that only this face knows, else None."""
 
     def explain(
-        self, status: int, title: Optional[str], text: Optional[str], error: Optional[HTTPException]
+        self,
+        status: int,
+        title: Optional[str] = None,
+        text: Optional[str] = None,
+        error: Optional[HTTPException] = None,
     ) -> Response:
-        """Answer with an error. Without title or text the face uses its own words for the status."""
+        """Answer with an error. Without title or text, the face uses its own for the status."""
 
 
 def register(app: Flask, faces: Sequence[Face]) -> None:

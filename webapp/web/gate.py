@@ -1,22 +1,19 @@
-"""The gate before every request of both faces: known host, current schema, then the face decides who gets in.
+"""The gate before every request of both faces: known host, current schema, then authorization by the face.
 
-Deny by default: a route that does not say who may use it stops the application from starting.
+Deny by default: the application does not start if a route names no role or scope.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
-from flask import Response, request
+from flask import Flask, Response, request
+from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.core import audit_lines
 from webapp.web.faces import current_face, face_of
 from webapp.web.request_info import address, public_host, requested_host
 from webapp.web.schema_guard import refuse_when_outdated
-
-if TYPE_CHECKING:
-    from flask import Flask
-    from werkzeug.wrappers import Response as AnyResponse
 
 WITHOUT_HOST_CHECK = frozenset({"health.alive"})
 WITHOUT_DATABASE = frozenset({"static", "health.alive", "health.ready"})  # /readyz asks the database itself
@@ -28,7 +25,7 @@ def init_app(app: Flask) -> None:
 
 
 def check_routes(app: Flask) -> None:
-    """Raise RuntimeError if a route of either face does not say who may use it."""
+    """Raise RuntimeError if a route names no role or scope."""
     for rule in app.url_map.iter_rules():
         face_of(app, rule.rule).check_route(app, rule)
 
@@ -45,7 +42,7 @@ def guard() -> Optional[AnyResponse]:
 
 
 def _refuse_unknown_host() -> Optional[Response]:
-    """Serve known names only: another site can resolve its own name to this machine and read along."""
+    """Serve known host names only: otherwise another site could point its name to this machine (DNS rebinding)."""
     if request.endpoint in WITHOUT_HOST_CHECK:
         return None
     host = requested_host()

@@ -1,15 +1,15 @@
-"""Security and caching headers of every response."""
+"""Security and caching headers of every response. URLs of static files have a content hash and are cached forever."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-from flask import Response, request
+from flask import Flask, Response, current_app, request
 
 from webapp.web.request_info import is_public_https
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; object-src 'none'; frame-ancestors 'none'"
 ALWAYS = {
@@ -22,17 +22,32 @@ ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+CACHE_FOREVER = "public, max-age=31536000, immutable"
 
 
 def init_app(app: Flask) -> None:
-    app.after_request(add)
+    app.after_request(_add_headers)
+    app.url_defaults(_add_version)
 
 
-def add(response: Response) -> Response:
-    for name, value in ALWAYS.items():
-        response.headers[name] = value
+def _add_headers(response: Response) -> Response:
+    response.headers.update(ALWAYS)
     if is_public_https():
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.endpoint != "static" or response.status_code >= 400:  # error pages contain the user name
         response.headers["Cache-Control"] = "no-store"
+    elif "v" in request.args:
+        response.headers["Cache-Control"] = CACHE_FOREVER
     return response
+
+
+def _add_version(endpoint: str, values: dict[str, Any]) -> None:
+    if endpoint == "static" and "filename" in values:
+        path = Path(current_app.static_folder or "") / values["filename"]
+        if path.is_file():
+            values["v"] = _version(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _version(path: Path, _changed: int) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=6).hexdigest()

@@ -20,49 +20,49 @@ from webapp.db import db_errors
 from webapp.db.engines import reading
 from webapp.jobs import queries, settings
 
-LEAST_SPACE = 10 * 1024**2  # bytes
-PROOF_HOLDS = 1.0  # seconds; anonymous requests must not cause a write each time
-PATIENCE = 5.0  # seconds to wait for the write lock
+MIN_FREE_BYTES = 10 * 1024**2
+WRITE_CHECK_INTERVAL_SECONDS = 1.0  # anonymous requests must not cause a write each time
+LOCK_TIMEOUT_SECONDS = 5.0
 
-_KEY = "queuectl_proved_writable"
+_KEY = "queuectl_checked_writable"
 
 pages = Blueprint("health", __name__)
 
 
 @pages.get("/healthz")
 def alive() -> Response:
-    return _said(200, "ok")
+    return _answer(200, "ok")
 
 
 @pages.get("/readyz")
 def ready() -> Response:
     """Test that the database can be written, at most once a second."""
     try:
-        _prove_writable()
+        _check_writable()
         with reading() as session:
             current = session.scalar(text(schema.REVISION)) == schema.HEAD
             views = queries.workers(session, settings.load(session).lease)
     except Relocated:
-        return _said(503, "database: the queue has moved to another one, or is on its way")
+        return _answer(503, "database: the queue has moved to another one, or is moving")
     except (SQLAlchemyError, Busy, OSError):
-        return _said(503, "database: cannot be written")
+        return _answer(503, "database: cannot be written")
     if not current:
-        return _said(503, "database: of a newer version than this console")
+        return _answer(503, "database: a newer version of queuectl has upgraded it")
     config = current_app.extensions["queuectl_config"]
-    if config.is_sqlite and shutil.disk_usage(config.sqlite_path.parent).free < LEAST_SPACE:
-        return _said(503, "database: ok", "disk: full")
+    if config.is_sqlite and shutil.disk_usage(config.sqlite_path.parent).free < MIN_FREE_BYTES:
+        return _answer(503, "database: ok", "disk: full")
     alive = sum(view.alive for view in views)
     missing = alive == 0 and "workers" in request.args
-    return _said(503 if missing else 200, "database: ok", "disk: ok", f"workers: {alive}")
+    return _answer(503 if missing else 200, "database: ok", "disk: ok", f"workers: {alive}")
 
 
-def _prove_writable() -> None:
+def _check_writable() -> None:
     now = time.monotonic()
-    if now < current_app.extensions.get(_KEY, 0.0) + PROOF_HOLDS:
+    if now < current_app.extensions.get(_KEY, 0.0) + WRITE_CHECK_INTERVAL_SECONDS:
         return
-    db_errors.prove_writable(PATIENCE)
+    db_errors.prove_writable(LOCK_TIMEOUT_SECONDS)
     current_app.extensions[_KEY] = now
 
 
-def _said(status: int, *lines: str) -> Response:
+def _answer(status: int, *lines: str) -> Response:
     return Response("".join(f"{line}\n" for line in lines), status, content_type="text/plain; charset=utf-8")

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from webapp.core import schema
 from webapp.db.engines import reading
 
-LOOK_EVERY = 1.0  # seconds
+CHECK_INTERVAL_SECONDS = 1.0
 SERVER = "queuectl_server"  # extension key: the pid of the server's main process
 
 _KEY = "queuectl_schema_seen"
@@ -25,7 +25,7 @@ class Outdated(Exception):
 def refuse_when_outdated() -> None:
     """Stop the server and raise Outdated if the database is newer."""
     now = time.monotonic()
-    if now < current_app.extensions.get(_KEY, 0.0) + LOOK_EVERY:
+    if now < current_app.extensions.get(_KEY, 0.0) + CHECK_INTERVAL_SECONDS:
         return
     with reading() as session:
         found = session.scalar(text(schema.REVISION))

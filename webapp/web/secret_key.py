@@ -40,16 +40,9 @@ def _make(path: Path) -> None:
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # another process was first; its key is used
             os.link(draft, path) if hasattr(os, "link") else os.rename(draft, path)
-        if os.name == "posix":
-            _flush_folder(path.parent)
+        if os.name == "posix":  # make the new file name durable
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the new file name durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

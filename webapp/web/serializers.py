@@ -1,6 +1,6 @@
-"""What programs read of workers, queues, settings, acts and the whole queue: the same from `--json` and from the API.
+"""Workers, queues, settings, bulk actions and the status as JSON, the same in `--json` and in the API.
 
-Times are ISO 8601 with a `Z`, durations are seconds. A job, its attempts and events are in `jobs/job_detail.py`.
+Times are ISO 8601 in UTC with a `Z`, durations are seconds. Jobs, attempts and events are in `jobs/job_detail.py`.
 """
 
 from __future__ import annotations
@@ -26,54 +26,42 @@ MINUTE = clock.seconds(60)
 HOUR = clock.seconds(3600)
 
 
+def _columns(row: Any, *names: str) -> dict[str, Any]:
+    """These attributes of a row; times (`at`, `…_at`) in ISO 8601."""
+    values = {name: getattr(row, name) for name in names}
+    return {name: clock.to_iso(value) if name.endswith("at") else value for name, value in values.items()}
+
+
 def worker(view: WorkerView) -> dict[str, Any]:
     one = view.worker
     return {
-        "id": one.id,
+        **_columns(one, "id", "host", "pid", "slots", "jobs_completed", "jobs_failed", "version", "memory"),
+        **_columns(one, "started_at", "seen_at", "stopped_at"),
         "state": view.shown_state,
         "alive": view.alive,
-        "host": one.host,
-        "pid": one.pid,
-        "slots": one.slots,
         "queues": view.queues,
         "labels": sorted(view.labels),
         "jobs": [job.id for job in view.jobs],
-        "jobs_completed": one.jobs_completed,
-        "jobs_failed": one.jobs_failed,
-        "started_at": clock.to_iso(one.started_at),
-        "seen_at": clock.to_iso(one.seen_at),
-        "stopped_at": clock.to_iso(one.stopped_at),
-        "version": one.version,
         "supervisor": one.supervisor_id,
         "cpu_seconds": None if one.cpu_time is None else one.cpu_time / clock.SECOND,
-        "memory": one.memory,
     }
 
 
 def supervisor(view: SupervisorView) -> dict[str, Any]:
-    """`wanted` is null where it cannot be scaled: it ends, or drains."""
+    """`wanted` is null if it cannot be scaled, because it is ending or draining."""
     return {
-        "id": view.id,
-        "state": view.state,
-        "host": view.host,
+        **_columns(view, "id", "state", "host", "wanted", "slots", "queues", "started_at", "version"),
         "pid": None if view.row is None else view.row.pid,
-        "wanted": view.wanted,
         "workers": [one.worker.id for one in view.workers],
-        "slots": view.slots,
-        "queues": view.queues,
         "labels": sorted(view.labels),
-        "started_at": clock.to_iso(view.started_at),
-        "version": view.version,
     }
 
 
 def queue(view: QueueView, now: int) -> dict[str, Any]:
     """`pending` is exact up to `queries.COUNT_CAP`; beyond that `pending_is_more` is true."""
     return {
-        "name": view.queue.name,
+        **_columns(view.queue, "name", "paused_at", "paused_by"),
         "paused": view.queue.paused_at is not None,
-        "paused_at": clock.to_iso(view.queue.paused_at),
-        "paused_by": view.queue.paused_by,
         "pending": view.pending.number,
         "pending_is_more": view.pending.capped,
         "processing": view.processing,
@@ -96,62 +84,43 @@ def _label_set(one: Waiting, now: int) -> dict[str, Any]:
 def setting(value: Value) -> dict[str, Any]:
     definition = value.definition
     return {
-        "key": definition.key,
-        "value": value.value,
-        "default": definition.tidy(definition.default),
-        "lowest": definition.tidy(definition.lowest),
-        "highest": definition.tidy(definition.highest),
-        "unit": definition.unit,
-        "help": definition.help,
-        "changed_at": clock.to_iso(value.changed_at),
-        "changed_by": value.changed_by,
+        **_columns(definition, "key", "unit", "help"),
+        **{name: definition.tidy(getattr(definition, name)) for name in ("default", "lowest", "highest")},
+        **_columns(value, "value", "changed_at", "changed_by"),
     }
 
 
 def change(one: Change) -> dict[str, Any]:
-    """One line of a setting's history."""
+    """A line of a setting's history."""
     return {
-        "id": one.id,
-        "at": clock.to_iso(one.at),
-        "actor": one.actor,
+        **_columns(one, "id", "at", "actor", "reverted"),
         "from": one.before,
         "to": one.after,
         "from_default": one.before_default,
         "to_default": one.after_default,
-        "reverted": one.reverted,
     }
 
 
 def act(row: BulkAction) -> dict[str, Any]:
-    """How far a bulk act has come."""
-    return {
-        "id": row.id,
-        "verb": row.verb,
-        "what": activity.what(row),
-        "state": row.state,
-        "undoes": row.undoes,
-        "moved": row.moved,
-        "skipped": row.skipped,
-        "actor": row.actor,
-        "created_at": clock.to_iso(row.created_at),
-        "finished_at": clock.to_iso(row.finished_at),
-    }
+    """The progress of a bulk action."""
+    names = ("id", "verb", "state", "undoes", "moved", "skipped", "actor", "created_at", "finished_at")
+    return {**_columns(row, *names), "what": activity.what(row)}
 
 
 def action(session: Session, action_id: int) -> dict[str, Any]:
-    """The answer to an action on all that match, and to an undo."""
+    """The response to an action on all jobs that match, and to an undo."""
     return {"act": act(actions.find(session, action_id)), "action": action_id}
 
 
 def outcome(result: actions.Result) -> dict[str, Any]:
-    """The answer to an action on named jobs. `action` is null where none was moved."""
+    """The response to an action on jobs by id. `action` is null if no job changed."""
     found = result.outcome
     refused = [{"id": id_, "state": state} for id_, state in found.refused.items()]
     return {"moved": found.moved, "asked": found.asked, "refused": refused, "action": result.action_id or None}
 
 
 def dead_group(group: DeadGroup) -> dict[str, Any]:
-    """A group of dead letters and what people say of it."""
+    """A group of dead letters with its note and owner."""
     said = group.said
     return {
         "key": group.key,
@@ -171,7 +140,7 @@ def dead_group(group: DeadGroup) -> dict[str, Any]:
 
 
 def status(session: Session) -> dict[str, Any]:
-    """The queue at a glance, its jobs counted to the last."""
+    """The status of the queue, with exact numbers of jobs."""
     now = clock.now()
     hour = trends.trend(session, trends.RANGES["1h"])
     return {
@@ -187,7 +156,7 @@ def status(session: Session) -> dict[str, Any]:
 
 
 def trend(shown: Trend) -> dict[str, Any]:
-    """What ended in a range; quantiles are within 5 %, null of nothing."""
+    """Ended attempts in a range. Quantiles are accurate to 5 %, null without attempts."""
     total = shown.total
     return {
         "completed": total.completed,

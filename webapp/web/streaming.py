@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flask import Flask, current_app
+from flask import current_app
 
 
 def streamed(pieces: Iterator[str]) -> Iterator[str]:
     """The pieces in an application context. No database connection is held between two pieces."""
-    return _within(current_app._get_current_object(), pieces)  # type: ignore[attr-defined]
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
 
+    def within() -> Iterator[str]:
+        while True:
+            with app.app_context():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
-def _within(app: Flask, pieces: Iterator[str]) -> Iterator[str]:
-    while True:
-        with app.app_context():
-            piece = next(pieces, None)
-        if piece is None:
-            return
-        yield piece
+    return within()

@@ -29,7 +29,7 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
 
 def user(name: str) -> User:
     with reading() as session:
-        found = users.named(session, name)
+        found = users.find(session, name)
     assert found is not None
     return found
 

@@ -38,7 +38,7 @@ def log_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def listen(config: Config, host: str, port: int, insecure: bool) -> socket.socket:
     """Bind first: whoever cannot have the port shall start nothing. Raises ConfigError."""
-    from webapp.server import gunicorn_app as serving
+    from webapp.server import listener as serving
 
     serving.check_exposure(host, config, insecure)
     return serving.bind(host, port)

@@ -1,0 +1,102 @@
+"""Binds the socket of the console and serves it: with gunicorn (`gunicorn_app.py`), or with waitress on Windows."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import sys
+
+from webapp.config import Config, ConfigError
+from webapp.lib.sd_notify import NOBODY, Manager
+
+THREADS = 8  # concurrent requests per process; pages are short, and SQLite has one writer anyway
+BACKLOG = 512
+
+
+def check_exposure(host: str, config: Config, insecure: bool) -> None:
+    """Raises ConfigError if passwords would cross a network without encryption, unless `insecure` allows it."""
+    if insecure or _is_loopback(host) or (config.public_url or "").startswith("https://"):
+        return
+    raise ConfigError(
+        f"{host} can be reached from other machines, but this console speaks plain HTTP: others could read passwords. "
+        "Put an HTTPS proxy in front and set QUEUECTL_PUBLIC_URL to its address (https://queue.example.org), or use "
+        "--insecure if you trust the network."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket. From now on the kernel queues connections until they are served.
+
+    Raises ConfigError with one line that names the cause and the option to change.
+    """
+    host = host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, UnicodeError):
+        raise ConfigError(f"there is no host {host!r}. Use an address of this machine with --host.") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Windows lets two programs share a port unless one forbids it; elsewhere REUSEADDR only skips TIME_WAIT.
+        exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR if exclusive is None else exclusive, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_explain(error, host, port)) from None
+    return listener
+
+
+def _explain(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        other = port + 1 if port < 65535 else port - 1
+        return f"port {port} of {host} is taken by another program. Choose another, such as --port {other}."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"this user may not listen on port {port} of {host}. Choose a port above 1023, such as --port 8000."
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{host} is not an address of this machine. Choose one with --host, such as --host 127.0.0.1."
+    return f"cannot listen on port {port} of {host}: {error.strerror}. Choose others with --host and --port."
+
+
+def address_of(listener: socket.socket, config: Config) -> str:
+    """The console's URL for people, without a slash at the end."""
+    if config.public_url is not None:
+        return config.public_url
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) -> int:
+    """Serve the console on this socket until a signal stops it; return the exit code. Raises ConfigError.
+
+    `manager` receives notifications, except on Windows.
+    """
+    from webapp import create_app
+    from webapp.db.engines import db
+
+    app = create_app()
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()  # no connection may be shared by the processes that are forked now
+    if sys.platform == "win32":
+        from waitress import serve as serve_threads
+
+        serve_threads(app, sockets=[listener], threads=THREADS, ident=None)
+        return 0
+    from webapp.server import gunicorn_app
+
+    return gunicorn_app.serve(app, listener, processes, THREADS, manager)
