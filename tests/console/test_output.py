@@ -246,7 +246,6 @@ def test_a_search_goes_from_line_to_line() -> None:
 
 def test_a_search_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webapp.console.display.output_lines.SEARCHED", 1024)
-    monkeypatch.setattr("webapp.console.output.SEARCHED", 1 << 20)
     monkeypatch.setattr("webapp.console.display.output_lines.MOST_HITS", 20)
     assert len(hits(NUMBERED, pattern_of("line"))) == 20
     assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []

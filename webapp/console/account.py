@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Optional
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import users
 from webapp.console.display.wording import sentence
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame import htmx
 from webapp.console.frame.roles import needs
 from webapp.console.frame.templating import THEMES, TICKS
 from webapp.console.people import sent_handle, signed_in, told_ended
@@ -32,12 +32,11 @@ def show() -> ResponseReturnValue:
 
 
 def _page(errors: Optional[dict[str, str]] = None) -> str:
-    person = this_person()
     with reading() as session:
-        return render_template(
+        return htmx.form_page(
             "account/page.html",
-            nav=nav_of(session),
-            signed=signed_in(session, person.user_id, person),
+            session,
+            signed=signed_in(session, this_person().user_id),
             shortest=users.SHORTEST,
             errors=errors or {},
         )

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, render_template
+from flask import Blueprint
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from webapp.accounts import tokens
-from webapp.console.frame.nav import nav_of
-from webapp.db.engines import reading
+from webapp.console.frame import htmx
 from webapp.db.models import SCOPES
 from webapp.web.api_description import api_description
 from webapp.web.request_info import requested_origin
@@ -45,11 +44,8 @@ def show() -> ResponseReturnValue:
     described = api.document()
     operations = [_operation(described, path, method) for path, item in described["paths"].items() for method in item]
     groups = [(tag, [one for one in operations if tag["name"] in one["tags"]]) for tag in described["tags"]]
-    with reading() as session:
-        nav = nav_of(session)
-    return render_template(
+    return htmx.form_page(
         "api_docs/page.html",
-        nav=nav,
         groups=groups,
         shapes=_shapes(described),
         kinds=api.problems,

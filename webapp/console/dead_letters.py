@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
-from urllib.parse import urlencode
 
-from flask import Blueprint, abort, flash, redirect, request, url_for
+from flask import Blueprint, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import users
-from webapp.console.display.sparklines import sparkline
+from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
+from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.roles import needs
 from webapp.console.job_actions import on_all
 from webapp.console.jobs import PAGE
@@ -35,8 +35,7 @@ pages = Blueprint("dead_letters", __name__)
 
 SHOWN_GROUPS = 25
 MOST_PAGES = -(-failure_groups.MOST_GROUPS // SHOWN_GROUPS)
-DEAD = JobFilter(state="dead")
-MOST_COMPARED = 64  # cached for a minute, so that refreshes are cheap
+CACHED_EVIDENCE = 64  # jobs whose evidence is kept for a minute, so that refreshes are cheap
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -47,11 +46,11 @@ def index() -> ResponseReturnValue:
     if request.args.get("q", "").strip():
         return _search()
     by = request.args.get("sort", "last")
-    number = request.args.get("page", "1")
-    if by not in failure_groups.ORDERS or not number.isdecimal() or not 0 < int(number[:9]) <= MOST_PAGES:
-        abort(400, "This list page does not exist. Go to the first page.")
+    number = whole_number(request.args.get("page", "1")) or 0
+    if by not in failure_groups.ORDERS or not 0 < number <= MOST_PAGES:
+        no_such_page()
     with reading() as session:
-        listing = failure_groups.listing(session, by=by, page=int(number), size=SHOWN_GROUPS)
+        listing = failure_groups.listing(session, by=by, page=number, size=SHOWN_GROUPS)
         return htmx.page(
             "dead",
             session,
@@ -68,9 +67,8 @@ def index() -> ResponseReturnValue:
 
 
 def _page_url(by: str, number: int) -> str:
-    fields = {"sort": by if by != "last" else "", "page": str(number) if number > 1 else ""}
-    query = urlencode({name: value for name, value in fields.items() if value})
-    return url_for("dead_letters.index") + (f"?{query}" if query else "")
+    fields = {"sort": by if by != "last" else "", "page": number if number > 1 else ""}
+    return with_query(url_for("dead_letters.index"), fields)
 
 
 # --- search ----------------------------------------------------------------------------------------------------------
@@ -83,14 +81,15 @@ def _search() -> ResponseReturnValue:
         try:
             wanted = search.parse(typed, state="dead").in_output()
         except FilterError as error:
-            return htmx.page("dead/search", session, typed=typed, problem=str(error), **_no_jobs()), 422
+            return htmx.page("dead/search", session, typed=typed, problem=str(error), **NO_JOBS), 422
         page = _page(session, wanted)
         return htmx.page("dead/search", session, typed=typed, problem="", **_job_values(session, wanted, page))
 
 
-def _no_jobs() -> dict[str, Any]:
-    return {"page": queries.Page([], None, None), "wanted": DEAD, "snippets": {}, "newer": None, "older": None,
-            "top": None, "total": None, "search_cap": SEARCH_CAP}  # fmt: skip
+NO_JOBS = {
+    "page": queries.Page([], None, None), "wanted": JobFilter(state="dead"), "snippets": {}, "newer": None,
+    "older": None, "top": None, "total": None, "search_cap": SEARCH_CAP,
+}  # fmt: skip
 
 
 def _page(session: Session, wanted: JobFilter) -> queries.Page:
@@ -98,17 +97,15 @@ def _page(session: Session, wanted: JobFilter) -> queries.Page:
     try:
         return queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
     except ValueError:
-        abort(400, "This list page does not exist. Go to the first page.")
+        no_such_page()
 
 
 def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
     """Values for the list of jobs of a group or a search."""
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
-    path = request.path
 
     def url(**key: Optional[str]) -> str:
-        query = urlencode({name: value for name, value in {**fixed, **key}.items() if value})
-        return f"{path}?{query}" if query else path
+        return with_query(request.path, {**fixed, **key})
 
     return {
         "page": page,
@@ -125,9 +122,9 @@ def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict
 
 def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) -> dict[int, str]:
     """Matching output lines for words that the row does not show elsewhere."""
-    found: dict[int, str] = {}
     if not looked_for:
-        return found
+        return {}
+    found: dict[int, str] = {}
     seqs = [job.seq for job in jobs]
     tails = {one.job_seq: one.text for one in session.scalars(select(OutputTail).where(OutputTail.job_seq.in_(seqs)))}
     for job in jobs:
@@ -200,6 +197,9 @@ def _said_values(session: Session, key: str, said: Optional[Group], form: NoteFo
     }
 
 
+_evidence_cache: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
+
+
 def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
     """Evidence for the job in the URL, or for the newest one."""
     asked = request.args.get("job", "")[:128]
@@ -207,21 +207,13 @@ def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
     if asked and asked != example.id:
         wanted = select(Job).where(Job.id == asked, in_state("dead"), Job.error_key == example.error_key)
         job = session.scalar(wanted) or example
-    return _kept_evidence(session, job)
-
-
-_compared: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
-
-
-def _kept_evidence(session: Session, job: Job) -> failure_evidence.Evidence:
-    """Cached for a minute: after that, the last success may be a newer one."""
+    # Cached for a minute: after that, the last success may be a newer one.
     key = (job.seq, job.finished_at or 0, clock.now() // clock.seconds(60))
-    kept = _compared.get(key)
-    if kept is None:
-        if len(_compared) >= MOST_COMPARED:
-            _compared.clear()
-        kept = _compared[key] = failure_evidence.of(session, job)
-    return kept
+    if key not in _evidence_cache:
+        if len(_evidence_cache) >= CACHED_EVIDENCE:
+            _evidence_cache.clear()
+        _evidence_cache[key] = failure_evidence.of(session, job)
+    return _evidence_cache[key]
 
 
 # --- notes and acknowledging -----------------------------------------------------------------------------------------
@@ -247,17 +239,15 @@ def describe(group: str) -> ResponseReturnValue:
 @needs("operator")
 def acknowledge(group: str) -> ResponseReturnValue:
     """Acknowledge a group. 409 if it has newer dead letters than the page showed."""
-    text = request.form.get("seen", "")
-    seen = int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
+    seen = whole_number(request.form.get("seen", ""))
     try:
         changed = failure_groups.update(group, actor(), acknowledged=True, seen_death=seen)
     except failure_groups.Recurred as error:
         return htmx.refused(str(error))
     if not changed:
         return htmx.refused("Already acknowledged. Nothing changed.")
-    return htmx.done(
-        "Acknowledged. It reopens with the next dead letter.", back=url_for("dead_letters.show", group=group)
-    )
+    back = url_for("dead_letters.show", group=group)
+    return htmx.done("Acknowledged. It reopens with the next dead letter.", back=back)
 
 
 @pages.post("/dead/<group>/reopen")

@@ -19,6 +19,7 @@ from webapp.accounts import saved_searches
 from webapp.console.display import times
 from webapp.console.display.wording import EMPTY, sentence
 from webapp.console.frame import htmx
+from webapp.console.frame.params import attachment, no_such_page, with_query
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor, this_person
 from webapp.core.states import STATES
@@ -33,7 +34,6 @@ from webapp.web.streaming import streamed
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-LONGEST_SEARCH = search.TYPED
 # Columns after Job, by tab.
 COLUMNS = {
     "": ("state", "queue", "attempts", "changed"),
@@ -45,20 +45,11 @@ COLUMNS = {
     "dead": ("attempts", "duration", "ended"),
     "cancelled": ("attempts", "duration", "ended"),
 }
-TITLES = {
-    "state": "State",
-    "queue": "Queue",
-    "attempts": "Attempts",
-    "changed": "Changed",
-    "due": "Due",
-    "priority": "Priority",
+TITLES = {  # of the columns whose title is not their name
     "waiting": "Waiting for",
-    "worker": "Worker",
     "running": "Running for",
-    "attempt": "Attempt",
     "retry": "Next retry",
     "failures": "Failed attempts",
-    "duration": "Duration",
     "ended": "Finished",
 }
 FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
@@ -155,8 +146,7 @@ class Asked:
     def url(self, endpoint: str = "jobs.index", **other: Optional[str]) -> str:
         """The URL of this list with some parameters changed."""
         values = {**dict(self.fields), **other}
-        query = urlencode({name: values[name] for name in FIELDS if values.get(name)})
-        return url_for(endpoint) + (f"?{query}" if query else "")
+        return with_query(url_for(endpoint), {name: values.get(name) for name in FIELDS})
 
 
 def _order(wanted: JobFilter) -> Order:
@@ -178,28 +168,20 @@ def show(asked: Asked, **more: Any) -> Response:
     """The page of a list. `more`: errors of the view form."""
     with reading() as session:
         try:
-            page = _page(session, asked) if not asked.problem else None
+            page = None if asked.problem else listing.page_of_jobs(
+                session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=bool(asked.sort)
+            )  # fmt: skip
         except ValueError:
-            abort(400, "This list page does not exist. Go to the first page.")
+            no_such_page()
         values = list_values(session, asked, page)
+        # Not the URL of the request: a form that saves a view shows the list under another URL.
+        here = asked.url(before=asked.before, after=asked.after)
         mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
-        values.update({"views": mine, "view_name": "", "view_problem": "", "here": _here(asked), **more})
+        values.update({"views": mine, "view_name": "", "view_problem": "", "here": here, **more})
         response = htmx.page("jobs", session, **values)
     if asked.problem or values["view_problem"]:
         response.status_code = 422
     return response
-
-
-def _page(session: Session, asked: Asked) -> listing.Page:
-    turned = bool(asked.sort)
-    return listing.page_of_jobs(
-        session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=turned
-    )
-
-
-def _here(asked: Asked) -> str:
-    """The URL of the live region. A form that saves a view shows the list too, under another URL."""
-    return asked.url(before=asked.before, after=asked.after)
 
 
 def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
@@ -262,11 +244,9 @@ def _export(kind: str, content_type: str) -> Response:
     job_list = exports.JobList(asked.wanted, turned=bool(asked.sort), with_env=person.may("operator"))
     with writing() as session:
         audit.note(session, "export_jobs", ["jobs"], actor(), details=[{"format": kind, "search": asked.query}])
-    response = Response(streamed(job_list.file(kind)), content_type=content_type)
     state = f"-{asked.wanted.state}" if asked.wanted.state else ""
     name = f"queuectl-jobs{state}-{times.local(clock.now()):%Y-%m-%d}.{kind}"
-    response.headers.set("Content-Disposition", "attachment", filename=name)
-    return response
+    return attachment(streamed(job_list.file(kind)), content_type, name)
 
 
 # --- saved views -----------------------------------------------------------------------------------------------------

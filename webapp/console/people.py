@@ -1,17 +1,16 @@
 """Users: the list, adding a user, and one user's role, password and sessions.
 
-`webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a recently
-confirmed password, also to show their form.
+`webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a
+recently confirmed password, also to show their form.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -20,11 +19,10 @@ from webapp.console.display import user_agents
 from webapp.console.display.wording import ROLE_HELP, sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.error_pages import explain
-from webapp.console.frame.nav import nav_of
 from webapp.console.frame.roles import needs
-from webapp.console.sessions import Person, actor, this_person
+from webapp.console.sessions import actor, this_person
 from webapp.db.engines import reading
-from webapp.db.models import ROLES, User, UserSession
+from webapp.db.models import ROLES, User
 from webapp.jobs import operations
 from webapp.lib.text import plural
 
@@ -34,35 +32,18 @@ HANDLE = re.compile(r"[0-9a-f]{16}\Z")
 FIELDS = ("name", "role", "password")
 
 
-@dataclass(frozen=True)
-class Signed:
-    """A session as shown. `here`: it is the current session."""
-
-    handle: str
-    browser: str
-    agent: str
-    address: Optional[str]
-    began_at: int
-    seen_at: int
-    here: bool
-
-
-def signed_in(session: Session, user_id: int, reader: Person) -> list[Signed]:
-    """A user's sessions, the current one first."""
-    rows = [_signed(row, reader) for row in sessions.of_user(session, user_id)]
-    return sorted(rows, key=lambda one: not one.here)
-
-
-def _signed(row: UserSession, reader: Person) -> Signed:
-    return Signed(
-        sessions.handle_of(row),
-        user_agents.short(row.browser),
-        row.browser or "",
-        row.address,
-        row.created_at,
-        row.seen_at,
-        sessions.is_this(row, reader.session_id),
-    )
+def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
+    """A user's sessions as shown, the current one (`here`) first."""
+    shown = [
+        {
+            "row": row,
+            "handle": sessions.handle_of(row),
+            "browser": user_agents.short(row.browser),
+            "here": sessions.is_this(row, this_person().session_id),
+        }
+        for row in sessions.of_user(session, user_id)
+    ]
+    return sorted(shown, key=lambda one: not one["here"])
 
 
 # --- all users -------------------------------------------------------------------------------------------------------
@@ -96,9 +77,7 @@ def add() -> ResponseReturnValue:
 
 
 def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    with reading() as session:
-        nav = nav_of(session)
-    return render_template("people/new.html", nav=nav, typed=typed, errors=errors, **_rules())
+    return htmx.form_page("people/new.html", typed=typed, errors=errors, **_rules())
 
 
 def _rules() -> dict[str, Any]:
@@ -118,18 +97,19 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
     """One user's page. `role` is the chosen role after an error."""
     with reading() as session:
         user = _named(session, name)
-        return render_template(
+        return htmx.form_page(
             "people/one.html",
-            nav=nav_of(session),
+            session,
             user=user,
             role=role or user.role,
-            signed=signed_in(session, user.id, this_person()),
+            signed=signed_in(session, user.id),
             errors=errors or {},
             **_rules(),
         )
 
 
 def _named(session: Session, name: str) -> User:
+    """The user, or NotFound."""
     user = users.named(session, name)
     if user is None:
         raise operations.NotFound(f"user {name!r} does not exist.")
@@ -253,17 +233,8 @@ def _is_reader(user: User) -> bool:
 
 
 def _ask(title: str, text: str, button: str, hidden: Sequence[tuple[str, str]] = ()) -> ResponseReturnValue:
-    return htmx.ask(
-        title=title,
-        text=text,
-        examples=[],
-        more=0,
-        action=request.path,
-        button=button,
-        danger=True,
-        hidden=hidden,
-        back=url_for("people.show", name=(request.view_args or {})["name"]),
-    )
+    back = url_for("people.show", name=(request.view_args or {})["name"])
+    return htmx.ask(title, text, button, danger=True, hidden=hidden, back=back)
 
 
 def _done(name: str, message: str, *, level: str = "success", out: bool = False) -> ResponseReturnValue:

@@ -1,7 +1,7 @@
 """Sign-in, sign-out, password confirmation, the set-up link, the current user, the cookies.
 
-A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its id, the CSRF token and messages. `gate.py` checks
-roles, `accounts/users.py` passwords.
+A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its id, the CSRF token and messages.
+`frame/gate.py` checks roles, `accounts/users.py` passwords.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Response
 
 KNOWN_LIFE = 180 * 86400  # seconds that a browser is remembered after a sign-in
-RENEWAL_PATIENCE = 1.0  # seconds that a page waits to store the last use of its session
+RENEWAL_TIMEOUT_SECONDS = 1.0  # how long a page waits to store the last use of its session
 SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
 WRONG = "Wrong user name or password."
 

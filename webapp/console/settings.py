@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from typing import Optional
+from functools import partial
+from typing import Callable, Optional
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display.setting_effects import foresee
 from webapp.console.display.wording import number, who
 from webapp.console.frame import htmx
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.core import settings as setting_values
+from webapp.core.settings import SettingError, define
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 
@@ -60,42 +60,45 @@ def change(key: str) -> ResponseReturnValue:
         definition = _value(session, key).definition
         if "preview" in request.form:
             return _preview(session, key, text)
-    try:
-        if "reset" in request.form:
-            after = operations.unset_setting(key, actor(), seen=_seen())
-        else:
-            after = operations.set_setting(key, text, actor(), seen=_seen())
-    except setting_values.SettingError as error:
-        with reading() as session:
-            return _page(session, key, text, problem=_without_key(error, key)), 422
-    except settings.Outdated as error:
-        wanted = number(definition.tidy(definition.default)) if "reset" in request.form else text.strip()
-        then = f"Not saved. Save again to set it to {wanted}."
-        with reading() as session:
-            return _page(session, key, wanted, conflict=_happened(error, then)), 409
-    _say(after)
-    return redirect(url_for("config.show", key=key), 303)
+    if "reset" in request.form:
+        wanted = number(definition.tidy(definition.default))
+        save = partial(operations.unset_setting, key, actor())
+    else:
+        wanted = text.strip()
+        save = partial(operations.set_setting, key, text, actor())
+    return _save(key, save, text, wanted, f"Not saved. Save again to set it to {wanted}.")
 
 
 @pages.post("/config/<key>/revert")
 @needs("admin")
 def revert(key: str) -> ResponseReturnValue:
     """Restore the value before a change. This is a normal change, checked and recorded."""
-    change_id = request.form.get("change", "")
+    change_id = whole_number(request.form.get("change", ""))
     with reading() as session:
         _value(session, key)
-    if not re.fullmatch(r"[0-9]{1,18}", change_id):
+    if change_id is None:
         abort(400, "This form is incomplete. Reload the page.")
+    save = partial(operations.revert_setting, key, change_id, actor())
+    return _save(key, save, None, None, "Not reverted. Check the updated history below.")
+
+
+def _save(
+    key: str, save: Callable[..., settings.Value], typed: Optional[str], wanted: Optional[str], then: str
+) -> ResponseReturnValue:
+    """Save and go to the page. On an error it shows `typed`; after a change by another user, `wanted` and `then`."""
     try:
-        after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
-    except setting_values.SettingError as error:
+        after = save(seen=whole_number(request.form.get("seen", "")))  # the newest change that the user saw
+    except SettingError as error:
         with reading() as session:
-            return _page(session, key, problem=_without_key(error, key)), 422
+            return _page(session, key, typed, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
-        then = "Not reverted. Check the updated history below."
+        change = error.change
+        default = " (default)" if change.after_default else ""
+        conflict = f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
         with reading() as session:
-            return _page(session, key, conflict=_happened(error, then)), 409
-    _say(after)
+            return _page(session, key, wanted, conflict=conflict), 409
+    default = "" if after.changed_by else " (default)"
+    flash(f"Saved: {key} = {number(after.value)}{default}", "success")
     return redirect(url_for("config.show", key=key), 303)
 
 
@@ -109,29 +112,12 @@ def check(key: str) -> ResponseReturnValue:
         problem, consequence = "", None
         try:
             consequence = foresee(session, value, value.definition.parse(text))
-        except setting_values.SettingError as error:
+        except SettingError as error:
             problem = _without_key(error, key)
     return htmx.fragment("config/_check.html", problem=problem, consequence=consequence)
 
 
-def _say(after: settings.Value) -> None:
-    default = "" if after.changed_by else " (default)"
-    flash(f"Saved: {after.definition.key} = {number(after.value)}{default}", "success")
-
-
-def _seen() -> Optional[int]:
-    """The newest change that the user saw; None if the form does not say."""
-    text = request.form.get("seen", "")
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
-
-
-def _happened(error: settings.Outdated, then: str) -> str:
-    change = error.change
-    default = " (default)" if change.after_default else ""
-    return f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
-
-
-def _without_key(error: setting_values.SettingError, key: str) -> str:
+def _without_key(error: SettingError, key: str) -> str:
     """A message without the setting's name at its start."""
     text = str(error)
     return text[len(key) + 2 :].strip() if text.startswith(f"{key}: ") else text
@@ -143,8 +129,8 @@ def _value(session: Session, key: str) -> settings.Value:
         if value.definition.key == key:
             return value
     try:
-        setting_values.define(key)
-    except setting_values.SettingError as error:
+        define(key)
+    except SettingError as error:
         raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
     raise LookupError(key)
 
@@ -152,7 +138,7 @@ def _value(session: Session, key: str) -> settings.Value:
 def _preview(session: Session, key: str, text: str) -> ResponseReturnValue:
     try:
         _value(session, key).definition.parse(text)
-    except setting_values.SettingError as error:
+    except SettingError as error:
         return _page(session, key, text, problem=_without_key(error, key)), 422
     return _page(session, key, text)
 
@@ -163,12 +149,12 @@ def _page(session: Session, key: str, text: Optional[str] = None, *, problem: st
     typed = str(value.value) if text is None else text
     try:
         new = value.definition.parse(typed)
-    except setting_values.SettingError:
+    except SettingError:
         new = value.value
     history = settings.history(session, key, HISTORY)
-    return render_template(
+    return htmx.form_page(
         "config/one.html",
-        nav=nav_of(session),
+        session,
         value=value,
         text=typed,
         problem=problem,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Optional
 
-from flask import Blueprint, abort, render_template, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display.wait_reason import START_COMMAND
 from webapp.console.display.wording import worker_state
 from webapp.console.frame import htmx
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.db.engines import reading
@@ -37,19 +35,6 @@ WISHES = {
     "resume": ("run", "takes jobs again."),
     "stop": ("stop", "is stopping: it finishes its jobs first. Its supervisor keeps one worker less."),
 }
-_STEPS = {"-1": -1, "+1": 1}
-
-
-@dataclass(frozen=True)
-class Host:
-    """A host with its supervisors."""
-
-    name: str
-    supervisors: list[SupervisorView]
-
-    @property
-    def workers(self) -> list[WorkerView]:
-        return [view for one in self.supervisors for view in one.workers]
 
 
 @pages.get("/workers")
@@ -63,7 +48,7 @@ def index() -> ResponseReturnValue:
         return htmx.page(
             "workers",
             session,
-            hosts=[Host(name, list(some)) for name, some in groupby(supervisors, key=lambda one: one.host)],
+            hosts=[(name, list(some)) for name, some in groupby(supervisors, key=lambda one: one.host)],
             running=running,
             ended=ended[:MOST_ENDED],
             more_ended=max(0, len(ended) - MOST_ENDED),
@@ -128,13 +113,11 @@ def _going_on(session: Session) -> list[WorkerView]:
 def _ask_to_stop(view: WorkerView) -> ResponseReturnValue:
     runs = " It finishes these jobs first:" if view.jobs else ""
     return htmx.ask(
-        title="Stop the last worker?",
-        text=f"No other worker is running. Jobs will wait until you scale up or start a worker.{runs}",
+        "Stop the last worker?",
+        f"No other worker is running. Jobs will wait until you scale up or start a worker.{runs}",
+        "Stop worker",
         examples=view.jobs[:5],
         more=len(view.jobs) - 5,
-        action=request.path,
-        button="Stop worker",
-        hidden=[],
         back=came_from(url_for("workers.index")),
         danger=True,
     )
@@ -155,8 +138,8 @@ def supervisor(supervisor_id: str) -> ResponseReturnValue:
 def scale(supervisor_id: str) -> ResponseReturnValue:
     """Set the number of workers, or add or remove one. Removing the last worker needs confirmation."""
     typed = request.form.get("workers", "").strip()
-    by = _STEPS.get(request.form.get("by", ""), 0)
-    to = int(typed) if re.fullmatch(r"[0-9]{1,9}", typed) else None
+    by = {"-1": -1, "+1": 1}.get(request.form.get("by", ""), 0)
+    to = whole_number(typed, 9)
     try:
         if not by and to is None:
             raise fleet.ScaleError(f"{typed!r} is not allowed; expected a whole number from 0 to {fleet.MOST_WORKERS}.")
@@ -193,12 +176,9 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
 
 def _ask_to_scale() -> ResponseReturnValue:
     return htmx.ask(
-        title="Scale down to 0 workers?",
-        text="No other supervisor has workers. Running jobs finish. Other jobs wait until you scale up again.",
-        examples=[],
-        more=0,
-        action=request.path,
-        button="Scale down to 0",
+        "Scale down to 0 workers?",
+        "No other supervisor has workers. Running jobs finish. Other jobs wait until you scale up again.",
+        "Scale down to 0",
         hidden=[("workers", "0")],
         back=came_from(url_for("workers.index")),
         danger=True,
@@ -215,9 +195,9 @@ def _view(session: Session, supervisor_id: str) -> SupervisorView:
 
 
 def _page(session: Session, view: SupervisorView, typed: str, problem: str = "") -> str:
-    return render_template(
+    return htmx.form_page(
         "workers/supervisor.html",
-        nav=nav_of(session),
+        session,
         view=view,
         typed=typed,
         problem=problem,

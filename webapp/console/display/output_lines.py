@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Optional
 
@@ -69,8 +69,8 @@ def since(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
     skipped = kept.data.count(b"\n", asked, least) if asked < least else 0
     if not skipped:
         return found
-    note = f'<div class="cut">{skipped:,} lines were too fast to show. Reload the page to see them.</div>'
-    return Lines(Markup(note) + found.html, found.unfinished, found.start, found.next, found.live)  # noqa: S704
+    note = Markup('<div class="cut">{:,} lines were too fast to show. Reload the page to see them.</div>')
+    return replace(found, html=note.format(skipped) + found.html)
 
 
 def before(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
@@ -97,20 +97,25 @@ def around(kept: Output, offset: int, look: Look = PLAIN_LOOK) -> Lines:
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
+def cut_of(kept: Output) -> Optional[int]:
+    """The offset at which bytes were left out. None if the output is complete."""
+    return kept.cut if kept.dropped else None
+
+
 def find_line(kept: Output, name: str) -> Optional[int]:
     """The offset of a line named `L120`, `120` or `B98765`. None if it does not exist. Raises ValueError."""
     match = NAME.match(name)
     if match is None:
         raise ValueError("not a line name")
-    number = int(match["number"])
+    number, cut = int(match["number"]), cut_of(kept)
     if match["kind"] == "B":
         offset = offset_of(kept, number)
-        left_out = kept.dropped and kept.cut is not None and kept.cut <= number < kept.cut + kept.dropped
+        left_out = cut is not None and cut <= number < cut + kept.dropped
         if left_out or offset >= len(kept.data):
             return None
         begin = kept.data.rfind(b"\n", 0, offset) + 1
-        return max(begin, kept.cut) if kept.dropped and kept.cut is not None and offset >= kept.cut else begin
-    head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
+        return max(begin, cut) if cut is not None and offset >= cut else begin
+    head = kept.data[:cut]
     parts = head.split(b"\n", number - 1) if 0 < number <= len(head) + 1 else []
     offset = len(head) - len(parts[-1]) if parts else 0
     return offset if parts and len(parts) == number and offset < len(head) else None
@@ -118,7 +123,7 @@ def find_line(kept: Output, name: str) -> Optional[int]:
 
 def last_numbered(kept: Output) -> int:
     """The number of lines before the cut, or of all lines."""
-    head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
+    head = kept.data[: cut_of(kept)]
     return head.count(b"\n") + (not head.endswith(b"\n") and bool(head))
 
 
@@ -167,7 +172,8 @@ def hits(kept: Output, pattern: re.Pattern[str]) -> list[int]:
     found: list[int] = []
     data = kept.data
     start = 0 if len(data) <= SEARCHED else data.find(b"\n", len(data) - SEARCHED) + 1
-    edges = [start, *([kept.cut] if kept.dropped and kept.cut is not None and kept.cut > start else []), len(data)]
+    cut = cut_of(kept)
+    edges = [start, *([cut] if cut is not None and cut > start else []), len(data)]
     for first, last in zip(edges, edges[1:]):
         offset = first
         for raw in data[first:last].split(b"\n"):
@@ -209,7 +215,7 @@ class _Lines:
     """Turns lines into HTML, and carries style and line number from line to line."""
 
     def __init__(self, kept: Output, start: int, look: Look) -> None:
-        self.cut = kept.cut if kept.dropped else None
+        self.cut = cut_of(kept)
         self._kept = kept
         self._look = look
         self._ends = list(accumulate(kept.runs))

@@ -69,13 +69,13 @@ def iso(micros: int) -> str:
 
 
 def parse_form(text: str) -> str:
-    """The value of a datetime-local field as ISO 8601 with the user's time zone. Raises ValueError with a message for it."""
+    """The value of a datetime-local field as ISO 8601 with the user's time zone. Raises ValueError with its message."""
     try:
         moment = datetime.fromisoformat(text)
         told = moment.isoformat() if moment.tzinfo is not None else moment.replace(tzinfo=zone()).isoformat()
         clock.parse_iso(told)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text[:40]!r} is no time. Expected something like 2030-01-31T09:30.") from None
+        raise ValueError(f"{text[:40]!r} is not a time. Expected something like 2030-01-31T09:30.") from None
     return told
 
 
