@@ -29,7 +29,6 @@ from webapp.lib.text import plural
 pages = Blueprint("people", __name__)
 
 HANDLE = re.compile(r"[0-9a-f]{16}\Z")
-FIELDS = ("name", "role", "password")
 
 
 def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
@@ -128,12 +127,8 @@ def set_role(name: str) -> ResponseReturnValue:
     user, role = _known(name), request.form.get("role", "")
     lesser = role in ROLES and ROLES.index(role) < ROLES.index(user.role)
     if _is_reader(user) and lesser and "confirmed" not in request.form:
-        return _ask(
-            f"Change your own role to {role}?",
-            f"You are {name}. You will be signed out everywhere. Only another admin can undo this.",
-            "Change my role",
-            [("role", role)],
-        )
+        text = f"You are {name}. You will be signed out everywhere. Only another admin can undo this."
+        return _ask(f"Change your own role to {role}?", text, "Change my role", [("role", role)])
     try:
         changed = users.set_role(name, role, actor())
     except users.PersonError as error:
@@ -149,20 +144,13 @@ def set_role(name: str) -> ResponseReturnValue:
 def disable(name: str) -> ResponseReturnValue:
     """Block a user's sign-in, after confirmation."""
     user = _known(name)
-    if "confirmed" not in request.form:
-        if _is_reader(user):
-            return _ask(
-                "Disable yourself?",
-                f"You are {name}. You will be signed out and cannot sign in until another admin enables you.",
-                "Disable me",
-            )
-        return _ask(
-            f"Disable {name}?",
-            f"{name} is signed out everywhere and cannot sign in. Tokens that {name} created keep working; "
-            "revoke them on the Tokens page.",
-            f"Disable {name}",
-        )
-    return _set_disabled(user, True, f"{name} disabled and signed out everywhere.")
+    if "confirmed" in request.form:
+        return _set_disabled(user, True, f"{name} disabled and signed out everywhere.")
+    if _is_reader(user):
+        text = f"You are {name}. You will be signed out and cannot sign in until another admin enables you."
+        return _ask("Disable yourself?", text, "Disable me")
+    text = f"{name} is signed out everywhere and cannot sign in. Tokens that {name} created keep working"
+    return _ask(f"Disable {name}?", f"{text}; revoke them on the Tokens page.", f"Disable {name}")
 
 
 @pages.post("/person/<name>/enable")
@@ -185,14 +173,13 @@ def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
 @needs("admin", fresh=True)
 def set_password(name: str) -> ResponseReturnValue:
     """Set a user's password. All sessions of the user end, except the current one."""
-    user, reader = _known(name), this_person()
+    own = _is_reader(_known(name))
+    spare = this_person().session_id if own else ""
     try:
-        users.set_password(
-            name, request.form.get("password", ""), actor(), spare=reader.session_id if _is_reader(user) else ""
-        )
+        users.set_password(name, request.form.get("password", ""), actor(), spare=spare)
     except users.PersonError as error:
         return _page(name, {error.field: sentence(str(error))}), 422
-    ended = "Your other sessions were signed out." if _is_reader(user) else "All sessions were signed out."
+    ended = "Your other sessions were signed out." if own else "All sessions were signed out."
     return _done(name, f"Password of {name} changed. {ended}")
 
 
@@ -200,17 +187,13 @@ def set_password(name: str) -> ResponseReturnValue:
 @needs("admin", fresh=True)
 def end_sessions(name: str) -> ResponseReturnValue:
     """Sign a user out: one session (`handle`), or all after confirmation."""
-    user, reader = _known(name), this_person()
-    handle = sent_handle()
+    own, handle = _is_reader(_known(name)), sent_handle()
     if not handle and "confirmed" not in request.form:
-        own = _is_reader(user)
-        return _ask(
-            "Sign out all other sessions?" if own else f"Sign {name} out everywhere?",
-            "You stay signed in here." if own else f"{name} can sign in again.",
-            "Sign out",
-        )
-    ended = users.end_sessions(name, actor(), handle=handle, spare=reader.session_id if _is_reader(user) else "")
-    return told_ended(ended, url_for("people.show", name=name))
+        if own:
+            return _ask("Sign out all other sessions?", "You stay signed in here.", "Sign out")
+        return _ask(f"Sign {name} out everywhere?", f"{name} can sign in again.", "Sign out")
+    ended = users.end_sessions(name, actor(), handle=handle, spare=this_person().session_id if own else "")
+    return report_ended(ended, url_for("people.show", name=name))
 
 
 def sent_handle() -> str:
@@ -221,7 +204,7 @@ def sent_handle() -> str:
     return handle
 
 
-def told_ended(ended: int, back: str) -> ResponseReturnValue:
+def report_ended(ended: int, back: str) -> ResponseReturnValue:
     if not ended:
         return htmx.refused("Already signed out. Nothing changed.")
     # Pages with forms have no live region, so reload the page.

@@ -84,9 +84,10 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
     if wish not in WISHES:
         abort(404)
     if wish == "stop" and "confirmed" not in request.form:
-        last = _last_one(worker_id)
-        if last is not None:
-            return _ask_to_stop(last)
+        with reading() as session:
+            views = _going_on(session)
+        if [view.worker.id for view in views] == [worker_id]:
+            return _ask_to_stop(views[0])
     word, effect = WISHES[wish]
     outcome = operations.wish_of_workers(word, [worker_id], actor())
     if worker_id in outcome.refused:
@@ -95,13 +96,6 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
             raise operations.NotFound(f"worker {worker_id!r} does not exist.")
         return htmx.refused(f"Worker {worker_id} is already {worker_state(state)}. Nothing changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
-
-
-def _last_one(worker_id: str) -> Optional[WorkerView]:
-    """The worker, if it is the only one that would go on."""
-    with reading() as session:
-        views = _going_on(session)
-    return views[0] if [view.worker.id for view in views] == [worker_id] else None
 
 
 def _going_on(session: Session) -> list[WorkerView]:
@@ -144,7 +138,14 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
         if not by and to is None:
             raise fleet.ScaleError(f"{typed!r} is not allowed; expected a whole number from 0 to {fleet.MOST_WORKERS}.")
         if "confirmed" not in request.form and _leaves_none(supervisor_id, to, by):
-            return _ask_to_scale()
+            return htmx.ask(
+                "Scale down to 0 workers?",
+                "No other supervisor has workers. Running jobs finish. Other jobs wait until you scale up again.",
+                "Scale down to 0",
+                hidden=[("workers", "0")],
+                back=came_from(url_for("workers.index")),
+                danger=True,
+            )
         scaled = fleet.scale(supervisor_id, actor(), to=None if by else to, by=by)
     except fleet.ScaleError as error:
         if htmx.is_partial():
@@ -153,16 +154,12 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
             return _page(session, _view(session, supervisor_id), typed, str(error)), 422
     except fleet.Unheard as error:
         return htmx.refused(f"{error} Nothing changed.")
-    return htmx.done(_said(scaled), back=url_for("workers.index"))
-
-
-def _said(scaled: fleet.Scaled) -> str:
-    number = plural(scaled.after, "worker")
-    if scaled.after == scaled.before:
-        return f"Supervisor {scaled.supervisor} already has {number}."
-    more = scaled.after > scaled.before
+    number, more = plural(scaled.after, "worker"), scaled.after > scaled.before
     then = "New workers start within seconds." if more else "The least busy workers finish their jobs, then stop."
-    return f"Scaling {scaled.supervisor} from {scaled.before} to {number}. {then}"
+    message = f"Scaling {scaled.supervisor} from {scaled.before} to {number}. {then}"
+    if scaled.after == scaled.before:
+        message = f"Supervisor {scaled.supervisor} already has {number}."
+    return htmx.done(message, back=url_for("workers.index"))
 
 
 def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
@@ -172,17 +169,6 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
     if not wanted or (wanted + by if by else to) != 0:
         return False
     return all(view.worker.supervisor_id == supervisor_id for view in views)
-
-
-def _ask_to_scale() -> ResponseReturnValue:
-    return htmx.ask(
-        "Scale down to 0 workers?",
-        "No other supervisor has workers. Running jobs finish. Other jobs wait until you scale up again.",
-        "Scale down to 0",
-        hidden=[("workers", "0")],
-        back=came_from(url_for("workers.index")),
-        danger=True,
-    )
 
 
 def _view(session: Session, supervisor_id: str) -> SupervisorView:
