@@ -14,7 +14,7 @@ from webapp.accounts import users
 from webapp.console.display.wording import sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.roles import needs
-from webapp.console.frame.templating import THEMES, TICKS
+from webapp.console.frame.templating import PREFERENCES
 from webapp.console.people import report_ended, sent_handle, signed_in
 from webapp.console.sessions import actor, confirm_password, renew_as_fresh, this_person
 from webapp.db.engines import reading
@@ -23,7 +23,6 @@ from webapp.web.request_info import is_public_https
 pages = Blueprint("account", __name__)
 
 YEAR_SECONDS = 365 * 86400
-CHOICES = {"theme": THEMES, "tick": TICKS, "keys": ("on", "off")}
 
 
 @pages.get("/account")
@@ -46,7 +45,7 @@ def _page(errors: Optional[dict[str, str]] = None) -> str:
 @needs("viewer")
 def choose() -> ResponseReturnValue:
     response = redirect(url_for("account.show"), 303)
-    for name, allowed in CHOICES.items():
+    for name, allowed in PREFERENCES.items():
         value = request.form.get(name)
         if value in allowed:  # not HttpOnly: app.js uses them too
             response.set_cookie(name, value, max_age=YEAR_SECONDS, samesite="Lax", secure=is_public_https())

@@ -35,7 +35,7 @@ BADGES = {  # of an action's state: the badge class of a similar job state, and 
     "done": ("completed", "done"),
     "stopped": ("cancelled", "stopped"),
 }
-_LABELS = {verb.name: verb.label for verb in VERBS.values()}
+LABELS = {verb.name: verb.label for verb in VERBS.values()}
 _HAPPENED = {
     "undo": "Undo started",
     "stop": "Stopped",
@@ -63,13 +63,11 @@ class ActView:
 
 
 def _view(session: Session, act: BulkAction) -> ActView:
-    title = _LABELS.get(act.verb, act.verb.capitalize())
     if act.undoes is not None:
         undone = session.get(BulkAction, act.undoes)
-        what = f": {_LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
+        what = f": {LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
         return ActView(act, "Undo", f"of action {act.undoes}{what}", queries.Count(0))
-    if act.canary_seq is not None:
-        title = "Canary retry"
+    title = LABELS.get(act.verb, act.verb.capitalize()) if act.canary_seq is None else "Canary retry"
     return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
 
 

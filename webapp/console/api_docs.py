@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
@@ -21,8 +20,7 @@ from webapp.web.request_info import requested_origin
 pages = Blueprint("api_docs", __name__)
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A table row: a parameter, or a field of a body."""
 
     name: str
@@ -47,7 +45,7 @@ def show() -> ResponseReturnValue:
     return htmx.form_page(
         "api_docs/page.html",
         groups=groups,
-        shapes=_shapes(described),
+        shapes=[(name, _members(described, one)) for name, one in sorted(described["components"]["schemas"].items())],
         kinds=api.problems,
         scopes=[(name, tokens.MEANINGS[name]) for name in SCOPES],
         first=_curl(described, "/api/v1/jobs", "post"),
@@ -85,20 +83,11 @@ def _members(described: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Fi
     if "$ref" in schema:
         schema = described["components"]["schemas"][_name(schema["$ref"])]
     required = schema.get("required", [])
-    return [
-        Field(
-            name,
-            _kind(one) if name in required else _kind(one).replace(" or null", ""),
-            one.get("description", ""),
-            name in required,
-        )
-        for name, one in schema.get("properties", {}).items()
-    ]
-
-
-def _shapes(described: Mapping[str, Any]) -> list[tuple[str, list[Field]]]:
-    schemas = described["components"]["schemas"]
-    return [(name, _members(described, schema)) for name, schema in sorted(schemas.items())]
+    fields = []
+    for name, one in schema.get("properties", {}).items():
+        kind = _kind(one) if name in required else _kind(one).replace(" or null", "")
+        fields.append(Field(name, kind, one.get("description", ""), name in required))
+    return fields
 
 
 def _kind(schema: Mapping[str, Any]) -> str:

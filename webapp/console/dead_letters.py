@@ -1,6 +1,6 @@
 """Dead letters: jobs out of retries, in groups with the same cause; one group; search.
 
-The actions on their jobs are in `acts.py`.
+The actions on their jobs are in `job_actions.py`.
 """
 
 from __future__ import annotations
@@ -178,9 +178,7 @@ def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> 
     """A group without jobs. A page load answers 404, a refresh 200."""
     values = _said_values(session, key, said, form)
     response = htmx.page("dead/gone", session, group=None, page=queries.Page([], None, None), **values)
-    if htmx.is_partial():
-        return response
-    return response, 422 if form.problem else 404
+    return response if htmx.is_partial() else (response, 422 if form.problem else 404)
 
 
 def _said_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:

@@ -122,11 +122,11 @@ def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
         known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
         impact = _impact(session, verb, Job.id.in_(ids))
     examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # in list order
-    number = plural(len(ids), "job")
+    button = f"{verb.label} {plural(len(ids), 'job')}"
     return htmx.ask(
-        f"{verb.label} {number}?",
+        f"{button}?",
         verb.consequence,
-        f"{verb.label} {number}",
+        button,
         impact=impact,
         examples=examples,
         more=len(ids) - len(examples),
@@ -139,15 +139,13 @@ def _report(verb: Verb, result: actions.Result) -> ResponseReturnValue:
     text = f"{verb.past} {plural(result.moved, 'job')}"
     if not result.done:
         text += " so far. The rest follows in the background."
-    elif not result.moved and not result.skipped:
-        return htmx.refused("No job matches any more. Nothing changed.")
-    elif not result.moved:
+    elif result.moved:
+        text += f", skipped {result.skipped:,} (already changed)." if result.skipped else "."
+    elif result.skipped:
         skipped = plural(result.skipped, "job")
         return htmx.refused(f"Nothing changed. {skipped} skipped: already changed, or in another state.")
-    elif result.skipped:
-        text += f", skipped {result.skipped:,} (already changed)."
     else:
-        text += "."
+        return htmx.refused("No job matches any more. Nothing changed.")
     return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
 
 

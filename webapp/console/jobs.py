@@ -1,6 +1,6 @@
 """The list of jobs: state tabs, search, key-based pages, saved views, export.
 
-Its buttons are in `acts.py`, the search syntax in `webapp/jobs/search.py`.
+Its buttons are in `job_actions.py`, the search syntax in `webapp/jobs/search.py`.
 """
 
 from __future__ import annotations
@@ -109,16 +109,16 @@ class Asked:
         except FilterError as error:
             problem = sentence(str(error))
         sort = values.get("sort", "")
-        if moved and sort not in _order(wanted).sorts:
-            sort = ""
-        if sort and sort not in _order(wanted).sorts:
-            abort(404, f"Unknown sort order. Expected {' or '.join(_order(wanted).sorts)}.")
-        sort = sort if sort == _order(wanted).sorts[1] else ""
-        return cls(wanted, q, sort, problem, values.get("before"), values.get("after"), moved)
+        asked = cls(wanted, q, "", problem, values.get("before"), values.get("after"), moved)
+        usual, other = asked.order.sorts
+        if sort and not moved and sort not in (usual, other):
+            abort(404, f"Unknown sort order. Expected {usual} or {other}.")
+        asked.sort = sort if sort == other else ""
+        return asked
 
     @property
     def order(self) -> Order:
-        return _order(self.wanted)
+        return ORDERS.get(self.wanted.state or "", NEWEST)
 
     @property
     def narrows(self) -> bool:
@@ -134,10 +134,8 @@ class Asked:
     def sorts(self) -> list[tuple[str, str, bool]]:
         """The two orders of the list: label, URL, whether it is current."""
         usual, other = self.order.labels
-        return [
-            (usual, self.url(sort=None), not self.sort),
-            (other, self.url(sort=self.order.sorts[1]), bool(self.sort)),
-        ]
+        other_url = self.url(sort=self.order.sorts[1])
+        return [(usual, self.url(sort=None), not self.sort), (other, other_url, bool(self.sort))]
 
     @property
     def query(self) -> str:
@@ -147,10 +145,6 @@ class Asked:
         """The URL of this list with some parameters changed."""
         values = {**dict(self.fields), **other}
         return with_query(url_for(endpoint), {name: values.get(name) for name in FIELDS})
-
-
-def _order(wanted: JobFilter) -> Order:
-    return ORDERS.get(wanted.state or "", NEWEST)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -225,17 +219,9 @@ def _count(session: Session, state: str, wanted: JobFilter) -> Optional[queries.
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-@pages.get("/jobs.csv")
-def export_csv() -> ResponseReturnValue:
-    return _export("csv", "text/csv; charset=utf-8")
-
-
-@pages.get("/jobs.jsonl")
-def export_json() -> ResponseReturnValue:
-    return _export("jsonl", "application/jsonl; charset=utf-8")
-
-
-def _export(kind: str, content_type: str) -> Response:
+@pages.get("/jobs.csv", endpoint="export_csv", defaults={"kind": "csv"})
+@pages.get("/jobs.jsonl", endpoint="export_json", defaults={"kind": "jsonl"})
+def export(kind: str) -> Response:
     """All matching jobs as a file of any length. The audit entry is written before the first byte is sent."""
     asked = Asked.read(request.args)
     if asked.problem:
@@ -246,7 +232,8 @@ def _export(kind: str, content_type: str) -> Response:
         audit.note(session, "export_jobs", ["jobs"], actor(), details=[{"format": kind, "search": asked.query}])
     state = f"-{asked.wanted.state}" if asked.wanted.state else ""
     name = f"queuectl-jobs{state}-{times.local(clock.now()):%Y-%m-%d}.{kind}"
-    return attachment(streamed(job_list.file(kind)), content_type, name)
+    content_type = "text/csv" if kind == "csv" else "application/jsonl"
+    return attachment(streamed(job_list.file(kind)), f"{content_type}; charset=utf-8", name)
 
 
 # --- saved views -----------------------------------------------------------------------------------------------------

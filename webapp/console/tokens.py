@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
@@ -53,20 +51,15 @@ def make() -> ResponseReturnValue:
     """Create a token and show its secret in this response: a redirect would have to carry it."""
     typed = {name: request.form.get(name, "").strip() for name in ("name", "scope", "days")}
     try:
-        secret, token = tokens.make(typed["name"], typed["scope"], _days(typed["days"]), actor())
+        days = whole_number(typed["days"], 6)
+        if days is None and typed["days"]:
+            raise tokens.TokenError(
+                "days", f"{typed['days'][:40]!r} is not a number of days. Choose one from the list."
+            )
+        secret, token = tokens.make(typed["name"], typed["scope"], days, actor())
     except tokens.TokenError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
     return htmx.form_page("tokens/made.html", token=token, secret=secret, meanings=tokens.MEANINGS)
-
-
-def _days(text: str) -> Optional[int]:
-    """Raises TokenError."""
-    if not text:
-        return None
-    days = whole_number(text, 6)
-    if days is None:
-        raise tokens.TokenError("days", f"{text[:40]!r} is not a number of days. Choose one from the list.")
-    return days
 
 
 def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:

@@ -87,7 +87,17 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
         with reading() as session:
             views = _going_on(session)
         if [view.worker.id for view in views] == [worker_id]:
-            return _ask_to_stop(views[0])
+            jobs = views[0].jobs
+            runs = " It finishes these jobs first:" if jobs else ""
+            return htmx.ask(
+                "Stop the last worker?",
+                f"No other worker is running. Jobs will wait until you scale up or start a worker.{runs}",
+                "Stop worker",
+                examples=jobs[:5],
+                more=len(jobs) - 5,
+                back=came_from(url_for("workers.index")),
+                danger=True,
+            )
     word, effect = WISHES[wish]
     outcome = operations.wish_of_workers(word, [worker_id], actor())
     if worker_id in outcome.refused:
@@ -102,19 +112,6 @@ def _going_on(session: Session) -> list[WorkerView]:
     """Live workers that are not stopping."""
     views = queries.workers(session, settings.load(session).lease)
     return [view for view in views if view.alive and view.worker.wish != "stop"]
-
-
-def _ask_to_stop(view: WorkerView) -> ResponseReturnValue:
-    runs = " It finishes these jobs first:" if view.jobs else ""
-    return htmx.ask(
-        "Stop the last worker?",
-        f"No other worker is running. Jobs will wait until you scale up or start a worker.{runs}",
-        "Stop worker",
-        examples=view.jobs[:5],
-        more=len(view.jobs) - 5,
-        back=came_from(url_for("workers.index")),
-        danger=True,
-    )
 
 
 # --- a supervisor ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from flask import current_app, url_for
 from markupsafe import Markup
@@ -31,8 +31,7 @@ OVERDUE = clock.seconds(120)  # longer than a due job takes to become pending
 MOST = 3  # jobs or queues listed by name
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A job or a queue, with its text (safe HTML)."""
 
     url: str
@@ -95,10 +94,10 @@ def _machine() -> Iterator[Need]:
 def _workers(counts: dict[str, Count], fleet: Sequence[WorkerView]) -> Iterator[Need]:
     silent = [view for view in fleet if not view.alive]
     if len(silent) == len(fleet):
-        waiting_jobs = counts["pending"]
+        pending = counts["pending"]
         text = "Jobs start when a worker is started."
-        if waiting_jobs.number:
-            text = f"{waiting_jobs} pending {'job' if waiting_jobs.number == 1 else 'jobs'}. " + text
+        if pending.number:
+            text = f"{pending} pending {'job' if pending.number == 1 else 'jobs'}. {text}"
         yield Need("workers", "alarm", "No workers running", text, command=START_COMMAND)
     elif silent:
         yield Need(
@@ -141,9 +140,8 @@ def _overdue(session: Session) -> Iterator[Need]:
         first = session.scalar(select(func.min(Job.run_at)).where(in_state(state), Job.state == state))
         if first is not None and first < clock.now() - OVERDUE:
             text = "The first was due more than 2 min ago. No worker has picked it up."
-            yield Need(
-                "overdue-" + state, "warn", title, text, (f"View {state} jobs", url_for("jobs.index", state=state))
-            )
+            link = (f"View {state} jobs", url_for("jobs.index", state=state))
+            yield Need(f"overdue-{state}", "warn", title, text, link)
 
 
 def _dead(dead: Count) -> Iterator[Need]:

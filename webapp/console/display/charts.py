@@ -140,12 +140,9 @@ def sparkline(deaths: Deaths) -> Sparkline:
         if number:
             height = max(round(SPARK_HEIGHT * number / most), 2)
             bars.append(f"M{place * SPARK_STEP} {SPARK_HEIGHT}v-{height}h{SPARK_BAR}v{height}z")
-    return Sparkline("".join(bars), _spark_label(deaths, most), len(deaths.hours) * SPARK_STEP - 1)
-
-
-def _spark_label(deaths: Deaths, most: int) -> str:
-    if not most:
-        return "No dead letters in the last 24 hours"
-    at = times.local(deaths.since + deaths.hours.index(most) * HOUR)
-    more = " or more" if most >= deaths.cap else ""
-    return f"{deaths.total} in the last 24 hours, at most {most}{more} per hour, from {at:%H:%M}"
+    label = "No dead letters in the last 24 hours"
+    if most:
+        at = times.local(deaths.since + deaths.hours.index(most) * HOUR)
+        more = " or more" if most >= deaths.cap else ""
+        label = f"{deaths.total} in the last 24 hours, at most {most}{more} per hour, from {at:%H:%M}"
+    return Sparkline("".join(bars), label, len(deaths.hours) * SPARK_STEP - 1)

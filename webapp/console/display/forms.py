@@ -19,7 +19,7 @@ from webapp.db.models import Job
 from webapp.lib import durations
 
 MOST_LINES = 5000  # jobs per form
-TOLD_LINES = 5  # invalid lines named in the message
+SHOWN_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
     "env",
@@ -98,9 +98,8 @@ class SubmitForm:
 
     def _parse(self, command: str) -> list[JobSpec]:
         """The job with this command. On errors, fill `errors` and return []."""
-        description = {**self._description(), "command": command}
         try:
-            return [parse(description)]
+            return [parse({**self._description(), "command": command})]
         except SpecError as error:
             for one in error.errors:
                 self.errors.setdefault(one.field, sentence(one.message))
@@ -118,8 +117,8 @@ class SubmitForm:
         elif len(commands) > MOST_LINES:
             self.errors["command"] = f"Has {len(commands):,} lines. At most {MOST_LINES:,} are allowed."
         elif faults:
-            more = f" And {len(faults) - TOLD_LINES:,} more." if len(faults) > TOLD_LINES else ""
-            self.errors["command"] = " ".join(faults[:TOLD_LINES]) + more
+            more = f" And {len(faults) - SHOWN_LINES:,} more." if len(faults) > SHOWN_LINES else ""
+            self.errors["command"] = " ".join(faults[:SHOWN_LINES]) + more
         return [replace(spec, command=command) for spec in specs for command in commands]
 
     def _faults(self) -> Iterator[str]:
@@ -135,11 +134,9 @@ class SubmitForm:
     def _description(self) -> dict[str, Any]:
         """The mapping for `job_spec.parse`, without the command and without empty fields."""
         values = self.values
-        found: dict[str, Any] = {}
-        for name in ("id", "queue", "requires", "cwd"):
-            found[name] = values[name].strip() or None
+        found: dict[str, Any] = {name: values[name].strip() or None for name in ("id", "queue", "requires", "cwd")}
         for name in ("priority", "max_retries"):
-            found[name] = _whole(values[name])
+            found[name] = self._read(name, _whole)
         found["timeout"] = self._read("timeout", durations.parse)
         if values["start"] == "delay":
             found["delay"] = self._read("delay", durations.parse, "Is missing. Enter a delay.")
@@ -177,8 +174,7 @@ class SubmitForm:
 
 def _whole(text: str) -> Any:
     """An int; other text is returned as it is, for the error message."""
-    text = text.strip()
     try:
-        return int(text) if text else None
+        return int(text)
     except ValueError:
         return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 from webapp.jobs.job_detail import TimelineEntry
 from webapp.jobs.job_phases import Phase, totals
@@ -28,8 +28,7 @@ NOW_WORDS = {"backed_off": "backs off"}
 Line = Union[TimelineEntry, Phase]
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """One phase in the bar, in units of the view box."""
 
     kind: str

@@ -14,7 +14,7 @@ from flask import Response, current_app, flash, make_response, redirect, render_
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.templating import nav_of
 from webapp.db.engines import reading
 from webapp.web.faces import current_face
 from webapp.web.request_info import came_from
