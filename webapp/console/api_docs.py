@@ -54,14 +54,14 @@ def show() -> ResponseReturnValue:
 
 def _operation(described: Mapping[str, Any], path: str, method: str) -> dict[str, Any]:
     """One request of the document, with what the page shows in its own way."""
-    told = described["paths"][path][method]
-    responses = told["responses"]
-    body = told["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in told else {}
+    operation = described["paths"][path][method]
+    responses = operation["responses"]
+    body = operation["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in operation else {}
     return {
-        **told,
+        **operation,
         "path": path,
         "method": method.upper(),
-        "parameters": [_parameter(one) for one in told["parameters"]],
+        "parameters": [_parameter(one) for one in operation["parameters"]],
         "body": _members(described, body),
         "answers": [
             (status, one["description"], _shape_of(one)) for status, one in responses.items() if "$ref" not in one
@@ -118,13 +118,13 @@ def _name(ref: str) -> str:
 
 def _curl(described: Mapping[str, Any], path: str, method: str) -> str:
     """A request that can be typed in, with the examples of the document."""
-    told = described["paths"][path][method]
-    address = path.format_map({one["name"]: one.get("example") for one in told["parameters"]})
+    operation = described["paths"][path][method]
+    address = path.format_map({one["name"]: one.get("example") for one in operation["parameters"]})
     lines = [
         f"curl {f'-X {method.upper()} ' if method != 'get' else ''}{requested_origin()}{address}",
         '-H "Authorization: Bearer $TOKEN"',
     ]
-    if "requestBody" in told:
-        body = json.dumps(told["requestBody"]["content"]["application/json"]["example"])
+    if "requestBody" in operation:
+        body = json.dumps(operation["requestBody"]["content"]["application/json"]["example"])
         lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(body)}"]
     return " \\\n  ".join(lines)

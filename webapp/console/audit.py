@@ -50,11 +50,11 @@ class Change(NamedTuple):
 
 def changes(detail: Optional[str]) -> list[Change]:
     """The detail of a row as changes. Keys other than `before` and `after` count as after."""
-    told = json.loads(detail) if detail else {}
-    if not isinstance(told, dict):
-        return [Change("", None, _text(told))]
-    before, after = _as_mapping(told.pop("before", {})), _as_mapping(told.pop("after", {}))
-    after = {**after, **told}
+    values = json.loads(detail) if detail else {}
+    if not isinstance(values, dict):
+        return [Change("", None, _text(values))]
+    before, after = _as_mapping(values.pop("before", {})), _as_mapping(values.pop("after", {}))
+    after = {**after, **values}
     names = dict.fromkeys((*before, *after))
     return [Change(name, _side(before, name), _side(after, name)) for name in names]
 

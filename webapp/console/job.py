@@ -31,24 +31,24 @@ def show(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = found(session, job_id)
         ended = job_detail.attempts(session, job)
-        recorded = job_detail.events(session, job)
+        events = job_detail.events(session, job)
         values = settings.load(session)
-        explained = why(session, job, ended)
-        lived = job_phases.phases(job, ended, recorded)
+        explanation = why(session, job, ended)
+        phases = job_phases.phases(job, ended, events)
         return htmx.page(
             "job",
             session,
             job=job,
             watched="watch" in request.args and job.state not in TERMINAL,
-            why=explained,
-            verbs=_verbs(job, explained),
+            why=explanation,
+            verbs=_verbs(job, explanation),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
             batch={"key": job.batch, "others": batches.size_of(job.batch) - 1} if job.batch else None,
             env=json.loads(job.env) if job.env else {},
-            timeline=timeline.merged(job_detail.timeline(job, ended, recorded), lived),
+            timeline=timeline.merged(job_detail.timeline(job, ended, events), phases),
             timeline_shown=timeline.SHOWN,
-            bar=timeline.bar_of(lived),
+            bar=timeline.bar_of(phases),
             attempts=list(reversed(ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:])),
             earlier=0 if "all" in request.args else max(len(ended) - SHOWN_ATTEMPTS, 0),
             numbers=numbers(job, [one.number for one in ended]),
@@ -56,11 +56,11 @@ def show(job_id: str) -> ResponseReturnValue:
         )
 
 
-def _verbs(job: Job, explained: Why) -> list[Verb]:
+def _verbs(job: Job, explanation: Why) -> list[Verb]:
     """The actions that its state allows, without the one whose button is beside the explanation."""
     if job.cancel_requested_at is not None:
         return []
-    there = {fix.url for fix in explained.fixes}
+    there = {fix.url for fix in explanation.fixes}
     return [
         verb for verb in verbs_for(job.state) if url_for("acts.on_one", job_id=job.id, verb_path=verb.path) not in there
     ]

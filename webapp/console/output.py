@@ -15,7 +15,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display import ansi, output_lines
-from webapp.console.display.output_lines import Lines, Look
+from webapp.console.display.output_lines import Lines, RenderOptions
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, whole_number
 from webapp.db.engines import reading
@@ -61,12 +61,12 @@ def opened(kept: Output, attempt: int, asked: Mapping[str, str]) -> Opened:
         return _at_line(kept, attempt, asked["line"].strip(), find)
     if find:
         return _at_hit(kept, attempt, find, asked.get("hit", ""))
-    look = Look(attempt)
+    options = RenderOptions(attempt)
     for name, part in (("to", output_lines.before), ("from", output_lines.after)):
         position = _position(kept, asked.get(name, ""))
         if position is not None:
-            return Opened(part(kept, position, look))
-    return Opened(output_lines.view_of(kept, look))
+            return Opened(part(kept, position, options))
+    return Opened(output_lines.view_of(kept, options))
 
 
 def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
@@ -76,14 +76,14 @@ def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
     except ValueError:
         offset, name = None, name[:20]
     if offset is not None:
-        return Opened(output_lines.around(kept, offset, Look(attempt, pattern, offset)), find, marked=True)
+        return Opened(output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset)), find, marked=True)
     numbered, name = output_lines.last_numbered(kept), name.lstrip("L")
     if kept.dropped:
         text = f"Some output was left out after line {numbered:,}, so later lines have no number."
     else:
         text = f"The output has {plural(numbered, 'line')}{' so far' if kept.live else ''}."
     return Opened(
-        output_lines.view_of(kept, Look(attempt, pattern)), find, notice=f"Line {name} does not exist. {text}"
+        output_lines.view_of(kept, RenderOptions(attempt, pattern)), find, notice=f"Line {name} does not exist. {text}"
     )
 
 
@@ -97,10 +97,10 @@ def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
     )
     if not places:
         nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} not found.{where}"
-        return Opened(output_lines.view_of(kept, Look(attempt)), find, Found(0, 0), nothing)
+        return Opened(output_lines.view_of(kept, RenderOptions(attempt)), find, Found(0, 0), nothing)
     number = min(max(whole_number(hit, 6) or 1, 1), len(places))
     offset = places[number - 1]
-    lines = output_lines.around(kept, offset, Look(attempt, pattern, offset))
+    lines = output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset))
     return Opened(lines, find, Found(len(places), number), where.strip(), marked=True)
 
 
@@ -167,13 +167,13 @@ def show(job_id: str) -> ResponseReturnValue:
     `later`: the next lines of a page in the middle of the output, not new output.
     """
     number, kept = _asked(job_id)
-    start, end, look = _place("from"), _place("to"), Look(number)
+    start, end, options = _place("from"), _place("to"), RenderOptions(number)
     if end is not None:
         return htmx.fragment(
-            "job/_earlier.html", job_id=job_id, number=number, output=output_lines.before(kept, end, look)
+            "job/_earlier.html", job_id=job_id, number=number, output=output_lines.before(kept, end, options)
         )
     later = "later" in request.args
-    lines = output_lines.after(kept, start or 0, look) if later else output_lines.since(kept, start or 0, look)
+    lines = output_lines.after(kept, start or 0, options) if later else output_lines.since(kept, start or 0, options)
     seen = request.args.get("open", type=int)  # length of the unfinished line on the page
     length = len(kept.data) - output_lines.offset_of(kept, lines.next)
     if kept.live and not lines.html and seen == length and not later:

@@ -28,7 +28,7 @@ from webapp.lib import clock, durations
 from webapp.lib.text import plural
 
 OVERDUE = clock.seconds(120)  # longer than a due job takes to become pending
-MOST = 3  # jobs or queues listed by name
+SHOWN_ITEMS = 3  # jobs or queues listed by name
 
 
 class Item(NamedTuple):
@@ -112,7 +112,7 @@ def _workers(counts: dict[str, Count], fleet: Sequence[WorkerView]) -> Iterator[
 def _stuck(found: list[Stuck]) -> Iterator[Need]:
     if not found:
         return
-    items = [Item(url_for("job.show", job_id=one.job.id), one.job.id, _why_stuck(one)) for one in found[:MOST]]
+    items = [Item(url_for("job.show", job_id=one.job.id), one.job.id, _why_stuck(one)) for one in found[:SHOWN_ITEMS]]
     many = len(found) > 1
     yield Need(
         "stuck",
@@ -166,7 +166,9 @@ def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Ne
     fleets = [(view, blockers.serving(view.queue.name, view.queue, alive)) for view in queues if view.pending.number]
     lonely = [view for view, fleet in fleets if fleet.obstacle is not None and fleet.obstacle.kind == "unserved"]
     if lonely:
-        names = ", ".join(view.queue.name for view in lonely[:MOST]) + (" …" if len(lonely) > MOST else "")
+        names = ", ".join(view.queue.name for view in lonely[:SHOWN_ITEMS]) + (
+            " …" if len(lonely) > SHOWN_ITEMS else ""
+        )
         many = len(lonely) > 1
         yield Need(
             "unserved",
@@ -188,9 +190,9 @@ def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterato
     first = found[0][0].label_set.requires
     them = "it" if number.number == 1 else "them"
     there = f" on {place(first)}" if place(first) else ""
-    items = [_label_set(one, why) for one, why in found[:MOST]]
-    if len(found) > MOST:
-        items.append(Item(url_for("queues.index"), f"and {len(found) - MOST} more", Markup()))
+    items = [_label_set(one, why) for one, why in found[:SHOWN_ITEMS]]
+    if len(found) > SHOWN_ITEMS:
+        items.append(Item(url_for("queues.index"), f"and {len(found) - SHOWN_ITEMS} more", Markup()))
     yield Need(
         "unlabelled",
         "warn",

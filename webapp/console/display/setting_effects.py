@@ -129,19 +129,20 @@ def _kept(session: Session, state: str, days: int, changed: bool) -> Consequence
 
 def _audit_kept(session: Session, days: int, changed: bool) -> Consequence:
     if days == 0:
-        return Consequence(["All lines of the audit trail are kept."])
-    # The first lines, for no index has the time.
+        return Consequence(["All audit entries are kept."])
+    # Only the first entries: no index has the time.
     first = select(Audit.at).order_by(Audit.id).limit(queries.COUNT_CAP + 1).subquery()
     old = select(func.count()).select_from(first).where(first.c.at < clock.now() - days * clock.DAY)
     found = session.scalar(old) or 0
     older = queries.Count(min(found, queries.COUNT_CAP), found > queries.COUNT_CAP)
-    told = "Lines go by whole days. Each time, a line in the trail says how many were deleted."
+    by_day = "Entries are deleted by whole days. Each time, a new entry says how many."
     if found == 0:
-        return Consequence(["No line of the audit trail is that old now.", told])
-    lines = f"{older} {'line' if found == 1 else 'lines'} of the audit trail"
+        return Consequence(["No audit entry is that old.", by_day])
+    entries = f"{older} audit {'entry' if found == 1 else 'entries'}"
     if not changed:
-        return Consequence([f"{lines} {'is' if found == 1 else 'are'} older than that and deleted within a day.", told])
-    return Consequence([told], f"This would delete {lines} within a day of saving. Export them first to keep them.")
+        are = "is" if found == 1 else "are"
+        return Consequence([f"{entries} {are} older than that and will be deleted within a day.", by_day])
+    return Consequence([by_day], f"Saving deletes {entries} within a day. Export them first to keep them.")
 
 
 # --- running and workers ---------------------------------------------------------------------------------------------

@@ -141,20 +141,20 @@ def _quiet(obstacle: blockers.Obstacle, quiet: list[str]) -> Why:
 def _later(session: Session, job: Job) -> Why:
     """A future start or retry, and what will keep the job waiting after that."""
     if job.state == "failed":
-        told = _failed(session, job)
+        reason = _failed(session, job)
     elif job.run_at <= clock.now():
-        told = Why(Markup("Due now. A worker will make it pending."))
+        reason = Why(Markup("Due now. A worker will make it pending."))
     else:
-        told = Why(Markup("Starts {}.").format(when(job.run_at, "due")))
+        reason = Why(Markup("Starts {}.").format(when(job.run_at, "due")))
     run_now = Fix("Run now", url_for("acts.on_one", job_id=job.id, verb_path="run-now"), f"Run now {job.id}")
-    told = replace(told, fixes=(run_now,))
+    reason = replace(reason, fixes=(run_now,))
     obstacle = blockers.fleet_of(session, job.queue, job.requires).obstacle
     if obstacle is None:
-        return told
-    hindered = _obstacle(obstacle)
-    level = hindered.level if job.run_at <= clock.now() else "warn"
-    text = Markup("{} {}").format(told.text, hindered.text)
-    return Why(text, level, (*told.fixes, *hindered.fixes), hindered.command)
+        return reason
+    then = _obstacle(obstacle)
+    level = then.level if job.run_at <= clock.now() else "warn"
+    text = Markup("{} {}").format(reason.text, then.text)
+    return Why(text, level, (*reason.fixes, *then.fixes), then.command)
 
 
 def _failed(session: Session, job: Job) -> Why:

@@ -43,7 +43,7 @@ def init_app(app: Flask) -> None:
         number=wording.number,
         one_line=text.one_line,
         happened=wording.happened,
-        phase=timeline.told,
+        phase=timeline.phase_text,
         shown_state=wording.shown_state,
         worker_state=wording.worker_state,
         labels=labels.split,
