@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from flask import Blueprint, flash, redirect, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import users
@@ -44,12 +44,11 @@ def _page(errors: Optional[dict[str, str]] = None) -> str:
 @pages.post("/account")
 @needs("viewer")
 def choose() -> ResponseReturnValue:
-    response = redirect(url_for("account.show"), 303)
+    response = htmx.done("Saved for this browser.", back=url_for("account.show"), leave=True)
     for name, allowed in PREFERENCES.items():
         value = request.form.get(name)
         if value in allowed:  # not HttpOnly: app.js uses them too
             response.set_cookie(name, value, max_age=YEAR_SECONDS, samesite="Lax", secure=is_public_https())
-    flash("Saved for this browser.", "success")
     return response
 
 
@@ -68,8 +67,8 @@ def set_password() -> ResponseReturnValue:
     except users.PersonError as error:
         return _page({error.field: sentence(str(error))}), 422
     renew_as_fresh()
-    flash("Password changed. Your other sessions were signed out.", "success")
-    return redirect(url_for("account.show"), 303)
+    message = "Password changed. Your other sessions were signed out."
+    return htmx.done(message, back=url_for("account.show"), leave=True)
 
 
 @pages.post("/account/sessions/end")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from flask import Blueprint, flash, redirect, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -229,8 +229,8 @@ def describe(group: str) -> ResponseReturnValue:
     except failure_groups.Changed as error:
         problem = f"{error}. The new version is shown above. Save again to overwrite it."
         return _show(group, NoteForm(note, owner, "note", problem))
-    flash("Note saved." if changed else "Nothing changed.", "success")
-    return redirect(url_for("dead_letters.show", group=group), 303)
+    message = "Note saved." if changed else "Nothing changed."
+    return htmx.done(message, back=url_for("dead_letters.show", group=group), leave=True)
 
 
 @pages.post("/dead/<group>/acknowledge")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from flask import Blueprint, abort, flash, redirect, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -71,8 +71,7 @@ def add() -> ResponseReturnValue:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
     except users.PersonError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
-    flash(f"User {typed['name']} added as {typed['role']}.", "success")
-    return redirect(url_for("people.show", name=typed["name"]), 303)
+    return _done(typed["name"], f"User {typed['name']} added as {typed['role']}.")
 
 
 def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Optional
 
-from flask import Blueprint, abort, flash, redirect, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -94,8 +94,8 @@ def _save(
         conflict = f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
         return _page(key, wanted, conflict=conflict), 409
     default = "" if after.changed_by else " (default)"
-    flash(f"Saved: {key} = {number(after.value)}{default}", "success")
-    return redirect(url_for("config.show", key=key), 303)
+    message = f"Saved: {key} = {number(after.value)}{default}"
+    return htmx.done(message, back=url_for("config.show", key=key), leave=True)
 
 
 @pages.post("/config/<key>/check")

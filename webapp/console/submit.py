@@ -8,7 +8,7 @@ import re
 import secrets
 from typing import Any, Optional
 
-from flask import Blueprint, abort, flash, redirect, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -76,10 +76,10 @@ def _leave(ids: list[str], batch: Optional[str], *, watch: bool) -> ResponseRetu
     """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
-        flash(f"{plural(len(ids), 'job')} submitted.", "success")
-        return redirect(url_for("batches.show", key=batch, **asked), 303)
-    flash(f"{ids[0]} submitted.", "success")
-    return redirect(url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else ""), 303)
+        back = url_for("batches.show", key=batch, **asked)
+        return htmx.done(f"{plural(len(ids), 'job')} submitted.", back=back, leave=True)
+    back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
+    return htmx.done(f"{ids[0]} submitted.", back=back, leave=True)
 
 
 def _key_of(key: str, form: SubmitForm) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Optional
 
-from flask import Response, current_app, redirect, request, url_for
+from flask import current_app, redirect, request, url_for
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, Unauthorized
 
 from webapp.accounts import sessions
 from webapp.console.frame.error_pages import note_forgery, note_refusal
-from webapp.console.frame.htmx import is_partial
+from webapp.console.frame.htmx import go_to, is_partial
 from webapp.console.frame.roles import needed_role, needs_fresh
 from webapp.console.sessions import RENEWAL_TIMEOUT_SECONDS, Person, current_person
 from webapp.core.locks import Busy
@@ -76,12 +76,7 @@ def _renew(person: Person) -> None:
 def _ask_for_password() -> AnyResponse:
     """Send the user to the password page, and back to this page after it."""
     here = request.full_path.rstrip("?") if request.method in SAFE else came_from(url_for("overview.index"))
-    url = url_for("sessions.confirm", next=here)
-    if not is_partial():
-        return redirect(url, 303)
-    response = Response("")
-    response.headers["HX-Redirect"] = url
-    return response
+    return go_to(url_for("sessions.confirm", next=here))
 
 
 def _refuse_other_sites() -> None:

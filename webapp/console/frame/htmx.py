@@ -71,10 +71,15 @@ def done(
     if is_partial() and not leave:
         return toast(message, level, undo=undo)
     flash({"text": message, "undo": undo}, level)  # type: ignore[arg-type]  # the session keeps any JSON
+    return go_to(back if leave else came_from(back))
+
+
+def go_to(url: str) -> Response:
+    """Make the browser load another page."""
     if not is_partial():
-        return redirect(back if leave else came_from(back), 303)  # type: ignore[return-value]
+        return redirect(url, 303)  # type: ignore[return-value]
     response = Response("")
-    response.headers["HX-Redirect"] = back
+    response.headers["HX-Redirect"] = url
     return response
 
 
