@@ -71,9 +71,6 @@ def _view(session: Session, act: BulkAction) -> ActView:
     return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 @pages.get("/activity")
 def index() -> ResponseReturnValue:
     before = id_before()
@@ -111,9 +108,6 @@ def _happened(event: Event) -> tuple[int, str, str]:
     detail = json.loads(event.detail) if event.detail else {}
     text = _HAPPENED.get(event.verb, event.verb)
     return event.at, who(event.actor), f"{text}: {detail['text']}" if "text" in detail else text
-
-
-# --- acting ----------------------------------------------------------------------------------------------------------
 
 
 @pages.post("/activity/<int(max=9007199254740991):act_id>/undo")

@@ -6,8 +6,7 @@ The actions on their jobs are in `job_actions.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
@@ -140,13 +139,7 @@ def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) 
 # --- one group -------------------------------------------------------------------------------------------------------
 
 
-@pages.get("/dead/<group>")
-def show(group: str) -> ResponseReturnValue:
-    return _show(group, NoteForm())
-
-
-@dataclass
-class NoteForm:
+class NoteForm(NamedTuple):
     """Typed note and owner, and their error. None: the stored value."""
 
     note: Optional[str] = None
@@ -155,12 +148,18 @@ class NoteForm:
     problem: str = ""
 
 
-def _show(key: str, form: NoteForm) -> ResponseReturnValue:
+STORED = NoteForm()
+
+
+@pages.get("/dead/<group>")
+def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
     with reading() as session:
-        found, said = failure_groups.find(session, key), failure_groups.said_of(session, key)
-        if found is None:
-            return _gone(session, key, said, form)
-        wanted = JobFilter(state="dead", group=key)
+        found, said = failure_groups.find(session, group), failure_groups.said_of(session, group)
+        values = _note_values(session, group, said, form)
+        if found is None:  # a page load answers 404, a refresh 200
+            response = htmx.page("dead/gone", session, group=None, page=NO_JOBS["page"], **values)
+            return response if htmx.is_partial() else (response, 422 if form.problem else 404)
+        wanted = JobFilter(state="dead", group=group)
         page = _page(session, wanted)
         response = htmx.page(
             "dead/group",
@@ -168,20 +167,13 @@ def _show(key: str, form: NoteForm) -> ResponseReturnValue:
             group=found,
             spark=sparkline(found.deaths),
             evidence=_evidence(session, found.example),
-            **_said_values(session, key, said, form),
+            **values,
             **_job_values(session, wanted, page),
         )
     return (response, 422) if form.problem else response
 
 
-def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> ResponseReturnValue:
-    """A group without jobs. A page load answers 404, a refresh 200."""
-    values = _said_values(session, key, said, form)
-    response = htmx.page("dead/gone", session, group=None, page=queries.Page([], None, None), **values)
-    return response if htmx.is_partial() else (response, 422 if form.problem else 404)
-
-
-def _said_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
+def _note_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
     owner = {said.owner} if said and said.owner else set()
     return {
         "typed": "",
@@ -225,10 +217,10 @@ def describe(group: str) -> ResponseReturnValue:
     try:
         changed = failure_groups.update(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
     except failure_groups.GroupError as error:
-        return _show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
+        return show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
     except failure_groups.Changed as error:
         problem = f"{error}. The new version is shown above. Save again to overwrite it."
-        return _show(group, NoteForm(note, owner, "note", problem))
+        return show(group, NoteForm(note, owner, "note", problem))
     message = "Note saved." if changed else "Nothing changed."
     return htmx.done(message, back=url_for("dead_letters.show", group=group), leave=True)
 

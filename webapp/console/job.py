@@ -86,7 +86,7 @@ def _output(session: Session, job: Job, ended: list[int]) -> dict[str, Any]:
         return {}  # the output is outside the live region
     there = numbers(job, ended)
     asked = whole_number(request.args.get("attempt", ""))
-    if asked in there:
+    if asked is not None and asked in there:
         return {"newest": False, **_card(session, job, there, asked)}
     return {"newest": True, **_card(session, job, there, there[0] if there else 0)}
 

@@ -37,9 +37,6 @@ ACTION_TIMEOUT_SECONDS = 20.0  # how long a browser waits for a bulk action; a s
 EXAMPLES = 5
 
 
-# --- one job ---------------------------------------------------------------------------------------------------------
-
-
 @pages.post("/job/<job_id>/<verb_path>")
 @needs("operator")
 def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
@@ -75,9 +72,6 @@ def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
         hidden=[("at", request.form.get("at", ""))],
         back=came_from(url_for("job.show", job_id=job.id)),
     )
-
-
-# --- many ------------------------------------------------------------------------------------------------------------
 
 
 @pages.post("/jobs/<verb_path>")

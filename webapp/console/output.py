@@ -139,9 +139,6 @@ def _position(kept: Output, text: str) -> Optional[int]:
     return output_lines.find_line(kept, text) if match["kind"] == "L" else int(match["number"])
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
-
-
 def _asked(job_id: str) -> tuple[int, Output]:
     """The attempt in the URL and its output, or 404."""
     number = request.args.get("attempt", type=int) or 0

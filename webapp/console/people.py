@@ -45,9 +45,6 @@ def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
     return sorted(shown, key=lambda one: not one["here"])
 
 
-# --- all users -------------------------------------------------------------------------------------------------------
-
-
 @pages.get("/people")
 @needs("admin")
 def index() -> ResponseReturnValue:
@@ -80,9 +77,6 @@ def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
 
 def _rules() -> dict[str, Any]:
     return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": users.SHORTEST}
-
-
-# --- one user --------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/person/<name>")

@@ -19,7 +19,6 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet
-from webapp.insight.fleet import SupervisorView
 from webapp.jobs import operations, queries, settings
 from webapp.jobs.queries import WorkerView
 from webapp.lib import clock
@@ -74,9 +73,6 @@ def slots_of(views: Iterable[WorkerView]) -> str:
     return f"{sum(len(view.jobs) for view in some):,} of {plural(slots, 'slot')} busy"
 
 
-# --- a worker --------------------------------------------------------------------------------------------------------
-
-
 @pages.post("/worker/<worker_id>/<wish>")
 @needs("admin")
 def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
@@ -114,14 +110,9 @@ def _going_on(session: Session) -> list[WorkerView]:
     return [view for view in views if view.alive and view.worker.wish != "stop"]
 
 
-# --- a supervisor ----------------------------------------------------------------------------------------------------
-
-
 @pages.get("/supervisor/<supervisor_id>")
 def supervisor(supervisor_id: str) -> ResponseReturnValue:
-    with reading() as session:
-        view = _view(session, supervisor_id)
-        return _page(session, view, str(view.wanted or 0))
+    return _page(supervisor_id)
 
 
 @pages.post("/supervisor/<supervisor_id>/scale")
@@ -147,8 +138,7 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
     except fleet.ScaleError as error:
         if htmx.is_partial():
             return htmx.refused(str(error))
-        with reading() as session:
-            return _page(session, _view(session, supervisor_id), typed, str(error)), 422
+        return _page(supervisor_id, typed, str(error)), 422
     except fleet.Unheard as error:
         return htmx.refused(f"{error} Nothing changed.")
     number, more = plural(scaled.after, "worker"), scaled.after > scaled.before
@@ -168,22 +158,19 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
     return all(view.worker.supervisor_id == supervisor_id for view in views)
 
 
-def _view(session: Session, supervisor_id: str) -> SupervisorView:
-    """The supervisor, or NotFound."""
-    views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
-    view = next((view for view in views if view.id == supervisor_id), None)
-    if view is None:
-        raise operations.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
-    return view
-
-
-def _page(session: Session, view: SupervisorView, typed: str, problem: str = "") -> str:
-    return htmx.form_page(
-        "workers/supervisor.html",
-        session,
-        view=view,
-        typed=typed,
-        problem=problem,
-        most=fleet.MOST_WORKERS,
-        slots_of=slots_of,
-    )
+def _page(supervisor_id: str, typed: Optional[str] = None, problem: str = "") -> str:
+    """The page of a supervisor, or NotFound. `typed` is the number after an error."""
+    with reading() as session:
+        views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
+        view = next((view for view in views if view.id == supervisor_id), None)
+        if view is None:
+            raise operations.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
+        return htmx.form_page(
+            "workers/supervisor.html",
+            session,
+            view=view,
+            typed=str(view.wanted or 0) if typed is None else typed,
+            problem=problem,
+            most=fleet.MOST_WORKERS,
+            slots_of=slots_of,
+        )

@@ -119,8 +119,6 @@ def moment(at: int, trend: Trend) -> str:
     return times.local(at).strftime("%H:%M" if trend.range.key == "1h" else "%a %H:%M")
 
 
-# --- dead letters per hour -----------------------------------------------------------------------------------------
-
 SPARK_STEP, SPARK_BAR, SPARK_HEIGHT = 4, 3, 20  # pixels: distance of bars, their width, highest bar
 
 

@@ -76,9 +76,6 @@ def foresee(session: Session, value: settings.Value, new: Number) -> Consequence
     return Consequence(["Takes effect at once on every worker."])
 
 
-# --- retries ---------------------------------------------------------------------------------------------------------
-
-
 def _backoff(session: Session, value: settings.Value, new: Number) -> Consequence:
     before = settings.load(session)
     after = copy.copy(before)
@@ -105,9 +102,6 @@ def _waiting(session: Session, key: str) -> list[str]:
     if key == "max_retries":
         return [f"{text} The next failure uses the new number of retries. Dead letters stay dead."]
     return [f"{text} The new value applies from the next failure."]
-
-
-# --- keeping ---------------------------------------------------------------------------------------------------------
 
 
 def _kept(session: Session, state: str, days: int, changed: bool) -> Consequence:
@@ -143,9 +137,6 @@ def _audit_kept(session: Session, days: int, changed: bool) -> Consequence:
         are = "is" if found == 1 else "are"
         return Consequence([f"{entries} {are} older than that and will be deleted within a day.", by_day])
     return Consequence([by_day], f"Saving deletes {entries} within a day. Export them first to keep them.")
-
-
-# --- running and workers ---------------------------------------------------------------------------------------------
 
 
 def _lease(session: Session, old: float, new: float) -> list[str]:

@@ -135,9 +135,6 @@ def _quiet(obstacle: blockers.Obstacle, quiet: list[str]) -> Why:
     return Why(text.format(takers(obstacle.queue, obstacle.requires)), "warn", fixes=fixes)
 
 
-# --- waiting for its time -------------------------------------------------------------------------------------------
-
-
 def _later(session: Session, job: Job) -> Why:
     """A future start or retry, and what will keep the job waiting after that."""
     if job.state == "failed":
@@ -169,9 +166,6 @@ def _failed(session: Session, job: Job) -> Why:
     # Failures, not attempts: lost attempts and failures before a requeue do not count.
     text = Markup("{} of {} attempts failed; {}. {}.").format(job.failures, most + 1, again, then)
     return Why(text, "warn")
-
-
-# --- dead letters -----------------------------------------------------------------------------------------
 
 
 def _dead(session: Session, job: Job, ended: list[Attempt]) -> Why:
