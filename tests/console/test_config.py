@@ -90,11 +90,11 @@ def test_a_shorter_keep_of_the_audit_trail_says_how_many_lines_it_would_delete(a
         return admin.post("/config/keep_audit/check", {"value": str(days)}, partial=True).get_data(as_text=True)
 
     write_lines(-1)  # of a wrong clock
-    assert "No line of the audit trail is that old now" in told(300)
+    assert "No audit entry is that old" in told(300)
     write_lines(400, 390, 380)
-    assert "This would delete 3 lines of the audit trail within a day" in told(300)
-    assert "3 lines of the audit trail are older than that and deleted within a day" in told(365)
-    assert "All lines of the audit trail are kept" in told(0)
+    assert "Saving deletes 3 audit entries within a day" in told(300)
+    assert "3 audit entries are older than that and will be deleted within a day" in told(365)
+    assert "All audit entries are kept" in told(0)
 
 
 def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_event, make_job, make_queue, make_worker
-from webapp.console.display.why import about
+from webapp.console.display.wait_reason import about
 from webapp.lib import clock
 
 

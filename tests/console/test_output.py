@@ -246,7 +246,6 @@ def test_a_search_goes_from_line_to_line() -> None:
 
 def test_a_search_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webapp.console.display.output_lines.SEARCHED", 1024)
-    monkeypatch.setattr("webapp.console.output.SEARCHED", 1 << 20)
     monkeypatch.setattr("webapp.console.display.output_lines.MOST_HITS", 20)
     assert len(hits(NUMBERED, pattern_of("line"))) == 20
     assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []
@@ -346,7 +345,7 @@ def test_a_comparison_leaves_nothing_out_and_calls_nothing_alike_that_is_not(mon
 
 
 def test_the_style_in_force_is_found_without_reading_everything() -> None:
-    far = b"\x1b[31m" + b"x" * ansi.LOOK_BACK
+    far = b"\x1b[31m" + b"x" * ansi.STYLE_LOOK_BACK
     assert ansi.style_after(far, 5).ink == 1
     assert ansi.style_after(far, len(far)) == ansi.PLAIN
     near = b"\x1b[1m\x1b[0m\x1b[4mtext\x1b[m\x1b[32mgreen"

@@ -79,7 +79,7 @@ def test_what_only_time_brings_about_is_shown_after_a_while(
     with writing() as session:
         session.execute(update(Job).values(command="another"))  # in the place of time: the mark says nothing of it
     assert poll(viewer, "/jobs", etag).status_code == 304
-    monkeypatch.setattr(etag_cache, "LONGEST", -1.0)
+    monkeypatch.setattr(etag_cache, "ENTRY_LIFE_SECONDS", -1.0)
     assert poll(viewer, "/jobs", etag).status_code == 200
 
 

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 from typing import Optional
 
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import users
 from webapp.console.display.wording import sentence
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame import htmx
 from webapp.console.frame.roles import needs
-from webapp.console.frame.templating import THEMES, TICKS
-from webapp.console.people import sent_handle, signed_in, told_ended
-from webapp.console.sessions import actor, check_password, go_on_fresh, this_person
+from webapp.console.frame.templating import PREFERENCES
+from webapp.console.people import report_ended, sent_handle, signed_in
+from webapp.console.sessions import actor, confirm_password, renew_as_fresh, this_person
 from webapp.db.engines import reading
 from webapp.web.request_info import is_public_https
 
 pages = Blueprint("account", __name__)
 
-A_YEAR = 365 * 86400
-CHOICES = {"theme": THEMES, "tick": TICKS, "keys": ("on", "off")}
+YEAR_SECONDS = 365 * 86400
 
 
 @pages.get("/account")
@@ -32,12 +31,11 @@ def show() -> ResponseReturnValue:
 
 
 def _page(errors: Optional[dict[str, str]] = None) -> str:
-    person = this_person()
     with reading() as session:
-        return render_template(
+        return htmx.form_page(
             "account/page.html",
-            nav=nav_of(session),
-            signed=signed_in(session, person.user_id, person),
+            session,
+            signed=signed_in(session, this_person().user_id),
             shortest=users.SHORTEST,
             errors=errors or {},
         )
@@ -46,12 +44,11 @@ def _page(errors: Optional[dict[str, str]] = None) -> str:
 @pages.post("/account")
 @needs("viewer")
 def choose() -> ResponseReturnValue:
-    response = redirect(url_for("account.show"), 303)
-    for name, allowed in CHOICES.items():
+    response = htmx.done("Saved for this browser.", back=url_for("account.show"), leave=True)
+    for name, allowed in PREFERENCES.items():
         value = request.form.get(name)
         if value in allowed:  # not HttpOnly: app.js uses them too
-            response.set_cookie(name, value, max_age=A_YEAR, samesite="Lax", secure=is_public_https())
-    flash("Saved for this browser.", "success")
+            response.set_cookie(name, value, max_age=YEAR_SECONDS, samesite="Lax", secure=is_public_https())
     return response
 
 
@@ -61,17 +58,17 @@ def set_password() -> ResponseReturnValue:
     """Change the own password. Without a recent confirmation, the current password is needed too."""
     person = this_person()
     if not person.fresh:
-        problem, wait = check_password(request.form.get("current", ""))
+        # This renews the session now: a rejected new password does not ask for the old one again.
+        problem, status, headers = confirm_password(request.form.get("current", ""))
         if problem:
-            return _page({"current": problem}), 429 if wait else 422, {"Retry-After": str(wait)} if wait else {}
-        go_on_fresh()  # now, so that a rejected new password does not ask for the old one again
+            return _page({"current": problem}), status, headers
     try:
         users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
     except users.AccountError as error:
         return _page({error.field: sentence(str(error))}), 422
-    go_on_fresh()
-    flash("Password changed. Your other sessions were signed out.", "success")
-    return redirect(url_for("account.show"), 303)
+    renew_as_fresh()
+    message = "Password changed. Your other sessions were signed out."
+    return htmx.done(message, back=url_for("account.show"), leave=True)
 
 
 @pages.post("/account/sessions/end")
@@ -80,4 +77,4 @@ def end_sessions() -> ResponseReturnValue:
     """Sign out one other session, or all others."""
     person = this_person()
     ended = users.end_sessions(person.name, actor(), handle=sent_handle(), spare=person.session_id)
-    return told_ended(ended, url_for("account.show"))
+    return report_ended(ended, url_for("account.show"))

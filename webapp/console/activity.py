@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Optional
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.console.display.wording import VERBS, who
 from webapp.console.frame import htmx
+from webapp.console.frame.params import id_before
 from webapp.console.frame.roles import needs
+from webapp.console.job_actions import ACTION_TIMEOUT_SECONDS
 from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Event, Job
@@ -27,15 +28,14 @@ from webapp.web.request_info import came_from
 pages = Blueprint("activity", __name__)
 
 PAGE = 50  # rows
-PATIENCE = 20.0  # seconds that a browser waits for an undo; a supervisor finishes the rest
 SHOWN_JOBS = 20
-STATES = {  # an action's state: the badge class of a similar job state, and the text
+BADGES = {  # of an action's state: the badge class of a similar job state, and the text
     "waiting": ("scheduled", "waiting"),
     "running": ("processing", "running"),
     "done": ("completed", "done"),
     "stopped": ("cancelled", "stopped"),
 }
-_LABELS = {verb.name: verb.label for verb in VERBS.values()}
+LABELS = {verb.name: verb.label for verb in VERBS.values()}
 _HAPPENED = {
     "undo": "Undo started",
     "stop": "Stopped",
@@ -59,26 +59,21 @@ class ActView:
 
     @property
     def badge(self) -> tuple[str, str]:
-        return STATES[self.act.state]
+        return BADGES[self.act.state]
 
 
 def _view(session: Session, act: BulkAction) -> ActView:
-    title = _LABELS.get(act.verb, act.verb.capitalize())
     if act.undoes is not None:
         undone = session.get(BulkAction, act.undoes)
-        what = f": {_LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
+        what = f": {LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
         return ActView(act, "Undo", f"of action {act.undoes}{what}", queries.Count(0))
-    if act.canary_seq is not None:
-        title = "Canary retry"
+    title = LABELS.get(act.verb, act.verb.capitalize()) if act.canary_seq is None else "Canary retry"
     return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/activity")
 def index() -> ResponseReturnValue:
-    before = _key()
+    before = id_before()
     with reading() as session:
         acts = activity.newest(session, PAGE + 1, before)
         older = url_for("activity.index", before=acts[PAGE - 1].id) if len(acts) > PAGE else None
@@ -89,14 +84,6 @@ def index() -> ResponseReturnValue:
             older=("Older", older) if older else None,
             top=url_for("activity.index") if before is not None else None,
         )
-
-
-def _key() -> Optional[int]:
-    """The id before which the page begins."""
-    text = request.args.get("before", "")
-    if text and not (text.isdecimal() and text.isascii() and len(text) < 18):
-        abort(400, "This list page does not exist. Go to the first page.")
-    return int(text) if text else None
 
 
 @pages.get("/activity/<int(max=9007199254740991):act_id>")
@@ -123,22 +110,18 @@ def _happened(event: Event) -> tuple[int, str, str]:
     return event.at, who(event.actor), f"{text}: {detail['text']}" if "text" in detail else text
 
 
-# --- acting ----------------------------------------------------------------------------------------------------------
-
-
 @pages.post("/activity/<int(max=9007199254740991):act_id>/undo")
 @needs("operator")
 def undo(act_id: int) -> ResponseReturnValue:
     """Restore the jobs that have not been claimed or changed since. 409 if there are none."""
     try:
-        result = actions.undo(act_id, actor(), PATIENCE)
+        result = actions.undo(act_id, actor(), ACTION_TIMEOUT_SECONDS)
     except actions.CannotUndo as error:
         return htmx.refused(str(error))
     back = url_for("activity.show", act_id=act_id)
     if not result.done:
-        return htmx.done(
-            f"Restored {plural(result.moved, 'job')} so far. The rest follows in the background.", back=back
-        )
+        message = f"Restored {plural(result.moved, 'job')} so far. The rest follows in the background."
+        return htmx.done(message, back=back)
     with reading() as session:
         left = actions.find(session, act_id).moved - result.moved
     rest = f" {plural(left, 'job')} already claimed or changed." if left > 0 else ""
@@ -170,13 +153,11 @@ def canary(group: str) -> ResponseReturnValue:
         more = "+" if number.capped else ""
         rest = "the other one is" if number.number == 2 else f"the other {number.number - 1:,}{more} are"
         return htmx.ask(
-            title="Retry one first?",
-            text=f"This job is requeued with retries reset. If it succeeds, {rest} requeued "
-            "automatically. If it fails for good, is cancelled or discarded, nothing else is requeued.",
+            "Retry one first?",
+            f"This job is requeued with retries reset. If it succeeds, {rest} requeued automatically. "
+            "If it fails for good, is cancelled or discarded, nothing else is requeued.",
+            "Retry one first",
             examples=[job],
-            more=0,
-            action=request.path,
-            button="Retry one first",
             hidden=[("id", job.id)],
             back=came_from(back),
         )

@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from flask import Blueprint, current_app, render_template
+from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from webapp.accounts import tokens
-from webapp.console.frame.nav import nav_of
-from webapp.db.engines import reading
+from webapp.console.frame import htmx
 from webapp.db.models import SCOPES
 from webapp.web.request_info import requested_origin
 
 pages = Blueprint("api_docs", __name__)
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A table row: a parameter, or a field of a body."""
 
     name: str
@@ -44,13 +41,10 @@ def show() -> ResponseReturnValue:
     described = api.document()
     operations = [_operation(described, path, method) for path, item in described["paths"].items() for method in item]
     groups = [(tag, [one for one in operations if tag["name"] in one["tags"]]) for tag in described["tags"]]
-    with reading() as session:
-        nav = nav_of(session)
-    return render_template(
+    return htmx.form_page(
         "api_docs/page.html",
-        nav=nav,
         groups=groups,
-        shapes=_shapes(described),
+        shapes=[(name, _members(described, one)) for name, one in sorted(described["components"]["schemas"].items())],
         kinds=api.kinds,
         scopes=[(name, tokens.MEANINGS[name]) for name in SCOPES],
         first=_curl(described, "/api/v1/jobs", "post"),
@@ -59,14 +53,14 @@ def show() -> ResponseReturnValue:
 
 def _operation(described: Mapping[str, Any], path: str, method: str) -> dict[str, Any]:
     """One request of the document, with what the page shows in its own way."""
-    told = described["paths"][path][method]
-    responses = told["responses"]
-    body = told["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in told else {}
+    operation = described["paths"][path][method]
+    responses = operation["responses"]
+    body = operation["requestBody"]["content"]["application/json"]["schema"] if "requestBody" in operation else {}
     return {
-        **told,
+        **operation,
         "path": path,
         "method": method.upper(),
-        "parameters": [_parameter(one) for one in told["parameters"]],
+        "parameters": [_parameter(one) for one in operation["parameters"]],
         "body": _members(described, body),
         "answers": [
             (status, one["description"], _shape_of(one)) for status, one in responses.items() if "$ref" not in one
@@ -88,20 +82,11 @@ def _members(described: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Fi
     if "$ref" in schema:
         schema = described["components"]["schemas"][_name(schema["$ref"])]
     required = schema.get("required", [])
-    return [
-        Field(
-            name,
-            _kind(one) if name in required else _kind(one).replace(" or null", ""),
-            one.get("description", ""),
-            name in required,
-        )
-        for name, one in schema.get("properties", {}).items()
-    ]
-
-
-def _shapes(described: Mapping[str, Any]) -> list[tuple[str, list[Field]]]:
-    schemas = described["components"]["schemas"]
-    return [(name, _members(described, schema)) for name, schema in sorted(schemas.items())]
+    fields = []
+    for name, one in schema.get("properties", {}).items():
+        kind = _kind(one) if name in required else _kind(one).replace(" or null", "")
+        fields.append(Field(name, kind, one.get("description", ""), name in required))
+    return fields
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -132,13 +117,13 @@ def _name(ref: str) -> str:
 
 def _curl(described: Mapping[str, Any], path: str, method: str) -> str:
     """A request that can be typed in, with the examples of the document."""
-    told = described["paths"][path][method]
-    address = path.format_map({one["name"]: one.get("example") for one in told["parameters"]})
+    operation = described["paths"][path][method]
+    address = path.format_map({one["name"]: one.get("example") for one in operation["parameters"]})
     lines = [
         f"curl {f'-X {method.upper()} ' if method != 'get' else ''}{requested_origin()}{address}",
         '-H "Authorization: Bearer $TOKEN"',
     ]
-    if "requestBody" in told:
-        body = json.dumps(told["requestBody"]["content"]["application/json"]["example"])
+    if "requestBody" in operation:
+        body = json.dumps(operation["requestBody"]["content"]["application/json"]["example"])
         lines += ["-H 'Content-Type: application/json'", f"-d {shlex.quote(body)}"]
     return " \\\n  ".join(lines)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Optional
-from urllib.parse import urlencode
+from typing import Any, NamedTuple, Optional
 
-from flask import Blueprint, Response, abort, render_template, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.console.display import times
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame import htmx
+from webapp.console.frame.params import attachment, id_before, with_query
 from webapp.console.frame.roles import needs
 from webapp.db import audit
 from webapp.db.engines import reading
@@ -40,8 +40,7 @@ VERBS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One changed value; None on a side that had none."""
 
     name: str
@@ -51,12 +50,12 @@ class Change:
 
 def changes(detail: Optional[str]) -> list[Change]:
     """The detail of a row as changes. Keys other than `before` and `after` count as after."""
-    told = json.loads(detail) if detail else {}
-    if not isinstance(told, dict):
-        return [Change("", None, _text(told))]
-    before, after = _as_mapping(told.pop("before", {})), _as_mapping(told.pop("after", {}))
-    after = {**after, **told}
-    names = [*before, *(name for name in after if name not in before)]
+    values = json.loads(detail) if detail else {}
+    if not isinstance(values, dict):
+        return [Change("", None, _text(values))]
+    before, after = _as_mapping(values.pop("before", {})), _as_mapping(values.pop("after", {}))
+    after = {**after, **values}
+    names = dict.fromkeys((*before, *after))
     return [Change(name, _side(before, name), _side(after, name)) for name in names]
 
 
@@ -102,8 +101,7 @@ class Asked:
         return cls(typed, audit.Wanted(actor, typed["verb"], typed["subject"], typed["outcome"], since), problem)
 
     def url(self, endpoint: str = "audit.index", **more: Any) -> str:
-        query = urlencode({name: value for name, value in {**self.typed, **more}.items() if value})
-        return url_for(endpoint) + (f"?{query}" if query else "")
+        return with_query(url_for(endpoint), {**self.typed, **more})
 
     @property
     def narrows(self) -> bool:
@@ -113,18 +111,16 @@ class Asked:
 @pages.get("/audit")
 @needs("admin")
 def index() -> ResponseReturnValue:
-    asked, before = Asked.read(request.args), _key()
+    asked, before = Asked.read(request.args), id_before()
     rows: list[Audit] = []
     newer = None
     with reading() as session:
         if not asked.problem:
             rows = audit.page(session, asked.wanted, before=before, limit=PAGE + 1)
             newer = audit.newer_than(session, asked.wanted, before, limit=PAGE) if before is not None else None
-        nav = nav_of(session)
     older = asked.url(before=rows[PAGE - 1].id) if len(rows) > PAGE else None
-    page = render_template(
+    page = htmx.form_page(
         "audit/page.html",
-        nav=nav,
         asked=asked,
         rows=[(row, changes(row.detail)) for row in rows[:PAGE]],
         verbs=VERBS,
@@ -136,16 +132,6 @@ def index() -> ResponseReturnValue:
     return page, 422 if asked.problem else 200
 
 
-def _key() -> Optional[int]:
-    """The id before which the page begins."""
-    text = request.args.get("before", "")
-    if not text:
-        return None
-    if not text.isdecimal() or not text.isascii() or len(text) > 18:
-        abort(400, "This list page does not exist. Go to the first page.")
-    return int(text)
-
-
 @pages.get("/audit.jsonl")
 @needs("admin")
 def export() -> ResponseReturnValue:
@@ -153,12 +139,9 @@ def export() -> ResponseReturnValue:
     asked = Asked.read(request.args)
     if asked.problem:
         abort(400, asked.problem)
-    response = Response(streamed(_lines(asked.wanted)), content_type="application/jsonl; charset=utf-8")
+    lines = (
+        "".join(json.dumps(audit.as_json(row), ensure_ascii=False) + "\n" for row in rows)
+        for rows in audit.whole(asked.wanted)
+    )
     name = f"queuectl-audit-{times.local(clock.now()):%Y-%m-%d}.jsonl"
-    response.headers.set("Content-Disposition", "attachment", filename=name)
-    return response
-
-
-def _lines(wanted: audit.Wanted) -> Iterator[str]:
-    for rows in audit.whole(wanted):
-        yield "".join(json.dumps(audit.as_json(row), ensure_ascii=False) + "\n" for row in rows)
+    return attachment(streamed(lines), "application/jsonl; charset=utf-8", name)

@@ -8,6 +8,7 @@ from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.console.frame import htmx
+from webapp.console.frame.params import whole_number
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.jobs import batches
@@ -26,7 +27,7 @@ def show(key: str) -> ResponseReturnValue:
         there = sum(counts.values())
         if not there:
             abort(404, "All jobs of this batch were discarded.")
-        first = _first(request.args.get("from", ""), there)
+        first = min(whole_number(request.args.get("from", ""), 6) or 0, there - 1) // PAGE * PAGE
         ended = sum(counts[state] for state in TERMINAL)
         return htmx.page(
             "batch",
@@ -40,11 +41,6 @@ def show(key: str) -> ResponseReturnValue:
             before=_url(key, first - PAGE) if first else None,
             behind=_url(key, first + PAGE) if first + PAGE < there else None,
         )
-
-
-def _first(text: str, there: int) -> int:
-    number = int(text) if text.isdecimal() and len(text) < 7 else 0
-    return min(number, there - 1) // PAGE * PAGE
 
 
 def _url(key: str, first: int) -> str:

@@ -1,24 +1,23 @@
 """Dead letters: jobs out of retries, in groups with the same cause; one group; search.
 
-The actions on their jobs are in `acts.py`.
+The actions on their jobs are in `job_actions.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
-from urllib.parse import urlencode
+from typing import Any, NamedTuple, Optional
 
-from flask import Blueprint, abort, flash, redirect, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import users
-from webapp.console.display.sparklines import sparkline
+from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
+from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.roles import needs
 from webapp.console.job_actions import on_all
 from webapp.console.jobs import PAGE
@@ -35,8 +34,7 @@ pages = Blueprint("dead_letters", __name__)
 
 SHOWN_GROUPS = 25
 MOST_PAGES = -(-failure_groups.MOST_GROUPS // SHOWN_GROUPS)
-DEAD = JobFilter(state="dead")
-MOST_COMPARED = 64  # cached for a minute, so that refreshes are cheap
+CACHED_EVIDENCE = 64  # jobs whose evidence is kept for a minute, so that refreshes are cheap
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -47,11 +45,11 @@ def index() -> ResponseReturnValue:
     if request.args.get("q", "").strip():
         return _search()
     by = request.args.get("sort", "last")
-    number = request.args.get("page", "1")
-    if by not in failure_groups.ORDERS or not number.isdecimal() or not 0 < int(number[:9]) <= MOST_PAGES:
-        abort(400, "This list page does not exist. Go to the first page.")
+    number = whole_number(request.args.get("page", "1")) or 0
+    if by not in failure_groups.ORDERS or not 0 < number <= MOST_PAGES:
+        no_such_page()
     with reading() as session:
-        listing = failure_groups.listing(session, by=by, page=int(number), size=SHOWN_GROUPS)
+        listing = failure_groups.listing(session, by=by, page=number, size=SHOWN_GROUPS)
         return htmx.page(
             "dead",
             session,
@@ -68,9 +66,8 @@ def index() -> ResponseReturnValue:
 
 
 def _page_url(by: str, number: int) -> str:
-    fields = {"sort": by if by != "last" else "", "page": str(number) if number > 1 else ""}
-    query = urlencode({name: value for name, value in fields.items() if value})
-    return url_for("dead_letters.index") + (f"?{query}" if query else "")
+    fields = {"sort": by if by != "last" else "", "page": number if number > 1 else ""}
+    return with_query(url_for("dead_letters.index"), fields)
 
 
 # --- search ----------------------------------------------------------------------------------------------------------
@@ -83,14 +80,15 @@ def _search() -> ResponseReturnValue:
         try:
             wanted = search.parse(typed, state="dead").in_output()
         except FilterError as error:
-            return htmx.page("dead/search", session, typed=typed, problem=str(error), **_no_jobs()), 422
+            return htmx.page("dead/search", session, typed=typed, problem=str(error), **NO_JOBS), 422
         page = _page(session, wanted)
         return htmx.page("dead/search", session, typed=typed, problem="", **_job_values(session, wanted, page))
 
 
-def _no_jobs() -> dict[str, Any]:
-    return {"page": queries.Page([], None, None), "wanted": DEAD, "snippets": {}, "newer": None, "older": None,
-            "top": None, "total": None, "search_cap": SEARCH_CAP}  # fmt: skip
+NO_JOBS = {
+    "page": queries.Page([], None, None), "wanted": JobFilter(state="dead"), "snippets": {}, "newer": None,
+    "older": None, "top": None, "total": None, "search_cap": SEARCH_CAP,
+}  # fmt: skip
 
 
 def _page(session: Session, wanted: JobFilter) -> queries.Page:
@@ -98,17 +96,15 @@ def _page(session: Session, wanted: JobFilter) -> queries.Page:
     try:
         return queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
     except ValueError:
-        abort(400, "This list page does not exist. Go to the first page.")
+        no_such_page()
 
 
 def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
     """Values for the list of jobs of a group or a search."""
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
-    path = request.path
 
     def url(**key: Optional[str]) -> str:
-        query = urlencode({name: value for name, value in {**fixed, **key}.items() if value})
-        return f"{path}?{query}" if query else path
+        return with_query(request.path, {**fixed, **key})
 
     return {
         "page": page,
@@ -125,9 +121,9 @@ def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict
 
 def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) -> dict[int, str]:
     """Matching output lines for words that the row does not show elsewhere."""
-    found: dict[int, str] = {}
     if not looked_for:
-        return found
+        return {}
+    found: dict[int, str] = {}
     seqs = [job.seq for job in jobs]
     tails = {one.job_seq: one.text for one in session.scalars(select(OutputTail).where(OutputTail.job_seq.in_(seqs)))}
     for job in jobs:
@@ -143,13 +139,7 @@ def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) 
 # --- one group -------------------------------------------------------------------------------------------------------
 
 
-@pages.get("/dead/<group>")
-def show(group: str) -> ResponseReturnValue:
-    return _show(group, NoteForm())
-
-
-@dataclass
-class NoteForm:
+class NoteForm(NamedTuple):
     """Typed note and owner, and their error. None: the stored value."""
 
     note: Optional[str] = None
@@ -158,12 +148,18 @@ class NoteForm:
     problem: str = ""
 
 
-def _show(key: str, form: NoteForm) -> ResponseReturnValue:
+STORED = NoteForm()
+
+
+@pages.get("/dead/<group>")
+def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
     with reading() as session:
-        found, said = failure_groups.find(session, key), failure_groups.said_of(session, key)
-        if found is None:
-            return _gone(session, key, said, form)
-        wanted = JobFilter(state="dead", group=key)
+        found, said = failure_groups.find(session, group), failure_groups.said_of(session, group)
+        values = _note_values(session, group, said, form)
+        if found is None:  # a page load answers 404, a refresh 200
+            response = htmx.page("dead/gone", session, group=None, page=NO_JOBS["page"], **values)
+            return response if htmx.is_partial() else (response, 422 if form.problem else 404)
+        wanted = JobFilter(state="dead", group=group)
         page = _page(session, wanted)
         response = htmx.page(
             "dead/group",
@@ -171,22 +167,13 @@ def _show(key: str, form: NoteForm) -> ResponseReturnValue:
             group=found,
             spark=sparkline(found.deaths),
             evidence=_evidence(session, found.example),
-            **_said_values(session, key, said, form),
+            **values,
             **_job_values(session, wanted, page),
         )
     return (response, 422) if form.problem else response
 
 
-def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> ResponseReturnValue:
-    """A group without jobs. A page load answers 404, a refresh 200."""
-    values = _said_values(session, key, said, form)
-    response = htmx.page("dead/gone", session, group=None, page=queries.Page([], None, None), **values)
-    if htmx.is_partial():
-        return response
-    return response, 422 if form.problem else 404
-
-
-def _said_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
+def _note_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
     owner = {said.owner} if said and said.owner else set()
     return {
         "typed": "",
@@ -200,6 +187,9 @@ def _said_values(session: Session, key: str, said: Optional[Group], form: NoteFo
     }
 
 
+_evidence_cache: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
+
+
 def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
     """Evidence for the job in the URL, or for the newest one."""
     asked = request.args.get("job", "")[:128]
@@ -207,21 +197,13 @@ def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
     if asked and asked != example.id:
         wanted = select(Job).where(Job.id == asked, in_state("dead"), Job.error_key == example.error_key)
         job = session.scalar(wanted) or example
-    return _kept_evidence(session, job)
-
-
-_compared: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
-
-
-def _kept_evidence(session: Session, job: Job) -> failure_evidence.Evidence:
-    """Cached for a minute: after that, the last success may be a newer one."""
+    # Cached for a minute: after that, the last success may be a newer one.
     key = (job.seq, job.finished_at or 0, clock.now() // clock.seconds(60))
-    kept = _compared.get(key)
-    if kept is None:
-        if len(_compared) >= MOST_COMPARED:
-            _compared.clear()
-        kept = _compared[key] = failure_evidence.of(session, job)
-    return kept
+    if key not in _evidence_cache:
+        if len(_evidence_cache) >= CACHED_EVIDENCE:
+            _evidence_cache.clear()
+        _evidence_cache[key] = failure_evidence.of(session, job)
+    return _evidence_cache[key]
 
 
 # --- notes and acknowledging -----------------------------------------------------------------------------------------
@@ -235,29 +217,27 @@ def describe(group: str) -> ResponseReturnValue:
     try:
         changed = failure_groups.update(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
     except failure_groups.GroupError as error:
-        return _show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
+        return show(group, NoteForm(note, owner, error.field, f"{error.field.capitalize()} {error}"))
     except failure_groups.Changed as error:
         problem = f"{error}. The new version is shown above. Save again to overwrite it."
-        return _show(group, NoteForm(note, owner, "note", problem))
-    flash("Note saved." if changed else "Nothing changed.", "success")
-    return redirect(url_for("dead_letters.show", group=group), 303)
+        return show(group, NoteForm(note, owner, "note", problem))
+    message = "Note saved." if changed else "Nothing changed."
+    return htmx.done(message, back=url_for("dead_letters.show", group=group), leave=True)
 
 
 @pages.post("/dead/<group>/acknowledge")
 @needs("operator")
 def acknowledge(group: str) -> ResponseReturnValue:
     """Acknowledge a group. 409 if it has newer dead letters than the page showed."""
-    text = request.form.get("seen", "")
-    seen = int(text) if text.isdecimal() and text.isascii() and len(text) < 19 else None
+    seen = whole_number(request.form.get("seen", ""))
     try:
         changed = failure_groups.update(group, actor(), acknowledged=True, seen_death=seen)
     except failure_groups.Recurred as error:
         return htmx.refused(str(error))
     if not changed:
         return htmx.refused("Already acknowledged. Nothing changed.")
-    return htmx.done(
-        "Acknowledged. It reopens with the next dead letter.", back=url_for("dead_letters.show", group=group)
-    )
+    back = url_for("dead_letters.show", group=group)
+    return htmx.done("Acknowledged. It reopens with the next dead letter.", back=back)
 
 
 @pages.post("/dead/<group>/reopen")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Optional
+from typing import Any
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display import timeline
-from webapp.console.display.why import Why, why
+from webapp.console.display.wait_reason import Why, why
 from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
+from webapp.console.frame.params import whole_number
 from webapp.console.output import compared, opened
-from webapp.core import settings as setting_values
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Job
@@ -31,24 +31,24 @@ def show(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = found(session, job_id)
         ended = job_detail.attempts(session, job)
-        recorded = job_detail.events(session, job)
+        events = job_detail.events(session, job)
         values = settings.load(session)
-        explained = why(session, job, ended)
-        lived = job_phases.phases(job, ended, recorded)
+        explanation = why(session, job, ended)
+        phases = job_phases.phases(job, ended, events)
         return htmx.page(
             "job",
             session,
             job=job,
             watched="watch" in request.args and job.state not in TERMINAL,
-            why=explained,
-            verbs=_verbs(job, explained),
+            why=explanation,
+            verbs=_verbs(job, explanation),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
-            timeout=_timeout(job, values),
-            batch=_batch(job),
+            timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
+            batch={"key": job.batch, "others": batches.size_of(job.batch) - 1} if job.batch else None,
             env=json.loads(job.env) if job.env else {},
-            timeline=timeline.merged(job_detail.timeline(job, ended, recorded), lived),
+            timeline=timeline.merged(job_detail.timeline(job, ended, events), phases),
             timeline_shown=timeline.SHOWN,
-            bar=timeline.bar_of(lived),
+            bar=timeline.bar_of(phases),
             attempts=list(reversed(ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:])),
             earlier=0 if "all" in request.args else max(len(ended) - SHOWN_ATTEMPTS, 0),
             numbers=numbers(job, [one.number for one in ended]),
@@ -56,11 +56,11 @@ def show(job_id: str) -> ResponseReturnValue:
         )
 
 
-def _verbs(job: Job, explained: Why) -> list[Verb]:
+def _verbs(job: Job, explanation: Why) -> list[Verb]:
     """The actions that its state allows, without the one whose button is beside the explanation."""
     if job.cancel_requested_at is not None:
         return []
-    there = {fix.url for fix in explained.fixes}
+    there = {fix.url for fix in explanation.fixes}
     return [
         verb for verb in verbs_for(job.state) if url_for("acts.on_one", job_id=job.id, verb_path=verb.path) not in there
     ]
@@ -80,25 +80,15 @@ def numbers(job: Job, ended: list[int]) -> list[int]:
     return sorted({*ended, *running}, reverse=True)
 
 
-def _batch(job: Job) -> Optional[dict[str, Any]]:
-    """The batch of the job, if any."""
-    return {"key": job.batch, "others": batches.size_of(job.batch) - 1} if job.batch else None
-
-
-def _timeout(job: Job, values: setting_values.Settings) -> Optional[float]:
-    """Seconds; None: no limit."""
-    return job.timeout if job.timeout is not None else values.job_timeout or None
-
-
 def _output(session: Session, job: Job, ended: list[int]) -> dict[str, Any]:
     """The output shown first: of the attempt in the URL, or of the newest one."""
     if htmx.is_partial():
         return {}  # the output is outside the live region
     there = numbers(job, ended)
-    asked = request.args.get("attempt", "")
-    chosen = asked.isdecimal() and int(asked[:9]) in there
-    number = int(asked) if chosen else (there[0] if there else 0)
-    return {"newest": not chosen, **_card(session, job, there, number)}
+    asked = whole_number(request.args.get("attempt", ""))
+    if asked is not None and asked in there:
+        return {"newest": False, **_card(session, job, there, asked)}
+    return {"newest": True, **_card(session, job, there, there[0] if there else 0)}
 
 
 def _card(session: Session, job: Job, there: list[int], number: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from webapp.console.display.wording import VERBS, Verb
 from webapp.console.frame import htmx
+from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.db.engines import reading
@@ -32,22 +33,15 @@ from webapp.web.request_info import came_from
 pages = Blueprint("acts", __name__)
 
 MOST_TICKED = 1000  # ids in one form
-PATIENCE = 20.0  # seconds that a browser waits for a bulk action; a supervisor finishes the rest
+ACTION_TIMEOUT_SECONDS = 20.0  # how long a browser waits for a bulk action; a supervisor finishes the rest
 EXAMPLES = 5
-
-
-def _verb(path: str) -> Verb:
-    return VERBS.get(path) or abort(404)
-
-
-# --- one job ---------------------------------------------------------------------------------------------------------
 
 
 @pages.post("/job/<job_id>/<verb_path>")
 @needs("operator")
 def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
     """Change one job. 409 if its state does not allow it any more, 404 if it is gone."""
-    verb = _verb(verb_path)
+    verb = VERBS.get(verb_path) or abort(404)
     with reading() as session:
         job = job_detail.find(session, job_id)
     if job is None:
@@ -60,8 +54,9 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
         return htmx.refused(actions.refusal(verb.name, job_id, result.outcome.refused[job_id]))
     gone = verb.name == "discard" and request.form.get("at") == "job"
     back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
-    told = _said_of_one(verb, job_id, asked=bool(result.outcome.asked))
-    return htmx.done(told, back=back, leave=gone, undo=result.undo)
+    past = "set to run now" if verb.name == "run_now" else verb.past.lower()
+    message = f"Cancel requested for {job_id}." if result.outcome.asked else f"{job_id} {past}."
+    return htmx.done(message, back=back, leave=gone, undo=result.undo)
 
 
 def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
@@ -70,52 +65,32 @@ def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
         "discard": "The job, its attempts and output are deleted. This cannot be undone.",
     }
     return htmx.ask(
-        title=f"{verb.label} {job.id}?",
-        text=texts[verb.name],
+        f"{verb.label} {job.id}?",
+        texts[verb.name],
+        f"{verb.label} job",
         examples=[job],
-        more=0,
-        action=request.path,
-        button=f"{verb.label} job",
         hidden=[("at", request.form.get("at", ""))],
         back=came_from(url_for("job.show", job_id=job.id)),
     )
-
-
-def _said_of_one(verb: Verb, job_id: str, *, asked: bool) -> str:
-    if asked:
-        return f"Cancel requested for {job_id}."
-    return {
-        "run_now": f"{job_id} is pending.",
-        "requeue": f"{job_id} requeued.",
-        "cancel": f"{job_id} cancelled.",
-        "discard": f"{job_id} discarded.",
-    }[verb.name]
-
-
-# --- many ------------------------------------------------------------------------------------------------------------
 
 
 @pages.post("/jobs/<verb_path>")
 @needs("operator")
 def on_many(verb_path: str) -> ResponseReturnValue:
     """Change the selected jobs, or all jobs that match the list's filter."""
-    verb = _verb(verb_path)
+    verb = VERBS.get(verb_path) or abort(404)
     if "all" in request.form:
         return on_all(verb, _wanted())
     ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
     if not ids:
-        return _none_ticked()
+        text = "No jobs selected. Select jobs, then press the button again."
+        if htmx.is_partial():
+            return htmx.toast(text, "error", 422, refresh=False)
+        return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript
     single_and_harmless = len(ids) == 1 and not verb.danger
     if not single_and_harmless and "confirmed" not in request.form:
         return _ask_for_ids(verb, ids)
-    return _told(verb, actions.apply(verb.name, ids, actor(), within=PATIENCE))
-
-
-def _none_ticked() -> ResponseReturnValue:
-    text = "No jobs selected. Select jobs, then press the button again."
-    if htmx.is_partial():
-        return htmx.toast(text, "error", 422, refresh=False)
-    return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript
+    return _report(verb, actions.apply(verb.name, ids, actor(), within=ACTION_TIMEOUT_SECONDS))
 
 
 def _wanted() -> JobFilter:
@@ -130,44 +105,41 @@ def _wanted() -> JobFilter:
 
 def _as_shown(wanted: JobFilter) -> JobFilter:
     """The filter that was confirmed. It leaves out dead letters newer than the question."""
-    text = request.form.get("ended_by", "")
-    if "confirmed" in request.form and text.isdecimal() and text.isascii() and len(text) < 19:
-        return replace(wanted, ended_by=int(text))
+    ended_by = whole_number(request.form.get("ended_by", ""))
+    if "confirmed" in request.form and ended_by is not None:
+        return replace(wanted, ended_by=ended_by)
     return replace(wanted, ended_by=clock.now()) if wanted.state == "dead" else wanted
 
 
 def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     with reading() as session:
         known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
-        set_off = _impact(session, verb, Job.id.in_(ids))
+        impact = _impact(session, verb, Job.id.in_(ids))
     examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # in list order
-    number = plural(len(ids), "job")
+    button = f"{verb.label} {plural(len(ids), 'job')}"
     return htmx.ask(
-        title=f"{verb.label} {number}?",
-        text=verb.consequence,
-        impact=set_off,
+        f"{button}?",
+        verb.consequence,
+        button,
+        impact=impact,
         examples=examples,
         more=len(ids) - len(examples),
-        action=request.path,
-        button=f"{verb.label} {number}",
         hidden=[("id", id_) for id_ in ids],
         back=came_from(url_for("jobs.index")),
     )
 
 
-def _told(verb: Verb, result: actions.Result) -> ResponseReturnValue:
+def _report(verb: Verb, result: actions.Result) -> ResponseReturnValue:
     text = f"{verb.past} {plural(result.moved, 'job')}"
     if not result.done:
         text += " so far. The rest follows in the background."
-    elif not result.moved and not result.skipped:
-        return htmx.refused("No job matches any more. Nothing changed.")
-    elif not result.moved:
+    elif result.moved:
+        text += f", skipped {result.skipped:,} (already changed)." if result.skipped else "."
+    elif result.skipped:
         skipped = plural(result.skipped, "job")
         return htmx.refused(f"Nothing changed. {skipped} skipped: already changed, or in another state.")
-    elif result.skipped:
-        text += f", skipped {result.skipped:,} (already changed)."
     else:
-        text += "."
+        return htmx.refused("No job matches any more. Nothing changed.")
     return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
 
 
@@ -176,14 +148,14 @@ def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     wanted = _as_shown(wanted)
     if "confirmed" not in request.form:
         return _ask_for_all(verb, wanted)
-    return _told(verb, actions.apply(verb.name, wanted, actor(), within=PATIENCE))
+    return _report(verb, actions.apply(verb.name, wanted, actor(), within=ACTION_TIMEOUT_SECONDS))
 
 
 def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     with reading() as session:
         found = activity.preview(session, verb.name, wanted, EXAMPLES)
         known = wanted.state == "dead" and found.whole
-        set_off = _impact(session, verb, wanted.where(), found.number) if known else None
+        impact = _impact(session, verb, wanted.where(), found.number) if known else None
     number = found.number
     if found.whole and not number.number:
         return htmx.refused(f"No matching job is in a state that allows {verb.label.lower()}.")
@@ -197,13 +169,12 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
         "ended_by": str(wanted.ended_by or ""),
     }
     return htmx.ask(
-        title=f"{verb.label} {jobs}?",
-        text=f"{_how_many(found)} {verb.consequence}",
-        impact=set_off,
+        f"{verb.label} {jobs}?",
+        f"{_how_many(found)} {verb.consequence}",
+        f"{verb.label} {jobs}",
+        impact=impact,
         examples=found.examples,
         more=number.number - len(found.examples) if found.whole else 0,
-        action=request.path,
-        button=f"{verb.label} {jobs}",
         hidden=[(name, value) for name, value in fields.items() if value],
         back=came_from(url_for("jobs.index")),
     )

@@ -1,6 +1,6 @@
 """The list of jobs: state tabs, search, key-based pages, saved views, export.
 
-Its buttons are in `acts.py`, the search syntax in `webapp/jobs/search.py`.
+Its buttons are in `job_actions.py`, the search syntax in `webapp/jobs/search.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from webapp.accounts import saved_searches
 from webapp.console.display import times
 from webapp.console.display.wording import EMPTY, sentence
 from webapp.console.frame import htmx
+from webapp.console.frame.params import attachment, no_such_page, with_query
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor, this_person
 from webapp.core.states import STATES
@@ -33,7 +34,6 @@ from webapp.web.streaming import streamed
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-LONGEST_SEARCH = search.TYPED
 # Columns after Job, by tab.
 COLUMNS = {
     "": ("state", "queue", "attempts", "changed"),
@@ -45,20 +45,11 @@ COLUMNS = {
     "dead": ("attempts", "duration", "ended"),
     "cancelled": ("attempts", "duration", "ended"),
 }
-TITLES = {
-    "state": "State",
-    "queue": "Queue",
-    "attempts": "Attempts",
-    "changed": "Changed",
-    "due": "Due",
-    "priority": "Priority",
+TITLES = {  # of the columns whose title is not their name
     "waiting": "Waiting for",
-    "worker": "Worker",
     "running": "Running for",
-    "attempt": "Attempt",
     "retry": "Next retry",
     "failures": "Failed attempts",
-    "duration": "Duration",
     "ended": "Finished",
 }
 FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
@@ -118,16 +109,16 @@ class Asked:
         except FilterError as error:
             problem = sentence(str(error))
         sort = values.get("sort", "")
-        if moved and sort not in _order(wanted).sorts:
-            sort = ""
-        if sort and sort not in _order(wanted).sorts:
-            abort(404, f"Unknown sort order. Expected {' or '.join(_order(wanted).sorts)}.")
-        sort = sort if sort == _order(wanted).sorts[1] else ""
-        return cls(wanted, q, sort, problem, values.get("before"), values.get("after"), moved)
+        asked = cls(wanted, q, "", problem, values.get("before"), values.get("after"), moved)
+        usual, other = asked.order.sorts
+        if sort and not moved and sort not in (usual, other):
+            abort(404, f"Unknown sort order. Expected {usual} or {other}.")
+        asked.sort = sort if sort == other else ""
+        return asked
 
     @property
     def order(self) -> Order:
-        return _order(self.wanted)
+        return ORDERS.get(self.wanted.state or "", NEWEST)
 
     @property
     def narrows(self) -> bool:
@@ -143,10 +134,8 @@ class Asked:
     def sorts(self) -> list[tuple[str, str, bool]]:
         """The two orders of the list: label, URL, whether it is current."""
         usual, other = self.order.labels
-        return [
-            (usual, self.url(sort=None), not self.sort),
-            (other, self.url(sort=self.order.sorts[1]), bool(self.sort)),
-        ]
+        other_url = self.url(sort=self.order.sorts[1])
+        return [(usual, self.url(sort=None), not self.sort), (other, other_url, bool(self.sort))]
 
     @property
     def query(self) -> str:
@@ -155,12 +144,7 @@ class Asked:
     def url(self, endpoint: str = "jobs.index", **other: Optional[str]) -> str:
         """The URL of this list with some parameters changed."""
         values = {**dict(self.fields), **other}
-        query = urlencode({name: values[name] for name in FIELDS if values.get(name)})
-        return url_for(endpoint) + (f"?{query}" if query else "")
-
-
-def _order(wanted: JobFilter) -> Order:
-    return ORDERS.get(wanted.state or "", NEWEST)
+        return with_query(url_for(endpoint), {name: values.get(name) for name in FIELDS})
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -178,28 +162,20 @@ def show(asked: Asked, **more: Any) -> Response:
     """The page of a list. `more`: errors of the view form."""
     with reading() as session:
         try:
-            page = _page(session, asked) if not asked.problem else None
+            page = None if asked.problem else listing.page_of_jobs(
+                session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=bool(asked.sort)
+            )  # fmt: skip
         except ValueError:
-            abort(400, "This list page does not exist. Go to the first page.")
+            no_such_page()
         values = list_values(session, asked, page)
+        # Not the URL of the request: a form that saves a view shows the list under another URL.
+        here = asked.url(before=asked.before, after=asked.after)
         mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
-        values.update({"views": mine, "view_name": "", "view_problem": "", "here": _here(asked), **more})
+        values.update({"views": mine, "view_name": "", "view_problem": "", "here": here, **more})
         response = htmx.page("jobs", session, **values)
     if asked.problem or values["view_problem"]:
         response.status_code = 422
     return response
-
-
-def _page(session: Session, asked: Asked) -> listing.Page:
-    turned = bool(asked.sort)
-    return listing.page_of_jobs(
-        session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=turned
-    )
-
-
-def _here(asked: Asked) -> str:
-    """The URL of the live region. A form that saves a view shows the list too, under another URL."""
-    return asked.url(before=asked.before, after=asked.after)
 
 
 def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
@@ -243,17 +219,9 @@ def _count(session: Session, state: str, wanted: JobFilter) -> Optional[queries.
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-@pages.get("/jobs.csv")
-def export_csv() -> ResponseReturnValue:
-    return _export("csv", "text/csv; charset=utf-8")
-
-
-@pages.get("/jobs.jsonl")
-def export_json() -> ResponseReturnValue:
-    return _export("jsonl", "application/jsonl; charset=utf-8")
-
-
-def _export(kind: str, content_type: str) -> Response:
+@pages.get("/jobs.csv", endpoint="export_csv", defaults={"kind": "csv"})
+@pages.get("/jobs.jsonl", endpoint="export_json", defaults={"kind": "jsonl"})
+def export(kind: str) -> Response:
     """All matching jobs as a file of any length. The audit entry is written before the first byte is sent."""
     asked = Asked.read(request.args)
     if asked.problem:
@@ -262,11 +230,10 @@ def _export(kind: str, content_type: str) -> Response:
     job_list = exports.JobList(asked.wanted, turned=bool(asked.sort), with_env=person.may("operator"))
     with writing() as session:
         audit.note(session, "export_jobs", ["jobs"], actor(), details=[{"format": kind, "search": asked.query}])
-    response = Response(streamed(job_list.file(kind)), content_type=content_type)
     state = f"-{asked.wanted.state}" if asked.wanted.state else ""
     name = f"queuectl-jobs{state}-{times.local(clock.now()):%Y-%m-%d}.{kind}"
-    response.headers.set("Content-Disposition", "attachment", filename=name)
-    return response
+    content_type = "text/csv" if kind == "csv" else "application/jsonl"
+    return attachment(streamed(job_list.file(kind)), f"{content_type}; charset=utf-8", name)
 
 
 # --- saved views -----------------------------------------------------------------------------------------------------

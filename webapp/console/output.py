@@ -1,8 +1,11 @@
-"""The output of an attempt on the job page: lines, search, comparison, live updates and download. `console/output_lines.py` makes
-the lines."""
+"""The output of an attempt on the job page: search, comparison, live updates and download.
+
+`display/output_lines.py` makes the lines.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -11,25 +14,10 @@ from flask import Blueprint, Response, abort, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console.display import ansi
-from webapp.console.display.output_lines import (
-    MOST_HITS,
-    NAME,
-    SEARCHED,
-    Lines,
-    Look,
-    after,
-    around,
-    before,
-    find_line,
-    hits,
-    last_numbered,
-    offset_of,
-    pattern_of,
-    since,
-    view_of,
-)
+from webapp.console.display import ansi, output_lines
+from webapp.console.display.output_lines import Lines, RenderOptions
 from webapp.console.frame import htmx
+from webapp.console.frame.params import attachment, whole_number
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import job_detail
@@ -51,7 +39,7 @@ class Found:
 
     @property
     def shown(self) -> str:
-        most = "+" if self.number == MOST_HITS else ""
+        most = "+" if self.number == output_lines.MOST_HITS else ""
         return f"{self.at:,} of {self.number:,}{most} line{'' if self.number == 1 else 's'}" if self.number else ""
 
 
@@ -73,44 +61,46 @@ def opened(kept: Output, attempt: int, asked: Mapping[str, str]) -> Opened:
         return _at_line(kept, attempt, asked["line"].strip(), find)
     if find:
         return _at_hit(kept, attempt, find, asked.get("hit", ""))
-    look = Look(attempt)
-    for name, stretch in (("to", before), ("from", after)):
-        place = _offset(kept, asked.get(name, ""))
-        if place is not None:
-            return Opened(stretch(kept, place, look))
-    return Opened(view_of(kept, look))
+    options = RenderOptions(attempt)
+    for name, part in (("to", output_lines.before), ("from", output_lines.after)):
+        position = _position(kept, asked.get(name, ""))
+        if position is not None:
+            return Opened(part(kept, position, options))
+    return Opened(output_lines.view_of(kept, options))
 
 
 def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
-    pattern = pattern_of(find) if find else None
+    pattern = output_lines.pattern_of(find) if find else None
     try:
-        offset = find_line(kept, name)
+        offset = output_lines.find_line(kept, name)
     except ValueError:
         offset, name = None, name[:20]
     if offset is not None:
-        return Opened(around(kept, offset, Look(attempt, pattern, offset)), find, marked=True)
-    numbered, name = last_numbered(kept), name.lstrip("L")
+        return Opened(output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset)), find, marked=True)
+    numbered, name = output_lines.last_numbered(kept), name.lstrip("L")
     if kept.dropped:
-        text = (
-            f"Line {name} does not exist. Some output was left out after line {numbered:,}, so later lines have no "
-            "number."
-        )
+        text = f"Some output was left out after line {numbered:,}, so later lines have no number."
     else:
-        text = f"Line {name} does not exist. The output has {plural(numbered, 'line')}{' so far' if kept.live else ''}."
-    return Opened(view_of(kept, Look(attempt, pattern)), find, notice=text)
+        text = f"The output has {plural(numbered, 'line')}{' so far' if kept.live else ''}."
+    return Opened(
+        output_lines.view_of(kept, RenderOptions(attempt, pattern)), find, notice=f"Line {name} does not exist. {text}"
+    )
 
 
 def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
-    pattern = pattern_of(find)
-    places = hits(kept, pattern)
-    where = "" if len(kept.data) <= SEARCHED else f" Only the last {SEARCHED >> 20} MiB were searched."
+    pattern = output_lines.pattern_of(find)
+    places = output_lines.hits(kept, pattern)
+    where = (
+        ""
+        if len(kept.data) <= output_lines.SEARCHED
+        else f" Only the last {output_lines.SEARCHED >> 20} MiB were searched."
+    )
     if not places:
         nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} not found.{where}"
-        return Opened(view_of(kept, Look(attempt)), find, Found(0, 0), nothing)
-    number = int(hit) if hit.isdecimal() and len(hit) < 7 else 1
-    number = min(max(number, 1), len(places))
+        return Opened(output_lines.view_of(kept, RenderOptions(attempt)), find, Found(0, 0), nothing)
+    number = min(max(whole_number(hit, 6) or 1, 1), len(places))
     offset = places[number - 1]
-    lines = around(kept, offset, Look(attempt, pattern, offset))
+    lines = output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset))
     return Opened(lines, find, Found(len(places), number), where.strip(), marked=True)
 
 
@@ -118,9 +108,8 @@ def compared(
     session: Session, job: Job, attempt: int, kept: Output, others: Sequence[int], asked: Mapping[str, str]
 ) -> Optional[tuple[int, text_diff.Comparison]]:
     """The attempt to compare with, and the differences. None if the URL names no other attempt."""
-    text = asked.get("against", "")
-    against = int(text) if text.isdecimal() and len(text) < 10 else 0
-    if against not in others or against == attempt:
+    against = whole_number(asked.get("against", ""), 9)
+    if against is None or against not in others or against == attempt:
         return None
     other = job_detail.output(session, job, against)
     if other is None:
@@ -130,27 +119,24 @@ def compared(
 
 def _texts(kept: Output) -> list[str]:
     """The lines as displayed, with a line for left-out bytes."""
-    cut = kept.cut if kept.dropped and kept.cut is not None else None
-    parts = [kept.data] if cut is None else [kept.data[:cut], kept.data[cut:]]
-    texts = [[ansi.text_of(raw)[: ansi.LONGEST_LINE] for raw in part.split(b"\n")] for part in parts]
-    for lines in texts:
-        if lines[-1] == "":
-            lines.pop()
-    note = [f"[… {kept.dropped:,} bytes left out here …]"]
-    return texts[0] if cut is None else [*texts[0], *note, *texts[1]]
+    cut = output_lines.cut_of(kept)
+    if cut is None:
+        return _lines(kept.data)
+    return [*_lines(kept.data[:cut]), f"[… {kept.dropped:,} bytes left out here …]", *_lines(kept.data[cut:])]
 
 
-def _offset(kept: Output, text: str) -> Optional[int]:
+def _lines(data: bytes) -> list[str]:
+    lines = [ansi.text_of(raw)[: ansi.LONGEST_LINE] for raw in data.split(b"\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _position(kept: Output, text: str) -> Optional[int]:
     """A position from a URL parameter (a position or a line name), or None."""
-    match = NAME.match(text)
+    match = output_lines.NAME.match(text)
     if match is None:
         return None
-    if match["kind"] != "L":
-        return int(match["number"])
-    return find_line(kept, text)  # before the cut, offset and position are equal
-
-
-# --- requests --------------------------------------------------------------------------------------------------------
+    # Before the cut, where lines have numbers, offset and position are equal.
+    return output_lines.find_line(kept, text) if match["kind"] == "L" else int(match["number"])
 
 
 def _asked(job_id: str) -> tuple[int, Output]:
@@ -165,12 +151,10 @@ def _asked(job_id: str) -> tuple[int, Output]:
 
 
 def _place(name: str) -> Optional[int]:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    if not text.isdecimal() or len(text) > 18:
+    place = whole_number(request.args.get(name, ""))
+    if place is None and name in request.args:
         abort(400)
-    return int(text)
+    return place
 
 
 @pages.get("/job/<job_id>/output")
@@ -180,13 +164,15 @@ def show(job_id: str) -> ResponseReturnValue:
     `later`: the next lines of a page in the middle of the output, not new output.
     """
     number, kept = _asked(job_id)
-    start, end, look = _place("from"), _place("to"), Look(number)
+    start, end, options = _place("from"), _place("to"), RenderOptions(number)
     if end is not None:
-        return htmx.fragment("job/_earlier.html", job_id=job_id, number=number, output=before(kept, end, look))
+        return htmx.fragment(
+            "job/_earlier.html", job_id=job_id, number=number, output=output_lines.before(kept, end, options)
+        )
     later = "later" in request.args
-    lines = after(kept, start or 0, look) if later else since(kept, start or 0, look)
+    lines = output_lines.after(kept, start or 0, options) if later else output_lines.since(kept, start or 0, options)
     seen = request.args.get("open", type=int)  # length of the unfinished line on the page
-    length = len(kept.data) - offset_of(kept, lines.next)
+    length = len(kept.data) - output_lines.offset_of(kept, lines.next)
     if kept.live and not lines.html and seen == length and not later:
         return Response("", 204)
     return htmx.fragment("job/_more.html", job_id=job_id, number=number, output=lines, length=length, later=later)
@@ -196,14 +182,8 @@ def show(job_id: str) -> ResponseReturnValue:
 def download(job_id: str) -> ResponseReturnValue:
     """The kept bytes as a file."""
     number, kept = _asked(job_id)
-    data = kept.data
-    if kept.dropped and kept.cut is not None:
-        note = f"\n[… {kept.dropped} bytes left out here …]\n".encode()
-        data = data[: kept.cut] + note + data[kept.cut :] if "exact" not in request.args else data
-    response = Response(data, content_type="application/octet-stream")
-    response.headers.set("Content-Disposition", "attachment", filename=f"{_file_name(job_id)}-attempt-{number}.log")
-    return response
-
-
-def _file_name(job_id: str) -> str:
-    return "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "_" for char in job_id)
+    data, cut = kept.data, output_lines.cut_of(kept)
+    if cut is not None and "exact" not in request.args:
+        data = data[:cut] + f"\n[… {kept.dropped} bytes left out here …]\n".encode() + data[cut:]
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", job_id)
+    return attachment(data, "application/octet-stream", f"{name}-attempt-{number}.log")

@@ -1,17 +1,16 @@
 """Users: the list, adding a user, and one user's role, password and sessions.
 
-`webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a recently
-confirmed password, also to show their form.
+`webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a
+recently confirmed password, also to show their form.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -20,52 +19,30 @@ from webapp.console.display import user_agents
 from webapp.console.display.wording import ROLE_HELP, sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.error_pages import explain
-from webapp.console.frame.nav import nav_of
 from webapp.console.frame.roles import needs
-from webapp.console.sessions import Person, actor, this_person
+from webapp.console.sessions import actor, this_person
 from webapp.db.engines import reading
-from webapp.db.models import ROLES, User, UserSession
+from webapp.db.models import ROLES, User
 from webapp.jobs import operations
 from webapp.lib.text import plural
 
 pages = Blueprint("people", __name__)
 
 HANDLE = re.compile(r"[0-9a-f]{16}\Z")
-FIELDS = ("name", "role", "password")
 
 
-@dataclass(frozen=True)
-class Signed:
-    """A session as shown. `here`: it is the current session."""
-
-    handle: str
-    browser: str
-    agent: str
-    address: Optional[str]
-    began_at: int
-    seen_at: int
-    here: bool
-
-
-def signed_in(session: Session, user_id: int, reader: Person) -> list[Signed]:
-    """A user's sessions, the current one first."""
-    rows = [_signed(row, reader) for row in sessions.of_user(session, user_id)]
-    return sorted(rows, key=lambda one: not one.here)
-
-
-def _signed(row: UserSession, reader: Person) -> Signed:
-    return Signed(
-        sessions.handle_of(row),
-        user_agents.short(row.browser),
-        row.browser or "",
-        row.address,
-        row.created_at,
-        row.seen_at,
-        sessions.is_this(row, reader.session_id),
-    )
-
-
-# --- all users -------------------------------------------------------------------------------------------------------
+def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
+    """A user's sessions as shown, the current one (`here`) first."""
+    shown = [
+        {
+            "row": row,
+            "handle": sessions.handle_of(row),
+            "browser": user_agents.short(row.browser),
+            "here": sessions.is_this(row, this_person().session_id),
+        }
+        for row in sessions.of_user(session, user_id)
+    ]
+    return sorted(shown, key=lambda one: not one["here"])
 
 
 @pages.get("/people")
@@ -91,21 +68,15 @@ def add() -> ResponseReturnValue:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
     except users.AccountError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
-    flash(f"User {typed['name']} added as {typed['role']}.", "success")
-    return redirect(url_for("people.show", name=typed["name"]), 303)
+    return _done(typed["name"], f"User {typed['name']} added as {typed['role']}.")
 
 
 def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    with reading() as session:
-        nav = nav_of(session)
-    return render_template("people/new.html", nav=nav, typed=typed, errors=errors, **_rules())
+    return htmx.form_page("people/new.html", typed=typed, errors=errors, **_rules())
 
 
 def _rules() -> dict[str, Any]:
     return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": users.SHORTEST}
-
-
-# --- one user --------------------------------------------------------------------------------------------------------
 
 
 @pages.get("/person/<name>")
@@ -118,18 +89,19 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
     """One user's page. `role` is the chosen role after an error."""
     with reading() as session:
         user = _named(session, name)
-        return render_template(
+        return htmx.form_page(
             "people/one.html",
-            nav=nav_of(session),
+            session,
             user=user,
             role=role or user.role,
-            signed=signed_in(session, user.id, this_person()),
+            signed=signed_in(session, user.id),
             errors=errors or {},
             **_rules(),
         )
 
 
 def _named(session: Session, name: str) -> User:
+    """The user, or NotFound."""
     user = users.find(session, name)
     if user is None:
         raise operations.NotFound(f"user {name!r} does not exist.")
@@ -148,12 +120,8 @@ def set_role(name: str) -> ResponseReturnValue:
     user, role = _known(name), request.form.get("role", "")
     lesser = role in ROLES and ROLES.index(role) < ROLES.index(user.role)
     if _is_reader(user) and lesser and "confirmed" not in request.form:
-        return _ask(
-            f"Change your own role to {role}?",
-            f"You are {name}. You will be signed out everywhere. Only another admin can undo this.",
-            "Change my role",
-            [("role", role)],
-        )
+        text = f"You are {name}. You will be signed out everywhere. Only another admin can undo this."
+        return _ask(f"Change your own role to {role}?", text, "Change my role", [("role", role)])
     try:
         changed = users.set_role(name, role, actor())
     except users.AccountError as error:
@@ -169,20 +137,13 @@ def set_role(name: str) -> ResponseReturnValue:
 def disable(name: str) -> ResponseReturnValue:
     """Block a user's sign-in, after confirmation."""
     user = _known(name)
-    if "confirmed" not in request.form:
-        if _is_reader(user):
-            return _ask(
-                "Disable yourself?",
-                f"You are {name}. You will be signed out and cannot sign in until another admin enables you.",
-                "Disable me",
-            )
-        return _ask(
-            f"Disable {name}?",
-            f"{name} is signed out everywhere and cannot sign in. Tokens that {name} created keep working; "
-            "revoke them on the Tokens page.",
-            f"Disable {name}",
-        )
-    return _set_disabled(user, True, f"{name} disabled and signed out everywhere.")
+    if "confirmed" in request.form:
+        return _set_disabled(user, True, f"{name} disabled and signed out everywhere.")
+    if _is_reader(user):
+        text = f"You are {name}. You will be signed out and cannot sign in until another admin enables you."
+        return _ask("Disable yourself?", text, "Disable me")
+    text = f"{name} is signed out everywhere and cannot sign in. Tokens that {name} created keep working"
+    return _ask(f"Disable {name}?", f"{text}; revoke them on the Tokens page.", f"Disable {name}")
 
 
 @pages.post("/person/<name>/enable")
@@ -205,14 +166,13 @@ def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
 @needs("admin", fresh=True)
 def set_password(name: str) -> ResponseReturnValue:
     """Set a user's password. All sessions of the user end, except the current one."""
-    user, reader = _known(name), this_person()
+    own = _is_reader(_known(name))
+    spare = this_person().session_id if own else ""
     try:
-        users.set_password(
-            name, request.form.get("password", ""), actor(), spare=reader.session_id if _is_reader(user) else ""
-        )
+        users.set_password(name, request.form.get("password", ""), actor(), spare=spare)
     except users.AccountError as error:
         return _page(name, {error.field: sentence(str(error))}), 422
-    ended = "Your other sessions were signed out." if _is_reader(user) else "All sessions were signed out."
+    ended = "Your other sessions were signed out." if own else "All sessions were signed out."
     return _done(name, f"Password of {name} changed. {ended}")
 
 
@@ -220,17 +180,13 @@ def set_password(name: str) -> ResponseReturnValue:
 @needs("admin", fresh=True)
 def end_sessions(name: str) -> ResponseReturnValue:
     """Sign a user out: one session (`handle`), or all after confirmation."""
-    user, reader = _known(name), this_person()
-    handle = sent_handle()
+    own, handle = _is_reader(_known(name)), sent_handle()
     if not handle and "confirmed" not in request.form:
-        own = _is_reader(user)
-        return _ask(
-            "Sign out all other sessions?" if own else f"Sign {name} out everywhere?",
-            "You stay signed in here." if own else f"{name} can sign in again.",
-            "Sign out",
-        )
-    ended = users.end_sessions(name, actor(), handle=handle, spare=reader.session_id if _is_reader(user) else "")
-    return told_ended(ended, url_for("people.show", name=name))
+        if own:
+            return _ask("Sign out all other sessions?", "You stay signed in here.", "Sign out")
+        return _ask(f"Sign {name} out everywhere?", f"{name} can sign in again.", "Sign out")
+    ended = users.end_sessions(name, actor(), handle=handle, spare=this_person().session_id if own else "")
+    return report_ended(ended, url_for("people.show", name=name))
 
 
 def sent_handle() -> str:
@@ -241,7 +197,7 @@ def sent_handle() -> str:
     return handle
 
 
-def told_ended(ended: int, back: str) -> ResponseReturnValue:
+def report_ended(ended: int, back: str) -> ResponseReturnValue:
     if not ended:
         return htmx.refused("Already signed out. Nothing changed.")
     # Pages with forms have no live region, so reload the page.
@@ -253,17 +209,8 @@ def _is_reader(user: User) -> bool:
 
 
 def _ask(title: str, text: str, button: str, hidden: Sequence[tuple[str, str]] = ()) -> ResponseReturnValue:
-    return htmx.ask(
-        title=title,
-        text=text,
-        examples=[],
-        more=0,
-        action=request.path,
-        button=button,
-        danger=True,
-        hidden=hidden,
-        back=url_for("people.show", name=(request.view_args or {})["name"]),
-    )
+    back = url_for("people.show", name=(request.view_args or {})["name"])
+    return htmx.ask(title, text, button, danger=True, hidden=hidden, back=back)
 
 
 def _done(name: str, message: str, *, level: str = "success", out: bool = False) -> ResponseReturnValue:

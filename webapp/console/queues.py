@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Optional
 
 from flask import Blueprint, url_for
@@ -32,12 +33,10 @@ class Row:
 
     @classmethod
     def of(cls, view: QueueView, alive: list[queries.WorkerView]) -> Row:
-        def fleet(requires: str = "") -> blockers.Fleet:
-            return blockers.serving(view.queue.name, view.queue, alive, requires)
-
+        fleet = partial(blockers.serving, view.queue.name, view.queue, alive)
         label_sets = [(one, fleet(one.label_set.requires).obstacle) for one in view.waiting if one.label_set.requires]
         stuck = [(one, why) for one, why in label_sets if why is not None and why.kind in {"unlabelled", "quiet"}]
-        return cls(view, fleet(), sorted(stuck, key=lambda pair: -pair[0].number.number))
+        return cls(view, fleet(""), sorted(stuck, key=lambda pair: -pair[0].number.number))
 
     @property
     def moving(self) -> queries.Count:

@@ -1,7 +1,7 @@
 """Sign-in, sign-out, password confirmation, the set-up link, the current user, the cookies.
 
-A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its id, the CSRF token and messages. `gate.py` checks
-roles, `accounts/users.py` passwords.
+A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its id, the CSRF token and messages.
+`frame/gate.py` checks roles, `accounts/users.py` passwords.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
     from werkzeug.wrappers import Response
 
-KNOWN_LIFE = 180 * 86400  # seconds that a browser is remembered after a sign-in
-RENEWAL_PATIENCE = 1.0  # seconds that a page waits to store the last use of its session
+KNOWN_LIFE_SECONDS = 180 * 86400  # how long a browser is remembered after a sign-in
+RENEWAL_TIMEOUT_SECONDS = 1.0  # how long a page waits to store the last use of its session
 SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
 WRONG = "Wrong user name or password."
 
@@ -62,11 +62,9 @@ class CookieSessions(SecureCookieSessionInterface):
 
     def open_session(self, app: Flask, request: Request) -> Any:
         """None for the API: it ignores cookies, so other sites cannot use them."""
-        return (
-            super().open_session(app, request)
-            if face_of(app, request.path).name == "console"
-            else self.make_null_session(app)
-        )
+        if face_of(app, request.path).name == "console":
+            return super().open_session(app, request)
+        return self.make_null_session(app)
 
     def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask passes it
         return _cookie_name("")
@@ -93,16 +91,15 @@ def init_app(app: Flask) -> None:
 def current_person() -> Optional[Person]:
     """The signed-in user, or None; looked up once for each request."""
     if "person" not in g:
+        g.person = None
         session_id = session.get(SESSION_ID)
-        g.person = _load(session_id) if session_id is not None else None
+        if session_id is not None:
+            with reading() as database:
+                found = sessions.find(database, session_id)
+            if found is not None:
+                g.person = Person(found.user, session_id, fresh=found.fresh, seen_at=found.row.seen_at)
     person: Optional[Person] = g.person
     return person
-
-
-def _load(session_id: str) -> Optional[Person]:
-    with reading() as database:
-        found = sessions.find(database, session_id)
-    return Person(found.user, session_id, fresh=found.fresh, seen_at=found.row.seen_at) if found is not None else None
 
 
 def this_person() -> Person:
@@ -125,13 +122,11 @@ def log_in() -> ResponseReturnValue:
     """Sign in, then go to the requested page."""
     target = local_path(request.values.get("next"), url_for("overview.index"))
     if request.method != "POST":
-        if current_person() is not None:
-            return redirect(target, 303)
-        return _log_in_page(target)
+        return _log_in_page(target) if current_person() is None else redirect(target, 303)
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     user, wait = _authenticate(name, password)
     if wait:
-        return _log_in_page(target, name, _slower(wait)), 429, {"Retry-After": str(wait)}
+        return _log_in_page(target, name, _too_many(wait)), 429, {"Retry-After": str(wait)}
     if user is None:
         return _log_in_page(target, name, WRONG), 422
     response = redirect(target, 303)
@@ -149,40 +144,37 @@ def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
 @needs("viewer")
 def confirm() -> ResponseReturnValue:
     """Confirm the password before a sensitive page."""
-    problem, status, headers = "", 200, {}
+    problem, status, headers = "", 200, dict[str, str]()
     target = local_path(request.values.get("next"), url_for("account.show"))
     if request.method == "POST":
-        problem, wait = check_password(request.form.get("password", ""))
+        problem, status, headers = confirm_password(request.form.get("password", ""))
         if not problem:
-            go_on_fresh()
             return redirect(target, 303)
-        status = 422
-        if wait:
-            status, headers = 429, {"Retry-After": str(wait)}
     return render_template("sessions/confirm.html", target=target, problem=problem), status, headers
 
 
-def check_password(password: str) -> tuple[str, int]:
-    """Check the current user's password. Returns an error or '', and the seconds to wait after too many tries."""
+def confirm_password(password: str) -> tuple[str, int, dict[str, str]]:
+    """Renew the session if this is the user's password. Else return an error with its status and headers."""
     person = this_person()
     user, wait = _authenticate(person.name, password, "confirm", person.actor)
     if wait:
-        return _slower(wait), wait
+        return _too_many(wait), 429, {"Retry-After": str(wait)}
     if user is None or user.id != person.user_id:
-        return "Wrong password. Try again.", 0
+        return "Wrong password. Try again.", 422, {}
     with writing() as database:
         audit.note(database, "confirm", [f"user:{person.name}"], person.actor)
-    return "", 0
+    renew_as_fresh()
+    return "", 200, {}
 
 
-def go_on_fresh() -> None:
+def renew_as_fresh() -> None:
     """After a password confirmation: give the session a new id and mark it fresh."""
     person = this_person()
     person.session_id = session[SESSION_ID] = sessions.confirm(person.session_id)
     person.fresh = True
 
 
-def _slower(wait: int) -> str:
+def _too_many(wait: int) -> str:
     return f"Too many attempts. Wait {plural(wait, 'second')}, then try again."
 
 
@@ -211,9 +203,8 @@ def _failures_count_for(name: str) -> list[str]:
     address and the account, so that an attacker does not lock out the owner's browsers."""
     strangers = [login_throttle.address(address()), login_throttle.account(name)]
     try:
-        user_id, known_name, device = _known_browsers().loads(
-            request.cookies.get(_cookie_name("_known"), ""), max_age=KNOWN_LIFE
-        )
+        cookie = request.cookies.get(_cookie_name("_known"), "")
+        user_id, known_name, device = _known_browsers().loads(cookie, max_age=KNOWN_LIFE_SECONDS)
     except (BadData, ValueError, TypeError):
         return strangers
     return [login_throttle.browser(user_id, device)] if known_name == name else strangers
@@ -232,7 +223,7 @@ def _begin(user: User, response: Response) -> None:
     response.set_cookie(
         _cookie_name("_known"),
         _known_browsers().dumps([user.id, user.name, secrets.token_hex(8)]),
-        max_age=KNOWN_LIFE,
+        max_age=KNOWN_LIFE_SECONDS,
         httponly=True,
         samesite="Lax",
         secure=is_public_https(),
@@ -247,9 +238,7 @@ def log_out() -> Response:
     session.clear()
     g.person = None
     response = redirect(url_for("sessions.log_in"), 303)
-    response.headers["Clear-Site-Data"] = (
-        '"cache", "storage"'  # not cookies: other programs on this host have theirs too
-    )
+    response.headers["Clear-Site-Data"] = '"cache", "storage"'  # not cookies: those of other programs stay
     return response
 
 
@@ -279,9 +268,8 @@ def set_up(token: str) -> ResponseReturnValue:
 
 
 def _set_up_page(token: str, name: str = "", bad: str = "", problem: str = "") -> str:
-    return render_template(
-        "sessions/set_up.html", token=token, name=name, bad=bad, problem=problem, shortest=users.SHORTEST
-    )  # fmt: skip
+    values = {"token": token, "name": name, "bad": bad, "problem": problem, "shortest": users.SHORTEST}
+    return render_template("sessions/set_up.html", **values)
 
 
 def _spent_link() -> ResponseReturnValue:

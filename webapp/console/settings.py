@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from typing import Optional
+from functools import partial
+from typing import Callable, Optional
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display.setting_effects import foresee
 from webapp.console.display.wording import number, who
 from webapp.console.frame import htmx
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
-from webapp.core import settings as setting_values
+from webapp.core.settings import Definition, SettingError, define
 from webapp.db.engines import reading
 from webapp.jobs import operations, settings
 
@@ -47,8 +47,7 @@ def _grouped(values: dict[str, settings.Value]) -> list[tuple[str, list[settings
 
 @pages.get("/config/<key>")
 def show(key: str) -> ResponseReturnValue:
-    with reading() as session:
-        return _page(session, key)
+    return _page(key)
 
 
 @pages.post("/config/<key>")
@@ -56,47 +55,47 @@ def show(key: str) -> ResponseReturnValue:
 def change(key: str) -> ResponseReturnValue:
     """Set a value. `reset` restores the default; `preview` only shows the effect."""
     text = request.form.get("value", "")
-    with reading() as session:
-        definition = _value(session, key).definition
-        if "preview" in request.form:
-            return _preview(session, key, text)
-    try:
-        if "reset" in request.form:
-            after = operations.unset_setting(key, actor(), seen=_seen())
-        else:
-            after = operations.set_setting(key, text, actor(), seen=_seen())
-    except setting_values.SettingError as error:
-        with reading() as session:
-            return _page(session, key, text, problem=_without_key(error, key)), 422
-    except settings.Outdated as error:
-        wanted = number(definition.tidy(definition.default)) if "reset" in request.form else text.strip()
-        then = f"Not saved. Save again to set it to {wanted}."
-        with reading() as session:
-            return _page(session, key, wanted, conflict=_happened(error, then)), 409
-    _say(after)
-    return redirect(url_for("config.show", key=key), 303)
+    definition = _definition(key)
+    if "preview" in request.form:
+        problem = _problem(definition, text)
+        return _page(key, text, problem=problem), 422 if problem else 200
+    if "reset" in request.form:
+        wanted = number(definition.tidy(definition.default))
+        save = partial(operations.unset_setting, key, actor())
+    else:
+        wanted = text.strip()
+        save = partial(operations.set_setting, key, text, actor())
+    return _save(key, save, text, wanted, f"Not saved. Save again to set it to {wanted}.")
 
 
 @pages.post("/config/<key>/revert")
 @needs("admin")
 def revert(key: str) -> ResponseReturnValue:
     """Restore the value before a change. This is a normal change, checked and recorded."""
-    change_id = request.form.get("change", "")
-    with reading() as session:
-        _value(session, key)
-    if not re.fullmatch(r"[0-9]{1,18}", change_id):
+    key = _definition(key).key
+    change_id = whole_number(request.form.get("change", ""))
+    if change_id is None:
         abort(400, "This form is incomplete. Reload the page.")
+    save = partial(operations.revert_setting, key, change_id, actor())
+    return _save(key, save, None, None, "Not reverted. Check the updated history below.")
+
+
+def _save(
+    key: str, save: Callable[..., settings.Value], typed: Optional[str], wanted: Optional[str], then: str
+) -> ResponseReturnValue:
+    """Save and go to the page. On an error it shows `typed`; after a change by another user, `wanted` and `then`."""
     try:
-        after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
-    except setting_values.SettingError as error:
-        with reading() as session:
-            return _page(session, key, problem=_without_key(error, key)), 422
+        after = save(seen=whole_number(request.form.get("seen", "")))  # the newest change that the user saw
+    except SettingError as error:
+        return _page(key, typed, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
-        then = "Not reverted. Check the updated history below."
-        with reading() as session:
-            return _page(session, key, conflict=_happened(error, then)), 409
-    _say(after)
-    return redirect(url_for("config.show", key=key), 303)
+        change = error.change
+        default = " (default)" if change.after_default else ""
+        conflict = f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
+        return _page(key, wanted, conflict=conflict), 409
+    default = "" if after.changed_by else " (default)"
+    message = f"Saved: {key} = {number(after.value)}{default}"
+    return htmx.done(message, back=url_for("config.show", key=key), leave=True)
 
 
 @pages.post("/config/<key>/check")
@@ -106,75 +105,56 @@ def check(key: str) -> ResponseReturnValue:
     text = request.form.get("value", "")
     with reading() as session:
         value = _value(session, key)
-        problem, consequence = "", None
-        try:
-            consequence = foresee(session, value, value.definition.parse(text))
-        except setting_values.SettingError as error:
-            problem = _without_key(error, key)
+        problem = _problem(value.definition, text)
+        consequence = None if problem else foresee(session, value, value.definition.parse(text))
     return htmx.fragment("config/_check.html", problem=problem, consequence=consequence)
 
 
-def _say(after: settings.Value) -> None:
-    default = "" if after.changed_by else " (default)"
-    flash(f"Saved: {after.definition.key} = {number(after.value)}{default}", "success")
+def _problem(definition: Definition, text: str) -> str:
+    """Why the value is not allowed, or ''."""
+    try:
+        definition.parse(text)
+    except SettingError as error:
+        return _without_key(error, definition.key)
+    return ""
 
 
-def _seen() -> Optional[int]:
-    """The newest change that the user saw; None if the form does not say."""
-    text = request.form.get("seen", "")
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
-
-
-def _happened(error: settings.Outdated, then: str) -> str:
-    change = error.change
-    default = " (default)" if change.after_default else ""
-    return f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
-
-
-def _without_key(error: setting_values.SettingError, key: str) -> str:
+def _without_key(error: SettingError, key: str) -> str:
     """A message without the setting's name at its start."""
     text = str(error)
     return text[len(key) + 2 :].strip() if text.startswith(f"{key}: ") else text
 
 
-def _value(session: Session, key: str) -> settings.Value:
-    """One setting, or NotFound."""
-    for value in settings.describe(session):
-        if value.definition.key == key:
-            return value
+def _definition(key: str) -> Definition:
+    """The definition of a setting, or NotFound."""
     try:
-        setting_values.define(key)
-    except setting_values.SettingError as error:
+        return define(key)
+    except SettingError as error:
         raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
-    raise LookupError(key)
 
 
-def _preview(session: Session, key: str, text: str) -> ResponseReturnValue:
-    try:
-        _value(session, key).definition.parse(text)
-    except setting_values.SettingError as error:
-        return _page(session, key, text, problem=_without_key(error, key)), 422
-    return _page(session, key, text)
+def _value(session: Session, key: str) -> settings.Value:
+    """A setting with its value, or NotFound."""
+    definition = _definition(key)
+    return next(value for value in settings.describe(session) if value.definition == definition)
 
 
-def _page(session: Session, key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
+def _page(key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
     """The page of one setting. `text` is the typed value; by default the current value."""
-    value = _value(session, key)
-    typed = str(value.value) if text is None else text
-    try:
-        new = value.definition.parse(typed)
-    except setting_values.SettingError:
-        new = value.value
-    history = settings.history(session, key, HISTORY)
-    return render_template(
-        "config/one.html",
-        nav=nav_of(session),
-        value=value,
-        text=typed,
-        problem=problem,
-        conflict=conflict,
-        unsaved=new != value.value,
-        consequence=foresee(session, value, new),
-        history=history,
-        seen=history[0].id if history else 0,
-    )
+    with reading() as session:
+        value = _value(session, key)
+        typed = str(value.value) if text is None else text
+        new = value.value if _problem(value.definition, typed) else value.definition.parse(typed)
+        history = settings.history(session, key, HISTORY)
+        return htmx.form_page(
+            "config/one.html",
+            session,
+            value=value,
+            text=typed,
+            problem=problem,
+            conflict=conflict,
+            unsaved=new != value.value,
+            consequence=foresee(session, value, new),
+            history=history,
+            seen=history[0].id if history else 0,
+        )

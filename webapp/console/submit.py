@@ -8,22 +8,22 @@ import re
 import secrets
 from typing import Any, Optional
 
-from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.console.display.forms import FIELDS, MOST_LINES, SubmitForm
-from webapp.console.display.retry_schedule import Timetable
+from webapp.console.display.setting_effects import Timetable
 from webapp.console.display.times import zone_name
 from webapp.console.display.wait_reason import place, start_command
 from webapp.console.frame import htmx
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.core import labels
-from webapp.core import settings as setting_values
 from webapp.core.job_spec import SpecError
+from webapp.core.settings import Settings
 from webapp.db.engines import reading
 from webapp.db.models import Queue
 from webapp.insight import blockers
@@ -76,10 +76,10 @@ def _leave(ids: list[str], batch: Optional[str], *, watch: bool) -> ResponseRetu
     """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
-        flash(f"{plural(len(ids), 'job')} submitted.", "success")
-        return redirect(url_for("batches.show", key=batch, **asked), 303)
-    flash(f"{ids[0]} submitted.", "success")
-    return redirect(url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else ""), 303)
+        back = url_for("batches.show", key=batch, **asked)
+        return htmx.done(f"{plural(len(ids), 'job')} submitted.", back=back, leave=True)
+    back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
+    return htmx.done(f"{ids[0]} submitted.", back=back, leave=True)
 
 
 def _key_of(key: str, form: SubmitForm) -> str:
@@ -130,27 +130,26 @@ def _offered(session: Session) -> list[str]:
     return found[:MOST_OFFERED] if len(found) > 1 else []
 
 
-def _plan(form: SubmitForm, values: setting_values.Settings) -> Timetable:
-    text = form.values["max_retries"].strip()
-    own = int(text) if text.isdecimal() and len(text) < 5 else None
+def _plan(form: SubmitForm, values: Settings) -> Timetable:
+    own = whole_number(form.values["max_retries"].strip(), 4)
     return Timetable.of(values, values.max_retries if own is None or "max_retries" in form.errors else own)
 
 
 def _page(session: Session, form: SubmitForm, key: str) -> str:
     values = settings.load(session)
-    context: dict[str, Any] = {
-        "nav": nav_of(session),
-        "form": form,
-        "form_key": key,
-        "plan": _plan(form, values),
-        "defaults": values,
-        "obstacle": _obstacle(session, form),
-        "start_command": start_command,
-        "place": place,
-        "offered": _offered(session),
-        "queues": list(session.scalars(select(Queue.name).order_by(Queue.name).limit(200))),
-        "recent": queries.recent_commands(session, actor()),
-        "zone_name": zone_name(),
-        "most_lines": MOST_LINES,
-    }
-    return render_template("submit/page.html", **context)
+    return htmx.form_page(
+        "submit/page.html",
+        session,
+        form=form,
+        form_key=key,
+        plan=_plan(form, values),
+        defaults=values,
+        obstacle=_obstacle(session, form),
+        start_command=start_command,
+        place=place,
+        offered=_offered(session),
+        queues=list(session.scalars(select(Queue.name).order_by(Queue.name).limit(200))),
+        recent=queries.recent_commands(session, actor()),
+        zone_name=zone_name(),
+        most_lines=MOST_LINES,
+    )

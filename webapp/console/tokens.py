@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
-from flask import Blueprint, render_template, request, url_for
+from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import tokens
 from webapp.console.display.wording import sentence
 from webapp.console.frame import htmx
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.db.engines import reading
@@ -53,28 +51,20 @@ def make() -> ResponseReturnValue:
     """Create a token and show its secret in this response: a redirect would have to carry it."""
     typed = {name: request.form.get(name, "").strip() for name in ("name", "scope", "days")}
     try:
-        secret, token = tokens.make(typed["name"], typed["scope"], _days(typed["days"]), actor())
+        days = whole_number(typed["days"], 6)
+        if days is None and typed["days"]:
+            raise AccountError(
+                "days", f"{typed['days'][:40]!r} is not a number of days. Choose one from the list."
+            )
+        secret, token = tokens.make(typed["name"], typed["scope"], days, actor())
     except tokens.AccountError as error:
         return _new_page(typed, {error.field: sentence(str(error))}), 422
-    with reading() as session:
-        nav = nav_of(session)
-    return render_template("tokens/made.html", nav=nav, token=token, secret=secret, meanings=tokens.MEANINGS)
-
-
-def _days(text: str) -> Optional[int]:
-    """Raises AccountError."""
-    if not text:
-        return None
-    if not text.isdecimal() or len(text) > 6:
-        raise tokens.AccountError("days", f"{text[:40]!r} is not a number of days. Choose one from the list.")
-    return int(text)
+    return htmx.form_page("tokens/made.html", token=token, secret=secret, meanings=tokens.MEANINGS)
 
 
 def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    with reading() as session:
-        nav = nav_of(session)
     scopes = [(scope, tokens.MEANINGS[scope]) for scope in SCOPES]
-    return render_template("tokens/new.html", nav=nav, typed=typed, errors=errors, scopes=scopes, lives=LIVES)
+    return htmx.form_page("tokens/new.html", typed=typed, errors=errors, scopes=scopes, lives=LIVES)
 
 
 @pages.post("/token/<name>/revoke")
@@ -83,14 +73,10 @@ def revoke(name: str) -> ResponseReturnValue:
     """Revoke a token, after confirmation. 409 if it has already ended."""
     if "confirmed" not in request.form:
         return htmx.ask(
-            title=f"Revoke {name}?",
-            text="Programs that use this token lose access at once. This cannot be undone. The name stays taken.",
-            examples=[],
-            more=0,
-            action=request.path,
-            button="Revoke token",
+            f"Revoke {name}?",
+            "Programs that use this token lose access at once. This cannot be undone. The name stays taken.",
+            "Revoke token",
             danger=True,
-            hidden=[],
             back=url_for("tokens.index"),
         )
     if not tokens.revoke(name, actor()):

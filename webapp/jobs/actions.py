@@ -27,7 +27,7 @@ from webapp.db.engines import give_way, reading, writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import deletion, filters, queries, settings
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import in_state, can_be_put_back, move, record, put_back
+from webapp.jobs.lifecycle import can_be_put_back, in_state, move, put_back, record
 from webapp.jobs.operations import NotFound, Outcome
 from webapp.lib import clock
 

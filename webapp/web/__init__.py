@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from webapp.accounts import refusals
-from webapp.web import errors
-from webapp.web import faces
-from webapp.web import gate
-from webapp.web import headers
-from webapp.web import health
 from flask import Flask
 from flask_compress import Compress
+
+from webapp.accounts import refusals
+from webapp.web import errors, faces, gate, headers, health
 from webapp.web.gate import check_routes as check_routes
 
 BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
@@ -39,7 +36,6 @@ def init_app(app: Flask, served: Sequence[faces.Face]) -> None:
     faces.register(app, served)
     Compress(app)
     headers.init_app(app)
-    refusals.init_app(app)
     gate.init_app(app)
     refusals.init_app(app)
     errors.init_app(app)

@@ -1,7 +1,6 @@
 r"""A command's output as safe HTML: colours as classes, `\r` applied, all other terminal controls removed.
 
-Nothing from the output reaches a page unescaped, and none of it becomes an attribute but a class name that is made
-here. What is kept of which stream, and how it is paged, is `worker/runner/output.py`'s business.
+All output is escaped. It never becomes an attribute, except for the class names that are made here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from webapp.lib.text import ESCAPE, show_controls
 LONGEST_LINE = 4000  # characters; the rest of a line is counted and is in the download
 
 RESETS = (b"\x1b[0m", b"\x1b[m")
-LOOK_BACK = 256 * 1024
+STYLE_LOOK_BACK = 256 * 1024
 SGR = re.compile(b"(?:\x1b\\[|\xc2\x9b)([0-9;:]*)m")
 
 
@@ -100,9 +99,9 @@ def nearest(red: int, green: int, blue: int) -> int:
 def style_after(data: bytes, end: int) -> Style:
     """The style at offset `end`, for a page that begins there.
 
-    It looks back to the last reset, at most LOOK_BACK bytes.
+    It looks back to the last reset, at most STYLE_LOOK_BACK bytes.
     """
-    start = max(end - LOOK_BACK, *(data.rfind(reset, max(end - LOOK_BACK, 0), end) for reset in RESETS), 0)
+    start = max(end - STYLE_LOOK_BACK, *(data.rfind(reset, max(end - STYLE_LOOK_BACK, 0), end) for reset in RESETS), 0)
     style = PLAIN
     for match in SGR.finditer(data, start, end):
         style = apply(style, match[1].decode("ascii"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from flask import current_app, url_for
 from markupsafe import Markup
@@ -28,11 +28,10 @@ from webapp.lib import clock, durations
 from webapp.lib.text import plural
 
 OVERDUE = clock.seconds(120)  # longer than a due job takes to become pending
-MOST = 3  # jobs or queues listed by name
+SHOWN_ITEMS = 3  # jobs or queues listed by name
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """A job or a queue, with its text (safe HTML)."""
 
     url: str
@@ -95,10 +94,10 @@ def _machine() -> Iterator[Need]:
 def _workers(counts: dict[str, Count], fleet: Sequence[WorkerView]) -> Iterator[Need]:
     silent = [view for view in fleet if not view.alive]
     if len(silent) == len(fleet):
-        waiting_jobs = counts["pending"]
+        pending = counts["pending"]
         text = "Jobs start when a worker is started."
-        if waiting_jobs.number:
-            text = f"{waiting_jobs} pending {'job' if waiting_jobs.number == 1 else 'jobs'}. " + text
+        if pending.number:
+            text = f"{pending} pending {'job' if pending.number == 1 else 'jobs'}. {text}"
         yield Need("workers", "alarm", "No workers running", text, command=START_COMMAND)
     elif silent:
         yield Need(
@@ -113,7 +112,7 @@ def _workers(counts: dict[str, Count], fleet: Sequence[WorkerView]) -> Iterator[
 def _stuck(found: list[Stuck]) -> Iterator[Need]:
     if not found:
         return
-    items = [Item(url_for("job.show", job_id=one.job.id), one.job.id, _why_stuck(one)) for one in found[:MOST]]
+    items = [Item(url_for("job.show", job_id=one.job.id), one.job.id, _why_stuck(one)) for one in found[:SHOWN_ITEMS]]
     many = len(found) > 1
     yield Need(
         "stuck",
@@ -141,9 +140,8 @@ def _overdue(session: Session) -> Iterator[Need]:
         first = session.scalar(select(func.min(Job.run_at)).where(in_state(state), Job.state == state))
         if first is not None and first < clock.now() - OVERDUE:
             text = "The first was due more than 2 min ago. No worker has picked it up."
-            yield Need(
-                "overdue-" + state, "warn", title, text, (f"View {state} jobs", url_for("jobs.index", state=state))
-            )
+            link = (f"View {state} jobs", url_for("jobs.index", state=state))
+            yield Need(f"overdue-{state}", "warn", title, text, link)
 
 
 def _dead(dead: Count) -> Iterator[Need]:
@@ -168,7 +166,9 @@ def _queues(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[Ne
     fleets = [(view, blockers.serving(view.queue.name, view.queue, alive)) for view in queues if view.pending.number]
     lonely = [view for view, fleet in fleets if fleet.obstacle is not None and fleet.obstacle.kind == "unserved"]
     if lonely:
-        names = ", ".join(view.queue.name for view in lonely[:MOST]) + (" …" if len(lonely) > MOST else "")
+        names = ", ".join(view.queue.name for view in lonely[:SHOWN_ITEMS]) + (
+            " …" if len(lonely) > SHOWN_ITEMS else ""
+        )
         many = len(lonely) > 1
         yield Need(
             "unserved",
@@ -190,9 +190,9 @@ def _unlabelled(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterato
     first = found[0][0].label_set.requires
     them = "it" if number.number == 1 else "them"
     there = f" on {place(first)}" if place(first) else ""
-    items = [_label_set(one, why) for one, why in found[:MOST]]
-    if len(found) > MOST:
-        items.append(Item(url_for("queues.index"), f"and {len(found) - MOST} more", Markup()))
+    items = [_label_set(one, why) for one, why in found[:SHOWN_ITEMS]]
+    if len(found) > SHOWN_ITEMS:
+        items.append(Item(url_for("queues.index"), f"and {len(found) - SHOWN_ITEMS} more", Markup()))
     yield Need(
         "unlabelled",
         "warn",

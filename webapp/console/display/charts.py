@@ -1,4 +1,4 @@
-"""Charts of finished attempts: the bars of an SVG, and the same as text.
+"""Charts of finished attempts, and small ones of dead letters: the bars of an SVG, and the same as text.
 
 No style attributes and no script: positions are SVG attributes, colours come from the stylesheet. The labels are
 outside the SVG, because it is stretched to the available width.
@@ -7,9 +7,10 @@ outside the SVG, because it is stretched to the available width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from webapp.console.display import times
+from webapp.insight.failure_groups import HOUR, Deaths
 from webapp.insight.rollups import Sum
 from webapp.insight.trends import Trend
 from webapp.lib.text import plural
@@ -19,27 +20,16 @@ STEP = 10
 GAP = 2
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of a bar: class, top and height."""
-
-    kind: str
-    y: float
-    height: float
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One step of the range. `open`: the step has not ended yet."""
+class Bar(NamedTuple):
+    """One step of the range. `parts`: class, top and height of each. `open`: the step has not ended yet."""
 
     x: int
     text: str
-    parts: list[Part]
+    parts: list[tuple[str, float, float]]
     open: bool
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """One chart. `top` is the value of its upper edge; if it is 0, the text `nothing` is shown."""
 
     id: str
@@ -49,14 +39,6 @@ class Chart:
     width: int
     top: int
     bars: list[Bar]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One step as a row of the data table."""
-
-    at: str
-    sum: Sum
 
 
 STEPS = {"1h": "per minute", "24h": "per 30 minutes", "7d": "per 3 hours"}
@@ -108,13 +90,13 @@ def _chart(
     return Chart(id_, *titles, description, len(heights) * STEP, top, bars)
 
 
-def _stack(kinds: Sequence[str], numbers: Sequence[int], top: int) -> list[Part]:
+def _stack(kinds: Sequence[str], numbers: Sequence[int], top: int) -> list[tuple[str, float, float]]:
     parts, foot = [], float(HEIGHT)
     for kind, number in zip(kinds, numbers):
         if number:
             height = max(round(number / top * HEIGHT, 1), 1.5)  # keep one in a thousand visible
             foot = max(round(foot - height, 1), 0)
-            parts.append(Part(kind, foot, height))
+            parts.append((kind, foot, height))
     return parts
 
 
@@ -126,13 +108,39 @@ def _round_up(most: int) -> int:
     return next((step * scale for step in (1, 2, 3, 4, 5, 6, 8, 10) if most <= step * scale), 1) if most else 0
 
 
-def lines(trend: Trend) -> list[Line]:
-    """The steps with finished attempts, newest first."""
-    return [
-        Line(moment(at, trend), one) for at, one in reversed(trend.points) if one.completed or one.failed or one.lost
-    ]
+def lines(trend: Trend) -> list[tuple[str, Sum]]:
+    """The steps with finished attempts and their start, newest first."""
+    points = reversed(trend.points)
+    return [(moment(at, trend), one) for at, one in points if one.completed or one.failed or one.lost]
 
 
 def moment(at: int, trend: Trend) -> str:
     """The start of a step in the user's time zone: '14:05' or 'Tue 14:00'."""
     return times.local(at).strftime("%H:%M" if trend.range.key == "1h" else "%a %H:%M")
+
+
+SPARK_STEP, SPARK_BAR, SPARK_HEIGHT = 4, 3, 20  # pixels: distance of bars, their width, highest bar
+
+
+class Sparkline(NamedTuple):
+    """`path` draws the bars; `label` is the text."""
+
+    path: str
+    label: str
+    width: int
+    height: int = SPARK_HEIGHT
+
+
+def sparkline(deaths: Deaths) -> Sparkline:
+    most = max(deaths.hours)
+    bars = []
+    for place, number in enumerate(deaths.hours):
+        if number:
+            height = max(round(SPARK_HEIGHT * number / most), 2)
+            bars.append(f"M{place * SPARK_STEP} {SPARK_HEIGHT}v-{height}h{SPARK_BAR}v{height}z")
+    label = "No dead letters in the last 24 hours"
+    if most:
+        at = times.local(deaths.since + deaths.hours.index(most) * HOUR)
+        more = " or more" if most >= deaths.cap else ""
+        label = f"{deaths.total} in the last 24 hours, at most {most}{more} per hour, from {at:%H:%M}"
+    return Sparkline("".join(bars), label, len(deaths.hours) * SPARK_STEP - 1)

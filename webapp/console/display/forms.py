@@ -1,4 +1,4 @@
-"""Reads the submit form into a job spec. Most error messages come from `jobspec`.
+"""Reads the submit form into a job spec. Most error messages come from `core/job_spec.py`.
 
 The form accepts more than JSON: durations such as `10m`, the environment as lines, times in the user's time zone.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from webapp.console.display import times
+from webapp.console.display.wording import sentence
 from webapp.core import labels
 from webapp.core.job_spec import JobSpec, SpecError, parse
 from webapp.core.labels import LabelSet
@@ -18,7 +19,7 @@ from webapp.db.models import Job
 from webapp.lib import durations
 
 MOST_LINES = 5000  # jobs per form
-TOLD_LINES = 5  # invalid lines named in the message
+SHOWN_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
     "env",
@@ -87,7 +88,7 @@ class SubmitForm:
 
     @property
     def label_set(self) -> Optional[LabelSet]:
-        """The lane of the job, or None if it is invalid."""
+        """The queue and required labels of the job, or None if they are invalid."""
         asked = {name: self.values[name].strip() or None for name in ("queue", "requires")}
         try:
             spec = parse({"command": "true", **asked})
@@ -97,12 +98,11 @@ class SubmitForm:
 
     def _parse(self, command: str) -> list[JobSpec]:
         """The job with this command. On errors, fill `errors` and return []."""
-        description = {**self._description(), "command": command}
         try:
-            return [parse(description)]
+            return [parse({**self._description(), "command": command})]
         except SpecError as error:
             for one in error.errors:
-                self.errors.setdefault(one.field, one.message[:1].upper() + one.message[1:])
+                self.errors.setdefault(one.field, sentence(one.message))
             return []
 
     def _of_lines(self, specs: list[JobSpec]) -> list[JobSpec]:
@@ -117,8 +117,8 @@ class SubmitForm:
         elif len(commands) > MOST_LINES:
             self.errors["command"] = f"Has {len(commands):,} lines. At most {MOST_LINES:,} are allowed."
         elif faults:
-            more = f" And {len(faults) - TOLD_LINES:,} more." if len(faults) > TOLD_LINES else ""
-            self.errors["command"] = " ".join(faults[:TOLD_LINES]) + more
+            more = f" And {len(faults) - SHOWN_LINES:,} more." if len(faults) > SHOWN_LINES else ""
+            self.errors["command"] = " ".join(faults[:SHOWN_LINES]) + more
         return [replace(spec, command=command) for spec in specs for command in commands]
 
     def _faults(self) -> Iterator[str]:
@@ -132,42 +132,30 @@ class SubmitForm:
                     yield f"Line {number}: {error.errors[0].message}"
 
     def _description(self) -> dict[str, Any]:
-        """The mapping for `jobspec.parse`, without the command and without empty fields."""
+        """The mapping for `job_spec.parse`, without the command and without empty fields."""
         values = self.values
-        found: dict[str, Any] = {}
-        for name in ("id", "queue", "requires", "cwd"):
-            found[name] = values[name].strip() or None
+        found: dict[str, Any] = {name: values[name].strip() or None for name in ("id", "queue", "requires", "cwd")}
         for name in ("priority", "max_retries"):
-            found[name] = _whole(values[name])
-        found["timeout"] = self._seconds("timeout")
+            found[name] = self._read(name, _whole)
+        found["timeout"] = self._read("timeout", durations.parse)
         if values["start"] == "delay":
-            found["delay"] = self._given("delay", self._seconds("delay"), "Enter a delay.")
+            found["delay"] = self._read("delay", durations.parse, "Is missing. Enter a delay.")
         if values["start"] == "run_at":
-            found["run_at"] = self._given("run_at", self._moment(values["run_at"]), "Enter a time.")
+            found["run_at"] = self._read("run_at", times.parse_form, "Is missing. Enter a time.")
         found["env"] = self._environment(values["env"])
         return {name: value for name, value in found.items() if value is not None and name not in self.errors}
 
-    def _given(self, name: str, value: Any, question: str) -> Any:
-        if value is None and name not in self.errors:
-            self.errors[name] = f"Is missing. {question}"
-        return value
-
-    def _seconds(self, name: str) -> Optional[float]:
+    def _read(self, name: str, parser: Callable[[str], Any], missing: str = "") -> Any:
+        """The parsed value, or None. `missing` is the error for an empty field."""
         text = self.values[name].strip()
         try:
-            return durations.parse(text) if text else None
+            if text:
+                return parser(text)
         except ValueError as error:
             self.errors[name] = str(error)
-            return None
-
-    def _moment(self, text: str) -> Optional[str]:
-        if not text.strip():
-            return None
-        try:
-            return times.parse_form(text.strip())
-        except ValueError as error:
-            self.errors["run_at"] = str(error)
-            return None
+        if not text and missing:
+            self.errors[name] = missing
+        return None
 
     def _environment(self, text: str) -> Optional[dict[str, str]]:
         env: dict[str, str] = {}
@@ -186,8 +174,7 @@ class SubmitForm:
 
 def _whole(text: str) -> Any:
     """An int; other text is returned as it is, for the error message."""
-    text = text.strip()
     try:
-        return int(text) if text else None
+        return int(text)
     except ValueError:
         return text

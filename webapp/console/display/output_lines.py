@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Optional
 
@@ -26,7 +26,7 @@ NAME = re.compile(r"(?P<kind>[LB]?)(?P<number>[0-9]{1,18})\Z")
 
 
 @dataclass(frozen=True)
-class Look:
+class RenderOptions:
     """How output is shown: the attempt, the search pattern, the linked line."""
 
     attempt: int = 1
@@ -34,7 +34,7 @@ class Look:
     marked: Optional[int] = None  # offset in the kept data
 
 
-PLAIN_LOOK = Look()
+DEFAULT_OPTIONS = RenderOptions()
 
 
 @dataclass(frozen=True)
@@ -57,44 +57,49 @@ class Lines:
     more: bool = False
 
 
-def view_of(kept: Output, look: Look = PLAIN_LOOK) -> Lines:
+def view_of(kept: Output, options: RenderOptions = DEFAULT_OPTIONS) -> Lines:
     """The last LINES lines."""
-    return _stretch(kept, _back(kept.data, len(kept.data), LINES), len(kept.data), look)
+    return _part(kept, _back(kept.data, len(kept.data), LINES), len(kept.data), options)
 
 
-def since(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
+def since(kept: Output, position: int, options: RenderOptions = DEFAULT_OPTIONS) -> Lines:
     """New output after a position, LINES lines at most. A note says how many lines were skipped."""
     asked, least = offset_of(kept, position), _back(kept.data, len(kept.data), LINES)
-    found = _stretch(kept, max(asked, least), len(kept.data), look)
+    found = _part(kept, max(asked, least), len(kept.data), options)
     skipped = kept.data.count(b"\n", asked, least) if asked < least else 0
     if not skipped:
         return found
-    note = f'<div class="cut">{skipped:,} lines were too fast to show. Reload the page to see them.</div>'
-    return Lines(Markup(note) + found.html, found.unfinished, found.start, found.next, found.live)  # noqa: S704
+    note = Markup('<div class="cut">{:,} lines were too fast to show. Reload the page to see them.</div>')
+    return replace(found, html=note.format(skipped) + found.html)
 
 
-def before(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
+def before(kept: Output, position: int, options: RenderOptions = DEFAULT_OPTIONS) -> Lines:
     """LINES lines before a position."""
     end = offset_of(kept, position)
-    return _stretch(kept, _back(kept.data, end, LINES), end, look)
+    return _part(kept, _back(kept.data, end, LINES), end, options)
 
 
-def after(kept: Output, position: int, look: Look = PLAIN_LOOK) -> Lines:
+def after(kept: Output, position: int, options: RenderOptions = DEFAULT_OPTIONS) -> Lines:
     """LINES lines from a position on."""
     start = offset_of(kept, position)
-    return _stretch(kept, start, _forward(kept.data, start, LINES), look)
+    return _part(kept, start, _forward(kept.data, start, LINES), options)
 
 
-def around(kept: Output, offset: int, look: Look = PLAIN_LOOK) -> Lines:
+def around(kept: Output, offset: int, options: RenderOptions = DEFAULT_OPTIONS) -> Lines:
     """LINES lines around an offset; the last ones, if it is among them."""
     start = _back(kept.data, offset, ABOVE)
     end = _forward(kept.data, start, LINES)
     if end == len(kept.data):
         start = _back(kept.data, end, LINES)
-    return _stretch(kept, start, end, look)
+    return _part(kept, start, end, options)
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
+
+
+def cut_of(kept: Output) -> Optional[int]:
+    """The offset at which bytes were left out. None if the output is complete."""
+    return kept.cut if kept.dropped else None
 
 
 def find_line(kept: Output, name: str) -> Optional[int]:
@@ -102,15 +107,15 @@ def find_line(kept: Output, name: str) -> Optional[int]:
     match = NAME.match(name)
     if match is None:
         raise ValueError("not a line name")
-    number = int(match["number"])
+    number, cut = int(match["number"]), cut_of(kept)
     if match["kind"] == "B":
         offset = offset_of(kept, number)
-        left_out = kept.dropped and kept.cut is not None and kept.cut <= number < kept.cut + kept.dropped
+        left_out = cut is not None and cut <= number < cut + kept.dropped
         if left_out or offset >= len(kept.data):
             return None
         begin = kept.data.rfind(b"\n", 0, offset) + 1
-        return max(begin, kept.cut) if kept.dropped and kept.cut is not None and offset >= kept.cut else begin
-    head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
+        return max(begin, cut) if cut is not None and offset >= cut else begin
+    head = kept.data[:cut]
     parts = head.split(b"\n", number - 1) if 0 < number <= len(head) + 1 else []
     offset = len(head) - len(parts[-1]) if parts else 0
     return offset if parts and len(parts) == number and offset < len(head) else None
@@ -118,7 +123,7 @@ def find_line(kept: Output, name: str) -> Optional[int]:
 
 def last_numbered(kept: Output) -> int:
     """The number of lines before the cut, or of all lines."""
-    head = kept.data if not kept.dropped or kept.cut is None else kept.data[: kept.cut]
+    head = kept.data[: cut_of(kept)]
     return head.count(b"\n") + (not head.endswith(b"\n") and bool(head))
 
 
@@ -167,7 +172,8 @@ def hits(kept: Output, pattern: re.Pattern[str]) -> list[int]:
     found: list[int] = []
     data = kept.data
     start = 0 if len(data) <= SEARCHED else data.find(b"\n", len(data) - SEARCHED) + 1
-    edges = [start, *([kept.cut] if kept.dropped and kept.cut is not None and kept.cut > start else []), len(data)]
+    cut = cut_of(kept)
+    edges = [start, *([cut] if cut is not None and cut > start else []), len(data)]
     for first, last in zip(edges, edges[1:]):
         offset = first
         for raw in data[first:last].split(b"\n"):
@@ -182,9 +188,9 @@ def hits(kept: Output, pattern: re.Pattern[str]) -> list[int]:
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
-def _stretch(kept: Output, start: int, end: int, look: Look) -> Lines:
+def _part(kept: Output, start: int, end: int, options: RenderOptions) -> Lines:
     data = kept.data
-    lines = _Lines(kept, start, look)
+    lines = _Lines(kept, start, options)
     whole_end = data.rfind(b"\n", start, end) + 1 or start
     parts, offset = [], start
     for raw in data[start:whole_end].split(b"\n")[:-1]:
@@ -208,10 +214,10 @@ def _stretch(kept: Output, start: int, end: int, look: Look) -> Lines:
 class _Lines:
     """Turns lines into HTML, and carries style and line number from line to line."""
 
-    def __init__(self, kept: Output, start: int, look: Look) -> None:
-        self.cut = kept.cut if kept.dropped else None
+    def __init__(self, kept: Output, start: int, options: RenderOptions) -> None:
+        self.cut = cut_of(kept)
         self._kept = kept
-        self._look = look
+        self._options = options
         self._ends = list(accumulate(kept.runs))
         self._style = ansi.style_after(kept.data, start)
         self._number = kept.data.count(b"\n", 0, start)
@@ -231,10 +237,10 @@ class _Lines:
         return f"{head}{_cut_note(self._kept.dropped)}{tail}"
 
     def _element(self, raw: bytes, offset: int, named: bool) -> str:
-        html, self._style = ansi.line(raw, self._style, self._look.pattern)
+        html, self._style = ansi.line(raw, self._style, self._options.pattern)
         classes = ["err"] if bisect_right(self._ends, offset) % 2 else []
         here = ""
-        if self._look.marked == offset:
+        if self._options.marked == offset:
             classes.append("marked")
             here = '<span id="at"></span>'
         kind = f' class="{" ".join(classes)}"' if classes else ""
@@ -245,7 +251,7 @@ class _Lines:
         shown = self._number if numbered else "\N{MIDDLE DOT}"
         # Not in the tab order: keyboard users have the Line field.
         link = (
-            f'<a href="?attempt={self._look.attempt}&amp;line={name}#{name}" data-n="{shown}" tabindex="-1"'
+            f'<a href="?attempt={self._options.attempt}&amp;line={name}#{name}" data-n="{shown}" tabindex="-1"'
             f' aria-hidden="true"></a>'
         )
         return f'<div id="{name}"{kind}>{link}{here}{html}</div>'

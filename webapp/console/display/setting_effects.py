@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Optional
 
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
-from webapp.console.display.retry_schedule import Timetable
 from webapp.console.display.wording import number
-from webapp.core import settings as setting_values
+from webapp.core import backoff
+from webapp.core.settings import Number
 from webapp.db.models import Audit, Job, Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
@@ -23,7 +23,29 @@ from webapp.lib.durations import duration
 from webapp.lib.text import plural, size
 
 BACKOFF = frozenset({"max_retries", "backoff_base", "backoff_max", "backoff_jitter"})
+SHOWN_RETRIES = 8  # listed in a schedule
+COUNTED_RETRIES = 1000  # listed, or summed up
 KEPT = {"keep_completed": "completed", "keep_cancelled": "cancelled", "keep_dead": "dead"}
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Without jitter: (number, wait, time since the first failure) of each retry, and the number not listed."""
+
+    rows: list[tuple[int, str, str]]
+    more: int
+    total: str
+    jitter: float
+
+    @classmethod
+    def of(cls, values: backoff.BackoffSettings, retries: int) -> Timetable:
+        waits = backoff.timetable(values, min(retries, COUNTED_RETRIES))
+        rows, passed = [], 0.0
+        for retry, wait in enumerate(waits, 1):
+            passed += wait
+            if retry <= SHOWN_RETRIES:
+                rows.append((retry, duration(wait), duration(passed)))
+        return cls(rows, max(len(waits) - SHOWN_RETRIES, 0), duration(passed), values.backoff_jitter)
 
 
 @dataclass(frozen=True)
@@ -36,7 +58,7 @@ class Consequence:
     after: Optional[Timetable] = None
 
 
-def foresee(session: Session, value: settings.Value, new: setting_values.Number) -> Consequence:
+def foresee(session: Session, value: settings.Value, new: Number) -> Consequence:
     """The effect of `new` compared with the current value. If both are equal, the effect of the current value."""
     key = value.definition.key
     if key in BACKOFF:
@@ -45,20 +67,22 @@ def foresee(session: Session, value: settings.Value, new: setting_values.Number)
         return _kept(session, KEPT[key], int(new), changed=new != value.value)
     if key == "keep_audit":
         return _audit_kept(session, int(new), changed=new != value.value)
-    if key in _TOLD:
-        return Consequence(_TOLD[key](session, float(value.value), float(new)))
+    if key == "lease":
+        return Consequence(_lease(session, float(value.value), float(new)))
+    if key == "job_timeout":
+        return Consequence(_timeout(session, float(new)))
+    if key in EFFECTS:
+        return _effect(key, new)
     return Consequence(["Takes effect at once on every worker."])
 
 
-# --- retries ---------------------------------------------------------------------------------------------------------
-
-
-def _backoff(session: Session, value: settings.Value, new: setting_values.Number) -> Consequence:
+def _backoff(session: Session, value: settings.Value, new: Number) -> Consequence:
     before = settings.load(session)
     after = copy.copy(before)
     setattr(after, value.definition.key, new)
-    texts = ["For jobs without their own number of retries." if after.max_retries else
-             "No retries: failed jobs become dead letters at once, unless a job sets its own number."]  # fmt: skip
+    texts = ["No retries: failed jobs become dead letters at once, unless a job sets its own number."]
+    if after.max_retries:
+        texts = ["For jobs without their own number of retries."]
     if after.backoff_jitter and after.max_retries:
         texts.append(f"Up to {number(round(after.backoff_jitter * 100, 1))} % is added to each wait at random.")
     if new != value.value:
@@ -72,57 +96,47 @@ def _waiting(session: Session, key: str) -> list[str]:
     waiting = queries.count(session, in_state("failed"))
     if waiting.number == 0:
         return ["No job is waiting for a retry."]
-    one = waiting.number == 1
-    text = (
-        "1 job is waiting for a retry. Its start time does not change. "
-        if one
-        else f"{waiting} jobs are waiting for a retry. Their start times do not change. "
-    )
+    text = f"{waiting} jobs are waiting for a retry. Their start times do not change."
+    if waiting.number == 1:
+        text = "1 job is waiting for a retry. Its start time does not change."
     if key == "max_retries":
-        return [text + "The next failure uses the new number of retries. Dead letters stay dead."]
-    return [text + "The new value applies from the next failure."]
-
-
-# --- keeping ---------------------------------------------------------------------------------------------------------
+        return [f"{text} The next failure uses the new number of retries. Dead letters stay dead."]
+    return [f"{text} The new value applies from the next failure."]
 
 
 def _kept(session: Session, state: str, days: int, changed: bool) -> Consequence:
-    what = "dead letters" if state == "dead" else f"{state} jobs"
+    one = "dead letter" if state == "dead" else f"{state} job"
+    what = f"{one}s"
     if days == 0:
         return Consequence([f"All {what} are kept until you discard them."])
     older = queries.count(session, in_state(state), Job.finished_at < clock.now() - days * clock.DAY)
     if older.number == 0:
-        none = f"No {'dead letter' if state == 'dead' else state + ' job'} is that old. Nothing is deleted now."
+        none = f"No {one} is that old. Nothing is deleted now."
         return Consequence([none, "Each is deleted at that age, with attempts and output."])
-    one = "dead letter" if state == "dead" else f"{state} job"
-    prune = f"{older} {one if older.number == 1 else what} {'is' if older.number == 1 else 'are'} older"
+    number_of = f"{older} {one if older.number == 1 else what}"
     if not changed:
-        return Consequence([f"{prune} and will be deleted within minutes."])
-    return Consequence(
-        ["Others are deleted at that age, with attempts and output."],
-        f"Saving deletes {older} {one if older.number == 1 else what} within minutes, with attempts and output. "
-        "This cannot be undone.",
-    )
+        are = "is" if older.number == 1 else "are"
+        return Consequence([f"{number_of} {are} older and will be deleted within minutes."])
+    warning = f"Saving deletes {number_of} within minutes, with attempts and output. This cannot be undone."
+    return Consequence(["Others are deleted at that age, with attempts and output."], warning)
 
 
 def _audit_kept(session: Session, days: int, changed: bool) -> Consequence:
     if days == 0:
-        return Consequence(["All lines of the audit trail are kept."])
-    # The first lines, for no index has the time.
+        return Consequence(["All audit entries are kept."])
+    # Only the first entries: no index has the time.
     first = select(Audit.at).order_by(Audit.id).limit(queries.COUNT_CAP + 1).subquery()
     old = select(func.count()).select_from(first).where(first.c.at < clock.now() - days * clock.DAY)
     found = session.scalar(old) or 0
     older = queries.Count(min(found, queries.COUNT_CAP), found > queries.COUNT_CAP)
-    told = "Lines go by whole days. Each time, a line in the trail says how many were deleted."
+    by_day = "Entries are deleted by whole days. Each time, a new entry says how many."
     if found == 0:
-        return Consequence(["No line of the audit trail is that old now.", told])
-    lines = f"{older} {'line' if found == 1 else 'lines'} of the audit trail"
+        return Consequence(["No audit entry is that old.", by_day])
+    entries = f"{older} audit {'entry' if found == 1 else 'entries'}"
     if not changed:
-        return Consequence([f"{lines} {'is' if found == 1 else 'are'} older than that and deleted within a day.", told])
-    return Consequence([told], f"This would delete {lines} within a day of saving. Export them first to keep them.")
-
-
-# --- running and workers ---------------------------------------------------------------------------------------------
+        are = "is" if found == 1 else "are"
+        return Consequence([f"{entries} {are} older than that and will be deleted within a day.", by_day])
+    return Consequence([by_day], f"Saving deletes {entries} within a day. Export them first to keep them.")
 
 
 def _lease(session: Session, old: float, new: float) -> list[str]:
@@ -144,28 +158,7 @@ def _lease(session: Session, old: float, new: float) -> list[str]:
     return texts
 
 
-def _shutdown(_session: Session, _old: float, new: float) -> list[str]:
-    first = (
-        f"After Ctrl-C or TERM, running commands have {duration(new)} to finish. After that they are stopped, and "
-        "their jobs return to the queue. This does not count as a failure."
-        if new
-        else "After Ctrl-C or TERM, running commands are stopped at once, and their jobs return to the queue."
-    )
-    return [
-        first,
-        "The same applies when a newer version takes over. Workers that you stop or scale down have no time limit.",
-    ]
-
-
-def _kill(_session: Session, _old: float, new: float) -> list[str]:
-    return [
-        "On a timeout, a cancel or a shutdown, a command gets TERM "
-        + (f"and is killed if it still runs {duration(new)} later." if new else "and is killed at once."),
-        "For their timeout, running attempts keep the value they started with.",
-    ]
-
-
-def _timeout(session: Session, _old: float, new: float) -> list[str]:
+def _timeout(session: Session, new: float) -> list[str]:
     texts = [
         f"An attempt that runs longer than {duration(new)} is stopped and fails, unless its job sets its own timeout."
         if new
@@ -180,32 +173,40 @@ def _timeout(session: Session, _old: float, new: float) -> list[str]:
     return texts
 
 
-def _output(_session: Session, _old: float, new: float) -> list[str]:
-    return [
-        f"Keeps up to {size(int(new))} of output per attempt: the first and the last {size(int(new) // 2)}.",
-        "Applies to new attempts. Stored output does not change.",
-    ]
-
-
-def _memory(_session: Session, _old: float, new: float) -> list[str]:
-    limit = (
-        f"An attempt with all its processes may use {size(int(new) * 1024**2)}. Processes that need more are killed."
-    )
-    return [limit if new else "No limit: an attempt may use all memory of the machine.", _FROM_NOW]
-
-
-def _processes(_session: Session, _old: float, new: float) -> list[str]:
-    limit = f"An attempt may have {number(new)} processes and threads at once. Starting more fails."
-    return [limit if new else "No limit: an attempt may start as many as the machine allows.", _FROM_NOW]
-
-
-_FROM_NOW = "Applies to new attempts."
-_TOLD: dict[str, Callable[[Session, float, float], list[str]]] = {
-    "lease": _lease,
-    "shutdown_grace": _shutdown,
-    "kill_grace": _kill,
-    "job_timeout": _timeout,
-    "output_limit": _output,
-    "job_memory_limit": _memory,
-    "job_process_limit": _processes,
+FROM_NOW = "Applies to new attempts."
+# Of each setting: its effect for a value, its effect for 0, and what else to know.
+EFFECTS = {
+    "shutdown_grace": (
+        "After Ctrl-C or TERM, running commands have {duration} to finish. After that they are stopped, and their jobs "
+        "return to the queue. This does not count as a failure.",
+        "After Ctrl-C or TERM, running commands are stopped at once, and their jobs return to the queue.",
+        "The same applies when a newer version takes over. Workers that you stop or scale down have no time limit.",
+    ),
+    "kill_grace": (
+        "On a timeout, a cancel or a shutdown, a command gets TERM and is killed if it still runs {duration} later.",
+        "On a timeout, a cancel or a shutdown, a command gets TERM and is killed at once.",
+        "For their timeout, running attempts keep the value they started with.",
+    ),
+    "output_limit": (
+        "Keeps up to {size} of output per attempt: the first and the last {half}.",
+        "",
+        f"{FROM_NOW} Stored output does not change.",
+    ),
+    "job_memory_limit": (
+        "An attempt with all its processes may use {memory}. Processes that need more are killed.",
+        "No limit: an attempt may use all memory of the machine.",
+        FROM_NOW,
+    ),
+    "job_process_limit": (
+        "An attempt may have {number} processes and threads at once. Starting more fails.",
+        "No limit: an attempt may start as many as the machine allows.",
+        FROM_NOW,
+    ),
 }
+
+
+def _effect(key: str, new: float) -> Consequence:
+    effect, none, more = EFFECTS[key]
+    whole = int(new)
+    shown = {"duration": duration(new), "size": size(whole), "half": size(whole // 2), "memory": size(whole * 1024**2)}
+    return Consequence([(effect if new else none).format(**shown, number=number(new)), more])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 from webapp.jobs.job_detail import TimelineEntry
 from webapp.jobs.job_phases import Phase, totals
@@ -28,8 +28,7 @@ NOW_WORDS = {"backed_off": "backs off"}
 Line = Union[TimelineEntry, Phase]
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """One phase in the bar, in units of the view box."""
 
     kind: str
@@ -52,14 +51,14 @@ class Bar:
         return ", ".join(f"{word} {total}" for _, word, total in self.legend)
 
 
-def merged(moments: Sequence[TimelineEntry], lived: Sequence[Phase]) -> list[Line]:
+def merged(moments: Sequence[TimelineEntry], phases: Sequence[Phase]) -> list[Line]:
     """Both in one list, newest first. A phase is placed between the events at its two ends."""
     keyed = [(one.at, 0, place, one) for place, one in enumerate(moments)]
-    keyed += [(one.start, 1, place, one) for place, one in enumerate(lived)]  # type: ignore[misc]
+    keyed += [(one.start, 1, place, one) for place, one in enumerate(phases)]  # type: ignore[misc]
     return [line for *_, line in sorted(keyed, key=lambda key: key[:3], reverse=True)]
 
 
-def told(phase: Phase) -> str:
+def phase_text(phase: Phase) -> str:
     """'waited 3 s', 'backs off 40 s'. The template adds the duration of the current phase."""
     if phase.end is None:
         return {"waited": "waiting for", "ran": "running for"}[phase.kind]
@@ -67,20 +66,20 @@ def told(phase: Phase) -> str:
     return f"{word} {duration((phase.end - phase.start) / clock.SECOND)}"
 
 
-def bar_of(lived: Sequence[Phase]) -> Optional[Bar]:
+def bar_of(phases: Sequence[Phase]) -> Optional[Bar]:
     """The last phases, to scale except for very short ones. None before the first attempt has ended."""
-    sums = totals(lived)
+    sums = totals(phases)
     if "ran" not in sums:
         return None
-    drawn = lived[-DRAWN:]
+    drawn = phases[-DRAWN:]
     whole = sum(phase.end - phase.start for phase in drawn if phase.end is not None) or 1
     widths = [OPEN if one.end is None else max((one.end - one.start) / whole * WIDTH, LEAST) for one in drawn]
     scale = WIDTH / sum(widths)
     segments, x = [], 0.0
     for phase, width in zip(drawn, widths):
-        text = "in progress" if phase.end is None else told(phase)
+        text = "in progress" if phase.end is None else phase_text(phase)
         text = f"attempt {phase.attempt} {text}" if phase.attempt is not None else text
         segments.append(Segment(phase.kind, round(x, 1), round(width * scale, 1), text, phase.end is None))
         x += width * scale
     legend = [(kind, WORDS[kind], duration(total / clock.SECOND)) for kind, total in sums.items()]
-    return Bar(segments, legend, len(lived) > DRAWN)
+    return Bar(segments, legend, len(phases) > DRAWN)

@@ -25,7 +25,7 @@ _SYSTEMS = (
     ("Mac OS X", "macOS"),
     ("Linux", "Linux"),
 )
-_LONGEST = 40
+UNKNOWN_LIMIT = 40
 
 
 def short(agent: Optional[str]) -> str:
@@ -36,5 +36,5 @@ def short(agent: Optional[str]) -> str:
     browser = next((f"{name} {found[1]}" for name, looks in _BROWSERS if (found := looks.search(text))), "")
     system = next((name for part, name in _SYSTEMS if part in text), "")
     if not browser:
-        return shorten(text, _LONGEST)
+        return shorten(text, UNKNOWN_LIMIT)
     return f"{browser} on {system}" if system else browser

@@ -53,41 +53,22 @@ VERBS = {
     verb.path: verb
     for verb in (
         Verb("run_now", "run-now", "Run now", "Set to run now:", "They start as soon as a worker is free."),
-        Verb(
-            "requeue",
-            "requeue",
-            "Requeue",
-            "Requeued",
-            "They rejoin the queue with retries reset.",
-        ),
-        Verb(
-            "cancel",
-            "cancel",
-            "Cancel",
-            "Cancelled",
-            "Waiting jobs will not run. Running commands are asked to stop, then killed.",
-            danger=True,
-        ),
-        Verb(
-            "discard",
-            "discard",
-            "Discard",
-            "Discarded",
-            "Jobs, attempts and output are deleted. This cannot be undone.",
-            asks=True,
-            danger=True,
-        ),
+        Verb("requeue", "requeue", "Requeue", "Requeued", "They rejoin the queue with retries reset."),
+        Verb("cancel", "cancel", "Cancel", "Cancelled",
+             "Waiting jobs will not run. Running commands are asked to stop, then killed.", danger=True),
+        Verb("discard", "discard", "Discard", "Discarded",
+             "Jobs, attempts and output are deleted. This cannot be undone.", asks=True, danger=True),
     )
-}
+}  # fmt: skip
 
 
 def verbs_for(state: Optional[str]) -> list[Verb]:
     """The actions that jobs in a state allow. None: all actions."""
-    return [verb for verb in VERBS.values() if state is None or may_leave(verb, state)]
-
-
-def may_leave(verb: Verb, state: str) -> bool:
-    return state in ARROWS[verb.name].leaves or (verb.name == "cancel" and state == "processing")
+    return [
+        verb
+        for verb in VERBS.values()
+        if state is None or state in ARROWS[verb.name].leaves or (verb.name == "cancel" and state == "processing")
+    ]
 
 
 def who(actor: Optional[str]) -> str:

@@ -1,14 +1,18 @@
-"""How the console shows an error: a page, or a toast for htmx."""
+"""How the console shows an error (a page, or a toast for htmx), and records refused requests in the audit trail."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Optional
 
-from flask import Response, make_response, render_template, url_for
+from flask import Response, make_response, render_template, request, url_for
 from flask_wtf.csrf import CSRFError
+from sqlalchemy.exc import DBAPIError
 
+from webapp.accounts import refusals
 from webapp.console.frame.htmx import is_partial, toast
-from webapp.console.frame.refusals import note_forgery
+from webapp.console.sessions import Person, current_person
+from webapp.core.locks import Busy
 
 if TYPE_CHECKING:
     from werkzeug.exceptions import HTTPException
@@ -58,3 +62,15 @@ def explain(
     if status == 503:
         response.headers["Retry-After"] = "5"
     return response
+
+
+def note_refusal(person: Person, detail: dict[str, str]) -> None:
+    refusals.note(person.actor, request.method.lower(), request.endpoint, detail)
+
+
+def note_forgery(reason: str) -> None:
+    """Record a forged request. It is refused even if the record cannot be written."""
+    with suppress(Busy, DBAPIError, OSError):
+        person = current_person()
+        if person is not None:
+            note_refusal(person, {"reason": reason})

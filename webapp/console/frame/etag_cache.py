@@ -2,7 +2,7 @@
 
 The cache holds the last ETag of each live region with the database's change mark (`db.mark`). While the mark is the
 same, a request with that ETag gets a 304. Some facts change without a write (a worker stops responding, a retry is
-overdue, the disk fills), so entries expire after LONGEST.
+overdue, the disk fills), so entries expire after ENTRY_LIFE_SECONDS.
 
 Users with the same role share entries. This reveals nothing: a 304 only confirms what the user already has.
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from flask import Response, g, request
 
@@ -23,69 +22,50 @@ from webapp.db import engines
 if TYPE_CHECKING:
     from flask import Flask
 
-LONGEST = 10.0  # seconds
-MOST = 500  # cached regions
+ENTRY_LIFE_SECONDS = 10.0
+MOST_ENTRIES = 500
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str]  # what a response depends on besides the database: role, URL, time zone
 
 
-@dataclass(frozen=True)
-class _Answered:
+class Entry(NamedTuple):
     etag: str
     mark: engines.Mark
     at: float
 
 
-class _Memory:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._answered: dict[Key, _Answered] = {}
-
-    def holds(self, key: Key, mark: engines.Mark) -> Optional[str]:
-        """The current ETag of a region, if known."""
-        known = self._answered.get(key)
-        if known is None or known.mark != mark or time.monotonic() - known.at > LONGEST:
-            return None
-        return known.etag
-
-    def keep(self, key: Key, etag: str, mark: engines.Mark) -> None:
-        with self._lock:
-            if len(self._answered) >= MOST and key not in self._answered:
-                self._answered.clear()
-            self._answered[key] = _Answered(etag, mark, time.monotonic())
-
-
 def init_app(app: Flask) -> None:
     """Register after the gate, which refuses users without access."""
-    memory = _Memory()
+    lock = threading.Lock()
+    entries: dict[Key, Entry] = {}
 
-    def look() -> Optional[Response]:
+    def answer_unchanged() -> Optional[Response]:
         if request.method != "GET" or not is_partial() or not request.if_none_match:
             return None
-        mark, key = engines.mark(), _key()
-        if mark is None or key is None:
+        mark, person = engines.mark(), current_person()
+        if mark is None or person is None:
             return None
-        known = memory.holds(key, mark)
-        if known is None or not request.if_none_match.contains_weak(known):
+        key = (person.role, request.full_path, request.cookies.get("tz", ""))
+        known = entries.get(key)
+        fresh = known is not None and known.mark == mark and time.monotonic() - known.at <= ENTRY_LIFE_SECONDS
+        if known is None or not fresh or not request.if_none_match.contains_weak(known.etag):
             g.unchanged = (key, mark)
             return None
         response = Response("", 304)
-        response.set_etag(known, weak=True)
+        response.set_etag(known.etag, weak=True)
         response.vary.add("HX-Request-Type")
         return response
 
     def remember(response: Response) -> Response:
-        asked: Any = g.pop("unchanged", None)
+        asked: Optional[tuple[Key, engines.Mark]] = g.pop("unchanged", None)
         etag, _ = response.get_etag()
         if asked is not None and etag is not None and response.status_code in {200, 304}:
-            memory.keep(asked[0], etag, asked[1])
+            key, mark = asked
+            with lock:
+                if len(entries) >= MOST_ENTRIES and key not in entries:
+                    entries.clear()
+                entries[key] = Entry(etag, mark, time.monotonic())
         return response
 
-    app.before_request(look)
+    app.before_request(answer_unchanged)
     app.after_request(remember)
-
-
-def _key() -> Optional[Key]:
-    """What a response depends on besides the database: role, URL, time zone."""
-    person = current_person()
-    return (person.role, request.full_path, request.cookies.get("tz", "")) if person is not None else None

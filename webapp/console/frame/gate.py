@@ -9,16 +9,16 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Optional
 
-from flask import Response, current_app, redirect, request, url_for
+from flask import current_app, redirect, request, url_for
 from flask_wtf.csrf import CSRFProtect
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, Unauthorized
 
 from webapp.accounts import sessions
-from webapp.console.frame.htmx import is_partial
-from webapp.console.frame.refusals import note_forgery, note_refusal
+from webapp.console.frame.error_pages import note_forgery, note_refusal
+from webapp.console.frame.htmx import go_to, is_partial
 from webapp.console.frame.roles import needed_role, needs_fresh
-from webapp.console.sessions import RENEWAL_PATIENCE, Person, current_person
+from webapp.console.sessions import RENEWAL_TIMEOUT_SECONDS, Person, current_person
 from webapp.core.locks import Busy
 from webapp.lib import clock
 from webapp.web.request_info import came_from, requested_origin, site_of
@@ -57,7 +57,7 @@ def admit() -> Optional[AnyResponse]:
     role = needed_role(current_app, request.endpoint) or "viewer"
     if not person.may(role):
         note_refusal(person, {"needs": role, "role": person.role})
-        raise Forbidden(_too_little(person, role))
+        raise Forbidden(f"This needs role {role}. Your role is {person.role}. Ask an admin.")
     if needs_fresh(current_app, request.endpoint) and not person.fresh:
         return _ask_for_password()
     _renew(person)
@@ -70,22 +70,13 @@ def _renew(person: Person) -> None:
     if polls or person.seen_at > clock.now() - sessions.RENEW:
         return
     with suppress(Busy, DBAPIError, OSError):
-        sessions.renew(person.session_id, RENEWAL_PATIENCE)
+        sessions.renew(person.session_id, RENEWAL_TIMEOUT_SECONDS)
 
 
 def _ask_for_password() -> AnyResponse:
     """Send the user to the password page, and back to this page after it."""
     here = request.full_path.rstrip("?") if request.method in SAFE else came_from(url_for("overview.index"))
-    url = url_for("sessions.confirm", next=here)
-    if not is_partial():
-        return redirect(url, 303)
-    response = Response("")
-    response.headers["HX-Redirect"] = url
-    return response
-
-
-def _too_little(person: Person, role: str) -> str:
-    return f"This needs role {role}. Your role is {person.role}. Ask an admin."
+    return go_to(url_for("sessions.confirm", next=here))
 
 
 def _refuse_other_sites() -> None:

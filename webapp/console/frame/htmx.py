@@ -14,7 +14,8 @@ from flask import Response, current_app, flash, make_response, redirect, render_
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.frame.nav import nav_of
+from webapp.console.frame.templating import nav_of
+from webapp.db.engines import reading
 from webapp.web.faces import current_face
 from webapp.web.request_info import came_from
 
@@ -44,6 +45,15 @@ def page(folder: str, session: Session, **values: Any) -> Response:
     return response
 
 
+def form_page(template: str, session: Optional[Session] = None, **values: Any) -> str:
+    """A page without a live region, such as a form."""
+    if session is not None:
+        return render_template(template, nav=nav_of(session), **values)
+    with reading() as session:
+        nav = nav_of(session)
+    return render_template(template, nav=nav, **values)
+
+
 def fragment(template: str, **values: Any) -> Response:
     response = make_response(render_template(template, **values))
     response.vary.add("HX-Request-Type")
@@ -61,10 +71,15 @@ def done(
     if is_partial() and not leave:
         return toast(message, level, undo=undo)
     flash({"text": message, "undo": undo}, level)  # type: ignore[arg-type]  # the session keeps any JSON
+    return go_to(back if leave else came_from(back))
+
+
+def go_to(url: str) -> Response:
+    """Make the browser load another page."""
     if not is_partial():
-        return redirect(back if leave else came_from(back), 303)  # type: ignore[return-value]
+        return redirect(url, 303)  # type: ignore[return-value]
     response = Response("")
-    response.headers["HX-Redirect"] = back
+    response.headers["HX-Redirect"] = url
     return response
 
 
@@ -87,14 +102,18 @@ def toast(
     return response
 
 
-def ask(**values: Any) -> Response:
-    """Ask for confirmation: a dialog with htmx, else a page."""
+def ask(title: str, text: str, button: str, *, back: str, **values: Any) -> Response:
+    """Ask for confirmation: a dialog with htmx, else a page. The button repeats the request with `confirmed`.
+
+    `values`: `examples` are jobs to show, `more` is the number of jobs not shown, `hidden` are the pairs that the
+    button sends, `danger` makes it red, `impact` is the effect of requeueing.
+    """
+    values = {"examples": (), "more": 0, "hidden": (), "danger": False, "action": request.path, **values}
+    template = "_confirm.html" if is_partial() else "confirm.html"
+    response = make_response(render_template(template, title=title, text=text, button=button, back=back, **values))
     if is_partial():
-        response = make_response(render_template("_confirm.html", **values))
         response.headers["HX-Trigger"] = json.dumps({"ask": {}})
-        return response
-    values.setdefault("back", came_from("/"))
-    return make_response(render_template("confirm.html", **values))
+    return response
 
 
 def refused(message: str) -> Response:

@@ -1,24 +1,33 @@
-"""Filters and values for all templates."""
+"""Filters and values for all templates; the badges of the navigation, and the warning bar."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Optional
 
 from flask import current_app, request
 from jinja2 import StrictUndefined
+from sqlalchemy import func, literal_column, select
+from sqlalchemy.orm import Session
 
 from webapp.console.display import timeline, times, wait_reason, wording
 from webapp.console.frame.roles import needed_role
 from webapp.console.sessions import current_person
-from webapp.core import labels
-from webapp.lib import durations, text
+from webapp.core import labels, relocated
+from webapp.db.models import Queue, Worker
+from webapp.jobs import queries, settings
+from webapp.jobs.lifecycle import in_state
+from webapp.lib import clock, durations, text
 from webapp.lib.version import __version__
 
 if TYPE_CHECKING:
     from flask import Flask
 
-THEMES = ("auto", "light", "dark")
-TICKS = ("0", "1", "2", "5", "15")  # seconds between refreshes; 0: off
+PREFERENCES = {  # cookies of a browser and their values, the default first
+    "theme": ("auto", "light", "dark"),
+    "tick": ("5", "0", "1", "2", "15"),  # seconds between refreshes; 0: off
+    "keys": ("on", "off"),
+}
 
 
 def init_app(app: Flask) -> None:
@@ -34,7 +43,7 @@ def init_app(app: Flask) -> None:
         number=wording.number,
         one_line=text.one_line,
         happened=wording.happened,
-        phase=timeline.told,
+        phase=timeline.phase_text,
         shown_state=wording.shown_state,
         worker_state=wording.worker_state,
         labels=labels.split,
@@ -56,16 +65,43 @@ def may_open(endpoint: str) -> bool:
 
 def _reader() -> dict[str, Any]:
     """The user and the preferences from cookies. Invalid cookies are ignored."""
-    cookies = request.cookies
+    choices = {name: request.cookies.get(name) for name in PREFERENCES}
     return {
+        **{name: choices[name] if choices[name] in allowed else allowed[0] for name, allowed in PREFERENCES.items()},
         "person": current_person(),
-        "theme": _one_of(cookies.get("theme"), THEMES, "auto"),
-        "tick": _one_of(cookies.get("tick"), TICKS, "5"),
-        "keys": _one_of(cookies.get("keys"), ("on", "off"), "on"),
         "here": request.full_path.rstrip("?"),
         "nav": None,
     }
 
 
-def _one_of(value: str | None, allowed: tuple[str, ...], default: str) -> str:
-    return value if value in allowed else default
+@dataclass(frozen=True)
+class Nav:
+    """`workers`: workers with a heartbeat within the lease. `moved`: where the queue is, if it was moved."""
+
+    dead: queries.Count
+    workers: int
+    paused: int
+    moved: Optional[str] = None
+
+    @property
+    def worst(self) -> str:
+        """The badge class of the closed menu: alarm, warn or ''."""
+        if self.workers == 0:
+            return "alarm"
+        return "warn" if self.dead.number or self.paused else ""
+
+
+def nav_of(session: Session) -> Nav:
+    lease = settings.load(session).lease
+    running = Worker.state == literal_column("'running'")
+    alive = (
+        select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
+    )
+    paused = select(func.count()).select_from(Queue).where(Queue.paused_at.is_not(None))
+    workers = session.scalar(alive) or 0
+    return Nav(
+        dead=queries.count(session, in_state("dead")),
+        workers=workers,
+        paused=session.scalar(paused) or 0,
+        moved=None if workers else relocated.note(session.connection()),  # a moved queue has no workers
+    )

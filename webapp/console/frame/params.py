@@ -1,0 +1,40 @@
+"""Reads values from URLs and forms, and builds the URLs and files of lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NoReturn, Optional, Union
+from urllib.parse import urlencode
+
+from flask import Response, abort, request
+
+
+def whole_number(text: str, digits: int = 18) -> Optional[int]:
+    """The number, or None if the text is not a number of at most so many ASCII digits."""
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= digits else None
+
+
+def no_such_page() -> NoReturn:
+    abort(400, "This list page does not exist. Go to the first page.")
+
+
+def id_before() -> Optional[int]:
+    """The id before which the page of a list begins. None: the first page."""
+    text = request.args.get("before", "")
+    number = whole_number(text)
+    if text and number is None:
+        no_such_page()
+    return number
+
+
+def with_query(path: str, values: Mapping[str, object]) -> str:
+    """The path with the values that are not empty as its query."""
+    query = urlencode({name: value for name, value in values.items() if value})
+    return f"{path}?{query}" if query else path
+
+
+def attachment(content: Union[bytes, Iterable[str]], content_type: str, name: str) -> Response:
+    """A file for download."""
+    response = Response(content, content_type=content_type)
+    response.headers.set("Content-Disposition", "attachment", filename=name)
+    return response
