@@ -88,7 +88,7 @@ def test_a_job_that_completed_before_is_compared_with_itself() -> None:
 
 @pytest.mark.usefixtures("app")
 def test_a_good_run_is_looked_for_among_the_newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_evidence, "LOOK", 3)
+    monkeypatch.setattr(failure_evidence, "COMPLETED_SAMPLE_SIZE", 3)
     good(b"x\n", ago=100)
     for number in range(3):
         good(b"x\n", f"other{'x' * number}", ago=number)

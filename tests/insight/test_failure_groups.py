@@ -16,7 +16,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import Audit, Job, User
 from webapp.insight import failure_groups
 from webapp.jobs import actions, queries
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 
 pytestmark = pytest.mark.postgresql
@@ -102,8 +102,8 @@ def test_pages_of_groups_meet() -> None:
 
 @pytest.mark.usefixtures("app")
 def test_of_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_groups, "MOST_GROUPS", 4)
-    monkeypatch.setattr(failure_groups, "LOOK", 5)
+    monkeypatch.setattr(failure_groups, "MAX_GROUPS", 4)
+    monkeypatch.setattr(failure_groups, "NEWEST_JOBS", 5)
     for number in range(4):
         die(f"a{number}", 10 + number)
     assert not listed().capped
@@ -116,7 +116,7 @@ def test_of_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: py
 
 @pytest.mark.usefixtures("app")
 def test_counts_stop_at_their_caps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_groups, "COUNTED", 6)
+    monkeypatch.setattr(failure_groups, "COUNT_BUDGET", 6)
     for _ in range(4):
         die("many")
     for _ in range(3):

@@ -98,7 +98,7 @@ def test_without_workers_nobody_can_tell_how_long() -> None:
 
 @pytest.mark.usefixtures("app")
 def test_of_many_jobs_the_newest_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requeue_impact, "LOOK", 4)
+    monkeypatch.setattr(requeue_impact, "SAMPLE_SIZE", 4)
     make_worker()
     die(6)
     told = of_all()

@@ -222,7 +222,7 @@ def test_every_job_that_matches_is_moved_and_no_other(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("app")
 def test_what_changes_between_the_look_and_the_move_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = fill()
-    look = actions._next_of
+    look = actions._find_next
 
     def slow(act: Any) -> Any:
         found = look(act)
@@ -230,7 +230,7 @@ def test_what_changes_between_the_look_and_the_move_is_skipped(monkeypatch: pyte
         change_job(wanted[1], state="pending", finished_at=None)
         return found
 
-    monkeypatch.setattr(actions, "_next_of", slow)
+    monkeypatch.setattr(actions, "_find_next", slow)
     result = actions.apply("discard", search.parse("state:dead needle"), ANA)
     assert (result.moved, result.skipped) == (len(wanted) - 2, 2)
     assert set(wanted[:2]) <= {*ids_in("dead"), *ids_in("pending")}
@@ -241,7 +241,7 @@ def test_two_who_carry_on_the_same_act_move_nothing_twice_and_miss_nothing(monke
     wanted = fill()
     monkeypatch.setattr(actions, "BATCH", 3)
     act_id = actions.start("requeue", search.parse("state:dead needle"), ANA)
-    look = actions._next_of
+    look = actions._find_next
     turns: list[int] = []
 
     def overtaken(act: Any) -> Any:
@@ -251,7 +251,7 @@ def test_two_who_carry_on_the_same_act_move_nothing_twice_and_miss_nothing(monke
             actions.advance(act_id)  # somebody else, between this one's look and its move
         return found
 
-    monkeypatch.setattr(actions, "_next_of", overtaken)
+    monkeypatch.setattr(actions, "_find_next", overtaken)
     result = actions.resume(act_id)
     assert (result.moved, result.skipped, result.done) == (len(wanted), 0, True)
     assert ids_in("pending") == wanted

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from tests.factories import change_job, make_job
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Event, Job
-from webapp.jobs import actions, canary, operations
+from webapp.jobs import actions, canary, lifecycle
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
@@ -35,7 +35,7 @@ def settle(job: Job, state: str) -> None:
 
 
 def look() -> None:
-    for act_id in canary.look():
+    for act_id in canary.check_all():
         actions.resume(act_id)
 
 
@@ -102,7 +102,7 @@ def test_the_set_is_fixed_at_the_click(three: list[Job]) -> None:
 
 
 def test_nothing_to_try_is_said() -> None:
-    with pytest.raises(operations.NotFound):
+    with pytest.raises(lifecycle.NotFound):
         canary.start(DEAD, ANA)
 
 

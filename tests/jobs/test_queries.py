@@ -16,7 +16,7 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
 from webapp.insight.queues import all_queues
-from webapp.jobs import operations, queries
+from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
 
@@ -34,7 +34,7 @@ def fill(number: int, state: str) -> None:
         )
         for n in range(number)
     ]
-    ids = operations.enqueue(specs, "person:test")
+    ids = actions.enqueue(specs, "person:test")
     now = clock.now()
     with writing() as session:
         for id_ in ids:
@@ -50,7 +50,7 @@ def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
     after: Optional[str] = None
     with reading() as session:
         while True:
-            page = queries.page_of_jobs(session, wanted, limit=limit, after=after)
+            page = listing.page_of_jobs(session, wanted, limit=limit, after=after)
             there.append([job.id for job in page.jobs])
             if page.older is None:
                 break
@@ -58,7 +58,7 @@ def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
         back = [there[-1]]
         before = page.newer
         while before is not None:
-            page = queries.page_of_jobs(session, wanted, limit=limit, before=before)
+            page = listing.page_of_jobs(session, wanted, limit=limit, before=before)
             back.insert(0, [job.id for job in page.jobs])
             before = page.newer
     return [id_ for page_ids in there for id_ in page_ids], [id_ for page_ids in back for id_ in page_ids]
@@ -77,7 +77,7 @@ def test_pages_of_a_state_meet_without_gap_or_overlap_and_lead_back_the_same_way
 def test_all_jobs_are_listed_newest_first() -> None:
     fill(12, "completed")
     with reading() as session:
-        seqs = [job.seq for job in queries.page_of_jobs(session, JobFilter()).jobs]
+        seqs = [job.seq for job in listing.page_of_jobs(session, JobFilter()).jobs]
     assert seqs == sorted(seqs, reverse=True)
     assert len(seqs) == 12
 
@@ -86,7 +86,7 @@ def test_all_jobs_are_listed_newest_first() -> None:
 def test_pending_jobs_are_listed_as_they_will_be_claimed() -> None:
     fill(30, "pending")
     with reading() as session:
-        jobs = queries.page_of_jobs(session, JobFilter(state="pending")).jobs
+        jobs = listing.page_of_jobs(session, JobFilter(state="pending")).jobs
     order = [(-job.priority, job.run_at, job.seq) for job in jobs]
     assert order == sorted(order)
     assert len({job.queue for job in jobs}) == 3
@@ -95,17 +95,17 @@ def test_pending_jobs_are_listed_as_they_will_be_claimed() -> None:
 @pytest.mark.usefixtures("app")
 def test_a_text_is_found_in_ids_and_commands_whatever_its_case_and_characters() -> None:
     for id_, command in (("Alpha", "true"), ("b", "echo ALPHA"), ("c", "echo 100%_\\"), ("d", "echo 100xx")):
-        operations.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
+        actions.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
     with reading() as session:
-        assert {job.id for job in queries.page_of_jobs(session, JobFilter(text="alpha")).jobs} == {"Alpha", "b"}
-        assert {job.id for job in queries.page_of_jobs(session, JobFilter(text="100%_\\")).jobs} == {"c"}
+        assert {job.id for job in listing.page_of_jobs(session, JobFilter(text="alpha")).jobs} == {"Alpha", "b"}
+        assert {job.id for job in listing.page_of_jobs(session, JobFilter(text="100%_\\")).jobs} == {"c"}
 
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("key", ["", "x", "1", "1,2,3,4", "1,x", f"{2**70},1"])
 def test_a_page_key_that_no_list_made_is_refused(key: str) -> None:
     with reading() as session, pytest.raises(ValueError):
-        queries.page_of_jobs(session, JobFilter(state="dead"), after=key)
+        listing.page_of_jobs(session, JobFilter(state="dead"), after=key)
 
 
 def test_a_filter_for_no_known_state_is_refused_with_those_that_are() -> None:
@@ -167,7 +167,7 @@ def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None
                 statements.append("\n".join(str(row[-1]) for row in rows))
 
         event.listen(connection, "before_cursor_execute", see)
-        queries.page_of_jobs(session, JobFilter(state=state), limit=2)
+        listing.page_of_jobs(session, JobFilter(state=state), limit=2)
         queries.count(session, JobFilter(state=state).where())
     assert statements
     for plan in statements:
@@ -193,5 +193,5 @@ def test_labels_are_told_apart_by_case(app: Flask) -> None:
     make_job("completed", id="large", requires="GPU,ssd")
     make_job("completed", id="small", requires="gpu,ssd")
     with reading() as session:
-        found = queries.page_of_jobs(session, JobFilter(requires="GPU")).jobs
+        found = listing.page_of_jobs(session, JobFilter(requires="GPU")).jobs
     assert [job.id for job in found] == ["large"]

@@ -103,16 +103,16 @@ _values = {
 
 @given(
     st.fixed_dictionaries({}, optional=_values),
-    st.lists(st.text("ab:/\"\\ \n\té", min_size=1, max_size=8), max_size=filters.MOST_WORDS),
+    st.lists(st.text("ab:/\"\\ \n\té", min_size=1, max_size=8), max_size=filters.MAX_WORDS),
 )  # fmt: skip
 def test_a_filter_that_is_told_is_read_as_the_same_one(values: dict[str, Any], words: list[str]) -> None:
     typed = " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
     wanted = JobFilter(**values, text=search.parse(typed).text)
     assert filters.words(wanted.text or "") == words
-    told = search.tell(wanted)
+    told = search.to_text(wanted)
     assert search.parse(told) == wanted
     assert search.parse(search.without(told, "state", "queue")) == search.parse(
-        search.tell(wanted, without=("state", "queue"))
+        search.to_text(wanted, without=("state", "queue"))
     )
     assert JobFilter.from_json(wanted.to_json()) == wanted
 
@@ -123,7 +123,7 @@ def test_any_text_is_read_or_refused(typed: str) -> None:
         wanted = search.parse(typed)
     except FilterError:
         return
-    assert search.parse(search.tell(wanted)) == wanted
+    assert search.parse(search.to_text(wanted)) == wanted
 
 
 # --- what is found ---------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Which(Schema):
     )
     all = fields.flag("true: all that match now, in small transactions")
     queue = fields.name("with all: only of this queue")
-    q = fields.typed("with all: only those that match this search, however many jobs there are", search.TYPED)
+    q = fields.typed("with all: only those that match this search, however many jobs there are", search.MAX_TYPED)
 
     @validates_schema(skip_on_field_errors=True)
     def _one_way(self, data: dict[str, Any], **_: Any) -> None:

@@ -20,7 +20,7 @@ from webapp.api.routes import Noun
 from webapp.api.scopes import actor, scope
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
-from webapp.jobs import canary, operations, search
+from webapp.jobs import canary, lifecycle, search
 from webapp.lib import clock
 from webapp.web import serializers
 
@@ -50,7 +50,7 @@ class CanaryRequest(Schema):
         required=True, truthy=[True], falsy=[], metadata={"description": "all that match now", "enum": [True]}
     )
     queue = fields.name("only of this queue")
-    q = fields.typed("only those that match this search", search.TYPED)
+    q = fields.typed("only those that match this search", search.MAX_TYPED)
     group = fields.name("only of this group")
     first = fields.name("the job that goes first; default: the newest")
 
@@ -60,7 +60,7 @@ class GroupRequest(Schema):
 
     example: ClassVar[Any] = {"note": "The shop is down until noon.", "acknowledged": True}
 
-    note = fields.typed("for everybody; empty: none", failure_groups.LONGEST_NOTE)
+    note = fields.typed("for everybody; empty: none", failure_groups.MAX_NOTE_LENGTH)
     owner = fields.typed("a user; empty: nobody", 64)
     acknowledged = fields.flag("somebody sees to it; one more death ends that")
     version = fields.typed("the group's `version` as you read it: 409 if note or owner changed since", 64)
@@ -181,5 +181,5 @@ def _group(key: str) -> dict[str, Any]:
     with reading() as session:
         found = failure_groups.find(session, key) if "\0" not in key else None
     if found is None:
-        raise operations.NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
+        raise lifecycle.NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
     return serializers.dead_group(found)

@@ -19,7 +19,7 @@ from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.states import STATES
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import actions, job_detail, operations, search, settings
+from webapp.jobs import actions, job_detail, lifecycle, search, settings
 
 MOST_LISTED = 500  # jobs of one page
 MOST_SUBMITTED = 1000  # jobs of one batch
@@ -82,7 +82,7 @@ class JobsRequest(Schema):
 
 class ListQuery(Schema):
     queue = fields.name("only jobs of this queue")
-    q = fields.typed('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.TYPED)
+    q = fields.typed('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.MAX_TYPED)
     limit = fields.integer("jobs of a page", 1, MOST_LISTED, load_default=50)
     cursor = ma.String(metadata={"description": "where the page begins: `next` or `previous` of another"})
 
@@ -193,7 +193,7 @@ def list_jobs() -> Response:
 @idempotency.repeatable
 def submit_job() -> Response:
     """Submit a job."""
-    (job_id,) = operations.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
+    (job_id,) = actions.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
     return request_body.answer(job_json(job_id), 201, {"Location": f"{PREFIX}/jobs/{job_id}"})
 
 
@@ -205,7 +205,7 @@ def submit_jobs() -> Response:
 
     `place` in an error says which job it is about, from 0.
     """
-    ids = operations.enqueue(_specs(_listed(request_body.raw())), actor(), form_key=idempotency.form_key())
+    ids = actions.enqueue(_specs(_listed(request_body.raw())), actor(), form_key=idempotency.form_key())
     return request_body.answer({"ids": ids}, 201)
 
 
@@ -267,7 +267,7 @@ def found(session: Session, job_id: str) -> models.Job:
     """Raises NotFound. What can be no id is not looked for: a database may choke on it."""
     job = job_detail.find(session, job_id) if job_spec.NAME.match(job_id) else None
     if job is None:
-        raise operations.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
+        raise lifecycle.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
     return job
 
 
@@ -277,4 +277,4 @@ def refuse(verb: str, job_id: str, result: actions.Result) -> None:
         return
     state = result.outcome.refused[job_id]
     text = actions.refusal(verb, job_id, state)
-    raise operations.NotFound(text) if state is None else Problem("conflict", text, state=state)
+    raise lifecycle.NotFound(text) if state is None else Problem("conflict", text, state=state)

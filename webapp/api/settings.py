@@ -12,7 +12,7 @@ from webapp.api.routes import Noun
 from webapp.api.scopes import actor, scope
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
-from webapp.jobs import operations, settings
+from webapp.jobs import lifecycle, settings
 from webapp.web import serializers
 
 
@@ -61,7 +61,7 @@ def get_setting(key: str) -> Any:
 def set_setting(key: str) -> Any:
     """Change a setting. It holds at once, for every job that did not set its own."""
     _check(key)
-    operations.set_setting(key, request_body.body(SettingRequest)["value"], actor())
+    settings.set_setting(key, request_body.body(SettingRequest)["value"], actor())
     return _settings()[key]
 
 
@@ -70,7 +70,7 @@ def set_setting(key: str) -> Any:
 def reset_setting(key: str) -> Any:
     """Put a setting back to its default."""
     _check(key)
-    operations.unset_setting(key, actor())
+    settings.unset_setting(key, actor())
     return _settings()[key]
 
 
@@ -79,7 +79,7 @@ def _check(key: str) -> None:
     try:
         setting_values.define(key[:100])
     except setting_values.SettingError as error:
-        raise operations.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
+        raise lifecycle.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
 
 
 def _settings() -> dict[str, dict[str, Any]]:

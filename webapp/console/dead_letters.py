@@ -26,7 +26,7 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups
-from webapp.jobs import operations, queries, search
+from webapp.jobs import lifecycle, listing, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -34,7 +34,7 @@ from webapp.lib import clock
 pages = Blueprint("dead_letters", __name__)
 
 SHOWN_GROUPS = 25
-MOST_PAGES = -(-failure_groups.MOST_GROUPS // SHOWN_GROUPS)
+MOST_PAGES = -(-failure_groups.MAX_GROUPS // SHOWN_GROUPS)
 DEAD = JobFilter(state="dead")
 MOST_COMPARED = 64  # cached for a minute, so that refreshes are cheap
 
@@ -59,8 +59,8 @@ def index() -> ResponseReturnValue:
             by=by,
             sparks={one.key: sparkline(one.deaths) for one in listing.groups},
             total=queries.count(session, in_state("dead")),
-            most=failure_groups.MOST_GROUPS,
-            look=failure_groups.LOOK,
+            most=failure_groups.MAX_GROUPS,
+            look=failure_groups.NEWEST_JOBS,
             newer=("Previous", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
             older=("Next", _page_url(by, listing.page + 1)) if listing.more else None,
             typed="",
@@ -89,19 +89,19 @@ def _search() -> ResponseReturnValue:
 
 
 def _no_jobs() -> dict[str, Any]:
-    return {"page": queries.Page([], None, None), "wanted": DEAD, "snippets": {}, "newer": None, "older": None,
+    return {"page": listing.Page([], None, None), "wanted": DEAD, "snippets": {}, "newer": None, "older": None,
             "top": None, "total": None, "search_cap": SEARCH_CAP}  # fmt: skip
 
 
-def _page(session: Session, wanted: JobFilter) -> queries.Page:
+def _page(session: Session, wanted: JobFilter) -> listing.Page:
     before, after = request.args.get("before"), request.args.get("after")
     try:
-        return queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
+        return listing.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
     except ValueError:
         abort(400, "This list page does not exist. Go to the first page.")
 
 
-def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
+def _job_values(session: Session, wanted: JobFilter, page: listing.Page) -> dict[str, Any]:
     """Values for the list of jobs of a group or a search."""
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
     path = request.path
@@ -113,7 +113,7 @@ def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict
     return {
         "page": page,
         "wanted": wanted,
-        "searched": search.tell(wanted, without=("state", "queue")),
+        "searched": search.to_text(wanted, without=("state", "queue")),
         "snippets": _snippets(session, page.jobs, words(wanted.text or "")),
         "newer": ("Newer", url(before=page.newer)) if page.newer else None,
         "older": ("Search older" if page.search_capped else "Older", url(after=page.older)) if page.older else None,
@@ -180,7 +180,7 @@ def _show(key: str, form: NoteForm) -> ResponseReturnValue:
 def _gone(session: Session, key: str, said: Optional[Group], form: NoteForm) -> ResponseReturnValue:
     """A group without jobs. A page load answers 404, a refresh 200."""
     values = _said_values(session, key, said, form)
-    response = htmx.page("dead/gone", session, group=None, page=queries.Page([], None, None), **values)
+    response = htmx.page("dead/gone", session, group=None, page=listing.Page([], None, None), **values)
     if htmx.is_partial():
         return response
     return response, 422 if form.problem else 404
@@ -196,7 +196,7 @@ def _said_values(session: Session, key: str, said: Optional[Group], form: NoteFo
         "form": form,
         "fingerprint": failure_groups.fingerprint(said),
         "owners": sorted(owner | {one.name for one in users.everyone(session) if one.disabled_at is None}),
-        "longest_note": failure_groups.LONGEST_NOTE,
+        "longest_note": failure_groups.MAX_NOTE_LENGTH,
     }
 
 
@@ -274,5 +274,5 @@ def on_group(group: str, verb_path: str) -> ResponseReturnValue:
     """Requeue or discard all jobs of a group, after confirmation."""
     verb = VERBS.get(verb_path)
     if verb is None or verb.name not in ("requeue", "discard"):
-        raise operations.NotFound("groups of dead letters have no such action.")
+        raise lifecycle.NotFound("groups of dead letters have no such action.")
     return on_all(verb, JobFilter(state="dead", group=group))

@@ -33,7 +33,7 @@ from webapp.web.streaming import streamed
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-LONGEST_SEARCH = search.TYPED
+LONGEST_SEARCH = search.MAX_TYPED
 # Columns after Job, by tab.
 COLUMNS = {
     "": ("state", "queue", "attempts", "changed"),
@@ -109,8 +109,10 @@ class Asked:
             abort(404, str(error))
         q, problem, moved = values.get("q", "").strip(), "", False
         try:
-            if len(q) > search.TYPED:
-                raise search.SearchError(f"a search has at most {search.TYPED} characters; this one has {len(q):,}.")
+            if len(q) > search.MAX_TYPED:
+                raise search.SearchError(
+                    f"a search has at most {search.MAX_TYPED} characters; this one has {len(q):,}."
+                )
             found = search.parse(q)
             wanted = replace(found, state=found.state or wanted.state, queue=found.queue or wanted.queue)
             moved = found.state is not None or found.queue is not None

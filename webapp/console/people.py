@@ -25,7 +25,7 @@ from webapp.console.frame.roles import needs
 from webapp.console.sessions import Person, actor, this_person
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User, UserSession
-from webapp.jobs import operations
+from webapp.jobs import lifecycle
 from webapp.lib.text import plural
 
 pages = Blueprint("people", __name__)
@@ -132,7 +132,7 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
 def _named(session: Session, name: str) -> User:
     user = users.named(session, name)
     if user is None:
-        raise operations.NotFound(f"user {name!r} does not exist.")
+        raise lifecycle.NotFound(f"user {name!r} does not exist.")
     return user
 
 

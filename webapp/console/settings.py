@@ -17,7 +17,7 @@ from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
-from webapp.jobs import operations, settings
+from webapp.jobs import lifecycle, settings
 
 pages = Blueprint("config", __name__)
 
@@ -62,9 +62,9 @@ def change(key: str) -> ResponseReturnValue:
             return _preview(session, key, text)
     try:
         if "reset" in request.form:
-            after = operations.unset_setting(key, actor(), seen=_seen())
+            after = settings.unset_setting(key, actor(), seen=_seen())
         else:
-            after = operations.set_setting(key, text, actor(), seen=_seen())
+            after = settings.set_setting(key, text, actor(), seen=_seen())
     except setting_values.SettingError as error:
         with reading() as session:
             return _page(session, key, text, problem=_without_key(error, key)), 422
@@ -87,7 +87,7 @@ def revert(key: str) -> ResponseReturnValue:
     if not re.fullmatch(r"[0-9]{1,18}", change_id):
         abort(400, "This form is incomplete. Reload the page.")
     try:
-        after = operations.revert_setting(key, int(change_id), actor(), seen=_seen())
+        after = settings.revert_setting(key, int(change_id), actor(), seen=_seen())
     except setting_values.SettingError as error:
         with reading() as session:
             return _page(session, key, problem=_without_key(error, key)), 422
@@ -145,7 +145,7 @@ def _value(session: Session, key: str) -> settings.Value:
     try:
         setting_values.define(key)
     except setting_values.SettingError as error:
-        raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
+        raise lifecycle.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
     raise LookupError(key)
 
 

@@ -21,9 +21,8 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet
-from webapp.insight.fleet import SupervisorView
-from webapp.jobs import operations, queries, settings
-from webapp.jobs.queries import WorkerView
+from webapp.insight.fleet import SupervisorView, WorkerView
+from webapp.jobs import lifecycle, settings, worker_actions
 from webapp.lib import clock
 from webapp.lib.text import plural
 from webapp.web.request_info import came_from
@@ -55,7 +54,7 @@ class Host:
 @pages.get("/workers")
 def index() -> ResponseReturnValue:
     with reading() as session:
-        workers = queries.workers(session, settings.load(session).lease, ended_since=clock.now() - SHOW_ENDED)
+        workers = fleet.workers(session, settings.load(session).lease, ended_since=clock.now() - SHOW_ENDED)
         running = [view for view in workers if view.worker.state == "running"]
         ended = [view for view in workers if view.worker.state != "running"]
         ended.sort(key=lambda view: view.worker.stopped_at or 0, reverse=True)
@@ -103,11 +102,11 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
         if last is not None:
             return _ask_to_stop(last)
     word, effect = WISHES[wish]
-    outcome = operations.wish_of_workers(word, [worker_id], actor())
+    outcome = worker_actions.request_state(word, [worker_id], actor())
     if worker_id in outcome.refused:
         state = outcome.refused[worker_id]
         if state is None:
-            raise operations.NotFound(f"worker {worker_id!r} does not exist.")
+            raise lifecycle.NotFound(f"worker {worker_id!r} does not exist.")
         return htmx.refused(f"Worker {worker_id} is already {worker_state(state)}. Nothing changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
 
@@ -121,7 +120,7 @@ def _last_one(worker_id: str) -> Optional[WorkerView]:
 
 def _going_on(session: Session) -> list[WorkerView]:
     """Live workers that are not stopping."""
-    views = queries.workers(session, settings.load(session).lease)
+    views = fleet.workers(session, settings.load(session).lease)
     return [view for view in views if view.alive and view.worker.wish != "stop"]
 
 
@@ -159,21 +158,23 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
     to = int(typed) if re.fullmatch(r"[0-9]{1,9}", typed) else None
     try:
         if not by and to is None:
-            raise fleet.ScaleError(f"{typed!r} is not allowed; expected a whole number from 0 to {fleet.MOST_WORKERS}.")
+            raise worker_actions.ScaleError(
+                f"{typed!r} is not allowed; expected a whole number from 0 to {worker_actions.MAX_WORKERS}."
+            )
         if "confirmed" not in request.form and _leaves_none(supervisor_id, to, by):
             return _ask_to_scale()
-        scaled = fleet.scale(supervisor_id, actor(), to=None if by else to, by=by)
-    except fleet.ScaleError as error:
+        scaled = worker_actions.scale(supervisor_id, actor(), to=None if by else to, by=by)
+    except worker_actions.ScaleError as error:
         if htmx.is_partial():
             return htmx.refused(str(error))
         with reading() as session:
             return _page(session, _view(session, supervisor_id), typed, str(error)), 422
-    except fleet.Unheard as error:
+    except worker_actions.Unheard as error:
         return htmx.refused(f"{error} Nothing changed.")
     return htmx.done(_said(scaled), back=url_for("workers.index"))
 
 
-def _said(scaled: fleet.Scaled) -> str:
+def _said(scaled: worker_actions.Scaled) -> str:
     number = plural(scaled.after, "worker")
     if scaled.after == scaled.before:
         return f"Supervisor {scaled.supervisor} already has {number}."
@@ -207,10 +208,10 @@ def _ask_to_scale() -> ResponseReturnValue:
 
 def _view(session: Session, supervisor_id: str) -> SupervisorView:
     """The supervisor, or NotFound."""
-    views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
+    views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
     view = next((view for view in views if view.id == supervisor_id), None)
     if view is None:
-        raise operations.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
+        raise lifecycle.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
     return view
 
 
@@ -221,6 +222,6 @@ def _page(session: Session, view: SupervisorView, typed: str, problem: str = "")
         view=view,
         typed=typed,
         problem=problem,
-        most=fleet.MOST_WORKERS,
+        most=worker_actions.MAX_WORKERS,
         slots_of=slots_of,
     )

@@ -18,7 +18,8 @@ from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
 from webapp.db import db_errors
 from webapp.db.engines import reading
-from webapp.jobs import queries, settings
+from webapp.insight import fleet
+from webapp.jobs import settings
 
 LEAST_SPACE = 10 * 1024**2  # bytes
 PROOF_HOLDS = 1.0  # seconds; anonymous requests must not cause a write each time
@@ -41,7 +42,7 @@ def ready() -> Response:
         _prove_writable()
         with reading() as session:
             current = session.scalar(text(schema.REVISION)) == schema.HEAD
-            views = queries.workers(session, settings.load(session).lease)
+            views = fleet.workers(session, settings.load(session).lease)
     except Relocated:
         return _said(503, "database: the queue has moved to another one, or is on its way")
     except (SQLAlchemyError, Busy, OSError):

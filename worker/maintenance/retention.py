@@ -20,7 +20,7 @@ from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import BulkAction, Attempt, Audit, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
+from webapp.db.models import Attempt, Audit, BulkAction, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
 from webapp.insight import rollups
 from webapp.jobs import deletion
 from webapp.jobs.lifecycle import in_state

@@ -19,7 +19,7 @@ from webapp.config import Config
 from webapp.core import job_spec, relocated
 from webapp.db import engines, models
 from webapp.db.application import create_core
-from webapp.jobs import operations
+from webapp.jobs import actions
 from worker.loop.dispatcher import Dispatcher
 
 
@@ -68,7 +68,7 @@ def _pages(app: Flask, names: list[str]) -> Iterator[Any]:
 
 
 def test_what_jobs_require_moves_with_them_and_is_looked_for_there(app: Flask, target: Config) -> None:
-    operations.enqueue([job_spec.parse({"command": "true", "id": "a", "requires": "gpu, ssd"})], "person:ana")
+    actions.enqueue([job_spec.parse({"command": "true", "id": "a", "requires": "gpu, ssd"})], "person:ana")
     make_worker(id="w1", state="stopped", stopped_at=1, labels='["gpu", "ssd"]')
     names = [table.name for table in copying.tables()]
     assert names.index("queues") < names.index("lanes")  # which refer to them
@@ -93,5 +93,5 @@ def test_a_difference_of_one_value_is_found(app: Flask, target: Config, monkeypa
             connection.execute(text("UPDATE attempts SET due_at = 1 WHERE number = 1 AND job_seq = 8"))
 
     monkeypatch.setattr(copying, "_store", alter)
-    with pytest.raises(MoveError, match=r"the copy is not equal: attempts \(3 rows here, 3 there\)\. Take it back"):
+    with pytest.raises(MoveError, match=r"the copy is not equal: attempts \(3 rows here, 3 there\)\. Undo the move"):
         go(target)

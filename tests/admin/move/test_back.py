@@ -37,7 +37,7 @@ def test_what_was_done_there_is_not_given_up_unasked(app: Flask, target: Config)
     there = create_core(target)
     for _ in opened(there):
         make_job(id="theirs")
-    with pytest.raises(MoveError, match=r"was used since: jobs \(8 rows here, 9 there\).*say --force"):
+    with pytest.raises(MoveError, match=r"was used since: jobs \(8 rows here, 9 there\).*use --force"):
         back(target)
     with there.app_context():
         make_job(id="goes-on")

@@ -26,7 +26,7 @@ def test_a_dry_run_counts_and_changes_nothing(app: Flask, target: Config) -> Non
     report = examine(target)
     assert report.counts == {table: len(rows) for table, rows in before.items()}
     assert report.size > 3 * riches.MEBIBYTE
-    assert (report.faults, report.misfits, report.running, report.standing) == ([], [], [], "nothing")
+    assert (report.faults, report.misfits, report.running, report.target_state) == ([], [], [], "nothing")
     assert riches.contents() == before
     with Side.at(target) as side:
         assert not (target.is_sqlite and target.sqlite_path.exists())
@@ -47,11 +47,11 @@ def test_what_postgresql_does_not_take_is_named_before_anything_happens(
         session.execute(text("UPDATE jobs SET cwd = CAST(x'ff41' AS TEXT) WHERE id = 'nul'"))
     found = {str(misfit) for misfit in examine(postgresql_target).misfits}
     assert found == {
-        f"jobs {job.seq}: command has a NUL in its text, which PostgreSQL does not take",
-        f"jobs {job.seq}: cwd is no UTF-8 text",
-        f"jobs {other.seq}: exit_code is 3221225477, more than PostgreSQL's column holds",
+        f"jobs {job.seq}: command contains a NUL character, which PostgreSQL cannot store",
+        f"jobs {job.seq}: cwd is not UTF-8 text",
+        f"jobs {other.seq}: exit_code is 3221225477, too large for the column in PostgreSQL",
     }
-    with pytest.raises(MoveError, match=r"and 2 more. A dry run names them all"):
+    with pytest.raises(MoveError, match=r"and 2 more. --dry-run lists all of them"):
         go(postgresql_target)
     make_job()  # the queue goes on
 
@@ -63,7 +63,7 @@ def test_what_comes_after_the_check_and_does_not_fit_is_said_by_the_copy(
     job = make_job()
     with engines.writing() as session:
         session.execute(update(models.Job).where(models.Job.seq == job.seq).values(command="a\0b"))
-    with pytest.raises(MoveError, match=r"^postgresql://.* does not take rows of jobs: .*NUL.*\.$"):
+    with pytest.raises(MoveError, match=r"^postgresql://.* refuses rows of jobs: .*NUL.*\.$"):
         go(postgresql_target)
     back(postgresql_target)
     make_job()
@@ -73,7 +73,7 @@ def test_a_database_that_is_not_empty_is_refused_and_left_alone(app: Flask, targ
     for _ in opened(create_core(target)):
         make_job(id="theirs")
         before = riches.contents()
-    with pytest.raises(MoveError, match=r"is not empty \(jobs: 1\)\. Name an empty database"):
+    with pytest.raises(MoveError, match=r"is not empty \(jobs: 1\)\. Use an empty database"):
         go(target)
     assert contents_of(target) == before
     make_job()
@@ -104,14 +104,14 @@ def test_a_database_that_is_out_of_reach_is_said_in_one_line(app: Flask, home: P
     with pytest.raises(MoveError, match=r"postgresql://ana@127.0.0.1:1/queue cannot be read: .*refused") as caught:
         examine(nowhere)
     assert "s3cret" not in str(caught.value)
-    with pytest.raises(MoveError, match=r"there is no folder /no/such/place. Make it first"):
+    with pytest.raises(MoveError, match=r"the folder /no/such/place does not exist. Create it first"):
         examine(Config(home, "sqlite:////no/such/place/queue.db", None))
 
 
 def test_a_second_move_waits_for_the_first_ones_end(app: Flask, config: Config) -> None:
     with (
-        move.one_at_a_time(config),
-        pytest.raises(MoveError, match="another `db move` is at it"),
-        move.one_at_a_time(config),
+        move.move_lock(config),
+        pytest.raises(MoveError, match="another `db move` is running"),
+        move.move_lock(config),
     ):
         pass

@@ -20,7 +20,7 @@ from tests import riches
 from tests.admin.move.moves import contents_of
 from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
-from webapp.admin.move import Side, marks
+from webapp.admin.move import Side, marker
 from webapp.config import Config, ConfigError
 from webapp.core.relocated import Relocated
 from webapp.db import engines
@@ -158,7 +158,7 @@ def test_an_undo_that_was_killed_at_any_write_is_completed_or_the_move_is(
                 break
             assert not both_take_writes(source, target)
             again = killer.run(source, "--to", url_of(target), *(["--undo"] if then == "undo" else []))
-            decided = "was being taken back. Complete that with --undo" in again["said"]
+            decided = "is being undone. Complete the undo with --undo" in again["said"]
             if decided:
                 assert again["code"] == 1
                 again = killer.run(source, "--to", url_of(target), "--undo")
@@ -199,7 +199,7 @@ def is_begun(target: Config) -> bool:
     if target.is_sqlite and not target.sqlite_path.exists():
         return False
     with Side.at(target) as side, side.reading() as connection:
-        return bool(marks.moves(connection, "to"))
+        return bool(marker.moves(connection, "to"))
 
 
 def assert_arrived(before: dict[str, Any], source: Config, target: Config) -> None:

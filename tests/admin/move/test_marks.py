@@ -118,7 +118,7 @@ def test_a_queue_on_its_way_goes_to_no_other_place(
         go(target)
     monkeypatch.undo()
     other = Config(target.home, f"sqlite:///{tmp_path}/third.db", None)
-    with pytest.raises(MoveError, match=r"is not the copy that was begun at .* Name that one"):
+    with pytest.raises(MoveError, match=r"is not the copy that was started at .* Use that address"):
         go(other)
-    with pytest.raises(MoveError, match=r"was moved to .* Name that: --to "):
+    with pytest.raises(MoveError, match=r"was moved to .* Use --to "):
         back(other)

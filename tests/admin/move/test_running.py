@@ -13,11 +13,11 @@ from tests.admin.move.moves import contents_of, go
 from tests.conftest import opened
 from tests.deadline import DEADLINE
 from tests.factories import make_job, make_worker
-from webapp.admin.move import MoveError, quiet
+from webapp.admin.move import MoveError, drain
 from webapp.config import Config
 from webapp.db import engines, models
 from webapp.db.application import create_core
-from webapp.jobs import queries
+from webapp.insight import fleet
 from worker import processes
 
 
@@ -29,7 +29,7 @@ def test_nothing_moves_while_a_job_runs_and_the_workers_go_on(app: Flask, target
     with pytest.raises(MoveError, match=r"still running: long \(\d+ s, on another-host\)"):
         go(target, patience=0.0)
     with engines.reading() as session:
-        wishes = {view.worker.id: view.worker.wish for view in queries.workers(session, 30)}
+        wishes = {view.worker.id: view.worker.wish for view in fleet.workers(session, 30)}
     assert wishes == {busy.id: "run", shy.id: "quiet"}
     make_job()
 
@@ -50,20 +50,20 @@ def test_a_job_that_was_claimed_at_the_last_moment_is_waited_for(
     app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late: list[str] = []
-    dismiss, settle = quiet.Quiet.dismiss, quiet.Quiet.settle
+    dismiss, settle = drain.Drain.stop_workers, drain.Drain.wait_until_idle
 
-    def claim(self: quiet.Quiet) -> None:
+    def claim(self: drain.Drain) -> None:
         dismiss(self)
         if not late:
             late.append(make_job("processing", id="late").id)
 
-    def end(self: quiet.Quiet, patience: Optional[float]) -> None:
+    def end(self: drain.Drain, patience: Optional[float]) -> None:
         if late:
             make_jobs_end()
         settle(self, patience)
 
-    monkeypatch.setattr(quiet.Quiet, "dismiss", claim)
-    monkeypatch.setattr(quiet.Quiet, "settle", end)
+    monkeypatch.setattr(drain.Drain, "stop_workers", claim)
+    monkeypatch.setattr(drain.Drain, "wait_until_idle", end)
     go(target)
     state = list(models.Job.__table__.columns.keys()).index("state")
     assert {row[state] for row in contents_of(target)["jobs"]} == {"completed"}
