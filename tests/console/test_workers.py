@@ -174,4 +174,4 @@ def test_a_supervisors_page_tells_what_it_is_and_lets_an_administrator_scale(adm
 
 
 def test_a_start_and_a_scale_have_the_same_bound() -> None:
-    assert command.MAX_WORKERS == MAX_WORKERS
+    assert command.MOST_WORKERS == MAX_WORKERS

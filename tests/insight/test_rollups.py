@@ -1,4 +1,4 @@
-"""Roll-ups and what is read behind their watermark give the same as counting every attempt, whoever folds and when."""
+"""Roll-ups and the attempts after the watermark together equal a count of all attempts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMANDS = ("send-invoice 17", "send-invoice 4", "/opt/x/report.sh --day 3", "tr
 
 @dataclass(frozen=True)
 class Seen:
-    """An ended attempt as whoever made it up knows it."""
+    """An ended attempt as the test generated it."""
 
     finished_at: int
     queue: str
@@ -156,7 +156,7 @@ def count(seen: list[Seen], since: int, until: int) -> tuple[int, int, int, int,
 
 
 def check(seen: list[Seen], now: int) -> None:
-    """What is shown at this moment is what counting gives."""
+    """The data at this moment equal a count."""
     for wanted in RANGES.values():
         with reading() as session:
             shown = trends.trend(session, wanted)
@@ -173,7 +173,7 @@ def check(seen: list[Seen], now: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_folded_and_not_yet_folded_together_are_what_counting_gives_at_any_moment(
+def test_folded_and_unfolded_attempts_together_equal_a_count_at_any_moment(
     seed: int, at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollups, "FOLD_BATCH", 7)
@@ -211,7 +211,7 @@ def test_an_attempt_that_commits_half_a_minute_after_it_finished_is_not_missed(a
             rollups.fold()
 
 
-def test_a_week_is_caught_up_in_small_transactions_and_goes_when_it_is_old(
+def test_a_week_is_folded_in_small_transactions_and_pruned_when_it_is_old(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollups, "FOLD_BATCH", 20)
@@ -233,7 +233,7 @@ def test_a_week_is_caught_up_in_small_transactions_and_goes_when_it_is_old(
         assert session.scalar(select(func.count()).select_from(CommandHour)) == 0
 
 
-def test_keepers_that_fold_at_the_same_time_fold_nothing_twice(
+def test_processes_that_fold_at_the_same_time_fold_nothing_twice(
     app: Flask, at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollups, "FOLD_BATCH", 5)
@@ -274,7 +274,7 @@ def test_an_idle_queue_writes_nothing_and_a_second_fold_changes_nothing(at: Call
     check(history.seen, now)
 
 
-def test_more_attempts_in_one_microsecond_than_a_chunk_holds_are_folded_together(
+def test_more_attempts_in_one_microsecond_than_a_batch_are_folded_together(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollups, "FOLD_BATCH", 3)
@@ -313,7 +313,7 @@ def test_a_clock_that_was_set_back_leaves_charts_right(at: Callable[[int], None]
     check([one for one in history.seen if one.finished_at <= now], now)
 
 
-def test_what_is_not_folded_yet_is_found_by_index() -> None:
+def test_unfolded_attempts_are_found_by_index() -> None:
     plans: list[str] = []
     with engines.read_engine().connect() as connection:
         session = Session(connection)
@@ -335,7 +335,7 @@ def test_what_is_not_folded_yet_is_found_by_index() -> None:
     assert "TEMP B-TREE" not in plan
 
 
-def test_commands_beyond_the_cap_are_told_as_one_and_none_is_lost(
+def test_commands_beyond_the_cap_are_summed_as_one_and_none_is_lost(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollups, "MAX_SHAPES", 3)
@@ -359,7 +359,7 @@ def test_commands_beyond_the_cap_are_told_as_one_and_none_is_lost(
     assert [(one.shape, one.failures, one.mean) for one in shown.failing] == [("failing", 2, 1.0)]
 
 
-def test_a_rate_is_a_minutes_share_since_the_first_of_the_last_five_in_which_anything_ended(
+def test_a_rate_covers_the_time_since_the_first_run_of_the_last_five_minutes(
     at: Callable[[int], None],
 ) -> None:
     begin = BEGIN // MINUTE * MINUTE
@@ -378,7 +378,7 @@ def test_a_rate_is_a_minutes_share_since_the_first_of_the_last_five_in_which_any
     assert trends.drain_time(5, None) is None
 
 
-def test_on_a_queue_too_busy_for_a_look_what_is_shown_ends_a_moment_ago(
+def test_on_a_very_busy_queue_the_data_end_a_moment_ago(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trends, "MAX_UNFOLDED", 10)

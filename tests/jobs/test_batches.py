@@ -1,4 +1,4 @@
-"""The jobs of one form are found by their batch, in the order of its lines, and by an index."""
+"""Batches: jobs of one form in the order of its lines, found by an index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pages and commands show: lists in their order, pages that meet without gap or overlap, counts that stop."""
+"""Lists in order, pages without gap or overlap, and capped counts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def fill(number: int, state: str) -> None:
 
 
 def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
-    """All ids by going to the end page by page, and again by coming back."""
+    """All ids page by page to the end, and again on the way back."""
     there: list[list[str]] = []
     after: Optional[str] = None
     with reading() as session:
@@ -66,7 +66,7 @@ def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("state", STATES)
-def test_pages_of_a_state_meet_without_gap_or_overlap_and_lead_back_the_same_way(state: str) -> None:
+def test_pages_of_a_state_have_no_gap_or_overlap_in_both_directions(state: str) -> None:
     fill(37, state)
     whole, _ = walk(JobFilter(state=state), 100)
     assert len(whole) == 37
@@ -83,7 +83,7 @@ def test_all_jobs_are_listed_newest_first() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_pending_jobs_are_listed_as_they_will_be_claimed() -> None:
+def test_pending_jobs_are_listed_in_claim_order() -> None:
     fill(30, "pending")
     with reading() as session:
         jobs = listing.page_of_jobs(session, JobFilter(state="pending")).jobs
@@ -93,7 +93,7 @@ def test_pending_jobs_are_listed_as_they_will_be_claimed() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_text_is_found_in_ids_and_commands_whatever_its_case_and_characters() -> None:
+def test_a_text_is_found_in_ids_and_commands_in_any_case_and_with_any_characters() -> None:
     for id_, command in (("Alpha", "true"), ("b", "echo ALPHA"), ("c", "echo 100%_\\"), ("d", "echo 100xx")):
         actions.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
     with reading() as session:
@@ -103,12 +103,12 @@ def test_a_text_is_found_in_ids_and_commands_whatever_its_case_and_characters() 
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("key", ["", "x", "1", "1,2,3,4", "1,x", f"{2**70},1"])
-def test_a_page_key_that_no_list_made_is_refused(key: str) -> None:
+def test_an_invalid_page_key_is_refused(key: str) -> None:
     with reading() as session, pytest.raises(ValueError):
         listing.page_of_jobs(session, JobFilter(state="dead"), after=key)
 
 
-def test_a_filter_for_no_known_state_is_refused_with_those_that_are() -> None:
+def test_a_filter_with_an_unknown_state_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FilterError, match=r"no such state: 'done'\. Expected one of scheduled, pending"):
         JobFilter(state="done")
 
@@ -124,7 +124,7 @@ def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_queue_shows_what_waits_and_since_when() -> None:
+def test_a_queue_shows_its_pending_jobs_and_the_oldest_due_time() -> None:
     fill(9, "pending")
     with reading() as session:
         views = {view.queue.name: view for view in all_queues(session)}
@@ -133,7 +133,7 @@ def test_a_queue_shows_what_waits_and_since_when() -> None:
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
 
 
-def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: Flask) -> None:
+def test_the_oldest_job_of_a_queue_is_found_by_index_priority_by_priority(app: Flask) -> None:
     fill(3, "pending")
     with reading() as session:
         if not engines.is_sqlite():
@@ -148,7 +148,7 @@ def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None:
-    """No page costs more because the table is large."""
+    """The cost of a page does not depend on the table size."""
     fill(3, state)
     statements: list[str] = []
     with engines.read_engine().connect() as connection:
@@ -177,7 +177,7 @@ def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None
 
 
 @pytest.mark.usefixtures("app")
-def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -> None:
+def test_recent_failures_include_jobs_with_a_late_retry() -> None:
     fill(30, "failed")
     fill(5, "dead")
     with writing() as session:
@@ -189,7 +189,7 @@ def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -
     assert shown == every[:8]
 
 
-def test_labels_are_told_apart_by_case(app: Flask) -> None:
+def test_labels_are_case_sensitive(app: Flask) -> None:
     make_job("completed", id="large", requires="GPU,ssd")
     make_job("completed", id="small", requires="gpu,ssd")
     with reading() as session:

@@ -1,4 +1,4 @@
-"""Settings: typed, bounded, one place to change them, and who did."""
+"""Settings: types, bounds, changes and history."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_value_out_of_bounds_or_of_another_type_is_refused_with_what_is_allowe
         DEFINITIONS["max_retries"].parse(text)
 
 
-def test_an_unknown_name_is_told_its_nearest_neighbour() -> None:
+def test_an_unknown_setting_gets_the_nearest_name_as_a_hint() -> None:
     with pytest.raises(SettingError, match="Did you mean backoff_base"):
         setting_values.define("backof_base")
 
@@ -78,7 +78,7 @@ def history(key: str = "backoff_base") -> list[settings.Change]:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_change_is_taken_back_and_that_is_on_record_too() -> None:
+def test_a_change_is_reverted_and_the_revert_is_recorded() -> None:
     settings.set_setting("backoff_base", 3, "person:ana")
     settings.set_setting("backoff_base", 5, "person:ana")
     newest, first = history()
@@ -91,7 +91,7 @@ def test_a_change_is_taken_back_and_that_is_on_record_too() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_default_that_somebody_set_by_hand_is_not_the_default() -> None:
+def test_a_default_value_set_by_hand_is_not_the_default() -> None:
     settings.set_setting("backoff_base", 2, "person:ana")
     settings.set_setting("backoff_base", 3, "person:ana")
     value = settings.revert_setting("backoff_base", history()[0].id, "person:ana")
@@ -99,7 +99,7 @@ def test_a_default_that_somebody_set_by_hand_is_not_the_default() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_what_somebody_else_changed_meanwhile_is_not_overwritten_unseen() -> None:
+def test_an_unseen_change_of_another_user_is_not_overwritten() -> None:
     settings.set_setting("backoff_base", 3, "person:ana", seen=0)
     seen = history()[0].id
     settings.set_setting("backoff_base", 4, "person:ben", seen=seen)
@@ -117,7 +117,7 @@ def test_what_somebody_else_changed_meanwhile_is_not_overwritten_unseen() -> Non
 
 
 @pytest.mark.usefixtures("app")
-def test_only_a_settings_own_changes_are_taken_back_and_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_settings_own_changes_are_reverted_and_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.set_setting("max_retries", 900, "person:ana")
     settings.set_setting("max_retries", 5, "person:ana")
     change = history("max_retries")[0].id

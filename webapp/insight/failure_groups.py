@@ -310,7 +310,7 @@ def _acknowledge(session: Session, said: Group, actor: str, last_at: Optional[in
     if last_at is None:
         raise NotFound("this group has no dead letters any more, so there is nothing to acknowledge.")
     if seen is not None and seen < last_at:
-        raise Recurred("One more has died of it in the meantime. Look at it first.")
+        raise Recurred("This group has a new dead letter. Review it first.")
     if not _is_open(said.acknowledged_at, last_at):
         return False
     # The time of the last death, not of now: a death that commits at this moment reopens the group.

@@ -229,8 +229,8 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> in
             folded = sum_up(session, start_of(seen), clock.now() - FOLD_DELAY, FOLD_BATCH)
             if not folded.number:
                 return number  # an idle queue writes nothing
-            rows = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
-        if not _store(seen, folded.until, *rows, patience):
+            minutes, (hours, gone) = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
+        if not _store(seen, folded.until, minutes, hours, gone, patience):
             return number  # another process was first
         number += folded.number
         if not folded.more or time.monotonic() > until:
@@ -243,14 +243,6 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> in
 def start_of(watermark: int) -> int:
     """Where folding continues; older attempts than KEEP_FOR are left out, as after an upgrade."""
     return max(watermark, (clock.now() - KEEP_FOR) // HOUR * HOUR)
-
-
-@dataclass
-class _HourRows:
-    """Rows of `command_hours` to store, and keys of rows to delete."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    gone: list[tuple[int, str]] = field(default_factory=list)
 
 
 def _rows_of_minutes(session: Session, folded: Folded) -> list[dict[str, Any]]:
@@ -270,7 +262,8 @@ def sum_of(row: Minute) -> Sum:
     return Sum(row.completed, row.failed, row.dead, row.lost, waits, runs)
 
 
-def _rows_of_hours(session: Session, folded: Folded) -> _HourRows:
+def _rows_of_hours(session: Session, folded: Folded) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """Rows of `command_hours` to store, and keys of rows to delete."""
     hours: dict[int, dict[str, Commands]] = {}
     for (at, shape), commands in folded.hours.items():
         hours.setdefault(at, {}).setdefault(shape, Commands()).add(commands)
@@ -278,16 +271,13 @@ def _rows_of_hours(session: Session, folded: Folded) -> _HourRows:
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
         known[row.at, row.shape] = Commands(row.runs, row.failures, row.run_time)
         hours[row.at].setdefault(row.shape, Commands()).add(known[row.at, row.shape])
-    result = _HourRows()
+    rows, gone = [], []
     for at, shapes in hours.items():
         kept = _most(shapes)
-        result.rows += [
-            {"at": at, "shape": shape, **vars(commands)}
-            for shape, commands in kept.items()
-            if known.get((at, shape)) != commands
-        ]
-        result.gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
-    return result
+        changed = {shape: commands for shape, commands in kept.items() if known.get((at, shape)) != commands}
+        rows += [{"at": at, "shape": shape, **vars(commands)} for shape, commands in changed.items()]
+        gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
+    return rows, gone
 
 
 def _most(shapes: dict[str, Commands]) -> dict[str, Commands]:
@@ -318,16 +308,23 @@ ON CONFLICT (at, shape) DO UPDATE SET runs = excluded.runs, failures = excluded.
 """)
 
 
-def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: _HourRows, patience: float) -> bool:
+def _store(
+    seen: int,
+    until: int,
+    minutes: list[dict[str, Any]],
+    hours: list[dict[str, Any]],
+    gone: list[tuple[int, str]],
+    patience: float,
+) -> bool:
     """Move the watermark and store the sums. False: another process has moved it, so nothing is stored."""
     with writing(patience, rings=False) as session:
         if not _move_watermark(session, seen, until):
             return False
         session.execute(_STORE_MINUTES, minutes)
-        for at, shape in hours.gone:
+        for at, shape in gone:
             session.execute(delete(CommandHour).where(CommandHour.at == at, CommandHour.shape == shape))
-        if hours.rows:
-            session.execute(_STORE_HOURS, hours.rows)
+        if hours:
+            session.execute(_STORE_HOURS, hours)
         return True
 
 

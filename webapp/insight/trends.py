@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from sqlalchemy import CompoundSelect, Select, func, select, union
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ MAX_READS = 3  # on PostgreSQL a fold may commit between two statements; then re
 RATE_MINUTES = 5  # span of the present rate
 LATE_AFTER = 5 * MINUTE  # older data are marked as not current
 MAX_COMMANDS = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,24 +82,18 @@ class Trend:
 
 def trend(session: Session, wanted: Range) -> Trend:
     """The data of a range, current."""
+    return _with_tail(session, lambda tail, now: _trend(session, wanted, tail, now))
+
+
+def _with_tail(session: Session, read: Callable[[Folded, int], T]) -> T:
+    """Call `read` with the sums of attempts after the watermark and the time; again if the watermark moves."""
+    watermark = select(Control.folded_until)
     for _ in range(MAX_READS):
-        seen, tail, now = _tail(session)
-        result = _trend(session, wanted, tail, now)
-        if seen == _watermark(session):
+        now, seen = clock.now(), session.scalars(watermark).one()
+        result = read(rollups.sum_up(session, rollups.start_of(seen), now + 1, MAX_UNFOLDED), now)
+        if seen == session.scalars(watermark).one():
             break
     return result
-
-
-def _watermark(session: Session) -> int:
-    return session.scalars(select(Control.folded_until)).one()
-
-
-def _tail(session: Session) -> tuple[int, Folded, int]:
-    """The watermark, the sums of attempts after it, and the time of the read."""
-    now = clock.now()
-    seen = _watermark(session)
-    tail = rollups.sum_up(session, rollups.start_of(seen), now + 1, MAX_UNFOLDED)
-    return seen, tail, now
 
 
 def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
@@ -138,7 +133,9 @@ def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str,
     for (at, shape), commands in tail.hours.items():
         if at >= since:
             lately.setdefault(shape, Commands()).add(commands)
-    missing = _most(lately, 2 * MAX_COMMANDS) - shapes.keys()
+    by_runs = sorted(lately, key=lambda shape: -lately[shape].runs)
+    by_failures = sorted(lately, key=lambda shape: -lately[shape].failures)
+    missing = {*by_runs[: 2 * MAX_COMMANDS], *by_failures[: 2 * MAX_COMMANDS]} - shapes.keys()
     if missing:
         shapes.update(_read(session, sums.where(CommandHour.shape.in_(missing))))
     for shape in missing | (lately.keys() & shapes.keys()):
@@ -150,12 +147,6 @@ def _read(session: Session, statement: Select[Any] | CompoundSelect[Any]) -> dic
     return {
         row.shape: Commands(int(row.runs), int(row.failures), int(row.run_time)) for row in session.execute(statement)
     }
-
-
-def _most(shapes: dict[str, Commands], number: int) -> set[str]:
-    by_runs = sorted(shapes, key=lambda shape: -shapes[shape].runs)[:number]
-    by_failures = sorted(shapes, key=lambda shape: -shapes[shape].failures)[:number]
-    return {*by_runs, *by_failures}
 
 
 def usual(session: Session, shapes: Iterable[str], since: int) -> dict[str, Shape]:
@@ -186,12 +177,7 @@ def queue_rates(session: Session) -> dict[str, float]:
 
     Queues without ended runs are left out. Empty if the roll-ups are not current.
     """
-    for _ in range(MAX_READS):
-        seen, tail, now = _tail(session)
-        rates = _rates(session, tail, now)
-        if seen == _watermark(session):
-            break
-    return rates
+    return _with_tail(session, lambda tail, now: _rates(session, tail, now))
 
 
 def _rates(session: Session, tail: Folded, now: int) -> dict[str, float]:

@@ -232,8 +232,8 @@ def _step(
 def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optional[int]:
     """Move the next batch of named jobs. Returns the next position in the list; None at the end."""
     named = json.loads(action.filter)
-    behind = action.cursor_seq + BATCH
-    ids = named["ids"][action.cursor_seq : behind]
+    following = action.cursor_seq + BATCH
+    ids = named["ids"][action.cursor_seq : following]
     which = Job.id.in_(ids) if named["only"] is None else Job.id.in_(ids) & in_state(named["only"])
     some = move_some(session, action, which)
     outcome.moved += [id_ for id_ in ids if id_ in some.moved]
@@ -243,8 +243,8 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
         states = dict(session.execute(select(Job.id, Job.state).where(Job.id.in_(left))).tuples().all())
         outcome.refused.update({id_: states.get(id_) for id_ in left})
         action.skipped += len(left)
-    if behind < len(named["ids"]):
-        return behind
+    if following < len(named["ids"]):
+        return following
     if len(named["ids"]) > SHOWN_IDS:
         action.filter = json.dumps({**named, "ids": named["ids"][:SHOWN_IDS]})
     return None
@@ -339,7 +339,7 @@ def undo(action_id: int, actor: str, within: float = math.inf) -> Result:
             raise CannotUndo(f"{'An undo' if action.verb == 'undo' else 'A discard'} cannot be undone.")
         _stop(session, action, actor)
         if not can_be_undone(session, action).number:
-            raise CannotUndo("Nothing is left to undo: the jobs were claimed by workers or changed since.")
+            raise CannotUndo("Nothing to undo: the jobs were claimed by workers or changed since.")
         back = create(session, "undo", {}, actor, undoes=action.id)
         record(session, "undo", [(f"act:{action.id}", None)], actor, act_id=back.id)
     return resume(back.id, within)
@@ -385,7 +385,7 @@ def find(session: Session, action_id: int, *, lock: bool = False) -> BulkAction:
     """Raises NotFound."""
     action = session.get(BulkAction, action_id, with_for_update=lock)
     if action is None:
-        raise NotFound(f"no such act: {action_id}")
+        raise NotFound(f"no such action: {action_id}")
     return action
 
 

@@ -43,16 +43,13 @@ class JobList:
 
     def file(self, kind: str) -> Iterator[str]:
         """The file in pieces: `csv`, or `jsonl`."""
-        return self._csv() if kind == "csv" else self._json_lines()
-
-    def _csv(self) -> Iterator[str]:
-        yield _line(COLUMNS)
+        if kind == "csv":
+            yield _line(COLUMNS)
         for jobs in self._reads():
-            yield "".join(_line([_cell(job[name]) for name in COLUMNS]) for job in jobs)
-
-    def _json_lines(self) -> Iterator[str]:
-        for jobs in self._reads():
-            yield "".join(json.dumps(job, ensure_ascii=False) + "\n" for job in jobs)
+            if kind == "csv":
+                yield "".join(_line([_cell(job[name]) for name in COLUMNS]) for job in jobs)
+            else:
+                yield "".join(json.dumps(job, ensure_ascii=False) + "\n" for job in jobs)
 
     def _reads(self) -> Iterator[list[dict[str, Any]]]:
         """Jobs as in `job_json`. Later jobs are left out, so that the export ends."""

@@ -58,14 +58,12 @@ def load(session: Session) -> Settings:
 def describe(session: Session) -> list[Value]:
     """All settings with their values, in the order of DEFINITIONS."""
     rows = {row.key: row for row in session.scalars(select(Setting))}
-    values = []
-    for key, definition in DEFINITIONS.items():
-        row = rows.get(key)
-        if row is None:
-            values.append(Value(definition, definition.tidy(definition.default)))
-        else:
-            values.append(Value(definition, definition.tidy(json.loads(row.value)), row.changed_at, row.changed_by))
-    return values
+    return [
+        Value(one, one.tidy(json.loads(rows[key].value)), rows[key].changed_at, rows[key].changed_by)
+        if key in rows
+        else Value(one, one.tidy(one.default))
+        for key, one in DEFINITIONS.items()
+    ]
 
 
 def history(session: Session, key: str, limit: int = 50) -> list[Change]:

@@ -33,7 +33,7 @@ class Unheard(Exception):
     """The supervisor has ended or is silent, so it cannot change its workers. The message says why."""
 
 
-def request_state(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outcome:
+def request_state(requested: str, ids: Optional[Sequence[str]], actor: str) -> Outcome:
     """Ask workers to drain (`quiet`: take no more jobs), to `run` again, or to `stop` (finish their jobs, then exit).
 
     `ids` None: all running workers. `Outcome.refused` names workers that do not run, do not exist or are `stopping`: a
@@ -44,18 +44,18 @@ def request_state(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outcom
     """
     outcome = Outcome()
     with writing() as session:
-        if wish == "stop":
+        if requested == "stop":
             _lower_wanted(session, ids)
         named = RUNNING if ids is None else Worker.id.in_(ids)
-        asked = RUNNING if wish == "stop" else RUNNING & (Worker.wish != "stop")
-        rows = session.scalars(update(Worker).where(named, asked).values(wish=wish).returning(Worker.id)).all()
+        asked = RUNNING if requested == "stop" else RUNNING & (Worker.wish != "stop")
+        rows = session.scalars(update(Worker).where(named, asked).values(wish=requested).returning(Worker.id)).all()
         outcome.moved = sorted(rows)
         states = {
             row.id: "stopping" if row.state == "running" else row.state
             for row in session.execute(select(Worker.id, Worker.state).where(named, Worker.id.not_in(rows)))
         }
         outcome.refused = {id_: states.get(id_) for id_ in (states if ids is None else ids) if id_ not in rows}
-        _record(session, wish, outcome.moved, actor)
+        _record(session, requested, outcome.moved, actor)
     return outcome
 
 

@@ -49,10 +49,12 @@ def running_jobs() -> list[RunningJob]:
         return [RunningJob(id_, at or 0, host or "an unknown host") for id_, at, host in session.execute(statement)]
 
 
-def running_workers(*wishes: str) -> list[str]:
-    """Ids of running workers; with `wishes`, only those with one of these requests."""
+def running_workers(*requested: str) -> list[str]:
+    """Ids of running workers; with `requested`, only those with one of these requests."""
     with reading() as session:
-        return list(session.scalars(select(Worker.id).where(RUNNING, Worker.wish.in_(wishes) if wishes else true())))
+        return list(
+            session.scalars(select(Worker.id).where(RUNNING, Worker.wish.in_(requested) if requested else true()))
+        )
 
 
 class Drain:

@@ -88,11 +88,7 @@ def incoming_move(target: Side, move_id: str) -> Optional[Move]:
 
 def add(connection: Connection, move: Move) -> None:
     _metadata.create_all(connection)
-    connection.execute(
-        MOVES.insert().values(
-            id=move.id, role=move.role, address=move.address, phase=move.phase, words=move.words, at=move.at
-        )
-    )
+    connection.execute(MOVES.insert().values({**vars(move), "progress": None}))
 
 
 def drop_table(connection: Connection) -> None:

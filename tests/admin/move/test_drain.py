@@ -1,4 +1,4 @@
-"""No job is cut short by a move, none is lost, and what was being stored is moved."""
+"""A move interrupts no job, loses none, and includes open transactions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from webapp.insight import fleet
 from worker import processes
 
 
-def test_nothing_moves_while_a_job_runs_and_the_workers_go_on(app: Flask, target: Config) -> None:
+def test_the_move_fails_while_a_job_runs_and_the_workers_resume(app: Flask, target: Config) -> None:
     host = processes.host_name()
     busy = make_worker(host="another-host")
     shy = make_worker(wish="quiet", host=host, pid=1)
@@ -34,7 +34,7 @@ def test_nothing_moves_while_a_job_runs_and_the_workers_go_on(app: Flask, target
     make_job()
 
 
-def test_what_a_dead_worker_held_goes_back_and_moves(app: Flask, target: Config) -> None:
+def test_jobs_of_a_lost_worker_are_released_and_moved(app: Flask, target: Config) -> None:
     dead = make_worker(host=processes.host_name(), boot_id=processes.boot_id(), pid=2**22 + 5)
     make_job("processing", id="held", worker_id=dead.id)
     go(target)
@@ -75,8 +75,8 @@ def make_jobs_end() -> None:
         session.execute(update(models.Job).values(values))
 
 
-def test_what_was_being_stored_when_the_mark_came_is_moved(app: Flask, target: Config) -> None:
-    """A transaction that is open makes the mark wait, and is in the copy; one that comes later is refused."""
+def test_a_transaction_that_is_open_when_writes_are_blocked_is_moved(app: Flask, target: Config) -> None:
+    """Blocking writes waits for an open transaction, which is in the copy; a later one is refused."""
     begun, end = threading.Event(), threading.Event()
 
     def store() -> None:

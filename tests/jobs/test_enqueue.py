@@ -1,4 +1,4 @@
-"""What people do to the queue: enqueue and pause, what is refused, and what it leaves behind."""
+"""Enqueue, and pausing queues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_time_in_the_past_counts_as_now() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_taken_id_is_refused_with_its_state_and_nothing_of_the_batch_is_stored() -> None:
+def test_a_taken_id_is_refused_with_its_state_and_no_job_of_the_call_is_stored() -> None:
     enqueue("true", id="job1")
     with pytest.raises(job_spec.SpecError, match=r"id: 'job1' is already used by a pending job\."):
         actions.enqueue([job_spec.parse({"command": "true", "id": i}) for i in ("new", "job1")], "person:test")
@@ -81,9 +81,9 @@ def _asks(label: str, queue: str = "default") -> job_spec.JobSpec:
     return job_spec.parse({"command": "true", "requires": label, "queue": queue})
 
 
-def test_there_are_only_so_many_ways_to_ask_of_one_queue(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_label_sets_per_queue_is_limited(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and pages look through them one by one."""
-    monkeypatch.setattr(enqueueing, "MOST_LANES", 2)
+    monkeypatch.setattr(enqueueing, "MOST_LABEL_SETS", 2)
     actions.enqueue([*map(_asks, "ab")], "person:ana")
     actions.enqueue([_asks("a")], "person:ana")
     with pytest.raises(job_spec.SpecError, match="require 2 different sets of labels already"):

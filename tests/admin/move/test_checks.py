@@ -1,4 +1,4 @@
-"""What can be known before a move is said before it; what cannot be moved is left alone."""
+"""Checks before a move: faults are reported first, and refused databases are left alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_dry_run_counts_and_changes_nothing(app: Flask, target: Config) -> Non
         assert not inspect(connection).has_table(relocated.TABLE)
 
 
-def test_what_postgresql_does_not_take_is_named_before_anything_happens(
+def test_values_that_postgresql_cannot_store_are_reported_before_the_move(
     sqlite_app: Flask, postgresql_target: Config
 ) -> None:
     job, other = make_job(id="nul"), make_job("completed", id="large")
@@ -56,7 +56,7 @@ def test_what_postgresql_does_not_take_is_named_before_anything_happens(
     make_job()  # the queue goes on
 
 
-def test_what_comes_after_the_check_and_does_not_fit_is_said_by_the_copy(
+def test_a_value_that_does_not_fit_and_comes_after_the_check_is_reported_by_the_copy(
     sqlite_app: Flask, postgresql_target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "misfits", lambda *_: [])
@@ -79,7 +79,7 @@ def test_a_database_that_is_not_empty_is_refused_and_left_alone(app: Flask, targ
     make_job()
 
 
-def test_a_database_that_only_was_started_is_empty(app: Flask, target: Config) -> None:
+def test_a_database_that_was_only_started_counts_as_empty(app: Flask, target: Config) -> None:
     create_core(target)
     riches.fill(large=10)
     go(target)
@@ -93,13 +93,13 @@ def test_the_tables_of_another_program_are_left_alone(app: Flask, postgresql_tar
         go(postgresql_target)
 
 
-def test_a_queue_does_not_move_to_where_it_is(app: Flask, config: Config) -> None:
+def test_a_queue_cannot_move_to_its_own_address(app: Flask, config: Config) -> None:
     same = Config(config.home, config.database_url or f"sqlite:///{config.sqlite_path}", None)
     with pytest.raises(MoveError, match=r"is at .* already"):
         go(same)
 
 
-def test_a_database_that_is_out_of_reach_is_said_in_one_line(app: Flask, home: Path) -> None:
+def test_an_unreachable_database_is_reported_in_one_line(app: Flask, home: Path) -> None:
     nowhere = Config(home, "postgresql+psycopg://ana:s3cret@127.0.0.1:1/queue", None)
     with pytest.raises(MoveError, match=r"postgresql://ana@127.0.0.1:1/queue cannot be read: .*refused") as caught:
         examine(nowhere)
@@ -108,7 +108,7 @@ def test_a_database_that_is_out_of_reach_is_said_in_one_line(app: Flask, home: P
         examine(Config(home, "sqlite:////no/such/place/queue.db", None))
 
 
-def test_a_second_move_waits_for_the_first_ones_end(app: Flask, config: Config) -> None:
+def test_a_second_move_at_the_same_time_is_refused(app: Flask, config: Config) -> None:
     with (
         move.move_lock(config),
         pytest.raises(MoveError, match="another `db move` is running"),
