@@ -19,7 +19,7 @@ from webapp.db import backup
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit
-from webapp.jobs import actions, deletion, operations, settings
+from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
 from worker.maintenance import retention
 from worker.maintenance.retention import Retention
@@ -65,7 +65,7 @@ def delete(which: str = "TRUE") -> None:
 @pytest.mark.usefixtures("app")
 def test_a_long_command_is_cut_and_told_from_others_by_its_hash() -> None:
     command = f"./import.sh {'x' * 100} --secret hunter2"
-    operations.enqueue([job_spec.parse({"id": "job1", "command": command})], "person:ana")
+    actions.enqueue([job_spec.parse({"id": "job1", "command": command})], "person:ana")
     actions.apply("discard", ["job1"], "person:ana")
     enqueued, _ = lines()
     after = json.loads(enqueued.detail or "")["after"]
@@ -173,10 +173,10 @@ def test_the_guard_goes_by_the_setting() -> None:
     [line] = write_lines(40)
     announce()
     for days in (41, 0):
-        operations.set_setting("keep_audit", days, "rule:test")
+        settings.set_setting("keep_audit", days, "rule:test")
         with pytest.raises(DBAPIError, match=WORDS):
             delete(f"id = {line}")
-    operations.set_setting("keep_audit", 39, "rule:test")
+    settings.set_setting("keep_audit", 39, "rule:test")
     delete(f"id = {line}")
 
 

@@ -61,7 +61,7 @@ def test_a_program_that_says_what_it_saw_overwrites_nothing_else(operator: Progr
     make_job("dead", id="newest", error_key="one")
     acknowledged = {"note": "seen", "acknowledged": True, "last_death": seen["last_death"]}
     told = refused(operator("PUT", url, acknowledged), 409, "conflict")
-    assert told["detail"].startswith("One more has died of it in the meantime.")
+    assert told["detail"].startswith("This group has a new dead letter.")
     assert (told["group"]["example"], told["group"]["note"], told["group"]["open"]) == ("newest", "mine", True)
     acknowledged["last_death"] = told["group"]["last_death"]
     assert operator("PUT", url, acknowledged).get_json()["open"] is False

@@ -16,7 +16,7 @@ from webapp.api import idempotency
 from webapp.core.locks import Busy
 from webapp.db.engines import reading
 from webapp.db.models import IdempotencyKey
-from webapp.jobs import operations
+from webapp.jobs import actions
 from webapp.lib import clock
 
 pytestmark = [pytest.mark.usefixtures("own_clock"), pytest.mark.postgresql]
@@ -82,13 +82,13 @@ def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
 def test_after_a_fault_the_same_request_may_come_again_at_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    enqueue = operations.enqueue
+    enqueue = actions.enqueue
 
     def stored_and_broken(*arguments: Any, **options: Any) -> Any:
         enqueue(*arguments, **options)
         raise Busy("after the commit")
 
-    monkeypatch.setattr(operations, "enqueue", stored_and_broken)
+    monkeypatch.setattr(actions, "enqueue", stored_and_broken)
     response = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     refused(response, 503, "busy")
     assert response.headers["Retry-After"] == "5"
@@ -107,7 +107,7 @@ def test_a_request_whose_end_could_not_be_noted_may_come_again_at_once(
     with monkeypatch.context() as fault:
         fault.setattr(idempotency, broken, away)
         if broken == "_end":
-            fault.setattr(operations, "enqueue", away)
+            fault.setattr(actions, "enqueue", away)
         refused(submitter("POST", "/jobs", JOB, Idempotency_Key="k1"), 503, "busy")
         refused(submitter("POST", "/jobs", JOB, Idempotency_Key="k1"), 503, "busy")
     assert submitter("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201

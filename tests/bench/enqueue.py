@@ -24,7 +24,7 @@ from tests.bench.scratch import opened
 from webapp.core import audit_lines
 from webapp.core.job_spec import JobSpec
 from webapp.db.engines import sqlite
-from webapp.jobs import operations
+from webapp.jobs import actions
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 from webapp.lib.process_group import ENTRY
@@ -89,7 +89,7 @@ def _insert(bare: Any, jobs: int, *, with_line: bool = False) -> float:
 def _enqueue(jobs: int) -> float:
     began = time.perf_counter()
     for _ in range(jobs):
-        operations.enqueue([JobSpec(command=COMMAND)], ACTOR)
+        actions.enqueue([JobSpec(command=COMMAND)], ACTOR)
     return time.perf_counter() - began
 
 
@@ -97,7 +97,7 @@ def _enqueue(jobs: int) -> float:
 def bare_table(home: Path) -> Iterator[Any]:
     """A connection of SQLite's own to a database with our schema, that commits as durably."""
     with opened(home) as config:
-        operations.enqueue([JobSpec(command=COMMAND)], ACTOR)  # the queue is there, too
+        actions.enqueue([JobSpec(command=COMMAND)], ACTOR)  # the queue is there, too
     with closing(sqlite.connect(str(config.sqlite_path), isolation_level=None)) as connection:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")

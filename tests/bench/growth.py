@@ -24,7 +24,8 @@ from webapp.core.job_spec import JobSpec
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db.engines import worker_connection, write_engine, writing
-from webapp.jobs.operations import enqueue, pause_queue
+from webapp.jobs.actions import enqueue
+from webapp.jobs.queue_actions import pause_queue
 from webapp.lib import clock
 
 if TYPE_CHECKING:

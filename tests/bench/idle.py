@@ -14,7 +14,7 @@ from tests.bench.pool import ACTOR, ENDED, Pool, cpu_of, number, pool_of, pss_of
 from tests.bench.rounds import Row, plain_row
 from tests.bench.scratch import eventually, opened
 from webapp.core.job_spec import JobSpec
-from webapp.jobs.operations import enqueue
+from webapp.jobs.actions import enqueue
 
 
 @dataclass(frozen=True)

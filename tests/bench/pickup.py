@@ -25,7 +25,7 @@ from tests.bench.scratch import eventually, opened
 from webapp.core.job_spec import JobSpec
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Job
-from webapp.jobs.operations import enqueue
+from webapp.jobs.actions import enqueue
 
 COMMAND = "date +%s%N"  # a shell has no clock of its own; this is one exec, which the shell does in its own place
 SETTLING = 0.012  # seconds after which it is looked whether a job is done: nothing looks while it is under way

@@ -18,7 +18,7 @@ from tests.bench import Bench, BenchError
 from tests.bench.scratch import Used, eventually, opened
 from webapp.core.job_spec import JobSpec
 from webapp.db.engines import reading
-from webapp.jobs.operations import enqueue
+from webapp.jobs.actions import enqueue
 
 ACTOR = "person:bench"
 ENDED = "SELECT count(*) FROM jobs WHERE state = 'completed'"

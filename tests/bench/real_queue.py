@@ -14,7 +14,7 @@ from webapp.core.job_spec import JobSpec
 from webapp.db.engines import writing
 from webapp.db.models import Worker
 from webapp.insight import rollups
-from webapp.jobs.operations import enqueue
+from webapp.jobs.actions import enqueue
 from webapp.lib import clock
 
 QUEUES = ("default", "mail", "reports")

@@ -147,4 +147,4 @@ def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:
 def test_too_little_room_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 50 * 1024**2}))
     (finding,) = doctor.disk_space(tmp_path)
-    assert (finding.result, finding.advice) == ("fail", "Make room.")
+    assert (finding.result, finding.advice) == ("fail", "Free up disk space.")

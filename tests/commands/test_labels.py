@@ -91,7 +91,7 @@ def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(a
     assert "2 in default, which need host:web-9; 1 in mail, which needs gpu and ssd" in cli("status").out
     told = doctor()
     assert told["result"] == "warn"
-    assert "1 alive, but none of them has what 3 jobs require: gpu, host:web-9, ssd." in told["detail"]
+    assert "1 running, but none has the labels that 3 jobs require: gpu, host:web-9, ssd." in told["detail"]
     assert "manage.py worker start --label NAME" in told["advice"]
     make_worker(host="web-9", labels='["gpu", "ssd"]')
     assert doctor()["result"] == "ok"

@@ -13,7 +13,7 @@ from tests.factories import make_job, make_worker
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import operations, queries, settings
+from webapp.jobs import queries, settings
 from webapp.lib import clock
 
 
@@ -151,8 +151,8 @@ def newest(key: str = "backoff_base") -> int:
 
 
 def test_a_change_is_put_back_with_one_button(admin: Browser) -> None:
-    operations.set_setting("backoff_base", 3, "person:ana")
-    operations.set_setting("backoff_base", 4, "person:ben")
+    settings.set_setting("backoff_base", 3, "person:ana")
+    settings.set_setting("backoff_base", 4, "person:ben")
     text = admin.get("/config/backoff_base").get_data(as_text=True)
     assert re.findall(r'name="change" value="\d+"[^>]*>Revert to ([\d.]+)<', text) == ["3", "2"]
     data = {"change": newest(), "seen": newest()}
@@ -164,7 +164,7 @@ def test_a_change_is_put_back_with_one_button(admin: Browser) -> None:
 
 
 def test_the_default_is_put_back_as_the_default(admin: Browser) -> None:
-    operations.set_setting("backoff_base", 3, "person:ana")
+    settings.set_setting("backoff_base", 3, "person:ana")
     admin.post("/config/backoff_base/revert", {"change": newest(), "seen": newest()})
     text = admin.get("/config/backoff_base").get_data(as_text=True)
     assert "Saved: backoff_base = 2 (default)" in text
@@ -172,9 +172,9 @@ def test_the_default_is_put_back_as_the_default(admin: Browser) -> None:
 
 
 def test_whoever_comes_second_is_told_and_loses_nothing(admin: Browser) -> None:
-    operations.set_setting("backoff_base", 3, "person:ana")
+    settings.set_setting("backoff_base", 3, "person:ana")
     seen = newest()
-    operations.set_setting("backoff_base", 4, "person:ben")
+    settings.set_setting("backoff_base", 4, "person:ben")
     saved = admin.post("/config/backoff_base", {"value": "5", "seen": seen})
     text = saved.get_data(as_text=True)
     assert saved.status_code == 409
@@ -192,20 +192,20 @@ def test_whoever_comes_second_is_told_and_loses_nothing(admin: Browser) -> None:
 
 
 def test_a_change_that_is_none_of_the_settings_is_not_put_back(admin: Browser) -> None:
-    operations.set_setting("max_retries", 5, "person:ana")
+    settings.set_setting("max_retries", 5, "person:ana")
     assert admin.post("/config/backoff_base/revert", {"change": newest("max_retries")}).status_code == 404
     assert admin.post("/config/backoff_base/revert", {"change": "x"}).status_code == 400
     assert admin.post("/config/nothing/revert", {"change": "1"}).status_code == 404
 
 
 def test_a_viewer_reads_the_history_and_puts_nothing_back(viewer: Browser) -> None:
-    operations.set_setting("max_retries", 7, "person:ana")
+    settings.set_setting("max_retries", 7, "person:ana")
     assert "/revert" not in viewer.get("/config/max_retries").get_data(as_text=True)
     assert viewer.post("/config/max_retries/revert", {"change": newest("max_retries")}).status_code == 403
 
 
 def test_a_viewer_sees_the_value_and_no_form(viewer: Browser) -> None:
-    operations.set_setting("max_retries", 7, "person:ana")
+    settings.set_setting("max_retries", 7, "person:ana")
     text = viewer.get("/config/max_retries").get_data(as_text=True)
     assert "Only admins can change it" in text
     assert viewer.post("/config/max_retries", {"value": "1"}).status_code == 403

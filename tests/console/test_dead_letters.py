@@ -43,7 +43,7 @@ def test_groups_stand_in_the_order_that_was_asked_for_page_by_page(
 
 
 def test_too_many_groups_are_said_to_be_so(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_groups, "MOST_GROUPS", 1)
+    monkeypatch.setattr(failure_groups, "MAX_GROUPS", 1)
     make_job("dead", error_key="a")
     make_job("dead", error_key="b")
     assert "There are more than 1 groups" in text_of(viewer, "/dead")

@@ -14,7 +14,7 @@ from tests.console.test_submit import only_job, submit
 from tests.factories import make_job, make_queue, make_supervisor, make_worker
 from webapp.console.display.wait_reason import start_command, wanting
 from webapp.insight.blockers import serving
-from webapp.jobs.queries import WorkerView
+from webapp.insight.fleet import WorkerView
 from webapp.lib import clock
 
 START = "python3 manage.py worker start"

@@ -138,7 +138,7 @@ def test_nothing_of_a_command_becomes_markup(viewer: Browser) -> None:
 
 
 def test_charts_that_are_behind_say_how_far_they_are(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trends, "TAIL", 1)
+    monkeypatch.setattr(trends, "MAX_UNFOLDED", 1)
     for minutes in (20, 18, 16):
         ended("true", "completed", minutes * MINUTE)
     assert "Counted up to" in text_of(viewer)

@@ -16,7 +16,7 @@ from webapp.console.audit import Change, changes
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import Token
-from webapp.jobs import operations
+from webapp.jobs import settings
 from webapp.lib import clock
 
 
@@ -130,7 +130,7 @@ def lines(text: str) -> list[str]:
 
 
 def test_the_trail_is_shown_with_what_was_and_what_is_and_refusals_marked(admin: Browser, viewer: Browser) -> None:
-    operations.set_setting("lease", 40, "person:ana")
+    settings.set_setting("lease", 40, "person:ana")
     viewer.post("/queue/mail/pause")
     text = admin.get("/audit").get_data(as_text=True)
     assert re.search(r'<span class="old">30</span>.*?<span class="new">40</span>', text)
@@ -138,8 +138,8 @@ def test_the_trail_is_shown_with_what_was_and_what_is_and_refusals_marked(admin:
 
 
 def test_the_trail_is_narrowed_by_who_what_to_what_and_whether(admin: Browser, viewer: Browser) -> None:
-    operations.set_setting("lease", 40, "person:ana")
-    operations.set_setting("lease", 50, "token:deploy")
+    settings.set_setting("lease", 40, "person:ana")
+    settings.set_setting("lease", 50, "token:deploy")
     viewer.post("/queue/mail/pause")
     for query, number in (
         ("actor=ana", 1), ("actor=person:ana", 1), ("actor=token:", 1), ("verb=config", 2), ("subject=setting:", 2),
@@ -162,7 +162,7 @@ def test_a_time_that_is_none_is_told_under_its_field(admin: Browser, since: str)
 
 def test_the_trail_is_read_in_pages_there_and_back(admin: Browser) -> None:
     for value in range(120):
-        operations.set_setting("lease", 40 + value % 2, "person:ana")
+        settings.set_setting("lease", 40 + value % 2, "person:ana")
     first = admin.get("/audit?actor=ana").get_data(as_text=True)
     second = admin.get(link(first, "next")).get_data(as_text=True)
     third = admin.get(link(second, "next")).get_data(as_text=True)
@@ -184,7 +184,7 @@ def link(page: str, rel: str) -> str:
 def test_the_export_is_a_file_of_json_lines_oldest_first(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "PAGE", 3)
     for value in range(8):
-        operations.set_setting("lease", 40 + value, "person:ana")
+        settings.set_setting("lease", 40 + value, "person:ana")
     response = admin.get("/audit.jsonl?verb=config")
     told = [json.loads(line) for line in response.get_data(as_text=True).splitlines()]
     assert [one["detail"]["after"] for one in told] == list(range(40, 48))

@@ -13,7 +13,7 @@ from webapp.commands import worker as command
 from webapp.console import workers
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor, Worker
-from webapp.insight.fleet import MOST_WORKERS
+from webapp.jobs.worker_actions import MAX_WORKERS
 from webapp.lib import clock
 
 
@@ -174,4 +174,4 @@ def test_a_supervisors_page_tells_what_it_is_and_lets_an_administrator_scale(adm
 
 
 def test_a_start_and_a_scale_have_the_same_bound() -> None:
-    assert command.MOST_WORKERS == MOST_WORKERS
+    assert command.MOST_WORKERS == MAX_WORKERS

@@ -15,7 +15,7 @@ from webapp.core import audit_lines, job_spec
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit
-from webapp.jobs import actions, operations
+from webapp.jobs import actions, queue_actions, settings, worker_actions
 from webapp.jobs.filters import JobFilter
 
 pytestmark = pytest.mark.usefixtures("app")
@@ -32,9 +32,9 @@ def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
     make_queue("mail")
     make_worker(id="w1")
     actions.apply("requeue", ["job1"], "person:ana")
-    operations.set_setting("max_retries", 5, "person:ana")
-    operations.pause_queue("mail", "person:ana")
-    operations.wish_of_workers("quiet", ["w1"], "person:ana")
+    settings.set_setting("max_retries", 5, "person:ana")
+    queue_actions.pause_queue("mail", "person:ana")
+    worker_actions.request_state("quiet", ["w1"], "person:ana")
     actions.apply("discard", ["job1"], "token:deploy")
     assert trail() == [
         ("person:ana", "requeue", "job:job1", {"before": {"state": "dead"}, "after": {"state": "pending"}}),
@@ -46,9 +46,9 @@ def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
 
 
 def test_enqueue_is_noted_job_by_job_and_a_crowd_by_its_number() -> None:
-    operations.enqueue([job_spec.parse({"command": "true", "id": "a"})], "person:ana")
-    operations.enqueue([job_spec.parse({"command": "true", "id": "c", "requires": ["gpu"]})], "person:ana")
-    operations.enqueue([job_spec.parse({"command": "true", "id": f"b{n}"}) for n in range(101)], "person:ana")
+    actions.enqueue([job_spec.parse({"command": "true", "id": "a"})], "person:ana")
+    actions.enqueue([job_spec.parse({"command": "true", "id": "c", "requires": ["gpu"]})], "person:ana")
+    actions.enqueue([job_spec.parse({"command": "true", "id": f"b{n}"}) for n in range(101)], "person:ana")
     noted = {"command": "true", "queue": "default", "state": "pending"}
     assert trail() == [
         ("person:ana", "enqueue", "job:a", {"after": noted}),
@@ -62,7 +62,7 @@ def test_a_bulk_act_is_one_line_and_what_rules_do_is_none() -> None:
         make_job("dead")
     actions.apply("requeue", JobFilter(state="dead"), "person:ana")
     actions.apply("requeue", ["nothing"], "person:ana")
-    operations.set_setting("max_retries", 5, "rule:test")
+    settings.set_setting("max_retries", 5, "rule:test")
     [(actor, verb, subject, detail)] = trail()
     assert (actor, verb, subject) == ("person:ana", "requeue", "act:1")
     assert detail["filter"]["state"] == "dead"
@@ -87,7 +87,7 @@ def test_nobody_can_replace_a_line_where_sqlite_would() -> None:
 
 
 def refuses(statement: str) -> None:
-    operations.set_setting("max_retries", 5, "person:ana")
+    settings.set_setting("max_retries", 5, "person:ana")
 
     def tamper() -> None:
         with writing() as session:
@@ -102,10 +102,10 @@ def test_the_trail_says_from_where(app: object) -> None:
     before = audit_lines._origin.get()
     audit_lines.set_origin(audit_lines.Origin("api", "192.0.2.7"))
     try:
-        operations.set_setting("max_retries", 5, "person:ana")
+        settings.set_setting("max_retries", 5, "person:ana")
     finally:
         audit_lines.set_origin(before)
-    operations.set_setting("max_retries", 6, "person:ana")
+    settings.set_setting("max_retries", 6, "person:ana")
     with reading() as session:
         rows = session.scalars(select(Audit).order_by(Audit.id)).all()
     assert [(row.face, row.address) for row in rows] == [("api", "192.0.2.7"), ("command", None)]
@@ -113,8 +113,8 @@ def test_the_trail_says_from_where(app: object) -> None:
 
 def test_the_trail_is_found_by_who_what_and_whether_and_read_in_pages() -> None:
     for value in range(5):
-        operations.set_setting("max_retries", value + 4, "person:ana")
-    operations.set_setting("lease", 40, "person:anatol")
+        settings.set_setting("max_retries", value + 4, "person:ana")
+    settings.set_setting("lease", 40, "person:anatol")
     with reading() as session:
         assert len(audit.page(session, audit.Wanted(actor="person:ana"), limit=10)) == 6
         assert len(audit.page(session, audit.Wanted(subject="setting:lease"), limit=10)) == 1

@@ -18,11 +18,11 @@ from webapp.db import backup
 from webapp.db.application import create_core
 from webapp.db.backup import BackupError
 from webapp.db.engines import db, reading
-from webapp.jobs import job_detail, operations
+from webapp.jobs import actions, job_detail
 
 
 def enqueue(job_id: str) -> None:
-    operations.enqueue([job_spec.parse({"id": job_id, "command": "true"})], "person:test")
+    actions.enqueue([job_spec.parse({"id": job_id, "command": "true"})], "person:test")
 
 
 def ids(config: Config) -> list[str]:
@@ -57,7 +57,7 @@ def test_a_backup_of_a_queue_in_use_is_whole_and_private(sqlite_app: Flask, home
     def go_on_working() -> None:
         with sqlite_app.app_context():
             while not stop.is_set():
-                operations.enqueue([job_spec.parse({"command": "true"})] * 20, "person:test")
+                actions.enqueue([job_spec.parse({"command": "true"})] * 20, "person:test")
 
     worker = threading.Thread(target=go_on_working)
     worker.start()
@@ -163,7 +163,7 @@ def _sql(path: Path, statement: str) -> None:
 def test_a_backup_that_is_killed_leaves_no_file_of_the_final_name(
     sqlite_app: Flask, home: Path, tmp_path: Path
 ) -> None:
-    operations.enqueue([job_spec.parse({"command": "x" * 60_000})] * 300, "person:test")
+    actions.enqueue([job_spec.parse({"command": "x" * 60_000})] * 300, "person:test")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "from webapp import config\n"

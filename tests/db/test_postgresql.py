@@ -19,7 +19,7 @@ from webapp.db import postgresql
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
-from webapp.jobs import operations
+from webapp.jobs import actions
 from webapp.jobs.settings import bump_revision
 
 pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
@@ -66,7 +66,7 @@ def test_many_jobs_on_their_way_into_a_new_queue_let_settings_be_changed_meanwhi
             bump_revision(session)
         heard.append(number)
 
-    operations.enqueue([JobSpec(command="true", queue="new", requires=("gpu",))] * 30, "person:ana", stored=stored)
+    actions.enqueue([JobSpec(command="true", queue="new", requires=("gpu",))] * 30, "person:ana", stored=stored)
     assert heard == [30]
 
 
@@ -121,7 +121,7 @@ def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_chang
     from webapp.core import job_spec
     from webapp.core.labels import LabelSet
     from webapp.core.settings import Settings
-    from webapp.jobs import operations
+    from webapp.jobs import actions
     from worker.loop.claims import Claims
 
     make_job("pending", id="first")
@@ -129,6 +129,6 @@ def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_chang
     with Claims(connection, "w1") as turn:
         turn.look()
         [claim] = turn.claim([LabelSet("default")], 1, Settings())
-        assert operations.enqueue([job_spec.parse({"command": "true"})], "person:test")
+        assert actions.enqueue([job_spec.parse({"command": "true"})], "person:test")
         assert claim.id == "first"
     connection.close()

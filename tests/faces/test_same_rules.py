@@ -1,6 +1,6 @@
 """What a job may be, what may be done to it and what a search finds does not depend on the way in.
 
-The rules themselves are tested where they live: `tests/webapp/test_jobspec.py`, `test_operations.py`, `test_search.py`.
+The rules themselves are tested where they live: `tests/webapp/test_jobspec.py`, `test_enqueue.py`, `test_search.py`.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def another_writer(rig: Rig) -> Iterator[list[float]]:
     from webapp.config import Config
     from webapp.db.application import create_core
     from webapp.db.engines import db
-    from webapp.jobs import operations
+    from webapp.jobs import settings
 
     waits: list[float] = []
     over = threading.Event()
@@ -96,7 +96,7 @@ def another_writer(rig: Rig) -> Iterator[list[float]]:
         with app.app_context():
             while not over.wait(0.02):
                 began = time.monotonic()
-                operations.set_setting("keep_dead", len(waits) % 1000, "person:other")
+                settings.set_setting("keep_dead", len(waits) % 1000, "person:other")
                 waits.append(time.monotonic() - began)
             for engine in db.engines.values():
                 engine.dispose()

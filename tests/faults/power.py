@@ -38,7 +38,7 @@ journal, command, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
 def told(what, name, value=None):
     print(json.dumps([os.stat(journal).st_size, what, name, value]), flush=True)
 def submit(name, **fields):
-    operations.enqueue([job_spec.parse({"id": name, "command": command, "max_retries": 3, **fields})], "person:ana")
+    actions.enqueue([job_spec.parse({"id": name, "command": command, "max_retries": 3, **fields})], "person:ana")
 with create_core().app_context():
     for turn in range(number):
         submit(f"told-{turn}")
@@ -49,7 +49,7 @@ with create_core().app_context():
             actions.apply("cancel", [f"later-{turn}"], "person:ana")
             told("cancel", f"later-{turn}")
         if turn % 5 == 0:
-            operations.set_setting("keep_dead", turn + 1, "person:ana")
+            settings.set_setting("keep_dead", turn + 1, "person:ana")
             told("config", "keep_dead", turn + 1)
         if turn % 10 == 0:
             submit(f"again-{turn}", delay=3600)

@@ -22,7 +22,7 @@ from webapp.db.application import create_core
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, OutputChunk, Supervisor, Worker
 from webapp.insight import fleet
-from webapp.jobs import actions, job_detail, operations, queries
+from webapp.jobs import actions, job_detail, settings, worker_actions
 from webapp.lib import clock
 
 pytestmark = pytest.mark.full
@@ -46,7 +46,7 @@ def machines(
         network = Network(url)
         try:
             for _ in opened(create_core(configuration(folder / "home", url))):
-                operations.set_setting("lease", LEASE, "person:test")
+                settings.set_setting("lease", LEASE, "person:test")
                 yield {name: network.host(name, folder) for name in NAMES}
         finally:
             network.close()
@@ -79,7 +79,7 @@ def worker_on(host: str) -> Worker:
 
 
 def submit(command: str, **fields: Any) -> str:
-    return operations.enqueue([job_spec.parse({"command": command, **fields})], "person:test")[0]
+    return actions.enqueue([job_spec.parse({"command": command, **fields})], "person:test")[0]
 
 
 def job(job_id: str) -> Job:
@@ -122,12 +122,12 @@ def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(hos
 
 def test_supervisors_of_every_host_are_seen_and_steered_from_any(hosts: Hosts, eventually: Wait) -> None:
     with reading() as session:
-        views = fleet.supervisors(session, queries.workers(session, LEASE))
+        views = fleet.supervisors(session, fleet.workers(session, LEASE))
     assert {view.host: view.wanted for view in views} == dict.fromkeys(NAMES, 1)
     beta = next(view.id for view in views if view.host == "beta")
     hosts["gamma"].run("worker", "scale", beta, "3")
     eventually(lambda: sum(worker.host == "beta" for worker in workers()) == 3)
-    fleet.scale(beta, "person:test", to=0)
+    worker_actions.scale(beta, "person:test", to=0)
     eventually(lambda: {worker.host for worker in workers()} == {"alpha", "gamma"})
 
 

@@ -1,4 +1,4 @@
-"""Why a dead letter died: its last words, the last good run of its command, and what differs between the two."""
+"""Failure evidence: the last output, the last success of the command, and the difference."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signs(lines: list[failure_evidence.Line]) -> list[str]:
 
 
 @pytest.mark.usefixtures("app")
-def test_what_differs_from_the_last_good_run_is_told_line_by_line() -> None:
+def test_the_difference_from_the_last_success_is_shown_line_by_line() -> None:
     good(b"start\nold\n", ago=900)
     newest = good(b"\x1b[32mstart\x1b[0m at 9:00:01\nread 250 rows\nwrote 250 rows\n", ago=60)
     found = of(dead(b"start at 10:30:00\nread 251 rows\nerror: disk full\n", tail="error: disk full\n"))
@@ -56,13 +56,13 @@ def test_what_differs_from_the_last_good_run_is_told_line_by_line() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_outputs_that_differ_in_numbers_paths_and_ids_alone_are_the_same() -> None:
+def test_outputs_that_differ_only_in_numbers_paths_and_ids_are_the_same() -> None:
     good(b"12:00 wrote /tmp/a1 as 9f8e7d6c5b4a\n")
     assert of(dead(b"13:37 wrote /tmp/b2 as 0a1b2c3d4e5f\n\n")).difference == []
 
 
 @pytest.mark.usefixtures("app")
-def test_a_run_of_a_command_that_is_alike_will_do_where_there_is_none_of_the_same() -> None:
+def test_a_success_of_a_similar_command_is_used_if_there_is_none_of_the_same() -> None:
     good(b"x\n", "export --shop 7")
     alike = good(b"x\n", "import --shop 12")
     found = of(dead(b"x\n")).good
@@ -87,8 +87,8 @@ def test_a_job_that_completed_before_is_compared_with_itself() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_good_run_is_looked_for_among_the_newest_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_evidence, "LOOK", 3)
+def test_a_success_is_searched_only_among_the_newest_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_evidence, "COMPLETED_SAMPLE_SIZE", 3)
     good(b"x\n", ago=100)
     for number in range(3):
         good(b"x\n", f"other{'x' * number}", ago=number)
@@ -96,7 +96,7 @@ def test_a_good_run_is_looked_for_among_the_newest_alone(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("app")
-def test_without_attempts_or_good_runs_there_is_nothing_to_compare() -> None:
+def test_without_attempts_or_a_success_there_is_nothing_to_compare() -> None:
     job = make_job("dead", command=COMMAND)
     found = of(job)
     assert (found.attempt, found.tail, found.good, found.difference) == (0, "", None, [])
@@ -125,11 +125,11 @@ def test_many_lines_of_one_side_are_shortened_and_all_lines_are_bounded(monkeypa
     lines = signs(failure_evidence.difference([*words, "end"], ["end"]))
     assert lines[3:6] == ["- line d", "… 12 lines only in the last success", "- line q"]
     assert lines[-1] == "  end"
-    monkeypatch.setattr(failure_evidence, "MOST_SHOWN", 4)
+    monkeypatch.setattr(failure_evidence, "MAX_SHOWN_LINES", 4)
     assert signs(failure_evidence.difference([*words, "end"], ["end"]))[4:] == ["… 6 more lines"]
 
 
-def test_what_both_have_is_left_out_but_for_the_lines_around() -> None:
+def test_equal_lines_are_left_out_except_around_differences() -> None:
     both = [chr(97 + number) * 3 for number in range(12)]
     assert signs(failure_evidence.difference([*both, "x"], [*both, "y"])) == [
         "… 9 lines alike",

@@ -1,4 +1,4 @@
-"""Groups of dead letters: found whatever their number, sorted, counted; and what people say of them, with its trail."""
+"""Dead-letter groups: lists, counts, notes, owners and acknowledgements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import Audit, Job, User
 from webapp.insight import failure_groups
 from webapp.jobs import actions, queries
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 
 pytestmark = pytest.mark.postgresql
@@ -25,7 +25,7 @@ HOUR = clock.seconds(3600)
 
 
 def die(key: str, ago: float = 0.0, **values: Any) -> Job:
-    """A dead letter of a group, that died so many hours ago."""
+    """A dead letter of a group that died so many hours ago."""
     at = clock.now() - round(ago * HOUR)
     return make_job("dead", error_key=key, finished_at=at, started_at=at - clock.SECOND, **values)
 
@@ -43,7 +43,7 @@ def found(key: str) -> failure_groups.DeadGroup:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_group_has_its_jobs_alone_with_the_first_and_the_newest_death() -> None:
+def test_a_group_has_only_its_own_jobs_with_the_first_and_last_death() -> None:
     oldest = die("a", 5)
     die("a", 3)
     newest = die("a", 1, last_error="exit code 9: as it is now")
@@ -58,14 +58,14 @@ def test_a_group_has_its_jobs_alone_with_the_first_and_the_newest_death() -> Non
 
 @pytest.mark.usefixtures("app")
 def test_a_dead_letter_without_a_key_hides_no_group() -> None:
-    """As a worker of the version before leaves one, while it finishes under a newer schema."""
+    """A worker of the previous version leaves such a row while it finishes under a newer schema."""
     die("a")
     make_job("dead", error_key=None)
     assert [group.key for group in listed().groups] == ["a"]
 
 
 @pytest.mark.usefixtures("app")
-def test_no_dead_letters_are_no_groups() -> None:
+def test_without_dead_letters_there_are_no_groups() -> None:
     make_job("completed")
     listing = listed()
     assert (listing.groups, listing.number, listing.capped) == ([], 0, False)
@@ -74,7 +74,7 @@ def test_no_dead_letters_are_no_groups() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_the_latest_stand_first_or_the_largest_and_acknowledged_ones_behind() -> None:
+def test_groups_are_sorted_by_last_death_or_count_and_acknowledged_ones_come_last() -> None:
     for key, ago, number in (("few", 1, 1), ("many", 9, 3), ("some", 5, 2)):
         for _ in range(number):
             die(key, ago)
@@ -101,9 +101,9 @@ def test_pages_of_groups_meet() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_of_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_groups, "MOST_GROUPS", 4)
-    monkeypatch.setattr(failure_groups, "LOOK", 5)
+def test_with_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_groups, "MAX_GROUPS", 4)
+    monkeypatch.setattr(failure_groups, "NEWEST_JOBS", 5)
     for number in range(4):
         die(f"a{number}", 10 + number)
     assert not listed().capped
@@ -116,7 +116,7 @@ def test_of_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: py
 
 @pytest.mark.usefixtures("app")
 def test_counts_stop_at_their_caps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure_groups, "COUNTED", 6)
+    monkeypatch.setattr(failure_groups, "COUNT_BUDGET", 6)
     for _ in range(4):
         die("many")
     for _ in range(3):
@@ -127,7 +127,7 @@ def test_counts_stop_at_their_caps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_deaths_are_told_by_the_hour_of_the_last_day() -> None:
+def test_deaths_are_counted_by_hour_for_the_last_day() -> None:
     start = clock.now() // HOUR * HOUR
     for at in (start, start, start - 1, start - 23 * HOUR, start - 23 * HOUR - 1, start - 40 * HOUR):
         make_job("dead", error_key="a", finished_at=at)
@@ -139,7 +139,7 @@ def test_deaths_are_told_by_the_hour_of_the_last_day() -> None:
     assert found("old").deaths.hours == (0,) * 24
 
 
-def test_groups_are_found_by_the_index_however_many_jobs_there_are(app: Flask) -> None:
+def test_groups_are_found_by_the_index_for_any_number_of_jobs(app: Flask) -> None:
     for number in range(6):
         die(f"key{number % 2}")
     plans: list[str] = []
@@ -167,7 +167,7 @@ def test_groups_are_found_by_the_index_however_many_jobs_there_are(app: Flask) -
 
 
 @pytest.mark.usefixtures("app")
-def test_a_group_that_was_acknowledged_opens_again_when_one_more_dies_of_it() -> None:
+def test_an_acknowledged_group_opens_again_when_another_job_dies() -> None:
     die("a", 2)
     assert found("a").is_open
     assert failure_groups.update("a", "person:ana", acknowledged=True)
@@ -192,7 +192,7 @@ def test_an_undone_requeue_does_not_open_a_group() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_who_has_not_seen_the_newest_death_does_not_acknowledge_it() -> None:
+def test_an_unseen_death_cannot_be_acknowledged() -> None:
     seen = die("a", 2).finished_at
     die("a", 1)
     with pytest.raises(failure_groups.Recurred, match="new dead letter"):
@@ -227,7 +227,7 @@ def test_a_note_and_an_owner_stay_when_the_group_is_empty() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_what_stays_as_it_was_is_no_change() -> None:
+def test_equal_values_are_no_change() -> None:
     make_user("ben", "operator")
     die("a")
     assert not failure_groups.update("a", "person:ana", note="", owner="")
@@ -240,7 +240,7 @@ def test_what_stays_as_it_was_is_no_change() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_nobody_overwrites_a_note_that_they_have_not_seen() -> None:
+def test_an_unseen_note_is_not_overwritten() -> None:
     die("a")
     first = failure_groups.fingerprint(None)
     assert failure_groups.update("a", "person:ana", note="mine", seen=first)
@@ -251,7 +251,7 @@ def test_nobody_overwrites_a_note_that_they_have_not_seen() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_of_several_changes_all_are_made_or_none() -> None:
+def test_several_changes_are_all_made_or_none() -> None:
     seen = die("a", 2).finished_at
     die("a", 1)
     with pytest.raises(failure_groups.Recurred):
@@ -285,7 +285,7 @@ def test_an_empty_group_can_be_left_out() -> None:
     ],
 )
 @pytest.mark.usefixtures("app")
-def test_what_cannot_be_taken_is_refused_by_its_field(
+def test_an_invalid_value_is_refused_with_its_field(
     note: Optional[str], owner: Optional[str], field: str, words: str
 ) -> None:
     make_user("gone", "operator")
@@ -299,14 +299,14 @@ def test_what_cannot_be_taken_is_refused_by_its_field(
 
 
 @pytest.mark.usefixtures("app")
-def test_of_a_group_that_never_was_nothing_can_be_said() -> None:
+def test_an_unknown_group_cannot_be_changed() -> None:
     for what in ({"acknowledged": True}, {"acknowledged": False}, {"note": "x"}):
         with pytest.raises(NotFound, match="dead letter group 'a' does not exist"):
             failure_groups.update("a", "person:ana", **what)
 
 
 @pytest.mark.usefixtures("app")
-def test_what_was_said_leaves_a_trail() -> None:
+def test_changes_of_a_group_are_recorded() -> None:
     die("a")
     failure_groups.update("a", "person:ana", note="why")
     failure_groups.update("a", "person:ben", acknowledged=True)

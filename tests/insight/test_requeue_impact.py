@@ -1,4 +1,4 @@
-"""What a requeue would set off: by queue, how long at the present pace, and what keeps jobs waiting."""
+"""The effect of a requeue: by queue, its duration, and what blocks jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def die(number: int, queue: str = "default", ran: float = 3.0) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_idle_workers_are_judged_by_their_slots_and_how_long_the_jobs_ran() -> None:
+def test_idle_workers_are_estimated_by_slots_and_run_times() -> None:
     make_worker(slots=2)
     make_worker(slots=1, queues='["default"]')
     make_worker(slots=9, queues='["other"]')
@@ -38,7 +38,7 @@ def test_idle_workers_are_judged_by_their_slots_and_how_long_the_jobs_ran() -> N
 
 
 @pytest.mark.usefixtures("app")
-def test_busy_workers_are_judged_by_what_ends_in_a_minute_and_who_waits_goes_first() -> None:
+def test_busy_workers_are_estimated_by_their_rate_and_pending_jobs_go_first() -> None:
     make_worker()
     job = make_job("completed")
     for number in range(1, 11):
@@ -53,7 +53,7 @@ def test_busy_workers_are_judged_by_what_ends_in_a_minute_and_who_waits_goes_fir
 
 
 @pytest.mark.usefixtures("app")
-def test_what_keeps_jobs_waiting_is_told_by_queue() -> None:
+def test_obstacles_are_reported_by_queue() -> None:
     make_worker(queues='["default", "mail"]')
     make_queue("mail", paused_by="person:ana")
     die(3)
@@ -69,7 +69,7 @@ def test_what_keeps_jobs_waiting_is_told_by_queue() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_what_jobs_require_decides_who_serves_them_and_what_is_ahead() -> None:
+def test_required_labels_decide_which_workers_and_pending_jobs_count() -> None:
     make_worker(slots=4)
     make_worker(slots=2, labels='["gpu"]')
     for requires, number in (("", 1), ("gpu", 2), ("tape", 3)):
@@ -89,7 +89,7 @@ def test_what_jobs_require_decides_who_serves_them_and_what_is_ahead() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_without_workers_nobody_can_tell_how_long() -> None:
+def test_without_workers_the_time_is_unknown() -> None:
     die(2)
     told = of_all()
     assert (told.seconds, told.pace, told.slots) == (None, "", 0)
@@ -97,8 +97,8 @@ def test_without_workers_nobody_can_tell_how_long() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_of_many_jobs_the_newest_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requeue_impact, "LOOK", 4)
+def test_the_newest_of_many_jobs_are_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requeue_impact, "SAMPLE_SIZE", 4)
     make_worker()
     die(6)
     told = of_all()

@@ -1,4 +1,4 @@
-"""Roll-ups and what is read behind their watermark give the same as counting every attempt, whoever folds and when."""
+"""Roll-ups and the attempts after the watermark together equal a count of all attempts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COMMANDS = ("send-invoice 17", "send-invoice 4", "/opt/x/report.sh --day 3", "tr
 
 @dataclass(frozen=True)
 class Seen:
-    """An ended attempt as whoever made it up knows it."""
+    """An ended attempt as the test generated it."""
 
     finished_at: int
     queue: str
@@ -156,7 +156,7 @@ def count(seen: list[Seen], since: int, until: int) -> tuple[int, int, int, int,
 
 
 def check(seen: list[Seen], now: int) -> None:
-    """What is shown at this moment is what counting gives."""
+    """The data at this moment equal a count."""
     for wanted in RANGES.values():
         with reading() as session:
             shown = trends.trend(session, wanted)
@@ -173,10 +173,10 @@ def check(seen: list[Seen], now: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_folded_and_not_yet_folded_together_are_what_counting_gives_at_any_moment(
+def test_folded_and_unfolded_attempts_together_equal_a_count_at_any_moment(
     seed: int, at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "CHUNK", 7)
+    monkeypatch.setattr(rollups, "FOLD_BATCH", 7)
     luck = random.Random(seed)
     history = make_up(luck, 40, 2 * HOUR)
     now = BEGIN
@@ -187,7 +187,7 @@ def test_folded_and_not_yet_folded_together_are_what_counting_gives_at_any_momen
         for _ in range(luck.choice((0, 1, 2))):
             rollups.fold()
         check(history.seen, now)
-    at(now + rollups.MARGIN + 1)
+    at(now + rollups.FOLD_DELAY + 1)
     fold_all()
     with reading() as session:
         total = session.scalars(select(func.sum(Minute.completed)).where(Minute.queue == "*1")).one()
@@ -211,10 +211,10 @@ def test_an_attempt_that_commits_half_a_minute_after_it_finished_is_not_missed(a
             rollups.fold()
 
 
-def test_a_week_is_caught_up_in_small_transactions_and_goes_when_it_is_old(
+def test_a_week_is_folded_in_small_transactions_and_pruned_when_it_is_old(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "CHUNK", 20)
+    monkeypatch.setattr(rollups, "FOLD_BATCH", 20)
     history = make_up(random.Random(5), 60, 7 * clock.DAY)
     now = BEGIN + 7 * clock.DAY + 20 * MINUTE
     history.commit_until(now)
@@ -233,10 +233,10 @@ def test_a_week_is_caught_up_in_small_transactions_and_goes_when_it_is_old(
         assert session.scalar(select(func.count()).select_from(CommandHour)) == 0
 
 
-def test_keepers_that_fold_at_the_same_time_fold_nothing_twice(
+def test_processes_that_fold_at_the_same_time_fold_nothing_twice(
     app: Flask, at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "CHUNK", 5)
+    monkeypatch.setattr(rollups, "FOLD_BATCH", 5)
     history = make_up(random.Random(6), 50, HOUR)
     now = BEGIN + 3 * HOUR
     history.commit_until(now)
@@ -274,10 +274,10 @@ def test_an_idle_queue_writes_nothing_and_a_second_fold_changes_nothing(at: Call
     check(history.seen, now)
 
 
-def test_more_attempts_in_one_microsecond_than_a_chunk_holds_are_folded_together(
+def test_more_attempts_in_one_microsecond_than_a_batch_are_folded_together(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "CHUNK", 3)
+    monkeypatch.setattr(rollups, "FOLD_BATCH", 3)
     job = factories.make_job("completed", attempts=8, finished_at=BEGIN)
     for number in range(1, 8):
         factories.make_attempt(job, number, "completed", started_at=BEGIN - 5, finished_at=BEGIN)
@@ -296,7 +296,7 @@ def test_a_job_that_was_discarded_after_it_was_folded_still_counts(at: Callable[
     fold_all()
     with writing() as session:
         session.query(Job).where(Job.state != "processing").delete()
-    check([one for one in history.seen if one.finished_at < now - rollups.MARGIN], now)
+    check([one for one in history.seen if one.finished_at < now - rollups.FOLD_DELAY], now)
 
 
 def test_a_clock_that_was_set_back_leaves_charts_right(at: Callable[[int], None]) -> None:
@@ -313,7 +313,7 @@ def test_a_clock_that_was_set_back_leaves_charts_right(at: Callable[[int], None]
     check([one for one in history.seen if one.finished_at <= now], now)
 
 
-def test_what_is_not_folded_yet_is_found_by_index() -> None:
+def test_unfolded_attempts_are_found_by_index() -> None:
     plans: list[str] = []
     with engines.read_engine().connect() as connection:
         session = Session(connection)
@@ -335,11 +335,11 @@ def test_what_is_not_folded_yet_is_found_by_index() -> None:
     assert "TEMP B-TREE" not in plan
 
 
-def test_commands_beyond_the_cap_are_told_as_one_and_none_is_lost(
+def test_commands_beyond_the_cap_are_summed_as_one_and_none_is_lost(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rollups, "SHAPES", 3)
-    monkeypatch.setattr(rollups, "CHUNK", 4)
+    monkeypatch.setattr(rollups, "MAX_SHAPES", 3)
+    monkeypatch.setattr(rollups, "FOLD_BATCH", 4)
     runs = {"often": 9, "sometimes": 4, "failing": 2, "once": 1, "also": 1, "rarely": 1}
     moment = BEGIN
     for command, number in runs.items():
@@ -359,7 +359,7 @@ def test_commands_beyond_the_cap_are_told_as_one_and_none_is_lost(
     assert [(one.shape, one.failures, one.mean) for one in shown.failing] == [("failing", 2, 1.0)]
 
 
-def test_a_rate_is_a_minutes_share_since_the_first_of_the_last_five_in_which_anything_ended(
+def test_a_rate_covers_the_time_since_the_first_run_of_the_last_five_minutes(
     at: Callable[[int], None],
 ) -> None:
     begin = BEGIN // MINUTE * MINUTE
@@ -378,10 +378,10 @@ def test_a_rate_is_a_minutes_share_since_the_first_of_the_last_five_in_which_any
     assert trends.drain_time(5, None) is None
 
 
-def test_on_a_queue_too_busy_for_a_look_what_is_shown_ends_a_moment_ago(
+def test_on_a_very_busy_queue_the_data_end_a_moment_ago(
     at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trends, "TAIL", 10)
+    monkeypatch.setattr(trends, "MAX_UNFOLDED", 10)
     for number in range(30):
         moment = BEGIN + number * SECOND
         job = factories.make_job("completed", finished_at=moment)

@@ -52,7 +52,7 @@ MOVES = {
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("verb", MOVES)
-def test_a_verb_moves_what_it_may_and_names_the_state_of_the_rest(verb: str) -> None:
+def test_a_verb_moves_allowed_jobs_and_reports_the_state_of_the_others(verb: str) -> None:
     leaves, enters = MOVES[verb]
     for state in STATES:
         make_job(state, id=state, failures=2)
@@ -98,7 +98,7 @@ def test_only_limits_named_jobs_to_one_state() -> None:
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("verb", ["claim", "undo!", ""])
-def test_what_is_no_verb_for_people_is_refused(verb: str) -> None:
+def test_a_verb_that_users_cannot_use_is_refused(verb: str) -> None:
     for which in (["a"], JobFilter()):
         with pytest.raises(ValueError, match="no action on jobs"):
             actions.apply(verb, which, ANA)
@@ -110,7 +110,7 @@ def test_what_is_no_verb_for_people_is_refused(verb: str) -> None:
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("verb", MOVES)
 @pytest.mark.parametrize("all_", [True, False])
-def test_every_action_has_a_row_and_can_be_undone_unless_its_jobs_are_gone(verb: str, all_: bool) -> None:
+def test_every_action_has_a_row_and_all_but_discards_can_be_undone(verb: str, all_: bool) -> None:
     make_job("failed" if verb != "requeue" else "dead", id="a")
     result = actions.apply(verb, JobFilter() if all_ else ["a"], ANA)
     one = row(result.action_id)
@@ -120,14 +120,14 @@ def test_every_action_has_a_row_and_can_be_undone_unless_its_jobs_are_gone(verb:
 
 
 @pytest.mark.usefixtures("app")
-def test_named_jobs_of_which_none_is_moved_leave_no_row() -> None:
+def test_an_action_that_moves_no_named_job_leaves_no_row() -> None:
     make_job("processing", id="a")
     result = actions.apply("requeue", ["a"], ANA)
     assert (result.action_id, result.undo, result.skipped, number_of_actions()) == (0, None, 1, 0)
 
 
 @pytest.mark.usefixtures("app")
-def test_named_jobs_are_audited_one_by_one_and_all_that_match_as_one() -> None:
+def test_named_jobs_are_audited_one_by_one_and_a_filter_as_one() -> None:
     make_job("dead", id="a")
     make_job("dead", id="b")
     actions.apply("requeue", ["a"], ANA)
@@ -147,7 +147,7 @@ def test_an_action_on_a_few_named_jobs_is_one_transaction(app: Flask) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_many_named_jobs_go_in_several_transactions_and_the_outcome_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_named_jobs_need_several_transactions_and_the_outcome_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 10)
     make_jobs([{"state": "dead", "id": f"j{n:02}"} for n in range(25)])
     ids = [f"j{n:02}" for n in range(25)]
@@ -159,7 +159,7 @@ def test_many_named_jobs_go_in_several_transactions_and_the_outcome_is_whole(mon
 
 
 @pytest.mark.usefixtures("app")
-def test_many_named_jobs_whose_process_died_are_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_action_on_named_jobs_continues_after_its_process_died(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 10)
     make_jobs([{"state": "dead" if n else "completed", "id": f"j{n:02}"} for n in range(25)])
     result = actions.apply("requeue", [f"j{n:02}" for n in range(25)], ANA, only="dead", within=-1.0)
@@ -176,7 +176,7 @@ def test_many_named_jobs_whose_process_died_are_carried_on(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("app")
-def test_all_that_match_go_in_several_transactions_and_the_others_stay() -> None:
+def test_matching_jobs_move_in_several_transactions_and_the_others_stay() -> None:
     make_jobs([{"id": f"j{n}"} for n in range(actions.BATCH + 3)])
     make_job(id="kept", queue="other")
     result = actions.apply("cancel", JobFilter(queue="default"), ANA)
@@ -185,7 +185,7 @@ def test_all_that_match_go_in_several_transactions_and_the_others_stay() -> None
 
 
 @pytest.mark.usefixtures("app")
-def test_jobs_that_came_after_the_request_are_left_alone() -> None:
+def test_jobs_that_are_newer_than_the_request_are_left_alone() -> None:
     make_job(id="before")
     action_id = actions.start("cancel", JobFilter(), ANA)
     make_job(id="after")
@@ -209,7 +209,7 @@ def fill() -> list[str]:
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("cap", [4, 100])  # less than an index leaves, and more
 @pytest.mark.parametrize("batch", [3, 500])
-def test_every_job_that_matches_is_moved_and_no_other(monkeypatch: pytest.MonkeyPatch, cap: int, batch: int) -> None:
+def test_every_matching_job_is_moved_and_no_other(monkeypatch: pytest.MonkeyPatch, cap: int, batch: int) -> None:
     wanted = fill()
     monkeypatch.setattr(filters, "SEARCH_CAP", cap)
     monkeypatch.setattr(actions, "BATCH", batch)
@@ -220,9 +220,9 @@ def test_every_job_that_matches_is_moved_and_no_other(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("app")
-def test_what_changes_between_the_look_and_the_move_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_changes_between_search_and_move_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = fill()
-    look = actions._next_of
+    look = actions._find_next
 
     def slow(act: Any) -> Any:
         found = look(act)
@@ -230,18 +230,18 @@ def test_what_changes_between_the_look_and_the_move_is_skipped(monkeypatch: pyte
         change_job(wanted[1], state="pending", finished_at=None)
         return found
 
-    monkeypatch.setattr(actions, "_next_of", slow)
+    monkeypatch.setattr(actions, "_find_next", slow)
     result = actions.apply("discard", search.parse("state:dead needle"), ANA)
     assert (result.moved, result.skipped) == (len(wanted) - 2, 2)
     assert set(wanted[:2]) <= {*ids_in("dead"), *ids_in("pending")}
 
 
 @pytest.mark.usefixtures("app")
-def test_two_who_carry_on_the_same_act_move_nothing_twice_and_miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_that_continue_the_same_action_move_each_job_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = fill()
     monkeypatch.setattr(actions, "BATCH", 3)
     act_id = actions.start("requeue", search.parse("state:dead needle"), ANA)
-    look = actions._next_of
+    look = actions._find_next
     turns: list[int] = []
 
     def overtaken(act: Any) -> Any:
@@ -251,7 +251,7 @@ def test_two_who_carry_on_the_same_act_move_nothing_twice_and_miss_nothing(monke
             actions.advance(act_id)  # somebody else, between this one's look and its move
         return found
 
-    monkeypatch.setattr(actions, "_next_of", overtaken)
+    monkeypatch.setattr(actions, "_find_next", overtaken)
     result = actions.resume(act_id)
     assert (result.moved, result.skipped, result.done) == (len(wanted), 0, True)
     assert ids_in("pending") == wanted
@@ -260,7 +260,7 @@ def test_two_who_carry_on_the_same_act_move_nothing_twice_and_miss_nothing(monke
 
 
 @pytest.mark.parametrize("typed", ["state:dead", "state:dead needle", "", "queue:default"])
-def test_many_jobs_are_walked_as_they_lie_and_not_sorted_for_each_batch(
+def test_many_jobs_are_read_in_table_order_and_not_sorted_for_each_batch(
     app: Flask, monkeypatch: pytest.MonkeyPatch, typed: str
 ) -> None:
     fill()

@@ -1,4 +1,4 @@
-"""The jobs of one form are found by their batch, in the order of its lines, and by an index."""
+"""Batches: jobs of one form in the order of its lines, found by an index."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.factories import make_job
 from webapp.core import job_spec
 from webapp.db import engines
 from webapp.db.engines import reading
-from webapp.jobs import actions, batches, operations
+from webapp.jobs import actions, batches
 
 SIZE = 60
 BATCH = "a" * 32 + f"x{SIZE}"
@@ -18,7 +18,7 @@ BATCH = "a" * 32 + f"x{SIZE}"
 
 def fill() -> None:
     specs = [job_spec.parse({"command": f"echo {number}"}) for number in range(1, SIZE + 1)]
-    operations.enqueue(specs, "person:ana", form_key=BATCH, batch=BATCH)
+    actions.enqueue(specs, "person:ana", form_key=BATCH, batch=BATCH)
     make_job()
 
 

@@ -1,4 +1,4 @@
-"""A canary: the rest of the dead letters goes only if the first one completes."""
+"""A canary: the other dead letters are requeued only if the first one completes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import select
 from tests.factories import change_job, make_job
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Event, Job
-from webapp.jobs import actions, canary, operations
+from webapp.jobs import actions, canary, lifecycle
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
@@ -30,12 +30,12 @@ def act(act_id: int) -> BulkAction:
 
 
 def settle(job: Job, state: str) -> None:
-    """As a worker settles it, who knows nothing of acts."""
+    """Settle the job as a worker does."""
     change_job(job.id, state=state, attempts=job.attempts + 1, finished_at=clock.now())
 
 
 def look() -> None:
-    for act_id in canary.look():
+    for act_id in canary.check_all():
         actions.resume(act_id)
 
 
@@ -45,7 +45,7 @@ def three() -> list[Job]:
     return [make_job("dead", finished_at=clock.now() - clock.seconds(age)) for age in (30, 20, 10)]
 
 
-def test_the_rest_waits_for_the_newest_and_goes_when_it_completes(three: list[Job]) -> None:
+def test_the_others_wait_for_the_newest_job_and_follow_when_it_completes(three: list[Job]) -> None:
     act_id = canary.start(DEAD, ANA)
     assert [state(job) for job in three] == ["dead", "dead", "pending"]
     look()
@@ -63,7 +63,7 @@ def test_a_named_job_can_be_the_canary(three: list[Job]) -> None:
     assert [state(job) for job in three] == ["pending", "dead", "dead"]
 
 
-def test_it_waits_out_its_retries(three: list[Job]) -> None:
+def test_the_action_waits_during_the_retries_of_the_canary(three: list[Job]) -> None:
     act_id = canary.start(DEAD, ANA)
     change_job(three[2].id, state="failed", attempts=2, failures=1)
     look()
@@ -71,7 +71,7 @@ def test_it_waits_out_its_retries(three: list[Job]) -> None:
 
 
 @pytest.mark.parametrize("end", ["dies", "is cancelled", "is discarded", "is moved by somebody"])
-def test_it_ends_and_nothing_else_is_touched_when_the_canary(end: str, three: list[Job]) -> None:
+def test_the_action_stops_and_moves_no_other_job_when_the_canary(end: str, three: list[Job]) -> None:
     act_id = canary.start(DEAD, ANA)
     if end == "dies":
         settle(three[2], "dead")
@@ -90,7 +90,7 @@ def test_it_ends_and_nothing_else_is_touched_when_the_canary(end: str, three: li
     assert "canary" in (why or "")
 
 
-def test_the_set_is_fixed_at_the_click(three: list[Job]) -> None:
+def test_the_jobs_are_fixed_at_the_click(three: list[Job]) -> None:
     old_but_alive = make_job("failed")
     act_id = canary.start(DEAD, ANA)
     late: list[Any] = [make_job("dead")]
@@ -101,8 +101,8 @@ def test_the_set_is_fixed_at_the_click(three: list[Job]) -> None:
     assert [state(job) for job in (*late, old_but_alive)] == ["dead", "dead"]
 
 
-def test_nothing_to_try_is_said() -> None:
-    with pytest.raises(operations.NotFound):
+def test_a_canary_without_dead_letters_is_refused() -> None:
+    with pytest.raises(lifecycle.NotFound):
         canary.start(DEAD, ANA)
 
 

@@ -1,4 +1,4 @@
-"""How much of many jobs goes at once."""
+"""How many jobs one transaction deletes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("app")
 @pytest.mark.parametrize(
     ("sizes", "number"), [([], 0), ([11], 0), ([10], 1), ([4, 6, 1], 2), ([4, 7, 1], 1), ([0] * 3, 3)]
 )
-def test_as_many_fit_as_do_not_exceed_the_bytes(
+def test_rows_fit_until_their_bytes_exceed_the_limit(
     monkeypatch: pytest.MonkeyPatch, sizes: Sequence[int], number: int
 ) -> None:
     monkeypatch.setattr(deletion, "BYTES", 10)
@@ -36,7 +36,7 @@ def test_jobs_count_with_their_attempts_and_their_command() -> None:
         assert deletion.first_that_fit(session, []) == []
 
 
-def test_a_discard_of_all_goes_in_pieces_of_so_many_bytes_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_discard_of_all_jobs_runs_in_batches_limited_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "BYTES", 100_000)
     for size in (40_000, 40_000, 40_000, 300_000, 10, 10):
         factories.make_attempt(factories.make_job("dead"), output=b"x" * size)

@@ -1,4 +1,4 @@
-"""Lists as files: every job that matches once, in reads that end, and no cell that a spreadsheet reckons."""
+"""Exports: every matching job once, in bounded reads, without spreadsheet formulas."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lines(job_list: JobList) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("turned", [False, True])
-def test_all_that_match_are_told_once_in_the_order_of_the_list_past_every_read_and_cap(
+def test_all_matching_jobs_are_exported_once_in_list_order_across_reads_and_caps(
     monkeypatch: pytest.MonkeyPatch, turned: bool
 ) -> None:
     monkeypatch.setattr(exports, "PAGE", 7)
@@ -44,9 +44,7 @@ def test_all_that_match_are_told_once_in_the_order_of_the_list_past_every_read_a
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("turned", [False, True])
-def test_what_comes_while_the_file_is_taken_does_not_keep_it_from_ending(
-    monkeypatch: pytest.MonkeyPatch, turned: bool
-) -> None:
+def test_new_jobs_during_an_export_do_not_keep_it_from_ending(monkeypatch: pytest.MonkeyPatch, turned: bool) -> None:
     monkeypatch.setattr(exports, "PAGE", 2)
     make_jobs([{"state": "completed", "id": f"j{n}"} for n in range(6)])
     seen = []
@@ -56,7 +54,7 @@ def test_what_comes_while_the_file_is_taken_does_not_keep_it_from_ending(
     assert sorted(seen) == [f"j{n}" for n in range(6)]
 
 
-def test_nothing_is_held_between_two_reads(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_transaction_is_open_between_two_reads(app: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow download must not pin the log: while it waits, no transaction is open."""
     monkeypatch.setattr(exports, "PAGE", 2)
     make_jobs([{"state": "completed"} for _ in range(6)])
@@ -86,17 +84,17 @@ def test_nothing_is_held_between_two_reads(app: object, monkeypatch: pytest.Monk
     "text",
     ["=1+1", "+1", "-rf", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", "＋1", "－1", "＠x", "\u3000=1"],  # noqa: RUF001
 )
-def test_a_text_that_looks_like_a_formula_is_text(text: str) -> None:
+def test_a_text_that_looks_like_a_formula_gets_an_apostrophe(text: str) -> None:
     assert exports.safe(text) == "'" + text
 
 
 @pytest.mark.parametrize("value", ["echo -rf", "a=b", "'=1", "", 5, -5, None, 1.5])
-def test_everything_else_is_left_alone(value: Any) -> None:
+def test_other_cells_are_left_alone(value: Any) -> None:
     assert exports.safe(value) == value
 
 
 @pytest.mark.usefixtures("app")
-def test_a_csv_reads_back_as_it_was_whatever_stands_in_it() -> None:
+def test_a_csv_with_any_content_reads_back_unchanged() -> None:
     hostile = '=HYPERLINK("http://evil.example","x"),\r\n"quoted"; é'
     make_job("dead", id="job1", command=hostile, last_error='-2+3, "so"\nand so', priority=-5, exit_code=1)
     text = "".join(JobList(search.parse("")).file("csv"))
@@ -110,7 +108,7 @@ def test_a_csv_reads_back_as_it_was_whatever_stands_in_it() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_labels_are_one_cell_and_a_list() -> None:
+def test_labels_are_one_csv_cell_and_a_json_list() -> None:
     make_job(id="job1", requires="gpu,ssd")
     make_job(id="job2")
     assert [row["requires"] for row in rows(JobList(search.parse("")))] == ["", "gpu,ssd"]
@@ -118,7 +116,7 @@ def test_labels_are_one_cell_and_a_list() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_variables_have_their_values_for_those_who_may_submit_only() -> None:
+def test_environment_values_are_only_for_users_who_may_submit() -> None:
     make_job(id="job1", env='{"SECRET": "s3cr3t"}')
     assert lines(JobList(search.parse("")))[0]["env"] == {"SECRET": None}
     assert lines(JobList(search.parse(""), with_env=True))[0]["env"] == {"SECRET": "s3cr3t"}

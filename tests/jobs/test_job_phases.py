@@ -1,4 +1,4 @@
-"""What lay between the moments of a job's life."""
+"""The phases of a job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def event(job: Job, verb: str, seconds: float) -> None:
         session.query(Event).filter(Event.id == one.id).update({"at": at(seconds)})
 
 
-def test_a_retry_has_waited_run_and_backed_off(app: Flask) -> None:
+def test_a_retried_job_has_waiting_running_and_backoff_phases(app: Flask) -> None:
     job = make_job("failed", created_at=at(0), attempts=2, run_at=at(60))
     make_attempt(job, 1, due_at=at(5), started_at=at(7), finished_at=at(10))
     make_attempt(job, 2, due_at=at(14), started_at=at(14.5), finished_at=at(20))
@@ -56,14 +56,14 @@ def test_a_retry_has_waited_run_and_backed_off(app: Flask) -> None:
     ]
 
 
-def test_the_time_as_a_dead_letter_is_no_phase(app: Flask) -> None:
+def test_there_is_no_phase_while_a_job_is_dead(app: Flask) -> None:
     job = make_job("pending", created_at=at(0), attempts=1, run_at=at(5000))
     make_attempt(job, 1, due_at=at(0), started_at=at(0), finished_at=at(4))
     event(job, "requeue", 5000)
     assert lived(job) == [("ran", 0, 4, 1), ("waited", 5000, None, None)]
 
 
-def test_what_was_lost_waits_from_its_loss(app: Flask) -> None:
+def test_a_lost_job_waits_from_its_loss(app: Flask) -> None:
     job = make_job("processing", created_at=at(0), attempts=2, run_at=at(0), started_at=at(50))
     make_attempt(job, 1, "lost", due_at=at(0), started_at=at(1), finished_at=at(40))
     assert lived(job) == [
@@ -74,7 +74,7 @@ def test_what_was_lost_waits_from_its_loss(app: Flask) -> None:
 @pytest.mark.parametrize(
     ("verb", "state", "kind"), [("run_now", "pending", "not_due"), ("cancel", "cancelled", "waited")]
 )
-def test_a_person_ends_a_wait(app: Flask, verb: str, state: str, kind: str) -> None:
+def test_a_user_ends_a_wait(app: Flask, verb: str, state: str, kind: str) -> None:
     times: dict[str, Any] = {"finished_at": at(30)} if state == "cancelled" else {}
     job = make_job(state, created_at=at(0), run_at=at(30), attempts=0, **times)
     event(job, verb, 30)
@@ -82,7 +82,7 @@ def test_a_person_ends_a_wait(app: Flask, verb: str, state: str, kind: str) -> N
     assert len(lived(job)) == (1 if state == "cancelled" else 2)
 
 
-def test_attempts_of_an_older_version_do_not_say_when_they_were_due(app: Flask) -> None:
+def test_attempts_of_an_older_version_have_no_due_time(app: Flask) -> None:
     job = make_job("dead", created_at=at(0), attempts=2, finished_at=at(9))
     make_attempt(job, 1, started_at=at(1), finished_at=at(3))
     make_attempt(job, 2, started_at=at(7), finished_at=at(9))
@@ -101,7 +101,7 @@ def obstacle(queue: str = "mail") -> Optional[str]:
         return found.kind if found else None
 
 
-def test_what_keeps_workers_from_a_queue_is_told_worst_last_to_pass(app: Flask) -> None:
+def test_the_obstacle_of_a_queue_is_the_first_that_applies(app: Flask) -> None:
     make_queue("mail")
     assert obstacle() == "none"
     make_worker(id="other", queues='["default"]')
@@ -114,7 +114,7 @@ def test_what_keeps_workers_from_a_queue_is_told_worst_last_to_pass(app: Flask) 
     assert obstacle() == "paused"
 
 
-def test_how_long_a_queue_needs_goes_by_what_it_ended_lately(app: Flask) -> None:
+def test_the_time_for_a_queue_follows_its_recent_rate(app: Flask) -> None:
     now = clock.now()
     for number in range(30):
         one = make_job("completed", queue="mail")

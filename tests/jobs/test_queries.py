@@ -1,4 +1,4 @@
-"""What pages and commands show: lists in their order, pages that meet without gap or overlap, counts that stop."""
+"""Lists in order, pages without gap or overlap, and capped counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
 from webapp.insight.queues import all_queues
-from webapp.jobs import operations, queries
+from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
 
@@ -34,7 +34,7 @@ def fill(number: int, state: str) -> None:
         )
         for n in range(number)
     ]
-    ids = operations.enqueue(specs, "person:test")
+    ids = actions.enqueue(specs, "person:test")
     now = clock.now()
     with writing() as session:
         for id_ in ids:
@@ -45,12 +45,12 @@ def fill(number: int, state: str) -> None:
 
 
 def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
-    """All ids by going to the end page by page, and again by coming back."""
+    """All ids page by page to the end, and again on the way back."""
     there: list[list[str]] = []
     after: Optional[str] = None
     with reading() as session:
         while True:
-            page = queries.page_of_jobs(session, wanted, limit=limit, after=after)
+            page = listing.page_of_jobs(session, wanted, limit=limit, after=after)
             there.append([job.id for job in page.jobs])
             if page.older is None:
                 break
@@ -58,7 +58,7 @@ def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
         back = [there[-1]]
         before = page.newer
         while before is not None:
-            page = queries.page_of_jobs(session, wanted, limit=limit, before=before)
+            page = listing.page_of_jobs(session, wanted, limit=limit, before=before)
             back.insert(0, [job.id for job in page.jobs])
             before = page.newer
     return [id_ for page_ids in there for id_ in page_ids], [id_ for page_ids in back for id_ in page_ids]
@@ -66,7 +66,7 @@ def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("state", STATES)
-def test_pages_of_a_state_meet_without_gap_or_overlap_and_lead_back_the_same_way(state: str) -> None:
+def test_pages_of_a_state_have_no_gap_or_overlap_in_both_directions(state: str) -> None:
     fill(37, state)
     whole, _ = walk(JobFilter(state=state), 100)
     assert len(whole) == 37
@@ -77,38 +77,38 @@ def test_pages_of_a_state_meet_without_gap_or_overlap_and_lead_back_the_same_way
 def test_all_jobs_are_listed_newest_first() -> None:
     fill(12, "completed")
     with reading() as session:
-        seqs = [job.seq for job in queries.page_of_jobs(session, JobFilter()).jobs]
+        seqs = [job.seq for job in listing.page_of_jobs(session, JobFilter()).jobs]
     assert seqs == sorted(seqs, reverse=True)
     assert len(seqs) == 12
 
 
 @pytest.mark.usefixtures("app")
-def test_pending_jobs_are_listed_as_they_will_be_claimed() -> None:
+def test_pending_jobs_are_listed_in_claim_order() -> None:
     fill(30, "pending")
     with reading() as session:
-        jobs = queries.page_of_jobs(session, JobFilter(state="pending")).jobs
+        jobs = listing.page_of_jobs(session, JobFilter(state="pending")).jobs
     order = [(-job.priority, job.run_at, job.seq) for job in jobs]
     assert order == sorted(order)
     assert len({job.queue for job in jobs}) == 3
 
 
 @pytest.mark.usefixtures("app")
-def test_a_text_is_found_in_ids_and_commands_whatever_its_case_and_characters() -> None:
+def test_a_text_is_found_in_ids_and_commands_in_any_case_and_with_any_characters() -> None:
     for id_, command in (("Alpha", "true"), ("b", "echo ALPHA"), ("c", "echo 100%_\\"), ("d", "echo 100xx")):
-        operations.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
+        actions.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
     with reading() as session:
-        assert {job.id for job in queries.page_of_jobs(session, JobFilter(text="alpha")).jobs} == {"Alpha", "b"}
-        assert {job.id for job in queries.page_of_jobs(session, JobFilter(text="100%_\\")).jobs} == {"c"}
+        assert {job.id for job in listing.page_of_jobs(session, JobFilter(text="alpha")).jobs} == {"Alpha", "b"}
+        assert {job.id for job in listing.page_of_jobs(session, JobFilter(text="100%_\\")).jobs} == {"c"}
 
 
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("key", ["", "x", "1", "1,2,3,4", "1,x", f"{2**70},1"])
-def test_a_page_key_that_no_list_made_is_refused(key: str) -> None:
+def test_an_invalid_page_key_is_refused(key: str) -> None:
     with reading() as session, pytest.raises(ValueError):
-        queries.page_of_jobs(session, JobFilter(state="dead"), after=key)
+        listing.page_of_jobs(session, JobFilter(state="dead"), after=key)
 
 
-def test_a_filter_for_no_known_state_is_refused_with_those_that_are() -> None:
+def test_a_filter_with_an_unknown_state_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FilterError, match=r"no such state: 'done'\. Expected one of scheduled, pending"):
         JobFilter(state="done")
 
@@ -124,7 +124,7 @@ def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_queue_shows_what_waits_and_since_when() -> None:
+def test_a_queue_shows_its_pending_jobs_and_the_oldest_due_time() -> None:
     fill(9, "pending")
     with reading() as session:
         views = {view.queue.name: view for view in all_queues(session)}
@@ -133,7 +133,7 @@ def test_a_queue_shows_what_waits_and_since_when() -> None:
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
 
 
-def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: Flask) -> None:
+def test_the_oldest_job_of_a_queue_is_found_by_index_priority_by_priority(app: Flask) -> None:
     fill(3, "pending")
     with reading() as session:
         if not engines.is_sqlite():
@@ -148,7 +148,7 @@ def test_the_first_of_a_queue_is_found_by_index_a_level_of_priority_a_step(app: 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None:
-    """No page costs more because the table is large."""
+    """The cost of a page does not depend on the table size."""
     fill(3, state)
     statements: list[str] = []
     with engines.read_engine().connect() as connection:
@@ -167,7 +167,7 @@ def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None
                 statements.append("\n".join(str(row[-1]) for row in rows))
 
         event.listen(connection, "before_cursor_execute", see)
-        queries.page_of_jobs(session, JobFilter(state=state), limit=2)
+        listing.page_of_jobs(session, JobFilter(state=state), limit=2)
         queries.count(session, JobFilter(state=state).where())
     assert statements
     for plan in statements:
@@ -177,7 +177,7 @@ def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None
 
 
 @pytest.mark.usefixtures("app")
-def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -> None:
+def test_recent_failures_include_jobs_with_a_late_retry() -> None:
     fill(30, "failed")
     fill(5, "dead")
     with writing() as session:
@@ -189,9 +189,9 @@ def test_the_newest_failures_are_told_however_long_they_wait_for_their_retry() -
     assert shown == every[:8]
 
 
-def test_labels_are_told_apart_by_case(app: Flask) -> None:
+def test_labels_are_case_sensitive(app: Flask) -> None:
     make_job("completed", id="large", requires="GPU,ssd")
     make_job("completed", id="small", requires="gpu,ssd")
     with reading() as session:
-        found = queries.page_of_jobs(session, JobFilter(requires="GPU")).jobs
+        found = listing.page_of_jobs(session, JobFilter(requires="GPU")).jobs
     assert [job.id for job in found] == ["large"]

@@ -1,4 +1,4 @@
-"""What a person types to find jobs, and what a list makes of it: words, errors, the cap, the index behind it."""
+"""The search language: parsing, errors, the cap, and the index behind it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_search_is_read(typed: str, found: dict[str, Any]) -> None:
         ("x" * 1001, ["at most 1000 characters", "1,001"]),
     ],
 )
-def test_what_cannot_be_searched_for_is_told_with_what_was_expected(typed: str, words: list[str]) -> None:
+def test_an_invalid_search_is_refused_with_what_was_expected(typed: str, words: list[str]) -> None:
     with pytest.raises(SearchError if "8 words" not in words[0] else FilterError) as told:
         search.parse(typed)
     assert told.value.field == "q"
@@ -83,7 +83,7 @@ def test_what_cannot_be_searched_for_is_told_with_what_was_expected(typed: str, 
         assert word in str(told.value)
 
 
-def test_a_list_of_one_state_is_not_searched_for_another() -> None:
+def test_a_list_of_one_state_cannot_be_searched_for_another_state() -> None:
     assert search.parse("exit:1", state="dead", queue="mail") == JobFilter(state="dead", queue="mail", exit=1)
     assert search.parse("state:dead", state="dead").state == "dead"
     with pytest.raises(SearchError, match="state:failed is in the search, but the list is of state dead"):
@@ -103,16 +103,16 @@ _values = {
 
 @given(
     st.fixed_dictionaries({}, optional=_values),
-    st.lists(st.text("ab:/\"\\ \n\té", min_size=1, max_size=8), max_size=filters.MOST_WORDS),
+    st.lists(st.text("ab:/\"\\ \n\té", min_size=1, max_size=8), max_size=filters.MAX_WORDS),
 )  # fmt: skip
-def test_a_filter_that_is_told_is_read_as_the_same_one(values: dict[str, Any], words: list[str]) -> None:
+def test_a_filter_written_as_text_is_read_as_the_same_filter(values: dict[str, Any], words: list[str]) -> None:
     typed = " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
     wanted = JobFilter(**values, text=search.parse(typed).text)
     assert filters.words(wanted.text or "") == words
-    told = search.tell(wanted)
+    told = search.to_text(wanted)
     assert search.parse(told) == wanted
     assert search.parse(search.without(told, "state", "queue")) == search.parse(
-        search.tell(wanted, without=("state", "queue"))
+        search.to_text(wanted, without=("state", "queue"))
     )
     assert JobFilter.from_json(wanted.to_json()) == wanted
 
@@ -123,7 +123,7 @@ def test_any_text_is_read_or_refused(typed: str) -> None:
         wanted = search.parse(typed)
     except FilterError:
         return
-    assert search.parse(search.tell(wanted)) == wanted
+    assert search.parse(search.to_text(wanted)) == wanted
 
 
 # --- what is found ---------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def ids(typed: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("app")
-def test_each_qualifier_finds_what_it_says_and_all_must_hold() -> None:
+def test_each_qualifier_finds_its_jobs_and_all_must_hold() -> None:
     now = clock.now()
     make_job("dead", id="a", command="send Letter", queue="mail", exit_code=127, changed_at=now - clock.seconds(7200))
     make_job("dead", id="b", command="send parcel letter", exit_code=1, created_by="token:deploy")
@@ -166,7 +166,7 @@ def test_each_qualifier_finds_what_it_says_and_all_must_hold() -> None:
         "worker:é \uff1d",
     ],
 )
-def test_what_can_be_typed_can_be_asked_of_either_database(typed: str) -> None:
+def test_every_valid_search_works_on_both_databases(typed: str) -> None:
     for state in ("", "state:pending ", "state:dead "):
         assert ids(state + typed) == []
 
@@ -193,7 +193,7 @@ def _walk(wanted: JobFilter, *, limit: int, turned: bool = False, back: bool = F
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("state", [None, "scheduled", "pending", "processing", "failed", "dead"])
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_search_ends_after_its_cap_and_goes_on_behind_the_last_row_that_it_looked_at(
+def test_a_search_ends_at_its_cap_and_continues_after_the_last_row_it_read(
     monkeypatch: pytest.MonkeyPatch, state: Optional[str], turned: bool
 ) -> None:
     luck, many = random.Random(f"{state}{turned}"), []
@@ -254,7 +254,7 @@ def test_a_page_that_is_full_or_at_the_end_is_not_capped(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("app")
-def test_what_an_index_finds_is_never_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_an_index_answers_is_never_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 3)
     for number in range(9):
         make_job("dead", id=f"d{number}")
@@ -291,7 +291,7 @@ def plans(app: Flask, wanted: JobFilter, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize("typed", ["", *(f"state:{state}" for state in STATES), "state:pending queue:a"])
 @pytest.mark.parametrize("turned", [False, True])
-def test_a_search_walks_the_index_of_its_list_and_sorts_nothing(
+def test_a_search_reads_the_index_of_its_list_and_sorts_nothing(
     app: Flask, typed: str, turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 2)

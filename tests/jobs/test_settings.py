@@ -1,4 +1,4 @@
-"""Settings: typed, bounded, one place to change them, and who did."""
+"""Settings: types, bounds, changes and history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from webapp.core import settings as setting_values
 from webapp.core.settings import DEFINITIONS, Definition, SettingError
 from webapp.db.engines import reading
-from webapp.jobs import operations, settings
+from webapp.jobs import lifecycle, settings
 from webapp.jobs.queries import events_of
 
 
@@ -30,15 +30,15 @@ def test_a_value_out_of_bounds_or_of_another_type_is_refused_with_what_is_allowe
         DEFINITIONS["max_retries"].parse(text)
 
 
-def test_an_unknown_name_is_told_its_nearest_neighbour() -> None:
+def test_an_unknown_setting_gets_the_nearest_name_as_a_hint() -> None:
     with pytest.raises(SettingError, match="Did you mean backoff_base"):
         setting_values.define("backof_base")
 
 
 @pytest.mark.usefixtures("app")
 def test_a_change_is_stored_with_its_author_and_its_history() -> None:
-    operations.set_setting("backoff_base", "3", "person:ana")
-    operations.set_setting("backoff_base", "2.5", "person:bob")
+    settings.set_setting("backoff_base", "3", "person:ana")
+    settings.set_setting("backoff_base", "2.5", "person:bob")
     with reading() as session:
         assert settings.load(session).backoff_base == 2.5
         [value] = [one for one in settings.describe(session) if one.changed_by]
@@ -55,15 +55,15 @@ def test_a_change_is_stored_with_its_author_and_its_history() -> None:
 @pytest.mark.usefixtures("app")
 def test_a_refused_value_changes_nothing() -> None:
     with pytest.raises(SettingError):
-        operations.set_setting("backoff_base", "0.5", "person:ana")
+        settings.set_setting("backoff_base", "0.5", "person:ana")
     with reading() as session:
         assert settings.load(session).backoff_base == 2
 
 
 @pytest.mark.usefixtures("app")
 def test_reset_goes_back_to_the_default() -> None:
-    operations.set_setting("keep_dead", "90", "person:ana")
-    assert operations.unset_setting("keep_dead", "person:ana").value == 0
+    settings.set_setting("keep_dead", "90", "person:ana")
+    assert settings.unset_setting("keep_dead", "person:ana").value == 0
     with reading() as session:
         assert settings.load(session).keep_dead == 0
         assert events_of(session, "setting:keep_dead")[0].verb == "config"
@@ -78,36 +78,36 @@ def history(key: str = "backoff_base") -> list[settings.Change]:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_change_is_taken_back_and_that_is_on_record_too() -> None:
-    operations.set_setting("backoff_base", 3, "person:ana")
-    operations.set_setting("backoff_base", 5, "person:ana")
+def test_a_change_is_reverted_and_the_revert_is_recorded() -> None:
+    settings.set_setting("backoff_base", 3, "person:ana")
+    settings.set_setting("backoff_base", 5, "person:ana")
     newest, first = history()
     assert (newest.before, newest.after, newest.before_default, first.before_default) == (3, 5, False, True)
-    assert operations.revert_setting("backoff_base", newest.id, "person:ben").value == 3
+    assert settings.revert_setting("backoff_base", newest.id, "person:ben").value == 3
     assert [(one.actor, one.before, one.after, one.reverted) for one in history()[:1]] == [("person:ben", 5, 3, True)]
-    value = operations.revert_setting("backoff_base", first.id, "person:ben")
+    value = settings.revert_setting("backoff_base", first.id, "person:ben")
     assert (value.value, value.changed_by) == (2, None)
     assert (history()[0].after, history()[0].after_default) == (2, True)
 
 
 @pytest.mark.usefixtures("app")
-def test_a_default_that_somebody_set_by_hand_is_not_the_default() -> None:
-    operations.set_setting("backoff_base", 2, "person:ana")
-    operations.set_setting("backoff_base", 3, "person:ana")
-    value = operations.revert_setting("backoff_base", history()[0].id, "person:ana")
+def test_a_default_value_set_by_hand_is_not_the_default() -> None:
+    settings.set_setting("backoff_base", 2, "person:ana")
+    settings.set_setting("backoff_base", 3, "person:ana")
+    value = settings.revert_setting("backoff_base", history()[0].id, "person:ana")
     assert (value.value, value.changed_by) == (2, "person:ana")
 
 
 @pytest.mark.usefixtures("app")
-def test_what_somebody_else_changed_meanwhile_is_not_overwritten_unseen() -> None:
-    operations.set_setting("backoff_base", 3, "person:ana", seen=0)
+def test_an_unseen_change_of_another_user_is_not_overwritten() -> None:
+    settings.set_setting("backoff_base", 3, "person:ana", seen=0)
     seen = history()[0].id
-    operations.set_setting("backoff_base", 4, "person:ben", seen=seen)
+    settings.set_setting("backoff_base", 4, "person:ben", seen=seen)
     acts: list[Callable[[], object]] = [
-        lambda: operations.set_setting("backoff_base", 9, "person:ana", seen=seen),
-        lambda: operations.unset_setting("backoff_base", "person:ana", seen=seen),
-        lambda: operations.revert_setting("backoff_base", seen, "person:ana", seen=seen),
-        lambda: operations.set_setting("backoff_base", 9, "person:ana", seen=0),
+        lambda: settings.set_setting("backoff_base", 9, "person:ana", seen=seen),
+        lambda: settings.unset_setting("backoff_base", "person:ana", seen=seen),
+        lambda: settings.revert_setting("backoff_base", seen, "person:ana", seen=seen),
+        lambda: settings.set_setting("backoff_base", 9, "person:ana", seen=0),
     ]
     for act in acts:
         with pytest.raises(settings.Outdated) as refused:
@@ -117,15 +117,15 @@ def test_what_somebody_else_changed_meanwhile_is_not_overwritten_unseen() -> Non
 
 
 @pytest.mark.usefixtures("app")
-def test_only_a_settings_own_changes_are_taken_back_and_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    operations.set_setting("max_retries", 900, "person:ana")
-    operations.set_setting("max_retries", 5, "person:ana")
+def test_only_a_settings_own_changes_are_reverted_and_within_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.set_setting("max_retries", 900, "person:ana")
+    settings.set_setting("max_retries", 5, "person:ana")
     change = history("max_retries")[0].id
     for key, id_ in (("backoff_base", change), ("max_retries", 10**17)):
-        with pytest.raises(operations.NotFound, match="not on record"):
-            operations.revert_setting(key, id_, "person:ana")
+        with pytest.raises(lifecycle.NotFound, match="not on record"):
+            settings.revert_setting(key, id_, "person:ana")
     narrower = dataclasses.replace(DEFINITIONS["max_retries"], highest=100)
     monkeypatch.setitem(setting_values.DEFINITIONS, "max_retries", narrower)
     with pytest.raises(SettingError, match="from 0 to 100"):
-        operations.revert_setting("max_retries", change, "person:ana")
+        settings.revert_setting("max_retries", change, "person:ana")
     assert len(history("max_retries")) == 2

@@ -1,4 +1,4 @@
-"""Undo of bulk acts: what it puts back, and what it must leave alone."""
+"""Undo of bulk actions: which jobs it puts back, and which it leaves alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_undo_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row(job.id)[0] for job in jobs} == {"dead"}
 
 
-def test_what_a_worker_has_claimed_is_not_put_back_even_when_it_waits_again() -> None:
+def test_a_claimed_job_is_not_put_back_even_when_it_is_pending_again() -> None:
     claimed, untouched = make_job("dead"), make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)
     change_job(claimed.id, attempts=claimed.attempts + 1)  # claimed, and handed back by a worker that shut down
@@ -65,7 +65,7 @@ def test_what_a_worker_has_claimed_is_not_put_back_even_when_it_waits_again() ->
     assert (row(claimed.id)[0], row(untouched.id)[0]) == ("pending", "dead")
 
 
-def test_what_a_person_moved_since_is_not_put_back() -> None:
+def test_a_job_that_a_user_moved_since_is_not_put_back() -> None:
     mine, theirs = make_job("dead"), make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)
     actions.apply("cancel", [theirs.id], "person:ben")
@@ -74,7 +74,7 @@ def test_what_a_person_moved_since_is_not_put_back() -> None:
     assert (row(mine.id)[0], row(theirs.id)[0]) == ("dead", "pending")
 
 
-def test_of_two_acts_on_a_job_only_the_later_one_can_be_undone() -> None:
+def test_of_two_actions_on_a_job_only_the_later_one_can_be_undone() -> None:
     job = make_job("dead")
     first = actions.apply("requeue", JobFilter(state="dead"), ANA)
     second = actions.apply("cancel", JobFilter(state="pending"), ANA)
@@ -99,7 +99,7 @@ def test_a_discard_and_an_undo_cannot_be_undone() -> None:
     assert row(kept.id)[0] == "completed"
 
 
-def test_undoing_an_act_on_its_way_ends_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_undo_of_a_running_action_stops_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 2)
     jobs = [make_job("dead") for _ in range(5)]
     act_id = actions.start("requeue", JobFilter(state="dead"), ANA)
@@ -109,7 +109,7 @@ def test_undoing_an_act_on_its_way_ends_it_first(monkeypatch: pytest.MonkeyPatch
     assert {row(job.id)[0] for job in jobs} == {"dead"}
 
 
-def test_an_act_that_is_stopped_goes_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_action_moves_no_more_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 2)
     for _ in range(3):
         make_job("dead")
@@ -120,7 +120,7 @@ def test_an_act_that_is_stopped_goes_no_further(monkeypatch: pytest.MonkeyPatch)
     assert actions.resume(act_id).moved == 2
 
 
-def test_each_job_tells_its_undo_and_the_audit_trail_the_whole() -> None:
+def test_each_job_has_an_event_for_the_undo_and_the_audit_trail_has_one_line() -> None:
     job = make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)
     undo(act.action_id)
@@ -130,7 +130,7 @@ def test_each_job_tells_its_undo_and_the_audit_trail_the_whole() -> None:
         assert [line.verb for line in audit.page(session, whole, limit=5)] == ["undo", "requeue"]
 
 
-def test_what_an_undo_would_put_back_is_found_by_its_index(app: Flask) -> None:
+def test_the_jobs_of_an_undo_are_found_by_an_index(app: Flask) -> None:
     make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)
     there = can_be_put_back("requeue", act.action_id)

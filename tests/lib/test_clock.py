@@ -14,7 +14,7 @@ from webapp.core import job_spec, schema
 from webapp.db import engines, postgresql
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import operations
+from webapp.jobs import actions
 from webapp.lib import clock
 from worker.loop.claims import Claims
 
@@ -30,7 +30,7 @@ def servers() -> int:
 
 
 def submit(**fields: Any) -> str:
-    return operations.enqueue([job_spec.parse({"command": "true", **fields})], "person:test")[0]
+    return actions.enqueue([job_spec.parse({"command": "true", **fields})], "person:test")[0]
 
 
 def stored(job_id: str) -> Job:

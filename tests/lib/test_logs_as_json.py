@@ -25,11 +25,11 @@ def failing_job(home: Path) -> str:
     from webapp.config import Config
     from webapp.core import job_spec
     from webapp.db.application import create_core
-    from webapp.jobs import operations
+    from webapp.jobs import actions
 
     with create_core(Config(home=home, database_url=None, public_url=None)).app_context():
         spec = job_spec.parse({"id": "job1", "command": "printf 'a\\nb\"c' >&2; exit 3", "max_retries": 0})
-        return operations.enqueue([spec], "person:test")[0]
+        return actions.enqueue([spec], "person:test")[0]
 
 
 def test_every_line_is_an_object_and_names_its_job_and_worker(failing_job: str) -> None:

@@ -22,7 +22,7 @@ from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, Worker
-from webapp.jobs import job_detail, operations
+from webapp.jobs import actions, job_detail, settings
 from worker.assignment import Assignment
 
 _START = """
@@ -57,11 +57,11 @@ class Queue:
         self._eventually = eventually
 
     def enqueue(self, command: str, **fields: Any) -> str:
-        return operations.enqueue([job_spec.parse({"command": command, **fields})], "person:test")[0]
+        return actions.enqueue([job_spec.parse({"command": command, **fields})], "person:test")[0]
 
     def set(self, **values: Any) -> None:
         for key, value in values.items():
-            operations.set_setting(key, value, "person:test")
+            settings.set_setting(key, value, "person:test")
 
     def job(self, job_id: str) -> Job:
         with reading() as session:

@@ -19,7 +19,7 @@ from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import writing
 from webapp.db.models import Job
-from webapp.jobs import actions, operations
+from webapp.jobs import actions
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
@@ -147,7 +147,7 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
 def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> None:
     from webapp.core import job_spec
 
-    operations.enqueue([job_spec.parse({"command": "x", "delay": 3600})] * (PROMOTE_LIMIT + 50), "person:test")
+    actions.enqueue([job_spec.parse({"command": "x", "delay": 3600})] * (PROMOTE_LIMIT + 50), "person:test")
     with writing() as session:
         session.execute(update(Job).values(run_at=clock.now() - 1))
     with claims as turn:
@@ -234,7 +234,7 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
     """With a plain IN, a nested-loop plan ran the locking select again for each row and claimed all."""
     from webapp.core import job_spec
 
-    operations.enqueue([job_spec.parse({"command": "true"})] * 1000, "person:test")
+    actions.enqueue([job_spec.parse({"command": "true"})] * 1000, "person:test")
     statement = getattr(Statements(is_sqlite=connection.is_sqlite), name)
     with connection.transaction() as transaction:
         for setting in (way, "enable_bitmapscan", "enable_indexscan", "enable_material"):

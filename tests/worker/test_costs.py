@@ -19,7 +19,7 @@ from tests.worker.test_claims import ended
 from webapp.core.transaction import Connection, Transaction
 from webapp.db import engines
 from webapp.db.engines import writing
-from webapp.jobs import operations
+from webapp.jobs import queue_actions
 from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
 
@@ -157,7 +157,7 @@ def test_where_there_is_more_to_do_the_one_trip_takes_nothing_and_a_whole_turn_f
     queue.enqueue("true", id="last", priority=-5)
     make_job("scheduled" if what == "due" else "pending", id="first", run_at=1, losses=int(what == "alone"))
     if what == "paused":
-        operations.pause_queue("default", "person:test")
+        queue_actions.pause_queue("default", "person:test")
     assert [claim.id for claim in dispatcher.turn()] == ([] if what == "paused" else ["first"])
     assert len(connection.transactions) == 2
 

@@ -16,7 +16,7 @@ from webapp.core.labels import LabelSet
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk, Worker
-from webapp.jobs import actions, operations
+from webapp.jobs import actions, queue_actions, worker_actions
 from webapp.lib import clock
 from worker.attempt import AttemptResult
 from worker.loop.claims import Claims
@@ -69,7 +69,7 @@ def test_an_expired_worker_takes_nothing_in_the_very_turn_in_which_it_learns_of_
 
 def test_a_worker_that_is_told_to_stop_takes_nothing_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
     jobs(1)
-    operations.wish_of_workers("stop", ["w1"], "person:ana")
+    worker_actions.request_state("stop", ["w1"], "person:ana")
     assert bench.turn() == []
     assert bench.dispatcher.stop_asked
 
@@ -89,7 +89,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     bench: Bench, jobs: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = jobs(1)
-    operations.pause_queue("default", "person:ana")
+    queue_actions.pause_queue("default", "person:ana")
     with monkeypatch.context() as away:
         away.setattr(bench.dispatcher, "_turn", lambda: bench.connection.query("no statement at all"))
         away.setattr(bench.dispatcher, "_glance", lambda: None)
@@ -107,7 +107,7 @@ def test_a_claim_that_a_keeper_has_seized_is_not_taken_up_by_who_learns_of_it(
     assert bench.turn() == ids
     with writing() as session:
         session.execute(update(Worker).values(state="expired"))
-        operations.record_expiry(session, "w1", "its heartbeat stood still")
+        worker_actions.record_expiry(session, "w1", "its heartbeat stood still")
     with reading() as session:
         orphans = recovery._orphans(session)
     assert len(recovery._seize(orphans)) == 1

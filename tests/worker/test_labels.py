@@ -12,7 +12,7 @@ from tests.deadline import DEADLINE
 from tests.factories import change_job
 from tests.worker.conftest import Fleet, Queue, assignment, both_ways
 from webapp.core.transaction import Connection
-from webapp.jobs import operations
+from webapp.jobs import queue_actions
 from worker import processes
 from worker.loop.dispatcher import Dispatcher
 
@@ -90,10 +90,10 @@ def test_what_becomes_due_is_promoted_by_anybody_and_taken_by_who_has_the_label(
 
 def test_a_paused_queue_keeps_its_lanes(queue: Queue, taker: Taker) -> None:
     job_id = queue.enqueue("true", queue="mail", requires="gpu")
-    operations.pause_queue("mail", "person:ana")
+    queue_actions.pause_queue("mail", "person:ana")
     dispatcher = taker("gpu")
     assert takes(dispatcher) == []
-    operations.resume_queue("mail", "person:ana")
+    queue_actions.resume_queue("mail", "person:ana")
     assert takes(dispatcher) == [job_id]
 
 

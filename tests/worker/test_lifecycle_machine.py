@@ -32,7 +32,7 @@ from webapp.db import postgresql
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, Worker
-from webapp.jobs import actions, operations
+from webapp.jobs import actions
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims
@@ -152,7 +152,7 @@ class Lifecycle(RuleBasedStateMachine):
             "max_retries": max_retries,
             "delay": delay,
         }
-        [job_id] = operations.enqueue([job_spec.parse(spec)], "person:test")
+        [job_id] = actions.enqueue([job_spec.parse(spec)], "person:test")
         state = "scheduled" if delay else "pending"
         run_at = self.time + clock.seconds(delay)
         self.model[job_id] = Model(self.submitted, job_id, priority, max_retries, state, run_at)

@@ -13,8 +13,7 @@ from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor
-from webapp.insight import fleet as fleets
-from webapp.jobs import actions, operations
+from webapp.jobs import actions, queue_actions, worker_actions
 from webapp.jobs.filters import JobFilter
 
 pytestmark = pytest.mark.every_python
@@ -86,7 +85,7 @@ def test_a_scheduled_job_starts_when_it_is_due_and_not_before(queue: Queue, flee
 def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     specs = [job_spec.parse({"command": f"echo $QUEUECTL_JOB_ID >> {ledger}"}) for _ in range(2000)]
-    ids = operations.enqueue(specs, "person:test")
+    ids = actions.enqueue(specs, "person:test")
     assert fleet(ready=False, count=8, drain=True).process.wait(DEADLINE) == 0
     assert sorted(ledger.read_text().split()) == sorted(ids)
 
@@ -112,11 +111,11 @@ def test_a_worker_of_one_queue_leaves_the_others_alone(queue: Queue, fleet: Star
 def test_a_paused_queue_rests_and_goes_on_when_resumed(queue: Queue, fleet: Start) -> None:
     fleet()
     queue.reaches(queue.enqueue("true", queue="mail"), "completed")
-    operations.pause_queue("mail", "person:test")
+    queue_actions.pause_queue("mail", "person:test")
     waiting = queue.enqueue("true", queue="mail")
     queue.reaches(queue.enqueue("true"), "completed")  # the worker has been here since, and left it
     assert queue.job(waiting).state == "pending"
-    operations.resume_queue("mail", "person:test")
+    queue_actions.resume_queue("mail", "person:test")
     queue.reaches(waiting, "completed")
 
 
@@ -168,8 +167,8 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
     supervisor = queue.workers()[0].supervisor_id
     eventually(lambda: is_ending(supervisor))
-    with pytest.raises(fleets.Unheard, match="has stopped or is stopping"):
-        fleets.scale(supervisor, "person:ana", to=2)
+    with pytest.raises(worker_actions.Unheard, match="has stopped or is stopping"):
+        worker_actions.scale(supervisor, "person:ana", to=2)
     waiting = queue.enqueue("true")
     (tmp_path / "go").touch()
     assert one.process.wait(DEADLINE) == 0
@@ -218,7 +217,7 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
     queue.set(lease=5)
     eventually(lambda: queue.workers()[0].heartbeat > beat)  # it lives, and has had time to take the job
     assert queue.job(job_id).state == "pending"
-    operations.wish_of_workers("run", None, "person:ana")
+    worker_actions.request_state("run", None, "person:ana")
     queue.reaches(job_id, "completed")
 
 
@@ -226,9 +225,9 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
 def test_stopping_a_worker_by_wish_ends_it_for_good(queue: Queue, fleet: Start) -> None:
     one = fleet(count=2)
     first, second = sorted(worker.id for worker in queue.workers())
-    operations.wish_of_workers("stop", [first], "person:ana")
+    worker_actions.request_state("stop", [first], "person:ana")
     queue._eventually(lambda: [worker.id for worker in queue.workers()] == [second])
-    operations.wish_of_workers("stop", None, "person:ana")
+    worker_actions.request_state("stop", None, "person:ana")
     assert one.process.wait(DEADLINE) == 0
 
 

@@ -14,7 +14,7 @@ from webapp.core import job_spec
 from webapp.db.engines import reading, writing
 from webapp.db.models import BulkAction, CommandHour, Minute, Worker
 from webapp.insight import rollups
-from webapp.jobs import actions, job_detail, operations
+from webapp.jobs import actions, job_detail, settings
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from worker import processes
@@ -27,7 +27,7 @@ DAY = clock.DAY
 
 @pytest.mark.usefixtures("app")
 def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    operations.enqueue([job_spec.parse({"command": "true"})] * (actions.BATCH + 5), "person:test")
+    actions.enqueue([job_spec.parse({"command": "true"})] * (actions.BATCH + 5), "person:test")
     act = actions.start("cancel", JobFilter(), "person:ana")
     actions.advance(act)
     with writing() as session:
@@ -43,7 +43,7 @@ def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyP
 def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 2)
     monkeypatch.setattr(maintenance, "ACTS_EVERY_LOOK", 0.0)
-    operations.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
+    actions.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
     act = actions.start("cancel", JobFilter(), "person:ana")
     with writing() as session:
         session.execute(update(BulkAction).values(lease_until=1))
@@ -88,7 +88,7 @@ def test_of_several_keepers_the_one_on_the_workers_machine_is_first_for_it_can_e
 
 
 def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(app: Flask) -> None:
-    operations.set_setting("lease", 5, "person:test")
+    settings.set_setting("lease", 5, "person:test")
     worker = factories.make_worker(host="elsewhere", heartbeat=5)
     job = factories.make_job("processing", worker_id=worker.id, attempts=1)
     one = maintenance._Keeper()
@@ -107,7 +107,7 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
 @pytest.mark.usefixtures("app")
 def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
     job = factories.make_job("completed")
-    factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.MARGIN)
+    factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.FOLD_DELAY)
     with writing() as session:
         session.add(CommandHour(at=clock.now() - 9 * DAY, shape="old", runs=1, failures=0, run_time=1))
     one = maintenance._Keeper()

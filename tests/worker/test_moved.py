@@ -13,7 +13,7 @@ from tests.admin.move.moves import go
 from tests.conftest import opened
 from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue, both_ways
-from webapp.admin.move import Side, marks
+from webapp.admin.move import Side, marker
 from webapp.config import Config
 from webapp.core import relocated
 from webapp.db.application import create_core
@@ -51,10 +51,10 @@ def mark(app: Flask, address: str) -> str:
     side = Side(app)
 
     def work(connection: Any) -> None:
-        marks.begin(connection, marks.Move("id", "from", address, marks.DONE, words, 1, {}))
-        marks.freeze(connection, words)
+        marker.add(connection, marker.Move("id", "from", address, marker.DONE, words, 1, {}))
+        marker.block_writes(connection, words)
 
-    marks.alone(side, work)
+    marker.run_exclusively(side, work)
     return words
 
 

@@ -16,8 +16,7 @@ from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.db.engines import reading, writing
 from webapp.db.models import Supervisor, Worker
-from webapp.insight import fleet as supervisors
-from webapp.jobs import operations
+from webapp.jobs import lifecycle, worker_actions
 from worker.messages import Wanted
 
 Start = Callable[..., Fleet]
@@ -29,8 +28,8 @@ def row() -> Supervisor:
         return session.scalars(select(Supervisor)).one()
 
 
-def scale(**how: int) -> supervisors.Scaled:
-    return supervisors.scale(row().id, "person:ana", **how)
+def scale(**how: int) -> worker_actions.Scaled:
+    return worker_actions.scale(row().id, "person:ana", **how)
 
 
 def keeper_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
@@ -52,7 +51,7 @@ def test_a_supervisor_is_scaled_up_and_down_to_none_and_up_again(
     one = fleet(count=1, slots=2, queues=["mail"])
     first = row()
     assert (first.wanted, first.slots, first.queues, first.pid) == (1, 2, '["mail"]', one.process.pid)
-    assert scale(to=3) == supervisors.Scaled(first.id, 1, 3)
+    assert scale(to=3) == worker_actions.Scaled(first.id, 1, 3)
     eventually(lambda: len(queue.workers()) == 3)
     assert {(worker.slots, worker.queues) for worker in queue.workers()} == {(2, '["mail"]')}
     [event] = queue.events(f"supervisor:{first.id}")
@@ -92,12 +91,12 @@ def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling
 ) -> None:
     one = fleet(count=2)
     [first, second] = queue.workers()
-    operations.wish_of_workers("stop", [first.id], "person:ana")
+    worker_actions.request_state("stop", [first.id], "person:ana")
     assert row().wanted == 1
-    operations.wish_of_workers("stop", [first.id], "person:ben")  # somebody was first: it counts once
+    worker_actions.request_state("stop", [first.id], "person:ben")  # somebody was first: it counts once
     assert row().wanted == 1
     eventually(lambda: [worker.id for worker in queue.workers()] == [second.id])
-    operations.wish_of_workers("stop", [second.id], "person:ana")
+    worker_actions.request_state("stop", [second.id], "person:ana")
     eventually(lambda: not queue.workers())
     assert (row().wanted, row().stopped_at) == (0, None)
     assert scale(by=2).after == 2
@@ -148,12 +147,12 @@ def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eve
 def test_stopping_all_ends_the_supervisors_too(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     one = fleet(count=2)
     two = fleet(count=1)
-    supervisors.scale(row_of(two).id, "person:ana", to=0)
+    worker_actions.scale(row_of(two).id, "person:ana", to=0)
     eventually(lambda: len(queue.workers()) == 2)
-    operations.wish_of_workers("stop", None, "person:ana")
+    worker_actions.request_state("stop", None, "person:ana")
     assert (one.process.wait(DEADLINE), two.process.wait(DEADLINE)) == (0, 0)
-    with pytest.raises(supervisors.Unheard, match="has ended"):
-        supervisors.scale(row_of(one).id, "person:ana", to=1)
+    with pytest.raises(worker_actions.Unheard, match="has ended"):
+        worker_actions.scale(row_of(one).id, "person:ana", to=1)
 
 
 def row_of(one: Fleet) -> Supervisor:
@@ -231,8 +230,8 @@ def test_a_number_of_workers_out_of_bounds_is_refused(app: Flask, number: int) -
     from tests.factories import make_supervisor
 
     one = make_supervisor(wanted=2)
-    with pytest.raises(supervisors.ScaleError, match="from 0 to 256"):
-        supervisors.scale(one.id, "person:ana", to=number)
+    with pytest.raises(worker_actions.ScaleError, match="from 0 to 256"):
+        worker_actions.scale(one.id, "person:ana", to=number)
     assert row().wanted == 2
 
 
@@ -241,11 +240,11 @@ def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
     from webapp.lib import clock
 
     one = make_supervisor(seen_at=clock.now() - clock.seconds(300))
-    with pytest.raises(supervisors.Unheard, match="has not responded"):
-        supervisors.scale(one.id, "person:ana", to=3)
+    with pytest.raises(worker_actions.Unheard, match="has not responded"):
+        worker_actions.scale(one.id, "person:ana", to=3)
     worker = make_worker(supervisor_id=one.id)  # its keeper may be busy with something long
-    assert supervisors.scale(one.id, "person:ana", to=3).after == 3
-    with pytest.raises(operations.NotFound, match=f"is a worker; its supervisor is {one.id}"):
-        supervisors.scale(worker.id, "person:ana", to=3)
-    with pytest.raises(operations.NotFound, match="supervisor 'nobody' does not exist"):
-        supervisors.scale("nobody", "person:ana", to=3)
+    assert worker_actions.scale(one.id, "person:ana", to=3).after == 3
+    with pytest.raises(lifecycle.NotFound, match=f"is a worker; its supervisor is {one.id}"):
+        worker_actions.scale(worker.id, "person:ana", to=3)
+    with pytest.raises(lifecycle.NotFound, match="supervisor 'nobody' does not exist"):
+        worker_actions.scale("nobody", "person:ana", to=3)

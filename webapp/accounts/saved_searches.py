@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import View
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.text import has_controls
 

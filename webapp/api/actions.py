@@ -32,7 +32,7 @@ class Selection(Schema):
     ids = ma.List(fields.name("job id"), validate=validate.Length(1, MAX_IDS), metadata={"description": "these jobs"})
     all = fields.flag("true: all jobs that match now, in small transactions")
     queue = fields.name("with `all`: only jobs in this queue")
-    q = fields.free_text("with `all`: only jobs that match this search; the number is not limited", search.TYPED)
+    q = fields.free_text("with `all`: only jobs that match this search; the number is not limited", search.MAX_TYPED)
 
     @validates_schema(skip_on_field_errors=True)
     def _check_one_way(self, data: dict[str, Any], **_: Any) -> None:

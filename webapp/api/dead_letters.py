@@ -16,7 +16,7 @@ from webapp.api.routes import Noun
 from webapp.api.scopes import actor
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
-from webapp.jobs import canary, operations, search
+from webapp.jobs import canary, lifecycle, search
 from webapp.lib import clock
 from webapp.web import serializers
 
@@ -48,7 +48,7 @@ class CanaryRequest(Schema):
         required=True, truthy=[True], falsy=[], metadata={"description": "all jobs that match now", "enum": [True]}
     )
     queue = fields.name("only jobs in this queue")
-    q = fields.free_text("only jobs that match this search", search.TYPED)
+    q = fields.free_text("only jobs that match this search", search.MAX_TYPED)
     group = fields.name("only jobs of this group")
     first = fields.name("the job to try first; default: the newest")
 
@@ -58,7 +58,7 @@ class GroupRequest(Schema):
 
     example: ClassVar[Any] = {"note": "The shop is down until noon.", "acknowledged": True}
 
-    note = fields.free_text("a note for other people; empty: none", failure_groups.LONGEST_NOTE)
+    note = fields.free_text("a note for other people; empty: none", failure_groups.MAX_NOTE_LENGTH)
     owner = fields.free_text("a user; empty: no owner", 64)
     acknowledged = fields.flag("true: acknowledge the group; it opens again when another job fails like this")
     version = fields.free_text("the group's `version` as you read it; 409 if note or owner have changed since", 64)
@@ -173,5 +173,5 @@ def _group(key: str) -> dict[str, Any]:
     with reading() as session:
         found = failure_groups.find(session, key) if "\0" not in key else None
     if found is None:
-        raise operations.NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
+        raise lifecycle.NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
     return serializers.dead_group(found)

@@ -30,7 +30,7 @@ from webapp.api.scopes import token
 from webapp.core.locks import Busy
 from webapp.db.engines import writing
 from webapp.db.models import IdempotencyKey
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 
 HEADER = "Idempotency-Key"

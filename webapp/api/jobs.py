@@ -19,7 +19,7 @@ from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.states import STATES
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import actions, job_detail, operations, search, settings
+from webapp.jobs import actions, job_detail, lifecycle, search, settings
 
 MAX_PAGE = 500  # jobs
 MAX_BATCH = 1000  # jobs
@@ -83,7 +83,7 @@ class JobsRequest(Schema):
 
 class ListQuery(Schema):
     queue = fields.name("only jobs in this queue")
-    q = fields.free_text('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.TYPED)
+    q = fields.free_text('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.MAX_TYPED)
     limit = fields.bounded("jobs per page", 1, MAX_PAGE, load_default=50)
     cursor = ma.String(metadata={"description": "`next` or `previous` of another page"})
 
@@ -191,7 +191,7 @@ def list_jobs() -> Response:
 @routes.on("POST", "/jobs", {201: Job}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)
 def submit_job() -> Response:
     """Submit a job."""
-    (job_id,) = operations.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
+    (job_id,) = actions.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
     return request_body.answer(job_json(job_id), 201, {"Location": f"{PREFIX}/jobs/{job_id}"})
 
 
@@ -201,7 +201,7 @@ def submit_jobs() -> Response:
 
     In an error, `place` is the position of the job, from 0.
     """
-    ids = operations.enqueue(_parse_batch(request_body.raw()), actor(), form_key=idempotency.form_key())
+    ids = actions.enqueue(_parse_batch(request_body.raw()), actor(), form_key=idempotency.form_key())
     return request_body.answer({"ids": ids}, 201)
 
 
@@ -251,7 +251,7 @@ def find_job(session: Session, job_id: str) -> models.Job:
     """Raises NotFound. Invalid ids are not looked up: they may contain characters that a database rejects."""
     job = job_detail.find(session, job_id) if job_spec.NAME.match(job_id) else None
     if job is None:
-        raise operations.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
+        raise lifecycle.NotFound(f"there is no job {job_id[:128]!r}. It may have been discarded.")
     return job
 
 
@@ -260,4 +260,4 @@ def check_moved(verb: str, job_id: str, result: actions.Result) -> None:
     if job_id in result.outcome.refused:
         state = result.outcome.refused[job_id]
         text = actions.refusal(verb, job_id, state)
-        raise operations.NotFound(text) if state is None else Problem("conflict", text, state=state)
+        raise lifecycle.NotFound(text) if state is None else Problem("conflict", text, state=state)

@@ -11,7 +11,7 @@ from webapp.api.scopes import actor
 from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.insight.queues import all_queues
-from webapp.jobs import operations
+from webapp.jobs import lifecycle, queue_actions
 from webapp.lib import clock
 from webapp.web import serializers
 
@@ -63,8 +63,8 @@ def resume_queue(name: str) -> Any:
 def _pause(name: str, *, paused: bool) -> dict[str, Any]:
     request_body.no_body()
     if not job_spec.NAME.match(name):
-        raise operations.NotFound(f"no such queue: {name[:128]!r}.")
-    change = operations.pause_queue if paused else operations.resume_queue
+        raise lifecycle.NotFound(f"no such queue: {name[:128]!r}.")
+    change = queue_actions.pause_queue if paused else queue_actions.resume_queue
     if not change(name, actor()):
         state = "paused" if paused else "running"
         raise Problem("conflict", f"Queue {name} is already {state}. Nothing was changed.", state=state)

@@ -12,7 +12,7 @@ from webapp.api.routes import Noun
 from webapp.api.scopes import actor
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
-from webapp.jobs import operations, settings
+from webapp.jobs import lifecycle, settings
 from webapp.web import serializers
 
 
@@ -53,7 +53,7 @@ def get_setting(key: str) -> Any:
 def set_setting(key: str) -> Any:
     """Change a setting. The change applies at once to all jobs that do not set their own value."""
     _setting(key)
-    operations.set_setting(key, request_body.body(SettingRequest)["value"], actor())
+    settings.set_setting(key, request_body.body(SettingRequest)["value"], actor())
     return _setting(key)
 
 
@@ -61,7 +61,7 @@ def set_setting(key: str) -> Any:
 def reset_setting(key: str) -> Any:
     """Reset a setting to its default."""
     _setting(key)
-    operations.unset_setting(key, actor())
+    settings.unset_setting(key, actor())
     return _setting(key)
 
 
@@ -70,7 +70,7 @@ def _setting(key: str) -> dict[str, Any]:
     try:
         setting_values.define(key[:100])
     except setting_values.SettingError as error:
-        raise operations.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
+        raise lifecycle.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
     return _settings()[key]
 
 

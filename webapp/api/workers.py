@@ -13,7 +13,7 @@ from webapp.api.routes import Noun
 from webapp.api.scopes import actor
 from webapp.db.engines import reading
 from webapp.insight import fleet
-from webapp.jobs import operations, queries, settings
+from webapp.jobs import lifecycle, settings, worker_actions
 from webapp.lib import clock
 from webapp.web import serializers
 
@@ -43,7 +43,11 @@ class ScaleRequest(Schema):
     example: ClassVar[Any] = {"workers": 3}
 
     workers = fields.bounded(
-        "the number of workers; 0: none until scaled up again", 0, fleet.MOST_WORKERS, required=True, strict=True
+        "the number of workers; 0: none until scaled up again",
+        0,
+        worker_actions.MAX_WORKERS,
+        required=True,
+        strict=True,
     )
 
 
@@ -96,7 +100,7 @@ def list_workers() -> Any:
 
 def _workers(ended_since: Optional[int]) -> list[dict[str, Any]]:
     with reading() as session:
-        views = queries.workers(session, settings.load(session).lease, ended_since=ended_since)
+        views = fleet.workers(session, settings.load(session).lease, ended_since=ended_since)
     return [serializers.worker(view) for view in views]
 
 
@@ -104,9 +108,9 @@ def _workers(ended_since: Optional[int]) -> list[dict[str, Any]]:
 def wish_of_worker(worker_id: str) -> Any:
     """Drain a worker, resume it, or stop it after its running jobs. A stop cannot be undone."""
     wish = request_body.body(WishRequest)["wish"]
-    outcome = operations.wish_of_workers(wish, [worker_id], actor()) if "\0" not in worker_id else None
+    outcome = worker_actions.request_state(wish, [worker_id], actor()) if "\0" not in worker_id else None
     if outcome is None or outcome.refused.get(worker_id, "") is None:
-        raise operations.NotFound(f"there is no worker {worker_id[:128]!r}.")
+        raise lifecycle.NotFound(f"there is no worker {worker_id[:128]!r}.")
     if worker_id in outcome.refused:
         state = outcome.refused[worker_id]
         raise Problem("conflict", f"Worker {worker_id} is {state}. Nothing was changed.", state=state)
@@ -131,13 +135,13 @@ def scale_supervisor(supervisor_id: str) -> Any:
     """
     wanted = request_body.body(ScaleRequest)["workers"]
     try:
-        fleet.scale(supervisor_id, actor(), to=wanted)
-    except fleet.Unheard as error:
+        worker_actions.scale(supervisor_id, actor(), to=wanted)
+    except worker_actions.Unheard as error:
         raise Problem("conflict", f"{error} Nothing was changed.") from None
     return next(one for one in _supervisors() if one["id"] == supervisor_id)
 
 
 def _supervisors() -> list[dict[str, Any]]:
     with reading() as session:
-        views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
+        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
     return [serializers.supervisor(view) for view in views]

@@ -63,10 +63,10 @@ def get(key: str, as_json: bool) -> None:
 @click.argument("value")
 def set_(key: str, value: str) -> None:
     """Set the setting KEY to VALUE. It holds at once, for every job that did not set its own."""
-    from webapp.jobs import operations
+    from webapp.jobs import settings
 
     with core():
-        now = operations.set_setting(key, value, actor())
+        now = settings.set_setting(key, value, actor())
     click.echo(f"{key} = {now.value}")
 
 
@@ -74,10 +74,10 @@ def set_(key: str, value: str) -> None:
 @click.argument("key")
 def unset(key: str) -> None:
     """Put the setting KEY back to its default."""
-    from webapp.jobs import operations
+    from webapp.jobs import settings
 
     with core():
-        now = operations.unset_setting(key, actor())
+        now = settings.unset_setting(key, actor())
     click.echo(f"{key} = {now.value} (the default)")
 
 

@@ -88,12 +88,12 @@ for you to look at it, and for `manage.py dlq retry hopeless`. The scratch datab
 
 def _fill(acts: Sequence[Act]) -> None:
     from webapp.core import job_spec
-    from webapp.jobs import operations
+    from webapp.jobs import actions, settings
 
     # The default waits, 2 and 4 seconds, without the luck in them: the same demo each time.
-    operations.set_setting("backoff_base", 2, actor())
-    operations.set_setting("backoff_jitter", 0, actor())
-    operations.enqueue([job_spec.parse(act.job) for act in acts], actor())
+    settings.set_setting("backoff_base", 2, actor())
+    settings.set_setting("backoff_jitter", 0, actor())
+    actions.enqueue([job_spec.parse(act.job) for act in acts], actor())
 
 
 @contextmanager

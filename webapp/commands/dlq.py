@@ -72,7 +72,7 @@ def list_groups(largest: bool, limit: int, as_json: bool) -> None:
     ]
     present(listing.groups, columns, as_json, serializers.dead_group, "No dead letters.")
     if listing.capped:
-        say(f"There are more than {failure_groups.MOST_GROUPS} groups; these are of those that somebody died of last.")
+        say(f"There are more than {failure_groups.MAX_GROUPS} groups; these are of those that somebody died of last.")
     elif listing.more:
         tell_more(limit)
 

@@ -119,10 +119,10 @@ def _from_argument(text: str) -> JobSpec:
 
 
 def _enqueue_one(spec: JobSpec) -> None:
-    from webapp.jobs import operations
+    from webapp.jobs import actions
 
     with core():
-        (id_,) = operations.enqueue([spec], actor())
+        (id_,) = actions.enqueue([spec], actor())
     _print_ids([id_])
 
 
@@ -131,7 +131,7 @@ def _enqueue_one(spec: JobSpec) -> None:
 
 def _enqueue_many(path: str) -> None:
     from webapp.core import job_spec
-    from webapp.jobs import operations
+    from webapp.jobs import actions
 
     started = time.monotonic()
     lines = _read_lines(path)
@@ -142,7 +142,7 @@ def _enqueue_many(path: str) -> None:
             return
         try:
             with core():
-                ids = operations.enqueue(specs, actor(), stored=stored)
+                ids = actions.enqueue(specs, actor(), stored=stored)
         except job_spec.SpecError as error:
             raise _refusal([(places[one.place or 0], one) for one in error.errors]) from None
     _print_ids(ids)

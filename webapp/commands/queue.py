@@ -53,10 +53,10 @@ def _drained_in(view: QueueView) -> Optional[str]:
 @click.argument("name")
 def pause(name: str) -> None:
     """Let no more jobs of the queue NAME start. Those that run go on."""
-    from webapp.jobs import operations
+    from webapp.jobs import queue_actions
 
     with core():
-        changed = operations.pause_queue(name, actor())
+        changed = queue_actions.pause_queue(name, actor())
     click.echo(f"{name}: paused" if changed else f"{name}: is paused already")
 
 
@@ -64,8 +64,8 @@ def pause(name: str) -> None:
 @click.argument("name")
 def resume(name: str) -> None:
     """Let the jobs of the queue NAME start again."""
-    from webapp.jobs import operations
+    from webapp.jobs import queue_actions
 
     with core():
-        changed = operations.resume_queue(name, actor())
+        changed = queue_actions.resume_queue(name, actor())
     click.echo(f"{name}: running" if changed else f"{name}: is not paused")

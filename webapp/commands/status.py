@@ -25,7 +25,7 @@ MOST_STRANDED = 3  # groups of jobs that are named
 def status(as_json: bool) -> None:
     """Show how many jobs are in each state, which workers are alive, and what waits."""
     from webapp.db.engines import reading
-    from webapp.insight import blockers, trends
+    from webapp.insight import blockers, fleet, trends
     from webapp.insight.queues import all_queues
     from webapp.jobs import queries
     from webapp.jobs import settings as tunables
@@ -38,7 +38,7 @@ def status(as_json: bool) -> None:
     with core(), reading() as session:
         now = clock.now()
         states = queries.count_states_exactly(session)
-        workers = queries.workers(session, tunables.load(session).lease)
+        workers = fleet.workers(session, tunables.load(session).lease)
         waited = queries.waited(queries.oldest_pending(session), now)
         minute = queries.count_finished_since(session, now - serializers.MINUTE)
         hour = queries.count_finished_since(session, now - serializers.HOUR)

@@ -121,13 +121,13 @@ def start(
 def list_workers(all_: bool, as_json: bool) -> None:
     """List the workers, what they run and what they have done."""
     from webapp.db.engines import reading
-    from webapp.jobs import queries
+    from webapp.insight import fleet
     from webapp.jobs import settings as tunables
     from webapp.web import serializers
 
     now = clock.now()
     with core(), reading() as session:
-        views = queries.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
+        views = fleet.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
     columns = [
         Column("ID", lambda view: view.worker.id),
         Column("STATE", lambda view: view.shown_state),
@@ -148,10 +148,10 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
     @worker.command(name, help=help_, epilog=f"Example: manage.py worker {name}")
     @click.argument("worker_ids", metavar="[ID]...", nargs=-1)
     def steer(worker_ids: tuple[str, ...]) -> int:
-        from webapp.jobs import operations
+        from webapp.jobs import worker_actions
 
         with core():
-            outcome = operations.wish_of_workers(wish, list(worker_ids) or None, actor())
+            outcome = worker_actions.request_state(wish, list(worker_ids) or None, actor())
         if not worker_ids and not outcome.moved and not outcome.refused:
             say("No workers are running.")
         return tell_outcome(outcome, done, "only running workers can be told anything", thing="worker")
@@ -165,12 +165,11 @@ def list_supervisors(as_json: bool) -> None:
     """List the supervisors, each a `worker start` or `up`: how many workers it has and is to have."""
     from webapp.db.engines import reading
     from webapp.insight import fleet
-    from webapp.jobs import queries
     from webapp.jobs import settings as tunables
     from webapp.web import serializers
 
     with core(), reading() as session:
-        views = fleet.supervisors(session, queries.workers(session, tunables.load(session).lease))
+        views = fleet.supervisors(session, fleet.workers(session, tunables.load(session).lease))
     now = clock.now()
     columns = [
         Column("ID", lambda view: view.id),
@@ -200,7 +199,7 @@ def scale(supervisor_id: str, workers: str) -> None:
     """
     import re
 
-    from webapp.insight import fleet
+    from webapp.jobs import worker_actions
 
     if not re.fullmatch(r"[+-]?[0-9]{1,4}", workers):
         raise click.BadParameter(
@@ -209,10 +208,10 @@ def scale(supervisor_id: str, workers: str) -> None:
     relative = workers[0] in "+-"
     with core():
         try:
-            scaled = fleet.scale(
+            scaled = worker_actions.scale(
                 supervisor_id, actor(), to=None if relative else int(workers), by=int(workers) if relative else 0
             )
-        except (fleet.ScaleError, fleet.Unheard) as error:
+        except (worker_actions.ScaleError, worker_actions.Unheard) as error:
             raise click.ClickException(str(error)) from None
     before = "as before" if scaled.after == scaled.before else f"before {scaled.before}"
     click.echo(f"{supervisor_id}: {plural(scaled.after, 'worker')}, {before}")

@@ -25,7 +25,7 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups
-from webapp.jobs import operations, queries, search
+from webapp.jobs import lifecycle, listing, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -33,7 +33,7 @@ from webapp.lib import clock
 pages = Blueprint("dead_letters", __name__)
 
 SHOWN_GROUPS = 25
-MOST_PAGES = -(-failure_groups.MOST_GROUPS // SHOWN_GROUPS)
+MOST_PAGES = -(-failure_groups.MAX_GROUPS // SHOWN_GROUPS)
 CACHED_EVIDENCE = 64  # jobs whose evidence is kept for a minute, so that refreshes are cheap
 
 
@@ -57,8 +57,8 @@ def index() -> ResponseReturnValue:
             by=by,
             sparks={one.key: sparkline(one.deaths) for one in listing.groups},
             total=queries.count(session, in_state("dead")),
-            most=failure_groups.MOST_GROUPS,
-            look=failure_groups.LOOK,
+            most=failure_groups.MAX_GROUPS,
+            look=failure_groups.NEWEST_JOBS,
             newer=("Previous", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
             older=("Next", _page_url(by, listing.page + 1)) if listing.more else None,
             typed="",
@@ -86,20 +86,20 @@ def _search() -> ResponseReturnValue:
 
 
 NO_JOBS = {
-    "page": queries.Page([], None, None), "wanted": JobFilter(state="dead"), "snippets": {}, "newer": None,
+    "page": listing.Page([], None, None), "wanted": JobFilter(state="dead"), "snippets": {}, "newer": None,
     "older": None, "top": None, "total": None, "search_cap": SEARCH_CAP,
 }  # fmt: skip
 
 
-def _page(session: Session, wanted: JobFilter) -> queries.Page:
+def _page(session: Session, wanted: JobFilter) -> listing.Page:
     before, after = request.args.get("before"), request.args.get("after")
     try:
-        return queries.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
+        return listing.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
     except ValueError:
         no_such_page()
 
 
-def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict[str, Any]:
+def _job_values(session: Session, wanted: JobFilter, page: listing.Page) -> dict[str, Any]:
     """Values for the list of jobs of a group or a search."""
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
 
@@ -109,7 +109,7 @@ def _job_values(session: Session, wanted: JobFilter, page: queries.Page) -> dict
     return {
         "page": page,
         "wanted": wanted,
-        "searched": search.tell(wanted, without=("state", "queue")),
+        "searched": search.to_text(wanted, without=("state", "queue")),
         "snippets": _snippets(session, page.jobs, words(wanted.text or "")),
         "newer": ("Newer", url(before=page.newer)) if page.newer else None,
         "older": ("Search older" if page.search_capped else "Older", url(after=page.older)) if page.older else None,
@@ -183,7 +183,7 @@ def _note_values(session: Session, key: str, said: Optional[Group], form: NoteFo
         "form": form,
         "fingerprint": failure_groups.fingerprint(said),
         "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
-        "longest_note": failure_groups.LONGEST_NOTE,
+        "longest_note": failure_groups.MAX_NOTE_LENGTH,
     }
 
 
@@ -254,5 +254,5 @@ def on_group(group: str, verb_path: str) -> ResponseReturnValue:
     """Requeue or discard all jobs of a group, after confirmation."""
     verb = VERBS.get(verb_path)
     if verb is None or verb.name not in ("requeue", "discard"):
-        raise operations.NotFound("groups of dead letters have no such action.")
+        raise lifecycle.NotFound("groups of dead letters have no such action.")
     return on_all(verb, JobFilter(state="dead", group=group))

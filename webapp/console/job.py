@@ -18,7 +18,7 @@ from webapp.console.output import compared, opened
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import batches, job_detail, job_phases, operations, settings
+from webapp.jobs import batches, job_detail, job_phases, lifecycle, settings
 
 pages = Blueprint("job", __name__)
 
@@ -70,7 +70,7 @@ def found(session: Session, job_id: str) -> Job:
     """The job, or NotFound."""
     job = job_detail.find(session, job_id)
     if job is None:
-        raise operations.NotFound(f"job {job_id!r} does not exist. It may have been discarded.")
+        raise lifecycle.NotFound(f"job {job_id!r} does not exist. It may have been discarded.")
     return job
 
 

@@ -23,7 +23,7 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import requeue_impact
-from webapp.jobs import actions, activity, filters, job_detail, operations, queries, search
+from webapp.jobs import actions, activity, filters, job_detail, lifecycle, queries, search
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -45,7 +45,7 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
     with reading() as session:
         job = job_detail.find(session, job_id)
     if job is None:
-        raise operations.NotFound(actions.refusal(verb.name, job_id, None))
+        raise lifecycle.NotFound(actions.refusal(verb.name, job_id, None))
     running = verb.name == "cancel" and job.state == "processing"
     if (verb.asks or running) and "confirmed" not in request.form:
         return _ask_for_one(verb, job)
@@ -163,7 +163,7 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     fields = {
         "all": "1",
         "state": wanted.state,
-        "q": search.tell(wanted, without=("state",)),
+        "q": search.to_text(wanted, without=("state",)),
         "group": wanted.group,
         "output": "1" if wanted.output else "",
         "ended_by": str(wanted.ended_by or ""),

@@ -100,8 +100,10 @@ class Asked:
             abort(404, str(error))
         q, problem, moved = values.get("q", "").strip(), "", False
         try:
-            if len(q) > search.TYPED:
-                raise search.SearchError(f"a search has at most {search.TYPED} characters; this one has {len(q):,}.")
+            if len(q) > search.MAX_TYPED:
+                raise search.SearchError(
+                    f"a search has at most {search.MAX_TYPED} characters; this one has {len(q):,}."
+                )
             found = search.parse(q)
             wanted = replace(found, state=found.state or wanted.state, queue=found.queue or wanted.queue)
             moved = found.state is not None or found.queue is not None

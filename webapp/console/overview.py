@@ -11,7 +11,7 @@ from webapp.console.display import charts, times
 from webapp.console.display.attention import needs
 from webapp.console.frame import htmx
 from webapp.db.engines import reading
-from webapp.insight import trends
+from webapp.insight import fleet, trends
 from webapp.insight.queues import all_queues
 from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
@@ -34,15 +34,15 @@ def index() -> ResponseReturnValue:
     with reading() as session:
         counts = queries.count_states(session)
         values = settings.load(session)
-        fleet = queries.workers(session, values.lease)
+        running = fleet.workers(session, values.lease)
         trend = trends.trend(session, wanted)
         queues = all_queues(session, trend.rates)
         return htmx.page(
             "overview",
             session,
-            needs=needs(session, counts, fleet, queues, values),
+            needs=needs(session, counts, running, queues, values),
             counts=counts,
-            fleet=fleet,
+            fleet=running,
             trend=trend,
             rate=sum(trend.rates.values()),
             ranges=trends.RANGES.values(),

@@ -23,7 +23,7 @@ from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor, this_person
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
-from webapp.jobs import operations
+from webapp.jobs import lifecycle
 from webapp.lib.text import plural
 
 pages = Blueprint("people", __name__)
@@ -104,7 +104,7 @@ def _named(session: Session, name: str) -> User:
     """The user, or NotFound."""
     user = users.find(session, name)
     if user is None:
-        raise operations.NotFound(f"user {name!r} does not exist.")
+        raise lifecycle.NotFound(f"user {name!r} does not exist.")
     return user
 
 

@@ -15,8 +15,9 @@ from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
+from webapp.insight.fleet import WorkerView, workers
 from webapp.insight.queues import QueueView, all_queues
-from webapp.jobs import operations, queries, settings
+from webapp.jobs import queries, queue_actions, settings
 
 pages = Blueprint("queues", __name__)
 
@@ -32,7 +33,7 @@ class Row:
     stuck: list[tuple[queries.Waiting, blockers.Obstacle]]
 
     @classmethod
-    def of(cls, view: QueueView, alive: list[queries.WorkerView]) -> Row:
+    def of(cls, view: QueueView, alive: list[WorkerView]) -> Row:
         fleet = partial(blockers.serving, view.queue.name, view.queue, alive)
         label_sets = [(one, fleet(one.label_set.requires).obstacle) for one in view.waiting if one.label_set.requires]
         stuck = [(one, why) for one, why in label_sets if why is not None and why.kind in {"unlabelled", "quiet"}]
@@ -53,7 +54,7 @@ class Row:
 @pages.get("/queues")
 def index() -> ResponseReturnValue:
     with reading() as session:
-        alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
+        alive = [view for view in workers(session, settings.load(session).lease) if view.alive]
         rows = [Row.of(view, alive) for view in all_queues(session)]
         return htmx.page(
             "queues",
@@ -69,7 +70,7 @@ def index() -> ResponseReturnValue:
 @needs("operator")
 def pause(name: str) -> ResponseReturnValue:
     """Pause a queue: no more of its jobs start. 409 if it is paused already."""
-    if not operations.pause_queue(name, actor()):
+    if not queue_actions.pause_queue(name, actor()):
         return htmx.refused(f"Queue {name} is already paused. Nothing changed.")
     return htmx.done(f"Queue {name} paused. Running jobs continue; no new jobs start.", back=url_for("queues.index"))
 
@@ -77,6 +78,6 @@ def pause(name: str) -> ResponseReturnValue:
 @pages.post("/queue/<name>/resume")
 @needs("operator")
 def resume(name: str) -> ResponseReturnValue:
-    if not operations.resume_queue(name, actor()):
+    if not queue_actions.resume_queue(name, actor()):
         return htmx.refused(f"Queue {name} is not paused. Nothing changed.")
     return htmx.done(f"Queue {name} resumed.", back=url_for("queues.index"))

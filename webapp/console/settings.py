@@ -17,7 +17,7 @@ from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor
 from webapp.core.settings import Definition, SettingError, define
 from webapp.db.engines import reading
-from webapp.jobs import operations, settings
+from webapp.jobs import lifecycle, settings
 
 pages = Blueprint("config", __name__)
 
@@ -61,10 +61,10 @@ def change(key: str) -> ResponseReturnValue:
         return _page(key, text, problem=problem), 422 if problem else 200
     if "reset" in request.form:
         wanted = number(definition.tidy(definition.default))
-        save = partial(operations.unset_setting, key, actor())
+        save = partial(settings.unset_setting, key, actor())
     else:
         wanted = text.strip()
-        save = partial(operations.set_setting, key, text, actor())
+        save = partial(settings.set_setting, key, text, actor())
     return _save(key, save, text, wanted, f"Not saved. Save again to set it to {wanted}.")
 
 
@@ -76,7 +76,7 @@ def revert(key: str) -> ResponseReturnValue:
     change_id = whole_number(request.form.get("change", ""))
     if change_id is None:
         abort(400, "This form is incomplete. Reload the page.")
-    save = partial(operations.revert_setting, key, change_id, actor())
+    save = partial(settings.revert_setting, key, change_id, actor())
     return _save(key, save, None, None, "Not reverted. Check the updated history below.")
 
 
@@ -130,7 +130,7 @@ def _definition(key: str) -> Definition:
     try:
         return define(key)
     except SettingError as error:
-        raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
+        raise lifecycle.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
 
 
 def _value(session: Session, key: str) -> settings.Value:

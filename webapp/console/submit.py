@@ -26,8 +26,8 @@ from webapp.core.job_spec import SpecError
 from webapp.core.settings import Settings
 from webapp.db.engines import reading
 from webapp.db.models import Queue
-from webapp.insight import blockers
-from webapp.jobs import job_detail, operations, queries, settings
+from webapp.insight import blockers, fleet
+from webapp.jobs import actions, job_detail, lifecycle, queries, settings
 from webapp.lib.text import plural
 
 pages = Blueprint("submit", __name__)
@@ -45,7 +45,7 @@ def new() -> ResponseReturnValue:
         if request.args.get("from"):
             job = job_detail.find(session, request.args["from"])
             if job is None:
-                raise operations.NotFound(f"job {request.args['from']!r} does not exist.")
+                raise lifecycle.NotFound(f"job {request.args['from']!r} does not exist.")
             form = SubmitForm.of_job(job)
         return _page(session, form, secrets.token_urlsafe(18))
 
@@ -63,7 +63,7 @@ def create() -> ResponseReturnValue:
         made, number = _key_of(key, form), len(form.specs)
         batch = f"{made}x{number}" if number > 1 else None
         try:
-            ids = operations.enqueue(form.specs, actor(), form_key=batch or made, batch=batch)
+            ids = actions.enqueue(form.specs, actor(), form_key=batch or made, batch=batch)
         except SpecError as error:
             form.errors.update({one.field: one.message for one in error.errors})
         else:
@@ -125,7 +125,7 @@ def _obstacle(session: Session, form: SubmitForm) -> Optional[blockers.Obstacle]
 
 def _offered(session: Session) -> list[str]:
     """Labels of running workers, hosts last. None if there is only one label."""
-    alive = [view.labels for view in queries.workers(session, settings.load(session).lease) if view.alive]
+    alive = [view.labels for view in fleet.workers(session, settings.load(session).lease) if view.alive]
     found = sorted(frozenset[str]().union(*alive), key=lambda label: (label.startswith(labels.HOST), label))
     return found[:MOST_OFFERED] if len(found) > 1 else []
 

@@ -53,7 +53,7 @@ def make() -> ResponseReturnValue:
     try:
         days = whole_number(typed["days"], 6)
         if days is None and typed["days"]:
-            raise AccountError(
+            raise tokens.AccountError(
                 "days", f"{typed['days'][:40]!r} is not a number of days. Choose one from the list."
             )
         secret, token = tokens.make(typed["name"], typed["scope"], days, actor())

@@ -19,8 +19,8 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet
-from webapp.jobs import operations, queries, settings
-from webapp.jobs.queries import WorkerView
+from webapp.insight.fleet import WorkerView
+from webapp.jobs import lifecycle, settings, worker_actions
 from webapp.lib import clock
 from webapp.lib.text import plural
 from webapp.web.request_info import came_from
@@ -39,7 +39,7 @@ WISHES = {
 @pages.get("/workers")
 def index() -> ResponseReturnValue:
     with reading() as session:
-        workers = queries.workers(session, settings.load(session).lease, ended_since=clock.now() - SHOW_ENDED)
+        workers = fleet.workers(session, settings.load(session).lease, ended_since=clock.now() - SHOW_ENDED)
         running = [view for view in workers if view.worker.state == "running"]
         ended = [view for view in workers if view.worker.state != "running"]
         ended.sort(key=lambda view: view.worker.stopped_at or 0, reverse=True)
@@ -95,18 +95,18 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
                 danger=True,
             )
     word, effect = WISHES[wish]
-    outcome = operations.wish_of_workers(word, [worker_id], actor())
+    outcome = worker_actions.request_state(word, [worker_id], actor())
     if worker_id in outcome.refused:
         state = outcome.refused[worker_id]
         if state is None:
-            raise operations.NotFound(f"worker {worker_id!r} does not exist.")
+            raise lifecycle.NotFound(f"worker {worker_id!r} does not exist.")
         return htmx.refused(f"Worker {worker_id} is already {worker_state(state)}. Nothing changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
 
 
 def _going_on(session: Session) -> list[WorkerView]:
     """Live workers that are not stopping."""
-    views = queries.workers(session, settings.load(session).lease)
+    views = fleet.workers(session, settings.load(session).lease)
     return [view for view in views if view.alive and view.worker.wish != "stop"]
 
 
@@ -124,7 +124,9 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
     to = whole_number(typed, 9)
     try:
         if not by and to is None:
-            raise fleet.ScaleError(f"{typed!r} is not allowed; expected a whole number from 0 to {fleet.MOST_WORKERS}.")
+            raise worker_actions.ScaleError(
+                f"{typed!r} is not allowed; expected a whole number from 0 to {worker_actions.MAX_WORKERS}."
+            )
         if "confirmed" not in request.form and _leaves_none(supervisor_id, to, by):
             return htmx.ask(
                 "Scale down to 0 workers?",
@@ -134,12 +136,12 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
                 back=came_from(url_for("workers.index")),
                 danger=True,
             )
-        scaled = fleet.scale(supervisor_id, actor(), to=None if by else to, by=by)
-    except fleet.ScaleError as error:
+        scaled = worker_actions.scale(supervisor_id, actor(), to=None if by else to, by=by)
+    except worker_actions.ScaleError as error:
         if htmx.is_partial():
             return htmx.refused(str(error))
         return _page(supervisor_id, typed, str(error)), 422
-    except fleet.Unheard as error:
+    except worker_actions.Unheard as error:
         return htmx.refused(f"{error} Nothing changed.")
     number, more = plural(scaled.after, "worker"), scaled.after > scaled.before
     then = "New workers start within seconds." if more else "The least busy workers finish their jobs, then stop."
@@ -161,16 +163,16 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
 def _page(supervisor_id: str, typed: Optional[str] = None, problem: str = "") -> str:
     """The page of a supervisor, or NotFound. `typed` is the number after an error."""
     with reading() as session:
-        views = fleet.supervisors(session, queries.workers(session, settings.load(session).lease))
+        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
         view = next((view for view in views if view.id == supervisor_id), None)
         if view is None:
-            raise operations.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
+            raise lifecycle.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
         return htmx.form_page(
             "workers/supervisor.html",
             session,
             view=view,
             typed=str(view.wanted or 0) if typed is None else typed,
             problem=problem,
-            most=fleet.MOST_WORKERS,
+            most=worker_actions.MAX_WORKERS,
             slots_of=slots_of,
         )

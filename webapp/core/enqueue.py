@@ -1,7 +1,7 @@
 """Enqueue: store the jobs of one call, all or none, with their queues and their lines of the audit trail.
 
 In plain SQL (see `core/transaction.py`), because people, programs and idle workers wait for it: a session needs five
-times as long as the INSERT itself. People and programs call `operations.enqueue`.
+times as long as the INSERT itself. People and programs call `actions.enqueue`.
 """
 
 from __future__ import annotations

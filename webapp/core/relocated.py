@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 UNFINISHED = "unfinished copy"  # stands in the place of the schema's revision, so that no version uses such a database
-TABLE = "queue_moves"  # made by the first move, see moving/marks.py; not there in a database that was part of none
+TABLE = "queue_moves"  # made by the first move, see admin/move/marker.py; not there in a database that was part of none
 _BEGINNINGS = ("this queue is being moved to ", "this queue was moved to ", "this copy of the queue was given up ")
 
 

@@ -1,6 +1,6 @@
-"""Why jobs of a lane wait: what keeps workers from them, and how fast the queue moves. Reads only.
+"""Why pending jobs wait: what keeps workers from them, and the rate of the queue. Reads only.
 
-The console puts it in words and adds the button that helps (`console/why.py`).
+The console writes the texts and adds a button that helps (`console/display/why.py`).
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from sqlalchemy.orm import Session
 
 from webapp.core import labels
 from webapp.db.models import Queue
-from webapp.insight import trends
+from webapp.insight import fleet, trends
 from webapp.insight.queues import QueueView
 from webapp.jobs import queries, settings
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps every worker from a lane.
+    """What keeps every worker from the jobs of a label set.
 
     Attributes:
-        kind: paused; none (no worker runs); unserved (none of those that run serves it); unlabelled (none of those that
-            do has what is required); quiet (all that have it are quiet or stopping).
-        missing: labels that no worker of the queue has; empty where each is there, but not all in one worker.
-        alive: workers that run.
-        serving: those of them that serve the queue.
+        kind: paused; none (no worker runs); unserved (no worker serves the queue); unlabelled (no worker of the queue
+            has the required labels); quiet (all workers that have them are draining or stopping).
+        missing: labels that no worker of the queue has; empty if workers have each label, but no worker all of them.
+        alive: running workers.
+        serving: running workers that serve the queue.
     """
 
     kind: str
@@ -36,20 +36,20 @@ class Obstacle:
     missing: tuple[str, ...] = ()
     paused_by: Optional[str] = None
     paused_at: Optional[int] = None
-    alive: list[queries.WorkerView] = field(default_factory=list)
-    serving: list[queries.WorkerView] = field(default_factory=list)
+    alive: list[fleet.WorkerView] = field(default_factory=list)
+    serving: list[fleet.WorkerView] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The workers, from one lane's point of view. `obstacle` None: at least one takes its jobs."""
+    """The workers that serve one label set. `obstacle` None: at least one takes its jobs."""
 
     obstacle: Optional[Obstacle]
-    serving: list[queries.WorkerView]
+    serving: list[fleet.WorkerView]
 
     @property
-    def takers(self) -> list[queries.WorkerView]:
-        """Those that take jobs: neither quiet nor stopping."""
+    def takers(self) -> list[fleet.WorkerView]:
+        """Workers that take jobs: neither draining nor stopping."""
         return [view for view in self.serving if view.worker.wish == "run"]
 
     @property
@@ -58,18 +58,18 @@ class Fleet:
 
     @property
     def free(self) -> int:
-        """Slots without a job, of workers that take this queue's."""
+        """Slots without a job, of workers that take jobs."""
         return sum(max(view.worker.slots - len(view.jobs), 0) for view in self.takers)
 
 
 def fleet_of(session: Session, name: str, requires: str = "") -> Fleet:
-    """For jobs of this queue that require these labels."""
-    alive = [view for view in queries.workers(session, settings.load(session).lease) if view.alive]
+    """The workers for jobs of this queue that require these labels."""
+    alive = [view for view in fleet.workers(session, settings.load(session).lease) if view.alive]
     return serving(name, session.get(Queue, name), alive, requires)
 
 
-def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], requires: str = "") -> Fleet:
-    """Which of the workers that are alive serve a lane; `queue` is its row, None where it has none yet."""
+def serving(name: str, queue: Optional[Queue], alive: list[fleet.WorkerView], requires: str = "") -> Fleet:
+    """The running workers that serve a label set; `queue` is its row, None if it has none yet."""
     serve = [view for view in alive if view.queues is None or name in view.queues]
     able = [view for view in serve if labels.suffice(view.labels, requires)]
     if queue is not None and queue.paused_at is not None:
@@ -89,8 +89,8 @@ def serving(name: str, queue: Optional[Queue], alive: list[queries.WorkerView], 
     return Fleet(found, able)
 
 
-def stranded(queues: Iterable[QueueView], alive: list[queries.WorkerView]) -> list[tuple[queries.Waiting, Obstacle]]:
-    """The lanes whose jobs wait because no worker that serves their queue has what they require, the fullest first."""
+def stranded(queues: Iterable[QueueView], alive: list[fleet.WorkerView]) -> list[tuple[queries.Waiting, Obstacle]]:
+    """Label sets whose jobs wait because no worker of their queue has the labels, those with the most jobs first."""
     label_sets = [
         (one, serving(view.queue.name, view.queue, alive, one.label_set.requires).obstacle)
         for view in queues
@@ -102,5 +102,5 @@ def stranded(queues: Iterable[QueueView], alive: list[queries.WorkerView]) -> li
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:
-    """How long a queue needs for so many jobs at its present rate; None where nothing of it has ended lately."""
+    """Seconds that a queue needs for so many jobs at its present rate; None: no run ended lately."""
     return trends.drain_time(jobs, trends.queue_rates(session).get(name))

@@ -1,7 +1,6 @@
-"""Why a dead letter died: the last words of its output, and how they differ from those of the last run that went well.
+"""Why a dead letter died: the end of its output, compared with the last success of the same command.
 
-Everything here is bounded: how far back a good run is looked for, how much of two outputs is compared, how much of the
-difference is shown.
+All steps are bounded: the search for a success, the compared output, and the shown difference.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ from webapp.jobs.lifecycle import in_state
 from webapp.lib import text_diff
 from webapp.lib.text import mask, plain_tail, plural
 
-LOOK = 5_000  # of the newest completed jobs, among which a good run is looked for
-LINES, BYTES = 200, 32 * 1024  # of the dead letter's output, that are compared
-GOOD_LINES, GOOD_BYTES = 400, 64 * 1024  # of the good run's, which went on for longer
-LONGEST_LINE = 400  # characters
-LONGEST_RUN = 8  # lines on one side alone; of more, the first and last few are shown
-MOST_SHOWN = 300  # lines of a difference
+COMPLETED_SAMPLE_SIZE = 5_000  # newest completed jobs that are searched for a success
+LINES, BYTES = 200, 32 * 1024  # compared output of the dead letter
+GOOD_LINES, GOOD_BYTES = 400, 64 * 1024  # compared output of the success, which ran longer
+MAX_LINE_LENGTH = 400  # characters
+MAX_RUN = 8  # consecutive lines of one side; of more, only the first and last are shown
+MAX_SHOWN_LINES = 300  # of a difference
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a difference. `sign`: '-' of the good run alone, '+' of the dead letter, ' ' of both, '…' left out."""
+    """A line of a difference. `sign`: '-' only in the success, '+' only in the dead letter, ' ' both, '…' left out."""
 
     sign: str
     text: str
@@ -37,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class GoodRun:
-    """A run of the same command that completed. `alike`: of a command that differs in numbers, paths or ids alone."""
+    """A completed run of the same command. `alike`: its command differs only in numbers, paths or ids."""
 
     job: Job
     attempt: int
@@ -46,7 +45,7 @@ class GoodRun:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`attempt` is the last that failed, 0 where there is none; `good` None: no good run was found."""
+    """`attempt` is the last failed one, 0 if there is none; `good` is the last success, None if none was found."""
 
     job: Job
     attempt: int
@@ -56,7 +55,7 @@ class Evidence:
 
 
 def of(session: Session, job: Job) -> Evidence:
-    """What there is to know of a dead letter's end."""
+    """The evidence for one dead letter."""
     tail = session.get(OutputTail, job.seq)
     last = session.scalar(
         select(Attempt.number).where(Attempt.job_seq == job.seq).order_by(Attempt.number.desc()).limit(1)
@@ -70,11 +69,11 @@ def of(session: Session, job: Job) -> Evidence:
     return Evidence(job, last or 0, text, good, lines)
 
 
-# --- the run that went well ------------------------------------------------------------------------------------------
+# --- the last success ------------------------------------------------------------------------------------------------
 
 
 def _good_run(session: Session, job: Job) -> Optional[GoodRun]:
-    """The newest: of this very job, of another with its command, of one whose command is alike."""
+    """The newest success of this job, else of a job with the same command, else with a similar command."""
     own = select(Attempt.number).where(Attempt.job_seq == job.seq, Attempt.state == "completed")
     number = session.scalar(own.order_by(Attempt.number.desc()).limit(1))
     if number is not None:
@@ -83,52 +82,39 @@ def _good_run(session: Session, job: Job) -> Optional[GoodRun]:
         select(Job.seq, Job.command)
         .where(in_state("completed"))
         .order_by(Job.finished_at.desc(), Job.seq.desc())
-        .limit(LOOK)
+        .limit(COMPLETED_SAMPLE_SIZE)
         .subquery()
     )
     seq = session.scalar(select(newest.c.seq).where(newest.c.command == job.command).limit(1))
     alike = seq is None
     if seq is None:
-        seq = _one_alike(session, job)
+        # The database cannot mask commands, so only those with the same first word are read.
+        begin = job.command.split(None, 1)[0] if job.command.strip() else ""
+        candidates = select(newest.c.seq, newest.c.command).where(newest.c.command.startswith(begin, autoescape=True))
+        shape = mask(job.command[:1000])
+        rows = session.execute(candidates.limit(200))
+        seq = next((one for one, command in rows if mask(command[:1000]) == shape), None)
     found = session.get(Job, seq) if seq is not None else None
     return GoodRun(found, found.attempts, alike) if found is not None else None
 
 
-def _one_alike(session: Session, job: Job) -> Optional[int]:
-    """Masking is ours, not the database's: only commands that begin alike are read."""
-    begin = job.command.split(None, 1)[0] if job.command.strip() else ""
-    newest = (
-        select(Job.seq, Job.command)
-        .where(in_state("completed"))
-        .order_by(Job.finished_at.desc(), Job.seq.desc())
-        .limit(LOOK)
-        .subquery()
-    )
-    shape = mask(job.command[:1000])
-    candidates = select(newest.c.seq, newest.c.command).where(newest.c.command.startswith(begin, autoescape=True))
-    for seq, command in session.execute(candidates.limit(200)):
-        if mask(command[:1000]) == shape:
-            return int(seq)
-    return None
-
-
 def _lines(session: Session, seq: int, attempt: int, most: int, limit: int) -> list[str]:
-    """The last lines of an attempt's output as plain text. Of a large one only its end leaves the database."""
+    """The last lines of an attempt's output as plain text. Only the end of a large output is read."""
     length = func.length(Attempt.output)
-    start = case((length > limit, length - limit - 1), else_=0)  # a byte more, so that a line cut in two is known
+    start = case((length > limit, length - limit - 1), else_=0)  # one byte more shows whether a line is cut
     kept = session.scalar(
         select(func.substr(Attempt.output, start + 1)).where(Attempt.job_seq == seq, Attempt.number == attempt)
     )
-    return [line[:LONGEST_LINE] for line in plain_tail(bytes(kept or b""), limit).split("\n")][-most - 1 :]
+    return [line[:MAX_LINE_LENGTH] for line in plain_tail(bytes(kept or b""), limit).split("\n")][-most - 1 :]
 
 
 # --- the difference --------------------------------------------------------------------------------------------------
 
 
 def difference(good: Sequence[str], bad: Sequence[str]) -> list[Line]:
-    """Two outputs line by line; nothing where they are alike.
+    """Compare two outputs line by line; empty if they are the same.
 
-    Lines that differ in numbers, paths or ids alone, such as times, count as the same.
+    Lines that differ only in numbers, paths or ids, such as times, count as the same.
     """
     good, bad = _trimmed(good), _trimmed(bad)
     comparison = text_diff.compare([mask(line) for line in good], [mask(line) for line in bad])
@@ -141,8 +127,8 @@ def difference(good: Sequence[str], bad: Sequence[str]) -> list[Line]:
             for row in rows
         ]
         lines += _run(sign, texts) if sign in _WHOSE else [Line(sign, text) for text in texts]
-    if len(lines) > MOST_SHOWN:
-        return [*lines[:MOST_SHOWN], Line("…", f"{len(lines) - MOST_SHOWN:,} more lines")]
+    if len(lines) > MAX_SHOWN_LINES:
+        return [*lines[:MAX_SHOWN_LINES], Line("…", f"{len(lines) - MAX_SHOWN_LINES:,} more lines")]
     return lines
 
 
@@ -150,9 +136,9 @@ _WHOSE = {"-": "the last success", "+": "this job"}
 
 
 def _run(sign: str, lines: Sequence[str]) -> Iterator[Line]:
-    """Lines of one side alone: of many, the first and the last."""
-    left_out = len(lines) - LONGEST_RUN
-    half = len(lines) if left_out <= 0 else LONGEST_RUN // 2
+    """Lines of one side only; of many, the first and the last."""
+    left_out = len(lines) - MAX_RUN
+    half = len(lines) if left_out <= 0 else MAX_RUN // 2
     yield from (Line(sign, text) for text in lines[:half])
     if left_out > 0:
         yield Line("…", f"{plural(left_out, 'line')} only in {_WHOSE[sign]}")
@@ -160,7 +146,7 @@ def _run(sign: str, lines: Sequence[str]) -> Iterator[Line]:
 
 
 def _trimmed(lines: Sequence[str]) -> list[str]:
-    """Without empty lines at the end: whether an output ends with a newline is no difference worth a look."""
+    """Without empty lines at the end, which are no useful difference."""
     kept = list(lines)
     while kept and not kept[-1].strip():
         kept.pop()

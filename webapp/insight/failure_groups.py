@@ -1,8 +1,8 @@
-"""Groups of dead letters: those that failed alike, how many and since when, and what people say of them.
+"""Dead-letter groups: jobs with the same kind of failure, their number and times, notes and owners.
 
-A group is the jobs in state dead with one `error_key` (`worker/runner/failure_text.py` makes it). It is there while it has jobs;
-what people said of it stays. It is open until somebody acknowledges it, and again as soon as one more dies of it.
-Nothing here costs more because there are many dead letters: groups are found by skipping through an index.
+A group is the dead jobs with one `error_key` (`worker/runner/failure_text.py`). It exists while it has jobs; note and
+owner stay. It is open until a user acknowledges it, and again when another job dies with the same key. Queries skip
+through an index, so their cost does not depend on the number of dead letters.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from sqlalchemy.orm import Session
 
 from webapp.db.engines import writing
 from webapp.db.models import Group, Job, User
-from webapp.jobs.lifecycle import in_state, record
-from webapp.jobs.operations import NotFound, insert_ignore
+from webapp.jobs.lifecycle import NotFound, in_state, record
 from webapp.jobs.queries import COUNT_CAP, Count
 from webapp.lib import clock
 from webapp.lib.text import can_be_stored
 
-MOST_GROUPS = 500  # that a list sorts
-LOOK = 5_000  # of the newest dead letters, whose groups are listed where there are more than that
-COUNTED = 100_000  # index entries that one list counts at the most: with many groups, each up to fewer
+MAX_GROUPS = 500  # in one sorted list
+NEWEST_JOBS = 5_000  # with more groups than that, the list has the groups of so many newest dead letters
+COUNT_BUDGET = 100_000  # index entries that one list counts, shared by its groups
 HOUR = clock.seconds(3600)
 DAY = 24 * HOUR
-BARS = 50_000  # index entries that the hours of all groups shown are counted by, likewise
-LONGEST_NOTE = 2_000  # characters
+HOURS_BUDGET = 50_000  # index entries for the deaths per hour, shared by the groups of a page
+MAX_NOTE_LENGTH = 2_000  # characters
 ORDERS = ("last", "count")
 
-# Texts, because SQLAlchemy takes longer to put such statements together than the database to answer them. Their
-# condition is not `in_state`'s, which leads SQLite to the index of all dead letters by time: 2.7 s for a million.
+# SQL texts, because SQLAlchemy needs longer to build these statements than the database to answer them. The condition
+# is not `in_state`, with which SQLite uses the index of all dead letters by time: 2.7 s for a million.
 
-# MOST_GROUPS keys and one more, each found by a step of the index from the one before it.
+# MAX_GROUPS keys and one more, each found by one index step from the key before.
 _FIRST_KEYS = """
 WITH RECURSIVE keys(error_key, number) AS (
     SELECT (SELECT error_key FROM jobs WHERE state = 'dead' AND error_key IS NOT NULL ORDER BY error_key LIMIT 1), 1
@@ -55,7 +54,7 @@ WHERE error_key IS NOT NULL GROUP BY error_key ORDER BY max(finished_at) DESC LI
 """
 _OF_GROUP = "FROM jobs WHERE state = 'dead' AND error_key = keys.error_key"
 _END = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at {{way}}, seq {{way}} LIMIT 1)"
-_COUNT = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} {{within}} LIMIT :cap) AS these)"  # noqa: S608 -- our own words
+_COUNT = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} {{within}} LIMIT :cap) AS these)"  # noqa: S608 -- no part comes from a user
 _SURVEY = """
 WITH keys(error_key) AS (VALUES {keys})
 SELECT error_key, {last}, {many}, (SELECT acknowledged_at FROM failure_groups WHERE key = keys.error_key) FROM keys
@@ -72,8 +71,14 @@ SELECT error_key, start, {many} FROM keys CROSS JOIN hours
 """
 
 
+# DO NOTHING: another user may create the row at the same time.
+_INSERT_ROW = """
+INSERT INTO failure_groups (key, note, changed_at, changed_by) VALUES (:key, '', :now, '') ON CONFLICT (key) DO NOTHING
+"""
+
+
 class GroupError(ValueError):
-    """A note or an owner that cannot be taken. `field` is 'note' or 'owner'."""
+    """An invalid note or owner. `field` is 'note' or 'owner'."""
 
     def __init__(self, field: str, message: str) -> None:
         self.field = field
@@ -81,16 +86,16 @@ class GroupError(ValueError):
 
 
 class Recurred(Exception):
-    """The group has a newer death than the one that the caller has seen. The message says so."""
+    """Another job died after the death that the caller has seen."""
 
 
 class Changed(Exception):
-    """Note or owner were changed since the caller read them. The message says by whom."""
+    """Another user changed note or owner after the caller read them; the message names the user."""
 
 
 @dataclass(frozen=True)
 class Deaths:
-    """How many died in each hour since `since`, oldest first; what reaches `cap` is that or more."""
+    """Deaths per hour since `since`, oldest first; `cap` means that many or more."""
 
     since: int
     hours: tuple[int, ...]
@@ -103,7 +108,7 @@ class Deaths:
 
 @dataclass(frozen=True)
 class DeadGroup:
-    """A group that has jobs now. `example` is the newest of them; `said` is what people have written down."""
+    """A group that has jobs. `example` is the newest job; `said` is the row with note, owner and acknowledgement."""
 
     key: str
     count: Count
@@ -119,7 +124,7 @@ class DeadGroup:
 
     @property
     def recurred(self) -> bool:
-        """Somebody had acknowledged it, and it went on."""
+        """It was acknowledged, and another job died since."""
         return self.is_open and self.said is not None and self.said.acknowledged_at is not None
 
 
@@ -127,8 +132,8 @@ class DeadGroup:
 class Listing:
     """One page of groups, open ones first.
 
-    `number` of all pages, `open_ones` those of them that are open. `capped`: there are more than MOST_GROUPS; these are
-    the groups of the newest LOOK dead letters.
+    `number` counts the groups of all pages, `open_ones` the open ones. `capped`: there are more than MAX_GROUPS; these
+    are the groups of the NEWEST_JOBS newest dead letters.
     """
 
     groups: list[DeadGroup]
@@ -147,7 +152,7 @@ def _is_open(acknowledged_at: Optional[int], last_at: int) -> bool:
 
 
 def listing(session: Session, *, by: str = "last", page: int = 1, size: int = 25) -> Listing:
-    """Groups by their newest death, or by `count`; page 1 is the first."""
+    """Groups by their last death or by `count`; page 1 is the first."""
     seen, capped = _survey(session, counted=by == "count")
     seen.sort(key=lambda one: (not one.is_open, -one.count, -one.last_at, one.key))
     start = (page - 1) * size
@@ -157,13 +162,13 @@ def listing(session: Session, *, by: str = "last", page: int = 1, size: int = 25
 
 
 def find(session: Session, key: str) -> Optional[DeadGroup]:
-    """One group; None where it has no dead letters, by now or ever."""
+    """One group; None if it has no dead letters."""
     found = _groups(session, [key])
     return found[0] if found else None
 
 
 def said_of(session: Session, key: str) -> Optional[Group]:
-    """What people have written down of a group, whether or not it has dead letters now."""
+    """Note, owner and acknowledgement of a group, even without dead letters; None: none was ever stored."""
     return session.get(Group, key)
 
 
@@ -176,28 +181,28 @@ class _Seen:
 
 
 def _survey(session: Session, *, counted: bool) -> tuple[list[_Seen], bool]:
-    """What sorts the groups, `count` 0 where nobody needs it; and whether there are more than these."""
-    keys = session.scalars(text(_FIRST_KEYS), {"most": MOST_GROUPS}).all()
-    capped = len(keys) > MOST_GROUPS
+    """The sort values of the groups (`count` 0 unless counted), and whether there are more groups."""
+    keys = session.scalars(text(_FIRST_KEYS), {"most": MAX_GROUPS}).all()
+    capped = len(keys) > MAX_GROUPS
     if capped:
-        keys = session.scalars(text(_NEWEST_KEYS), {"look": LOOK, "most": MOST_GROUPS}).all()
+        keys = session.scalars(text(_NEWEST_KEYS), {"look": NEWEST_JOBS, "most": MAX_GROUPS}).all()
     if not keys:
         return [], False
     some, parameters = _listed("k", keys)
     many = _COUNT.format(within="") if counted else "0"
     statement = text(_SURVEY.format(keys=some, last=_END.format(way="DESC"), many=many))
     if counted:
-        parameters["cap"] = min(COUNTED // len(keys), COUNT_CAP)
+        parameters["cap"] = min(COUNT_BUDGET // len(keys), COUNT_CAP)
     rows = session.execute(statement, parameters).tuples()
     return [_Seen(key, at, number, _is_open(known, at)) for key, at, number, known in rows if at is not None], capped
 
 
 def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
-    """The groups of these keys that have jobs, in this order."""
+    """The groups with these keys that have jobs, in this order."""
     if not keys:
         return []
     some, parameters = _listed("k", keys)
-    cap = min(COUNTED // len(keys), COUNT_CAP)
+    cap = min(COUNT_BUDGET // len(keys), COUNT_CAP)
     statement = text(
         _GROUPS.format(
             keys=some, first=_END.format(way="ASC"), last=_END.format(way="DESC"), many=_COUNT.format(within="")
@@ -223,10 +228,10 @@ def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
 
 
 def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
-    """By full hours, the last of which is the one that runs: nothing moves from one minute to the next."""
+    """Deaths by full hours up to the current one, so that the hours do not shift every minute."""
     since = clock.now() // HOUR * HOUR + HOUR - DAY
     lately = [key for key, at in last_at.items() if at >= since]
-    cap = min(max(BARS // (24 * max(len(lately), 1)), 50), 500)
+    cap = min(max(HOURS_BUDGET // (24 * max(len(lately), 1)), 50), 500)
     counts = {key: [0] * 24 for key in last_at}
     if lately:
         some, parameters = _listed("k", lately)
@@ -239,16 +244,16 @@ def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
 
 
 def _listed(name: str, values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
-    """Rows of a VALUES, and their parameters."""
+    """The rows for VALUES and their parameters."""
     parameters = {f"{name}{number}": value for number, value in enumerate(values)}
     return ", ".join(f"(:{one})" for one in parameters), parameters
 
 
-# --- what people say of a group --------------------------------------------------------------------------------------
+# --- note, owner, acknowledgement ------------------------------------------------------------------------------------
 
 
 def fingerprint(said: Optional[Group]) -> str:
-    """The version of note and owner: what a form and a program send along, so that they overwrite nothing unseen."""
+    """The version of note and owner. Forms and programs send it back, so that they overwrite no unseen change."""
     words = "\0".join((said.note, said.owner or "")) if said else "\0"
     return hashlib.blake2b(words.encode(errors="replace"), digest_size=8).hexdigest()
 
@@ -266,13 +271,13 @@ def update(
 ) -> bool:
     """Set a group's note and owner, acknowledge or reopen it, in one transaction. False: nothing changed.
 
-    What is None stays as it is, '' clears it. `seen` is the `fingerprint` of note and owner that the caller was shown,
-    `seen_death` the time of the newest death. Raises NotFound, with `only_with_jobs` for an empty group too;
-    GroupError, Changed and Recurred. Then nothing is stored.
+    None changes nothing, '' clears. `seen` is the `fingerprint` of note and owner that the caller has seen,
+    `seen_death` the time of the last death. Raises NotFound (with `only_with_jobs` also for an empty group),
+    GroupError, Changed and Recurred; then nothing is stored.
     """
     note = None if note is None else _checked_note(note)
     with writing() as session:
-        said, last_at = _written(session, key), _last_death(session, key)
+        said, last_at = _row_for_update(session, key), _last_death(session, key)
         if last_at is None and only_with_jobs:
             raise NotFound(f"dead letter group {key[:64]!r} does not exist. It may be empty by now.")
         changed = _describe(session, said, actor, note, owner, seen)
@@ -294,29 +299,28 @@ def _describe(
         return False
     if seen is not None and seen != fingerprint(said):
         raise Changed(f"{said.changed_by.partition(':')[2]} has changed it")
-    change = {"before": _told(said)}
+    change = {"before": {"note": said.note, "owner": said.owner}, "after": {"note": new[0], "owner": new[1]}}
     said.note, said.owner = new
-    change["after"] = _told(said)
     _stamp(session, said, "describe", actor, change)
     return True
 
 
 def _acknowledge(session: Session, said: Group, actor: str, last_at: Optional[int], seen: Optional[int]) -> bool:
-    """Until one more dies of it. False: it was so already."""
+    """Until another job dies. False: it was acknowledged already."""
     if last_at is None:
         raise NotFound("this group has no dead letters any more, so there is nothing to acknowledge.")
     if seen is not None and seen < last_at:
-        raise Recurred("One more has died of it in the meantime. Look at it first.")
+        raise Recurred("This group has a new dead letter. Review it first.")
     if not _is_open(said.acknowledged_at, last_at):
         return False
-    # The time of the death, not of now: one that is being written right now shall open it again.
+    # The time of the last death, not of now: a death that commits at this moment reopens the group.
     said.acknowledged_at, said.acknowledged_by = last_at, actor
     _stamp(session, said, "acknowledge", actor, {"after": {"last_death": clock.to_iso(last_at)}})
     return True
 
 
 def _reopen(session: Session, said: Group, actor: str, last_at: Optional[int]) -> bool:
-    """False: no acknowledgement holds."""
+    """False: it was open already."""
     if said.acknowledged_at is None or (last_at is not None and said.acknowledged_at < last_at):
         return False
     change = {"before": {"acknowledged_by": said.acknowledged_by}}
@@ -325,15 +329,14 @@ def _reopen(session: Session, said: Group, actor: str, last_at: Optional[int]) -
     return True
 
 
-def _written(session: Session, key: str) -> Group:
-    """The row of a group, new where nobody has said anything yet, locked. Raises NotFound for a key that is none."""
+def _row_for_update(session: Session, key: str) -> Group:
+    """The locked row of a group, created if needed. Raises NotFound for an unknown key."""
     said = session.get(Group, key, with_for_update=True)
     if said is not None:
         return said
     if _last_death(session, key) is None:
         raise NotFound(f"dead letter group {key[:64]!r} does not exist.")
-    row = {"key": key, "note": "", "changed_at": clock.now(), "changed_by": ""}
-    session.execute(insert_ignore(session, Group), [row])  # somebody else may write the first word at the same time
+    session.execute(text(_INSERT_ROW), {"key": key, "now": clock.now()})
     return session.get_one(Group, key, with_for_update=True)
 
 
@@ -348,21 +351,17 @@ def _stamp(session: Session, said: Group, verb: str, actor: str, change: dict[st
     record(session, verb, [("group:" + said.key, None)], actor, detail, changes=[change])
 
 
-def _told(said: Group) -> dict[str, Any]:
-    return {"note": said.note, "owner": said.owner}
-
-
 def _checked_note(note: str) -> str:
     note = note.replace("\r\n", "\n").strip()
-    if len(note) > LONGEST_NOTE:
-        raise GroupError("note", f"has {len(note):,} characters; at most {LONGEST_NOTE:,} are allowed.")
+    if len(note) > MAX_NOTE_LENGTH:
+        raise GroupError("note", f"has {len(note):,} characters; at most {MAX_NOTE_LENGTH:,} are allowed.")
     if not can_be_stored(note):
         raise GroupError("note", "contains an invalid character.")
     return note
 
 
 def _check_owner(session: Session, name: str, said: Group) -> None:
-    """Somebody who can log in; who owned it already may stay, even if they cannot any more."""
+    """An active user, or the present owner, even if disabled by now."""
     if not name or name == said.owner:
         return
     user = session.scalar(select(User).where(User.name == name, User.disabled_at.is_(None)))

@@ -1,4 +1,4 @@
-"""The queues as pages and commands show them: what waits and runs in each, and how fast it goes."""
+"""Queues as pages and commands show them: pending and running jobs, and the present rate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from webapp.jobs.queries import Count, Waiting
 
 @dataclass(frozen=True)
 class QueueView:
-    """A queue with what waits and runs in it. `oldest_run_at`: when its longest-waiting job became due.
+    """A queue with its jobs.
 
-    `per_minute`: runs that end in a minute, at the present rate; None where none does.
+    Attributes:
+        oldest_run_at: due time of the job that has waited longest.
+        per_minute: runs that end per minute at the present rate; None: no run ended.
+        waiting: pending jobs by label set.
     """
 
     queue: Queue
@@ -28,38 +31,27 @@ class QueueView:
     processing: int
     oldest_run_at: Optional[int]
     per_minute: Optional[float] = None
-    waiting: tuple[Waiting, ...] = ()  # what is pending, by what it requires
+    waiting: tuple[Waiting, ...] = ()
 
     @property
     def drain_seconds(self) -> Optional[float]:
-        """How long what waits takes at the present rate, about; None where nothing waits or nothing ends."""
+        """Estimated time for the pending jobs at the present rate; None: none are pending or no run ended."""
         return trends.drain_time(self.pending.number, self.per_minute)
 
 
 def all_queues(session: Session, rates: Optional[Mapping[str, float]] = None) -> list[QueueView]:
-    """All queues, by name. `rates` are `trends.queue_rates`, for whoever has them already."""
+    """All queues by name. `rates` is the result of `trends.queue_rates`, if the caller has it."""
     if rates is None:
         rates = trends.queue_rates(session)
-    running = dict(
-        session.execute(select(Job.queue, func.count()).where(in_state("processing")).group_by(Job.queue))
-        .tuples()
-        .all()
-    )
+    counts = select(Job.queue, func.count()).where(in_state("processing")).group_by(Job.queue)
+    running = dict(session.execute(counts).tuples().all())
     waiting: dict[str, list[Waiting]] = {}
     for one in queries.waiting_jobs(session):
         waiting.setdefault(one.label_set.queue, []).append(one)
     views = []
     for queue in session.scalars(select(Queue).order_by(Queue.name)):
-        here = waiting.get(queue.name, [])
-        number = queries.total(one.number for one in here)
-        views.append(
-            QueueView(
-                queue,
-                number,
-                running.get(queue.name, 0),
-                queries.oldest(here),
-                rates.get(queue.name),
-                waiting=tuple(here),
-            )
-        )
+        name, here = queue.name, waiting.get(queue.name, [])
+        pending = queries.total(one.number for one in here)
+        oldest = queries.oldest(here)
+        views.append(QueueView(queue, pending, running.get(name, 0), oldest, rates.get(name), tuple(here)))
     return views

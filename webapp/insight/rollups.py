@@ -1,14 +1,14 @@
-"""Roll-ups: ended attempts folded by the minute and by the hour, so that charts cost the same at any size of the table.
+"""Roll-ups: ended attempts summed by minute and hour, so that charts cost the same for any size of the table.
 
-`control.folded_until` is the watermark: what finished before it is folded. It is moved in the transaction that stores
-what was folded, guarded by where it stood, so that several keepers fold nothing twice. An attempt commits a moment
-after it finished (at worst once a lock that somebody held is free), so folding stays MARGIN behind the clock; what
-commits even later, after an hour with a full disk, is missing from the charts. Behind the watermark `insight/trends.py` reads
-the attempts themselves.
+`control.folded_until` is the watermark: attempts that finished before it are folded. The transaction that stores the
+sums also moves the watermark, if it has not moved: several maintenance processes fold nothing twice. An attempt commits
+a moment after it finished (at worst when a held lock becomes free), so folding stays FOLD_DELAY behind the clock. A
+later commit, such as after an hour with a full disk, is missing from the charts. `insight/trends.py` reads attempts
+after the watermark directly.
 
 `minutes` has a row for each queue and minute, and sums over all queues under names that no queue can have (SUMS), so
-that a chart reads as many rows as it has points. `command_hours` has up to SHAPES shapes of commands for each hour,
-those that ran or failed most; what is left is REST's.
+that a chart reads one row per point. `command_hours` has the MAX_SHAPES command shapes that ran or failed most in each
+hour, and REST for all others.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from webapp.lib.histograms import Histogram
 
 MINUTE = clock.seconds(60)
 HOUR = 60 * MINUTE
-MARGIN = clock.seconds(60)  # twice as long as a writer waits for a lock
-KEEP = 8 * clock.DAY
-CHUNK = 500  # attempts of one transaction: their rows are written in a few milliseconds
-LONGEST = 1.0  # seconds that one call folds; what is left of a day is the next calls'
+FOLD_DELAY = clock.seconds(60)  # twice the time that a writer waits for a lock
+KEEP_FOR = 8 * clock.DAY
+FOLD_BATCH = 500  # attempts per transaction: the rows are written in a few milliseconds
+FOLD_SECONDS = 1.0  # limit of one call; the next call continues
 PRUNE_BATCH = 2000
 
-SUMS = {"*1": MINUTE, "*30": 30 * MINUTE, "*180": 3 * HOUR}  # names, and what each of their rows spans
-LONGEST_SUM = max(SUMS.values())
-SHAPES = 50
+SUMS = {"*1": MINUTE, "*30": 30 * MINUTE, "*180": 3 * HOUR}  # name → span of each row
+MAX_SUM_SPAN = max(SUMS.values())
+MAX_SHAPES = 50
 REST = "…"
-FAILURE_WEIGHT = 10  # a command that fails is looked for, however rarely it runs
+FAILURE_WEIGHT = 10  # keeps commands that fail but rarely run
 
 
 @dataclass
 class Sum:
-    """What ended: attempts by how, `dead` those with which their job died; seconds waited and run as histograms."""
+    """Ended attempts by result (`dead`: the job died with them), with histograms of wait and run times."""
 
     completed: int = 0
     failed: int = 0
@@ -62,18 +62,18 @@ class Sum:
         self.dead += other.dead
         self.lost += other.lost
         for mine, others in ((self.waits, other.waits), (self.runs, other.runs)):
-            for number, count in others.items():  # Counter.update() takes thrice as long
+            for number, count in others.items():  # Counter.update() is three times slower
                 mine[number] += count
 
     @property
     def ended(self) -> int:
-        """Runs that came to their own end, well or badly."""
+        """Runs that completed or failed."""
         return self.completed + self.failed
 
 
 @dataclass
 class Commands:
-    """What commands of one shape did. `run_time` is in microseconds, of all together."""
+    """Runs of commands of one shape. `run_time` is their total in microseconds."""
 
     runs: int = 0
     failures: int = 0
@@ -87,7 +87,7 @@ class Commands:
 
 @dataclass
 class Folded:
-    """Attempts that finished from `since` on and before `until`, summed up. `more`: others lie between it and now."""
+    """Sums of the attempts that finished from `since` until before `until`. `more`: later ones are not in it."""
 
     since: int
     until: int
@@ -101,12 +101,12 @@ class Folded:
 
 
 def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
-    """Sum up what finished from `since` on and before `until`, but `limit` attempts at the most, the oldest."""
+    """Sum up attempts that finished from `since` until before `until`, at most the `limit` oldest."""
     rows = _attempts(session, since, until, limit + 1)
     more = len(rows) > limit
     if more:
         until = rows[-1].finished_at
-        if rows[0].finished_at == until:  # so many ended in one microsecond: a watermark cannot stand among them
+        if rows[0].finished_at == until:  # all in one microsecond, which a watermark cannot split
             until += 1
             rows = _attempts(session, since, until, None)
         else:
@@ -145,7 +145,7 @@ def _attempts(session: Session, since: int, until: int, limit: Optional[int]) ->
 
 
 def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
-    """Which of these attempts their jobs died with: dead still, or requeued before anything else came of them."""
+    """The attempts with which their jobs died: jobs that are dead, or that were requeued after the attempt."""
     deaths, unclear = set(), dict[int, list[Any]]()
     for row in rows:
         if row.state not in ("failed", "lost"):
@@ -175,7 +175,7 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
 
 
 def _next_starts(session: Session, ended: Mapping[int, Sequence[Row[Any]]]) -> dict[tuple[int, int], int]:
-    """When the attempt after each of these began, where there is one."""
+    """The start of the attempt after each of these, if there is one."""
     latest = {row.job_seq: (row.latest, row.job_state) for rows in ended.values() for row in rows}
     starts = select(Attempt.job_seq, Attempt.number, Attempt.started_at).where(Attempt.job_seq.in_(list(ended)))
     found = {(row.job_seq, row.number - 1): row.started_at for row in session.execute(starts)}
@@ -192,7 +192,7 @@ def _add(folded: Folded, row: Row[Any], died: bool) -> None:
         one = folded.minutes[key] = Sum()
     one.dead += died
     if row.due_at is not None:
-        # A job that was handed back, or whose worker died, is due since then, whatever its row says.
+        # A released job, or a job of a lost worker, is due from the end of that attempt.
         one.waits[histograms.bucket(row.started_at - max(row.due_at, row.ended_before or 0))] += 1
     if row.state == "lost":
         one.lost += 1
@@ -215,10 +215,10 @@ def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
 # --- folding ---------------------------------------------------------------------------------------------------------
 
 
-def fold(*, patience: float = BUSY_TIMEOUT, longest: float = LONGEST) -> int:
-    """Fold what has finished MARGIN ago and earlier. Returns how many attempts; it stops after `longest` seconds.
+def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> int:
+    """Fold attempts that finished FOLD_DELAY ago or earlier, for at most `longest` seconds. Returns their number.
 
-    Attempts are read and summed up without the write lock, which is held only to store the sums.
+    The write lock is held only to store the sums.
     """
     until, number = time.monotonic() + longest, 0
     while True:
@@ -226,12 +226,12 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = LONGEST) -> int:
             seen = session.scalars(select(Control.folded_until)).one()
             if seen > clock.now():
                 break
-            folded = sum_up(session, start_of(seen), clock.now() - MARGIN, CHUNK)
+            folded = sum_up(session, start_of(seen), clock.now() - FOLD_DELAY, FOLD_BATCH)
             if not folded.number:
-                return number  # the watermark stays where it is: an idle queue writes nothing
-            rows = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
-        if not _store(seen, folded.until, *rows, patience):
-            return number  # another keeper was first
+                return number  # an idle queue writes nothing
+            minutes, (hours, gone) = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
+        if not _store(seen, folded.until, minutes, hours, gone, patience):
+            return number  # another process was first
         number += folded.number
         if not folded.more or time.monotonic() > until:
             return number
@@ -241,44 +241,20 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = LONGEST) -> int:
 
 
 def start_of(watermark: int) -> int:
-    """Where folding goes on. What is older than roll-ups are kept is left out, as after an upgrade."""
-    return max(watermark, (clock.now() - KEEP) // HOUR * HOUR)
-
-
-@dataclass
-class _HourRows:
-    """What is to stand in `command_hours`, and what no longer."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    gone: list[tuple[int, str]] = field(default_factory=list)
+    """Where folding continues; older attempts than KEEP_FOR are left out, as after an upgrade."""
+    return max(watermark, (clock.now() - KEEP_FOR) // HOUR * HOUR)
 
 
 def _rows_of_minutes(session: Session, folded: Folded) -> list[dict[str, Any]]:
-    """What stands there already, which nobody changes but with the watermark, and what comes to it."""
-    sums = {key: _copy(one) for key, one in folded.minutes.items()}
-    ats = {at for at, _ in sums}
-    for row in session.scalars(select(Minute).where(Minute.at.in_(ats))):
+    """The stored sums, which change only together with the watermark, plus the new ones."""
+    sums = folded.minutes
+    for row in session.scalars(select(Minute).where(Minute.at.in_({at for at, _ in sums}))):
         if (row.at, row.queue) in sums:
             sums[row.at, row.queue].add(sum_of(row))
     return [
-        {
-            "at": at,
-            "queue": queue,
-            "completed": one.completed,
-            "failed": one.failed,
-            "dead": one.dead,
-            "lost": one.lost,
-            "waits": histograms.dump(one.waits),
-            "runs": histograms.dump(one.runs),
-        }
+        {**vars(one), "at": at, "queue": queue, "waits": histograms.dump(one.waits), "runs": histograms.dump(one.runs)}
         for (at, queue), one in sums.items()
     ]
-
-
-def _copy(one: Sum) -> Sum:
-    copy = Sum()
-    copy.add(one)
-    return copy
 
 
 def sum_of(row: Minute) -> Sum:
@@ -286,7 +262,8 @@ def sum_of(row: Minute) -> Sum:
     return Sum(row.completed, row.failed, row.dead, row.lost, waits, runs)
 
 
-def _rows_of_hours(session: Session, folded: Folded) -> _HourRows:
+def _rows_of_hours(session: Session, folded: Folded) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+    """Rows of `command_hours` to store, and keys of rows to delete."""
     hours: dict[int, dict[str, Commands]] = {}
     for (at, shape), commands in folded.hours.items():
         hours.setdefault(at, {}).setdefault(shape, Commands()).add(commands)
@@ -294,30 +271,27 @@ def _rows_of_hours(session: Session, folded: Folded) -> _HourRows:
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
         known[row.at, row.shape] = Commands(row.runs, row.failures, row.run_time)
         hours[row.at].setdefault(row.shape, Commands()).add(known[row.at, row.shape])
-    result = _HourRows()
+    rows, gone = [], []
     for at, shapes in hours.items():
         kept = _most(shapes)
-        result.rows += [
-            {"at": at, "shape": shape, **vars(commands)}
-            for shape, commands in kept.items()
-            if known.get((at, shape)) != commands
-        ]
-        result.gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
-    return result
+        changed = {shape: commands for shape, commands in kept.items() if known.get((at, shape)) != commands}
+        rows += [{"at": at, "shape": shape, **vars(commands)} for shape, commands in changed.items()]
+        gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
+    return rows, gone
 
 
 def _most(shapes: dict[str, Commands]) -> dict[str, Commands]:
-    """The SHAPES that ran or failed most, and the rest as one."""
-    if len(shapes) <= SHAPES:
+    """The MAX_SHAPES shapes that ran or failed most, and REST for the others."""
+    if len(shapes) <= MAX_SHAPES:
         return shapes
 
     def weight(shape: str) -> tuple[int, str]:
         return (shapes[shape].runs + FAILURE_WEIGHT * shapes[shape].failures, shape)
 
     ordered = sorted(shapes.keys() - {REST}, key=weight, reverse=True)
-    kept = {shape: shapes[shape] for shape in ordered[:SHAPES]}
+    kept = {shape: shapes[shape] for shape in ordered[:MAX_SHAPES]}
     kept[REST] = shapes.get(REST, Commands())
-    for shape in ordered[SHAPES:]:
+    for shape in ordered[MAX_SHAPES:]:
         kept[REST].add(shapes[shape])
     return kept
 
@@ -334,16 +308,23 @@ ON CONFLICT (at, shape) DO UPDATE SET runs = excluded.runs, failures = excluded.
 """)
 
 
-def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: _HourRows, patience: float) -> bool:
-    """Move the watermark from where it was seen and store the sums, or do nothing: then somebody else has moved it."""
+def _store(
+    seen: int,
+    until: int,
+    minutes: list[dict[str, Any]],
+    hours: list[dict[str, Any]],
+    gone: list[tuple[int, str]],
+    patience: float,
+) -> bool:
+    """Move the watermark and store the sums. False: another process has moved it, so nothing is stored."""
     with writing(patience, rings=False) as session:
         if not _move_watermark(session, seen, until):
             return False
         session.execute(_STORE_MINUTES, minutes)
-        for at, shape in hours.gone:
+        for at, shape in gone:
             session.execute(delete(CommandHour).where(CommandHour.at == at, CommandHour.shape == shape))
-        if hours.rows:
-            session.execute(_STORE_HOURS, hours.rows)
+        if hours:
+            session.execute(_STORE_HOURS, hours)
         return True
 
 
@@ -353,8 +334,8 @@ def _move_watermark(session: Session, seen: int, until: int) -> bool:
 
 
 def _set_back(seen: int, patience: float) -> None:
-    """The clock was set back: what was folded of this hour or so, and of the time to come, is folded again."""
-    begin = clock.now() // LONGEST_SUM * LONGEST_SUM
+    """After the clock was set back, fold the current span and everything later again."""
+    begin = clock.now() // MAX_SUM_SPAN * MAX_SUM_SPAN
     with writing(patience, rings=False) as session:
         if _move_watermark(session, seen, begin):
             session.execute(delete(Minute).where(Minute.at >= begin))
@@ -365,8 +346,8 @@ def _set_back(seen: int, patience: float) -> None:
 
 
 def prune(patience: float = BUSY_TIMEOUT) -> bool:
-    """Delete roll-ups that are older than KEEP, a batch of each table. True: there may be more."""
-    before = clock.now() - KEEP
+    """Delete roll-ups older than KEEP_FOR, one batch per table. True: there may be more."""
+    before = clock.now() - KEEP_FOR
     with reading() as session:
         oldest = select(Minute.at).where(Minute.at < before).order_by(Minute.at).limit(PRUNE_BATCH)
         minutes = list(session.scalars(oldest))

@@ -1,10 +1,11 @@
-"""Jobs that seem stuck: on a worker that is silent, past the moment at which they should have been ended, or running
-far longer than commands of their shape do. A guess for people to look at; nothing is done to them.
+"""Jobs that seem stuck: their worker is silent, their time limit has passed, or they run far longer than usual.
+
+A hint for users; nothing is done to the jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -13,21 +14,21 @@ from sqlalchemy.orm import Session
 from webapp.core.settings import Settings
 from webapp.db.models import Job
 from webapp.insight import trends
+from webapp.insight.fleet import WorkerView
 from webapp.insight.rollups import REST
-from webapp.jobs.queries import WorkerView
 from webapp.lib import clock
 from webapp.lib.command_patterns import LOOKED_AT, command_shape
 
-SLACK = clock.seconds(60)  # behind a time-out or a cancel, with the grace: an end that takes longer has gone wrong
-LONG = clock.seconds(300)  # nothing shorter is called long
-FAR = 10  # times the usual
-ENOUGH = 5  # runs in a week, to know what is usual
-MOST = 200  # jobs of one worker that are looked at, those that run longest
+OVERDUE_AFTER = clock.seconds(60)  # past a time-out or a cancel and its grace period
+MIN_RUN_TIME = clock.seconds(300)  # no shorter run counts as long
+UNUSUAL_FACTOR = 10  # times the usual run time
+MIN_RUNS = 5  # in a week, to know the usual run time
+MAX_JOBS_PER_WORKER = 200  # the longest running ones
 
 
 @dataclass(frozen=True)
 class Stuck:
-    """`why`: silent (its worker is), cancel, timeout or long; for the last, what is `usual`, in seconds."""
+    """`why`: silent (its worker is), cancel, timeout or long. `usual`: for long, the usual run time in seconds."""
 
     job: Job
     why: str
@@ -35,23 +36,23 @@ class Stuck:
 
 
 def stuck(session: Session, fleet: Sequence[WorkerView], values: Settings) -> list[Stuck]:
-    """Those that run on these workers, the longest first."""
+    """The stuck jobs of these workers, the longest running first."""
     now = clock.now()
     found, long = [], []
     for view in fleet:
-        for job in view.jobs[:MOST]:
+        for job in view.jobs[:MAX_JOBS_PER_WORKER]:
             why = "silent" if not view.alive else _overdue(job, values, now)
             if why is not None:
                 found.append(Stuck(job, why))
-            elif now - (job.started_at or now) > LONG:
+            elif now - (job.started_at or now) > MIN_RUN_TIME:
                 long.append(job)
-    found += _unusual(session, long, now)
+    found += _unusual(session, long, now) if long else ()
     return sorted(found, key=lambda one: (one.job.started_at or 0, one.job.seq))
 
 
 def _overdue(job: Job, values: Settings, now: int) -> Optional[str]:
-    """What should have ended it by now, its grace included."""
-    late = clock.seconds(values.kill_grace) + SLACK
+    """The limit that should have ended the job by now; None: no limit has passed."""
+    late = clock.seconds(values.kill_grace) + OVERDUE_AFTER
     timeout = values.job_timeout if job.timeout is None else job.timeout
     if job.cancel_requested_at is not None and now - job.cancel_requested_at > late:
         return "cancel"
@@ -60,16 +61,12 @@ def _overdue(job: Job, values: Settings, now: int) -> Optional[str]:
     return None
 
 
-def _unusual(session: Session, long: Sequence[Job], now: int) -> list[Stuck]:
-    if not long:
-        return []
+def _unusual(session: Session, long: Sequence[Job], now: int) -> Iterator[Stuck]:
     shapes = {job.seq: command_shape(job.command[:LOOKED_AT]) for job in long}
     usual = trends.usual(session, set(shapes.values()) - {REST}, now - 7 * clock.DAY)
-    found = []
     for job in long:
         known = usual.get(shapes[job.seq])
-        if known is None or known.runs < ENOUGH:
+        if known is None or known.runs < MIN_RUNS:
             continue
-        if now - (job.started_at or now) > FAR * clock.seconds(known.mean):
-            found.append(Stuck(job, "long", known.mean))
-    return found
+        if now - (job.started_at or now) > UNUSUAL_FACTOR * clock.seconds(known.mean):
+            yield Stuck(job, "long", known.mean)

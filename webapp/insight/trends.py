@@ -1,14 +1,14 @@
-"""What charts and rates show: roll-ups, and behind their watermark the attempts themselves, so that both are current.
+"""Data for charts and rates: roll-ups, and the attempts after the roll-ups' watermark, so that charts are current.
 
-Reads only, and a bounded part of the tables: as many roll-ups as a chart has points, and TAIL attempts. On a queue so
-busy that more ended since the last fold, what is shown ends a moment ago (`until`).
+Reads only, and few rows: one roll-up for each point of a chart, and up to MAX_UNFOLDED attempts. If more attempts ended
+since the last roll-up, the data end a moment ago (`until`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from sqlalchemy import CompoundSelect, Select, func, select, union
 from sqlalchemy.orm import Session
@@ -18,16 +18,17 @@ from webapp.insight import rollups
 from webapp.insight.rollups import HOUR, MINUTE, SUMS, Commands, Folded, Sum
 from webapp.lib import clock
 
-TAIL = 2000  # attempts that are not folded yet: 10 to 20 ms
-TRIES = 3  # on PostgreSQL, where each statement sees what others have committed, a fold may come in between
-RATE_MINUTES = 5  # what 'at the present rate' looks back
-LATE = 5 * MINUTE  # behind that, what is shown is not current
-MOST_COMMANDS = 8
+MAX_UNFOLDED = 2000  # attempts after the watermark: 10 to 20 ms
+MAX_READS = 3  # on PostgreSQL a fold may commit between two statements; then read again
+RATE_MINUTES = 5  # span of the present rate
+LATE_AFTER = 5 * MINUTE  # older data are marked as not current
+MAX_COMMANDS = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Range:
-    """How far back a chart looks (microseconds), and which sums are its points."""
+    """The span of a chart (microseconds), and the sums that are its points."""
 
     key: str
     label: str
@@ -52,7 +53,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Commands of one shape over a range; `shape` is `rollups.REST` for those beyond the cap."""
+    """Runs of commands of one shape; `shape` is `rollups.REST` for all shapes beyond the cap."""
 
     shape: str
     runs: int
@@ -62,10 +63,10 @@ class Shape:
 
 @dataclass
 class Trend:
-    """What ended in each step of a range, the last of which is not over; in all; and by whose commands.
+    """Ended attempts of a range, by step (the last one is not complete), in total and by command.
 
-    `until`: what ended later is not counted yet. `commands_since`: those are counted by whole hours. `rates` are those
-    of `queue_rates`, whatever the range.
+    `until`: attempts that ended later are not counted yet. `commands_since`: commands are counted by full hours from
+    then on. `rates` is the result of `queue_rates`, for any range.
     """
 
     range: Range
@@ -80,25 +81,19 @@ class Trend:
 
 
 def trend(session: Session, wanted: Range) -> Trend:
-    """A range as it stands now."""
-    for _ in range(TRIES):
-        seen, tail, now = _tail(session)
-        result = _trend(session, wanted, tail, now)
-        if seen == _watermark(session):
+    """The data of a range, current."""
+    return _with_tail(session, lambda tail, now: _trend(session, wanted, tail, now))
+
+
+def _with_tail(session: Session, read: Callable[[Folded, int], T]) -> T:
+    """Call `read` with the sums of attempts after the watermark and the time; again if the watermark moves."""
+    watermark = select(Control.folded_until)
+    for _ in range(MAX_READS):
+        now, seen = clock.now(), session.scalars(watermark).one()
+        result = read(rollups.sum_up(session, rollups.start_of(seen), now + 1, MAX_UNFOLDED), now)
+        if seen == session.scalars(watermark).one():
             break
     return result
-
-
-def _watermark(session: Session) -> int:
-    return session.scalars(select(Control.folded_until)).one()
-
-
-def _tail(session: Session) -> tuple[int, Folded, int]:
-    """What is not folded yet: the watermark, the sums behind it, and what time it is."""
-    now = clock.now()
-    seen = _watermark(session)
-    tail = rollups.sum_up(session, rollups.start_of(seen), now + 1, TAIL)
-    return seen, tail, now
 
 
 def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
@@ -110,14 +105,14 @@ def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
     for (at, queue), one in tail.minutes.items():
         if queue == wanted.sums and at >= first:
             points[at].add(one)
-    result = Trend(wanted, until, now - until > LATE, sorted(points.items()), commands_since=first // HOUR * HOUR)
+    result = Trend(wanted, until, now - until > LATE_AFTER, sorted(points.items()), commands_since=first // HOUR * HOUR)
     result.rates = _rates(session, tail, now)
     for one in points.values():
         result.total.add(one)
     shapes = _commands(session, result.commands_since, now, tail)
     ordered = [_shape(shape, commands) for shape, commands in sorted(shapes.items())]
-    result.busiest = sorted(ordered, key=lambda one: -one.runs)[:MOST_COMMANDS]
-    result.failing = [one for one in sorted(ordered, key=lambda one: -one.failures) if one.failures][:MOST_COMMANDS]
+    result.busiest = sorted(ordered, key=lambda one: -one.runs)[:MAX_COMMANDS]
+    result.failing = [one for one in sorted(ordered, key=lambda one: -one.failures) if one.failures][:MAX_COMMANDS]
     return result
 
 
@@ -126,11 +121,11 @@ def _shape(shape: str, commands: Commands) -> Shape:
 
 
 def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str, Commands]:
-    """The commands that ran or failed most since the beginning of an hour, what is not folded yet included."""
+    """The commands that ran or failed most since a full hour, attempts after the watermark included."""
     sums = _sums(since, now)
     each = sums.cte("sums")
     most = [
-        select(each).order_by(column.desc(), each.c.shape).limit(2 * MOST_COMMANDS).subquery()
+        select(each).order_by(column.desc(), each.c.shape).limit(2 * MAX_COMMANDS).subquery()
         for column in (each.c.runs, each.c.failures)
     ]
     shapes = _read(session, union(*(select(one) for one in most)))
@@ -138,7 +133,9 @@ def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str,
     for (at, shape), commands in tail.hours.items():
         if at >= since:
             lately.setdefault(shape, Commands()).add(commands)
-    missing = _most(lately, 2 * MOST_COMMANDS) - shapes.keys()
+    by_runs = sorted(lately, key=lambda shape: -lately[shape].runs)
+    by_failures = sorted(lately, key=lambda shape: -lately[shape].failures)
+    missing = {*by_runs[: 2 * MAX_COMMANDS], *by_failures[: 2 * MAX_COMMANDS]} - shapes.keys()
     if missing:
         shapes.update(_read(session, sums.where(CommandHour.shape.in_(missing))))
     for shape in missing | (lately.keys() & shapes.keys()):
@@ -152,20 +149,14 @@ def _read(session: Session, statement: Select[Any] | CompoundSelect[Any]) -> dic
     }
 
 
-def _most(shapes: dict[str, Commands], number: int) -> set[str]:
-    by_runs = sorted(shapes, key=lambda shape: -shapes[shape].runs)[:number]
-    by_failures = sorted(shapes, key=lambda shape: -shapes[shape].failures)[:number]
-    return {*by_runs, *by_failures}
-
-
 def usual(session: Session, shapes: Iterable[str], since: int) -> dict[str, Shape]:
-    """What commands of these shapes have done since a time, as far as it is folded."""
+    """Runs of commands of these shapes since a time, up to the watermark."""
     sums = _sums(since // HOUR * HOUR, clock.now()).where(CommandHour.shape.in_(list(shapes)))
     return {shape: _shape(shape, commands) for shape, commands in _read(session, sums).items()}
 
 
 def _sums(since: int, now: int) -> Select[Any]:
-    """Each shape over all hours since one."""
+    """The sums of each shape since a full hour."""
     return (
         select(
             CommandHour.shape,
@@ -182,21 +173,16 @@ def _sums(since: int, now: int) -> Select[Any]:
 
 
 def queue_rates(session: Session) -> dict[str, float]:
-    """How many runs end a minute, for each queue in which any did: over RATE_MINUTES, or since its first one in them.
+    """Runs that end per minute, by queue: over RATE_MINUTES, or since the first run in that time.
 
-    Empty where the roll-ups are not current.
+    Queues without ended runs are left out. Empty if the roll-ups are not current.
     """
-    for _ in range(TRIES):
-        seen, tail, now = _tail(session)
-        rates = _rates(session, tail, now)
-        if seen == _watermark(session):
-            break
-    return rates
+    return _with_tail(session, lambda tail, now: _rates(session, tail, now))
 
 
 def _rates(session: Session, tail: Folded, now: int) -> dict[str, float]:
     until = tail.until if tail.more else now
-    if now - until > LATE:
+    if now - until > LATE_AFTER:
         return {}
     first = until // MINUTE * MINUTE - (RATE_MINUTES - 1) * MINUTE
     statement = select(Minute.queue, Minute.at, Minute.completed + Minute.failed).where(
@@ -213,10 +199,7 @@ def _rates(session: Session, tail: Folded, now: int) -> dict[str, float]:
 
 
 def _rate(minutes: dict[int, int], until: int) -> float:
-    """A minute's share of what ended since the first minute in which anything did.
-
-    In steps of ten seconds, so that it does not change from one look to the next for nothing.
-    """
+    """Ended runs per minute since the first minute with a run, in steps of ten seconds, so that it changes rarely."""
     begun = min((at for at, number in minutes.items() if number), default=until)
     step = MINUTE // 6
     passed = max((until - begun + step - 1) // step * step, MINUTE)
@@ -224,7 +207,7 @@ def _rate(minutes: dict[int, int], until: int) -> float:
 
 
 def drain_time(pending: int, per_minute: Optional[float]) -> Optional[float]:
-    """Seconds until so many jobs have been run at a rate, to two digits; None where nothing runs."""
+    """Seconds for so many jobs at a rate, to two digits; None: no jobs or no rate."""
     if not pending or not per_minute:
         return None
     return float(f"{pending / per_minute * 60:.2g}")

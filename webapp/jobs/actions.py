@@ -1,10 +1,10 @@
-"""The one door for actions on jobs: requeue, run now, cancel, discard. Console, CLI and API all call `apply`.
+"""Enqueue jobs, and actions on jobs: requeue, run now, cancel, discard. Console, CLI and API all call `apply`.
 
-Each action has a row, so it can be shown and undone, and another process can finish it. The row says which jobs are
-meant (ids or a filter), who asked, and how far the action has come. One transaction moves at most BATCH jobs. An undo
-is an action too. A canary (`jobs/canary.py`) is an action that waits for one job.
+Each action has a row, so it can be shown and undone, and another process can finish it. The row names the jobs (ids or
+a filter), the actor and the progress. One transaction moves at most BATCH jobs. An undo is an action too. A canary
+(`jobs/canary.py`) is an action that waits for one job.
 
-Which state a verb leaves and enters is in `lifecycle.ARROWS`. All other rules of a verb are here.
+`core/states.py` says which states a verb leaves and enters. All other rules of a verb are here.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
+from webapp.core import enqueue as core_enqueue
+from webapp.core.job_spec import JobSpec
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
 from webapp.db import audit
-from webapp.db.engines import give_way, reading, writing
+from webapp.db.engines import database, give_way, raising_as_sqlalchemy, reading, writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import deletion, filters, queries, settings
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import can_be_put_back, in_state, move, put_back, record
-from webapp.jobs.operations import NotFound, Outcome
+from webapp.jobs.lifecycle import NotFound, Outcome, can_be_put_back, in_state, move, put_back, record
 from webapp.lib import clock
 
-BATCH = 500  # jobs in one transaction: it holds the write lock for about 50 ms at most
-READS_PER_BATCH = 5  # reads of SEARCH_CAP rows each that look for the jobs of one batch
-LEASE = clock.seconds(30)  # after so long without progress, any process may continue the action
-SHOWN_IDS = 20  # ids that the row of a finished action keeps for people to read
+BATCH = 500  # jobs in one transaction: it holds the write lock for at most about 50 ms
+READS_PER_BATCH = 5  # reads of SEARCH_CAP rows each to find the jobs of one batch
+LEASE = clock.seconds(30)  # without progress for so long, another process may continue the action
+SHOWN_IDS = 20  # ids that the row of a finished action keeps for display
 VERBS = ("requeue", "discard", "cancel", "run_now")
 
 
@@ -44,15 +45,15 @@ class CannotUndo(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """How far an action has come.
+    """The progress of an action.
 
     Attributes:
-        action_id: 0 where jobs were named and none was moved: then there is no row.
-        moved: jobs that were moved, or asked to stop.
-        skipped: jobs in a state that the verb cannot leave.
-        done: False while the action still runs; a supervisor continues it.
-        undo: the id for an undo; None where an undo would find nothing.
-        outcome: what became of each named job; of a filter, only the jobs that were asked to stop.
+        action_id: 0 if jobs were named and none was moved: then there is no row.
+        moved: number of jobs that were moved or asked to stop.
+        skipped: number of jobs in a state that the verb cannot leave.
+        done: False while the action still runs; a maintenance process continues it.
+        undo: the id for an undo; None if there is nothing to undo.
+        outcome: the result for each named job; for a filter, only the jobs that were asked to stop.
     """
 
     action_id: int
@@ -63,11 +64,24 @@ class Result:
     outcome: Outcome
 
 
+def enqueue(
+    specs: Sequence[JobSpec],
+    actor: str,
+    *,
+    form_key: Optional[str] = None,
+    batch: Optional[str] = None,
+    stored: Optional[Callable[[int], None]] = None,
+) -> list[str]:
+    """Store all jobs or none, see `core/enqueue.py`. Also raises Busy, Relocated and DBAPIError."""
+    with raising_as_sqlalchemy():
+        return core_enqueue.enqueue(database(), specs, actor, form_key=form_key, batch=batch, stored=stored)
+
+
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
 def values_of(verb: str) -> dict[str, Any]:
-    """What a verb sets in a job's row besides its state."""
+    """The columns that a verb sets besides the state."""
     now = clock.now()
     values: dict[str, dict[str, Any]] = {
         "requeue": {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None, "run_at": now},
@@ -79,12 +93,12 @@ def values_of(verb: str) -> dict[str, Any]:
 
 
 def can_undo(verb: str) -> bool:
-    """Not an undo, and not a discard: its jobs are gone."""
+    """False for an undo and for a discard, which deletes its jobs."""
     return verb in VERBS and ARROWS[verb].enters is not None
 
 
 def movable(verb: str) -> tuple[str, ...]:
-    """The states in which a verb finds jobs. A cancel asks running jobs to stop."""
+    """The states whose jobs a verb changes. A cancel asks running jobs to stop."""
     return ARROWS[verb].leaves + (("processing",) if verb == "cancel" else ())
 
 
@@ -109,17 +123,16 @@ def apply(
     only: Optional[str] = None,
     within: float = math.inf,
 ) -> Result:
-    """Do a verb to the jobs with these ids, or to all that match a filter now. Jobs that come later are left alone.
+    """Apply a verb to the jobs with these ids, or to all jobs that match a filter now, not to later ones.
 
     `actor` is `person:NAME`, `token:NAME` or `rule:NAME`. `only` limits ids to jobs in one state. After `within`
-    seconds this returns; a supervisor then continues the action, as it does when this process dies. Up to BATCH ids
-    need one transaction.
+    seconds this returns, and a maintenance process continues the action. Up to BATCH ids need one transaction.
     """
     if isinstance(which, JobFilter):
         return resume(start(verb, which, actor), within)
     ids, outcome = list(dict.fromkeys(which)), Outcome()
     with writing() as session:
-        action = new(session, verb, {"ids": ids, "named": len(ids), "only": only}, actor)
+        action = create(session, verb, {"ids": ids, "named": len(ids), "only": only}, actor)
         _step(session, action, None, outcome)
         if action.state == "done" and not action.moved:
             session.delete(action)
@@ -134,13 +147,13 @@ def start(verb: str, wanted: JobFilter, actor: str) -> int:
     """Store an action on all that match, for `resume`. Returns its id."""
     what = json.loads(wanted.to_json())
     with writing() as session:
-        action = new(session, verb, what, actor)
+        action = create(session, verb, what, actor)
         if audit_lines.is_audited(actor):
             audit.note(session, verb, [f"act:{action.id}"], actor, details=[{"filter": what}])
         return action.id
 
 
-def new(session: Session, verb: str, what: Any, actor: str, *, state: str = "running", **more: Any) -> BulkAction:
+def create(session: Session, verb: str, what: Any, actor: str, *, state: str = "running", **more: Any) -> BulkAction:
     """Add the row of an action."""
     if verb not in VERBS and verb != "undo":
         raise ValueError(f"no action on jobs: {verb!r}")
@@ -168,7 +181,7 @@ def resume(
     *,
     outcome: Optional[Outcome] = None,
 ) -> Result:
-    """Bring an action to its end, or as far as it comes in so many seconds. Raises NotFound, and Busy as `writing`."""
+    """Continue an action until it ends or `within` seconds have passed. Raises NotFound, and Busy as `writing`."""
     until, outcome = time.monotonic() + within, outcome or Outcome()
     while True:
         result = advance(action_id, patience, outcome=outcome)
@@ -186,12 +199,12 @@ def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional
     with reading() as session:
         action = find(session, action_id)
     begun = action.cursor_seq
-    found = _next_of(action) if action.state == "running" and _has_filter(action) else None
+    found = _find_next(action) if action.state == "running" and _has_filter(action) else None
     if found is not None and action.verb == "discard":
-        found = _as_many_as_fit(*found)
+        found = _limit_by_size(*found)
     with writing(patience) as session:
         action = find(session, action_id, lock=True)
-        if action.state == "running" and action.cursor_seq == begun:  # else another process was faster, or ended it
+        if action.state == "running" and action.cursor_seq == begun:  # else another process advanced or ended it
             _step(session, action, found, outcome)
         return _result(action, outcome)
 
@@ -217,10 +230,10 @@ def _step(
 
 
 def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optional[int]:
-    """Move the next of the named jobs. Returns the place in the list behind them; None at its end."""
+    """Move the next batch of named jobs. Returns the next position in the list; None at the end."""
     named = json.loads(action.filter)
-    behind = action.cursor_seq + BATCH
-    ids = named["ids"][action.cursor_seq : behind]
+    following = action.cursor_seq + BATCH
+    ids = named["ids"][action.cursor_seq : following]
     which = Job.id.in_(ids) if named["only"] is None else Job.id.in_(ids) & in_state(named["only"])
     some = move_some(session, action, which)
     outcome.moved += [id_ for id_ in ids if id_ in some.moved]
@@ -230,8 +243,8 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
         states = dict(session.execute(select(Job.id, Job.state).where(Job.id.in_(left))).tuples().all())
         outcome.refused.update({id_: states.get(id_) for id_ in left})
         action.skipped += len(left)
-    if behind < len(named["ids"]):
-        return behind
+    if following < len(named["ids"]):
+        return following
     if len(named["ids"]) > SHOWN_IDS:
         action.filter = json.dumps({**named, "ids": named["ids"][:SHOWN_IDS]})
     return None
@@ -272,31 +285,31 @@ def _has_filter(action: BulkAction) -> bool:
     return action.verb != "undo" and "ids" not in json.loads(action.filter)
 
 
-def _next_of(action: BulkAction) -> tuple[list[int], Optional[int]]:
-    """The next jobs of an action, and the row that it has come to; None at the end of the table.
+def _find_next(action: BulkAction) -> tuple[list[int], Optional[int]]:
+    """The next jobs of an action and the last row that was read; None at the end of the table.
 
-    It stops after READS_PER_BATCH reads that found too few, because the action's lease must not run out.
+    It stops after READS_PER_BATCH reads, even with too few jobs, because the action's lease must not run out.
     """
     seqs: list[int] = []
     cursor: Optional[int] = action.cursor_seq
     for _ in range(READS_PER_BATCH):
         with reading() as session:
-            found, cursor = _look(session, action, cursor or 0, BATCH - len(seqs))
+            found, cursor = _find_in_rows(session, action, cursor or 0, BATCH - len(seqs))
         seqs += found
         if cursor is None or len(seqs) == BATCH:
             break
     return seqs, cursor
 
 
-def _as_many_as_fit(seqs: list[int], cursor: Optional[int]) -> tuple[list[int], Optional[int]]:
-    """Of the jobs to discard, as many as one transaction may delete, one at least; and the row that it comes to."""
+def _limit_by_size(seqs: list[int], cursor: Optional[int]) -> tuple[list[int], Optional[int]]:
+    """The first jobs to discard that fit into one transaction, at least one, and the last row of them."""
     with reading() as session:
         some = deletion.first_that_fit(session, seqs) or seqs[:1]
     return some, (cursor if len(some) == len(seqs) else some[-1])
 
 
-def _look(session: Session, action: BulkAction, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:
-    """One read: all that an index leaves, where that is little, else the next SEARCH_CAP rows of the table."""
+def _find_in_rows(session: Session, action: BulkAction, cursor: int, limit: int) -> tuple[list[int], Optional[int]]:
+    """One read: all rows that an index finds if they are few, else the next SEARCH_CAP rows of the table."""
     wanted, there = JobFilter.from_json(action.filter), in_state(*movable(action.verb))
     matches: ColumnElement[bool] = wanted.where() & there
     last: Optional[int] = None
@@ -306,7 +319,7 @@ def _look(session: Session, action: BulkAction, cursor: int, limit: int) -> tupl
         last = session.scalar(rows.offset(filters.SEARCH_CAP - 1).limit(1))
         if last is not None:
             rows = rows.where(Job.seq <= last)
-        # A planner sees no index inside a CASE. With one it would fetch and sort a million rows for each batch.
+        # The CASE hides the condition from the planner, which would otherwise sort a million rows for each batch.
         matches = case((matches, 1), else_=0) == 1
     seqs = list(session.scalars(rows.where(matches).limit(limit)))
     return seqs, seqs[-1] if len(seqs) == limit else last
@@ -316,9 +329,9 @@ def _look(session: Session, action: BulkAction, cursor: int, limit: int) -> tupl
 
 
 def undo(action_id: int, actor: str, within: float = math.inf) -> Result:
-    """Put back the jobs of an action that no worker has claimed and no one has moved since; the action ends first.
+    """Stop an action and put back its jobs, except those that were claimed or moved since.
 
-    The result is about the undo, an action of its own. Raises NotFound, CannotUndo.
+    The result describes the undo, which is an action itself. Raises NotFound, CannotUndo.
     """
     with writing() as session:
         action = find(session, action_id, lock=True)
@@ -327,7 +340,7 @@ def undo(action_id: int, actor: str, within: float = math.inf) -> Result:
         _stop(session, action, actor)
         if not can_be_undone(session, action).number:
             raise CannotUndo("Nothing to undo: all jobs were already claimed or changed.")
-        back = new(session, "undo", {}, actor, undoes=action.id)
+        back = create(session, "undo", {}, actor, undoes=action.id)
         record(session, "undo", [(f"act:{action.id}", None)], actor, act_id=back.id)
     return resume(back.id, within)
 
@@ -350,7 +363,7 @@ def _put_back(session: Session, back: BulkAction) -> Optional[int]:
 
 
 def stop(action_id: int, actor: str) -> bool:
-    """End an action where it stands; moved jobs stay moved. False: it had ended. Raises NotFound."""
+    """Stop an action; moved jobs stay moved. False: it had ended already. Raises NotFound."""
     with writing() as session:
         return _stop(session, find(session, action_id, lock=True), actor)
 
@@ -377,9 +390,6 @@ def find(session: Session, action_id: int, *, lock: bool = False) -> BulkAction:
 
 
 def abandoned(session: Session) -> list[int]:
-    """Running actions whose process has stopped working on them."""
-    return list(
-        session.scalars(
-            select(BulkAction.id).where(BulkAction.state == "running", BulkAction.lease_until < clock.now())
-        )
-    )
+    """Running actions whose lease has expired, so that another process may continue them."""
+    running = BulkAction.state == "running", BulkAction.lease_until < clock.now()
+    return list(session.scalars(select(BulkAction.id).where(*running)))

@@ -1,4 +1,4 @@
-"""What people read about actions on jobs: what one would move, what one was about, and the list of them."""
+"""Actions on jobs as people read them: a preview, a description, and the list of actions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from webapp.jobs.filters import JobFilter
 
 @dataclass(frozen=True)
 class Preview:
-    """What an action on all that match would find: at least how many jobs, and a few of them in the list's order.
+    """The jobs that an action on all matching jobs would change: their number and a few examples in list order.
 
-    `whole`: the number is exact. Otherwise there may be more: the action itself looks at every job.
+    `whole`: the number is exact. Otherwise there may be more, because the action itself reads every job.
     """
 
     number: queries.Count
@@ -28,7 +28,7 @@ class Preview:
 
 
 def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -> Preview:
-    """Look as far as a list does: at SEARCH_CAP rows of a state where no index helps."""
+    """Search as far as a list does: SEARCH_CAP rows of a state if no index helps."""
     parts = [replace(wanted, state=state) for state in movable(verb) if wanted.state in (None, state)]
     counts = [queries.count_found(session, part) for part in parts]
     jobs = [job for part in parts for job in listing.page_of_jobs(session, part, limit=examples).jobs]
@@ -38,7 +38,7 @@ def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -
 
 
 def what(action: BulkAction) -> str:
-    """Its jobs in words: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “exit:1 x”'."""
+    """Its jobs as text: 'job1', '12 named jobs: a, b, c …', 'all dead jobs in queue mail that match “exit:1 x”'."""
     if action.undoes is not None:
         return f"action {action.undoes}"
     named = json.loads(action.filter)
@@ -46,9 +46,9 @@ def what(action: BulkAction) -> str:
         ids, number = named["ids"], named["named"]
         return str(ids[0]) if number == 1 else f"{number:,} jobs: {', '.join(ids[:3])}{' …' * (number > 3)}"
     wanted = JobFilter.from_json(action.filter)
-    told = {"in queue {}": wanted.queue, "of group {}": wanted.group}
-    told["matching “{}”"] = search.tell(wanted, without=("state", "queue")) or None
-    words = [pattern.format(value) for pattern, value in told.items() if value]
+    terms = search.to_text(wanted, without=("state", "queue"))
+    parts = {"in queue {}": wanted.queue, "of group {}": wanted.group, "matching “{}”": terms}
+    words = [pattern.format(value) for pattern, value in parts.items() if value]
     return " ".join(["all", *([wanted.state] if wanted.state else []), "jobs", *words])
 
 
@@ -60,6 +60,6 @@ def newest(session: Session, limit: int, before: Optional[int] = None) -> list[B
 
 def undos_of(session: Session, action_id: int) -> list[BulkAction]:
     """The undos of an action."""
-    # There are few actions, and an undo is newer than what it undoes.
+    # There are few actions, and an undo is newer than its action.
     newer = BulkAction.id > action_id, BulkAction.undoes == action_id
     return list(session.scalars(select(BulkAction).where(*newer).order_by(BulkAction.id).limit(10)))

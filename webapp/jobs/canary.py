@@ -1,7 +1,7 @@
-"""A canary: one dead letter is requeued, and the rest of what matched at the click only if that one completes.
+"""A canary: requeue one dead letter first, and the other matching jobs only if it completes.
 
-The act waits while the canary runs and waits out its retries; the keeper looks after it (`look`). The set is fixed at
-the click: what dies later, or dies again, has a later time of death.
+The action waits while the canary runs, its retries included; the maintenance process calls `check_all`. The jobs are
+fixed at the click: a job that dies later has a later time of death.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import record
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound, record
 from webapp.lib import clock
 
 RULE = "rule:canary"
 
 
 def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
-    """Requeue one dead letter of those that match, the newest or the one that is named, and hold the rest back.
+    """Requeue one matching dead letter, the newest or the named one, and hold the others back.
 
-    Returns the act's id. Raises NotFound where nothing matches, or not that job.
+    Returns the action's id. Raises NotFound if no dead letter matches, or not the named one.
     """
     fixed = replace(wanted, state="dead", ended_by=clock.now())
     chosen = _newest(fixed) if job_id is None else job_id
@@ -39,15 +38,15 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
         if job is None:
             raise NotFound("no dead letter matches any more.")
         what = json.loads(fixed.to_json())
-        act = actions.new(session, "requeue", what, actor, state="waiting", canary_seq=job.seq)
-        actions.move_some(session, act, Job.seq == job.seq, audited=False)
+        action = actions.create(session, "requeue", what, actor, state="waiting", canary_seq=job.seq)
+        actions.move_some(session, action, Job.seq == job.seq, audited=False)
         if audit_lines.is_audited(actor):
-            audit.note(session, "canary", [f"act:{act.id}"], actor, details=[{"filter": what, "canary": job.id}])
-        return act.id
+            audit.note(session, "canary", [f"act:{action.id}"], actor, details=[{"filter": what, "canary": job.id}])
+        return action.id
 
 
 def _newest(wanted: JobFilter) -> Optional[str]:
-    """Looked for before the lock is taken, in reads that end."""
+    """Found in bounded reads before the write lock is taken."""
     after: Optional[str] = None
     while True:
         with reading() as session:
@@ -59,21 +58,21 @@ def _newest(wanted: JobFilter) -> Optional[str]:
             return None
 
 
-def look(patience: float = BUSY_TIMEOUT) -> list[int]:
-    """Release or end the acts whose canary has come to its end. Returns those that may go on now. Raises Busy."""
+def check_all(patience: float = BUSY_TIMEOUT) -> list[int]:
+    """Release or stop the actions whose canary has ended. Returns the released ones. Raises Busy."""
     released = []
     with writing(patience) as session:
-        for act in session.scalars(select(BulkAction).where(BulkAction.state == "waiting").with_for_update()):
-            job = canary(session, act)
-            why = _why_end(job, act)
-            if why is not None:
-                act.state, act.finished_at = "stopped", clock.now()
-                record(session, "canary_failed", [(f"act:{act.id}", None)], RULE, {"text": why}, act.id)
+        for action in session.scalars(select(BulkAction).where(BulkAction.state == "waiting").with_for_update()):
+            job = canary(session, action)
+            failure = _failure(job, action)
+            if failure is not None:
+                action.state, action.finished_at = "stopped", clock.now()
+                record(session, "canary_failed", [(f"act:{action.id}", None)], RULE, {"text": failure}, action.id)
             elif job is not None and job.state == "completed":
-                act.state, act.lease_until = "running", clock.now() + actions.LEASE
-                text = f"{job.id} completed, the rest is requeued"
-                record(session, "canary_passed", [(f"act:{act.id}", None)], RULE, {"text": text}, act.id)
-                released.append(act.id)
+                action.state, action.lease_until = "running", clock.now() + actions.LEASE
+                detail = {"text": f"{job.id} completed, the rest is requeued"}
+                record(session, "canary_passed", [(f"act:{action.id}", None)], RULE, detail, action.id)
+                released.append(action.id)
     return released
 
 
@@ -81,22 +80,23 @@ def any_waiting(session: Session) -> bool:
     return session.scalar(select(BulkAction.id).where(BulkAction.state == "waiting").limit(1)) is not None
 
 
-def canary(session: Session, act: BulkAction) -> Optional[Job]:
-    return session.get(Job, act.canary_seq) if act.canary_seq is not None else None
+def canary(session: Session, action: BulkAction) -> Optional[Job]:
+    """The job that the action waits for; None if there is none."""
+    return session.get(Job, action.canary_seq) if action.canary_seq is not None else None
 
 
-def held_back(session: Session, act: BulkAction) -> queries.Count:
-    """How many dead letters wait for the canary: of those that a search looks through, where there are very many."""
-    return queries.count_found(session, JobFilter.from_json(act.filter))[0]
+def held_back(session: Session, action: BulkAction) -> queries.Count:
+    """How many dead letters wait for the canary, as far as a search counts."""
+    return queries.count_found(session, JobFilter.from_json(action.filter))[0]
 
 
-def _why_end(job: Optional[Job], act: BulkAction) -> Optional[str]:
+def _failure(job: Optional[Job], action: BulkAction) -> Optional[str]:
     if job is None:
         return "the canary job was discarded"
     if job.state == "dead":
         return f"canary {job.id} failed for good again"
     if job.state == "cancelled":
         return f"canary {job.id} was cancelled"
-    if job.act_id != act.id:
+    if job.act_id != action.id:
         return f"another user changed the canary {job.id}"
     return None

@@ -1,12 +1,12 @@
-"""How much of many jobs one transaction deletes, so that it holds the write lock for about 50 ms at most.
+"""How many jobs with attempts and output one transaction deletes: it holds the write lock for at most about 50 ms.
 
-A job goes with its attempts and their output, so a number of jobs alone is no bound. Retention and the discard of all
-jobs that match a filter both ask here.
+Retention and the discard of all jobs that match a filter use it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,22 +17,16 @@ from webapp.db.models import Attempt, Job
 JOBS = 500
 BYTES = 4 * 1024**2
 ATTEMPTS = 1000
-SIZE = func.length(Attempt.output) + BYTES // ATTEMPTS  # what an attempt counts for
+SIZE = func.length(Attempt.output) + BYTES // ATTEMPTS  # bytes that an attempt counts for
 
 
 def number_that_fits(sizes: Iterable[int]) -> int:
-    """How many rows, from the first on, one transaction may delete. `sizes` are bytes."""
-    number = total = 0
-    for size in sizes:
-        total += size
-        if total > BYTES:
-            break
-        number += 1
-    return number
+    """How many of the first rows one transaction may delete. `sizes` are bytes."""
+    return sum(1 for total in accumulate(sizes) if total <= BYTES)
 
 
 def first_that_fit(session: Session, seqs: Sequence[int]) -> list[int]:
-    """The first of these jobs, as many as one transaction may delete; none where the first alone is too large."""
+    """As many of the first jobs as one transaction may delete; none if the first job is too large."""
     jobs = select(Job.seq, func.length(Job.command) + func.coalesce(func.length(Job.env), 0))
     attempts = select(Attempt.job_seq, func.sum(SIZE)).group_by(Attempt.job_seq)
     sizes = dict.fromkeys(seqs, 0)

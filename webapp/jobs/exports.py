@@ -1,7 +1,7 @@
-"""A list of jobs as a file: CSV that no spreadsheet takes for formulas, or a JSON object a line.
+"""A list of jobs as a file: CSV without spreadsheet formulas, or one JSON object per line.
 
-Read by read: each is a transaction of its own that takes PAGE jobs, or looks through SEARCH_CAP rows for them. What is
-moved in between may be missing, or be told twice, as it was each time.
+Each read is a transaction of its own, for PAGE jobs or SEARCH_CAP rows. A job that moves between two reads may be
+missing or appear twice.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from webapp.db.models import Job
 from webapp.jobs import job_detail, listing, settings
 from webapp.jobs.filters import JobFilter
 
-PAGE = 500  # jobs of one read
+PAGE = 500  # jobs per read
 COLUMNS = (
     "id", "state", "queue", "requires", "priority", "command", "attempts", "max_retries", "timeout", "cwd",
     "created_at", "run_at", "started_at", "finished_at", "exit_code", "last_error",
     "batch",
 )  # fmt: skip
-# What makes a spreadsheet take a cell for a formula, also in the full-width forms of Japanese keyboards.
+# A spreadsheet reads a cell with such a first character as a formula, full-width forms included.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 @dataclass(frozen=True)
 class JobList:
-    """The jobs that match, in the order of their list or, `turned`, in the opposite one.
+    """The matching jobs in list order, or with `turned` in the opposite order.
 
-    Without `with_env`, for readers who may not submit, variables have null for a value; a CSV never has them.
+    Without `with_env`, for users who may not submit, environment variables are null; a CSV never has them.
     """
 
     wanted: JobFilter
@@ -43,19 +43,16 @@ class JobList:
 
     def file(self, kind: str) -> Iterator[str]:
         """The file in pieces: `csv`, or `jsonl`."""
-        return self._csv() if kind == "csv" else self._json_lines()
-
-    def _csv(self) -> Iterator[str]:
-        yield _line(COLUMNS)
+        if kind == "csv":
+            yield _line(COLUMNS)
         for jobs in self._reads():
-            yield "".join(_line([_cell(job[name]) for name in COLUMNS]) for job in jobs)
-
-    def _json_lines(self) -> Iterator[str]:
-        for jobs in self._reads():
-            yield "".join(json.dumps(job, ensure_ascii=False) + "\n" for job in jobs)
+            if kind == "csv":
+                yield "".join(_line([_cell(job[name]) for name in COLUMNS]) for job in jobs)
+            else:
+                yield "".join(json.dumps(job, ensure_ascii=False) + "\n" for job in jobs)
 
     def _reads(self) -> Iterator[list[dict[str, Any]]]:
-        """Jobs as `story.job_json` has them. Those that come after the beginning are left out: it must have an end."""
+        """Jobs as in `job_json`. Later jobs are left out, so that the export ends."""
         after: Optional[str] = None
         with reading() as session:
             highest = session.scalar(select(func.max(Job.seq))) or 0
@@ -78,14 +75,13 @@ def _cell(value: Any) -> Any:
 
 
 def safe(value: Any) -> Any:
-    """A cell that a spreadsheet shows and does not reckon: a text that looks like a formula gets an apostrophe."""
-    if isinstance(value, str) and (value.startswith(_FORMULA) or value.lstrip().startswith(_FORMULA)):
-        return "'" + value
-    return value
+    """The cell with an apostrophe in front if a spreadsheet would calculate it as a formula."""
+    is_formula = isinstance(value, str) and (value.startswith(_FORMULA) or value.lstrip().startswith(_FORMULA))
+    return f"'{value}" if is_formula else value
 
 
 def _line(cells: Any) -> str:
-    """RFC 4180: what has a comma, a quote or a line's end stands in quotes; lines end with CR LF."""
+    """RFC 4180: cells with a comma, quote or line break are quoted; lines end with CR LF."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue()

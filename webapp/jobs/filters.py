@@ -1,7 +1,4 @@
-"""Which jobs a person means: one filter for lists, counts and bulk acts, in a URL, a command or the database.
-
-How a person writes one in a search box is in `jobs/search.py`.
-"""
+"""The job filter for lists, counts and bulk actions. `jobs/search.py` reads one from a search text."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from webapp.core.states import STATES, TERMINAL
 from webapp.db.models import Attempt, Job, OutputTail
 from webapp.jobs.lifecycle import in_state
 
-SEARCH_CAP = 20_000  # rows that one read looks through for what no index finds
-MOST_WORDS = 8  # of a text: each is looked for in every one of these rows
+SEARCH_CAP = 20_000  # rows that one read searches without an index
+MAX_WORDS = 8  # of a text: each word is searched in every row
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 
 
 class FilterError(ValueError):
-    """A filter that cannot be; the message says what was expected. `field` is the parameter that is wrong."""
+    """An invalid filter; the message says what was expected. `field` is the wrong parameter."""
 
     def __init__(self, message: str, field: str = "state") -> None:
         self.field = field
@@ -31,14 +28,19 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Conditions that must all hold; None leaves one open.
+    """Conditions that must all hold; None means any.
 
-    `text` is words, or phrases in quotes, each of which is looked for in ids and commands, case ignored. `exit` is the
-    code of the latest ended attempt; `worker` the beginning of a worker's id that runs the job or ran an attempt of it;
-    `by` the actor who submitted it; `since` when it changed last, at the earliest (microseconds).
-    `output`: the words may stand in a dead letter's error or its last output as well. `requires` is a label; `lane` all
-    that the job requires, as its row has it, of pending jobs.
-    `group` is the error key of a group of dead letters; `ended_by` (microseconds) leaves out what ended later.
+    Attributes:
+        text: words and quoted phrases; each must be in the id or the command, case ignored.
+        output: the words may also be in a dead letter's error or last output.
+        group: the fingerprint of a dead-letter group.
+        ended_by: ended at this time (microseconds) or earlier.
+        exit: exit code of the latest ended attempt.
+        worker: start of the id of a worker that runs the job or ran an attempt.
+        by: the actor who submitted the job.
+        since: changed at this time (microseconds) or later.
+        requires: one required label.
+        label_set: all required labels as in the job's row; for pending jobs.
     """
 
     state: Optional[str] = None
@@ -58,20 +60,20 @@ class JobFilter:
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
             raise FilterError(f"no such state: {self.state!r}. Expected one of {', '.join(STATES)}.")
-        if self.text and len(words(self.text)) > MOST_WORDS:
-            raise FilterError(f"a search has at most {MOST_WORDS} words. Quote words that belong together.", "q")
+        if self.text and len(words(self.text)) > MAX_WORDS:
+            raise FilterError(f"a search has at most {MAX_WORDS} words. Quote words that belong together.", "q")
 
     def where(self) -> ColumnElement[bool]:
-        """All of it."""
+        """The whole filter as one SQL condition."""
         return and_(true(), *self._found(), *self._scanned())
 
     def found(self) -> ColumnElement[bool]:
-        """What an index finds, in the order of the state's list."""
+        """The conditions that an index answers, in the order of the state's list."""
         return and_(true(), *self._found())
 
     @property
     def scans(self) -> bool:
-        """Whether rows must be looked at one by one: then a read stops after SEARCH_CAP of them."""
+        """Whether rows must be read one by one: then a read stops after SEARCH_CAP of them."""
         return self.id is None and bool(self._scanned())
 
     def _found(self) -> list[ColumnElement[bool]]:
@@ -91,7 +93,7 @@ class JobFilter:
         return conditions
 
     def _scanned(self) -> list[ColumnElement[bool]]:
-        """The cheapest first: the database looks at them in this order."""
+        """The cheapest first: the database checks them in this order."""
         conditions: list[ColumnElement[bool]] = []
         if self.queue is not None and self.state != "pending":
             conditions.append(Job.queue == self.queue)
@@ -101,7 +103,7 @@ class JobFilter:
             conditions.append(Job.finished_at <= self.ended_by)
         if self.requires is not None and self.label_set is None:
             asked = literal(",") + Job.requires + literal(",")
-            # No LIKE, which ignores case on SQLite alone.
+            # Not LIKE, which ignores case only on SQLite.
             conditions.append(func.replace(asked, f",{self.requires},", "") != asked)
         if self.since is not None:
             conditions.append(Job.changed_at >= self.since)
@@ -112,7 +114,7 @@ class JobFilter:
         conditions += [or_(*self._says(word)) for word in words(self.text or "")]
         if self.worker is not None:
             runs = Job.worker_id.startswith(self.worker, autoescape=True)
-            # A value, not an EXISTS: PostgreSQL might answer that by reading all attempts first.
+            # A scalar subquery: for an EXISTS, PostgreSQL may read all attempts first.
             by = Attempt.worker_id.startswith(self.worker, autoescape=True)
             last = select(func.max(Attempt.number)).where(Attempt.job_seq == Job.seq, by).correlate(Job)
             ran = last.scalar_subquery().is_not(None)
@@ -120,20 +122,20 @@ class JobFilter:
         return conditions
 
     def _says(self, word: str) -> list[ColumnElement[bool]]:
-        """Where a word is looked for."""
+        """The conditions for one word, one for each place."""
         places: list[ColumnElement[bool]] = [
             Job.id.icontains(word, autoescape=True),
             Job.command.icontains(word, autoescape=True),
         ]
         if self.output:
-            # A value, not an EXISTS: PostgreSQL would answer that by reading the tails of all jobs first.
+            # A scalar subquery: for an EXISTS, PostgreSQL would read the tails of all jobs first.
             text = select(OutputTail.text).where(OutputTail.job_seq == Job.seq).correlate(Job).scalar_subquery()
             tail = text.icontains(word, autoescape=True)
             places += [Job.last_error.icontains(word, autoescape=True), tail]
         return places
 
     def in_output(self) -> JobFilter:
-        """The same, whose words may stand in errors and output, too."""
+        """The same filter, whose words may also be in errors and output."""
         return replace(self, output=True) if self.text else self
 
     def to_json(self) -> str:
@@ -145,7 +147,7 @@ class JobFilter:
 
 
 def words(text: str) -> list[str]:
-    r"""A text as what is looked for: words, and phrases in quotes, in which `\"` is a quote."""
+    r"""The words and quoted phrases of a text; `\"` is a quote inside a phrase."""
     found = (unescaped(match[1]) if match[1] is not None else match[2] for match in _WORD.finditer(text))
     return [word for word in found if word]
 

@@ -1,9 +1,9 @@
-"""One job's story: its fields, attempts, events, one timeline of them, and its output, live or kept."""
+"""One job in detail: its fields, attempts, events, timeline, and output, both live and stored."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -22,24 +22,24 @@ def find(session: Session, job_id: str) -> Optional[Job]:
 
 
 def attempts(session: Session, job: Job, *, with_output: bool = False) -> list[Attempt]:
-    """Its ended attempts, oldest first; the output only on request, for it may be large."""
+    """Its ended attempts, oldest first; the output only on request, because it may be large."""
     statement = select(Attempt).where(Attempt.job_seq == job.seq).order_by(Attempt.number)
     return list(session.scalars(statement if with_output else statement.options(defer(Attempt.output, raiseload=True))))
 
 
 def attempt(session: Session, job: Job, number: int) -> Optional[Attempt]:
-    # Read anew: `attempts()` may have left it in this session without its output.
+    # Read again: `attempts()` may have loaded it into this session without its output.
     return session.get(Attempt, (job.seq, number), populate_existing=True)
 
 
 def events(session: Session, job: Job) -> list[Event]:
-    """What happened to it beside enqueue and attempts, oldest first."""
+    """Its events besides enqueue and attempts, oldest first."""
     return list(session.scalars(select(Event).where(Event.job_seq == job.seq).order_by(Event.id)))
 
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One line of a timeline. `verb` is the lifecycle's word or `start`; `attempt` is set where one began or ended."""
+    """One line of a timeline. `verb` is a lifecycle verb or `start`; `attempt` is set when one started or ended."""
 
     at: int
     verb: str
@@ -49,7 +49,7 @@ class TimelineEntry:
 
 
 def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[TimelineEntry]:
-    """Merge the job's row, its attempts and its events into what happened, oldest first."""
+    """Merge the job's row, attempts and events into one list, oldest first."""
     lines = [TimelineEntry(job.created_at, "enqueue", job.created_by)]
     for one in ended:
         lines.append(TimelineEntry(one.started_at, "start", f"worker:{one.worker_id}", one.number))
@@ -60,7 +60,7 @@ def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[Time
     if job.state == "processing" and job.started_at is not None:
         lines.append(TimelineEntry(job.started_at, "start", f"worker:{job.worker_id}", job.attempts))
     for event in recorded:
-        if event.verb != "lose":  # the attempt tells it
+        if event.verb != "lose":  # the lost attempt is there already
             detail = json.loads(event.detail) if event.detail else {}
             lines.append(TimelineEntry(event.at, event.verb, event.actor, None, str(detail.get("text", ""))))
     return sorted(lines, key=lambda line: line.at)
@@ -71,12 +71,12 @@ def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[Time
 
 @dataclass(frozen=True)
 class Output:
-    """The kept output of one attempt, stdout and stderr as they came.
+    """The stored output of one attempt, stdout and stderr in order of arrival.
 
     Attributes:
-        data: the kept bytes.
+        data: the stored bytes.
         runs: lengths of alternating runs of `data`, stdout first.
-        cut: offset in `data` where `dropped` bytes were left out, or None.
+        cut: offset in `data` where `dropped` bytes are missing, or None.
         live: the attempt still runs; more may come.
     """
 
@@ -99,7 +99,7 @@ EMPTY = Output(b"", ())
 
 
 def output(session: Session, job: Job, number: int) -> Optional[Output]:
-    """What attempt `number` wrote: kept if it has ended, as far as it has come if it runs. None: no such attempt."""
+    """The output of an attempt, so far if it still runs. None: no such attempt."""
     ended = attempt(session, job, number)
     if ended is not None:
         return Output.of(ended)
@@ -109,14 +109,9 @@ def output(session: Session, job: Job, number: int) -> Optional[Output]:
 
 
 def live_output(session: Session, job_seq: int, number: int) -> Output:
-    """Put the chunks of a running attempt together. Those that were dropped in the middle show as the cut."""
-    chunks = session.scalars(
-        select(OutputChunk)
-        .where(OutputChunk.job_seq == job_seq, OutputChunk.attempt == number)
-        .order_by(OutputChunk.position)
-    )
+    """Join the chunks of a running attempt. Chunks that were dropped in the middle become the cut."""
     data, runs, cut, dropped, end = bytearray(), list[int](), None, 0, 0
-    for chunk in chunks:
+    for chunk in _chunks(session, job_seq, number):
         if chunk.position > end:
             cut, dropped = len(data), dropped + chunk.position - end
         for stream, start, stop in spans(decode_runs(chunk.runs)):
@@ -126,9 +121,14 @@ def live_output(session: Session, job_seq: int, number: int) -> Output:
     return Output(bytes(data), tuple(runs), cut, dropped, live=True)
 
 
+def _chunks(session: Session, job_seq: int, number: int, position: int = 0) -> Iterable[OutputChunk]:
+    there = OutputChunk.job_seq == job_seq, OutputChunk.attempt == number, OutputChunk.position >= position
+    return session.scalars(select(OutputChunk).where(*there).order_by(OutputChunk.position))
+
+
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of one stream (1 stdout, 2 stderr). `position` counts over all that was written, left out or not."""
+    """Bytes of one stream (1 stdout, 2 stderr). `position` counts all written bytes, missing ones included."""
 
     position: int
     stream: int
@@ -136,20 +136,15 @@ class Piece:
 
 
 def pieces(session: Session, job: Job, number: int, position: int) -> Iterator[Piece]:
-    """What attempt `number` wrote from a position on, running or ended, for somebody who reads on and on.
+    """The output of an attempt from a position on, running or ended, for a reader that continues.
 
-    Where a piece begins behind the end of the one before it, bytes were left out.
+    A gap between two pieces means missing bytes.
     """
     ended = attempt(session, job, number)
     if ended is not None:
         yield from _pieces(Output.of(ended), position)
         return
-    chunks = session.scalars(
-        select(OutputChunk)
-        .where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == number, OutputChunk.position >= position)
-        .order_by(OutputChunk.position)
-    )
-    for chunk in chunks:  # a reader has whole chunks behind him, so that none straddles his position
+    for chunk in _chunks(session, job.seq, number, position):  # a reader's position is always the end of a chunk
         for piece in _pieces(Output(chunk.data, decode_runs(chunk.runs)), 0):
             yield Piece(chunk.position + piece.position, piece.stream, piece.data)
 
@@ -169,9 +164,9 @@ def _pieces(kept: Output, position: int) -> Iterator[Piece]:
 
 
 def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str, Any]:
-    """A job's public fields, for `--json` and programs. Times are ISO 8601, `timeout` is in seconds.
+    """A job's public fields, for `--json` and the API. Times are ISO 8601, `timeout` is in seconds.
 
-    Without `with_env`, for readers who may not submit, its variables have their names and null for each value.
+    Without `with_env`, for users who may not submit, each environment variable has the value null.
     """
     env: dict[str, Optional[str]] = json.loads(job.env) if job.env else {}
     return {
@@ -199,17 +194,17 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
 def whole_json(
     job: Job, ended: list[Attempt], recorded: list[Event], settings: Settings, *, with_env: bool = True
 ) -> dict[str, Any]:
-    """A job with its ended attempts, without their output, and all that happened to it, oldest first."""
+    """A job with its ended attempts (without output), events and timeline, oldest first."""
     return {
         **job_json(job, settings, with_env=with_env),
         "attempt_history": [attempt_json(one) for one in ended],
         "events": [event_json(one) for one in recorded],
-        "timeline": [happening_json(one) for one in timeline(job, ended, recorded)],
+        "timeline": [{**vars(one), "at": clock.to_iso(one.at)} for one in timeline(job, ended, recorded)],
     }
 
 
 def attempt_json(one: Attempt) -> dict[str, Any]:
-    """An ended attempt but for its output."""
+    """An ended attempt without its output."""
     return {
         "number": one.number,
         "state": one.state,
@@ -227,22 +222,9 @@ def attempt_json(one: Attempt) -> dict[str, Any]:
 
 
 def output_json(one: Attempt) -> dict[str, Any]:
-    """What an ended attempt wrote; bytes that are not UTF-8 show as U+FFFD."""
+    """The output of an ended attempt; bytes that are not UTF-8 become U+FFFD."""
     kept = Output.of(one)
-    return {
-        "stdout": kept.stream(1).decode(errors="replace"),
-        "stderr": kept.stream(2).decode(errors="replace"),
-    }
-
-
-def happening_json(line: TimelineEntry) -> dict[str, Any]:
-    return {
-        "at": clock.to_iso(line.at),
-        "verb": line.verb,
-        "actor": line.actor,
-        "attempt": line.attempt,
-        "text": line.text,
-    }
+    return {name: kept.stream(which).decode(errors="replace") for which, name in ((1, "stdout"), (2, "stderr"))}
 
 
 def event_json(event: Event) -> dict[str, Any]:

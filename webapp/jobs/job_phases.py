@@ -1,7 +1,7 @@
-"""The phases of one job's life: when it was not due yet, waited for a worker, ran, or backed off before a retry.
+"""The phases of one job: not due yet, waiting for a worker, running, or backing off before a retry.
 
-`story.timeline` tells moments; here is what lay between them. Nothing is shown for the time in which a job was over,
-before somebody requeued it.
+`job_detail.timeline` has the moments, this module the time between them. There is no phase between the end of a job
+and a requeue.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from webapp.core.states import TERMINAL
 from webapp.db.models import Attempt, Event, Job
 from webapp.lib import clock
 
-# A requeue and the time from which its job is due are two looks at the clock, and no wait lies between them.
-SHORTEST = clock.seconds(0.001)
+# A requeue and the new due time come from two readings of the clock; the difference is not a wait.
+MIN_WAIT = clock.seconds(0.001)
 KINDS = ("not_due", "waited", "ran", "backed_off", "unclear")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of time (microseconds). `end` None: it goes on; that of a wait for a time may lie ahead.
+    """A span of time (microseconds). `end` None: it continues; the end of a wait for a due time may be in the future.
 
-    `unclear`: backed off, then waited; an attempt of an older version does not tell when it was due in between.
+    `unclear`: backed off, then waited. Attempts of older versions do not record the due time in between.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class _Block:
-    """Something between two gaps: an attempt, or a moment that ends one wait and may begin another."""
+    """What lies between two gaps: an attempt, or a moment that ends one wait and may begin another."""
 
     start: int
     end: Optional[int]
@@ -64,11 +64,11 @@ def phases(job: Job, ended: Sequence[Attempt], recorded: Sequence[Event]) -> lis
         if block.end is not None:
             found += _gap(job, block, block.end, following)
     least = {"ran": 0, "waited": 0}
-    return [one for one in found if one.end is None or one.end - one.start > least.get(one.kind, SHORTEST)]
+    return [one for one in found if one.end is None or one.end - one.start > least.get(one.kind, MIN_WAIT)]
 
 
 def _gap(job: Job, before: _Block, start: int, following: Optional[_Block]) -> Iterator[Phase]:
-    """What lies between two blocks, or behind the last."""
+    """The phases between two blocks, or after the last block."""
     early = "backed_off" if before.verb == "failed_attempt" else "not_due"
     if following is None:
         if job.state in TERMINAL:
@@ -78,21 +78,21 @@ def _gap(job: Job, before: _Block, start: int, following: Optional[_Block]) -> I
         if job.state == "pending":
             yield Phase("waited", max(start, job.run_at), None)
     elif following.verb == "requeue":
-        return  # it was over
+        return  # the job had ended
     elif following.attempt is None:
-        # A person ended the wait; when it would have been due is not known any more.
+        # A user ended the wait; the earlier due time is lost.
         waited = before.verb != "failed_attempt" and following.verb != "run_now"
         yield Phase("waited" if waited else early, start, following.start)
     elif following.due is None:
         yield Phase("unclear" if before.verb == "failed_attempt" else "waited", start, following.start)
     else:
-        # A lost attempt's successor was due before its own start: then all of the gap was waiting.
+        # After a lost attempt, the next one was due at once: the whole gap was waiting.
         due = min(max(following.due, start), following.start)
         yield Phase(early, start, due)
         yield Phase("waited", due, following.start)
 
 
 def totals(lived: Sequence[Phase]) -> dict[str, int]:
-    """Microseconds by kind, of the phases that have an end; kinds that did not occur are left out."""
+    """Microseconds by kind, for phases that have ended; other kinds are left out."""
     sums = {kind: sum(phase.end - phase.start for phase in lived if phase.kind == kind and phase.end) for kind in KINDS}
     return {kind: total for kind, total in sums.items() if total}

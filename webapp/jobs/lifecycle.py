@@ -1,16 +1,14 @@
-"""The one guarded move of a job along an arrow of `core/states.py`, and the record of it.
+"""The guarded move of a job along an arrow of `core/states.py`, and the record of it.
 
-A job's state changes here and nowhere else; `webapp/core/statements.py` and `worker/maintenance/recovery.py`, which have statements of
-their own, take the same arrows. Retention deletes jobs by itself, see `worker/maintenance/retention.py`.
-
-`take_back`, the undo of a bulk act, leads from where the act's verb entered to where each job was before.
+Besides this module, only `core/statements.py` and `worker/maintenance/recovery.py` change a job's state; they take the
+same arrows. Retention deletes jobs by itself (`worker/maintenance/retention.py`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, select, update
@@ -23,6 +21,29 @@ from webapp.db.models import Event, Job
 from webapp.lib import clock
 
 
+class NotFound(LookupError):
+    """No such job, queue, worker, setting or action; the message names it."""
+
+
+@dataclass
+class Outcome:
+    """What happened to each job or worker that was named.
+
+    Attributes:
+        moved: ids that the verb moved.
+        asked: ids of running jobs that were asked to stop and will follow.
+        refused: id → its state, which the verb cannot leave; None: there is no such id.
+    """
+
+    moved: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    refused: dict[str, Optional[str]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return not self.refused
+
+
 @dataclass(frozen=True)
 class Moved:
     """A job that a move changed."""
@@ -32,7 +53,7 @@ class Moved:
 
 
 def in_state(*states: str) -> ColumnElement[bool]:
-    """`state = …` with the state in the SQL text: a planner proves a partial index by text, not by parameter."""
+    """`state = …` with the state in the SQL text: the planner needs the text to use a partial index."""
     conditions = []
     for state in states:
         if state not in STATES:
@@ -55,11 +76,10 @@ def move(
     act_id: Optional[int] = None,
     audited: bool = True,
 ) -> list[Moved]:
-    """Move the jobs that match `which` and may leave their state by `verb`; write an event for each.
+    """Move the jobs that match `which` and that `verb` can move; write an event for each. Returns them by sequence.
 
-    The states that the verb leaves stand in the WHERE: a job that somebody else moved first is not in the answer,
-    and that is an answer, not an error. Order is by sequence. With `act_id` each row keeps what it was, for the act's
-    undo. Not `audited`: the audit trail has the act as a whole.
+    The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. With
+    `act_id` each row keeps its old values for an undo. Not `audited`: the audit trail has the action as a whole.
     """
     arrow = ARROWS[verb]
     guard = in_state(*arrow.leaves)
@@ -69,7 +89,7 @@ def move(
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
     else:
-        # A move by anybody else ends what the undo of an earlier act could take back.
+        # Any later move sets another act_id, so an undo leaves the job alone.
         new: dict[str, Any] = {"state": arrow.enters, "changed_at": clock.now(), "act_id": act_id, **(values or {})}
         if act_id is not None:
             new.update(
@@ -82,21 +102,20 @@ def move(
         statement = update(Job).where(which, guard).values(new)
     rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()
     moved = sorted((Moved(row.seq, row.id) for row in rows), key=lambda job: job.seq)
-    gone = arrow.enters is None
-    subjects = [("job:" + job.id, None if gone else job.seq) for job in moved]
+    subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
     record(session, verb, subjects, actor, detail, act_id, changes=changes, audited=audited)
     return moved
 
 
 def can_be_put_back(verb: str, act_id: int) -> ColumnElement[bool]:
-    """Jobs that stand as a bulk act of this verb left them: nobody has moved or claimed them since."""
+    """Jobs that no user has moved and no worker has claimed since the action with this verb."""
     entered: ColumnElement[str] = literal_column(f"'{ARROWS[verb].enters}'")
     return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
 
 
 def put_back(session: Session, verb: str, undone: int, which: ColumnElement[bool], *, actor: str, act_id: int) -> int:
-    """Put jobs back to where they were before the act `undone`, whose verb this was. Returns how many."""
+    """Put jobs back into their state before the action `undone`, which had this verb. Returns how many."""
     statement = (
         update(Job)
         .where(can_be_put_back(verb, undone), which)
@@ -129,27 +148,13 @@ def record(
 ) -> None:
     """Write one event for each subject (`'job:job1'` with its sequence, or `'queue:mail'` with None).
 
-    What a person or a program did goes into the audit trail as well, with what each subject was before and after
-    (`changes`), unless it is told there otherwise.
+    Actions of users and programs also go into the audit trail, with the state of each subject before and after
+    (`changes`), unless `audited` is False.
     """
     if not subjects:
         return
     if audited and audit_lines.is_audited(actor):
         audit.note(session, verb, [subject for subject, _ in subjects], actor, details=changes)
-    at = clock.now()
-    text = json.dumps(detail) if detail else None
-    session.execute(
-        insert(Event),
-        [
-            {
-                "at": at,
-                "verb": verb,
-                "actor": actor,
-                "subject": subject,
-                "job_seq": seq,
-                "act_id": act_id,
-                "detail": text,
-            }
-            for subject, seq in subjects
-        ],
-    )
+    detail_json = json.dumps(detail) if detail else None
+    same = {"at": clock.now(), "verb": verb, "actor": actor, "act_id": act_id, "detail": detail_json}
+    session.execute(insert(Event), [{**same, "subject": subject, "job_seq": seq} for subject, seq in subjects])

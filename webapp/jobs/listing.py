@@ -1,8 +1,7 @@
-"""Pages of jobs: in the order that fits a state, by key and never by offset, and no dearer because the table is large.
+"""Pages of jobs: in the order that fits the state, by key and not by offset, at a cost independent of the table size.
 
-What an index finds is walked by it. What none finds (a text, an exit code, a queue outside the pending ones) is looked
-for in the next SEARCH_CAP rows that the others leave; then the page ends where the search stopped, and the next one
-goes on behind that row.
+An index answers some conditions. For the others (text, exit code, queue of jobs that are not pending) a page reads the
+next SEARCH_CAP rows; then it ends, and the next page continues after the last row that was read.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ Key = tuple[Any, ...]  # integers
 
 @dataclass(frozen=True)
 class Page:
-    """One page of jobs. `older` and `newer` are keys for `after` and `before`, None where there is no more.
+    """One page of jobs. `older` and `newer` are keys for `after` and `before`; None: there are no more jobs.
 
-    `search_capped`: the search stopped before the page was full, after SEARCH_CAP rows; `older`, or `newer` on the way
-    back, is where it goes on.
+    `search_capped`: the search stopped after SEARCH_CAP rows, before the page was full. It continues at `older`, or at
+    `newer` when it goes backwards.
     """
 
     jobs: list[Job]
@@ -43,20 +42,20 @@ class Page:
 
 @dataclass(frozen=True)
 class _Order:
-    """Columns that sort a list; all fall or all rise, so that one row comparison finds the next page by index.
+    """The columns that sort a list, all falling or all rising: one row comparison finds the next page by index.
 
-    `against` is the same index walked from its other end: the list turned around, or the way back in it.
+    `against`: read the index from its other end, for the reversed list or a previous page.
     """
 
     columns: tuple[str, ...]
     falling: bool
 
-    def ways(self, against: bool) -> list[ColumnElement[Any]]:
+    def columns_in_order(self, against: bool) -> list[ColumnElement[Any]]:
         falls = self.falling != against
         return [column.desc() if falls else column.asc() for column in self._attributes()]
 
     def pieces(self, at: Optional[Key], until: Optional[Key], against: bool) -> list[ColumnElement[bool]]:
-        """Conditions for the rows behind `at` and up to `until`, whose rows follow one another."""
+        """Conditions for the rows after `at` up to `until`, in consecutive ranges."""
         position, conditions = tuple_(*self._attributes()), []
         falls = self.falling != against
         if at is not None:
@@ -69,11 +68,11 @@ class _Order:
         return tuple(getattr(job, column) for column in self.columns)
 
     def rank(self, key: Key) -> Key:
-        """What sorts keys as this order does."""
+        """A value that sorts keys in this order."""
         return tuple(-value for value in key) if self.falling else key
 
     def parse(self, key: str) -> Key:
-        """Raises ValueError for a key that this list never made."""
+        """Raises ValueError for a key that is not from this list."""
         values = tuple(int(part) for part in key.split(","))
         if len(values) != len(self.columns) or any(abs(value) >= 2**63 for value in values):
             raise ValueError("not a page key of this list")
@@ -84,14 +83,14 @@ class _Order:
 
 
 class _ClaimOrder(_Order):
-    """As workers take the jobs of one queue: its index has columns that fall and some that rise."""
+    """The order in which workers take jobs: some columns of its index fall, others rise."""
 
-    def ways(self, against: bool) -> list[ColumnElement[Any]]:
+    def columns_in_order(self, against: bool) -> list[ColumnElement[Any]]:
         ways: list[ColumnElement[Any]] = [Job.priority.desc(), Job.run_at.asc(), Job.seq.asc()]
         return [Job.priority.asc(), Job.run_at.desc(), Job.seq.desc()] if against else ways
 
     def pieces(self, at: Optional[Key], until: Optional[Key], against: bool) -> list[ColumnElement[bool]]:
-        """One range of the index for the rest of a priority, one for the priorities between, one for the last."""
+        """Index ranges: the rest of the first priority, the priorities between, the last priority."""
         position = tuple_(Job.run_at, Job.seq)
         after, upto, between = [], [], []
         if at is not None:
@@ -141,12 +140,12 @@ def page_of_jobs(
     turned: bool = False,
     highest_seq: Optional[int] = None,
 ) -> Page:
-    """One page of a list, in the order that fits the state, or with `turned` in the opposite one.
+    """One page of a list, in the order that fits the state, or with `turned` in the opposite order.
 
-    scheduled and failed: soonest first; pending: as they will be claimed; processing: longest first; ended ones and
-    all together: newest first. `after` continues behind a row's key, `before` stops in front of it; `Page.older` is
-    the `after` of the next page, `Page.newer` the `before` of the previous one. Jobs past `highest_seq` are left out.
-    Raises ValueError for a key that this list never made.
+    scheduled and failed: next due first; pending: in claim order; processing: longest first; ended and all jobs: newest
+    first. `after` continues after a key, `before` ends in front of it: `Page.older` is the `after` of the next page,
+    `Page.newer` the `before` of the previous one. Jobs past `highest_seq` are left out. Raises ValueError for a key
+    that is not from this list.
     """
     order, backwards = _order(wanted), before is not None
     key = before if backwards else after
@@ -159,7 +158,7 @@ def page_of_jobs(
     rows = list(heapq.merge(*found, key=lambda job: order.rank(order.key(job)), reverse=against))[: limit + 1]
     more, rows = len(rows) > limit, rows[:limit]
     stopped = until if not more else None
-    ends = [_text(order.key(row)) for row in (rows[-1:] + rows[:1])]  # in the direction of the walk: last, first
+    ends = [_text(order.key(row)) for row in (rows[-1:] + rows[:1])]  # last and first in reading order
     ahead = ends[0] if more else _text(stopped) if stopped else None
     back = (ends[1] if rows else _text(stopped) if stopped else None) if key is not None else None
     if backwards:
@@ -168,7 +167,7 @@ def page_of_jobs(
 
 
 def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool]], bool]:
-    """What the first page's search looks through, as conditions for its parts, and whether that is the whole list."""
+    """The rows that the first page's search reads, as conditions, and whether these are all rows of the list."""
     if not wanted.scans:
         return [wanted.where()], True
     order, lines = _order(wanted), _lines(session, wanted)
@@ -178,7 +177,7 @@ def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool
 
 
 def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
-    """The runs of an index that make up the list: no index sorts the pending jobs of all lanes together."""
+    """The index ranges of the list: no index sorts the pending jobs of all label sets together."""
     if wanted.state != "pending":
         return [wanted]
     named = () if wanted.queue is None else (wanted.queue,)
@@ -202,7 +201,7 @@ def _rows(
 ) -> list[Job]:
     rows: list[Job] = []
     for piece in order.pieces(at, until, against):
-        statement = select(Job).where(line.where(), low, piece).order_by(*order.ways(against))
+        statement = select(Job).where(line.where(), low, piece).order_by(*order.columns_in_order(against))
         rows += session.scalars(statement.limit(limit - len(rows)))
         if len(rows) >= limit:
             break
@@ -215,9 +214,9 @@ def _rows(
 def _until(
     session: Session, lines: Sequence[JobFilter], order: _Order, at: Optional[Key], against: bool
 ) -> Optional[Key]:
-    """The last row that a search from `at` on looks at; None where there are no rows behind it.
+    """The last row that a search from `at` on reads; None if it reads all rows.
 
-    Several lines share the cap: up to the first of their ends, everything in all of them is looked at.
+    Several lines share the cap: the search ends at the first of their ends.
     """
     if not any(line.scans for line in lines):
         return None
@@ -231,11 +230,11 @@ def _until(
 def _end(
     session: Session, line: JobFilter, order: _Order, at: Optional[Key], against: bool, number: int
 ) -> Optional[Key]:
-    """The `number`-th row from `at` on, by the index alone; None where there are no more than that."""
+    """The `number`-th row from `at` on, by index alone; None if no rows follow it."""
     columns = [getattr(Job, column) for column in order.columns]
     candidate: Optional[Key] = None
     for piece in order.pieces(at, None, against):
-        rows: Select[Any] = select(*columns).where(line.found(), piece).order_by(*order.ways(against))
+        rows: Select[Any] = select(*columns).where(line.found(), piece).order_by(*order.columns_in_order(against))
         if candidate is not None:
             if session.execute(rows.limit(1)).first() is not None:
                 return candidate

@@ -1,7 +1,7 @@
-"""What a person types to find jobs: `state:dead queue:mail exit:127 since:2h text`, read into a `JobFilter` and back.
+"""The search language: `state:dead queue:mail exit:127 since:2h text`, parsed into a `JobFilter` and back.
 
-A word that begins with letters and a colon is a qualifier; everything else is text. Quotes keep a phrase together, and
-make text of what looks like a qualifier. One language for the console's box, `list --search` and the API's `q`.
+A word that starts with letters and a colon is a qualifier; everything else is text. Quotes make a phrase, or turn a
+qualifier into text. The console's search box, `list --search` and the API's `q` use it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from webapp.jobs.filters import FilterError, JobFilter, unescaped, words
 from webapp.lib import clock, durations
 from webapp.lib.text import can_be_stored
 
-LONGEST = 1000  # characters, told in full; a box takes TYPED
-TYPED = 500
+MAX_LENGTH = 1000  # characters
+MAX_TYPED = 500  # characters in a search box or `q`
 EXIT_CODES = range(-(2**31), 2**32)  # Windows has unsigned ones
-# For whoever asks how to search: a qualifier, an example, what it finds.
+# Qualifier, example, description; shown as help.
 QUALIFIERS = (
     ("state", "state:dead", "jobs in this state"),
     ("queue", "queue:mail", "jobs in this queue"),
@@ -39,19 +39,16 @@ _TOKEN = re.compile(r'\s*(?:([A-Za-z]{2,}):(?!//))?("(?:[^"\\]|\\.)*"(?=\s|\Z)|"
 
 
 class SearchError(FilterError):
-    """A search that says nothing that can be looked for; the message names the word and what was expected."""
+    """An invalid search; the message names the word and what was expected."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "q")
 
 
 def parse(text: str, *, state: Optional[str] = None, queue: Optional[str] = None) -> JobFilter:
-    """Read a search. `state` and `queue` are what the list is narrowed to besides. Raises SearchError.
-
-    A length of time counts from now.
-    """
-    if len(text) > LONGEST:
-        raise SearchError(f"a search has at most {LONGEST} characters; this one has {len(text):,}.")
+    """Parse a search. `state` and `queue` narrow the list further. A duration counts from now. Raises SearchError."""
+    if len(text) > MAX_LENGTH:
+        raise SearchError(f"a search has at most {MAX_LENGTH} characters; this one has {len(text):,}.")
     if not can_be_stored(text):
         raise SearchError("the search contains an invalid character.")
     found: dict[str, Any] = {}
@@ -69,8 +66,8 @@ def parse(text: str, *, state: Optional[str] = None, queue: Optional[str] = None
     return JobFilter(**found, text=" ".join(_quoted(word) for word in texts) or None)
 
 
-def tell(wanted: JobFilter, *, without: tuple[str, ...] = ()) -> str:
-    """A filter as somebody would have typed it; `parse` reads it into the same one, but for `group` and `ended_by`."""
+def to_text(wanted: JobFilter, *, without: tuple[str, ...] = ()) -> str:
+    """A filter as a user would type it. `parse` returns the same filter, without `group` and `ended_by`."""
     values = asdict(replace(wanted, **dict.fromkeys(without)))
     if values["since"] is not None:
         values["since"] = clock.to_iso(values["since"])
@@ -79,7 +76,7 @@ def tell(wanted: JobFilter, *, without: tuple[str, ...] = ()) -> str:
 
 
 def without(text: str, *names: str) -> str:
-    """A search that can be read, without some of its qualifiers, and otherwise as it was typed."""
+    """A valid search without some of its qualifiers, otherwise as typed."""
     kept = [
         f"{name}:{_quoted(value)}" if name else _quoted(value) for name, value in _tokens(text) if name not in names
     ]
@@ -95,7 +92,7 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
     while text[position:].strip():
         match = _TOKEN.match(text, position)
         if match is None or match.end() == position:
-            raise SearchError("the search cannot be read.")  # no text does this
+            raise SearchError("the search cannot be read.")  # never happens
         position = match.end()
         typed, raw = match[1] or "", match[2]
         if raw == '"':
@@ -132,7 +129,7 @@ def _given(name: str, value: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word as it must be typed to be text: in quotes where it has a space or the look of something else."""
+    """A word as typed text: quoted if it has a space or looks like a qualifier."""
     if not re.search(r"\s", word) and not re.match(r'"|[A-Za-z]{2,}:(?!//)', word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -163,12 +160,12 @@ def _exit(value: str) -> int:
 
 
 def _by(value: str) -> str:
-    """A bare name is a person's."""
+    """A bare name is a user's."""
     return value if ":" in value else f"person:{value}"
 
 
 def _since(value: str) -> int:
-    if value.isdecimal():  # a year, more likely than seconds
+    if value.isdecimal():  # more likely a year than seconds
         raise SearchError(f"since: {value[:40]} has no unit; {durations.SINCE_RULE}.")
     try:
         return durations.parse_since(value)

@@ -1,6 +1,4 @@
-"""Settings in the database: how each stands, its history, and how to change it. What each may be is in
-`core/setting_values.py`.
-"""
+"""Settings in the database: values, history and changes. Allowed values are in `core/settings.py`."""
 
 from __future__ import annotations
 
@@ -14,17 +12,14 @@ from sqlalchemy.orm import Session
 
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.settings import DEFINITIONS, Definition, Number, Settings, define
+from webapp.db.engines import writing
 from webapp.db.models import Control, Event, Setting
-from webapp.jobs.lifecycle import record
+from webapp.jobs.lifecycle import NotFound, record
 from webapp.lib import clock
 
 
-class UnknownChange(LookupError):
-    """A change that a setting has not had, or that is not on record any more."""
-
-
 class Outdated(Exception):
-    """Somebody changed the setting after `seen`, which is what the asker had looked at. `change` is the newest."""
+    """Another user changed the setting after the change `seen` that the caller knows. `change` is the newest one."""
 
     def __init__(self, change: Change) -> None:
         self.change = change
@@ -33,7 +28,7 @@ class Outdated(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A setting as it stands. `changed_at` and `changed_by` are None at the default."""
+    """A setting and its value. `changed_at` and `changed_by` are None at the default."""
 
     definition: Definition
     value: Number
@@ -43,7 +38,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Change:
-    """One line of a setting's history. `…_default`: it stood, or stands from then on, at its default."""
+    """One line of a setting's history. `…_default`: the value before or after is the default."""
 
     id: int
     at: int
@@ -61,20 +56,18 @@ def load(session: Session) -> Settings:
 
 
 def describe(session: Session) -> list[Value]:
-    """Every setting as it stands, in the order of DEFINITIONS."""
+    """All settings with their values, in the order of DEFINITIONS."""
     rows = {row.key: row for row in session.scalars(select(Setting))}
-    values = []
-    for key, definition in DEFINITIONS.items():
-        row = rows.get(key)
-        if row is None:
-            values.append(Value(definition, definition.tidy(definition.default)))
-        else:
-            values.append(Value(definition, definition.tidy(json.loads(row.value)), row.changed_at, row.changed_by))
-    return values
+    return [
+        Value(one, one.tidy(json.loads(rows[key].value)), rows[key].changed_at, rows[key].changed_by)
+        if key in rows
+        else Value(one, one.tidy(one.default))
+        for key, one in DEFINITIONS.items()
+    ]
 
 
 def history(session: Session, key: str, limit: int = 50) -> list[Change]:
-    """What became of one setting, newest first. Raises SettingError."""
+    """The changes of one setting, newest first. Raises SettingError."""
     definition = define(key)
     events = select(Event).where(Event.subject == "setting:" + key).order_by(Event.id.desc()).limit(limit)
     return [_as_change(definition, event) for event in session.scalars(events)]
@@ -98,9 +91,9 @@ def _as_change(definition: Definition, event: Event) -> Change:
 def change(
     session: Session, key: str, text: object, actor: str, *, seen: Optional[int] = None, reverts: Optional[int] = None
 ) -> Value:
-    """Set one setting and record who changed it from what to what.
+    """Change one setting and record it.
 
-    `seen` is the newest change that the asker knew of (0: none). Raises SettingError and Outdated; then nothing is
+    `seen` is the newest change that the caller knows (0: none). Raises SettingError and Outdated; then nothing is
     stored.
     """
     definition = define(key)
@@ -109,38 +102,48 @@ def change(
     now = clock.now()
     before = _before(session, definition)
     session.merge(Setting(key=key, value=json.dumps(value), changed_at=now, changed_by=actor))
-    _noted(session, key, actor, {**before, "to": value}, reverts)
+    _record(session, key, actor, {**before, "to": value}, reverts)
     return Value(definition, value, now, actor)
 
 
-def reset(
-    session: Session, key: str, actor: str, *, seen: Optional[int] = None, reverts: Optional[int] = None
-) -> Value:
-    """Put one setting back to its default. Raises as `change` does."""
+def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None) -> Value:
+    """`change` in a transaction of its own."""
+    with writing() as session:
+        return change(session, key, text, actor, seen=seen)
+
+
+def unset_setting(key: str, actor: str, *, seen: Optional[int] = None) -> Value:
+    """Reset a setting to its default, in a transaction of its own. Raises as `change` does."""
+    with writing() as session:
+        return _reset(session, key, actor, seen, None)
+
+
+def revert_setting(key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> Value:
+    """Restore the value before a change, in a transaction of its own. Raises as `change` does, and NotFound."""
+    definition = define(key)
+    with writing() as session:
+        event = session.get(Event, change_id)
+        if event is None or event.subject != "setting:" + key:
+            raise NotFound(f"this change of {key} is not on record.")
+        old = _as_change(definition, event)
+        if old.before_default:
+            return _reset(session, key, actor, seen, change_id)
+        return change(session, key, old.before, actor, seen=seen, reverts=change_id)
+
+
+def _reset(session: Session, key: str, actor: str, seen: Optional[int], reverts: Optional[int]) -> Value:
     definition = define(key)
     _check_seen(session, key, seen)
     before = _before(session, definition)
     if session.execute(delete(Setting).where(Setting.key == key).returning(Setting.key)).first():
-        _noted(session, key, actor, {**before, "to": definition.default, "default": True}, reverts)
+        _record(session, key, actor, {**before, "to": definition.default, "default": True}, reverts)
     return Value(definition, definition.tidy(definition.default))
-
-
-def revert(session: Session, key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> Value:
-    """Put one setting back to what it was before a change. Raises as `change` does, and UnknownChange."""
-    definition = define(key)
-    event = session.get(Event, change_id)
-    if event is None or event.subject != "setting:" + key:
-        raise UnknownChange(f"this change of {key} is not on record.")
-    old = _as_change(definition, event)
-    if old.before_default:
-        return reset(session, key, actor, seen=seen, reverts=change_id)
-    return change(session, key, old.before, actor, seen=seen, reverts=change_id)
 
 
 def _check_seen(session: Session, key: str, seen: Optional[int]) -> None:
     if seen is None:
         return
-    session.execute(select(Control.id).with_for_update())  # of two at once, the second sees what the first has done
+    session.execute(select(Control.id).with_for_update())  # the second of two concurrent changes sees the first
     newest = history(session, key, 1)
     if newest and newest[0].id != seen:
         raise Outdated(newest[0])
@@ -157,9 +160,10 @@ def bump_revision(session: Session) -> None:
     session.execute(text(BUMP_REVISION))
 
 
-def _noted(session: Session, key: str, actor: str, detail: Mapping[str, Any], reverts: Optional[int]) -> None:
+def _record(session: Session, key: str, actor: str, detail: Mapping[str, Any], reverts: Optional[int]) -> None:
     session.flush()
     bump_revision(session)
     change = {"before": detail["from"], "after": detail["to"]}
-    told = {**detail, **({"reverts": reverts} if reverts is not None else {})}
-    record(session, "config", [("setting:" + key, None)], actor, told, changes=[change])
+    if reverts is not None:
+        detail = {**detail, "reverts": reverts}
+    record(session, "config", [("setting:" + key, None)], actor, detail, changes=[change])

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from webapp.core.locks import Busy, Gone
 from webapp.core.relocated import Relocated
 from webapp.db import db_errors
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound
 from webapp.web.faces import current_face
 from webapp.web.schema_guard import Outdated
 

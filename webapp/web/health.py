@@ -18,7 +18,8 @@ from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
 from webapp.db import db_errors
 from webapp.db.engines import reading
-from webapp.jobs import queries, settings
+from webapp.insight import fleet
+from webapp.jobs import settings
 
 MIN_FREE_BYTES = 10 * 1024**2
 WRITE_CHECK_INTERVAL_SECONDS = 1.0  # anonymous requests must not cause a write each time
@@ -41,7 +42,7 @@ def ready() -> Response:
         _check_writable()
         with reading() as session:
             current = session.scalar(text(schema.REVISION)) == schema.HEAD
-            views = queries.workers(session, settings.load(session).lease)
+            views = fleet.workers(session, settings.load(session).lease)
     except Relocated:
         return _answer(503, "database: the queue has moved to another one, or is moving")
     except (SQLAlchemyError, Busy, OSError):

@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from webapp.core import labels
 from webapp.db.models import BulkAction
-from webapp.insight import trends
+from webapp.insight import fleet, trends
 from webapp.insight.failure_groups import DeadGroup, fingerprint
-from webapp.insight.fleet import SupervisorView
+from webapp.insight.fleet import SupervisorView, WorkerView
 from webapp.insight.queues import QueueView
 from webapp.insight.trends import Trend
 from webapp.jobs import actions, activity, queries, settings
-from webapp.jobs.queries import Waiting, WorkerView
+from webapp.jobs.queries import Waiting
 from webapp.jobs.settings import Change, Value
 from webapp.lib import clock, histograms
 from webapp.lib.histograms import Histogram
@@ -145,7 +145,7 @@ def status(session: Session) -> dict[str, Any]:
     hour = trends.trend(session, trends.RANGES["1h"])
     return {
         "states": queries.count_states_exactly(session),
-        "workers": [worker(view) for view in queries.workers(session, settings.load(session).lease)],
+        "workers": [worker(view) for view in fleet.workers(session, settings.load(session).lease)],
         "oldest_pending_seconds": queries.waited(queries.oldest_pending(session), now),
         "finished_last_minute": queries.count_finished_since(session, now - MINUTE).number,
         "finished_last_hour": queries.count_finished_since(session, now - HOUR).number,

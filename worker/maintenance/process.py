@@ -30,7 +30,7 @@ from webapp.db import db_errors, engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, Worker
 from webapp.insight import rollups
-from webapp.jobs import actions, canary, operations, settings
+from webapp.jobs import actions, canary, settings, worker_actions
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from worker import processes
@@ -165,10 +165,10 @@ class _Keeper:
         recovery.recover_orphans()
         if self._crew is not None:
             self._crew.tick()
-        self._carry_on([*acts, *(canary.look(PATIENCE) if canaries_wait else ())])
+        self._carry_on([*acts, *(canary.check_all(PATIENCE) if canaries_wait else ())])
         if now - self._folded_at >= FOLD_EVERY:
             # Not all of it in one look, when a day must be caught up: the next one goes on at once.
-            self._folded_at = now if rollups.fold(patience=PATIENCE) < rollups.CHUNK else now - FOLD_EVERY
+            self._folded_at = now if rollups.fold(patience=PATIENCE) < rollups.FOLD_BATCH else now - FOLD_EVERY
         if self._retention_goes_on or now - self._retained_at >= RETENTION_EVERY:
             self._retained_at, self._retention_goes_on = now, False
             self._retention_goes_on = self._retention.resume(values)
@@ -238,7 +238,7 @@ class _Keeper:
             ).first()
             if expired is None:
                 return  # it beat after all, or another keeper was first
-            operations.record_expiry(session, worker.id, reason)
+            worker_actions.record_expiry(session, worker.id, reason)
         log.warning(
             "worker %s on %s is taken for dead: %s", worker.id, worker.host, reason, extra={"worker": worker.id}
         )

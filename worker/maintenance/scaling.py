@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, Supervisor, Worker
-from webapp.jobs import operations
+from webapp.jobs import worker_actions
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from worker import processes
@@ -104,7 +104,7 @@ class Scaling:
 
     def _ask_to_stop(self, worker_ids: list[str]) -> None:
         with writing(PATIENCE) as session:
-            asked = operations.request_stop(session, worker_ids, "rule:scale")
+            asked = worker_actions.request_stop(session, worker_ids, "rule:scale")
         log.info("workers that are too many were asked to stop: %s", ", ".join(asked))
 
     def _tell(self, wanted: Wanted) -> None:

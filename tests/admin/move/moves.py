@@ -1,4 +1,4 @@
-"""A move, as the command makes it: forth, back, looked at, and ended in its middle."""
+"""Helpers that run a move, an undo or a dry run, and interrupt a move."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.maintenance import process as maintenance
 
 
 class Lines:
-    """Hears what a person would be told."""
+    """Collects the messages for the user."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

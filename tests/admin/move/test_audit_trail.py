@@ -11,12 +11,12 @@ from tests.admin.move.moves import go
 from tests.conftest import opened
 from webapp.config import Config
 from webapp.db.application import create_core
-from webapp.jobs import operations
+from webapp.jobs import settings
 
 
-def test_a_queue_that_moved_has_its_trail_its_setting_and_its_guard(app: Flask, target: Config) -> None:
+def test_a_moved_queue_has_its_audit_trail_setting_and_guard(app: Flask, target: Config) -> None:
     old, kept = write_lines(400, 200)
-    operations.set_setting("keep_audit", 300, "rule:test")
+    settings.set_setting("keep_audit", 300, "rule:test")
     go(target)
     for _ in opened(create_core(target)):
         with pytest.raises(DBAPIError, match=WORDS):

@@ -1,4 +1,4 @@
-"""Killed before any of its writes, in each direction, a move is completed by the next run, or taken back."""
+"""A move killed before any of its writes is completed by the next run, or undone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests import riches
 from tests.admin.move.moves import contents_of
 from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
-from webapp.admin.move import Side, marks
+from webapp.admin.move import Side, marker
 from webapp.config import Config, ConfigError
 from webapp.core.relocated import Relocated
 from webapp.db import engines
@@ -62,7 +62,7 @@ def url_of(config: Config) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def pair(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator[Callable[[], Any]]:
-    """Makes a queue that is rich already and an empty database of the other kind, anew each time."""
+    """Creates a full queue and an empty database of the other kind, new for each call."""
     server: URL = request.getfixturevalue("postgresql_server")
     home.mkdir(mode=0o700)
     numbers = iter(range(1000))
@@ -106,7 +106,7 @@ def rich_postgresql(server: URL, home: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("pair", "part"), [("sqlite", 0), ("postgresql", 2)], indirect=["pair"])
-def test_a_move_that_was_killed_at_any_write_is_completed_by_the_next(
+def test_a_move_killed_at_any_write_is_completed_by_the_next_run(
     pair: Callable[[], Any], killer: Killer, part: int
 ) -> None:
     kill_at = part + 1
@@ -125,7 +125,7 @@ def test_a_move_that_was_killed_at_any_write_is_completed_by_the_next(
     assert kill_at > LEAST_WRITES
 
 
-def test_a_move_that_was_killed_at_any_write_can_be_taken_back(pair: Callable[[], Any], killer: Killer) -> None:
+def test_a_move_killed_at_any_write_can_be_undone(pair: Callable[[], Any], killer: Killer) -> None:
     kill_at, undone = 2, 0
     while True:
         with pair() as (source, target):
@@ -144,7 +144,7 @@ def test_a_move_that_was_killed_at_any_write_can_be_taken_back(pair: Callable[[]
 
 
 @pytest.mark.parametrize("then", ["undo", "move"])
-def test_an_undo_that_was_killed_at_any_write_is_completed_or_the_move_is(
+def test_after_an_undo_killed_at_any_write_the_undo_or_the_move_is_completed(
     pair: Callable[[], Any], killer: Killer, then: str
 ) -> None:
     kill_at = 1
@@ -158,7 +158,7 @@ def test_an_undo_that_was_killed_at_any_write_is_completed_or_the_move_is(
                 break
             assert not both_take_writes(source, target)
             again = killer.run(source, "--to", url_of(target), *(["--undo"] if then == "undo" else []))
-            decided = "was being taken back. Complete that with --undo" in again["said"]
+            decided = "is being undone. Complete the undo with --undo" in again["said"]
             if decided:
                 assert again["code"] == 1
                 again = killer.run(source, "--to", url_of(target), "--undo")
@@ -174,7 +174,7 @@ def test_an_undo_that_was_killed_at_any_write_is_completed_or_the_move_is(
 
 
 class NotKept(Exception):
-    """Rolls a write back that was only to be tried."""
+    """Rolls back a write that is only a trial."""
 
 
 def takes_writes(config: Config) -> bool:
@@ -195,11 +195,11 @@ def both_take_writes(source: Config, target: Config) -> bool:
 
 
 def is_begun(target: Config) -> bool:
-    """Whether anything of the queue may be there; asked before a look at it could make its tables."""
+    """Whether the move may have reached the database, checked before a read could create its tables."""
     if target.is_sqlite and not target.sqlite_path.exists():
         return False
     with Side.at(target) as side, side.reading() as connection:
-        return bool(marks.moves(connection, "to"))
+        return bool(marker.moves(connection, "to"))
 
 
 def assert_arrived(before: dict[str, Any], source: Config, target: Config) -> None:

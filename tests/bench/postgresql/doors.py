@@ -20,7 +20,7 @@ from webapp.core.job_spec import JobSpec
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db.engines import worker_connection
-from webapp.jobs.operations import enqueue
+from webapp.jobs.actions import enqueue
 from webapp.lib import clock
 
 

@@ -20,7 +20,7 @@ from tests.bench.postgresql.server import Database
 from tests.bench.rounds import percentile
 from tests.bench.scratch import eventually
 from webapp.core.job_spec import JobSpec
-from webapp.jobs.operations import enqueue
+from webapp.jobs.actions import enqueue
 
 COMMAND = "true"
 PROCESSES, SLOTS = "processes", "slots"

@@ -16,7 +16,7 @@ from webapp.db import audit
 from webapp.db.engines import writing
 from webapp.db.models import OutputTail
 from webapp.insight import failure_groups
-from webapp.jobs import actions, canary, operations
+from webapp.jobs import actions, canary, settings
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
@@ -47,8 +47,8 @@ def fill() -> None:
                 error="z" * 300,
             )
     longest = {"id": "w" * 128, "queue": "q" * 128, "requires": ["l" * 128, "host:" + "h" * 120]}
-    operations.enqueue([job_spec.parse({"command": "true", **longest})], "person:ana")
-    operations.set_setting("backoff_base", "3", "person:ana")
+    actions.enqueue([job_spec.parse({"command": "true", **longest})], "person:ana")
+    settings.set_setting("backoff_base", "3", "person:ana")
     actions.apply("cancel", [make_job("pending", command="x" * 200).id], "person:" + "y" * 60)
     canary.start(JobFilter(), "person:ana", make_job("dead").id)
     fill_with_groups()
@@ -73,7 +73,7 @@ def fill_with_people() -> None:
     tokens.revoke("old", "person:ben")
     make_user("emil", "viewer")
     users.set_disabled("emil", True, "person:ben")
-    operations.enqueue([job_spec.parse({"command": "printf " + "y" * 400, "id": "z" * 120})], "token:deploy")
+    actions.enqueue([job_spec.parse({"command": "printf " + "y" * 400, "id": "z" * 120})], "token:deploy")
     with writing() as session:
         audit.note(session, "post", ["route:queues.pause"], "person:ben", outcome="refused", details=[{"needs": "x"}])
 

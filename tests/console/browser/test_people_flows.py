@@ -15,7 +15,7 @@ from tests.console.browser.conftest import Watched
 from webapp.accounts import sessions, tokens, users
 from webapp.db.engines import reading, writing
 from webapp.db.models import User, UserSession
-from webapp.jobs import operations
+from webapp.jobs import settings
 from webapp.lib import clock
 
 GOOD = "correct horse battery"
@@ -203,7 +203,7 @@ def test_another_browser_of_ones_own_is_signed_out(open_browser: Callable[..., P
 
 @pytest.mark.full
 def test_the_trail_is_narrowed_and_kept_as_a_file(page: Page, tmp_path: Path) -> None:
-    operations.set_setting("lease", 40, "person:ana")
+    settings.set_setting("lease", 40, "person:ana")
     page.goto("/jobs")
     page.locator(".menu.user summary").click()
     page.get_by_role("link", name="Audit trail").click()

@@ -12,7 +12,7 @@ from tests.console.browser.faults import faults_of
 from tests.factories import make_job, make_supervisor, make_worker
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor, Worker
-from webapp.jobs import operations, settings
+from webapp.jobs import settings
 from webapp.lib import clock
 
 Open = Callable[..., Page]
@@ -124,7 +124,7 @@ def test_of_two_people_who_change_a_setting_the_second_is_told_and_loses_nothing
 ) -> None:
     watched.expect("status of 409")
     ana, ben = open_browser("admin", name="ana"), open_browser("admin", name="ben")
-    operations.set_setting("backoff_base", 9, "person:ana")
+    settings.set_setting("backoff_base", 9, "person:ana")
     for page in (ana, ben):
         page.goto("/config/backoff_base")
     ben.locator(".changes-of").get_by_role("button", name="Revert to 2").click()
@@ -186,7 +186,7 @@ def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
     make_worker(id="silent", supervisor_id="s0", host="web-1.example.org", seen_at=1)
     make_worker(state="expired", stopped_at=clock.now())
     for value in (3, 5):
-        operations.set_setting("backoff_base", value, "person:" + "b" * 60)
+        settings.set_setting("backoff_base", value, "person:" + "b" * 60)
     make_job("dead", finished_at=clock.now() - 9 * clock.DAY)
     page = open_browser("admin", color_scheme=scheme, viewport={"width": width, "height": 800})
     faults: list[str] = []

@@ -17,7 +17,7 @@ from webapp.core import job_spec
 from webapp.core.settings import Settings
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Event, IdempotencyKey, Job, Worker
-from webapp.jobs import actions, deletion, operations
+from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
 from worker import processes
 from worker.maintenance import process as keeper
@@ -136,10 +136,10 @@ def test_a_job_that_was_requeued_and_ended_again_in_the_meantime_stays(monkeypat
 
 def test_old_records_go_and_those_of_existing_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "RECORDS", 2)
-    operations.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
+    actions.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
     actions.apply("cancel", ["job0", "job1", "job2"], "person:test")
     for value in range(5):
-        operations.set_setting("backoff_base", 3 + value, "person:test")
+        settings.set_setting("backoff_base", 3 + value, "person:test")
     with writing() as session:
         session.execute(update(Event).values(at=1))
     prune(keep_cancelled=0)

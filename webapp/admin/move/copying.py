@@ -1,9 +1,8 @@
-"""The rows of every table from one database into the other: in batches by key, counted and summed on the way.
+"""Copies the rows of every table in batches by key, and computes checksums.
 
-A batch is one transaction of the target, with the note of how far it came; whoever is killed goes on from there. The
-source must take no writes. What a table holds is summed up as the number of its rows and a checksum in which their
-order does not matter, for two databases sort texts differently; rows are hashed here, from the values that the drivers
-give, so that both sides say the same.
+A batch is one transaction of the target and stores the progress too, so a killed run continues from there. The source
+must accept no writes. A checksum does not depend on the order of rows, because the two databases sort texts
+differently. Rows are hashed here, from the values of the drivers, so that both sides give equal sums.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from sqlalchemy import Column, LargeBinary, Select, String, Table, cast, func, i
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from webapp.admin.move import marks
-from webapp.admin.move.sides import MoveError, Side, Tick
+from webapp.admin.move import marker
+from webapp.admin.move.databases import MoveError, Side, Tick
 from webapp.db import db_errors
 from webapp.db.engines import Base
 
-ROWS = 2000  # of one batch, at the most
-BYTES = 8 * 1024**2  # of texts and outputs in one batch; one row alone may be larger
+ROWS = 2000  # limit of one batch
+BYTES = 8 * 1024**2  # limit of texts and outputs in one batch; a single row may be larger
 _MODULUS = 2**128
 
 
 def tables() -> list[Table]:
-    """All that are copied, in an order in which what is referred to is there first."""
+    """All copied tables; tables come after the tables that they refer to."""
     return list(Base.metadata.sorted_tables)
 
 
@@ -46,7 +45,7 @@ class Sum:
 
 
 def _hash(row: Sequence[Any]) -> int:
-    """`ascii` and no other text of the values, for it is the same on every Python; bytes as they are, being long."""
+    """Hash `ascii()` of the values, which is the same in every Python version, and bytes directly."""
     blobs = [value for value in row if type(value) is bytes]
     found = blake2b(digest_size=16)
     found.update(ascii([len(value) if type(value) is bytes else value for value in row]).encode())
@@ -57,7 +56,7 @@ def _hash(row: Sequence[Any]) -> int:
 
 @dataclass
 class Progress:
-    """How far the copy of one table is: the last key, what was copied up to it, whether that is all."""
+    """The progress of one table: the last copied key, the sum up to it, whether all rows are copied."""
 
     after: Optional[list[Any]] = None
     sum: Sum = field(default_factory=Sum)
@@ -72,9 +71,9 @@ class Progress:
 
 
 def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], tick: Tick) -> dict[str, Sum]:
-    """Bring what is missing into the target; `progress` is what its record of the move says. Returns each table's sum.
+    """Copy the missing rows into the target. `progress` is from its record of the move. Returns the sum of each table.
 
-    Raises MoveError where the target does not take a batch: a value does not fit, the disk is full.
+    Raises MoveError if the target refuses a batch: a value does not fit, the disk is full.
     """
     parts = {name: Progress.of(found) for name, found in progress.items()}
     for table in tables():
@@ -87,16 +86,16 @@ def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], 
                 break
             part.sum.add(rows)
             part.after = list(_key_of(table, rows[-1]))
-            with _told(target, table), target.writing() as connection:
+            with _explaining_errors(target, table), target.writing() as connection:
                 _store(connection, table, rows)
-                marks.note(connection, move_id, progress={name: one.as_json() for name, one in parts.items()})
+                marker.update_move(connection, move_id, progress={name: one.as_json() for name, one in parts.items()})
             tick(len(rows))
     return {name: part.sum for name, part in parts.items()}
 
 
 @contextmanager
-def _told(target: Side, table: Table) -> Iterator[None]:
-    """What the target says to a batch, as a sentence: by way of SQLAlchemy, or straight from psycopg."""
+def _explaining_errors(target: Side, table: Table) -> Iterator[None]:
+    """Turn an error of SQLAlchemy or psycopg into a MoveError."""
     driver: tuple[type[BaseException], ...] = (DBAPIError,)
     if not target.is_sqlite:
         import psycopg
@@ -106,7 +105,7 @@ def _told(target: Side, table: Table) -> Iterator[None]:
         yield
     except driver as error:
         reason = db_errors.explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
-        raise MoveError(f"{target.address} does not take rows of {table.name}: {reason}.") from error
+        raise MoveError(f"{target.address} refuses rows of {table.name}: {reason}.") from error
 
 
 def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
@@ -119,7 +118,7 @@ def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
 
 
 def pages(side: Side, table: Table, columns: Optional[Sequence[Any]] = None) -> Iterator[Sequence[Sequence[Any]]]:
-    """All rows of a table, by key. `columns` in the place of its own, of which the key must be the first ones."""
+    """All rows of a table, by key. `columns` replaces the table's columns and must start with the key."""
     after: Optional[Sequence[Any]] = None
     last = False
     while not last:
@@ -133,12 +132,12 @@ def pages(side: Side, table: Table, columns: Optional[Sequence[Any]] = None) -> 
 def _page(
     connection: Connection, table: Table, after: Optional[Sequence[Any]], columns: Optional[Sequence[Any]] = None
 ) -> tuple[Sequence[Sequence[Any]], bool]:
-    """The rows behind a key, as many as ROWS and BYTES allow, and whether there are no more.
+    """The rows after a key, as many as ROWS and BYTES allow, and whether they are the last.
 
-    Their sizes are asked first: an output may be large.
+    It reads the sizes first, because an output may be large.
     """
     sizes: Select[Any] = select(*_key(table), _size(connection, table))
-    keys = connection.execute(_behind(sizes, table, after).limit(ROWS)).all()
+    keys = connection.execute(_after(sizes, table, after).limit(ROWS)).all()
     if not keys:
         return [], True
     number, size = 0, 0
@@ -148,11 +147,11 @@ def _page(
             break
         number += 1
     wanted: Select[Any] = select(*(table.columns if columns is None else columns))
-    rows = connection.execute(_behind(wanted, table, after).limit(number)).all()
+    rows = connection.execute(_after(wanted, table, after).limit(number)).all()
     return rows, number == len(keys) < ROWS
 
 
-def _behind(statement: Select[Any], table: Table, after: Optional[Sequence[Any]]) -> Select[Any]:
+def _after(statement: Select[Any], table: Table, after: Optional[Sequence[Any]]) -> Select[Any]:
     key = _key(table)
     if after is not None:
         statement = statement.where(key[0] > after[0] if len(key) == 1 else tuple_(*key) > tuple_(*after))
@@ -169,7 +168,7 @@ def _key_of(table: Table, row: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _size(connection: Connection, table: Table) -> Any:
-    """The bytes of a row's texts and blobs. SQLite tells those of a blob without reading it, PostgreSQL of both."""
+    """The bytes of a row's texts and blobs, which both databases know without reading a blob."""
     sqlite = connection.dialect.name == "sqlite"
     sizes = [
         func.coalesce(func.length(cast(column, LargeBinary)) if sqlite else func.octet_length(column), 0)
@@ -187,7 +186,7 @@ def _store(connection: Connection, table: Table, rows: Sequence[Sequence[Any]]) 
     quote = connection.dialect.identifier_preparer.quote
     columns = ", ".join(quote(column.name) for column in table.columns)
     driver: Any = connection.connection.driver_connection
-    # What psycopg itself offers for many rows: several times as fast as INSERTs.
+    # COPY is several times faster than INSERT.
     with driver.cursor() as cursor, cursor.copy(f"COPY {quote(table.name)} ({columns}) FROM STDIN") as into:
         for row in rows:
             into.write_row(row)
@@ -197,7 +196,7 @@ def _store(connection: Connection, table: Table, rows: Sequence[Sequence[Any]]) 
 
 
 def counters(connection: Connection) -> dict[str, int]:
-    """Of each table whose keys are counted, the last number that was given, which may be one of a row that is gone."""
+    """The last generated key of each table with a counter; its row may be deleted by now."""
     found = {}
     for table in tables():
         column = _counted(table)
@@ -214,7 +213,7 @@ def counters(connection: Connection) -> dict[str, int]:
 
 
 def set_counters(connection: Connection, wanted: Mapping[str, int]) -> None:
-    """Have each table count on behind these numbers."""
+    """Continue each counter after these numbers."""
     for name, last in wanted.items():
         if connection.dialect.name == "sqlite":
             connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), {"name": name})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from webapp.config import Config
     from webapp.db.models import Job
     from webapp.jobs.actions import Result
-    from webapp.jobs.operations import Outcome
+    from webapp.jobs.lifecycle import Outcome
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -94,7 +94,7 @@ def actor() -> str:
 
 def found(job: Optional[Job], job_id: str) -> Job:
     """The job that was looked for. Raises NotFound where there is none."""
-    from webapp.jobs.operations import NotFound
+    from webapp.jobs.lifecycle import NotFound
 
     if job is None:
         raise NotFound(f"no such job: {job_id!r}. `manage.py list` shows the newest.")

@@ -11,9 +11,10 @@ from webapp.commands.shared.core import found
 from webapp.commands.shared.output import one_line, say, span
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.jobs import job_detail, queries
+from webapp.insight import fleet
+from webapp.jobs import job_detail
 from webapp.jobs import settings as tunables
-from webapp.jobs.operations import NotFound
+from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.durations import between
 from webapp.lib.text import escape_for_terminal
@@ -125,7 +126,7 @@ def _look(job_id: str, number: int, printer: _Printer, teller: _Teller, only: bo
 
 
 def _anybody_works(session: Session) -> bool:
-    return any(view.alive for view in queries.workers(session, tunables.load(session).lease))
+    return any(view.alive for view in fleet.workers(session, tunables.load(session).lease))
 
 
 class _Teller:

@@ -16,8 +16,8 @@ from webapp.commands.shared.output import Column, say, show, table
 from webapp.lib.text import plural, size
 
 if TYPE_CHECKING:
-    from webapp.admin.move import Report, Teller
-    from webapp.admin.move.sides import Tick
+    from webapp.admin.move import Report, Reporter
+    from webapp.admin.move.databases import Tick
     from webapp.config import Config
 
 SHOWN = 20  # values that do not fit; the first ones tell the story
@@ -56,7 +56,7 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
     with core(noting=False) as config:
         target_config = Config(config.home, database_url(url, "--to"), None)
         try:
-            with moving.one_at_a_time(config), moving.Side.at(target_config) as target, _teller() as teller:
+            with moving.move_lock(config), moving.Side.at(target_config) as target, _teller() as teller:
                 if dry_run:
                     return _print(moving.examine(target, teller))
                 if undo:
@@ -94,7 +94,7 @@ def _print(report: Report) -> int:
     show(table(columns, report.counts.items()))
     state = {"nothing": "empty", "fresh": "empty", "ours": "a copy that was begun before, and is begun anew"}
     click.echo(f"\nfrom     {report.source.kind}, {report.source.address}, about {size(report.size)}")
-    click.echo(f"to       {report.target.kind}, {report.target.address}, {state[report.standing]}")
+    click.echo(f"to       {report.target.kind}, {report.target.address}, {state[report.target_state]}")
     workers = plural(report.workers, "worker")
     if report.running:
         click.echo(f"running  {', '.join(map(str, report.running))}; {workers}. A move waits for them.")
@@ -137,7 +137,7 @@ def _tell_where(address: str, target: Config, write_env: bool) -> None:
 
 
 @contextmanager
-def _teller() -> Iterator[Teller]:
+def _teller() -> Iterator[Reporter]:
     """A bar on a terminal; elsewhere a line for each stage."""
     if not sys.stderr.isatty():
         yield _Lines()

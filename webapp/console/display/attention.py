@@ -19,11 +19,12 @@ from webapp.db import db_errors
 from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Obstacle
+from webapp.insight.fleet import WorkerView
 from webapp.insight.queues import QueueView
 from webapp.insight.stuck_jobs import Stuck, stuck
 from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
-from webapp.jobs.queries import Count, Waiting, WorkerView
+from webapp.jobs.queries import Count, Waiting
 from webapp.lib import clock, durations
 from webapp.lib.text import plural
 

@@ -1,4 +1,4 @@
-"""A move is taken back as long as nothing is lost by it; both at once never take writes."""
+"""Undo of a move: nothing is lost, and never do both databases accept writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.core.relocated import Relocated
 from webapp.db.application import create_core
 
 
-def test_a_move_is_taken_back_while_nothing_was_done_there(app: Flask, target: Config) -> None:
+def test_a_move_can_be_undone_while_the_copy_is_unchanged(app: Flask, target: Config) -> None:
     riches.fill(large=10)
     go(target)
     before = riches.contents()
@@ -31,13 +31,13 @@ def test_a_move_is_taken_back_while_nothing_was_done_there(app: Flask, target: C
         create_core(target)
 
 
-def test_what_was_done_there_is_not_given_up_unasked(app: Flask, target: Config) -> None:
+def test_changes_in_the_copy_are_given_up_only_with_force(app: Flask, target: Config) -> None:
     riches.fill(large=10)
     go(target)
     there = create_core(target)
     for _ in opened(there):
         make_job(id="theirs")
-    with pytest.raises(MoveError, match=r"was used since: jobs \(8 rows here, 9 there\).*say --force"):
+    with pytest.raises(MoveError, match=r"was used since: jobs \(8 rows here, 9 there\).*use --force"):
         back(target)
     with there.app_context():
         make_job(id="goes-on")
@@ -52,7 +52,9 @@ def test_what_was_done_there_is_not_given_up_unasked(app: Flask, target: Config)
         make_job()
 
 
-def test_a_target_that_is_lost_does_not_take_the_queue_along(app: Flask, home: Path, postgresql_server: URL) -> None:
+def test_a_move_can_be_undone_with_force_when_the_target_is_lost(
+    app: Flask, home: Path, postgresql_server: URL
+) -> None:
     with postgresql_database(postgresql_server) as url:
         target = configuration(home, url)
         go(target)
@@ -65,7 +67,7 @@ def test_a_target_that_is_lost_does_not_take_the_queue_along(app: Flask, home: P
 
 
 @pytest.mark.parametrize("stopped", ["queues", "audit", None])
-def test_a_move_that_was_taken_back_can_be_made_again(
+def test_a_move_can_be_repeated_after_an_undo(
     app: Flask, target: Config, stopped: Optional[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     riches.fill(large=10)
@@ -82,7 +84,7 @@ def test_a_move_that_was_taken_back_can_be_made_again(
     assert contents_of(target) == riches.contents()
 
 
-def test_a_queue_goes_there_and_back_again(app: Flask, target: Config, tmp_path: Path) -> None:
+def test_a_queue_can_move_there_and_back(app: Flask, target: Config, tmp_path: Path) -> None:
     riches.fill(large=1000)
     go(target)
     for _ in opened(create_core(target)):
@@ -96,7 +98,7 @@ def test_a_queue_goes_there_and_back_again(app: Flask, target: Config, tmp_path:
         make_job()
 
 
-def test_who_was_not_moved_cannot_be_taken_back(app: Flask, target: Config) -> None:
+def test_a_queue_that_was_not_moved_cannot_be_moved_back(app: Flask, target: Config) -> None:
     with pytest.raises(MoveError, match="was not moved"):
         back(target)
 

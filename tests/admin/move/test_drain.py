@@ -1,4 +1,4 @@
-"""No job is cut short by a move, none is lost, and what was being stored is moved."""
+"""A move interrupts no job, loses none, and includes open transactions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tests.admin.move.moves import contents_of, go
 from tests.conftest import opened
 from tests.deadline import DEADLINE
 from tests.factories import make_job, make_worker
-from webapp.admin.move import MoveError, quiet
+from webapp.admin.move import MoveError, drain
 from webapp.config import Config
 from webapp.db import engines, models
 from webapp.db.application import create_core
-from webapp.jobs import queries
+from webapp.insight import fleet
 from worker import processes
 
 
-def test_nothing_moves_while_a_job_runs_and_the_workers_go_on(app: Flask, target: Config) -> None:
+def test_the_move_fails_while_a_job_runs_and_the_workers_resume(app: Flask, target: Config) -> None:
     host = processes.host_name()
     busy = make_worker(host="another-host")
     shy = make_worker(wish="quiet", host=host, pid=1)
@@ -29,12 +29,12 @@ def test_nothing_moves_while_a_job_runs_and_the_workers_go_on(app: Flask, target
     with pytest.raises(MoveError, match=r"still running: long \(\d+ s, on another-host\)"):
         go(target, patience=0.0)
     with engines.reading() as session:
-        wishes = {view.worker.id: view.worker.wish for view in queries.workers(session, 30)}
+        wishes = {view.worker.id: view.worker.wish for view in fleet.workers(session, 30)}
     assert wishes == {busy.id: "run", shy.id: "quiet"}
     make_job()
 
 
-def test_what_a_dead_worker_held_goes_back_and_moves(app: Flask, target: Config) -> None:
+def test_jobs_of_a_lost_worker_are_released_and_moved(app: Flask, target: Config) -> None:
     dead = make_worker(host=processes.host_name(), boot_id=processes.boot_id(), pid=2**22 + 5)
     make_job("processing", id="held", worker_id=dead.id)
     go(target)
@@ -50,20 +50,20 @@ def test_a_job_that_was_claimed_at_the_last_moment_is_waited_for(
     app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late: list[str] = []
-    dismiss, settle = quiet.Quiet.dismiss, quiet.Quiet.settle
+    dismiss, settle = drain.Drain.stop_workers, drain.Drain.wait_until_idle
 
-    def claim(self: quiet.Quiet) -> None:
+    def claim(self: drain.Drain) -> None:
         dismiss(self)
         if not late:
             late.append(make_job("processing", id="late").id)
 
-    def end(self: quiet.Quiet, patience: Optional[float]) -> None:
+    def end(self: drain.Drain, patience: Optional[float]) -> None:
         if late:
             make_jobs_end()
         settle(self, patience)
 
-    monkeypatch.setattr(quiet.Quiet, "dismiss", claim)
-    monkeypatch.setattr(quiet.Quiet, "settle", end)
+    monkeypatch.setattr(drain.Drain, "stop_workers", claim)
+    monkeypatch.setattr(drain.Drain, "wait_until_idle", end)
     go(target)
     state = list(models.Job.__table__.columns.keys()).index("state")
     assert {row[state] for row in contents_of(target)["jobs"]} == {"completed"}
@@ -75,8 +75,8 @@ def make_jobs_end() -> None:
         session.execute(update(models.Job).values(values))
 
 
-def test_what_was_being_stored_when_the_mark_came_is_moved(app: Flask, target: Config) -> None:
-    """A transaction that is open makes the mark wait, and is in the copy; one that comes later is refused."""
+def test_a_transaction_that_is_open_when_writes_are_blocked_is_moved(app: Flask, target: Config) -> None:
+    """Blocking writes waits for an open transaction, which is in the copy; a later one is refused."""
     begun, end = threading.Event(), threading.Event()
 
     def store() -> None:

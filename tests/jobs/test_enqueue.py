@@ -1,4 +1,4 @@
-"""What people do to the queue: enqueue and pause, what is refused, and what it leaves behind."""
+"""Enqueue, and pausing queues."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from webapp.core import enqueue as enqueueing
 from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import job_detail, operations
+from webapp.jobs import actions, job_detail, lifecycle, queue_actions
 
 pytestmark = pytest.mark.postgresql
 
 
 def enqueue(*commands: str, **fields: object) -> list[str]:
-    return operations.enqueue([job_spec.parse({"command": command, **fields}) for command in commands], "person:test")
+    return actions.enqueue([job_spec.parse({"command": command, **fields}) for command in commands], "person:test")
 
 
 def job(job_id: str) -> Job:
@@ -42,10 +42,10 @@ def test_a_time_in_the_past_counts_as_now() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_taken_id_is_refused_with_its_state_and_nothing_of_the_batch_is_stored() -> None:
+def test_a_taken_id_is_refused_with_its_state_and_no_job_of_the_call_is_stored() -> None:
     enqueue("true", id="job1")
     with pytest.raises(job_spec.SpecError, match=r"id: 'job1' is already used by a pending job\."):
-        operations.enqueue([job_spec.parse({"command": "true", "id": i}) for i in ("new", "job1")], "person:test")
+        actions.enqueue([job_spec.parse({"command": "true", "id": i}) for i in ("new", "job1")], "person:test")
     with reading() as session:
         assert list(session.scalars(select(Job.id))) == ["job1"]
 
@@ -53,18 +53,18 @@ def test_a_taken_id_is_refused_with_its_state_and_nothing_of_the_batch_is_stored
 @pytest.mark.usefixtures("app")
 def test_a_form_sent_twice_makes_one_job() -> None:
     spec = job_spec.parse({"command": "true"})
-    first = operations.enqueue([spec], "person:test", form_key="k1")
-    assert operations.enqueue([spec], "person:test", form_key="k1") == first
-    assert operations.enqueue([spec], "person:test", form_key="k2") != first
+    first = actions.enqueue([spec], "person:test", form_key="k1")
+    assert actions.enqueue([spec], "person:test", form_key="k1") == first
+    assert actions.enqueue([spec], "person:test", form_key="k2") != first
 
 
 @pytest.mark.usefixtures("app")
 def test_a_queue_that_no_job_has_named_cannot_be_paused() -> None:
-    with pytest.raises(operations.NotFound, match="no such queue: 'mial'"):
-        operations.pause_queue("mial", "person:ana")
-    assert operations.pause_queue("default", "person:ana") is True
-    assert operations.pause_queue("default", "person:ana") is False
-    assert operations.resume_queue("default", "person:ana") is True
+    with pytest.raises(lifecycle.NotFound, match="no such queue: 'mial'"):
+        queue_actions.pause_queue("mial", "person:ana")
+    assert queue_actions.pause_queue("default", "person:ana") is True
+    assert queue_actions.pause_queue("default", "person:ana") is False
+    assert queue_actions.resume_queue("default", "person:ana") is True
 
 
 def test_a_job_row_that_breaks_the_rules_is_refused_by_the_database_itself(app: Flask) -> None:
@@ -81,11 +81,11 @@ def _asks(label: str, queue: str = "default") -> job_spec.JobSpec:
     return job_spec.parse({"command": "true", "requires": label, "queue": queue})
 
 
-def test_there_are_only_so_many_ways_to_ask_of_one_queue(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_label_sets_per_queue_is_limited(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and pages look through them one by one."""
-    monkeypatch.setattr(enqueueing, "MOST_LANES", 2)
-    operations.enqueue([*map(_asks, "ab")], "person:ana")
-    operations.enqueue([_asks("a")], "person:ana")
+    monkeypatch.setattr(enqueueing, "MOST_LABEL_SETS", 2)
+    actions.enqueue([*map(_asks, "ab")], "person:ana")
+    actions.enqueue([_asks("a")], "person:ana")
     with pytest.raises(job_spec.SpecError, match="require 2 different sets of labels already"):
-        operations.enqueue([_asks("c")], "person:ana")
-    operations.enqueue([_asks("c", "other")], "person:ana")
+        actions.enqueue([_asks("c")], "person:ana")
+    actions.enqueue([_asks("c", "other")], "person:ana")

@@ -1,4 +1,4 @@
-"""A queue that was moved, or is on its way, refuses every write; half a copy is of no use to anybody."""
+"""A queue that is being moved or was moved refuses every write; an unfinished copy cannot be used."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write(statement: str) -> None:
         session.execute(text(statement))
 
 
-def test_a_worker_that_still_is_there_is_refused_by_its_own_door(app: Flask, target: Config) -> None:
+def test_a_remaining_worker_is_refused_through_its_own_connection(app: Flask, target: Config) -> None:
     make_job()
     worker = engines.worker_connection()
     try:
@@ -77,7 +77,7 @@ def test_no_password_is_shown_anywhere(app: Flask, postgresql_target: Config, ho
     assert "s3cret" not in repr(told) + str(caught.value)
 
 
-def test_half_a_copy_is_of_no_use_to_anybody_and_the_source_takes_nothing(
+def test_an_unfinished_copy_cannot_be_used_and_the_source_refuses_writes(
     app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     riches.fill(large=10)
@@ -97,7 +97,7 @@ def test_half_a_copy_is_of_no_use_to_anybody_and_the_source_takes_nothing(
     assert contents_of(target) == riches.contents()
 
 
-def test_a_copy_that_was_begun_is_refused_to_every_other_queue(
+def test_an_unfinished_copy_is_refused_to_other_queues(
     app: Flask, target: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(monkeypatch, "audit")
@@ -109,7 +109,7 @@ def test_a_copy_that_was_begun_is_refused_to_every_other_queue(
             go(target)
 
 
-def test_a_queue_on_its_way_goes_to_no_other_place(
+def test_a_queue_that_is_being_moved_cannot_move_elsewhere(
     app: Flask, target: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(monkeypatch, "audit")
@@ -118,7 +118,7 @@ def test_a_queue_on_its_way_goes_to_no_other_place(
         go(target)
     monkeypatch.undo()
     other = Config(target.home, f"sqlite:///{tmp_path}/third.db", None)
-    with pytest.raises(MoveError, match=r"is not the copy that was begun at .* Name that one"):
+    with pytest.raises(MoveError, match=r"is not the copy that was started at .* Use that address"):
         go(other)
-    with pytest.raises(MoveError, match=r"was moved to .* Name that: --to "):
+    with pytest.raises(MoveError, match=r"was moved to .* Use --to "):
         back(other)

@@ -1,4 +1,4 @@
-"""What has moved is equal, and goes on as before."""
+"""The copy equals the source and works as before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.config import Config
 from webapp.core import job_spec, relocated
 from webapp.db import engines, models
 from webapp.db.application import create_core
-from webapp.jobs import operations
+from webapp.jobs import actions
 from worker.loop.dispatcher import Dispatcher
 
 
@@ -32,13 +32,13 @@ def test_every_table_arrives_equal(app: Flask, target: Config) -> None:
     assert contents_of(target) == here
 
 
-def test_no_table_of_the_database_is_left_behind(app: Flask) -> None:
+def test_every_table_of_the_database_is_copied(app: Flask) -> None:
     with engines.read_engine().connect() as connection:
         there = set(inspect(connection).get_table_names())
     assert {table.name for table in copying.tables()} == there - {"alembic_version", relocated.TABLE}
 
 
-def test_numbers_go_on_behind_the_last_that_was_given_even_if_its_row_is_gone(app: Flask, target: Config) -> None:
+def test_counters_continue_after_the_last_number_even_if_its_row_is_deleted(app: Flask, target: Config) -> None:
     make_job()
     gone = make_job()
     with engines.writing() as session:
@@ -48,7 +48,7 @@ def test_numbers_go_on_behind_the_last_that_was_given_even_if_its_row_is_gone(ap
         assert make_job().seq == gone.seq + 1
 
 
-def test_a_batch_ends_before_its_outputs_are_too_much_for_the_memory(
+def test_a_batch_is_limited_by_the_bytes_of_its_outputs(
     app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "BYTES", 10_000)
@@ -67,8 +67,8 @@ def _pages(app: Flask, names: list[str]) -> Iterator[Any]:
     return copying.pages(Side(app), table, [table.c[name] for name in names])
 
 
-def test_what_jobs_require_moves_with_them_and_is_looked_for_there(app: Flask, target: Config) -> None:
-    operations.enqueue([job_spec.parse({"command": "true", "id": "a", "requires": "gpu, ssd"})], "person:ana")
+def test_required_labels_move_with_the_jobs(app: Flask, target: Config) -> None:
+    actions.enqueue([job_spec.parse({"command": "true", "id": "a", "requires": "gpu, ssd"})], "person:ana")
     make_worker(id="w1", state="stopped", stopped_at=1, labels='["gpu", "ssd"]')
     names = [table.name for table in copying.tables()]
     assert names.index("queues") < names.index("lanes")  # which refer to them
@@ -93,5 +93,5 @@ def test_a_difference_of_one_value_is_found(app: Flask, target: Config, monkeypa
             connection.execute(text("UPDATE attempts SET due_at = 1 WHERE number = 1 AND job_seq = 8"))
 
     monkeypatch.setattr(copying, "_store", alter)
-    with pytest.raises(MoveError, match=r"the copy is not equal: attempts \(3 rows here, 3 there\)\. Take it back"):
+    with pytest.raises(MoveError, match=r"the copy is not equal: attempts \(3 rows here, 3 there\)\. Undo the move"):
         go(target)

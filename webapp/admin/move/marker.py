@@ -1,7 +1,7 @@
-"""The mark on a database that takes no more writes, and the record of moves that both databases of one keep.
+"""Triggers that block all writes to a moved database, and the record of moves in both databases.
 
-The mark is triggers on every table, each of which refuses with the sentence of `core/relocated.py`; its table of moves has
-that sentence for those who only read. Neither is part of the schema: they are made by the first move that needs them.
+Each trigger refuses a write with the message of `core/relocated.py`; the record has the same message for readers. The
+first move creates both; they are not part of the schema.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from sqlalchemy import BigInteger, Column, MetaData, Table, Text, inspect, selec
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
-from webapp.admin.move.sides import MoveError, Side
+from webapp.admin.move.databases import MoveError, Side
 from webapp.core import relocated
 from webapp.core.locks import Busy
 
-# In the source: PREPARED, the target is being made ready; COPYING, marked; DONE, the target is the queue.
+# In the source: PREPARED, the target is being prepared; COPYING, writes are blocked; DONE, the target is the queue.
 # In the target: COPYING, it cannot be used; DONE, it is the queue. In both: UNDONE, taken back.
 PREPARED, COPYING, DONE, UNDONE = "prepared", "copying", "done", "undone"
 
-# Milliseconds of one try for all locks. Shorter than PostgreSQL's deadlock_timeout, so that nobody's work is ended for
-# it; after SHORT_TRIES seconds longer, for an autovacuum gives way to nobody who has not waited for so long.
-LOCK_TRY, LONG_TRY, SHORT_TRIES = 500, 3000, 6.0
-LOCK_PATIENCE = 30.0  # seconds
-_NOT_YET = ("55P03", "40P01")  # lock not available, deadlock detected
+# Milliseconds of one attempt to lock all tables. At first shorter than PostgreSQL's deadlock_timeout, so that no other
+# transaction is aborted. Later longer, because an autovacuum gives way only after deadlock_timeout.
+SHORT_LOCK_TIMEOUT_MS, LONG_LOCK_TIMEOUT_MS = 500, 3000
+SHORT_TRIES_SECONDS = 6.0
+LOCK_TIMEOUT_SECONDS = 30.0  # for all attempts
+_LOCK_ERRORS = ("55P03", "40P01")  # lock not available, deadlock detected
 _FUNCTION = "queue_is_elsewhere"
 T = TypeVar("T")
 
@@ -37,19 +38,19 @@ _metadata = MetaData()
 MOVES = Table(
     relocated.TABLE,
     _metadata,
-    Column("id", Text, primary_key=True),  # of the move, the same in both
+    Column("id", Text, primary_key=True),  # the same in both databases
     Column("role", Text, nullable=False),  # 'from' in the source, 'to' in the target
-    Column("address", Text, nullable=False),  # of the other one, without a password
+    Column("address", Text, nullable=False),  # of the other database, without password
     Column("phase", Text, nullable=False),
-    Column("words", Text),  # what writers are told; None while they are welcome
-    Column("at", BigInteger, nullable=False),  # when it was begun
-    Column("progress", Text),  # in the target: how far each table is, see copying.py
+    Column("words", Text),  # message for writers; None: writes are allowed
+    Column("at", BigInteger, nullable=False),  # start of the move
+    Column("progress", Text),  # in the target: progress of each table, see copying.py
 )
 
 
 @dataclass(frozen=True)
 class Move:
-    """What one database knows of a move."""
+    """The record of a move in one database. Columns as in MOVES."""
 
     id: str
     role: str
@@ -61,7 +62,7 @@ class Move:
 
 
 def moves(connection: Connection, role: str) -> list[Move]:
-    """Those in which this database was the source ('from') or the target ('to'), the newest first."""
+    """Moves in which this database is the source ('from') or the target ('to'), newest first."""
     if not inspect(connection).has_table(MOVES.name):
         return []
     rows = connection.execute(select(MOVES).where(MOVES.c.role == role).order_by(MOVES.c.at.desc()))
@@ -71,35 +72,31 @@ def moves(connection: Connection, role: str) -> list[Move]:
     ]
 
 
-def departure(source: Side) -> Optional[Move]:
-    """The newest move of which this is the source."""
+def outgoing_move(source: Side) -> Optional[Move]:
+    """The newest move from this database."""
     with source.reading() as connection:
         return next(iter(moves(connection, "from")), None)
 
 
-def arrival(target: Side, move_id: str) -> Optional[Move]:
-    """What the target knows of a move; None where nothing of it has arrived. Raises MoveError: it cannot be read."""
+def incoming_move(target: Side, move_id: str) -> Optional[Move]:
+    """The target's record of a move; None: it has none. Raises MoveError if the target cannot be read."""
     if target.is_sqlite and not target.config.sqlite_path.exists():
         return None
     with target.reached() as connection:
         return next((one for one in moves(connection, "to") if one.id == move_id), None)
 
 
-def begin(connection: Connection, move: Move) -> None:
+def add(connection: Connection, move: Move) -> None:
     _metadata.create_all(connection)
-    connection.execute(
-        MOVES.insert().values(
-            id=move.id, role=move.role, address=move.address, phase=move.phase, words=move.words, at=move.at
-        )
-    )
+    connection.execute(MOVES.insert().values({**vars(move), "progress": None}))
 
 
-def forget(connection: Connection) -> None:
+def drop_table(connection: Connection) -> None:
     _metadata.drop_all(connection)
 
 
-def note(connection: Connection, move_id: str, **values: Any) -> None:
-    """Change what stands in the row of a move; `progress` as it is, not as JSON."""
+def update_move(connection: Connection, move_id: str, **values: Any) -> None:
+    """Change the record of a move. `progress` is a dict, stored as JSON."""
     if "progress" in values:
         values["progress"] = json.dumps(values["progress"])
     connection.execute(update(MOVES).where(MOVES.c.id == move_id).values(values))
@@ -109,44 +106,45 @@ def set_revision(connection: Connection, revision: str) -> None:
     connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
-# --- the mark --------------------------------------------------------------------------------------------------------
+# --- blocking writes -------------------------------------------------------------------------------------------------
 
 
-def alone(side: Side, work: Callable[[Connection], T]) -> T:
-    """Do something in a transaction in which nobody else writes to any table. Raises MoveError where none can be had.
+def run_exclusively(side: Side, work: Callable[[Connection], T]) -> T:
+    """Run `work` in a transaction while no other process writes to any table. Raises MoveError after a timeout.
 
-    SQLite has one writer anyway. PostgreSQL is asked for all tables in short tries: whoever has written to one and
-    wants another must not wait for us so long that one of the two is ended as a deadlock.
+    SQLite has one writer anyway. On PostgreSQL all tables are locked in short attempts: another transaction that has
+    written to one table and needs a second one must not run into a deadlock.
     """
     began = time.monotonic()
     while True:
         try:
             with side.writing() as connection:
                 if not side.is_sqlite:
-                    patience = LOCK_TRY if time.monotonic() < began + SHORT_TRIES else LONG_TRY
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {patience}")
+                    short = time.monotonic() < began + SHORT_TRIES_SECONDS
+                    timeout = SHORT_LOCK_TIMEOUT_MS if short else LONG_LOCK_TIMEOUT_MS
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {timeout}")
                     names = ", ".join(f'"{name}"' for name in _tables(connection))
-                    connection.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")  # readers go on
+                    connection.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")  # allows reads
                 return work(connection)
         except Busy:
             if side.is_sqlite:
                 raise
         except OperationalError as error:
-            if getattr(error.orig, "sqlstate", None) not in _NOT_YET:
+            if getattr(error.orig, "sqlstate", None) not in _LOCK_ERRORS:
                 raise
-        if time.monotonic() > began + LOCK_PATIENCE:
+        if time.monotonic() > began + LOCK_TIMEOUT_SECONDS:
             raise MoveError(
-                f"some program keeps a transaction open on {side.address}, for longer than {LOCK_PATIENCE:.0f} s. "
+                f"another program has kept a transaction open on {side.address} for {LOCK_TIMEOUT_SECONDS:.0f} s. "
                 "End it (pg_stat_activity shows it), then try again."
             )
         time.sleep(0.1)
 
 
-def freeze(connection: Connection, words: str) -> None:
-    """Have every table refuse each write with these words; again with others, where it does so already."""
+def block_writes(connection: Connection, words: str) -> None:
+    """Refuse each write to every table with this message, which replaces an earlier one."""
     literal = "'" + words.replace("'", "''") + "'"
     if connection.dialect.name == "sqlite":
-        thaw(connection)
+        unblock_writes(connection)
         for table in _tables(connection):
             for verb in ("INSERT", "UPDATE", "DELETE"):
                 _execute(
@@ -161,7 +159,7 @@ def freeze(connection: Connection, words: str) -> None:
         f"CREATE OR REPLACE FUNCTION {_FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS "
         f"{quote} BEGIN RAISE EXCEPTION USING MESSAGE = {literal}; END {quote}",
     )
-    # Of those that are there already none is dropped: that would have to wait for everybody who reads.
+    # Existing triggers stay: dropping one would wait for all readers.
     statement = (
         "SELECT relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid"
         " WHERE tgname = 'elsewhere_rows' AND relnamespace = CAST(current_schema() AS regnamespace)"
@@ -176,8 +174,8 @@ def freeze(connection: Connection, words: str) -> None:
             )
 
 
-def thaw(connection: Connection) -> None:
-    """Let every table take writes again."""
+def unblock_writes(connection: Connection) -> None:
+    """Allow writes to every table again."""
     if connection.dialect.name == "sqlite":
         statement = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'elsewhere\\_%' ESCAPE '\\'"
         for (name,) in connection.exec_driver_sql(statement).fetchall():
@@ -186,24 +184,24 @@ def thaw(connection: Connection) -> None:
     _execute(connection, f"DROP FUNCTION IF EXISTS {_FUNCTION}() CASCADE")
 
 
-def take_off(target: Side, move_id: str) -> None:
-    """Let a target take writes again that an undo has marked; a mark of any other move stays."""
-    found = arrival(target, move_id)
+def unblock_target(target: Side, move_id: str) -> None:
+    """Allow writes to a target that an undo has blocked, but not if another move has blocked it."""
+    found = incoming_move(target, move_id)
     if found is None or found.words is None:
         return
 
     def work(connection: Connection) -> None:
-        thaw(connection)
-        note(connection, move_id, words=None)
+        unblock_writes(connection)
+        update_move(connection, move_id, words=None)
 
-    alone(target, work)
+    run_exclusively(target, work)
 
 
 def _tables(connection: Connection) -> list[str]:
-    """All that there are, also those of which this version knows nothing; but for the record of moves."""
+    """All tables, unknown ones included, except the record of moves."""
     return sorted(set(inspect(connection).get_table_names()) - {MOVES.name})
 
 
 def _execute(connection: Connection, statement: str) -> None:
-    # Without parameters, so that a percent sign in an address is one.
+    # Without parameters, because an address may contain a percent sign.
     connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

@@ -1,4 +1,4 @@
-"""What can be known before a move is said before it; what cannot be moved is left alone."""
+"""Checks before a move: faults are reported first, and refused databases are left alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_dry_run_counts_and_changes_nothing(app: Flask, target: Config) -> Non
     report = examine(target)
     assert report.counts == {table: len(rows) for table, rows in before.items()}
     assert report.size > 3 * riches.MEBIBYTE
-    assert (report.faults, report.misfits, report.running, report.standing) == ([], [], [], "nothing")
+    assert (report.faults, report.misfits, report.running, report.target_state) == ([], [], [], "nothing")
     assert riches.contents() == before
     with Side.at(target) as side:
         assert not (target.is_sqlite and target.sqlite_path.exists())
@@ -37,7 +37,7 @@ def test_a_dry_run_counts_and_changes_nothing(app: Flask, target: Config) -> Non
         assert not inspect(connection).has_table(relocated.TABLE)
 
 
-def test_what_postgresql_does_not_take_is_named_before_anything_happens(
+def test_values_that_postgresql_cannot_store_are_reported_before_the_move(
     sqlite_app: Flask, postgresql_target: Config
 ) -> None:
     job, other = make_job(id="nul"), make_job("completed", id="large")
@@ -47,23 +47,23 @@ def test_what_postgresql_does_not_take_is_named_before_anything_happens(
         session.execute(text("UPDATE jobs SET cwd = CAST(x'ff41' AS TEXT) WHERE id = 'nul'"))
     found = {str(misfit) for misfit in examine(postgresql_target).misfits}
     assert found == {
-        f"jobs {job.seq}: command has a NUL in its text, which PostgreSQL does not take",
-        f"jobs {job.seq}: cwd is no UTF-8 text",
-        f"jobs {other.seq}: exit_code is 3221225477, more than PostgreSQL's column holds",
+        f"jobs {job.seq}: command contains a NUL character, which PostgreSQL cannot store",
+        f"jobs {job.seq}: cwd is not UTF-8 text",
+        f"jobs {other.seq}: exit_code is 3221225477, too large for the column in PostgreSQL",
     }
-    with pytest.raises(MoveError, match=r"and 2 more. A dry run names them all"):
+    with pytest.raises(MoveError, match=r"and 2 more. --dry-run lists all of them"):
         go(postgresql_target)
     make_job()  # the queue goes on
 
 
-def test_what_comes_after_the_check_and_does_not_fit_is_said_by_the_copy(
+def test_a_value_that_does_not_fit_and_comes_after_the_check_is_reported_by_the_copy(
     sqlite_app: Flask, postgresql_target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "misfits", lambda *_: [])
     job = make_job()
     with engines.writing() as session:
         session.execute(update(models.Job).where(models.Job.seq == job.seq).values(command="a\0b"))
-    with pytest.raises(MoveError, match=r"^postgresql://.* does not take rows of jobs: .*NUL.*\.$"):
+    with pytest.raises(MoveError, match=r"^postgresql://.* refuses rows of jobs: .*NUL.*\.$"):
         go(postgresql_target)
     back(postgresql_target)
     make_job()
@@ -73,13 +73,13 @@ def test_a_database_that_is_not_empty_is_refused_and_left_alone(app: Flask, targ
     for _ in opened(create_core(target)):
         make_job(id="theirs")
         before = riches.contents()
-    with pytest.raises(MoveError, match=r"is not empty \(jobs: 1\)\. Name an empty database"):
+    with pytest.raises(MoveError, match=r"is not empty \(jobs: 1\)\. Use an empty database"):
         go(target)
     assert contents_of(target) == before
     make_job()
 
 
-def test_a_database_that_only_was_started_is_empty(app: Flask, target: Config) -> None:
+def test_a_database_that_was_only_started_counts_as_empty(app: Flask, target: Config) -> None:
     create_core(target)
     riches.fill(large=10)
     go(target)
@@ -93,25 +93,25 @@ def test_the_tables_of_another_program_are_left_alone(app: Flask, postgresql_tar
         go(postgresql_target)
 
 
-def test_a_queue_does_not_move_to_where_it_is(app: Flask, config: Config) -> None:
+def test_a_queue_cannot_move_to_its_own_address(app: Flask, config: Config) -> None:
     same = Config(config.home, config.database_url or f"sqlite:///{config.sqlite_path}", None)
     with pytest.raises(MoveError, match=r"is at .* already"):
         go(same)
 
 
-def test_a_database_that_is_out_of_reach_is_said_in_one_line(app: Flask, home: Path) -> None:
+def test_an_unreachable_database_is_reported_in_one_line(app: Flask, home: Path) -> None:
     nowhere = Config(home, "postgresql+psycopg://ana:s3cret@127.0.0.1:1/queue", None)
     with pytest.raises(MoveError, match=r"postgresql://ana@127.0.0.1:1/queue cannot be read: .*refused") as caught:
         examine(nowhere)
     assert "s3cret" not in str(caught.value)
-    with pytest.raises(MoveError, match=r"there is no folder /no/such/place. Make it first"):
+    with pytest.raises(MoveError, match=r"the folder /no/such/place does not exist. Create it first"):
         examine(Config(home, "sqlite:////no/such/place/queue.db", None))
 
 
-def test_a_second_move_waits_for_the_first_ones_end(app: Flask, config: Config) -> None:
+def test_a_second_move_at_the_same_time_is_refused(app: Flask, config: Config) -> None:
     with (
-        move.one_at_a_time(config),
-        pytest.raises(MoveError, match="another `db move` is at it"),
-        move.one_at_a_time(config),
+        move.move_lock(config),
+        pytest.raises(MoveError, match="another `db move` is running"),
+        move.move_lock(config),
     ):
         pass

@@ -1,6 +1,4 @@
-"""One of the two databases of a move, an application of its own on it, so that each has its engines and its lock; and
-who is told how it goes on.
-"""
+"""The two databases of a move, each with an application of its own, and the interface for progress messages."""
 
 from __future__ import annotations
 
@@ -21,40 +19,42 @@ from webapp.db.application import create_core
 
 
 class MoveError(Exception):
-    """Something that a move cannot do, or not go on with; the message says why, and what to do."""
+    """The move cannot start or continue; the message says why and what to do."""
 
 
-Tick = Callable[[int], None]  # is told how many rows more are done
+Tick = Callable[[int], None]  # takes the number of further rows that are done
 
 
-class Teller(Protocol):
-    """Tells a person how it goes on."""
+class Reporter(Protocol):
+    """Shows messages and progress to the user."""
 
     def say(self, message: str) -> None: ...
 
     def stage(self, name: str, rows: int) -> Tick:
-        """A part begins that goes through so many rows."""
+        """Start a stage that processes so many rows."""
 
 
 class Side:
-    """`config` and `address` say where it is; the address shows no password."""
+    """One of the two databases. `address` shows no password."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app
         self.config: Config = app.extensions["queuectl_config"]
         self.address = configuration.address(self.config)
+        self.is_sqlite = self.config.is_sqlite
+        self.kind = "SQLite" if self.is_sqlite else "PostgreSQL"
 
     @staticmethod
     def here() -> Side:
-        """The database of the application whose context this is."""
+        """The database of the current application."""
         return Side(current_app._get_current_object())  # type: ignore[attr-defined]
 
     @staticmethod
     @contextmanager
     def at(config: Config) -> Iterator[Side]:
-        """The database at another address, as it is, for as long as the block lasts. Raises MoveError."""
+        """The database at another address, without migrations, for the duration of the block. Raises MoveError."""
         if config.is_sqlite and not config.sqlite_path.parent.is_dir():
-            raise MoveError(f"there is no folder {config.sqlite_path.parent}. Make it first.")
+            raise MoveError(f"the folder {config.sqlite_path.parent} does not exist. Create it first.")
         app = create_core(config, migrate=False)
         try:
             yield Side(app)
@@ -65,23 +65,15 @@ class Side:
             if app.extensions.get("queuectl_use", -1) >= 0:
                 os.close(app.extensions["queuectl_use"])
 
-    @property
-    def is_sqlite(self) -> bool:
-        return self.config.is_sqlite
-
-    @property
-    def kind(self) -> str:
-        return "SQLite" if self.is_sqlite else "PostgreSQL"
-
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view of it. Keep it short: on SQLite an open reader pins the WAL."""
+        """A consistent view. Keep it short: on SQLite an open reader pins the WAL."""
         with self.app.app_context(), db.reading() as session:
             yield session.connection()
 
     @contextmanager
     def reached(self) -> Iterator[Connection]:
-        """The same. Raises MoveError where the database cannot be read."""
+        """The same as `reading`. Raises MoveError if the database cannot be read."""
         try:
             with self.reading() as connection:
                 yield connection
@@ -91,18 +83,18 @@ class Side:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One durable transaction. Never inside another side's: two SQLite files of one folder share their lock."""
+        """A durable transaction. Never nest the two sides: SQLite files in one folder share a lock."""
         with self.app.app_context(), db.writing() as session:
             yield session.connection()
 
 
 @contextmanager
-def one_at_a_time(config: Config) -> Iterator[None]:
-    """Keep a second move of this home away for as long as the block lasts. Raises MoveError where one is at it."""
+def move_lock(config: Config) -> Iterator[None]:
+    """Allow one move per home folder for the duration of the block. Raises MoveError if another one runs."""
     descriptor = os.open(config.home / "move.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not try_alone(descriptor):
-            raise MoveError("another `db move` is at it. Wait for its end, or end it, and run this again.")
+            raise MoveError("another `db move` is running. Wait until it ends, or stop it, then run this again.")
         yield
     finally:
         os.close(descriptor)
