@@ -93,7 +93,7 @@ def test_a_worker_connection_recovers_from_an_error(app: Flask) -> None:
 
 @pytest.mark.parametrize("config", ["postgresql"], indirect=True)
 def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WakeupSignal, "ring", lambda _self, execute: execute("no statement at all"))
+    monkeypatch.setattr(WakeupSignal, "notify", lambda _self, execute: execute("no statement at all"))
     with durable() as transaction:
         transaction.execute(ADD, {"name": "one"})
     with engines.reading() as session:
@@ -103,7 +103,7 @@ def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: 
 @pytest.mark.parametrize("ends", ["commit", "rollback"])
 def test_only_a_commit_wakes_workers(app: Flask, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
     rung: list[Any] = []
-    monkeypatch.setattr(WakeupSignal, "ring", lambda _self, execute: rung.append(execute))
+    monkeypatch.setattr(WakeupSignal, "notify", lambda _self, execute: rung.append(execute))
     connection = engines.worker_connection()
     try:
         with connection.transaction() as transaction:

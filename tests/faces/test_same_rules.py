@@ -23,7 +23,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("command", "a\0b", "NUL character"),
     ("id", "no spaces", "expected 1 to 128 characters"),
     ("queue", "-x", "the first a letter or digit"),
-    ("requires", "gpu, -x", "'-x' is no label"),
+    ("requires", "gpu, -x", "'-x' is not a valid label"),
     ("priority", 101, "101 is not allowed; expected a whole number from -100 to 100"),
     ("max_retries", -1, "from 0 to 1000"),
     ("timeout", 0, "more than 0"),

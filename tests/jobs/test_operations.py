@@ -86,6 +86,6 @@ def test_there_are_only_so_many_ways_to_ask_of_one_queue(app: Flask, monkeypatch
     monkeypatch.setattr(enqueueing, "MOST_LANES", 2)
     operations.enqueue([*map(_asks, "ab")], "person:ana")
     operations.enqueue([_asks("a")], "person:ana")
-    with pytest.raises(job_spec.SpecError, match="require 2 different sets of labels already"):
+    with pytest.raises(job_spec.SpecError, match="already require 2 different sets of labels"):
         operations.enqueue([_asks("c")], "person:ana")
     operations.enqueue([_asks("c", "other")], "person:ana")

@@ -86,7 +86,7 @@ class Asked:
     """The filter form and the filter. `problem` is the error of the time."""
 
     typed: dict[str, str]
-    wanted: audit.Wanted
+    wanted: audit.AuditFilter
     problem: str = ""
 
     @classmethod
@@ -99,7 +99,7 @@ class Asked:
             except ValueError as error:
                 problem = str(error)
         actor = audit.actor_named(typed["actor"])
-        return cls(typed, audit.Wanted(actor, typed["verb"], typed["subject"], typed["outcome"], since), problem)
+        return cls(typed, audit.AuditFilter(actor, typed["verb"], typed["subject"], typed["outcome"], since), problem)
 
     def url(self, endpoint: str = "audit.index", **more: Any) -> str:
         query = urlencode({name: value for name, value in {**self.typed, **more}.items() if value})
@@ -159,6 +159,6 @@ def export() -> ResponseReturnValue:
     return response
 
 
-def _lines(wanted: audit.Wanted) -> Iterator[str]:
-    for rows in audit.whole(wanted):
+def _lines(wanted: audit.AuditFilter) -> Iterator[str]:
+    for rows in audit.export(wanted):
         yield "".join(json.dumps(audit.as_json(row), ensure_ascii=False) + "\n" for row in rows)

@@ -1,15 +1,15 @@
-"""The states of a job and the arrows between them. Who moves jobs is in `jobs/lifecycle.py` and `core/statements.py`.
+"""The states of a job and the transitions between them. `jobs/lifecycle.py` and `core/statements.py` move jobs.
 
 enqueue    →                              pending, scheduled
-promote    scheduled, failed            → pending      the clock
-claim      pending                      → processing   a worker; attempts + 1
+promote    scheduled, failed            → pending      its time has come
+claim      pending                      → processing   a worker takes it; attempts + 1
 complete   processing                   → completed
 retry      processing                   → failed       failures + 1, with the next run_at
 bury       processing                   → dead
-lose       processing                   → pending      its worker died: a recorded loss, no failure
-release    processing                   → pending      its worker shuts down: no failure
+lose       processing                   → pending      its worker died: a loss, not a failure
+release    processing                   → pending      its worker shut down: not a failure
 cancel     scheduled, pending, failed   → cancelled    a person
-settle_cancel  processing               → cancelled    the end of a cancelled command
+settle_cancel  processing               → cancelled    a cancelled command has ended
 requeue    dead, cancelled, completed   → pending      a person; failures = 0
 run_now    scheduled, failed            → pending      a person
 discard    any but processing           → (deleted)    a person
@@ -24,8 +24,8 @@ from typing import Optional
 STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
 TERMINAL = ("completed", "dead", "cancelled")
 
-# SQLite uses a partial index only where its condition stands in the statement, word for word. So lists and claims of
-# these states need this beside `state = …`.
+# SQLite uses a partial index only if the statement contains its condition word for word. So queries on these states
+# need this condition in addition to `state = …`.
 INDEX_CONDITIONS: Mapping[str, str] = {
     "scheduled": "state IN ('scheduled', 'failed')",
     "failed": "state IN ('scheduled', 'failed')",
@@ -37,7 +37,7 @@ INDEX_CONDITIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Arrow:
-    """One verb: the states that it may leave, and the one that it enters (None: the row is deleted)."""
+    """A transition: its verb, the states it may start from, and the state it leads to (None: the row is deleted)."""
 
     verb: str
     leaves: tuple[str, ...]
@@ -64,5 +64,5 @@ ARROWS: Mapping[str, Arrow] = {
 
 
 def may_leave(verb: str) -> str:
-    """The SQL condition that a job is in a state which this verb may leave."""
+    """SQL condition that this verb is allowed in the job's state."""
     return "state IN (" + ", ".join(f"'{state}'" for state in ARROWS[verb].leaves) + ")"

@@ -1,4 +1,4 @@
-"""Makes the Flask application that commands and workers need: configuration and database, no pages."""
+"""Creates the Flask application for commands and workers: configuration and database, without pages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from webapp.db import engines
 
 
 def create_core(config: Optional[Config] = None, *, migrate: bool = True) -> Flask:
-    """Make the application without console and API, with its database brought up to date.
+    """Create the application without console and API, and migrate its database.
 
-    Raises ConfigError if the configuration or the home folder cannot be used.
+    Raises ConfigError if the configuration, the home folder or the database cannot be used.
     """
     settings = config or configuration.load()
     root = configuration.CHECKOUT

@@ -235,7 +235,7 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = LONGEST) -> int:
         number += folded.number
         if not folded.more or time.monotonic() > until:
             return number
-        engines.give_way()
+        engines.let_others_write()
     _set_back(seen, patience)
     return number
 
@@ -336,7 +336,7 @@ ON CONFLICT (at, shape) DO UPDATE SET runs = excluded.runs, failures = excluded.
 
 def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: _HourRows, patience: float) -> bool:
     """Move the watermark from where it was seen and store the sums, or do nothing: then somebody else has moved it."""
-    with writing(patience, rings=False) as session:
+    with writing(patience, wakes_workers=False) as session:
         if not _move_watermark(session, seen, until):
             return False
         session.execute(_STORE_MINUTES, minutes)
@@ -355,7 +355,7 @@ def _move_watermark(session: Session, seen: int, until: int) -> bool:
 def _set_back(seen: int, patience: float) -> None:
     """The clock was set back: what was folded of this hour or so, and of the time to come, is folded again."""
     begin = clock.now() // LONGEST_SUM * LONGEST_SUM
-    with writing(patience, rings=False) as session:
+    with writing(patience, wakes_workers=False) as session:
         if _move_watermark(session, seen, begin):
             session.execute(delete(Minute).where(Minute.at >= begin))
             session.execute(delete(CommandHour).where(CommandHour.at >= begin))
@@ -374,7 +374,7 @@ def prune(patience: float = BUSY_TIMEOUT) -> bool:
         hours = list(session.scalars(old_hours))
     if not minutes and not hours:
         return False
-    with writing(patience, rings=False) as session:
+    with writing(patience, wakes_workers=False) as session:
         if minutes:
             session.execute(delete(Minute).where(Minute.at <= minutes[-1]))
         if hours:

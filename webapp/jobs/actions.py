@@ -23,7 +23,7 @@ from webapp.core import audit_lines
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
 from webapp.db import audit
-from webapp.db.engines import give_way, reading, writing
+from webapp.db.engines import let_others_write, reading, writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import deletion, filters, queries, settings
 from webapp.jobs.filters import JobFilter
@@ -126,7 +126,7 @@ def apply(
             return Result(0, 0, action.skipped, True, None, outcome)
     if action.state == "done":
         return _result(action, outcome)
-    give_way()
+    let_others_write()
     return resume(action.id, within, outcome=outcome)
 
 
@@ -174,7 +174,7 @@ def resume(
         result = advance(action_id, patience, outcome=outcome)
         if result.done or time.monotonic() > until:
             return result
-        give_way()
+        let_others_write()
 
 
 def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional[Outcome] = None) -> Result:

@@ -89,7 +89,7 @@ def test_half_a_copy_is_of_no_use_to_anybody_and_the_source_takes_nothing(
     ):
         create_core(target)
     with pytest.raises(
-        Relocated, match=r"is being moved to .* and takes no changes until that is done. Try again then"
+        Relocated, match=r"is being moved to .* and is read-only until the move is complete. Try again then"
     ):
         make_job()
     monkeypatch.undo()

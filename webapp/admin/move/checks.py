@@ -18,7 +18,6 @@ from webapp.admin.move import copying, marks
 from webapp.admin.move.sides import MoveError, Side, Tick
 from webapp.core import relocated, schema
 from webapp.db.models import Queue
-from webapp.db.revisions import known_revisions
 from webapp.lib import text as texts
 
 OLDEST_POSTGRESQL = 13  # has pg_current_snapshot, and sorts by what an index has sorted already
@@ -138,7 +137,7 @@ def standing_of(connection: Connection, address: str, known: Collection[str]) ->
         if newest is not None and newest.id in known:
             return OURS
         raise MoveError(f"{address} is the unfinished copy of another queue. Name an empty database.")
-    if revision not in known_revisions():
+    if revision not in schema.known_revisions():
         raise MoveError(f"{address} is of a newer queuectl, or of another program. Name an empty database.")
     words = relocated.note(connection)
     full = {table.name: _count(connection, table) for table in ours if not _is_bare(connection, table)}

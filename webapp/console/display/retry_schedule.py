@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from webapp.core import backoff
+from webapp.core.settings import Settings
 from webapp.lib.durations import duration
 
 SHOWN = 8  # retries listed; the rest is summed up
@@ -21,7 +22,7 @@ class Timetable:
     jitter: float
 
     @classmethod
-    def of(cls, values: backoff.BackoffSettings, retries: int) -> Timetable:
+    def of(cls, values: Settings, retries: int) -> Timetable:
         waits = backoff.timetable(values, min(retries, MOST))
         rows, passed = [], 0.0
         for number, wait in enumerate(waits, 1):

@@ -1,6 +1,6 @@
 """Answers refreshes with 304 before the page is rendered, while the database has not changed.
 
-The cache holds the last ETag of each live region with the database's change mark (`db.mark`). While the mark is the
+The cache holds the last ETag of each live region with the database's change mark (`engines.change_mark`). While the mark is the
 same, a request with that ETag gets a 304. Some facts change without a write (a worker stops responding, a retry is
 overdue, the disk fills), so entries expire after LONGEST.
 
@@ -32,7 +32,7 @@ Key = tuple[str, str, str]
 @dataclass(frozen=True)
 class _Answered:
     etag: str
-    mark: engines.Mark
+    mark: engines.ChangeMark
     at: float
 
 
@@ -41,14 +41,14 @@ class _Memory:
         self._lock = threading.Lock()
         self._answered: dict[Key, _Answered] = {}
 
-    def holds(self, key: Key, mark: engines.Mark) -> Optional[str]:
+    def holds(self, key: Key, mark: engines.ChangeMark) -> Optional[str]:
         """The current ETag of a region, if known."""
         known = self._answered.get(key)
         if known is None or known.mark != mark or time.monotonic() - known.at > LONGEST:
             return None
         return known.etag
 
-    def keep(self, key: Key, etag: str, mark: engines.Mark) -> None:
+    def keep(self, key: Key, etag: str, mark: engines.ChangeMark) -> None:
         with self._lock:
             if len(self._answered) >= MOST and key not in self._answered:
                 self._answered.clear()
@@ -62,7 +62,7 @@ def init_app(app: Flask) -> None:
     def look() -> Optional[Response]:
         if request.method != "GET" or not is_partial() or not request.if_none_match:
             return None
-        mark, key = engines.mark(), _key()
+        mark, key = engines.change_mark(), _key()
         if mark is None or key is None:
             return None
         known = memory.holds(key, mark)
