@@ -75,7 +75,7 @@ def test_a_null_counts_as_not_given() -> None:
         ("timeout", float("inf"), "at most 2592000"),
         ("delay", -1, "from 0 and at most"),
         ("run_at", "tomorrow", "expected ISO 8601 with a zone"),
-        ("run_at", "2030-01-01T00:00:00", "names no zone"),
+        ("run_at", "2030-01-01T00:00:00", "has no time zone"),
         ("run_at", "9999-12-31T23:59:59Z", "expected ISO 8601"),
         ("run_at", "", "expected ISO 8601"),
         ("cwd", "relative", "absolute path"),

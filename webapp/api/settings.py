@@ -79,7 +79,7 @@ def _check(key: str) -> None:
     try:
         setting_values.define(key[:100])
     except setting_values.SettingError as error:
-        raise operations.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
+        raise operations.NotFound(str(error)) from None
 
 
 def _settings() -> dict[str, dict[str, Any]]:

@@ -145,7 +145,7 @@ def _value(session: Session, key: str) -> settings.Value:
     try:
         setting_values.define(key)
     except setting_values.SettingError as error:
-        raise operations.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
+        raise operations.NotFound(str(error)) from None
     raise LookupError(key)
 
 

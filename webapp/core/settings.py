@@ -111,5 +111,5 @@ def define(key: str) -> Definition:
     if key in DEFINITIONS:
         return DEFINITIONS[key]
     near = difflib.get_close_matches(key, DEFINITIONS, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise SettingError(f"unknown setting {key!r}.{hint} `config list` shows all settings.")
+    hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(DEFINITIONS)}."
+    raise SettingError(f"unknown setting {key!r}. {hint}")
