@@ -51,7 +51,8 @@ def enqueue(
         keys = [f"{form_key}.{place}" if place else form_key for place in range(len(specs))]
     rows = [_row(spec, actor, now, keys[place] if keys else None, batch) for place, spec in enumerate(specs)]
     given = _given_ids(specs)
-    try:
+
+    def store() -> list[str]:
         with durable_transaction(database) as transaction:
             before = _stored_before(transaction, keys)
             if before:
@@ -65,15 +66,13 @@ def enqueue(
             _audit(transaction, rows, actor)
             if new:  # last, because this locks the row until the commit
                 transaction.execute(BUMP_REVISION)
+        return [row["id"] for row in rows]
+
+    try:
+        return store()
     except database.key_taken:
-        # PostgreSQL only: another transaction stored one of these ids or keys after our check.
-        with durable_transaction(database) as transaction:
-            before = _stored_before(transaction, keys)
-            if before:
-                return before
-            _refuse_taken(transaction, given)
-        raise
-    return [row["id"] for row in rows]
+        # PostgreSQL only: another transaction stored one of these ids or keys after our check. Now the check finds it.
+        return store()
 
 
 def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Optional[str]) -> dict[str, Any]:

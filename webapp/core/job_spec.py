@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Callable, Optional
 
 from webapp.core import labels
@@ -191,24 +192,18 @@ def _command(value: object) -> str:
     return text
 
 
-def _integer(lowest: int, highest: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-            raise ValueError(f"{_show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
-        return value
-
-    return read
+def _integer(value: object, lowest: int, highest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise ValueError(f"{_show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
+    return value
 
 
-def _duration(above_zero: bool, highest: int) -> Callable[[object], float]:
-    def read(value: object) -> float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= value <= highest or (above_zero and value == 0):  # type: ignore[operator]
-            least = "more than 0" if above_zero else "from 0"
-            raise ValueError(f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}.")
-        return float(value)  # type: ignore[arg-type]
-
-    return read
+def _duration(value: object, highest: int, *, above_zero: bool) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= highest or (above_zero and value == 0):  # type: ignore[operator]
+        least = "more than 0" if above_zero else "from 0"
+        raise ValueError(f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}.")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _moment(value: object) -> int:
@@ -253,11 +248,11 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "command": _command,
     "queue": _name,
     "requires": _labels,
-    "priority": _integer(-100, 100),
-    "delay": _duration(False, MAX_DELAY),
+    "priority": partial(_integer, lowest=-100, highest=100),
+    "delay": partial(_duration, highest=MAX_DELAY, above_zero=False),
     "run_at": _moment,
-    "max_retries": _integer(0, 1000),
-    "timeout": _duration(True, MAX_TIMEOUT),
+    "max_retries": partial(_integer, lowest=0, highest=1000),
+    "timeout": partial(_duration, highest=MAX_TIMEOUT, above_zero=True),
     "cwd": _folder,
     "env": _env,
 }

@@ -9,6 +9,7 @@ from flask import Flask
 from webapp import config as configuration
 from webapp.config import Config
 from webapp.db import engines
+from webapp.db.migrations import ensure_current
 
 
 def create_core(config: Optional[Config] = None, *, migrate: bool = True) -> Flask:
@@ -22,8 +23,6 @@ def create_core(config: Optional[Config] = None, *, migrate: bool = True) -> Fla
     app.extensions["queuectl_config"] = settings
     engines.init_app(app, settings)
     if migrate:
-        from webapp.db.migrations import ensure_current
-
         with app.app_context():
             ensure_current(settings)
     return app

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, MetaData, create_engine, event, text
+from sqlalchemy import BigInteger, Engine, MetaData, Text, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -67,6 +67,7 @@ class Base(DeclarativeBase):
     )
 
 
+Base.registry.update_type_annotation_map({int: BigInteger, str: Text})
 db = SQLAlchemy(model_class=Base)
 
 if TYPE_CHECKING:
@@ -137,18 +138,9 @@ def migration_engine() -> Engine:
     """An engine for schema changes: without foreign keys, because a table rebuild would delete rows by cascade."""
     engine = create_engine(db.engine.url, poolclass=NullPool, **({"module": sqlite} if is_sqlite() else {}))
     if is_sqlite():
-
-        @event.listens_for(engine, "connect")
-        def set_up(connection: Any, _record: object) -> None:
-            connection.isolation_level = None
-            # auto_vacuum must come before the first table, and before WAL writes the file's header.
-            for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF"):
-                connection.execute(f"PRAGMA {pragma}")
-
-        @event.listens_for(engine, "begin")
-        def begin_explicitly(connection: Any) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+        # auto_vacuum must come before the first table, and before WAL writes the file's header.
+        pragmas = ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF"]
+        _listen_on_sqlite(engine, pragmas, "BEGIN IMMEDIATE")
     return engine
 
 
@@ -289,11 +281,6 @@ def raising_as_sqlalchemy() -> Iterator[None]:
 
 
 def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
-    """Set up every connection of one SQLite engine, and begin its transactions as the role needs.
-
-    The driver's own transactions are off, because a `WITH … UPDATE` survived its rollback. Writers begin IMMEDIATE,
-    because a deferred transaction that becomes a write fails at once in spite of the busy timeout.
-    """
     pragmas = ["foreign_keys=ON", "temp_store=MEMORY"]
     pragmas.append("synchronous=FULL" if durable else "synchronous=NORMAL")
     if role == "worker":
@@ -304,14 +291,21 @@ def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
         pragmas.append(f"journal_size_limit={LOG_SIZE_LIMIT}")
         pragmas.append(f"wal_autocheckpoint={CHECKPOINT_PAGES}")
         pragmas.append("journal_mode=WAL")  # the file has it already, unless a person copied it here
+    _listen_on_sqlite(engine, pragmas, "BEGIN" if role == "read" else "BEGIN IMMEDIATE")
+
+
+def _listen_on_sqlite(engine: Engine, pragmas: list[str], begin: str) -> None:
+    """Set up each connection, and begin its transactions with this statement.
+
+    The driver's own transactions are off, because a `WITH … UPDATE` survived its rollback. Writers begin IMMEDIATE,
+    because a deferred transaction that becomes a write fails at once in spite of the busy timeout.
+    """
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
-
-    begin = "BEGIN" if role == "read" else "BEGIN IMMEDIATE"
 
     @event.listens_for(engine, "begin")
     def begin_explicitly(connection: Any) -> None:

@@ -27,7 +27,7 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
 from webapp.lib import clock, histograms
-from webapp.lib.command_patterns import LOOKED_AT, command_shape
+from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
 from webapp.lib.histograms import Histogram
 
 MINUTE = clock.seconds(60)
@@ -133,7 +133,7 @@ def _attempts(session: Session, since: int, until: int, limit: Optional[int]) ->
             Job.queue,
             Job.state.label("job_state"),
             Job.attempts.label("latest"),
-            func.substr(Job.command, 1, LOOKED_AT).label("command"),
+            func.substr(Job.command, 1, COMMAND_PREFIX).label("command"),
         )
         .join(Job, Job.seq == Attempt.job_seq)
         .outerjoin(before, and_(before.job_seq == Attempt.job_seq, before.number == Attempt.number - 1))

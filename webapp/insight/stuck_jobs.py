@@ -16,7 +16,7 @@ from webapp.insight import trends
 from webapp.insight.rollups import REST
 from webapp.jobs.queries import WorkerView
 from webapp.lib import clock
-from webapp.lib.command_patterns import LOOKED_AT, command_shape
+from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
 
 SLACK = clock.seconds(60)  # behind a time-out or a cancel, with the grace: an end that takes longer has gone wrong
 LONG = clock.seconds(300)  # nothing shorter is called long
@@ -63,7 +63,7 @@ def _overdue(job: Job, values: Settings, now: int) -> Optional[str]:
 def _unusual(session: Session, long: Sequence[Job], now: int) -> list[Stuck]:
     if not long:
         return []
-    shapes = {job.seq: command_shape(job.command[:LOOKED_AT]) for job in long}
+    shapes = {job.seq: command_shape(job.command[:COMMAND_PREFIX]) for job in long}
     usual = trends.usual(session, set(shapes.values()) - {REST}, now - 7 * clock.DAY)
     found = []
     for job in long:

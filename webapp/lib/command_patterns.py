@@ -11,7 +11,7 @@ from functools import lru_cache
 from webapp.lib.text import ID, shorten
 
 SHAPE_LIMIT = 120  # characters of a pattern
-COMMAND_LIMIT = 400  # characters of a command that are used
+COMMAND_PREFIX = 400  # characters of a command that are used
 
 # A word with a path. Of a program's path the name is kept.
 _PATH_WORD = re.compile(r"(?<![^\s'\"=(;&|])(?:[A-Za-z]:|[~.]{1,2}|[\w.@-]+)?(?:[/\\][^\s:'\"/\\]+)+[/\\]?")
@@ -28,7 +28,7 @@ def command_shape(command: str) -> str:
 
     '/opt/shop/bin/report.sh --day 17 /srv/out/17.csv' is 'report.sh --day N PATH'.
     """
-    text = _PATH_WORD.sub(_path_word, command[:COMMAND_LIMIT])
+    text = _PATH_WORD.sub(_path_word, command[:COMMAND_PREFIX])
     for pattern, name in ((ID, "ID"), (_NUMBER_IN_COMMAND, "N"), (_SPACE, " ")):
         text = pattern.sub(name, text)
     return shorten(text.strip(), SHAPE_LIMIT)

@@ -20,9 +20,6 @@ SINCE_RULE = (
 _DATE = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def parse(text: str) -> float:
     """Seconds, from a number and one of UNITS. Raises ValueError; its message needs the field's name in front."""
     number = text.strip().rstrip(ascii_letters)
@@ -45,9 +42,6 @@ def parse_since(text: str) -> int:
         return clock.parse_iso(text + "T00:00:00Z" if _DATE.match(text) else text)
     except (ValueError, OverflowError):
         raise ValueError(f"{text[:40]!r} is not a time; {SINCE_RULE}.") from None
-
-
-# --- showing ---------------------------------------------------------------------------------------------------------
 
 
 def duration(seconds: Optional[float]) -> str:

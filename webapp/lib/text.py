@@ -37,9 +37,6 @@ _MASKS = (
 )
 
 
-# --- control characters ----------------------------------------------------------------------------------------------
-
-
 def can_be_stored(text: str) -> bool:
     """Whether all databases can store the text: it has no NUL and no half of a surrogate pair."""
     return not _CANNOT_BE_STORED.search(text)
@@ -82,9 +79,6 @@ def _picture(match: re.Match[str]) -> str:
     return "\u2421" if code == 0x7F else f"\u2039U+{code:04X}\u203a"
 
 
-# --- output of commands ----------------------------------------------------------------------------------------------
-
-
 def plain_text(output: bytes) -> str:
     """Output without terminal escapes and unprintable characters. Keeps newlines."""
     text = ESCAPE.sub("", output.decode(errors="replace"))
@@ -104,9 +98,6 @@ def mask(text: str) -> str:
     for pattern, name in _MASKS:
         text = pattern.sub(name, text)
     return text.strip()
-
-
-# --- short forms -----------------------------------------------------------------------------------------------------
 
 
 def shorten(text: str, limit: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -20,11 +20,11 @@ class User(Model):
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
-    role: Mapped[str] = mapped_column(Text)
-    password_hash: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    disabled_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    name: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    password_hash: Mapped[str]
+    created_at: Mapped[int]
+    disabled_at: Mapped[Optional[int]]
 
     __table_args__ = (
         CheckConstraint(one_of("role", ROLES), name="role"),
@@ -37,13 +37,13 @@ class UserSession(Model):
 
     __tablename__ = "sessions"
 
-    id_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    id_hash: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    seen_at: Mapped[int] = mapped_column(BigInteger)  # last page or action; polls do not count
-    confirmed_at: Mapped[int] = mapped_column(BigInteger)  # when the password was last entered
-    address: Mapped[Optional[str]] = mapped_column(Text)
-    browser: Mapped[Optional[str]] = mapped_column(Text)
+    created_at: Mapped[int]
+    seen_at: Mapped[int]  # last page or action; polls do not count
+    confirmed_at: Mapped[int]  # when the password was last entered
+    address: Mapped[Optional[str]]
+    browser: Mapped[Optional[str]]
 
 
 class View(Model):
@@ -53,9 +53,9 @@ class View(Model):
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
     user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"))
-    name: Mapped[str] = mapped_column(Text)
-    query: Mapped[str] = mapped_column(Text)  # query string of the list's URL
-    created_at: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str]
+    query: Mapped[str]  # query string of the list's URL
+    created_at: Mapped[int]
 
     __table_args__ = (UniqueConstraint("user_id", "name"), {"sqlite_autoincrement": True})
 
@@ -65,10 +65,10 @@ class Throttle(Model):
 
     __tablename__ = "throttles"
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
     failures: Mapped[int] = mapped_column(Integer)
-    last_at: Mapped[int] = mapped_column(BigInteger)
-    until: Mapped[int] = mapped_column(BigInteger)
+    last_at: Mapped[int]
+    until: Mapped[int]
 
 
 class Token(Model):
@@ -77,16 +77,16 @@ class Token(Model):
     __tablename__ = "tokens"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
-    token_hash: Mapped[str] = mapped_column(Text, unique=True)
-    scope: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    created_by: Mapped[str] = mapped_column(Text)
-    expires_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    used_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # accurate to a minute
-    used_from: Mapped[Optional[str]] = mapped_column(Text)
-    revoked_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    revoked_by: Mapped[Optional[str]] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(unique=True)
+    token_hash: Mapped[str] = mapped_column(unique=True)
+    scope: Mapped[str]
+    created_at: Mapped[int]
+    created_by: Mapped[str]
+    expires_at: Mapped[Optional[int]]
+    used_at: Mapped[Optional[int]]  # accurate to a minute
+    used_from: Mapped[Optional[str]]
+    revoked_at: Mapped[Optional[int]]
+    revoked_by: Mapped[Optional[str]]
 
     __table_args__ = (
         CheckConstraint(one_of("scope", SCOPES), name="scope"),
@@ -100,11 +100,11 @@ class IdempotencyKey(Model):
     __tablename__ = "repeats"
 
     token_id: Mapped[int] = mapped_column(Sequence, ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True)
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    request_hash: Mapped[str] = mapped_column(Text)
-    at: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    at: Mapped[int]
     status: Mapped[Optional[int]] = mapped_column(Integer)
-    answer: Mapped[Optional[bytes]] = mapped_column(LargeBinary)
+    answer: Mapped[Optional[bytes]]
 
 
 class Audit(Model):
@@ -113,14 +113,14 @@ class Audit(Model):
     __tablename__ = "audit"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    at: Mapped[int] = mapped_column(BigInteger)
-    actor: Mapped[str] = mapped_column(Text)  # person:ana, token:deploy, anonymous
-    verb: Mapped[str] = mapped_column(Text)
-    subject: Mapped[str] = mapped_column(Text)  # as in events
-    outcome: Mapped[str] = mapped_column(Text)
-    face: Mapped[str] = mapped_column(Text)  # command, console, api; worker: retention
-    address: Mapped[Optional[str]] = mapped_column(Text)
-    detail: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object; `before` and `after` have the changes
+    at: Mapped[int]
+    actor: Mapped[str]  # person:ana, token:deploy, anonymous
+    verb: Mapped[str]
+    subject: Mapped[str]  # as in events
+    outcome: Mapped[str]
+    face: Mapped[str]  # command, console, api; worker: retention
+    address: Mapped[Optional[str]]
+    detail: Mapped[Optional[str]]  # a JSON object; `before` and `after` have the changes
 
     __table_args__ = (
         CheckConstraint(one_of("outcome", ("done", "refused")), name="outcome"),
@@ -135,5 +135,5 @@ class SetupLink(Model):
 
     __tablename__ = "setup_links"
 
-    token_hash: Mapped[str] = mapped_column(Text, primary_key=True)
-    expires_at: Mapped[int] = mapped_column(BigInteger)
+    token_hash: Mapped[str] = mapped_column(primary_key=True)
+    expires_at: Mapped[int]

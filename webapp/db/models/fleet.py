@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import BigInteger, CheckConstraint, Float, Integer, Text
+from sqlalchemy import CheckConstraint, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -16,26 +16,26 @@ class Worker(Model):
 
     __tablename__ = "workers"
 
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    supervisor_id: Mapped[str] = mapped_column(Text)
-    host: Mapped[str] = mapped_column(Text)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    supervisor_id: Mapped[str]
+    host: Mapped[str]
     pid: Mapped[int] = mapped_column(Integer)
-    pid_started: Mapped[Optional[float]] = mapped_column(Float)  # identifies the process, with pid and boot id
-    boot_id: Mapped[str] = mapped_column(Text)
-    version: Mapped[str] = mapped_column(Text)
+    pid_started: Mapped[Optional[float]]  # identifies the process, with pid and boot id
+    boot_id: Mapped[str]
+    version: Mapped[str]
     slots: Mapped[int] = mapped_column(Integer)
-    queues: Mapped[Optional[str]] = mapped_column(Text)  # a JSON array of names; None: all
-    labels: Mapped[Optional[str]] = mapped_column(Text)  # a JSON array without the host's label; None: no others
-    state: Mapped[str] = mapped_column(Text)  # running, stopped (in good order), expired
-    wish: Mapped[str] = mapped_column(Text)  # requested state: run, quiet, stop
-    started_at: Mapped[int] = mapped_column(BigInteger)
-    stopped_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    heartbeat: Mapped[int] = mapped_column(BigInteger)  # a counter: each observer uses its own clock
-    seen_at: Mapped[int] = mapped_column(BigInteger)  # time of the last heartbeat, for people only
-    jobs_completed: Mapped[int] = mapped_column(BigInteger)
-    jobs_failed: Mapped[int] = mapped_column(BigInteger)
-    cpu_time: Mapped[Optional[int]] = mapped_column(BigInteger)  # microseconds, with its ended commands
-    memory: Mapped[Optional[int]] = mapped_column(BigInteger)  # bytes, without its commands
+    queues: Mapped[Optional[str]]  # a JSON array of names; None: all
+    labels: Mapped[Optional[str]]  # a JSON array without the host's label; None: no others
+    state: Mapped[str]  # running, stopped (in good order), expired
+    wish: Mapped[str]  # requested state: run, quiet, stop
+    started_at: Mapped[int]
+    stopped_at: Mapped[Optional[int]]
+    heartbeat: Mapped[int]  # a counter: each observer uses its own clock
+    seen_at: Mapped[int]  # time of the last heartbeat, for people only
+    jobs_completed: Mapped[int]
+    jobs_failed: Mapped[int]
+    cpu_time: Mapped[Optional[int]]  # microseconds, with its ended commands
+    memory: Mapped[Optional[int]]  # bytes, without its commands
 
     __table_args__ = (
         CheckConstraint(one_of("state", ("running", "stopped", "expired")), name="state"),
@@ -48,17 +48,17 @@ class Supervisor(Model):
 
     __tablename__ = "supervisors"
 
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    host: Mapped[str] = mapped_column(Text)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
     pid: Mapped[int] = mapped_column(Integer)
-    version: Mapped[str] = mapped_column(Text)
+    version: Mapped[str]
     slots: Mapped[int] = mapped_column(Integer)  # of each of its workers, as are the next two
-    queues: Mapped[Optional[str]] = mapped_column(Text)
-    labels: Mapped[Optional[str]] = mapped_column(Text)
+    queues: Mapped[Optional[str]]
+    labels: Mapped[Optional[str]]
     wanted: Mapped[int] = mapped_column(Integer)  # desired number of workers
-    started_at: Mapped[int] = mapped_column(BigInteger)
-    stopped_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    seen_at: Mapped[int] = mapped_column(BigInteger)
+    started_at: Mapped[int]
+    stopped_at: Mapped[Optional[int]]
+    seen_at: Mapped[int]
 
     __table_args__ = (CheckConstraint("wanted BETWEEN 0 AND 256", name="wanted"),)
 
@@ -68,10 +68,10 @@ class Setting(Model):
 
     __tablename__ = "settings"
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    value: Mapped[str] = mapped_column(Text)  # JSON
-    changed_at: Mapped[int] = mapped_column(BigInteger)
-    changed_by: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]  # JSON
+    changed_at: Mapped[int]
+    changed_by: Mapped[str]
 
 
 class Control(Model):
@@ -80,11 +80,9 @@ class Control(Model):
     __tablename__ = "control"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    revision: Mapped[int] = mapped_column(BigInteger)
-    pulse: Mapped[int] = mapped_column(BigInteger, server_default="0")  # counts test writes
-    folded_until: Mapped[int] = mapped_column(
-        BigInteger, server_default="0"
-    )  # attempts before this time are in the roll-ups
+    revision: Mapped[int]
+    pulse: Mapped[int] = mapped_column(server_default="0")  # counts test writes
+    folded_until: Mapped[int] = mapped_column(server_default="0")  # roll-ups contain the attempts before this time
 
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
 
@@ -95,21 +93,19 @@ class BulkAction(Model):
     __tablename__ = "acts"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    verb: Mapped[str] = mapped_column(Text)
-    filter: Mapped[str] = mapped_column(Text)  # a JSON object
-    highest_seq: Mapped[int] = mapped_column(BigInteger)  # later jobs are left alone
-    cursor_seq: Mapped[int] = mapped_column(BigInteger)  # jobs up to this one are done
-    actor: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    lease_until: Mapped[int] = mapped_column(
-        BigInteger
-    )  # renewed by the process that runs it; another may take over later
-    moved: Mapped[int] = mapped_column(BigInteger, default=0)
-    skipped: Mapped[int] = mapped_column(BigInteger, default=0)
+    verb: Mapped[str]
+    filter: Mapped[str]  # a JSON object
+    highest_seq: Mapped[int]  # later jobs are left alone
+    cursor_seq: Mapped[int]  # jobs up to this one are done
+    actor: Mapped[str]
+    state: Mapped[str]
+    created_at: Mapped[int]
+    finished_at: Mapped[Optional[int]]
+    lease_until: Mapped[int]  # renewed by the process that runs it; another may take over later
+    moved: Mapped[int] = mapped_column(default=0)
+    skipped: Mapped[int] = mapped_column(default=0)
     undoes: Mapped[Optional[int]] = mapped_column(Sequence)  # the action that this one undoes
-    canary_seq: Mapped[Optional[int]] = mapped_column(BigInteger)  # the job that must complete before the others
+    canary_seq: Mapped[Optional[int]]  # the job that must complete before the others
 
     __table_args__ = (
         CheckConstraint(one_of("state", ("waiting", "running", "done", "stopped")), name="state"),

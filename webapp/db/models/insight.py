@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import BigInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -18,14 +17,14 @@ class Minute(Model):
 
     __tablename__ = "minutes"
 
-    at: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # start of the minute
-    queue: Mapped[str] = mapped_column(Text, primary_key=True)
-    completed: Mapped[int] = mapped_column(BigInteger)
-    failed: Mapped[int] = mapped_column(BigInteger)  # failed attempts, retried or not
-    dead: Mapped[int] = mapped_column(BigInteger)  # last attempts of dead letters
-    lost: Mapped[int] = mapped_column(BigInteger)
-    waits: Mapped[str] = mapped_column(Text)  # see lib/histograms.py
-    runs: Mapped[str] = mapped_column(Text)
+    at: Mapped[int] = mapped_column(primary_key=True)  # start of the minute
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    completed: Mapped[int]
+    failed: Mapped[int]  # failed attempts, retried or not
+    dead: Mapped[int]  # last attempts of dead letters
+    lost: Mapped[int]
+    waits: Mapped[str]  # see lib/histograms.py
+    runs: Mapped[str]
 
 
 class CommandHour(Model):
@@ -33,11 +32,11 @@ class CommandHour(Model):
 
     __tablename__ = "command_hours"
 
-    at: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    shape: Mapped[str] = mapped_column(Text, primary_key=True)
-    runs: Mapped[int] = mapped_column(BigInteger)
-    failures: Mapped[int] = mapped_column(BigInteger)
-    run_time: Mapped[int] = mapped_column(BigInteger)  # microseconds in total
+    at: Mapped[int] = mapped_column(primary_key=True)
+    shape: Mapped[str] = mapped_column(primary_key=True)
+    runs: Mapped[int]
+    failures: Mapped[int]
+    run_time: Mapped[int]  # microseconds in total
 
 
 class Group(Model):
@@ -45,10 +44,10 @@ class Group(Model):
 
     __tablename__ = "failure_groups"
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)  # Job.error_key
-    note: Mapped[str] = mapped_column(Text)
-    owner: Mapped[Optional[str]] = mapped_column(Text)
-    acknowledged_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # a later death reopens the group
-    acknowledged_by: Mapped[Optional[str]] = mapped_column(Text)
-    changed_at: Mapped[int] = mapped_column(BigInteger)
-    changed_by: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(primary_key=True)  # Job.error_key
+    note: Mapped[str]
+    owner: Mapped[Optional[str]]
+    acknowledged_at: Mapped[Optional[int]]  # a later death reopens the group
+    acknowledged_by: Mapped[Optional[str]]
+    changed_at: Mapped[int]
+    changed_by: Mapped[str]

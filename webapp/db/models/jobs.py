@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from typing import Optional, Union
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    Text,
-    TextClause,
-    text,
-)
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, TextClause, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.core.states import STATES, TERMINAL
@@ -36,46 +25,44 @@ class Job(Model):
     __tablename__ = "jobs"
 
     seq: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    id: Mapped[str] = mapped_column(Text, unique=True)
-    command: Mapped[str] = mapped_column(Text)
+    id: Mapped[str] = mapped_column(unique=True)
+    command: Mapped[str]
     queue: Mapped[str] = mapped_column(ForeignKey("queues.name"))
-    requires: Mapped[str] = mapped_column(Text, server_default="", default="")  # labels, see labels.py
+    requires: Mapped[str] = mapped_column(server_default="", default="")  # labels, see labels.py
     priority: Mapped[int] = mapped_column(Integer)
-    state: Mapped[str] = mapped_column(Text)
-    run_at: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str]
+    run_at: Mapped[int]
     max_retries: Mapped[Optional[int]] = mapped_column(Integer)  # None: the setting decides, when it fails
-    timeout: Mapped[Optional[float]] = mapped_column(Float)  # seconds; None: the setting decides
-    cwd: Mapped[Optional[str]] = mapped_column(Text)
-    env: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object of strings
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    created_by: Mapped[str] = mapped_column(Text)
-    changed_at: Mapped[int] = mapped_column(BigInteger)
+    timeout: Mapped[Optional[float]]  # seconds; None: the setting decides
+    cwd: Mapped[Optional[str]]
+    env: Mapped[Optional[str]]  # a JSON object of strings
+    created_at: Mapped[int]
+    created_by: Mapped[str]
+    changed_at: Mapped[int]
 
     attempts: Mapped[int] = mapped_column(Integer, default=0)  # number of the last claim, never reused
     failures: Mapped[int] = mapped_column(Integer, default=0)  # since the enqueue or the last requeue
     losses: Mapped[int] = mapped_column(Integer, default=0)  # workers that died while they ran it, since then
     lone_losses: Mapped[int] = mapped_column(Integer, default=0)  # those of them when it ran alone in its worker
 
-    started_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # of the latest attempt
-    finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # when it reached its terminal state
+    started_at: Mapped[Optional[int]]  # of the latest attempt
+    finished_at: Mapped[Optional[int]]  # when it reached its terminal state
     exit_code: Mapped[Optional[int]] = mapped_column(Integer)  # of the latest ended attempt, as are the next two
-    last_error: Mapped[Optional[str]] = mapped_column(Text)
-    error_key: Mapped[Optional[str]] = mapped_column(Text)  # the same for similar failures, see failure_text.py
+    last_error: Mapped[Optional[str]]
+    error_key: Mapped[Optional[str]]  # the same for similar failures, see failure_text.py
 
-    worker_id: Mapped[Optional[str]] = mapped_column(Text)  # the worker that holds the claim
-    token: Mapped[Optional[str]] = mapped_column(Text)  # secret of the claim; each claim has a new one
-    cancel_requested_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    cancel_requested_by: Mapped[Optional[str]] = mapped_column(Text)
+    worker_id: Mapped[Optional[str]]  # the worker that holds the claim
+    token: Mapped[Optional[str]]  # secret of the claim; each claim has a new one
+    cancel_requested_at: Mapped[Optional[int]]
+    cancel_requested_by: Mapped[Optional[str]]
 
-    form_key: Mapped[Optional[str]] = mapped_column(Text)  # a form that is sent twice creates its jobs once
-    batch: Mapped[Optional[str]] = mapped_column(Text)  # shared by the jobs that one form created
-    act_id: Mapped[Optional[int]] = mapped_column(
-        Sequence
-    )  # the bulk action that moved it last; its values before are below
-    prior_state: Mapped[Optional[str]] = mapped_column(Text)
-    prior_run_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    form_key: Mapped[Optional[str]]  # a form that is sent twice creates its jobs once
+    batch: Mapped[Optional[str]]  # shared by the jobs that one form created
+    act_id: Mapped[Optional[int]] = mapped_column(Sequence)  # the last bulk action that moved it
+    prior_state: Mapped[Optional[str]]  # before that action, as the next four
+    prior_run_at: Mapped[Optional[int]]
     prior_failures: Mapped[Optional[int]] = mapped_column(Integer)
-    prior_finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    prior_finished_at: Mapped[Optional[int]]
     prior_attempts: Mapped[Optional[int]] = mapped_column(Integer)  # unchanged: no claim since
 
     __table_args__ = (
@@ -124,23 +111,23 @@ class Attempt(Model):
 
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
-    state: Mapped[str] = mapped_column(Text)
+    state: Mapped[str]
     # exit, signal, timeout, memory, processes, cwd, spawn, cancelled, released, lost
-    reason: Mapped[str] = mapped_column(Text)
-    error: Mapped[Optional[str]] = mapped_column(Text)  # the same as a sentence
-    error_key: Mapped[Optional[str]] = mapped_column(Text)
-    worker_id: Mapped[str] = mapped_column(Text)
-    started_at: Mapped[int] = mapped_column(BigInteger)
-    finished_at: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    error: Mapped[Optional[str]]  # the same as a sentence
+    error_key: Mapped[Optional[str]]
+    worker_id: Mapped[str]
+    started_at: Mapped[int]
+    finished_at: Mapped[int]
     exit_code: Mapped[Optional[int]] = mapped_column(Integer)
     signal: Mapped[Optional[int]] = mapped_column(Integer)
-    cpu_time: Mapped[Optional[int]] = mapped_column(BigInteger)  # microseconds, user and system
-    peak_memory: Mapped[Optional[int]] = mapped_column(BigInteger)  # bytes, of the largest process
-    output: Mapped[bytes] = mapped_column(LargeBinary)  # stdout and stderr in order of arrival
-    output_runs: Mapped[str] = mapped_column(Text)  # see lib/stream_runs.py: '12,5,3'
-    output_cut: Mapped[Optional[int]] = mapped_column(BigInteger)  # offset in `output` where bytes were left out
-    output_dropped: Mapped[int] = mapped_column(BigInteger)  # number of bytes left out
-    due_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # when it became ready to be claimed
+    cpu_time: Mapped[Optional[int]]  # microseconds, user and system
+    peak_memory: Mapped[Optional[int]]  # bytes, of the largest process
+    output: Mapped[bytes]  # stdout and stderr in order of arrival
+    output_runs: Mapped[str]  # see lib/stream_runs.py: '12,5,3'
+    output_cut: Mapped[Optional[int]]  # offset in `output` where bytes were left out
+    output_dropped: Mapped[int]  # number of bytes left out
+    due_at: Mapped[Optional[int]]  # when it became ready to be claimed
 
     __table_args__ = (
         CheckConstraint(one_of("state", ATTEMPT_STATES), name="state"),
@@ -154,7 +141,7 @@ class OutputTail(Model):
     __tablename__ = "output_tails"
 
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str]
 
 
 class OutputChunk(Model):
@@ -164,9 +151,9 @@ class OutputChunk(Model):
 
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
-    position: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # offset of its first byte in all output
-    data: Mapped[bytes] = mapped_column(LargeBinary)
-    runs: Mapped[str] = mapped_column(Text)
+    position: Mapped[int] = mapped_column(primary_key=True)  # offset of its first byte in all output
+    data: Mapped[bytes]
+    runs: Mapped[str]
 
 
 class Event(Model):
@@ -175,13 +162,13 @@ class Event(Model):
     __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    at: Mapped[int] = mapped_column(BigInteger)
-    verb: Mapped[str] = mapped_column(Text)
-    actor: Mapped[str] = mapped_column(Text)  # person:ana, worker:…, rule:retention
-    subject: Mapped[str] = mapped_column(Text)  # job:job1, queue:mail, worker:…, setting:backoff_base, user:ana
+    at: Mapped[int]
+    verb: Mapped[str]
+    actor: Mapped[str]  # person:ana, worker:…, rule:retention
+    subject: Mapped[str]  # job:job1, queue:mail, worker:…, setting:backoff_base, user:ana
     job_seq: Mapped[Optional[int]] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"))
     act_id: Mapped[Optional[int]] = mapped_column(Sequence)
-    detail: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object
+    detail: Mapped[Optional[str]]  # a JSON object
 
     __table_args__ = (
         _partial_index("ix_events_job_seq", "job_seq", where="job_seq IS NOT NULL"),
@@ -195,9 +182,9 @@ class Queue(Model):
 
     __tablename__ = "queues"
 
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    paused_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    paused_by: Mapped[Optional[str]] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_at: Mapped[Optional[int]]
+    paused_by: Mapped[Optional[str]]
 
 
 class LabelSetRow(Model):
@@ -209,6 +196,6 @@ class LabelSetRow(Model):
     __tablename__ = "lanes"
 
     queue: Mapped[str] = mapped_column(ForeignKey("queues.name"), primary_key=True)
-    requires: Mapped[str] = mapped_column(Text, primary_key=True)
+    requires: Mapped[str] = mapped_column(primary_key=True)
 
     __table_args__ = (CheckConstraint("requires <> ''", name="requires_something"),)
