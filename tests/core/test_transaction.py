@@ -91,7 +91,8 @@ def test_a_worker_connection_recovers_from_an_error(app: Flask) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("config", ["postgresql"], indirect=True)
+@pytest.mark.postgresql
+@pytest.mark.only("postgresql")
 def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WakeupSignal, "notify", lambda _self, execute: execute("no statement at all"))
     with durable() as transaction:

@@ -166,7 +166,7 @@ def test_a_backup_that_is_killed_leaves_no_file_of_the_final_name(
     operations.enqueue([job_spec.parse({"command": "x" * 60_000})] * 300, "person:test")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from webapp import backup, config\n"
+        "from webapp import config\nfrom webapp.db import backup\n"
         "def stop(path): print('copied', flush=True); sys.stdin.read()\n"
         "backup.verify = stop\n"
         "backup.make(config.load(), Path(sys.argv[2]))"

@@ -88,7 +88,7 @@ def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -
 
 
 def test_eight_processes_that_start_at_once_make_one_database(config: Config) -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from webapp import create_core; create_core()"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from webapp.db.application import create_core; create_core()"
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(CHECKOUT)], stderr=subprocess.PIPE, text=True)
         for _ in range(8)
