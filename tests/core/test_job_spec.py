@@ -135,7 +135,8 @@ def test_an_unknown_key_is_told_its_nearest_neighbour() -> None:
 
 def test_delay_and_run_at_exclude_each_other() -> None:
     assert (
-        "cannot be combined with delay" in faults({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})["run_at"]
+        "cannot be combined with delay"
+        in faults({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})["run_at"]
     )
 
 

@@ -98,7 +98,7 @@ def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: 
     with durable() as transaction:
         transaction.execute(ADD, {"name": "one"})
     with engines.reading() as session:
-        assert session.execute(text("SELECT name FROM queues")).scalars().all() == ["one"]
+        assert session.scalar(text("SELECT count(*) FROM queues WHERE name = 'one'")) == 1
 
 
 @pytest.mark.parametrize("ends", ["commit", "rollback"])

@@ -98,7 +98,7 @@ class WriteLock:
         return None
 
     def _check_place(self, path: Path) -> None:
-        """A removed folder keeps its open files, but nobody would find what is written there."""
+        """Raise Gone if the folder was removed or replaced: data written to its open files would be lost."""
         ours = os.fstat(self._descriptor)
         try:
             there = os.stat(path)
