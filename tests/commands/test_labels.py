@@ -45,7 +45,10 @@ def test_in_json_they_are_a_text_or_a_list(app: Flask, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--command", "true", "--requires", "-x"], "requires: '-x' is not a valid label; expected 1 to 128 characters"),
+        (
+            ["--command", "true", "--requires", "-x"],
+            "requires: '-x' is not a valid label; expected 1 to 128 characters",
+        ),
         (["--requires", "gpu", '{"command": "true"}'], "In JSON they are keys of the object"),
     ],
 )
