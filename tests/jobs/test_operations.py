@@ -83,7 +83,7 @@ def _asks(label: str, queue: str = "default") -> job_spec.JobSpec:
 
 def test_there_are_only_so_many_ways_to_ask_of_one_queue(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers and pages look through them one by one."""
-    monkeypatch.setattr(enqueueing, "MOST_LANES", 2)
+    monkeypatch.setattr(enqueueing, "MOST_LABEL_SETS", 2)
     operations.enqueue([*map(_asks, "ab")], "person:ana")
     operations.enqueue([_asks("a")], "person:ana")
     with pytest.raises(job_spec.SpecError, match="already require 2 different sets of labels"):
