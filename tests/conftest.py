@@ -117,7 +117,7 @@ def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a test may rest in a transaction for longer than PostgreSQL lets us by default."""
-    monkeypatch.setattr(postgresql, "IDLE_LIMIT", int(LIMIT))
+    monkeypatch.setattr(postgresql, "IDLE_TRANSACTION_SECONDS", int(LIMIT))
 
 
 @pytest.fixture

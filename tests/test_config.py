@@ -82,7 +82,7 @@ def test_several_hosts_are_shown_as_people_write_them() -> None:
     ],
 )
 def test_hosts_that_cannot_be_told_apart_are_refused_with_what_was_expected(url: str) -> None:
-    with pytest.raises(ConfigError, match="QUEUECTL_DATABASE_URL names several hosts") as caught:
+    with pytest.raises(ConfigError, match=r"QUEUECTL_DATABASE_URL .* has several hosts") as caught:
         configuration.database_url(url, "QUEUECTL_DATABASE_URL")
     assert "user@host1:5432,host2:5432" in str(caught.value)
     assert "s3cret" not in str(caught.value)

@@ -1,6 +1,6 @@
-"""How this process was started: frozen at its start, from flags, environment, `.env` and defaults, in that order.
+"""The start-up configuration of this process, from flags, environment, `.env` and defaults, in that order.
 
-What people change while the queue runs lives in `jobs/settings.py` and the database, not here.
+Settings that people change while the queue runs are in `core/settings.py` and the database.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class ConfigError(Exception):
-    """The process was started with something it cannot use; the message says what, and what to do."""
+    """A start-up value that cannot be used. The message says which, and what to do."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One process's start-up configuration.
+    """The start-up configuration.
 
     Attributes:
-        home: the folder that holds the database, the lock and the secret key (mode 0700).
-        database_url: a SQLAlchemy URL; None means `queue.db` in the home.
-        public_url: how people reach the console from outside (`https://queue.example.org`), or None.
-        trusted_proxies: addresses and networks whose `X-Forwarded-For` is believed.
-        durable_settles: whether workers commit as durably as enqueue does: then nothing runs again after a power cut
-            but what was running, and a job takes longer.
+        home: the folder of the database, the lock and the secret key (mode 0700).
+        database_url: a SQLAlchemy URL; None means `queue.db` in `home`.
+        public_url: the URL of the console for people (`https://queue.example.org`), or None.
+        trusted_proxies: addresses and networks whose `X-Forwarded-For` is trusted.
+        durable_settles: whether workers commit as durably as enqueue. Then only jobs that were running run again after
+            a power cut, and each job takes longer.
     """
 
     home: Path
@@ -49,14 +49,14 @@ class Config:
 
     @property
     def sqlite_path(self) -> Path:
-        """The database file. Only meaningful where `is_sqlite`."""
+        """The database file, if `is_sqlite`."""
         if self.database_url is None:
             return self.home / "queue.db"
         return Path(self.database_url[len("sqlite:///") :]).absolute()
 
     @property
     def lock_path(self) -> Path:
-        """The file whose flock every writer takes first; it lies beside the database that it guards."""
+        """The file of the write lock, next to the database."""
         return self.sqlite_path.with_name("queue.lock") if self.is_sqlite else self.home / "queue.lock"
 
     @property
@@ -65,20 +65,21 @@ class Config:
 
 
 def load(environ: Optional[Mapping[str, str]] = None) -> Config:
-    """Read the configuration. Raises ConfigError with one line that names the variable and what it should be."""
+    """Read the configuration. Raises ConfigError; its message names the variable and what is expected."""
     values = {**_dotenv(), **(os.environ if environ is None else environ)}
     home_text = values.get("QUEUECTL_HOME") or os.path.join(_user_home(values), ".queuectl")
+    url = values.get("QUEUECTL_DATABASE_URL")
     return Config(
         home=_home(home_text),
-        database_url=_database_url(values.get("QUEUECTL_DATABASE_URL") or None),
-        public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or None),
+        database_url=database_url(url, "QUEUECTL_DATABASE_URL") if url else None,
+        public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or ""),
         trusted_proxies=_networks(values.get("QUEUECTL_TRUSTED_PROXIES") or ""),
         durable_settles=_yes("QUEUECTL_DURABLE_SETTLES", values.get("QUEUECTL_DURABLE_SETTLES") or "0"),
     )
 
 
 def ensure_home(config: Config) -> None:
-    """Make the home folder, readable by its owner alone. Raises ConfigError where that cannot be done."""
+    """Create the home folder, readable by its owner only. Raises ConfigError if that fails."""
     try:
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.name == "posix" and config.home.stat().st_uid == os.getuid():
@@ -90,7 +91,7 @@ def ensure_home(config: Config) -> None:
     except OSError as error:
         raise ConfigError(
             f"cannot use the home folder {config.home}: {error.strerror}. "
-            "Make it writable, or name another one in QUEUECTL_HOME."
+            "Make it writable, or set another folder in QUEUECTL_HOME."
         ) from None
 
 
@@ -98,13 +99,13 @@ def _home(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:
-        raise ConfigError(f"QUEUECTL_HOME is {text!r}, and there is no such user. Name a folder.") from None
+        raise ConfigError(f"QUEUECTL_HOME is {text!r}, but this user does not exist. Set a folder.") from None
 
 
 def _user_home(values: Mapping[str, str]) -> str:
     home = values.get("HOME") or os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise ConfigError("this user has no home folder. Name a folder for the queue in QUEUECTL_HOME.")
+        raise ConfigError("this user has no home folder. Set a folder for the queue in QUEUECTL_HOME.")
     return home
 
 
@@ -113,40 +114,36 @@ def _dotenv() -> dict[str, str]:
     try:
         return dotenv.load(str(path))
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}. Let this user read it, or remove it.") from None
-
-
-def _database_url(url: Optional[str]) -> Optional[str]:
-    return None if url is None else database_url(url, "QUEUECTL_DATABASE_URL")
+        raise ConfigError(f"cannot read {path}: {error.strerror}. Make it readable, or remove it.") from None
 
 
 def database_url(url: str, name: str) -> str:
-    """An address as SQLAlchemy takes it. Raises ConfigError, which says under what name it was given."""
+    """An address in the form for SQLAlchemy. Raises ConfigError; `name` is the variable or option in its message."""
     scheme, separator, rest = url.partition("://")
     if separator and scheme in {"postgres", "postgresql", "postgresql+psycopg"}:
         try:
             rest = postgres_dsn.spread(rest)
         except ValueError as error:
             raise ConfigError(
-                f"{name} names several hosts ({scheme}://…) and cannot be used: {error}. "
+                f"{name} ({scheme}://…) has several hosts and cannot be used: {error}. "
                 "Expected postgresql://user@host1:5432,host2:5432/database."
             ) from None
         if _has_readable_port(rest):
             return "postgresql+psycopg://" + rest
     if scheme == "sqlite" and rest.startswith("/") and os.path.isabs(rest[1:]):
         return url
-    # What stands before a missing `://` is the whole text, with its password.
+    # Without `://` the scheme is the whole text with its password, so do not show it.
     raise ConfigError(
-        f"{name} names no database that can be used{f' ({scheme}://…)' if separator else ''}. "
+        f"{name} is not a valid database address{f' ({scheme}://…)' if separator else ''}. "
         "Expected sqlite:////absolute/path/queue.db or postgresql://user@host/database."
     )
 
 
 def address(config: Config) -> str:
-    """Where the database is, for people to read: without any password, as it may be typed in again."""
+    """The address of the database for people, without password, in a form that can be entered again."""
     if config.is_sqlite:
         return f"sqlite:///{config.sqlite_path}"
-    from sqlalchemy.engine import URL, make_url  # only here: most processes tell nobody
+    from sqlalchemy.engine import URL, make_url  # only here: most processes do not need it
 
     url = make_url(config.database_url or "")
     query = {key: value for key, value in url.query.items() if "password" not in key}
@@ -154,11 +151,11 @@ def address(config: Config) -> str:
         return URL.create("postgresql", url.username, None, url.host, url.port, url.database, query).render_as_string()
     hosts = postgres_dsn.together(str(query.pop("host")), str(query.pop("port")))
     shown = URL.create("postgresql", url.username, None, "\0", None, url.database, query).render_as_string()
-    return shown.replace("\0", hosts)  # nothing else has one that is not quoted
+    return shown.replace("\0", hosts)  # everything else is quoted
 
 
 def _has_readable_port(address: str) -> bool:
-    """Whether what follows `//` and a password can be taken apart: brackets that close, a port that is a number."""
+    """Whether the part after `//` and a password can be parsed: closed brackets, a numeric port."""
     try:
         _ = urlsplit("//" + address.rpartition("@")[2]).port
     except ValueError:
@@ -166,8 +163,8 @@ def _has_readable_port(address: str) -> bool:
     return True
 
 
-def _public_url(url: Optional[str]) -> Optional[str]:
-    if url is None:
+def _public_url(url: str) -> Optional[str]:
+    if not url:
         return None
     readable = _has_readable_port(url.partition("://")[2])
     parts = urlsplit(url if readable else "")
@@ -188,5 +185,5 @@ def _networks(text: str) -> tuple[Network, ...]:
     except ValueError as error:
         raise ConfigError(
             f"QUEUECTL_TRUSTED_PROXIES is {text!r}: {error}. Expected addresses or networks, such as "
-            "127.0.0.1 or 10.0.0.0/8, with commas between."
+            "127.0.0.1 or 10.0.0.0/8, separated by commas."
         ) from None

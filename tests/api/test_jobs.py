@@ -50,7 +50,7 @@ def test_a_job_is_submitted_and_its_address_told(submitter: Program) -> None:
         ({}, "command", "is missing"),
         ({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"}, "run_at", "beside delay"),
         ({"command": "x", "id": "\ud800"}, "id", "surrogate"),
-        ([], "", "a job is an object"),
+        ([], "", "expected an object such as"),
     ],
 )
 def test_what_a_job_may_not_be_is_told_in_the_words_of_the_command_line(

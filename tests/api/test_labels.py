@@ -26,7 +26,7 @@ def test_without_any_the_list_is_empty(submitter: Program, body: dict[str, Any])
 
 
 def test_a_refusal_names_the_field(submitter: Program) -> None:
-    given, words = ["gpu", "-x"], "'-x' is no label; expected 1 to 128 characters"
+    given, words = ["gpu", "-x"], "'-x' is not a valid label; expected 1 to 128 characters"
     told = refused(submitter("POST", "/jobs", {"command": "true", "requires": given}), 422, "invalid")
     (error,) = told["errors"]
     assert (error["field"], error["place"]) == ("requires", None)

@@ -175,7 +175,7 @@ def test_a_pool_of_theirs_that_fails_is_left_out_and_not_tried_again(run: Bench,
     [
         (None, "name a PostgreSQL in which databases may be made in QUEUECTL_BENCH_POSTGRES"),
         ("sqlite:////tmp/queue.db", "QUEUECTL_BENCH_POSTGRES names no PostgreSQL. Expected postgresql://"),
-        ("mysql://somewhere/bench", "QUEUECTL_BENCH_POSTGRES names no database that can be used (mysql://"),
+        ("mysql://somewhere/bench", "QUEUECTL_BENCH_POSTGRES is not a valid database address (mysql://"),
     ],
 )
 def test_what_is_wrong_with_the_address_is_one_line(

@@ -360,7 +360,7 @@ def test_another_python_makes_the_environment_anew_but_not_under_a_running_comma
     running.communicate(timeout=DEADLINE)
 
     after = used_door.start("status")
-    assert (after.returncode, "anew" in after.stderr) == (0, True)
+    assert (after.returncode, "replacing" in after.stderr) == (0, True)
 
 
 def test_a_larger_set_serves_a_command_that_needs_the_smaller_one(used_door: Door) -> None:

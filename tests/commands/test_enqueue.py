@@ -90,7 +90,7 @@ def test_a_command_line_that_cannot_be_meant_is_a_usage_error(cli: Cli, argv: li
         ("'{id:job1,command:echo}'", "the shell took the quotes away"),
         ("{id:job1,command:echo}", "the shell took the quotes away"),
         ("echo hello", "--command 'echo hi'"),
-        ('{"command":', "this is not JSON"),
+        ('{"command":', "invalid JSON"),
     ],
 )
 def test_bad_input_is_refused_with_a_hint_and_nothing_is_stored(app: Flask, cli: Cli, text: str, words: str) -> None:
@@ -143,7 +143,7 @@ def test_one_bad_line_keeps_all_out_and_every_fault_is_told_with_its_line(app: F
         ["line 3", " priority"],
         ["line 3", " queu"],
         ["line 4", " command"],
-        ["line 5", " this is not JSON"],
+        ["line 5", " invalid JSON"],
     ]
     assert number_of_jobs() == 0
 

@@ -45,7 +45,10 @@ def test_in_json_they_are_a_text_or_a_list(app: Flask, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--command", "true", "--requires", "-x"], "requires: '-x' is no label; expected 1 to 128 characters"),
+        (
+            ["--command", "true", "--requires", "-x"],
+            "requires: '-x' is not a valid label; expected 1 to 128 characters",
+        ),
         (["--requires", "gpu", '{"command": "true"}'], "In JSON they are keys of the object"),
     ],
 )
@@ -104,7 +107,7 @@ def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(a
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["-x"], "'-x' is no label; expected 1 to 128 characters"),
+        (["-x"], "'-x' is not a valid label; expected 1 to 128 characters"),
         (["gpu,ssd"], "Give --label once for each."),
         (["host:web-1"], "every worker has its host's label by itself, here 'host:"),
         ([f"l{number}" for number in range(9)], "9 labels are too many; a worker has at most 8."),

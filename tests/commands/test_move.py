@@ -116,7 +116,7 @@ def test_a_move_is_taken_back(config: Config, cli: Cli, address: str) -> None:
 def test_what_is_said_wrong_is_said_in_one_line(cli: Cli, address: str) -> None:
     wrong = cli("db", "move", "--to", "mysql://ana:s3cret@db/q")
     assert wrong.code == 1
-    assert wrong.err.startswith("Error: --to names no database that can be used (mysql://…). Expected sqlite:////abs")
+    assert wrong.err.startswith("Error: --to is not a valid database address (mysql://…). Expected sqlite:////abs")
     assert cli("db", "move", "--to", address, "--force").code == 2
     assert cli("db", "move", "--to", address, "--undo", "--dry-run").code == 2
 

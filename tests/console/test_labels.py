@@ -255,7 +255,7 @@ def test_what_is_required_is_stored_and_filled_in_again(operator: Browser) -> No
 
 
 def test_a_wrong_label_is_told_at_its_field_and_kept(operator: Browser) -> None:
-    typed, message = "gpu, -x", "&#39;-x&#39; is no label; expected 1 to 128 characters"
+    typed, message = "gpu, -x", "&#39;-x&#39; is not a valid label; expected 1 to 128 characters"
     response = submit(operator, requires=typed, command="echo kept")
     text = response.get_data(as_text=True)
     assert response.status_code == 422

@@ -310,7 +310,7 @@ def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
 
 
 def test_a_comparison_of_too_much_stops_and_says_so() -> None:
-    most = text_diff.MOST
+    most = text_diff.MAX_DIFFERENT
     old, new = [f"a{number}" for number in range(most + 50)], [f"b{number}" for number in range(most + 7)]
     it = text_diff.compare(["head", *old, "end"], ["head", *new, "end"])
     assert (it.removed, it.added, it.alike, it.left_out) == (most, most, 2, 50)
@@ -330,7 +330,7 @@ def test_long_outputs_that_differ_here_and_there_are_compared_to_their_end() -> 
 def test_a_comparison_leaves_nothing_out_and_calls_nothing_alike_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pseudo-random texts, windows far smaller than they are."""
     monkeypatch.setattr(text_diff, "WINDOW", 7)
-    monkeypatch.setattr(text_diff, "MOST", 40)
+    monkeypatch.setattr(text_diff, "MAX_DIFFERENT", 40)
     chance = random.Random(1)
     for _ in range(500):
         old = [chance.choice("abcdef") for _ in range(chance.randrange(60))]

@@ -75,7 +75,7 @@ def test_a_null_counts_as_not_given() -> None:
         ("timeout", float("inf"), "at most 2592000"),
         ("delay", -1, "from 0 and at most"),
         ("run_at", "tomorrow", "expected ISO 8601 with a zone"),
-        ("run_at", "2030-01-01T00:00:00", "names no zone"),
+        ("run_at", "2030-01-01T00:00:00", "has no time zone"),
         ("run_at", "9999-12-31T23:59:59Z", "expected ISO 8601"),
         ("run_at", "", "expected ISO 8601"),
         ("cwd", "relative", "absolute path"),
@@ -84,18 +84,18 @@ def test_a_null_counts_as_not_given() -> None:
         ("env", {"A=B": "x"}, "must not be empty or contain '='"),
         ("env", {"": "x"}, "must not be empty"),
         ("env", {"A": "\0"}, "NUL"),
-        ("env", {"QUEUECTL_TOKEN": "x"}, "set by queuectl itself"),
-        ("env", {"A": "x" * 65536}, "65,537 bytes long in all"),
+        ("env", {"QUEUECTL_TOKEN": "x"}, "queuectl sets QUEUECTL_… variables itself"),
+        ("env", {"A": "x" * 65536}, "65,537 bytes in total"),
         ("requires", "", "'' is not allowed; expected labels such as gpu, or host:web-1"),
         ("requires", " , ", "is not allowed; expected labels"),
         ("requires", {"gpu": 1}, "is not allowed; expected labels"),
-        ("requires", ["gpu", 7], "7 is no label; expected 1 to 128 characters"),
-        ("requires", ["gpu ssd"], "'gpu ssd' is no label"),
-        ("requires", "gpu, -x", "'-x' is no label"),
-        ("requires", "gpu\0", "is no label"),
-        ("requires", ["\ud800"], "is no label"),
-        ("requires", "host:", "names no host; expected a label such as host:web-1"),
-        ("requires", "host:a host:B", "names host:a and host:b, but a worker runs on one host"),
+        ("requires", ["gpu", 7], "7 is not a valid label; expected 1 to 128 characters"),
+        ("requires", ["gpu ssd"], "'gpu ssd' is not a valid label"),
+        ("requires", "gpu, -x", "'-x' is not a valid label"),
+        ("requires", "gpu\0", "is not a valid label"),
+        ("requires", ["\ud800"], "is not a valid label"),
+        ("requires", "host:", "has no host name; expected a label such as host:web-1"),
+        ("requires", "host:a host:B", "has host:a and host:b, but a worker runs on one host"),
         ("requires", "a b c d e f g h i", "has 9 labels; at most 8 are allowed"),
     ],
 )
@@ -135,21 +135,22 @@ def test_an_unknown_key_is_told_its_nearest_neighbour() -> None:
 
 def test_delay_and_run_at_exclude_each_other() -> None:
     assert (
-        "cannot stand beside delay" in faults({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})["run_at"]
+        "cannot be combined with delay"
+        in faults({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"})["run_at"]
     )
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{'command': 'x'}", "this is not JSON"),
-        ("", "this is not JSON"),
-        ('{"command": "x"} {}', "this is not JSON"),
-        ('{"command": NaN}', "NaN is no JSON number"),
-        ("[" * 100_000, "nested too deep"),
+        ("{'command': 'x'}", "invalid JSON"),
+        ("", "invalid JSON"),
+        ('{"command": "x"} {}', "invalid JSON"),
+        ('{"command": NaN}', "NaN is not a JSON number"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"priority": ' + "9" * 5000 + "}", "more digits"),
-        ('["echo"]', "a job is an object"),
-        ("null", "a job is an object"),
+        ('["echo"]', "expected an object such as"),
+        ("null", "expected an object such as"),
     ],
 )
 def test_what_is_no_json_object_is_refused(text: str, words: str) -> None:
@@ -189,4 +190,4 @@ def test_a_key_that_commands_a_terminal_is_shown_and_not_obeyed() -> None:
 
 
 def test_what_is_no_json_is_refused_with_its_place() -> None:
-    assert "this is not JSON: Invalid control character at character 14." in faults('{"command":"a\0b"}')[""]
+    assert "invalid JSON: Invalid control character at character 14." in faults('{"command":"a\0b"}')[""]

@@ -116,12 +116,12 @@ def test_the_trail_is_found_by_who_what_and_whether_and_read_in_pages() -> None:
         settings.set_setting("max_retries", value + 4, "person:ana")
     settings.set_setting("lease", 40, "person:anatol")
     with reading() as session:
-        assert len(audit.page(session, audit.Wanted(actor="person:ana"), limit=10)) == 6
-        assert len(audit.page(session, audit.Wanted(subject="setting:lease"), limit=10)) == 1
-        assert audit.page(session, audit.Wanted(outcome="refused"), limit=10) == []
-        first = audit.page(session, audit.Wanted(), limit=4)
-        rest = audit.page(session, audit.Wanted(), before=first[-1].id, limit=4)
+        assert len(audit.page(session, audit.AuditFilter(actor="person:ana"), limit=10)) == 6
+        assert len(audit.page(session, audit.AuditFilter(subject="setting:lease"), limit=10)) == 1
+        assert audit.page(session, audit.AuditFilter(outcome="refused"), limit=10) == []
+        first = audit.page(session, audit.AuditFilter(), limit=4)
+        rest = audit.page(session, audit.AuditFilter(), before=first[-1].id, limit=4)
         assert [row.id for row in (*first, *rest)] == sorted((row.id for row in (*first, *rest)), reverse=True)
-        exported = list(audit.export(session, audit.Wanted()))
+        exported = [row for rows in audit.export(audit.AuditFilter()) for row in rows]
     assert len(exported) == len(first) + len(rest) == 6
     assert audit.as_json(exported[0])["detail"] == {"before": 3, "after": 4}

@@ -81,7 +81,7 @@ def test_a_backup_never_replaces_a_file_unasked_nor_the_database_at_all(
         backup.make(config, tmp_path / "notes")
     with pytest.raises(BackupError, match="is the database itself"):
         backup.make(config, home / "queue.db", replace=True)
-    with pytest.raises(BackupError, match="there is no folder"):
+    with pytest.raises(BackupError, match="does not exist"):
         backup.make(config, tmp_path / "no" / "folder")
     assert (tmp_path / "notes").read_text() == "keep me"
 
@@ -147,7 +147,7 @@ def test_what_is_no_sound_backup_is_refused_and_nothing_changes(
         _sql(copy, "CREATE TABLE somebody_elses (x)")
     else:
         _sql(copy, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(BackupError, match=r"no database of queuectl|is damaged|which this queuectl does not know"):
+    with pytest.raises(BackupError, match=r"not a queuectl database|is damaged|which this queuectl does not know"):
         backup.restore(home_config, copy)
     assert len(ids(home_config)) == 300
 
@@ -166,7 +166,7 @@ def test_a_backup_that_is_killed_leaves_no_file_of_the_final_name(
     actions.enqueue([job_spec.parse({"command": "x" * 60_000})] * 300, "person:test")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from webapp import config\n"
+        "from webapp import config\nfrom webapp.db import backup\n"
         "from webapp.db import backup\n"
         "def stop(path): print('copied', flush=True); sys.stdin.read()\n"
         "backup.verify = stop\n"

@@ -58,7 +58,7 @@ def lose_the_session(
     del postgresql_app
 
     def by_session(ask: bool) -> None:
-        with writing(rings=False) as session:
+        with writing(wakes_workers=False) as session:
             session.execute(text(WRITE))
             execute(postgresql_server, END.format(session.scalar(text(PID))))
             if ask:

@@ -124,7 +124,7 @@ def test_a_child_does_not_share_its_parents_lock(tmp_path: Path) -> None:
 
 
 def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path) -> None:
-    with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing(patience=0.1):
+    with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing(timeout=0.1):
         pytest.fail("the lock was not ours")  # pragma: no cover
 
 
@@ -152,37 +152,37 @@ def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: 
 def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
     app: Flask, eventually: Callable[..., Any]
 ) -> None:
-    marks = [eventually(engines.mark)]
+    marks = [eventually(engines.change_mark)]
     for _ in range(3):
         with reading() as session:
             session.execute(text("SELECT count(*) FROM jobs")).all()
-        assert engines.mark() == marks[-1]
+        assert engines.change_mark() == marks[-1]
         with writing() as session:
             session.execute(text("UPDATE control SET pulse = pulse + 1"))
-        marks.append(eventually(engines.mark))
+        marks.append(eventually(engines.change_mark))
     assert len(set(marks)) == len(marks)
 
 
 def test_a_mark_tells_what_another_process_commits_and_not_before_it_can_be_read(sqlite_app: Flask, home: Path) -> None:
-    begun = engines.mark()
+    begun = engines.change_mark()
     with writing() as session:
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
         session.flush()
-        assert engines.mark() == begun
+        assert engines.change_mark() == begun
     other = "import sys; from webapp.db.engines import sqlite; c = sqlite.connect(sys.argv[1]); "
     other += "c.execute('UPDATE control SET pulse = pulse + 1'); c.commit()"
-    marks = [begun, engines.mark()]
+    marks = [begun, engines.change_mark()]
     subprocess.run([sys.executable, "-c", other, str(home / "queue.db")], check=True, cwd=CHECKOUT)
-    marks.append(engines.mark())
+    marks.append(engines.change_mark())
     assert len(set(marks)) == 3
 
 
 def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
-    marks = [engines.mark()]
+    marks = [engines.change_mark()]
 
     def look() -> None:
         with sqlite_app.app_context():
-            marks.append(engines.mark())
+            marks.append(engines.change_mark())
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -192,8 +192,8 @@ def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
 
 
 def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app: Flask) -> None:
-    begun = engines.mark()
-    watch = sqlite_app.extensions["queuectl_watch"]
+    begun = engines.change_mark()
+    watch = sqlite_app.extensions["queuectl_changes"]
     watch._connection.driver_connection.close()
-    assert engines.mark() is None
-    assert engines.mark() not in (None, begun)
+    assert engines.change_mark() is None
+    assert engines.change_mark() not in (None, begun)

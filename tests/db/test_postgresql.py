@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
 def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_frees_its_rows(
     config: Config, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(postgresql, "IDLE_LIMIT", 1)
+    monkeypatch.setattr(postgresql, "IDLE_TRANSACTION_SECONDS", 1)
     with create_core(config, migrate=False).app_context():
         job = make_job("pending")
         silent = db.write_engine().connect()

@@ -23,14 +23,14 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("command", "a\0b", "NUL character"),
     ("id", "no spaces", "expected 1 to 128 characters"),
     ("queue", "-x", "the first a letter or digit"),
-    ("requires", "gpu, -x", "'-x' is no label"),
+    ("requires", "gpu, -x", "'-x' is not a valid label"),
     ("priority", 101, "101 is not allowed; expected a whole number from -100 to 100"),
     ("max_retries", -1, "from 0 to 1000"),
     ("timeout", 0, "more than 0"),
     ("delay", -1, ""),
     ("run_at", "tomorrow", ""),
     ("cwd", "srv", "absolute path"),
-    ("env", {"QUEUECTL_X": "1"}, "set by queuectl itself"),
+    ("env", {"QUEUECTL_X": "1"}, "queuectl sets QUEUECTL_… variables itself"),
 ]
 
 # A verb, a state that it moves with the state afterwards, and a state that it leaves alone.
@@ -67,7 +67,7 @@ def test_every_fault_is_told_at_once(face: Face) -> None:
 
 def test_a_taken_id_is_told_with_the_state_of_its_job(face: Face) -> None:
     make_job("dead", id="job1")
-    assert "already used by a dead job" in face.submit(command="true", id="job1")
+    assert "'job1' is already used by a dead job" in face.submit(command="true", id="job1")
 
 
 def test_every_field_reaches_the_job(face: Face) -> None:

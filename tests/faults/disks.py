@@ -154,7 +154,7 @@ def take_the_home_away(rig: Rig, rounds: int) -> None:
         rig.home.rename(away)
         person = Person(f"http://127.0.0.1:{port}")
         eventually("health is red", partial(_health_is, 503, person))
-        eventually("the workers say so", lambda: "is gone" in rig.said())
+        eventually("the workers say so", lambda: "was removed" in rig.said())
         assert not (rig.home / "queue.db").exists()
         if rig.home.exists():
             shutil.rmtree(rig.home)

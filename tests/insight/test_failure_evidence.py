@@ -132,7 +132,7 @@ def test_many_lines_of_one_side_are_shortened_and_all_lines_are_bounded(monkeypa
 def test_equal_lines_are_left_out_except_around_differences() -> None:
     both = [chr(97 + number) * 3 for number in range(12)]
     assert signs(failure_evidence.difference([*both, "x"], [*both, "y"])) == [
-        "… 9 lines alike",
+        "… 9 equal lines",
         "  jjj",
         "  kkk",
         "  lll",

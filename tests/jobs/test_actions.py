@@ -133,7 +133,7 @@ def test_named_jobs_are_audited_one_by_one_and_a_filter_as_one() -> None:
     actions.apply("requeue", ["a"], ANA)
     actions.apply("requeue", JobFilter(state="dead"), ANA)
     with reading() as session:
-        lines = [(line.verb, line.subject) for line in audit.page(session, audit.Wanted(), limit=9)]
+        lines = [(line.verb, line.subject) for line in audit.page(session, audit.AuditFilter(), limit=9)]
     assert lines == [("requeue", "act:2"), ("requeue", "job:a")]
 
 

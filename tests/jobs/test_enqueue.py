@@ -86,6 +86,6 @@ def test_the_number_of_label_sets_per_queue_is_limited(app: Flask, monkeypatch: 
     monkeypatch.setattr(enqueueing, "MOST_LABEL_SETS", 2)
     actions.enqueue([*map(_asks, "ab")], "person:ana")
     actions.enqueue([_asks("a")], "person:ana")
-    with pytest.raises(job_spec.SpecError, match="require 2 different sets of labels already"):
+    with pytest.raises(job_spec.SpecError, match="already require 2 different sets of labels"):
         actions.enqueue([_asks("c")], "person:ana")
     actions.enqueue([_asks("c", "other")], "person:ana")

@@ -126,7 +126,7 @@ def test_each_job_has_an_event_for_the_undo_and_the_audit_trail_has_one_line() -
     undo(act.action_id)
     with reading() as session:
         assert list(session.scalars(select(Event.verb).where(Event.job_seq == job.seq))) == ["requeue", "undo"]
-        whole = audit.Wanted(subject=f"act:{act.action_id}")
+        whole = audit.AuditFilter(subject=f"act:{act.action_id}")
         assert [line.verb for line in audit.page(session, whole, limit=5)] == ["undo", "requeue"]
 
 

@@ -70,7 +70,7 @@ def test_a_clock_that_drifted_is_put_right_when_a_connection_is_taken(
 ) -> None:
     servers()
     clock.follow(clock.now() + HOUR)
-    monkeypatch.setattr(postgresql, "CLOCK_LOOK", 0)
+    monkeypatch.setattr(postgresql, "CLOCK_INTERVAL", 0)
     servers()
     assert off_by() < clock.SECOND
 

@@ -50,7 +50,9 @@ def test_a_date_is_its_beginning_in_utc_and_a_time_names_its_zone() -> None:
     "typed", ["yesterday", "2h30", "999999999w", "1e300d", "nan", "2026-11-24T09:30", "1960-01-01"]
 )
 def test_what_is_no_time_is_told_with_examples(typed: str) -> None:
-    with pytest.raises(ValueError, match="is not a time; expected how long ago, such as 30min, 2h or 7d, or a date"):
+    with pytest.raises(
+        ValueError, match="is not a time; expected a duration before now, such as 30min, 2h or 7d, or a date"
+    ):
         durations.parse_since(typed)
 
 

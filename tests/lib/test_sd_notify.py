@@ -101,7 +101,7 @@ def test_a_manager_that_is_not_there_is_no_reason_to_fail(address: str) -> None:
 def test_a_manager_that_does_not_read_holds_nobody_for_long_and_hears_it_later(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sd_notify, "SLOWNESS", 0.05)
+    monkeypatch.setattr(sd_notify, "SEND_TIMEOUT", 0.05)
     manager = sd_notify.take(environment(service))
     fill(service)
     manager.ready()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
 from tests.worker.test_claims import statement_named
-from webapp.core.statements import AT_THE_HEAD, PROMOTE_LIMIT
+from webapp.core.statements import CLAIM_LOOKAHEAD, PROMOTE_LIMIT
 from webapp.core.states import STATES
 from webapp.db import engines
 from webapp.db.application import create_core
@@ -104,7 +104,7 @@ class _TakenBack(Exception):
     [
         ("look", 10),
         ("pick", FEW),
-        ("pick_of", 4 * (N + AT_THE_HEAD) + FEW),
+        ("pick_of", 4 * (N + CLAIM_LOOKAHEAD) + FEW),
         ("pick_lone", FEW),
         ("pick_lone_of", FEW),
         ("glance", FEW),

@@ -56,7 +56,7 @@ def test_it_rings_when_people_change_what_workers_may_do(bell: Wakeup, queue: Qu
 def test_housekeeping_and_what_workers_write_for_themselves_ring_nobody(
     bell: Wakeup, worker_writes: Callable[[], None]
 ) -> None:
-    with engines.writing(rings=False):
+    with engines.writing(wakes_workers=False):
         pass
     worker_writes()
     assert not rings(bell)

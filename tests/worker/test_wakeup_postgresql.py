@@ -95,7 +95,7 @@ def test_it_rings_for_nothing_that_was_rolled_back(
 ) -> None:
     with pytest.raises(ZeroDivisionError), db.writing():
         raise ZeroDivisionError
-    with db.writing(rings=False):
+    with db.writing(wakes_workers=False):
         pass
     assert not listening.wakeup.rang()
     queue.enqueue("true")  # what is notified arrives in order: had they rung, this would be the second

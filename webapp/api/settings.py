@@ -70,7 +70,7 @@ def _setting(key: str) -> dict[str, Any]:
     try:
         setting_values.define(key[:100])
     except setting_values.SettingError as error:
-        raise lifecycle.NotFound(str(error).replace(" `config list` shows them all.", "")) from None
+        raise lifecycle.NotFound(str(error)) from None
     return _settings()[key]
 
 

@@ -1,6 +1,6 @@
-"""Makes the virtual environment from a hash-pinned lock: one start at a time, whole or not at all.
+"""Makes the virtual environment from a lock file with hashes: one process at a time, completely or not at all.
 
-Standard library only. Whether it has to be made, and how a process gets into it, stands in `bootstrap/enter.py`.
+Standard library only. `enter.py` decides whether it is necessary.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from webapp.bootstrap.venv import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# All that a person can need to reach an index or a mirror. Everything else that PIP_* and pip.conf may say is about
-# another install than this one: user, target, prefix, root, require-virtualenv, no-deps, dry-run, constraint, python …
-# A list of what may pass holds against options that pip has yet to invent; a list of what may not does not.
+# The options for reaching an index or a mirror. All other options in PIP_* and pip.conf are meant for other installs:
+# user, target, prefix, root, no-deps, dry-run, constraint, python … A list of allowed options also holds for future
+# options of pip.
 REACHING_A_MIRROR = {
     *("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert", "client-cert"),
     *("timeout", "default-timeout", "retries", "resume-retries", "cache-dir", "no-cache-dir", "keyring-provider"),
@@ -44,7 +44,7 @@ BROKEN = "connection broken by "
 
 
 def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
-    """Make the venv; where another start is doing so, wait for it and look again."""
+    """Make the venv. If another process is making it, wait and check again."""
     try:
         os.makedirs(os.path.dirname(venv), exist_ok=True)
         with locked(venv + ".lock"):
@@ -53,13 +53,13 @@ def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
     except OSError as error:
         raise BootstrapError(
             f"cannot make the virtual environment {venv}: {error.strerror or error} ({error.filename}). "
-            "Name another place for it in QUEUECTL_VENV, for example QUEUECTL_VENV=~/.queuectl-venv"
+            "Set another place for it, for example QUEUECTL_VENV=~/.queuectl-venv"
         ) from error
 
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
-    """Hold the file's lock; the system lets go of it however this process ends. The file stays: removing it races."""
+    """Hold the file's lock. The system releases it when the process ends. The file stays: removing it would race."""
     with open(path, "a+b") as file:
         if not try_lock(file):
             say("waiting for another start to finish the install")
@@ -69,7 +69,7 @@ def locked(path: str) -> Iterator[None]:
 
 
 def try_lock(file: IO[bytes]) -> bool:
-    """Take the file's lock if nobody has it."""
+    """Take the file's lock; False if another process has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -86,19 +86,18 @@ def try_lock(file: IO[bytes]) -> bool:
 
 
 def install(venv: str, checkout: str, lock: str) -> None:
-    """Build a whole new venv beside the old one, stamp it last, and swap it in by renaming.
+    """Make a new venv next to the old one, mark it as complete, and rename it.
 
-    Not an upgrade in place, so that the outcome is that of a fresh install whatever stood there, the old one serves
-    until the new one is complete, and a kill at any moment leaves none that is half done. A venv finds its packages
-    from where it stands, so it can be moved; only the scripts in bin/ carry its path, and they get the final one.
+    The result is always that of a fresh install, the old venv works until the new one is complete, and a kill leaves
+    no partial venv. A venv can be renamed; only the scripts in bin/ have its path, so they get the final one.
     """
     started = time.monotonic()
     refuse_what_is_not_a_venv(venv)
     for left_over in glob.glob(glob.escape(venv) + ".new-*") + glob.glob(glob.escape(venv) + ".old-*"):
         shutil.rmtree(left_over, ignore_errors=True)
-    what = f"making {venv} anew" if os.path.exists(venv) else f"first use: making {venv}"
+    what = f"replacing {venv}" if os.path.exists(venv) else f"first use: making {venv}"
     say(f"{what} for Python {version()} from {lock}")
-    # A name of its own for each try: an orphaned pip of a killed start may still be writing to the last one.
+    # A new name for each process: pip of a killed start may still be writing to the last one.
     new, old = f"{venv}.new-{os.getpid()}", f"{venv}.old-{os.getpid()}"
     try:
         create(new)
@@ -106,7 +105,7 @@ def install(venv: str, checkout: str, lock: str) -> None:
         count = pip_install(new, os.path.join(checkout, lock))
         point_scripts_to(venv, new)
         if sys.platform != "win32":
-            os.sync()  # else a power cut could keep the stamp and lose what it vouches for
+            os.sync()  # else a power cut could keep the stamp and lose the packages
         write_stamp(new, lock, text)
         if os.path.exists(venv):
             os.rename(venv, old)
@@ -118,21 +117,21 @@ def install(venv: str, checkout: str, lock: str) -> None:
 
 
 def refuse_what_is_not_a_venv(venv: str) -> None:
-    """Spare what QUEUECTL_VENV names by mistake: it would be replaced, with all that is in it."""
+    """Refuse a wrong QUEUECTL_VENV: the folder would be replaced with all its content."""
     if os.path.lexists(venv) and not os.path.isdir(venv):
-        raise BootstrapError(f"the virtual environment belongs at {venv}, but that is a file. Move it away")
+        raise BootstrapError(f"the virtual environment cannot be made: {venv} is a file. Move it away")
     if os.path.isdir(venv) and os.listdir(venv) and not os.path.exists(os.path.join(venv, "pyvenv.cfg")):
         free = os.path.join(venv, "queuectl-venv")
         raise BootstrapError(
-            f"{venv} holds other things than a virtual environment. Name a free place: QUEUECTL_VENV={free}"
+            f"{venv} is not a virtual environment and not empty. Set another place, such as QUEUECTL_VENV={free}"
         )
 
 
 def create(venv: str) -> None:
-    """Make an empty venv with pip in it."""
+    """Make a venv that has only pip."""
     if not (find_spec("venv") and find_spec("ensurepip")):
         raise BootstrapError(
-            f"{base_python()} has no ensurepip, which virtual environments are made with. "
+            f"{base_python()} has no ensurepip, which virtual environments need. "
             f"On Debian and Ubuntu: apt install python{version()}-venv"
         )
     made = run([base_python(), "-I", "-m", "venv", venv], clean_environment())
@@ -141,11 +140,11 @@ def create(venv: str) -> None:
 
 
 def pip_install(venv: str, lock: str) -> int:
-    """Install the lock into the new venv; return how many packages it took."""
+    """Install the packages of a lock file; return their number."""
     pip = [python_of(venv), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
     environment = clean_environment()
     environment.update(mirror_settings(run([*pip, "config", "list"], environment).stdout))
-    environment["PIP_CONFIG_FILE"] = os.devnull  # documented: pip then reads no configuration file at all
+    environment["PIP_CONFIG_FILE"] = os.devnull  # pip then reads no configuration file
     with subprocess.Popen(
         [*pip, "install", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement", lock],
         stdin=subprocess.DEVNULL,
@@ -180,7 +179,7 @@ def run(command: Sequence[str], environment: dict[str, str]) -> subprocess.Compl
 
 
 def mirror_settings(listing: str) -> dict[str, str]:
-    """Return, as PIP_* variables, what `pip config list` says about reaching an index."""
+    """The options for reaching an index in the output of `pip config list`, as PIP_* variables."""
     found: dict[str, str] = {}
     for section in ("global.", "install.", ":env:."):  # the later wins, as in pip
         for line in listing.splitlines():
@@ -195,7 +194,7 @@ def pip_variable(option: str) -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what makes Python or pip install something else, or somewhere else."""
+    """The environment without variables that change what or where Python or pip installs."""
     passes = {"PIP_CONFIG_FILE", *map(pip_variable, REACHING_A_MIRROR)}
     return {
         name: value
@@ -205,7 +204,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def follow(output: IO[str], pinned: int) -> tuple[int, list[str]]:
-    """Turn pip's lines into progress; return the number of packages and the lines."""
+    """Show progress from pip's lines; return the number of packages and the lines."""
     collected = 0
     lines: list[str] = []
     for line in output:
@@ -221,29 +220,27 @@ def follow(output: IO[str], pinned: int) -> tuple[int, list[str]]:
         elif line.startswith("Installing collected packages"):
             say(f"installing {collected} packages")
         elif BROKEN in line:
-            say("the package index does not answer; trying again", passing=BROKEN in "".join(lines[:-1]))
+            say("the package index does not respond; trying again", passing=BROKEN in "".join(lines[:-1]))
     return collected, lines
 
 
 def reason(lines: Sequence[str]) -> str:
-    """Find in pip's lines what went wrong first: its last word tends to be a consequence."""
+    """The first error in pip's lines. Later ones are often consequences."""
     for line in reversed(lines):
-        if BROKEN in line:  # pip goes on to 'no matching distribution'
+        if BROKEN in line:  # followed by 'no matching distribution'
             cause = re.sub(r"<[^>]* object at [^>]*>:? ?", "", line.partition(BROKEN)[2])
             return f"no connection to the package index: {cause}. Check the network, the proxy and pip config list"
     for line, below in zip(lines, [*lines[1:], ""]):
         if line.startswith("ERROR: "):
             detail = f" {below.strip()}" if below.startswith("  ") else ""
-            where = " (pip config list shows which index was asked)" if "from versions: none" in line else ""
-            return line[len("ERROR: ") :] + detail + where
+            hint = " (pip config list shows the index)" if "from versions: none" in line else ""
+            return line[len("ERROR: ") :] + detail + hint
     return "pip gave no reason"
 
 
 def point_scripts_to(venv: str, new: str) -> None:
-    """Write the final path into the scripts, for people who activate the venv or start a tool from its bin/."""
-    if (
-        sys.platform == "win32"
-    ):  # launchers there are executables that carry the path inside; `python -m` serves as well
+    """Write the final path into the scripts in bin/, for people who use the venv directly."""
+    if sys.platform == "win32":  # launchers there are executables; `python -m` works
         return
     folder = os.path.join(new, "bin")
     for name in os.listdir(folder):

@@ -36,10 +36,10 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wanted(
     actor: Optional[str], subject: Optional[str], verb: Optional[str], outcome: Optional[str], since: Optional[int]
-) -> trail.Wanted:
+) -> trail.AuditFilter:
     from webapp.db import audit as trail
 
-    return trail.Wanted(
+    return trail.AuditFilter(
         actor=trail.actor_named(actor or ""),
         verb=verb or "",
         subject=subject or "",
@@ -80,7 +80,7 @@ def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> N
         say(f"These are the newest {limit:,}; there are more. Show them with --limit, or all with `audit export`.")
 
 
-def _newest(wanted: trail.Wanted, limit: int) -> tuple[list[Audit], bool]:
+def _newest(wanted: trail.AuditFilter, limit: int) -> tuple[list[Audit], bool]:
     """The newest rows, and whether there are more; a read transaction takes PAGE at the most."""
     from webapp.db import audit as trail
     from webapp.db.engines import reading
@@ -111,7 +111,7 @@ def export(file: Path, replace: bool, **filters: Any) -> None:
     say(f"{file}: {plural(number, 'line')}")
 
 
-def _to_file(wanted: trail.Wanted, file: Path, replace: bool) -> int:
+def _to_file(wanted: trail.AuditFilter, file: Path, replace: bool) -> int:
     """Under another name until it is whole, readable by its owner alone."""
     if file.exists() and not replace:
         raise click.ClickException(f"{file} exists. Choose another name, or say --replace.")
@@ -127,11 +127,11 @@ def _to_file(wanted: trail.Wanted, file: Path, replace: bool) -> int:
     return number
 
 
-def _write(wanted: trail.Wanted, write: Callable[[str], object]) -> int:
+def _write(wanted: trail.AuditFilter, write: Callable[[str], object]) -> int:
     from webapp.db import audit as trail
 
     number = 0
-    for rows in trail.whole(wanted):
+    for rows in trail.export(wanted):
         write("".join(json.dumps(trail.as_json(row)) + "\n" for row in rows))
         number += len(rows)
     return number

@@ -25,7 +25,7 @@ def _labels(_context: click.Context, _parameter: click.Parameter, values: tuple[
     for name in values:
         if not NAME.match(name):
             more = " Give --label once for each." if "," in name or " " in name else ""
-            raise click.BadParameter(f"{name!r} is no label; expected {NAME_RULE}.{more}")
+            raise click.BadParameter(f"{name!r} is not a valid label; expected {NAME_RULE}.{more}")
         if name.lower().startswith(labels.HOST):
             mine = labels.of_host(processes.host_name())
             raise click.BadParameter(

@@ -85,7 +85,7 @@ class Asked:
     """The filter form and the filter. `problem` is the error of the time."""
 
     typed: dict[str, str]
-    wanted: audit.Wanted
+    wanted: audit.AuditFilter
     problem: str = ""
 
     @classmethod
@@ -98,7 +98,7 @@ class Asked:
             except ValueError as error:
                 problem = str(error)
         actor = audit.actor_named(typed["actor"])
-        return cls(typed, audit.Wanted(actor, typed["verb"], typed["subject"], typed["outcome"], since), problem)
+        return cls(typed, audit.AuditFilter(actor, typed["verb"], typed["subject"], typed["outcome"], since), problem)
 
     def url(self, endpoint: str = "audit.index", **more: Any) -> str:
         return with_query(url_for(endpoint), {**self.typed, **more})
@@ -141,7 +141,7 @@ def export() -> ResponseReturnValue:
         abort(400, asked.problem)
     lines = (
         "".join(json.dumps(audit.as_json(row), ensure_ascii=False) + "\n" for row in rows)
-        for rows in audit.whole(asked.wanted)
+        for rows in audit.export(asked.wanted)
     )
     name = f"queuectl-audit-{times.local(clock.now()):%Y-%m-%d}.jsonl"
     return attachment(streamed(lines), "application/jsonl; charset=utf-8", name)

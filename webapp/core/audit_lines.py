@@ -1,6 +1,6 @@
-"""The lines of the audit trail as plain SQL, and where an act comes from. Reading the trail is in `db/audit.py`.
+"""Writes lines of the audit trail as plain SQL, and knows the origin of a request. `db/audit.py` reads the trail.
 
-The origin of a request is set once for all of it, so that operations need not pass it on.
+The origin is set once for each request, so operations do not pass it on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 from webapp.lib import clock
 
-COMMAND_SHOWN = 80  # characters of a command that stay in the trail
+COMMAND_SHOWN = 80  # characters of a command that are kept in the trail
 
 LINE = """
 INSERT INTO audit (at, actor, verb, subject, outcome, face, address, detail)
@@ -24,7 +24,7 @@ VALUES (:at, :actor, :verb, :subject, :outcome, :face, :address, :detail)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an act comes from: its face (command, console, api; worker for retention) and network address."""
+    """Where a request comes from: its face (command, console, api; worker for retention) and network address."""
 
     face: str
     address: Optional[str] = None
@@ -35,12 +35,12 @@ _origin: ContextVar[Origin] = ContextVar("queuectl_origin", default=_COMMAND)
 
 
 def set_origin(origin: Origin) -> None:
-    """Everything that follows in this context (a request or a command) comes from there."""
+    """Set the origin for the rest of this context, which is a request or a command."""
     _origin.set(origin)
 
 
 def is_audited(actor: str) -> bool:
-    """Whether the audit trail records what this actor does: people and programs, not workers and rules."""
+    """Whether the trail records this actor: people and programs, but not workers and rules."""
     return actor.startswith(("person:", "token:", "anonymous"))
 
 
@@ -53,7 +53,10 @@ def lines(
     details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
     origin: Optional[Origin] = None,
 ) -> list[dict[str, Any]]:
-    """The values for LINE, one mapping for each subject. `details` has as many: `{"before": …, "after": …}`."""
+    """The values for LINE, one mapping for each subject. `details`, if given, has one `{"before": …, "after": …}` each.
+
+    `origin` replaces the origin of the context.
+    """
     origin, at = origin or _origin.get(), clock.now()
     return [
         {
@@ -71,10 +74,10 @@ def lines(
 
 
 def command_in_brief(command: str) -> dict[str, str]:
-    """A command as the trail has it: a long one is cut, and its SHA-256 tells which one it was.
+    """A command for the trail: the start of a long one, and its SHA-256 to identify it.
 
-    The hash has no key: every host would need the same one. A short secret at the end of a command can be guessed from
-    it, so secrets belong into `env`, whose values are not in the trail.
+    The hash has no key, because all hosts would need the same one. A short secret at the end of a command can be
+    guessed from it. Secrets belong in `env`: its values are not in the trail.
     """
     if len(command) <= COMMAND_SHOWN:
         return {"command": command}

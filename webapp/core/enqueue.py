@@ -1,7 +1,7 @@
-"""Enqueue: store the jobs of one call, all or none, with their queues and their lines of the audit trail.
+"""Enqueue: store all jobs of a call or none, with their queues, label sets and audit lines.
 
-In plain SQL (see `core/transaction.py`), because people, programs and idle workers wait for it: a session needs five
-times as long as the INSERT itself. People and programs call `actions.enqueue`.
+In plain SQL, see `core/transaction.py`: a SQLAlchemy session takes five times as long as the INSERT, and callers and
+idle workers wait for it. People and programs call `actions.enqueue`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from webapp.core.transaction import Database, Transaction, durable_transaction
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 
-STORE_BATCH = 10_000  # rows between two reports of how far it is
-AUDITED_SINGLY = 100  # jobs of one call; of more, the audit trail has their number
-AUDITED = ("queue", "requires", "state")  # of each job, beside its command
-
-MOST_LABEL_SETS = 1000  # of one queue: workers and pages look through them one by one
+STORE_BATCH = 10_000  # rows between two calls of `stored`
+AUDITED_SINGLY = 100  # jobs of one call with a line each in the audit trail; larger calls have one line
+AUDITED = ("queue", "requires", "state")  # of each job, in addition to its command
+MOST_LABEL_SETS = 1000  # of one queue: workers and pages query each of them
 
 _QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
-_LANE = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
+_LABEL_SET = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
 
 
 def enqueue(
@@ -38,10 +37,13 @@ def enqueue(
 ) -> list[str]:
     """Store all jobs or none; return their ids in order.
 
-    `form_key` makes the call repeatable: a second one with the same key stores nothing and returns the first one's
-    ids. All of these jobs get `batch` as their batch. `stored` is told how many are in, on the way to the commit.
-    Raises SpecError when an id is taken, here or earlier in the same call; each of its errors has the `place` of its
-    job in `specs`.
+    Args:
+        form_key: makes the call idempotent. A second call with this key stores nothing and returns the first one's ids.
+        batch: the batch of all these jobs.
+        stored: called before the commit with the number of jobs stored so far.
+
+    Raises SpecError if an id is taken, by a stored job or by another job in `specs`. Each of its errors has the
+    `place` of its job in `specs`.
     """
     now = clock.now()
     keys: list[str] = []
@@ -49,7 +51,8 @@ def enqueue(
         keys = [f"{form_key}.{place}" if place else form_key for place in range(len(specs))]
     rows = [_row(spec, actor, now, keys[place] if keys else None, batch) for place, spec in enumerate(specs)]
     given = _given_ids(specs)
-    try:
+
+    def store() -> list[str]:
         with durable_transaction(database) as transaction:
             before = _stored_before(transaction, keys)
             if before:
@@ -61,17 +64,15 @@ def enqueue(
                 if stored is not None:
                     stored(min(start + STORE_BATCH, len(rows)))
             _audit(transaction, rows, actor)
-            if new:  # last: others who change this row wait from here to the commit
+            if new:  # last, because this locks the row until the commit
                 transaction.execute(BUMP_REVISION)
+        return [row["id"] for row in rows]
+
+    try:
+        return store()
     except database.key_taken:
-        # PostgreSQL only: another transaction stored one of these ids or keys between our look and our insert.
-        with durable_transaction(database) as transaction:
-            before = _stored_before(transaction, keys)
-            if before:
-                return before
-            _refuse_taken(transaction, given)
-        raise
-    return [row["id"] for row in rows]
+        # PostgreSQL only: another transaction stored one of these ids or keys after our check. Now the check finds it.
+        return store()
 
 
 def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Optional[str]) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Op
         "requires": labels.text_of(spec.requires) if spec.requires else "",
         "priority": spec.priority,
         "state": "scheduled" if due > now else "pending",
-        # A time in the past counts as now: among equals, the first to come is the first to go.
+        # A time in the past counts as now, so jobs of equal priority run in the order of their arrival.
         "run_at": max(due, now),
         "max_retries": spec.max_retries,
         "timeout": spec.timeout,
@@ -102,20 +103,20 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Op
 
 
 def _given_ids(specs: Sequence[JobSpec]) -> dict[str, int]:
-    """The ids that people chose, with their places in `specs`."""
+    """The ids that callers chose, with their places in `specs`. Raises SpecError for duplicates."""
     places: dict[str, int] = {}
     for place, spec in enumerate(specs):
         if spec.id is None:
             continue
         if spec.id in places:
-            message = f"{spec.id!r} is given to jobs {places[spec.id] + 1} and {place + 1}. Ids must differ."
+            message = f"jobs {places[spec.id] + 1} and {place + 1} have the same id {spec.id!r}. Ids must differ."
             raise SpecError([FieldError("id", message, place)])
         places[spec.id] = place
     return places
 
 
 def _stored_before(transaction: Transaction, keys: Sequence[str]) -> list[str]:
-    """The jobs that an earlier call with these keys has stored, except those that were discarded since."""
+    """The jobs that an earlier call with these keys stored, without those discarded since."""
     found = dict(transaction.select_where_in("SELECT form_key, id FROM jobs", "form_key", keys))
     return [found[key] for key in keys if key in found]
 
@@ -130,7 +131,7 @@ def _refuse_taken(transaction: Transaction, places: Mapping[str, int]) -> None:
 
 
 def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]]) -> bool:
-    """See that the queues are there, and what their jobs require. Returns whether workers must hear of new ones."""
+    """Add missing queues and label sets. Returns whether there were any, so that workers must read them again."""
 
     def first(statement: str, values: Mapping[str, Any]) -> Any:
         return transaction.execute(statement, values).fetchone()
@@ -146,26 +147,26 @@ def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]
     for name in {label_set["queue"] for label_set in label_sets}:
         (number,) = first("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
         if number + sum(label_set["queue"] == name for label_set in label_sets) > MOST_LABEL_SETS:
-            message = f"jobs of the queue {name} require {MOST_LABEL_SETS:,} different sets of labels already."
-            raise SpecError([FieldError("requires", f"{message} Ask for one of those, or use another queue.")])
-    for statement, rows in ((_QUEUE, queues), (_LANE, label_sets)):
+            message = f"jobs of the queue {name} already require {MOST_LABEL_SETS:,} different sets of labels."
+            raise SpecError([FieldError("requires", f"{message} Use one of those sets, or another queue.")])
+    for statement, rows in ((_QUEUE, queues), (_LABEL_SET, label_sets)):
         if rows:
             transaction.execute_many(statement, rows)
     return bool(queues or label_sets)
 
 
 def _audit(transaction: Transaction, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
-    """One line for each job, or one for a crowd."""
+    """One line for each job, or one line for a large call."""
     if not rows or not audit_lines.is_audited(actor):
         return
     if len(rows) > AUDITED_SINGLY:
         detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
         lines = audit_lines.lines("enqueue", ["jobs"], actor, details=[detail])
     else:
-        details = [{"after": {**audit_lines.command_in_brief(row["command"]), **_audited(row)}} for row in rows]
+        details = [{"after": {**audit_lines.command_in_brief(row["command"]), **_changes(row)}} for row in rows]
         lines = audit_lines.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
     transaction.execute_many(audit_lines.LINE, lines)
 
 
-def _audited(row: Mapping[str, Any]) -> dict[str, Any]:
+def _changes(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in AUDITED if row[key]}

@@ -1,7 +1,7 @@
-"""What a job may look like: reads a description of one (JSON, form fields, command-line options) or says what is wrong.
+"""Reads and validates the description of a job (JSON, form fields, command-line options).
 
-Written by hand rather than with a schema library: each message must name the field, the value, what is allowed and
-the nearest known key, and a file of 100,000 jobs must be read in a second.
+Without a schema library: each message must name the field, the value, the rule and the nearest known key, and a file
+of 100,000 jobs must be read in a second.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Callable, Optional
 
 from webapp.core import labels
@@ -19,9 +20,9 @@ from webapp.lib import clock
 from webapp.lib.text import escape_controls, shorten
 
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
-ENV_LIMIT = 64 * 1024  # bytes of all names and values
-PATH_LIMIT = 4096
-SHOWN = 60  # characters of a key or a value that a message quotes
+ENV_LIMIT = 64 * 1024  # bytes of UTF-8, all names and values together
+PATH_LIMIT = 4096  # bytes of UTF-8
+SHOWN = 60  # characters of a key or value in a message
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"
 MAX_TIMEOUT = 30 * 86400  # seconds
@@ -30,7 +31,7 @@ MAX_DELAY = 10 * 365 * 86400  # seconds
 
 @dataclass(frozen=True)
 class FieldError:
-    """One thing that is wrong: the field, a sentence that names value and rule, and of many jobs, which (from 0)."""
+    """An error: the field, a sentence with value and rule, and the place of the job in a list (from 0)."""
 
     field: str
     message: str
@@ -38,7 +39,7 @@ class FieldError:
 
 
 class SpecError(ValueError):
-    """A job that cannot be taken. `errors` has every fault that was found, in the order of the fields."""
+    """An invalid job. `errors` has all errors found, in the order of the fields."""
 
     def __init__(self, errors: list[FieldError]) -> None:
         self.errors = errors
@@ -49,7 +50,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job to enqueue, checked. Times in microseconds, `timeout` in seconds; None leaves it to default or setting."""
+    """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting."""
 
     command: str
     id: Optional[str] = None
@@ -70,27 +71,27 @@ def parse_json(text: str) -> JobSpec:
 
 
 def load_json(text: str) -> Any:
-    """Read JSON strictly: no key twice, no NaN. Raises SpecError, whose error names no field where it is no JSON."""
+    """Read JSON strictly: no duplicate keys, no NaN. Raises SpecError; an error of syntax has no field."""
     try:
         return _DECODER.decode(text)
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
         if isinstance(error, RecursionError):
-            raise SpecError([FieldError("", "this JSON is nested too deep for a job.")]) from None
+            raise SpecError([FieldError("", "this JSON is nested too deeply for a job.")]) from None
         if "integer string conversion" in str(error):
             raise SpecError([FieldError("", "a number in this JSON has more digits than any field allows.")]) from None
-        # json's own messages end with 'at' or not.
+        # Some of json's own messages end with 'at'.
         reason = error.msg.removesuffix(" at") if isinstance(error, json.JSONDecodeError) else str(error)
         where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
-        raise SpecError([FieldError("", f"this is not JSON: {reason}{where}. Expected an object such as "
+        raise SpecError([FieldError("", f"invalid JSON: {reason}{where}. Expected an object such as "
                                         '{"command": "echo hello"}.')]) from None  # fmt: skip
 
 
 def parse(data: object) -> JobSpec:
-    """Read one job from a mapping. Raises SpecError with all faults; keys with a null value count as not given."""
+    """Read one job from a mapping. Raises SpecError with all errors. A null value counts as not given."""
     if not isinstance(data, Mapping):
-        raise SpecError([FieldError("", f'a job is an object such as {{"command": "echo hello"}}, not {_show(data)}.')])
+        raise SpecError([FieldError("", f'expected an object such as {{"command": "echo hello"}}, not {_show(data)}.')])
     errors: list[FieldError] = []
     values: dict[str, Any] = {}
     for key, value in data.items():
@@ -104,7 +105,7 @@ def parse(data: object) -> JobSpec:
     if "command" not in values and not any(error.field == "command" for error in errors):
         errors.insert(0, FieldError("command", "is missing. Expected the shell command to run."))
     if "delay" in values and "run_at" in values:
-        errors.append(FieldError("run_at", "cannot stand beside delay. Give one of the two."))
+        errors.append(FieldError("run_at", "cannot be combined with delay. Give one of the two."))
     if errors:
         raise SpecError(errors)
     return JobSpec(**values)
@@ -116,7 +117,7 @@ def _show(value: object) -> str:
 
 
 def _label(key: str) -> str:
-    """A key as a message begins with it: it may be a terminal's commands, or a page long."""
+    """A key for the start of a message: short, and without terminal escapes."""
     return shorten(escape_controls(key), SHOWN)
 
 
@@ -126,27 +127,27 @@ def _unknown(key: str) -> str:
     return f"is not a known key. {hint}"
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) < len(pairs):
-        twin = next(key for key in data if sum(key == other for other, _ in pairs) > 1)
-        raise SpecError([FieldError(_label(twin), "is given twice. Give each key once.")])
+        duplicate = next(key for key in data if sum(key == other for other, _ in pairs) > 1)
+        raise SpecError([FieldError(_label(duplicate), "is given twice. Give each key once.")])
     return data
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-# Made once: json.loads would make one for each line of a file.
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant)
+# Shared: json.loads would create one for each line of a file.
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
 
 
 def _text(value: object, limit: int, what: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{_show(value)} is not allowed; expected {what} as a string.")
     if "\0" in value:
-        raise ValueError(f"{_show(value)} contains a NUL character, which no command line can carry.")
+        raise ValueError(f"{_show(value)} contains a NUL character, which a command line cannot carry.")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
@@ -164,7 +165,7 @@ def _name(value: object) -> str:
 
 
 def _labels(value: object) -> tuple[str, ...]:
-    """One label, several with commas or spaces between, or a list of them."""
+    """One label, several separated by commas or spaces, or a list."""
     words = value
     if isinstance(value, str):
         words = [word for word in re.split(r"[,\s]+", value) if word] or None
@@ -172,15 +173,15 @@ def _labels(value: object) -> tuple[str, ...]:
         raise ValueError(f"{_show(value)} is not allowed; expected labels such as gpu, or host:web-1.")
     for word in words:
         if not isinstance(word, str) or not NAME.match(word):
-            raise ValueError(f"{_show(word)} is no label; expected {NAME_RULE}.")
+            raise ValueError(f"{_show(word)} is not a valid label; expected {NAME_RULE}.")
         if word.lower() == labels.HOST:
-            raise ValueError(f"{_show(word)} names no host; expected a label such as host:web-1.")
+            raise ValueError(f"{_show(word)} has no host name; expected a label such as host:web-1.")
     tidy = sorted({labels.tidy(word) for word in words})
     if len(tidy) > labels.MOST:
         raise ValueError(f"has {len(tidy)} labels; at most {labels.MOST} are allowed.")
     hosts = [label for label in tidy if label.startswith(labels.HOST)]
     if len(hosts) > 1:
-        raise ValueError(f"names {' and '.join(hosts)}, but a worker runs on one host. Give one of them.")
+        raise ValueError(f"has {' and '.join(hosts)}, but a worker runs on one host. Give only one.")
     return tuple(words)
 
 
@@ -191,24 +192,18 @@ def _command(value: object) -> str:
     return text
 
 
-def _integer(lowest: int, highest: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-            raise ValueError(f"{_show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
-        return value
-
-    return read
+def _integer(value: object, lowest: int, highest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        raise ValueError(f"{_show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
+    return value
 
 
-def _duration(above_zero: bool, highest: int) -> Callable[[object], float]:
-    def read(value: object) -> float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= value <= highest or (above_zero and value == 0):  # type: ignore[operator]
-            least = "more than 0" if above_zero else "from 0"
-            raise ValueError(f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}.")
-        return float(value)  # type: ignore[arg-type]
-
-    return read
+def _duration(value: object, highest: int, *, above_zero: bool) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= highest or (above_zero and value == 0):  # type: ignore[operator]
+        least = "more than 0" if above_zero else "from 0"
+        raise ValueError(f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}.")
+    return float(value)  # type: ignore[arg-type]
 
 
 def _moment(value: object) -> int:
@@ -236,15 +231,15 @@ def _env(value: object) -> dict[str, str]:
     for key, text in value.items():
         _text(key, ENV_LIMIT, "names")
         if not key or "=" in key:
-            raise ValueError(f"{_show(key)} is no name for a variable: it must not be empty or contain '='.")
+            raise ValueError(f"{_show(key)} is not a valid variable name: it must not be empty or contain '='.")
         if key.upper().startswith("QUEUECTL_"):
-            raise ValueError(f"{_show(key)} is not allowed: QUEUECTL_… variables are set by queuectl itself.")
+            raise ValueError(f"{_show(key)} is not allowed: queuectl sets QUEUECTL_… variables itself.")
         try:
             total += len(key.encode()) + len(_text(text, ENV_LIMIT, "a value").encode())
         except ValueError as error:
             raise ValueError(f"{_label(key)}: {error}") from None
     if total > ENV_LIMIT:
-        raise ValueError(f"is {total:,} bytes long in all; at most {ENV_LIMIT:,} are allowed.")
+        raise ValueError(f"is {total:,} bytes in total; at most {ENV_LIMIT:,} are allowed.")
     return dict(value)
 
 
@@ -253,11 +248,11 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "command": _command,
     "queue": _name,
     "requires": _labels,
-    "priority": _integer(-100, 100),
-    "delay": _duration(False, MAX_DELAY),
+    "priority": partial(_integer, lowest=-100, highest=100),
+    "delay": partial(_duration, highest=MAX_DELAY, above_zero=False),
     "run_at": _moment,
-    "max_retries": _integer(0, 1000),
-    "timeout": _duration(True, MAX_TIMEOUT),
+    "max_retries": partial(_integer, lowest=0, highest=1000),
+    "timeout": partial(_duration, highest=MAX_TIMEOUT, above_zero=True),
     "cwd": _folder,
     "env": _env,
 }

@@ -1,6 +1,6 @@
-"""Labels: what a job requires of the worker that is to run it, and what workers have. A host is one: `host:web-1`.
+"""Labels: what a job requires of its worker, and what workers have. A host is a label too: `host:web-1`.
 
-A job's labels stand in its row as one text, sorted. Those of one queue that require the same are a lane (`db/label_sets.py`).
+A job's labels are one sorted text in its row. Jobs of a queue with the same labels form a label set.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def split(text: str) -> list[str]:
 
 
 def of_worker(given: Iterable[str], host: str) -> frozenset[str]:
-    """All that a worker has: what it was started with, and its host's."""
+    """All labels of a worker: those it was started with, and the label of its host."""
     return frozenset({*map(tidy, given), of_host(host)})
 
 
 def of_host(host: str) -> str:
-    """The label of a host. Its name knows no case, and some machines have signs in theirs that labels may not have."""
+    """The label of a host. Host names ignore case; characters that labels may not have become '-'."""
     return HOST + re.sub(r"[^a-z0-9._:-]", "-", host.lower())
 
 
 def suffice(had: Collection[str], requires: str) -> bool:
-    """Whether a worker with these labels may run what requires those."""
+    """Whether a worker with these labels may run a job with these requirements."""
     return all(label in had for label in split(requires))
 
 
 def tidy(label: str) -> str:
-    """A label as it is compared: a host's name has one way to be written."""
+    """A label in the form used for comparison: host labels in lower case."""
     return of_host(label[len(HOST) :]) if label.lower().startswith(HOST) else label

@@ -1,6 +1,6 @@
-"""File locks in front of SQLite: the one that every writer takes, and the one that tells whether anybody is there.
+"""File locks in front of SQLite: the write lock, and the lock that shows whether a process uses the queue.
 
-Neither touches the database's own files: closing a descriptor of those would drop SQLite's locks in this process.
+Neither touches the database's own files: closing a descriptor of those would release SQLite's locks in this process.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from webapp.config import Config, ConfigError
 
 try:
     import fcntl
-except ImportError:  # Windows: SQLite's own busy handler has to do
+except ImportError:  # Windows: only SQLite's own busy handler
     fcntl = None  # type: ignore[assignment]
 
 _HAS_FLOCK: bool = fcntl is not None
-BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer before it is told 'busy'
+BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer
 BUSY = "the database is busy: another process has held its write lock for too long. Try again"
 
 
 class Busy(Exception):
-    """Another process holds the database's write lock for longer than a caller should wait. Try again."""
+    """Another process held the write lock for longer than the caller waits. Try again."""
 
 
 class Gone(OSError):
-    """The database's folder was taken away, or another one stands in its place; the message says so."""
+    """The database's folder was removed or replaced; the message says so."""
 
 
 class WriteLock:
     """A blocking file lock in front of SQLite's own write lock.
 
-    SQLite's busy handler sleeps a millisecond and more between tries while a transaction takes a tenth of one;
-    a blocking flock wakes at once. A thread lock stands before it, because threads share the descriptor.
+    SQLite's busy handler sleeps for a millisecond or more between tries, but a transaction takes a tenth of one. A
+    blocking flock wakes at once. Threads share the descriptor, so a thread lock comes first.
     """
 
     def __init__(self, path: Optional[Path]) -> None:
-        """`path` None makes a lock that is always free: PostgreSQL needs none, Windows has no flock."""
+        """With `path` None the lock is always free: PostgreSQL needs none, Windows has no flock."""
         self._path = path if _HAS_FLOCK else None
         self._thread_lock = threading.Lock()
         self._descriptor = -1
@@ -53,8 +53,11 @@ class WriteLock:
     def __enter__(self) -> None:
         self.acquire()
 
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def acquire(self, timeout: float = -1) -> None:
-        """Take the lock; with a timeout in seconds, raise Busy when it cannot be had in that time."""
+        """Take the lock. Raises Busy after `timeout` seconds (negative: no limit), and Gone."""
         if self._path is None:
             return
         until = time.monotonic() + timeout
@@ -66,23 +69,14 @@ class WriteLock:
             if timeout < 0:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             else:
-                self._wait_until(until)
-            self._check_place()
-        except BaseException:
+                _flock_until(self._descriptor, until)
+            self._check_place(self._path)
+        except BaseException as error:
+            if isinstance(error, Busy):
+                # The helper thread may still take the lock on this open file and release it: open a new one next time.
+                self._forget_descriptor()
             self._thread_lock.release()
             raise
-
-    def _wait_until(self, until: float) -> None:
-        try:
-            _flock_until(self._descriptor, until)
-        except Busy:
-            # Who waits in vain goes on to wait, and lets go of the lock when it comes: the next is to have another one.
-            os.close(self._descriptor)
-            self._descriptor = -1
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
     def release(self) -> None:
         if self._path is None:
@@ -91,17 +85,21 @@ class WriteLock:
         self._thread_lock.release()
 
     def holder(self) -> Optional[int]:
-        """The process that holds the lock, where the system tells (Linux); None where nobody does."""
+        """The process that holds the lock, if the system tells (Linux); None if no process holds it."""
         if self._path is None:
             return None
         with contextlib.suppress(OSError):
-            return _holder(os.stat(self._path).st_ino)
+            inode = str(os.stat(self._path).st_ino)
+            # 3: FLOCK  ADVISORY  WRITE 19797 fe:00:2336231 0 EOF; waiting processes have '->' after the number
+            for line in Path("/proc/locks").read_text().splitlines():
+                words = line.split()
+                if words[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and words[5].rpartition(":")[2] == inode:
+                    return int(words[4])
         return None
 
-    def _check_place(self) -> None:
-        """A folder that is taken away takes along what is open in it: whatever is written there, nobody would find."""
+    def _check_place(self, path: Path) -> None:
+        """Raise Gone if the folder was removed or replaced: data written to its open files would be lost."""
         ours = os.fstat(self._descriptor)
-        path = self._path or Path()
         try:
             there = os.stat(path)
         except FileNotFoundError:
@@ -109,35 +107,29 @@ class WriteLock:
         if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             raise Gone(
-                f"{path.parent} is gone, or its files were replaced while this process used them. Put it back, "
-                "or start the workers and the console again"
+                f"the folder {path.parent} was removed, or its files were replaced while this process used them. "
+                "Restore it, or restart the workers and the console"
             )
 
-    def _forget(self) -> None:
-        # A child shares its parent's open file, and with it the lock: it must open the file anew.
+    def _forget_descriptor(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
+
+    def _forget(self) -> None:
+        # A child shares its parent's open file, and with it the lock. So it must open the file again.
+        self._forget_descriptor()
         self._thread_lock = threading.Lock()
 
 
-def _holder(inode: int) -> Optional[int]:
-    # 3: FLOCK  ADVISORY  WRITE 19797 fe:00:2336231 0 EOF, and those that wait with '->' behind the number
-    for line in Path("/proc/locks").read_text().splitlines():
-        words = line.split()
-        if words[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and words[5].rpartition(":")[2] == str(inode):
-            return int(words[4])
-    return None
-
-
 def _flock_until(descriptor: int, until: float) -> None:
-    """A blocking flock that gives up. It waits in a thread: tries with sleeps between them would starve behind others
-    that block, and no signal interrupts a thread."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """A blocking flock with a deadline. Raises Busy.
+
+    It waits in a thread: no signal interrupts a thread, and tries with sleeps between them would starve behind
+    processes that block.
+    """
+    if try_alone(descriptor):
         return
-    except BlockingIOError:
-        pass
     own = os.dup(descriptor)  # the same open file, and so the same lock
     settled, state = threading.Lock(), {"abandoned": False, "locked": False}
     locked = threading.Event()
@@ -159,29 +151,33 @@ def _flock_until(descriptor: int, until: float) -> None:
             raise Busy(BUSY)
 
 
+def try_alone(descriptor: int) -> bool:
+    """Take the exclusive lock of an open file without waiting; False if another process holds it."""
+    if _HAS_FLOCK:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 @contextmanager
 def hold_alone(config: Config) -> Iterator[bool]:
-    """Be the only process of this SQLite queue for as long as the block lasts; False where others are there.
-
-    Every process that has called `init_app` shares the lock that this takes for itself.
-    """
+    """Be the only process that uses this SQLite queue during the block; False if another process uses it."""
     if not _HAS_FLOCK:
-        yield True  # Windows lets nobody rename a file that is open, which answers the question in its own way
+        yield True  # Windows refuses to rename an open file, which protects the database too
         return
     descriptor = _open_use(config)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
+        yield try_alone(descriptor)
     finally:
         os.close(descriptor)
 
 
 def share_use(config: Config) -> int:
-    """Say that this process, and what it forks, uses the database, until it ends. Raises ConfigError.
+    """Mark the queue as used by this process and its forks until they end. Raises ConfigError during a restore.
 
-    Returns the descriptor that says so; -1 where the platform has no such locks.
+    Returns the descriptor that holds the mark; -1 if the platform has no such locks.
     """
     if not _HAS_FLOCK:
         return -1
@@ -194,17 +190,6 @@ def share_use(config: Config) -> int:
     return descriptor
 
 
-def try_alone(descriptor: int) -> bool:
-    """Take the lock of an open file for this process, until it is closed; False where another one has it."""
-    if not _HAS_FLOCK:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _open_use(config: Config) -> int:
     path = config.lock_path.with_name("queue.use")
     try:
@@ -213,6 +198,6 @@ def _open_use(config: Config) -> int:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for the lock, and for those who only look
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for the lock, and for readers
     except OSError as error:
         raise ConfigError(f"cannot open {path}: {error.strerror}.") from None

@@ -1,8 +1,8 @@
-"""What anybody is told who writes to a queue that was moved to another database, or that is on its way.
+"""A queue that was moved to another database, or is being moved: what writers and readers are told.
 
-The database itself says it: `moving/` gives every table triggers that refuse each write with one of the sentences
-here, so that no process, whatever its version, stores anything that nobody would find. Here is how a process knows
-such an answer from any other error, and where somebody who only reads finds the same sentence.
+`admin/move/` gives every table triggers that refuse each write with one of the messages here. So no process of any
+version stores data in the old database. Here is how a process recognises such an error, and where readers find the
+same message.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from webapp.lib import clock
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-UNFINISHED = "unfinished copy"  # stands in the place of the schema's revision, so that no version uses such a database
-TABLE = "queue_moves"  # made by the first move, see admin/move/marker.py; not there in a database that was part of none
+UNFINISHED = "unfinished copy"  # replaces the schema revision, so no version uses such a database
+TABLE = "queue_moves"  # created by the first move, see admin/move/marker.py; other databases do not have it
 _BEGINNINGS = ("this queue is being moved to ", "this queue was moved to ", "this copy of the queue was given up ")
 
 
 class Relocated(OSError):
-    """The queue has moved to another database, or is on its way; the message says where, without a full stop."""
+    """The queue was moved to another database, or is being moved. The message says where, without a full stop."""
 
 
 def on_its_way(address: str, at: int) -> str:
-    return f"{_BEGINNINGS[0]}{address} since {_when(at)} and takes no changes until that is done. Try again then"
+    return f"{_BEGINNINGS[0]}{address} since {_when(at)} and is read-only until the move is complete. Try again then"
 
 
 def moved(address: str, at: int) -> str:
@@ -33,7 +33,7 @@ def moved(address: str, at: int) -> str:
 
 
 def given_up(address: str, at: int) -> str:
-    return f"{_BEGINNINGS[2]}on {_when(at)}: the queue is at {address}. Set QUEUECTL_DATABASE_URL to that"
+    return f"{_BEGINNINGS[2]}on {_when(at)}: the queue is at {address}. Set QUEUECTL_DATABASE_URL to that address"
 
 
 def _when(at: int) -> str:
@@ -41,23 +41,23 @@ def _when(at: int) -> str:
 
 
 def words_of(error: BaseException) -> Optional[str]:
-    """The sentence, where this error of a database driver is such a refusal; None for any other.
+    """The message of a driver's error that is such a refusal; None for any other error.
 
-    Only the beginning of a message is the trigger's: what stands behind it may repeat what somebody typed.
+    Only the start counts: the rest of another error may quote text that a person entered.
     """
     line = str(error).partition("\n")[0]
     return line if line.startswith(_BEGINNINGS) else None
 
 
 def note(connection: Connection) -> Optional[str]:
-    """The sentence for whoever only reads this database; None where it takes writes."""
+    """The message for readers of this database; None if it accepts writes."""
     if not _has_table(connection):
         return None
     return connection.exec_driver_sql(f"SELECT words FROM {TABLE} WHERE words IS NOT NULL ORDER BY at DESC").scalar()  # noqa: S608
 
 
 def unfinished(connection: Connection) -> str:
-    """Why a database whose revision is UNFINISHED cannot be used, and what to do; without a full stop."""
+    """Why a database with the revision UNFINISHED cannot be used, and what to do; without a full stop."""
     words = note(connection)
     if words is not None:
         return words
@@ -67,7 +67,7 @@ def unfinished(connection: Connection) -> str:
         address = connection.exec_driver_sql(statement).scalar()
     return (
         f"this database is the unfinished copy of the queue at {address or 'another address'}. "
-        f"Run `manage.py db move` there again to complete it, or go on using that one"
+        "Run `manage.py db move` there again to complete it, or continue to use that queue"
     )
 
 

@@ -1,7 +1,7 @@
-"""What people may change while the queue runs: each setting's type, bounds, default and help, and all values at once.
+"""The settings that people may change while the queue runs: type, bounds, default and help of each, and all values.
 
-Values live in the `settings` table, one row for each setting that was changed. Workers read them again when the
-control row's revision has grown. Changing a setting is in `jobs/settings.py`.
+The `settings` table has one row for each changed setting. Workers read it again when the control row's revision has
+grown. `jobs/settings.py` changes settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NUMBER = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?[0-9]*\.?[0-9]+")
 
 
 class SettingError(ValueError):
-    """A name that is no setting, or a value out of its bounds; the message says what is allowed."""
+    """An unknown setting, or a value out of its bounds; the message says what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Definition:
 
     @property
     def allowed(self) -> str:
-        """Its type and bounds as words: 'a whole number from 0 to 1000'."""
+        """Type and bounds in words: 'a whole number from 0 to 1000'."""
         kind = "a whole number" if self.kind is int else "a number"
         return f"{kind} from {self.tidy(self.lowest)} to {self.tidy(self.highest)}"
 
     def tidy(self, value: Number) -> Number:
-        """3, not 3.0: what a person typed is what is shown again."""
+        """3 instead of 3.0, as a person types it."""
         return int(value) if value == int(value) else value
 
     def parse(self, text: object) -> Number:
-        """Read a value that a person or a program gave. Raises SettingError."""
-        plain = _NUMBER[self.kind].fullmatch(str(text).strip())  # int() alone takes 1_0, and digits of any script
+        """Read a value from a person or a program. Raises SettingError."""
+        plain = _NUMBER[self.kind].fullmatch(str(text).strip())  # int() alone also takes 1_0 and digits of any script
         try:
             value: Number = self.kind(plain.group()) if plain else math.nan
         except ValueError:  # more digits than Python converts
             value = math.nan
-        if not self.lowest <= value <= self.highest:  # false for nan, too
+        if not self.lowest <= value <= self.highest:  # also false for nan
             raise SettingError(f"{self.key}: {text!r} is not allowed; expected {self.allowed}.")
         return self.tidy(value)
 
 
-_YEAR = 365
+_YEAR = 365  # days
 
 DEFINITIONS: Mapping[str, Definition] = {
     definition.key: definition
@@ -100,16 +100,16 @@ class Settings:
     keep_audit: int
 
     def __init__(self, changed: Optional[Mapping[str, str]] = None) -> None:
-        """`changed` maps names to JSON texts, as the table holds them; what no longer is a setting is passed over."""
+        """`changed` maps names to JSON texts, as the table has them. Unknown names are ignored."""
         for key, definition in DEFINITIONS.items():
             value = json.loads(changed[key]) if changed and key in changed else definition.default
             setattr(self, key, definition.tidy(value))
 
 
 def define(key: str) -> Definition:
-    """Raises SettingError, which names the nearest known setting."""
+    """Raises SettingError, which suggests the nearest known setting."""
     if key in DEFINITIONS:
         return DEFINITIONS[key]
     near = difflib.get_close_matches(key, DEFINITIONS, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise SettingError(f"no such setting: {key!r}.{hint} `config list` shows them all.")
+    hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(DEFINITIONS)}."
+    raise SettingError(f"unknown setting {key!r}. {hint}")

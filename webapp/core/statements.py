@@ -1,6 +1,6 @@
 """The SQL of the hot path, for both databases. `worker/loop/claims.py` executes it.
 
-The arrows come from `core/states.py`. Jobs are claimed lane by lane, by the index for that (see `webapp/db/label_sets.py`).
+The transitions are in `core/states.py`. Claims read one range of the index for each label set.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from webapp.core import schema
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, may_leave
 
-PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: a million due at once held the lock for 3 s
-AT_THE_HEAD = 32  # jobs of a lane that others may be taking at the same moment
+PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: without it, a million due jobs held the lock for 3 s
+CLAIM_LOOKAHEAD = 32  # more jobs to read from each label set, because other workers may take the first ones
 
 
-# Not min(run_at): for that, PostgreSQL 13 and 14 read all rows where the table was never analyzed.
+# Not min(run_at): PostgreSQL 13 and 14 read all rows for it if the table was never analyzed.
 _FIRST_DUE = f"""
 SELECT run_at FROM jobs WHERE {INDEX_CONDITIONS["failed"]} AND state = '%s' ORDER BY run_at LIMIT 1"""  # noqa: S608
 _LOOK = f"""
@@ -28,7 +28,7 @@ UPDATE jobs SET state = '{ARROWS["promote"].enters}', changed_at = :now
 WHERE {may_leave("promote")} AND seq {{due}}
 """  # noqa: S608  every part is ours
 _DUE = f"SELECT seq FROM jobs WHERE {may_leave('promote')} AND run_at <= :now LIMIT {PROMOTE_LIMIT}"  # noqa: S608
-# What another worker promotes already is not waited for.
+# Skips jobs that another worker promotes at this moment.
 _FREE = f"= ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED))"
 
 _COLUMNS = "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at"
@@ -42,31 +42,31 @@ WHERE {may_leave("claim")} AND seq {{picked}}
 _ORDER = "ORDER BY priority DESC, run_at, seq"
 _WHICH = "losses = 0", "losses > 0"
 
-# Both merge the first n of each lane. On SQLite the write lock is held: who has looked may take one by one. That costs
-# a third of an UPDATE with a list and a RETURNING, for each of these makes a table of its own. On PostgreSQL a round
-# trip costs more than that. The list is an ARRAY there: with a plain IN, a nested-loop plan runs the locking select
-# again for each row and claims too many.
+# The first n jobs of each label set are merged. SQLite holds the write lock, so jobs can be read first and then taken
+# one by one; this costs a third of an UPDATE with a list and a RETURNING, which each make a temporary table. On
+# PostgreSQL a round trip costs more than that. The list is an ARRAY there: with a plain IN, a nested-loop plan runs
+# the locking select again for each row and claims too many.
 _PICK = f"""
 SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
 {_ORDER} LIMIT :n"""  # noqa: S608
 _PICKED_IN_ONE = f"""= ANY(ARRAY(
       SELECT seq FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
       {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
-# Only what is taken is locked: else others that look at the same time find nothing and rest beside what was left. So
-# the first of each lane are looked at, some more than are wanted, for others may be taking those at the head.
+# Locks only the jobs that it takes: otherwise other workers would find none at the same moment and go idle although
+# there are more. So it reads the first jobs of each label set, and some more.
 _PICKED = f"""= ANY(ARRAY(SELECT seq FROM jobs
       WHERE state = 'pending' AND {{which}} AND seq = ANY(ARRAY(SELECT first.seq
         FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires)
         CROSS JOIN LATERAL (
           SELECT seq FROM jobs
           WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
-          {_ORDER} LIMIT CAST(:n AS bigint) + {AT_THE_HEAD}) AS first))
+          {_ORDER} LIMIT CAST(:n AS bigint) + {CLAIM_LOOKAHEAD}) AS first))
       {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
-_TAKE_AND_TELL = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
+_TAKE_RETURNING = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
 
-# An idle worker that was told of a job, with all its colleagues: a look and a claim in one trip to the server, and a
-# commit of its own. It takes nothing where a whole turn has more to do.
-_GLANCE = """
+# For an idle worker that was woken together with all others: look and claim in one round trip with its own commit. It
+# takes nothing if there is more to do than a claim.
+_FAST_PATH = """
 WITH looked AS MATERIALIZED ({look}), taken AS ({take})
 SELECT looked.*, taken.* FROM looked LEFT JOIN taken ON true
 """
@@ -74,10 +74,10 @@ _NOTHING_ELSE = """
 (SELECT revision = :revision AND NOT lone AND coalesce(least(scheduled, failed) > told, true) FROM looked)
 """
 
-# An UPDATE by itself on SQLite, where a RETURNING would cost a table of its own.
+# Without RETURNING, which makes a temporary table on SQLite.
 TAKE = _TAKE.format(token=":token", picked="= :seq")  # noqa: S106
 
-# `cancel` wins where the verb lets it: the caller then settles once more, as cancelled.
+# A requested cancel wins if the verb allows it: the caller then settles again, as cancelled.
 SETTLE = """
 UPDATE jobs SET state = :state, changed_at = :now, finished_at = :finished_at, run_at = coalesce(:run_at, run_at),
                 failures = failures + :failed, exit_code = :exit_code, last_error = :error, error_key = :error_key,
@@ -93,7 +93,7 @@ INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_i
 _ENDED = """:number, :kind, :reason, :error, :error_key, :worker, :started_at, :ended_at, :exit_code,
         :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped, :due_at"""
 ATTEMPT = _ATTEMPT.format(from_what=f"VALUES (:seq, {_ENDED})")
-# PostgreSQL: both in one trip to the server.
+# PostgreSQL: both in one round trip.
 _SETTLED = f"WITH settled AS ({SETTLE} RETURNING seq)"
 SETTLE_WITH_ATTEMPT = _SETTLED + _ATTEMPT.format(from_what=f"SELECT seq, {_ENDED} FROM settled")  # noqa: S608
 
@@ -116,19 +116,19 @@ CANCELLED = f"SELECT token {_MINE} AND cancel_requested_at IS NOT NULL"
 HELD = f"SELECT {_COLUMNS} {_MINE}"
 
 SETTINGS = "SELECT key, value FROM settings"
-LANES = """
+LABEL_SETS = """
 SELECT name, '', paused_at IS NULL FROM queues
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
 """
-WISH = "SELECT wish, state FROM workers WHERE id = :worker"
-BE_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
-BE_STOPPING = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"
+REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
+REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
+REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"
 
-_LANE = "queue = :queue AND requires = :requires"
-LONE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_LANE} LIMIT 1"  # noqa: S608
-# One by one, each by its own index: no index has all three states.
+_IN_LABEL_SET = "queue = :queue AND requires = :requires"
+LONE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_IN_LABEL_SET} LIMIT 1"  # noqa: S608
+# Each by its own index: no index has all three states.
 _LEFT = ("state = 'pending'", "state = 'processing'", f"{INDEX_CONDITIONS['failed']} AND state = 'failed'")
-_EACH = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {_LANE})" for state in _LEFT)  # noqa: S608
+_EACH = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {_IN_LABEL_SET})" for state in _LEFT)  # noqa: S608
 LEFT_IN = f"SELECT 1 WHERE {_EACH}"
 
 EVENT = """
@@ -137,19 +137,19 @@ INSERT INTO events (at, verb, actor, subject, job_seq, detail) VALUES (:now, :ve
 
 
 class Statements:
-    """The statements that differ between the databases."""
+    """The statements that differ between SQLite and PostgreSQL."""
 
     def __init__(self, *, is_sqlite: bool) -> None:
         self.look = _LOOK.format(now="NULL" if is_sqlite else f"({schema.SERVER_TIME})")
         self.promote = _PROMOTE.format(due=f"IN ({_DUE})" if is_sqlite else _FREE)
-        of_one = _PICK if is_sqlite else _TAKE_AND_TELL.format(picked=_PICKED_IN_ONE)
+        of_one = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_IN_ONE)
         self.pick, self.pick_lone = (of_one.format(which=which) for which in _WHICH)
-        of_several = _PICK if is_sqlite else _TAKE_AND_TELL.format(picked=_PICKED)
+        of_several = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED)
         self.pick_of, self.pick_lone_of = (of_several.format(which=which) for which in _WHICH)
         self.claim_fast_path, self.claim_fast_path_of = (
-            _GLANCE.format(look=self.look, take=take.replace(":now", "(SELECT told FROM looked)"))
+            _FAST_PATH.format(look=self.look, take=take.replace(":now", "(SELECT told FROM looked)"))
             for take in (
-                _TAKE_AND_TELL.format(picked=one).format(which=f"losses = 0 AND {_NOTHING_ELSE}")
+                _TAKE_RETURNING.format(picked=one).format(which=f"losses = 0 AND {_NOTHING_ELSE}")
                 for one in (_PICKED_IN_ONE, _PICKED)
             )
         )

@@ -1,18 +1,6 @@
-"""The states of a job and the arrows between them. Who moves jobs is in `jobs/lifecycle.py` and `core/statements.py`.
+"""The states of a job and the transitions between them. `jobs/lifecycle.py` and `core/statements.py` move jobs.
 
-enqueue    →                              pending, scheduled
-promote    scheduled, failed            → pending      the clock
-claim      pending                      → processing   a worker; attempts + 1
-complete   processing                   → completed
-retry      processing                   → failed       failures + 1, with the next run_at
-bury       processing                   → dead
-lose       processing                   → pending      its worker died: a recorded loss, no failure
-release    processing                   → pending      its worker shuts down: no failure
-cancel     scheduled, pending, failed   → cancelled    a person
-settle_cancel  processing               → cancelled    the end of a cancelled command
-requeue    dead, cancelled, completed   → pending      a person; failures = 0
-run_now    scheduled, failed            → pending      a person
-discard    any but processing           → (deleted)    a person
+Enqueue creates a job as pending or scheduled. All other transitions are in ARROWS.
 """
 
 from __future__ import annotations
@@ -24,8 +12,8 @@ from typing import Optional
 STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
 TERMINAL = ("completed", "dead", "cancelled")
 
-# SQLite uses a partial index only where its condition stands in the statement, word for word. So lists and claims of
-# these states need this beside `state = …`.
+# SQLite uses a partial index only if the statement contains its condition word for word. So queries on these states
+# need this condition in addition to `state = …`.
 INDEX_CONDITIONS: Mapping[str, str] = {
     "scheduled": "state IN ('scheduled', 'failed')",
     "failed": "state IN ('scheduled', 'failed')",
@@ -37,32 +25,30 @@ INDEX_CONDITIONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Arrow:
-    """One verb: the states that it may leave, and the one that it enters (None: the row is deleted)."""
+    """A transition: the states it may start from, and the state it leads to (None: the row is deleted)."""
 
-    verb: str
     leaves: tuple[str, ...]
     enters: Optional[str]
 
 
+_RUNNING = ("processing",)
 ARROWS: Mapping[str, Arrow] = {
-    arrow.verb: arrow
-    for arrow in (
-        Arrow("promote", ("scheduled", "failed"), "pending"),
-        Arrow("claim", ("pending",), "processing"),
-        Arrow("complete", ("processing",), "completed"),
-        Arrow("retry", ("processing",), "failed"),
-        Arrow("bury", ("processing",), "dead"),
-        Arrow("lose", ("processing",), "pending"),
-        Arrow("release", ("processing",), "pending"),
-        Arrow("settle_cancel", ("processing",), "cancelled"),
-        Arrow("cancel", ("scheduled", "pending", "failed"), "cancelled"),
-        Arrow("requeue", ("dead", "cancelled", "completed"), "pending"),
-        Arrow("run_now", ("scheduled", "failed"), "pending"),
-        Arrow("discard", tuple(state for state in STATES if state != "processing"), None),
-    )
+    "promote": Arrow(("scheduled", "failed"), "pending"),  # its time has come
+    "claim": Arrow(("pending",), "processing"),  # a worker takes it; attempts + 1
+    "complete": Arrow(_RUNNING, "completed"),
+    "retry": Arrow(_RUNNING, "failed"),  # failures + 1, with the next run_at
+    "bury": Arrow(_RUNNING, "dead"),
+    "lose": Arrow(_RUNNING, "pending"),  # its worker died: a loss, not a failure
+    "release": Arrow(_RUNNING, "pending"),  # its worker shut down: not a failure
+    "settle_cancel": Arrow(_RUNNING, "cancelled"),  # a cancelled command has ended
+    # Requested by people and programs:
+    "cancel": Arrow(("scheduled", "pending", "failed"), "cancelled"),
+    "requeue": Arrow(("dead", "cancelled", "completed"), "pending"),  # failures = 0
+    "run_now": Arrow(("scheduled", "failed"), "pending"),
+    "discard": Arrow(tuple(state for state in STATES if state != "processing"), None),
 }
 
 
 def may_leave(verb: str) -> str:
-    """The SQL condition that a job is in a state which this verb may leave."""
+    """SQL condition that this verb is allowed in the job's state."""
     return "state IN (" + ", ".join(f"'{state}'" for state in ARROWS[verb].leaves) + ")"

@@ -1,9 +1,9 @@
 """The raw connection and its write transaction: plain SQL on the driver's own connection.
 
-For what happens so often that a session's millisecond counts: storing jobs, and everything that a worker writes. Other
-code uses `db.writing()`. A statement is a text with `:name` parameters, its values are a mapping.
+Used where a SQLAlchemy session's millisecond matters: enqueue, and everything that workers write. Other code uses
+`engines.writing()`. A statement is a text with `:name` parameters; its values are a mapping.
 
-`Database` says how to reach the database. It is the seam to SQLAlchemy, whose pool still gives out the connections.
+`Database` connects this module to SQLAlchemy, whose pool provides the connections.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from webapp.core.locks import BUSY_TIMEOUT, WriteLock
 from webapp.core.relocated import Relocated, words_of
 from webapp.core.wakeup_signal import WakeupSignal
 
-COPY_FROM = 20  # rows from which PostgreSQL gets them by COPY, which takes a fifth of the time of INSERT
-LIST_LIMIT = 500  # values that one statement asks for
+MIN_COPY_ROWS = 20  # from here PostgreSQL gets rows by COPY, in a fifth of the time of INSERT
+LIST_LIMIT = 500  # values in one condition
 _NO_VALUES: Mapping[str, Any] = {}
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 
 
 class PooledConnection(Protocol):
-    """A driver's connection as SQLAlchemy's pool gives it out."""
+    """A driver's connection from SQLAlchemy's pool."""
 
     @property
     def driver_connection(self) -> Any: ...
@@ -42,7 +42,7 @@ class PooledConnection(Protocol):
 
 
 class CommitUnanswered(OSError):
-    """The connection broke during COMMIT: the database may have stored it or not. `__cause__` is the driver's error."""
+    """The connection broke during COMMIT: it may or may not have stored the data. `__cause__`: the driver's error."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Database:
     """How to reach a database, and how to write to it.
 
     Attributes:
-        connect: gives out a connection, set up for its use.
+        connect: returns a connection that is ready for use.
         driver_error: base class of the driver's errors.
-        key_taken: the driver's error for a key that is already in use.
+        key_taken: the driver's error for a key that already exists.
         durable: whether each commit must survive a crash. On SQLite the connection decides that.
     """
 
@@ -70,7 +70,7 @@ class Transaction:
 
     Attributes:
         durable: whether the commit must survive a crash of the server. The block may set it.
-        wakes_workers: whether workers that wait learn of this transaction. The block may set it.
+        wakes_workers: whether the commit wakes idle workers. The block may set it.
     """
 
     def __init__(self, cursor: Any, database: Database, *, wakes_workers: bool) -> None:
@@ -80,21 +80,21 @@ class Transaction:
         self.is_sqlite = database.is_sqlite
 
     def execute(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> Any:
-        """Execute one statement; return the driver's cursor, which has its rows and its `rowcount`."""
+        """Execute one statement; return the driver's cursor with its rows and `rowcount`."""
         return self._cursor.execute(statement if self.is_sqlite else for_psycopg(statement), values)
 
     def execute_many(self, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Execute one statement for each of these rows."""
+        """Execute one statement for each row."""
         if len(rows) == 1:  # for one row, psycopg's executemany needs more round trips
             self.execute(statement, rows[0])
         else:
             self._cursor.executemany(statement if self.is_sqlite else for_psycopg(statement), rows)
 
     def insert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert one row or more. The keys are the columns, the same in each row."""
+        """Insert one or more rows. The keys are the columns, the same in each row."""
         columns = list(rows[0])
         names = ", ".join(columns)
-        if self.is_sqlite or len(rows) < COPY_FROM:
+        if self.is_sqlite or len(rows) < MIN_COPY_ROWS:
             values = ", ".join(f":{column}" for column in columns)
             self.execute_many(f"INSERT INTO {table} ({names}) VALUES ({values})", rows)  # noqa: S608
             return
@@ -103,7 +103,7 @@ class Transaction:
                 copy.write_row([row[column] for column in columns])
 
     def select_where_in(self, select: str, column: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
-        """The rows of `select`, which has no WHERE, whose column has one of these values."""
+        """The rows of `select` (without WHERE) in which the column has one of these values."""
         condition = "IN (SELECT value FROM json_each(:listed))" if self.is_sqlite else "= ANY(:listed)"
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(values), LIST_LIMIT):
@@ -114,7 +114,7 @@ class Transaction:
 
 
 class Connection:
-    """One connection and its transactions, one after another. Belongs to one thread; connects when first needed."""
+    """One connection and its transactions, one after another. For one thread; connects at first use."""
 
     def __init__(self, database: Database) -> None:
         self.is_sqlite = database.is_sqlite
@@ -124,7 +124,7 @@ class Connection:
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
-        """What a transaction raises when the database is out of reach, locked or full."""
+        """What a transaction raises when the database is unavailable, locked or full."""
         return (self._database.driver_error, OSError)
 
     @property
@@ -137,19 +137,19 @@ class Connection:
         return Connection(self._database)
 
     @contextmanager
-    def transaction(self, patience: float = -1, *, wakes_workers: bool = False) -> Iterator[Transaction]:
+    def transaction(self, timeout: float = -1, *, wakes_workers: bool = False) -> Iterator[Transaction]:
         """Write: commit when the block ends, roll back when it raises.
 
-        Raises what `errors` has, among it Elsewhere and CommitUnanswered; and Busy when another process holds the write
-        lock for longer than `patience` seconds.
+        Raises `errors`, which include Relocated and CommitUnanswered, and Busy when another process holds the write
+        lock for longer than `timeout` seconds (negative: no limit).
         """
         database = self._database
-        database.lock.acquire(patience)
+        database.lock.acquire(timeout)
         try:
             pooled = self._connected()
             cursor = pooled.cursor()
             try:
-                # A psycopg connection without autocommit begins by itself.
+                # A psycopg connection without autocommit begins a transaction itself.
                 if database.is_sqlite:
                     cursor.execute("BEGIN IMMEDIATE")
                 elif pooled.driver_connection.autocommit:
@@ -169,9 +169,9 @@ class Connection:
             database.lock.release()
 
     def query(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> list[tuple[Any, ...]]:
-        """Execute one statement by itself and return its rows. A SELECT takes no lock and waits for no writer.
+        """Execute a single statement and return its rows. A SELECT takes no lock and waits for no writer.
 
-        On PostgreSQL the statement may also write: it is then a durable transaction of its own.
+        On PostgreSQL the statement may also write: it is then a durable transaction.
         """
         with closing(self._connected().cursor()) as cursor:
             try:
@@ -183,19 +183,18 @@ class Connection:
         return rows
 
     def reconnect(self) -> None:
-        """Use a new connection, because the old one may be lost. Raises what `errors` has."""
-        fresh = self._database.connect()  # first: if this fails, the old one can still tell what is wrong
+        """Replace a connection that may be lost. Raises `errors`."""
+        fresh = self._database.connect()  # first: if this fails, the old one can still report the problem
         self.close()
         self._pooled, self._is_broken = fresh, False
 
     def close(self) -> None:
-        """Close the connection."""
         if self._pooled is not None:
             self._pooled.invalidate()
         self._pooled = None
 
-    def give_back(self) -> None:
-        """Return the connection to the pool, or close it where it is broken."""
+    def return_to_pool(self) -> None:
+        """Return the connection to the pool, or close it if it is broken."""
         if self._is_broken:
             self.close()
         elif self._pooled is not None:
@@ -209,7 +208,7 @@ class Connection:
 
     def _commit(self, cursor: Any, transaction: Transaction) -> None:
         if self.is_sqlite and transaction.wakes_workers:
-            self._database.wakeup.ring(cursor.execute)  # before the commit: workers that wake wait for the write lock
+            self._database.wakeup.notify(cursor.execute)  # before the commit: workers then wait for the write lock
         durable = transaction.durable or self.is_sqlite
         try:
             cursor.execute("COMMIT" if durable else "SET LOCAL synchronous_commit = off; COMMIT")
@@ -220,7 +219,7 @@ class Connection:
             raise
 
     def _roll_back(self) -> None:
-        """Also finds out whether the connection still works: some errors of a broken one look like any other."""
+        """Also test the connection: some errors do not show that it is broken."""
         try:
             self._connected().rollback()
         except self._database.driver_error:
@@ -229,34 +228,34 @@ class Connection:
             self._is_broken = False
 
     def _notify(self) -> None:
-        """Wake workers on PostgreSQL, in a transaction of its own.
+        """Wake workers on PostgreSQL, in a separate transaction.
 
-        Commits that notify wait for one another, each until it is on the disk; this one stores nothing. If it fails,
-        the workers find what is stored when they look.
+        Commits with NOTIFY wait for each other, each until it is on the disk; this one stores nothing. If it fails,
+        workers find the jobs at their next poll.
         """
         driver = self.driver
-        begins_itself = not driver.autocommit
+        had_autocommit = driver.autocommit
         try:
             driver.autocommit = True
-            self._database.wakeup.ring(driver.execute)
-            driver.autocommit = not begins_itself
+            self._database.wakeup.notify(driver.execute)
+            driver.autocommit = had_autocommit
         except self._database.driver_error:
             self._is_broken = True
 
 
 @contextmanager
 def durable_transaction(database: Database) -> Iterator[Transaction]:
-    """One transaction on a connection of the pool; what it stored survives a crash, and workers learn of it."""
+    """One transaction on a connection of the pool. Its commit survives a crash and wakes idle workers."""
     connection = Connection(database)
     try:
         with connection.transaction(BUSY_TIMEOUT, wakes_workers=True) as transaction:
             yield transaction
     finally:
-        connection.give_back()
+        connection.return_to_pool()
 
 
 def raise_relocated(error: BaseException) -> None:
-    """Raise Elsewhere where this error says that the queue was moved to another database."""
+    """Raise Relocated if this error says that the queue was moved to another database."""
     words = words_of(error)
     if words is not None:
         raise Relocated(words) from error
@@ -264,5 +263,5 @@ def raise_relocated(error: BaseException) -> None:
 
 @lru_cache(maxsize=256)
 def for_psycopg(statement: str) -> str:
-    """A statement with `:name` parameters as psycopg takes it; SQLite takes it as it is."""
+    """Convert `:name` parameters for psycopg. SQLite takes them as they are."""
     return _PARAMETER.sub(r"%(\1)s", statement.replace("%", "%%"))

@@ -1,10 +1,10 @@
-"""How whoever stores work wakes the workers that wait for it.
+"""Wakes idle workers when a transaction stores work for them.
 
-On SQLite by opening a file that they watch, inside the transaction: who wakes must wait for the write lock first.
-Nothing is written to it, so that it rings on a full disk, too. The log of the database would tell of every commit,
-those of other workers and of their heartbeats among them, and each would cost every idle worker a look.
+On SQLite workers watch a file with inotify. A writer opens this file before its commit; workers that wake then wait for
+the write lock. Nothing is written to the file, so this works on a full disk. Workers do not watch the database's log:
+it changes with each heartbeat and each commit of another worker.
 
-On PostgreSQL by a notification.
+On PostgreSQL this is NOTIFY.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from typing import Callable, Optional
 
 from webapp.config import Config
 
-CHANNEL = "queuectl"  # of the notifications, which do not leave their database
+CHANNEL = "queuectl"  # of the notifications, which stay within their database
 
 
 class WakeupSignal:
-    """Ring it before the commit."""
+    """The signal of one database. `path` is the watched file, None on PostgreSQL."""
 
     def __init__(self, path: Optional[Path]) -> None:
-        """`path` None: notifications."""
         self._path = path
 
-    def ring(self, execute: Callable[[str], object]) -> None:
-        """`execute` takes a statement, inside the transaction that stores something."""
+    def notify(self, execute: Callable[[str], object]) -> None:
+        """Wake idle workers. `execute` runs a statement in the transaction; call this before its commit."""
         if self._path is None:
             execute(f"NOTIFY {CHANNEL}")
             return
-        with contextlib.suppress(OSError):  # nobody is there who watches it
+        with contextlib.suppress(OSError):  # no worker has created the file yet
             os.close(os.open(self._path, os.O_RDONLY))
 
 
 def path_of(config: Config) -> Path:
-    """The file, beside the database."""
+    """The watched file, next to the database."""
     return config.sqlite_path.with_name("queue.bell")
 
 
 def install(config: Config) -> None:
-    """See that the file is there, for those who watch it. Raises OSError."""
+    """Create the file if it does not exist. Raises OSError."""
     os.close(os.open(path_of(config), os.O_RDONLY | os.O_CREAT, 0o600))

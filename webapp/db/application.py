@@ -1,4 +1,4 @@
-"""Makes the Flask application that commands and workers need: configuration and database, no pages."""
+"""Creates the Flask application for commands and workers: configuration and database, without pages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from flask import Flask
 from webapp import config as configuration
 from webapp.config import Config
 from webapp.db import engines
+from webapp.db.migrations import ensure_current
 
 
 def create_core(config: Optional[Config] = None, *, migrate: bool = True) -> Flask:
-    """Make the application without console and API, with its database brought up to date.
+    """Create the application without console and API, and migrate its database.
 
-    Raises ConfigError if the configuration or the home folder cannot be used.
+    Raises ConfigError if the configuration, the home folder or the database cannot be used.
     """
     settings = config or configuration.load()
     root = configuration.CHECKOUT
@@ -22,8 +23,6 @@ def create_core(config: Optional[Config] = None, *, migrate: bool = True) -> Fla
     app.extensions["queuectl_config"] = settings
     engines.init_app(app, settings)
     if migrate:
-        from webapp.db.migrations import ensure_current
-
         with app.app_context():
             ensure_current(settings)
     return app

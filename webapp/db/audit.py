@@ -1,11 +1,11 @@
-"""The audit trail: every write of a person or a program, every sign-in, every refusal; who, from where, before, after.
+"""Reads the audit trail, and adds lines to it in a session's transaction. `core/audit_lines.py` has the line itself.
 
-A row is written in the transaction that does what it tells, and nothing can change it (a trigger refuses). What workers
-and the clock do is no part of it: that is on the jobs themselves. The lines themselves are in `core/audit_lines.py`.
+The trail has every write of a person or a program, every sign-in and every refusal: who, from where, before and after.
+A line is written in the transaction of the change that it records. A trigger refuses to change lines. What workers do
+is on the jobs, not here.
 
-Retention alone deletes lines. The trigger allows only lines older than the setting `keep_audit`, and only behind a
-fresh line that says so, see `worker/maintenance/retention.py`. Lines from before schema 0006 have the whole command
-until they are old enough to be deleted: the trail is append-only for upgrades, too.
+Only retention deletes lines, see `worker/maintenance/retention.py`: the trigger requires them to be older than the
+setting `keep_audit`, and a new line that records the deletion. Lines from before schema 0006 have whole commands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from webapp.db.engines import reading
 from webapp.db.models import Audit
 from webapp.lib import clock
 
-PAGE = 1000  # rows that one read of an export takes
+EXPORT_BATCH = 1000  # rows of one transaction of an export
 
 
 def note(
@@ -36,17 +36,14 @@ def note(
     details: Optional[Sequence[Optional[Mapping[str, Any]]]] = None,
     origin: Optional[Origin] = None,
 ) -> None:
-    """Add a line for each subject. `details` has as many: `{"before": …, "after": …}` where something changed.
-
-    `origin` is that of the request or command, unless it is given.
-    """
+    """Add a line for each subject, see `core/audit_lines.lines`."""
     if subjects:
         session.execute(text(LINE), lines(verb, subjects, actor, outcome=outcome, details=details, origin=origin))
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which rows somebody looks for; what is empty narrows nothing. Subject and actor match from their beginning."""
+class AuditFilter:
+    """Conditions on lines; empty ones do not count. `actor` and `subject` are prefixes. `since` is in microseconds."""
 
     actor: str = ""
     verb: str = ""
@@ -69,38 +66,34 @@ class Wanted:
         return statement
 
 
-def page(session: Session, wanted: Wanted, *, before: Optional[int] = None, limit: int) -> list[Audit]:
-    """The newest rows, or those before an id; newest first."""
+def page(session: Session, wanted: AuditFilter, *, before: Optional[int] = None, limit: int) -> list[Audit]:
+    """The newest lines, or those before an id; newest first."""
     statement = wanted.rows().order_by(Audit.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(Audit.id < before)
     return list(session.scalars(statement))
 
 
-def newer_than(session: Session, wanted: Wanted, before: int, *, limit: int) -> Optional[int]:
-    """The `before` of the page above the one that stands before an id; None where that is the first page."""
+def newer_than(session: Session, wanted: AuditFilter, before: int, *, limit: int) -> Optional[int]:
+    """The `before` of the page above the page before an id; None if that is the first page."""
     ids = wanted.rows().with_only_columns(Audit.id).where(Audit.id >= before)
     above = session.scalars(ids.order_by(Audit.id).limit(limit + 1)).all()
     return above[limit] if len(above) > limit else None
 
 
 def actor_named(text: str) -> str:
-    """What somebody typed to look for an actor: a bare name is a person's."""
+    """The actor of a search text: a name without a prefix is a person."""
     text = text.strip()
     return text if not text or ":" in text or text == "anonymous" else f"person:{text}"
 
 
-def export(session: Session, wanted: Wanted, after: int = 0) -> Iterator[Audit]:
-    """One read of an export, oldest first: PAGE rows at the most, those after an id. Ask again until none comes."""
-    yield from session.scalars(wanted.rows().where(Audit.id > after).order_by(Audit.id).limit(PAGE))
-
-
-def whole(wanted: Wanted) -> Iterator[list[Audit]]:
-    """All that match, oldest first, read by read: none of them lasts, however slowly somebody takes it."""
+def export(wanted: AuditFilter) -> Iterator[list[Audit]]:
+    """All matching lines in batches, oldest first. Each batch has its own short transaction."""
     after = 0
     while True:
+        statement = wanted.rows().where(Audit.id > after).order_by(Audit.id).limit(EXPORT_BATCH)
         with reading() as session:
-            rows = list(export(session, wanted, after))
+            rows = list(session.scalars(statement))
         if not rows:
             return
         yield rows
@@ -108,7 +101,7 @@ def whole(wanted: Wanted) -> Iterator[list[Audit]]:
 
 
 def as_json(row: Audit) -> dict[str, Any]:
-    """A row as an export and the API have it."""
+    """A line for exports and the API."""
     return {
         "id": row.id,
         "at": clock.to_iso(row.at),

@@ -1,7 +1,7 @@
-"""Copies of a SQLite database: made while it is in use, verified before they bear their name, put back when all rests.
+"""Backups of a SQLite database: made while it is in use, verified before the rename, restored when no process runs.
 
-PostgreSQL has tools of its own for this. Nothing here opens the live database but through SQLite's library, for closing
-any other descriptor of it would drop this process's locks.
+PostgreSQL has its own tools for this. Only SQLite's library opens the live database: closing any other descriptor of it
+would release this process's locks.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from webapp.config import Config, ensure_home
+from webapp.core import schema
 from webapp.core.locks import hold_alone
 from webapp.db.engines import sqlite
-from webapp.db.revisions import known_revisions
 
-SIDES = ("", "-wal", "-shm")  # what belongs together: the database, its log, the log's index
+SUFFIXES = ("", "-wal", "-shm")  # the database, its log, the log's index
 
 
 class BackupError(Exception):
-    """A copy that cannot be made or put back; the message says why. Nothing was changed."""
+    """A backup that cannot be made or restored; the message says why. Nothing was changed."""
 
 
 def make(config: Config, target: Path, *, replace: bool = False) -> int:
-    """Copy the live database to `target`, consistently, and return its size in bytes.
+    """Copy the live database to `target` and return the copy's size in bytes.
 
-    The copy is written beside it, flushed to the disk, verified and then renamed: a file of that name is whole.
-    Raises BackupError.
+    The copy is written under another name, flushed to the disk and verified, then renamed. Raises BackupError.
     """
     source = _sqlite_path(config)
     if not source.exists():
-        raise BackupError(f"there is no database {source} yet.")
+        raise BackupError(f"the database {source} does not exist yet.")
     if target.is_dir():
-        raise BackupError(f"{target} is a folder. Expected the name of a file.")
+        raise BackupError(f"{target} is a folder. Expected a file name.")
     if not target.parent.is_dir():
-        raise BackupError(f"there is no folder {target.parent}.")
+        raise BackupError(f"the folder {target.parent} does not exist.")
     if target.exists() and not replace:
-        raise BackupError(f"{target} exists. Choose another name, or say --replace.")
-    if target.resolve() in {source.resolve().with_name(source.name + side) for side in SIDES}:
+        raise BackupError(f"{target} exists. Choose another name, or use --replace.")
+    if target.resolve() in {source.resolve().with_name(source.name + suffix) for suffix in SUFFIXES}:
         raise BackupError(f"{target} is the database itself.")
     with _partial(target) as partial:
         _copy(source, partial)
@@ -51,21 +51,19 @@ def make(config: Config, target: Path, *, replace: bool = False) -> int:
 
 
 def restore(config: Config, source: Path) -> Path:
-    """Put a backup in the place of the database, and return where the old one was laid aside.
+    """Replace the database with a backup; return the path where the old database was kept.
 
-    Refused while any process of this queue runs. The backup itself is left as it is. Raises BackupError.
+    Refused while any process uses the queue. The backup stays unchanged. Raises BackupError.
     """
     target = _sqlite_path(config)
     if not source.is_file():
-        raise BackupError(f"there is no file {source}.")
+        raise BackupError(f"the file {source} does not exist.")
     verify(source)
     ensure_home(config)
     aside = target.with_name(f"{target.name}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
     with hold_alone(config) as alone:
         if not alone:
-            raise BackupError(
-                "the queue is in use. Stop its console and workers first (Ctrl-C in `up`), then try again."
-            )
+            raise BackupError("the queue is in use. Stop its console and workers (Ctrl-C in `up`), then try again.")
         with _partial(target, aside=aside) as partial:
             _copy(source, partial)
             verify(partial)
@@ -73,24 +71,24 @@ def restore(config: Config, source: Path) -> Path:
 
 
 def verify(path: Path) -> None:
-    """Raises BackupError where a file is no sound database of ours."""
+    """Raises BackupError if a file is not an intact database of queuectl."""
     try:
-        with closing(sqlite.connect(f"file:{_quoted(path)}?mode=ro", uri=True)) as connection:
+        with closing(sqlite.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
             damages = [row[0] for row in connection.execute("PRAGMA integrity_check(1)") if row[0] != "ok"]
             revision = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except sqlite.Error as error:
-        raise BackupError(f"{path} is no database of queuectl: {error}.") from None
+        raise BackupError(f"{path} is not a queuectl database: {error}.") from None
     if damages:
         raise BackupError(f"{path} is damaged: {damages[0]}.")
-    if revision is None or revision[0] not in known_revisions():
+    if revision is None or revision[0] not in schema.known_revisions():
         raise BackupError(
-            f"{path} has schema {revision and revision[0]}, which this queuectl does not know. Update it."
+            f"{path} has schema {revision and revision[0]}, which this queuectl does not know. Update queuectl."
         )
 
 
 def _sqlite_path(config: Config) -> Path:
     if not config.is_sqlite:
-        raise BackupError("the database is PostgreSQL: use its own tools, pg_dump and pg_restore.")
+        raise BackupError("the database is PostgreSQL. Use pg_dump and pg_restore.")
     return config.sqlite_path
 
 
@@ -99,7 +97,7 @@ def _copy(source: Path, target: Path) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with closing(sqlite.connect(str(source))) as original, closing(sqlite.connect(str(target))) as copy:
             original.backup(copy)
-            # A file that is to travel must not need a log beside it; and this writes all that is left to write.
+            # The copy must not need a log file; this also writes all remaining data.
             copy.execute("PRAGMA journal_mode=DELETE")
     except (sqlite.Error, OSError) as error:
         raise BackupError(f"cannot copy {source} to {target}: {error}.") from None
@@ -107,9 +105,9 @@ def _copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def _partial(target: Path, aside: Path | None = None) -> Iterator[Path]:
-    """A file to write; what it holds gets the name of `target` when the block ends, and vanishes when it raises.
+    """A file to write. It is renamed to `target` when the block ends, and deleted when the block raises.
 
-    With `aside`, what has that name before is kept under this one, with its log.
+    With `aside`, an existing `target` is first renamed to that, with its log.
     """
     _remove_left(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
@@ -117,20 +115,20 @@ def _partial(target: Path, aside: Path | None = None) -> Iterator[Path]:
         yield partial
         _flush(partial)
         if aside is not None:
-            for side in SIDES:
+            for suffix in SUFFIXES:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(f"{target}{side}", f"{aside}{side}")
+                    os.rename(f"{target}{suffix}", f"{aside}{suffix}")
         os.replace(partial, target)
         _flush(target.parent)
     except OSError as error:
         raise BackupError(f"cannot write {target}: {error.strerror or error}.") from None
     finally:
-        for side in SIDES:
-            Path(f"{partial}{side}").unlink(missing_ok=True)
+        for suffix in SUFFIXES:
+            Path(f"{partial}{suffix}").unlink(missing_ok=True)
 
 
 def _remove_left(target: Path) -> None:
-    """Remove what copies left that were killed."""
+    """Remove partial files of killed processes."""
     import psutil
 
     for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
@@ -141,15 +139,9 @@ def _remove_left(target: Path) -> None:
 
 def _flush(path: Path) -> None:
     if path.is_dir() and os.name != "posix":
-        return  # Windows cannot open a folder
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _quoted(path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(str(path.absolute()))

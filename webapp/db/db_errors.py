@@ -1,8 +1,8 @@
-"""What the machine may do to the database, as sentences: a full disk, one that cannot be written, damage, no server.
+"""Explains database errors that the environment causes: a full or read-only disk, damage, no server.
 
-The one place that knows how SQLite and PostgreSQL word them. Whoever shows an error (console, commands) asks
-`explain()`; the console, which must not repeat to strangers where the server is, asks `is_out_of_reach()` as well;
-whatever runs for good asks `check_before_start()`.
+Only this module knows how SQLite and PostgreSQL word these errors. `explain()` gives a sentence for all of them except
+an unavailable server: the console must not show its address, so it asks `is_out_of_reach()` too. Long-running
+processes call `check_before_start()`.
 """
 
 from __future__ import annotations
@@ -23,43 +23,46 @@ from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db.engines import sqlite, writing
 from webapp.db.models import Control
 
-LONGEST_CHECK = 5.0  # seconds: a start looks through a database that is larger than that only as far as it comes
-LARGE_LOG = 128 * 1024**2  # bytes; a busy queue's log stays near 4 MiB
+CHECK_TIMEOUT = 5.0  # seconds; a larger database is only checked partly at a start
+LARGE_LOG = 128 * 1024**2  # bytes; the log of a busy queue stays near 4 MiB
 LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
-RESTORE = "It is left as it is. Put a backup in its place: manage.py db restore FILE"
+OUT_OF_REACH = "the database is out of reach. Work resumes automatically when it is back"
 
-_NO_CONNECTION = "the database server has no connection left. Work goes on by itself when others give theirs back"
-
-_SENTENCES = (
-    ("disk is full", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
-    ("readonly database", "the database cannot be written: its file, its folder or its disk is read-only"),
-    ("unable to open database", "the database cannot be opened: its file or its folder is gone or may not be used"),
-    ("disk I/O error", "the database's disk is full, read-only or broken"),
-    ("Read-only file system", "the database cannot be written: its file, its folder or its disk is read-only"),
-    ("No space left on device", "the disk is full, so nothing can be stored. Make room; work goes on by itself then"),
-    ("malformed", "the database is damaged. " + RESTORE),
-    ("file is not a database", "the database is damaged. " + RESTORE),
-    ("too many clients", _NO_CONNECTION),
-    ("remaining connection slots", _NO_CONNECTION),
-    ("too many connections for", _NO_CONNECTION),
-    ("system is starting up", "the database server is starting. Work goes on by itself once it has"),
-    ("system is shutting down", "the database server is stopping. Work goes on by itself once it is back"),
-    ("in recovery mode", "the database server recovers from a crash. Work goes on by itself once it has"),
-    ("read-only transaction", "the database takes no writes: its server is a standby, or was made read-only"),
-)
-OUT_OF_REACH = "the database is out of reach. Work goes on by itself when it is back"
+_RESUMES = "Work resumes automatically when it is ready"
+_RESTORE = "It was not changed. Restore a backup: manage.py db restore FILE"
+_DISK_FULL = "the disk is full, so nothing can be stored. Free some space; work then resumes automatically"
+_READ_ONLY = "the database cannot be written: its file, its folder or its disk is read-only"
+_DAMAGED = f"the database is damaged. {_RESTORE}"
+_NO_CONNECTION = "the database server has no connection left. Work resumes automatically when one is free"
+_SENTENCES = {
+    "disk is full": _DISK_FULL,
+    "No space left on device": _DISK_FULL,
+    "readonly database": _READ_ONLY,
+    "Read-only file system": _READ_ONLY,
+    "unable to open database": "the database cannot be opened: its file or folder is missing or not accessible",
+    "disk I/O error": "the database's disk is full, read-only or faulty",
+    "malformed": _DAMAGED,
+    "file is not a database": _DAMAGED,
+    "too many clients": _NO_CONNECTION,
+    "remaining connection slots": _NO_CONNECTION,
+    "too many connections for": _NO_CONNECTION,
+    "system is starting up": f"the database server is starting. {_RESUMES}",
+    "system is shutting down": f"the database server is stopping. {_RESUMES}",
+    "in recovery mode": f"the database server is recovering from a crash. {_RESUMES}",
+    "read-only transaction": "the database takes no writes: its server is a standby, or was set to read-only",
+}
 
 
 def explain(error: BaseException) -> Optional[str]:
-    """A sentence without its full stop for an error of the database that the machine caused; None for any other."""
+    """A sentence, without its full stop, for a database error that the environment caused; None for any other."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
-    return next((sentence for words, sentence in _SENTENCES if words in text), None)
+    return next((sentence for words, sentence in _SENTENCES.items() if words in text), None)
 
 
 def is_out_of_reach(error: BaseException) -> bool:
-    """Whether no server answered, or it broke off, or it refused for a reason of its own that no sentence here has.
+    """Whether the server did not answer, closed the connection, or refused for a reason without a sentence here.
 
-    psycopg has other classes for what is wrong with a statement; SQLite has not, hence it is left out.
+    psycopg uses other classes for errors in a statement. SQLite does not, so it is excluded.
     """
     if isinstance(error, PoolTimeout):
         return True
@@ -68,8 +71,8 @@ def is_out_of_reach(error: BaseException) -> bool:
 
 
 def may_have_been_done(error: BaseException) -> bool:
-    """Whether a commit got no answer: then nobody knows whether the server carried it out."""
-    # An error of a statement names it, and one of connecting cost no connection.
+    """Whether a commit got no answer, so the server may or may not have done it."""
+    # An error in a statement has the statement; an error while connecting invalidates no connection.
     return (
         is_out_of_reach(error)
         and isinstance(error, DBAPIError)
@@ -79,9 +82,9 @@ def may_have_been_done(error: BaseException) -> bool:
 
 
 def large_log(config: Config) -> Optional[int]:
-    """The size of SQLite's log (bytes) where it has outgrown all reason, else None.
+    """The size of SQLite's log in bytes if it is far too large, else None.
 
-    It is copied back into the database, and begins anew, only when no transaction that is open needs what it holds.
+    SQLite can only reset it when no open transaction needs it.
     """
     if not config.is_sqlite:
         return None
@@ -93,7 +96,7 @@ def large_log(config: Config) -> Optional[int]:
 
 
 def disk_nearly_full(config: Config) -> Optional[int]:
-    """Fewer free bytes than there should be where the database or, beside PostgreSQL, the home lies; else None."""
+    """The free bytes on the disk of the database (PostgreSQL: of the home folder) if they are few, else None."""
     try:
         free = shutil.disk_usage(config.sqlite_path.parent if config.is_sqlite else config.home).free
     except OSError:
@@ -101,28 +104,28 @@ def disk_nearly_full(config: Config) -> Optional[int]:
     return free if free < LITTLE_SPACE else None
 
 
-def prove_writable(patience: float = BUSY_TIMEOUT) -> None:
-    """Write something, durably. Raises Busy, DBAPIError or OSError.
+def prove_writable(timeout: float = BUSY_TIMEOUT) -> None:
+    """Write durably to the database. Raises Busy, DBAPIError or OSError.
 
-    It must change a byte: what SQLite finds to be there already it does not write, on a disk that is full or read-only
-    just as on any other.
+    It must change a value: SQLite does not write a page that stays the same, so a full disk would not be noticed.
     """
-    with writing(patience, rings=False) as session:
+    with writing(timeout, wakes_workers=False) as session:
         session.execute(update(Control).values(pulse=Control.pulse + 1))
 
 
 def check_before_start(config: Config) -> None:
-    """Raises ConfigError where workers or a console should not start: the database is damaged or cannot be written."""
+    """Raises ConfigError if the database is damaged or cannot be written, so workers or a console must not start."""
     if config.is_sqlite:
         _check_sound(config.sqlite_path)
     try:
         prove_writable()
     except (DBAPIError, OSError) as error:
-        raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {_line(error)}.") from None
+        reason = explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {reason}.") from None
 
 
 def _check_sound(path: Path) -> None:
-    until = time.monotonic() + LONGEST_CHECK
+    until = time.monotonic() + CHECK_TIMEOUT
     try:
         with closing(sqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
@@ -135,8 +138,4 @@ def _check_sound(path: Path) -> None:
         damages = [str(error)]
     if damages:
         detail = " ".join(damages[0].split())
-        raise ConfigError(f"the database {path} is damaged: {detail}. {RESTORE}")
-
-
-def _line(error: BaseException) -> str:
-    return explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        raise ConfigError(f"the database {path} is damaged: {detail}. {_RESTORE}")

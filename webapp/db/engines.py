@@ -1,15 +1,15 @@
 """The database: engines, transactions and the write lock, for SQLite and PostgreSQL.
 
-The only module that knows a SQLite library, and the only door to a transaction: `reading()` and `writing()` for
-people and programs, `database()` for the plain SQL of workers and enqueue. Tables live in `db/models.py`.
+Only this module imports a SQLite library and begins transactions: `reading()` and `writing()` for people and programs,
+`database()` for the plain SQL of workers and enqueue. Tables are in `db/models/`.
 
-Three engines serve one database:
+Three engines use one database:
 
-- `write` commits durably (`synchronous=FULL`): whoever was told 'accepted' can pull the plug.
-- `read` can never write, and so never waits for the write lock.
-- `worker` commits with `synchronous=NORMAL`: after a power cut the attempts of the last moments may run again, unless
-  QUEUECTL_DURABLE_SETTLES asks for the same as `write`. It gives up sooner when a stranger has the database, because
-  nothing else can reach the thread that waits within the library.
+- `write` commits durably (`synchronous=FULL`): accepted jobs survive a power cut.
+- `read` cannot write, and so never waits for the write lock.
+- `worker` commits with `synchronous=NORMAL`: after a power cut the last attempts may run again, unless
+  QUEUECTL_DURABLE_SETTLES is set. It has a shorter busy timeout, because nothing can interrupt a thread that waits in
+  the SQLite library.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from urllib.parse import quote
 
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Engine, MetaData, create_engine, event, text
+from sqlalchemy import BigInteger, Engine, MetaData, Text, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
 from webapp.config import Config, ensure_home
+from webapp.core import wakeup_signal
 from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy, WriteLock, share_use
 from webapp.core.transaction import CommitUnanswered, Connection, Database, raise_relocated
 from webapp.core.wakeup_signal import WakeupSignal
-from webapp.core.wakeup_signal import path_of as doorbell_path
 from webapp.db import postgresql
 from webapp.lib import clock
 
-LOG_KEPT = 16 * 1024**2  # bytes: a log that grew larger, while somebody read for long, is cut to this afterwards
-CHECKPOINT_AFTER = 4000  # pages, 16 MiB: with SQLite's 1000 copying them took a third of what claim and settle do
-WORKER_BUSY_TIMEOUT = 2.0
+LOG_SIZE_LIMIT = 16 * 1024**2  # bytes; a log that grew during a long read is cut to this size
+CHECKPOINT_PAGES = 4000  # 16 MiB; with SQLite's default of 1000, checkpoints took a third of the time of claims
+WORKER_BUSY_TIMEOUT = 2.0  # seconds
 
 
 def _sqlite_library() -> ModuleType:
-    """pysqlite3, whose wheel carries SQLite 3.53; the standard library's where there is no wheel (see `doctor`)."""
+    """pysqlite3, whose wheel contains SQLite 3.53; the standard library's if there is no wheel (see `doctor`)."""
     try:
         return importlib.import_module("pysqlite3.dbapi2")
     except ImportError:
@@ -67,6 +67,7 @@ class Base(DeclarativeBase):
     )
 
 
+Base.registry.update_type_annotation_map({int: BigInteger, str: Text})
 db = SQLAlchemy(model_class=Base)
 
 if TYPE_CHECKING:
@@ -76,17 +77,17 @@ else:
 
 
 def init_app(app: Flask, config: Config) -> None:
-    """Give the application its three engines and its lock. Opens no connection."""
+    """Give the application its engines, write lock and wake-up signal. Opens no connection."""
     ensure_home(config)
     clock.follow(None)
     if config.is_sqlite:
-        # Never made by opening it: `migrations` does that, once. Under a home that was taken away nothing shall appear.
+        # mode=rw never creates the file: migrations do that once, and a removed home folder must not come back empty.
         url = URL.create(
             "sqlite", database="file:" + quote(str(config.sqlite_path)), query={"mode": "rw", "uri": "true"}
         )
         options: dict[str, Any] = {
             "module": sqlite,
-            "paramstyle": "named",  # as the worker's own statements have it, and psycopg's
+            "paramstyle": "named",  # as in the worker's statements, and as psycopg
             "connect_args": {"timeout": BUSY_TIMEOUT},
         }
     else:
@@ -94,14 +95,14 @@ def init_app(app: Flask, config: Config) -> None:
         options = postgresql.options(url)
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    # A worker ends its transactions itself: the pool has nothing to roll back when a connection returns.
+    # A worker ends its transactions itself, so the pool has nothing to roll back.
     app.config["SQLALCHEMY_BINDS"] = {
         "read": {"url": url, **options},
         "worker": {"url": url, **options, "pool_reset_on_return": None},
     }
     db.init_app(app)
     app.extensions["queuectl_write_lock"] = WriteLock(config.lock_path if config.is_sqlite else None)
-    app.extensions["queuectl_doorbell"] = WakeupSignal(doorbell_path(config) if config.is_sqlite else None)
+    app.extensions["queuectl_wakeup"] = WakeupSignal(wakeup_signal.path_of(config) if config.is_sqlite else None)
     if config.is_sqlite:
         app.extensions["queuectl_use"] = share_use(config)
     app.extensions["queuectl_durable_settles"] = config.durable_settles
@@ -111,9 +112,9 @@ def init_app(app: Flask, config: Config) -> None:
                 _prepare_sqlite(engine, role or "write", durable=role != "worker" or config.durable_settles)
             else:
                 postgresql.prepare(engine, role or "write", BUSY_TIMEOUT)
-            event.listen(engine, "handle_error", _told_elsewhere)
+            event.listen(engine, "handle_error", _refuse_relocated)
         if config.is_sqlite:
-            app.extensions["queuectl_watch"] = _Watch(read_engine())
+            app.extensions["queuectl_changes"] = _ChangeCounter(read_engine())
 
 
 def write_engine() -> Engine:
@@ -134,86 +135,76 @@ def is_sqlite() -> bool:
 
 
 def migration_engine() -> Engine:
-    """An engine for schema changes: foreign keys off, because a table rebuild with them on cascades rows away."""
+    """An engine for schema changes: without foreign keys, because a table rebuild would delete rows by cascade."""
     engine = create_engine(db.engine.url, poolclass=NullPool, **({"module": sqlite} if is_sqlite() else {}))
     if is_sqlite():
-
-        @event.listens_for(engine, "connect")
-        def set_up(connection: Any, _record: object) -> None:
-            connection.isolation_level = None
-            # auto_vacuum only takes before the first table, and before WAL writes the file's header.
-            for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF"):
-                connection.execute(f"PRAGMA {pragma}")
-
-        @event.listens_for(engine, "begin")
-        def begin_explicitly(connection: Any) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+        # auto_vacuum must come before the first table, and before WAL writes the file's header.
+        pragmas = ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF"]
+        _listen_on_sqlite(engine, pragmas, "BEGIN IMMEDIATE")
     return engine
 
 
 @contextmanager
 def reading() -> Iterator[Session]:
-    """One consistent, read-only view of the database. Keep it short: on SQLite an open reader pins the WAL."""
+    """One consistent, read-only view of the database. Keep it short: on SQLite an open reader keeps the log growing."""
     with Session(read_engine(), expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
-def writing(patience: float = BUSY_TIMEOUT, *, rings: bool = True) -> Iterator[Session]:
+def writing(timeout: float = BUSY_TIMEOUT, *, wakes_workers: bool = True) -> Iterator[Session]:
     """One durable write transaction: committed when the block ends, rolled back when it raises.
 
-    It wakes the workers that wait, unless it `rings` not: housekeeping, of which none of them can make anything.
-    Raises Busy when another writer of ours holds the database for longer than `patience` seconds, or a stranger for
-    longer than BUSY_TIMEOUT; Elsewhere when the queue has moved to another database.
+    Its commit wakes idle workers, unless there is nothing for them to do. Raises Busy when another process of queuectl
+    holds the write lock for longer than `timeout` seconds, or another program for longer than BUSY_TIMEOUT; Relocated
+    when the queue was moved to another database.
     """
     lock = write_lock()
-    lock.acquire(patience)
+    lock.acquire(timeout)
     try:
         with raising_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
-            if patience < BUSY_TIMEOUT and not is_sqlite():
-                session.execute(text(f"SET LOCAL lock_timeout = {max(1, round(patience * 1000))}"))
+            if timeout < BUSY_TIMEOUT and not is_sqlite():
+                session.execute(text(f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}"))
             yield session
-            if rings:
-                doorbell().ring(lambda statement: session.execute(text(statement)))
+            if wakes_workers:
+                _wakeup().notify(lambda statement: session.execute(text(statement)))
     finally:
         lock.release()
 
 
-def doorbell() -> WakeupSignal:
-    """What wakes the workers that wait, and has the keepers look."""
-    bell: WakeupSignal = current_app.extensions["queuectl_doorbell"]
-    return bell
+def _wakeup() -> WakeupSignal:
+    signal: WakeupSignal = current_app.extensions["queuectl_wakeup"]
+    return signal
 
 
-Mark = tuple[Any, ...]
+ChangeMark = tuple[Any, ...]
 
 
-def mark() -> Optional[Mark]:
-    """Something that differs after every commit, as soon as readers see it; None where it cannot be told just now.
+def change_mark() -> Optional[ChangeMark]:
+    """A value that changes with every commit, as soon as readers see the commit; None if it is unknown.
 
-    Take it before reading: what was read stands while the mark is the same. Marks are this process's own.
+    Take it before reading: the data is current while the mark stays the same. Marks are valid in this process only.
     """
     if is_sqlite():
-        watch: _Watch = current_app.extensions["queuectl_watch"]
-        return watch.mark()
+        counter: _ChangeCounter = current_app.extensions["queuectl_changes"]
+        return counter.mark()
     with reading() as session:
         return (session.scalar(text("SELECT CAST(pg_current_snapshot() AS text)")),)
 
 
-class _Watch:
-    """A connection that only looks at `data_version`, which counts what others commit, for this connection alone.
+class _ChangeCounter:
+    """A connection that only reads `PRAGMA data_version`, which changes when another connection commits.
 
-    The files' times would not do: they change before a commit can be seen, on a slow disk long before.
+    File times would be wrong: on a slow disk they change long before readers see the commit.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
         self._connection: Any = None
-        self._number = 0  # of the connection: each counts from a place of its own
+        self._number = 0  # of the connection: each has its own counter
 
-    def mark(self) -> Optional[Mark]:
+    def mark(self) -> Optional[ChangeMark]:
         with self._lock:
             try:
                 if self._connection is None:
@@ -227,10 +218,10 @@ class _Watch:
             return self._number, version
 
 
-def give_way() -> None:
-    """Between two of many write transactions: let others have the lock.
+def let_others_write() -> None:
+    """Pause between two of many write transactions, so that others get the lock.
 
-    Who frees a lock and takes it again at once is always quicker than those that were woken for it.
+    Otherwise this process takes the lock again before the processes that wait for it have woken.
     """
     time.sleep(0.005)
 
@@ -246,13 +237,13 @@ def raising_busy() -> Iterator[None]:
         raise
 
 
-def _told_elsewhere(context: ExceptionContext) -> None:
-    """What refuses every write to a queue that was moved must not be taken for a name or an id that is taken."""
+def _refuse_relocated(context: ExceptionContext) -> None:
+    """A refused write to a moved queue must not look like a duplicate name or id."""
     raise_relocated(context.original_exception)
 
 
 def database(role: str = "write") -> Database:
-    """The database for plain SQL, see `core/transaction.py`: as the engine `write` or `worker` has set it up."""
+    """The database for plain SQL, see `core/transaction.py`, with the settings of the engine `write` or `worker`."""
     engine = db.engine if role == "write" else db.engines[role]
     driver = engine.dialect.loaded_dbapi
     durable: bool = role == "write" or current_app.extensions["queuectl_durable_settles"]
@@ -263,12 +254,12 @@ def database(role: str = "write") -> Database:
         is_sqlite=is_sqlite(),
         durable=durable,
         lock=write_lock(),
-        wakeup=doorbell(),
+        wakeup=_wakeup(),
     )
 
 
 def worker_connection() -> Connection:
-    """Raises what its `errors` has."""
+    """An open connection. Raises its `errors`."""
     connection = Connection(database("worker"))
     connection.reconnect()
     return connection
@@ -276,13 +267,13 @@ def worker_connection() -> Connection:
 
 @contextmanager
 def raising_as_sqlalchemy() -> Iterator[None]:
-    """Raise what plain SQL on `database()` raises as `writing()` raises it: DBAPIError and Busy."""
+    """Turn errors of plain SQL on `database()` into those of `writing()`: DBAPIError and Busy."""
     dialect = write_engine().dialect
     base = dialect.loaded_dbapi.Error
     with raising_busy():
         try:
             yield
-        except CommitUnanswered as error:  # without a statement, as `trouble.may_have_been_done()` expects it
+        except CommitUnanswered as error:  # without a statement, for `db_errors.may_have_been_done()`
             cause = error.__cause__ or error
             raise DBAPIError.instance(None, None, cause, base, connection_invalidated=True, dialect=dialect) from cause
         except base as error:
@@ -290,11 +281,6 @@ def raising_as_sqlalchemy() -> Iterator[None]:
 
 
 def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
-    """Set up every connection of one SQLite engine, and make its transactions begin as the role needs.
-
-    The driver's own transaction handling is switched off (a `WITH … UPDATE` survived its rollback) and BEGIN said
-    here: writers IMMEDIATE, because a deferred transaction that turns into a write fails at once, busy timeout or not.
-    """
     pragmas = ["foreign_keys=ON", "temp_store=MEMORY"]
     pragmas.append("synchronous=FULL" if durable else "synchronous=NORMAL")
     if role == "worker":
@@ -302,17 +288,24 @@ def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
     if role == "read":
         pragmas.append("query_only=ON")
     else:
-        pragmas.append(f"journal_size_limit={LOG_KEPT}")
-        pragmas.append(f"wal_autocheckpoint={CHECKPOINT_AFTER}")
-        pragmas.append("journal_mode=WAL")  # as the file says already, unless it is a copy that somebody put here
+        pragmas.append(f"journal_size_limit={LOG_SIZE_LIMIT}")
+        pragmas.append(f"wal_autocheckpoint={CHECKPOINT_PAGES}")
+        pragmas.append("journal_mode=WAL")  # the file has it already, unless a person copied it here
+    _listen_on_sqlite(engine, pragmas, "BEGIN" if role == "read" else "BEGIN IMMEDIATE")
+
+
+def _listen_on_sqlite(engine: Engine, pragmas: list[str], begin: str) -> None:
+    """Set up each connection, and begin its transactions with this statement.
+
+    The driver's own transactions are off, because a `WITH … UPDATE` survived its rollback. Writers begin IMMEDIATE,
+    because a deferred transaction that becomes a write fails at once in spite of the busy timeout.
+    """
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _record: object) -> None:
         connection.isolation_level = None
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
-
-    begin = "BEGIN" if role == "read" else "BEGIN IMMEDIATE"
 
     @event.listens_for(engine, "begin")
     def begin_explicitly(connection: Any) -> None:

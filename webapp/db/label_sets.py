@@ -1,7 +1,7 @@
-"""Lanes: the pending jobs of one queue that require the same labels of their worker.
+"""The label sets of queues.
 
-The index for the claim keeps each apart, so that a million jobs that no worker here may take cost its claims nothing.
-What is in the order of that index, as pages of pending jobs are, is read lane by lane too.
+The index for claims has a range for each, so a million jobs that a worker may not run cost its claims nothing. Lists of
+pending jobs use the same index, so they read each label set too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from webapp.db.models import LabelSetRow, Queue
 
 
 def label_sets(session: Session, *queues: str) -> list[LabelSet]:
-    """Every lane that ever had a job, by queue and then by what it requires; of these queues, or of all."""
+    """All label sets that ever had a job, of these queues or of all, sorted by queue and labels."""
     plain = select(Queue.name.label("queue"), literal("").label("requires"))
     others = select(LabelSetRow.queue, LabelSetRow.requires)
     if queues:

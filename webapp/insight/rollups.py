@@ -27,7 +27,7 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
 from webapp.lib import clock, histograms
-from webapp.lib.command_patterns import LOOKED_AT, command_shape
+from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
 from webapp.lib.histograms import Histogram
 
 MINUTE = clock.seconds(60)
@@ -133,7 +133,7 @@ def _attempts(session: Session, since: int, until: int, limit: Optional[int]) ->
             Job.queue,
             Job.state.label("job_state"),
             Job.attempts.label("latest"),
-            func.substr(Job.command, 1, LOOKED_AT).label("command"),
+            func.substr(Job.command, 1, COMMAND_PREFIX).label("command"),
         )
         .join(Job, Job.seq == Attempt.job_seq)
         .outerjoin(before, and_(before.job_seq == Attempt.job_seq, before.number == Attempt.number - 1))
@@ -235,7 +235,7 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> in
         number += folded.number
         if not folded.more or time.monotonic() > until:
             return number
-        engines.give_way()
+        engines.let_others_write()
     _set_back(seen, patience)
     return number
 
@@ -317,7 +317,7 @@ def _store(
     patience: float,
 ) -> bool:
     """Move the watermark and store the sums. False: another process has moved it, so nothing is stored."""
-    with writing(patience, rings=False) as session:
+    with writing(patience, wakes_workers=False) as session:
         if not _move_watermark(session, seen, until):
             return False
         session.execute(_STORE_MINUTES, minutes)
@@ -336,7 +336,7 @@ def _move_watermark(session: Session, seen: int, until: int) -> bool:
 def _set_back(seen: int, patience: float) -> None:
     """After the clock was set back, fold the current span and everything later again."""
     begin = clock.now() // MAX_SUM_SPAN * MAX_SUM_SPAN
-    with writing(patience, rings=False) as session:
+    with writing(patience, wakes_workers=False) as session:
         if _move_watermark(session, seen, begin):
             session.execute(delete(Minute).where(Minute.at >= begin))
             session.execute(delete(CommandHour).where(CommandHour.at >= begin))
@@ -355,7 +355,7 @@ def prune(patience: float = BUSY_TIMEOUT) -> bool:
         hours = list(session.scalars(old_hours))
     if not minutes and not hours:
         return False
-    with writing(patience, rings=False) as session:
+    with writing(patience, wakes_workers=False) as session:
         if minutes:
             session.execute(delete(Minute).where(Minute.at <= minutes[-1]))
         if hours:

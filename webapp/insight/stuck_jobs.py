@@ -17,7 +17,7 @@ from webapp.insight import trends
 from webapp.insight.fleet import WorkerView
 from webapp.insight.rollups import REST
 from webapp.lib import clock
-from webapp.lib.command_patterns import LOOKED_AT, command_shape
+from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
 
 OVERDUE_AFTER = clock.seconds(60)  # past a time-out or a cancel and its grace period
 MIN_RUN_TIME = clock.seconds(300)  # no shorter run counts as long
@@ -62,7 +62,7 @@ def _overdue(job: Job, values: Settings, now: int) -> Optional[str]:
 
 
 def _unusual(session: Session, long: Sequence[Job], now: int) -> Iterator[Stuck]:
-    shapes = {job.seq: command_shape(job.command[:LOOKED_AT]) for job in long}
+    shapes = {job.seq: command_shape(job.command[:COMMAND_PREFIX]) for job in long}
     usual = trends.usual(session, set(shapes.values()) - {REST}, now - 7 * clock.DAY)
     for job in long:
         known = usual.get(shapes[job.seq])

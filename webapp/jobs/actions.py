@@ -25,7 +25,7 @@ from webapp.core.job_spec import JobSpec
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
 from webapp.db import audit
-from webapp.db.engines import database, give_way, raising_as_sqlalchemy, reading, writing
+from webapp.db.engines import database, let_others_write, raising_as_sqlalchemy, reading, writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import deletion, filters, queries, settings
 from webapp.jobs.filters import JobFilter
@@ -139,7 +139,7 @@ def apply(
             return Result(0, 0, action.skipped, True, None, outcome)
     if action.state == "done":
         return _result(action, outcome)
-    give_way()
+    let_others_write()
     return resume(action.id, within, outcome=outcome)
 
 
@@ -187,7 +187,7 @@ def resume(
         result = advance(action_id, patience, outcome=outcome)
         if result.done or time.monotonic() > until:
             return result
-        give_way()
+        let_others_write()
 
 
 def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional[Outcome] = None) -> Result:

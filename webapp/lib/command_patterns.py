@@ -1,6 +1,6 @@
-"""The shape of a command, for people: what differs from run to run is masked, programs and scripts keep their names.
+"""The pattern of a command, for people: parts that differ between runs are masked, names of programs are kept.
 
-What makes two failures alike is `text.mask`'s, which is coarser.
+Failure groups use the coarser `text.mask`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from functools import lru_cache
 
 from webapp.lib.text import ID, shorten
 
-SHAPE_LIMIT = 120  # characters of a shape
-LOOKED_AT = 400  # characters of a command that its shape is made of
+SHAPE_LIMIT = 120  # characters of a pattern
+COMMAND_PREFIX = 400  # characters of a command that are used
 
-# A word that holds a path, and what is kept of it: a program is known by its name, wherever it lies.
+# A word with a path. Of a program's path the name is kept.
 _PATH_WORD = re.compile(r"(?<![^\s'\"=(;&|])(?:[A-Za-z]:|[~.]{1,2}|[\w.@-]+)?(?:[/\\][^\s:'\"/\\]+)+[/\\]?")
 _PROGRAM = re.compile(r"\.(?:py|sh|bash|rb|js|mjs|ts|pl|php|jar|ps1|bat|cmd|exe)$", re.IGNORECASE)
 _BEGINS_COMMAND = re.compile(r"(?:^|[|&;(])\s*(?:\w+=\S*\s+)*$")
@@ -24,11 +24,11 @@ _SPACE = re.compile(r"\s+")
 
 @lru_cache(maxsize=4096)
 def command_shape(command: str) -> str:
-    """A command with ID, PATH and N for what differs, on one line.
+    """A command on one line, with ID, PATH and N for the parts that differ.
 
     '/opt/shop/bin/report.sh --day 17 /srv/out/17.csv' is 'report.sh --day N PATH'.
     """
-    text = _PATH_WORD.sub(_path_word, command[:LOOKED_AT])
+    text = _PATH_WORD.sub(_path_word, command[:COMMAND_PREFIX])
     for pattern, name in ((ID, "ID"), (_NUMBER_IN_COMMAND, "N"), (_SPACE, " ")):
         text = pattern.sub(name, text)
     return shorten(text.strip(), SHAPE_LIMIT)
@@ -41,12 +41,12 @@ def _path_word(found: re.Match[str]) -> str:
 
 
 def words_of(shape: str) -> str:
-    """The longest run of words in a shape that stands just so in its commands: what a search can look for."""
+    """The longest part of a pattern that its commands contain literally, for a search."""
     runs: list[str] = []
     for piece in _LEFT_OUT.split(shape):
         runs.append("")
         for word in piece.split():
             if _PROGRAM.search(word):
-                runs.append("")  # it may have lain in a folder that the shape leaves out
+                runs.append("")  # its folder may be missing in the pattern
             runs[-1] = f"{runs[-1]} {word}".strip()
     return max(runs, key=len, default="")

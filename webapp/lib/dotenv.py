@@ -5,8 +5,7 @@ with a `#` at the start of the line or after a space. A value in quotes may cont
 backslash escapes quotes and backslashes, and `\\n` in double quotes is a line break. `${NAME}` and `${NAME:-default}`
 are replaced by an earlier value of the file or by the environment's. The last value of a name counts.
 
-Lines that assign nothing are skipped. A value with an open quote is kept as it is written, so that the check of the
-setting can refuse it.
+Other lines are skipped. A value with an unclosed quote is kept as it is, so the check of the setting can refuse it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 
-TYPE_CHECKING = False  # as in `typing`, which is not worth its import here
+TYPE_CHECKING = False  # like `typing.TYPE_CHECKING`, without its slow import
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,7 +28,7 @@ _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v
 
 
 def load(path: str) -> dict[str, str]:
-    """Return the values of a file, and none where there is no such file. Raises OSError where it cannot be read."""
+    """The values of a file; none if it does not exist. Raises OSError if it cannot be read."""
     return parse(_read(path))
 
 
@@ -41,7 +40,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def assign(path: str, name: str, value: str) -> None:
-    """Set one value and keep the rest of the file. The file is then readable by its owner only."""
+    """Set one value and keep the rest of the file. Afterwards only its owner can read it."""
     import tempfile
 
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")

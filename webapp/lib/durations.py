@@ -1,4 +1,4 @@
-"""Lengths of time as people write and read them: `10min`, `1.5h`, '3 min 20 s'; and times that may be so long ago."""
+"""Durations as people write and read them: `10min`, `1.5h`, '3 min 20 s'. Also times given as a duration before now."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from typing import Optional
 from webapp.lib import clock
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
-LONGEST_AGO = 100 * 365 * 86400  # seconds
+MAX_AGO = 100 * 365 * 86400  # seconds
 RULE = "expected seconds, or a number with s, min, h, d or w, such as 90, 10min, 1.5h or 2d"
 SINCE_RULE = (
-    "expected how long ago, such as 30min, 2h or 7d, or a date such as 2026-11-24 (UTC), or a time with its zone such "
-    "as 2026-11-24T09:30:00Z"
+    "expected a duration before now, such as 30min, 2h or 7d, or a date such as 2026-11-24 (UTC), or a time with its "
+    "zone, such as 2026-11-24T09:30:00Z"
 )
 _DATE = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def parse(text: str) -> float:
-    """Seconds, from a number and one of UNITS. Raises ValueError; the caller puts the name of the field before it."""
+    """Seconds, from a number and one of UNITS. Raises ValueError; its message needs the field's name in front."""
     number = text.strip().rstrip(ascii_letters)
     try:
         seconds = float(number) * UNITS[text.strip()[len(number) :].lower()]
@@ -39,7 +36,7 @@ def parse_since(text: str) -> int:
     """Microseconds since 1970, from a duration before now, a date, or a time with its zone. Raises ValueError."""
     with suppress(ValueError):
         seconds = parse(text)
-        if seconds <= LONGEST_AGO:
+        if seconds <= MAX_AGO:
             return max(0, clock.now() - clock.seconds(seconds))
     try:
         return clock.parse_iso(text + "T00:00:00Z" if _DATE.match(text) else text)
@@ -47,11 +44,8 @@ def parse_since(text: str) -> int:
         raise ValueError(f"{text[:40]!r} is not a time; {SINCE_RULE}.") from None
 
 
-# --- showing ---------------------------------------------------------------------------------------------------------
-
-
 def duration(seconds: Optional[float]) -> str:
-    """'42 ms', '1.5 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': two units at most; a dash for None."""
+    """'42 ms', '1.5 s', '12 s', '3 min 20 s', '2 h 5 min', '3 d 4 h': at most two units; a dash for None."""
     if seconds is None:
         return "\N{EN DASH}"
     if 0 < seconds < 0.9995:
@@ -65,12 +59,12 @@ def duration(seconds: Optional[float]) -> str:
 
 
 def about(seconds: Optional[float]) -> str:
-    """A duration of which two digits are known: '1 h 20 min', '170 ms', 'under 1 ms'."""
+    """A duration with two significant digits: '1 h 20 min', '170 ms', 'under 1 ms'."""
     if seconds is not None and seconds < 0.001:
         return "under 1 ms"
     return duration(None if seconds is None else float(f"{seconds:.2g}"))
 
 
 def between(start: Optional[int], end: Optional[int]) -> str:
-    """How long it took from one time to another, in microseconds; a dash where one of them is None."""
+    """The duration between two times in microseconds; a dash if one of them is None."""
     return duration(None if start is None or end is None else max(end - start, 0) / clock.SECOND)

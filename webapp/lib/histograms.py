@@ -1,7 +1,7 @@
-"""Durations as histograms that can be added up: sparse, with logarithmic buckets, so that any quantile is within 5 %.
+"""Histograms of durations that can be added: sparse, with logarithmic buckets. Quantiles are accurate to 5 %.
 
-Bucket 0 holds what took less than a millisecond; bucket n > 0 holds 1.1 ** (n - 1) up to 1.1 ** n milliseconds, and
-stands for the one duration from which neither end differs by more than 4.8 %. A month is bucket 228.
+Bucket 0 is below a millisecond. Bucket n > 0 is from 1.1 ** (n - 1) to 1.1 ** n milliseconds; its value differs from
+both ends by at most 4.8 %. A month is bucket 228.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from typing import Optional
 
-Histogram = Counter[int]  # how many durations are in each bucket
+Histogram = Counter[int]  # number of durations in each bucket
 
 GROWTH = 1.1
 _MILLISECOND = 1000  # microseconds
@@ -19,12 +19,12 @@ _LOG = math.log(GROWTH)
 
 
 def bucket(duration: int) -> int:
-    """The bucket of a duration in microseconds; one below zero, by a clock that was set back, counts as zero."""
+    """The bucket of a duration in microseconds. A negative one, after a clock was set back, counts as zero."""
     return 0 if duration < _MILLISECOND else 1 + int(math.log(duration / _MILLISECOND) / _LOG)
 
 
 def seconds(number: int) -> float:
-    """What a bucket stands for; 0.0 for less than a millisecond."""
+    """The value of a bucket in seconds; 0.0 for less than a millisecond."""
     if number == 0:
         return 0.0
     upper = GROWTH**number
@@ -32,7 +32,7 @@ def seconds(number: int) -> float:
 
 
 def quantile(histogram: Histogram, part: float) -> Optional[float]:
-    """Seconds that the fastest `part` (0 to 1) took at the most, or None of an empty histogram."""
+    """A quantile in seconds (`part` from 0 to 1); None for an empty histogram."""
     rank, seen = math.ceil(part * sum(histogram.values())), 0
     for number in sorted(histogram):
         seen += histogram[number]

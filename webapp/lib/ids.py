@@ -1,6 +1,6 @@
-"""Ids for jobs that were given none: short, sortable by time, easy to read aloud (`0dk3-8f2m-x7qa`).
+"""Generated job ids: short, sortable by time, easy to read aloud (`0dk3-8f2m-x7qa`).
 
-Crockford's base 32 (no i, l, o, u): forty bits of milliseconds, twenty random ones.
+Crockford's base 32 (no i, l, o, u): 40 bits of milliseconds, 20 random bits.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]  # two digits at a time
-_START = 1_735_689_600_000  # 2025-01-01 in milliseconds; forty bits from there last until 2059
+_START = 1_735_689_600_000  # 2025-01-01 in milliseconds; 40 bits last until 2059
 _lock = threading.Lock()
 _last = 0
 
 
 def new_job_id() -> str:
-    """A new id; within a process each is greater than the one before, even when many are made in a millisecond."""
+    """A new id. In a process each is greater than the one before, even within a millisecond."""
     global _last
     with _lock:
         value = (max(time.time_ns() // 1_000_000 - _START, 0) << 20) | secrets.randbits(20)

@@ -1,7 +1,7 @@
-"""Where processes that run on say what happens: one line each on stderr, for a person, the journal or a program.
+"""Logging of long-running processes to stderr, for people, the journal or programs.
 
-What a command tells its caller is not logging; it is printed by `commands/`. A line about a job or a worker names it
-in its `extra` as well, so that the JSON has `job`, `attempt`, `worker` … as fields.
+The output of commands is not logging; `commands/` prints it. A line about a job or a worker also has `extra`, so the
+JSON has fields such as `job`, `attempt` and `worker`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SECRET_PATH = re.compile(r"(/setup/)[^\s/?#'\"\]]+")
 
 
 class WithoutSecrets(logging.Filter):
-    """Takes the one-time token out of every line: whoever reads a log must not become the administrator by it."""
+    """Removes the one-time token from set-up links, so a reader of the log cannot become administrator."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -27,14 +27,14 @@ class WithoutSecrets(logging.Filter):
 
 
 class OneLine(logging.Formatter):
-    """Writes a message as one line: a folder or an error that a job brought shall forge no line and move no cursor."""
+    """Writes each message on one line and escapes control characters, which may come from a job."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
         return escape_controls(super().formatMessage(record))
 
 
 def set_up(form: str = "text", level: int = logging.INFO) -> None:
-    """Send the log to stderr, as `text` or as `json` (an object a line, its time in ISO 8601, UTC)."""
+    """Send the log to stderr as `text` or as `json` (one object per line, times in ISO 8601, UTC)."""
     handler = logging.StreamHandler()
     handler.addFilter(WithoutSecrets())
     handler.setFormatter(_json() if form == "json" else OneLine(_TEXT))

@@ -1,9 +1,8 @@
-"""Tells the service manager that this process serves, that it lives, and that it stops: systemd's protocol.
+"""systemd's protocol: tells the service manager that this process is ready, alive or stopping.
 
-A message is one datagram to the socket that NOTIFY_SOCKET names, see sd_notify(3) and sd_watchdog_enabled(3).
-
-No library does it: sdnotify, systemd-watchdog and gunicorn's own function leave the variables in the environment, from
-which every job would have them, or raise when the manager is away.
+A message is one datagram to the socket in NOTIFY_SOCKET, see sd_notify(3) and sd_watchdog_enabled(3). No library fits:
+sdnotify, systemd-watchdog and gunicorn's own function keep the variables in the environment, which jobs would inherit,
+or raise when the manager does not answer.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from contextlib import suppress
 SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 VARIABLES = frozenset({SOCKET, WATCHDOG, WATCHDOG_PID})
 READY, ALIVE, STOPPING, STATUS = "READY=1", "WATCHDOG=1", "STOPPING=1", "STATUS="
-BYTES = {READY: b"R", ALIVE: b"A"}  # what a supervisor reads from its child's pipe
-SLOWNESS = 1.0  # seconds that a full queue at the other end may hold this process
+BYTES = {READY: b"R", ALIVE: b"A"}  # on the pipe from a child to its supervisor
+SEND_TIMEOUT = 1.0  # seconds, if the manager's queue is full
 
 
 class Manager:
-    """Who started this process and wants to hear of it; nobody, where there is no address.
+    """The service manager of this process. Without an address, messages are ignored.
 
     Attributes:
-        interval: seconds without a tick after which it takes this process for dead; 0 where it does not watch.
+        interval: seconds without a tick after which the manager presumes this process dead; 0: no watchdog.
     """
 
     def __init__(self, address: str = "", interval: float = 0.0) -> None:
@@ -43,38 +42,38 @@ class Manager:
         return self._ready
 
     def ready(self) -> None:
-        """This process does now what it is for. Said until it could be said."""
+        """Report that this process is ready. Repeated calls send it until it was sent."""
         self._ready = self._ready or self._send(READY)
 
     def stopping(self) -> None:
-        """A stop that has an end was begun. The manager kills what is left after its own time for that, so this is not
-        for a stop in which jobs may take as long as they like."""
+        """Report a stop that ends soon. The manager kills the process after its own timeout, so do not call this for a
+        stop that waits for jobs without limit."""
         self._send(STOPPING)
 
     def status(self, text: str) -> None:
-        """A line for people. Said when it changes."""
+        """Set the status line for people. Sent when it changes."""
         if text != self._status and self._send(STATUS + text):
             self._status = text
 
     def tick(self) -> None:
-        """This process lives: to be called from the loop whose life is meant, at least every `due_in()` seconds."""
+        """Report that this process is alive. Call it from the main loop at least every `due_in()` seconds."""
         if self and self.due_in() <= 0:
             self._ticked_at = time.monotonic()
             self._send(ALIVE)
 
     def due_in(self) -> float:
-        """Seconds until the next tick, at half of the interval; infinity where nobody watches."""
+        """Seconds until the next tick, at half of the interval; infinity without a watchdog."""
         if not self.interval:
             return float("inf")
         return max(0.0, self._ticked_at + self.interval / 2 - time.monotonic())
 
     def _send(self, text: str) -> bool:
-        """Whether it was taken: a manager that is away, or busy for long, is no reason for a queue to stop."""
+        """Whether the message was sent. The queue also works if the manager is absent or busy."""
         if not self._address:
             return False
-        # Each message has its own socket: no descriptor crosses a fork, and a manager that was renewed is found.
+        # A new socket for each message: no descriptor is inherited by a fork, and a restarted manager is found.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.settimeout(SLOWNESS)
+            sender.settimeout(SEND_TIMEOUT)
             sender.connect(self._address)
             sender.send(text.encode())
             return True
@@ -85,9 +84,9 @@ NOBODY = Manager()
 
 
 def take(environment: MutableMapping[str, str] = os.environ) -> Manager:
-    """The manager that the environment names; its variables are gone from there, so that no child speaks for us.
+    """The manager of this environment. Removes its variables, so children cannot report for this process.
 
-    To be called by what runs on, before it starts anything.
+    Long-running processes call this before they start others.
     """
     address, interval, pid = (environment.pop(name, "") for name in (SOCKET, WATCHDOG, WATCHDOG_PID))
     if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
@@ -97,9 +96,9 @@ def take(environment: MutableMapping[str, str] = os.environ) -> Manager:
 
 
 class Parent(Manager):
-    """The supervisor that started this process and reads the other end of a pipe: one byte for each message.
+    """The supervisor of this child process, which reports to the service manager for it.
 
-    For a child whose parent speaks for it to the service manager.
+    It reads one byte for each message from a pipe.
     """
 
     def __init__(self, pipe: int) -> None:

@@ -1,6 +1,6 @@
-"""Two streams in one sequence of bytes, told apart by the lengths of their alternating runs, stdout first.
+"""Stdout and stderr in one sequence of bytes, with the lengths of their alternating runs, stdout first.
 
-'0,5,3' is 5 bytes of stderr, then 3 of stdout.
+'0,5,3' means 5 bytes of stderr, then 3 of stdout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ STDOUT, STDERR = 0, 1
 
 
 def add_run(runs: list[int], stream: int, length: int) -> None:
-    """Put more bytes of a stream behind what is there."""
+    """Append bytes of a stream."""
     if not length:
         return
     if not runs and stream == STDERR:
@@ -23,7 +23,7 @@ def add_run(runs: list[int], stream: int, length: int) -> None:
 
 
 def spans(runs: Iterable[int]) -> Iterator[tuple[int, int, int]]:
-    """Each run that has bytes as its stream, its first offset and the one behind its last."""
+    """The stream, start and end offset of each run that is not empty."""
     start = 0
     for index, length in enumerate(runs):
         if length:

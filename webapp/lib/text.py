@@ -1,7 +1,7 @@
-r"""Text from commands and people: control characters, terminal escapes, texts that are alike, short forms.
+r"""Text from commands and people: control characters, terminal escapes, masking, short forms.
 
-A terminal or a log gets control characters as escapes such as `\x1b`, a page gets something to see for each. Output
-with colours becomes HTML in `console/ansi.py`; HTML itself is escaped by Jinja.
+Terminals and logs get control characters as escapes such as `\x1b`; pages get a visible character for each.
+`console/display/ansi.py` turns coloured output into HTML; Jinja escapes HTML.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Optional
 
 _CONTROLS = "\x00-\x1f\x7f-\x9f"
-_SURROGATES = "\ud800-\udfff"  # half of a pair: no encoding carries it
-# Marks that turn the direction of a text or take no room in it. Not the zero-width joiner, which holds an emoji
-# together.
+_SURROGATES = "\ud800-\udfff"  # half of a pair, which cannot be encoded
+# Marks that change the direction of text or have no width. Not the zero-width joiner, which some emoji need.
 _MARKS = "\u061c\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
 _CONTROL = re.compile(f"[{_CONTROLS}{_SURROGATES}]")
 _MISLEADING = re.compile(f"[{_CONTROLS}{_SURROGATES}{_MARKS}]")
 _CANNOT_BE_STORED = re.compile(f"[\0{_SURROGATES}]")
-# What a terminal may obey: colours, a tab, the end and the beginning of a line.
+# What a terminal may interpret: colours, tabs, newlines, carriage returns.
 _HARMLESS = re.compile("(\x1b\\[[0-9;:]*m|[\t\n\r])")
 # In this order: CSI sequences, strings (OSC, DCS, SOS, PM, APC) up to their end, other escapes.
 ESCAPE = re.compile(
@@ -38,16 +37,13 @@ _MASKS = (
 )
 
 
-# --- control characters ----------------------------------------------------------------------------------------------
-
-
 def can_be_stored(text: str) -> bool:
-    """Whether every database takes the text: it has no NUL and no half of a surrogate pair."""
+    """Whether all databases can store the text: it has no NUL and no half of a surrogate pair."""
     return not _CANNOT_BE_STORED.search(text)
 
 
 def has_controls(text: str) -> bool:
-    """Whether the text has a control character, or half of a surrogate pair."""
+    """Whether the text has a control character or half of a surrogate pair."""
     return bool(_CONTROL.search(text))
 
 
@@ -57,17 +53,17 @@ def escape_controls(text: str) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """The same, but newlines stay."""
+    """Like `escape_controls`, but keeps newlines."""
     return "\n".join(map(escape_controls, text.split("\n")))
 
 
 def escape_for_terminal(text: str) -> str:
-    """Output with its colours. Links, titles and whatever else a terminal would obey become escapes."""
+    """Output with colours. Links, titles and other terminal commands become escapes."""
     return "".join(part if place % 2 else escape_controls(part) for place, part in enumerate(_HARMLESS.split(text)))
 
 
 def show_controls(text: object) -> str:
-    """The text for a page: a control character as its picture, a mark as its number. Tabs and newlines stay."""
+    """The text for a page: control characters as pictures, marks as numbers. Keeps tabs and newlines."""
     return _MISLEADING.sub(_picture, str(text))
 
 
@@ -83,17 +79,14 @@ def _picture(match: re.Match[str]) -> str:
     return "\u2421" if code == 0x7F else f"\u2039U+{code:04X}\u203a"
 
 
-# --- output of commands ----------------------------------------------------------------------------------------------
-
-
 def plain_text(output: bytes) -> str:
-    """What a command wrote, without terminal escapes and unprintable characters. Newlines stay."""
+    """Output without terminal escapes and unprintable characters. Keeps newlines."""
     text = ESCAPE.sub("", output.decode(errors="replace"))
     return "".join(char for char in text if char == "\n" or char.isprintable())
 
 
 def plain_tail(output: bytes, limit: int) -> str:
-    """The last `limit` bytes as plain text: whole lines where there are any."""
+    """The last `limit` bytes as plain text, in whole lines if possible."""
     kept = output[-limit:]
     if len(output) > limit and b"\n" in kept[:-1]:
         kept = kept[kept.index(b"\n") + 1 :]
@@ -101,13 +94,10 @@ def plain_tail(output: bytes, limit: int) -> str:
 
 
 def mask(text: str) -> str:
-    """'Cannot open PATH: line N': the same for texts that differ in numbers, paths, ids and space only."""
+    """'Cannot open PATH: line N': equal for texts that differ only in numbers, paths, ids and white space."""
     for pattern, name in _MASKS:
         text = pattern.sub(name, text)
     return text.strip()
-
-
-# --- short forms -----------------------------------------------------------------------------------------------------
 
 
 def shorten(text: str, limit: int) -> str:
@@ -116,9 +106,9 @@ def shorten(text: str, limit: int) -> str:
 
 
 def one_line(text: str, limit: Optional[int] = 300) -> str:
-    """A text of several lines as one, '↵' between them; without indentation, blank lines and line continuations.
+    """Several lines as one, joined by '↵', without indentation, blank lines and line continuations.
 
-    At most `limit` characters; None: all of it.
+    At most `limit` characters; None: no limit.
     """
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     lines[:-1] = [line.rstrip("\\").rstrip() for line in lines[:-1]]

@@ -1,8 +1,7 @@
-"""What differs between two texts, line by line: an attempt's output and another's. Bounded in time.
+"""Compares two texts line by line, in bounded time: the outputs of two attempts.
 
-`difflib` compares in a time that grows with the square of the lines. So what both share at the beginning, at the end
-and in between is passed over, and the rest is compared by WINDOW lines at a time, until MOST lines were found to
-differ.
+The time of `difflib` grows with the square of the lines. So equal lines at the start, at the end and in between are
+skipped first. The rest is compared in windows of WINDOW lines, until MAX_DIFFERENT lines differ.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Optional
 
-WINDOW = 400  # lines of each that are compared at once
-MOST = 2000  # lines that differ, before it stops
-LEAST = 20  # what a window counts, however little differs in it: so there are at most MOST / LEAST
-SURE = 3  # equal lines in a row, where a window may end: a single one may stand anywhere
-CONTEXT = 3  # equal lines that are shown beside what differs
+WINDOW = 400  # lines of each text that are compared at once
+MAX_DIFFERENT = 2000  # different lines until the comparison stops
+MIN_WINDOW_COST = 20  # each window counts as at least so many different lines, which limits the number of windows
+SYNC_LINES = 3  # equal lines in a row at which a window may end: a single equal line may be a coincidence
+CONTEXT = 3  # equal lines shown before and after different ones
 SKIPPED = "skipped"
 _DIGITS = re.compile(r"[0-9]+")
 Block = tuple[str, int, int, int, int]
@@ -25,8 +24,8 @@ Block = tuple[str, int, int, int, int]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a comparison. `sign` is ' ', '-' (only in the old), '+' (only in the new) or '…' (`text` says what
-    is left out). `old` and `new` are line numbers, from 1."""
+    """A line of a comparison. `sign` is ' ', '-' (only in the old text), '+' (only in the new one) or '…' (`text` says
+    what is omitted). `old` and `new` are line numbers from 1."""
 
     sign: str
     text: str
@@ -36,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows, and how many lines are only in the one or the other. `left_out`: lines that were too many to compare."""
+    """Rows and the numbers of removed, added and equal lines. `left_out`: lines that were not compared."""
 
     rows: list[Row]
     removed: int
@@ -50,7 +49,7 @@ class Comparison:
 
 
 def compare(old: Sequence[str], new: Sequence[str], *, ignore_digits: bool = False) -> Comparison:
-    """Compare two texts. With `ignore_digits`, lines that differ in their numbers alone, such as times, are alike."""
+    """Compare two texts. With `ignore_digits`, lines that differ only in numbers, such as times, are equal."""
     keys = [[_DIGITS.sub("0", line) for line in lines] if ignore_digits else list(lines) for lines in (old, new)]
     blocks, rest = _blocks(keys[0], keys[1])
     changed = [block for block in blocks if block[0] != "equal"]
@@ -64,7 +63,7 @@ def compare(old: Sequence[str], new: Sequence[str], *, ignore_digits: bool = Fal
 
 
 def _blocks(one: Sequence[str], other: Sequence[str]) -> tuple[list[Block], int]:
-    """Opcodes as `difflib` has them, and how many lines were left out."""
+    """Opcodes as in `difflib`, and the number of lines left out."""
     most = min(len(one), len(other)) - _shared(one, other, 0, 0)
     tail = 0
     while tail < most and one[-1 - tail] == other[-1 - tail]:
@@ -77,7 +76,7 @@ def _blocks(one: Sequence[str], other: Sequence[str]) -> tuple[list[Block], int]
             blocks.append(("equal", a, a + shared, b, b + shared))
             a, b = a + shared, b + shared
             continue
-        # The lines that both end with are no part of what is compared, but where the beginning has run into them.
+        # Equal lines at the end are not compared, unless the equal lines at the start overlap them.
         last_a, last_b = max(len(one) - tail, a), max(len(other) - tail, b)
         if a == last_a or b == last_b:
             blocks.append(("replace", a, last_a, b, last_b))
@@ -85,7 +84,7 @@ def _blocks(one: Sequence[str], other: Sequence[str]) -> tuple[list[Block], int]
                 blocks[-1] = ("replace", a, len(one), b, len(other))
             a, b = blocks[-1][2], blocks[-1][4]
             continue
-        if spent >= MOST:
+        if spent >= MAX_DIFFERENT:
             rest = max(last_a - a, last_b - b)
             blocks.append((SKIPPED, a, last_a, b, last_b))
             a, b = last_a, last_b
@@ -93,15 +92,15 @@ def _blocks(one: Sequence[str], other: Sequence[str]) -> tuple[list[Block], int]
         ahead = _window(one[a : min(a + WINDOW, last_a)], other[b : min(b + WINDOW, last_b)],
                         whole=a + WINDOW >= last_a and b + WINDOW >= last_b)  # fmt: skip
         blocks += [(tag, i + a, j + a, k + b, m + b) for tag, i, j, k, m in ahead]
-        spent += max(LEAST, sum(max(j - i, m - k) for tag, i, j, k, m in ahead if tag != "equal"))
+        spent += max(MIN_WINDOW_COST, sum(max(j - i, m - k) for tag, i, j, k, m in ahead if tag != "equal"))
         a, b = blocks[-1][2], blocks[-1][4]
     return _joined(blocks), rest
 
 
 def _window(one: Sequence[str], other: Sequence[str], *, whole: bool) -> list[Block]:
-    """Opcodes of one window, up to where both go on alike; all of them where nothing follows, or nothing is alike."""
+    """Opcodes of one window up to its last equal part; all of them at the end, or if nothing is equal."""
     found = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
-    for least in () if whole else (SURE, 1):
+    for least in () if whole else (SYNC_LINES, 1):
         for place in range(len(found) - 1, 0, -1):
             tag, i, j, _, _ = found[place]
             if tag == "equal" and j - i >= least:
@@ -110,7 +109,7 @@ def _window(one: Sequence[str], other: Sequence[str], *, whole: bool) -> list[Bl
 
 
 def _joined(blocks: Sequence[Block]) -> list[Block]:
-    """Neighbours of one kind, from windows that met, as one."""
+    """Merge neighbours of one kind, which come from adjacent windows."""
     joined: list[Block] = []
     for tag, a, b, c, d in blocks:
         kind = tag if tag in ("equal", SKIPPED) else "replace"
@@ -122,7 +121,7 @@ def _joined(blocks: Sequence[Block]) -> list[Block]:
 
 
 def _shared(one: Sequence[str], other: Sequence[str], a: int, b: int) -> int:
-    """How many lines both go on with alike, from these places."""
+    """The number of equal lines from these positions."""
     number = 0
     while a + number < len(one) and b + number < len(other) and one[a + number] == other[b + number]:
         number += 1
@@ -144,6 +143,6 @@ def _rows(old: Sequence[str], new: Sequence[str], blocks: Sequence[Block]) -> It
         for offset in range(b - a):
             if hidden > 1 and first <= offset < b - a - last:
                 if offset == first:
-                    yield Row("…", f"{hidden:,} lines alike")
+                    yield Row("…", f"{hidden:,} equal lines")
                 continue
             yield Row(" ", new[c + offset], old=a + offset + 1, new=c + offset + 1)

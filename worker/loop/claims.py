@@ -203,7 +203,7 @@ class Turn:
 
     def label_sets(self) -> list[tuple[LabelSet, bool]]:
         """Every lane that ever had a job, and whether its queue is open."""
-        rows = self._transaction.execute(statements.LANES).fetchall()
+        rows = self._transaction.execute(statements.LABEL_SETS).fetchall()
         return [(LabelSet(queue, requires), bool(is_open)) for queue, requires, is_open in rows]
 
     def is_outdated(self) -> bool:
@@ -212,7 +212,7 @@ class Turn:
 
     def wish(self) -> tuple[str, str]:
         """What people asked of this worker (run, quiet, stop), and its state (running; expired: others took over)."""
-        row = self._transaction.execute(statements.WISH, {"worker": self._worker}).fetchone()
+        row = self._transaction.execute(statements.REQUESTED_STATE, {"worker": self._worker}).fetchone()
         return (row[0], row[1]) if row else ("run", "expired")
 
     def asked_to_stop(self) -> set[str]:
@@ -222,11 +222,11 @@ class Turn:
 
     def be_quiet(self) -> None:
         """A signal asked for quiet: written down like a person's wish, so that everybody sees it and may undo it."""
-        self._transaction.execute(statements.BE_QUIET, {"worker": self._worker})
+        self._transaction.execute(statements.REQUEST_QUIET, {"worker": self._worker})
 
     def be_stopping(self) -> None:
         """A signal asked for a stop: likewise, but that it cannot be undone."""
-        self._transaction.execute(statements.BE_STOPPING, {"worker": self._worker})
+        self._transaction.execute(statements.REQUEST_STOP, {"worker": self._worker})
 
 
 class Claims:

@@ -63,7 +63,7 @@ class Retention:
                 self._steps.append(step)  # in turns, so that no table waits for a large one
             if time.monotonic() >= until:
                 break
-            engines.give_way()
+            engines.let_others_write()
         if self._steps:
             return True
         if self._deleted:
@@ -89,7 +89,7 @@ class Retention:
             self._delete_attempts(found[0], old)
             return True
         if seqs:
-            with writing(self._patience, rings=False) as session:
+            with writing(self._patience, wakes_workers=False) as session:
                 # `old` again: a person may have requeued one of them.
                 gone = session.execute(delete(Job).where(Job.seq.in_(seqs), old).returning(Job.seq)).all()
             self._deleted += len(gone)
@@ -102,7 +102,7 @@ class Retention:
             rows = session.execute(attempts.limit(deletion.ATTEMPTS)).tuples().all()
         number = max(1, deletion.number_that_fits(size for _, size in rows))
         those = Attempt.job_seq == seq, Attempt.number <= rows[number - 1][0]
-        with writing(self._patience, rings=False) as session:
+        with writing(self._patience, wakes_workers=False) as session:
             session.execute(delete(Attempt).where(*those, exists().where(Job.seq == seq, old)))
 
     def _delete_audit(self) -> bool:
@@ -116,7 +116,7 @@ class Retention:
             found = session.execute(_FIRST_LINES).all() if days else []
         if not any(row.at < before for row in found):
             return False
-        with writing(self._patience, rings=False) as session:
+        with writing(self._patience, wakes_workers=False) as session:
             # Again, for another process may delete the same ones; it has them locked.
             found = session.execute(_FIRST_LINES.with_for_update(skip_locked=True)).all()
             old = [row for row in found if row.at < before]
@@ -137,7 +137,7 @@ class Retention:
         old = [(id_, job_seq) for id_, at, job_seq in rows if at < before]
         ids = [id_ for id_, job_seq in old if job_seq is None][:RECORDS]
         if ids:
-            with writing(self._patience, rings=False) as session:
+            with writing(self._patience, wakes_workers=False) as session:
                 session.execute(delete(Event).where(Event.id.in_(ids)))
         # By id, because no index has the time: where none of these is old, no later one is.
         self._event = (ids[-1] if len(ids) == RECORDS else rows[-1][0]) if old else 0
@@ -154,7 +154,7 @@ class Retention:
         number = max(1, deletion.number_that_fits(row[2] for row in rows))
         keys = [(row[0], row[1]) for row in rows[:number]]
         if keys:
-            with writing(self._patience, rings=False) as session:
+            with writing(self._patience, wakes_workers=False) as session:
                 session.execute(
                     delete(IdempotencyKey).where(tuple_(IdempotencyKey.token_id, IdempotencyKey.key).in_(keys))
                 )
@@ -163,7 +163,7 @@ class Retention:
     def _delete_others(self) -> bool:
         """Tables with few rows; and give free pages of the SQLite file back to the disk."""
         now = clock.now()
-        with writing(self._patience, rings=False) as session:
+        with writing(self._patience, wakes_workers=False) as session:
             session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
             gone = Supervisor.stopped_at < now - KEEP_WORKERS, Supervisor.seen_at < now - KEEP_SILENT
             session.execute(delete(Supervisor).where(or_(*gone)))

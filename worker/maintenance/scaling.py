@@ -92,7 +92,7 @@ class Scaling:
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at < BEAT:
             return
-        with writing(PATIENCE, rings=False) as session:
+        with writing(PATIENCE, wakes_workers=False) as session:
             session.execute(text(ANNOUNCE), supervisor_row(self._assignment))
             session.execute(update(Supervisor).where(Supervisor.id == self._id).values(seen_at=clock.now()))
         self._beat_at = time.monotonic()

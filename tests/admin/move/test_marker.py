@@ -89,7 +89,7 @@ def test_an_unfinished_copy_cannot_be_used_and_the_source_refuses_writes(
     ):
         create_core(target)
     with pytest.raises(
-        Relocated, match=r"is being moved to .* and takes no changes until that is done. Try again then"
+        Relocated, match=r"is being moved to .* and is read-only until the move is complete. Try again then"
     ):
         make_job()
     monkeypatch.undo()

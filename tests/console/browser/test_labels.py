@@ -25,7 +25,9 @@ def test_labels_are_mistyped_chosen_and_waited_for_until_a_worker_has_them(page:
     page.fill("#command", "./train.sh")
     page.fill("#requires", "gpu, no!")
     page.locator("#requires").blur()
-    expect(page.locator("#requires-problem")).to_contain_text("'no!' is no label; expected 1 to 128 characters")
+    expect(page.locator("#requires-problem")).to_contain_text(
+        "'no!' is not a valid label; expected 1 to 128 characters"
+    )
     expect(page.locator("#takers:empty")).to_have_count(1)
     page.get_by_role("button", name="Submit job").click()
     expect(page.get_by_role("alert")).to_contain_text("Fix this field")

@@ -20,7 +20,6 @@ from webapp.admin.move.databases import MoveError, Reporter, Side, Tick
 from webapp.admin.move.marker import COPYING, DONE
 from webapp.core import relocated, schema
 from webapp.db.models import Queue
-from webapp.db.revisions import known_revisions
 from webapp.lib import text as texts
 
 OLDEST_POSTGRESQL = 13  # the first with pg_current_snapshot and incremental sort
@@ -176,7 +175,7 @@ def state_of(connection: Connection, address: str, known: Collection[str]) -> st
         if newest is not None and newest.id in known:
             return OURS
         raise MoveError(f"{address} is the unfinished copy of another queue. Use an empty database.")
-    if revision not in known_revisions():
+    if revision not in schema.known_revisions():
         raise MoveError(f"{address} belongs to a newer queuectl or to another program. Use an empty database.")
     words = relocated.note(connection)
     full = {table.name: _count(connection, table) for table in ours if not _is_unused(connection, table)}

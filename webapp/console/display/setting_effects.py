@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from webapp.console.display.wording import number
 from webapp.core import backoff
-from webapp.core.settings import Number
+from webapp.core.settings import Number, Settings
 from webapp.db.models import Audit, Job, Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
@@ -38,7 +38,7 @@ class Timetable:
     jitter: float
 
     @classmethod
-    def of(cls, values: backoff.BackoffSettings, retries: int) -> Timetable:
+    def of(cls, values: Settings, retries: int) -> Timetable:
         waits = backoff.timetable(values, min(retries, COUNTED_RETRIES))
         rows, passed = [], 0.0
         for retry, wait in enumerate(waits, 1):

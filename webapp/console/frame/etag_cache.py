@@ -1,6 +1,6 @@
 """Answers refreshes with 304 before the page is rendered, while the database has not changed.
 
-The cache holds the last ETag of each live region with the database's change mark (`db.mark`). While the mark is the
+The cache holds the last ETag of each live region with the database's change mark (`engines.change_mark`). While the mark is the
 same, a request with that ETag gets a 304. Some facts change without a write (a worker stops responding, a retry is
 overdue, the disk fills), so entries expire after ENTRY_LIFE_SECONDS.
 
@@ -30,7 +30,7 @@ Key = tuple[str, str, str]  # what a response depends on besides the database: r
 
 class Entry(NamedTuple):
     etag: str
-    mark: engines.Mark
+    mark: engines.ChangeMark
     at: float
 
 
@@ -42,7 +42,7 @@ def init_app(app: Flask) -> None:
     def answer_unchanged() -> Optional[Response]:
         if request.method != "GET" or not is_partial() or not request.if_none_match:
             return None
-        mark, person = engines.mark(), current_person()
+        mark, person = engines.change_mark(), current_person()
         if mark is None or person is None:
             return None
         key = (person.role, request.full_path, request.cookies.get("tz", ""))
@@ -57,7 +57,7 @@ def init_app(app: Flask) -> None:
         return response
 
     def remember(response: Response) -> Response:
-        asked: Optional[tuple[Key, engines.Mark]] = g.pop("unchanged", None)
+        asked: Optional[tuple[Key, engines.ChangeMark]] = g.pop("unchanged", None)
         etag, _ = response.get_etag()
         if asked is not None and etag is not None and response.status_code in {200, 304}:
             key, mark = asked

@@ -1,11 +1,11 @@
-"""Bring a database to the schema of this checkout, or say why that cannot be.
+"""Migrates a database to the schema of this checkout, or says why that is impossible.
 
-One Alembic history serves both databases. A start reads one row and imports Alembic only on a difference.
-`db/migrations/env.py` takes the locks, so that any number of processes may start at once.
+Both databases use the same Alembic history. A start reads one row, and imports Alembic only if the revision differs.
+`env.py` takes the locks, so any number of processes may start at once.
 
-Processes of the version before may run on meanwhile. A migration bumps the control row's revision, by which workers
-notice it: they take no more, finish what they run, and end; consoles answer 503 and end. Until then their statements
-must keep working, so a migration only adds; what nothing uses any more goes one version later.
+Processes of the previous version may still run. A migration increases the control row's revision. Workers then claim
+no more jobs, finish the running ones and exit; consoles answer 503 and exit. Until then their statements must work, so
+a migration only adds things. Unused ones are removed one version later.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
 from webapp.config import Config, ConfigError
 from webapp.core import relocated
-from webapp.core.schema import HEAD, REVISION
+from webapp.core.schema import HEAD, REVISION, known_revisions
 from webapp.db import backup, engines
-from webapp.db.revisions import known_revisions
 
 _FOLDER = Path(__file__).resolve().parent
 
 
 def ensure_current(config: Config) -> None:
-    """Make or upgrade the database. Raises ConfigError: it is damaged, out of reach, newer than this or half a copy."""
+    """Create or upgrade the database. Raises ConfigError: it is damaged, unavailable, newer, or an unfinished copy."""
     if config.is_sqlite:
         _create_private(config.sqlite_path)
     found = current_revision()
@@ -37,11 +36,11 @@ def ensure_current(config: Config) -> None:
     if found != HEAD:
         upgrade(config, found)
         with engines.writing():
-            pass  # which rings
+            pass  # its commit wakes workers, which then see the new schema
 
 
 def current_revision() -> Optional[str]:
-    """The revision that the database is at; None for an empty one. Raises ConfigError where it cannot be read."""
+    """The revision of the database; None if it is empty. Raises ConfigError if it cannot be read."""
     try:
         with engines.read_engine().connect() as connection:
             return connection.execute(text(REVISION)).scalar()
@@ -51,13 +50,13 @@ def current_revision() -> Optional[str]:
         raise ConfigError(f"cannot open the database: {_reason(error)}") from None
     except DatabaseError as error:
         raise ConfigError(
-            f"cannot read the database: {_reason(error)}. It is left as it is. "
-            "Put a backup in its place: manage.py db restore FILE"
+            f"cannot read the database: {_reason(error)}. It was not changed. "
+            "Restore a backup: manage.py db restore FILE"
         ) from None
 
 
 def upgrade(config: Config, found: Optional[str]) -> None:
-    """Run the migrations that are missing; an existing SQLite database is copied first."""
+    """Run the missing migrations. An existing SQLite database is backed up first."""
     from alembic import command
     from alembic.config import Config as AlembicConfig
 
@@ -65,7 +64,7 @@ def upgrade(config: Config, found: Optional[str]) -> None:
     alembic.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     if found is not None and found not in known_revisions():
         raise ConfigError(
-            f"the database has schema {found}, made by a newer queuectl than this one ({HEAD}). Update it."
+            f"the database has schema {found}, made by a newer queuectl than this one ({HEAD}). Update queuectl."
         )
     try:
         if found is not None and config.is_sqlite:
@@ -74,12 +73,12 @@ def upgrade(config: Config, found: Optional[str]) -> None:
     except backup.BackupError as error:
         raise ConfigError(f"cannot copy the database before its upgrade: {error}") from None
     except DatabaseError as error:
-        raise ConfigError(f"cannot upgrade the database: {_reason(error)}. It is unchanged.") from error
+        raise ConfigError(f"cannot upgrade the database: {_reason(error)}. It was not changed.") from error
 
 
 def _create_private(path: Path) -> None:
-    # SQLite would make the file with the umask's mode; its -wal and -shm take the mode of the file. Closing a
-    # descriptor of an open database drops this process's locks, so only a file that is not there is touched.
+    # SQLite would create the file with the umask's mode; -wal and -shm get the mode of the file. Closing a descriptor
+    # of an open database releases this process's locks, so an existing file is not opened.
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:

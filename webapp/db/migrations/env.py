@@ -1,4 +1,4 @@
-"""How Alembic runs here: one transaction behind the write lock, foreign keys off during and checked at its end."""
+"""Runs Alembic in one transaction with the write lock held. Foreign keys are off, and checked at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from webapp.db import engines
 
-_LOCK_NUMBER = 0x71756575  # 'queu': any number that all processes agree on
+_LOCK_NUMBER = 0x71756575  # 'queu'; the same number in all processes
 
 
 def run() -> None:
@@ -15,11 +15,11 @@ def run() -> None:
         sqlite = connection.dialect.name == "sqlite"
         if not sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
-            # Whoever waits for a table makes all others wait behind it: rather none of them, and another try.
+            # A statement that waits for a table lock blocks all later ones, so give up soon and try again.
             connection.execute(text("SET LOCAL lock_timeout = '10s'"))
         context.configure(connection=connection, target_metadata=engines.Base.metadata, render_as_batch=sqlite)
         context.run_migrations()
-        connection.execute(text("UPDATE control SET revision = revision + 1"))  # workers look when it has grown
+        connection.execute(text("UPDATE control SET revision = revision + 1"))  # workers then notice the new schema
         if sqlite:
             broken = connection.execute(text("PRAGMA foreign_key_check")).fetchall()
             if broken:

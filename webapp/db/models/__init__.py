@@ -1,6 +1,6 @@
-"""The tables, their checks and their indexes. What may happen to a row is in `jobs/lifecycle.py` and `jobs/actions.py`.
+"""The tables with their checks and indexes.
 
-Times are BIGINT microseconds UTC (`lib/clock.py`). A settle touches few indexes on purpose: each costs every job.
+Times are BIGINT microseconds UTC (`lib/clock.py`). Each index costs every job time, so there are few.
 """
 
 from __future__ import annotations

@@ -1,19 +1,10 @@
-"""Users and their sessions, tokens, log-in throttling, saved searches, the audit trail."""
+"""Users, sessions, API tokens, login throttling, saved searches and the audit trail."""
 
 from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    Text,
-    UniqueConstraint,
-)
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -24,16 +15,16 @@ SCOPES = ("read", "submit", "operate", "admin")
 
 
 class User(Model):
-    """Somebody who may open the console."""
+    """A person who may sign in to the console."""
 
     __tablename__ = "users"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
-    role: Mapped[str] = mapped_column(Text)
-    password_hash: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    disabled_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    name: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]
+    password_hash: Mapped[str]
+    created_at: Mapped[int]
+    disabled_at: Mapped[Optional[int]]
 
     __table_args__ = (
         CheckConstraint(one_of("role", ROLES), name="role"),
@@ -42,60 +33,60 @@ class User(Model):
 
 
 class UserSession(Model):
-    """Somebody who is signed in, in one browser. The cookie has the id, this row only its hash; no row, no session."""
+    """A signed-in browser. The cookie has the id; this row has only its hash. Deleting the row ends the session."""
 
     __tablename__ = "sessions"
 
-    id_hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    id_hash: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"), index=True)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    seen_at: Mapped[int] = mapped_column(BigInteger)  # the last page or act; a poll does not count
-    confirmed_at: Mapped[int] = mapped_column(BigInteger)  # when the password was last typed
-    address: Mapped[Optional[str]] = mapped_column(Text)
-    browser: Mapped[Optional[str]] = mapped_column(Text)
+    created_at: Mapped[int]
+    seen_at: Mapped[int]  # last page or action; polls do not count
+    confirmed_at: Mapped[int]  # when the password was last entered
+    address: Mapped[Optional[str]]
+    browser: Mapped[Optional[str]]
 
 
 class View(Model):
-    """A search that somebody keeps under a name."""
+    """A saved search of a user."""
 
     __tablename__ = "views"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
     user_id: Mapped[int] = mapped_column(Sequence, ForeignKey("users.id", ondelete="CASCADE"))
-    name: Mapped[str] = mapped_column(Text)
-    query: Mapped[str] = mapped_column(Text)  # of the list's URL
-    created_at: Mapped[int] = mapped_column(BigInteger)
+    name: Mapped[str]
+    query: Mapped[str]  # query string of the list's URL
+    created_at: Mapped[int]
 
     __table_args__ = (UniqueConstraint("user_id", "name"), {"sqlite_autoincrement": True})
 
 
 class Throttle(Model):
-    """How often log-in has failed for an account or from an address, and until when it must wait."""
+    """Failed logins of an account or an address, and how long it must wait."""
 
     __tablename__ = "throttles"
 
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
     failures: Mapped[int] = mapped_column(Integer)
-    last_at: Mapped[int] = mapped_column(BigInteger)
-    until: Mapped[int] = mapped_column(BigInteger)
+    last_at: Mapped[int]
+    until: Mapped[int]
 
 
 class Token(Model):
-    """What a program shows to the API. Only its hash is kept."""
+    """An API token. Only its hash is stored."""
 
     __tablename__ = "tokens"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
-    token_hash: Mapped[str] = mapped_column(Text, unique=True)
-    scope: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    created_by: Mapped[str] = mapped_column(Text)
-    expires_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    used_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # to the minute
-    used_from: Mapped[Optional[str]] = mapped_column(Text)
-    revoked_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    revoked_by: Mapped[Optional[str]] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(unique=True)
+    token_hash: Mapped[str] = mapped_column(unique=True)
+    scope: Mapped[str]
+    created_at: Mapped[int]
+    created_by: Mapped[str]
+    expires_at: Mapped[Optional[int]]
+    used_at: Mapped[Optional[int]]  # accurate to a minute
+    used_from: Mapped[Optional[str]]
+    revoked_at: Mapped[Optional[int]]
+    revoked_by: Mapped[Optional[str]]
 
     __table_args__ = (
         CheckConstraint(one_of("scope", SCOPES), name="scope"),
@@ -104,32 +95,32 @@ class Token(Model):
 
 
 class IdempotencyKey(Model):
-    """A request of a program under an Idempotency-Key, and how it was answered; `status` None: not yet."""
+    """A request with an Idempotency-Key and its answer; `status` None: not answered yet."""
 
     __tablename__ = "repeats"
 
     token_id: Mapped[int] = mapped_column(Sequence, ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True)
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    request_hash: Mapped[str] = mapped_column(Text)
-    at: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    at: Mapped[int]
     status: Mapped[Optional[int]] = mapped_column(Integer)
-    answer: Mapped[Optional[bytes]] = mapped_column(LargeBinary)
+    answer: Mapped[Optional[bytes]]
 
 
 class Audit(Model):
-    """One line of the audit trail. A trigger refuses to change any, and to delete any but old ones in retention."""
+    """A line of the audit trail. A trigger refuses changes, and deletions except of old lines by retention."""
 
     __tablename__ = "audit"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    at: Mapped[int] = mapped_column(BigInteger)
-    actor: Mapped[str] = mapped_column(Text)  # person:ana, token:deploy, anonymous
-    verb: Mapped[str] = mapped_column(Text)
-    subject: Mapped[str] = mapped_column(Text)  # as in events
-    outcome: Mapped[str] = mapped_column(Text)
-    face: Mapped[str] = mapped_column(Text)  # command, console, api; worker: retention
-    address: Mapped[Optional[str]] = mapped_column(Text)
-    detail: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object; what changed is in `before` and `after`
+    at: Mapped[int]
+    actor: Mapped[str]  # person:ana, token:deploy, anonymous
+    verb: Mapped[str]
+    subject: Mapped[str]  # as in events
+    outcome: Mapped[str]
+    face: Mapped[str]  # command, console, api; worker: retention
+    address: Mapped[Optional[str]]
+    detail: Mapped[Optional[str]]  # a JSON object; `before` and `after` have the changes
 
     __table_args__ = (
         CheckConstraint(one_of("outcome", ("done", "refused")), name="outcome"),
@@ -140,9 +131,9 @@ class Audit(Model):
 
 
 class SetupLink(Model):
-    """The one-time links that make the first administrator; only their hashes are kept."""
+    """One-time links to create the first administrator. Only their hashes are stored."""
 
     __tablename__ = "setup_links"
 
-    token_hash: Mapped[str] = mapped_column(Text, primary_key=True)
-    expires_at: Mapped[int] = mapped_column(BigInteger)
+    token_hash: Mapped[str] = mapped_column(primary_key=True)
+    expires_at: Mapped[int]

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Union
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    Text,
-    text,
-)
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, TextClause, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.core.states import STATES, TERMINAL
@@ -24,53 +14,56 @@ from webapp.db.models.base import Sequence, one_of
 ATTEMPT_STATES = ("completed", "failed", "cancelled", "released", "lost")
 
 
+def _partial_index(name: str, *columns: Union[str, TextClause], where: str, unique: bool = False) -> Index:
+    condition = text(where)
+    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
 class Job(Model):
-    """A shell command and where it stands. While an attempt runs, the attempt lives here: started, worker, token."""
+    """A shell command and its state. The running attempt is in this row too: start, worker and token."""
 
     __tablename__ = "jobs"
 
     seq: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    id: Mapped[str] = mapped_column(Text, unique=True)
-    command: Mapped[str] = mapped_column(Text)
+    id: Mapped[str] = mapped_column(unique=True)
+    command: Mapped[str]
     queue: Mapped[str] = mapped_column(ForeignKey("queues.name"))
-    requires: Mapped[str] = mapped_column(Text, server_default="", default="")  # labels, see labels.py
+    requires: Mapped[str] = mapped_column(server_default="", default="")  # labels, see labels.py
     priority: Mapped[int] = mapped_column(Integer)
-    state: Mapped[str] = mapped_column(Text)
-    run_at: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str]
+    run_at: Mapped[int]
     max_retries: Mapped[Optional[int]] = mapped_column(Integer)  # None: the setting decides, when it fails
-    timeout: Mapped[Optional[float]] = mapped_column(Float)  # seconds; None: the setting decides
-    cwd: Mapped[Optional[str]] = mapped_column(Text)
-    env: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object of strings
-    created_at: Mapped[int] = mapped_column(BigInteger)
-    created_by: Mapped[str] = mapped_column(Text)
-    changed_at: Mapped[int] = mapped_column(BigInteger)
+    timeout: Mapped[Optional[float]]  # seconds; None: the setting decides
+    cwd: Mapped[Optional[str]]
+    env: Mapped[Optional[str]]  # a JSON object of strings
+    created_at: Mapped[int]
+    created_by: Mapped[str]
+    changed_at: Mapped[int]
 
-    attempts: Mapped[int] = mapped_column(Integer, default=0)  # the number of the last claim, never used again
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # number of the last claim, never reused
     failures: Mapped[int] = mapped_column(Integer, default=0)  # since the enqueue or the last requeue
-    losses: Mapped[int] = mapped_column(Integer, default=0)  # workers that died under it, likewise
-    lone_losses: Mapped[int] = mapped_column(Integer, default=0)  # those that it suffered alone in its worker
+    losses: Mapped[int] = mapped_column(Integer, default=0)  # workers that died while they ran it, since then
+    lone_losses: Mapped[int] = mapped_column(Integer, default=0)  # those of them when it ran alone in its worker
 
-    started_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # of the latest attempt
-    finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # when it reached its terminal state
-    exit_code: Mapped[Optional[int]] = mapped_column(Integer)  # of the latest ended attempt, likewise the next two
-    last_error: Mapped[Optional[str]] = mapped_column(Text)
-    error_key: Mapped[Optional[str]] = mapped_column(
-        Text
-    )  # what groups like failures, see worker/runner/failure_text.py
+    started_at: Mapped[Optional[int]]  # of the latest attempt
+    finished_at: Mapped[Optional[int]]  # when it reached its terminal state
+    exit_code: Mapped[Optional[int]] = mapped_column(Integer)  # of the latest ended attempt, as are the next two
+    last_error: Mapped[Optional[str]]
+    error_key: Mapped[Optional[str]]  # the same for similar failures, see failure_text.py
 
-    worker_id: Mapped[Optional[str]] = mapped_column(Text)  # who holds the claim
-    token: Mapped[Optional[str]] = mapped_column(Text)  # the claim: made anew by each, known to its holder alone
-    cancel_requested_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    cancel_requested_by: Mapped[Optional[str]] = mapped_column(Text)
+    worker_id: Mapped[Optional[str]]  # the worker that holds the claim
+    token: Mapped[Optional[str]]  # secret of the claim; each claim has a new one
+    cancel_requested_at: Mapped[Optional[int]]
+    cancel_requested_by: Mapped[Optional[str]]
 
-    form_key: Mapped[Optional[str]] = mapped_column(Text)  # of the form that made it: a form sent twice makes one job
-    batch: Mapped[Optional[str]] = mapped_column(Text)  # the jobs that one form made together, see batches.py
-    act_id: Mapped[Optional[int]] = mapped_column(Sequence)  # the bulk act that moved it last, and what it was before
-    prior_state: Mapped[Optional[str]] = mapped_column(Text)
-    prior_run_at: Mapped[Optional[int]] = mapped_column(BigInteger)
+    form_key: Mapped[Optional[str]]  # a form that is sent twice creates its jobs once
+    batch: Mapped[Optional[str]]  # shared by the jobs that one form created
+    act_id: Mapped[Optional[int]] = mapped_column(Sequence)  # the last bulk action that moved it
+    prior_state: Mapped[Optional[str]]  # before that action, as the next four
+    prior_run_at: Mapped[Optional[int]]
     prior_failures: Mapped[Optional[int]] = mapped_column(Integer)
-    prior_finished_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    prior_attempts: Mapped[Optional[int]] = mapped_column(Integer)  # as many still: nobody has claimed it since
+    prior_finished_at: Mapped[Optional[int]]
+    prior_attempts: Mapped[Optional[int]] = mapped_column(Integer)  # unchanged: no claim since
 
     __table_args__ = (
         CheckConstraint(one_of("state", STATES), name="state"),
@@ -80,187 +73,129 @@ class Job(Model):
         CheckConstraint("(state = 'processing') = (worker_id IS NOT NULL)", name="worker_while_processing"),
         CheckConstraint(f"({one_of('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="finished_when_terminal"),
         CheckConstraint("cancel_requested_at IS NULL OR state = 'processing'", name="cancel_while_processing"),
-        # What a claim walks, a range for each lane. With all in one a paused million cost 71 ms a claim, so 0.03.
-        Index(
-            "ix_jobs_claim",
-            "queue",
-            "requires",
-            text("priority DESC"),
-            "run_at",
-            "seq",
-            sqlite_where=text("state = 'pending'"),
-            postgresql_where=text("state = 'pending'"),
+        # For claims: one range for each label set. With one range for all, a million paused jobs cost 71 ms a claim
+        # instead of 0.03.
+        _partial_index(
+            "ix_jobs_claim", "queue", "requires", text("priority DESC"), "run_at", "seq", where="state = 'pending'"
         ),
-        # Jobs whose worker died: they run alone. Empty on a good day, so asking costs nothing.
-        Index(
+        # Jobs whose worker died run alone. Usually there are none, so this query costs nothing.
+        _partial_index(
             "ix_jobs_lone",
             "queue",
             "requires",
             text("priority DESC"),
             "run_at",
             "seq",
-            sqlite_where=text("state = 'pending' AND losses > 0"),
-            postgresql_where=text("state = 'pending' AND losses > 0"),
+            where="state = 'pending' AND losses > 0",
         ),
-        # What the clock promotes, and the two lists that show it.
-        Index(
-            "ix_jobs_waiting",
-            "state",
-            "run_at",
-            "seq",
-            sqlite_where=text("state IN ('scheduled', 'failed')"),
-            postgresql_where=text("state IN ('scheduled', 'failed')"),
-        ),
-        Index(
-            "ix_jobs_processing",
-            "started_at",
-            "seq",
-            sqlite_where=text("state = 'processing'"),
-            postgresql_where=text("state = 'processing'"),
-        ),
-        Index(
-            "ix_jobs_ended",
-            "state",
-            "finished_at",
-            "seq",
-            sqlite_where=text("finished_at IS NOT NULL"),
-            postgresql_where=text("finished_at IS NOT NULL"),
-        ),
-        Index(
-            "ix_jobs_form_key",
-            "form_key",
-            unique=True,
-            sqlite_where=text("form_key IS NOT NULL"),
-            postgresql_where=text("form_key IS NOT NULL"),
-        ),
-        # The page of a batch. Most jobs are in none, so their settles do not touch it.
-        Index(
-            "ix_jobs_batch",
-            "batch",
-            "seq",
-            sqlite_where=text("batch IS NOT NULL"),
-            postgresql_where=text("batch IS NOT NULL"),
-        ),
-        # What a bulk act moved, for its undo.
-        Index(
-            "ix_jobs_act",
-            "act_id",
-            "state",
-            "seq",
-            sqlite_where=text("act_id IS NOT NULL"),
-            postgresql_where=text("act_id IS NOT NULL"),
-        ),
-        # Dead letters that failed alike.
-        Index(
-            "ix_jobs_group",
-            "error_key",
-            "finished_at",
-            "seq",
-            sqlite_where=text("state = 'dead'"),
-            postgresql_where=text("state = 'dead'"),
-        ),
-        # AUTOINCREMENT: a discarded job's sequence is never given to another, which a running bulk act would catch.
+        # Due jobs, and the lists of scheduled and failed jobs.
+        _partial_index("ix_jobs_waiting", "state", "run_at", "seq", where="state IN ('scheduled', 'failed')"),
+        _partial_index("ix_jobs_processing", "started_at", "seq", where="state = 'processing'"),
+        _partial_index("ix_jobs_ended", "state", "finished_at", "seq", where="finished_at IS NOT NULL"),
+        _partial_index("ix_jobs_form_key", "form_key", where="form_key IS NOT NULL", unique=True),
+        # The page of a batch. Most jobs have no batch, so settling them does not touch this index.
+        _partial_index("ix_jobs_batch", "batch", "seq", where="batch IS NOT NULL"),
+        # The jobs that a bulk action moved, for its undo.
+        _partial_index("ix_jobs_act", "act_id", "state", "seq", where="act_id IS NOT NULL"),
+        # Failure groups.
+        _partial_index("ix_jobs_group", "error_key", "finished_at", "seq", where="state = 'dead'"),
+        # AUTOINCREMENT: no new job gets the number of a discarded one, which a running bulk action would then move.
         {"sqlite_autoincrement": True},
     )
 
 
 class Attempt(Model):
-    """One ended attempt, written once, in the transaction that settled it."""
+    """An attempt that has ended. Written once, in the transaction that settles it."""
 
     __tablename__ = "attempts"
 
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
-    state: Mapped[str] = mapped_column(Text)
+    state: Mapped[str]
     # exit, signal, timeout, memory, processes, cwd, spawn, cancelled, released, lost
-    reason: Mapped[str] = mapped_column(Text)
-    error: Mapped[Optional[str]] = mapped_column(Text)  # the same for a person
-    error_key: Mapped[Optional[str]] = mapped_column(Text)
-    worker_id: Mapped[str] = mapped_column(Text)
-    started_at: Mapped[int] = mapped_column(BigInteger)
-    finished_at: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    error: Mapped[Optional[str]]  # the same as a sentence
+    error_key: Mapped[Optional[str]]
+    worker_id: Mapped[str]
+    started_at: Mapped[int]
+    finished_at: Mapped[int]
     exit_code: Mapped[Optional[int]] = mapped_column(Integer)
     signal: Mapped[Optional[int]] = mapped_column(Integer)
-    cpu_time: Mapped[Optional[int]] = mapped_column(BigInteger)  # microseconds, user and system
-    peak_memory: Mapped[Optional[int]] = mapped_column(BigInteger)  # bytes, of the largest process
-    output: Mapped[bytes] = mapped_column(LargeBinary)  # stdout and stderr as they came, see worker/runner/output.py
-    output_runs: Mapped[str] = mapped_column(Text)  # lengths of alternating runs, stdout first: '12,5,3'
-    output_cut: Mapped[Optional[int]] = mapped_column(BigInteger)  # offset in `output` where bytes were left out
-    output_dropped: Mapped[int] = mapped_column(BigInteger)  # how many
-    due_at: Mapped[Optional[int]] = mapped_column(BigInteger)  # since when it could have been claimed
+    cpu_time: Mapped[Optional[int]]  # microseconds, user and system
+    peak_memory: Mapped[Optional[int]]  # bytes, of the largest process
+    output: Mapped[bytes]  # stdout and stderr in order of arrival
+    output_runs: Mapped[str]  # see lib/stream_runs.py: '12,5,3'
+    output_cut: Mapped[Optional[int]]  # offset in `output` where bytes were left out
+    output_dropped: Mapped[int]  # number of bytes left out
+    due_at: Mapped[Optional[int]]  # when it became ready to be claimed
 
     __table_args__ = (
         CheckConstraint(one_of("state", ATTEMPT_STATES), name="state"),
-        Index("ix_attempts_finished", "finished_at"),  # what the roll-ups fold
+        Index("ix_attempts_finished", "finished_at"),  # for roll-ups
     )
 
 
 class OutputTail(Model):
-    """The last words of a job's latest death as text, short, so that dead letters can be searched by them."""
+    """The end of a dead letter's last output as text, for search."""
 
     __tablename__ = "output_tails"
 
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str]
 
 
 class OutputChunk(Model):
-    """Output of an attempt that still runs, so that people can watch it. Gone when the attempt has ended."""
+    """Live output of a running attempt. Deleted when the attempt ends."""
 
     __tablename__ = "output_chunks"
 
     job_seq: Mapped[int] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
-    position: Mapped[int] = mapped_column(BigInteger, primary_key=True)  # its first byte's, in all that was written
-    data: Mapped[bytes] = mapped_column(LargeBinary)
-    runs: Mapped[str] = mapped_column(Text)
+    position: Mapped[int] = mapped_column(primary_key=True)  # offset of its first byte in all output
+    data: Mapped[bytes]
+    runs: Mapped[str]
 
 
 class Event(Model):
-    """What happened, when and by whom, where the job's row and its attempts do not tell it already."""
+    """What happened, when and by whom, unless the job or its attempts already show it."""
 
     __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    at: Mapped[int] = mapped_column(BigInteger)
-    verb: Mapped[str] = mapped_column(Text)
-    actor: Mapped[str] = mapped_column(Text)  # person:ana, worker:…, rule:retention
-    subject: Mapped[str] = mapped_column(Text)  # job:job1, queue:mail, worker:…, setting:backoff_base, user:ana
+    at: Mapped[int]
+    verb: Mapped[str]
+    actor: Mapped[str]  # person:ana, worker:…, rule:retention
+    subject: Mapped[str]  # job:job1, queue:mail, worker:…, setting:backoff_base, user:ana
     job_seq: Mapped[Optional[int]] = mapped_column(Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"))
     act_id: Mapped[Optional[int]] = mapped_column(Sequence)
-    detail: Mapped[Optional[str]] = mapped_column(Text)  # a JSON object
+    detail: Mapped[Optional[str]]  # a JSON object
 
     __table_args__ = (
-        Index(
-            "ix_events_job_seq",
-            "job_seq",
-            sqlite_where=text("job_seq IS NOT NULL"),
-            postgresql_where=text("job_seq IS NOT NULL"),
-        ),
+        _partial_index("ix_events_job_seq", "job_seq", where="job_seq IS NOT NULL"),
         Index("ix_events_subject", "subject", "id"),
         {"sqlite_autoincrement": True},
     )
 
 
 class Queue(Model):
-    """A queue that a job has named. A claim asks the queues here, so every job's queue is one of them."""
+    """A queue that some job has used. Claims read the queues from here, so each job's queue has a row."""
 
     __tablename__ = "queues"
 
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    paused_at: Mapped[Optional[int]] = mapped_column(BigInteger)
-    paused_by: Mapped[Optional[str]] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_at: Mapped[Optional[int]]
+    paused_by: Mapped[Optional[str]]
 
 
 class LabelSetRow(Model):
-    """Labels that jobs of a queue have required together. A claim asks the lanes here, beside those that require none.
+    """A set of labels that jobs of a queue have required. Claims read the label sets from here.
 
-    Kept, as queues are: there are as many as ways to ask, not as jobs.
+    Rows are never deleted. Their number depends on the different sets, not on the number of jobs.
     """
 
     __tablename__ = "lanes"
 
     queue: Mapped[str] = mapped_column(ForeignKey("queues.name"), primary_key=True)
-    requires: Mapped[str] = mapped_column(Text, primary_key=True)
+    requires: Mapped[str] = mapped_column(primary_key=True)
 
     __table_args__ = (CheckConstraint("requires <> ''", name="requires_something"),)

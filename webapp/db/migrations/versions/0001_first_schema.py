@@ -1,4 +1,4 @@
-"""The first schema: jobs, attempts, output, events, queues, workers, settings, bulk acts, users."""
+"""The first schema: jobs, attempts, output, events, queues, workers, settings, bulk actions and users."""
 
 from __future__ import annotations
 

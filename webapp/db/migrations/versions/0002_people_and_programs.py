@@ -1,5 +1,4 @@
-"""Sessions, throttled log-in, tokens of programs, the audit trail, which nobody can change; a pulse that proves that
-the database can be written."""
+"""Sessions, login throttling, API tokens, the append-only audit trail, and a counter for test writes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the console tells and takes back: groups of dead letters with the last words of each, roll-ups by the minute and
-by the command, views that people keep, supervisors that can be scaled, what an undo must know."""
+"""Failure groups, output tails, roll-ups, saved searches, scalable supervisors, and columns for undo."""
 
 from __future__ import annotations
 

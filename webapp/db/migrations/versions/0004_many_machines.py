@@ -1,5 +1,4 @@
-"""Many machines: jobs that require labels of their worker, workers that have some, and tables that PostgreSQL cleans as
-often as a queue needs it."""
+"""Labels of jobs and workers, and autovacuum settings for PostgreSQL."""
 
 from __future__ import annotations
 

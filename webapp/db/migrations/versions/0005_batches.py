@@ -1,4 +1,4 @@
-"""A batch is a column: the jobs that one form made together were found by a pattern of their form key before."""
+"""The column `batch`. Before, a pattern of the form key identified the jobs of a batch."""
 
 from __future__ import annotations
 

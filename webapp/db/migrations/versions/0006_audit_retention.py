@@ -1,6 +1,6 @@
-"""The audit trail can be pruned: its guard lets lines go that are older than the setting `keep_audit`.
+"""Retention of the audit trail: the triggers allow it to delete lines older than the setting `keep_audit`.
 
-Lines that are there already stay as they are, with whole commands, until they are that old.
+Existing lines keep their whole commands until then.
 """
 
 from __future__ import annotations
