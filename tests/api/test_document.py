@@ -111,7 +111,9 @@ def test_the_page_shows_every_request_shape_and_problem_to_any_role(
 def test_neither_workers_nor_commands_load_what_describes_the_api() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from worker import supervisor, loop, keeper\n"
+        "from worker.loop import worker\n"
+        "from worker.maintenance import process\n"
+        "from worker.supervisor import supervisor\n"
         "from webapp import create_core, commands\n"
         "from webapp.commands import jobs, enqueue, status, queue, config, worker, dlq, user, doctor, db\n"
         "from webapp import shapes\n"

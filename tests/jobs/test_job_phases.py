@@ -106,7 +106,7 @@ def test_what_keeps_workers_from_a_queue_is_told_worst_last_to_pass(app: Flask) 
     assert obstacle() == "none"
     make_worker(id="other", queues='["default"]')
     assert obstacle() == "unserved"
-    make_worker(id="w1", queues='["mail"]', wish="quiet")
+    make_worker(id="w1", queues='["mail"]', requested_state="quiet")
     assert obstacle() == "quiet"
     make_worker(id="w2")
     assert obstacle() is None

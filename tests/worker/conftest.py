@@ -23,14 +23,15 @@ from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, Worker
 from webapp.jobs import job_detail, operations
-from worker.assignment import Assignment
+from worker.messages import Assignment
 
 _START = """
 import json, logging, sys
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
 from webapp.config import load
-from worker import supervisor, wakeup
+from worker.loop import wakeup
+from worker.supervisor import supervisor
 options = json.loads(sys.argv[2])
 wakeup.SLOW_LOOK = options.pop("slow_look", wakeup.SLOW_LOOK)
 sys.exit(supervisor.run(load(), **options))

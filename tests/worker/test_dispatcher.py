@@ -71,7 +71,7 @@ def test_a_worker_that_is_told_to_stop_takes_nothing_more(bench: Bench, jobs: Ca
     jobs(1)
     operations.wish_of_workers("stop", ["w1"], "person:ana")
     assert bench.turn() == []
-    assert bench.dispatcher.stop_asked
+    assert bench.dispatcher.stop_requested
 
 
 def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held(
@@ -92,7 +92,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     operations.pause_queue("default", "person:ana")
     with monkeypatch.context() as away:
         away.setattr(bench.dispatcher, "_turn", lambda: bench.connection.query("no statement at all"))
-        away.setattr(bench.dispatcher, "_glance", lambda: None)
+        away.setattr(bench.dispatcher, "_claim_fast_path", lambda: None)
         assert bench.turn() == []
     assert bench.turn() == []
     with bench.claims as turn:

@@ -125,7 +125,7 @@ def test_a_job_that_must_run_alone_waits_for_a_worker_with_its_labels_and_delays
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "worker.loop.worker.dispatcher.LONE_PATIENCE", -1
+        "worker.loop.dispatcher.EXCLUSIVE_PATIENCE", -1
     )  # a worker that it concerns would make room at once
     lone = queue.enqueue("true", requires="gpu")
     change_job(lone, losses=1)
@@ -140,7 +140,7 @@ def test_a_job_that_must_run_alone_waits_for_a_worker_with_its_labels_and_delays
 def test_a_busy_worker_makes_room_for_a_job_of_its_lane_that_must_run_alone(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.loop.worker.dispatcher.LONE_PATIENCE", -1)
+    monkeypatch.setattr("worker.loop.dispatcher.EXCLUSIVE_PATIENCE", -1)
     first = queue.enqueue("true")
     gpu = taker("gpu")
     assert takes(gpu) == [first]

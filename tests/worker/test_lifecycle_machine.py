@@ -128,7 +128,7 @@ class Lifecycle(RuleBasedStateMachine):
             session.add(
                 Worker(
                     id=worker_id, supervisor_id="s", host="elsewhere", pid=1, boot_id="b", version="0", slots=9,
-                    state="running", wish="run", started_at=self.time, heartbeat=0, seen_at=self.time,
+                    state="running", requested_state="run", started_at=self.time, heartbeat=0, seen_at=self.time,
                     jobs_completed=0, jobs_failed=0,
                 )
             )  # fmt: skip
@@ -212,12 +212,12 @@ class Lifecycle(RuleBasedStateMachine):
 
     # --- workers ---
 
-    @rule(place=st.integers(0, 1), n=st.integers(1, 3), lone=st.booleans())
+    @rule(place=st.integers(0, 1), n=st.integers(1, 3), run_exclusively=st.booleans())
     def claim(self, place: int, n: int, lone: bool) -> None:
         worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
         with self.workers[worker_id] as turn:
             turn.promote()
-            taken = turn.claim([LabelSet("default")], n, SETTINGS, lone=lone)
+            taken = turn.claim([LabelSet("default")], n, SETTINGS, run_exclusively=lone)
         for one in self.model.values():
             if one.state in {"scheduled", "failed"} and one.run_at <= self.time:
                 one.state = "pending"
@@ -228,7 +228,7 @@ class Lifecycle(RuleBasedStateMachine):
             one.state, one.holder, one.token = "processing", worker_id, claim.token
             one.attempts += 1
             assert claim.attempt == one.attempts
-            assert claim.alone == lone
+            assert claim.run_exclusively == lone
             self.taken.append((worker_id, claim))
 
     def running(self) -> list[tuple[str, Claim]]:

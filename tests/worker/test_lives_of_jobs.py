@@ -165,7 +165,7 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     eventually((tmp_path / "here").exists)
     one.process.send_signal(signal.SIGTERM)
     # Everybody sees it: nobody waits for such a worker, or has its supervisor start others.
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["stop"])
     supervisor = queue.workers()[0].supervisor_id
     eventually(lambda: is_ending(supervisor))
     with pytest.raises(fleets.Unheard, match="has stopped or is stopping"):
@@ -211,7 +211,7 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
 ) -> None:
     one = fleet()
     one.process.send_signal(signal.SIGUSR1)
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["quiet"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["quiet"])
     job_id = queue.enqueue("true")
     [worker] = queue.workers()
     beat = worker.heartbeat

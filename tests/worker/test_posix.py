@@ -20,8 +20,8 @@ import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import psutil
 from webapp.core.settings import Settings
-from worker.claims import Claim
-from worker.runner_posix import PosixRunner
+from worker.attempt import Claim
+from worker.runner.posix import PosixRunner
 
 life, _ = os.pipe()
 runner = PosixRunner(life)

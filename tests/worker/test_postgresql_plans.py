@@ -63,7 +63,7 @@ INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created
                   failures, losses, lone_losses, worker_id, token, started_at, finished_at, exit_code, error_key)
 SELECT :state || '-' || queue || '-' || n, 'echo hello', queue, '', n % 3, :state, :now - n * 1000, :now - n * 1000,
        'person:ana', :now - n * 1000, 1, 0, 0, 0, CAST(:worker AS text), :worker || n, :now - n * 1000,
-       CASE WHEN :terminal THEN :now - n * 1000 END, 0, CAST(:key AS text)
+       CASE WHEN :terminal THEN :now - n * 1000 STOP_REQUESTED, 0, CAST(:key AS text)
 FROM generate_series(1, :each) AS n, (VALUES ('default'), ('mail')) AS queues (queue)
 """
 
@@ -105,8 +105,8 @@ class _TakenBack(Exception):
         ("look", 10),
         ("pick", FEW),
         ("pick_of", 4 * (N + AT_THE_HEAD) + FEW),
-        ("pick_lone", FEW),
-        ("pick_lone_of", FEW),
+        ("pick_exclusive", FEW),
+        ("pick_exclusive_of", FEW),
         ("glance", FEW),
         ("lone_in", 1),
         ("promote", 3 * PROMOTE_LIMIT),

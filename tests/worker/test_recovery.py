@@ -145,7 +145,7 @@ def test_a_dead_keeper_is_replaced(queue: Queue, fleet: Start, eventually: Calla
     [worker] = queue.workers()
     [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
     os.kill(keeper, signal.SIGKILL)
-    eventually(lambda: "keeper ended (signal 9); starting another" in one.text())
+    eventually(lambda: "maintenance ended (signal 9); starting another" in one.text())
     os.kill(worker.pid, signal.SIGKILL)
     eventually(lambda: worker.id in {one.id for one in queue.workers("expired")})
 
@@ -156,7 +156,7 @@ def test_a_keeper_that_stands_still_is_replaced(queue: Queue, fleet: Start, even
     [worker] = queue.workers()
     [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
     os.kill(keeper, signal.SIGSTOP)
-    eventually(lambda: "keeper ended (signal 9); starting another" in one.text(), 30)
+    eventually(lambda: "maintenance ended (signal 9); starting another" in one.text(), 30)
 
 
 def test_a_command_is_known_by_its_token_whatever_else_its_environment_says(eventually: Callable[..., Any]) -> None:

@@ -18,7 +18,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import Supervisor, Worker
 from webapp.insight import fleet as supervisors
 from webapp.jobs import operations
-from worker.messages import Wanted
+from worker.messages import DesiredWorkers
 
 Start = Callable[..., Fleet]
 Eventually = Callable[..., Any]
@@ -79,12 +79,14 @@ def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes
     ids = [queue.enqueue(wait) for _ in range(2)]
     eventually(lambda: all((tmp_path / job_id).exists() for job_id in ids))
     scale(to=1)
-    eventually(lambda: sorted(worker.wish for worker in queue.workers()) == ["run", "stop"])  # the idle one is gone
+    eventually(
+        lambda: sorted(worker.requested_state for worker in queue.workers()) == ["run", "stop"]
+    )  # the idle one is gone
     assert [queue.job(job_id).state for job_id in ids] == ["processing", "processing"]
     (tmp_path / "go").touch()
     for job_id in ids:
         assert queue.reaches(job_id, "completed").attempts == 1
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["run"])
 
 
 def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling(
@@ -113,13 +115,13 @@ def test_a_worker_that_leaves_makes_room_before_it_has_gone(
     job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     eventually((tmp_path / "here").exists)
     scale(to=0)
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["stop"])
     scale(to=1)
     queue.reaches(queue.enqueue("true"), "completed")
     assert queue.job(job_id).state == "processing"
     (tmp_path / "go").touch()
     queue.reaches(job_id, "completed")
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["run"])
 
 
 @pytest.mark.full
@@ -213,14 +215,14 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
 
 
 def test_a_line_of_a_keeper_is_read_as_it_was_written_and_never_torn() -> None:
-    wanted = Wanted(256, tuple(range(2**22 - 512, 2**22)), "end")
-    assert Wanted.parse(wanted.line()) == wanted
-    assert len(Wanted(256, wanted.leaving[:256], "taken over").line()) < 4096
+    wanted = DesiredWorkers(256, tuple(range(2**22 - 512, 2**22)), "end")
+    assert DesiredWorkers.parse(wanted.line()) == wanted
+    assert len(DesiredWorkers(256, wanted.leaving[:256], "taken over").line()) < 4096
 
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"3", b"[1, 2]", b'["x", [], ""]', b"[1, 2, 3]", b"\xff", b'{"a": 1}'])
 def test_anything_else_that_a_process_prints_is_passed_over(line: bytes) -> None:
-    assert Wanted.parse(line) is None
+    assert DesiredWorkers.parse(line) is None
 
 
 # --- what cannot be ---

@@ -22,16 +22,16 @@ _SUPERVISOR = """
 import logging, sys, time
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.INFO)
-from webapp import db
+from webapp.db import engines as db
 from webapp.config import load
-from worker import bell, supervisor
+from worker.supervisor import signal_pipe, supervisor
 {so}
 sys.exit(supervisor.run(load()))
 """
 # As on a machine so busy that a fork needs a second before it has handlers of its own.
 _SLOW_FORKS = """
-leave = bell.Bell.leave
-bell.Bell.leave = lambda self: (print("forked", flush=True), time.sleep(1), leave(self))
+detach = signal_pipe.SignalPipe.detach
+signal_pipe.SignalPipe.detach = lambda self: (print("forked", flush=True), time.sleep(1), detach(self))
 """
 # As from a server that has one connection left for each of them.
 _NO_SECOND_CONNECTION = """
@@ -91,13 +91,13 @@ def test_a_keeper_that_stands_still_holds_up_no_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log = tmp_path / "log"
-    with supervisor(log, "supervisor.KEEPER_GRACE, supervisor.KEEPER_LOOK = 0.5, 3600.0") as process:
+    with supervisor(log, "supervisor.MAINTENANCE_GRACE, supervisor.MAINTENANCE_CHECK = 0.5, 3600.0") as process:
         [worker] = eventually(queue.workers)
         [keeper] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
         os.kill(keeper, signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, log.read_text()
-        assert f"keeper (pid {keeper}) did not end in time and is killed" in log.read_text()
+        assert f"maintenance (pid {keeper}) did not end in time and is killed" in log.read_text()
         assert not psutil.pid_exists(keeper)
 
 

@@ -15,14 +15,14 @@ from webapp.core import wakeup_signal
 from webapp.db import engines
 from worker.loop import wakeup
 from worker.loop.claims import Claims
-from worker.loop.wakeup_base import Wakeup
+from worker.loop.wakeup import Wakeup
 
 pytestmark = pytest.mark.only("sqlite")
 
 
 @pytest.fixture
 def bell(app: Flask, config: Config) -> Iterator[Wakeup]:
-    one = wakeup.of(config, selects=True)
+    one = wakeup.for_sqlite(config, selects=True)
     assert one.descriptor() is not None, "these tests are about the bell, which is heard on Linux"
     yield one
     one.close()
@@ -90,7 +90,7 @@ def test_without_a_bell_enqueue_does_what_it_must(app: Flask, config: Config, qu
 
 
 def test_where_nobody_can_wait_for_a_bell_the_commits_are_looked_at(app: Flask, config: Config, queue: Queue) -> None:
-    looking = wakeup.of(config, selects=False)
+    looking = wakeup.for_sqlite(config, selects=False)
     assert looking.descriptor() is None
     assert looking.look_every < 0.1
     assert not looking.rang()

@@ -27,7 +27,7 @@ from webapp.core.transaction import Connection
 from webapp.db import engines as db
 from webapp.lib import clock
 from worker.loop import wakeup_postgresql
-from worker.loop.wakeup_base import BLIND_LOOK, SLOW_LOOK
+from worker.loop.wakeup import BLIND_LOOK, SLOW_LOOK
 from worker.loop.wakeup_postgresql import Notified
 
 pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]

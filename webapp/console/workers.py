@@ -122,7 +122,7 @@ def _last_one(worker_id: str) -> Optional[WorkerView]:
 def _going_on(session: Session) -> list[WorkerView]:
     """Live workers that are not stopping."""
     views = queries.workers(session, settings.load(session).lease)
-    return [view for view in views if view.alive and view.worker.wish != "stop"]
+    return [view for view in views if view.alive and view.worker.requested_state != "stop"]
 
 
 def _ask_to_stop(view: WorkerView) -> ResponseReturnValue:

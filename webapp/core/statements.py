@@ -19,7 +19,7 @@ _LOOK = f"""
 SELECT (SELECT revision FROM control) AS revision,
        ({_FIRST_DUE % "scheduled"}) AS scheduled,
        ({_FIRST_DUE % "failed"}) AS failed,
-       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS lone,
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS exclusive,
        {{now}} AS told
 """  # noqa: S608  every part is ours
 
@@ -71,7 +71,7 @@ WITH looked AS MATERIALIZED ({look}), taken AS ({take})
 SELECT looked.*, taken.* FROM looked LEFT JOIN taken ON true
 """
 _NOTHING_ELSE = """
-(SELECT revision = :revision AND NOT lone AND coalesce(least(scheduled, failed) > told, true) FROM looked)
+(SELECT revision = :revision AND NOT exclusive AND coalesce(least(scheduled, failed) > told, true) FROM looked)
 """
 
 # An UPDATE by itself on SQLite, where a RETURNING would cost a table of its own.
@@ -120,12 +120,12 @@ LANES = """
 SELECT name, '', paused_at IS NULL FROM queues
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
 """
-WISH = "SELECT wish, state FROM workers WHERE id = :worker"
+REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 BE_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
 BE_STOPPING = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"
 
 _LANE = "queue = :queue AND requires = :requires"
-LONE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_LANE} LIMIT 1"  # noqa: S608
+EXCLUSIVE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_LANE} LIMIT 1"  # noqa: S608
 # One by one, each by its own index: no index has all three states.
 _LEFT = ("state = 'pending'", "state = 'processing'", f"{INDEX_CONDITIONS['failed']} AND state = 'failed'")
 _EACH = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {_LANE})" for state in _LEFT)  # noqa: S608
@@ -143,9 +143,9 @@ class Statements:
         self.look = _LOOK.format(now="NULL" if is_sqlite else f"({schema.SERVER_TIME})")
         self.promote = _PROMOTE.format(due=f"IN ({_DUE})" if is_sqlite else _FREE)
         of_one = _PICK if is_sqlite else _TAKE_AND_TELL.format(picked=_PICKED_IN_ONE)
-        self.pick, self.pick_lone = (of_one.format(which=which) for which in _WHICH)
+        self.pick, self.pick_exclusive = (of_one.format(which=which) for which in _WHICH)
         of_several = _PICK if is_sqlite else _TAKE_AND_TELL.format(picked=_PICKED)
-        self.pick_of, self.pick_lone_of = (of_several.format(which=which) for which in _WHICH)
+        self.pick_of, self.pick_exclusive_of = (of_several.format(which=which) for which in _WHICH)
         self.claim_fast_path, self.claim_fast_path_of = (
             _GLANCE.format(look=self.look, take=take.replace(":now", "(SELECT told FROM looked)"))
             for take in (

@@ -79,7 +79,7 @@ class SupervisorView:
     @property
     def staying(self) -> int:
         """Its workers but for those that were asked to stop."""
-        return sum(view.worker.wish != "stop" for view in self.workers)
+        return sum(view.worker.requested_state != "stop" for view in self.workers)
 
     @property
     def busy(self) -> int:

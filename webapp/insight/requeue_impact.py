@@ -122,6 +122,9 @@ def _rate(session: Session, names: Collection[str]) -> Optional[float]:
 def _slots(fleets: list[Fleet]) -> int:
     """Of all workers that serve any of these queues, each counted once."""
     takers = {
-        view.worker.id: view.worker.slots for fleet in fleets for view in fleet.serving if view.worker.wish == "run"
+        view.worker.id: view.worker.slots
+        for fleet in fleets
+        for view in fleet.serving
+        if view.worker.requested_state == "run"
     }
     return sum(takers.values())

@@ -118,8 +118,10 @@ def wish_of_workers(wish: str, ids: Optional[Sequence[str]], actor: str) -> Outc
             _want_fewer(session, ids)
         running = Worker.state == literal_column("'running'")
         named = running if ids is None else Worker.id.in_(ids)
-        hears = running if wish == "stop" else running & (Worker.wish != "stop")
-        rows = session.scalars(update(Worker).where(named, hears).values(wish=wish).returning(Worker.id)).all()
+        hears = running if wish == "stop" else running & (Worker.requested_state != "stop")
+        rows = session.scalars(
+            update(Worker).where(named, hears).values(requested_state=wish).returning(Worker.id)
+        ).all()
         outcome.moved = sorted(rows)
         states = {
             row.id: "stopping" if row.state == "running" else row.state
@@ -137,7 +139,7 @@ def _want_fewer(session: Session, ids: Optional[Sequence[str]]) -> None:
     if ids is None:
         session.execute(update(Supervisor).where(Supervisor.stopped_at.is_(None)).values(stopped_at=clock.now()))
         return
-    stay = Worker.state == literal_column("'running'"), Worker.wish != "stop"
+    stay = Worker.state == literal_column("'running'"), Worker.requested_state != "stop"
     rows = session.scalars(select(Worker.supervisor_id).where(Worker.id.in_(ids), *stay).with_for_update())
     for supervisor_id, number in Counter(rows).items():
         fewer = case((Supervisor.wanted > number, Supervisor.wanted - number), else_=0)
@@ -146,8 +148,8 @@ def _want_fewer(session: Session, ids: Optional[Sequence[str]]) -> None:
 
 def request_stop(session: Session, worker_ids: Sequence[str], actor: str) -> list[str]:
     """Ask workers to stop that their supervisor is not to have any more. Returns those that had not been asked."""
-    hears = Worker.id.in_(worker_ids), Worker.state == literal_column("'running'"), Worker.wish != "stop"
-    rows = session.scalars(update(Worker).where(*hears).values(wish="stop").returning(Worker.id)).all()
+    hears = Worker.id.in_(worker_ids), Worker.state == literal_column("'running'"), Worker.requested_state != "stop"
+    rows = session.scalars(update(Worker).where(*hears).values(requested_state="stop").returning(Worker.id)).all()
     if rows:
         settings.bump_revision(session)
         record(session, "stop", [("worker:" + id_, None) for id_ in sorted(rows)], actor)
@@ -157,7 +159,7 @@ def request_stop(session: Session, worker_ids: Sequence[str], actor: str) -> lis
 def record_expiry(session: Session, worker_id: str, reason: str) -> None:
     """Write down that a worker was taken for dead, and tell it so, should it live."""
     settings.bump_revision(session)
-    record(session, "expire", [("worker:" + worker_id, None)], "rule:keeper", {"text": reason})
+    record(session, "expire", [("worker:" + worker_id, None)], "rule:maintenance", {"text": reason})
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

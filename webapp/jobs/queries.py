@@ -232,7 +232,7 @@ class WorkerView:
             return self.worker.state
         if not self.alive:
             return "silent"
-        return {"run": "running", "quiet": "quiet", "stop": "stopping"}[self.worker.wish]
+        return {"run": "running", "quiet": "quiet", "stop": "stopping"}[self.worker.requested_state]
 
 
 def workers(session: Session, lease: float, *, ended_since: Optional[int] = None) -> list[WorkerView]:

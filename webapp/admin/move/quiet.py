@@ -55,7 +55,7 @@ def workers(*wishes: str) -> list[str]:
     """Ids of workers that run and were last told one of these, or anything."""
     statement = select(Worker.id).where(Worker.state == literal_column("'running'"))
     if wishes:
-        statement = statement.where(Worker.wish.in_(wishes))
+        statement = statement.where(Worker.requested_state.in_(wishes))
     with reading() as session:
         return list(session.scalars(statement))
 

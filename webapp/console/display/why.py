@@ -131,7 +131,7 @@ def _start_there(obstacle: blockers.Obstacle) -> str:
 
 def _quiet(obstacle: blockers.Obstacle) -> Why:
     serve = takers(obstacle.queue, obstacle.requires)
-    quiet = [view.worker.id for view in obstacle.serving if view.worker.wish == "quiet"]
+    quiet = [view.worker.id for view in obstacle.serving if view.worker.requested_state == "quiet"]
     if not quiet:
         text = Markup("All workers that {} are stopping.{}").format(serve, _start_there(obstacle))
         return Why(text, "warn", command=start_command(obstacle.queue, obstacle.requires))

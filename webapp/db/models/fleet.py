@@ -33,7 +33,7 @@ class Worker(Model):
     queues: Mapped[Optional[str]] = mapped_column(Text)  # a JSON array of names; None: all
     labels: Mapped[Optional[str]] = mapped_column(Text)  # a JSON array, without its host's; None: no others
     state: Mapped[str] = mapped_column(Text)  # running, stopped (in good order), expired
-    wish: Mapped[str] = mapped_column(Text)  # what a person asked of it: run, quiet, stop
+    requested_state: Mapped[str] = mapped_column("wish", Text)  # by a person: run, quiet, stop
     started_at: Mapped[int] = mapped_column(BigInteger)
     stopped_at: Mapped[Optional[int]] = mapped_column(BigInteger)
     heartbeat: Mapped[int] = mapped_column(BigInteger)  # a counter: whoever watches it judges by his own clock
