@@ -100,7 +100,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     assert bench.turn() == [job_id]
 
 
-def test_a_claim_that_a_keeper_has_seized_is_not_taken_up_by_who_learns_of_it(
+def test_a_claim_that_a_maintenance_process_has_seized_is_not_taken_up_by_who_learns_of_it(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:
     ids = jobs(1)

@@ -1,4 +1,4 @@
-"""What a keeper does when nobody died: bulk acts go on, roll-ups are folded, nobody is expired by mistake."""
+"""A maintenance process while all workers live: bulk actions, roll-ups, and no worker marked lost by mistake."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app:
         assert kept.state == "running"
 
 
-def test_of_several_keepers_the_one_on_the_workers_machine_is_first_for_it_can_end_the_commands(app: Flask) -> None:
+def test_maintenance_on_the_workers_own_machine_marks_it_lost_first_because_it_can_end_its_commands(
+    app: Flask,
+) -> None:
     me = {"pid": os.getpid(), "pid_started": processes.started(os.getpid())}
     for name, host in (("here", processes.host_name()), ("there", "elsewhere")):
         factories.make_worker(id=name, host=host, boot_id=processes.boot_id(), **me)
@@ -105,7 +107,7 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
 
 
 @pytest.mark.usefixtures("app")
-def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
+def test_a_maintenance_process_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
     job = factories.make_job("completed")
     factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.MARGIN)
     with writing() as session:
@@ -119,7 +121,7 @@ def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> N
         assert session.scalars(select(CommandHour.shape)).all() == ["echo hello"]
 
 
-class _Crew(Scaling):
+class _NoScaling(Scaling):
     """One of a supervisor that is not there."""
 
     def __init__(self) -> None:
@@ -132,10 +134,10 @@ class _Crew(Scaling):
         self.ended += 1
 
 
-def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
+def test_maintenance_ends_with_its_supervisor_also_when_a_change_is_signalled_at_the_same_time(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the bell says after the supervisor's last word does not make the keeper forget that word."""
+    """A wake-up signal after the supervisor's last word does not make the maintenance process forget that word."""
 
     def say_both(_pipe: int, hear: Callable[[str], None]) -> None:
         hear(GONE)
@@ -144,13 +146,13 @@ def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
     monkeypatch.setattr(maintenance, "listen", say_both)
     monkeypatch.setattr(maintenance, "_listen_for_changes", lambda *_: True)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    crew = _Crew()
-    assert maintenance.run(app, -1, crew) == 0
-    assert crew.ended == 1
+    scaling = _NoScaling()
+    assert maintenance.run(app, -1, scaling) == 0
+    assert scaling.ended == 1
 
 
 @pytest.mark.only("sqlite")
-def test_a_keeper_rests_longer_while_nothing_runs_and_looks_often_while_something_does(app: Flask) -> None:
+def test_maintenance_ticks_less_often_while_nothing_runs(app: Flask) -> None:
     one = maintenance._Maintenance()
     one.tick()
     assert one.rest == maintenance.REST

@@ -63,7 +63,7 @@ INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created
                   failures, losses, lone_losses, worker_id, token, started_at, finished_at, exit_code, error_key)
 SELECT :state || '-' || queue || '-' || n, 'echo hello', queue, '', n % 3, :state, :now - n * 1000, :now - n * 1000,
        'person:ana', :now - n * 1000, 1, 0, 0, 0, CAST(:worker AS text), :worker || n, :now - n * 1000,
-       CASE WHEN :terminal THEN :now - n * 1000 STOP_REQUESTED, 0, CAST(:key AS text)
+       CASE WHEN :terminal THEN :now - n * 1000 END, 0, CAST(:key AS text)
 FROM generate_series(1, :each) AS n, (VALUES ('default'), ('mail')) AS queues (queue)
 """
 

@@ -33,7 +33,7 @@ def scale(**how: int) -> supervisors.Scaled:
     return supervisors.scale(row().id, "person:ana", **how)
 
 
-def keeper_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
+def maintenance_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
     """The one child of a supervisor that is no worker, once its workers have told who they are."""
 
     def found() -> Optional[psutil.Process]:
@@ -41,8 +41,8 @@ def keeper_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Proces
         others = [child for child in psutil.Process(one.process.pid).children() if child.pid not in pids]
         return others[0] if len(others) == 1 else None
 
-    keeper: psutil.Process = eventually(found)
-    return keeper
+    maintenance: psutil.Process = eventually(found)
+    return maintenance
 
 
 @both_ways
@@ -135,13 +135,15 @@ def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Sta
 
 @pytest.mark.full
 @both_ways
-def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+def test_the_desired_number_survives_the_death_of_maintenance(
+    queue: Queue, fleet: Start, eventually: Eventually
+) -> None:
     one = fleet(count=1)
     scale(to=2)
-    keeper_of(one, queue, eventually).kill()
+    maintenance_of(one, queue, eventually).kill()
     eventually(lambda: len(queue.workers()) == 2)
     scale(to=0)
-    keeper_of(one, queue, eventually).kill()
+    maintenance_of(one, queue, eventually).kill()
     eventually(lambda: not queue.workers())
     assert (row().wanted, one.process.poll()) == (0, None)
 
@@ -211,10 +213,10 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
     eventually(lambda: (queue.workers()[0].cpu_time or 0) >= before + used)
 
 
-# --- what a keeper tells ---
+# --- what a maintenance process tells ---
 
 
-def test_a_line_of_a_keeper_is_read_as_it_was_written_and_never_torn() -> None:
+def test_a_line_of_a_maintenance_process_is_read_as_it_was_written_and_never_torn() -> None:
     wanted = DesiredWorkers(256, tuple(range(2**22 - 512, 2**22)), "end")
     assert DesiredWorkers.parse(wanted.line()) == wanted
     assert len(DesiredWorkers(256, wanted.leaving[:256], "taken over").line()) < 4096
@@ -245,7 +247,7 @@ def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
     one = make_supervisor(seen_at=clock.now() - clock.seconds(300))
     with pytest.raises(supervisors.Unheard, match="has not responded"):
         supervisors.scale(one.id, "person:ana", to=3)
-    worker = make_worker(supervisor_id=one.id)  # its keeper may be busy with something long
+    worker = make_worker(supervisor_id=one.id)  # its maintenance may be busy with something long
     assert supervisors.scale(one.id, "person:ana", to=3).after == 3
     with pytest.raises(operations.NotFound, match=f"is a worker; its supervisor is {one.id}"):
         supervisors.scale(worker.id, "person:ana", to=3)

@@ -62,7 +62,7 @@ def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
 ) -> None:
     log = tmp_path / "log"
     with supervisor(log, _SLOW_FORKS) as process:
-        eventually(lambda: log.read_text().count("forked") == 2)  # the keeper and the worker
+        eventually(lambda: log.read_text().count("forked") == 2)  # the maintenance process and the worker
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, log.read_text()
 
@@ -87,18 +87,18 @@ def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
 
 # On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
 @pytest.mark.only("postgresql")
-def test_a_keeper_that_stands_still_holds_up_no_stop(
+def test_a_maintenance_process_that_stands_still_holds_up_no_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log = tmp_path / "log"
     with supervisor(log, "supervisor.MAINTENANCE_GRACE, supervisor.MAINTENANCE_CHECK = 0.5, 3600.0") as process:
         [worker] = eventually(queue.workers)
-        [keeper] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
-        os.kill(keeper, signal.SIGSTOP)
+        [maintenance] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
+        os.kill(maintenance, signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, log.read_text()
-        assert f"maintenance (pid {keeper}) did not end in time and is killed" in log.read_text()
-        assert not psutil.pid_exists(keeper)
+        assert f"maintenance (pid {maintenance}) did not end in time and is killed" in log.read_text()
+        assert not psutil.pid_exists(maintenance)
 
 
 def test_a_worker_that_can_have_no_connection_for_its_heartbeat_takes_no_job(

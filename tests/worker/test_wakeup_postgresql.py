@@ -167,11 +167,11 @@ def test_no_transaction_is_open_while_a_command_runs(
 def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     """PostgreSQL allows a hundred by default."""
     queue.enqueue("true")
-    before, keeper = number("true"), 2  # it reads and writes
+    before, maintenance = number("true"), 2  # it reads and writes
     fleet(count=3)
     done = [queue.enqueue("true") for _ in range(8)]
     eventually(lambda: all(queue.job(job).state == "completed" for job in done))
-    eventually(lambda: number("true") - before == 3 * 2 + keeper)
+    eventually(lambda: number("true") - before == 3 * 2 + maintenance)
 
 
 # --- behind a pooler that hands out its connections by the transaction ---

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_workers_and_keeper_are_programs_of_this_checkout_whatever_the_folder(
+def test_workers_and_maintenance_process_are_programs_of_this_checkout_whatever_the_folder(
     queue: Queue, fleet: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -55,7 +55,7 @@ def test_a_process_that_dies_hard_is_replaced_and_its_successor_hears_the_superv
 ) -> None:
     one = fleet()
     [worker] = queue.workers()
-    for child in psutil.Process(one.process.pid).children():  # the keeper, too
+    for child in psutil.Process(one.process.pid).children():  # the maintenance process, too
         child.kill()
     eventually(lambda: {one.id for one in queue.workers()} - {worker.id})
     assert one.text().count("(signal 9); starting another") == 2

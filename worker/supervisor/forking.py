@@ -30,7 +30,7 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Forks:
-    """See the module, and `supervisor.Children`."""
+    """A supervisor's child processes, by pid. There is one maintenance process at a time."""
 
     def __init__(self, config: Config, assignment: Assignment, pipe: SignalPipe) -> None:
         """`pipe` wakes the supervisor when the maintenance process sends a report."""
@@ -63,10 +63,12 @@ class Forks:
         return self._fork(name, self._maintain)
 
     def start_console(self, console: Console) -> int:
+        """Call this before any other start, so that later forks close what belongs to the console."""
         self._console = console
         return console.start().pid
 
     def ended(self) -> list[tuple[int, int]]:
+        """Children that ended since the last call: pid and exit code, or the negative number of a signal."""
         found = []
         with contextlib.suppress(ChildProcessError):
             while True:
@@ -77,21 +79,25 @@ class Forks:
         return found
 
     def reports(self) -> list[DesiredWorkers]:
+        """What the maintenance process reported since the last call."""
         with contextlib.suppress(BlockingIOError):
             self._unread += os.read(self._report_read, 65536)
         *lines, self._unread = self._unread.split(b"\n")
         return [report for report in map(DesiredWorkers.parse, lines) if report is not None]
 
     def send(self, pid: int, message: str) -> None:
+        """Send STOP, NOW or QUIET to a worker."""
         with contextlib.suppress(ProcessLookupError):
             # Equal pending signals merge into one, so NOW, which follows STOP, has a number of its own.
             os.kill(pid, {QUIET: signal.SIGUSR1, STOP: signal.SIGTERM, NOW: signal.SIGINT}[message])
 
     def send_to_maintenance(self, message: str) -> None:
+        """Send CHECK or STOP."""
         with contextlib.suppress(OSError):
             os.write(self._maintenance_write, message.encode() + b"\n")
 
     def end_maintenance(self) -> None:
+        """Let the maintenance process tick once more and end."""
         os.close(self._maintenance_write)
         self._maintenance_write = -1
 

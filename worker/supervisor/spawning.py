@@ -29,7 +29,7 @@ _FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 
 class Spawns:
-    """See the module, and `supervisor.Children`."""
+    """The same methods as `forking.Forks`."""
 
     def __init__(self, config: Config, assignment: Assignment, pipe: SignalPipe) -> None:
         """`pipe` wakes the supervisor when a child has ended or the maintenance process sends a report."""

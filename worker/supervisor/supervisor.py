@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional, Union
 
 from webapp.config import Config
 from webapp.lib import process_group
@@ -42,6 +42,8 @@ from worker.supervisor.signal_pipe import SignalPipe
 
 log = logging.getLogger("queuectl.supervisor")
 
+Children = Union[forking.Forks, spawning.Spawns]  # with the same methods, documented in `Forks`
+
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before a child that keeps dying is started again
 CONSOLE_PAUSE = 1.0  # the shortest pause for the console
 CONSOLE_DEATHS_LIMIT = 5  # unhealthy ends of the console in a row, after which it is not started again
@@ -56,32 +58,6 @@ STOP_REASONS = {
     TAKEN_OVER: "a newer version uses the database",
     RELOCATED: "the queue was moved to another database",
 }
-
-
-class Children(Protocol):
-    """A supervisor's child processes, by pid. There is one maintenance process at a time."""
-
-    def start_worker(self, name: str) -> int: ...
-
-    def start_maintenance(self, name: str) -> int: ...
-
-    def start_console(self, console: Console) -> int:
-        """Call this before any other start, so that later forks close what belongs to the console."""
-
-    def ended(self) -> list[tuple[int, int]]:
-        """Children that ended since the last call: pid and exit code, or the negative number of a signal."""
-
-    def reports(self) -> list[DesiredWorkers]:
-        """What the maintenance process reported since the last call."""
-
-    def send(self, pid: int, message: str) -> None:
-        """Send STOP, NOW or QUIET to a worker."""
-
-    def send_to_maintenance(self, message: str) -> None:
-        """Send CHECK or STOP."""
-
-    def end_maintenance(self) -> None:
-        """Let the maintenance process tick once more and end."""
 
 
 @dataclass(eq=False)

@@ -54,7 +54,7 @@ class Scene:
         self._heard: list[DesiredWorkers] = []
         self._life: Life
         monkeypatch.setattr("time.monotonic", lambda: self.now)
-        monkeypatch.setattr(process_group, "ask_to_stop", lambda pid: self.tell(pid, "TERM"))
+        monkeypatch.setattr(process_group, "ask_to_stop", lambda pid: self.send(pid, "TERM"))
         monkeypatch.setattr(process_group, "kill", lambda pid: self.killed.append(self._name(pid)))
 
     def run(self, life: Life, *, console: bool = True, watched: bool = False) -> int:
@@ -74,7 +74,7 @@ class Scene:
         self._signals.append(number)
 
     def hear(self, count: int = 1, then: str = "", serving: int = 0) -> None:
-        """The keeper says how many workers are wanted, and how many serve."""
+        """The maintenance process says how many workers are wanted, and how many serve."""
         self._heard.append(DesiredWorkers(count, (), then, serving))
 
     def say(self, what: bytes) -> None:
@@ -98,7 +98,7 @@ class Scene:
         self.die("maintenance", 0)
         yield
 
-    # --- the family ---
+    # --- the children ---
 
     def start_worker(self, name: str) -> int:
         self.starts[name] += 1
@@ -115,15 +115,15 @@ class Scene:
         ended, self._ended = self._ended, []
         return ended
 
-    def heard(self) -> list[DesiredWorkers]:
+    def reports(self) -> list[DesiredWorkers]:
         heard, self._heard = self._heard, []
         return heard
 
-    def tell(self, pid: int, word: str) -> None:
+    def send(self, pid: int, word: str) -> None:
         self.told.append((self._name(pid), word))
 
     def send_to_maintenance(self, word: str) -> None:
-        """There is no keeper that could look."""
+        """There is no maintenance process that could look."""
 
     def end_maintenance(self) -> None:
         self.told.append(("maintenance", "end"))
@@ -131,7 +131,7 @@ class Scene:
     def _name(self, pid: int) -> str:
         return next(name for name, one in self.pids.items() if one == pid)
 
-    # --- the bell ---
+    # --- the signal pipe ---
 
     def listen(self, names: list[str]) -> None:
         self.listens = names
@@ -155,7 +155,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_all_children_finish_and_the_keeper_ends_last(scene: Scene, number: int) -> None:
+def test_a_signal_lets_all_children_finish_and_the_maintenance_process_ends_last(scene: Scene, number: int) -> None:
     def life() -> Life:
         assert list(scene.starts) == ["console", "maintenance", "worker 1"]
         scene.signal(number)
@@ -192,7 +192,7 @@ def test_a_second_signal_does_not_wait_and_what_is_left_then_is_killed(scene: Sc
     assert scene.run(life()) == 1, "not all ended in good order"
 
 
-def test_a_keeper_that_does_not_end_is_killed(scene: Scene) -> None:
+def test_a_maintenance_process_that_does_not_end_is_killed(scene: Scene) -> None:
     def life() -> Life:
         scene.signal(signal.SIGTERM)
         yield
