@@ -137,8 +137,8 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
         session.execute(update(Job).where(Job.id == "lost").values(losses=1))
     with claims as turn:
         assert turn.read_state().exclusive_waiting
-        assert turn.exclusive_waiting([LabelSet("default")])
-        assert not turn.exclusive_waiting([LabelSet("other")])
+        assert turn.exists(statements.EXCLUSIVE_IN, [LabelSet("default")])
+        assert not turn.exists(statements.EXCLUSIVE_IN, [LabelSet("other")])
     assert [one.id for one in take(claims, 9)] == ["fine"]
     [alone] = take(claims, 1, lone=True)
     assert (alone.id, alone.run_exclusively) == ("lost", True)
@@ -213,7 +213,7 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
         ("pick_of", "ix_jobs_claim"),
         ("pick_exclusive", "ix_jobs_lone"),
         ("pick_exclusive_of", "ix_jobs_lone"),
-        ("lone_in", "ix_jobs_lone"),
+        ("exclusive_in", "ix_jobs_lone"),
         ("look", "ix_jobs_waiting"),
         ("promote", "ix_jobs_waiting"),
         ("left_in", "ix_jobs_claim"),

@@ -108,7 +108,7 @@ class _TakenBack(Exception):
         ("pick_exclusive", FEW),
         ("pick_exclusive_of", FEW),
         ("glance", FEW),
-        ("lone_in", 1),
+        ("exclusive_in", 1),
         ("promote", 3 * PROMOTE_LIMIT),
     ],
 )

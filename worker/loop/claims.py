@@ -168,15 +168,9 @@ class Turn:
             rows += self._transaction.execute(pick, {**_parameters([label_set]), "n": n}).fetchall()
         return rows if len(label_sets) == 1 else sorted(rows, key=_order)[:n]
 
-    def exclusive_waiting(self, label_sets: Iterable[LabelSet]) -> bool:
-        """Whether a job that must run exclusively waits in one of these label sets."""
-        return self._any(statements.EXCLUSIVE_IN, label_sets)
-
-    def anything_left(self, label_sets: Iterable[LabelSet]) -> bool:
-        """Whether a job is pending, running or waiting for a retry in one of these label sets."""
-        return self._any(statements.LEFT_IN, label_sets)
-
-    def _any(self, statement: str, label_sets: Iterable[LabelSet]) -> bool:
+    def exists(self, statement: str, label_sets: Iterable[LabelSet]) -> bool:
+        """Whether one of these label sets has a job: for EXCLUSIVE_IN, a pending one that must run exclusively; for
+        LEFT_IN, one that is pending, running or waiting for a retry."""
         execute = self._transaction.execute
         return any(execute(statement, _parameters([one])).fetchone() is not None for one in label_sets)
 

@@ -18,7 +18,7 @@ from webapp.core import backoff, labels
 from webapp.core.labels import LabelSet
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
-from webapp.core.statements import BE_QUIET, BE_STOPPING
+from webapp.core.statements import BE_QUIET, BE_STOPPING, EXCLUSIVE_IN, LEFT_IN
 from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
@@ -234,7 +234,7 @@ class Dispatcher:
             free = self._free(holding)
             if free > 0:
                 claimed = self._claim(turn, free, state.exclusive_waiting, holding=bool(holding))
-                drained = self._drain and not claimed and not turn.anything_left(self._label_sets)
+                drained = self._drain and not claimed and not turn.exists(LEFT_IN, self._label_sets)
             if promoted or drained or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
         self._next_due = _next_due(state, turn.now, retries, promoted)
@@ -260,7 +260,7 @@ class Dispatcher:
             claimed = turn.claim(self._open_label_sets, 1, self.settings, run_exclusively=True)
             if claimed:
                 return claimed
-        elif exclusive_waiting and turn.exclusive_waiting(self._open_label_sets):
+        elif exclusive_waiting and turn.exists(EXCLUSIVE_IN, self._open_label_sets):
             self._exclusive_since = self._exclusive_since or time.monotonic()
             if time.monotonic() - self._exclusive_since > EXCLUSIVE_PATIENCE:
                 return []
