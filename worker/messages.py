@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Callable, NoReturn, Optional
 
 from webapp.config import ConfigError
-from webapp.core import labels
 from webapp.core.relocated import Relocated
-from worker import processes
 
 # Exit codes. The supervisor does not replace a worker that ended with DONE, OUTDATED or MOVED.
 DONE, EXPIRED, BROKEN, OUTDATED, MOVED = 0, 75, 70, 78, 79
@@ -27,8 +25,10 @@ CHECK = "check"
 # Both receive this when the pipe from the supervisor closes: the supervisor has ended or died.
 GONE = "gone"
 
-# Why the maintenance process reports that no workers are wanted any more.
-STOP_REQUESTED, TAKEN_OVER, RELOCATED = "stop requested", "taken over", "relocated"
+# Why no workers are wanted any more, as the maintenance process reports it.
+STOP_REQUESTED = "a person requested it"
+TAKEN_OVER = "a newer version uses the database"
+RELOCATED = "the queue was moved to another database"
 
 log = logging.getLogger("queuectl.supervisor")
 
@@ -53,11 +53,6 @@ class Assignment:
     labels: Sequence[str]
     drain: bool
     parent: int = -1
-
-    @property
-    def all_labels(self) -> frozenset[str]:
-        """The labels of the workers, with the host's."""
-        return labels.of_worker(self.labels, processes.host_name())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import Supervisor, Worker
 from webapp.insight import fleet as supervisors
 from webapp.jobs import operations
-from worker.messages import DesiredWorkers
+from worker.messages import RELOCATED, DesiredWorkers
 
 Start = Callable[..., Fleet]
 Eventually = Callable[..., Any]
@@ -219,7 +219,7 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
 def test_a_line_of_a_maintenance_process_is_read_as_it_was_written_and_never_torn() -> None:
     wanted = DesiredWorkers(256, tuple(range(2**22 - 512, 2**22)), "end")
     assert DesiredWorkers.parse(wanted.line()) == wanted
-    assert len(DesiredWorkers(256, wanted.leaving[:256], "taken over").line()) < 4096
+    assert len(DesiredWorkers(256, wanted.leaving[:256], RELOCATED).line()) < 4096
 
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"3", b"[1, 2]", b'["x", [], ""]', b"[1, 2, 3]", b"\xff", b'{"a": 1}'])

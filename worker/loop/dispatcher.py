@@ -21,6 +21,7 @@ from webapp.core.settings import Settings
 from webapp.core.statements import BE_QUIET, BE_STOPPING, EXCLUSIVE_IN, LEFT_IN
 from webapp.core.transaction import Connection
 from webapp.lib import clock
+from worker import processes
 from worker.attempt import AttemptResult, Claim
 from worker.loop.claims import Claims, QueueState, Turn
 from worker.messages import Assignment
@@ -60,7 +61,7 @@ class Dispatcher:
         self._claims = Claims(connection, worker_id)
         self._slots = assignment.slots
         self._queues = assignment.queues
-        self._labels = assignment.all_labels
+        self._labels = labels.of_worker(assignment.labels, processes.host_name())
         self._drain = assignment.drain
         self._slow_look = slow_look
         self._captures = captures

@@ -22,20 +22,7 @@ from webapp.lib import process_group
 from webapp.lib.sd_notify import NOBODY, Manager
 from webapp.lib.text import plural
 from worker import processes
-from worker.messages import (
-    CHECK,
-    DONE,
-    MOVED,
-    NOW,
-    OUTDATED,
-    QUIET,
-    RELOCATED,
-    STOP,
-    STOP_REQUESTED,
-    TAKEN_OVER,
-    Assignment,
-    DesiredWorkers,
-)
+from worker.messages import CHECK, DONE, MOVED, NOW, OUTDATED, QUIET, STOP, STOP_REQUESTED, Assignment, DesiredWorkers
 from worker.supervisor import database, forking, spawning
 from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
@@ -53,11 +40,6 @@ MAINTENANCE_GRACE = 15.0  # seconds for its last tick, in which it may have to e
 LAST_GRACE = 15.0  # seconds from the second signal until children are killed: a worker may need 10, see SETTLE_WITHIN
 HEALTHY = 10.0  # seconds that a child must have lived to be started again at once
 STOPS, QUIET_SIGNAL, CTRL_Z = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP"), "SIGUSR1", "SIGTSTP"
-STOP_REASONS = {
-    STOP_REQUESTED: "a person requested it",
-    TAKEN_OVER: "a newer version uses the database",
-    RELOCATED: "the queue was moved to another database",
-}
 
 
 @dataclass(eq=False)
@@ -241,7 +223,7 @@ class _Supervisor:
         if desired.stop_reason:
             self._stays = False
             self._broken = self._broken or desired.stop_reason != STOP_REQUESTED
-            log.info("stopping: %s", STOP_REASONS[desired.stop_reason])
+            log.info("stopping: %s", desired.stop_reason)
 
     def _surplus(self) -> int:
         return sum(child.wanted for child in self._workers) - self._desired
