@@ -1,4 +1,4 @@
-"""Real workers: a supervisor as a process of its own on the test's database, and jobs to give it."""
+"""Real workers: a supervisor as a separate process on the test's database, and jobs for it."""
 
 from __future__ import annotations
 

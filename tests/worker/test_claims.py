@@ -1,4 +1,4 @@
-"""The hot path against the database, without processes: what a claim takes, what a settle touches, by which plan."""
+"""The hot path on the database, without processes: what claims and settles change, and by which query plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command may do, and what the queue says of it: exit codes, signals, limits, output, what is left behind."""
+"""What a command may do, and what the queue records: exit codes, signals, limits, output, left-behind processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dispatcher turn by turn, without a worker around it: what it takes and leaves, and what it takes up again."""
+"""The dispatcher turn by turn, without a worker: what it claims, skips and recovers."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     assert bench.turn() == [job_id]
 
 
-def test_a_claim_that_a_maintenance_process_has_seized_is_not_taken_up_by_who_learns_of_it(
+def test_it_does_not_recover_a_claim_that_maintenance_has_seized(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:
     ids = jobs(1)
@@ -165,7 +165,7 @@ def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
     assert bench.dispatcher.to_stop[-1] == claim.token
 
 
-def test_beside_a_job_that_must_run_alone_nothing_is_taken(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+def test_it_claims_nothing_while_an_exclusive_job_runs(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
     ids = jobs(2)
     with writing() as session:
         session.execute(update(Job).where(Job.id == ids[1]).values(losses=1))
@@ -184,7 +184,7 @@ def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(
 
 
 @pytest.mark.only("postgresql")
-def test_beside_a_due_job_that_somebody_else_holds_it_does_not_spin(bench: Bench) -> None:
+def test_it_does_not_spin_while_another_transaction_holds_a_due_job(bench: Bench) -> None:
     job = factories.make_job("scheduled", run_at=1)
     with engines.write_engine().begin() as holder:
         holder.execute(select(Job.seq).where(Job.seq == job.seq).with_for_update())

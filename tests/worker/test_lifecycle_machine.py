@@ -1,4 +1,4 @@
-"""Every verb in any order against a model: what the database says must be what a few lines of plain Python say."""
+"""Every verb in any order against a model: the database must match a few lines of plain Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits on memory and processes: they bite, say so, leave neighbours alone, and nothing of them stays behind."""
+"""Limits of memory and processes: they work, are reported, spare other jobs, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that die: their jobs go back, their commands are dead before the next attempt, poison is buried."""
+"""Workers that die: their jobs are requeued, their commands end first, poison jobs become dead letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More and fewer workers while a supervisor runs: what people want is had, nothing that runs is cut short."""
+"""More and fewer workers while a supervisor runs: the number is reached, and no job is interrupted."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling
     [first, second] = queue.workers()
     operations.wish_of_workers("stop", [first.id], "person:ana")
     assert row().wanted == 1
-    operations.wish_of_workers("stop", [first.id], "person:ben")  # somebody was first: it counts once
+    operations.wish_of_workers("stop", [first.id], "person:ben")  # already stopped: it counts once
     assert row().wanted == 1
     eventually(lambda: [worker.id for worker in queue.workers()] == [second.id])
     operations.wish_of_workers("stop", [second.id], "person:ana")
@@ -185,7 +185,7 @@ def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
     eventually(lambda: not queue.workers())
     with writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
-    assert one.process.wait(DEADLINE) == 1  # whoever started it may start it again
+    assert one.process.wait(DEADLINE) == 1  # so that a service manager starts it again
     assert row().stopped_at is None  # nothing is written to a newer version's tables
 
 
@@ -213,10 +213,10 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
     eventually(lambda: (queue.workers()[0].cpu_time or 0) >= before + used)
 
 
-# --- what a maintenance process tells ---
+# --- reports ---
 
 
-def test_a_line_of_a_maintenance_process_is_read_as_it_was_written_and_never_torn() -> None:
+def test_a_report_is_read_as_it_was_written_and_fits_one_atomic_write() -> None:
     wanted = DesiredWorkers(256, tuple(range(2**22 - 512, 2**22)), "end")
     assert DesiredWorkers.parse(wanted.line()) == wanted
     assert len(DesiredWorkers(256, wanted.leaving[:256], RELOCATED).line()) < 4096
@@ -240,7 +240,7 @@ def test_a_number_of_workers_out_of_bounds_is_refused(app: Flask, number: int) -
     assert row().wanted == 2
 
 
-def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
+def test_scaling_a_silent_supervisor_says_that_it_is_silent(app: Flask) -> None:
     from tests.factories import make_supervisor, make_worker
     from webapp.lib import clock
 

@@ -1,4 +1,4 @@
-"""A stop reaches a worker whenever it comes, also while it is being made; and nobody holds it up."""
+"""A worker receives a stop at any time, also while it starts, and nothing delays it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
 
 # On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
 @pytest.mark.only("postgresql")
-def test_a_maintenance_process_that_stands_still_holds_up_no_stop(
+def test_a_suspended_maintenance_process_does_not_delay_a_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log = tmp_path / "log"

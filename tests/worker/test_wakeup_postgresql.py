@@ -1,4 +1,4 @@
-"""LISTEN on PostgreSQL: an idle worker is told of work, notices when it is not told any more, and says so."""
+"""LISTEN on PostgreSQL: an idle worker is notified, detects missing notifications, and logs that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to a platform without fork. What is the same on every platform runs there, too: `both_ways`."""
+"""Behaviour of platforms without fork. Tests of common behaviour run there too, see `both_ways`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_stranger_who_holds_a_jobs_pipes_does_not_hold_the_job(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
 ) -> None:
     fleet()
-    # It hides its parent and its environment: without subreapers nobody finds it.
+    # It hides its parent and its environment: without subreapers it cannot be found.
     hide = f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 3600' &)"
     job_id = queue.enqueue(f"{hide}; while [ ! -s {tmp_path}/pid ]; do sleep 0.02; done; echo done")
     stranger = pid_in(tmp_path / "pid")

@@ -1,4 +1,4 @@
-"""Old rows are deleted in small transactions, a little at each tick, and nothing else waits for that."""
+"""Old rows are deleted in small transactions at each tick, and nothing else waits for that."""
 
 from __future__ import annotations
 

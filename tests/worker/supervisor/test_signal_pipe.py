@@ -1,4 +1,4 @@
-"""Which signals a supervisor hears when it was started with some of them ignored."""
+"""Which signals a supervisor receives when some were ignored before its start."""
 
 from __future__ import annotations
 
