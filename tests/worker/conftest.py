@@ -33,7 +33,7 @@ from webapp.config import load
 from worker.loop import wakeup
 from worker.supervisor import supervisor
 options = json.loads(sys.argv[2])
-wakeup.SLOW_LOOK = options.pop("slow_look", wakeup.SLOW_LOOK)
+wakeup.CHECK_EVERY = options.pop("check_every", wakeup.CHECK_EVERY)
 sys.exit(supervisor.run(load(), **options))
 """
 

@@ -20,7 +20,7 @@ from webapp.jobs import actions, operations
 from webapp.lib import clock
 from worker.attempt import AttemptResult
 from worker.loop.claims import Claims
-from worker.loop.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
+from worker.loop.dispatcher import CLAIM_AGAIN_AFTER, HELD_BY_OTHERS, Dispatcher
 from worker.maintenance import recovery
 from worker.runner.output import Capture
 
@@ -178,9 +178,9 @@ def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(
     queue.enqueue("true", id="other", queue="other")
     assert bench.turn() == ["other"]
     assert bench.turn() == []
-    assert bench.dispatcher.due_in() <= LOOK_AGAIN
+    assert bench.dispatcher.due_in() <= CLAIM_AGAIN_AFTER
     assert bench.turn() == []
-    assert bench.dispatcher.due_in() > LOOK_AGAIN
+    assert bench.dispatcher.due_in() > CLAIM_AGAIN_AFTER
 
 
 @pytest.mark.only("postgresql")

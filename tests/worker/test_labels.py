@@ -125,7 +125,7 @@ def test_an_exclusive_job_waits_for_a_worker_with_its_labels_and_delays_no_other
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "worker.loop.dispatcher.EXCLUSIVE_PATIENCE", -1
+        "worker.loop.dispatcher.EXCLUSIVE_WAIT", -1
     )  # a worker that it concerns would make room at once
     lone = queue.enqueue("true", requires="gpu")
     change_job(lone, losses=1)
@@ -140,7 +140,7 @@ def test_an_exclusive_job_waits_for_a_worker_with_its_labels_and_delays_no_other
 def test_a_busy_worker_makes_room_for_an_exclusive_job_of_its_label_sets(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.loop.dispatcher.EXCLUSIVE_PATIENCE", -1)
+    monkeypatch.setattr("worker.loop.dispatcher.EXCLUSIVE_WAIT", -1)
     first = queue.enqueue("true")
     gpu = taker("gpu")
     assert takes(gpu) == [first]

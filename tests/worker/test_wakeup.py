@@ -35,7 +35,7 @@ def is_signalled(signal: Wakeup) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     woken = bool(poll.poll(0))
-    assert signal.rang() is woken
+    assert signal.signalled() is woken
     return woken
 
 
@@ -77,7 +77,7 @@ def test_a_wakeup_file_that_was_replaced_is_watched_again(signal: Wakeup, config
     assert is_signalled(signal), "the waiting must end, for it waits for a file that is gone"
     assert signal.descriptor() is not None  # as before the next wait
     assert wakeup_signal.path_of(config).exists()
-    signal.rang()
+    signal.signalled()
     queue.enqueue("true")
     assert is_signalled(signal)
 
@@ -90,9 +90,9 @@ def test_without_a_bell_enqueue_does_what_it_must(app: Flask, config: Config, qu
 def test_without_a_descriptor_the_data_version_is_read(app: Flask, config: Config, queue: Queue) -> None:
     looking = wakeup.for_sqlite(config, selects=False)
     assert looking.descriptor() is None
-    assert looking.look_every < 0.1
-    assert not looking.rang()
+    assert looking.poll_every < 0.1
+    assert not looking.signalled()
     queue.enqueue("true")
-    assert looking.rang()
-    assert not looking.rang()
+    assert looking.signalled()
+    assert not looking.signalled()
     looking.close()

@@ -30,12 +30,12 @@ from worker.runner.output import Capture
 log = logging.getLogger("queuectl.worker")
 
 LIVE_OUTPUT_EVERY = 1.0  # seconds between two stores of live output; also before the first
-CONTROL_LOOK = 0.5  # seconds between checks for requests while all slots are busy, or while it drains
+CHECK_REQUESTS_EVERY = 0.5  # seconds between checks for requests while all slots are busy, or while it drains
 COMPLAIN_EVERY = 60.0  # seconds between two log lines about the same error
-LOOK_AGAIN = 0.05  # seconds until the next claim, if other workers may have skipped jobs
+CLAIM_AGAIN_AFTER = 0.05  # seconds until the next claim, if other workers may have skipped jobs
 HELD_BY_OTHERS = 0.25  # seconds until the next try, if another transaction holds a due job's row
 UNSURE = 60.0  # seconds in which a server may still finish a commit whose connection is lost
-EXCLUSIVE_PATIENCE = 5.0  # seconds that an exclusive job waits before a busy worker makes room for it
+EXCLUSIVE_WAIT = 5.0  # seconds that an exclusive job waits before a busy worker makes room for it
 
 
 class Dispatcher:
@@ -46,10 +46,10 @@ class Dispatcher:
         connection: Connection,
         worker_id: str,
         assignment: Assignment,
-        slow_look: Callable[[], float],
+        check_every: Callable[[], float],
         captures: Callable[[], list[tuple[Claim, Capture]]],
     ) -> None:
-        """`slow_look`: seconds after which an idle worker checks for work without a signal."""
+        """`check_every`: seconds after which an idle worker checks for work without a signal."""
         self.to_stop: deque[str] = deque()  # tokens of running jobs that people cancelled
         self.settings = Settings()
         self.stop_requested = False  # by a person, or because everything is drained
@@ -63,7 +63,7 @@ class Dispatcher:
         self._queues = assignment.queues
         self._labels = labels.of_worker(assignment.labels, processes.host_name())
         self._drain = assignment.drain
-        self._slow_look = slow_look
+        self._check_every = check_every
         self._captures = captures
         self._accepting = True
         self._quiet = False
@@ -79,10 +79,10 @@ class Dispatcher:
         self._stored: dict[str, int] = {}  # token → position up to which its live output is stored
         self._live_at = 0.0
         self._exclusive_since: Optional[float] = None
-        self._looks_again = False
+        self._claims_again = False
         self._unsure = False  # a commit failed: the database may hold claims that this worker does not know
         self._sure_at = 0.0  # until when a commit without an answer may still succeed, on the monotonic clock
-        self._look_at = 0.0  # when the next turn is due in any case, on the monotonic clock
+        self._turn_at = 0.0  # when the next turn is due in any case, on the monotonic clock
         self._retry_pause = 0.0  # seconds until the next try, while the database is unavailable
         self._complained = ("", 0.0)
 
@@ -126,7 +126,7 @@ class Dispatcher:
         """Seconds until the next turn is due; 0: now."""
         if (self._outbox or self._quiet_requested or self._has_stop_to_record) and not self._retry_pause:
             return 0.0
-        return max(0.0, self._look_at - time.monotonic())
+        return max(0.0, self._turn_at - time.monotonic())
 
     def turn(self) -> list[Claim]:
         """Do everything in one transaction; return the new claims, which the caller starts."""
@@ -139,7 +139,7 @@ class Dispatcher:
             return []
         except self._connection.errors as error:
             self._retry_pause = min(1.0, self._retry_pause * 2 or 0.05)
-            self._look_at = time.monotonic() + self._retry_pause
+            self._turn_at = time.monotonic() + self._retry_pause
             self._unsure, self._revision = True, -1
             self._sure_at = time.monotonic() + UNSURE
             self._complain(str(error).strip())
@@ -148,17 +148,17 @@ class Dispatcher:
             return []
         self._retry_pause = 0.0
         # It found jobs and still has room: there may be more.
-        self._look_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
+        self._turn_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
         # More workers than the statement allows for may have been claiming the first jobs of each label set.
-        self._looks_again = not (claimed or self._looks_again or self._connection.is_sqlite)
-        if self._looks_again and len(self._open_label_sets) > 1 and self.has_room:
-            self._look_at = min(self._look_at, time.monotonic() + LOOK_AGAIN)
+        self._claims_again = not (claimed or self._claims_again or self._connection.is_sqlite)
+        if self._claims_again and len(self._open_label_sets) > 1 and self.has_room:
+            self._turn_at = min(self._turn_at, time.monotonic() + CLAIM_AGAIN_AFTER)
         return claimed
 
     def _rest(self) -> float:
         idle = self.has_room
-        slow_look = self._slow_look()
-        rest = slow_look if idle and not self._drain else min(CONTROL_LOOK, slow_look)
+        check_every = self._check_every()
+        rest = check_every if idle and not self._drain else min(CHECK_REQUESTS_EVERY, check_every)
         if idle and self._next_due is not None:
             rest = min(rest, max(0.0, (self._next_due - clock.now()) / clock.SECOND))
         return min(rest, LIVE_OUTPUT_EVERY) if self._held else rest
@@ -263,7 +263,7 @@ class Dispatcher:
                 return claimed
         elif exclusive_waiting and turn.exists(EXCLUSIVE_IN, self._open_label_sets):
             self._exclusive_since = self._exclusive_since or time.monotonic()
-            if time.monotonic() - self._exclusive_since > EXCLUSIVE_PATIENCE:
+            if time.monotonic() - self._exclusive_since > EXCLUSIVE_WAIT:
                 return []
         else:
             self._exclusive_since = None

@@ -20,30 +20,30 @@ from webapp.config import Config
 from webapp.core import wakeup_signal
 from webapp.core.transaction import Connection
 
-SLOW_LOOK = 10.0  # seconds between checks for work while signals arrive
-BLIND_LOOK = 0.5  # the same while no signals arrive
-VERSION_LOOK = 0.05  # seconds between reads of the data version
+CHECK_EVERY = 10.0  # seconds between checks for work while signals arrive
+CHECK_EVERY_WITHOUT_SIGNALS = 0.5  # the same while no signals arrive
+READ_VERSION_EVERY = 0.05  # seconds between reads of the data version
 
 
 class Wakeup:
     """Tells a worker that there may be new work.
 
     Attributes:
-        look_every: seconds between calls of `rang`, if there is no descriptor.
+        poll_every: seconds between calls of `signalled`, if there is no descriptor.
     """
 
-    look_every = math.inf
+    poll_every = math.inf
 
     @property
-    def slow_look(self) -> float:
+    def check_every(self) -> float:
         """Seconds between checks for work without a signal."""
-        return SLOW_LOOK
+        return CHECK_EVERY
 
     def descriptor(self) -> Optional[int]:
         """A descriptor that becomes readable when there is a signal; None if there is none."""
         return None
 
-    def rang(self) -> bool:
+    def signalled(self) -> bool:
         """Whether there was a signal since the last call."""
         return False
 
@@ -91,7 +91,7 @@ class _FileWatch(Wakeup):
                 self._watch()
         return int(self._inotify.fileno())
 
-    def rang(self) -> bool:
+    def signalled(self) -> bool:
         try:
             return bool(os.read(self._inotify.fileno(), 4096))
         except BlockingIOError:
@@ -119,7 +119,7 @@ class _FileWatch(Wakeup):
 class _VersionCheck(Wakeup):
     """Reads the data version. Works on every platform."""
 
-    look_every = VERSION_LOOK
+    poll_every = READ_VERSION_EVERY
 
     def __init__(self, config: Config) -> None:
         from webapp.db.engines import sqlite
@@ -132,7 +132,7 @@ class _VersionCheck(Wakeup):
         row = self._connection.execute("PRAGMA data_version").fetchone()
         return row[0] if row else None
 
-    def rang(self) -> bool:
+    def signalled(self) -> bool:
         before = self._seen
         try:
             self._seen = self._version()

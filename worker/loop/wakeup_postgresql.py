@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from webapp.core.transaction import Connection
 from webapp.core.wakeup_signal import CHANNEL
-from worker.loop.wakeup import BLIND_LOOK, SLOW_LOOK, VERSION_LOOK, Wakeup
+from worker.loop.wakeup import CHECK_EVERY_WITHOUT_SIGNALS, READ_VERSION_EVERY, Wakeup
 
 log = logging.getLogger("queuectl.worker")
 
@@ -31,7 +31,7 @@ class Notified(Wakeup):
     """See the module. Only the heartbeat's thread calls `listen`."""
 
     def __init__(self, *, selects: bool) -> None:
-        self.look_every = math.inf if selects else VERSION_LOOK
+        self.poll_every = math.inf if selects else READ_VERSION_EVERY
         self._selects = selects
         self._read_end, self._write_end = socket.socketpair()
         self._read_end.setblocking(False)
@@ -44,13 +44,13 @@ class Notified(Wakeup):
         self._warned = False
 
     @property
-    def slow_look(self) -> float:
-        return SLOW_LOOK if self._hears else BLIND_LOOK
+    def check_every(self) -> float:
+        return super().check_every if self._hears else CHECK_EVERY_WITHOUT_SIGNALS
 
     def descriptor(self) -> Optional[int]:
         return self._read_end.fileno() if self._selects else None
 
-    def rang(self) -> bool:
+    def signalled(self) -> bool:
         try:
             return bool(self._read_end.recv(4096))
         except BlockingIOError:
@@ -116,7 +116,7 @@ class Notified(Wakeup):
             log.warning(
                 "no notifications arrive from the database, as behind a pooler in transaction mode (PgBouncer): "
                 "checking for work every %g s. Connect to the server directly to be notified at once.",
-                BLIND_LOOK,
+                CHECK_EVERY_WITHOUT_SIGNALS,
             )
 
     def _signal(self) -> None:

@@ -57,10 +57,10 @@ class _Worker:
 
         selects = self._runner.selects
         self._wakeup = wakeup.for_sqlite(config, selects=selects) if config.is_sqlite else Notified(selects=selects)
-        self._asks = self._wakeup.look_every < math.inf
+        self._asks = self._wakeup.poll_every < math.inf
         self._connection = connect()
         self._dispatcher = Dispatcher(
-            self._connection, self.id, assignment, lambda: self._wakeup.slow_look, self._runner.captures
+            self._connection, self.id, assignment, lambda: self._wakeup.check_every, self._runner.captures
         )
         self._standby = Standby(self._stand_in, self._runner.wake, connect, self.id, self._stop_these)
         self._runner.called = lambda: self._standby.need(True)
@@ -79,8 +79,8 @@ class _Worker:
         try:
             while not self._dispatcher.finished:
                 # A signal may have come while there was no room: then do not wait.
-                rang = self._runner.rang and self._dispatcher.has_room
-                self._attend(0.0 if rang else self._dispatcher.due_in())
+                signalled = self._runner.signalled and self._dispatcher.has_room
+                self._attend(0.0 if signalled else self._dispatcher.due_in())
                 if self._dispatcher.expired:
                     return self._abandon()
                 if self._may_have_work() or self._dispatcher.due_in() == 0:
@@ -107,10 +107,10 @@ class _Worker:
 
     def _may_have_work(self) -> bool:
         """Whether there may be new work. A full worker leaves it to the others and checks later."""
-        if not self._dispatcher.has_room or not (self._runner.rang or self._asks):
+        if not self._dispatcher.has_room or not (self._runner.signalled or self._asks):
             return False
-        self._runner.rang = False
-        return self._wakeup.rang()
+        self._runner.signalled = False
+        return self._wakeup.signalled()
 
     def _take_turn(self) -> None:
         with self._standby.turn():
@@ -143,8 +143,8 @@ class _Worker:
 
     def _attend(self, timeout: float) -> None:
         """Wait for commands, messages or new work; collect what ended, and end what must end."""
-        if self._dispatcher.has_room and not self._runner.rang:
-            timeout = min(timeout, self._wakeup.look_every)
+        if self._dispatcher.has_room and not self._runner.signalled:
+            timeout = min(timeout, self._wakeup.poll_every)
             self._runner.arm(self._wakeup.descriptor())
         if self._release_at is not None:
             timeout = min(timeout, max(0.0, self._release_at - time.monotonic()))

@@ -101,7 +101,7 @@ def _listen_for_changes(config: Config, receive: Callable[[str], None]) -> bool:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             poll.poll(REST * 1000)  # limited: `descriptor()` replaces the watch of a deleted file
-            changes.rang()
+            changes.signalled()
             receive(CHECK)
             time.sleep(TICK)
 

@@ -72,7 +72,7 @@ class Runner(ABC, Generic[R]):
     Attributes:
         messages: what the supervisor sent, see `worker/messages.py`.
         called: called when there is a message, from the thread that received it.
-        rang: the descriptor passed to `arm()` was readable; the caller resets this.
+        signalled: the descriptor passed to `arm()` was readable; the caller resets this.
         selects: whether `arm()` has an effect.
     """
 
@@ -81,7 +81,7 @@ class Runner(ABC, Generic[R]):
     def __init__(self) -> None:
         self.messages: deque[str] = deque()
         self.called: Callable[[], object] = lambda: None
-        self.rang = False
+        self.signalled = False
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[AttemptResult] = []
         self._environment = {

@@ -119,7 +119,7 @@ class PosixRunner(Runner[_Running]):
                     self._wake_read.recv(4096)
             elif descriptor == self._armed:
                 self._poll.unregister(descriptor)
-                self._armed, self.rang = None, True
+                self._armed, self.signalled = None, True
             else:
                 self._poll.unregister(self._parent)
                 self.messages.append(GONE)

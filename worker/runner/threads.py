@@ -29,7 +29,7 @@ from worker.runner.limits import Limits
 from worker.runner.output import Capture
 
 FIRST_SAMPLE, LONGEST_SAMPLE = 0.1, 5.0  # seconds between samples of a command's usage: they grow
-PIPES_PATIENCE = 2.0  # seconds to wait for the pipes of an ended command, because another process may hold them
+PIPES_WAIT = 2.0  # seconds to wait for the pipes of an ended command, because another process may hold them
 # A group of its own keeps Ctrl-C away from a command, a console of its own keeps Ctrl-Break away.
 _FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
@@ -130,7 +130,7 @@ class ThreadRunner(Runner[_Running]):
         if running.pipes_open == 0:
             return None
         if running.give_up_pipes_at is None:
-            running.give_up_pipes_at = now + PIPES_PATIENCE
+            running.give_up_pipes_at = now + PIPES_WAIT
         # A process that still holds them has no token, so it is not this job's: its further output is not kept.
         return running.give_up_pipes_at if now < running.give_up_pipes_at else None
 
