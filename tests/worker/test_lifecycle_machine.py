@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 
 from tests.databases import execute
 from webapp.config import Config
-from webapp.core import job_spec
+from webapp.core import job_spec, schema
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db import engines as db
@@ -89,7 +89,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.patches = ExitStack()
         self.patches.enter_context(mock.patch.object(clock, "now", side_effect=lambda: self.time))
         if self.server is not None:  # its own clock decides what is due
-            self.patches.enter_context(mock.patch.object(postgresql, "NOW", "SELECT now FROM machine.clock"))
+            for module in (schema, postgresql):
+                self.patches.enter_context(mock.patch.object(module, "SERVER_TIME", "SELECT now FROM machine.clock"))
             execute(self.server, *_CLOCK)
         self.set_time(START)
         self.model: dict[str, Model] = {}
@@ -212,7 +213,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     # --- workers ---
 
-    @rule(place=st.integers(0, 1), n=st.integers(1, 3), run_exclusively=st.booleans())
+    @rule(place=st.integers(0, 1), n=st.integers(1, 3), lone=st.booleans())
     def claim(self, place: int, n: int, lone: bool) -> None:
         worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
         with self.workers[worker_id] as turn:

@@ -156,7 +156,7 @@ def test_stopping_all_ends_the_supervisors_too(queue: Queue, fleet: Start, event
     eventually(lambda: len(queue.workers()) == 2)
     operations.wish_of_workers("stop", None, "person:ana")
     assert (one.process.wait(DEADLINE), two.process.wait(DEADLINE)) == (0, 0)
-    with pytest.raises(supervisors.Unheard, match="has ended"):
+    with pytest.raises(supervisors.Unheard, match="has stopped"):
         supervisors.scale(row_of(one).id, "person:ana", to=1)
 
 
