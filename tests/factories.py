@@ -153,7 +153,7 @@ def make_worker(**values: Any) -> Worker:
         "slots": 1,
         "queues": None,
         "state": "running",
-        "wish": "run",
+        "requested_state": "run",
         "started_at": now - clock.seconds(3600),
         "stopped_at": None,
         "heartbeat": 1,

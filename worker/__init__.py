@@ -1,8 +1,10 @@
-"""A process that uses the application: takes jobs, runs their commands, settles what came of them.
+"""Worker processes: they claim jobs, run their commands and settle the results. Nothing here imports the console.
 
-Nothing here knows the console. `worker/supervisor/supervisor.py` starts worker processes, `worker/loop/worker.py` is one of them, `worker/loop/claims.py` its
-hot path through the database, `worker/runner/runner.py` its commands, `worker/maintenance/process.py` looks after what dead workers leave behind.
+- `supervisor/` starts and stops the processes.
+- `loop/` is one worker: `loop/worker.py` its main loop, `loop/claims.py` its statements.
+- `runner/` runs one command as a process tree.
+- `maintenance/` recovers jobs of dead workers, deletes old jobs, updates roll-ups.
 
-Nothing needs fork or POSIX signals where there are none (Windows): `worker/supervisor/spawning.py` and `worker/runner/threads.py` do there what
-`worker/supervisor/forking.py` and `worker/runner/posix.py` do elsewhere. Every module can be imported everywhere.
+Windows has no fork and no POSIX signals: there `supervisor/spawning.py` and `runner/threads.py` replace
+`supervisor/forking.py` and `runner/posix.py`. Every module can be imported on every platform.
 """

@@ -1,13 +1,11 @@
-"""One child of a supervisor as a program of its own, where there is no fork: `worker/supervisor/spawning.py` starts it.
-
-The script's folder must not stay on the path: what lies in it is imported as `worker.…` only.
-"""
+"""A supervisor's child as a program of its own, started by `worker/supervisor/spawning.py` where there is no fork."""
 
 import json
 import os
 import sys
 from typing import Any
 
+# Replaces this script's folder: its modules are imported as `worker.…` only.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 
@@ -17,21 +15,21 @@ def _work(task: dict[str, Any]) -> int:
     from webapp import config as configuration
     from webapp.db.application import create_core
     from webapp.lib import logs
-    from worker.assignment import Assignment
     from worker.loop import worker as loop
     from worker.maintenance import process as maintenance
-    from worker.maintenance import scaling
+    from worker.maintenance.scaling import Scaling
+    from worker.messages import Assignment
 
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor's affair; it tells through the pipe
+            signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor handles these
     logs.set_up(task["log_level"])
     config = configuration.load()
     app = create_core(config, migrate=False)
     supervisor = sys.stdin.fileno()
     assignment = Assignment(**{**task["assignment"], "parent": supervisor})
-    if task["role"] == "keeper":
-        return maintenance.run(app, supervisor, scaling.Scaling(assignment, sys.stdout.fileno()))
+    if task["role"] == "maintenance":
+        return maintenance.run(app, supervisor, Scaling(assignment, sys.stdout.fileno()))
     return loop.run(app, config, assignment)
 
 
@@ -42,7 +40,7 @@ def _main() -> None:
     from worker import messages
 
     task = json.loads(sys.argv[1])
-    messages.live(task["name"], lambda: _work(task))
+    messages.run_child(task["name"], lambda: _work(task))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A claimed job on its way through a worker, and the result of its attempt."""
+"""A claimed job, and the result of its attempt."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import NamedTuple, Optional
 from worker.runner.output import NOTHING, CapturedOutput
 
 
-# Tuples, of which each job needs two: a frozen dataclass takes four times as long to make.
+# Named tuples, because each job needs both: a frozen dataclass takes four times as long to create.
 class Claim(NamedTuple):
-    """A job that this worker holds, as far as running and settling it need."""
+    """The fields of a claimed job that running and settling it need."""
 
     seq: int
     id: str
     token: str
     attempt: int
     command: str
-    timeout: Optional[float]  # seconds; None: the setting decides
+    timeout: Optional[float]  # seconds; None: the setting applies
     cwd: Optional[str]
     env: Mapping[str, str]
     failures: int
     max_retries: Optional[int]
-    alone: bool  # a worker died under it before: nothing may run beside it
+    run_exclusively: bool  # an earlier attempt lost its worker: no other job may run in this worker
     kill_grace: float
     due_at: int
 
 
 class AttemptResult(NamedTuple):
-    """What came of a claim. `kind`: completed, failed, cancelled or released; times in microseconds."""
+    """How an attempt ended. `kind`: completed, failed, cancelled or released. Times in microseconds."""
 
     claim: Claim
     kind: str

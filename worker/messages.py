@@ -1,4 +1,4 @@
-"""What every child of a supervisor has: an ear for it, and an end. What they do is in `worker/loop/worker.py` and `worker/maintenance/process.py`."""
+"""What a supervisor and its children send each other, and how a child process runs and exits."""
 
 from __future__ import annotations
 
@@ -8,57 +8,89 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Callable, NoReturn, Optional
 
 from webapp.config import ConfigError
 from webapp.core.relocated import Relocated
 
-# Exit codes: after DONE, OUTDATED and MOVED the supervisor starts no other worker.
+# Exit codes. The supervisor does not replace a worker that ended with DONE, OUTDATED or MOVED.
 DONE, EXPIRED, BROKEN, OUTDATED, MOVED = 0, 75, 70, 78, 79
 
-# What a worker hears from its supervisor: let what runs finish; hand it back at once; take no more.
+# Messages to a worker: finish running jobs and exit; release running jobs and exit; claim no more jobs.
 STOP, NOW, QUIET = "stop", "now", "quiet"
-LOOK = "look"  # what a keeper hears: a worker has ended; and STOP: the supervisor was told to stop
-# What a keeper may add to how many workers people want.
-END, TAKEN_OVER, ELSEWHERE = "end", "taken over", "elsewhere"
-GONE = "gone"  # what both hear when the supervisor's end of the pipe was closed, by itself or by its death
+# Message to the maintenance process, which also gets STOP: a worker has ended, so check at once.
+CHECK = "check"
+# Both receive this when the pipe from the supervisor closes: the supervisor has ended or died.
+GONE = "gone"
+
+# Why no workers are wanted any more, as the maintenance process reports it.
+STOP_REQUESTED = "a person requested it"
+TAKEN_OVER = "a newer version uses the database"
+RELOCATED = "the queue was moved to another database"
 
 log = logging.getLogger("queuectl.supervisor")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a keeper tells its supervisor: so many workers, beside those (pids) that are about to leave.
+class Assignment:
+    """What a supervisor's children work on.
 
-    `then` is END where a person stopped everything, TAKEN_OVER where a newer version has the database, ELSEWHERE where
-    the queue was moved to another one, else empty. `serving` of its workers are in the database and run.
+    Attributes:
+        count: the number of workers at the start. People may scale the supervisor later.
+        slots: jobs that each worker runs at the same time.
+        queues: None for all.
+        labels: the workers' labels, without the host's.
+        parent: the descriptor of the pipe from the supervisor. Each child sets its own.
+    """
+
+    supervisor_id: str
+    supervisor_pid: int
+    count: int
+    slots: int
+    queues: Optional[Sequence[str]]
+    labels: Sequence[str]
+    drain: bool
+    parent: int = -1
+
+
+@dataclass(frozen=True)
+class DesiredWorkers:
+    """What the maintenance process reports to its supervisor.
+
+    Attributes:
+        count: how many workers people want.
+        leaving: pids of workers that were asked to stop; `count` does not include them.
+        stop_reason: STOP_REQUESTED, TAKEN_OVER, RELOCATED or empty.
+        serving: the number of workers that are registered and run.
     """
 
     count: int
     leaving: tuple[int, ...] = ()
-    then: str = ""
+    stop_reason: str = ""
     serving: int = 0
 
     def line(self) -> bytes:
-        """Shorter than the 4096 bytes that a pipe takes whole, so that a keeper's death tears none."""
-        return json.dumps([self.count, self.leaving, self.then, self.serving], separators=(",", ":")).encode() + b"\n"
+        """One line, below the 4096 bytes that a pipe writes atomically."""
+        fields = [self.count, self.leaving, self.stop_reason, self.serving]
+        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
     @staticmethod
-    def parse(line: bytes) -> Optional[Wanted]:
-        """None for anything else that a process may print."""
+    def parse(line: bytes) -> Optional[DesiredWorkers]:
+        """None for other text that a process may print."""
         try:
-            count, leaving, then, serving = json.loads(line)
-            return Wanted(int(count), tuple(map(int, leaving)), str(then), int(serving))
+            count, leaving, stop_reason, serving = json.loads(line)
+            return DesiredWorkers(int(count), tuple(map(int, leaving)), str(stop_reason), int(serving))
         except (ValueError, TypeError):
             return None
 
 
-def listen(descriptor: int, hear: Callable[[str], None]) -> None:
-    """Have `hear` called, in a thread, with each word that comes through a pipe, and with GONE at its end.
+def listen(descriptor: int, receive: Callable[[str], None]) -> None:
+    """Call `receive`, in a thread, with each message from a pipe, and with GONE when the pipe closes.
 
-    A thread, because on Windows nothing waits for a pipe but a read; and no buffered reader, because its lock, held at
-    the interpreter's end, is a fatal error.
+    On Windows only a blocking read can wait for a pipe. The read is unbuffered, because a buffered reader's lock that
+    is held when the interpreter exits is a fatal error.
     """
 
     def read() -> None:
@@ -70,16 +102,16 @@ def listen(descriptor: int, hear: Callable[[str], None]) -> None:
                 data = b""
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                hear(line.decode().strip())
-        hear(GONE)
+                receive(line.decode().strip())
+        receive(GONE)
 
-    threading.Thread(target=read, name="ear", daemon=True).start()
+    threading.Thread(target=read, name="messages", daemon=True).start()
 
 
-def live(name: str, work: Callable[[], int]) -> NoReturn:
-    """Be this process until its work is done; end with its exit code, BROKEN where it failed.
+def run_child(name: str, work: Callable[[], int]) -> NoReturn:
+    """Run a child process and exit with the code that `work` returns, or with BROKEN if it fails.
 
-    Ends without the interpreter's ceremony: what is open belongs to the supervisor as well, or to threads that wait.
+    Skips the interpreter's normal exit: open files belong to the supervisor too, and threads may be blocked.
     """
     code = BROKEN
     try:

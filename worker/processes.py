@@ -1,10 +1,7 @@
-"""Processes of this machine: who they are, which belong to a claim, and how they are ended.
+"""Processes of this machine: how to identify them, find those of a claim, and end them.
 
-A pid alone names nobody, for it is used again: with the start time and the boot it does. A command's processes are
-found by their parentage and by the claim's token in their environment.
-
-Processes are ended by signals where there are any, and through psutil elsewhere: Windows has no request to end that
-a process could heed, so there it is killed at once.
+Pids are reused. A pid with its start time and boot is unique. A command's processes are found by their parents and by
+the claim's token in their environment. Windows has no signal that asks a process to end, so they are killed at once.
 """
 
 from __future__ import annotations
@@ -23,13 +20,13 @@ from typing import Optional
 
 import psutil
 
-# Which of two ways everything about processes goes. Without fork (Windows) workers are fresh programs, spoken to
-# through pipes, and what they run is waited for in threads. Tests take fork away to have that on Linux, too.
+# Without fork (Windows), workers are programs of their own that get messages through pipes, and threads wait for their
+# commands. Tests remove fork to run this on Linux.
 FORKS: bool = hasattr(os, "fork")
 _LINUX: bool = sys.platform.startswith("linux")
 _TICKS: int = os.sysconf("SC_CLK_TCK") if _LINUX else 1
-_FIRST_PIDS = "pid:[4026531836]"  # the namespace that Linux begins with has this number on every machine
-TOKEN_VARIABLE = "QUEUECTL_TOKEN"  # noqa: S105  the variable's name, not a token
+_FIRST_PIDS = "pid:[4026531836]"  # the initial pid namespace of every Linux machine
+TOKEN_VARIABLE = "QUEUECTL_TOKEN"  # noqa: S105  a variable's name, not a token
 
 
 @lru_cache(maxsize=1)
@@ -39,12 +36,9 @@ def host_name() -> str:
 
 @lru_cache(maxsize=1)
 def boot_id() -> str:
-    """What names this boot of this machine: after a restart it is another. 'unknown' where the platform has no name.
+    """Identifies this boot of this machine, and in a container also its pid namespace. 'unknown' if there is no id.
 
-    In a container it says which one, too: there a pid is another process, although the machine may have the same name.
-
-    The time of the boot is no name: on Windows and macOS it moves when the clock is set, and a second more or less
-    would make every worker look like one of before a restart. A pid's start time tells those apart as well.
+    The time of the boot does not identify it: on Windows and macOS it changes when the clock is set.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -55,19 +49,19 @@ def boot_id() -> str:
 
 
 def is_here(host: str, boot: str) -> bool:
-    """Whether what ran on this host in this boot can be found by its pid."""
+    """Whether a pid of this host and boot means a process that can be found here."""
     return host == host_name() and boot == boot_id()
 
 
 def was_restarted(host: str, boot: str) -> bool:
-    """Whether a machine of this one's name was in another boot: the same machine, or one of the same name."""
+    """Whether the host has this machine's name, but another boot: it was restarted, or has the same name."""
     return host == host_name() and boot.partition("/")[0] != boot_id().partition("/")[0]
 
 
 def started(pid: int) -> Optional[float]:
-    """When a process started, None when there is none: in seconds since the boot on Linux, since 1970 elsewhere.
+    """When a process started, or None if there is none. In seconds since the boot on Linux, since 1970 elsewhere.
 
-    Linux reckons backwards from the wall clock what psutil calls a start time: set the clock, and all have changed.
+    Not psutil's start time on Linux: it is calculated from the wall clock and changes when that is set.
     """
     if _LINUX:
         fields = _stat(pid)
@@ -82,22 +76,22 @@ def started(pid: int) -> Optional[float]:
 
 
 def _stat(pid: int) -> Optional[list[bytes]]:
-    """What Linux tells of a process, from its state on; None when there is none. psutil takes ten times as long."""
+    """The fields of /proc/PID/stat from the state on; None if there is no process. psutil takes ten times as long."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()  # a name may hold anything, a bracket too
+            return file.read().rpartition(b")")[2].split()  # the name before it may contain brackets
     except OSError:
         return None
 
 
 def is_alive(pid: int, pid_started: Optional[float]) -> bool:
-    """Whether that very process still runs; a zombie does not. The start time may differ by clock adjustment."""
+    """Whether this process still runs; a zombie does not. Start times may differ a little by clock adjustment."""
     now = started(pid)
     return now is not None and (pid_started is None or abs(now - pid_started) < 2)
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether somebody stopped this process (STOP, Ctrl-Z), so that it does nothing until it is told to go on."""
+    """Whether this process was suspended (STOP, Ctrl-Z)."""
     if _LINUX:
         fields = _stat(pid)
         return fields is not None and fields[0] == b"T"
@@ -108,7 +102,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def usage() -> tuple[int, int]:
-    """What this process has used: CPU time (microseconds) with that of the commands that ended, and memory (bytes)."""
+    """This process's CPU time (microseconds), with that of ended commands, and memory (bytes)."""
     if _LINUX:
         import resource
 
@@ -118,7 +112,7 @@ def usage() -> tuple[int, int]:
         return round(sum(one.ru_utime + one.ru_stime for one in both) * 1_000_000), resident
     me = psutil.Process()
     times = me.cpu_times()
-    # Those of children are 0 on Windows; only those that ended and were waited for count elsewhere.
+    # The children's times are 0 on Windows. Elsewhere they include children that ended and were waited for.
     cpu = times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
     return round(cpu * 1_000_000), int(me.memory_info().rss)
 
@@ -129,7 +123,7 @@ def resume_process(pid: int) -> None:
 
 
 def become_subreaper() -> bool:
-    """Have orphaned grandchildren given to this process instead of to init. False where the platform cannot."""
+    """Adopt orphaned descendants in place of init. False if the platform has no subreapers."""
     if not _LINUX:
         return False
     import ctypes
@@ -140,7 +134,7 @@ def become_subreaper() -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one, itself not among them."""
+    """All descendants of a process."""
     try:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
@@ -148,7 +142,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def token_of(pid: int) -> Optional[str]:
-    """The claim's token in a process's environment, where it may be read."""
+    """The claim's token in a process's environment, if that is readable."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
@@ -162,24 +156,24 @@ def token_of(pid: int) -> Optional[str]:
     except OSError:
         return None
     name = TOKEN_VARIABLE.encode() + b"="
-    # A whole one: a job may have a variable of its own that ends so, or says so.
+    # Compare whole names: a job may have a variable whose name or value contains this one.
     values = [one[len(name) :] for one in environment.split(b"\0") if one.startswith(name)]
     return values[0].decode(errors="replace") if values else None
 
 
 def with_tokens(tokens: Iterable[str]) -> list[int]:
-    """All processes of this machine whose environment carries one of these tokens, this process left out."""
+    """All other processes of this machine with one of these tokens in their environment."""
     wanted, me = set(tokens), os.getpid()
     return [pid for pid in psutil.pids() if pid != me and token_of(pid) in wanted]
 
 
-def ask_to_end(pids: Iterable[int]) -> None:
-    """TERM, for those that can hear it; a negative pid is a process group."""
+def terminate(pids: Iterable[int]) -> None:
+    """Send TERM. A negative pid is a process group."""
     for pid in pids:
         with contextlib.suppress(psutil.Error, OSError):
             if FORKS:
                 os.kill(pid, signal.SIGTERM)
-                os.kill(pid, signal.SIGCONT)  # a stopped process does not hear the TERM
+                os.kill(pid, signal.SIGCONT)  # a suspended process does not receive the TERM
             else:
                 process = psutil.Process(pid)
                 process.terminate()
@@ -196,9 +190,9 @@ def kill(pids: Iterable[int]) -> None:
 
 
 def end_tokens(tokens: Iterable[str], deadline: float = 10.0) -> bool:
-    """Kill all that carries one of these tokens, until two looks in a row find nothing.
+    """Kill all processes with one of these tokens, until two scans in a row find none.
 
-    False when something is still there after `deadline` seconds: it belongs to somebody else, or hangs in the kernel.
+    False if some are left after `deadline` seconds: they belong to another user, or hang in the kernel.
     """
     wanted = list(tokens)
     until, quiet = time.monotonic() + deadline, 0
@@ -214,14 +208,14 @@ def end_tokens(tokens: Iterable[str], deadline: float = 10.0) -> bool:
 
 
 def kill_exactly(pid: int, pid_started: Optional[float]) -> None:
-    """KILL one process, if it still is the one that started then; wait until it is gone (5 s at the most)."""
+    """Kill this process if it still runs; wait until it is gone, at most 5 s."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         if is_alive(pid, pid_started):
-            process.kill()  # psutil checks the start time once more, against a pid that was used again
+            process.kill()  # psutil checks the start time again, in case the pid was reused
             process.wait(timeout=5)
 
 
 def new_id() -> str:
-    """A random id for a worker or supervisor, short enough to read: 48 bits."""
+    """A random id of 48 bits for a worker or supervisor."""
     return uuid.uuid4().hex[:12]

@@ -182,7 +182,7 @@ def _turn(queue: _Queue) -> None:
     began = time.perf_counter()
     with queue.claims_door as turn:
         looked = time.perf_counter()
-        turn.look()
+        turn.read_state()
         spent = time.perf_counter() - looked
         now = clock.now()
         state = turn.settle(

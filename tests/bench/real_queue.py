@@ -81,5 +81,5 @@ def fill(number: int) -> str:
 def _worker() -> Worker:
     now = clock.now()
     return Worker(id="bench-0", supervisor_id="bench", host="bench", pid=1, boot_id="bench", version="0", slots=1,
-                  state="running", wish="run", started_at=now, heartbeat=1, seen_at=now, jobs_completed=0,
-                  jobs_failed=0)  # fmt: skip
+                  state="running", requested_state="run", started_at=now, heartbeat=1, seen_at=now,
+                  jobs_completed=0, jobs_failed=0)  # fmt: skip

@@ -18,7 +18,7 @@ def wish_of(worker_id: str) -> str:
     with reading() as session:
         worker = session.get(Worker, worker_id)
     assert worker is not None
-    return worker.wish
+    return worker.requested_state
 
 
 # --- status ---
@@ -145,8 +145,8 @@ def test_named_workers_are_told_and_the_others_are_not(app: Flask, cli: Cli, ver
 
 
 def test_without_a_name_all_are_told(app: Flask, cli: Cli) -> None:
-    make_worker(id="w1", wish="quiet")
-    make_worker(id="w2", wish="quiet")
+    make_worker(id="w1", requested_state="quiet")
+    make_worker(id="w2", requested_state="quiet")
     assert cli("worker", "resume").lines == ["w1: takes jobs", "w2: takes jobs"]
     assert (wish_of("w1"), wish_of("w2")) == ("run", "run")
 
@@ -161,7 +161,7 @@ def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
 
 @pytest.mark.parametrize("verb", ["quiet", "resume"])
 def test_a_worker_that_was_told_to_stop_hears_nothing_else(app: Flask, cli: Cli, verb: str) -> None:
-    make_worker(id="w1", wish="stop")
+    make_worker(id="w1", requested_state="stop")
     for names in ([], ["w1"]):
         result = cli("worker", verb, *names)
         assert (result.code, result.out) == (1, "")

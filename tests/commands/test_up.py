@@ -172,7 +172,7 @@ def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_g
 ) -> None:
     eventually(lambda: '"alive": true' in processes.run("status", "--json").out)
     assert processes.run("worker", "stop").code == 0
-    eventually(lambda: "workers: stopped from elsewhere" in processes.errors)
+    eventually(lambda: "workers: stopped by another process" in processes.errors)
     assert get(up.address + "/healthz") == 200
 
 
@@ -192,7 +192,7 @@ def test_its_workers_are_scaled_down_to_none_and_up_again(
     eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(DEADLINE) == 0
-    assert "stopped from elsewhere" not in processes.errors
+    assert "stopped by another process" not in processes.errors
 
 
 def test_web_serves_without_workers_until_told_to_stop(processes: Processes) -> None:

@@ -58,19 +58,19 @@ def test_a_paused_queue_is_resumed_from_here_by_who_may(operator: Browser, viewe
 
 
 def test_quiet_workers_are_resumed_by_an_administrator(admin: Browser, operator: Browser) -> None:
-    busy(wish="quiet")
+    busy(requested_state="quiet")
     make_job("pending", id="job1")
     assert "All workers that serve default are draining" in told(operator)
     assert buttons(operator) == []
     assert buttons(admin) == ["/worker/w1/resume"]
     for number in range(2, 6):
-        make_worker(id=f"w{number}", wish="quiet", seen_at=seconds(600))
+        make_worker(id=f"w{number}", requested_state="quiet", seen_at=seconds(600))
     assert buttons(admin) == []  # of many, the page of workers has a button each
     assert "View workers" in told(admin)
 
 
 def test_workers_that_stop_are_not_resumed(admin: Browser) -> None:
-    busy(wish="stop")
+    busy(requested_state="stop")
     make_job("pending", id="job1")
     assert "All workers that serve default are stopping." in told(admin)
     assert buttons(admin) == []

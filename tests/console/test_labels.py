@@ -77,14 +77,14 @@ def test_other_obstacles_are_told_for_the_jobs_own_workers_and_keep_its_labels(o
     worker(queues="mail")
     assert f"none serves queue default. {START} --queue default --label gpu" in told(operator)
     worker()
-    worker(labels="gpu", id="w1", wish="quiet")
+    worker(labels="gpu", id="w1", requested_state="quiet")
     assert "All workers that serve default and have gpu are draining" in told(operator)
     assert "/worker/w1/resume" not in operator.get("/job/job1").get_data(as_text=True)  # an administrator's
 
 
 def test_workers_with_the_labels_that_stop_are_replaced_by_the_command(operator: Browser) -> None:
     worker()
-    worker(labels="gpu", wish="stop")
+    worker(labels="gpu", requested_state="stop")
     make_job(id="job1", requires="gpu")
     assert told(operator).endswith(f"that serve default and have gpu are stopping. {START} --queue default --label gpu")
 
@@ -177,7 +177,7 @@ def test_the_fleet_shows_what_workers_were_given_and_a_supervisor_all_that_they_
 
 def test_a_queue_of_which_a_part_is_not_served_says_so(viewer: Browser) -> None:
     worker()
-    worker(labels="ssd", wish="quiet")
+    worker(labels="ssd", requested_state="quiet")
     for requires in ("", "gpu", "gpu", "ssd"):
         make_job(queue="mail", requires=requires)
     text = shown(viewer, "/queues")

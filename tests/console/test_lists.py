@@ -66,7 +66,7 @@ def test_a_pending_job_says_what_it_waits_for(operator: Browser) -> None:
     assert "No workers running" in why(operator, "job1")
     make_worker(id="w1", queues='["other"]', slots=2)
     assert "1 worker running, but none serves queue mail" in why(operator, "job1")
-    make_worker(id="w2", wish="quiet", queues='["mail"]')
+    make_worker(id="w2", requested_state="quiet", queues='["mail"]')
     assert "All workers that serve mail are draining" in why(operator, "job1")
     make_worker(id="w3")
     assert why(operator, "job1") == "Next in line."

@@ -24,7 +24,7 @@ def wanted_of(supervisor_id: str) -> int:
 
 def wish_of(worker_id: str) -> str:
     with reading() as session:
-        return session.get_one(Worker, worker_id).wish
+        return session.get_one(Worker, worker_id).requested_state
 
 
 def text_of(browser: Browser, url: str = "/workers") -> str:
@@ -32,8 +32,8 @@ def text_of(browser: Browser, url: str = "/workers") -> str:
 
 
 def test_a_worker_that_was_told_to_stop_offers_no_way_back(admin: Browser) -> None:
-    make_worker(id="w1", wish="stop")
-    make_worker(id="w2", wish="quiet")
+    make_worker(id="w1", requested_state="stop")
+    make_worker(id="w2", requested_state="quiet")
     page = admin.get("/workers").get_data(as_text=True)
     assert "/worker/w1/" not in page
     assert "/worker/w2/resume" in page

@@ -127,7 +127,7 @@ def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_chang
     make_job("pending", id="first")
     connection = db.worker_connection()
     with Claims(connection, "w1") as turn:
-        turn.look()
+        turn.read_state()
         [claim] = turn.claim([LabelSet("default")], 1, Settings())
         assert actions.enqueue([job_spec.parse({"command": "true"})], "person:test")
         assert claim.id == "first"

@@ -156,7 +156,7 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
     assert job(long).losses == 0
 
     hosts["beta"].heal()
-    eventually(lambda: "taken for dead" in hosts["beta"].said())
+    eventually(lambda: "marked lost" in hosts["beta"].said())
     eventually(lambda: any(worker.host == "beta" for worker in workers()))
     eventually(lambda: job(held).state == "processing" and job(held).attempts == 2)
     eventually(lambda: [line.attempt for line in ledger.started(held)] == [1, 2])

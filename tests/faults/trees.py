@@ -143,7 +143,7 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
             for engine in db.engines.values():
                 engine.dispose()
         assert not is_alive(shell)
-        eventually("the worker has tried to settle", lambda: "its claim was gone" in rig.said())
+        eventually("the worker has tried to settle", lambda: "the claim was lost before" in rig.said())
         assert rig.query("SELECT state, failures FROM jobs WHERE id = ?", job_id) == [("processing", 0)]
         assert rig.query("SELECT count(*) FROM attempts WHERE job_seq = ?", seq) == [(0,)]
         # Now the worker does die, and a keeper finds what was seized.

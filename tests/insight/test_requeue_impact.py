@@ -29,7 +29,7 @@ def test_idle_workers_are_estimated_by_slots_and_run_times() -> None:
     make_worker(slots=2)
     make_worker(slots=1, queues='["default"]')
     make_worker(slots=9, queues='["other"]')
-    make_worker(slots=9, wish="quiet")
+    make_worker(slots=9, requested_state="quiet")
     die(6)
     told = of_all()
     assert (told.pace, told.slots, told.blocked) == ("slots", 3, [])

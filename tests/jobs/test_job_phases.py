@@ -106,7 +106,7 @@ def test_the_obstacle_of_a_queue_is_the_first_that_applies(app: Flask) -> None:
     assert obstacle() == "none"
     make_worker(id="other", queues='["default"]')
     assert obstacle() == "unserved"
-    make_worker(id="w1", queues='["mail"]', wish="quiet")
+    make_worker(id="w1", queues='["mail"]', requested_state="quiet")
     assert obstacle() == "quiet"
     make_worker(id="w2")
     assert obstacle() is None

@@ -96,7 +96,7 @@ def test_what_is_due_is_decided_by_the_server_and_not_by_a_worker_whose_clock_is
     connection = engines.worker_connection()
     clock.follow(clock.now() + HOUR)
     with Claims(connection, "w1") as turn:
-        turn.look()
+        turn.read_state()
         assert turn.promote() == 0
     connection.close()
     assert stored("later").state == "scheduled"

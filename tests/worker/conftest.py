@@ -1,4 +1,4 @@
-"""Real workers: a supervisor as a process of its own on the test's database, and jobs to give it."""
+"""Real workers: a supervisor as a separate process on the test's database, and jobs for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, Worker
 from webapp.jobs import actions, job_detail, settings
-from worker.assignment import Assignment
+from worker.messages import Assignment
 
 _START = """
 import json, logging, sys
@@ -33,7 +33,7 @@ from webapp.config import load
 from worker.loop import wakeup_base
 from worker.supervisor import supervisor
 options = json.loads(sys.argv[2])
-wakeup_base.SLOW_LOOK = options.pop("slow_look", wakeup_base.SLOW_LOOK)
+wakeup_base.CHECK_EVERY = options.pop("check_every", wakeup_base.CHECK_EVERY)
 sys.exit(supervisor.run(load(), **options))
 """
 

@@ -1,4 +1,4 @@
-"""A canary with real workers: it is followed through its retries, and the keeper releases or ends what waits for it."""
+"""A canary with real workers: its retries, and how the maintenance process continues or ends the bulk action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hot path against the database, without processes: what a claim takes, what a settle touches, by which plan."""
+"""The hot path on the database, without processes: what claims and settles change, and by which query plan."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def claims(connection: Connection) -> Claims:
 
 def take(claims: Claims, n: int = 1, queues: tuple[str, ...] = ("default",), lone: bool = False) -> list[Claim]:
     with claims as turn:
-        return turn.claim([LabelSet(name) for name in queues], n, SETTINGS, lone=lone)
+        return turn.claim([LabelSet(name) for name in queues], n, SETTINGS, run_exclusively=lone)
 
 
 def ended(claim: Claim, kind: str = "completed", **facts: Any) -> AttemptResult:
@@ -136,12 +136,12 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
     with writing() as session:
         session.execute(update(Job).where(Job.id == "lost").values(losses=1))
     with claims as turn:
-        assert turn.look().lone_waiting
-        assert turn.lone_waiting([LabelSet("default")])
-        assert not turn.lone_waiting([LabelSet("other")])
+        assert turn.read_state().exclusive_waiting
+        assert turn.exists(statements.EXCLUSIVE_IN, [LabelSet("default")])
+        assert not turn.exists(statements.EXCLUSIVE_IN, [LabelSet("other")])
     assert [one.id for one in take(claims, 9)] == ["fine"]
     [alone] = take(claims, 1, lone=True)
-    assert (alone.id, alone.alone) == ("lost", True)
+    assert (alone.id, alone.run_exclusively) == ("lost", True)
 
 
 def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> None:
@@ -158,11 +158,11 @@ def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> Non
 
 def test_a_look_knows_when_the_next_job_is_due(queue: Queue, claims: Claims) -> None:
     with claims as turn:
-        assert turn.look().next_due is None
+        assert turn.read_state().next_due is None
     queue.enqueue("true", delay=500)
     job_id = queue.enqueue("true", delay=100)
     with claims as turn:
-        assert turn.look().next_due == queue.job(job_id).run_at
+        assert turn.read_state().next_due == queue.job(job_id).run_at
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
@@ -211,9 +211,9 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
     ("name", "index"),
     [
         ("pick_of", "ix_jobs_claim"),
-        ("pick_lone", "ix_jobs_lone"),
-        ("pick_lone_of", "ix_jobs_lone"),
-        ("lone_in", "ix_jobs_lone"),
+        ("pick_exclusive", "ix_jobs_lone"),
+        ("pick_exclusive_of", "ix_jobs_lone"),
+        ("exclusive_in", "ix_jobs_lone"),
         ("look", "ix_jobs_waiting"),
         ("promote", "ix_jobs_waiting"),
         ("left_in", "ix_jobs_claim"),
@@ -256,7 +256,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
             with Claims(second, "w2") as other:
                 theirs = other.claim(label_sets, 1, SETTINGS)
         else:
-            revision = turn.look().revision
+            revision = turn.read_state().revision
             found = Claims(second, "w2").claim_fast_path(label_sets, 1, SETTINGS, revision)
             assert found is not None
             theirs = found[1]

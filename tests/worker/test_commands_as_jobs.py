@@ -1,4 +1,4 @@
-"""What a command may do, and what the queue says of it: exit codes, signals, limits, output, what is left behind."""
+"""What a command may do, and what the queue records: exit codes, signals, limits, output, left-behind processes."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
 
 @both_ways
 def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
-    fleet(slow_look=86_400)
+    fleet(check_every=86_400)
     for _ in range(3):
         queue.reaches(queue.enqueue("true"), "completed")
 
@@ -245,7 +245,7 @@ def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue
 def test_a_worker_that_was_rung_while_it_was_full_hears_the_next_ring(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
-    fleet(count=1, slow_look=86_400)
+    fleet(count=1, check_every=86_400)
     first = queue.enqueue("sleep 1", delay=0.5)  # taken by the clock, and not for a ring
     eventually(lambda: queue.job(first).state == "processing")
     second = queue.enqueue("true")

@@ -1,4 +1,4 @@
-"""The dispatcher turn by turn, without a worker around it: what it takes and leaves, and what it takes up again."""
+"""The dispatcher turn by turn, without a worker: what it claims, skips and recovers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.jobs import actions, queue_actions, worker_actions
 from webapp.lib import clock
 from worker.attempt import AttemptResult
 from worker.loop.claims import Claims
-from worker.loop.dispatcher import HELD_BY_OTHERS, LOOK_AGAIN, Dispatcher
+from worker.loop.dispatcher import CLAIM_AGAIN_AFTER, HELD_BY_OTHERS, Dispatcher
 from worker.maintenance import recovery
 from worker.runner.output import Capture
 
@@ -71,7 +71,7 @@ def test_a_worker_that_is_told_to_stop_takes_nothing_more(bench: Bench, jobs: Ca
     jobs(1)
     worker_actions.request_state("stop", ["w1"], "person:ana")
     assert bench.turn() == []
-    assert bench.dispatcher.stop_asked
+    assert bench.dispatcher.stop_requested
 
 
 def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held(
@@ -92,7 +92,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     queue_actions.pause_queue("default", "person:ana")
     with monkeypatch.context() as away:
         away.setattr(bench.dispatcher, "_turn", lambda: bench.connection.query("no statement at all"))
-        away.setattr(bench.dispatcher, "_glance", lambda: None)
+        away.setattr(bench.dispatcher, "_claim_fast_path", lambda: None)
         assert bench.turn() == []
     assert bench.turn() == []
     with bench.claims as turn:
@@ -100,7 +100,7 @@ def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken
     assert bench.turn() == [job_id]
 
 
-def test_a_claim_that_a_keeper_has_seized_is_not_taken_up_by_who_learns_of_it(
+def test_it_does_not_recover_a_claim_that_maintenance_has_seized(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:
     ids = jobs(1)
@@ -165,7 +165,7 @@ def test_a_recovered_claim_that_was_cancelled_meanwhile_is_ended(
     assert bench.dispatcher.to_stop[-1] == claim.token
 
 
-def test_beside_a_job_that_must_run_alone_nothing_is_taken(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+def test_it_claims_nothing_while_an_exclusive_job_runs(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
     ids = jobs(2)
     with writing() as session:
         session.execute(update(Job).where(Job.id == ids[1]).values(losses=1))
@@ -178,13 +178,13 @@ def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(
     queue.enqueue("true", id="other", queue="other")
     assert bench.turn() == ["other"]
     assert bench.turn() == []
-    assert bench.dispatcher.due_in() <= LOOK_AGAIN
+    assert bench.dispatcher.due_in() <= CLAIM_AGAIN_AFTER
     assert bench.turn() == []
-    assert bench.dispatcher.due_in() > LOOK_AGAIN
+    assert bench.dispatcher.due_in() > CLAIM_AGAIN_AFTER
 
 
 @pytest.mark.only("postgresql")
-def test_beside_a_due_job_that_somebody_else_holds_it_does_not_spin(bench: Bench) -> None:
+def test_it_does_not_spin_while_another_transaction_holds_a_due_job(bench: Bench) -> None:
     job = factories.make_job("scheduled", run_at=1)
     with engines.write_engine().begin() as holder:
         holder.execute(select(Job.seq).where(Job.seq == job.seq).with_for_update())

@@ -1,4 +1,4 @@
-"""How failures read, and which of them are alike."""
+"""The texts of failures, and which failures are similar."""
 
 from __future__ import annotations
 

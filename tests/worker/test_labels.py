@@ -1,4 +1,4 @@
-"""What jobs require of their workers: who takes them, in which order, and that nobody else is held up by them."""
+"""Label requirements: which workers take a job, in which order, and that other jobs are not delayed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_all_lanes_together_go_by_priority_and_then_first_come(queue: Queue, tak
     assert takes(taker("gpu", "ssd", slots=slots)) == [job_id for job_id, _, _ in mine][:slots]
 
 
-def test_jobs_for_others_at_the_head_of_the_queue_hold_nobody_up(queue: Queue, taker: Taker) -> None:
+def test_jobs_for_other_workers_at_the_head_of_the_queue_delay_no_job(queue: Queue, taker: Taker) -> None:
     for _ in range(50):
         queue.enqueue("true", requires="gpu", priority=100)
     job_id = queue.enqueue("true", priority=-100)
@@ -121,10 +121,12 @@ def test_jobs_for_others_at_the_head_of_the_queue_hold_nobody_up(queue: Queue, t
 # --- jobs that must run alone ---
 
 
-def test_a_job_that_must_run_alone_waits_for_a_worker_with_its_labels_and_delays_no_other(
+def test_an_exclusive_job_waits_for_a_worker_with_its_labels_and_delays_no_other(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.loop.dispatcher.LONE_PATIENCE", -1)  # a worker that it concerns would make room at once
+    monkeypatch.setattr(
+        "worker.loop.dispatcher.EXCLUSIVE_WAIT", -1
+    )  # a worker that it concerns would make room at once
     lone = queue.enqueue("true", requires="gpu")
     change_job(lone, losses=1)
     others = [queue.enqueue("true") for _ in range(3)]
@@ -135,10 +137,10 @@ def test_a_job_that_must_run_alone_waits_for_a_worker_with_its_labels_and_delays
     assert takes(gpu) == []
 
 
-def test_a_busy_worker_makes_room_for_a_job_of_its_lane_that_must_run_alone(
+def test_a_busy_worker_makes_room_for_an_exclusive_job_of_its_label_sets(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.loop.dispatcher.LONE_PATIENCE", -1)
+    monkeypatch.setattr("worker.loop.dispatcher.EXCLUSIVE_WAIT", -1)
     first = queue.enqueue("true")
     gpu = taker("gpu")
     assert takes(gpu) == [first]

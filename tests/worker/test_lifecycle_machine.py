@@ -1,4 +1,4 @@
-"""Every verb in any order against a model: what the database says must be what a few lines of plain Python say."""
+"""Every verb in any order against a model: the database must match a few lines of plain Python."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 
 from tests.databases import execute
 from webapp.config import Config
-from webapp.core import job_spec
+from webapp.core import job_spec, schema
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db import engines as db
@@ -89,7 +89,8 @@ class Lifecycle(RuleBasedStateMachine):
         self.patches = ExitStack()
         self.patches.enter_context(mock.patch.object(clock, "now", side_effect=lambda: self.time))
         if self.server is not None:  # its own clock decides what is due
-            self.patches.enter_context(mock.patch.object(postgresql, "NOW", "SELECT now FROM machine.clock"))
+            for module in (schema, postgresql):
+                self.patches.enter_context(mock.patch.object(module, "SERVER_TIME", "SELECT now FROM machine.clock"))
             execute(self.server, *_CLOCK)
         self.set_time(START)
         self.model: dict[str, Model] = {}
@@ -128,7 +129,7 @@ class Lifecycle(RuleBasedStateMachine):
             session.add(
                 Worker(
                     id=worker_id, supervisor_id="s", host="elsewhere", pid=1, boot_id="b", version="0", slots=9,
-                    state="running", wish="run", started_at=self.time, heartbeat=0, seen_at=self.time,
+                    state="running", requested_state="run", started_at=self.time, heartbeat=0, seen_at=self.time,
                     jobs_completed=0, jobs_failed=0,
                 )
             )  # fmt: skip
@@ -217,7 +218,7 @@ class Lifecycle(RuleBasedStateMachine):
         worker_id = [key for key in self.workers if key.startswith(f"{place}-")][-1]
         with self.workers[worker_id] as turn:
             turn.promote()
-            taken = turn.claim([LabelSet("default")], n, SETTINGS, lone=lone)
+            taken = turn.claim([LabelSet("default")], n, SETTINGS, run_exclusively=lone)
         for one in self.model.values():
             if one.state in {"scheduled", "failed"} and one.run_at <= self.time:
                 one.state = "pending"
@@ -228,7 +229,7 @@ class Lifecycle(RuleBasedStateMachine):
             one.state, one.holder, one.token = "processing", worker_id, claim.token
             one.attempts += 1
             assert claim.attempt == one.attempts
-            assert claim.alone == lone
+            assert claim.run_exclusively == lone
             self.taken.append((worker_id, claim))
 
     def running(self) -> list[tuple[str, Claim]]:

@@ -1,4 +1,4 @@
-"""Limits on memory and processes: they bite, say so, leave neighbours alone, and nothing of them stays behind."""
+"""Limits of memory and processes: they work, are reported, spare other jobs, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_without_control_groups_resource_limits_are_set(monkeypatch: pytest.Monk
     lines = {line[:26].strip(): line[26:].split() for line in out.decode().splitlines()}
     assert lines["Max address space"][:2] == [str(64 * MIB)] * 2
     assert int(lines["Max processes"][0]) > 1000  # those that run already are counted, too
-    assert (fence.met(), fence.pids()) == ("", set())
+    assert (fence.reached(), fence.pids()) == ("", set())
 
 
 # --- finding groups ---

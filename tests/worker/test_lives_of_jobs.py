@@ -1,4 +1,4 @@
-"""How jobs go through the queue with real workers: order, retries, burial, cancellation, release, pauses, drains."""
+"""Jobs with real workers: order, retries, dead letters, cancellation, release, pauses, drains."""
 
 from __future__ import annotations
 
@@ -163,8 +163,8 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
     job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     eventually((tmp_path / "here").exists)
     one.process.send_signal(signal.SIGTERM)
-    # Everybody sees it: nobody waits for such a worker, or has its supervisor start others.
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
+    # The state is visible, so people and supervisors do not wait for this worker.
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["stop"])
     supervisor = queue.workers()[0].supervisor_id
     eventually(lambda: is_ending(supervisor))
     with pytest.raises(worker_actions.Unheard, match="has stopped or is stopping"):
@@ -210,7 +210,7 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
 ) -> None:
     one = fleet()
     one.process.send_signal(signal.SIGUSR1)
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["quiet"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["quiet"])
     job_id = queue.enqueue("true")
     [worker] = queue.workers()
     beat = worker.heartbeat

@@ -1,4 +1,4 @@
-"""What a keeper does when nobody died: bulk acts go on, roll-ups are folded, nobody is expired by mistake."""
+"""A maintenance process while all workers live: bulk actions, roll-ups, and no worker marked lost by mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.lib import clock
 from worker import processes
 from worker.maintenance import process as maintenance
 from worker.maintenance.scaling import Scaling
-from worker.messages import GONE, LOOK
+from worker.messages import CHECK, GONE
 
 DAY = clock.DAY
 
@@ -32,7 +32,7 @@ def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyP
     actions.advance(act)
     with writing() as session:
         session.execute(update(BulkAction).values(lease_until=1))
-    maintenance._Keeper().tick()
+    maintenance._Maintenance().tick()
     with reading() as session:
         row = session.get(BulkAction, act)
         assert row is not None
@@ -42,23 +42,23 @@ def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("app")
 def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 2)
-    monkeypatch.setattr(maintenance, "ACTS_EVERY_LOOK", 0.0)
+    monkeypatch.setattr(maintenance, "ACTIONS_BUDGET", 0.0)
     actions.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
     act = actions.start("cancel", JobFilter(), "person:ana")
     with writing() as session:
         session.execute(update(BulkAction).values(lease_until=1))
-    one, moved = maintenance._Keeper(), []
+    one, moved = maintenance._Maintenance(), []
     for _ in range(4):
         one.tick()
         with reading() as session:
             moved.append(actions.find(session, act).moved)
     assert moved == [2, 4, 6, 7]
-    assert one.acts == []
+    assert one.actions == []
 
 
 def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app: Flask) -> None:
     worker = factories.make_worker(host="elsewhere", seen_at=1, heartbeat=5)
-    one = maintenance._Keeper()
+    one = maintenance._Maintenance()
     for beat in range(3):
         with writing() as session:
             session.execute(update(Worker).values(heartbeat=10 + beat))
@@ -70,11 +70,13 @@ def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app:
         assert kept.state == "running"
 
 
-def test_of_several_keepers_the_one_on_the_workers_machine_is_first_for_it_can_end_the_commands(app: Flask) -> None:
+def test_maintenance_on_the_workers_own_machine_marks_it_lost_first_because_it_can_end_its_commands(
+    app: Flask,
+) -> None:
     me = {"pid": os.getpid(), "pid_started": processes.started(os.getpid())}
     for name, host in (("here", processes.host_name()), ("there", "elsewhere")):
         factories.make_worker(id=name, host=host, boot_id=processes.boot_id(), **me)
-    one, looks = maintenance._Keeper(), 0
+    one, looks = maintenance._Maintenance(), 0
     one.tick()
     gone: dict[str, int] = {}
     while len(gone) < 2:
@@ -91,7 +93,7 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
     settings.set_setting("lease", 5, "person:test")
     worker = factories.make_worker(host="elsewhere", heartbeat=5)
     job = factories.make_job("processing", worker_id=worker.id, attempts=1)
-    one = maintenance._Keeper()
+    one = maintenance._Maintenance()
     one.tick()
     for _ in range(3):  # no fewer looks, however short the lease is
         one._last_tick -= maintenance.TICK
@@ -105,12 +107,12 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
 
 
 @pytest.mark.usefixtures("app")
-def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
+def test_a_maintenance_process_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
     job = factories.make_job("completed")
     factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.FOLD_DELAY)
     with writing() as session:
         session.add(CommandHour(at=clock.now() - 9 * DAY, shape="old", runs=1, failures=0, run_time=1))
-    one = maintenance._Keeper()
+    one = maintenance._Maintenance()
     one.tick()
     while one.has_more:
         one.tick()
@@ -119,7 +121,7 @@ def test_a_keeper_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> N
         assert session.scalars(select(CommandHour.shape)).all() == ["echo hello"]
 
 
-class _Crew(Scaling):
+class _NoScaling(Scaling):
     """One of a supervisor that is not there."""
 
     def __init__(self) -> None:
@@ -132,26 +134,26 @@ class _Crew(Scaling):
         self.ended += 1
 
 
-def test_a_keeper_whose_supervisor_ends_while_somebody_writes_ends_too(
+def test_maintenance_ends_with_its_supervisor_also_when_a_change_is_signalled_at_the_same_time(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the bell says after the supervisor's last word does not make the keeper forget that word."""
+    """A wake-up signal after the supervisor's last word does not make the maintenance process forget that word."""
 
     def say_both(_pipe: int, hear: Callable[[str], None]) -> None:
         hear(GONE)
-        hear(LOOK)
+        hear(CHECK)
 
     monkeypatch.setattr(maintenance, "listen", say_both)
-    monkeypatch.setattr(maintenance, "_hear_bell", lambda *_: True)
+    monkeypatch.setattr(maintenance, "_listen_for_changes", lambda *_: True)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    crew = _Crew()
-    assert maintenance.run(app, -1, crew) == 0
-    assert crew.ended == 1
+    scaling = _NoScaling()
+    assert maintenance.run(app, -1, scaling) == 0
+    assert scaling.ended == 1
 
 
 @pytest.mark.only("sqlite")
-def test_a_keeper_rests_longer_while_nothing_runs_and_looks_often_while_something_does(app: Flask) -> None:
-    one = maintenance._Keeper()
+def test_maintenance_ticks_less_often_while_nothing_runs(app: Flask) -> None:
+    one = maintenance._Maintenance()
     one.tick()
     assert one.rest == maintenance.REST
     factories.make_worker(id="w1", pid=os.getpid())

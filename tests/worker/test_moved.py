@@ -1,4 +1,4 @@
-"""Workers whose queue moves: they finish and leave; whoever did not hear of it is told by the mark, and ends."""
+"""Workers whose queue moves: they finish and end, also those that learn it only from the mark in the database."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_a
     queue.set(lease=5)
     one = fleet(count=2)
     words = mark(app, "postgresql://ana@db/queue")
-    assert one.process.wait(DEADLINE) == 1, "whoever started it may start it again, at the new address"
+    assert one.process.wait(DEADLINE) == 1, "so that a service manager starts it again, at the new address"
     text = one.text()
     assert words in text
     assert "Traceback" not in text

@@ -1,4 +1,4 @@
-"""The bounds of what is kept: whatever is written in whatever pieces, head and tail are right and the rest counted."""
+"""The limits of captured output: head and tail are kept exactly, the rest is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main thread's one wait on POSIX: no end of a command may slip between looking and sleeping."""
+"""The wait of the main thread on POSIX: it misses no command that ends between the check and the wait."""
 
 from __future__ import annotations
 

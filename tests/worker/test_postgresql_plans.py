@@ -105,10 +105,10 @@ class _TakenBack(Exception):
         ("look", 10),
         ("pick", FEW),
         ("pick_of", 4 * (N + CLAIM_LOOKAHEAD) + FEW),
-        ("pick_lone", FEW),
-        ("pick_lone_of", FEW),
+        ("pick_exclusive", FEW),
+        ("pick_exclusive_of", FEW),
         ("glance", FEW),
-        ("lone_in", 1),
+        ("exclusive_in", 1),
         ("promote", 3 * PROMOTE_LIMIT),
     ],
 )

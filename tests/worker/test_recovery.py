@@ -1,4 +1,4 @@
-"""Workers that die: their jobs go back, their commands are dead before the next attempt, poison is buried."""
+"""Workers that die: their jobs are requeued, their commands end first, poison jobs become dead letters."""
 
 from __future__ import annotations
 
@@ -140,23 +140,25 @@ def test_after_everything_was_killed_a_new_start_takes_up_what_was_left(
     assert queue.job(job_id).losses == 1
 
 
-def test_a_dead_keeper_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+def test_a_dead_maintenance_process_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     one = fleet()
     [worker] = queue.workers()
-    [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
-    os.kill(keeper, signal.SIGKILL)
-    eventually(lambda: "keeper ended (signal 9); starting another" in one.text())
+    [maintenance] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
+    os.kill(maintenance, signal.SIGKILL)
+    eventually(lambda: "maintenance ended (signal 9); starting another" in one.text())
     os.kill(worker.pid, signal.SIGKILL)
     eventually(lambda: worker.id in {one.id for one in queue.workers("expired")})
 
 
 @pytest.mark.full
-def test_a_keeper_that_stands_still_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+def test_a_suspended_maintenance_process_is_replaced(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
     one = fleet()
     [worker] = queue.workers()
-    [keeper] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
-    os.kill(keeper, signal.SIGSTOP)
-    eventually(lambda: "keeper ended (signal 9); starting another" in one.text(), 30)
+    [maintenance] = [child.pid for child in psutil.Process(one.process.pid).children() if child.pid != worker.pid]
+    os.kill(maintenance, signal.SIGSTOP)
+    eventually(lambda: "maintenance ended (signal 9); starting another" in one.text(), 30)
 
 
 def test_a_command_is_known_by_its_token_whatever_else_its_environment_says(eventually: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""More and fewer workers while a supervisor runs: what people want is had, nothing that runs is cut short."""
+"""More and fewer workers while a supervisor runs: the number is reached, and no job is interrupted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.db.engines import reading, writing
 from webapp.db.models import Supervisor, Worker
 from webapp.jobs import lifecycle, worker_actions
-from worker.messages import Wanted
+from worker.messages import RELOCATED, DesiredWorkers
 
 Start = Callable[..., Fleet]
 Eventually = Callable[..., Any]
@@ -32,7 +32,7 @@ def scale(**how: int) -> worker_actions.Scaled:
     return worker_actions.scale(row().id, "person:ana", **how)
 
 
-def keeper_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
+def maintenance_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
     """The one child of a supervisor that is no worker, once its workers have told who they are."""
 
     def found() -> Optional[psutil.Process]:
@@ -40,8 +40,8 @@ def keeper_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Proces
         others = [child for child in psutil.Process(one.process.pid).children() if child.pid not in pids]
         return others[0] if len(others) == 1 else None
 
-    keeper: psutil.Process = eventually(found)
-    return keeper
+    maintenance: psutil.Process = eventually(found)
+    return maintenance
 
 
 @both_ways
@@ -78,12 +78,14 @@ def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes
     ids = [queue.enqueue(wait) for _ in range(2)]
     eventually(lambda: all((tmp_path / job_id).exists() for job_id in ids))
     scale(to=1)
-    eventually(lambda: sorted(worker.wish for worker in queue.workers()) == ["run", "stop"])  # the idle one is gone
+    eventually(
+        lambda: sorted(worker.requested_state for worker in queue.workers()) == ["run", "stop"]
+    )  # the idle one is gone
     assert [queue.job(job_id).state for job_id in ids] == ["processing", "processing"]
     (tmp_path / "go").touch()
     for job_id in ids:
         assert queue.reaches(job_id, "completed").attempts == 1
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["run"])
 
 
 def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling(
@@ -93,7 +95,7 @@ def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling
     [first, second] = queue.workers()
     worker_actions.request_state("stop", [first.id], "person:ana")
     assert row().wanted == 1
-    worker_actions.request_state("stop", [first.id], "person:ben")  # somebody was first: it counts once
+    worker_actions.request_state("stop", [first.id], "person:ben")  # already stopped: it counts once
     assert row().wanted == 1
     eventually(lambda: [worker.id for worker in queue.workers()] == [second.id])
     worker_actions.request_state("stop", [second.id], "person:ana")
@@ -112,13 +114,13 @@ def test_a_worker_that_leaves_makes_room_before_it_has_gone(
     job_id = queue.enqueue(f"touch {tmp_path}/here; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     eventually((tmp_path / "here").exists)
     scale(to=0)
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["stop"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["stop"])
     scale(to=1)
     queue.reaches(queue.enqueue("true"), "completed")
     assert queue.job(job_id).state == "processing"
     (tmp_path / "go").touch()
     queue.reaches(job_id, "completed")
-    eventually(lambda: [worker.wish for worker in queue.workers()] == ["run"])
+    eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["run"])
 
 
 @pytest.mark.full
@@ -132,13 +134,15 @@ def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Sta
 
 @pytest.mark.full
 @both_ways
-def test_what_is_wanted_survives_a_keepers_death(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+def test_the_desired_number_survives_the_death_of_maintenance(
+    queue: Queue, fleet: Start, eventually: Eventually
+) -> None:
     one = fleet(count=1)
     scale(to=2)
-    keeper_of(one, queue, eventually).kill()
+    maintenance_of(one, queue, eventually).kill()
     eventually(lambda: len(queue.workers()) == 2)
     scale(to=0)
-    keeper_of(one, queue, eventually).kill()
+    maintenance_of(one, queue, eventually).kill()
     eventually(lambda: not queue.workers())
     assert (row().wanted, one.process.poll()) == (0, None)
 
@@ -151,7 +155,7 @@ def test_stopping_all_ends_the_supervisors_too(queue: Queue, fleet: Start, event
     eventually(lambda: len(queue.workers()) == 2)
     worker_actions.request_state("stop", None, "person:ana")
     assert (one.process.wait(DEADLINE), two.process.wait(DEADLINE)) == (0, 0)
-    with pytest.raises(worker_actions.Unheard, match="has ended"):
+    with pytest.raises(worker_actions.Unheard, match="has stopped"):
         worker_actions.scale(row_of(one).id, "person:ana", to=1)
 
 
@@ -180,7 +184,7 @@ def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
     eventually(lambda: not queue.workers())
     with writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
-    assert one.process.wait(DEADLINE) == 1  # whoever started it may start it again
+    assert one.process.wait(DEADLINE) == 1  # so that a service manager starts it again
     assert row().stopped_at is None  # nothing is written to a newer version's tables
 
 
@@ -208,18 +212,18 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
     eventually(lambda: (queue.workers()[0].cpu_time or 0) >= before + used)
 
 
-# --- what a keeper tells ---
+# --- reports ---
 
 
-def test_a_line_of_a_keeper_is_read_as_it_was_written_and_never_torn() -> None:
-    wanted = Wanted(256, tuple(range(2**22 - 512, 2**22)), "end")
-    assert Wanted.parse(wanted.line()) == wanted
-    assert len(Wanted(256, wanted.leaving[:256], "taken over").line()) < 4096
+def test_a_report_is_read_as_it_was_written_and_fits_one_atomic_write() -> None:
+    wanted = DesiredWorkers(256, tuple(range(2**22 - 512, 2**22)), "end")
+    assert DesiredWorkers.parse(wanted.line()) == wanted
+    assert len(DesiredWorkers(256, wanted.leaving[:256], RELOCATED).line()) < 4096
 
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"3", b"[1, 2]", b'["x", [], ""]', b"[1, 2, 3]", b"\xff", b'{"a": 1}'])
 def test_anything_else_that_a_process_prints_is_passed_over(line: bytes) -> None:
-    assert Wanted.parse(line) is None
+    assert DesiredWorkers.parse(line) is None
 
 
 # --- what cannot be ---
@@ -235,14 +239,14 @@ def test_a_number_of_workers_out_of_bounds_is_refused(app: Flask, number: int) -
     assert row().wanted == 2
 
 
-def test_one_that_nobody_hears_of_is_told_so(app: Flask) -> None:
+def test_scaling_a_silent_supervisor_says_that_it_is_silent(app: Flask) -> None:
     from tests.factories import make_supervisor, make_worker
     from webapp.lib import clock
 
     one = make_supervisor(seen_at=clock.now() - clock.seconds(300))
     with pytest.raises(worker_actions.Unheard, match="has not responded"):
         worker_actions.scale(one.id, "person:ana", to=3)
-    worker = make_worker(supervisor_id=one.id)  # its keeper may be busy with something long
+    worker = make_worker(supervisor_id=one.id)  # its maintenance may be busy with something long
     assert worker_actions.scale(one.id, "person:ana", to=3).after == 3
     with pytest.raises(lifecycle.NotFound, match=f"is a worker; its supervisor is {one.id}"):
         worker_actions.scale(worker.id, "person:ana", to=3)

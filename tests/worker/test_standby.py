@@ -1,4 +1,4 @@
-"""Which thread attends to the commands while the main thread waits for the database, and what it reads then."""
+"""Which thread attends to the commands while the main thread waits for the database, and what it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop reaches a worker whenever it comes, also while it is being made; and nobody holds it up."""
+"""A worker receives a stop at any time, also while it starts, and nothing delays it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.INFO)
 from webapp.config import load
 from webapp.db import engines
-from worker.supervisor import signal_pipe, supervisor
+from worker.supervisor import signal_pipe
+from worker.supervisor import supervisor
 {so}
 sys.exit(supervisor.run(load()))
 """
 # As on a machine so busy that a fork needs a second before it has handlers of its own.
 _SLOW_FORKS = """
-leave = signal_pipe.SignalPipe.leave
-signal_pipe.SignalPipe.leave = lambda self: (print("forked", flush=True), time.sleep(1), leave(self))
+detach = signal_pipe.SignalPipe.detach
+signal_pipe.SignalPipe.detach = lambda self: (print("forked", flush=True), time.sleep(1), detach(self))
 """
 # As from a server that has one connection left for each of them.
 _NO_SECOND_CONNECTION = """
@@ -62,7 +63,7 @@ def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
 ) -> None:
     log = tmp_path / "log"
     with supervisor(log, _SLOW_FORKS) as process:
-        eventually(lambda: log.read_text().count("forked") == 2)  # the keeper and the worker
+        eventually(lambda: log.read_text().count("forked") == 2)  # the maintenance process and the worker
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, log.read_text()
 
@@ -87,18 +88,18 @@ def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
 
 # On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
 @pytest.mark.only("postgresql")
-def test_a_keeper_that_stands_still_holds_up_no_stop(
+def test_a_suspended_maintenance_process_does_not_delay_a_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log = tmp_path / "log"
-    with supervisor(log, "supervisor.KEEPER_GRACE, supervisor.KEEPER_LOOK = 0.5, 3600.0") as process:
+    with supervisor(log, "supervisor.MAINTENANCE_GRACE, supervisor.MAINTENANCE_CHECK = 0.5, 3600.0") as process:
         [worker] = eventually(queue.workers)
-        [keeper] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
-        os.kill(keeper, signal.SIGSTOP)
+        [maintenance] = [child.pid for child in psutil.Process(process.pid).children() if child.pid != worker.pid]
+        os.kill(maintenance, signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0, log.read_text()
-        assert f"keeper (pid {keeper}) did not end in time and is killed" in log.read_text()
-        assert not psutil.pid_exists(keeper)
+        assert f"maintenance (pid {maintenance}) did not end in time and is killed" in log.read_text()
+        assert not psutil.pid_exists(maintenance)
 
 
 def test_a_worker_that_can_have_no_connection_for_its_heartbeat_takes_no_job(

@@ -1,4 +1,4 @@
-"""What wakes an idle worker: the doorbell of those who store work, and not everything that is written."""
+"""What wakes an idle worker: the signal for new work, but not every write."""
 
 from __future__ import annotations
 
@@ -15,51 +15,49 @@ from webapp.core import wakeup_signal
 from webapp.db import engines
 from worker.loop import wakeup
 from worker.loop.claims import Claims
-from worker.loop.wakeup_base import Wakeup
+from worker.loop.wakeup import Wakeup
 
 pytestmark = pytest.mark.only("sqlite")
 
 
 @pytest.fixture
-def bell(app: Flask, config: Config) -> Iterator[Wakeup]:
-    one = wakeup.of(config, selects=True)
-    assert one.descriptor() is not None, "these tests are about the bell, which is heard on Linux"
+def signal(app: Flask, config: Config) -> Iterator[Wakeup]:
+    one = wakeup.for_sqlite(config, selects=True)
+    assert one.descriptor() is not None, "these tests need the file watch of Linux"
     yield one
     one.close()
 
 
-def rings(bell: Wakeup) -> bool:
-    """Whether whoever waits is woken, now; what it has heard is forgotten."""
-    descriptor = bell.descriptor()
+def is_signalled(signal: Wakeup) -> bool:
+    """Whether there is a signal now; resets it."""
+    descriptor = signal.descriptor()
     assert descriptor is not None
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     woken = bool(poll.poll(0))
-    assert bell.rang() is woken
+    assert signal.signalled() is woken
     return woken
 
 
-def test_it_rings_for_each_job_that_is_stored(bell: Wakeup, queue: Queue) -> None:
-    assert not rings(bell)
+def test_each_stored_job_sends_a_signal(signal: Wakeup, queue: Queue) -> None:
+    assert not is_signalled(signal)
     queue.enqueue("true")
-    assert rings(bell)
-    assert not rings(bell)
+    assert is_signalled(signal)
+    assert not is_signalled(signal)
     queue.enqueue("true")
-    assert rings(bell)
+    assert is_signalled(signal)
 
 
-def test_it_rings_when_people_change_what_workers_may_do(bell: Wakeup, queue: Queue) -> None:
+def test_changes_by_people_send_a_signal(signal: Wakeup, queue: Queue) -> None:
     queue.set(max_retries=1)
-    assert rings(bell)
+    assert is_signalled(signal)
 
 
-def test_housekeeping_and_what_workers_write_for_themselves_ring_nobody(
-    bell: Wakeup, worker_writes: Callable[[], None]
-) -> None:
+def test_maintenance_and_workers_own_writes_send_no_signal(signal: Wakeup, worker_writes: Callable[[], None]) -> None:
     with engines.writing(wakes_workers=False):
         pass
     worker_writes()
-    assert not rings(bell)
+    assert not is_signalled(signal)
 
 
 @pytest.fixture
@@ -74,14 +72,14 @@ def worker_writes(app: Flask) -> Iterator[Callable[[], None]]:
     connection.close()
 
 
-def test_a_bell_that_somebody_replaced_is_heard_again(bell: Wakeup, config: Config, queue: Queue) -> None:
+def test_a_wakeup_file_that_was_replaced_is_watched_again(signal: Wakeup, config: Config, queue: Queue) -> None:
     wakeup_signal.path_of(config).unlink()
-    assert rings(bell), "the waiting must end, for it waits for a file that is gone"
-    assert bell.descriptor() is not None  # as before the next wait
+    assert is_signalled(signal), "the waiting must end, for it waits for a file that is gone"
+    assert signal.descriptor() is not None  # as before the next wait
     assert wakeup_signal.path_of(config).exists()
-    bell.rang()
+    signal.signalled()
     queue.enqueue("true")
-    assert rings(bell)
+    assert is_signalled(signal)
 
 
 def test_without_a_bell_enqueue_does_what_it_must(app: Flask, config: Config, queue: Queue) -> None:
@@ -89,12 +87,12 @@ def test_without_a_bell_enqueue_does_what_it_must(app: Flask, config: Config, qu
     assert queue.job(queue.enqueue("true")).state == "pending"
 
 
-def test_where_nobody_can_wait_for_a_bell_the_commits_are_looked_at(app: Flask, config: Config, queue: Queue) -> None:
-    looking = wakeup.of(config, selects=False)
+def test_without_a_descriptor_the_data_version_is_read(app: Flask, config: Config, queue: Queue) -> None:
+    looking = wakeup.for_sqlite(config, selects=False)
     assert looking.descriptor() is None
-    assert looking.look_every < 0.1
-    assert not looking.rang()
+    assert looking.poll_every < 0.1
+    assert not looking.signalled()
     queue.enqueue("true")
-    assert looking.rang()
-    assert not looking.rang()
+    assert looking.signalled()
+    assert not looking.signalled()
     looking.close()

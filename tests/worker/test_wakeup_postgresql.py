@@ -1,4 +1,4 @@
-"""LISTEN on PostgreSQL: an idle worker is told of work, notices when it is not told any more, and says so."""
+"""LISTEN on PostgreSQL: an idle worker is notified, detects missing notifications, and logs that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from webapp.core.transaction import Connection
 from webapp.db import engines as db
 from webapp.lib import clock
 from worker.loop import wakeup_postgresql
-from worker.loop.wakeup_base import BLIND_LOOK, SLOW_LOOK
+from worker.loop.wakeup import CHECK_EVERY, CHECK_EVERY_WITHOUT_SIGNALS
 from worker.loop.wakeup_postgresql import Notified
 
 pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
@@ -55,7 +55,7 @@ class Listening:
 
     @property
     def hears(self) -> bool:
-        return self.wakeup.slow_look == SLOW_LOOK
+        return self.wakeup.check_every == CHECK_EVERY
 
     def end(self) -> None:
         self._ended.set()
@@ -67,9 +67,9 @@ class Listening:
 @pytest.fixture
 def listening(app: Flask, eventually: Callable[..., Any]) -> Iterator[Listening]:
     one = Listening(app)
-    assert one.wakeup.slow_look == BLIND_LOOK, "it does not trust what it has not heard"
+    assert one.wakeup.check_every == CHECK_EVERY_WITHOUT_SIGNALS, "it does not trust what it has not heard"
     eventually(lambda: one.hears)
-    one.wakeup.rang()
+    one.wakeup.signalled()
     yield one
     one.end()
 
@@ -78,16 +78,16 @@ def test_it_rings_for_each_job_that_is_stored(
     listening: Listening, queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     for _ in range(2):
-        assert not listening.wakeup.rang()
+        assert not listening.wakeup.signalled()
         queue.enqueue("true")
-        eventually(listening.wakeup.rang)
+        eventually(listening.wakeup.signalled)
 
 
 def test_it_rings_when_people_change_what_workers_may_do(
     listening: Listening, queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     queue.set(max_retries=1)
-    eventually(listening.wakeup.rang)
+    eventually(listening.wakeup.signalled)
 
 
 def test_it_rings_for_nothing_that_was_rolled_back(
@@ -97,9 +97,9 @@ def test_it_rings_for_nothing_that_was_rolled_back(
         raise ZeroDivisionError
     with db.writing(wakes_workers=False):
         pass
-    assert not listening.wakeup.rang()
+    assert not listening.wakeup.signalled()
     queue.enqueue("true")  # what is notified arrives in order: had they rung, this would be the second
-    eventually(listening.wakeup.rang)
+    eventually(listening.wakeup.signalled)
 
 
 def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
@@ -108,11 +108,11 @@ def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
     before = listening.connection.driver
     pid = before.info.backend_pid
     execute(postgresql_server, f"SELECT pg_terminate_backend({pid})")
-    eventually(listening.wakeup.rang)
+    eventually(listening.wakeup.signalled)
     eventually(lambda: listening.hears and listening.connection.driver is not before)
-    listening.wakeup.rang()
+    listening.wakeup.signalled()
     queue.enqueue("true")
-    eventually(listening.wakeup.rang)
+    eventually(listening.wakeup.signalled)
 
 
 def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a_second(
@@ -126,7 +126,7 @@ def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a
     caplog.set_level(logging.WARNING)
     one = Listening(app)
     eventually(lambda: "brings no notifications" in caplog.text)
-    assert one.wakeup.slow_look == BLIND_LOOK
+    assert one.wakeup.check_every == CHECK_EVERY_WITHOUT_SIGNALS
     one.end()
 
 
@@ -146,10 +146,10 @@ def test_where_no_second_connection_can_be_had_it_listens_all_the_same(
         raise OSError("no more connections")
 
     one = Listening(app, lambda: monkeypatch.setattr(db.db.engines["worker"], "raw_connection", refuse))
-    eventually(one.wakeup.rang)
+    eventually(one.wakeup.signalled)
     assert not one.hears
     queue.enqueue("true")
-    eventually(one.wakeup.rang)
+    eventually(one.wakeup.signalled)
     one.end()
 
 
@@ -167,11 +167,11 @@ def test_no_transaction_is_open_while_a_command_runs(
 def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     """PostgreSQL allows a hundred by default."""
     queue.enqueue("true")
-    before, keeper = number("true"), 2  # it reads and writes
+    before, maintenance = number("true"), 2  # it reads and writes
     fleet(count=3)
     done = [queue.enqueue("true") for _ in range(8)]
     eventually(lambda: all(queue.job(job).state == "completed" for job in done))
-    eventually(lambda: number("true") - before == 3 * 2 + keeper)
+    eventually(lambda: number("true") - before == 3 * 2 + maintenance)
 
 
 # --- behind a pooler that hands out its connections by the transaction ---

@@ -1,4 +1,4 @@
-"""What is particular to a platform without fork. What is the same on every platform runs there, too: `both_ways`."""
+"""Behaviour of platforms without fork. Tests of common behaviour run there too, see `both_ways`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_workers_and_keeper_are_programs_of_this_checkout_whatever_the_folder(
+def test_workers_and_maintenance_process_are_programs_of_this_checkout_whatever_the_folder(
     queue: Queue, fleet: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def test_a_stranger_who_holds_a_jobs_pipes_does_not_hold_the_job(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
 ) -> None:
     fleet()
-    # It hides its parent and its environment: without subreapers nobody finds it.
+    # It hides its parent and its environment: without subreapers it cannot be found.
     hide = f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 3600' &)"
     job_id = queue.enqueue(f"{hide}; while [ ! -s {tmp_path}/pid ]; do sleep 0.02; done; echo done")
     stranger = pid_in(tmp_path / "pid")
@@ -55,7 +55,7 @@ def test_a_process_that_dies_hard_is_replaced_and_its_successor_hears_the_superv
 ) -> None:
     one = fleet()
     [worker] = queue.workers()
-    for child in psutil.Process(one.process.pid).children():  # the keeper, too
+    for child in psutil.Process(one.process.pid).children():  # the maintenance process, too
         child.kill()
     eventually(lambda: {one.id for one in queue.workers()} - {worker.id})
     assert one.text().count("(signal 9); starting another") == 2

@@ -107,7 +107,7 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
 def _going_on(session: Session) -> list[WorkerView]:
     """Live workers that are not stopping."""
     views = fleet.workers(session, settings.load(session).lease)
-    return [view for view in views if view.alive and view.worker.wish != "stop"]
+    return [view for view in views if view.alive and view.worker.requested_state != "stop"]
 
 
 @pages.get("/supervisor/<supervisor_id>")

@@ -19,7 +19,7 @@ _LOOK = f"""
 SELECT (SELECT revision FROM control) AS revision,
        ({_FIRST_DUE % "scheduled"}) AS scheduled,
        ({_FIRST_DUE % "failed"}) AS failed,
-       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS lone,
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS exclusive,
        {{now}} AS told
 """  # noqa: S608  every part is ours
 
@@ -71,7 +71,7 @@ WITH looked AS MATERIALIZED ({look}), taken AS ({take})
 SELECT looked.*, taken.* FROM looked LEFT JOIN taken ON true
 """
 _NOTHING_ELSE = """
-(SELECT revision = :revision AND NOT lone AND coalesce(least(scheduled, failed) > told, true) FROM looked)
+(SELECT revision = :revision AND NOT exclusive AND coalesce(least(scheduled, failed) > told, true) FROM looked)
 """
 
 # Without RETURNING, which makes a temporary table on SQLite.
@@ -125,7 +125,7 @@ REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish =
 REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"
 
 _IN_LABEL_SET = "queue = :queue AND requires = :requires"
-LONE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_IN_LABEL_SET} LIMIT 1"  # noqa: S608
+EXCLUSIVE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_IN_LABEL_SET} LIMIT 1"  # noqa: S608
 # Each by its own index: no index has all three states.
 _LEFT = ("state = 'pending'", "state = 'processing'", f"{INDEX_CONDITIONS['failed']} AND state = 'failed'")
 _EACH = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {_IN_LABEL_SET})" for state in _LEFT)  # noqa: S608
@@ -143,9 +143,9 @@ class Statements:
         self.look = _LOOK.format(now="NULL" if is_sqlite else f"({schema.SERVER_TIME})")
         self.promote = _PROMOTE.format(due=f"IN ({_DUE})" if is_sqlite else _FREE)
         of_one = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_IN_ONE)
-        self.pick, self.pick_lone = (of_one.format(which=which) for which in _WHICH)
+        self.pick, self.pick_exclusive = (of_one.format(which=which) for which in _WHICH)
         of_several = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED)
-        self.pick_of, self.pick_lone_of = (of_several.format(which=which) for which in _WHICH)
+        self.pick_of, self.pick_exclusive_of = (of_several.format(which=which) for which in _WHICH)
         self.claim_fast_path, self.claim_fast_path_of = (
             _FAST_PATH.format(look=self.look, take=take.replace(":now", "(SELECT told FROM looked)"))
             for take in (

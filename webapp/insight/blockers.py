@@ -50,7 +50,7 @@ class Fleet:
     @property
     def takers(self) -> list[fleet.WorkerView]:
         """Workers that take jobs: neither draining nor stopping."""
-        return [view for view in self.serving if view.worker.wish == "run"]
+        return [view for view in self.serving if view.worker.requested_state == "run"]
 
     @property
     def slots(self) -> int:
@@ -83,7 +83,7 @@ def serving(name: str, queue: Optional[Queue], alive: list[fleet.WorkerView], re
     elif not able:
         had = frozenset[str]().union(*(view.labels for view in serve))
         kind, missing = "unlabelled", tuple(label for label in labels.split(requires) if label not in had)
-    elif all(view.worker.wish != "run" for view in able):
+    elif all(view.worker.requested_state != "run" for view in able):
         kind = "quiet"
     found = Obstacle(kind, name, requires, missing, alive=alive, serving=able or serve) if kind else None
     return Fleet(found, able)

@@ -48,7 +48,7 @@ class WorkerView:
             return self.worker.state
         if not self.alive:
             return "silent"
-        return {"run": "running", "quiet": "quiet", "stop": "stopping"}[self.worker.wish]
+        return {"run": "running", "quiet": "quiet", "stop": "stopping"}[self.worker.requested_state]
 
 
 def workers(session: Session, lease: float, *, ended_since: Optional[int] = None) -> list[WorkerView]:
@@ -111,7 +111,7 @@ class SupervisorView:
     @property
     def staying(self) -> int:
         """How many of its workers were not asked to stop."""
-        return sum(view.worker.wish != "stop" for view in self.workers)
+        return sum(view.worker.requested_state != "stop" for view in self.workers)
 
     @property
     def busy(self) -> int:

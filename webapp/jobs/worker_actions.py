@@ -47,8 +47,10 @@ def request_state(requested: str, ids: Optional[Sequence[str]], actor: str) -> O
         if requested == "stop":
             _lower_wanted(session, ids)
         named = RUNNING if ids is None else Worker.id.in_(ids)
-        asked = RUNNING if requested == "stop" else RUNNING & (Worker.wish != "stop")
-        rows = session.scalars(update(Worker).where(named, asked).values(wish=requested).returning(Worker.id)).all()
+        asked = RUNNING if requested == "stop" else RUNNING & (Worker.requested_state != "stop")
+        rows = session.scalars(
+            update(Worker).where(named, asked).values(requested_state=requested).returning(Worker.id)
+        ).all()
         outcome.moved = sorted(rows)
         states = {
             row.id: "stopping" if row.state == "running" else row.state
@@ -64,7 +66,7 @@ def _lower_wanted(session: Session, ids: Optional[Sequence[str]]) -> None:
     if ids is None:
         session.execute(update(Supervisor).where(Supervisor.stopped_at.is_(None)).values(stopped_at=clock.now()))
         return
-    stay = Worker.id.in_(ids), RUNNING, Worker.wish != "stop"
+    stay = Worker.id.in_(ids), RUNNING, Worker.requested_state != "stop"
     rows = session.scalars(select(Worker.supervisor_id).where(*stay).with_for_update())
     for supervisor_id, number in Counter(rows).items():
         fewer = case((Supervisor.wanted > number, Supervisor.wanted - number), else_=0)
@@ -73,8 +75,8 @@ def _lower_wanted(session: Session, ids: Optional[Sequence[str]]) -> None:
 
 def request_stop(session: Session, worker_ids: Sequence[str], actor: str) -> list[str]:
     """Ask workers to stop because their supervisor scales down. Returns those that were not asked before."""
-    asked = Worker.id.in_(worker_ids), RUNNING, Worker.wish != "stop"
-    rows = sorted(session.scalars(update(Worker).where(*asked).values(wish="stop").returning(Worker.id)))
+    asked = Worker.id.in_(worker_ids), RUNNING, Worker.requested_state != "stop"
+    rows = sorted(session.scalars(update(Worker).where(*asked).values(requested_state="stop").returning(Worker.id)))
     _record(session, "stop", rows, actor)
     return rows
 

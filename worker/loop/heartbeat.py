@@ -1,7 +1,4 @@
-"""A worker's own row: that it is there, that it lives, that it left. In few plain statements on its own connections.
-
-The ORM would do this as well, but to have it awake in every worker costs each of them 10 MiB of its own.
-"""
+"""A worker's own row: registered, alive, left. Plain statements, because the ORM costs each worker 10 MiB."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from webapp.core.relocated import Relocated
 from webapp.core.statements import EVENT
@@ -19,17 +16,17 @@ from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.version import __version__
 from worker import processes
-from worker.assignment import Assignment
 from worker.loop.dispatcher import Dispatcher
-from worker.loop.wakeup_base import Wakeup
+from worker.loop.wakeup import Wakeup
+from worker.messages import Assignment
 
-BEATS = 4  # in the time of a lease
+BEATS_PER_LEASE = 4
 LONGEST_PAUSE = 10.0  # seconds between two beats
-RETRY = 0.2  # seconds between two tries to write the last word
+DEREGISTER_RETRY = 0.2  # seconds between two tries
 
 log = logging.getLogger("queuectl.worker")
 
-# That the supervisor has its row, before anybody sees a worker of it. One that drains has none: it is not to be scaled.
+# A supervisor has its row before its first worker. One that drains has none, because it cannot be scaled.
 ANNOUNCE = """
 INSERT INTO supervisors (id, host, pid, version, slots, queues, labels, wanted, started_at, seen_at)
 VALUES (:id, :host, :pid, :version, :slots, :queues, :labels, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
@@ -70,24 +67,19 @@ def supervisor_row(assignment: Assignment) -> dict[str, Any]:
 
 
 def register(connection: Connection, worker_id: str, assignment: Assignment) -> None:
-    """Write that this worker is there, and its supervisor, should nobody have done so yet."""
-    values = {
-        **supervisor_row(assignment),
-        "id": worker_id,
-        "supervisor": assignment.supervisor_id,
-        "pid": os.getpid(),
-        "pid_started": processes.started(os.getpid()),
-        "boot_id": processes.boot_id(),
-    }
+    """Insert this worker's row, and its supervisor's if it is missing."""
+    supervisor = supervisor_row(assignment)
     with connection.transaction() as transaction:
         if not assignment.drain:
-            transaction.execute(ANNOUNCE, supervisor_row(assignment))
-        transaction.execute(_REGISTER, values)
+            transaction.execute(ANNOUNCE, supervisor)
+        own = {"id": worker_id, "supervisor": assignment.supervisor_id, "pid": os.getpid()}
+        own.update(pid_started=processes.started(os.getpid()), boot_id=processes.boot_id())
+        transaction.execute(_REGISTER, {**supervisor, **own})
         _record(transaction, "start", worker_id)
 
 
 def deregister(connection: Connection, worker_id: str, dispatcher: Dispatcher, within: float) -> None:
-    """Write that it left in good order, unless it was taken for dead before; try for so many seconds."""
+    """Record that this worker stopped, unless it was marked lost before. Retry for `within` seconds."""
     values = {
         "id": worker_id,
         "now": clock.now(),
@@ -95,24 +87,19 @@ def deregister(connection: Connection, worker_id: str, dispatcher: Dispatcher, w
         "failed": dispatcher.failed,
     }
     until = time.monotonic() + within
-    while (error := _write_end(connection, values)) is not None:
-        if time.monotonic() > until:
-            log.warning("worker %s cannot write that it left: %s", worker_id, error)
+    while True:
+        try:
+            with connection.transaction() as transaction:
+                if transaction.execute(_DEREGISTER, values).rowcount == 1:
+                    _record(transaction, "stop", worker_id)
             return
-        time.sleep(RETRY)
+        except connection.errors as error:
+            if time.monotonic() > until:
+                log.warning("worker %s cannot record that it stopped: %s", worker_id, str(error).strip())
+                return
+        time.sleep(DEREGISTER_RETRY)
         with contextlib.suppress(*connection.errors):
             connection.reconnect()
-
-
-def _write_end(connection: Connection, values: dict[str, Any]) -> Optional[str]:
-    """Returns what was wrong."""
-    try:
-        with connection.transaction() as transaction:
-            if transaction.execute(_DEREGISTER, values).rowcount == 1:
-                _record(transaction, "stop", values["id"])
-    except connection.errors as error:
-        return str(error).strip()
-    return None
 
 
 def _record(transaction: Transaction, verb: str, worker_id: str) -> None:
@@ -122,9 +109,9 @@ def _record(transaction: Transaction, verb: str, worker_id: str) -> None:
 
 
 class Heartbeat(threading.Thread):
-    """Counts on the worker's row, on a connection of its own, so that whoever watches it knows that it lives.
+    """Counts up a number on the worker's row, on its own connection, to show that the worker is alive.
 
-    Between two beats it has the worker's wakeup listen on that connection, where there is something to be heard.
+    Between two beats the worker's wakeup listens on that connection.
     """
 
     def __init__(
@@ -135,7 +122,7 @@ class Heartbeat(threading.Thread):
         wakeup: Wakeup,
         wake_main: Callable[[], object],
     ) -> None:
-        """`connection` is its own from then on. A worker that cannot have two is not to take jobs with one."""
+        """Create the thread; it then owns `connection`. The caller opens it, so that a failure ends the worker."""
         super().__init__(name="heartbeat", daemon=True)
         self._connection = connection
         self._worker_id = worker_id
@@ -152,27 +139,28 @@ class Heartbeat(threading.Thread):
         due = time.monotonic() + self._pause()
         while not self._ended.is_set():
             if time.monotonic() >= due:
+                alive = True
                 try:
-                    alive = self._beat(connection)
+                    alive = self._beat()
                 except Relocated as moved:
                     self._dispatcher.leave(moved)
                     alive = False
                 except connection.errors:
                     with contextlib.suppress(*connection.errors):
                         connection.reconnect()
-                    alive = True
                 if not alive:
                     self._dispatcher.expired = True
                     self._wake_main()
                     return
                 due = time.monotonic() + self._pause()
             if not self._wakeup.listen(connection, self._ended, max(0.0, due - time.monotonic())):
-                due = 0.0  # the next beat connects anew
+                due = 0.0  # the next beat reconnects
 
     def _pause(self) -> float:
-        return min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS)
+        return min(LONGEST_PAUSE, self._dispatcher.settings.lease / BEATS_PER_LEASE)
 
-    def _beat(self, connection: Connection) -> bool:
+    def _beat(self) -> bool:
+        """False if the row is gone or marked as lost."""
         cpu_time, memory = processes.usage()
         values = {
             "now": clock.now(),
@@ -182,5 +170,5 @@ class Heartbeat(threading.Thread):
             "memory": memory,
             "id": self._worker_id,
         }
-        with connection.transaction() as transaction:
+        with self._connection.transaction() as transaction:
             return bool(transaction.execute(_BEAT, values).rowcount == 1)

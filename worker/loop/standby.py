@@ -1,13 +1,12 @@
-"""Stands in for a worker's main thread while that thread waits for the database.
+"""The thread that replaces a worker's main thread while that thread waits for the database.
 
-The main thread both attends to the commands and takes turns at the database, because handing each job from one thread
-to another and back costs as much as claiming it. But a turn may take long: another process holds the lock, the disk
-hangs. Time limits, cancellations and the supervisor's orders must work all the same. So the thread that holds the baton
-attends to the commands: the main thread except during its turns, and this thread when a turn takes long.
+The main thread both attends to commands and takes turns at the database, because passing each job between two threads
+costs as much as claiming it. But a turn may take long: another process holds the lock, or the disk hangs. Time limits,
+cancellations and messages from the supervisor must work all the same. So the thread that holds the baton attends to
+the commands: the main thread except during its turns, and this thread when a turn takes long.
 
-When a turn is stuck, the cancelled jobs are read as well: a read needs no lock. That read may block too, when the
-server or the disk does not answer, and nothing can end it. So it has a thread of its own, which is made when it is
-needed and ends with the turn. While no command runs, nothing happens here.
+During a stuck turn, a third thread reads which jobs were cancelled; a read needs no lock. It has its own thread because
+nothing can end a read that blocks. While no command runs, nothing happens here.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ class Standby(threading.Thread):
         worker_id: str,
         stop: Callable[[set[str]], object],
     ) -> None:
-        """Make the thread; it is not started.
+        """Create the thread without starting it.
 
         Args:
             attend: attends to the commands and waits at most so many seconds; the thread with the baton calls it.
             wake: ends that wait, from any thread.
-            connect: makes a connection for reading which jobs of this worker were cancelled.
-            stop: gets the tokens of these jobs, some of them again, on another thread.
+            connect: opens the connection for reading which jobs were cancelled.
+            stop: receives their tokens, on another thread, the same ones repeatedly.
         """
         super().__init__(name="standby", daemon=True)
         self._attend = attend
@@ -64,19 +63,19 @@ class Standby(threading.Thread):
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """What the main thread does in this block may take long."""
+        """The main thread's turn at the database."""
         self._turn_began = time.monotonic()
         self._baton.release()
         try:
             yield
         finally:
             self._turn_began = None
-            if self.stands_in:  # set before it looks at `_turn_began`: either it sees the end, or it is woken
+            if self.stands_in:  # this thread sets it before it reads `_turn_began`, so it sees the end or is woken
                 self._wake()
             self._baton.acquire()
 
     def need(self, needed: bool) -> None:
-        """Say whether any command runs."""
+        """Set whether any command runs."""
         if needed and not self._needed.is_set():
             self._needed.set()
         elif not needed and self._needed.is_set():
@@ -85,11 +84,11 @@ class Standby(threading.Thread):
     def run(self) -> None:
         while self._needed.wait():
             time.sleep(STAND_IN_AFTER)
-            if self._lasts(STAND_IN_AFTER):
+            if self._turn_lasts(STAND_IN_AFTER):
                 with self._baton:
                     self._stand_in()
 
-    def _lasts(self, seconds: float) -> bool:
+    def _turn_lasts(self, seconds: float) -> bool:
         began = self._turn_began
         return began is not None and time.monotonic() - began >= seconds
 
@@ -98,24 +97,23 @@ class Standby(threading.Thread):
         try:
             while self._turn_began is not None:
                 self._attend(STAND_IN_AFTER)
-                if self._lasts(STUCK_AFTER):
+                if self._turn_lasts(STUCK_AFTER):
                     self._keep_reading()
         except Exception:
-            log.exception("the commands were not attended to while the database was busy")
+            log.exception("attending to the commands failed while the database was busy")
         finally:
             self.stands_in = False
 
     def _keep_reading(self) -> None:
-        """See that a thread reads the cancelled jobs. If it could not read and ended, start another one."""
+        """Start a thread that reads the cancelled jobs, if none runs."""
         if time.monotonic() < self._read_at or (self._reader is not None and self._reader.is_alive()):
             return
         self._read_at = time.monotonic() + READ_EVERY
         self._reader = threading.Thread(target=self._read_cancelled, name="cancelled", daemon=True)
-        with suppress(RuntimeError):  # this user may start no more threads: tried again
+        with suppress(RuntimeError):  # the thread limit is reached: tried again
             self._reader.start()
 
     def _read_cancelled(self) -> None:
-        """Takes no lock. The connection is made when it is needed, which hardly ever happens."""
         try:
             with closing(self._connect()) as connection:
                 while self.stands_in:
@@ -123,5 +121,5 @@ class Standby(threading.Thread):
                     if tokens:
                         self._stop(tokens)
                     time.sleep(READ_EVERY)
-        except Exception as error:  # the main thread reports what is wrong with the database
+        except Exception as error:  # the main thread reports problems with the database
             log.debug("cannot read which jobs were cancelled: %s", error)

@@ -1,45 +1,82 @@
-"""How an idle worker learns that there is work: at once where the platform can tell, by a slow look behind it.
+"""How an idle worker learns about new work. A periodic check covers missed signals.
 
-On SQLite under Linux an inotify watch on the doorbell (see `webapp/core/wakeup_signal.py`) tells within a few tenths of a
-millisecond and costs no CPU; elsewhere on SQLite a look at `PRAGMA data_version` every 50 ms. The doorbell rings before
-the commit can be seen, so whoever wakes must go straight to a write transaction, which waits for it, and not to a read
-first. PostgreSQL notifies (`worker/loop/wakeup_postgresql.py`).
+- SQLite on Linux: an inotify watch on the wake-up file (`webapp/core/wakeup_signal.py`). It takes a few tenths of a
+  millisecond and no CPU. The signal comes before the commit is visible, so a woken worker must begin a write
+  transaction, which waits for that commit, and not a read.
+- SQLite elsewhere: read `PRAGMA data_version` every 50 ms.
+- PostgreSQL: `worker/loop/wakeup_postgresql.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
-from pathlib import Path
+import threading
 from typing import Any, Optional
 
 from webapp.config import Config
 from webapp.core import wakeup_signal
-from worker.loop.wakeup_base import VERSION_LOOK, Wakeup
-from worker.loop.wakeup_postgresql import Notified
+from webapp.core.transaction import Connection
+
+CHECK_EVERY = 10.0  # seconds between checks for work while signals arrive
+CHECK_EVERY_WITHOUT_SIGNALS = 0.5  # the same while no signals arrive
+READ_VERSION_EVERY = 0.05  # seconds between reads of the data version
 
 
-def of(config: Config, *, selects: bool) -> Wakeup:
-    """The best that there is; `selects`: whether the worker can wait for a descriptor."""
-    if not config.is_sqlite:
-        return Notified(selects=selects)
+class Wakeup:
+    """Tells a worker that there may be new work.
+
+    Attributes:
+        poll_every: seconds between calls of `signalled`, if there is no descriptor.
+    """
+
+    poll_every = math.inf
+
+    @property
+    def check_every(self) -> float:
+        """Seconds between checks for work without a signal."""
+        return CHECK_EVERY
+
+    def descriptor(self) -> Optional[int]:
+        """A descriptor that becomes readable when there is a signal; None if there is none."""
+        return None
+
+    def signalled(self) -> bool:
+        """Whether there was a signal since the last call."""
+        return False
+
+    def listen(self, connection: Connection, ended: threading.Event, seconds: float) -> bool:
+        """Wait for so many seconds or until `ended`, and receive signals on this connection.
+
+        Returns False, and earlier, if the connection fails.
+        """
+        del connection
+        ended.wait(seconds)
+        return True
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+def for_sqlite(config: Config, *, selects: bool) -> Wakeup:
+    """The best way on this platform. `selects`: whether the caller can wait for a descriptor."""
     if selects and sys.platform.startswith("linux"):
-        try:
-            return _Watching(config)
-        except (ImportError, OSError):  # no more watches for this user, or a file system that has none
-            pass
-    return _Looking(config.sqlite_path)
+        # This user has no more watches, or the file system has none.
+        with contextlib.suppress(ImportError, OSError):
+            return _FileWatch(config)
+    return _VersionCheck(config)
 
 
-class _Watching(Wakeup):
-    """inotify. The bell is another file whenever somebody took it away: then the watch would wait for nothing."""
+class _FileWatch(Wakeup):
+    """inotify. If the wake-up file is deleted, a new one is made and watched."""
 
     def __init__(self, config: Config) -> None:
         from inotify_simple import INotify
 
         self._config = config
-        self._bell = wakeup_signal.path_of(config)
+        self._file = wakeup_signal.path_of(config)
         self._watched = 0
         self._inotify = INotify(nonblocking=True)
         try:
@@ -49,14 +86,14 @@ class _Watching(Wakeup):
             raise
 
     def descriptor(self) -> Optional[int]:
-        if _inode(self._bell) != self._watched:
-            with contextlib.suppress(OSError):  # its folder is gone for now: tried again before the next wait
+        if self._inode() != self._watched:
+            with contextlib.suppress(OSError):  # its folder is missing: tried again before the next wait
                 self._watch()
         return int(self._inotify.fileno())
 
-    def rang(self) -> bool:
+    def signalled(self) -> bool:
         try:
-            return bool(os.read(self._inotify.fileno(), 4096))  # what exactly happened does not matter
+            return bool(os.read(self._inotify.fileno(), 4096))
         except BlockingIOError:
             return False
 
@@ -64,45 +101,44 @@ class _Watching(Wakeup):
         from inotify_simple import flags
 
         wakeup_signal.install(self._config)
-        found = _inode(self._bell)
-        # ATTRIB: it was unlinked, which ends a wait so that the next one watches its successor.
-        self._inotify.add_watch(str(self._bell), flags.OPEN | flags.ATTRIB)
+        found = self._inode()
+        # ATTRIB: a deletion ends the wait, and the next wait watches the new file.
+        self._inotify.add_watch(str(self._file), flags.OPEN | flags.ATTRIB)
         self._watched = found
+
+    def _inode(self) -> int:
+        try:
+            return os.stat(self._file).st_ino
+        except OSError:
+            return 0
 
     def close(self) -> None:
         self._inotify.close()
 
 
-class _Looking(Wakeup):
-    """A look at the data version now and then. Runs everywhere."""
+class _VersionCheck(Wakeup):
+    """Reads the data version. Works on every platform."""
 
-    look_every = VERSION_LOOK
+    poll_every = READ_VERSION_EVERY
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, config: Config) -> None:
         from webapp.db.engines import sqlite
 
         self._errors = sqlite.Error
-        self._connection: Any = sqlite.connect(f"{database.as_uri()}?mode=ro", uri=True)
-        self._seen = self._look()
+        self._connection: Any = sqlite.connect(f"{config.sqlite_path.as_uri()}?mode=ro", uri=True)
+        self._seen = self._version()
 
-    def _look(self) -> Optional[int]:
+    def _version(self) -> Optional[int]:
         row = self._connection.execute("PRAGMA data_version").fetchone()
         return row[0] if row else None
 
-    def rang(self) -> bool:
+    def signalled(self) -> bool:
         before = self._seen
         try:
-            self._seen = self._look()
-        except self._errors:  # what is wrong, the claim that follows tells
+            self._seen = self._version()
+        except self._errors:  # the claim that follows reports what is wrong
             return True
         return before != self._seen
 
     def close(self) -> None:
         self._connection.close()
-
-
-def _inode(file: Path) -> int:
-    try:
-        return os.stat(file).st_ino
-    except OSError:
-        return 0

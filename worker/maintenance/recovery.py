@@ -1,8 +1,7 @@
-"""What becomes of jobs whose worker died: first their claim is taken over, then what still runs is ended, then they go
-back to the queue.
+"""Recovers jobs of dead workers: take over their claims, end their commands, then requeue them.
 
-In that order: a worker that was only stopped wakes up without a claim, and nothing of its attempt goes on beside the
-next one. A keeper that dies in between leaves jobs that the next look finds again.
+In this order, a worker that was only suspended resumes without a claim, and no two attempts of a job run at the same
+time. If this process dies in between, the next tick finds the same jobs.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from webapp.lib.stream_runs import encode_runs
 from worker import processes
 from worker.runner import failure_text
 
-log = logging.getLogger("queuectl.keeper")
+log = logging.getLogger("queuectl.maintenance")
 
-PATIENCE = 2.0  # seconds for the write lock; the next look finds the same jobs again
-POISON_LIMIT = 3  # workers that a job may cost, running alone in each, before it is buried
-_SEIZED = "seized:"  # stands before a token that a keeper took over, so that the old one is still known
+LOCK_TIMEOUT = 2.0  # seconds to wait for the write lock; the next tick finds the same jobs
+POISON_LIMIT = 3  # workers that a job may crash while it runs exclusively, before it becomes a dead letter
+_SEIZED = "seized:"  # prefix of a token that maintenance took over; the rest is the old token
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,26 @@ class _Orphan:
     def first_token(self) -> str:
         return self.token.removeprefix(_SEIZED)
 
+    @property
+    def was_here(self) -> bool:
+        """Whether its command can be found on this machine."""
+        return self.worker is None or processes.is_here(self.worker.host, self.worker.boot_id)
+
 
 def recover_orphans() -> int:
-    """Find jobs whose worker no longer runs, end what is left of their commands, and lose them. Returns how many."""
+    """Find jobs whose worker does not run, end their commands, and move them on. Returns how many."""
     with reading() as session:
         orphans = _orphans(session)
     if orphans:
         orphans = _seize(orphans)
     if not orphans:
         return 0
-    here = [one for one in orphans if one.worker is None or _was_here(one.worker)]
+    here = [one for one in orphans if one.was_here]
     for worker in {one.worker.id: one.worker for one in here if one.worker is not None}.values():
         processes.kill_exactly(worker.pid, worker.pid_started)
     ended = processes.end_tokens([one.first_token for one in here]) if here else True
-    with writing(PATIENCE) as session:
-        return sum(_lose(session, one, verified=ended and one in here) for one in orphans)
+    with writing(LOCK_TIMEOUT) as session:
+        return sum(_lose(session, one, verified=ended and one.was_here) for one in orphans)
 
 
 def _orphans(session: Session) -> list[_Orphan]:
@@ -70,13 +74,13 @@ def _orphans(session: Session) -> list[_Orphan]:
 
 
 def _seize(orphans: list[_Orphan]) -> list[_Orphan]:
-    """Take over their claims; return those whose claims are taken over.
+    """Take over their claims; return those that succeeded.
 
-    On PostgreSQL a machine that was cut off in the middle of a transaction still holds rows: a later look takes them.
+    On PostgreSQL a machine that lost its connection during a transaction may still lock rows: a later tick gets them.
     """
-    with writing(PATIENCE) as session:
-        there = select(Job.seq).where(Job.seq.in_([one.seq for one in orphans]), in_state("processing"))
-        free = set(session.scalars(there.with_for_update(skip_locked=True)))
+    with writing(LOCK_TIMEOUT) as session:
+        existing = select(Job.seq).where(Job.seq.in_([one.seq for one in orphans]), in_state("processing"))
+        free = set(session.scalars(existing.with_for_update(skip_locked=True)))
         orphans = [one for one in orphans if one.seq in free]
         for one in orphans:
             session.execute(
@@ -87,18 +91,13 @@ def _seize(orphans: list[_Orphan]) -> list[_Orphan]:
         return orphans
 
 
-def _was_here(worker: Worker) -> bool:
-    return processes.is_here(worker.host, worker.boot_id)
-
-
 def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
-    """Move one job on: back to pending, cancelled where that was asked, dead where it cost too many workers."""
+    """Move one job on: to pending, to cancelled if that was requested, or to dead after too many crashes."""
     job = session.get(Job, orphan.seq, with_for_update=True)
     if job is None or job.state != "processing" or job.token != _SEIZED + orphan.first_token:
-        return False  # another keeper was first
+        return False  # another maintenance process was first
     now = clock.now()
-    alone = job.losses > 0  # after a loss a job runs alone: then this loss is its own doing
-    lone_losses = job.lone_losses + alone
+    lone_losses = job.lone_losses + (job.losses > 0)  # after its first loss a job runs exclusively
     if job.cancel_requested_at is not None:
         verb = "settle_cancel"
     elif lone_losses >= POISON_LIMIT:
@@ -108,56 +107,8 @@ def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
     error = _explain(orphan.worker, verified)
     if verb == "bury":
         error += f". Poison job: {job.losses + 1} workers crashed on it, {lone_losses} of them while it ran alone"
-    session.execute(insert(Attempt).values(_attempt(session, job, error, now)))
-    if verb == "bury":
-        tail = failure_text.tail(job_detail.live_output(session, job.seq, job.attempts).data)
-        session.merge(OutputTail(job_seq=job.seq, text=tail))
-    session.execute(delete(OutputChunk).where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == job.attempts))
-    changes: dict[str, Any] = {
-        "state": ARROWS[verb].enters,
-        "changed_at": now,
-        "finished_at": None if verb == "lose" else now,
-        "losses": job.losses + 1,
-        "lone_losses": lone_losses,
-        "last_error": error,
-        "exit_code": None,
-        "error_key": failure_text.error_key("poison", "", job.command) if verb == "bury" else job.error_key,
-        "worker_id": None,
-        "token": None,
-        "cancel_requested_at": None,
-        "cancel_requested_by": None,
-    }
-    lost_by = f"worker:{job.worker_id}"
-    session.execute(
-        update(Job).where(Job.seq == job.seq, Job.token == job.token, in_state("processing")).values(changes)
-    )
-    record(session, "lose", [("job:" + job.id, job.seq)], "rule:keeper", {"text": error, "worker": lost_by})
-    lost = orphan.worker.id if orphan.worker is not None else None
-    facts = {"job": job.id, "attempt": job.attempts, "worker": lost, "state": changes["state"]}
-    words = "job %s: attempt %d was lost (%s), now %s"
-    log.warning(words, job.id, job.attempts, error, changes["state"], extra=facts)
-    return True
-
-
-def _explain(worker: Optional[Worker], verified: bool) -> str:
-    if worker is None:
-        text = "worker is gone"
-    elif _restarted(worker):
-        text = f"worker {worker.id} stopped when {worker.host} was restarted"
-    else:
-        text = f"worker {worker.id} (pid {worker.pid} on {worker.host}) crashed"
-    if not verified and not (worker is not None and _restarted(worker)):
-        text += "; its command may still be running there"
-    return text
-
-
-def _restarted(worker: Worker) -> bool:
-    return processes.was_restarted(worker.host, worker.boot_id)
-
-
-def _attempt(session: Session, job: Job, error: str, now: int) -> dict[str, Any]:
     output = job_detail.live_output(session, job.seq, job.attempts)
-    return {
+    attempt = {
         "job_seq": job.seq,
         "number": job.attempts,
         "state": "lost",
@@ -173,3 +124,45 @@ def _attempt(session: Session, job: Job, error: str, now: int) -> dict[str, Any]
         "output_dropped": output.dropped,
         "due_at": job.run_at,
     }
+    session.execute(insert(Attempt).values(attempt))
+    if verb == "bury":
+        session.merge(OutputTail(job_seq=job.seq, text=failure_text.tail(output.data)))
+    session.execute(delete(OutputChunk).where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == job.attempts))
+    times = {"changed_at": now, "finished_at": None if verb == "lose" else now}
+    _move_on(session, job, verb, error, {**times, "lone_losses": lone_losses})
+    worker_id = orphan.worker.id if orphan.worker is not None else None
+    state = ARROWS[verb].enters
+    facts = {"job": job.id, "attempt": job.attempts, "worker": worker_id, "state": state}
+    log.warning("job %s: attempt %d was lost (%s), now %s", job.id, job.attempts, error, state, extra=facts)
+    return True
+
+
+def _move_on(session: Session, job: Job, verb: str, error: str, values: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {
+        **values,
+        "state": ARROWS[verb].enters,
+        "losses": job.losses + 1,
+        "last_error": error,
+        "exit_code": None,
+        "error_key": failure_text.error_key("poison", "", job.command) if verb == "bury" else job.error_key,
+        "worker_id": None,
+        "token": None,
+        "cancel_requested_at": None,
+        "cancel_requested_by": None,
+    }
+    detail = {"text": error, "worker": f"worker:{job.worker_id}"}
+    session.execute(
+        update(Job).where(Job.seq == job.seq, Job.token == job.token, in_state("processing")).values(changes)
+    )
+    record(session, "lose", [("job:" + job.id, job.seq)], "rule:maintenance", detail)
+
+
+def _explain(worker: Optional[Worker], verified: bool) -> str:
+    restarted = worker is not None and processes.was_restarted(worker.host, worker.boot_id)
+    if worker is None:
+        text = "worker is gone"
+    elif restarted:
+        text = f"worker {worker.id} stopped when {worker.host} was restarted"
+    else:
+        text = f"worker {worker.id} (pid {worker.pid} on {worker.host}) crashed"
+    return text if verified or restarted else text + "; its command may still be running there"

@@ -1,7 +1,7 @@
-"""Control groups, of either version: those that this process is in, and those below which it may make others.
+"""Control groups, version 1 and 2: those of this process, and those in which it may create child groups.
 
-With version 2 a group that has groups below it may hold no process: ours move into one called HOUSE. That is done only
-in a group that was handed over, by systemd (`Delegate=`) or with a container, for otherwise it belongs to others.
+In version 2 a group with child groups may not hold processes: ours move into a child group called HOUSE. This happens
+only in a group that systemd (`Delegate=`) or a container delegated to us.
 See the kernel's cgroup-v2.rst and cgroup-v1, and systemd's CGROUP_DELEGATION.
 """
 
@@ -17,12 +17,12 @@ from typing import Optional
 
 log = logging.getLogger("queuectl.worker")
 
-MEMORY, PROCESSES = "memory", "pids"  # as the kernel calls what controls them
+MEMORY, PROCESSES = "memory", "pids"  # the kernel's names of the controllers
 HOUSE = "queuectl-house"
 
 
 def bases() -> dict[str, Path]:
-    """For each of the two, the group below which this process may make others, where there is one."""
+    """For each controller, the group in which this process may create child groups, if there is one."""
     found: dict[str, Path] = {}
     for what, place in offered().items():
         base = _open(place) if place.unified else place.group
@@ -32,7 +32,7 @@ def bases() -> dict[str, Path]:
 
 
 def offered() -> dict[str, _Place]:
-    """For each of the two, a group of ours that may be used. Changes nothing."""
+    """For each controller, a usable group of ours. Changes nothing."""
     with contextlib.suppress(OSError):
         return {
             what: place
@@ -50,7 +50,7 @@ class _Place:
     group: Path
     controllers: frozenset[str]
     unified: bool
-    top: bool  # nothing above its base can be seen
+    top: bool  # its base has no visible parent
 
     @property
     def base(self) -> Path:
@@ -60,7 +60,7 @@ class _Place:
 def _own_groups(proc: Path = Path("/proc/self")) -> list[_Place]:
     if not (proc / "cgroup").exists():
         return []
-    paths: dict[frozenset[str], str] = {}  # by the controllers of a hierarchy; version 2 names none
+    paths: dict[frozenset[str], str] = {}  # by the controllers of a hierarchy; version 2 lists none
     for line in (proc / "cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         paths[frozenset(names.split(",")) if names else frozenset()] = path
@@ -75,7 +75,7 @@ def _own_groups(proc: Path = Path("/proc/self")) -> list[_Place]:
         root, mounted = front.split(" ")[3:5]
         named = frozenset(options.split(","))
         own = next((path for names, path in paths.items() if bool(names) != unified and names <= named), None)
-        below = os.path.relpath(own, root) if own else ".."  # what is mounted may be a part of the hierarchy
+        below = os.path.relpath(own, root) if own else ".."  # the mount may show a part of the hierarchy
         if below.startswith(".."):
             continue
         group = Path(mounted) / below
@@ -87,10 +87,10 @@ def _own_groups(proc: Path = Path("/proc/self")) -> list[_Place]:
 
 
 def _open(place: _Place) -> Optional[Path]:
-    """Make a group of version 2 ready to have groups below it. None where it cannot be."""
+    """Prepare a group of version 2 for child groups. None if that fails."""
     wanted = " ".join(f"+{name}" for name in sorted(place.controllers & {MEMORY, PROCESSES}))
     house, error = place.base / HOUSE, None
-    for _ in range(10):  # somebody may start another process while the others move
+    for _ in range(10):  # another process may start while these move
         try:
             write(place.base / "cgroup.subtree_control", wanted)
             return place.base
@@ -115,6 +115,6 @@ def _delegated(group: Path) -> bool:
 
 
 def write(file: Path, text: str) -> None:
-    """Raises OSError: here the kernel answers by it."""
+    """Raises OSError if the kernel refuses the value."""
     with file.open("w") as opened:
         opened.write(text)

@@ -1,4 +1,4 @@
-"""How a failed attempt reads to a person, and what makes two failures alike."""
+"""The texts of failed attempts, and the fingerprint that groups similar failures."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import signal
 from webapp.lib.text import mask, plain_tail, plain_text
 from worker.runner.limits import Limits
 
-LINE_LIMIT = 300  # characters of the command's own last words that an error quotes
-TAIL_LIMIT = 2000  # bytes of a dead letter's output that can be searched
+LINE_LIMIT = 300  # characters of the last output line in an error
+TAIL_LIMIT = 2000  # bytes of a dead letter's output that search covers
 
 
 def describe_exit(code: int) -> str:
     """'exit code 127 (command not found)'."""
-    known = {126: "not executable", 127: "command not found"}
-    if code in known:
-        return f"exit code {code} ({known[code]})"
+    meaning = {126: "not executable", 127: "command not found"}.get(code)
     if 128 < code <= 128 + 64:
-        return f"exit code {code} (killed by {signal_name(code - 128)})"
-    return f"exit code {code}"
+        meaning = f"killed by {signal_name(code - 128)}"
+    return f"exit code {code} ({meaning})" if meaning else f"exit code {code}"
 
 
 def describe_signal(number: int) -> str:
@@ -34,7 +32,7 @@ def signal_name(number: int) -> str:
 
 
 def last_line(output: bytes) -> str:
-    """The last line that says anything, made safe to store and short."""
+    """The last line that is not empty, without control characters, shortened."""
     for line in reversed(output[-4096:].splitlines()):
         text = plain_text(line).strip()
         if text:
@@ -43,17 +41,17 @@ def last_line(output: bytes) -> str:
 
 
 def tail(output: bytes) -> str:
-    """The last TAIL_LIMIT bytes as plain text, to be searched: whole lines where there are any, nothing unprintable."""
+    """The last TAIL_LIMIT bytes as plain text for search: whole lines if possible."""
     return plain_tail(output, TAIL_LIMIT)
 
 
-def error_key(what: str, words: str, command: str) -> str:
-    """A key that like failures share: kind of end, last words and command, with numbers, paths and ids masked.
+def error_key(what: str, line: str, command: str) -> str:
+    """The fingerprint of similar failures: kind of end, last output line and command, without numbers, paths and ids.
 
-    `what` is 'exit 3', 'signal 9', 'timeout' …; `words` the last line of output.
+    `what` is 'exit 3', 'signal 9', 'timeout' …
     """
-    shape = "\n".join((what, mask(words), mask(command)[:200]))
-    return hashlib.sha256(shape.encode(errors="replace")).hexdigest()[:16]
+    pattern = "\n".join((what, mask(line), mask(command)[:200]))
+    return hashlib.sha256(pattern.encode(errors="replace")).hexdigest()[:16]
 
 
 def describe_limit(which: str, limits: Limits) -> str:

@@ -1,8 +1,8 @@
-"""Limits on the memory and the processes of one attempt's whole tree, where the machine has something that sets them.
+"""Limits for the memory and the number of processes of one attempt's process tree.
 
-Control groups do, of either version, where this process may make some below its own: each attempt gets one of its own.
-Where there are none, Linux has resource limits: these are for each process (memory) or for all processes of the user
-together, with those that ran at the attempt's start (processes; root is not bound). Elsewhere nothing limits.
+Each attempt gets a control group, if this process may create one. Without control groups, Linux has resource limits:
+for each process (memory), or for all processes of the user, with those that already ran (processes; not for root).
+Other platforms have no limits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _leaving: list[Path] = []
 
 @dataclass(frozen=True)
 class Limits:
-    """For one attempt: bytes, and processes with their threads. 0: no limit."""
+    """Of one attempt: memory in bytes; processes, each thread counts. 0: no limit."""
 
     memory: int
     processes: int
@@ -65,42 +65,45 @@ class ResourceLimits:
             for what, limit in ((cgroups.MEMORY, limits.memory), (cgroups.PROCESSES, limits.processes)):
                 if limit and what in bases:
                     group = bases[what] / name
-                    group.mkdir(exist_ok=True)  # both may lie in one
+                    group.mkdir(exist_ok=True)  # both limits may use the same group
                     self._groups[what] = group
-                    (_limit_memory if what == cgroups.MEMORY else _limit_processes)(group, limit)
+                    if what == cgroups.MEMORY:
+                        _limit_memory(group, limit)
+                    else:
+                        cgroups.write(group / "pids.max", str(limit))
         except OSError:
             self.remove()
             raise
 
     def enclose(self, pid: int) -> None:
-        """Put a process inside that has not begun yet; what it starts is inside, too. Raises OSError."""
+        """Add a process that has not begun yet; its children are then inside too. Raises OSError."""
         for group in set(self._groups.values()):
             cgroups.write(group / "cgroup.procs", str(pid))
         if self._rest:
             _limit_each(pid, self._rest)
 
     def pids(self) -> set[int]:
-        """Who is inside, as far as that can be told."""
-        group = next(iter(self._groups.values()), None)  # all have the same processes
+        """The processes inside, as far as known."""
+        group = next(iter(self._groups.values()), None)  # all groups have the same processes
         with contextlib.suppress(OSError):
             return {int(pid) for pid in (group / "cgroup.procs").read_text().split()} if group else set()
         return set()
 
-    def met(self) -> str:
-        """What was used up: 'memory' (somebody was killed for it), 'processes', or '' where none was, or none tells."""
+    def reached(self) -> str:
+        """The limit that was reached: 'memory' (a process was killed), 'processes', or '' if none or unknown."""
         memory, processes = self._groups.get(cgroups.MEMORY), self._groups.get(cgroups.PROCESSES)
         if memory and any(_count(memory / file, "oom_kill") for file in ("memory.events", "memory.oom_control")):
             return "memory"
         return "processes" if processes and _count(processes / "pids.events", "max") else ""
 
     def remove(self) -> None:
-        """Take it away, once nobody is inside."""
+        """Remove the groups once they are empty."""
         _leaving.extend(set(self._groups.values()))
         _remove_later()
 
 
 def describe(usable: Optional[Container[str]] = None) -> str:
-    """By what each is limited where this process runs: 'memory by control groups, processes by nothing'."""
+    """How limits work on this machine: 'memory by control groups, processes by nothing'."""
     usable = cgroups.offered() if usable is None else usable
     fallback = "resource limits" if sys.platform.startswith("linux") else "nothing"
     kinds = (cgroups.MEMORY, cgroups.PROCESSES)
@@ -112,16 +115,20 @@ def describe(usable: Optional[Container[str]] = None) -> str:
 
 @lru_cache(maxsize=1)
 def _bases() -> dict[str, Path]:
-    """Where groups for attempts can be made, by what they limit."""
+    """By controller, the groups in which attempts get theirs."""
     found = cgroups.bases()
     for base in set(found.values()):
-        _remove_left(base)
+        for group in base.glob(f"{_PREFIX}*"):
+            # Groups of dead workers. The kernel refuses to remove a group that is in use.
+            with contextlib.suppress(OSError, ValueError):
+                if not psutil.pid_exists(int(group.name[len(_PREFIX) :].partition("-")[0])):
+                    group.rmdir()
     log.info("limits of jobs: %s", describe(found))
     return found
 
 
 def _remove_later() -> None:
-    """Remove what is left of attempts that have ended: a process that cannot be killed keeps its group for a while."""
+    """Remove groups of ended attempts. A process that cannot be killed keeps its group for a while."""
     for group in list(_leaving):
         with contextlib.suppress(OSError):
             group.rmdir()
@@ -133,24 +140,12 @@ def _limit_memory(group: Path, limit: int) -> None:
     if (group / "memory.max").exists():
         cgroups.write(group / "memory.max", str(limit))
         cgroups.write(group / "memory.oom.group", "1")  # the whole attempt, not just its largest process
-        if (group / "memory.swap.max").exists():
-            cgroups.write(group / "memory.swap.max", "0")
+        swap, swap_limit = group / "memory.swap.max", "0"
     else:
         cgroups.write(group / "memory.limit_in_bytes", str(limit))
-        if (group / "memory.memsw.limit_in_bytes").exists():
-            cgroups.write(group / "memory.memsw.limit_in_bytes", str(limit))
-
-
-def _limit_processes(group: Path, limit: int) -> None:
-    cgroups.write(group / "pids.max", str(limit))
-
-
-def _remove_left(base: Path) -> None:
-    """Take away what workers left that are no more. Nothing that is used can be: the kernel refuses."""
-    for group in base.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):
-            if not psutil.pid_exists(int(group.name[len(_PREFIX) :].partition("-")[0])):
-                group.rmdir()
+        swap, swap_limit = group / "memory.memsw.limit_in_bytes", str(limit)
+    if swap.exists():
+        cgroups.write(swap, swap_limit)
 
 
 def _count(file: Path, name: str) -> int:
@@ -167,7 +162,7 @@ def _count(file: Path, name: str) -> int:
 def _limit_each(pid: int, limits: Limits) -> None:
     if not sys.platform.startswith("linux"):
         return
-    import resource  # not at the top: this module is read on Windows, too
+    import resource  # Windows has none, and imports this module
 
     if limits.memory:
         resource.prlimit(pid, resource.RLIMIT_AS, (limits.memory, limits.memory))

@@ -1,8 +1,7 @@
-"""What one attempt writes, in bounded memory: its beginning and its end are kept, the middle is counted.
+"""The output of one attempt in bounded memory: the beginning and the end are kept, the middle is counted.
 
-stdout and stderr are kept in one sequence, as they came, with the lengths of their alternating runs beside it: so a
-page can show them interleaved and a program can have each alone. Written by the thread that reads the pipes and read
-by the one that stores them, hence the lock.
+stdout and stderr are one sequence, in the order in which they arrived, with the lengths of their alternating runs. So a
+page can show them interleaved and a program can separate them. One thread writes and another reads, hence the lock.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 
 from webapp.lib.stream_runs import add_run, encode_runs
 
-_SEGMENT = 4096  # neighbours of one stream grow together up to this size, so that single bytes do not cost 100 each
+_SEGMENT = 4096  # pieces of one stream are joined up to this size, because a piece of one byte would take 100
 
 
 @dataclass(frozen=True)
 class CapturedOutput:
-    """What is stored of an attempt's output, as in `models.Attempt`.
+    """The stored output of an attempt, as in `models.Attempt`.
 
     Attributes:
         data: the kept bytes.
@@ -37,7 +36,7 @@ NOTHING = CapturedOutput()
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of live output. `position` is its first byte's, counted over all that was written."""
+    """A piece of live output. `position`: offset of its first byte in everything that was written."""
 
     position: int
     data: bytes
@@ -48,7 +47,7 @@ class Capture:
     """The output of one running attempt."""
 
     def __init__(self, limit: int) -> None:
-        """Keep at most `limit` bytes: the first half of it and the last."""
+        """Keep at most `limit` bytes: half of them from the beginning, half from the end."""
         self._head_limit = limit - limit // 2
         self._tail_limit = limit // 2
         self._head: deque[tuple[int, bytearray]] = deque()
@@ -60,7 +59,7 @@ class Capture:
 
     @property
     def middle(self) -> tuple[int, int]:
-        """The range of positions, first and behind the last, that will not be kept as things stand."""
+        """The range of positions, start and end, that would not be kept now."""
         return self._head_limit, max(self._head_limit, self.total - self._tail_limit)
 
     def write(self, stream: int, data: bytes) -> None:
@@ -81,13 +80,13 @@ class Capture:
                     self._tail_size -= len(self._tail.popleft()[1])
 
     def since(self, position: int) -> list[Chunk]:
-        """What came since a position, as far as it is still held: at most a piece of the head and one of the tail."""
+        """The output since a position that is still held: at most one piece of the head and one of the tail."""
         with self._lock:
             parts = ((0, self._head), (self.total - self._tail_size, self._tail))
             return [chunk for start, segments in parts for chunk in _from(segments, start, position)]
 
     def kept(self) -> CapturedOutput:
-        """What is left at the end."""
+        """The kept output."""
         if not self.total:
             return NOTHING
         with self._lock:

@@ -1,8 +1,8 @@
-"""The commands of one worker where there is fork: whoever polls waits for pipes, signals, threads and the bell at once.
+"""Runs the commands of one worker where there is fork. It waits for pipes, signals, threads and new work at once.
 
-The supervisor speaks in signals (TERM and INT: stop, a second one: now; TSTP and USR1: quiet), its death is the end of
-a pipe, and the end of a command is a SIGCHLD. Where the platform has subreapers this process is one: what escapes from
-a command's tree becomes its child.
+The supervisor sends signals (TERM and INT: stop, a second one: stop now; TSTP and USR1: claim no more). The end of a
+pipe means that it is gone. SIGCHLD means that a command ended. Where the platform has subreapers this process is one:
+processes that escape from a command's tree become its children.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import processes
 from worker.attempt import Claim
 from worker.messages import GONE, NOW, QUIET, STOP
+from worker.runner.base import READ_SIZE, CannotStart, Runner, Running
 from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import Capture
-from worker.runner.runner import READ_SIZE, CannotStart, Runner, Running
 
-FINAL_READS = 64  # pipe-fulls that are still read when a job has ended: a stranger may hold the pipe and write on
-# What has limits begins when it is told that they stand, and not at all if its worker dies before.
+FINAL_READS = 64  # reads of a pipe when its job has ended, because another process may hold the pipe and still write
+# A command with limits starts when it is told that they are set, and never if its worker dies before.
 _GATE = ["/bin/sh", "-c", 'read -r word && [ "$word" = go ] && exec "$@" </dev/null', "sh"]
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
@@ -37,38 +37,37 @@ _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_max
 @dataclass
 class _Running(Running):
     pipes: list[int] = field(default_factory=list)
-    fence: Optional[ResourceLimits] = None
+    enclosure: Optional[ResourceLimits] = None
 
 
 class PosixRunner(Runner[_Running]):
-    """See the module. Takes the process's signal handlers and its wake-up descriptor."""
+    """See the module. Takes over the process's signal handlers and its wake-up descriptor."""
 
     selects = True
 
     def __init__(self, parent: int) -> None:
-        """`parent` is the read end of the pipe whose end is the supervisor's death."""
+        """`parent`: the read end of the pipe from the supervisor."""
         super().__init__()
         self._parent = parent
-        # Signals and other threads wake who polls through this pair.
+        # Signals and other threads write to this pair to end the wait.
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        # Not epoll: to register a pipe there and to take it out again costs more than to pass few of them at each wait.
+        # Not epoll: adding and removing a pipe there costs more than passing a few of them at each wait.
         self._poll = select.poll()
-        self._pipes: dict[int, tuple[_Running, int]] = {}  # whose each is, and which stream of it
-        self._bell: Optional[int] = None
+        self._pipes: dict[int, tuple[_Running, int]] = {}  # each pipe's command and stream
+        self._armed: Optional[int] = None
         for descriptor in (self._wake_read.fileno(), parent):
             self._poll.register(descriptor, select.POLLIN)
-        self._asked_to_stop = False
+        self._stop_received = False
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
             signal.signal(number, self._signalled)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the pair
-        # As the kernel takes it, so that it is not encoded anew for each command.
-        self._base = _encoded(self._environment)
-        self._buffer = bytearray(READ_SIZE)  # so that no read takes as much memory before it knows how much there is
-        # Python ignores some, and whoever started it may have others: what is ignored stays so across exec. All of
-        # them, for the child looks up each that it was not told of, which takes it longer than to set it.
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the pair
+        self._encoded_environment = _encoded(self._environment)  # once, not for each command
+        self._buffer = bytearray(READ_SIZE)  # else each read would allocate as much
+        # Ignored signals stay ignored across exec, and Python ignores some. All are reset, because looking each one up
+        # takes the child longer.
         self._signals = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
         self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._subreaper = processes.become_subreaper()
@@ -87,18 +86,18 @@ class PosixRunner(Runner[_Running]):
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number in {signal.SIGTSTP, signal.SIGUSR1}:
-            self.orders.append(QUIET)
+            self.messages.append(QUIET)
         else:
-            self.orders.append(NOW if self._asked_to_stop else STOP)
-            self._asked_to_stop = True
+            self.messages.append(NOW if self._stop_received else STOP)
+            self._stop_received = True
         self.called()
 
     # --- waiting ---
 
-    def arm(self, bell: Optional[int]) -> None:
-        if bell is not None and self._bell is None:
-            self._bell = bell
-            self._poll.register(bell, select.POLLIN)
+    def arm(self, descriptor: Optional[int]) -> None:
+        if descriptor is not None and self._armed is None:
+            self._armed = descriptor
+            self._poll.register(descriptor, select.POLLIN)
 
     def _wait(self, timeout: Optional[float]) -> None:
         until = math.inf if timeout is None else time.monotonic() + timeout
@@ -106,7 +105,7 @@ class PosixRunner(Runner[_Running]):
             timeout = None if timeout is None else until - time.monotonic()
 
     def _only_output(self, timeout: Optional[float]) -> bool:
-        """Wait once, and take in what happened. Whether that was output and no more, of which nobody need know yet."""
+        """Wait once, and process what happened. Returns whether it was output only, which the caller need not know."""
         woken, output = False, 0
         happened = self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000)))
         for descriptor, _ in happened:
@@ -115,21 +114,21 @@ class PosixRunner(Runner[_Running]):
                 self._read(descriptor, *self._pipes[descriptor])
             elif descriptor == self._wake_read.fileno():
                 woken = True
-                # Before the reaping: a command that ends after it must ring again.
+                # Before the reaping: a command that ends after it must wake this thread again.
                 with contextlib.suppress(BlockingIOError):
                     self._wake_read.recv(4096)
-            elif descriptor == self._bell:
+            elif descriptor == self._armed:
                 self._poll.unregister(descriptor)
-                self._bell, self.rang = None, True
+                self._armed, self.signalled = None, True
             else:
                 self._poll.unregister(self._parent)
-                self.orders.append(GONE)
+                self.messages.append(GONE)
         if woken:
             self._reap()
         return 0 < output == len(happened)
 
     def _reap(self) -> None:
-        """Collect every child that has ended: shells, and orphans that were given to this process."""
+        """Collect every child that has ended: shells, and adopted orphans."""
         over = list(self._ended_shells())
         orphans = self._adopted() if over else set()
         for running in over:
@@ -152,39 +151,33 @@ class PosixRunner(Runner[_Running]):
             else:
                 running.exit_code = os.WEXITSTATUS(status)
             running.cpu_time = clock.seconds(usage.ru_utime + usage.ru_stime)
-            # A spawned child begins with its parent's peak as its own: below that, nobody knows what it needed.
-            if usage.ru_maxrss > self._own_peak():
+            # A spawned child starts with its parent's peak. Below that, its own peak is unknown.
+            if usage.ru_maxrss > _own_peak():
                 running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
             yield running
-
-    @staticmethod
-    def _own_peak() -> int:
-        import resource  # not at the top: this module is read on Windows, too
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     # --- starting ---
 
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:
-        # posix_spawn cannot change the folder, so a second shell does: one exec more, for jobs with a cwd only.
-        argv = ["/bin/sh", "-c", "--", claim.command]  # `--`, for a command may begin with a dash
+        # posix_spawn cannot change the folder, so jobs with a cwd get a second shell.
+        argv = ["/bin/sh", "-c", "--", claim.command]  # `--`, because a command may begin with a dash
         if claim.cwd is not None:
             argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c -- "$1"', claim.cwd, claim.command]
         ends: list[int] = []
-        fence, stdin = None, self._devnull
+        enclosure, stdin = None, self._devnull
         try:
             for _ in (STDOUT, STDERR):
                 ends += os.pipe()
             read_out, write_out, read_err, write_err = ends
             if limits:
-                fence = ResourceLimits(limits)
+                enclosure = ResourceLimits(limits)
                 argv = _GATE + argv
                 ends += os.pipe()
                 stdin = ends[-2]
             pid = os.posix_spawn(
                 argv[0],
                 argv,
-                {**self._base, **_encoded(self._own_environment(claim))},
+                {**self._encoded_environment, **_encoded(self._own_environment(claim))},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, write_out, 1),
@@ -194,21 +187,21 @@ class PosixRunner(Runner[_Running]):
                 setsigmask=[],
                 setsigdef=self._signals,
             )
-            if fence is not None:
-                fence.enclose(pid)
+            if enclosure is not None:
+                enclosure.enclose(pid)
                 os.write(ends[-1], b"go\n")
         except OSError as error:
-            for end in ends:
+            for end in ends:  # a shell that waits at the gate ends then, and is reaped as an orphan
                 os.close(end)
-            if fence is not None:  # who waits at the gate goes home when the pipe is closed, and is reaped with orphans
-                fence.remove()
+            if enclosure is not None:
+                enclosure.remove()
             raise CannotStart("spawn", f"could not be started: {error.strerror}") from None
         for end in (write_out, write_err, *ends[4:]):
             os.close(end)
-        os.set_blocking(read_out, False)
-        os.set_blocking(read_err, False)
-        running = _Running(pid, claim, capture, started_at, limits=limits, pipes=[read_out, read_err], fence=fence)
-        for stream, pipe in zip((STDOUT, STDERR), running.pipes):
+        running = _Running(pid, claim, capture, started_at, limits=limits, enclosure=enclosure)
+        for stream, pipe in ((STDOUT, read_out), (STDERR, read_err)):
+            os.set_blocking(pipe, False)
+            running.pipes.append(pipe)
             self._pipes[pipe] = running, stream
             self._poll.register(pipe, select.POLLIN)
         return running
@@ -217,11 +210,11 @@ class PosixRunner(Runner[_Running]):
 
     def _read(self, pipe: int, running: _Running, stream: int) -> None:
         with contextlib.suppress(BlockingIOError):
-            if not self._take(pipe, running, stream):
+            if not self._read_once(pipe, running, stream):
                 self._close_pipe(running, pipe)
 
-    def _take(self, pipe: int, running: _Running, stream: int) -> bool:
-        """Read once; False at the end of the pipe. Raises BlockingIOError where there is nothing just now."""
+    def _read_once(self, pipe: int, running: _Running, stream: int) -> bool:
+        """False at the end of the pipe. Raises BlockingIOError if there is no output now."""
         size = os.readv(pipe, [self._buffer])
         if size:
             running.capture.write(stream, bytes(memoryview(self._buffer)[:size]))
@@ -235,23 +228,21 @@ class PosixRunner(Runner[_Running]):
 
     def _collect(self, running: _Running, now: float) -> Optional[float]:  # noqa: ARG002  it never has to wait
         for stream, pipe in enumerate(running.pipes):
-            for _ in range(FINAL_READS if pipe >= 0 else 0):
-                try:
-                    if not self._take(pipe, running, stream):
+            if pipe < 0:
+                continue
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(FINAL_READS):
+                    if not self._read_once(pipe, running, stream):
                         break
-                except BlockingIOError:
-                    break
-            if pipe >= 0:
-                self._close_pipe(running, pipe)
-        if running.fence is not None:
-            running.used_up = running.fence.met()
-            running.fence.remove()
+            self._close_pipe(running, pipe)
+        if running.enclosure is not None:
+            running.used_up = running.enclosure.reached()
+            running.enclosure.remove()
         return None
 
     # --- finding ---
 
     def _tree(self, running: _Running) -> set[int]:
-        """The shell, what it started, and what escaped from it to this process."""
         tree = set(processes.descendants(running.pid))
         if not running.over:
             tree.add(running.pid)
@@ -261,12 +252,12 @@ class PosixRunner(Runner[_Running]):
         return self._owned(running, self._adopted()) if self._subreaper else _group(running.pid)
 
     def _owned(self, running: _Running, orphans: set[int]) -> set[int]:
-        """Those of the adopted children of this process that belong to a job, with all below them.
+        """Those adopted children that belong to a job, with their descendants.
 
-        They carry its token or are of its session; one that shows neither (`env -i setsid …`) belongs to it if no
-        other job runs here that could own it.
+        They have its token or its session. One that has neither (`env -i setsid …`) belongs to the job if no other job
+        runs here.
         """
-        found = running.fence.pids() - {running.pid} if running.fence is not None else set()
+        found = running.enclosure.pids() - {running.pid} if running.enclosure is not None else set()
         for pid in orphans:
             if self._owns(running, pid):
                 found |= {pid, *processes.descendants(pid)}
@@ -284,7 +275,7 @@ class PosixRunner(Runner[_Running]):
 
     def _adopted(self) -> set[int]:
         if self._children is not None:
-            children = {int(pid) for pid in _whole(self._children).split()}
+            children = {int(pid) for pid in _read_all(self._children).split()}
         elif self._subreaper:
             import psutil
 
@@ -294,22 +285,28 @@ class PosixRunner(Runner[_Running]):
         return children - self._running.keys()
 
 
+def _own_peak() -> int:
+    import resource  # Windows has none, and imports this module
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _encoded(environment: dict[str, str]) -> dict[bytes, bytes]:
     return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
 
 
-def _whole(descriptor: int) -> bytes:
-    """All that a file holds, from its beginning."""
+def _read_all(descriptor: int) -> bytes:
+    """A whole file of /proc, which the kernel returns in pages."""
     parts = [os.pread(descriptor, READ_SIZE, 0)]
-    while parts[-1]:  # as the kernel gives it, a page at a time
+    while parts[-1]:
         parts.append(os.pread(descriptor, READ_SIZE, sum(map(len, parts))))
     return b"".join(parts)
 
 
 def _group(pid: int) -> set[int]:
-    """Without a subreaper: is anything left in the shell's process group? Then the group, as one."""
+    """Without a subreaper: the shell's process group, as a negative pid for os.kill, if it still has processes."""
     try:
         os.killpg(pid, 0)
     except OSError:
         return set()
-    return {-pid}  # os.kill of a negative pid reaches the group
+    return {-pid}

@@ -1,11 +1,11 @@
-"""The commands of one worker where there is no fork (Windows): a thread for each pipe and for each command's end.
+"""Runs the commands of one worker where there is no fork (Windows): a thread for each pipe and each command's end.
 
-They tell the main thread through a queue, which is all that it waits for; a timeout on that queue keeps the limits.
-The supervisor speaks in words through this process's stdin, whose end is its death. What a command starts is found by
-parentage and by the token in its environment, through psutil. Runs on POSIX, too, where the tests have it.
+The threads report to the main thread through a queue, the only thing that it waits for. The supervisor sends messages
+through stdin; its end means that the supervisor is gone. A command's processes are found with psutil, by their parents
+and by the token in their environment. Tests run this on POSIX too.
 
-What it costs: there is no account of an ended process to be had, so CPU time and memory are looked at now and then
-while the command runs, and stay unknown for one that ends before the first look.
+Windows has no usage record of an ended process, so CPU time and memory are sampled while the command runs. They stay
+unknown for a command that ends before the first sample.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import messages, processes
 from worker.attempt import Claim
+from worker.runner.base import READ_SIZE, CannotStart, Runner, Running
 from worker.runner.limits import Limits
 from worker.runner.output import Capture
-from worker.runner.runner import READ_SIZE, CannotStart, Runner, Running
 
-FIRST_SAMPLE, LONGEST_SAMPLE = 0.1, 5.0  # seconds between looks at a command's use of the machine: they grow
-PIPES_PATIENCE = 2.0  # seconds that the pipes of an ended command may stay open: a stranger may hold one
-# A group of its own takes a command out of the reach of Ctrl-C, a console of its own out of Ctrl-Break's.
+FIRST_SAMPLE, LONGEST_SAMPLE = 0.1, 5.0  # seconds between samples of a command's usage: they grow
+PIPES_WAIT = 2.0  # seconds to wait for the pipes of an ended command, because another process may hold them
+# A group of its own keeps Ctrl-C away from a command, a console of its own keeps Ctrl-Break away.
 _FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 
@@ -39,27 +39,24 @@ class _Running(Running):
     pipes_open: int = 2
     give_up_pipes_at: Optional[float] = None
     lock: threading.Lock = field(default_factory=threading.Lock)
-    shell: Any = None  # held, because on Windows nobody gets this pid anew while its handle is open
-    found_left: Optional[set[int]] = None  # set by the waiting thread when the shell has ended and it looked behind
+    shell: Any = None  # held, because Windows does not reuse the pid while its handle is open
+    found_left: Optional[set[int]] = None  # set by the waiting thread when the shell has ended
 
 
 class ThreadRunner(Runner[_Running]):
     """See the module."""
 
     def __init__(self, parent: int) -> None:
-        """`parent` is the descriptor on which the supervisor's words come."""
+        """`parent`: the descriptor of the supervisor's messages."""
         super().__init__()
-        self._happened: queue.SimpleQueue[Optional[_Running]] = queue.SimpleQueue()  # whose shell ended, None: look
-        messages.listen(parent, self._hear)
+        self._happened: queue.SimpleQueue[Optional[_Running]] = queue.SimpleQueue()  # ended shells; None: wake up
+        messages.listen(parent, self._receive)
 
     def wake(self) -> None:
         self._happened.put(None)
 
-    def close(self) -> None:
-        """The listening thread ends with the process."""
-
-    def _hear(self, word: str) -> None:
-        self.orders.append(word)
+    def _receive(self, message: str) -> None:
+        self.messages.append(message)
         self.called()
         self.wake()
 
@@ -67,17 +64,15 @@ class ThreadRunner(Runner[_Running]):
 
     def _wait(self, timeout: Optional[float]) -> None:
         with contextlib.suppress(queue.Empty):
-            self._take_in(self._happened.get(timeout=timeout))
+            running = self._happened.get(timeout=timeout)
             while True:
-                self._take_in(self._happened.get_nowait())
-
-    def _take_in(self, running: Optional[_Running]) -> None:
-        if running is not None:
-            self._shell_ended(running, running.found_left or set())
+                if running is not None:
+                    self._shell_ended(running, running.found_left or set())
+                running = self._happened.get_nowait()
 
     # --- starting ---
 
-    def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:  # noqa: ARG002  nothing here sets any
+    def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:  # noqa: ARG002  Windows has no limits
         try:
             shell = subprocess.Popen(  # noqa: S602  a job is a command of the platform's shell
                 claim.command,
@@ -88,7 +83,7 @@ class ThreadRunner(Runner[_Running]):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                start_new_session=True,  # of no effect on Windows, as the flags are elsewhere
+                start_new_session=True,  # for POSIX, as the flags are for Windows
                 creationflags=_FLAGS,
             )
         except OSError as error:
@@ -103,10 +98,7 @@ class ThreadRunner(Runner[_Running]):
 
     def _read(self, running: _Running, stream: int, pipe: IO[bytes]) -> None:
         with pipe:
-            while True:
-                data = os.read(pipe.fileno(), READ_SIZE)
-                if not data:
-                    break
+            while data := os.read(pipe.fileno(), READ_SIZE):
                 running.capture.write(stream, data)
         with running.lock:
             running.pipes_open -= 1
@@ -126,9 +118,9 @@ class ThreadRunner(Runner[_Running]):
         if code < 0:
             running.signal = -code
         else:
-            running.exit_code = code - 2**32 if code >= 2**31 else code  # as %ERRORLEVEL% shows those of Windows
+            running.exit_code = code - 2**32 if code >= 2**31 else code  # as %ERRORLEVEL% shows it on Windows
         running.cpu_time, running.peak_memory = usage.cpu_time, usage.peak_memory
-        # All processes of the machine are looked at, which may take a while: here, where nobody waits for it.
+        # In this thread, because it reads all processes of the machine, which may take a while.
         running.found_left = self._left(running)
         self._happened.put(running)
 
@@ -138,8 +130,8 @@ class ThreadRunner(Runner[_Running]):
         if running.pipes_open == 0:
             return None
         if running.give_up_pipes_at is None:
-            running.give_up_pipes_at = now + PIPES_PATIENCE
-        # Whoever holds them still shows no token: not this job's, and what it writes from now on is not kept.
+            running.give_up_pipes_at = now + PIPES_WAIT
+        # A process that still holds them has no token, so it is not this job's: its further output is not kept.
         return running.give_up_pipes_at if now < running.give_up_pipes_at else None
 
     def _tree(self, running: _Running) -> set[int]:
@@ -149,16 +141,16 @@ class ThreadRunner(Runner[_Running]):
         return tree
 
     def _left(self, running: _Running) -> set[int]:
-        carry_it = processes.with_tokens([running.claim.token])
-        return {pid for pid in carry_it if pid != running.pid and processes.started(pid) is not None}
+        with_token = processes.with_tokens([running.claim.token])
+        return {pid for pid in with_token if pid != running.pid and processes.started(pid) is not None}
 
 
 class _Usage:
-    """What a tree of processes has used, as far as it was seen: CPU time in microseconds, memory in bytes."""
+    """The sampled usage of a process tree: CPU time in microseconds, memory in bytes."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._cpu: dict[Any, float] = {}  # by process; seconds, of those that have ended as last seen
+        self._cpu: dict[Any, float] = {}  # seconds by process; for an ended process the last sample
         self.peak_memory: Optional[int] = None
 
     @property

@@ -1,7 +1,7 @@
-"""The console as a child of the supervisor: a fresh process on a socket that this one has bound.
+"""The console as a child of the supervisor: a new process on a socket that the supervisor has bound.
 
-A fork would not do: the console has threads, and its own server forks again. While a service manager watches, the
-console says through a pipe that it serves and lives, and the supervisor passes that on.
+Not a fork, because the console has threads and its server forks again. If a service manager watches, the console
+reports through a pipe that it serves and is alive, and the supervisor passes that on.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from webapp.lib.sd_notify import ALIVE, BYTES, NOBODY, READY, Manager
 
 
 class Console:
-    """See the module. `arguments` are more options of the command `web`."""
+    """See the module. `arguments`: further options of the command `web`."""
 
     def __init__(self, listener: socket.socket, arguments: Sequence[str] = (), manager: Manager = NOBODY) -> None:
         self._listener = listener
         self._arguments = arguments
-        # Half of what the manager grants: the supervisor must know of a silent console before it is late itself.
+        # Half of the manager's interval, so that the supervisor notices a silent console in time.
         self._longest_silence = manager.interval / 2
-        self._heard_at = 0.0
+        self._reported_at = 0.0
         self._process: Optional[subprocess.Popen[bytes]] = None
         self.serves = False
         self.pipe, self._write_end = -1, -1
@@ -44,27 +44,28 @@ class Console:
         return self._process
 
     def ended(self, code: int) -> None:
-        """The process has ended, and was waited for. Forget what it said."""
+        """The process has ended and was waited for."""
         if self._process is not None:
             self._process.returncode = code
-        self.listen()
+        self.read_reports()
         self.serves = False
 
     def stop_listening(self) -> None:
-        """Close this process's copy of the socket: nothing but the console may keep the port."""
+        """Close this process's copy of the socket: only the console may keep the port."""
         self._listener.close()
 
-    def listen(self) -> None:
-        """Take in what the console has said."""
-        said = b""
+    def read_reports(self) -> None:
+        """Read what the console reported."""
+        reported = b""
         if self.pipe >= 0:
             with contextlib.suppress(BlockingIOError):
-                said = os.read(self.pipe, 65536)
-        if BYTES[READY] in said or BYTES[ALIVE] in said:
-            self._heard_at = time.monotonic()
-        self.serves = self.serves or BYTES[READY] in said
+                reported = os.read(self.pipe, 65536)
+        if BYTES[READY] in reported or BYTES[ALIVE] in reported:
+            self._reported_at = time.monotonic()
+        self.serves = self.serves or BYTES[READY] in reported
 
     @property
     def lives(self) -> bool:
-        """False while it serves and is silent. A start may take as long as the manager lets it."""
-        return not self.serves or not self._longest_silence or time.monotonic() < self._heard_at + self._longest_silence
+        """False if it serves but is silent. The manager itself limits the time of a start."""
+        silent_at = self._reported_at + self._longest_silence
+        return not self.serves or not self._longest_silence or time.monotonic() < silent_at

@@ -1,6 +1,6 @@
-"""A supervisor's children where there is fork: each shares its parent's memory, hears signals, and is reaped.
+"""A supervisor's children where there is fork: they share its memory, receive signals, and are reaped.
 
-The supervisor holds no connection and no thread, because its children are forks of it.
+The supervisor has no database connection and no thread, because its children are forks of it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from typing import Callable, Optional
 
 from sqlalchemy.orm import configure_mappers
 
-from webapp.config import Config, ConfigError
+from webapp.config import Config
 from webapp.db.application import create_core
 from worker import messages
-from worker.assignment import Assignment
 from worker.loop import worker as loop
 from worker.maintenance import process as maintenance
 from worker.maintenance import scaling
-from worker.messages import NOW, QUIET, STOP, Wanted
-from worker.supervisor import spawning
+from worker.messages import NOW, QUIET, STOP, Assignment, DesiredWorkers
 from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
 
@@ -32,39 +30,45 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Forks:
-    """See the module, and `supervisor.Family`."""
+    """A supervisor's child processes, by pid. There is one maintenance process at a time."""
 
-    def __init__(self, config: Config, assignment: Assignment, bell: SignalPipe) -> None:
-        """`bell` tells the supervisor that the keeper said something."""
+    def __init__(self, config: Config, assignment: Assignment, pipe: SignalPipe) -> None:
+        """`pipe` wakes the supervisor when the maintenance process sends a report."""
         self._config = config
         self._console: Optional[Console] = None
         self._app = create_core(config, migrate=False)
-        self._bell = bell
-        # This process holds the write ends for as long as it lives; a child at the other end learns of its death.
+        self._pipe = pipe
+        # This process holds the write ends while it lives; the other end closes when it dies.
         self._life_read, self._life_write = os.pipe()
-        self._keeper_read, self._keeper_write = os.pipe()
-        self._news_read, self._news_write = os.pipe()  # from the keeper, whichever it is
-        os.set_blocking(self._news_read, False)
-        os.set_blocking(self._news_write, False)  # no keeper waits for a supervisor that stands still
+        self._maintenance_read, self._maintenance_write = os.pipe()
+        self._report_read, self._report_write = os.pipe()  # used by each maintenance process in turn
+        os.set_blocking(self._report_read, False)
+        os.set_blocking(self._report_write, False)  # maintenance must not wait for a suspended supervisor
         self._unread = b""
-        bell.watch(self._news_read)
+        pipe.watch(self._report_read)
         self._assignment = replace(assignment, parent=self._life_read)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # only to have it written to the wake-up descriptor
-        _warm_up()
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the wake-up descriptor
+        # Children share what is loaded before the fork.
+        for module in ("ctypes", "inotify_simple", "resource"):
+            with contextlib.suppress(ImportError):  # not on every platform
+                import_module(module)
+        configure_mappers()
         gc.collect()
-        gc.freeze()  # what is here now is shared with the children for as long as neither touches it
+        gc.freeze()  # the collector does not touch these pages, so they stay shared
 
     def start_worker(self, name: str) -> int:
         return self._fork(name, self._work)
 
-    def start_keeper(self, name: str) -> int:
-        return self._fork(name, self._keep)
+    def start_maintenance(self, name: str) -> int:
+        return self._fork(name, self._maintain)
 
     def start_console(self, console: Console) -> int:
+        """Call this before any other start, so that later forks close what belongs to the console."""
         self._console = console
         return console.start().pid
 
     def ended(self) -> list[tuple[int, int]]:
+        """Children that ended since the last call: pid and exit code, or the negative number of a signal."""
         found = []
         with contextlib.suppress(ChildProcessError):
             while True:
@@ -74,94 +78,65 @@ class Forks:
                 found.append((pid, os.waitstatus_to_exitcode(status)))
         return found
 
-    def heard(self) -> list[Wanted]:
+    def reports(self) -> list[DesiredWorkers]:
+        """What the maintenance process reported since the last call."""
         with contextlib.suppress(BlockingIOError):
-            self._unread += os.read(self._news_read, 65536)
+            self._unread += os.read(self._report_read, 65536)
         *lines, self._unread = self._unread.split(b"\n")
-        return [wanted for wanted in map(Wanted.parse, lines) if wanted is not None]
+        return [report for report in map(DesiredWorkers.parse, lines) if report is not None]
 
-    def tell(self, pid: int, word: str) -> None:
+    def send(self, pid: int, message: str) -> None:
+        """Send STOP, NOW or QUIET to a worker."""
         with contextlib.suppress(ProcessLookupError):
-            # Two signals of one number may arrive as one, so NOW, the second stop, has another number than the first.
-            os.kill(pid, {QUIET: signal.SIGUSR1, STOP: signal.SIGTERM, NOW: signal.SIGINT}[word])
+            # Equal pending signals merge into one, so NOW, which follows STOP, has a number of its own.
+            os.kill(pid, {QUIET: signal.SIGUSR1, STOP: signal.SIGTERM, NOW: signal.SIGINT}[message])
 
-    def tell_keeper(self, word: str) -> None:
+    def send_to_maintenance(self, message: str) -> None:
+        """Send CHECK or STOP."""
         with contextlib.suppress(OSError):
-            os.write(self._keeper_write, word.encode() + b"\n")
+            os.write(self._maintenance_write, message.encode() + b"\n")
 
-    def end_keeper(self) -> None:
-        os.close(self._keeper_write)
-        self._keeper_write = -1
+    def end_maintenance(self) -> None:
+        """Let the maintenance process tick once more and end."""
+        os.close(self._maintenance_write)
+        self._maintenance_write = -1
 
     def _fork(self, name: str, work: Callable[[], int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Held back until the child has handlers of its own: with the supervisor's, it would never hear of a stop.
+        # Blocked until the child has its own handlers: the supervisor's handlers would lose a stop in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
             pid = os.fork()
             if pid == 0:
-                messages.live(name, work)
+                messages.run_child(name, work)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         return pid
 
     # --- in a child ---
 
-    def _leave_home(self) -> None:
-        """Be a process of one's own, and let go of what belongs to the supervisor."""
+    def _leave_supervisor(self) -> None:
+        """Start a session, and close what belongs to the supervisor."""
         os.setsid()
-        self._bell.leave()
+        self._pipe.detach()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for number in _STOPS:
-            signal.signal(number, lambda *_: os._exit(messages.DONE))  # it holds nothing yet
+            signal.signal(number, lambda *_: os._exit(messages.DONE))  # it has no jobs yet
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         if self._console is not None:
             self._console.stop_listening()
         os.close(self._life_write)
-        os.close(self._keeper_write)
-        os.close(self._news_read)
+        os.close(self._maintenance_write)
+        os.close(self._report_read)
 
     def _work(self) -> int:
-        self._leave_home()
-        os.close(self._keeper_read)
-        os.close(self._news_write)
+        self._leave_supervisor()
+        os.close(self._maintenance_read)
+        os.close(self._report_write)
         return loop.run(self._app, self._config, self._assignment)
 
-    def _keep(self) -> int:
-        self._leave_home()
+    def _maintain(self) -> int:
+        self._leave_supervisor()
         os.close(self._life_read)
-        return maintenance.run(self._app, self._keeper_read, scaling.Scaling(self._assignment, self._news_write))
-
-
-def _warm_up() -> None:
-    """Have what each child would load or make for itself: what is there before the fork, they share."""
-    for module in ("ctypes", "inotify_simple", "resource"):
-        with contextlib.suppress(ImportError):  # not everywhere
-            import_module(module)
-    configure_mappers()
-
-
-def ready_database(config: Config, also: Callable[[], str]) -> str:
-    """Bring the database up to date, in a child: this process must never have had a connection.
-
-    Returns the answer of `also`, which is called there with a connection. Raises ConfigError.
-    """
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            try:
-                text, code = spawning.ready_database(config, also), 0
-            except ConfigError as error:
-                text = str(error)
-            os.write(write_end, text.encode()[:4000])
-        os._exit(code)
-    os.close(write_end)
-    with os.fdopen(read_end, "rb") as answer:
-        text = answer.read().decode(errors="replace")
-    _, status = os.waitpid(pid, 0)
-    if status != 0:
-        raise ConfigError(text or "the database could not be prepared")
-    return text
+        return maintenance.run(self._app, self._maintenance_read, scaling.Scaling(self._assignment, self._report_write))

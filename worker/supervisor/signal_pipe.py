@@ -1,4 +1,4 @@
-"""What a supervisor waits for: signals, whoever rings, and pipes. Sockets, because Windows waits for nothing else."""
+"""What a supervisor waits for: signals, threads and pipes. Uses sockets, because Windows can select only these."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class SignalPipe:
         self._write_end.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._read_end, selectors.EVENT_READ)
-        self._signals: list[int] = []
+        self._received: list[int] = []
         self._numbers: list[int] = []
 
     def listen(self, names: Sequence[str]) -> None:
-        """End the wait also for these signals, where the platform has them."""
+        """Let these signals, if the platform has them, end the wait."""
         signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
         self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         hang_up = getattr(signal, "SIGHUP", None)
         if hang_up in self._numbers and signal.getsignal(hang_up) == signal.SIG_IGN:
-            self._numbers.remove(hang_up)  # under nohup a hang-up stays ignored
+            self._numbers.remove(hang_up)  # under nohup it stays ignored
         for number in self._numbers:
-            signal.signal(number, lambda received, _frame: self._signals.append(received))
+            signal.signal(number, lambda received, _frame: self._received.append(received))
 
     def watch(self, descriptor: int) -> None:
-        """End the wait also when there is something to read here; where that is not a socket, POSIX only."""
+        """Let a readable descriptor end the wait. On Windows it must be a socket."""
         self._selector.register(descriptor, selectors.EVENT_READ)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """End the wait, from any thread."""
         with contextlib.suppress(BlockingIOError):
             self._write_end.send(b"\0")
@@ -47,14 +47,11 @@ class SignalPipe:
             self._read_end.recv(4096)
 
     def signals(self) -> list[int]:
-        """What came since the last call."""
-        received = []
-        while self._signals:
-            received.append(self._signals.pop(0))
-        return received
+        """The signals since the last call."""
+        return [self._received.pop(0) for _ in range(len(self._received))]
 
-    def leave(self) -> None:
-        """In a fork: this is the supervisor's."""
+    def detach(self) -> None:
+        """Close this in a forked child: it belongs to the supervisor."""
         signal.set_wakeup_fd(-1)
         for number in self._numbers:
             signal.signal(number, signal.SIG_DFL)

@@ -1,10 +1,9 @@
-"""Starts worker processes and a keeper, replaces what dies, has more or fewer as people want, drains on TERM or INT.
-For `up` the console is one child more.
+"""Starts workers and a maintenance process, replaces those that die, scales them, and drains on TERM or INT.
 
-How a child is started, told and waited for is the platform's: `worker/supervisor/forking.py` where there is fork, `worker/supervisor/spawning.py`
-elsewhere. The supervisor holds no database connection, because forks of it would share it; what it has to do in the
-database its keeper does, which also passes on how many workers people want (`worker/maintenance/scaling.py`). Children have sessions of
-their own: a terminal's Ctrl-C reaches the supervisor alone.
+For `up` the console is a further child. `worker/supervisor/forking.py` starts the children where there is fork,
+`worker/supervisor/spawning.py` elsewhere. The supervisor has no database connection, because its forks would share it:
+the maintenance process uses the database for it and reports how many workers people want
+(`worker/maintenance/scaling.py`). Children have their own sessions, so Ctrl-C reaches only the supervisor.
 """
 
 from __future__ import annotations
@@ -16,66 +15,36 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional, Union
 
 from webapp.config import Config
 from webapp.lib import process_group
 from webapp.lib.sd_notify import NOBODY, Manager
 from webapp.lib.text import plural
 from worker import processes
-from worker.assignment import Assignment
-from worker.messages import DONE, ELSEWHERE, END, LOOK, MOVED, NOW, OUTDATED, QUIET, STOP, TAKEN_OVER, Wanted
-from worker.supervisor import forking, spawning
+from worker.messages import CHECK, DONE, MOVED, NOW, OUTDATED, QUIET, STOP, STOP_REQUESTED, Assignment, DesiredWorkers
+from worker.supervisor import database, forking, spawning
 from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
 
 log = logging.getLogger("queuectl.supervisor")
 
+Children = Union[forking.Forks, spawning.Spawns]  # with the same methods, documented in `Forks`
+
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before a child that keeps dying is started again
-CONSOLE_PAUSE = 1.0  # the same for the console, at least
-MOST_DEATHS = 5  # of the console in a row, none of them healthy: then another start does not help
-IMPATIENCE = 0.2  # seconds between looks of the keeper while a manager waits for the first worker
-KEEPER_LOOK = 5.0  # seconds between looks at the keeper, which nobody else watches
-KEEPER_GRACE = 15.0  # seconds for its last look, in which it may have to end commands of dead workers
-LAST_GRACE = 15.0  # seconds from the second signal until what is left is killed: a worker may need 10, see LAST_WORDS
-HEALTHY = 10.0  # seconds that a child must have lived for its next start to be at once
+CONSOLE_PAUSE = 1.0  # the shortest pause for the console
+CONSOLE_DEATHS_LIMIT = 5  # unhealthy ends of the console in a row, after which it is not started again
+READY_CHECK = 0.2  # seconds between checks while a manager waits for the first worker
+MAINTENANCE_CHECK = 5.0  # seconds between checks whether the maintenance process is suspended
+MAINTENANCE_GRACE = 15.0  # seconds for its last tick, in which it may have to end commands of dead workers
+LAST_GRACE = 15.0  # seconds from the second signal until children are killed: a worker may need 10, see SETTLE_WITHIN
+HEALTHY = 10.0  # seconds that a child must have lived to be started again at once
 STOPS, QUIET_SIGNAL, CTRL_Z = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP"), "SIGUSR1", "SIGTSTP"
-WHY_STOPPING = {
-    END: "a person asked for it",
-    TAKEN_OVER: "the database was taken over",
-    ELSEWHERE: "the queue was moved to another database",
-}
-
-
-class Family(Protocol):
-    """A supervisor's child processes, by pid; and its keeper, of which there is one at a time."""
-
-    def start_worker(self, name: str) -> int: ...
-
-    def start_keeper(self, name: str) -> int: ...
-
-    def start_console(self, console: Console) -> int:
-        """To be called before any other start: forks that follow let go of what the console has."""
-
-    def ended(self) -> list[tuple[int, int]]:
-        """Those that ended since the last call: pid and exit code, or the signal's number below zero."""
-
-    def heard(self) -> list[Wanted]:
-        """What the keeper passed on since the last call."""
-
-    def tell(self, pid: int, word: str) -> None:
-        """Say STOP, NOW or QUIET to a worker."""
-
-    def tell_keeper(self, word: str) -> None:
-        """Have the keeper look at once; with STOP, and write down that no more workers will come."""
-
-    def end_keeper(self) -> None:
-        """Let the keeper look once more and end."""
 
 
 @dataclass(eq=False)
 class _Child:
-    """A place for a process: the one that is in it, or when the next is due."""
+    """A place for a process: the current one, or when to start the next."""
 
     name: str
     start: Callable[[str], int]
@@ -83,7 +52,7 @@ class _Child:
     shortest_pause: float = SHORTEST_PAUSE
     pid: int = 0
     started_at: float = 0.0
-    deaths: int = 0  # in a row, none of them healthy
+    deaths: int = 0  # unhealthy ones in a row
     pause: float = 0.0
     due: float = 0.0
     kill_at: float = math.inf
@@ -102,24 +71,26 @@ def run(
     prepare: Callable[[], str] = lambda: "",
     started: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Run `count` workers of `slots` jobs each until told to stop, or, with `drain`, until nothing is left to do.
+    """Run `count` workers of `slots` jobs each until stopped, or, with `drain`, until no jobs are left.
 
-    `queues` None: all. `labels`: what they have beside their host's, for jobs that require some. With a `console` this
-    goes on when people stop all workers, and ends when the console cannot be kept running. `prepare` runs once, while
-    the database is open. `started` gets its answer when all children are started and signals are heard.
+    Args:
+        queues: None for all.
+        labels: the workers' labels, without the host's.
+        manager: is notified when a worker can take jobs and the console serves, that the supervisor lives, and when it
+            stops.
+        console: keeps running when people stop all workers. The supervisor ends if it cannot be kept running.
+        prepare: runs once, with a database connection.
+        started: gets the answer of `prepare` when all children are started and signals are handled.
 
-    People may change how many there are while it runs, down to none, but not with `drain`. `manager` hears when the
-    first of them can take jobs and the console serves, that the supervisor lives, and of a stop that has an end.
-    Returns the exit code: 0 when everything ended in good order, else 1: a service manager may start this again, also
-    when a newer version has taken over the database, or the queue was moved to another one. Raises ConfigError where
-    the database cannot be used.
+    People may change the number of workers while it runs, down to 0, except with `drain`. Returns the exit code: 0 if
+    everything ended normally, else 1, also if a newer version uses the database or the queue was moved. Raises
+    ConfigError if the database cannot be used.
     """
-    supervisor_id, bell = processes.new_id(), SignalPipe()
-    ready_database = forking.ready_database if processes.FORKS else spawning.ready_database
-    answer = ready_database(config, prepare)
+    supervisor_id, pipe = processes.new_id(), SignalPipe()
+    answer = database.prepare(config, prepare)
     assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, labels, drain)
-    family: Family = (forking.Forks if processes.FORKS else spawning.Spawns)(config, assignment, bell)
-    supervisor = _Supervisor(supervisor_id, family, bell, count, drain, manager, console)
+    children: Children = (forking.Forks if processes.FORKS else spawning.Spawns)(config, assignment, pipe)
+    supervisor = _Supervisor(supervisor_id, children, pipe, count, drain, manager, console)
     return supervisor.run(lambda: started(answer))
 
 
@@ -127,64 +98,64 @@ class _Supervisor:
     def __init__(
         self,
         supervisor_id: str,
-        family: Family,
-        bell: SignalPipe,
+        children: Children,
+        pipe: SignalPipe,
         count: int,
-        drain: bool = False,
-        manager: Manager = NOBODY,
-        console: Optional[Console] = None,
+        drain: bool,
+        manager: Manager,
+        console: Optional[Console],
     ) -> None:
         self._id = supervisor_id
-        self._family = family
-        self._bell = bell
+        self._processes = children
+        self._pipe = pipe
         self._manager = manager
-        self._asked_to_stop = 0
+        self._stop_signals = 0
         self._broken = False
-        self._asked_at = 0.0
-        self._serves = drain  # one that drains has no row, and nobody counts its workers
-        self._stays = not drain  # even with no worker at all, for people may want some again
-        self._wanted = count
+        self._checked_at = 0.0
+        self._serves = drain  # with `drain` there is no row, so nothing counts the workers
+        self._stays = not drain  # even with no workers, because people may want some again
+        self._desired = count
         self._number = 0  # of the last place
         self._workers = [self._place() for _ in range(count)]
-        self._keeper = _Child("keeper", family.start_keeper)
-        self._keeper_stood_still = False
-        self._keeper_look = time.monotonic() + KEEPER_LOOK
+        self._maintenance = _Child("maintenance", children.start_maintenance)
+        self._maintenance_suspended = False
+        self._next_check = time.monotonic() + MAINTENANCE_CHECK
         self._console = console
         self._console_child = _Child(
             "console",
-            lambda _: family.start_console(console) if console else 0,
+            lambda _: children.start_console(console) if console else 0,
             wanted=console is not None,
             shortest_pause=CONSOLE_PAUSE,
         )
 
     def run(self, started: Callable[[], None]) -> int:
-        # Ctrl-Z quiets workers, but suspends `up`: there it is how people put a command in the background.
-        self._bell.listen([*STOPS, QUIET_SIGNAL, *([CTRL_Z] if self._console is None else [])])
+        # Ctrl-Z quiets workers, but suspends `up`, because people expect that in a shell.
+        self._pipe.listen([*STOPS, QUIET_SIGNAL, *([CTRL_Z] if self._console is None else [])])
         if self._console is not None and self._console.pipe >= 0:
-            self._bell.watch(self._console.pipe)
+            self._pipe.watch(self._console.pipe)
         log.info("supervisor %s started (pid %d, %d workers)", self._id, os.getpid(), len(self._workers))
         self._start_due()
         started()
         while any(child.pid or child.wanted for child in self._children()):
-            self._bell.wait(self._pause())
-            self._heed_signals()
-            for pid, code in self._family.ended():
+            self._pipe.wait(self._pause())
+            self._handle_signals()
+            for pid, code in self._processes.ended():
                 for child in self._children():
                     if child.pid == pid:
                         self._ended(child, code)
-            for wanted in self._family.heard():
-                self._have(wanted)
-            self._watch_keeper()
+            for desired in self._processes.reports():
+                self._scale(desired)
+            self._check_maintenance()
             self._finish()
             self._start_due()
-            self._tell()
+            self._notify_manager()
         log.info("supervisor %s stopped", self._id)
         return 1 if self._broken else 0
 
     # --- children ---
 
     def _children(self) -> list[_Child]:
-        return [self._console_child, self._keeper, *self._workers]
+        return [self._console_child, self._maintenance, *self._workers]
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -197,7 +168,7 @@ class _Supervisor:
         child.pid = 0
         if child is self._console_child:
             self._console_ended(code)
-        elif child is not self._keeper:
+        elif child is not self._maintenance:
             self._worker_ended(child, code)
         if child.wanted:
             self._start_again(child, f"signal {-code}" if code < 0 else f"exit code {code}")
@@ -207,15 +178,15 @@ class _Supervisor:
             self._console.ended(code)
         if code == 0 and self._console_child.wanted:
             self._console_child.wanted = False
-            log.info("console: stopped from elsewhere; not started again")
+            log.info("console: stopped by another process; not started again")
 
     def _worker_ended(self, child: _Child, code: int) -> None:
-        self._family.tell_keeper(LOOK)  # which also tells how many there are to be
-        if code in {DONE, OUTDATED, MOVED} or self._asked_to_stop:
+        self._processes.send_to_maintenance(CHECK)  # which also reports the desired number
+        if code in {DONE, OUTDATED, MOVED} or self._stop_signals:
             child.wanted = False
             self._broken = self._broken or code != 0
             if code in {OUTDATED, MOVED}:
-                self._stays, self._wanted = False, 0
+                self._stays, self._desired = False, 0
         if not child.wanted or self._surplus() > 0:
             child.wanted = False
             self._workers.remove(child)
@@ -223,7 +194,7 @@ class _Supervisor:
     def _start_again(self, child: _Child, why: str) -> None:
         healthy = time.monotonic() - child.started_at >= HEALTHY
         child.deaths = 0 if healthy else child.deaths + 1
-        if child is self._console_child and child.deaths >= MOST_DEATHS:
+        if child is self._console_child and child.deaths >= CONSOLE_DEATHS_LIMIT:
             log.error("console cannot be kept running: %s, %d times in a row", why, child.deaths)
             self._broken = True
             self._stop()
@@ -232,58 +203,59 @@ class _Supervisor:
         child.due = time.monotonic() + child.pause
         log.warning("%s ended (%s); starting another in %.1f s", child.name, why, child.pause)
 
-    def _have(self, wanted: Wanted) -> None:
-        """Have as many workers as people want: places for more; of fewer, those in which nobody is go first.
+    def _scale(self, desired: DesiredWorkers) -> None:
+        """Have as many workers as people want: add places, or remove empty places.
 
-        Of the workers themselves the keeper asks some to stop, so that what they run may finish; their places go when
-        they end.
+        The maintenance process asks surplus workers to stop, so that their jobs can finish. Their places go when they
+        end.
         """
         if not self._stays:
             return
-        self._wanted = wanted.count
-        self._serves = self._serves or wanted.serving >= min(1, wanted.count)
+        self._desired = desired.count
+        self._serves = self._serves or desired.serving >= min(1, desired.count)
         for child in self._workers:
-            child.wanted = child.wanted and child.pid not in wanted.leaving
+            child.wanted = child.wanted and child.pid not in desired.leaving
         for child in [child for child in self._workers if not child.pid]:
             if self._surplus() > 0:
                 self._workers.remove(child)
         while self._surplus() < 0:
             self._workers.append(self._place())
-        if wanted.then:
+        if desired.stop_reason:
             self._stays = False
-            self._broken = self._broken or wanted.then != END
-            log.info("stopping: %s", WHY_STOPPING[wanted.then])
+            self._broken = self._broken or desired.stop_reason != STOP_REQUESTED
+            log.info("stopping: %s", desired.stop_reason)
 
     def _surplus(self) -> int:
-        return sum(child.wanted for child in self._workers) - self._wanted
+        return sum(child.wanted for child in self._workers) - self._desired
 
     def _place(self) -> _Child:
         self._number += 1
-        return _Child(f"worker {self._number}", self._family.start_worker)
+        return _Child(f"worker {self._number}", self._processes.start_worker)
 
-    def _watch_keeper(self) -> None:
-        """Replace a keeper that was stopped (STOP) and stays so: it may have the write lock in its hand."""
+    def _check_maintenance(self) -> None:
+        """Replace a maintenance process that is suspended (STOP) at two checks: it may hold the write lock."""
         now = time.monotonic()
-        if now < self._keeper_look:
+        if now < self._next_check:
             return
-        self._keeper_look = now + KEEPER_LOOK
-        stands = bool(self._keeper.pid) and processes.is_stopped(self._keeper.pid)
-        if stands and self._keeper_stood_still:
-            log.warning("the keeper (pid %d) was stopped; it is replaced", self._keeper.pid)
-            processes.kill([self._keeper.pid])
-        self._keeper_stood_still = stands
+        self._next_check = now + MAINTENANCE_CHECK
+        pid = self._maintenance.pid
+        suspended = bool(pid) and processes.is_stopped(pid)
+        if suspended and self._maintenance_suspended:
+            log.warning("the maintenance process (pid %d) is suspended; replacing it", pid)
+            processes.kill([pid])
+        self._maintenance_suspended = suspended
 
     def _finish(self) -> None:
-        """End the keeper after the last worker; kill what does not end in time."""
+        """End the maintenance process after the last worker; kill children that do not end in time."""
         now = time.monotonic()
-        if self._keeper.wanted and not self._stays and not self._workers:
-            self._keeper.wanted = False
-            self._keeper.kill_at = min(self._keeper.kill_at, now + KEEPER_GRACE)
-            self._family.end_keeper()
+        if self._maintenance.wanted and not self._stays and not self._workers:
+            self._maintenance.wanted = False
+            self._maintenance.kill_at = min(self._maintenance.kill_at, now + MAINTENANCE_GRACE)
+            self._processes.end_maintenance()
             if self._broken:
                 self._stop_console()
             elif self._console_child.wanted:
-                log.info("workers: stopped from elsewhere; not started again")
+                log.info("workers: stopped by another process; not started again")
         for child in self._children():
             if child.pid and child.kill_at <= now:
                 child.kill_at = now + LAST_GRACE
@@ -291,65 +263,60 @@ class _Supervisor:
                 process_group.kill(child.pid)
 
     def _pause(self) -> float:
+        """Seconds to wait for the next event."""
         now = time.monotonic()
         waits = [child.due - now for child in self._children() if child.wanted and not child.pid]
         waits += [child.kill_at - now for child in self._children() if child.pid]
-        if self._manager and not self._serves and self._keeper.wanted:
-            waits.append(IMPATIENCE)
-        # While the console is silent the tick stays due, and is not to be waited for without a pause.
-        waits.append(max(IMPATIENCE, self._manager.due_in()))
-        return max(0.0, min([self._keeper_look - now, *waits]))
+        if self._manager and not self._serves and self._maintenance.wanted:
+            waits.append(READY_CHECK)
+        # While the console is silent the tick stays due, so the pause needs a minimum.
+        waits.append(max(READY_CHECK, self._manager.due_in()))
+        return max(0.0, min([self._next_check - now, *waits]))
 
-    # --- who started this ---
+    # --- the service manager ---
 
-    def _tell(self) -> None:
+    def _notify_manager(self) -> None:
         if not self._manager:
             return
         now = time.monotonic()
         if self._console is not None:
-            self._console.listen()
-        if not self._serves and self._keeper.wanted and now >= self._asked_at + IMPATIENCE:
-            self._asked_at = now
-            self._family.tell_keeper(LOOK)
+            self._console.read_reports()
+        if not self._serves and self._maintenance.wanted and now >= self._checked_at + READY_CHECK:
+            self._checked_at = now
+            self._processes.send_to_maintenance(CHECK)
         self._manager.status(self._status())
-        if self._is_ready():
+        console_serves = self._console is None or self._console.serves or not self._console_child.wanted
+        workers_serve = self._serves or not self._maintenance.wanted
+        if console_serves and workers_serve and not self._stop_signals:
             self._manager.ready()
         if self._console is None or self._console.lives:
             self._manager.tick()
 
-    def _is_ready(self) -> bool:
-        """Whether all that is to run does what it is for."""
-        if self._asked_to_stop:
-            return False
-        console_serves = self._console is None or self._console.serves or not self._console_child.wanted
-        return console_serves and (self._serves or not self._keeper.wanted)
-
     def _status(self) -> str:
-        number = len(self._workers)
-        workers = f"{plural(number, 'worker')}{'' if self._stays else ', finishing'}"
+        workers = f"{plural(len(self._workers), 'worker')}{'' if self._stays else ', finishing'}"
         if self._console is None:
             return workers
-        said = ["console: answers"] if self._console.serves else []
-        return "; ".join(said + ([f"workers: {workers}"] if self._keeper.wanted else []))
+        parts = ["console: answers"] if self._console.serves else []
+        return "; ".join(parts + ([f"workers: {workers}"] if self._maintenance.wanted else []))
 
     # --- signals ---
 
-    def _heed_signals(self) -> None:
-        for number in self._bell.signals():
-            if signal.Signals(number).name not in STOPS:
-                for child in self._workers:
-                    if child.pid:
-                        self._family.tell(child.pid, QUIET)
-            else:
+    def _handle_signals(self) -> None:
+        for number in self._pipe.signals():
+            if signal.Signals(number).name in STOPS:
                 self._stop()
+                continue
+            for child in self._workers:
+                if child.pid:
+                    self._processes.send(child.pid, QUIET)
 
     def _stop(self) -> None:
-        """Stop everything: the first time when the jobs that run are done, the second time at once."""
-        self._asked_to_stop += 1
-        if self._asked_to_stop == 1:
-            log.info("stopping: running jobs may finish; a second signal hands them back at once")
+        """Stop everything: the first time when running jobs have finished, the second time at once."""
+        self._stop_signals += 1
+        if self._stop_signals == 1:
+            log.info("stopping: waiting for running jobs; a second signal releases them at once")
             self._manager.stopping()
-            self._family.tell_keeper(STOP)
+            self._processes.send_to_maintenance(STOP)
         else:
             log.info("stopping now")
             for child in self._children():
@@ -359,7 +326,7 @@ class _Supervisor:
         self._workers = [child for child in self._workers if child.pid]
         for child in self._workers:
             child.wanted = False
-            self._family.tell(child.pid, STOP if self._asked_to_stop == 1 else NOW)
+            self._processes.send(child.pid, STOP if self._stop_signals == 1 else NOW)
 
     def _stop_console(self) -> None:
         self._console_child.wanted = False

@@ -24,12 +24,12 @@ from worker import processes
 def test_the_move_fails_while_a_job_runs_and_the_workers_resume(app: Flask, target: Config) -> None:
     host = processes.host_name()
     busy = make_worker(host="another-host")
-    shy = make_worker(wish="quiet", host=host, pid=1)
+    shy = make_worker(requested_state="quiet", host=host, pid=1)
     make_job("processing", id="long", worker_id=busy.id)
     with pytest.raises(MoveError, match=r"still running: long \(\d+ s, on another-host\)"):
         go(target, patience=0.0)
     with engines.reading() as session:
-        wishes = {view.worker.id: view.worker.wish for view in fleet.workers(session, 30)}
+        wishes = {view.worker.id: view.worker.requested_state for view in fleet.workers(session, 30)}
     assert wishes == {busy.id: "run", shy.id: "quiet"}
     make_job()
 

@@ -77,7 +77,7 @@ class Ours:
         self._settings = Settings()
         self._held: list[Claim] = []
         with self._claims as turn:
-            self._revision = turn.look().revision
+            self._revision = turn.read_state().revision
 
     def fill(self, finished: int, pending: int) -> None:
         self.database.run("TRUNCATE jobs CASCADE")
@@ -92,12 +92,12 @@ class Ours:
 
     def settle(self) -> None:
         with self._claims as turn:
-            turn.look()
+            turn.read_state()
             self._give(turn)
 
     def turn(self) -> None:
         with self._claims as turn:
-            turn.look()
+            turn.read_state()
             self._give(turn)
             self._take(turn)
 

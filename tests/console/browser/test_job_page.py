@@ -60,7 +60,7 @@ def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> Non
 
 @pytest.mark.full
 def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page]) -> None:
-    make_worker(id="w1", wish="quiet", seen_at=clock.now() + clock.seconds(600))
+    make_worker(id="w1", requested_state="quiet", seen_at=clock.now() + clock.seconds(600))
     make_job("pending", id="job1")
     operator = open_browser("operator")
     operator.goto("/job/job1")

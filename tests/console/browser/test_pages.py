@@ -33,7 +33,7 @@ COLOURS = b"".join(
 
 def fill() -> None:
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
-    make_worker(id="w2", wish="quiet")
+    make_worker(id="w2", requested_state="quiet")
     make_worker(id="w3", state="stopped", stopped_at=clock.now())
     make_queue("mail", paused_by="person:ana")
     for state in STATES:

@@ -25,7 +25,7 @@ def wanted() -> int:
 
 def wish_of(worker_id: str) -> str:
     with reading() as session:
-        return session.get_one(Worker, worker_id).wish
+        return session.get_one(Worker, worker_id).requested_state
 
 
 def value_of(key: str) -> object:
@@ -180,7 +180,7 @@ def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
         for place in range(count):
             worker = make_worker(
                 id=f"worker-{number}-{place}", supervisor_id=f"s{number}", host=host, slots=2, seen_at=later,
-                wish=("run", "quiet", "stop")[place % 3], cpu_time=10**12, memory=10**10,
+                requested_state=("run", "quiet", "stop")[place % 3], cpu_time=10**12, memory=10**10,
             )  # fmt: skip
             make_job("processing", worker_id=worker.id, command="python3 " + "a-very-long-name " * 30)
     make_worker(id="silent", supervisor_id="s0", host="web-1.example.org", seen_at=1)

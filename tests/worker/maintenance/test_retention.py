@@ -1,4 +1,4 @@
-"""Old rows are deleted in small transactions, a little at each tick, and nothing else waits for that."""
+"""Old rows are deleted in small transactions at each tick, and nothing else waits for that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.db.models import Attempt, Event, IdempotencyKey, Job, Worker
 from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
 from worker import processes
-from worker.maintenance import process as keeper
+from worker.maintenance import process as maintenance
 from worker.maintenance import retention
 from worker.maintenance.retention import Retention
 
@@ -231,7 +231,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dead_worker_is_noticed_while_retention_still_goes_on() -> None:
     for _ in range(20):
         ended("completed", 40, b"x" * 1000)
-    one = keeper._Keeper()
+    one = maintenance._Maintenance()
     one.tick()
     assert one.has_more
     assert len(left()) == 17
@@ -251,7 +251,7 @@ def test_retention_goes_on_at_each_tick_until_a_round_is_done_and_rests_then() -
     for state in ("completed", "cancelled"):
         for _ in range(7):
             ended(state, 40)
-    one, ticks = keeper._Keeper(), 0
+    one, ticks = maintenance._Maintenance(), 0
     while ticks == 0 or one.has_more:
         assert left() or ticks > 5
         one.tick()

@@ -17,7 +17,7 @@ import pytest
 
 from webapp.lib import process_group
 from webapp.lib.sd_notify import Manager
-from worker.messages import ELSEWHERE, END, NOW, OUTDATED, QUIET, STOP, Wanted
+from worker.messages import NOW, OUTDATED, QUIET, RELOCATED, STOP, STOP_REQUESTED, DesiredWorkers
 from worker.supervisor import supervisor
 from worker.supervisor.console import Console
 
@@ -51,10 +51,10 @@ class Scene:
         self.listens: list[str] = []
         self._signals: list[int] = []
         self._ended: list[tuple[int, int]] = []
-        self._heard: list[Wanted] = []
+        self._heard: list[DesiredWorkers] = []
         self._life: Life
         monkeypatch.setattr("time.monotonic", lambda: self.now)
-        monkeypatch.setattr(process_group, "ask_to_stop", lambda pid: self.tell(pid, "TERM"))
+        monkeypatch.setattr(process_group, "ask_to_stop", lambda pid: self.send(pid, "TERM"))
         monkeypatch.setattr(process_group, "kill", lambda pid: self.killed.append(self._name(pid)))
 
     def run(self, life: Life, *, console: bool = True, watched: bool = False) -> int:
@@ -74,8 +74,8 @@ class Scene:
         self._signals.append(number)
 
     def hear(self, count: int = 1, then: str = "", serving: int = 0) -> None:
-        """The keeper says how many workers are wanted, and how many serve."""
-        self._heard.append(Wanted(count, (), then, serving))
+        """The maintenance process says how many workers are wanted, and how many serve."""
+        self._heard.append(DesiredWorkers(count, (), then, serving))
 
     def say(self, what: bytes) -> None:
         """The console says something."""
@@ -92,20 +92,20 @@ class Scene:
     def end(self) -> Life:
         """All end as they are asked to."""
         yield
-        for name in [name for name in self.pids if name != "keeper"]:
+        for name in [name for name in self.pids if name != "maintenance"]:
             self.die(name, 0)
         yield
-        self.die("keeper", 0)
+        self.die("maintenance", 0)
         yield
 
-    # --- the family ---
+    # --- the children ---
 
     def start_worker(self, name: str) -> int:
         self.starts[name] += 1
         self.pids[name] = 4_200_000 + sum(self.starts.values())
         return self.pids[name]
 
-    def start_keeper(self, name: str) -> int:
+    def start_maintenance(self, name: str) -> int:
         return self.start_worker(name)
 
     def start_console(self, _console: Console) -> int:
@@ -115,23 +115,23 @@ class Scene:
         ended, self._ended = self._ended, []
         return ended
 
-    def heard(self) -> list[Wanted]:
+    def reports(self) -> list[DesiredWorkers]:
         heard, self._heard = self._heard, []
         return heard
 
-    def tell(self, pid: int, word: str) -> None:
+    def send(self, pid: int, word: str) -> None:
         self.told.append((self._name(pid), word))
 
-    def tell_keeper(self, word: str) -> None:
-        """There is no keeper that could look."""
+    def send_to_maintenance(self, word: str) -> None:
+        """There is no maintenance process that could look."""
 
-    def end_keeper(self) -> None:
-        self.told.append(("keeper", "end"))
+    def end_maintenance(self) -> None:
+        self.told.append(("maintenance", "end"))
 
     def _name(self, pid: int) -> str:
         return next(name for name, one in self.pids.items() if one == pid)
 
-    # --- the bell ---
+    # --- the signal pipe ---
 
     def listen(self, names: list[str]) -> None:
         self.listens = names
@@ -155,9 +155,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_all_children_finish_and_the_keeper_ends_last(scene: Scene, number: int) -> None:
+def test_a_signal_lets_all_children_finish_and_the_maintenance_process_ends_last(scene: Scene, number: int) -> None:
     def life() -> Life:
-        assert list(scene.starts) == ["console", "keeper", "worker 1"]
+        assert list(scene.starts) == ["console", "maintenance", "worker 1"]
         scene.signal(number)
         yield
         assert scene.console is not None
@@ -165,8 +165,8 @@ def test_a_signal_lets_all_children_finish_and_the_keeper_ends_last(scene: Scene
         assert scene.console._listener.fileno() == -1, "with it open, new connections would wait for ever"
         scene.die("worker 1", 0)
         yield
-        assert scene.told[2:] == [("keeper", "end")]
-        scene.die("keeper", 0)
+        assert scene.told[2:] == [("maintenance", "end")]
+        scene.die("maintenance", 0)
         yield
         scene.die("console", 0)
         yield
@@ -185,20 +185,20 @@ def test_a_second_signal_does_not_wait_and_what_is_left_then_is_killed(scene: Sc
         assert scene.told[2:] == [("console", "TERM"), ("worker 1", NOW)]
         yield from scene.until(lambda: len(scene.killed) == 3)
         assert scene.now - asked_at == pytest.approx(supervisor.LAST_GRACE)
-        for name in ("console", "worker 1", "keeper"):
+        for name in ("console", "worker 1", "maintenance"):
             scene.die(name)
         yield from scene.until(lambda: False)
 
     assert scene.run(life()) == 1, "not all ended in good order"
 
 
-def test_a_keeper_that_does_not_end_is_killed(scene: Scene) -> None:
+def test_a_maintenance_process_that_does_not_end_is_killed(scene: Scene) -> None:
     def life() -> Life:
         scene.signal(signal.SIGTERM)
         yield
         scene.die("worker 1", 0)
-        yield from scene.until(lambda: scene.killed == ["keeper"])
-        scene.die("keeper")
+        yield from scene.until(lambda: scene.killed == ["maintenance"])
+        scene.die("maintenance")
         yield
 
     assert scene.run(life(), console=False) == 0
@@ -223,7 +223,7 @@ def test_a_console_that_dies_at_once_again_and_again_is_given_up_after_growing_p
     pauses = []
 
     def life() -> Life:
-        for starts in range(2, supervisor.MOST_DEATHS + 1):
+        for starts in range(2, supervisor.CONSOLE_DEATHS_LIMIT + 1):
             scene.die("console", 3)
             died_at = scene.now
             yield from scene.until(lambda starts=starts: scene.starts["console"] == starts)  # type: ignore[misc]
@@ -239,7 +239,7 @@ def test_a_console_that_dies_at_once_again_and_again_is_given_up_after_growing_p
 
 def test_a_console_that_lived_well_may_die_any_number_of_times(scene: Scene) -> None:
     def life() -> Life:
-        for _ in range(2 * supervisor.MOST_DEATHS):
+        for _ in range(2 * supervisor.CONSOLE_DEATHS_LIMIT):
             started_at = scene.now
             yield from scene.until(lambda: scene.now >= started_at + supervisor.HEALTHY)  # noqa: B023
             scene.die("console")
@@ -265,10 +265,10 @@ def test_a_console_that_ended_with_0_is_not_started_again_and_workers_go_on(scen
 
 def test_a_console_goes_on_when_people_have_stopped_the_workers(scene: Scene) -> None:
     def life() -> Life:
-        scene.hear(0, END)
+        scene.hear(0, STOP_REQUESTED)
         scene.die("worker 1", 0)
         yield
-        scene.die("keeper", 0)
+        scene.die("maintenance", 0)
         yield from scene.until(lambda: scene.now > 1100)
         assert list(scene.pids) == ["console"]
         assert ("console", "TERM") not in scene.told
@@ -280,18 +280,18 @@ def test_a_console_goes_on_when_people_have_stopped_the_workers(scene: Scene) ->
         yield
 
     assert scene.run(life()) == 0
-    assert (scene.starts["worker 1"], scene.starts["keeper"]) == (1, 1)
+    assert (scene.starts["worker 1"], scene.starts["maintenance"]) == (1, 1)
 
 
-@pytest.mark.parametrize("how", ["a worker", "the keeper"])
+@pytest.mark.parametrize("how", ["a worker", "maintenance"])
 def test_a_queue_that_is_in_other_hands_ends_the_console_too(scene: Scene, how: str) -> None:
     def life() -> Life:
-        if how == "the keeper":
-            scene.hear(0, ELSEWHERE)
+        if how == "maintenance":
+            scene.hear(0, RELOCATED)
         scene.die("worker 1", OUTDATED if how == "a worker" else 0)
         yield
-        assert scene.told == [("keeper", "end"), ("console", "TERM")]
-        scene.die("keeper", 0)
+        assert scene.told == [("maintenance", "end"), ("console", "TERM")]
+        scene.die("maintenance", 0)
         scene.die("console", 0)
         yield
 
@@ -344,7 +344,7 @@ def test_what_was_stopped_from_elsewhere_is_not_waited_for(scene: Scene, which: 
             scene.die("console", 0)
             scene.hear(serving=1)
         else:
-            scene.hear(0, END)
+            scene.hear(0, STOP_REQUESTED)
             scene.die("worker 1", 0)
             scene.say(b"R")
         yield

@@ -53,7 +53,9 @@ def running_workers(*requested: str) -> list[str]:
     """Ids of running workers; with `requested`, only those with one of these requests."""
     with reading() as session:
         return list(
-            session.scalars(select(Worker.id).where(RUNNING, Worker.wish.in_(requested) if requested else true()))
+            session.scalars(
+                select(Worker.id).where(RUNNING, Worker.requested_state.in_(requested) if requested else true())
+            )
         )
 
 

@@ -118,7 +118,7 @@ def _obstacle(obstacle: blockers.Obstacle) -> Why:
     if obstacle.kind == "unlabelled":
         text = Markup("Waiting for {}.{}").format(wanting(obstacle), there)
         return Why(text, "warn", command=start_command(requires=obstacle.requires))
-    quiet = [view.worker.id for view in obstacle.serving if view.worker.wish == "quiet"]
+    quiet = [view.worker.id for view in obstacle.serving if view.worker.requested_state == "quiet"]
     if quiet:
         return _quiet(obstacle, quiet)
     text = Markup("All workers that {} are stopping.{}").format(takers(name, obstacle.requires), there)

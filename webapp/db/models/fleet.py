@@ -27,7 +27,7 @@ class Worker(Model):
     queues: Mapped[Optional[str]]  # a JSON array of names; None: all
     labels: Mapped[Optional[str]]  # a JSON array without the host's label; None: no others
     state: Mapped[str]  # running, stopped (in good order), expired
-    wish: Mapped[str]  # requested state: run, quiet, stop
+    requested_state: Mapped[str] = mapped_column("wish")  # run, quiet, stop
     started_at: Mapped[int]
     stopped_at: Mapped[Optional[int]]
     heartbeat: Mapped[int]  # a counter: each observer uses its own clock

@@ -1,12 +1,11 @@
-"""The commands of one worker: start each, end it in time, say what came of it. What is the same on every platform.
+"""Runs the commands of one worker: start each, end it in time, report its result. The same on every platform.
 
-A `Runner` belongs to one thread at a time (see `worker/loop/standby.py`) and never touches the database, so that limits and
-cancellations bite even while that is out of reach. It is also the one place where a worker waits: `poll()` returns
-when something happened to a command, when another thread called `wake()`, when the supervisor had something to say, or
-when the bell rang for which it was armed. How a process is started, read and found is the platform's:
-`worker/runner/posix.py` where there is fork, `worker/runner/threads.py` elsewhere.
+A `Runner` belongs to one thread at a time (see `worker/loop/standby.py`) and never touches the database, so limits and
+cancellations work while the database is unavailable. It is also the only place where a worker waits: `poll()` returns
+when a command ends, when another thread calls `wake()`, when the supervisor sends a message, or when there may be new
+work. `worker/runner/posix.py` handles processes where there is fork, `worker/runner/threads.py` elsewhere.
 
-The end of a job is the end of its shell, not the closing of its pipes: what the shell leaves behind is ended.
+A job ends when its shell ends, not when its pipes close. Processes that the shell leaves behind are ended.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from worker.runner.limits import NO_LIMITS, Limits
 from worker.runner.output import Capture
 
 READ_SIZE = 65536
-LEFT_BEHIND_GRACE = 1.0  # seconds that what a shell left behind may take to end itself
+LEFT_BEHIND_GRACE = 1.0  # seconds that processes which a shell left behind have to end
 _WINDOWS: bool = sys.platform == "win32"
 
 
 @dataclass
 class Running:
-    """A command that runs. Facts of its end are set when its shell has ended (`over`); times in microseconds."""
+    """A command that runs. The last fields are set when its shell has ended (`over`). Times in microseconds."""
 
     pid: int  # the shell's
     claim: Claim
@@ -44,23 +43,23 @@ class Running:
     limit: float = 0.0  # of its time, in seconds
     limits: Limits = NO_LIMITS
     why: str = ""  # why it was told to end: timeout, cancelled, released, lost
-    kill_at: Optional[float] = None  # when what was told to end is killed; once `over`, when to look again
+    kill_at: Optional[float] = None  # when to kill what was told to end; once `over`, when to check again
     over: bool = False
     exit_code: Optional[int] = None
     signal: Optional[int] = None
     cpu_time: Optional[int] = None
     peak_memory: Optional[int] = None
-    used_up: str = ""  # which limit it met: memory, processes
+    used_up: str = ""  # the limit that it reached: memory, processes
     ended_at: int = 0
     left_behind: set[int] = field(default_factory=set)
-    give_up_at: float = 0.0  # what is left behind and cannot be killed (it hangs in the kernel) is waited for no longer
+    give_up_at: float = 0.0  # until when to wait for left-behind processes that hang in the kernel
 
 
 R = TypeVar("R", bound=Running)
 
 
 class CannotStart(Exception):
-    """A command that cannot be started: a failed attempt with this reason."""
+    """The command cannot be started. The attempt fails with this reason."""
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
@@ -71,18 +70,18 @@ class Runner(ABC, Generic[R]):
     """See the module.
 
     Attributes:
-        orders: what the supervisor said, in the words of `worker/messages.py`.
-        called: is called when it said something, from whatever thread heard it.
-        rang: the bell did since `arm()`; for whoever answers it to reset.
+        messages: what the supervisor sent, see `worker/messages.py`.
+        called: called when there is a message, from the thread that received it.
+        signalled: the descriptor passed to `arm()` was readable; the caller resets this.
         selects: whether `arm()` has an effect.
     """
 
     selects = False
 
     def __init__(self) -> None:
-        self.orders: deque[str] = deque()
+        self.messages: deque[str] = deque()
         self.called: Callable[[], object] = lambda: None
-        self.rang = False
+        self.signalled = False
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[AttemptResult] = []
         self._environment = {
@@ -91,7 +90,7 @@ class Runner(ABC, Generic[R]):
             if not key.startswith("QUEUECTL_") and key not in sd_notify.VARIABLES
         }
 
-    # --- what the worker asks ---
+    # --- for the worker ---
 
     def __len__(self) -> int:
         return len(self._running)
@@ -100,7 +99,7 @@ class Runner(ABC, Generic[R]):
         return [(one.claim, one.capture) for one in list(self._running.values())]
 
     def start(self, claim: Claim, settings: Settings) -> None:
-        """Start a claim's command. One that cannot be started is an ended one with its reason."""
+        """Start a claim's command. If that fails, the next `poll()` returns a failed attempt."""
         capture = Capture(settings.output_limit)
         started_at = clock.now()
         try:
@@ -120,16 +119,16 @@ class Runner(ABC, Generic[R]):
         self._running[running.pid] = running
 
     def stop(self, why: str, grace: float, tokens: Optional[set[str]] = None) -> None:
-        """Tell commands to end (TERM now, KILL after the grace): those with these tokens, or all."""
+        """End the commands with these tokens, or all: TERM now, KILL after `grace` seconds."""
         for running in self._running.values():
             if (tokens is None or running.claim.token in tokens) and not running.over:
                 self._terminate(running, why, grace)
 
-    def arm(self, bell: Optional[int]) -> None:
-        """Have `poll()` return, once, when this descriptor can be read."""
+    def arm(self, descriptor: Optional[int]) -> None:
+        """Let `poll()` also return, once, when this descriptor is readable."""
 
     def poll(self, timeout: Optional[float]) -> list[AttemptResult]:
-        """Wait for something to happen, `timeout` seconds at the most; return what ended."""
+        """Wait for an event, at most `timeout` seconds; return the results of ended commands."""
         until = self._next_deadline()
         if until is not None:
             wait = max(0.0, until - time.monotonic())
@@ -143,31 +142,30 @@ class Runner(ABC, Generic[R]):
     def wake(self) -> None:
         """End the wait of `poll()`, from any thread."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
 
-    # --- what the platform does ---
+    # --- for the platform ---
 
     @abstractmethod
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> R:
-        """Start the command's shell, in a session or group of its own. Raises CannotStart."""
+        """Start the command's shell in its own session or group. Raises CannotStart."""
 
     @abstractmethod
     def _wait(self, timeout: Optional[float]) -> None:
-        """Wait, and take in what happened: output, ends (through `_shell_ended`), orders."""
+        """Wait, and process what happened: output, ended shells (through `_shell_ended`), messages."""
 
     @abstractmethod
     def _tree(self, running: R) -> set[int]:
-        """The shell, what it started, and what escaped from it."""
+        """The shell, its descendants, and processes that escaped from them."""
 
     @abstractmethod
     def _left(self, running: R) -> set[int]:
-        """What still runs of a command whose shell has ended."""
+        """The processes of a command that still run after its shell has ended."""
 
     @abstractmethod
     def _collect(self, running: R, now: float) -> Optional[float]:
-        """Take in the rest of the output, and what else is left to say. None when done, else when to look again."""
+        """Read the rest of the output. Returns None when done, else when to try again."""
 
     # --- ending ---
 
@@ -181,36 +179,36 @@ class Runner(ABC, Generic[R]):
         return min(times, default=None)
 
     def _enforce(self) -> None:
-        """Act on the deadlines that have passed; finish what is over."""
+        """Act on the deadlines that have passed."""
         now = time.monotonic()
         for running in list(self._running.values()):
             if running.over:
-                self._finish_when_alone(running, now)
+                self._finish(running, now)
             elif not running.why and running.deadline is not None and now >= running.deadline:
                 self._terminate(running, "timeout", running.claim.kill_grace)
             elif running.kill_at is not None and now >= running.kill_at:
-                # The shell first: it would still have its say about children that are killed before it.
+                # The shell first: it would report that its children were killed before it.
                 processes.kill([running.pid, *self._tree(running)])
-                running.kill_at = now + 0.2  # until the shell's end is seen: a fork may have raced the scan
+                running.kill_at = now + 0.2  # again, because a fork may have raced the scan
 
     def _terminate(self, running: R, why: str, grace: float) -> None:
-        if not running.why:
-            running.why = why
-        processes.ask_to_end(self._tree(running))
+        running.why = running.why or why
+        processes.terminate(self._tree(running))
         kill_at = time.monotonic() + grace
         running.kill_at = kill_at if running.kill_at is None else min(kill_at, running.kill_at)
 
     def _shell_ended(self, running: R, left: set[int]) -> None:
-        """The shell has ended: tell what it left behind to end, too."""
+        """The shell has ended and left these processes behind: end them."""
         running.over = True
         running.left_behind = left
         if left:
-            processes.ask_to_end(left)
+            processes.terminate(left)
             grace = LEFT_BEHIND_GRACE if not running.why else 0.0
             running.kill_at = time.monotonic() + grace
             running.give_up_at = running.kill_at + 0.5
 
-    def _finish_when_alone(self, running: R, now: float) -> None:
+    def _finish(self, running: R, now: float) -> None:
+        """Report the result, unless processes are still left or output is still open."""
         if running.left_behind and running.kill_at is not None:
             still = self._left(running)
             if still and now < running.kill_at:
@@ -224,12 +222,12 @@ class Runner(ABC, Generic[R]):
             running.kill_at = again
             return
         del self._running[running.pid]
-        self._ended.append(_outcome(running))
+        self._ended.append(_result(running))
 
     # --- starting ---
 
     def _own_environment(self, claim: Claim) -> dict[str, str]:
-        """What a claim's command sees beside the environment of its worker, or in its place."""
+        """The variables that a command gets in addition to the worker's environment."""
         own = {name.upper(): value for name, value in claim.env.items()} if _WINDOWS else claim.env  # 'Path' is 'PATH'
         return {
             **own,
@@ -247,7 +245,7 @@ def _check_folder(cwd: str) -> None:
         raise CannotStart("cwd", f"the worker has no access to working directory {cwd}")
 
 
-def _outcome(running: Running) -> AttemptResult:
+def _result(running: Running) -> AttemptResult:
     kept, exit_code, number = running.capture.kept(), running.exit_code, running.signal
     facts: dict[str, Any] = {
         "started_at": running.started_at,
@@ -257,7 +255,7 @@ def _outcome(running: Running) -> AttemptResult:
         "cpu_time": running.cpu_time,
         "peak_memory": running.peak_memory,
         "output": kept,
-        "left_behind": 0 if running.why else len(running.left_behind),  # what was told to end has not been left
+        "left_behind": 0 if running.why else len(running.left_behind),  # a stopped command had no chance to end them
     }
     if running.why == "cancelled":
         return AttemptResult(running.claim, "cancelled", "cancelled", error="cancelled while running", **facts)
@@ -265,9 +263,8 @@ def _outcome(running: Running) -> AttemptResult:
         return AttemptResult(running.claim, "released", "released", error="interrupted: worker shut down", **facts)
     if exit_code == 0 and not running.why:
         return AttemptResult(running.claim, "completed", "exit", **facts)
-    words = failure_text.last_line(kept.data)
-    how = "exit" if number is None else "signal"
-    reason = "timeout" if running.why == "timeout" else running.used_up or how
+    line = failure_text.last_line(kept.data)
+    reason = "timeout" if running.why == "timeout" else running.used_up or ("exit" if number is None else "signal")
     if reason == "timeout":
         what, ending = reason, f"timed out after {running.limit:g} s"
     else:
@@ -275,6 +272,6 @@ def _outcome(running: Running) -> AttemptResult:
         ending = failure_text.describe_exit(exit_code or 0) if number is None else failure_text.describe_signal(number)
     if running.used_up:
         ending = f"{failure_text.describe_limit(running.used_up, running.limits)}; {ending}"
-    error = f"{ending}: {words}" if words else ending
-    key = failure_text.error_key(what, words, running.claim.command)
+    error = f"{ending}: {line}" if line else ending
+    key = failure_text.error_key(what, line, running.claim.command)
     return AttemptResult(running.claim, "failed", reason, error=error, error_key=key, **facts)

@@ -1,4 +1,4 @@
-"""Which signals a supervisor hears when it was started with some of them ignored."""
+"""Which signals a supervisor receives when some were ignored before its start."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from worker.supervisor.supervisor import STOPS
 
 def test_under_nohup_a_hang_up_stays_ignored_and_in_a_shells_background_an_interrupt_is_heard() -> None:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
-    bell = SignalPipe()
+    pipe = SignalPipe()
     try:
-        bell.listen(STOPS)
+        pipe.listen(STOPS)
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGINT)
-        bell.wait(20)
-        assert bell.signals() == [signal.SIGINT]
+        pipe.wait(20)
+        assert pipe.signals() == [signal.SIGINT]
     finally:
-        bell.leave()
+        pipe.detach()
         for number, handler in before.items():
             signal.signal(number, handler)
