@@ -23,8 +23,8 @@ def _filters(command: Command) -> Command:
         click.option("--since", **SINCE, help="Entries since a time (2026-11-24T09:30:00Z), or of a period (2h)."),
         click.option("--outcome", type=click.Choice(("done", "refused")), help="Entries with this outcome."),
         click.option("--verb", metavar="ACTION", help="Entries of this action, such as requeue or sign_in."),
-        click.option("--subject", metavar="TARGET", help="Entries whose target starts with this: job:job1, setting:"),
-        click.option("--actor", metavar="NAME", help="Entries of this user, or of token:NAME."),
+        click.option("--subject", metavar="TARGET", help="Entries of this target, or with this prefix: job:job1."),
+        click.option("--actor", metavar="NAME", help="Entries of this user, or of token:NAME. A prefix is enough."),
     ):
         command = option(command)
     return command

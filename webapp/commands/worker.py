@@ -13,7 +13,7 @@ from webapp.commands.shared.output import Column, ago, present, say
 from webapp.lib import clock
 from webapp.lib.text import plural
 
-SHOWN_STATES = {"quiet": "draining", "silent": "not responding"}
+SHOWN_STATES = {"quiet": "draining", "silent": "not responding", "expired": "lost"}
 
 
 @click.group(epilog="Example: manage.py worker start --count 3")

@@ -37,6 +37,7 @@ STYLES = {
     "draining": "yellow",
     "stopping": "yellow",
     "not responding": "red",
+    "lost": "red",
     "expired": "red",
     "paused": "yellow",
     "ok": "green",
