@@ -123,9 +123,7 @@ def test_groups_are_listed_open_ones_first(app: Flask, cli: Cli) -> None:
         ("bbb", 2, True, None),
         ("aaa", 1, False, "ana"),
     ]
-    assert (
-        cli("dlq", "groups", "--limit", "1").err == "Only the first 1 are shown. Use --limit to see more.\n"
-    )
+    assert cli("dlq", "groups", "--limit", "1").err == "Only the first 1 are shown. Use --limit to see more.\n"
 
 
 def test_a_group_alone_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> None:
