@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The one door: check the Python, enter the virtual environment (made on first use), hand over to webapp.commands.
+"""The entry point: checks the Python version, enters the virtual environment, and runs webapp.commands.
 
-This file must parse on any Python that may be called python3, so that an old one gets a sentence and not a
-SyntaxError: no f-strings and no annotations here. What it imports may use all that Python 3.9 has.
+This file must parse with any version of Python, so an old one gets a message and not a SyntaxError: no f-strings and
+no annotations here. The imported modules may use everything that Python 3.9 has.
 """
 
 import os
 import sys
 
-if sys.version_info < (3, 9):  # noqa: UP036 - for those who start it with an older one
+if sys.version_info < (3, 9):  # noqa: UP036 - for people who start it with an older one
     sys.stderr.write(
-        "manage.py: needs Python 3.9 or newer, and " + str(sys.executable) + " is " + sys.version.split()[0] + ". "
-        "Start it with a newer one, for example: python3.11 manage.py\n"
+        "manage.py: needs Python 3.9 or newer, but " + str(sys.executable) + " is " + sys.version.split()[0] + ". "
+        "Use a newer one, for example: python3.11 manage.py\n"
     )
     sys.exit(1)
 

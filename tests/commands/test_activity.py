@@ -46,7 +46,7 @@ def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli)
     command = told.err.strip().rpartition("manage.py ")[2].split()
     assert command[:2] == ["activity", "undo"]
     change_job("a", attempts=2)
-    assert cli(*command).out == "1 job put back\n"
+    assert cli(*command).out == "1 job restored\n"
     assert states("a", "b") == ["pending", "dead"]
     again = cli(*command)
     assert (again.code, again.out) == (1, "")
@@ -54,7 +54,7 @@ def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli)
 
 
 def test_the_list_tells_acts_newest_first(app: Flask, cli: Cli) -> None:
-    assert cli("activity", "list").err == "Nothing was done yet.\n"
+    assert cli("activity", "list").err == "No bulk actions yet.\n"
     make_job("dead", id="a")
     cli("dlq", "retry", "--all")
     cli("activity", "undo", "1")
@@ -70,7 +70,7 @@ def test_a_canary_goes_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
     make_job("dead", id="b")
     assert cli("dlq", "retry", "--all", "--canary").code == 0
     assert states("a", "b") == ["dead", "pending"]
-    assert cli("activity", "stop", "1").out == "act 1: stopped\n"
+    assert cli("activity", "stop", "1").out == "action 1: stopped\n"
     assert cli("activity", "stop", "1").code == 1
 
 

@@ -25,11 +25,11 @@ def trail(app: Flask, cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("trail")
-def test_the_newest_line_is_first_and_more_are_told_of(cli: Cli) -> None:
+def test_the_newest_line_is_first_and_a_message_says_that_there_are_more(cli: Cli) -> None:
     result = cli("audit", "--limit", "2")
     assert result.code == 0
     assert result.lines[1].split()[3:7] == [r"person:eve\x1b[2J", "post", "route:queues.pause", "refused"]
-    assert "the newest 2; there are more" in result.err
+    assert "the newest 2 are shown" in result.err
     assert len(cli("audit", "--limit", "2", "--json").json) == 2
     assert cli("audit").err == ""
 
@@ -52,7 +52,7 @@ def test_table_and_file_are_narrowed_the_same_way(cli: Cli, argv: list[str], num
     assert len(cli("audit", *argv, "--json").json) == number
     assert len(cli("audit", "export", *argv).lines) == number
     if not number:
-        assert "Nothing in the trail is like this." in cli("audit", *argv).err
+        assert "No matching entries." in cli("audit", *argv).err
 
 
 @pytest.mark.usefixtures("trail")
@@ -69,7 +69,7 @@ def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
     if sys.platform != "win32":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = cli("audit", "export", str(file))
-    assert (again.code, again.err) == (1, f"Error: {file} exists. Choose another name, or say --replace.\n")
+    assert (again.code, again.err) == (1, f"Error: {file} exists. Choose another name, or use --replace.\n")
     assert cli("audit", "export", str(file), "--replace", "--verb", "config").code == 0
     assert len(file.read_text().splitlines()) == 3
     assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["audit.jsonl"]
@@ -86,7 +86,7 @@ def test_a_time_that_is_none_is_a_usage_error_in_one_line(app: Flask, cli: Cli) 
 def test_options_before_export_are_not_lost_in_silence(app: Flask, cli: Cli) -> None:
     result = cli("audit", "--actor", "ana", "export")
     assert result.code == 2
-    assert "behind `export`" in result.err
+    assert "after `export`" in result.err
 
 
 def test_a_restored_trail_says_that_it_was_restored_and_by_whom(processes: Processes, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def migrated(request: pytest.FixtureRequest) -> bool:
 
 
 def test_upgrade_makes_a_database_and_then_finds_it_up_to_date(home: Path, cli: Cli) -> None:
-    assert cli("db", "upgrade").out == f"The database was empty, now at {HEAD}.\n"
+    assert cli("db", "upgrade").out == f"Database upgraded from empty to schema {HEAD}.\n"
     assert cli("db", "upgrade").out == f"The database is up to date (schema {HEAD}).\n"
 
 
@@ -43,7 +43,7 @@ def test_a_reference_into_nothing_is_found(sqlite_app: Flask, cli: Cli) -> None:
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")
         connection.exec_driver_sql("BEGIN")
     result = cli("db", "check")
-    assert (result.code, result.lines) == (1, [f"jobs, row {job.seq}: refers to a row of queues that is not there"])
+    assert (result.code, result.lines) == (1, [f"jobs, row {job.seq}: refers to a missing row of queues"])
     assert "damaged" in result.err
 
 

@@ -48,9 +48,9 @@ def test_a_job_that_ends_otherwise_is_a_failure(cli: Cli, monkeypatch: pytest.Mo
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(
-        demo, "_acts", lambda: [demo.Act({"id": "a", "command": "exit 1", "max_retries": 0}, "should succeed")]
+        demo, "_demo_jobs", lambda: [demo.DemoJob({"id": "a", "command": "exit 1", "max_retries": 0}, "should succeed")]
     )
     result = cli("demo")
     assert result.code == 1
     assert "a is dead after 1 attempts; expected completed after 1." in result.err
-    assert "Every job ended" not in result.out
+    assert "All jobs ended" not in result.out

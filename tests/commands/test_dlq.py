@@ -40,7 +40,7 @@ def test_an_empty_list_is_a_word_for_a_person_and_an_array_for_a_program(app: Fl
 def test_retry_makes_a_dead_letter_pending(app: Flask, cli: Cli) -> None:
     make_job("dead", id="job1")
     result = cli("dlq", "retry", "job1")
-    assert (result.code, result.out, result.err) == (0, "job1: pending\n", "Undo: manage.py activity undo 1\n")
+    assert (result.code, result.out, result.err) == (0, "job1: requeued\n", "Undo: manage.py activity undo 1\n")
     assert states("job1") == ["pending"]
 
 
@@ -52,7 +52,7 @@ def test_what_is_no_dead_letter_is_refused_and_left_alone(app: Flask, cli: Cli, 
     assert result.code == 1
     assert [line.split(":")[0] for line in result.lines] == ["job1"]
     assert result.err.splitlines()[0].startswith("done: is completed; only dead letters")
-    assert result.err.splitlines()[1] == "nope: there is no such job."
+    assert result.err.splitlines()[1] == "nope: no such job."
     assert states("done") == ["completed"]
 
 
@@ -63,7 +63,7 @@ def test_all_are_retried_at_once(app: Flask, cli: Cli) -> None:
     result = cli("dlq", "retry", "--all")
     assert (result.code, result.err) == (
         0,
-        "2 dead letters pending again. Undo: manage.py activity undo 1\n",
+        "2 dead letters requeued. Undo: manage.py activity undo 1\n",
     )
     assert states("a", "b", "c") == ["pending", "pending", "cancelled"]
 
@@ -123,18 +123,16 @@ def test_groups_are_listed_open_ones_first(app: Flask, cli: Cli) -> None:
         ("bbb", 2, True, None),
         ("aaa", 1, False, "ana"),
     ]
-    assert (
-        cli("dlq", "groups", "--limit", "1").err == "These are the first 1; there are more. Show them with --limit.\n"
-    )
+    assert cli("dlq", "groups", "--limit", "1").err == "Only the first 1 are shown. Use --limit to see more.\n"
 
 
 def test_a_group_alone_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> None:
     for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
         make_job("dead", id=name, error_key=key)
     assert {job["id"] for job in cli("dlq", "list", "--group", "one", "--json").json} == {"a", "b"}
-    assert cli("dlq", "retry", "--group", "one").err.startswith("2 dead letters pending again.")
+    assert cli("dlq", "retry", "--group", "one").err.startswith("2 dead letters requeued.")
     assert states("a", "b", "c") == ["pending", "pending", "dead"]
-    assert cli("dlq", "retry", "--group", "one").err == "No dead letters of this group.\n"
+    assert cli("dlq", "retry", "--group", "one").err == "No dead letters.\n"
     assert cli("dlq", "discard", "--group", "two", "--yes").code == 0
     assert states("c") == ["gone"]
 
@@ -154,7 +152,7 @@ def test_a_group_gets_a_note_an_owner_and_an_acknowledgement(app: Flask, cli: Cl
     (found,) = cli("dlq", "groups", "--json").json
     assert (found["note"], found["owner"], found["open"]) == ("they know", "ana", False)
     assert cli("dlq", "note", "one", "--reopen", "--owner", "").err == "Saved.\n"
-    assert cli("dlq", "note", "one", "--reopen").err == "Nothing was changed.\n"
+    assert cli("dlq", "note", "one", "--reopen").err == "Nothing changed.\n"
     (found,) = cli("dlq", "groups", "--json").json
     assert (found["note"], found["owner"], found["open"]) == ("they know", None, True)
 

@@ -70,12 +70,12 @@ def test_a_delay_may_have_a_unit(app: Flask, cli: Cli) -> None:
     [
         ([], "Give one of"),
         (["{}", "--file", "x"], "Give one of"),
-        (["{}", "--queue", "x"], "go with --command"),
+        (["{}", "--queue", "x"], "work only with --command"),
         (["--command", "true", "--delay", "soon"], "'--delay': 'soon' is not a duration"),
         (["--command", "true", "--env", "A"], "'A' has no '='"),
         (["--command", "true", "--env", "A=1", "--env", "A=2"], "'A' is set twice"),
         (["--command", "true", "--priority", "high"], "'high' is not a valid integer"),
-        (["{id:job1,command:echo", "hello}"], "the shell took the quotes away"),
+        (["{id:job1,command:echo", "hello}"], "seems to have removed the quotes"),
     ],
 )
 def test_a_command_line_that_cannot_be_meant_is_a_usage_error(cli: Cli, argv: list[str], words: str) -> None:
@@ -87,8 +87,8 @@ def test_a_command_line_that_cannot_be_meant_is_a_usage_error(cli: Cli, argv: li
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("'{id:job1,command:echo}'", "the shell took the quotes away"),
-        ("{id:job1,command:echo}", "the shell took the quotes away"),
+        ("'{id:job1,command:echo}'", "seems to have removed the quotes"),
+        ("{id:job1,command:echo}", "seems to have removed the quotes"),
         ("echo hello", "--command 'echo hi'"),
         ('{"command":', "invalid JSON"),
     ],
@@ -102,7 +102,7 @@ def test_bad_input_is_refused_with_a_hint_and_nothing_is_stored(app: Flask, cli:
 
 
 def test_well_quoted_json_with_a_slip_gets_no_hint_about_quotes(cli: Cli) -> None:
-    assert "quotes away" not in cli("enqueue", '{"command":"true",}').err
+    assert "removed the quotes" not in cli("enqueue", '{"command":"true",}').err
 
 
 def test_a_taken_id_is_refused_with_the_state_of_its_job(app: Flask, cli: Cli) -> None:
@@ -158,7 +158,7 @@ def test_the_first_twenty_faults_are_told_and_the_rest_counted(cli: Cli) -> None
 
 def test_an_id_given_twice_is_told_with_both_lines(cli: Cli) -> None:
     data = b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}, {"id": "a", "command": "3"})
-    assert "line 4: id: 'a' is the id of line 2, too." in cli("enqueue", "-", stdin=data).err
+    assert "line 4: id: 'a' is already used in line 2." in cli("enqueue", "-", stdin=data).err
 
 
 def test_a_taken_id_among_many_is_told_with_its_line(app: Flask, cli: Cli) -> None:

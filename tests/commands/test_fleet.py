@@ -52,19 +52,19 @@ def test_status_and_queue_list_tell_rates_and_how_long_jobs_wait_and_run(app: Fl
     assert hour["run_seconds"]["p50"] == pytest.approx(1, rel=0.05)
     assert hour["wait_seconds"]["p99"] == pytest.approx(2, rel=0.05)
     out = cli("status").out
-    assert "runs end a minute" in out
-    assert "waited 2 s, 95 % within 2 s; ran 1 s" in out
+    assert "runs/min" in out
+    assert "wait p50 2 s, p95 2 s; run p50 1 s" in out
     queue = next(one for one in cli("queue", "list", "--json").json if one["name"] == "mail")
     assert 0.8 <= queue["runs_per_minute"] <= 4
     assert queue["drain_seconds"] == pytest.approx(60 / queue["runs_per_minute"], rel=0.06)
-    assert "DRAINED IN" in cli("queue", "list").out
+    assert "CLEARS IN" in cli("queue", "list").out
 
 
 def test_an_empty_queue_has_a_status_too(app: Flask, cli: Cli) -> None:
     status = cli("status", "--json").json
     assert set(status["states"].values()) == {0}
     assert (status["workers"], status["oldest_pending_seconds"]) == ([], None)
-    assert "nothing waits" in cli("status").out
+    assert "no pending jobs" in cli("status").out
 
 
 def test_status_tells_a_person_to_start_a_worker_where_jobs_wait_for_none(app: Flask, cli: Cli) -> None:
@@ -95,9 +95,9 @@ def test_a_queue_is_listed_paused_and_resumed(app: Flask, cli: Cli) -> None:
     assert (mail["name"], mail["paused"], mail["pending"], mail["processing"]) == ("mail", True, 1, 1)
     assert (default["name"], default["paused"], default["oldest_pending_seconds"]) == ("default", False, None)
     assert cli("queue", "list").lines[2].split()[:4] == ["mail", "paused", "1", "1"]
-    assert cli("queue", "pause", "mail").out == "mail: is paused already\n"
-    assert cli("queue", "resume", "mail").out == "mail: running\n"
-    assert cli("queue", "resume", "mail").out == "mail: is not paused\n"
+    assert cli("queue", "pause", "mail").out == "mail: already paused\n"
+    assert cli("queue", "resume", "mail").out == "mail: resumed\n"
+    assert cli("queue", "resume", "mail").out == "mail: not paused\n"
 
 
 def test_a_queue_that_no_job_has_named_cannot_be_paused(app: Flask, cli: Cli) -> None:
@@ -147,7 +147,7 @@ def test_named_workers_are_told_and_the_others_are_not(app: Flask, cli: Cli, ver
 def test_without_a_name_all_are_told(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", requested_state="quiet")
     make_worker(id="w2", requested_state="quiet")
-    assert cli("worker", "resume").lines == ["w1: takes jobs", "w2: takes jobs"]
+    assert cli("worker", "resume").lines == ["w1: taking jobs", "w2: taking jobs"]
     assert (wish_of("w1"), wish_of("w2")) == ("run", "run")
 
 
@@ -155,8 +155,8 @@ def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", state="stopped", stopped_at=clock.now())
     result = cli("worker", "stop", "w1", "w9")
     assert (result.code, result.out) == (1, "")
-    assert result.err.splitlines()[0].startswith("w1: is stopped; only running workers")
-    assert result.err.splitlines()[1] == "w9: there is no such worker."
+    assert result.err.splitlines()[0].startswith("w1: is stopped; stop works only for running workers")
+    assert result.err.splitlines()[1] == "w9: no such worker."
 
 
 @pytest.mark.parametrize("verb", ["quiet", "resume"])
@@ -165,9 +165,9 @@ def test_a_worker_that_was_told_to_stop_hears_nothing_else(app: Flask, cli: Cli,
     for names in ([], ["w1"]):
         result = cli("worker", verb, *names)
         assert (result.code, result.out) == (1, "")
-        assert result.err.startswith("w1: is stopping; only running workers")
+        assert result.err.startswith(f"w1: is stopping; {verb} works only for running workers")
     assert wish_of("w1") == "stop"
-    assert cli("worker", "stop").lines == ["w1: stops when its jobs are done"]
+    assert cli("worker", "stop").lines == ["w1: stop requested; it finishes its jobs first"]
 
 
 def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
@@ -176,11 +176,11 @@ def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
     [one] = cli("worker", "supervisors", "--json").json
     assert (one["id"], one["state"], one["wanted"], one["workers"]) == ("s1", "running", 2, ["w1"])
     assert cli("worker", "supervisors").lines[1].split()[:6] == ["s1", "running", "a-host", str(one["pid"]), "1", "2"]
-    assert cli("worker", "scale", "s1", "4").out == "s1: 4 workers, before 2\n"
-    assert cli("worker", "scale", "s1", "+1").out == "s1: 5 workers, before 4\n"
-    assert cli("worker", "scale", "s1", "-4").out == "s1: 1 worker, before 5\n"
-    assert cli("worker", "scale", "s1", "1").out == "s1: 1 worker, as before\n"
-    assert cli("worker", "scale", "s1", "0").out == "s1: 0 workers, before 1\n"
+    assert cli("worker", "scale", "s1", "4").out == "s1: 4 workers (before: 2)\n"
+    assert cli("worker", "scale", "s1", "+1").out == "s1: 5 workers (before: 4)\n"
+    assert cli("worker", "scale", "s1", "-4").out == "s1: 1 worker (before: 5)\n"
+    assert cli("worker", "scale", "s1", "1").out == "s1: 1 worker (unchanged)\n"
+    assert cli("worker", "scale", "s1", "0").out == "s1: 0 workers (before: 1)\n"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
     [
         (["s1", "257"], 1, "expected a whole number from 0 to 256"),
         (["s1", "-3"], 1, "-1 is not allowed"),
-        (["s1", "many"], 2, "'many' is no number of workers"),
+        (["s1", "many"], 2, "'many' is not a number of workers"),
         (["s2", "1"], 1, "supervisor 's2' does not exist"),
         (["w1", "1"], 1, "'w1' is a worker; its supervisor is s1"),
         (["s3", "1"], 1, "has stopped or is stopping"),

@@ -110,7 +110,7 @@ def test_a_list_that_ends_at_its_limit_says_so_on_stderr(app: Flask, cli: Cli) -
         make_job(id=f"job-{number}")
     result = cli("list", "--limit", "3", "--json")
     assert [job["id"] for job in result.json] == ["job-4", "job-3", "job-2"]
-    assert "there are more" in result.err
+    assert "Use --limit" in result.err
     assert cli("list", "--limit", "5").err == ""
 
 
@@ -167,7 +167,7 @@ def test_show_tells_a_jobs_story(app: Flask, cli: Cli) -> None:
         "SIGKILL",
         "worker-a",
         "exit code 2",
-        "made due at once",
+        "set to run now",
         "person:ben",
     ):
         assert words in text, words
@@ -202,14 +202,14 @@ def test_cancel_moves_what_waits_and_asks_what_runs(app: Flask, cli: Cli) -> Non
     make_job("processing", id="runs")
     result = cli("cancel", "waits", "runs")
     assert (result.code, result.err) == (0, "Undo: manage.py activity undo 1\n")
-    assert result.lines == ["waits: cancelled", "runs: told to end; its worker follows within about a second"]
+    assert result.lines == ["waits: cancelled", "runs: cancel requested"]
     assert state_of("waits") == "cancelled"
 
 
 def test_a_job_that_was_told_to_end_before_is_no_fault(app: Flask, cli: Cli) -> None:
     make_job("processing", id="runs", cancel_requested_at=clock.now(), cancel_requested_by="person:ben")
     result = cli("cancel", "runs")
-    assert (result.code, result.out, result.err) == (0, "", "runs: has been told to end already.\n")
+    assert (result.code, result.out, result.err) == (0, "", "runs: is already being cancelled.\n")
 
 
 def test_what_cannot_be_cancelled_is_named_and_the_rest_is_done(app: Flask, cli: Cli) -> None:
@@ -219,7 +219,7 @@ def test_what_cannot_be_cancelled_is_named_and_the_rest_is_done(app: Flask, cli:
     assert (result.code, result.lines) == (1, ["waits: cancelled"])
     assert result.err.splitlines() == [
         "done: is completed; only jobs that have not ended can be cancelled.",
-        "nope: there is no such job.",
+        "nope: no such job.",
         "Undo: manage.py activity undo 1",
     ]
 
@@ -230,7 +230,7 @@ def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli)
     make_job(id="due")
     result = cli("run-now", "later", "flaky", "due")
     assert (result.code, result.lines) == (1, ["later: pending", "flaky: pending"])
-    assert result.err.splitlines()[0] == "due: is pending; only scheduled jobs and failed ones can be made due."
+    assert result.err.splitlines()[0] == "due: is pending; only scheduled and failed jobs can be run now."
     assert state_of("later") == state_of("flaky") == "pending"
 
 

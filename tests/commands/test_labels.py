@@ -71,7 +71,7 @@ def test_lists_and_a_job_show_what_is_required_and_a_search_finds_it(app: Flask,
     out = cli("list").out
     assert out.splitlines()[0].split()[:4] == ["ID", "STATE", "QUEUE", "REQUIRES"]
     assert "gpu, ssd" in out
-    assert "requires  gpu, ssd\n" in cli("show", "both").out
+    assert "requires   gpu, ssd\n" in cli("show", "both").out
     assert cli("show", "both", "--json").json["requires"] == ["gpu", "ssd"]
     assert [job["id"] for job in cli("list", "--search", "requires:gpu", "--json").json] == ["dead", "both"]
     assert [job["id"] for job in cli("list", "--search", "requires:host:WEB-1", "--json").json] == ["here"]
@@ -91,7 +91,7 @@ def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(a
     make_job(queue="mail", requires="gpu,ssd")
     for _ in range(2):
         make_job(requires="host:web-9")
-    assert "2 in default, which need host:web-9; 1 in mail, which needs gpu and ssd" in cli("status").out
+    assert "2 in default (requires host:web-9); 1 in mail (requires gpu, ssd)" in cli("status").out
     told = doctor()
     assert told["result"] == "warn"
     assert "1 running, but none has the labels that 3 jobs require: gpu, host:web-9, ssd." in told["detail"]
@@ -108,8 +108,8 @@ def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(a
     ("given", "words"),
     [
         (["-x"], "'-x' is not a valid label; expected 1 to 128 characters"),
-        (["gpu,ssd"], "Give --label once for each."),
-        (["host:web-1"], "every worker has its host's label by itself, here 'host:"),
+        (["gpu,ssd"], "Give --label once for each label."),
+        (["host:web-1"], "Workers get theirs automatically, here 'host:"),
         ([f"l{number}" for number in range(9)], "9 labels are too many; a worker has at most 8."),
     ],
 )

@@ -74,7 +74,7 @@ def test_where_bytes_were_left_out_a_line_on_stderr_counts_them(app: Flask, cli:
     make_attempt(job, state="completed", output=b"headtail", output_runs="8", output_cut=4, output_dropped=1234)
     result = cli("logs", "a")
     assert result.out == "headtail"
-    assert "1,234 bytes were left out here" in result.err
+    assert "1,234 bytes omitted" in result.err
 
 
 def test_a_running_job_shows_what_it_has_written_so_far(app: Flask, cli: Cli) -> None:
@@ -100,7 +100,7 @@ def test_following_a_job_that_has_ended_shows_it_and_ends(app: Flask, cli: Cli) 
 def test_following_a_job_that_never_started_and_never_will_ends(app: Flask, cli: Cli) -> None:
     make_job("cancelled", id="a")
     result = cli("logs", "a", "--follow")
-    assert (result.code, result.out, result.err) == (0, "", "a: cancelled, and never started.\n")
+    assert (result.code, result.out, result.err) == (0, "", "a: cancelled, never started.\n")
 
 
 def test_following_goes_on_from_waiting_through_a_retry_to_the_end(app: Flask, cli: Cli, monkeypatch: Any) -> None:
@@ -133,10 +133,10 @@ def test_following_goes_on_from_waiting_through_a_retry_to_the_end(app: Flask, c
     assert (result.code, result.out) == (0, "one\ntwo\nthree\nagain\n")
     assert scenes == []
     told = [line.strip("[]").removeprefix("a: ") for line in result.err.splitlines()]
-    assert told[0] == "pending; no worker is alive: manage.py worker start"
+    assert told[0] == "pending; no workers are running: manage.py worker start"
     assert told[1:3] == ["pending", "attempt 1 started"]
     assert told[3].startswith("attempt 1 failed after")
-    assert told[4].startswith("failed; next retry in ")
+    assert told[4].startswith("failed; retry in ")
     assert told[5] == "attempt 2 started"
     assert told[6].startswith("attempt 2 completed")
     assert told[7:] == ["completed"]

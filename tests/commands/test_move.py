@@ -38,7 +38,7 @@ def test_a_dry_run_says_what_would_move_and_that_it_can(config: Config, cli: Cli
     assert ["jobs", "1"] in [line.split() for line in ran.lines]
     assert f"to       SQLite, {address}, empty" in ran.lines
     assert "running  nothing; 1 worker" in ran.lines
-    assert ran.err == "It can be moved. Nothing was changed.\n"
+    assert ran.err == "The queue can be moved. Nothing was changed.\n"
 
 
 def test_a_dry_run_names_what_does_not_fit_and_ends_with_1(
@@ -49,14 +49,14 @@ def test_a_dry_run_names_what_does_not_fit_and_ends_with_1(
     monkeypatch.setattr(checks, "GROWTH", 2**60)
     ran = cli("db", "move", "--to", address, "--dry-run")
     assert ran.code == 1
-    assert any(line.startswith("fault    ") and "are needed." in line for line in ran.lines)
-    assert ran.err == "It cannot be moved like this. Nothing was changed.\n"
+    assert any(line.startswith("error    ") and "are needed." in line for line in ran.lines)
+    assert ran.err == "The queue cannot be moved. Nothing was changed.\n"
 
 
 def test_a_move_ends_with_the_new_address_and_where_to_put_it(config: Config, cli: Cli, address: str) -> None:
     make_jobs(config)
     ran = cli("db", "move", "--to", address)
-    assert (ran.code, ran.out) == (0, f"The queue is at {address} now, equal to the old one in every table.\n")
+    assert (ran.code, ran.out) == (0, f"The queue is now at {address}. All tables are verified.\n")
     assert [line for line in ran.err.splitlines() if line.startswith(("copy:", "verify:"))]
     assert f"QUEUECTL_DATABASE_URL={address}\n" in ran.err
     again = cli("db", "move", "--to", address)
@@ -109,7 +109,7 @@ def test_a_move_is_taken_back(config: Config, cli: Cli, address: str) -> None:
     cli("db", "move", "--to", address)
     ran = cli("db", "move", "--to", address, "--undo")
     assert (ran.code, ran.out) == (0, "")
-    assert ran.err.endswith("The queue is here again. Start its workers: manage.py worker start, or up.\n")
+    assert ran.err.endswith("The queue is back here. Start its workers: manage.py worker start, or up.\n")
     assert cli("enqueue", "--command", "true").code == 0
 
 
@@ -129,7 +129,7 @@ def test_the_new_address_is_written_into_dotenv_for_its_owner_alone(
     (checkout / ".env").write_text("# ours\nQUEUECTL_PUBLIC_URL=https://q.example.org\n")
     monkeypatch.setattr(configuration, "CHECKOUT", checkout)
     ran = cli("db", "move", "--to", address, "--write-env")
-    assert f"{checkout}/.env has it now." in ran.err
+    assert f"Written to {checkout}/.env." in ran.err
     assert (checkout / ".env").stat().st_mode & 0o777 == 0o600
     loaded = configuration.load()
     assert (loaded.database_url, loaded.public_url) == (address, "https://q.example.org")

@@ -62,7 +62,7 @@ def test_dlq_list_and_dlq_retry_job1(processes: Processes) -> None:
     assert result.code == 0
     assert result.lines[1].split()[0] == "job1"
     assert "exit code 7" in result.lines[1]
-    assert processes.run("dlq", "retry", "job1").out == "job1: pending\n"
+    assert processes.run("dlq", "retry", "job1").out == "job1: requeued\n"
     assert processes.run("dlq", "list").out == ""
     assert processes.run("show", "job1", "--json").json["state"] == "pending"
 

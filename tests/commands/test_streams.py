@@ -34,14 +34,14 @@ def ids() -> list[str]:
 def test_a_closed_output_is_no_fault_and_what_was_stored_is_told_by_the_exit_code(home: Path) -> None:
     assert run(">&-", "enqueue", "--command", "true", "--id", "a") == Result(0, "", "")
     assert run(">&- 2>&-", "list") == Result(0, "", "")
-    assert run("<&-", "enqueue", "-").err == "No jobs: there is nothing but blank lines.\n"
+    assert run("<&-", "enqueue", "-").err == "No jobs: all lines are blank.\n"
     assert ids() == ["a"]
 
 
 def test_a_full_disk_under_the_output_is_one_line_that_says_what_stands_all_the_same(home: Path) -> None:
     stored = run(">/dev/full", "enqueue", "--command", "true", "--id", "a")
-    said = "Error: its output cannot be written: No space left on device."
-    assert stored == Result(1, "", f"{said} 1 job stored all the same.\n")
+    said = "Error: cannot write the output: No space left on device."
+    assert stored == Result(1, "", f"{said} 1 job stored.\n")
     for argv in (["list"], ["status", "--json"], ["--help"]):
         assert run(">/dev/full", *argv) == Result(1, "", f"{said}\n")
     assert ids() == ["a"]

@@ -78,10 +78,10 @@ def test_another_python_gets_an_environment_of_its_own(empty_path: Path) -> None
     assert step.environment == {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{OTHER}"}
 
 
-def test_the_attacks_get_their_length_and_their_seed() -> None:
-    step = command.attacks(2.5, 7, ())
+def test_the_fault_injection_gets_their_length_and_their_seed() -> None:
+    step = command.fault_injection(2.5, 7, ())
     assert step.command[1:] == ["-m", "tests.faults.long_run", "--minutes", "2.5", "--seed", "7"]
-    assert "--seed" not in command.attacks(1, None, ()).command
+    assert "--seed" not in command.fault_injection(1, None, ()).command
 
 
 def test_by_default_the_marked_tests_alone_run_on_postgresql_and_with_all_every_test() -> None:

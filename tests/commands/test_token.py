@@ -22,14 +22,14 @@ def test_a_token_is_made_and_its_secret_printed_alone_and_once(app: Flask, cli: 
     assert result.code == 0
     (secret,) = result.lines
     assert works(secret)
-    assert "shown this once" in result.err
+    assert "shown only once" in result.err
     assert secret not in result.err
     listed = cli("token", "list", "--json")
     assert secret not in listed.out
     (one,) = listed.json
     assert (one["name"], one["scope"], one["state"], one["created_by"]) == ("deploy", "submit", "works", "person:ana")
     assert one["expires_at"] is not None
-    assert cli("token", "list").lines[1].split()[:3] == ["deploy", "submit", "works"]
+    assert cli("token", "list").lines[1].split()[:3] == ["deploy", "submit", "active"]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_token_is_made_and_its_secret_printed_alone_and_once(app: Flask, cli: 
         (["create", "deploy", "--scope", "read", "--days", "0"], 1, "Error: days: 0 is not allowed"),
         (["create", "deploy", "--scope", "king"], 2, "Error: Invalid value for '--scope'"),
         (["create", "deploy"], 2, "Error: Missing option '--scope'"),
-        (["revoke", "deploy"], 1, "Error: there is no token 'deploy' that still works."),
+        (["revoke", "deploy"], 1, "Error: no active token: 'deploy'."),
     ],
 )
 def test_what_cannot_be_taken_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, words: str) -> None:
@@ -54,6 +54,6 @@ def test_a_revoked_token_works_no_more_and_is_listed_with_all(app: Flask, cli: C
     assert cli("token", "revoke", "deploy").out == "deploy: revoked\n"
     assert not works(secret)
     assert cli("token", "revoke", "deploy").code == 1
-    assert "shown with --all" in cli("token", "list").err
+    assert "Use --all" in cli("token", "list").err
     (one,) = cli("token", "list", "--all", "--json").json
     assert (one["state"], one["revoked_by"]) == ("revoked", "person:ana")

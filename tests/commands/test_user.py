@@ -21,7 +21,7 @@ def may_log_in(name: str, password: str) -> bool:
 
 def test_a_user_is_added_with_a_piped_password_and_listed(app: Flask, cli: Cli) -> None:
     result = cli("user", "add", "ben", "--role", "viewer", "--password-stdin", stdin=GOOD)
-    assert (result.code, result.out, result.err) == (0, "ben: may log in, as viewer\n", "")
+    assert (result.code, result.out, result.err) == (0, "ben: account created, role viewer\n", "")
     assert may_log_in("ben", "correct horse battery")
     (user,) = cli("user", "list", "--json").json
     assert (user["name"], user["role"], user["disabled_at"]) == ("ben", "viewer", None)
@@ -57,17 +57,17 @@ def test_without_a_terminal_a_password_must_be_piped_on_purpose(cli: Cli) -> Non
     assert "--password-stdin" in result.err
 
 
-def test_nobody_is_a_word_for_a_person(app: Flask, cli: Cli) -> None:
-    assert "Nobody may log in yet" in cli("user", "list").err
+def test_an_empty_list_names_the_setup_link(app: Flask, cli: Cli) -> None:
+    assert "No users yet" in cli("user", "list").err
 
 
 def test_a_role_is_changed_and_a_person_is_disabled_and_enabled_again(app: Flask, cli: Cli) -> None:
     for name, role in (("root", "admin"), ("ana", "operator")):
         cli("user", "add", name, "--role", role, "--password-stdin", stdin=b"correct horse battery\n")
-    assert cli("user", "role", "ana", "viewer").out == "ana: is viewer now\n"
-    assert cli("user", "role", "ana", "viewer").out == "ana: is viewer already\n"
-    assert cli("user", "disable", "ana").out == "ana: may no longer log in\n"
-    assert cli("user", "enable", "ana").out == "ana: may log in again\n"
+    assert cli("user", "role", "ana", "viewer").out == "ana: role is now viewer\n"
+    assert cli("user", "role", "ana", "viewer").out == "ana: role is already viewer\n"
+    assert cli("user", "disable", "ana").out == "ana: disabled\n"
+    assert cli("user", "enable", "ana").out == "ana: enabled\n"
     [ana] = [one for one in cli("user", "list", "--json").json if one["name"] == "ana"]
     assert (ana["role"], ana["disabled_at"]) == ("viewer", None)
     for argv in (["role", "root", "viewer"], ["disable", "root"]):
@@ -79,7 +79,7 @@ def test_a_role_is_changed_and_a_person_is_disabled_and_enabled_again(app: Flask
 
 def test_sessions_are_listed_and_ended(app: Flask, cli: Cli) -> None:
     cli("user", "add", "ben", "--password-stdin", stdin=GOOD)
-    assert cli("user", "sessions", "ben").err == "ben is signed in nowhere.\n"
+    assert cli("user", "sessions", "ben").err == "ben is not signed in.\n"
     with reading() as session:
         ben = users.find(session, "ben")
     assert ben is not None
@@ -88,7 +88,7 @@ def test_sessions_are_listed_and_ended(app: Flask, cli: Cli) -> None:
     (one,) = cli("user", "sessions", "ben", "--json").json
     assert (one["address"], set(one)) == ("192.0.2.7", {"address", "browser", "started_at", "used_at"})
     assert cli("user", "sessions", "ben", "--end").out == "ben: signed out, sessions ended: 1\n"
-    assert cli("user", "sessions", "ben", "--end").out == "ben: is signed in nowhere\n"
+    assert cli("user", "sessions", "ben", "--end").out == "ben is not signed in.\n"
     for argv in (["nobody"], ["nobody", "--end"]):
         result = cli("user", "sessions", *argv)
         assert (result.code, result.out, result.err) == (1, "", "Error: name: no such user: 'nobody'.\n")

@@ -1,6 +1,6 @@
-"""Runs a command without the bootstrap: `manage.py` hands over to it, and our own child processes start with it.
+"""Runs a command without making the virtual environment: for manage.py's hand-over and our child processes.
 
-The script's folder must not stay on the path: its `queue.py` would stand in front of the standard library's.
+The script's folder must not stay on the path: its `queue.py` would hide the module of the standard library.
 """
 
 import os

@@ -1,14 +1,22 @@
-"""`dlq`: the dead letters, jobs that cannot be saved without a person."""
+"""`dlq`: dead letters, the jobs that are out of retries."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands.shared.core import actor, core, json_option, tell_result
-from webapp.commands.shared.output import Column, ago, present, print_json, say, tell_more
-from webapp.lib import clock
+from webapp.commands.jobs import print_jobs
+from webapp.commands.shared.core import (
+    Command,
+    actor,
+    core,
+    json_option,
+    limit_option,
+    read_session,
+    tell_result,
+)
+from webapp.commands.shared.output import Column, ago, present, print_json, say, see_more
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:
@@ -18,72 +26,65 @@ if TYPE_CHECKING:
 
 @click.group(epilog="Example: manage.py dlq retry --all")
 def dlq() -> None:
-    """Look at the dead letters, retry or discard them."""
+    """List, retry and discard dead letters."""
 
 
 @dlq.command("list", epilog="Example: manage.py dlq list --json")
 @click.option("--queue", metavar="NAME", help="Only jobs of this queue.")
 @click.option("--group", metavar="KEY", help="Only jobs of this group, see `dlq groups`.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@limit_option(50)
 @json_option
-def list_dead(queue: str | None, group: str | None, limit: int, as_json: bool) -> None:
-    """List the dead letters, newest first, with the error that each died of."""
-    from webapp.commands.jobs import read_jobs
-    from webapp.jobs import job_detail
+def list_dead(queue: Optional[str], group: Optional[str], limit: int, as_json: bool) -> None:
+    """List dead letters, newest first, with the error of their last attempt."""
     from webapp.jobs.filters import JobFilter
 
-    with core():
-        settings, jobs, more = read_jobs(JobFilter(state="dead", queue=queue, group=group), limit)
-    now = clock.now()
     columns = [
         Column("ID", lambda job: job.id),
         Column("QUEUE", lambda job: job.queue),
         Column("ATTEMPTS", lambda job: job.attempts, right=True),
-        Column("DIED", lambda job: ago(job.finished_at, now)),
+        Column("FAILED", lambda job: ago(job.finished_at)),
         Column("ERROR", lambda job: job.last_error, flexible=True),
         Column("COMMAND", lambda job: job.command, flexible=True),
     ]
-    present(jobs, columns, as_json, lambda job: job_detail.job_json(job, settings), "No dead letters.")
-    if more:
-        tell_more(limit)
+    print_jobs(JobFilter(state="dead", queue=queue, group=group), limit, columns, as_json, "No dead letters.")
 
 
 @dlq.command("groups", epilog="Example: manage.py dlq groups --largest")
-@click.option("--largest", is_flag=True, help="The largest first, not those that somebody died of last.")
-@click.option("--limit", type=click.IntRange(1, 500), default=25, show_default=True, help="At most so many.")
+@click.option("--largest", is_flag=True, help="Sort by number of jobs. The default is the time of the last failure.")
+@limit_option(25, 500)
 @json_option
 def list_groups(largest: bool, limit: int, as_json: bool) -> None:
-    """List the dead letters in groups of those that failed alike; what nobody has acknowledged stands first."""
-    from webapp.db.engines import reading
+    """List dead letters grouped by cause, open groups first."""
     from webapp.insight import failure_groups
     from webapp.web import serializers
 
-    with core(), reading() as session:
+    with read_session() as session:
         listing = failure_groups.listing(session, by="count" if largest else "last", size=limit)
-    now = clock.now()
     columns = [
         Column("KEY", lambda one: one.key),
         Column("JOBS", lambda one: one.count, right=True),
         Column("STATE", lambda one: "open" if one.is_open else "acknowledged"),
-        Column("LAST DIED", lambda one: ago(one.last_at, now)),
+        Column("LAST FAILURE", lambda one: ago(one.last_at)),
         Column("OWNER", lambda one: one.said and one.said.owner),
         Column("ERROR", lambda one: one.example.last_error, flexible=True),
         Column("COMMAND", lambda one: one.example.command, flexible=True),
     ]
-    present(listing.groups, columns, as_json, serializers.dead_group, "No dead letters.")
+    more = see_more(limit, listing.more)
     if listing.capped:
-        say(f"There are more than {failure_groups.MAX_GROUPS} groups; these are of those that somebody died of last.")
-    elif listing.more:
-        tell_more(limit)
+        more = f"There are more than {failure_groups.MAX_GROUPS} groups. These have the most recent failures."
+    present(listing.groups, columns, as_json, serializers.dead_group, "No dead letters.", more=more)
 
 
 @dlq.command(epilog="Example: manage.py dlq note KEY 'The shop is down until noon.' --owner ana")
 @click.argument("key")
 @click.argument("text", required=False)
-@click.option("--owner", metavar="NAME", help="Who sees to it; '' for nobody.")
-@click.option("--acknowledge/--reopen", "acknowledged", default=None, help="Somebody sees to it; or nobody any more.")
-def note(key: str, text: str | None, owner: str | None, acknowledged: bool | None) -> int:
-    """Say something of a group of dead letters. It stays when the group is empty."""
+@click.option("--owner", metavar="NAME", help="Set the owner; '' for none.")
+@click.option("--acknowledge/--reopen", "acknowledged", default=None, help="Acknowledge the group, or reopen it.")
+def note(key: str, text: Optional[str], owner: Optional[str], acknowledged: Optional[bool]) -> None:
+    """Set the note, owner or status of the dead letter group KEY.
+
+    They stay when the group is empty.
+    """
     from webapp.insight import failure_groups
 
     if text is None and owner is None and acknowledged is None:
@@ -93,86 +94,87 @@ def note(key: str, text: str | None, owner: str | None, acknowledged: bool | Non
             changed = failure_groups.update(key, actor(), note=text, owner=owner, acknowledged=acknowledged)
         except failure_groups.GroupError as error:
             raise click.UsageError(f"The {error.field} {error}") from None
-    say("Saved." if changed else "Nothing was changed.")
-    return 0
+    say("Saved." if changed else "Nothing changed.")
 
 
-def _which(command: Callable[..., int]) -> Callable[..., int]:
+def _which(command: Command) -> Command:
     command = json_option(command)
-    command = click.option("--all", "all_", is_flag=True, help="All that are dead now.")(command)
-    command = click.option("--group", metavar="KEY", help="All of this group now, see `dlq groups`.")(command)
+    command = click.option("--all", "all_", is_flag=True, help="All dead letters.")(command)
+    command = click.option("--group", metavar="KEY", help="All dead letters of this group, see `dlq groups`.")(command)
     return click.argument("job_ids", metavar="[ID]...", nargs=-1)(command)
 
 
 @dlq.command(epilog="Example: manage.py dlq retry job1")
 @_which
-@click.option("--canary", is_flag=True, help="With --all or --group: one first, the rest only if it completes.")
-def retry(job_ids: tuple[str, ...], all_: bool, group: str | None, canary: bool, as_json: bool) -> int:
-    """Make dead letters pending again, with all their retries."""
+@click.option("--canary", is_flag=True, help="Retry one first, and the others only if it succeeds.")
+def retry(job_ids: tuple[str, ...], all_: bool, group: Optional[str], canary: bool, as_json: bool) -> int:
+    """Requeue dead letters, with retries reset.
+
+    --canary works with --all and --group.
+    """
     from webapp.jobs import actions
     from webapp.jobs import canary as canaries
 
-    wanted = _wanted(job_ids, all_, group)
+    wanted = _filter(job_ids, all_, group)
     if canary and wanted is None:
-        raise click.UsageError("--canary goes with --all or --group.")
+        raise click.UsageError("--canary works only with --all or --group.")
     with core():
         if canary and wanted is not None:
             action_id = canaries.start(wanted, actor())
-            told = f"One is pending again; the rest waits for it. Undo: manage.py activity undo {action_id}"
-            return _tell(action_id, told, as_json)
+            started = f"Canary started; the other jobs wait for its result. Undo: manage.py activity undo {action_id}"
+            return _tell(action_id, started, as_json)
         result = actions.apply("requeue", wanted or job_ids, actor(), only="dead")
         if wanted is not None:
-            return _tell_all(result, "pending again", group, as_json)
-    return tell_result(result, "pending", "only dead letters are retried here", as_json)
+            return _tell_all(result, "requeued", as_json)
+    return tell_result(result, "requeued", "only dead letters can be retried", as_json)
 
 
 @dlq.command(epilog="Example: manage.py dlq discard job1 job2")
 @_which
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def discard(job_ids: tuple[str, ...], all_: bool, group: str | None, yes: bool, as_json: bool) -> int:
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def discard(job_ids: tuple[str, ...], all_: bool, group: Optional[str], yes: bool, as_json: bool) -> int:
     """Delete dead letters with their attempts and output. This cannot be undone."""
     from webapp.db.engines import reading
     from webapp.jobs import actions, queries
 
-    wanted = _wanted(job_ids, all_, group)
+    wanted = _filter(job_ids, all_, group)
     with core():
         if wanted is not None and not yes:
             with reading() as session:
-                number = queries.count(session, wanted.where())
-            question = f"Delete {number} dead letter{'s' if number.number > 1 else ''} with their output for good?"
-            if number.number and not click.confirm(question, err=True):
+                count = queries.count(session, wanted.where())
+            question = f"Delete {count} dead letter{'s' if count.number > 1 else ''} with their output for good?"
+            if count.number and not click.confirm(question, err=True):
                 say("Nothing was discarded.")
                 return 1
         result = actions.apply("discard", wanted or job_ids, actor(), only="dead")
         if wanted is not None:
-            return _tell_all(result, "discarded", group, as_json)
-    return tell_result(result, "discarded", "only dead letters are discarded here", as_json)
+            return _tell_all(result, "discarded", as_json)
+    return tell_result(result, "discarded", "only dead letters can be discarded", as_json)
 
 
-def _wanted(job_ids: tuple[str, ...], all_: bool, group: str | None) -> JobFilter | None:
-    """The filter for --all or --group; None: jobs are named."""
+def _filter(job_ids: tuple[str, ...], all_: bool, group: Optional[str]) -> Optional[JobFilter]:
+    """Return the filter for --all or --group, or None if jobs are named."""
     from webapp.jobs.filters import JobFilter
 
     if [bool(job_ids), all_, group is not None].count(True) != 1:
-        raise click.UsageError("Name jobs by their ids, or give --all, or --group.")
+        raise click.UsageError("Give one of: job IDs, --all, or --group.")
     return None if job_ids else JobFilter(state="dead", group=group)
 
 
-def _tell_all(result: Result, became: str, group: str | None, as_json: bool) -> int:
-    none = "No dead letters." if group is None else "No dead letters of this group."
-    moved_first = f"; {result.skipped:,} had been moved by somebody else" if result.skipped else ""
+def _tell_all(result: Result, became: str, as_json: bool) -> int:
+    skipped = f"; {result.skipped:,} already changed by someone else" if result.skipped else ""
     undo = f" Undo: manage.py activity undo {result.undo}" if result.undo is not None else ""
-    told = f"{plural(result.moved, 'dead letter')} {became}{moved_first}.{undo}"
-    return _tell(result.action_id, told if result.moved or result.skipped else none, as_json)
+    message = f"{plural(result.moved, 'dead letter')} {became}{skipped}.{undo}"
+    return _tell(result.action_id, message if result.moved or result.skipped else "No dead letters.", as_json)
 
 
-def _tell(action_id: int, told: str, as_json: bool) -> int:
+def _tell(action_id: int, message: str, as_json: bool) -> int:
     from webapp.db.engines import reading
     from webapp.web import serializers
 
-    if not as_json:
-        say(told)
-        return 0
-    with reading() as session:
-        print_json(serializers.action(session, action_id))
+    if as_json:
+        with reading() as session:
+            print_json(serializers.action(session, action_id))
+    else:
+        say(message)
     return 0

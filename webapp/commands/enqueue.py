@@ -1,28 +1,29 @@
-"""`enqueue`: one job from JSON or options, or many from JSON lines, all or none.
-
-What a job may look like is decided in `webapp/core/job_spec.py`; here is where its words come from.
-"""
+"""`enqueue`: submits one job from JSON or options, or many from JSON lines. `core/job_spec.py` has the rules."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
 from webapp.commands.shared.core import DURATION, actor, core
-from webapp.commands.shared.output import say
+from webapp.commands.shared.output import progress_bars, say
+from webapp.core import job_spec
+from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:
-    from webapp.core.job_spec import FieldError, JobSpec
+    from rich.progress import Progress
 
-SHOWN_FAULTS = 20
+SHOWN_ERRORS = 20
+PROGRESS_MIN_LINES = 100
 QUOTING = (
-    "It looks as if the shell took the quotes away. "
+    "The shell seems to have removed the quotes. "
     "Use --command, or in cmd and PowerShell put a backslash before each inner quote: "
     r'"{\"command\": \"echo hello\"}" (PowerShell: in single quotes).'
 )
@@ -42,74 +43,63 @@ Keys of a job: id command queue requires priority delay run_at max_retries timeo
 """,
 )
 @click.argument("job", nargs=-1)
-@click.option("--file", "path", metavar="FILE", help="Read one JSON object a line; store all of them or none.")
-@click.option("--command", help="The shell command to run, in the place of JSON.")
-@click.option("--id", "id_", metavar="ID", help="Its id; made up where there is none.")
-@click.option("--queue", metavar="NAME", help="Its queue (default: default).")
+@click.option("--file", "path", metavar="FILE", help="Read one JSON object per line. All jobs are stored, or none.")
+@click.option("--command", help="Shell command to run, instead of JSON.")
+@click.option("--id", metavar="ID", help="Job ID (default: generated).")
+@click.option("--queue", metavar="NAME", help="Queue (default: default).")
 @click.option(
     "--requires",
     metavar="LABEL",
     multiple=True,
-    help="Only for workers that have it, such as gpu or host:web-1; may be repeated.",
+    help="Run only on workers with this label, such as gpu or host:web-1. Can be repeated.",
 )
 @click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0).")
-@click.option("--delay", type=DURATION, help="Wait this long before the first attempt.")
+@click.option("--delay", **DURATION, help="Time to wait before the first attempt.")
 @click.option("--run-at", metavar="TIME", help="Run at this time, such as 2030-01-31T08:00:00Z.")
-@click.option("--max-retries", type=int, help="Automatic retries after the first attempt.")
-@click.option("--timeout", type=DURATION, help="End an attempt that runs longer.")
-@click.option("--cwd", metavar="FOLDER", help="Run it in this folder.")
-@click.option("--env", "pairs", metavar="NAME=VALUE", multiple=True, help="Set a variable for it; may be repeated.")
-def enqueue(
-    job: tuple[str, ...],
-    path: Optional[str],
-    command: Optional[str],
-    pairs: tuple[str, ...],
-    requires: tuple[str, ...],
-    **options: Any,
-) -> None:
-    """Submit the job JOB, a JSON object, and print its id. '-' reads many from standard input, one a line."""
-    options["requires"] = ",".join(requires) if requires else None
-    described = bool(pairs) or any(value is not None for value in options.values())
+@click.option("--max-retries", type=int, help="Retries after a failed first attempt.")
+@click.option("--timeout", **DURATION, help="Time limit of each attempt.")
+@click.option("--cwd", metavar="FOLDER", help="Working directory.")
+@click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated.")
+def enqueue(job: tuple[str, ...], path: Optional[str], command: Optional[str], **options: Any) -> None:
+    """Submit JOB, a JSON object, and print its ID.
+
+    With '-' it reads many jobs from standard input, one JSON object per line.
+    """
+    options = {name: value for name, value in options.items() if value not in (None, ())}
     if sum((bool(job), path is not None, command is not None)) != 1:
         raise click.UsageError("Give one of: a JSON object, '-', --file, or --command.")
     if command is not None:
-        _enqueue_one(_from_options(command, pairs, options))
-    elif described:
-        raise click.UsageError("--id, --queue and so on go with --command. In JSON they are keys of the object.")
+        _enqueue_one(_from_options(command, options))
+    elif options:
+        raise click.UsageError("--id, --queue and so on work only with --command. In JSON they are keys of the object.")
     elif len(job) > 1:
-        raise click.UsageError(f"one job is one argument, not {len(job)}. {QUOTING}")
+        raise click.UsageError(f"expected one argument with the job, got {len(job)}. {QUOTING}")
     elif path is not None or job == ("-",):
         _enqueue_many(path or "-")
     else:
         _enqueue_one(_from_argument(job[0]))
 
 
-def _from_options(command: str, pairs: Sequence[str], options: dict[str, Any]) -> JobSpec:
-    import os
-
-    from webapp.core import job_spec
-
-    data = {"id" if key == "id_" else key: value for key, value in options.items() if value is not None}
-    data["command"] = command
-    if "cwd" in data:
-        data["cwd"] = os.path.abspath(os.path.expanduser(data["cwd"]))
+def _from_options(command: str, options: dict[str, Any]) -> JobSpec:
+    if "requires" in options:
+        options["requires"] = ",".join(options["requires"])
+    if "cwd" in options:
+        options["cwd"] = os.path.abspath(os.path.expanduser(options["cwd"]))
     env: dict[str, str] = {}
-    for pair in pairs:
+    for pair in options.pop("env", ()):
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.BadParameter(f"{pair!r} has no '='; expected NAME=VALUE.", param_hint="--env")
         if name in env:
             raise click.BadParameter(f"{name!r} is set twice; give each variable once.", param_hint="--env")
         env[name] = value
-    return job_spec.parse({**data, "env": env} if env else data)
+    return job_spec.parse({"command": command, **options, "env": env or None})
 
 
 def _from_argument(text: str) -> JobSpec:
-    from webapp.core import job_spec
-
     try:
         return job_spec.parse_json(text)
-    except job_spec.SpecError as error:
+    except SpecError as error:
         if "not JSON" not in str(error):
             raise
         bare = text.strip().strip("'")
@@ -122,29 +112,28 @@ def _enqueue_one(spec: JobSpec) -> None:
     from webapp.jobs import actions
 
     with core():
-        (id_,) = actions.enqueue([spec], actor())
-    _print_ids([id_])
+        ids = actions.enqueue([spec], actor())
+    _print_ids(ids)
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
 def _enqueue_many(path: str) -> None:
-    from webapp.core import job_spec
     from webapp.jobs import actions
 
     started = time.monotonic()
     lines = _read_lines(path)
     with _progress(len(lines)) as (read, stored):
-        specs, places = _parse_lines(lines, read)
+        specs, numbers = _parse_lines(lines, read)
         if not specs:
-            say("No jobs: there is nothing but blank lines.")
+            say("No jobs: all lines are blank.")
             return
         try:
             with core():
                 ids = actions.enqueue(specs, actor(), stored=stored)
-        except job_spec.SpecError as error:
-            raise _refusal([(places[one.place or 0], one) for one in error.errors]) from None
+        except SpecError as error:
+            raise _refusal([(numbers[one.place or 0], one) for one in error.errors]) from None
     _print_ids(ids)
     took = time.monotonic() - started
     say(f"Enqueued {plural(len(ids), 'job')} in {took:.1f} s ({len(ids) / took:,.0f}/s).")
@@ -155,13 +144,13 @@ def _print_ids(ids: Sequence[str]) -> None:
         click.echo("\n".join(ids))
     except BrokenPipeError:
         raise
-    except OSError as error:  # not to be taken for a job that was not stored
-        error.strerror = f"{error.strerror}. {plural(len(ids), 'job')} stored all the same"
+    except OSError as error:
+        error.strerror = f"{error.strerror}. {plural(len(ids), 'job')} stored"
         raise
 
 
 def _read_lines(path: str) -> list[str]:
-    """The lines of a file or of standard input. They end at line feeds only: JSON texts may hold other separators."""
+    """Read the lines of a file or of stdin. Only a line feed ends a line: JSON may contain other separators."""
     try:
         if path == "-":
             data = sys.stdin.buffer.read()
@@ -170,7 +159,7 @@ def _read_lines(path: str) -> list[str]:
                 data = file.read()
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}.") from None
-    # PowerShell's redirection writes UTF-16 with a byte order mark.
+    # PowerShell redirects output as UTF-16 with a byte order mark.
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return data.decode(encoding).rstrip("\n").split("\n")
@@ -180,62 +169,53 @@ def _read_lines(path: str) -> list[str]:
 
 
 def _parse_lines(lines: Sequence[str], read: Tick) -> tuple[list[JobSpec], list[int]]:
-    """All jobs and the numbers of their lines. Raises with every fault in every line."""
-    from webapp.core import job_spec
-
+    """Return all jobs and their line numbers. Raises ClickException with all errors of all lines."""
     specs: list[JobSpec] = []
-    places: list[int] = []
-    faults: list[tuple[int, FieldError]] = []
+    numbers: list[int] = []
+    errors: list[tuple[int, FieldError]] = []
+    first: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if number % 1000 == 0:
             read(number)
         if not line.strip():
             continue
         try:
-            specs.append(job_spec.parse_json(line))
-            places.append(number)
-        except job_spec.SpecError as error:
-            faults += [(number, one) for one in error.errors]
+            spec = job_spec.parse_json(line)
+        except SpecError as error:
+            errors += [(number, one) for one in error.errors]
+            continue
+        specs.append(spec)
+        numbers.append(number)
+        if spec.id is not None and first.setdefault(spec.id, number) != number:
+            errors.append((number, FieldError("id", f"{spec.id!r} is already used in line {first[spec.id]}.")))
     read(len(lines))
-    seen: dict[str, int] = {}
-    for spec, number in zip(specs, places):
-        if spec.id is not None and seen.setdefault(spec.id, number) != number:
-            message = f"{spec.id!r} is the id of line {seen[spec.id]}, too. Ids must differ."
-            faults.append((number, job_spec.FieldError("id", message)))
-    if faults:
-        raise _refusal(sorted(faults, key=lambda fault: fault[0]))
-    return specs, places
+    if errors:
+        raise _refusal(errors)
+    return specs, numbers
 
 
-def _refusal(faults: Sequence[tuple[int, FieldError]]) -> click.ClickException:
-    texts = [
-        f"line {line}: {f'{one.field}: ' if one.field else ''}{one.message}" for line, one in faults[:SHOWN_FAULTS]
-    ]
-    if len(faults) > SHOWN_FAULTS:
-        texts.append(f"and {len(faults) - SHOWN_FAULTS:,} more")
-    return click.ClickException("nothing was stored.\n" + "\n".join(texts))
+def _refusal(errors: Sequence[tuple[int, FieldError]]) -> click.ClickException:
+    texts = [f"line {line}: {f'{one.field}: ' if one.field else ''}{one.message}" for line, one in errors]
+    more = [f"and {len(errors) - SHOWN_ERRORS:,} more"] if len(errors) > SHOWN_ERRORS else []
+    return click.ClickException("\n".join(["nothing was stored.", *texts[:SHOWN_ERRORS], *more]))
 
 
 @contextmanager
 def _progress(total: int) -> Iterator[tuple[Tick, Tick]]:
-    """Two functions that take how many lines were read and how many jobs stored: a bar and a rate on a terminal."""
-    if total < 100 or not sys.stderr.isatty():
-        yield (lambda _: None), (lambda _: None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """Yield two functions that take the number of lines read and of jobs stored. On a terminal they move bars."""
+    with nullcontext() if total < PROGRESS_MIN_LINES else progress_bars(transient=True) as bars:
+        if bars is None:
+            yield (lambda _: None), (lambda _: None)
+        else:
+            yield _tick(bars, "read", total), _tick(bars, "stored", total)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as progress:
 
-        def follow(description: str) -> Tick:
-            task = progress.add_task(description, total=total, rate="", start=False)
+def _tick(bars: Progress, name: str, total: int) -> Tick:
+    task = bars.add_task(name, total=total, note="", start=False)
 
-            def advance(done: int) -> None:
-                progress.start_task(task)
-                speed = progress.tasks[task].speed
-                progress.update(task, completed=done, rate=f"{speed:,.0f}/s" if speed else "")
+    def advance(done: int) -> None:
+        bars.start_task(task)
+        speed = bars.tasks[task].speed
+        bars.update(task, completed=done, note=f"{speed:,.0f}/s" if speed else "")
 
-            return advance
-
-        yield follow("read"), follow("stored")
+    return advance

@@ -1,4 +1,4 @@
-"""`queue`: the queues, and whether their jobs may start. What waits in one is `list --queue`'s."""
+"""`queue`: list, pause and resume queues. `list --queue` lists the jobs of one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands.shared.core import actor, core, json_option
-from webapp.commands.shared.output import Column, ago_by, present, span, two_digits
+from webapp.commands.shared.core import actor, core, json_option, read_session
+from webapp.commands.shared.output import Column, ago, present, span, two_digits
 from webapp.lib import clock
 from webapp.lib.durations import duration
 
@@ -23,49 +23,47 @@ def queue() -> None:
 @queue.command("list", epilog="Example: manage.py queue list --json")
 @json_option
 def list_queues(as_json: bool) -> None:
-    """List the queues with what waits and runs in each. A queue exists once a job has named it."""
-    from webapp.db.engines import reading
+    """List queues with their pending and running jobs. The first job of a queue creates it."""
     from webapp.insight.queues import all_queues
     from webapp.web import serializers
 
-    with core(), reading() as session:
+    with read_session() as session:
         views = all_queues(session)
-    now = clock.now()
     columns = [
         Column("QUEUE", lambda view: view.queue.name),
-        Column("STATE", lambda view: "paused" if view.queue.paused_at is not None else "running"),
+        Column("STATE", lambda view: "running" if view.queue.paused_at is None else "paused"),
         Column("PENDING", lambda view: view.pending, right=True),
-        Column("PROCESSING", lambda view: f"{view.processing:,}", right=True),
-        Column("OLDEST WAITS", lambda view: view.oldest_run_at and span(view.oldest_run_at, now), right=True),
-        Column("A MINUTE", lambda view: two_digits(view.per_minute) if view.per_minute else None, right=True),
-        Column("DRAINED IN", _drained_in, right=True),
-        Column("PAUSED", lambda view: ago_by(view.queue.paused_at, view.queue.paused_by, now), flexible=True),
+        Column("RUNNING", lambda view: f"{view.processing:,}", right=True),
+        Column("OLDEST", lambda view: view.oldest_run_at and span(view.oldest_run_at), right=True),
+        Column("RUNS/MIN", lambda view: view.per_minute and two_digits(view.per_minute), right=True),
+        Column("CLEARS IN", _clears_in, right=True),
+        Column("PAUSED", lambda view: ago(view.queue.paused_at, view.queue.paused_by), flexible=True),
     ]
-    empty = "No queues yet: the first job makes one."
-    present(views, columns, as_json, lambda view: serializers.queue(view, now), empty)
+    empty = "No queues yet. The first job creates one."
+    present(views, columns, as_json, lambda view: serializers.queue(view, clock.now()), empty)
 
 
-def _drained_in(view: QueueView) -> Optional[str]:
+def _clears_in(view: QueueView) -> Optional[str]:
     return duration(view.drain_seconds) if view.drain_seconds and not view.queue.paused_at else None
 
 
 @queue.command(epilog="Example: manage.py queue pause mail")
 @click.argument("name")
 def pause(name: str) -> None:
-    """Let no more jobs of the queue NAME start. Those that run go on."""
+    """Pause the queue NAME: no more of its jobs start. Running jobs continue."""
     from webapp.jobs import queue_actions
 
     with core():
         changed = queue_actions.pause_queue(name, actor())
-    click.echo(f"{name}: paused" if changed else f"{name}: is paused already")
+    click.echo(f"{name}: {'' if changed else 'already '}paused")
 
 
 @queue.command(epilog="Example: manage.py queue resume mail")
 @click.argument("name")
 def resume(name: str) -> None:
-    """Let the jobs of the queue NAME start again."""
+    """Resume the queue NAME."""
     from webapp.jobs import queue_actions
 
     with core():
         changed = queue_actions.resume_queue(name, actor())
-    click.echo(f"{name}: running" if changed else f"{name}: is not paused")
+    click.echo(f"{name}: {'resumed' if changed else 'not paused'}")

@@ -1,4 +1,4 @@
-"""`status`: the queue at a glance. One job is `show`'s, the fleet in detail `worker list`'s."""
+"""`status`: the queue at a glance."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands.shared.core import core, json_option
-from webapp.commands.shared.output import STYLES, print_json, show, two_digits
+from webapp.commands.shared.core import json_option, read_session
+from webapp.commands.shared.output import STYLES, grid, print_json, show, two_digits
 from webapp.core import labels
 from webapp.lib import clock
 from webapp.lib.durations import about, duration
@@ -17,46 +17,44 @@ if TYPE_CHECKING:
     from webapp.insight.blockers import Obstacle
     from webapp.jobs.queries import Waiting
 
-MOST_STRANDED = 3  # groups of jobs that are named
+SHOWN_BLOCKED = 3  # groups of jobs without a matching worker
 
 
 @click.command(epilog="Example: manage.py status --json")
 @json_option
 def status(as_json: bool) -> None:
-    """Show how many jobs are in each state, which workers are alive, and what waits."""
-    from webapp.db.engines import reading
+    """Show job counts by state, workers, and waiting jobs."""
     from webapp.insight import blockers, fleet, trends
     from webapp.insight.queues import all_queues
-    from webapp.jobs import queries
-    from webapp.jobs import settings as tunables
+    from webapp.jobs import queries, settings
     from webapp.web import serializers
 
-    if as_json:
-        with core(), reading() as session:
+    with read_session() as session:
+        if as_json:
             print_json(serializers.status(session))
-        return
-    with core(), reading() as session:
+            return
         now = clock.now()
         states = queries.count_states_exactly(session)
-        workers = fleet.workers(session, tunables.load(session).lease)
+        workers = fleet.workers(session, settings.load(session).lease)
         waited = queries.waited(queries.oldest_pending(session), now)
         minute = queries.count_finished_since(session, now - serializers.MINUTE)
         hour = queries.count_finished_since(session, now - serializers.HOUR)
-        lately = trends.trend(session, trends.RANGES["1h"])
+        recent = trends.trend(session, trends.RANGES["1h"])
         paused = queries.paused_queues(session)
         alive = [view for view in workers if view.alive]
-        stranded = blockers.stranded(all_queues(session, lately.rates), alive)
+        blocked = blockers.stranded(all_queues(session, recent.rates), alive)
+    rate = sum(recent.rates.values())
     silent = len(workers) - len(alive)
     _print(
         states,
         {
             "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
-            "oldest pending": "nothing waits" if waited is None else f"waits {duration(round(waited))}",
+            "oldest pending": "no pending jobs" if waited is None else duration(round(waited)),
             "finished": f"{minute} in the last minute, {hour} in the last hour",
-            "rate": _rate(sum(lately.rates.values())),
-            "last hour": _times(serializers.trend(lately)),
+            "rate": f"about {two_digits(rate)} runs/min" if rate else None,
+            "last hour": _latency(serializers.trend(recent)),
             "paused queues": ", ".join(paused) or None,
-            "no worker for": _stranded(stranded),
+            "no worker for": _blocked(blocked),
         },
     )
 
@@ -66,48 +64,36 @@ def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str
         waiting = states["pending"] + states["scheduled"] + states["failed"]
         return "none" + (" · start one: manage.py worker start" if waiting else "")
     text = f"{alive} alive, {plural(slots, 'slot')}"
-    return text + (f", {silent} silent (see manage.py worker list)" if silent else "")
+    return text + (f", {silent} not responding (see manage.py worker list)" if silent else "")
 
 
-def _stranded(found: list[tuple[Waiting, Obstacle]]) -> Optional[str]:
-    """Jobs that no worker may take, for none has what they require."""
-    told = [
-        f"{one.number} in {one.label_set.queue}, which need{'s' if one.number.number == 1 else ''} "
-        + " and ".join(labels.split(one.label_set.requires))
-        for one, _ in found[:MOST_STRANDED]
+def _blocked(found: list[tuple[Waiting, Obstacle]]) -> Optional[str]:
+    """Jobs whose labels no worker has."""
+    words = [
+        f"{one.number} in {one.label_set.queue} (requires {', '.join(labels.split(one.label_set.requires))})"
+        for one, _ in found[:SHOWN_BLOCKED]
     ]
-    more = [f"and {len(found) - MOST_STRANDED} more such groups"] if len(found) > MOST_STRANDED else []
-    return "; ".join(told + more) or None
+    more = [f"{len(found) - SHOWN_BLOCKED} more groups"] if len(found) > SHOWN_BLOCKED else []
+    return "; ".join(words + more) or None
 
 
-def _rate(per_minute: float) -> Optional[str]:
-    return f"about {two_digits(per_minute)} runs end a minute" if per_minute else None
-
-
-def _times(hour: dict[str, Any]) -> Optional[str]:
-    """How long jobs waited and ran, half of them and 95 % of them at the most."""
-    if hour["run_seconds"]["p50"] is None:
-        return None
-    waits, runs = hour["wait_seconds"], hour["run_seconds"]
-    words = [f"ran {about(runs['p50'])}, 95 % within {about(runs['p95'])}"]
-    if waits["p50"] is not None:
-        words.insert(0, f"waited {about(waits['p50'])}, 95 % within {about(waits['p95'])}")
-    return "; ".join(words)
+def _latency(hour: dict[str, Any]) -> Optional[str]:
+    """Percentiles of waiting and running times, if any job ran."""
+    words = [
+        f"{name} p50 {about(times['p50'])}, p95 {about(times['p95'])}"
+        for name, times in (("wait", hour["wait_seconds"]), ("run", hour["run_seconds"]))
+        if times["p50"] is not None
+    ]
+    return "; ".join(words) if hour["run_seconds"]["p50"] is not None else None
 
 
 def _print(states: dict[str, int], lines: dict[str, Optional[str]]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(justify="right", no_wrap=True)
-    for state, number in states.items():
-        grid.add_row(Text(state, style=STYLES[state] if number else "dim"), Text(f"{number:,}"))
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, text in lines.items():
-        if text is not None:
-            facts.add_row(name, text)
-    show(grid, "", facts)
+    width = max(len(f"{number:,}") for number in states.values())
+    counts = [
+        (Text(state, style=STYLES[state] if number else "dim"), f"{number:,}".rjust(width))
+        for state, number in states.items()
+    ]
+    facts = [(name, text) for name, text in lines.items() if text is not None]
+    show(grid(counts, first_style=""), "", grid(facts))

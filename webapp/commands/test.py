@@ -1,7 +1,7 @@
-"""`manage.py test`: lint, types and tests on SQLite, then marked tests on PostgreSQL and on other Pythons.
+"""`test`: lint, types and tests on SQLite, then marked tests on PostgreSQL and on other Python versions.
 
-`--all` runs every test on both databases and on every Python. The bootstrap installs the development set before it
-imports this. The tests are in tests/, the settings of the tools and the marks of the tests in pyproject.toml.
+`--all` runs every test on both databases and on every Python. The bootstrap installs the development packages first.
+The settings of the tools and the test markers are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from webapp.config import CHECKOUT
 OTHER_PYTHONS = ("3.9", "3.13")
 OLDEST = "3.9"
 PARTS = ("lint", "types", "tests", "browser", "postgresql")
-FAULT_MINUTES = 3.0  # of `--all`
+FAULT_MINUTES = 3.0  # with --all
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
+NO_CHROMIUM = "no Chromium on the PATH, so browser tests did not run. On Debian and Ubuntu: apt install chromium"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command whose exit code decides."""
+    """A command to run; its exit code says whether the step passes."""
 
     name: str
     command: Sequence[str]
@@ -39,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step, for the table at the end."""
+    """The result of a step, for the table at the end."""
 
     name: str
     passed: bool
@@ -51,12 +52,12 @@ class Outcome:
     context_settings={"ignore_unknown_options": True},
     epilog="Example: manage.py test tests/worker -k timeout",
 )
-@click.option("--all", "everything", is_flag=True, help="Run every test, on both databases and on every Python.")
-@click.option("--only", type=click.Choice(PARTS), help="Run this part alone.")
-@click.option("--python", "version", metavar="X.Y", help="Run the part for other Pythons, or the tests named, on this.")
-@click.option("--faults", is_flag=True, help="Attack the queue instead, for --minutes: kills, full disks, power cuts.")
-@click.option("--minutes", type=float, default=30.0, show_default=True, help="How long the attacks go on.")
-@click.option("--seed", type=int, help="Make the same attacks again; each run prints its own.")
+@click.option("--all", "everything", is_flag=True, help="Run all tests on both databases and all Python versions.")
+@click.option("--only", type=click.Choice(PARTS), help="Run only this part.")
+@click.option("--python", "version", metavar="X.Y", help="Run the tests for other Pythons, or the named ones, with it.")
+@click.option("--faults", is_flag=True, help="Run fault injection for --minutes: kills, full disks, power cuts.")
+@click.option("--minutes", type=float, default=30.0, show_default=True, help="Duration of the fault injection.")
+@click.option("--seed", type=int, help="Repeat the fault injection of an earlier run, which printed its seed.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def test(
     everything: bool,
@@ -67,53 +68,61 @@ def test(
     seed: Optional[int],
     pytest_args: tuple[str, ...],
 ) -> int:
-    """Run lint, types and the tests; with arguments, pytest with these alone (`--db postgresql` for PostgreSQL)."""
+    """Run lint, type checks and tests.
+
+    With arguments, run only pytest with these (`--db postgresql` for PostgreSQL).
+    """
+    steps: list[Step] = []
+    outcomes: list[Outcome] = []
     if faults:
-        steps, outcomes = [attacks(minutes, seed, pytest_args)], list[Outcome]()
+        steps = [fault_injection(minutes, seed, pytest_args)]
     elif version:
         steps, outcomes = plan_for_python(version, pytest_args or portable(everything), required=True)
     elif pytest_args:
-        steps, outcomes = [pytest("tests", *pytest_args)], []
+        steps = [pytest("tests", *pytest_args)]
     else:
         steps, outcomes = plan(only, everything)
     for step in steps:
         click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
         outcomes.append(run(step))
-    if len(outcomes) > 1 or not all(outcome.passed for outcome in outcomes):
-        report(outcomes)
-    return 0 if all(outcome.passed for outcome in outcomes) else 1
+    passed = all(outcome.passed for outcome in outcomes)
+    if len(outcomes) > 1 or not passed:
+        click.echo()
+        for outcome in outcomes:
+            seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds else " " * 8
+            click.secho(f"{outcome.name:<12} {seconds}  {outcome.text}", fg=None if outcome.passed else "red")
+    return 0 if passed else 1
 
 
 def plan(only: Optional[str], everything: bool) -> tuple[list[Step], list[Outcome]]:
-    """Return the steps of a whole run, or of one part of it, and the outcomes known before the first step."""
+    """Return the steps of a whole run, or of one part, and the outcomes that are known before the first step."""
     steps: list[Step] = []
     known: list[Outcome] = []
     marks = [] if everything else ["not full"]
     if only in {None, "lint"}:
-        # Named, so that no environment or scratch folder beside them is read.
+        # Name the folders: others beside them may hold environments and scratch files.
         ours = [name for name in ("manage.py", "webapp", "worker", "tests", "docs") if (CHECKOUT / name).exists()]
         steps.append(Step("lint", [sys.executable, "-m", "ruff", "check", *ours]))
         steps.append(Step("format", [sys.executable, "-m", "ruff", "format", "--check", *ours]))
     if only in {None, "types"}:
         steps.append(Step("types", [sys.executable, "-m", "mypy"]))
-    if not has_chromium() and only in {None, "tests", "browser"}:
-        known.append(Outcome("browser", not (os.environ.get("CI") or only == "browser"), without_chromium()))
-        if only != "browser":
-            steps.append(pytest("tests", *in_parallel(), *marked(*marks, "not browser")))
-    elif only == "browser":
-        steps.append(pytest("browser", *in_parallel(), *marked(*marks, "browser")))
-    elif only in {None, "tests"}:
-        steps.append(pytest("tests", *in_parallel(), *marked(*marks)))
+    if only in {None, "tests", "browser"}:
+        chromium = any(shutil.which(name) for name in CHROMIUM)
+        if not chromium:
+            known.append(Outcome("browser", not (os.environ.get("CI") or only == "browser"), NO_CHROMIUM))
+        if chromium or only != "browser":
+            browser = ["browser"] if only == "browser" else [] if chromium else ["not browser"]
+            steps.append(parallel("browser" if only == "browser" else "tests", *marked(*marks, *browser)))
     if only in {None, "postgresql"}:
         some = [] if everything else ["postgresql"]
-        steps.append(pytest("postgresql", *in_parallel(), "--db", "postgresql", *marked(*marks, *some)))
+        steps.append(parallel("postgresql", "--db", "postgresql", *marked(*marks, *some)))
     if only is None:
         for version in OTHER_PYTHONS:
             more, missing = plan_for_python(version, portable(everything), required=False)
             steps += more
             known += missing
         steps += plan_for_python(OLDEST, ("--only", "types"), required=False)[0]
-        steps += [attacks(FAULT_MINUTES, None, ())] if everything else []
+        steps += [fault_injection(FAULT_MINUTES, None, ())] if everything else []
     return steps, known
 
 
@@ -121,86 +130,85 @@ def pytest(name: str, *arguments: str) -> Step:
     return Step(name, [sys.executable, "-m", "pytest", *arguments])
 
 
+def parallel(name: str, *arguments: str) -> Step:
+    return pytest(name, *in_parallel(), *arguments)
+
+
+def in_parallel() -> list[str]:
+    # Three per core, because the longest tests mostly wait for processes. worksteal keeps the tests of a module
+    # together, so most of its fixtures are made once.
+    return ["-n", str(min(3 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
+
+
 def marked(*marks: str) -> list[str]:
     return ["-m", " and ".join(marks)] if marks else []
 
 
 def portable(everything: bool) -> list[str]:
-    """Return pytest's arguments for other Pythons: the same browser and the same faults would tell nothing new."""
+    """Return pytest's arguments for other Pythons, where browser and fault tests would show nothing new."""
     if everything:
         return [*in_parallel(), "--ignore", "tests/faults", *marked("not browser")]
     return [*in_parallel(), *marked("every_python", "not full")]
 
 
-def attacks(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:
+def fault_injection(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:
     """Return the step that runs the long part of tests/faults."""
     given = ["--minutes", f"{minutes:g}", *([] if seed is None else ["--seed", str(seed)]), *more]
     return Step("faults", [sys.executable, "-m", "tests.faults.long_run", *given])
 
 
-def in_parallel() -> list[str]:
-    # Three a core, for the longest tests mostly wait for processes. Neighbours stay together while there is a choice,
-    # so that the fixtures of a module are mostly made once.
-    return ["-n", str(min(3 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
-
-
-def has_chromium() -> bool:
-    return any(shutil.which(name) for name in CHROMIUM)
-
-
-def without_chromium() -> str:
-    return "no Chromium on the PATH, so nothing was looked at in a browser. On Debian and Ubuntu: apt install chromium"
-
-
 def plan_for_python(version: str, arguments: Sequence[str], *, required: bool) -> tuple[list[Step], list[Outcome]]:
-    """Return the step that runs manage.py test with another Python, in an environment of its own beside this one."""
+    """Return the step that runs `manage.py test` with another Python, in its own environment beside this one.
+
+    A missing Python is a failed outcome only if it is `required`. Without that, this Python needs no step.
+    """
+    name, venv = f"Python {version}", {}
     if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
-        return ([], []) if not required else ([Step(f"Python {version}", door(sys.executable, arguments))], [])
-    python = find_python(version)
+        if not required:
+            return [], []
+        python: Optional[str] = sys.executable
+    else:
+        python = find_python(version)
+        venv = {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{version}"}
     if python is None:
-        return [], [Outcome(f"Python {version}", not required, f"there is no Python {version} with ensurepip here")]
-    venv = {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{version}"}
-    return [Step(f"Python {version}", door(python, arguments), venv)], []
-
-
-def door(python: str, arguments: Sequence[str]) -> list[str]:
-    return [python, str(CHECKOUT / "manage.py"), "test", *arguments]
+        return [], [Outcome(name, not required, f"there is no Python {version} with ensurepip here")]
+    return [Step(name, [python, str(CHECKOUT / "manage.py"), "test", *arguments], venv)], []
 
 
 def find_python(version: str) -> Optional[str]:
-    """Return an interpreter of this minor version that can make environments, or None."""
-    ask = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
+    """Return an interpreter of this minor version that can create environments, or None."""
+    script = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
     for candidate in candidates(version):
-        # Asked, not believed: pyenv's shim for a version that is not selected is there, and fails.
-        answer = subprocess.run([candidate, "-c", ask], capture_output=True, text=True, check=False)
+        # Run it: pyenv has a shim for each version, which fails if that version is not selected.
+        answer = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)
         if answer.stdout.strip() == version:
             return candidate
     return None
 
 
 def candidates(version: str) -> Iterator[str]:
-    """Yield where this Python may be: where pyenv keeps its versions, the newest first, then on the PATH."""
+    """Yield possible paths of this Python: pyenv's versions, newest first, then the PATH."""
     folders = [Path(root) / "versions" for root in (os.environ.get("PYENV_ROOT"), "~/.pyenv") if root]
-    # With another HOME than the one that pyenv was set up for, this interpreter's own neighbours are the trace left.
+    # If HOME was changed since pyenv was set up, only this interpreter's neighbours lead there.
     folders.append(Path(os.path.realpath(sys.base_prefix)).parent)
     pyenv = shutil.which("pyenv")
     if pyenv:
         folders.append(Path(os.path.realpath(pyenv)).parents[1] / "versions")
     for folder in folders:
         found = folder.expanduser().glob(f"{version}.*/bin/python{version}")
-        yield from (str(path) for path in sorted(found, key=patch, reverse=True))
+        yield from (str(path) for path in sorted(found, key=patch_version, reverse=True))
     on_path = shutil.which(f"python{version}")
     if on_path:
         yield on_path
 
 
-def patch(python: Path) -> list[int]:
+def patch_version(python: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", python.parents[1].name)]
 
 
 def run(step: Step) -> Outcome:
     """Run the step with its output on ours."""
-    # A run must not touch the person's own queue, nor depend on how it is set up.
+    # The tests must not touch the user's queue or depend on its configuration.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")}
     venv = {"QUEUECTL_VENV": os.path.realpath(sys.prefix), **step.environment}
     started = time.monotonic()
@@ -209,14 +217,7 @@ def run(step: Step) -> Outcome:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it got the Ctrl-C as well; let it stop the servers that it started
+            process.wait()  # it got the Ctrl-C too; let it stop the servers that it started
             raise
     text = "passed" if code == 0 else f"FAILED with exit code {code}"
     return Outcome(step.name, code == 0, text, time.monotonic() - started)
-
-
-def report(outcomes: Sequence[Outcome]) -> None:
-    click.echo()
-    for outcome in outcomes:
-        seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds else " " * 8
-        click.secho(f"{outcome.name:<12} {seconds}  {outcome.text}", fg=None if outcome.passed else "red")

@@ -1,4 +1,4 @@
-"""`web`: the console alone, for those who run workers elsewhere. How it is served is in `webapp/server/gunicorn_app.py`."""
+"""`web`: the console without workers. `webapp/server/gunicorn_app.py` serves it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Optional
 
 import click
 
-from webapp.commands.shared.core import core
-from webapp.commands.shared.serve import address_options, listen, log_option, set_up_link, tell_set_up
+from webapp.commands.shared import serve
+from webapp.commands.shared.core import core, count_option
 
 
 @click.command(epilog="Example: manage.py web --port 8080")
-@address_options
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that serve.")
-@click.option("--descriptor", type=int, hidden=True, help="A socket that listens already.")
-@click.option("--report-to", type=int, hidden=True, help="A pipe to the supervisor, which speaks for this process.")
-@log_option
-@click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
+@serve.address_options
+@count_option("--workers", 1, 64, "Number of web processes.")
+@click.option("--descriptor", type=int, hidden=True, help="A socket that already listens.")
+@click.option("--report-to", type=int, hidden=True, help="A pipe to the supervisor, which informs the service manager.")
+@serve.log_option
+@serve.parent_option
 def web(
     host: str,
     port: int,
@@ -28,25 +28,20 @@ def web(
     log_format: str,
     with_parent: Optional[int],
 ) -> int:
-    """Start the console in the foreground, without workers."""
+    """Start the console without workers, in the foreground."""
     from webapp import config as configuration
     from webapp.db import db_errors
-    from webapp.lib import logs, sd_notify
-    from webapp.server import listener as serving
+    from webapp.server.listener import address_of
+    from webapp.server.listener import serve as serve_on
 
-    if with_parent is not None:
-        from webapp.lib.process_group import end_with
-
-        end_with(with_parent)
-    manager = sd_notify.take() if report_to is None else sd_notify.Parent(report_to)
-    logs.set_up(log_format)
+    manager = serve.start_service(log_format, with_parent, report_to)
     if descriptor is not None:
-        return serving.serve(socket.socket(fileno=descriptor), workers, manager)
-    listener = listen(configuration.load(), host, port, insecure)
+        return serve_on(socket.socket(fileno=descriptor), workers, manager)
+    listener = serve.listen(configuration.load(), host, port, insecure)
     with core() as config:
         db_errors.check_before_start(config)
-        address = serving.address_of(listener, config)
-        link = set_up_link(address)
+        address = address_of(listener, config)
+        link = serve.setup_link(address)
     click.echo(f"console   {address}")
-    tell_set_up(link)
-    return serving.serve(listener, workers, manager)
+    serve.print_setup_link(link)
+    return serve_on(listener, workers, manager)

@@ -1,61 +1,24 @@
-"""`worker`: start workers, see, steer and scale the fleet. How a worker works is in the package `worker`."""
+"""`worker`: start, list, steer and scale workers. How a worker works is in the package `worker`."""
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
 import click
 
-from webapp.commands.shared.core import actor, core, json_option, tell_outcome
+from webapp.commands.shared import serve
+from webapp.commands.shared.core import actor, core, count_option, json_option, read_session, tell_outcome
 from webapp.commands.shared.output import Column, ago, present, say
-from webapp.commands.shared.serve import log_option
 from webapp.lib import clock
 from webapp.lib.text import plural
 
-MOST_WORKERS = 256
-MOST_SLOTS = 256
-
-
-def _labels(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
-    """What workers are to have beside their host's label, each once."""
-    from webapp.core import labels
-    from webapp.core.job_spec import NAME, NAME_RULE
-    from worker import processes
-
-    for name in values:
-        if not NAME.match(name):
-            more = " Give --label once for each." if "," in name or " " in name else ""
-            raise click.BadParameter(f"{name!r} is not a valid label; expected {NAME_RULE}.{more}")
-        if name.lower().startswith(labels.HOST):
-            mine = labels.of_host(processes.host_name())
-            raise click.BadParameter(
-                f"{name!r} is not to be given: every worker has its host's label by itself, here {mine!r}."
-            )
-    given = list(dict.fromkeys(values))
-    if len(given) > labels.MOST:
-        raise click.BadParameter(f"{len(given)} labels are too many; a worker has at most {labels.MOST}.")
-    return given
-
-
-label_option = click.option(
-    "--label",
-    "labels",
-    metavar="NAME",
-    multiple=True,
-    callback=_labels,
-    help="What they have, such as gpu, for jobs that require it; may be repeated.",
-)
-
-
-_SERVES = (
-    Column("QUEUES", lambda view: ", ".join(view.queues or ["all"]), flexible=True),
-    Column("LABELS", lambda view: ", ".join(view.given_labels), flexible=True, optional=True),
-)
+SHOWN_STATES = {"quiet": "draining", "silent": "not responding", "expired": "lost"}
 
 
 @click.group(epilog="Example: manage.py worker start --count 3")
 def worker() -> None:
-    """Start, list, quiet, scale and stop workers."""
+    """Start, list, drain, scale and stop workers."""
 
 
 @worker.command(
@@ -65,17 +28,13 @@ Examples:
   manage.py worker start --label gpu --label ssd
 """
 )
-@click.option("--count", type=click.IntRange(1, MOST_WORKERS), default=1, show_default=True, help="Worker processes.")
-@click.option(
-    "--slots", type=click.IntRange(1, MOST_SLOTS), default=1, show_default=True, help="Jobs each runs at a time."
-)
-@click.option("--queue", "queues", metavar="NAME", multiple=True, help="Only this queue; may be repeated.")
-@label_option
-@click.option(
-    "--drain", is_flag=True, help="End when nothing that they may run is pending, processing or waiting for a retry."
-)
-@log_option
-@click.option("--with-parent", type=int, hidden=True, help="End when this process does.")
+@count_option("--count", 1, serve.MOST_WORKERS, "Number of worker processes.")
+@serve.slots_option
+@click.option("--queue", "queues", metavar="NAME", multiple=True, help="Run only jobs of this queue. Can be repeated.")
+@serve.label_option
+@click.option("--drain", is_flag=True, help="Exit when no job that they can run is pending, running or retrying.")
+@serve.log_option
+@serve.parent_option
 def start(
     count: int,
     slots: int,
@@ -85,25 +44,20 @@ def start(
     log_format: str,
     with_parent: Optional[int],
 ) -> int:
-    """Run workers in the foreground until Ctrl-C, which lets running jobs finish; a second Ctrl-C does not.
+    """Start workers in the foreground.
 
-    A job that requires labels is taken by a worker only that has all of them. Each has its host's, such as host:web-1,
-    by itself.
+    Ctrl-C waits for running jobs, then exits. A second Ctrl-C exits at once and requeues them.
+
+    A job that requires labels runs only on a worker that has all of them. Every worker has the label of its host,
+    such as host:web-1.
     """
     from webapp import config as configuration
     from webapp.core.job_spec import NAME, NAME_RULE
-    from webapp.lib import logs, sd_notify
     from worker.supervisor import supervisor
 
     for name in queues:
         if not NAME.match(name):
-            raise click.BadParameter(f"{name!r} is no name of a queue; expected {NAME_RULE}.", param_hint="--queue")
-    if with_parent is not None:
-        from webapp.lib.process_group import end_with
-
-        end_with(with_parent)
-    manager = sd_notify.take()
-    logs.set_up(log_format)
+            raise click.BadParameter(f"{name!r} is not a queue name; expected {NAME_RULE}.", param_hint="--queue")
     return supervisor.run(
         configuration.load(),
         count=count,
@@ -111,37 +65,89 @@ def start(
         queues=list(dict.fromkeys(queues)) or None,
         labels=labels,
         drain=drain,
-        manager=manager,
+        manager=serve.start_service(log_format, with_parent),
     )
 
 
 @worker.command("list", epilog="Example: manage.py worker list --json")
-@click.option("--all", "all_", is_flag=True, help="Those that ended in the last day, too.")
+@click.option("--all", "all_", is_flag=True, help="Include workers that ended in the last 24 hours.")
 @json_option
 def list_workers(all_: bool, as_json: bool) -> None:
-    """List the workers, what they run and what they have done."""
-    from webapp.db.engines import reading
+    """List workers and the jobs that they run."""
     from webapp.insight import fleet
-    from webapp.jobs import settings as tunables
+    from webapp.jobs import settings
     from webapp.web import serializers
 
-    now = clock.now()
-    with core(), reading() as session:
-        views = fleet.workers(session, tunables.load(session).lease, ended_since=now - clock.DAY if all_ else None)
+    with read_session() as session:
+        ended_since = clock.now() - clock.DAY if all_ else None
+        views = fleet.workers(session, settings.load(session).lease, ended_since=ended_since)
     columns = [
         Column("ID", lambda view: view.worker.id),
-        Column("STATE", lambda view: view.shown_state),
+        Column("STATE", lambda view: SHOWN_STATES.get(view.shown_state, view.shown_state)),
         Column("HOST", lambda view: view.worker.host),
         Column("PID", lambda view: view.worker.pid, right=True),
         Column("SLOTS", lambda view: view.worker.slots, right=True),
         Column("COMPLETED", lambda view: f"{view.worker.jobs_completed:,}", right=True),
         Column("FAILED", lambda view: f"{view.worker.jobs_failed:,}", right=True),
-        Column("STARTED", lambda view: ago(view.worker.started_at, now)),
-        Column("SEEN", lambda view: ago(view.worker.seen_at, now)),
+        Column("STARTED", lambda view: ago(view.worker.started_at)),
+        Column("LAST SEEN", lambda view: ago(view.worker.seen_at)),
         *_SERVES,
-        Column("RUNS", lambda view: ", ".join(job.id for job in view.jobs), flexible=True),
+        Column("RUNNING", lambda view: ", ".join(job.id for job in view.jobs), flexible=True),
     ]
     present(views, columns, as_json, serializers.worker, "No workers. Start one: manage.py worker start")
+
+
+_SERVES = (
+    Column("QUEUES", lambda view: ", ".join(view.queues or ["all"]), flexible=True),
+    Column("LABELS", lambda view: ", ".join(view.given_labels), flexible=True, optional=True),
+)
+
+
+@worker.command("supervisors", epilog="Example: manage.py worker supervisors --json")
+@json_option
+def list_supervisors(as_json: bool) -> None:
+    """List supervisors: each is one `up` or `worker start`."""
+    from webapp.insight import fleet
+    from webapp.jobs import settings
+    from webapp.web import serializers
+
+    with read_session() as session:
+        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
+    columns = [
+        Column("ID", lambda view: view.id),
+        Column("STATE", lambda view: SHOWN_STATES.get(view.state, view.state)),
+        Column("HOST", lambda view: view.host),
+        Column("PID", lambda view: view.row and view.row.pid, right=True),
+        Column("WORKERS", lambda view: len(view.workers), right=True),
+        Column("DESIRED", lambda view: view.wanted, right=True),
+        Column("SLOTS", lambda view: view.slots, right=True),
+        Column("STARTED", lambda view: ago(view.started_at)),
+        *_SERVES,
+    ]
+    present(views, columns, as_json, serializers.supervisor, "No supervisors. Start one: manage.py worker start")
+
+
+# A negative number is a value here, not an unknown option.
+@worker.command(
+    context_settings={"ignore_unknown_options": True}, epilog="Example: manage.py worker scale 4f2a9c01d3e5 +2"
+)
+@click.argument("supervisor_id", metavar="ID")
+@click.argument("workers", metavar="N")
+def scale(supervisor_id: str, workers: str) -> None:
+    """Scale the supervisor ID to N workers, or by +N or -N.
+
+    New workers start at once. To scale down, the least busy workers finish their jobs and exit. N can be 0.
+    `worker supervisors` lists the IDs.
+    """
+    from webapp.jobs import worker_actions
+
+    if not re.fullmatch(r"[+-]?[0-9]{1,4}", workers):
+        raise click.BadParameter(f"{workers!r} is not a number of workers; expected 3, +1 or -1.", param_hint="N")
+    change = {"by": int(workers)} if workers[0] in "+-" else {"to": int(workers)}
+    with core():
+        scaled = worker_actions.scale(supervisor_id, actor(), **change)
+    before = "unchanged" if scaled.after == scaled.before else f"before: {scaled.before}"
+    click.echo(f"{supervisor_id}: {plural(scaled.after, 'worker')} ({before})")
 
 
 def _steering(name: str, wish: str, help_: str, done: str) -> None:
@@ -154,80 +160,20 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
             outcome = worker_actions.request_state(wish, list(worker_ids) or None, actor())
         if not worker_ids and not outcome.moved and not outcome.refused:
             say("No workers are running.")
-        return tell_outcome(outcome, done, "only running workers can be told anything", thing="worker")
-
-
-@worker.command(
-    "supervisors", epilog="Example: manage.py worker supervisors --json", short_help="List who starts the workers."
-)
-@json_option
-def list_supervisors(as_json: bool) -> None:
-    """List the supervisors, each a `worker start` or `up`: how many workers it has and is to have."""
-    from webapp.db.engines import reading
-    from webapp.insight import fleet
-    from webapp.jobs import settings as tunables
-    from webapp.web import serializers
-
-    with core(), reading() as session:
-        views = fleet.supervisors(session, fleet.workers(session, tunables.load(session).lease))
-    now = clock.now()
-    columns = [
-        Column("ID", lambda view: view.id),
-        Column("STATE", lambda view: view.state),
-        Column("HOST", lambda view: view.host),
-        Column("PID", lambda view: view.row and view.row.pid, right=True),
-        Column("WORKERS", lambda view: len(view.workers), right=True),
-        Column("WANTED", lambda view: view.wanted, right=True),
-        Column("SLOTS", lambda view: view.slots, right=True),
-        Column("STARTED", lambda view: ago(view.started_at, now)),
-        *_SERVES,
-    ]
-    present(views, columns, as_json, serializers.supervisor, "No supervisors. Start one: manage.py worker start")
-
-
-# A number below zero is a number of workers fewer, not an option that is not known.
-@worker.command(
-    context_settings={"ignore_unknown_options": True}, epilog="Example: manage.py worker scale 4f2a9c01d3e5 +2"
-)
-@click.argument("supervisor_id", metavar="ID")
-@click.argument("workers", metavar="N")
-def scale(supervisor_id: str, workers: str) -> None:
-    """Have the supervisor ID keep N workers, or with +N or -N so many more or fewer. None is allowed.
-
-    More start at once. Of fewer, those that run least are asked to stop, and finish what they run. `worker supervisors`
-    shows the IDs.
-    """
-    import re
-
-    from webapp.jobs import worker_actions
-
-    if not re.fullmatch(r"[+-]?[0-9]{1,4}", workers):
-        raise click.BadParameter(
-            f"{workers!r} is no number of workers; expected 3, +1 or -1, for example.", param_hint="N"
-        )
-    relative = workers[0] in "+-"
-    with core():
-        try:
-            scaled = worker_actions.scale(
-                supervisor_id, actor(), to=None if relative else int(workers), by=int(workers) if relative else 0
-            )
-        except (worker_actions.ScaleError, worker_actions.Unheard) as error:
-            raise click.ClickException(str(error)) from None
-    before = "as before" if scaled.after == scaled.before else f"before {scaled.before}"
-    click.echo(f"{supervisor_id}: {plural(scaled.after, 'worker')}, {before}")
+        return tell_outcome(outcome, done, f"{name} works only for running workers", thing="worker")
 
 
 _steering(
     "stop",
     "stop",
-    "Let workers finish what they run, then end: those named, or all with their supervisors.",
-    "stops when its jobs are done",
+    "Stop the named workers, or all.\n\nThey finish their jobs, then exit. Without IDs, supervisors exit too.",
+    "stop requested; it finishes its jobs first",
 )
 _steering(
     "quiet",
     "quiet",
-    "Let workers take no more jobs, and stay: those named, or all. One that crashes is replaced by one that takes "
-    "jobs: to keep a queue's jobs from all, pause it.",
-    "takes no more jobs",
+    "Drain the named workers, or all.\n\nThey finish their jobs and take no new ones until `resume`. A worker that "
+    "replaces a crashed one does take jobs: pause a queue to hold its jobs back.",
+    "draining",
 )
-_steering("resume", "run", "Let quiet workers take jobs again: those named, or all.", "takes jobs")
+_steering("resume", "run", "Let the named workers, or all, take jobs again after `quiet`.", "taking jobs")

@@ -1,1 +1,1 @@
-"""What several commands share: the database behind them, tables, logs, messages."""
+"""What several commands share: the database behind them, options, tables, logs, messages."""

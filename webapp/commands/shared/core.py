@@ -1,10 +1,11 @@
-"""What every command shares before it does its work: the database behind it, and the person in front of it.
-
-How answers look is in `_output.py`.
-"""
+"""What commands share before they do their work: the database, the current user, options, answers to actions."""
 
 from __future__ import annotations
 
+import getpass
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
@@ -12,135 +13,164 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 import click
 
 from webapp.commands.shared.output import one_line, print_json, say
+from webapp.core import relocated
 from webapp.lib import durations
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from webapp.config import Config
     from webapp.db.models import Job
     from webapp.jobs.actions import Result
     from webapp.jobs.lifecycle import Outcome
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType  # generic since click 8.2, which Python 3.9 does not get
-
 Command = TypeVar("Command", bound=Union[click.Command, Callable[..., Any]])
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Config]:
-    """The application without its console; the first command on a fresh home makes the database here.
+    """Open the application without its web parts. In a new home folder this creates the database.
 
-    Whoever has read a queue that was moved is told so in the end, unless `noting` is off; and so is whoever met any
-    error there, for it is of a queue that was. Raises ConfigError, and Elsewhere.
+    If the queue was moved to another database, a note at the end says so. An error then becomes that note, because
+    it comes from the old database. `noting=False` turns this off. Raises ConfigError and Relocated.
     """
     from webapp import config as configuration
     from webapp.db.application import create_core
 
     config = config or configuration.load()
-    app = create_core(config)
-    with app.app_context():
+    with create_core(config).app_context():
         try:
             yield config
         except (BrokenPipeError, click.Abort):
             raise
         except Exception as error:
-            words = _moved() if noting else None
-            if words is None:
+            note = _moved() if noting else None
+            if note is None:
                 raise
-            from webapp.core.relocated import Relocated
-
-            raise Relocated(words) from error
+            raise relocated.Relocated(note) from error
         else:
-            words = _moved() if noting else None
-            if words is not None:
-                click.echo(f"Note: {words}.", err=True)
+            note = _moved() if noting else None
+            if note is not None:
+                say(f"Note: {note}.")
         finally:
             disconnect()
 
 
+@contextmanager
+def read_session() -> Iterator[Session]:
+    """Open the application and one read transaction."""
+    from webapp.db.engines import reading
+
+    with core(), reading() as session:
+        yield session
+
+
 def _moved() -> Optional[str]:
-    from webapp.core import relocated
     from webapp.db.engines import read_engine
 
     try:
         with read_engine().connect() as connection:
             return relocated.note(connection)
-    except Exception:  # the database cannot even be read, and that is being said
+    except Exception:  # the database cannot be read, and the first error already says so
         return None
 
 
 def disconnect() -> None:
-    """Close the connections of the application whose context this is."""
+    """Close the database connections of the current application."""
     from webapp.db.engines import db
 
     for engine in db.engines.values():
         engine.dispose()
 
 
-def actor() -> str:
-    """Who acts, for the record: `person:` and the login name."""
-    import getpass
+def find_job(session: Session, job_id: str) -> Job:
+    """Return the job with this id. Raises ClickException if there is none."""
+    from webapp.jobs import job_detail
 
+    job = job_detail.find(session, job_id)
+    if job is None:
+        raise click.ClickException(f"no such job: {job_id!r}. `manage.py list` shows the newest jobs.")
+    return job
+
+
+# --- the person ------------------------------------------------------------------------------------------------------
+
+
+def actor() -> str:
+    """Return the actor for the audit trail: `person:` and the system's user name."""
     try:
         name = getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container whose user has no name
-        import os
-
+    except (ImportError, KeyError, OSError):  # in a container the user may have no name
         name = f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
     return f"person:{name}"
 
 
-def found(job: Optional[Job], job_id: str) -> Job:
-    """The job that was looked for. Raises NotFound where there is none."""
-    from webapp.jobs.lifecycle import NotFound
+@contextmanager
+def exit_on_signals() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM and SIGHUP, so that cleanup runs. By default they end the process at once."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda got, _: sys.exit(128 + got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    if job is None:
-        raise NotFound(f"no such job: {job_id!r}. `manage.py list` shows the newest.")
-    return job
+
+# --- options ---------------------------------------------------------------------------------------------------------
 
 
 def json_option(command: Command) -> Command:
-    """`--json`, the same on every command that reads."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
-class Parsed(_ParamType):
-    """A value that a function reads from a text, or refuses with a ValueError."""
+def count_option(name: str, default: int, most: Optional[int], help_: str) -> Callable[[Command], Command]:
+    """Return an option that takes a number from 1 to `most`."""
+    return click.option(name, type=click.IntRange(1, most), default=default, show_default=True, help=help_)
 
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        self.name = name
-        self._read = read
 
-    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+def limit_option(default: int, most: Optional[int] = None) -> Callable[[Command], Command]:
+    return count_option("--limit", default, most, "Maximum number of rows.")
+
+
+def parsed(metavar: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    """Arguments for an option whose value `read` converts. Its ValueError becomes a usage error."""
+
+    def convert(_context: click.Context, _parameter: click.Parameter, value: Optional[str]) -> Any:
         try:
-            return self._read(str(value))
+            return None if value is None else read(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error)) from None
+
+    return {"metavar": metavar, "callback": convert}
 
 
-DURATION = Parsed("duration", durations.parse)
-SINCE = Parsed("time", durations.parse_since)
+DURATION = parsed("DURATION", durations.parse)
+SINCE = parsed("TIME", durations.parse_since)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
 
 
 def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", thing: str = "job") -> int:
-    """Say what became of each that was named; return the exit code: 1 where any was refused.
+    """Print a line for each named job or worker. Return the exit code: 1 if any was refused.
 
-    `rule` says which can be moved at all: 'only scheduled and failed jobs can be made due'.
+    `rule` says which ones the command accepts, such as 'only dead letters can be discarded'.
     """
     for id_ in outcome.moved:
         click.echo(f"{id_}: {became}")
     for id_ in outcome.asked:
         click.echo(f"{id_}: {asked}")
     for id_, state in outcome.refused.items():
-        why = f"there is no such {thing}" if state is None else f"is {state}; {rule}"
-        click.echo(f"{one_line(id_)}: {why}.", err=True)
+        say(f"{one_line(id_)}: {f'no such {thing}' if state is None else f'is {state}; {rule}'}.")
     return 0 if outcome.done else 1
 
 
 def tell_result(result: Result, became: str, rule: str, as_json: bool, *, asked: str = "") -> int:
-    """The same for an action on named jobs, and how to undo it."""
+    """Print what an action did to named jobs, and the command that undoes it. Return the exit code."""
     if as_json:
         from webapp.web import serializers
 

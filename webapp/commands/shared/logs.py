@@ -1,4 +1,4 @@
-"""How `logs` prints the output of a job: what is kept, or what comes while it runs, through its retries to its end."""
+"""How `logs` prints the output of a job: stored output, or new output until the job ends."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ import sys
 from time import sleep as pause
 from typing import TYPE_CHECKING, Optional, TextIO
 
-from webapp.commands.shared.core import found
-from webapp.commands.shared.output import one_line, say, span
+import click
+
+from webapp.commands.shared.core import find_job
+from webapp.commands.shared.output import one_line, say, standing
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.insight import fleet
-from webapp.jobs import job_detail
-from webapp.jobs import settings as tunables
-from webapp.jobs.lifecycle import NotFound
-from webapp.lib import clock
+from webapp.jobs import job_detail, settings
 from webapp.lib.durations import between
 from webapp.lib.text import escape_for_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy.orm import Session
-
     from webapp.db.models import Attempt, Job
 
-LOOK_EVERY = 0.2  # seconds; a running job's output reaches the database about once a second
+POLL_SECONDS = 0.2  # a running job's output reaches the database about once a second
 
 
 class _Stream:
-    """Where output goes: byte for byte, but to a terminal without what a job must not make it do."""
+    """Writes every byte as it is; but on a terminal, control sequences other than colors are escaped."""
 
     def __init__(self, stream: TextIO) -> None:
         self._bytes = stream.buffer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if stream.isatty() else None
 
     def write(self, data: bytes) -> None:
-        # After each: on a terminal the two streams meet in the order they came.
+        # Flush each time: on a terminal both streams must appear in their order.
         self._bytes.write(escape_for_terminal(self._decoder.decode(data)).encode() if self._decoder else data)
         self._bytes.flush()
 
 
 class _Printer:
-    """Writes pieces where they belong, and says where bytes are missing."""
+    """Prints the output of one attempt, and says where bytes are missing."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -52,112 +49,95 @@ class _Printer:
     def print(self, pieces: Iterable[job_detail.Piece]) -> None:
         for piece in pieces:
             if piece.position > self.position:
-                self._flush()
-                say(f"… {piece.position - self.position:,} bytes were left out here (see the setting output_limit) …")
+                say(f"… {piece.position - self.position:,} bytes omitted (see the setting output_limit) …")
             self._streams[1 if piece.stream == 1 else 2].write(piece.data)
             self.position = piece.position + len(piece.data)
 
-    def _flush(self) -> None:
-        sys.stdout.buffer.flush()
-        sys.stderr.buffer.flush()
-
 
 def print_kept(job_id: str, number: Optional[int]) -> None:
-    """Print what an attempt has written up to now."""
+    """Print the stored output of an attempt; None: the latest."""
     with reading() as session:
-        job = found(job_detail.find(session, job_id), job_id)
+        job = find_job(session, job_id)
         number = number or job.attempts
         pieces = list(job_detail.pieces(session, job, number, 0)) if number else []
-        exists = 0 < number <= job.attempts
     if not number:
         say(f"{job.id} has not started yet: it is {job.state}.")
-    elif not exists:
-        raise _no_attempt(job, number)
+        return
+    _check_attempt(job, number)
     _Printer().print(pieces)
 
 
-def _no_attempt(job: Job, number: int) -> NotFound:
-    had = f"its last is {job.attempts}" if job.attempts else "it has not started yet"
-    return NotFound(f"{job.id} has no attempt {number}: {had}.")
+def _check_attempt(job: Job, number: int) -> None:
+    if number > job.attempts:
+        last = f"its last is {job.attempts}" if job.attempts else "it has not started yet"
+        raise click.ClickException(f"{job.id} has no attempt {number}: {last}.")
 
 
 def follow(job_id: str, only: Optional[int]) -> None:
-    """Print the output as it comes, of one attempt or from the latest on through all retries."""
+    """Print new output of one attempt; None: of the latest and all retries."""
     with reading() as session:
-        job = found(job_detail.find(session, job_id), job_id)
+        job = find_job(session, job_id)
     number = only or job.attempts or 1
-    if number > job.attempts and job.state in TERMINAL:
-        if only is not None:
-            raise _no_attempt(job, number)
-        say(f"{job.id}: {job.state}, and never started.")
+    if job.state in TERMINAL and only is not None:
+        _check_attempt(job, number)
+    elif job.state in TERMINAL and not job.attempts:
+        say(f"{job.id}: {job.state}, never started.")
         return
-    teller = _Teller(job_id)
-    while True:
+    follower = _Follower(job_id, only is not None)
+    while not follower.done:
         printer = _Printer()
-        while not _look(job_id, number, printer, teller, only is not None):
-            pause(LOOK_EVERY)
-        if teller.over:
-            return
+        while not follower.poll(number, printer):
+            pause(POLL_SECONDS)
         number += 1
 
 
-def _look(job_id: str, number: int, printer: _Printer, teller: _Teller, only: bool) -> bool:
-    """Print what is new of one attempt, and say what happened to the job. True: this attempt has ended."""
-    with reading() as session:
-        job = job_detail.find(session, job_id)
-        if job is None:
-            raise NotFound(f"{job_id} was discarded.")
-        ended = job_detail.attempt(session, job, number)
-        pieces = list(job_detail.pieces(session, job, number, printer.position))
-        idle = job.state == "pending" and not _anybody_works(session)
-    if ended is None:
-        teller.tell(job, number, idle)
-        printer.print(pieces)
-        teller.over = job.state in TERMINAL
-        return teller.over
-    if printer.position == 0:
-        teller.tell_start(number)
-    printer.print(pieces)
-    teller.tell_end(ended)
-    teller.over = only or (job.state in TERMINAL and job.attempts == number)
-    if teller.over and not only:
-        teller.tell(job, number, False)
-    return True
+class _Follower:
+    """Prints new output and, on stderr, each change of the job once. `done`: there is nothing more to follow."""
 
-
-def _anybody_works(session: Session) -> bool:
-    return any(view.alive for view in fleet.workers(session, tunables.load(session).lease))
-
-
-class _Teller:
-    """Says on stderr what happens to the job, each thing once."""
-
-    def __init__(self, job_id: str) -> None:
-        self.over = False
+    def __init__(self, job_id: str, only: bool) -> None:
+        self.done = False
         self._id = job_id
+        self._only = only
         self._last = ""
 
-    def tell(self, job: Job, number: int, idle: bool) -> None:
+    def poll(self, number: int, printer: _Printer) -> bool:
+        """Print what is new in an attempt. Return whether the attempt has ended."""
+        with reading() as session:
+            job = job_detail.find(session, self._id)
+            if job is None:
+                raise click.ClickException(f"{self._id} was discarded.")
+            ended = job_detail.attempt(session, job, number)
+            pieces = list(job_detail.pieces(session, job, number, printer.position))
+            workers = fleet.workers(session, settings.load(session).lease) if job.state == "pending" else []
+        if ended is None:
+            self._tell(job, number, any(view.alive for view in workers))
+            printer.print(pieces)
+            self.done = job.state in TERMINAL
+            return self.done
+        if printer.position == 0:
+            self._say(f"attempt {number} started")
+        printer.print(pieces)
+        self._tell_end(ended)
+        last = job.state in TERMINAL and job.attempts == number
+        self.done = self._only or last
+        if last and not self._only:
+            self._say(job.state)
+        return True
+
+    def _tell(self, job: Job, number: int, alive: bool) -> None:
         if job.state == "processing":
-            if job.cancel_requested_at is not None:
-                self._say("cancelling")
-            else:
-                self.tell_start(number)
+            self._say(f"attempt {number} started" if job.cancel_requested_at is None else "cancelling")
         elif job.state == "pending":
-            self._say("pending; no worker is alive: manage.py worker start" if idle else "pending")
+            self._say("pending" if alive else "pending; no workers are running: manage.py worker start")
         elif job.state in ("scheduled", "failed"):
-            what = "attempt" if job.state == "scheduled" else "retry"
-            self._say(f"{job.state}; next {what} in {span(clock.now(), job.run_at)}", key=f"{job.state} {job.run_at}")
+            self._say(f"{job.state}; {standing(job)}", key=f"{job.state} {job.run_at}")
         else:
             self._say(job.state)
 
-    def tell_start(self, number: int) -> None:
-        self._say(f"attempt {number} started")
-
-    def tell_end(self, ended: Attempt) -> None:
-        took = between(ended.started_at, ended.finished_at)
+    def _tell_end(self, ended: Attempt) -> None:
+        state = "interrupted" if ended.state == "released" else ended.state
         why = f": {one_line(ended.error)}" if ended.error else ""
-        self._say(f"attempt {ended.number} {ended.state} after {took}{why}")
+        self._say(f"attempt {ended.number} {state} after {between(ended.started_at, ended.finished_at)}{why}")
 
     def _say(self, text: str, key: str = "") -> None:
         if (key or text) != self._last:

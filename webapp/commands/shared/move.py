@@ -1,9 +1,8 @@
-"""`db move`: the queue to another database, and back. How that is done is in `webapp/admin/move/`."""
+"""`db move`: moves the queue to another database, and back. The work is done in `webapp/admin/move/`."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +11,18 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands.shared.core import DURATION, actor, core
-from webapp.commands.shared.output import Column, say, show, table
+from webapp.commands.shared.output import Column, progress_bars, say, show, table
+from webapp.core import relocated
 from webapp.lib.text import plural, size
 
 if TYPE_CHECKING:
-    from webapp.admin.move import Report, Reporter
+    from webapp.admin.move import Report
     from webapp.admin.move.databases import Tick
     from webapp.config import Config
 
-SHOWN = 20  # values that do not fit; the first ones tell the story
-NAME = "QUEUECTL_DATABASE_URL"
+SHOWN_MISFITS = 20  # values that the target cannot store
+PROGRESS_SECONDS = 5.0  # between progress lines where stderr is not a terminal
+VARIABLE = "QUEUECTL_DATABASE_URL"
 
 
 @click.command(
@@ -34,47 +35,43 @@ Examples:
   manage.py db move --to sqlite:////srv/queuectl/queue.db
   manage.py db move --to postgresql://queue@db.example.org/queue --undo""",
 )
-@click.option("--to", "url", metavar="URL", required=True, help="The other database, which must be empty.")
+@click.option("--to", "url", metavar="URL", required=True, help="The target database. It must be empty.")
 @click.option("--dry-run", is_flag=True, help="Count and check only; change nothing.")
-@click.option("--wait", "patience", type=DURATION, help="Give running jobs so long, or do not move. Default: no limit.")
-@click.option("--write-env", is_flag=True, help=f"Write the new address into .env, if {NAME} is not set otherwise.")
-@click.option("--undo", is_flag=True, help="Take the move back; refused once something was done at the new address.")
-@click.option("--force", is_flag=True, help="With --undo: give up what was done there, and what cannot be reached.")
+@click.option("--wait", "patience", **DURATION, help="Give up if jobs still run after this time. Default: no limit.")
+@click.option("--write-env", is_flag=True, help=f"Write the new address to .env, unless {VARIABLE} is set elsewhere.")
+@click.option("--undo", is_flag=True, help="Undo the move. Refused if the queue has changed at the new address.")
+@click.option("--force", is_flag=True, help="With --undo: discard changes made there, even if it cannot be reached.")
 def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, undo: bool, force: bool) -> int:
-    """Move the whole queue to the database at URL, SQLite or PostgreSQL, and back in the same way.
+    """Move the whole queue to the database at URL, SQLite or PostgreSQL. The way back is the same.
 
-    Running jobs come to their end, then the workers leave and the queue takes no changes while it is copied and
-    compared. The old database stays as it is and refuses every later write with the new address. If this is ended at
-    any point, run it again: it goes on.
+    Running jobs finish and workers exit. Then the queue accepts no changes until the copy is complete and verified.
+    The old database stays as it is, and refuses later writes with the new address. If the move is interrupted, run it
+    again to continue.
     """
-    from webapp.admin import move as moving
+    from webapp.admin import move as mover
     from webapp.config import Config, database_url
     from worker.maintenance import process as maintenance
 
     if (undo and (dry_run or write_env)) or (force and not undo):
-        raise click.UsageError("--undo goes alone, or with --force.")
+        raise click.UsageError("--undo can only be combined with --force, and --force only with --undo.")
     with core(noting=False) as config:
         target_config = Config(config.home, database_url(url, "--to"), None)
-        try:
-            with moving.move_lock(config), moving.Side.at(target_config) as target, _teller() as teller:
-                if dry_run:
-                    return _print(moving.examine(target, teller))
-                if undo:
-                    moving.undo(target, actor(), teller, force=force)
-                    say("The queue is here again. Start its workers: manage.py worker start, or up.")
-                    return 0
-                with _what_then():
-                    moving.move(target, actor(), teller, look_after=maintenance.without_supervisor(), patience=patience)
-                _tell_where(target.address, target_config, write_env)
-        except moving.MoveError as error:
-            raise click.ClickException(str(error)) from None
+        with mover.move_lock(config), mover.Side.at(target_config) as target, _progress() as progress:
+            if dry_run:
+                return _print(mover.examine(target, progress))
+            if undo:
+                mover.undo(target, actor(), progress, force=force)
+                say("The queue is back here. Start its workers: manage.py worker start, or up.")
+                return 0
+            with _resume_hint():
+                mover.move(target, actor(), progress, look_after=maintenance.without_supervisor(), patience=patience)
+            _print_address(target.address, target_config, write_env)
     return 0
 
 
 @contextmanager
-def _what_then() -> Iterator[None]:
-    """Whoever is left with half a move is told that it can be gone on with."""
-    from webapp.core import relocated
+def _resume_hint() -> Iterator[None]:
+    """If the move stops halfway, say how to continue."""
     from webapp.db.engines import read_engine
 
     try:
@@ -82,101 +79,79 @@ def _what_then() -> Iterator[None]:
     except BaseException:
         with read_engine().connect() as connection:
             if relocated.note(connection) is not None:
-                say("The move is not complete, and the queue takes no changes. Run it again to go on, or --undo it.")
+                say("The move is incomplete, and the queue accepts no changes. Run it again to continue, or --undo it.")
         raise
 
 
-# --- a dry run -------------------------------------------------------------------------------------------------------
-
-
 def _print(report: Report) -> int:
+    """Print the report of a dry run. Return the exit code."""
     columns = [Column("TABLE", lambda row: row[0]), Column("ROWS", lambda row: f"{row[1]:,}", right=True)]
     show(table(columns, report.counts.items()))
-    state = {"nothing": "empty", "fresh": "empty", "ours": "a copy that was begun before, and is begun anew"}
+    standing = {"nothing": "empty", "fresh": "empty", "ours": "an incomplete copy, which is started again"}
     click.echo(f"\nfrom     {report.source.kind}, {report.source.address}, about {size(report.size)}")
-    click.echo(f"to       {report.target.kind}, {report.target.address}, {state[report.target_state]}")
-    workers = plural(report.workers, "worker")
-    if report.running:
-        click.echo(f"running  {', '.join(map(str, report.running))}; {workers}. A move waits for them.")
-    else:
-        click.echo(f"running  nothing; {workers}")
-    for fault in report.faults:
-        click.echo(f"fault    {fault}")
-    for misfit in report.misfits[:SHOWN]:
-        click.echo(f"fault    {misfit}")
-    if len(report.misfits) > SHOWN:
-        click.echo(f"fault    and {len(report.misfits) - SHOWN:,} more values that do not fit")
-    if report.faults or report.misfits:
-        say("It cannot be moved like this. Nothing was changed.")
-        return 1
-    say("It can be moved. Nothing was changed.")
-    return 0
+    click.echo(f"to       {report.target.kind}, {report.target.address}, {standing[report.target_state]}")
+    running = ", ".join(map(str, report.running)) or "nothing"
+    wait = ". The move waits for these jobs." if report.running else ""
+    click.echo(f"running  {running}; {plural(report.workers, 'worker')}{wait}")
+    errors = [*report.faults, *report.misfits[:SHOWN_MISFITS]]
+    if len(report.misfits) > SHOWN_MISFITS:
+        errors.append(f"{len(report.misfits) - SHOWN_MISFITS:,} more values cannot be stored there")
+    for error in errors:
+        click.echo(f"error    {error}")
+    say(f"The queue {'cannot' if errors else 'can'} be moved. Nothing was changed.")
+    return 1 if errors else 0
 
 
-# --- afterwards ------------------------------------------------------------------------------------------------------
-
-
-def _tell_where(address: str, target: Config, write_env: bool) -> None:
+def _print_address(address: str, target: Config, write_env: bool) -> None:
     from webapp.config import CHECKOUT
     from webapp.lib import dotenv
 
-    click.echo(f"The queue is at {address} now, equal to the old one in every table.")
+    click.echo(f"The queue is now at {address}. All tables are verified.")
     file = CHECKOUT / ".env"
-    if NAME in os.environ:
-        where = "Change it wherever this environment has it from, in crontabs and services, too; it counts before .env."
+    if VARIABLE in os.environ:
+        where = "Change it where this environment sets it, also in crontabs and services. It overrides .env."
     elif write_env:
-        dotenv.assign(str(file), NAME, str(target.database_url).replace("postgresql+psycopg:", "postgresql:", 1))
-        where = f"{file} has it now."
+        dotenv.assign(str(file), VARIABLE, str(target.database_url).replace("postgresql+psycopg:", "postgresql:", 1))
+        where = f"Written to {file}."
     else:
-        where = f"Put it into {file}, or into the environment of whatever starts queuectl, crontabs and services too."
-    say(f"\n{NAME}={address}\n{where} If it has a password, that is not shown here.")
-    say("Then start `up`, `web` and `worker start` again. The old database stays as it is, as the fallback (--undo).")
+        where = f"Put it into {file}, or into the environment of everything that starts queuectl."
+    say(f"\n{VARIABLE}={address}\n{where} A password is not shown here.")
+    say("Then start `up`, `web` and `worker start` again. The old database is unchanged: --undo returns to it.")
 
 
-# --- meanwhile -------------------------------------------------------------------------------------------------------
+# --- progress --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _teller() -> Iterator[Reporter]:
-    """A bar on a terminal; elsewhere a line for each stage."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
-        yield _Bars(progress)
+def _progress() -> Iterator[_Progress]:
+    with progress_bars(transient=False) as bars:
+        yield _Progress(bars)
 
 
-class _Bars:
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
+class _Progress:
+    """Shows a bar for each stage on a terminal; elsewhere prints lines."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
 
     def say(self, message: str) -> None:
-        self._progress.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        if self._bars is None:
+            say(message)
+        else:
+            self._bars.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, name: str, rows: int) -> Tick:
-        task = self._progress.add_task(name, total=rows)
-        return lambda done: self._progress.advance(task, done)
-
-
-class _Lines:
-    EVERY = 5.0  # seconds
-
-    def say(self, message: str) -> None:
-        say(message)
-
-    def stage(self, name: str, rows: int) -> Tick:
-        done, told = 0, time.monotonic()
+        if self._bars is not None:
+            task = self._bars.add_task(name, total=rows, note="rows")
+            return lambda done: self._bars.advance(task, done)
+        done, printed_at = 0, time.monotonic()
         say(f"{name}: {rows:,} rows")
 
         def tick(more: int) -> None:
-            nonlocal done, told
+            nonlocal done, printed_at
             done += more
-            if time.monotonic() - told > self.EVERY:
-                told = time.monotonic()
+            if time.monotonic() - printed_at > PROGRESS_SECONDS:
+                printed_at = time.monotonic()
                 say(f"{name}: {done:,} of {rows:,} rows")
 
         return tick

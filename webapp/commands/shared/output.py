@@ -1,16 +1,17 @@
 """How answers look: tables, times, JSON. Data goes to stdout, messages to stderr.
 
-What comes from a job (ids, commands, errors) is shown with its control characters escaped: a command may hold a
-sequence that clears the terminal or writes to its title.
+Text from a job (id, command, error) is printed with its control characters escaped: it could clear the terminal or
+change its title.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Optional, TextIO
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import click
 
@@ -18,11 +19,12 @@ from webapp.lib import clock, durations, text
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.text import Text
 
     from webapp.db.models import Job
 
-WIDE = 1_000_000  # columns of something that is no terminal: nothing is cut there
+PIPE_WIDTH = 1_000_000  # columns where stdout is not a terminal: nothing is cut
 STYLES = {
     "scheduled": "cyan",
     "pending": "yellow",
@@ -32,72 +34,75 @@ STYLES = {
     "dead": "bold red",
     "cancelled": "dim",
     "running": "green",
-    "quiet": "yellow",
+    "draining": "yellow",
     "stopping": "yellow",
-    "silent": "red",
+    "not responding": "red",
+    "lost": "red",
     "expired": "red",
     "paused": "yellow",
     "ok": "green",
     "warn": "yellow",
     "fail": "bold red",
+    "error": "red",
 }
 
 
 def say(message: str) -> None:
-    """A message for the person; a program that reads stdout does not see it."""
+    """Print a message to stderr."""
     click.echo(message, err=True)
 
 
 def print_json(value: Any) -> None:
-    # An encoding that cannot carry every character gets escapes: still the same JSON.
+    # If the encoding of stdout cannot write every character, use escapes.
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     click.echo(json.dumps(value, indent=2, ensure_ascii=not utf8))
 
 
+def as_dict(row: Any, *names: str) -> dict[str, Any]:
+    """Return attributes of a row for JSON. Names that end in `_at` are times and become ISO 8601."""
+    return {name: clock.to_iso(getattr(row, name)) if name.endswith("_at") else getattr(row, name) for name in names}
+
+
 def one_line(words: str) -> str:
-    """The text without line breaks, its control characters as escapes."""
+    """Return the text without line breaks and with its control characters escaped."""
     return text.escape_controls(text.one_line(words, None))
 
 
 # --- times -----------------------------------------------------------------------------------------------------------
 
 
-def ago(at: Optional[int], now: int) -> str:
+def ago(at: Optional[int], actor: Optional[str] = None) -> str:
+    """Return how long ago something happened, and who did it; '' for None."""
     if at is None:
         return ""
-    return f"{span(at, now)} ago" if now - at >= clock.SECOND else "just now"
+    return (f"{span(at)} ago" if clock.now() - at >= clock.SECOND else "just now") + (f" by {actor}" if actor else "")
 
 
-def ago_by(at: Optional[int], actor: Optional[str], now: int) -> Optional[str]:
-    """When something was done, and by whom."""
-    return None if at is None else f"{ago(at, now)} by {actor}"
-
-
-def span(start: int, end: int) -> str:
-    """How much time lies between two moments, in whole seconds."""
-    return durations.duration(round(max(end - start, 0) / clock.SECOND))
+def span(moment: int) -> str:
+    """Return the time from or until a moment, in whole seconds."""
+    return durations.duration(round(abs(clock.now() - moment) / clock.SECOND))
 
 
 def local_time(at: Optional[int]) -> str:
-    """A moment in the reader's zone, to the second."""
+    """Return a moment in the local time zone, to the second."""
     return "" if at is None else clock.to_datetime(at).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def standing(job: Job, now: int) -> str:
-    """Where a job stands in time, as its state asks for it."""
+def standing(job: Job) -> str:
+    """Return when a job is due, how long it waits or runs, or when it ended."""
     if job.state in ("scheduled", "failed"):
         what = "due" if job.state == "scheduled" else "retry"
-        return f"{what} in {span(now, job.run_at)}" if job.run_at > now else f"{what} now"
+        return f"{what} in {span(job.run_at)}" if job.run_at > clock.now() else f"{what} now"
     if job.state == "pending":
-        return f"waits {span(job.run_at, now)}"
+        return f"waiting {span(job.run_at)}"
     if job.state == "processing":
-        doing = "cancelling" if job.cancel_requested_at is not None else "runs"
-        return f"{doing} {span(job.started_at or now, now)}"
-    return ago(job.finished_at, now)
+        doing = "running" if job.cancel_requested_at is None else "cancelling"
+        return f"{doing} {span(job.started_at or clock.now())}"
+    return ago(job.finished_at)
 
 
 def two_digits(number: float) -> str:
-    """'1,200', '0.25': of an estimate no more digits are known."""
+    """Return an estimate with two significant digits: '1,200', '0.25'."""
     return f"{float(f'{number:.2g}'):,g}"
 
 
@@ -106,10 +111,10 @@ def two_digits(number: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: `cell` is its value for a row, None for nothing.
+    """A column of a table. `cell` returns the value for a row, or None for an empty cell.
 
-    Where a terminal is too narrow, only a `flexible` column is cut, and its end goes first. An `optional` column is
-    left out if it is empty in all rows.
+    On a narrow terminal only `flexible` columns are cut, at the end of the text. An `optional` column is left out if
+    all its cells are empty.
     """
 
     header: str
@@ -120,33 +125,44 @@ class Column:
 
 
 def present(
-    rows: Sequence[Any], columns: Sequence[Column], as_json: bool, shape: Callable[[Any], Any], empty: str = ""
+    rows: Sequence[Any],
+    columns: Sequence[Column],
+    as_json: bool,
+    shape: Callable[[Any], Any],
+    empty: str = "",
+    *,
+    more: str = "",
 ) -> None:
-    """Print a list: as JSON, with each row in its `shape`; as a table; or the message `empty` where there is no row."""
+    """Print a list as a table, or as JSON with `shape` for each row. `empty` and `more` are messages.
+
+    `empty` is printed where there is no row. `more` follows the list if it has more rows than `rows`.
+    """
     if as_json:
         print_json([shape(row) for row in rows])
     elif rows:
         show(table(columns, rows))
     else:
         say(empty)
+    if more:
+        say(more)
 
 
-def tell_more(limit: int) -> None:
-    say(f"These are the first {limit:,}; there are more. Show them with --limit.")
+def see_more(limit: int, more: bool) -> str:
+    return f"Only the first {limit:,} are shown. Use --limit to see more." if more else ""
 
 
-def console(file: Optional[TextIO] = None) -> Console:
-    """A rich console that takes texts as they are. It honours NO_COLOR, and cuts nothing where there is no terminal."""
+def console() -> Console:
+    """Return a rich console that prints text as it is. It honors NO_COLOR and cuts lines only on a terminal."""
     from rich.console import Console
 
-    made = Console(file=file, highlight=False, markup=False, emoji=False)
+    made = Console(highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
-        made.width = WIDE
+        made.width = PIPE_WIDTH
     return made
 
 
 def show(*renderables: Any) -> None:
-    """Print rich things to stdout; where that is no terminal, without the blanks that pad their lines."""
+    """Print rich objects to stdout. Where that is not a terminal, lines have no padding at the end."""
     made = console()
     if made.is_terminal:
         made.print(*renderables, crop=False, sep="\n")
@@ -157,31 +173,55 @@ def show(*renderables: Any) -> None:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Any]) -> Any:
-    """A rich table of plain texts. A cell that is a state has its colour."""
+    """Return a rich table of plain text. A cell that is a state has its color."""
     from rich.table import Table
+    from rich.text import Text
 
-    lines = [[_text(column.cell(row)) for column in columns] for row in rows]
+    lines = [[_cell(column.cell(row)) for column in columns] for row in rows]
+    places = [place for place, one in enumerate(columns) if not one.optional or any(line[place] for line in lines)]
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    shown = [place for place, one in enumerate(columns) if not one.optional or any(line[place] for line in lines)]
-    lines = [[line[place] for place in shown] for line in lines]
-    for index, column in enumerate(columns[place] for place in shown):
-        widest = max((len(line[index]) for line in lines), default=0)
+    for place in places:
+        column = columns[place]
+        widest = max((len(line[place]) for line in lines), default=0)
         made.add_column(
             column.header,
             justify="right" if column.right else "left",
-            # A least width holds against a narrow terminal; an id that is cut is of no use.
+            # On a narrow terminal rich keeps this width: an id that is cut is of no use.
             min_width=min(widest, 16) if column.flexible else max(widest, len(column.header)),
         )
     for line in lines:
-        made.add_row(*map(_cell, line))
+        words = [line[place] for place in places]
+        made.add_row(*(Text(word, style=STYLES.get(word, ""), no_wrap=True, overflow="ellipsis") for word in words))
     return made
 
 
-def _text(value: object) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else one_line(str(value))
 
 
-def _cell(words: str) -> Text:
-    from rich.text import Text
+def grid(rows: Iterable[Sequence[Union[str, Text]]], columns: int = 2, first_style: str = "dim") -> Any:
+    """Return a rich table without headers. Only the last column breaks lines on a narrow terminal."""
+    from rich.table import Table
 
-    return Text(words, style=STYLES.get(words, ""), no_wrap=True, overflow="ellipsis")
+    made = Table.grid(padding=(0, 2))
+    for place in range(columns - 1):
+        made.add_column(style="" if place else first_style, no_wrap=True)
+    made.add_column(overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+@contextmanager
+def progress_bars(*, transient: bool) -> Iterator[Optional[Progress]]:
+    """Show progress bars on stderr; None if it is not a terminal. Each task has a field `note`."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    note = TextColumn("{task.fields[note]}")
+    columns = (TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), note, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=transient) as progress:
+        yield progress
