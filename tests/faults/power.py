@@ -33,7 +33,7 @@ sys.path.insert(0, sys.argv[1])
 from webapp.accounts import users
 from webapp.core import job_spec
 from webapp.db.application import create_core
-from webapp.jobs import actions, operations
+from webapp.jobs import actions, settings
 journal, command, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
 def told(what, name, value=None):
     print(json.dumps([os.stat(journal).st_size, what, name, value]), flush=True)
