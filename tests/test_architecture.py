@@ -10,8 +10,8 @@ from graphlib import TopologicalSorter
 
 from webapp.config import CHECKOUT
 
-# From the ground up. A package may import packages of lower floors. Packages in one tuple may import each other, without
-# circles.
+# From the ground up. A package may import packages of lower floors. Packages in one tuple may import each other, but
+# not in a circle.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("webapp.lib", "webapp.config", "webapp.bootstrap"),),
     (("webapp.core",),),

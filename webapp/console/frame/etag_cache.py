@@ -1,8 +1,8 @@
 """Answers refreshes with 304 before the page is rendered, while the database has not changed.
 
 The cache holds the last ETag of each live region with the database's change mark (`engines.change_mark`). While the
-mark is the same, a request with that ETag gets a 304. Some facts change without a write (a worker stops responding, a retry is
-overdue, the disk fills), so entries expire after ENTRY_LIFE_SECONDS.
+mark is the same, a request with that ETag gets a 304. Some facts change without a write (a worker stops responding, a
+retry is overdue, the disk fills), so entries expire after ENTRY_LIFE_SECONDS.
 
 Users with the same role share entries. This reveals nothing: a 304 only confirms what the user already has.
 """
