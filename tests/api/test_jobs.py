@@ -48,7 +48,7 @@ def test_a_job_is_submitted_and_its_address_told(submitter: Program) -> None:
     [
         ({"comand": "x"}, "comand", "Did you mean 'command'?"),
         ({}, "command", "is missing"),
-        ({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"}, "run_at", "beside delay"),
+        ({"command": "x", "delay": 1, "run_at": "2030-01-01T00:00:00Z"}, "run_at", "with delay"),
         ({"command": "x", "id": "\ud800"}, "id", "surrogate"),
         ([], "", "expected an object such as"),
     ],

@@ -59,7 +59,7 @@ def test_table_and_file_are_narrowed_the_same_way(cli: Cli, argv: list[str], num
 def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "PAGE", 2)
+    monkeypatch.setattr(audit, "EXPORT_BATCH", 2)
     file = tmp_path / "audit.jsonl"
     result = cli("audit", "export", str(file))
     assert (result.code, result.out, result.err) == (0, "", f"{file}: 4 lines\n")

@@ -136,7 +136,7 @@ def test_running_jobs_may_finish_and_a_second_signal_does_not_wait_for_them(
     processes.run("enqueue", "--command", "exec sleep 600", "--id", "job1")
     eventually(lambda: '"processing"' in processes.run("show", "job1", "--json").out)
     up.process.send_signal(signal.SIGINT)
-    eventually(lambda: "running jobs may finish" in processes.errors)
+    eventually(lambda: "waiting for running jobs" in processes.errors)
     with pytest.raises(subprocess.TimeoutExpired):
         up.process.wait(1.5)
     up.process.send_signal(signal.SIGINT)
@@ -231,7 +231,7 @@ def test_an_address_beyond_this_machine_is_refused_with_the_reason(
 ) -> None:
     result = cli(command, "--host", host, "--port", "0")
     assert (result.code, result.out) == (1, "")
-    assert "passwords could be read" in result.err
+    assert "could read passwords" in result.err
     assert "--insecure" in result.err
     assert "QUEUECTL_PUBLIC_URL" in result.err
     assert not home.exists()
@@ -240,7 +240,7 @@ def test_an_address_beyond_this_machine_is_refused_with_the_reason(
 def test_an_address_that_is_not_this_machines_is_one_line(cli: Cli) -> None:
     result = cli("up", "--host", "192.0.2.1", "--port", "0", "--insecure")
     assert (result.code, result.err.count("\n")) == (1, 1)
-    assert "192.0.2.1 is no address of this machine" in result.err
+    assert "192.0.2.1 is not an address of this machine" in result.err
 
 
 @pytest.mark.parametrize("argv", [["--port", "65536"], ["--port", "http"], ["--workers", "0"], ["--slots", "-1"]])

@@ -182,7 +182,7 @@ def link(page: str, rel: str) -> str:
 
 
 def test_the_export_is_a_file_of_json_lines_oldest_first(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "PAGE", 3)
+    monkeypatch.setattr(audit, "EXPORT_BATCH", 3)
     for value in range(8):
         settings.set_setting("lease", 40 + value, "person:ana")
     response = admin.get("/audit.jsonl?verb=config")

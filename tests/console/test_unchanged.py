@@ -22,7 +22,7 @@ from webapp.db.models import Job
 def mark(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What stands for the database's state, in the test's hand."""
     mark = [1]
-    monkeypatch.setattr(engines, "mark", lambda: (mark[0],))
+    monkeypatch.setattr(engines, "change_mark", lambda: (mark[0],))
     return mark
 
 
@@ -94,7 +94,7 @@ def test_a_role_shares_nothing_with_another_and_a_stranger_is_told_nothing(
 
 
 def test_without_a_mark_each_look_is_a_look(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "mark", lambda: None)
+    monkeypatch.setattr(engines, "change_mark", lambda: None)
     make_job("dead", id="job1")
     etag = viewer.get("/jobs", partial=True).headers["ETag"]
     for _ in range(2):

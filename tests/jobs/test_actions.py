@@ -154,7 +154,7 @@ def test_many_named_jobs_need_several_transactions_and_the_outcome_is_complete(m
     result = actions.apply("requeue", [*ids, "none", ids[0]], ANA)
     assert (result.outcome.moved, result.outcome.refused, result.done) == (ids, {"none": None}, True)
     assert json.loads(row(result.action_id).filter)["ids"] == ids[: actions.SHOWN_IDS]
-    assert activity.what(row(result.action_id)) == "26 named jobs: j00, j01, j02 …"
+    assert activity.what(row(result.action_id)) == "26 jobs: j00, j01, j02 …"
     assert actions.undo(result.action_id, ANA).moved == 25
 
 

@@ -100,7 +100,7 @@ def _from_argument(text: str) -> JobSpec:
     try:
         return job_spec.parse_json(text)
     except SpecError as error:
-        if "not JSON" not in str(error):
+        if "invalid JSON" not in str(error):
             raise
         bare = text.strip().strip("'")
         quotes_lost = (bare.startswith("{") and '"' not in bare) or text.strip().startswith("'")
