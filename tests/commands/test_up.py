@@ -188,7 +188,7 @@ def test_its_workers_are_scaled_down_to_none_and_up_again(
     assert processes.run("worker", "scale", one["id"], "0").code == 0
     eventually(lambda: workers() == 0)
     processes.run("enqueue", "--command", "true", "--id", "job1")
-    assert processes.run("worker", "scale", one["id"], "+2").out == f"{one['id']}: 2 workers, before 0\n"
+    assert processes.run("worker", "scale", one["id"], "+2").out == f"{one['id']}: 2 workers (before: 0)\n"
     eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(DEADLINE) == 0

@@ -128,7 +128,7 @@ def test_cancelling_a_running_job_ends_its_command_at_once(
     job_id = queue.enqueue(f"echo $$ > {tmp_path}/pid; sleep 3600")
     pid = pid_in(tmp_path / "pid")
     assert actions.apply("cancel", [job_id], "person:ana").outcome.asked == [job_id]
-    assert actions.apply("cancel", [job_id], "person:bob").outcome.refused == {job_id: "processing"}
+    assert job_id in actions.apply("cancel", [job_id], "person:bob").outcome.refused  # by now it may have ended
     queue.reaches(job_id, "cancelled")
     [attempt] = queue.attempts(job_id)
     assert (attempt.state, attempt.reason) == ("cancelled", "cancelled")

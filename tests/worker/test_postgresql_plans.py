@@ -107,7 +107,7 @@ class _TakenBack(Exception):
         ("pick_of", 4 * (N + CLAIM_LOOKAHEAD) + FEW),
         ("pick_exclusive", FEW),
         ("pick_exclusive_of", FEW),
-        ("glance", FEW),
+        ("claim_fast_path", FEW),
         ("exclusive_in", 1),
         ("promote", 3 * PROMOTE_LIMIT),
     ],

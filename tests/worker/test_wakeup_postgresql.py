@@ -122,10 +122,10 @@ def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a
     eventually: Callable[..., Any],
 ) -> None:
     monkeypatch.setattr(wakeup_postgresql, "ECHO_WITHIN", 0.2)
-    monkeypatch.setattr(Notified, "_take_in", lambda *_: None)
+    monkeypatch.setattr(Notified, "_received", lambda *_: None)
     caplog.set_level(logging.WARNING)
     one = Listening(app)
-    eventually(lambda: "brings no notifications" in caplog.text)
+    eventually(lambda: "no notifications arrive" in caplog.text)
     assert one.wakeup.check_every == CHECK_EVERY_WITHOUT_SIGNALS
     one.end()
 
@@ -230,7 +230,7 @@ def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
     workers = fleet(count=2)
     jobs = [queue.enqueue("echo hello") for _ in range(60)]  # enough for statements to be prepared, were they
     eventually(lambda: all(queue.job(job).state == "completed" for job in jobs))
-    eventually(lambda: "brings no notifications" in workers.text())
+    eventually(lambda: "no notifications arrive" in workers.text())
     last = queue.enqueue("true")
     eventually(lambda: queue.job(last).state == "completed")
 
