@@ -62,7 +62,7 @@ def api_routes(app: Flask) -> list[tuple[str, str, str]]:
     found = []
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/"):
-            url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
+            url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[str(match[1])], rule.rule)
             found += [(rule.endpoint, method, url) for method in sorted(rule.methods or ())]
     assert len(found) > 40
     return found

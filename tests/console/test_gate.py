@@ -46,7 +46,7 @@ def routes(app: Flask) -> list[tuple[str, str, str]]:
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/"):
             continue
-        url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[match[1]], rule.rule)
+        url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[str(match[1])], rule.rule)
         found += [(rule.endpoint, method, url) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]
     return found
 

@@ -314,7 +314,7 @@ def test_the_database_says_what_a_model_says(
     fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lifecycle, "fresh_config", staticmethod(fresh_config), raising=False)
-    run_state_machine_as_test(
+    run_state_machine_as_test(  # type: ignore[no-untyped-call,unused-ignore]
         Lifecycle,
         settings=settings(
             max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)

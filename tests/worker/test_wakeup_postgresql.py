@@ -142,10 +142,10 @@ def test_where_no_second_connection_can_be_had_it_listens_all_the_same(
 ) -> None:
     """As on a server that takes no more of them: then it does not know whether it hears, and looks twice a second."""
 
-    def refuse() -> None:
+    def refuse(_connection: Connection) -> Connection:
         raise OSError("no more connections")
 
-    one = Listening(app, lambda: monkeypatch.setattr(db.db.engines["worker"], "raw_connection", refuse))
+    one = Listening(app, lambda: monkeypatch.setattr(Connection, "another", refuse))
     eventually(one.wakeup.signalled)
     assert not one.hears
     queue.enqueue("true")
@@ -167,11 +167,14 @@ def test_no_transaction_is_open_while_a_command_runs(
 def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     """PostgreSQL allows a hundred by default."""
     queue.enqueue("true")
-    before, maintenance = number("true"), 2  # it reads and writes
+    maintenance = 2  # it reads and writes
+    number("true")  # opens this test's own connections
+    with db.reading() as session:
+        begun = session.execute(text("SELECT clock_timestamp()")).scalar_one()
     fleet(count=3)
     done = [queue.enqueue("true") for _ in range(8)]
     eventually(lambda: all(queue.job(job).state == "completed" for job in done))
-    eventually(lambda: number("true") - before == 3 * 2 + maintenance)
+    eventually(lambda: number(f"backend_start > '{begun}'") == 3 * 2 + maintenance)
 
 
 # --- behind a pooler that hands out its connections by the transaction ---
