@@ -237,6 +237,7 @@ def test_a_package_on_pythonpath_does_not_displace_the_locked_one(finished: Door
     assert finished.told("status", PYTHONPATH=str(tmp_path))["version"] == "1.0"
 
 
+@pytest.mark.full
 def test_settings_for_other_installs_do_not_disturb_this_one(door: Door, tmp_path: Path) -> None:
     (tmp_path / "constraints.txt").write_text("tiny==9\n")
     (tmp_path / "fake").mkdir()
@@ -333,6 +334,7 @@ def test_of_two_starts_at_once_one_installs_and_the_other_waits(door: Door, slow
     assert len(slow_index.downloads) == len({"tiny", "gone"})
 
 
+@pytest.mark.full
 def test_a_changed_lock_gives_what_a_fresh_install_would(used_door: Door) -> None:
     assert used_door.told()["has_gone"]
     used_door.lock(tiny="2.0")
@@ -341,6 +343,7 @@ def test_a_changed_lock_gives_what_a_fresh_install_would(used_door: Door) -> Non
     assert used_door.left_overs() == []
 
 
+@pytest.mark.full
 def test_an_environment_whose_interpreter_vanished_is_made_anew(used_door: Door) -> None:
     python = used_door.venv / "bin" / "python"
     python.unlink()
@@ -363,6 +366,7 @@ def test_another_python_makes_the_environment_anew_but_not_under_a_running_comma
     assert (after.returncode, "replacing" in after.stderr) == (0, True)
 
 
+@pytest.mark.full
 def test_a_larger_set_serves_a_command_that_needs_the_smaller_one(used_door: Door) -> None:
     url = "postgresql://queue@localhost/queue"
     larger = used_door.start("status", QUEUECTL_DATABASE_URL=url)

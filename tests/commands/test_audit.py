@@ -89,6 +89,7 @@ def test_options_before_export_are_not_lost_in_silence(app: Flask, cli: Cli) -> 
     assert "after `export`" in result.err
 
 
+@pytest.mark.full
 def test_a_restored_trail_says_that_it_was_restored_and_by_whom(processes: Processes, tmp_path: Path) -> None:
     copy = str(tmp_path / "copy.db")
     assert processes.run("config", "set", "lease", "40").code == 0

@@ -136,6 +136,7 @@ def test_the_help_has_the_sections(cli: Cli) -> None:
     assert all(f"  {name:<10}  {what}\n" in result.out for name, what in SECTIONS.items())
 
 
+@pytest.mark.full
 def test_a_real_run_prints_what_it_measured_and_leaves_nothing_behind(processes: Processes, scratch_here: Path) -> None:
     result = processes.run("bench", "cli", "--quick", "--rounds", "1")
     assert result.code == 0, result.err

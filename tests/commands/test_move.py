@@ -77,6 +77,7 @@ WRITES = (
 )
 
 
+@pytest.mark.full
 def test_every_command_that_writes_is_refused_with_the_address(
     config: Config, processes: Processes, address: str
 ) -> None:

@@ -28,6 +28,7 @@ def test_the_default_home_is_queuectl_in_the_persons_own(processes: Processes, t
     assert (tmp_path / ".queuectl" / "queue.db").is_file()
 
 
+@pytest.mark.full
 @pytest.mark.every_python
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_worker_start_runs_what_waits_until_it_is_told_to_stop(
@@ -73,6 +74,7 @@ def test_config_set_and_get(processes: Processes) -> None:
     assert processes.run("config", "get", "backoff_base").out == "3\n"
 
 
+@pytest.mark.full
 def test_jobs_outlive_the_processes_that_made_them_and_a_changed_backoff_holds_for_them(processes: Processes) -> None:
     processes.run("enqueue", '{"id":"job1","command":"exit 1","max_retries":1}')
     processes.run("config", "set", "backoff_base", "1")
@@ -106,6 +108,7 @@ def test_every_read_speaks_json_on_a_fresh_home(processes: Processes, home: Path
     assert (home / "queue.db").is_file()
 
 
+@pytest.mark.full
 def test_no_color_takes_every_colour_away_even_where_they_are_forced(processes: Processes) -> None:
     processes.run(*SUBMIT)
     assert "\x1b[33m" in processes.run("list", FORCE_COLOR="1").out

@@ -117,6 +117,7 @@ def test_up_serves_and_lives_no_more_than_its_console(service: Service, eventual
     assert service.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_nothing_of_the_manager(
     service: Service, eventually: Eventually
 ) -> None:
@@ -134,6 +135,7 @@ def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_not
     assert_jobs_know_nothing(service, eventually)
 
 
+@pytest.mark.full
 def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eventually: Eventually) -> None:
     service.start("worker", "start", "--count", "2")
     service.hear(sd_notify.READY)
@@ -146,6 +148,7 @@ def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eve
     assert service.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
     service: Service, eventually: Eventually
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_closed_output_is_no_fault_and_what_was_stored_is_told_by_the_exit_cod
     assert ids() == ["a"]
 
 
+@pytest.mark.full
 def test_a_full_disk_under_the_output_is_one_line_that_says_what_stands_all_the_same(home: Path) -> None:
     stored = run(">/dev/full", "enqueue", "--command", "true", "--id", "a")
     said = "Error: cannot write the output: No space left on device."

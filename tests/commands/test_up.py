@@ -110,6 +110,7 @@ def test_the_children_have_sessions_of_their_own(up: Running, eventually: Eventu
     assert os.getsid(up.process.pid) not in sessions()
 
 
+@pytest.mark.full
 def test_the_set_up_link_is_printed_until_there_is_an_administrator_and_never_logged(processes: Processes) -> None:
     first = start(processes)
     token = LINK.search(first.text)

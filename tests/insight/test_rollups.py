@@ -172,6 +172,7 @@ def check(seen: list[Seen], now: int) -> None:
         assert {one.shape: one.failures for one in shown.failing} == failures
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("seed", range(3))
 def test_folded_and_unfolded_attempts_together_equal_a_count_at_any_moment(
     seed: int, at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch

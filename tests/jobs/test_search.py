@@ -190,6 +190,7 @@ def _walk(wanted: JobFilter, *, limit: int, turned: bool = False, back: bool = F
     return [job.id for page in pages for job in page.jobs], pages
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("state", [None, "scheduled", "pending", "processing", "failed", "dead"])
 @pytest.mark.parametrize("turned", [False, True])

@@ -117,6 +117,7 @@ def test_a_session_is_not_fixed_before_log_in_and_is_dead_after_log_out(target: 
     assert ana.send("GET", "/jobs").status == 200, "other sessions go on"
 
 
+@pytest.mark.full
 def test_a_new_password_a_lesser_role_and_being_disabled_end_sessions(target: Target) -> None:
     name = target.add_person("operator")
     for command in (["passwd", name, "--password-stdin"], ["role", name, "viewer"], ["disable", name]):
@@ -251,6 +252,7 @@ HALVES = (
 )
 
 
+@pytest.mark.full
 def test_half_open_and_slow_connections_do_not_stop_the_console(target: Target) -> None:
     held = [socket.create_connection(("127.0.0.1", target.port)) for _ in range(40)]
     try:

@@ -81,6 +81,7 @@ def test_no_field_runs_what_is_typed_into_it(
     assert watch.bad == []
 
 
+@pytest.mark.full
 def test_no_page_runs_what_jobs_bring(open_browser: Callable[..., Page], server: str, console: object) -> None:
     for number, text in enumerate(HOSTILE):
         job = make_job("dead", id=f"hostile-{number}", command=text, last_error=text, env=None)

@@ -43,6 +43,7 @@ def test_the_rest_follows_a_canary_that_completes(
     assert act(act_id).moved == 3
 
 
+@pytest.mark.full
 def test_the_rest_stays_when_the_canary_dies_again(
     dead: list[str], queue: Queue, eventually: Callable[..., Any]
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_drain_ends_although_jobs_wait_for_labels_that_its_workers_have_not(qu
     assert {queue.job(job_id).state for job_id in (*others, lone)} == {"pending"}
 
 
+@pytest.mark.full
 def test_a_job_of_a_lost_worker_comes_back_to_its_lane(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:

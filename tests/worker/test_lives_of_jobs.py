@@ -90,6 +90,7 @@ def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp
     assert sorted(ledger.read_text().split()) == sorted(ids)
 
 
+@pytest.mark.full
 @both_ways
 def test_draining_waits_for_retries_and_leaves_what_is_scheduled(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1, backoff_jitter=0)
@@ -205,6 +206,7 @@ def test_a_second_signal_hands_back_at_once(
     assert queue.job(job_id).state == "pending"
 
 
+@pytest.mark.full
 def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:

@@ -27,6 +27,7 @@ def target(home: Path, tmp_path: Path) -> Config:
     return Config(home, f"sqlite:///{tmp_path}/moved.db", None)
 
 
+@pytest.mark.full
 @both_ways
 def test_workers_finish_what_runs_and_leave_before_the_queue_moves(queue: Queue, fleet: Start, target: Config) -> None:
     one = fleet(count=2)

@@ -81,6 +81,7 @@ def test_the_neighbours_of_a_poisonous_job_are_not_buried_with_it(queue: Queue, 
         queue.reaches(job_id, "completed")
 
 
+@pytest.mark.full
 def test_a_cancelled_job_whose_worker_dies_is_cancelled_and_not_run_again(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
 ) -> None:
@@ -124,6 +125,7 @@ def test_workers_whose_supervisor_was_killed_finish_what_they_run_and_end(
     eventually(lambda: not any(alive(pid) for pid in family))
 
 
+@pytest.mark.full
 def test_after_everything_was_killed_a_new_start_takes_up_what_was_left(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
@@ -140,6 +142,7 @@ def test_after_everything_was_killed_a_new_start_takes_up_what_was_left(
     assert queue.job(job_id).losses == 1
 
 
+@pytest.mark.full
 def test_a_dead_maintenance_process_is_replaced(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     one = fleet()
     [worker] = queue.workers()

@@ -68,6 +68,7 @@ def test_a_supervisor_is_scaled_up_and_down_to_none_and_up_again(
     assert queue.workers("expired") == []
 
 
+@pytest.mark.full
 @both_ways
 def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
@@ -88,6 +89,7 @@ def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes
     eventually(lambda: [worker.requested_state for worker in queue.workers()] == ["run"])
 
 
+@pytest.mark.full
 def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling(
     queue: Queue, fleet: Start, eventually: Eventually
 ) -> None:
@@ -199,6 +201,7 @@ def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, t
     assert one.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     queue.set(lease=5)
     fleet(count=1)

@@ -58,6 +58,7 @@ def supervisor(log: Path, so: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(DEADLINE)
 
 
+@pytest.mark.full
 def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:

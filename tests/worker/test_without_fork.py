@@ -35,6 +35,7 @@ def test_workers_and_maintenance_process_are_programs_of_this_checkout_whatever_
     assert {(worker.slots, worker.queues) for worker in queue.workers()} == {(3, '["mail", "default"]')}
 
 
+@pytest.mark.full
 def test_a_stranger_who_holds_a_jobs_pipes_does_not_hold_the_job(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
 ) -> None:
@@ -79,6 +80,7 @@ sys.exit(supervisor.run(load(), console=Console(listener)))
 """
 
 
+@pytest.mark.full
 def test_a_console_is_started_again_and_stopped_there_too(
     queue: Queue, way: str, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:

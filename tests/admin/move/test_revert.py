@@ -66,6 +66,7 @@ def test_a_move_can_be_undone_with_force_when_the_target_is_lost(
     make_job()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stopped", ["queues", "audit", None])
 def test_a_move_can_be_repeated_after_an_undo(
     app: Flask, target: Config, stopped: Optional[str], monkeypatch: pytest.MonkeyPatch

@@ -120,6 +120,7 @@ def test_from_the_middle_one_reads_on_to_either_end(page: Page) -> None:
     expect(page.locator("#L1")).to_have_count(1)
 
 
+@pytest.mark.full
 def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[..., Any]) -> None:
     make_attempt(make_job("dead", id="job1", attempts=1), 1, output=LINES + b"\x1b[31mLI\x1b[0mNE 7 again\n")
     page.goto("/job/job1")
@@ -224,6 +225,7 @@ def test_two_attempts_are_compared(page: Page) -> None:
     expect(page.locator("#out > div")).to_have_count(2)
 
 
+@pytest.mark.full
 def test_output_is_read_without_javascript(open_browser: Callable[..., Page]) -> None:
     job = make_job("dead", id="job1", attempts=2)
     make_attempt(job, 1, output=LINES)

@@ -71,6 +71,7 @@ def test_a_search_is_corrected_where_it_was_typed(page: Page) -> None:
     expect(page.locator(".tabs [aria-current]")).to_contain_text("dead")
 
 
+@pytest.mark.full
 def test_a_search_is_kept_as_a_view_renamed_and_removed(page: Page) -> None:
     make_job("dead", id="a", exit_code=7)
     page.goto("/jobs?state=dead&q=exit:7")

@@ -42,6 +42,7 @@ def tab_to(page: Page, name: str, role: str = "button") -> None:
     raise AssertionError(f"the tab key does not reach {role} {name!r}")
 
 
+@pytest.mark.full
 def test_the_tab_key_reaches_everything_and_shows_where_it_is(open_browser: Callable[..., Page], watched: Any) -> None:
     watched.expect("status of 404")
     watched.expect("status of 422")

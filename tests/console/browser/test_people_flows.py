@@ -111,6 +111,7 @@ def test_the_last_administrator_is_told_why_it_must_stay(page: Page) -> None:
     expect(page.locator("#role-problem")).to_contain_text("this is the last admin")
 
 
+@pytest.mark.full
 def test_a_secret_is_shown_once_and_copied(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", permissions=["clipboard-read", "clipboard-write"])
     page.goto("/tokens")

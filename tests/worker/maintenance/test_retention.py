@@ -210,6 +210,7 @@ def test_a_job_with_more_output_than_is_allowed_goes_attempt_by_attempt(
     assert [one.jobs for one in taken] == [1, 0, 0, 0, 0, 2]
 
 
+@pytest.mark.full
 def test_many_attempts_are_a_bound_too(monkeypatch: pytest.MonkeyPatch, taken: list[Stock]) -> None:
     for number in range(4):
         ended("completed", 40 - number, *[b""] * 400)
