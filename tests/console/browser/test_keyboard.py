@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import press
