@@ -90,7 +90,7 @@ def _record(session: Session, verb: str, ids: Sequence[str], actor: str) -> None
 def record_expiry(session: Session, worker_id: str, reason: str) -> None:
     """Record that a worker was marked lost. The new revision tells the worker, in case it still runs."""
     settings.bump_revision(session)
-    record(session, "expire", [("worker:" + worker_id, None)], "rule:keeper", {"text": reason})
+    record(session, "expire", [("worker:" + worker_id, None)], "rule:maintenance", {"text": reason})
 
 
 @dataclass(frozen=True)
