@@ -298,7 +298,7 @@ def _describe(
     if new == (said.note, said.owner):
         return False
     if seen is not None and seen != fingerprint(said):
-        raise Changed(f"{said.changed_by.partition(':')[2]} has changed it")
+        raise Changed(f"{said.changed_by.partition(':')[2] or 'another user'} has changed it")
     change = {"before": {"note": said.note, "owner": said.owner}, "after": {"note": new[0], "owner": new[1]}}
     said.note, said.owner = new
     _stamp(session, said, "describe", actor, change)
