@@ -1,6 +1,6 @@
 """Why pending jobs wait: what keeps workers from them, and the rate of the queue. Reads only.
 
-The console writes the texts and adds a button that helps (`console/display/why.py`).
+The console writes the texts and adds a button that helps (`console/display/wait_reason.py`).
 """
 
 from __future__ import annotations
