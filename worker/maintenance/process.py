@@ -64,7 +64,7 @@ def run(app: Flask, supervisor: int, scaling: Scaling) -> int:
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor ends this process last, by the pipe
-    received: queue.SimpleQueue[str] = queue.SimpleQueue()
+    received: queue.Queue[str] = queue.Queue()  # not a SimpleQueue, see worker/runner/threads.py
     listen(supervisor, received.put)
     has_signal = _listen_for_changes(app.extensions["queuectl_config"], received.put)
     maintenance, messages = _Maintenance(scaling), set[str]()

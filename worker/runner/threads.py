@@ -49,7 +49,8 @@ class ThreadRunner(Runner[_Running]):
     def __init__(self, parent: int) -> None:
         """`parent`: the descriptor of the supervisor's messages."""
         super().__init__()
-        self._happened: queue.SimpleQueue[Optional[_Running]] = queue.SimpleQueue()  # ended shells; None: wake up
+        # Ended shells; None: wake up. Not a SimpleQueue: in Python 3.9 a get() with a short timeout may wait for ever.
+        self._happened: queue.Queue[Optional[_Running]] = queue.Queue()
         messages.listen(parent, self._receive)
 
     def wake(self) -> None:
