@@ -124,13 +124,13 @@ def _check(rig: Rig, person: Person, job_id: str, ends: Ends) -> float:
     assert kept == ends.first + ends.last, f"what is kept of {job_id} is not what it wrote first and last"
     assert dropped == ends.dropped
     assert cut == (len(ends.first) if dropped else None)
-    note = b"\n[\xe2\x80\xa6 %d bytes were left out here \xe2\x80\xa6]\n" % dropped if dropped else b""
+    note = b"\n[\xe2\x80\xa6 %d bytes left out here \xe2\x80\xa6]\n" % dropped if dropped else b""
     download = f"/job/{job_id}/download?attempt=1"
     assert person.get(download).body == ends.first + note + ends.last, f"the download of {job_id} is not what is kept"
     assert person.get(download + "&exact=1").body == kept, f"the exact download of {job_id} is not what is kept"
     took = _open(person, job_id)
     if dropped:
-        assert f"{dropped:,} bytes were left out here" in _whole_page(person, job_id)
+        assert f"{dropped:,} bytes left out here" in _whole_page(person, job_id)
     return took
 
 

@@ -136,7 +136,7 @@ def test_a_standby_alone_is_told_from_a_database(served: ServedRig, standby: Ser
     served.environment["QUEUECTL_DATABASE_URL"] = standby.url
     [found] = [one for one in json.loads(served.run("doctor", "--json").out) if one["check"] == "database"]
     assert found["result"] == "fail"
-    assert f":{standby.port} is a standby" in found["detail"]
+    assert f":{standby.port} is a read-only standby" in found["detail"]
     answer = served.run("enqueue", "--command", "true")
     assert (answer.code, answer.out) == (1, "")
     assert "takes no writes" in answer.err

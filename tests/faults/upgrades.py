@@ -66,7 +66,7 @@ def _next_version(folder: Path) -> Path:
     """A copy of this checkout whose database has one column more; returns its entry."""
     for name in ("webapp", "worker", "templates", "static"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    package = folder / "webapp" / "migrations"
+    package = folder / "webapp" / "db" / "migrations"
     (package / "versions" / "next.py").write_text(_MIGRATION.format(head=schema.HEAD))
     head = folder / "webapp" / "core" / "schema.py"
     source = head.read_text()
