@@ -10,10 +10,10 @@ from marshmallow import fields as ma
 
 from webapp.api import fields, pagination, request_body
 from webapp.api.actions import EITHER, ActAnswer, Selection, act_answer, filter_of, move_many
+from webapp.api.gate import actor
 from webapp.api.jobs import LINKS, MAX_PAGE, JobPage, ListQuery
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
 from webapp.jobs import canary, lifecycle, search

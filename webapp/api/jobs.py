@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
+from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import PREFIX, Noun
-from webapp.api.scopes import actor, may
 from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.states import STATES

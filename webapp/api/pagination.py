@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from flask import Response, request
 
+from webapp.api.gate import may
 from webapp.api.problems import field_problem
 from webapp.api.request_body import answer
-from webapp.api.scopes import may
 from webapp.db.engines import reading
 from webapp.jobs import job_detail, listing, settings
 from webapp.jobs.filters import JobFilter
