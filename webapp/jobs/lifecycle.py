@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
@@ -44,14 +44,6 @@ class Outcome:
         return not self.refused
 
 
-@dataclass(frozen=True)
-class Moved:
-    """A job that a move changed."""
-
-    seq: int
-    id: str
-
-
 def in_state(*states: str) -> ColumnElement[bool]:
     """`state = …` with the state in the SQL text: the planner needs the text to use a partial index."""
     conditions = []
@@ -75,8 +67,10 @@ def move(
     detail: Optional[Mapping[str, Any]] = None,
     act_id: Optional[int] = None,
     audited: bool = True,
-) -> list[Moved]:
-    """Move the jobs that match `which` and that `verb` can move; write an event for each. Returns them by sequence.
+) -> list[Row[tuple[int, str]]]:
+    """Move the jobs that match `which` and that `verb` can move; write an event for each.
+
+    Returns `seq` and `id` of each, by sequence.
 
     The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. With
     `act_id` each row keeps its old values for an undo. Not `audited`: the audit trail has the action as a whole.
@@ -100,8 +94,8 @@ def move(
                 prior_attempts=Job.attempts,
             )
         statement = update(Job).where(which, guard).values(new)
-    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()
-    moved = sorted((Moved(row.seq, row.id) for row in rows), key=lambda job: job.seq)
+    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False))
+    moved = sorted(rows, key=lambda job: job.seq)
     subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
     record(session, verb, subjects, actor, detail, act_id, changes=changes, audited=audited)
