@@ -240,11 +240,10 @@ def _end(
     session: Session, line: JobFilter, order: _Order, at: Optional[Key], against: bool, number: int
 ) -> Optional[Key]:
     """The `number`-th row from `at` on, by index alone; None if no rows follow it."""
+    keys: Select[Any] = select(*order.attributes)
     candidate: Optional[Key] = None
     for piece in order.pieces(at, None, against):
-        rows: Select[Any] = (
-            select(*order.attributes).where(line.found(), piece).order_by(*order.columns_in_order(against))
-        )
+        rows = keys.where(line.found(), piece).order_by(*order.columns_in_order(against))
         if candidate is not None:
             if session.execute(rows.limit(1)).first() is not None:
                 return candidate

@@ -168,7 +168,7 @@ def count_ahead(session: Session, job: Job) -> Count:
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
-# A batch is the jobs that one form made from many lines. The job column `batch` holds its key, which ends with its size.
+# A batch is the jobs that one form made from many lines. Their column `batch` has its key, which ends with its size.
 
 
 def size_of_batch(batch: str) -> int:

@@ -126,7 +126,7 @@ def _store(
     reverts: Optional[int] = None,
 ) -> Value:
     """Store a value, None for the default, and record the change. Raises Outdated."""
-    key, now = definition.key, clock.now()
+    key = definition.key
     _check_seen(session, key, seen)
     row = session.get(Setting, key)
     detail: dict[str, Any] = {"from": definition.tidy(definition.default if row is None else json.loads(row.value))}
@@ -138,6 +138,7 @@ def _store(
             return after
         detail.update(to=definition.default, default=True)
     else:
+        now = clock.now()
         after = Value(definition, value, now, actor)
         session.merge(Setting(key=key, value=json.dumps(value), changed_at=now, changed_by=actor))
         detail["to"] = value
