@@ -250,8 +250,7 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
 
 def move_some(session: Session, action: BulkAction, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
     """Move jobs for an action in the caller's transaction; a cancel also asks running jobs to stop."""
-    values = values_of(action.verb)
-    moved = move(session, action.verb, which, actor=action.actor, values=values, act_id=action.id, audited=audited)
+    moved = move(session, action, which, values_of(action.verb), audited=audited)
     asked = _ask_to_stop(session, which, action.actor) if action.verb == "cancel" else []
     action.moved += len(moved) + len(asked)
     return Outcome([job.id for job in moved], asked)
@@ -352,7 +351,7 @@ def _put_back(session: Session, back: BulkAction) -> Optional[int]:
     undone = find(session, back.undoes or 0)
     there = can_be_put_back(undone.verb, undone.id)
     seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > back.cursor_seq).order_by(Job.seq).limit(BATCH)))
-    moved = put_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=back.actor, act_id=back.id)
+    moved = put_back(session, undone, Job.seq.in_(seqs), back)
     back.moved += moved
     back.skipped += len(seqs) - moved
     return seqs[-1] if len(seqs) == BATCH else None
