@@ -89,6 +89,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     make_supervisor(stopped_at=now, wanted=0, labels='["gpu"]')
     ana = make_user("ana")
     make_user("Björn", role="viewer")
+    settings.set_setting("backoff_base", "3.5", "person:ana")
     with engines.writing() as session:
         session.add(OutputTail(job_seq=hard.seq, text=HARD))
         session.add(Group(key="exit:1", note=HARD, owner=None, changed_at=now, changed_by="person:ana"))
@@ -99,7 +100,6 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
         session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
         session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
         session.add(BulkAction(**_act(), undoes=None))
-        settings.change(session, "backoff_base", "3.5", "person:ana")
         audit.note(session, "sign_in", ["user:ana"], "person:ana", details=[{"after": {"text": HARD}}])
         session.execute(update(Control).values(folded_until=now, pulse=17))
         session.execute(delete(Job).where(Job.seq == gone.seq))  # so that the last number is no row's

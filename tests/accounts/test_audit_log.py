@@ -45,9 +45,9 @@ def lines() -> list[Audit]:
 
 def prune(**values: int) -> None:
     """A whole round of retention, with the settings as they are stored."""
-    with writing() as session:
-        for key, value in values.items():
-            settings.change(session, key, value, "rule:test")
+    for key, value in values.items():
+        settings.set_setting(key, value, "rule:test")
+    with reading() as session:
         stored = settings.load(session)
     some = Retention(5.0)
     while some.resume(stored):

@@ -21,7 +21,7 @@ from tests.console.conftest import make_app
 from tests.deadline import DEADLINE
 from tests.factories import make_job
 from webapp.accounts import tokens
-from webapp.api.document import document
+from webapp.api import document
 from webapp.config import CHECKOUT, Config
 from webapp.db.engines import writing
 from webapp.db.models import Job

@@ -21,8 +21,7 @@ from tests.conftest import opened
 from tests.console.conftest import Browser, make_app
 from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
 from webapp.accounts.tokens import may
-from webapp.api import rate_limit
-from webapp.api.document import document
+from webapp.api import document, gate
 from webapp.api.problems import KINDS
 from webapp.config import CHECKOUT, Config
 from webapp.db.models import SCOPES
@@ -41,7 +40,7 @@ KNOWN = {
 @pytest.fixture
 def app(config: Config) -> Iterator[Flask]:
     app = make_app(config)
-    app.extensions[rate_limit.KEY] = rate_limit.Buckets(burst=1_000_000)
+    app.extensions[gate.BUCKETS] = gate.Buckets(burst=1_000_000)
     yield from opened(app)
 
 

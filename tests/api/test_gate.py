@@ -16,8 +16,8 @@ from tests.console.conftest import make_app
 from tests.factories import make_job, make_user, make_worker
 from webapp.accounts import sessions, tokens
 from webapp.accounts.login_throttle import FREE
-from webapp.api import Api, rate_limit
-from webapp.api.scopes import needed_scope
+from webapp.api import Api, gate
+from webapp.api.gate import needed_scope
 from webapp.config import Config
 from webapp.console import Console
 from webapp.db.engines import reading
@@ -190,7 +190,7 @@ def test_a_good_token_costs_no_write_but_one_for_its_use(app: Flask, monkeypatch
 
 
 def test_a_loop_gone_wild_is_told_to_wait(app: Flask) -> None:
-    app.extensions[rate_limit.KEY] = rate_limit.Buckets(rate=0.01, burst=3)
+    app.extensions[gate.BUCKETS] = gate.Buckets(rate=0.01, burst=3)
     program = make_program(app, "read")
     statuses = [program("GET", "/config").status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
@@ -198,7 +198,7 @@ def test_a_loop_gone_wild_is_told_to_wait(app: Flask) -> None:
 
 
 def test_a_bucket_fills_with_time() -> None:
-    buckets = rate_limit.Buckets(rate=2, burst=2)
+    buckets = gate.Buckets(rate=2, burst=2)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [0, 0, 0.5]
     assert buckets.take(2, 0.0) == 0
     assert buckets.take(1, 0.5) == 0

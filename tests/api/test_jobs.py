@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 
 from tests.api.conftest import Program
 from tests.factories import make_attempt, make_chunk, make_event, make_job, make_jobs, make_queue
-from webapp.api import jobs, queues, status
+from webapp.api import jobs, queues
 from webapp.api import settings as config
 from webapp.core import job_spec
 from webapp.db.engines import reading
@@ -277,7 +277,7 @@ def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None
     assert set(reader("GET", "/config").get_json()["settings"][0]) == set(config.Setting().fields)
     with reading() as session:
         assert (
-            set(reader("GET", "/status").get_json()) == set(status.Status().fields) == set(serializers.status(session))
+            set(reader("GET", "/status").get_json()) == set(queues.Status().fields) == set(serializers.status(session))
         )
         listed = job_detail.job_json(job, settings.load(session))
     assert set(listed) == set(jobs.Job().fields)

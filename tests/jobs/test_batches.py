@@ -10,7 +10,7 @@ from tests.factories import make_job
 from webapp.core import job_spec
 from webapp.db import engines
 from webapp.db.engines import reading
-from webapp.jobs import actions, batches
+from webapp.jobs import actions, queries
 
 SIZE = 60
 BATCH = "a" * 32 + f"x{SIZE}"
@@ -25,14 +25,14 @@ def fill() -> None:
 def test_jobs_of_a_batch_are_counted_and_paged_with_their_lines(app: Flask) -> None:
     fill()
     with reading() as session:
-        gone = batches.page(session, BATCH, 0, 1)[0][1].id
+        gone = queries.page_of_batch(session, BATCH, 0, 1)[0][1].id
     actions.apply("discard", [gone], "person:ana")
     with reading() as session:
-        assert batches.count_states(session, BATCH)["pending"] == SIZE - 1
-        assert [line for line, _ in batches.page(session, BATCH, 0, 4)] == [2, 3, 4, 5]
-        last = [(line, job.command) for line, job in batches.page(session, BATCH, 50, 50)]
+        assert queries.count_states_of_batch(session, BATCH)["pending"] == SIZE - 1
+        assert [line for line, _ in queries.page_of_batch(session, BATCH, 0, 4)] == [2, 3, 4, 5]
+        last = [(line, job.command) for line, job in queries.page_of_batch(session, BATCH, 50, 50)]
     assert last == [(number, f"echo {number}") for number in range(52, SIZE + 1)]
-    assert batches.size_of(BATCH) == SIZE
+    assert queries.size_of_batch(BATCH) == SIZE
 
 
 def test_they_are_found_by_an_index(app: Flask) -> None:
@@ -50,8 +50,8 @@ def test_they_are_found_by_an_index(app: Flask) -> None:
                 plans.append("\n".join(str(row[-1]) for row in rows))
 
         event.listen(connection, "before_cursor_execute", see)
-        batches.page(session, BATCH, 50, 50)
-        batches.count_states(session, BATCH)
+        queries.page_of_batch(session, BATCH, 50, 50)
+        queries.count_states_of_batch(session, BATCH)
     assert len(plans) == 2
     for plan in plans:
         assert "ix_jobs_batch" in plan

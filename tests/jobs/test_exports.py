@@ -13,17 +13,20 @@ from sqlalchemy import event
 from tests.factories import make_job, make_jobs
 from webapp.db import engines
 from webapp.jobs import exports, filters, search
-from webapp.jobs.exports import JobList
 from webapp.lib import clock
 
 
-def rows(job_list: JobList) -> list[dict[str, str]]:
-    text = "".join(job_list.file("csv"))
+def file(kind: str, typed: str = "", **how: bool) -> str:
+    return "".join(exports.pieces(kind, search.parse(typed), **how))
+
+
+def rows(typed: str = "", **how: bool) -> list[dict[str, str]]:
+    text = file("csv", typed, **how)
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def lines(job_list: JobList) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in "".join(job_list.file("jsonl")).splitlines()]
+def lines(typed: str = "", **how: bool) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file("jsonl", typed, **how).splitlines()]
 
 
 @pytest.mark.usefixtures("app")
@@ -37,9 +40,9 @@ def test_all_matching_jobs_are_exported_once_in_list_order_across_reads_and_caps
     make_jobs([{"state": "dead", "id": f"d{n:02}", "exit_code": n % 3, "finished_at": now + n} for n in range(40)])
     make_job("completed", id="other", exit_code=1)
     whole = [f"d{n:02}" for n in range(40)][:: 1 if turned else -1]
-    assert [job["id"] for job in lines(JobList(search.parse("state:dead"), turned))] == whole
+    assert [job["id"] for job in lines("state:dead", turned=turned)] == whole
     sought = [id_ for id_ in whole if int(id_[1:]) % 3 == 1]
-    assert [job["id"] for job in rows(JobList(search.parse("state:dead exit:1"), turned))] == sought
+    assert [job["id"] for job in rows("state:dead exit:1", turned=turned)] == sought
 
 
 @pytest.mark.usefixtures("app")
@@ -48,7 +51,7 @@ def test_new_jobs_during_an_export_do_not_keep_it_from_ending(monkeypatch: pytes
     monkeypatch.setattr(exports, "PAGE", 2)
     make_jobs([{"state": "completed", "id": f"j{n}"} for n in range(6)])
     seen = []
-    for number, piece in enumerate(JobList(search.parse(""), turned).file("jsonl")):
+    for number, piece in enumerate(exports.pieces("jsonl", search.parse(""), turned=turned)):
         seen += [json.loads(line)["id"] for line in piece.splitlines()]
         make_jobs([{"state": "completed", "id": f"new{number}-{n}"} for n in range(3)])
     assert sorted(seen) == [f"j{n}" for n in range(6)]
@@ -74,7 +77,7 @@ def test_no_transaction_is_open_between_two_reads(app: object, monkeypatch: pyte
     event.listen(engine, "commit", end)
     event.listen(engine, "rollback", end)
     pieces = 0
-    for _ in JobList(search.parse("")).file("csv"):
+    for _ in exports.pieces("csv", search.parse("")):
         pieces += 1
         assert open_now == 0
     assert (pieces, most) == (4, 1)
@@ -97,11 +100,11 @@ def test_other_cells_are_left_alone(value: Any) -> None:
 def test_a_csv_with_any_content_reads_back_unchanged() -> None:
     hostile = '=HYPERLINK("http://evil.example","x"),\r\n"quoted"; é'
     make_job("dead", id="job1", command=hostile, last_error='-2+3, "so"\nand so', priority=-5, exit_code=1)
-    text = "".join(JobList(search.parse("")).file("csv"))
+    text = file("csv")
     assert text.split("\r\n")[0] == ",".join(exports.COLUMNS)
     assert text.endswith("\r\n")
     assert "env" not in exports.COLUMNS
-    (row,) = rows(JobList(search.parse("")))
+    (row,) = rows()
     assert row["command"] == "'" + hostile
     assert row["last_error"] == "'" + '-2+3, "so"\nand so'
     assert (row["id"], row["priority"], row["exit_code"], row["timeout"]) == ("job1", "-5", "1", "")
@@ -111,19 +114,19 @@ def test_a_csv_with_any_content_reads_back_unchanged() -> None:
 def test_labels_are_one_csv_cell_and_a_json_list() -> None:
     make_job(id="job1", requires="gpu,ssd")
     make_job(id="job2")
-    assert [row["requires"] for row in rows(JobList(search.parse("")))] == ["", "gpu,ssd"]
-    assert [line["requires"] for line in lines(JobList(search.parse("")))] == [[], ["gpu", "ssd"]]
+    assert [row["requires"] for row in rows()] == ["", "gpu,ssd"]
+    assert [line["requires"] for line in lines()] == [[], ["gpu", "ssd"]]
 
 
 @pytest.mark.usefixtures("app")
 def test_environment_values_are_only_for_users_who_may_submit() -> None:
     make_job(id="job1", env='{"SECRET": "s3cr3t"}')
-    assert lines(JobList(search.parse("")))[0]["env"] == {"SECRET": None}
-    assert lines(JobList(search.parse(""), with_env=True))[0]["env"] == {"SECRET": "s3cr3t"}
-    assert "s3cr3t" not in "".join(JobList(search.parse(""), with_env=True).file("csv"))
+    assert lines()[0]["env"] == {"SECRET": None}
+    assert lines(with_env=True)[0]["env"] == {"SECRET": "s3cr3t"}
+    assert "s3cr3t" not in file("csv", with_env=True)
 
 
 @pytest.mark.usefixtures("app")
 def test_an_empty_list_is_a_header_or_nothing() -> None:
-    assert "".join(JobList(search.parse("")).file("csv")) == ",".join(exports.COLUMNS) + "\r\n"
-    assert "".join(JobList(search.parse("")).file("jsonl")) == ""
+    assert file("csv") == ",".join(exports.COLUMNS) + "\r\n"
+    assert file("jsonl") == ""

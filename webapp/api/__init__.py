@@ -1,28 +1,92 @@
-"""The JSON API under /api/v1: one file for each noun. This file puts them together.
+"""The JSON API under /api/v1: one file for each noun. This file puts them together, and describes them in OpenAPI.
 
 It reads and acts through the same functions as the console and the CLI. Each route names its scope.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
 
-from webapp.api import (
-    actions,
-    dead_letters,
-    document,
-    gate,
-    jobs,
-    output,
-    problems,
-    queues,
-    rate_limit,
-    settings,
-    status,
-    workers,
+from webapp.accounts import tokens
+from webapp.api import actions, dead_letters, gate, jobs, output, problems, queues, settings, workers
+from webapp.api.problems import KINDS
+from webapp.api.routes import Noun
+from webapp.lib.version import __version__
+
+OPENAPI = "3.1.0"
+ABOUT = """Submit jobs and manage the queue from programs.
+
+Send a token with each request: `Authorization: Bearer qctl_…`. Requests and responses are JSON, errors are
+`application/problem+json`. Times are ISO 8601 in UTC; durations are seconds."""
+
+description = Noun("Document", "This description in OpenAPI format.")
+NOUNS = (
+    jobs.routes,
+    actions.routes,
+    output.routes,
+    dead_letters.routes,
+    workers.routes,
+    queues.routes,
+    settings.routes,
+    queues.status,
+    description,
 )
 
-NOUNS = (jobs, actions, output, dead_letters, workers, queues, settings, status, document)
+
+def init_app(app: Flask) -> None:
+    app.extensions["queuectl_api"] = Api
+    app.extensions[gate.BUCKETS] = gate.Buckets()
+    for noun in NOUNS:
+        app.register_blueprint(noun)
+        app.extensions["csrf"].exempt(noun)  # the API reads no cookies
+
+
+@description.on("GET", "/openapi.json", {200: {"type": "object"}}, scope="read")
+def get_openapi() -> Any:
+    """Get this OpenAPI document.
+
+    Use it to generate a client.
+    """
+    return document()
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document. Built on first use, because it takes longer than the rest of the start."""
+    spec = APISpec(
+        "queuectl",
+        __version__,
+        OPENAPI,
+        plugins=[MarshmallowPlugin()],
+        info={"description": ABOUT},
+        servers=[{"url": "/"}],
+        tags=[{"name": noun.title, "description": noun.about} for noun in NOUNS],
+    )
+    scopes = "; ".join(f"`{name}`: {meaning}" for name, meaning in tokens.MEANINGS.items())
+    bearer = {"type": "http", "scheme": "bearer", "description": f"A token with a scope. {scopes}."}
+    spec.components.security_scheme("token", bearer)
+    for status in sorted({kind.status for kind in KINDS.values()}):
+        spec.components.response(f"Problem{status}", _problem(status))
+    for noun in NOUNS:
+        for path, method, operation in noun.described:
+            spec.path(path, operations={method: operation})
+    return spec.to_dict()
+
+
+def _problem(status: int) -> dict[str, Any]:
+    titles = " or ".join(kind.title for kind in KINDS.values() if kind.status == status)
+    content = {problems.MEDIA_TYPE: {"schema": problems.ProblemSchema}}
+    response: dict[str, Any] = {"description": titles, "content": content}
+    if status in (429, 503):
+        response["headers"] = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+    if status == 401:
+        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return response
 
 
 class Api:
@@ -30,17 +94,9 @@ class Api:
 
     name = "api"
     prefix = problems.ROOT
-    kinds = problems.KINDS
-    document = staticmethod(document.document)
+    kinds = KINDS
+    document = staticmethod(document)
     check_route = staticmethod(gate.check_route)
     admit = staticmethod(gate.admit)
     refuse = staticmethod(problems.refuse)
     explain = staticmethod(problems.explain)
-
-
-def init_app(app: Flask) -> None:
-    app.extensions["queuectl_api"] = Api
-    app.extensions[rate_limit.KEY] = rate_limit.Buckets()
-    for noun in NOUNS:
-        app.register_blueprint(noun.routes)
-        app.extensions["csrf"].exempt(noun.routes)  # the API reads no cookies

@@ -10,10 +10,10 @@ from marshmallow import Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as ma
 
 from webapp.api import fields, request_body
+from webapp.api.gate import actor
 from webapp.api.jobs import MAX_PAGE, Job, check_moved, job_json
 from webapp.api.problems import Problem
 from webapp.api.routes import LARGEST_ID, PREFIX, Noun
-from webapp.api.scopes import actor
 from webapp.core.states import STATES
 from webapp.db.engines import reading
 from webapp.jobs import actions, activity, search

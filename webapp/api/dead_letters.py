@@ -8,12 +8,12 @@ from flask import Response
 from marshmallow import Schema
 from marshmallow import fields as ma
 
-from webapp.api import fields, pagination, request_body
+from webapp.api import fields, request_body
 from webapp.api.actions import EITHER, ActAnswer, Selection, act_answer, filter_of, move_many
-from webapp.api.jobs import LINKS, MAX_PAGE, JobPage, ListQuery
+from webapp.api.gate import actor
+from webapp.api.jobs import LINKS, MAX_PAGE, JobPage, ListQuery, page
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor
 from webapp.db.engines import reading
 from webapp.insight import failure_groups
 from webapp.jobs import canary, lifecycle, search
@@ -94,7 +94,7 @@ routes = Noun("Dead letters", "Jobs out of retries, and groups of them by cause.
 def list_dead_letters() -> Response:
     """List the dead letters, newest first. Words of a search also match errors and last output."""
     asked = request_body.query(DeadQuery)
-    return pagination.page(filter_of(asked, "dead"), asked["limit"], asked.get("cursor"))
+    return page(filter_of(asked, "dead"), asked["limit"], asked.get("cursor"))
 
 
 @routes.on("POST", "/dead-letters/requeue", EITHER, scope="operate", repeatable=True, body=DeadLetterSelection)

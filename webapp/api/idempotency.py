@@ -25,8 +25,8 @@ from sqlalchemy import ColumnElement, and_, delete, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from werkzeug.exceptions import HTTPException
 
+from webapp.api.gate import token
 from webapp.api.problems import Problem, field_problem, problem_of
-from webapp.api.scopes import token
 from webapp.core.locks import Busy
 from webapp.db.engines import writing
 from webapp.db.models import IdempotencyKey

@@ -1,25 +1,29 @@
-"""Jobs: submit, list, get, delete. `actions.py` has the other actions on jobs."""
+"""Jobs: submit, list in pages, get, delete. `actions.py` has the other actions on jobs."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import base64
+import json
+from typing import Any, ClassVar, Optional
+from urllib.parse import urlencode
 
-from flask import Response
+from flask import Response, request
 from marshmallow import Schema
 from marshmallow import fields as ma
 from sqlalchemy.orm import Session
 
-from webapp.api import fields, idempotency, pagination, request_body
+from webapp.api import fields, idempotency, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
+from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import PREFIX, Noun
-from webapp.api.scopes import actor, may
 from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.states import STATES
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import actions, job_detail, lifecycle, search, settings
+from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
+from webapp.jobs.filters import JobFilter
 
 MAX_PAGE = 500  # jobs
 MAX_BATCH = 1000  # jobs
@@ -185,7 +189,52 @@ def list_jobs() -> Response:
     """
     asked = request_body.query(JobQuery)
     wanted = search.parse(asked.get("q", ""), state=asked.get("state"), queue=asked.get("queue"))
-    return pagination.page(wanted, asked["limit"], asked.get("cursor"))
+    return page(wanted, asked["limit"], asked.get("cursor"))
+
+
+def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
+    """A page of the list in the order of its state, with the cursors of the next and the previous page."""
+    with reading() as session:
+        try:
+            found = listing.page_of_jobs(session, wanted, limit=limit, **_decode(cursor, wanted))
+        except ValueError:
+            message = "is not a cursor of this list; take one from a response, or omit it for the first page."
+            raise field_problem("cursor", message) from None
+        values, with_env = settings.load(session), may("submit")
+        jobs = [job_detail.job_json(job, values, with_env=with_env) for job in found.jobs]
+    after, before = _encode("after", found.older, wanted), _encode("before", found.newer, wanted)
+    links = [f'<{_url(key)}>; rel="{rel}"' for key, rel in ((after, "next"), (before, "prev")) if key]
+    value = {"jobs": jobs, "next": after, "previous": before, "search_capped": found.search_capped}
+    return request_body.answer(value, headers={"Link": ", ".join(links)} if links else None)
+
+
+def _encode(direction: str, key: Optional[str], wanted: JobFilter) -> Optional[str]:
+    if key is None:
+        return None
+    text = json.dumps([direction, wanted.state or "", key], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: Optional[str], wanted: JobFilter) -> dict[str, Any]:
+    """The arguments of `listing.page_of_jobs`. Raises ValueError.
+
+    A cursor is valid for lists of one state only, because each state has its own order.
+    """
+    if cursor is None:
+        return {}
+    try:
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        direction, state, key = json.loads(data)
+    except (TypeError, RecursionError):
+        raise ValueError("not a cursor") from None
+    if direction not in ("after", "before") or state != (wanted.state or "") or not isinstance(key, str):
+        raise ValueError("not a cursor of this list")
+    return {direction: key}
+
+
+def _url(cursor: str) -> str:
+    parameters = {name: value for name, value in request.args.items() if name != "cursor"}
+    return f"{request.path}?{urlencode({**parameters, 'cursor': cursor})}"
 
 
 @routes.on("POST", "/jobs", {201: Job}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)

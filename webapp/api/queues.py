@@ -1,13 +1,16 @@
-"""The queues: list, pause, resume."""
+"""The queues: list, pause, resume. And the status of the whole queue, the same as `manage.py status --json`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from marshmallow import fields as ma
+
 from webapp.api import fields, request_body
+from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor
+from webapp.api.workers import Worker
 from webapp.core import job_spec
 from webapp.db.engines import reading
 from webapp.insight.queues import all_queues
@@ -39,7 +42,34 @@ class Queue(fields.Answer):
     waiting = fields.list_of(LabelSet, "pending jobs by required labels")
 
 
+class Quantiles(fields.Answer):
+    p50 = fields.number("50th percentile, accurate to 5 %", null=True)
+    p95 = fields.number("95th percentile", null=True)
+    p99 = fields.number("99th percentile", null=True)
+
+
+class LastHour(fields.Answer):
+    completed = fields.integer("completed attempts")
+    failed = fields.integer("failed attempts, including those that will be retried")
+    died = fields.integer("jobs that moved to the dead letters")
+    lost = fields.integer("attempts whose worker was lost")
+    wait_seconds = ma.Nested(Quantiles, required=True, metadata={"description": "from due to start"})
+    run_seconds = ma.Nested(Quantiles, required=True, metadata={"description": "from start to end"})
+
+
+class Status(fields.Answer):
+    states = fields.mapping("number of jobs by state", ma.Integer())
+    workers = fields.list_of(Worker, "the running workers")
+    oldest_pending_seconds = fields.number("how long the oldest pending job has waited", null=True)
+    finished_last_minute = fields.integer("jobs that completed or died, up to 20,000")
+    finished_last_hour = fields.integer("jobs that completed or died, up to 20,000")
+    runs_per_minute = fields.number("ended attempts per minute, the sum of all queues")
+    last_hour = ma.Nested(LastHour, required=True, metadata={"description": "the last 60 whole minutes"})
+    paused_queues = fields.strings("names of the paused queues")
+
+
 routes = Noun("Queues", "A queue is created by its first job.")
+status = Noun("Status", "A summary of the queue.")
 
 
 @routes.on("GET", "/queues", {200: fields.listing("Queues", Queue, "by name")}, scope="read")
@@ -76,3 +106,10 @@ def _queues() -> list[dict[str, Any]]:
         views = all_queues(session)
     now = clock.now()
     return [serializers.queue(view, now) for view in views]
+
+
+@status.on("GET", "/status", {200: Status}, scope="read")
+def get_status() -> Any:
+    """Get the number of jobs by state, the running workers, and throughput."""
+    with reading() as session:
+        return serializers.status(session)

@@ -1,4 +1,4 @@
-"""Registers the API's routes, each with its scope and its description for the OpenAPI document (`document.py`)."""
+"""Registers the API's routes, each with its scope and its description for the OpenAPI document (`api/__init__.py`)."""
 
 from __future__ import annotations
 

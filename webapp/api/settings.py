@@ -8,8 +8,8 @@ from marshmallow import Schema
 from marshmallow import fields as ma
 
 from webapp.api import fields, request_body
+from webapp.api.gate import actor
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings

@@ -8,9 +8,9 @@ from marshmallow import Schema
 from marshmallow import fields as ma
 
 from webapp.api import fields, request_body
+from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
-from webapp.api.scopes import actor
 from webapp.db.engines import reading
 from webapp.insight import fleet
 from webapp.jobs import lifecycle, settings, worker_actions

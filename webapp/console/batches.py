@@ -11,7 +11,7 @@ from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.jobs import batches
+from webapp.jobs import queries
 
 pages = Blueprint("batches", __name__)
 
@@ -23,7 +23,7 @@ def show(key: str) -> ResponseReturnValue:
     if "\0" in key:
         abort(404)
     with reading() as session:
-        counts = batches.count_states(session, key)
+        counts = queries.count_states_of_batch(session, key)
         there = sum(counts.values())
         if not there:
             abort(404, "All jobs of this batch were discarded.")
@@ -32,12 +32,12 @@ def show(key: str) -> ResponseReturnValue:
         return htmx.page(
             "batch",
             session,
-            size=batches.size_of(key),
+            size=queries.size_of_batch(key),
             counts={state: number for state, number in counts.items() if number},
             there=there,
             ended=ended,
             watched="watch" in request.args and ended < there,
-            jobs=batches.page(session, key, first, PAGE),
+            jobs=queries.page_of_batch(session, key, first, PAGE),
             before=_url(key, first - PAGE) if first else None,
             behind=_url(key, first + PAGE) if first + PAGE < there else None,
         )

@@ -18,7 +18,7 @@ from webapp.console.output import compared, opened
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import batches, job_detail, job_phases, lifecycle, settings
+from webapp.jobs import job_detail, job_phases, lifecycle, queries, settings
 
 pages = Blueprint("job", __name__)
 
@@ -44,7 +44,7 @@ def show(job_id: str) -> ResponseReturnValue:
             verbs=_verbs(job, explanation),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
-            batch={"key": job.batch, "others": batches.size_of(job.batch) - 1} if job.batch else None,
+            batch={"key": job.batch, "others": queries.size_of_batch(job.batch) - 1} if job.batch else None,
             env=json.loads(job.env) if job.env else {},
             timeline=timeline.merged(job_detail.timeline(job, ended, events), phases),
             timeline_shown=timeline.SHOWN,

@@ -229,13 +229,13 @@ def export(kind: str) -> Response:
     if asked.problem:
         abort(400, asked.problem)
     person = this_person()
-    job_list = exports.JobList(asked.wanted, turned=bool(asked.sort), with_env=person.may("operator"))
+    pieces = exports.pieces(kind, asked.wanted, turned=bool(asked.sort), with_env=person.may("operator"))
     with writing() as session:
         audit.note(session, "export_jobs", ["jobs"], actor(), details=[{"format": kind, "search": asked.query}])
     state = f"-{asked.wanted.state}" if asked.wanted.state else ""
     name = f"queuectl-jobs{state}-{times.local(clock.now()):%Y-%m-%d}.{kind}"
     content_type = "text/csv" if kind == "csv" else "application/jsonl"
-    return attachment(streamed(job_list.file(kind)), f"{content_type}; charset=utf-8", name)
+    return attachment(streamed(pieces), f"{content_type}; charset=utf-8", name)
 
 
 # --- saved views -----------------------------------------------------------------------------------------------------

@@ -199,9 +199,7 @@ def advance(action_id: int, patience: float = BUSY_TIMEOUT, *, outcome: Optional
     with reading() as session:
         action = find(session, action_id)
     begun = action.cursor_seq
-    found = _find_next(action) if action.state == "running" and _has_filter(action) else None
-    if found is not None and action.verb == "discard":
-        found = _limit_by_size(*found)
+    found = _find_next(action) if action.state == "running" else None
     with writing(patience) as session:
         action = find(session, action_id, lock=True)
         if action.state == "running" and action.cursor_seq == begun:  # else another process advanced or ended it
@@ -252,8 +250,7 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
 
 def move_some(session: Session, action: BulkAction, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
     """Move jobs for an action in the caller's transaction; a cancel also asks running jobs to stop."""
-    values = values_of(action.verb)
-    moved = move(session, action.verb, which, actor=action.actor, values=values, act_id=action.id, audited=audited)
+    moved = move(session, action, which, values_of(action.verb), audited=audited)
     asked = _ask_to_stop(session, which, action.actor) if action.verb == "cancel" else []
     action.moved += len(moved) + len(asked)
     return Outcome([job.id for job in moved], asked)
@@ -281,15 +278,13 @@ def _result(action: BulkAction, outcome: Outcome) -> Result:
 # --- finding the jobs ------------------------------------------------------------------------------------------------
 
 
-def _has_filter(action: BulkAction) -> bool:
-    return action.verb != "undo" and "ids" not in json.loads(action.filter)
-
-
-def _find_next(action: BulkAction) -> tuple[list[int], Optional[int]]:
-    """The next jobs of an action and the last row that was read; None at the end of the table.
+def _find_next(action: BulkAction) -> Optional[tuple[list[int], Optional[int]]]:
+    """The next jobs of an action with a filter, and the last row that was read; None at the end of the table.
 
     It stops after READS_PER_BATCH reads, even with too few jobs, because the action's lease must not run out.
     """
+    if action.verb == "undo" or "ids" in json.loads(action.filter):
+        return None
     seqs: list[int] = []
     cursor: Optional[int] = action.cursor_seq
     for _ in range(READS_PER_BATCH):
@@ -298,7 +293,7 @@ def _find_next(action: BulkAction) -> tuple[list[int], Optional[int]]:
         seqs += found
         if cursor is None or len(seqs) == BATCH:
             break
-    return seqs, cursor
+    return _limit_by_size(seqs, cursor) if action.verb == "discard" else (seqs, cursor)
 
 
 def _limit_by_size(seqs: list[int], cursor: Optional[int]) -> tuple[list[int], Optional[int]]:
@@ -356,7 +351,7 @@ def _put_back(session: Session, back: BulkAction) -> Optional[int]:
     undone = find(session, back.undoes or 0)
     there = can_be_put_back(undone.verb, undone.id)
     seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > back.cursor_seq).order_by(Job.seq).limit(BATCH)))
-    moved = put_back(session, undone.verb, undone.id, Job.seq.in_(seqs), actor=back.actor, act_id=back.id)
+    moved = put_back(session, undone, Job.seq.in_(seqs), back)
     back.moved += moved
     back.skipped += len(seqs) - moved
     return seqs[-1] if len(seqs) == BATCH else None

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from webapp.core import audit_lines
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db import audit
-from webapp.db.engines import reading, writing
+from webapp.db.engines import writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import JobFilter
@@ -32,9 +32,10 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
     Returns the action's id. Raises NotFound if no dead letter matches, or not the named one.
     """
     fixed = replace(wanted, state="dead", ended_by=clock.now())
-    chosen = _newest(fixed) if job_id is None else job_id
+    if job_id is None:  # found in bounded reads before the write lock is taken
+        job_id = next((page.jobs[0].id for page in listing.pages(fixed, 1) if page.jobs), None)
     with writing() as session:
-        job = session.scalar(select(Job).where(fixed.where(), Job.id == chosen)) if chosen is not None else None
+        job = session.scalar(select(Job).where(fixed.where(), Job.id == job_id)) if job_id is not None else None
         if job is None:
             raise NotFound("no dead letter matches any more.")
         what = json.loads(fixed.to_json())
@@ -43,19 +44,6 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None) -> int:
         if audit_lines.is_audited(actor):
             audit.note(session, "canary", [f"act:{action.id}"], actor, details=[{"filter": what, "canary": job.id}])
         return action.id
-
-
-def _newest(wanted: JobFilter) -> Optional[str]:
-    """Found in bounded reads before the write lock is taken."""
-    after: Optional[str] = None
-    while True:
-        with reading() as session:
-            page = listing.page_of_jobs(session, wanted, limit=1, after=after)
-        if page.jobs:
-            return page.jobs[0].id
-        after = page.older
-        if after is None:
-            return None
 
 
 def check_all(patience: float = BUSY_TIMEOUT) -> list[int]:

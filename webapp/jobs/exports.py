@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Optional
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -30,44 +29,22 @@ COLUMNS = (
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
-@dataclass(frozen=True)
-class JobList:
-    """The matching jobs in list order, or with `turned` in the opposite order.
+def pieces(kind: str, wanted: JobFilter, *, turned: bool = False, with_env: bool = False) -> Iterator[str]:
+    """The matching jobs in list order, or with `turned` in the opposite order, as a file of this kind: csv or jsonl.
 
-    Without `with_env`, for users who may not submit, environment variables are null; a CSV never has them.
+    Later jobs are left out, so that the export ends. Without `with_env`, for users who may not submit, environment
+    variables are null; a CSV never has them.
     """
-
-    wanted: JobFilter
-    turned: bool = False
-    with_env: bool = False
-
-    def file(self, kind: str) -> Iterator[str]:
-        """The file in pieces: `csv`, or `jsonl`."""
-        if kind == "csv":
-            yield _line(COLUMNS)
-        for jobs in self._reads():
-            if kind == "csv":
-                yield "".join(_line([_cell(job[name]) for name in COLUMNS]) for job in jobs)
-            else:
-                yield "".join(json.dumps(job, ensure_ascii=False) + "\n" for job in jobs)
-
-    def _reads(self) -> Iterator[list[dict[str, Any]]]:
-        """Jobs as in `job_json`. Later jobs are left out, so that the export ends."""
-        after: Optional[str] = None
-        with reading() as session:
-            highest = session.scalar(select(func.max(Job.seq))) or 0
-        while True:
-            with reading() as session:
-                values = settings.load(session)
-                page = listing.page_of_jobs(
-                    session, self.wanted, limit=PAGE, after=after, turned=self.turned, highest_seq=highest
-                )
-                jobs = [job_detail.job_json(job, values, with_env=self.with_env) for job in page.jobs]
-            if jobs:
-                yield jobs
-            after = page.older
-            if after is None:
-                return
+    if kind == "csv":
+        yield _lines([COLUMNS])
+    with reading() as session:
+        highest, values = session.scalar(select(func.max(Job.seq))) or 0, settings.load(session)
+    for page in listing.pages(wanted, PAGE, turned=turned, highest_seq=highest):
+        jobs = [job_detail.job_json(job, values, with_env=with_env) for job in page.jobs]
+        if jobs and kind == "csv":
+            yield _lines([_cell(job[name]) for name in COLUMNS] for job in jobs)
+        elif jobs:
+            yield "".join(json.dumps(job, ensure_ascii=False) + "\n" for job in jobs)
 
 
 def _cell(value: Any) -> Any:
@@ -80,8 +57,8 @@ def safe(value: Any) -> Any:
     return f"'{value}" if is_formula else value
 
 
-def _line(cells: Any) -> str:
+def _lines(rows: Iterable[Iterable[Any]]) -> str:
     """RFC 4180: cells with a comma, quote or line break are quoted; lines end with CR LF."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
@@ -64,62 +65,54 @@ class JobFilter:
             raise FilterError(f"a search has at most {MAX_WORDS} words. Quote words that belong together.", "q")
 
     def where(self) -> ColumnElement[bool]:
-        """The whole filter as one SQL condition."""
-        return and_(true(), *self._found(), *self._scanned())
+        """The whole filter as one SQL condition, with the conditions that an index answers in front."""
+        conditions = sorted(self._conditions(), key=lambda pair: not pair[0])
+        return and_(true(), *(condition for _, condition in conditions))
 
     def found(self) -> ColumnElement[bool]:
         """The conditions that an index answers, in the order of the state's list."""
-        return and_(true(), *self._found())
+        return and_(true(), *(condition for indexed, condition in self._conditions() if indexed))
 
     @property
     def scans(self) -> bool:
         """Whether rows must be read one by one: then a read stops after SEARCH_CAP of them."""
-        return self.id is None and bool(self._scanned())
+        return self.id is None and not all(indexed for indexed, _ in self._conditions())
 
-    def _found(self) -> list[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = []
+    def _conditions(self) -> Iterator[tuple[bool, ColumnElement[bool]]]:
+        """Each condition, and whether an index answers it. Of the others the cheapest is first.
+
+        The database checks them in this order.
+        """
         if self.state is not None:
-            conditions.append(in_state(self.state))
+            yield True, in_state(self.state)
         if self.id is not None:
-            conditions.append(Job.id == self.id)
-        if self.queue is not None and self.state == "pending":
-            conditions.append(Job.queue == self.queue)
+            yield True, Job.id == self.id
+        if self.queue is not None:
+            yield self.state == "pending", Job.queue == self.queue
         if self.label_set is not None:
-            conditions.append(Job.requires == self.label_set)
-        if self.group is not None and self.state == "dead":
-            conditions.append(Job.error_key == self.group)
-        if self.ended_by is not None and self.state in TERMINAL:
-            conditions.append(Job.finished_at <= self.ended_by)
-        return conditions
-
-    def _scanned(self) -> list[ColumnElement[bool]]:
-        """The cheapest first: the database checks them in this order."""
-        conditions: list[ColumnElement[bool]] = []
-        if self.queue is not None and self.state != "pending":
-            conditions.append(Job.queue == self.queue)
-        if self.group is not None and self.state != "dead":
-            conditions.append(Job.error_key == self.group)
-        if self.ended_by is not None and self.state not in TERMINAL:
-            conditions.append(Job.finished_at <= self.ended_by)
+            yield True, Job.requires == self.label_set
+        if self.group is not None:
+            yield self.state == "dead", Job.error_key == self.group
+        if self.ended_by is not None:
+            yield self.state in TERMINAL, Job.finished_at <= self.ended_by
         if self.requires is not None and self.label_set is None:
             asked = literal(",") + Job.requires + literal(",")
             # Not LIKE, which ignores case only on SQLite.
-            conditions.append(func.replace(asked, f",{self.requires},", "") != asked)
+            yield False, func.replace(asked, f",{self.requires},", "") != asked
         if self.since is not None:
-            conditions.append(Job.changed_at >= self.since)
+            yield False, Job.changed_at >= self.since
         if self.exit is not None:
-            conditions.append(Job.exit_code == literal(self.exit, BigInteger()))  # Windows has codes past 2^31
+            yield False, Job.exit_code == literal(self.exit, BigInteger())  # Windows has codes past 2^31
         if self.by is not None:
-            conditions.append(Job.created_by == self.by)
-        conditions += [or_(*self._says(word)) for word in words(self.text or "")]
+            yield False, Job.created_by == self.by
+        for word in words(self.text or ""):
+            yield False, or_(*self._says(word))
         if self.worker is not None:
             runs = Job.worker_id.startswith(self.worker, autoescape=True)
             # A scalar subquery: for an EXISTS, PostgreSQL may read all attempts first.
             by = Attempt.worker_id.startswith(self.worker, autoescape=True)
             last = select(func.max(Attempt.number)).where(Attempt.job_seq == Job.seq, by).correlate(Job)
-            ran = last.scalar_subquery().is_not(None)
-            conditions.append(or_(runs, ran))
-        return conditions
+            yield False, or_(runs, last.scalar_subquery().is_not(None))
 
     def _says(self, word: str) -> list[ColumnElement[bool]]:
         """The conditions for one word, one for each place."""

@@ -95,9 +95,6 @@ class Output:
         return b"".join(self.data[start:end] for stream, start, end in spans(self.runs) if stream == which - 1)
 
 
-EMPTY = Output(b"", ())
-
-
 def output(session: Session, job: Job, number: int) -> Optional[Output]:
     """The output of an attempt, so far if it still runs. None: no such attempt."""
     ended = attempt(session, job, number)
@@ -163,6 +160,12 @@ def _pieces(kept: Output, position: int) -> Iterator[Piece]:
 # --- as JSON ---------------------------------------------------------------------------------------------------------
 
 
+def columns(row: Any, *names: str) -> dict[str, Any]:
+    """These attributes of a row; times (`at`, `…_at`) in ISO 8601."""
+    values = {name: getattr(row, name) for name in names}
+    return {name: clock.to_iso(value) if name.endswith("at") else value for name, value in values.items()}
+
+
 def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str, Any]:
     """A job's public fields, for `--json` and the API. Times are ISO 8601, `timeout` is in seconds.
 
@@ -170,22 +173,11 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
     """
     env: dict[str, Optional[str]] = json.loads(job.env) if job.env else {}
     return {
-        "id": job.id,
-        "command": job.command,
-        "queue": job.queue,
-        "priority": job.priority,
-        "state": job.state,
-        "attempts": job.attempts,
+        **columns(job, "id", "command", "queue", "priority", "state", "attempts"),
         "max_retries": settings.max_retries if job.max_retries is None else job.max_retries,
-        "run_at": clock.to_iso(job.run_at),
-        "timeout": job.timeout,
-        "cwd": job.cwd,
+        **columns(job, "run_at", "timeout", "cwd"),
         "env": env if with_env else dict.fromkeys(env),
-        "created_at": clock.to_iso(job.created_at),
-        "started_at": clock.to_iso(job.started_at),
-        "finished_at": clock.to_iso(job.finished_at),
-        "exit_code": job.exit_code,
-        "last_error": job.last_error,
+        **columns(job, "created_at", "started_at", "finished_at", "exit_code", "last_error"),
         "requires": labels.split(job.requires),
         "batch": job.batch,
     }
@@ -206,14 +198,7 @@ def whole_json(
 def attempt_json(one: Attempt) -> dict[str, Any]:
     """An ended attempt without its output."""
     return {
-        "number": one.number,
-        "state": one.state,
-        "started_at": clock.to_iso(one.started_at),
-        "finished_at": clock.to_iso(one.finished_at),
-        "exit_code": one.exit_code,
-        "signal": one.signal,
-        "reason": one.reason,
-        "error": one.error,
+        **columns(one, "number", "state", "started_at", "finished_at", "exit_code", "signal", "reason", "error"),
         "worker": one.worker_id,
         "cpu_seconds": None if one.cpu_time is None else one.cpu_time / clock.SECOND,
         "peak_memory": one.peak_memory,
@@ -228,10 +213,5 @@ def output_json(one: Attempt) -> dict[str, Any]:
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    return {
-        "at": clock.to_iso(event.at),
-        "verb": event.verb,
-        "actor": event.actor,
-        "subject": event.subject,
-        "detail": json.loads(event.detail) if event.detail else None,
-    }
+    detail = json.loads(event.detail) if event.detail else None
+    return {**columns(event, "at", "verb", "actor", "subject"), "detail": detail}

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, and_, delete, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES
 from webapp.db import audit
-from webapp.db.models import Event, Job
+from webapp.db.models import BulkAction, Event, Job
 from webapp.lib import clock
 
 
@@ -44,14 +44,6 @@ class Outcome:
         return not self.refused
 
 
-@dataclass(frozen=True)
-class Moved:
-    """A job that a move changed."""
-
-    seq: int
-    id: str
-
-
 def in_state(*states: str) -> ColumnElement[bool]:
     """`state = …` with the state in the SQL text: the planner needs the text to use a partial index."""
     conditions = []
@@ -66,45 +58,38 @@ def in_state(*states: str) -> ColumnElement[bool]:
 
 
 def move(
-    session: Session,
-    verb: str,
-    which: ColumnElement[bool],
-    *,
-    actor: str,
-    values: Optional[Mapping[str, Any]] = None,
-    detail: Optional[Mapping[str, Any]] = None,
-    act_id: Optional[int] = None,
-    audited: bool = True,
-) -> list[Moved]:
-    """Move the jobs that match `which` and that `verb` can move; write an event for each. Returns them by sequence.
+    session: Session, action: BulkAction, which: ColumnElement[bool], values: Mapping[str, Any], *, audited: bool
+) -> list[Row[tuple[int, str]]]:
+    """Move the jobs that match `which` and that the action's verb can move; write an event for each.
 
-    The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. With
-    `act_id` each row keeps its old values for an undo. Not `audited`: the audit trail has the action as a whole.
+    The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. Each
+    row gets `values`, and keeps its old ones for an undo. Returns `seq` and `id` of each, by sequence. Not `audited`:
+    the audit trail has the action as a whole.
     """
-    arrow = ARROWS[verb]
+    arrow = ARROWS[action.verb]
     guard = in_state(*arrow.leaves)
     before: dict[int, str] = {}
-    if audited and audit_lines.is_audited(actor):
+    if audited and audit_lines.is_audited(action.actor):
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
     else:
-        # Any later move sets another act_id, so an undo leaves the job alone.
-        new: dict[str, Any] = {"state": arrow.enters, "changed_at": clock.now(), "act_id": act_id, **(values or {})}
-        if act_id is not None:
-            new.update(
-                prior_state=Job.state,
-                prior_run_at=Job.run_at,
-                prior_failures=Job.failures,
-                prior_finished_at=Job.finished_at,
-                prior_attempts=Job.attempts,
-            )
-        statement = update(Job).where(which, guard).values(new)
-    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False)).all()
-    moved = sorted((Moved(row.seq, row.id) for row in rows), key=lambda job: job.seq)
+        new = {
+            "state": arrow.enters,
+            "changed_at": clock.now(),
+            "act_id": action.id,  # any later move sets another one, so an undo leaves the job alone
+            "prior_state": Job.state,
+            "prior_run_at": Job.run_at,
+            "prior_failures": Job.failures,
+            "prior_finished_at": Job.finished_at,
+            "prior_attempts": Job.attempts,
+        }
+        statement = update(Job).where(which, guard).values({**new, **values})
+    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False))
+    moved = sorted(rows, key=lambda job: job.seq)
     subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
-    record(session, verb, subjects, actor, detail, act_id, changes=changes, audited=audited)
+    record(session, action.verb, subjects, action.actor, act_id=action.id, changes=changes, audited=audited)
     return moved
 
 
@@ -114,11 +99,11 @@ def can_be_put_back(verb: str, act_id: int) -> ColumnElement[bool]:
     return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
 
 
-def put_back(session: Session, verb: str, undone: int, which: ColumnElement[bool], *, actor: str, act_id: int) -> int:
-    """Put jobs back into their state before the action `undone`, which had this verb. Returns how many."""
+def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], back: BulkAction) -> int:
+    """Put jobs back into their state before the action `undone`, for its undo `back`. Returns how many."""
     statement = (
         update(Job)
-        .where(can_be_put_back(verb, undone), which)
+        .where(can_be_put_back(undone.verb, undone.id), which)
         .values(
             state=Job.prior_state,
             run_at=Job.prior_run_at,
@@ -131,7 +116,7 @@ def put_back(session: Session, verb: str, undone: int, which: ColumnElement[bool
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(statement).all()
-    record(session, "undo", [("job:" + row.id, row.seq) for row in rows], actor, act_id=act_id, audited=False)
+    record(session, "undo", [("job:" + row.id, row.seq) for row in rows], back.actor, act_id=back.id, audited=False)
     return len(rows)
 
 

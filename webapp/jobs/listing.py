@@ -7,7 +7,7 @@ next SEARCH_CAP rows; then it ends, and the next page continues after the last r
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
 
@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, Select, and_, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
+from webapp.core.states import TERMINAL
+from webapp.db.engines import reading
 from webapp.db.label_sets import label_sets
 from webapp.db.models import Job
 from webapp.jobs import filters
@@ -44,20 +46,25 @@ class Page:
 class _Order:
     """The columns that sort a list, all falling or all rising: one row comparison finds the next page by index.
 
-    `against`: read the index from its other end, for the reversed list or a previous page.
+    `ways` has -1 for each column that falls, 1 for each that rises. `against`: read the index from its other end, for
+    the reversed list or a previous page.
     """
 
     columns: tuple[str, ...]
-    falling: bool
+    ways: tuple[int, ...]
+
+    @property
+    def attributes(self) -> list[Any]:
+        return [getattr(Job, column) for column in self.columns]
 
     def columns_in_order(self, against: bool) -> list[ColumnElement[Any]]:
-        falls = self.falling != against
-        return [column.desc() if falls else column.asc() for column in self._attributes()]
+        falls = [(way < 0) != against for way in self.ways]
+        return [column.desc() if fall else column.asc() for column, fall in zip(self.attributes, falls)]
 
     def pieces(self, at: Optional[Key], until: Optional[Key], against: bool) -> list[ColumnElement[bool]]:
         """Conditions for the rows after `at` up to `until`, in consecutive ranges."""
-        position, conditions = tuple_(*self._attributes()), []
-        falls = self.falling != against
+        position, conditions = tuple_(*self.attributes), []
+        falls = (self.ways[0] < 0) != against
         if at is not None:
             conditions.append(position < tuple_(*at) if falls else position > tuple_(*at))
         if until is not None:
@@ -69,7 +76,7 @@ class _Order:
 
     def rank(self, key: Key) -> Key:
         """A value that sorts keys in this order."""
-        return tuple(-value for value in key) if self.falling else key
+        return tuple(way * value for way, value in zip(self.ways, key))
 
     def parse(self, key: str) -> Key:
         """Raises ValueError for a key that is not from this list."""
@@ -78,16 +85,9 @@ class _Order:
             raise ValueError("not a page key of this list")
         return values
 
-    def _attributes(self) -> list[Any]:
-        return [getattr(Job, column) for column in self.columns]
-
 
 class _ClaimOrder(_Order):
-    """The order in which workers take jobs: some columns of its index fall, others rise."""
-
-    def columns_in_order(self, against: bool) -> list[ColumnElement[Any]]:
-        ways: list[ColumnElement[Any]] = [Job.priority.desc(), Job.run_at.asc(), Job.seq.asc()]
-        return [Job.priority.asc(), Job.run_at.desc(), Job.seq.desc()] if against else ways
+    """The order in which workers take jobs: the priority falls, the other columns of its index rise."""
 
     def pieces(self, at: Optional[Key], until: Optional[Key], against: bool) -> list[ColumnElement[bool]]:
         """Index ranges: the rest of the first priority, the priorities between, the last priority."""
@@ -107,19 +107,16 @@ class _ClaimOrder(_Order):
             pieces.append(and_(Job.priority == until[0], *upto))
         return pieces
 
-    def rank(self, key: Key) -> Key:
-        return (-key[0], *key[1:])
 
-
-_NEWEST = _Order(("seq",), falling=True)
+_NEWEST = _Order(("seq",), (-1,))
+_NEXT_DUE = _Order(("run_at", "seq"), (1, 1))
+_LAST_ENDED = _Order(("finished_at", "seq"), (-1, -1))
 _ORDERS = {
-    "scheduled": _Order(("run_at", "seq"), falling=False),
-    "pending": _ClaimOrder(("priority", "run_at", "seq"), falling=False),
-    "failed": _Order(("run_at", "seq"), falling=False),
-    "processing": _Order(("started_at", "seq"), falling=False),
-    "completed": _Order(("finished_at", "seq"), falling=True),
-    "dead": _Order(("finished_at", "seq"), falling=True),
-    "cancelled": _Order(("finished_at", "seq"), falling=True),
+    "scheduled": _NEXT_DUE,
+    "pending": _ClaimOrder(("priority", "run_at", "seq"), (-1, 1, 1)),
+    "failed": _NEXT_DUE,
+    "processing": _Order(("started_at", "seq"), (1, 1)),
+    **dict.fromkeys(TERMINAL, _LAST_ENDED),
 }
 
 
@@ -164,6 +161,18 @@ def page_of_jobs(
     if backwards:
         return Page(rows[::-1], back, ahead, stopped is not None)
     return Page(rows, ahead, back, stopped is not None)
+
+
+def pages(wanted: JobFilter, limit: int, *, turned: bool = False, highest_seq: Optional[int] = None) -> Iterator[Page]:
+    """All pages of a list, see `page_of_jobs`. Each read is a transaction of its own, so a page may be empty."""
+    after: Optional[str] = None
+    while True:
+        with reading() as session:
+            page = page_of_jobs(session, wanted, limit=limit, after=after, turned=turned, highest_seq=highest_seq)
+        yield page
+        after = page.older
+        if after is None:
+            return
 
 
 def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool]], bool]:
@@ -231,10 +240,10 @@ def _end(
     session: Session, line: JobFilter, order: _Order, at: Optional[Key], against: bool, number: int
 ) -> Optional[Key]:
     """The `number`-th row from `at` on, by index alone; None if no rows follow it."""
-    columns = [getattr(Job, column) for column in order.columns]
+    keys: Select[Any] = select(*order.attributes)
     candidate: Optional[Key] = None
     for piece in order.pieces(at, None, against):
-        rows: Select[Any] = select(*columns).where(line.found(), piece).order_by(*order.columns_in_order(against))
+        rows = keys.where(line.found(), piece).order_by(*order.columns_in_order(against))
         if candidate is not None:
             if session.execute(rows.limit(1)).first() is not None:
                 return candidate

@@ -1,4 +1,4 @@
-"""Counts of jobs, pending jobs by label set, and other small reads. Counts stop at COUNT_CAP.
+"""Counts of jobs, pending jobs by label set, batches, and other small reads. Counts stop at COUNT_CAP.
 
 Pages of jobs are in `jobs/listing.py`; one job's attempts, events and output are in `jobs/job_detail.py`.
 """
@@ -43,6 +43,11 @@ class Count:
     number: int
     capped: bool = False
 
+    @classmethod
+    def of(cls, number: int, more: bool = False) -> Count:
+        """`number` may be larger than COUNT_CAP. `more`: there are more than `number`."""
+        return cls(min(number, COUNT_CAP), more or number > COUNT_CAP)
+
     def __str__(self) -> str:
         return f"{COUNT_CAP:,}+" if self.capped else f"{self.number:,}"
 
@@ -52,8 +57,7 @@ class Count:
 
 def count(session: Session, *conditions: ColumnElement[bool]) -> Count:
     limited = select(literal_column("1")).select_from(Job).where(*conditions).limit(COUNT_CAP + 1).subquery()
-    number = session.scalar(select(func.count()).select_from(limited)) or 0
-    return Count(min(number, COUNT_CAP), number > COUNT_CAP)
+    return Count.of(session.scalar(select(func.count()).select_from(limited)) or 0)
 
 
 def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
@@ -65,14 +69,13 @@ def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
 def total(counts: Iterable[Count]) -> Count:
     """The sum, also exact up to COUNT_CAP."""
     counts = list(counts)
-    number = sum(one.number for one in counts)
-    return Count(min(number, COUNT_CAP), number > COUNT_CAP or any(one.capped for one in counts))
+    return Count.of(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
 def count_states(session: Session) -> dict[str, Count]:
     """How many jobs are in each state, in the order of a job's life."""
     numbers = session.execute(_all_states(), {"most": COUNT_CAP + 1}).one()
-    return {state: Count(min(number, COUNT_CAP), number > COUNT_CAP) for state, number in zip(STATES, numbers)}
+    return {state: Count.of(number) for state, number in zip(STATES, numbers)}
 
 
 @lru_cache(maxsize=1)
@@ -132,7 +135,7 @@ def waiting_jobs(session: Session) -> list[Waiting]:
         values = {"queue": label_set.queue, "requires": label_set.requires, "most": COUNT_CAP + 1}
         number, oldest = session.execute(_PENDING, values).one()
         if number:
-            found.append(Waiting(label_set, Count(min(number, COUNT_CAP), number > COUNT_CAP), oldest))
+            found.append(Waiting(label_set, Count.of(number), oldest))
     return found
 
 
@@ -161,8 +164,28 @@ def count_ahead(session: Session, job: Job) -> Count:
     higher = count(session, *there, Job.priority > job.priority)
     position, edge = tuple_(Job.run_at, Job.seq), tuple_(literal(job.run_at), literal(job.seq))
     sooner = count(session, *there, Job.priority == job.priority, position < edge)
-    number = higher.number + sooner.number
-    return Count(min(number, COUNT_CAP), number > COUNT_CAP or higher.capped or sooner.capped)
+    return total([higher, sooner])
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+# A batch is the jobs that one form made from many lines. Their column `batch` has its key, which ends with its size.
+
+
+def size_of_batch(batch: str) -> int:
+    """How many jobs the form made, discarded ones included."""
+    return int(batch.rpartition("x")[2])
+
+
+def page_of_batch(session: Session, batch: str, first: int, limit: int) -> list[tuple[int, Job]]:
+    """Jobs of a batch with their line numbers (from 1), in line order, from position `first` (from 0) on."""
+    jobs = session.scalars(select(Job).where(Job.batch == batch).order_by(Job.seq).offset(first).limit(limit))
+    return [(int((job.form_key or "").partition(".")[2] or 0) + 1, job) for job in jobs]
+
+
+def count_states_of_batch(session: Session, batch: str) -> dict[str, int]:
+    """How many jobs are in each state, without discarded ones."""
+    found = select(Job.state, func.count()).where(Job.batch == batch).group_by(Job.state)
+    return dict.fromkeys(STATES, 0) | dict(session.execute(found).tuples().all())
 
 
 # --- some jobs -------------------------------------------------------------------------------------------------------

@@ -88,12 +88,7 @@ def without(text: str, *names: str) -> str:
 
 def _tokens(text: str) -> Iterator[tuple[str, str]]:
     """(qualifier, value), or ('', word)."""
-    position = 0
-    while text[position:].strip():
-        match = _TOKEN.match(text, position)
-        if match is None or match.end() == position:
-            raise SearchError("the search cannot be read.")  # never happens
-        position = match.end()
+    for match in _TOKEN.finditer(text):  # without gaps: it matches at each position
         typed, raw = match[1] or "", match[2]
         if raw == '"':
             rest = text[match.start(2) : match.start(2) + 40]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -15,6 +14,7 @@ from webapp.core.settings import DEFINITIONS, Definition, Number, Settings, defi
 from webapp.db.engines import writing
 from webapp.db.models import Control, Event, Setting
 from webapp.jobs.lifecycle import NotFound, record
+from webapp.jobs.queries import events_of
 from webapp.lib import clock
 
 
@@ -69,8 +69,7 @@ def describe(session: Session) -> list[Value]:
 def history(session: Session, key: str, limit: int = 50) -> list[Change]:
     """The changes of one setting, newest first. Raises SettingError."""
     definition = define(key)
-    events = select(Event).where(Event.subject == "setting:" + key).order_by(Event.id.desc()).limit(limit)
-    return [_as_change(definition, event) for event in session.scalars(events)]
+    return [_as_change(definition, event) for event in events_of(session, "setting:" + key, limit)]
 
 
 def _as_change(definition: Definition, event: Event) -> Change:
@@ -88,56 +87,68 @@ def _as_change(definition: Definition, event: Event) -> Change:
     )
 
 
-def change(
-    session: Session, key: str, text: object, actor: str, *, seen: Optional[int] = None, reverts: Optional[int] = None
-) -> Value:
-    """Change one setting and record it.
+def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None) -> Value:
+    """Change one setting and record it, in a transaction of its own.
 
     `seen` is the newest change that the caller knows (0: none). Raises SettingError and Outdated; then nothing is
     stored.
     """
-    definition = define(key)
-    value = definition.parse(text)
-    _check_seen(session, key, seen)
-    now = clock.now()
-    before = _before(session, definition)
-    session.merge(Setting(key=key, value=json.dumps(value), changed_at=now, changed_by=actor))
-    _record(session, key, actor, {**before, "to": value}, reverts)
-    return Value(definition, value, now, actor)
-
-
-def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None) -> Value:
-    """`change` in a transaction of its own."""
     with writing() as session:
-        return change(session, key, text, actor, seen=seen)
+        definition = define(key)
+        return _store(session, definition, definition.parse(text), actor, seen)
 
 
 def unset_setting(key: str, actor: str, *, seen: Optional[int] = None) -> Value:
-    """Reset a setting to its default, in a transaction of its own. Raises as `change` does."""
+    """Reset a setting to its default. Raises as `set_setting` does."""
     with writing() as session:
-        return _reset(session, key, actor, seen, None)
+        return _store(session, define(key), None, actor, seen)
 
 
 def revert_setting(key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> Value:
-    """Restore the value before a change, in a transaction of its own. Raises as `change` does, and NotFound."""
+    """Restore the value before a change. Raises as `set_setting` does, and NotFound."""
     definition = define(key)
     with writing() as session:
         event = session.get(Event, change_id)
         if event is None or event.subject != "setting:" + key:
             raise NotFound(f"this change of {key} is not on record.")
         old = _as_change(definition, event)
-        if old.before_default:
-            return _reset(session, key, actor, seen, change_id)
-        return change(session, key, old.before, actor, seen=seen, reverts=change_id)
+        value = None if old.before_default else definition.parse(old.before)
+        return _store(session, definition, value, actor, seen, reverts=change_id)
 
 
-def _reset(session: Session, key: str, actor: str, seen: Optional[int], reverts: Optional[int]) -> Value:
-    definition = define(key)
+def _store(
+    session: Session,
+    definition: Definition,
+    value: Optional[Number],
+    actor: str,
+    seen: Optional[int],
+    *,
+    reverts: Optional[int] = None,
+) -> Value:
+    """Store a value, None for the default, and record the change. Raises Outdated."""
+    key = definition.key
     _check_seen(session, key, seen)
-    before = _before(session, definition)
-    if session.execute(delete(Setting).where(Setting.key == key).returning(Setting.key)).first():
-        _record(session, key, actor, {**before, "to": definition.default, "default": True}, reverts)
-    return Value(definition, definition.tidy(definition.default))
+    row = session.get(Setting, key)
+    detail: dict[str, Any] = {"from": definition.tidy(definition.default if row is None else json.loads(row.value))}
+    if row is None:
+        detail["from_default"] = True
+    if value is None:
+        after = Value(definition, definition.tidy(definition.default))
+        if session.execute(delete(Setting).where(Setting.key == key).returning(Setting.key)).first() is None:
+            return after
+        detail.update(to=definition.default, default=True)
+    else:
+        now = clock.now()
+        after = Value(definition, value, now, actor)
+        session.merge(Setting(key=key, value=json.dumps(value), changed_at=now, changed_by=actor))
+        detail["to"] = value
+    session.flush()
+    bump_revision(session)
+    change = {"before": detail["from"], "after": detail["to"]}
+    if reverts is not None:
+        detail["reverts"] = reverts
+    record(session, "config", [("setting:" + key, None)], actor, detail, changes=[change])
+    return after
 
 
 def _check_seen(session: Session, key: str, seen: Optional[int]) -> None:
@@ -149,21 +160,5 @@ def _check_seen(session: Session, key: str, seen: Optional[int]) -> None:
         raise Outdated(newest[0])
 
 
-def _before(session: Session, definition: Definition) -> dict[str, Any]:
-    row = session.get(Setting, definition.key)
-    if row is None:
-        return {"from": definition.tidy(definition.default), "from_default": True}
-    return {"from": definition.tidy(json.loads(row.value))}
-
-
 def bump_revision(session: Session) -> None:
     session.execute(text(BUMP_REVISION))
-
-
-def _record(session: Session, key: str, actor: str, detail: Mapping[str, Any], reverts: Optional[int]) -> None:
-    session.flush()
-    bump_revision(session)
-    change = {"before": detail["from"], "after": detail["to"]}
-    if reverts is not None:
-        detail = {**detail, "reverts": reverts}
-    record(session, "config", [("setting:" + key, None)], actor, detail, changes=[change])

@@ -115,20 +115,15 @@ def scale(supervisor_id: str, actor: str, *, to: Optional[int] = None, by: int =
             raise NotFound(_not_found_message(session, supervisor_id))
         _require_response(session, row)
         before = row.wanted
-        after = check_number(before + by if to is None else to)
+        after = before + by if to is None else to
+        if not 0 <= after <= MAX_WORKERS:
+            raise ScaleError(f"{after} is not allowed; expected a whole number from 0 to {MAX_WORKERS}.")
         if after != before:
             row.wanted = after
             change = {"before": {"workers": before}, "after": {"workers": after}}
             detail = {"from": before, "to": after}
             record(session, "scale", [("supervisor:" + row.id, None)], actor, detail, changes=[change])
     return Scaled(supervisor_id, before, after)
-
-
-def check_number(number: int) -> int:
-    """Return the number of workers if it is allowed. Raises ScaleError."""
-    if not 0 <= number <= MAX_WORKERS:
-        raise ScaleError(f"{number} is not allowed; expected a whole number from 0 to {MAX_WORKERS}.")
-    return number
 
 
 def is_silent(seen_at: int) -> bool:

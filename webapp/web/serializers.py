@@ -17,6 +17,7 @@ from webapp.insight.fleet import SupervisorView, WorkerView
 from webapp.insight.queues import QueueView
 from webapp.insight.trends import Trend
 from webapp.jobs import actions, activity, queries, settings
+from webapp.jobs.job_detail import columns
 from webapp.jobs.queries import Waiting
 from webapp.jobs.settings import Change, Value
 from webapp.lib import clock, histograms
@@ -26,17 +27,11 @@ MINUTE = clock.seconds(60)
 HOUR = clock.seconds(3600)
 
 
-def _columns(row: Any, *names: str) -> dict[str, Any]:
-    """These attributes of a row; times (`at`, `…_at`) in ISO 8601."""
-    values = {name: getattr(row, name) for name in names}
-    return {name: clock.to_iso(value) if name.endswith("at") else value for name, value in values.items()}
-
-
 def worker(view: WorkerView) -> dict[str, Any]:
     one = view.worker
     return {
-        **_columns(one, "id", "host", "pid", "slots", "jobs_completed", "jobs_failed", "version", "memory"),
-        **_columns(one, "started_at", "seen_at", "stopped_at"),
+        **columns(one, "id", "host", "pid", "slots", "jobs_completed", "jobs_failed", "version", "memory"),
+        **columns(one, "started_at", "seen_at", "stopped_at"),
         "state": view.shown_state,
         "alive": view.alive,
         "queues": view.queues,
@@ -50,7 +45,7 @@ def worker(view: WorkerView) -> dict[str, Any]:
 def supervisor(view: SupervisorView) -> dict[str, Any]:
     """`wanted` is null if it cannot be scaled, because it is ending or draining."""
     return {
-        **_columns(view, "id", "state", "host", "wanted", "slots", "queues", "started_at", "version"),
+        **columns(view, "id", "state", "host", "wanted", "slots", "queues", "started_at", "version"),
         "pid": None if view.row is None else view.row.pid,
         "workers": [one.worker.id for one in view.workers],
         "labels": sorted(view.labels),
@@ -60,7 +55,7 @@ def supervisor(view: SupervisorView) -> dict[str, Any]:
 def queue(view: QueueView, now: int) -> dict[str, Any]:
     """`pending` is exact up to `queries.COUNT_CAP`; beyond that `pending_is_more` is true."""
     return {
-        **_columns(view.queue, "name", "paused_at", "paused_by"),
+        **columns(view.queue, "name", "paused_at", "paused_by"),
         "paused": view.queue.paused_at is not None,
         "pending": view.pending.number,
         "pending_is_more": view.pending.capped,
@@ -84,16 +79,16 @@ def _label_set(one: Waiting, now: int) -> dict[str, Any]:
 def setting(value: Value) -> dict[str, Any]:
     definition = value.definition
     return {
-        **_columns(definition, "key", "unit", "help"),
+        **columns(definition, "key", "unit", "help"),
         **{name: definition.tidy(getattr(definition, name)) for name in ("default", "lowest", "highest")},
-        **_columns(value, "value", "changed_at", "changed_by"),
+        **columns(value, "value", "changed_at", "changed_by"),
     }
 
 
 def change(one: Change) -> dict[str, Any]:
     """A line of a setting's history."""
     return {
-        **_columns(one, "id", "at", "actor", "reverted"),
+        **columns(one, "id", "at", "actor", "reverted"),
         "from": one.before,
         "to": one.after,
         "from_default": one.before_default,
@@ -104,7 +99,7 @@ def change(one: Change) -> dict[str, Any]:
 def act(row: BulkAction) -> dict[str, Any]:
     """The progress of a bulk action."""
     names = ("id", "verb", "state", "undoes", "moved", "skipped", "actor", "created_at", "finished_at")
-    return {**_columns(row, *names), "what": activity.what(row)}
+    return {**columns(row, *names), "what": activity.what(row)}
 
 
 def action(session: Session, action_id: int) -> dict[str, Any]:
