@@ -54,7 +54,7 @@ class Report:
     target_state: str
     faults: list[str] = field(default_factory=list)
     misfits: list[Misfit] = field(default_factory=list)
-    running: list[drain.RunningJob] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
     workers: int = 0
 
 
@@ -76,7 +76,7 @@ def examine(target: Side, reporter: Reporter) -> Report:
     state = target_state(target, [move.id for move in moves])
     report = Report(source, target, counts(source), size(source), state)
     report.faults = list(target_faults(target, report.size))
-    report.running, report.workers = drain.running_jobs(), len(drain.running_workers())
+    report.running, report.workers = list(drain.running_jobs().values()), len(drain.running_workers())
     if source.is_sqlite and not target.is_sqlite:
         report.misfits = list(misfits(source, reporter.stage("check", sum(report.counts.values()))))
     return report

@@ -7,6 +7,7 @@ differently. Rows are hashed here, from the values of the drivers, so that both 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,12 +71,12 @@ class Progress:
         return Progress(found["after"], Sum(found["rows"], int(found["sum"], 16)), found["done"])
 
 
-def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], tick: Tick) -> dict[str, Sum]:
+def copy(source: Side, target: Side, move_id: str, progress: Optional[str], tick: Tick) -> dict[str, Sum]:
     """Copy the missing rows into the target. `progress` is from its record of the move. Returns the sum of each table.
 
     Raises MoveError if the target refuses a batch: a value does not fit, the disk is full.
     """
-    parts = {name: Progress.of(found) for name, found in progress.items()}
+    parts = {name: Progress.of(found) for name, found in json.loads(progress or "{}").items()}
     for table in tables():
         part = parts.setdefault(table.name, Progress())
         tick(part.sum.rows)
@@ -88,7 +89,8 @@ def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], 
             part.after = list(_key_of(table, rows[-1]))
             with _explaining_errors(target, table), target.writing() as connection:
                 _store(connection, table, rows)
-                marker.update_move(connection, move_id, progress={name: one.as_json() for name, one in parts.items()})
+                stored = json.dumps({name: one.as_json() for name, one in parts.items()})
+                marker.update_move(connection, move_id, progress=stored)
             tick(len(rows))
     return {name: part.sum for name, part in parts.items()}
 

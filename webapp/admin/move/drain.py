@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Callable, Optional
 
 from sqlalchemy import select, true, update
@@ -27,18 +26,8 @@ MAINTENANCE_SECONDS = 3.0  # between two checks for lost workers
 STOP_TIMEOUT_SECONDS = 20.0  # for idle workers; a worker that takes longer is refused by the triggers
 
 
-@dataclass(frozen=True)
-class RunningJob:
-    id: str
-    started_at: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"{self.id} ({max(0, clock.now() - self.started_at) // clock.SECOND} s, on {self.host})"
-
-
-def running_jobs() -> list[RunningJob]:
-    """The running jobs of the current application, the longest running first."""
+def running_jobs() -> dict[str, str]:
+    """Running jobs of the current application by id, as 'backup (12 s, on web1)', the longest running first."""
     statement = (
         select(Job.id, Job.started_at, Worker.host)
         .outerjoin(Worker, Worker.id == Job.worker_id)
@@ -46,7 +35,10 @@ def running_jobs() -> list[RunningJob]:
         .order_by(Job.started_at)
     )
     with reading() as session:
-        return [RunningJob(id_, at or 0, host or "an unknown host") for id_, at, host in session.execute(statement)]
+        return {
+            id_: f"{id_} ({max(0, clock.now() - (at or 0)) // clock.SECOND} s, on {host or 'an unknown host'})"
+            for id_, at, host in session.execute(statement)
+        }
 
 
 def running_workers(*requested: str) -> list[str]:
@@ -86,11 +78,11 @@ class Drain:
             jobs = running_jobs()
             if not jobs:
                 return
-            names = ", ".join(map(str, jobs))
+            names = ", ".join(jobs.values())
             if until is not None and time.monotonic() > until:
                 raise MoveError(f"still running: {names}. Allow more time with --wait SECONDS.")
-            if not {one.id for one in jobs} <= reported:
-                reported |= {one.id for one in jobs}
+            if not jobs.keys() <= reported:
+                reported |= jobs.keys()
                 self._say(
                     f"Waiting for running jobs: {names}. Press Ctrl-C here to cancel the move and resume the workers. "
                     "Press Ctrl-C in `up` or `worker start` to requeue the jobs; they run again at the new address."

@@ -1,4 +1,7 @@
-"""Moves a queue: each step in order, from the point where an earlier run ended. The package docstring has the plan."""
+"""Moves a queue, and takes a move back: each step in order, from the point where an earlier run ended.
+
+The package docstring has the plan.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Callable, Optional
 
 from sqlalchemy import delete, select, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from webapp.admin.move import checks, copying, marker
@@ -20,6 +24,9 @@ from webapp.db.engines import Base
 from webapp.db.models import Job
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
+
+# Tables that change when a console or worker merely starts. Their rows are useless at another address.
+NOT_COMPARED = ("control", "sessions", "setup_links", "supervisors", "throttles", "workers")
 
 
 def move(
@@ -59,7 +66,7 @@ def move(
 
 def _prepare(source: Side, target: Side) -> Move:
     """Record the move in the source, and create the target's tables, empty and unusable."""
-    new = Move(secrets.token_hex(8), "from", target.address, PREPARED, None, clock.now(), {})
+    new = Move(secrets.token_hex(8), "from", target.address, PREPARED, None, clock.now())
     with source.writing() as connection:
         known = [move.id for move in marker.moves(connection, "from")]
         marker.add(connection, new)
@@ -78,7 +85,7 @@ def _make_unusable(source: Side, target: Side, new: Move, known: Collection[str]
         for name in checks.FILLED_WHEN_NEW:
             connection.execute(delete(Base.metadata.tables[name]))
         marker.set_revision(connection, relocated.UNFINISHED)
-        marker.add(connection, Move(new.id, "to", source.address, COPYING, None, new.at, {}))
+        marker.add(connection, Move(new.id, "to", source.address, COPYING, None, new.at))
 
     marker.run_exclusively(target, work)
 
@@ -96,7 +103,7 @@ def _drop_all(connection: Connection) -> None:
         names = [table.name for table in copying.tables()]
         functions = list(connection.scalars(text(statement), {"names": names}))
     Base.metadata.drop_all(connection)
-    marker.drop_table(connection)
+    marker.MOVES.drop(connection, checkfirst=True)
     connection.execute(text("DROP TABLE alembic_version"))
     for function in functions:
         connection.exec_driver_sql(f"DROP FUNCTION {function}")
@@ -173,3 +180,79 @@ def _close(source: Side, target: Side, move_id: str) -> None:
         marker.block_writes(connection, words)
 
     marker.run_exclusively(source, work)
+
+
+# --- the way back ----------------------------------------------------------------------------------------------------
+
+
+def undo(target: Side, actor: str, reporter: Reporter, *, force: bool = False) -> None:
+    """Let the queue of the current application be used again, and its copy no more.
+
+    Raises MoveError if the copy has changed. With `force` these changes are given up. A copy that cannot be reached is
+    left as it is then, and must never be used again.
+    """
+    source = Side.here()
+    ours = marker.outgoing_move(source)
+    if ours is None or ours.phase == UNDONE:
+        raise MoveError(
+            f"the queue at {source.address} was not moved. To undo a move to this database, set "
+            "QUEUECTL_DATABASE_URL to the old database, and --to to this one."
+        )
+    try:
+        _give_up_copy(source, target, ours, reporter, force)
+    except (MoveError, DBAPIError) as error:
+        if not force:
+            raise
+        reporter.say(f"The other database is left unchanged: {error}")
+
+    def unblock(connection: Connection) -> None:
+        marker.unblock_writes(connection)
+        marker.update_move(connection, ours.id, phase=UNDONE, words=None)
+        with Session(connection) as session:
+            audit.note(session, "move_back", ["database"], actor, details=[{"before": {"address": ours.address}}])
+            session.flush()
+
+    marker.run_exclusively(source, unblock)
+
+
+def _give_up_copy(source: Side, target: Side, ours: Move, reporter: Reporter, force: bool) -> None:
+    """Block all writes of the target for good. Raises MoveError, and changes nothing, if it was used."""
+    found = marker.incoming_move(target, ours.id)
+    if found is None:
+        if target.address != ours.address and not force:
+            raise MoveError(f"the queue was moved to {ours.address}. Use --to {ours.address}")
+        return  # the move never reached the target
+    words = relocated.given_up(source.address, clock.now())
+
+    def block(connection: Connection) -> None:
+        marker.update_move(connection, ours.id, words=words)
+        marker.block_writes(connection, words)
+
+    marker.run_exclusively(target, block)
+    if found.phase == DONE and not force:
+        differences = _differences(source, target, reporter)
+        if differences:
+            marker.unblock_target(target, ours.id)
+            raise MoveError(
+                f"the queue at {target.address} was used since: {', '.join(differences)}. To keep these changes, move "
+                "the queue from there to an empty database. To give them up, use --force."
+            )
+
+    def close(connection: Connection) -> None:
+        marker.unblock_writes(connection)
+        marker.set_revision(connection, relocated.UNFINISHED)
+        marker.update_move(connection, ours.id, phase=UNDONE)
+        marker.block_writes(connection, words)
+
+    marker.run_exclusively(target, close)
+
+
+def _differences(source: Side, target: Side, reporter: Reporter) -> list[str]:
+    tick = reporter.stage("compare", sum(checks.counts(source).values()) * 2)
+    found = []
+    for table in copying.tables():
+        if table.name not in NOT_COMPARED:
+            here, there = (copying.sum_up(side, table, tick) for side in (source, target))
+            if here != there:
+                found.append(f"{table.name} ({here.rows:,} rows here, {there.rows:,} there)")
+    return found
