@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
 from webapp.db.engines import writing
@@ -26,7 +26,6 @@ MAX_GROUPS = 500  # in one sorted list
 NEWEST_JOBS = 5_000  # with more groups than that, the list has the groups of so many newest dead letters
 COUNT_BUDGET = 100_000  # index entries that one list counts, shared by its groups
 HOUR = clock.seconds(3600)
-DAY = 24 * HOUR
 HOURS_BUDGET = 50_000  # index entries for the deaths per hour, shared by the groups of a page
 MAX_NOTE_LENGTH = 2_000  # characters
 ORDERS = ("last", "count")
@@ -57,12 +56,14 @@ _END = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at {{way}}, seq {{way
 _COUNT = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} {{within}} LIMIT :cap) AS these)"  # noqa: S608 -- no part comes from a user
 _SURVEY = """
 WITH keys(error_key) AS (VALUES {keys})
-SELECT error_key, {last}, {many}, (SELECT acknowledged_at FROM failure_groups WHERE key = keys.error_key) FROM keys
+SELECT error_key AS key, {last} AS last_at, {many} AS number,
+       (SELECT acknowledged_at FROM failure_groups WHERE key = keys.error_key) AS acknowledged_at
+FROM keys
 """
 _GROUPS = f"""
 WITH keys(error_key) AS (VALUES {{keys}})
-SELECT error_key, {{first}}, {{last}}, {{many}},
-       (SELECT seq {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1)
+SELECT error_key AS key, {{first}} AS first_at, {{last}} AS last_at, {{many}} AS number,
+       (SELECT seq {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1) AS newest
 FROM keys
 """  # noqa: S608
 _DEATHS = """
@@ -154,11 +155,11 @@ def _is_open(acknowledged_at: Optional[int], last_at: int) -> bool:
 def listing(session: Session, *, by: str = "last", page: int = 1, size: int = 25) -> Listing:
     """Groups by their last death or by `count`; page 1 is the first."""
     seen, capped = _survey(session, counted=by == "count")
-    seen.sort(key=lambda one: (not one.is_open, -one.count, -one.last_at, one.key))
+    open_keys = {one.key for one in seen if _is_open(one.acknowledged_at, one.last_at)}
+    seen.sort(key=lambda one: (one.key not in open_keys, -one.number, -one.last_at, one.key))
     start = (page - 1) * size
-    keys = [one.key for one in seen[start : start + size]]
-    open_ones = sum(one.is_open for one in seen)
-    return Listing(_groups(session, keys), len(seen), open_ones, capped, page, len(seen) > start + size)
+    groups = _groups(session, [one.key for one in seen[start : start + size]])
+    return Listing(groups, len(seen), len(open_keys), capped, page, len(seen) > start + size)
 
 
 def find(session: Session, key: str) -> Optional[DeadGroup]:
@@ -172,16 +173,8 @@ def said_of(session: Session, key: str) -> Optional[Group]:
     return session.get(Group, key)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    key: str
-    last_at: int
-    count: int
-    is_open: bool
-
-
-def _survey(session: Session, *, counted: bool) -> tuple[list[_Seen], bool]:
-    """The sort values of the groups (`count` 0 unless counted), and whether there are more groups."""
+def _survey(session: Session, *, counted: bool) -> tuple[list[Row[Any]], bool]:
+    """The sort values of the groups (`number` of jobs 0 unless counted), and whether there are more groups."""
     keys = session.scalars(text(_FIRST_KEYS), {"most": MAX_GROUPS}).all()
     capped = len(keys) > MAX_GROUPS
     if capped:
@@ -193,8 +186,7 @@ def _survey(session: Session, *, counted: bool) -> tuple[list[_Seen], bool]:
     statement = text(_SURVEY.format(keys=some, last=_END.format(way="DESC"), many=many))
     if counted:
         parameters["cap"] = min(COUNT_BUDGET // len(keys), COUNT_CAP)
-    rows = session.execute(statement, parameters).tuples()
-    return [_Seen(key, at, number, _is_open(known, at)) for key, at, number, known in rows if at is not None], capped
+    return [row for row in session.execute(statement, parameters) if row.last_at is not None], capped
 
 
 def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
@@ -208,34 +200,30 @@ def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
             keys=some, first=_END.format(way="ASC"), last=_END.format(way="DESC"), many=_COUNT.format(within="")
         )
     )
-    rows = {row[0]: row for row in session.execute(statement, {**parameters, "cap": cap + 1})}
-    jobs = {job.seq: job for job in session.scalars(select(Job).where(Job.seq.in_(row[4] for row in rows.values())))}
+    rows = {row.key: row for row in session.execute(statement, {**parameters, "cap": cap + 1})}
+    jobs = {
+        job.seq: job for job in session.scalars(select(Job).where(Job.seq.in_(row.newest for row in rows.values())))
+    }
     said = {one.key: one for one in session.scalars(select(Group).where(Group.key.in_(keys)))}
-    there = [key for key in keys if rows[key][4] in jobs]
-    deaths = _deaths(session, {key: rows[key][2] for key in there})
-    return [
-        DeadGroup(
-            key,
-            Count(min(rows[key][3], cap), rows[key][3] > cap),
-            rows[key][1],
-            rows[key][2],
-            jobs[rows[key][4]],
-            deaths[key],
-            said.get(key),
-        )
-        for key in there
-    ]
+    there = [rows[key] for key in keys if rows[key].newest in jobs]
+    deaths = _deaths(session, {row.key: row.last_at for row in there})
+    groups = []
+    for row in there:
+        count = Count(min(row.number, cap), row.number > cap)
+        example = jobs[row.newest]
+        groups.append(DeadGroup(row.key, count, row.first_at, row.last_at, example, deaths[row.key], said.get(row.key)))
+    return groups
 
 
 def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
     """Deaths by full hours up to the current one, so that the hours do not shift every minute."""
-    since = clock.now() // HOUR * HOUR + HOUR - DAY
+    since = clock.now() // HOUR * HOUR + HOUR - clock.DAY
     lately = [key for key, at in last_at.items() if at >= since]
     cap = min(max(HOURS_BUDGET // (24 * max(len(lately), 1)), 50), 500)
     counts = {key: [0] * 24 for key in last_at}
     if lately:
         some, parameters = _listed("k", lately)
-        hours, starts = _listed("h", range(since, since + DAY, HOUR))
+        hours, starts = _listed("h", range(since, since + clock.DAY, HOUR))
         many = _COUNT.format(within="AND finished_at >= hours.start AND finished_at < hours.start + :hour")
         statement = text(_DEATHS.format(keys=some, hours=hours, many=many))
         for key, start, number in session.execute(statement, {**parameters, **starts, "cap": cap, "hour": HOUR}):

@@ -73,8 +73,9 @@ class Sum:
 
 @dataclass
 class Commands:
-    """Runs of commands of one shape. `run_time` is their total in microseconds."""
+    """Runs of the commands of one shape, or of all shapes beyond the cap (REST). `run_time`: in total, microseconds."""
 
+    shape: str
     runs: int = 0
     failures: int = 0
     run_time: int = 0
@@ -83,6 +84,11 @@ class Commands:
         self.runs += other.runs
         self.failures += other.failures
         self.run_time += other.run_time
+
+    @property
+    def mean(self) -> float:
+        """Average run time in seconds."""
+        return self.run_time / self.runs / clock.SECOND
 
 
 @dataclass
@@ -202,8 +208,8 @@ def _add(folded: Folded, row: Row[Any], died: bool) -> None:
     one.failed += failed
     one.completed += not failed
     one.runs[histograms.bucket(took)] += 1
-    hour = (row.finished_at // HOUR * HOUR, command_shape(row.command) or REST)
-    folded.hours.setdefault(hour, Commands()).add(Commands(1, int(failed), took))
+    hour, shape = row.finished_at // HOUR * HOUR, command_shape(row.command) or REST
+    folded.hours.setdefault((hour, shape), Commands(shape)).add(Commands(shape, 1, int(failed), took))
 
 
 def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
@@ -266,16 +272,16 @@ def _rows_of_hours(session: Session, folded: Folded) -> tuple[list[dict[str, Any
     """Rows of `command_hours` to store, and keys of rows to delete."""
     hours: dict[int, dict[str, Commands]] = {}
     for (at, shape), commands in folded.hours.items():
-        hours.setdefault(at, {}).setdefault(shape, Commands()).add(commands)
+        hours.setdefault(at, {}).setdefault(shape, Commands(shape)).add(commands)
     known: dict[tuple[int, str], Commands] = {}
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
-        known[row.at, row.shape] = Commands(row.runs, row.failures, row.run_time)
-        hours[row.at].setdefault(row.shape, Commands()).add(known[row.at, row.shape])
+        stored = known[row.at, row.shape] = Commands(row.shape, row.runs, row.failures, row.run_time)
+        hours[row.at].setdefault(row.shape, Commands(row.shape)).add(stored)
     rows, gone = [], []
     for at, shapes in hours.items():
         kept = _most(shapes)
-        changed = {shape: commands for shape, commands in kept.items() if known.get((at, shape)) != commands}
-        rows += [{"at": at, "shape": shape, **vars(commands)} for shape, commands in changed.items()]
+        changed = [commands for shape, commands in kept.items() if known.get((at, shape)) != commands]
+        rows += [{"at": at, **vars(commands)} for commands in changed]
         gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
     return rows, gone
 
@@ -290,7 +296,7 @@ def _most(shapes: dict[str, Commands]) -> dict[str, Commands]:
 
     ordered = sorted(shapes.keys() - {REST}, key=weight, reverse=True)
     kept = {shape: shapes[shape] for shape in ordered[:MAX_SHAPES]}
-    kept[REST] = shapes.get(REST, Commands())
+    kept[REST] = shapes.get(REST, Commands(REST))
     for shape in ordered[MAX_SHAPES:]:
         kept[REST].add(shapes[shape])
     return kept
@@ -349,15 +355,17 @@ def prune(patience: float = BUSY_TIMEOUT) -> bool:
     """Delete roll-ups older than KEEP_FOR, one batch per table. True: there may be more."""
     before = clock.now() - KEEP_FOR
     with reading() as session:
-        oldest = select(Minute.at).where(Minute.at < before).order_by(Minute.at).limit(PRUNE_BATCH)
-        minutes = list(session.scalars(oldest))
-        old_hours = select(CommandHour.at).where(CommandHour.at < before).order_by(CommandHour.at).limit(PRUNE_BATCH)
-        hours = list(session.scalars(old_hours))
-    if not minutes and not hours:
+        batches = [
+            (
+                table,
+                session.scalars(select(table.at).where(table.at < before).order_by(table.at).limit(PRUNE_BATCH)).all(),
+            )
+            for table in (Minute, CommandHour)
+        ]
+    if not any(times for _, times in batches):
         return False
     with writing(patience, wakes_workers=False) as session:
-        if minutes:
-            session.execute(delete(Minute).where(Minute.at <= minutes[-1]))
-        if hours:
-            session.execute(delete(CommandHour).where(CommandHour.at <= hours[-1]))
-    return PRUNE_BATCH in (len(minutes), len(hours))
+        for table, times in batches:
+            if times:
+                session.execute(delete(table).where(table.at <= times[-1]))
+    return any(len(times) == PRUNE_BATCH for _, times in batches)
