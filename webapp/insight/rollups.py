@@ -93,9 +93,8 @@ class Commands:
 
 @dataclass
 class Folded:
-    """Sums of the attempts that finished from `since` until before `until`. `more`: later ones are not in it."""
+    """Sums of the attempts that finished before `until`. `more`: later ones are not in it."""
 
-    since: int
     until: int
     more: bool = False
     number: int = 0
@@ -117,7 +116,7 @@ def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
             rows = _attempts(session, since, until, None)
         else:
             rows = [row for row in rows if row.finished_at < until]
-    folded = Folded(since, until, more, len(rows))
+    folded = Folded(until, more, len(rows))
     deaths = _deaths(session, rows)
     for row in rows:
         _add(folded, row, (row.job_seq, row.number) in deaths)
