@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import Row, and_, delete, func, select, text, update
+from sqlalchemy import Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from webapp.core.locks import BUSY_TIMEOUT
@@ -234,8 +234,8 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> in
             folded = sum_up(session, start_of(seen), clock.now() - FOLD_DELAY, FOLD_BATCH)
             if not folded.number:
                 return number  # an idle queue writes nothing
-            minutes, (hours, gone) = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
-        if not _store(seen, folded.until, minutes, hours, gone, patience):
+            minutes, hours = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
+        if not _store(seen, folded.until, minutes, hours, patience):
             return number  # another process was first
         number += folded.number
         if not folded.more or time.monotonic() > until:
@@ -267,22 +267,15 @@ def sum_of(row: Minute) -> Sum:
     return Sum(row.completed, row.failed, row.dead, row.lost, waits, runs)
 
 
-def _rows_of_hours(session: Session, folded: Folded) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
-    """Rows of `command_hours` to store, and keys of rows to delete."""
+def _rows_of_hours(session: Session, folded: Folded) -> list[dict[str, Any]]:
+    """All rows of `command_hours` for the hours of these attempts."""
     hours: dict[int, dict[str, Commands]] = {}
     for (at, shape), commands in folded.hours.items():
-        hours.setdefault(at, {}).setdefault(shape, Commands(shape)).add(commands)
-    known: dict[tuple[int, str], Commands] = {}
+        hours.setdefault(at, {})[shape] = commands
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
-        stored = known[row.at, row.shape] = Commands(row.shape, row.runs, row.failures, row.run_time)
+        stored = Commands(row.shape, row.runs, row.failures, row.run_time)
         hours[row.at].setdefault(row.shape, Commands(row.shape)).add(stored)
-    rows, gone = [], []
-    for at, shapes in hours.items():
-        kept = _most(shapes)
-        changed = [commands for shape, commands in kept.items() if known.get((at, shape)) != commands]
-        rows += [{"at": at, **vars(commands)} for commands in changed]
-        gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
-    return rows, gone
+    return [{"at": at, **vars(one)} for at, shapes in hours.items() for one in _most(shapes).values()]
 
 
 def _most(shapes: dict[str, Commands]) -> dict[str, Commands]:
@@ -307,29 +300,17 @@ VALUES (:at, :queue, :completed, :failed, :dead, :lost, :waits, :runs)
 ON CONFLICT (at, queue) DO UPDATE SET completed = excluded.completed, failed = excluded.failed, dead = excluded.dead,
                                       lost = excluded.lost, waits = excluded.waits, runs = excluded.runs
 """)
-_STORE_HOURS = text("""
-INSERT INTO command_hours (at, shape, runs, failures, run_time) VALUES (:at, :shape, :runs, :failures, :run_time)
-ON CONFLICT (at, shape) DO UPDATE SET runs = excluded.runs, failures = excluded.failures, run_time = excluded.run_time
-""")
 
 
-def _store(
-    seen: int,
-    until: int,
-    minutes: list[dict[str, Any]],
-    hours: list[dict[str, Any]],
-    gone: list[tuple[int, str]],
-    patience: float,
-) -> bool:
+def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: list[dict[str, Any]], patience: float) -> bool:
     """Move the watermark and store the sums. False: another process has moved it, so nothing is stored."""
     with writing(patience, wakes_workers=False) as session:
         if not _move_watermark(session, seen, until):
             return False
         session.execute(_STORE_MINUTES, minutes)
-        for at, shape in gone:
-            session.execute(delete(CommandHour).where(CommandHour.at == at, CommandHour.shape == shape))
         if hours:
-            session.execute(_STORE_HOURS, hours)
+            session.execute(delete(CommandHour).where(CommandHour.at.in_({row["at"] for row in hours})))
+            session.execute(insert(CommandHour), hours)
         return True
 
 
@@ -354,17 +335,15 @@ def prune(patience: float = BUSY_TIMEOUT) -> bool:
     """Delete roll-ups older than KEEP_FOR, one batch per table. True: there may be more."""
     before = clock.now() - KEEP_FOR
     with reading() as session:
-        batches = [
-            (
-                table,
-                session.scalars(select(table.at).where(table.at < before).order_by(table.at).limit(PRUNE_BATCH)).all(),
-            )
-            for table in (Minute, CommandHour)
-        ]
-    if not any(times for _, times in batches):
+        minutes, hours = (
+            session.scalars(select(at).where(at < before).order_by(at).limit(PRUNE_BATCH)).all()
+            for at in (Minute.at, CommandHour.at)
+        )
+    if not minutes and not hours:
         return False
     with writing(patience, wakes_workers=False) as session:
-        for table, times in batches:
-            if times:
-                session.execute(delete(table).where(table.at <= times[-1]))
-    return any(len(times) == PRUNE_BATCH for _, times in batches)
+        if minutes:
+            session.execute(delete(Minute).where(Minute.at <= minutes[-1]))
+        if hours:
+            session.execute(delete(CommandHour).where(CommandHour.at <= hours[-1]))
+    return PRUNE_BATCH in (len(minutes), len(hours))
