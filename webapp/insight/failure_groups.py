@@ -52,26 +52,28 @@ SELECT error_key FROM (
 WHERE error_key IS NOT NULL GROUP BY error_key ORDER BY max(finished_at) DESC LIMIT :most
 """
 _OF_GROUP = "FROM jobs WHERE state = 'dead' AND error_key = keys.error_key"
-_END = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at {{way}}, seq {{way}} LIMIT 1)"
-_COUNT = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} {{within}} LIMIT :cap) AS these)"  # noqa: S608 -- no part comes from a user
-_SURVEY = """
-WITH keys(error_key) AS (VALUES {keys})
-SELECT error_key AS key, {last} AS last_at, {many} AS number,
+_FIRST = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at, seq LIMIT 1)"
+_LAST = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1)"
+_NUMBER = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} LIMIT :cap) AS these)"  # noqa: S608 -- no part comes from a user
+_SURVEY = f"""
+WITH keys(error_key) AS (VALUES {{keys}})
+SELECT error_key AS key, {_LAST} AS last_at, {{number}} AS number,
        (SELECT acknowledged_at FROM failure_groups WHERE key = keys.error_key) AS acknowledged_at
 FROM keys
-"""
+"""  # noqa: S608
 _GROUPS = f"""
 WITH keys(error_key) AS (VALUES {{keys}})
-SELECT error_key AS key, {{first}} AS first_at, {{last}} AS last_at, {{many}} AS number,
+SELECT error_key AS key, {_FIRST} AS first_at, {_LAST} AS last_at, {_NUMBER} AS number,
        (SELECT seq {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1) AS newest
 FROM keys
 """  # noqa: S608
-_DEATHS = """
-WITH keys(error_key) AS (VALUES {keys}), hours(start) AS (VALUES {hours})
-SELECT error_key, start, {many} FROM keys CROSS JOIN hours
-"""
-
-
+_DEATHS = f"""
+WITH keys(error_key) AS (VALUES {{keys}}), hours(start) AS (VALUES {{hours}})
+SELECT error_key, start, (SELECT count(*) FROM (
+    SELECT 1 {_OF_GROUP} AND finished_at >= hours.start AND finished_at < hours.start + :hour LIMIT :cap
+) AS these)
+FROM keys CROSS JOIN hours
+"""  # noqa: S608
 # DO NOTHING: another user may create the row at the same time.
 _INSERT_ROW = """
 INSERT INTO failure_groups (key, note, changed_at, changed_by) VALUES (:key, '', :now, '') ON CONFLICT (key) DO NOTHING
@@ -182,8 +184,7 @@ def _survey(session: Session, *, counted: bool) -> tuple[list[Row[Any]], bool]:
     if not keys:
         return [], False
     some, parameters = _listed("k", keys)
-    many = _COUNT.format(within="") if counted else "0"
-    statement = text(_SURVEY.format(keys=some, last=_END.format(way="DESC"), many=many))
+    statement = text(_SURVEY.format(keys=some, number=_NUMBER if counted else "0"))
     if counted:
         parameters["cap"] = min(COUNT_BUDGET // len(keys), COUNT_CAP)
     return [row for row in session.execute(statement, parameters) if row.last_at is not None], capped
@@ -195,11 +196,7 @@ def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
         return []
     some, parameters = _listed("k", keys)
     cap = min(COUNT_BUDGET // len(keys), COUNT_CAP)
-    statement = text(
-        _GROUPS.format(
-            keys=some, first=_END.format(way="ASC"), last=_END.format(way="DESC"), many=_COUNT.format(within="")
-        )
-    )
+    statement = text(_GROUPS.format(keys=some))
     rows = {row.key: row for row in session.execute(statement, {**parameters, "cap": cap + 1})}
     jobs = {
         job.seq: job for job in session.scalars(select(Job).where(Job.seq.in_(row.newest for row in rows.values())))
@@ -224,8 +221,7 @@ def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
     if lately:
         some, parameters = _listed("k", lately)
         hours, starts = _listed("h", range(since, since + clock.DAY, HOUR))
-        many = _COUNT.format(within="AND finished_at >= hours.start AND finished_at < hours.start + :hour")
-        statement = text(_DEATHS.format(keys=some, hours=hours, many=many))
+        statement = text(_DEATHS.format(keys=some, hours=hours))
         for key, start, number in session.execute(statement, {**parameters, **starts, "cap": cap, "hour": HOUR}):
             counts[key][(start - since) // HOUR] = number
     return {key: Deaths(since, tuple(numbers), cap) for key, numbers in counts.items()}

@@ -38,26 +38,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Impact:
-    """The effect of a requeue of `number` jobs.
-
-    Attributes:
-        parts: by label set, the largest first.
-        partly: the sample has only the SAMPLE_SIZE newest jobs.
-        seconds: until the last job has run, blocked queues left out; None: unknown.
-        pace: basis of `seconds`: 'rate' (recently ended jobs), 'slots' (run time and slots), '' for None.
-        per_minute: jobs that end per minute at the present rate.
-        slots: slots of the workers that serve these queues.
-        run_time: seconds, average of the latest attempts.
-    """
+    """The effect of a requeue of `number` jobs."""
 
     number: Count
-    parts: list[Part]
-    partly: bool
-    seconds: Optional[float]
-    pace: str
-    per_minute: Optional[float]
-    slots: int
-    run_time: Optional[float]
+    parts: list[Part]  # by label set, the largest first
+    partly: bool  # the sample has only the SAMPLE_SIZE newest jobs
+    seconds: Optional[float]  # until the last job has run, blocked queues left out; None: unknown
+    pace: str  # basis of `seconds`: 'rate' (recently ended jobs), 'slots' (run time and slots), '' for None
+    per_minute: Optional[float]  # jobs that end per minute at the present rate
+    slots: int  # of the workers that serve these queues
+    run_time: Optional[float]  # seconds, average of the latest attempts
 
     @property
     def blocked(self) -> list[Part]:

@@ -21,15 +21,11 @@ SEND_TIMEOUT = 1.0  # seconds, if the manager's queue is full
 
 
 class Manager:
-    """The service manager of this process. Without an address, messages are ignored.
-
-    Attributes:
-        interval: seconds without a tick after which the manager presumes this process dead; 0: no watchdog.
-    """
+    """The service manager of this process. Without an address, messages are ignored."""
 
     def __init__(self, address: str = "", interval: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self.interval = interval
+        self.interval = interval  # seconds without a tick until the manager presumes this process dead; 0: no watchdog
         self._ready = False
         self._status = ""
         self._ticked_at = -interval

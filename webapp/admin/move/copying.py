@@ -110,7 +110,7 @@ def _explaining_errors(target: Side, table: Table) -> Iterator[None]:
         raise MoveError(f"{target.address} refuses rows of {table.name}: {reason}.") from error
 
 
-def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
+def sum_up(side: Side, table: Table, tick: Tick) -> Sum:
     """Read a whole table, page by page."""
     found = Sum()
     for rows in pages(side, table):
@@ -201,8 +201,7 @@ def counters(connection: Connection) -> dict[str, int]:
     """The last generated key of each table with a counter; its row may be deleted by now."""
     found = {}
     for table in tables():
-        column = _counted(table)
-        if column is None:
+        if not table.dialect_options["sqlite"]["autoincrement"]:
             continue
         if connection.dialect.name == "sqlite":
             statement = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
@@ -230,14 +229,8 @@ def set_counters(connection: Connection, wanted: Mapping[str, int]) -> None:
             )
 
 
-def _counted(table: Table) -> Optional[Column[Any]]:
-    return table.autoincrement_column if table.dialect_options["sqlite"]["autoincrement"] else None
-
-
 def _sequence(connection: Connection, table: Table) -> str:
-    column = _counted(table)
-    name = connection.execute(
-        text("SELECT pg_get_serial_sequence(:table, :column)"),
-        {"table": table.name, "column": column.name if column is not None else ""},
-    ).scalar_one()
-    return str(name)
+    """The name of the sequence behind a table's key."""
+    (key,) = table.primary_key
+    statement = text("SELECT pg_get_serial_sequence(:table, :column)")
+    return str(connection.execute(statement, {"table": table.name, "column": key.name}).scalar_one())
