@@ -166,12 +166,12 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
         .where(Event.job_seq.in_(list(unclear)), Event.verb.in_(("requeue", "cancel")))
         .order_by(Event.id)
     )
-    moves: dict[Optional[int], list[Any]] = {}
+    moves: dict[int, list[Any]] = {}
     for event in session.execute(events):
         moves.setdefault(event.job_seq, []).append(event)
-    starts = _next_starts(session, {seq: unclear[seq] for seq in moves if seq is not None})
+    starts = _next_starts(session, {seq: unclear[seq] for seq in moves})
     for seq, ended in moves.items():
-        for row in unclear[seq] if seq is not None else ():
+        for row in unclear[seq]:
             after = starts.get((row.job_seq, row.number), 2**62)
             first = next((event for event in ended if row.finished_at <= event.at <= after), None)
             if first is not None and first.verb == "requeue":
@@ -181,10 +181,9 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
 
 def _next_starts(session: Session, ended: Mapping[int, Sequence[Row[Any]]]) -> dict[tuple[int, int], int]:
     """The start of the attempt after each of these, if there is one."""
-    latest = {row.job_seq: (row.latest, row.job_state) for rows in ended.values() for row in rows}
     starts = select(Attempt.job_seq, Attempt.number, Attempt.started_at).where(Attempt.job_seq.in_(list(ended)))
     found = {(row.job_seq, row.number - 1): row.started_at for row in session.execute(starts)}
-    running = [seq for seq, (_, state) in latest.items() if state == "processing"]
+    running = [seq for seq, rows in ended.items() if rows[0].job_state == "processing"]
     for job in session.execute(select(Job.seq, Job.attempts, Job.started_at).where(Job.seq.in_(running))):
         found.setdefault((job.seq, job.attempts - 1), job.started_at or 2**62)
     return found

@@ -9,14 +9,13 @@ import time
 from contextlib import suppress
 from typing import Callable, Optional
 
-from sqlalchemy import select, true, update
-from sqlalchemy.engine import Connection
+from sqlalchemy import select, true
 from sqlalchemy.exc import DBAPIError
 
 from webapp.admin.move.databases import MoveError
 from webapp.core.locks import Busy
 from webapp.db.engines import reading
-from webapp.db.models import Control, Job, Worker
+from webapp.db.models import Job, Worker
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.worker_actions import RUNNING, request_state
 from webapp.lib import clock
@@ -41,14 +40,11 @@ def running_jobs() -> dict[str, str]:
         }
 
 
-def running_workers(*requested: str) -> list[str]:
-    """Ids of running workers; with `requested`, only those with one of these requests."""
+def running_workers(requested: Optional[str] = None) -> list[str]:
+    """Ids of running workers; with `requested`, only those with this request."""
+    which = Worker.requested_state == requested if requested else true()
     with reading() as session:
-        return list(
-            session.scalars(
-                select(Worker.id).where(RUNNING, Worker.requested_state.in_(requested) if requested else true())
-            )
-        )
+        return list(session.scalars(select(Worker.id).where(RUNNING, which)))
 
 
 class Drain:
@@ -110,9 +106,3 @@ class Drain:
                 self._look_after()
             self._maintained_at = time.monotonic()
         time.sleep(POLL_SECONDS)
-
-
-def end_worker_rows(connection: Connection) -> None:
-    """Mark all workers as stopped, also in the copy. The new revision stops workers that missed the request."""
-    connection.execute(update(Worker).where(RUNNING).values(state="stopped", stopped_at=clock.now()))
-    connection.execute(update(Control).values(revision=Control.revision + 1))

@@ -9,20 +9,21 @@ import secrets
 from collections.abc import Collection
 from typing import Callable, Optional
 
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from webapp.admin.move import checks, copying, marker
 from webapp.admin.move.databases import MoveError, Reporter, Side
-from webapp.admin.move.drain import Drain, end_worker_rows
+from webapp.admin.move.drain import Drain
 from webapp.admin.move.marker import COPYING, DONE, PREPARED, UNDONE, Move
 from webapp.core import relocated, schema
 from webapp.db import audit, migrations
 from webapp.db.engines import Base
-from webapp.db.models import Job
+from webapp.db.models import Job, Worker
 from webapp.jobs.lifecycle import in_state
+from webapp.jobs.worker_actions import RUNNING
 from webapp.lib import clock
 
 # Tables that change when a console or worker merely starts. Their rows are useless at another address.
@@ -125,7 +126,9 @@ def _block(connection: Connection, ours: Move, actor: str) -> bool:
     """Refuse all writes from now on. False: a worker has just started a job."""
     if connection.execute(select(Job.seq).where(in_state("processing")).limit(1)).first() is not None:
         return False
-    end_worker_rows(connection)
+    # Also in the copy. The new revision stops workers that missed the request.
+    connection.execute(update(Worker).where(RUNNING).values(state="stopped", stopped_at=clock.now()))
+    connection.execute(text(schema.BUMP_REVISION))
     with Session(connection) as session:
         audit.note(session, "move", ["database"], actor, details=[{"after": {"address": ours.address}}])
         session.flush()
