@@ -170,11 +170,6 @@ def find(session: Session, key: str) -> Optional[DeadGroup]:
     return found[0] if found else None
 
 
-def said_of(session: Session, key: str) -> Optional[Group]:
-    """Note, owner and acknowledgement of a group, even without dead letters; None: none was ever stored."""
-    return session.get(Group, key)
-
-
 def _survey(session: Session, *, counted: bool) -> tuple[list[Row[Any]], bool]:
     """The sort values of the groups (`number` of jobs 0 unless counted), and whether there are more groups."""
     keys = session.scalars(text(_FIRST_KEYS), {"most": MAX_GROUPS}).all()
