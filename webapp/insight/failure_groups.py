@@ -256,9 +256,13 @@ def update(
     """
     note = None if note is None else _checked_note(note)
     with writing() as session:
-        said, last_at = _row_for_update(session, key), _last_death(session, key)
-        if last_at is None and only_with_jobs:
-            raise NotFound(f"dead letter group {key[:64]!r} does not exist. It may be empty by now.")
+        said, last_at = session.get(Group, key, with_for_update=True), _last_death(session, key)
+        if last_at is None and (said is None or only_with_jobs):
+            why = "" if said is None else " It may be empty by now."
+            raise NotFound(f"dead letter group {key[:64]!r} does not exist.{why}")
+        if said is None:
+            session.execute(text(_INSERT_ROW), {"key": key, "now": clock.now()})
+            said = session.get_one(Group, key, with_for_update=True)
         changed = _describe(session, said, actor, note, owner, seen)
         if acknowledged is None:
             return changed
@@ -306,17 +310,6 @@ def _reopen(session: Session, said: Group, actor: str, last_at: Optional[int]) -
     said.acknowledged_at = said.acknowledged_by = None
     _stamp(session, said, "reopen", actor, change)
     return True
-
-
-def _row_for_update(session: Session, key: str) -> Group:
-    """The locked row of a group, created if needed. Raises NotFound for an unknown key."""
-    said = session.get(Group, key, with_for_update=True)
-    if said is not None:
-        return said
-    if _last_death(session, key) is None:
-        raise NotFound(f"dead letter group {key[:64]!r} does not exist.")
-    session.execute(text(_INSERT_ROW), {"key": key, "now": clock.now()})
-    return session.get_one(Group, key, with_for_update=True)
 
 
 def _last_death(session: Session, key: str) -> Optional[int]:

@@ -118,13 +118,11 @@ def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str,
     for (at, shape), commands in tail.hours.items():
         if at >= since:
             lately.setdefault(shape, Commands(shape)).add(commands)
-    by_runs = sorted(lately, key=lambda shape: -lately[shape].runs)
-    by_failures = sorted(lately, key=lambda shape: -lately[shape].failures)
-    missing = {*by_runs[: 2 * MAX_COMMANDS], *by_failures[: 2 * MAX_COMMANDS]} - shapes.keys()
+    missing = lately.keys() - shapes.keys()
     if missing:
         shapes.update(_read(session, sums.where(CommandHour.shape.in_(missing))))
-    for shape in missing | (lately.keys() & shapes.keys()):
-        shapes.setdefault(shape, Commands(shape)).add(lately[shape])
+    for shape, commands in lately.items():
+        shapes.setdefault(shape, Commands(shape)).add(commands)
     return shapes
 
 
