@@ -133,16 +133,12 @@ class DeadGroup:
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of groups, open ones first.
-
-    `number` counts the groups of all pages, `open_ones` the open ones. `capped`: there are more than MAX_GROUPS; these
-    are the groups of the NEWEST_JOBS newest dead letters.
-    """
+    """One page of groups, open ones first."""
 
     groups: list[DeadGroup]
-    number: int
-    open_ones: int
-    capped: bool
+    number: int  # of groups on all pages
+    open_ones: int  # of them
+    capped: bool  # there are more than MAX_GROUPS: only the groups of the NEWEST_JOBS newest dead letters are counted
     page: int
     more: bool
 

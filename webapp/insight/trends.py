@@ -53,21 +53,17 @@ RANGES = {
 
 @dataclass
 class Trend:
-    """Ended attempts of a range, by step (the last one is not complete), in total and by command.
-
-    `until`: attempts that ended later are not counted yet. `commands_since`: commands are counted by full hours from
-    then on. `rates` is the result of `queue_rates`, for any range.
-    """
+    """Ended attempts of a range, by step, in total and by command."""
 
     range: Range
-    until: int
+    until: int  # attempts that ended later are not counted yet
     is_late: bool
-    points: list[tuple[int, Sum]] = field(default_factory=list)
+    points: list[tuple[int, Sum]]  # the last one is not complete
+    commands_since: int  # commands are counted by full hours from then on
+    rates: dict[str, float]  # as `queue_rates`, for any range
     total: Sum = field(default_factory=Sum)
-    commands_since: int = 0
     busiest: list[Commands] = field(default_factory=list)
     failing: list[Commands] = field(default_factory=list)
-    rates: dict[str, float] = field(default_factory=dict)
 
 
 def trend(session: Session, wanted: Range) -> Trend:
@@ -95,11 +91,11 @@ def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
     for (at, queue), one in tail.minutes.items():
         if queue == wanted.sums and at >= first:
             points[at].add(one)
-    result = Trend(wanted, until, now - until > LATE_AFTER, sorted(points.items()), commands_since=first // HOUR * HOUR)
-    result.rates = _rates(session, tail, now)
+    is_late, since = now - until > LATE_AFTER, first // HOUR * HOUR
+    result = Trend(wanted, until, is_late, sorted(points.items()), since, _rates(session, tail, now))
     for one in points.values():
         result.total.add(one)
-    ordered = sorted(_commands(session, result.commands_since, now, tail).values(), key=lambda one: one.shape)
+    ordered = sorted(_commands(session, since, now, tail).values(), key=lambda one: one.shape)
     result.busiest = sorted(ordered, key=lambda one: -one.runs)[:MAX_COMMANDS]
     result.failing = [one for one in sorted(ordered, key=lambda one: -one.failures) if one.failures][:MAX_COMMANDS]
     return result

@@ -12,14 +12,13 @@ from typing import Callable, Optional
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
 from webapp.admin.move import checks, copying, marker
 from webapp.admin.move.databases import MoveError, Reporter, Side
 from webapp.admin.move.drain import Drain
 from webapp.admin.move.marker import COPYING, DONE, PREPARED, UNDONE, Move
-from webapp.core import relocated, schema
-from webapp.db import audit, migrations
+from webapp.core import audit_lines, relocated, schema
+from webapp.db import migrations
 from webapp.db.engines import Base
 from webapp.db.models import Job, Worker
 from webapp.jobs.lifecycle import in_state
@@ -129,9 +128,8 @@ def _block(connection: Connection, ours: Move, actor: str) -> bool:
     # Also in the copy. The new revision stops workers that missed the request.
     connection.execute(update(Worker).where(RUNNING).values(state="stopped", stopped_at=clock.now()))
     connection.execute(text(schema.BUMP_REVISION))
-    with Session(connection) as session:
-        audit.note(session, "move", ["database"], actor, details=[{"after": {"address": ours.address}}])
-        session.flush()
+    line = audit_lines.lines("move", ["database"], actor, details=[{"after": {"address": ours.address}}])
+    connection.execute(text(audit_lines.LINE), line)
     words = relocated.on_its_way(ours.address, clock.now())
     marker.update_move(connection, ours.id, phase=COPYING, words=words)
     marker.block_writes(connection, words)
@@ -211,9 +209,8 @@ def undo(target: Side, actor: str, reporter: Reporter, *, force: bool = False) -
     def unblock(connection: Connection) -> None:
         marker.unblock_writes(connection)
         marker.update_move(connection, ours.id, phase=UNDONE, words=None)
-        with Session(connection) as session:
-            audit.note(session, "move_back", ["database"], actor, details=[{"before": {"address": ours.address}}])
-            session.flush()
+        line = audit_lines.lines("move_back", ["database"], actor, details=[{"before": {"address": ours.address}}])
+        connection.execute(text(audit_lines.LINE), line)
 
     marker.run_exclusively(source, unblock)
 
