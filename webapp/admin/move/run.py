@@ -6,7 +6,7 @@ The package docstring has the plan.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Callable, Optional
 
 from sqlalchemy import delete, select, text, update
@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from webapp.admin.move import checks, copying, marker
-from webapp.admin.move.databases import MoveError, Reporter, Side
+from webapp.admin.move.copying import Sum
+from webapp.admin.move.databases import MoveError, Reporter, Side, Tick
 from webapp.admin.move.drain import Drain
 from webapp.admin.move.marker import COPYING, DONE, PREPARED, UNDONE, Move
 from webapp.core import audit_lines, relocated, schema
@@ -159,17 +160,23 @@ def _copy(source: Side, target: Side, theirs: Move, reporter: Reporter) -> None:
         copying.set_counters(connection, counters)
         if not target.is_sqlite:
             connection.execute(text("ANALYZE"))  # without it the first claims are planned for empty tables
-    tick = reporter.stage("verify", total)
-    wrong = []
-    for table in copying.tables():
-        wanted, found = sums[table.name], copying.sum_up(target, table, tick)
-        if wanted != found or wanted.rows != counts[table.name]:
-            wrong.append(f"{table.name} ({counts[table.name]:,} rows here, {found.rows:,} there)")
+    wanted = {name: Sum(rows, sums[name].value) for name, rows in counts.items()}
+    wrong = _differences(wanted, target, reporter.stage("verify", total))
     with target.reading() as connection:
         if copying.counters(connection) != counters:
             wrong.append("the counters of ids")
     if wrong:
         raise MoveError(f"the copy is not equal: {', '.join(wrong)}. Undo the move with --undo, then start again.")
+
+
+def _differences(wanted: Mapping[str, Sum], target: Side, tick: Tick) -> list[str]:
+    """The tables of the target that do not have these sums, with their number of rows."""
+    found = {name: copying.sum_up(target, Base.metadata.tables[name], tick) for name in wanted}
+    return [
+        f"{name} ({one.rows:,} rows here, {found[name].rows:,} there)"
+        for name, one in wanted.items()
+        if one != found[name]
+    ]
 
 
 def _close(source: Side, target: Side, move_id: str) -> None:
@@ -230,7 +237,10 @@ def _give_up_copy(source: Side, target: Side, ours: Move, reporter: Reporter, fo
 
     marker.run_exclusively(target, block)
     if found.phase == DONE and not force:
-        differences = _differences(source, target, reporter)
+        tick = reporter.stage("compare", sum(checks.counts(source).values()) * 2)
+        compared = [table for table in copying.tables() if table.name not in NOT_COMPARED]
+        wanted = {table.name: copying.sum_up(source, table, tick) for table in compared}
+        differences = _differences(wanted, target, tick)
         if differences:
             marker.unblock_target(target, ours.id)
             raise MoveError(
@@ -245,14 +255,3 @@ def _give_up_copy(source: Side, target: Side, ours: Move, reporter: Reporter, fo
         marker.block_writes(connection, words)
 
     marker.run_exclusively(target, close)
-
-
-def _differences(source: Side, target: Side, reporter: Reporter) -> list[str]:
-    tick = reporter.stage("compare", sum(checks.counts(source).values()) * 2)
-    found = []
-    for table in copying.tables():
-        if table.name not in NOT_COMPARED:
-            here, there = (copying.sum_up(side, table, tick) for side in (source, target))
-            if here != there:
-                found.append(f"{table.name} ({here.rows:,} rows here, {there.rows:,} there)")
-    return found
