@@ -274,23 +274,18 @@ def _rows_of_hours(session: Session, folded: Folded) -> list[dict[str, Any]]:
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
         stored = Commands(row.shape, row.runs, row.failures, row.run_time)
         hours[row.at].setdefault(row.shape, Commands(row.shape)).add(stored)
-    return [{"at": at, **vars(one)} for at, shapes in hours.items() for one in _most(shapes).values()]
+    return [{"at": at, **vars(one)} for at, shapes in hours.items() for one in _most(shapes)]
 
 
-def _most(shapes: dict[str, Commands]) -> dict[str, Commands]:
+def _most(shapes: dict[str, Commands]) -> Iterable[Commands]:
     """The MAX_SHAPES shapes that ran or failed most, and REST for the others."""
     if len(shapes) <= MAX_SHAPES:
-        return shapes
-
-    def weight(shape: str) -> tuple[int, str]:
-        return (shapes[shape].runs + FAILURE_WEIGHT * shapes[shape].failures, shape)
-
-    ordered = sorted(shapes.keys() - {REST}, key=weight, reverse=True)
-    kept = {shape: shapes[shape] for shape in ordered[:MAX_SHAPES]}
-    kept[REST] = shapes.get(REST, Commands(REST))
-    for shape in ordered[MAX_SHAPES:]:
-        kept[REST].add(shapes[shape])
-    return kept
+        return shapes.values()
+    rest = shapes.pop(REST, Commands(REST))
+    ordered = sorted(shapes.values(), key=lambda one: (one.runs + FAILURE_WEIGHT * one.failures, one.shape))
+    for one in ordered[:-MAX_SHAPES]:
+        rest.add(one)
+    return [*ordered[-MAX_SHAPES:], rest]
 
 
 _STORE_MINUTES = text("""
