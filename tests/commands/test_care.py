@@ -118,13 +118,13 @@ def test_the_doctor_survives_a_broken_database_and_ends_with_1(home: Path, cli: 
     ],
 )
 def test_the_doctor_knows_which_sqlite_can_damage_a_wal(version: str, affected: bool) -> None:
-    (finding,) = doctor.sqlite_library(version)
-    assert finding.result == ("warn" if affected else "ok")
+    result, _, _ = doctor.sqlite_library(version)
+    assert result == ("warn" if affected else "ok")
 
 
 def test_an_sqlite_without_returning_is_a_failure() -> None:
-    (finding,) = doctor.sqlite_library("3.34.1")
-    assert finding.result == "fail"
+    result, _, _ = doctor.sqlite_library("3.34.1")
+    assert result == "fail"
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_the_kind_of_file_system_decides(
     kind: str, result: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(doctor, "file_system_of", lambda _: kind)
-    (finding,) = doctor.file_system(tmp_path)
-    assert finding.result == result
-    assert finding.advice or result != "fail"
+    found, _, advice = doctor.file_system(tmp_path)
+    assert found == result
+    assert advice or result != "fail"
 
 
 def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:
@@ -146,5 +146,5 @@ def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:
 
 def test_too_little_room_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 50 * 1024**2}))
-    (finding,) = doctor.disk_space(tmp_path)
-    assert (finding.result, finding.advice) == ("fail", "Free up disk space.")
+    result, _, advice = doctor.disk_space(tmp_path)
+    assert (result, advice) == ("fail", "Free up disk space.")

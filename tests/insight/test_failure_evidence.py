@@ -10,7 +10,7 @@ from tests.factories import make_attempt, make_job
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputTail
 from webapp.insight import failure_evidence
-from webapp.lib import clock
+from webapp.lib import clock, text_diff
 
 COMMAND = "import --shop 7"
 
@@ -35,7 +35,7 @@ def of(job: Job) -> failure_evidence.Evidence:
         return failure_evidence.of(session, session.get_one(Job, job.seq))
 
 
-def signs(lines: list[failure_evidence.Line]) -> list[str]:
+def signs(lines: list[text_diff.Row]) -> list[str]:
     return [f"{line.sign} {line.text}".rstrip() for line in lines]
 
 

@@ -52,7 +52,7 @@ def mark(app: Flask, address: str) -> str:
     side = Side(app)
 
     def work(connection: Any) -> None:
-        marker.add(connection, marker.Move("id", "from", address, marker.DONE, words, 1, {}))
+        marker.add(connection, marker.Move("id", "from", address, marker.DONE, words, 1))
         marker.block_writes(connection, words)
 
     marker.run_exclusively(side, work)

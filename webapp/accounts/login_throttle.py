@@ -12,16 +12,21 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Optional
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
-from webapp.db.engines import is_sqlite, writing
+from webapp.db.engines import writing
 from webapp.db.models import Throttle
 from webapp.lib import clock
 
 FREE = {"account": 5, "browser": 10, "address": 30, "token": 60}  # failures in a row without a wait
 MAX_WAIT_SECONDS = 15 * 60
 FORGET = clock.seconds(3600)  # older failures do not count
+
+# DO NOTHING: another request may create the row at the same time.
+_INSERT_ROW = text(
+    "INSERT INTO throttles (key, failures, last_at, until) VALUES (:key, 0, 0, 0) ON CONFLICT (key) DO NOTHING"
+)
 
 
 def account(name: str) -> str:
@@ -32,12 +37,12 @@ def browser(user_id: int, device: str) -> str:
     return f"browser:{user_id}:{device}"
 
 
-def address(text: Optional[str], kind: str = "address") -> str:
+def address(host: Optional[str], kind: str = "address") -> str:
     """For IPv6 the whole /64, which usually belongs to one home or server."""
     try:
-        parsed = ipaddress.ip_address((text or "").partition("%")[0])
+        parsed = ipaddress.ip_address((host or "").partition("%")[0])
     except ValueError:
-        return f"{kind}:{(text or 'unknown')[:64]}"
+        return f"{kind}:{(host or 'unknown')[:64]}"
     if parsed.version == 6:
         mapped = parsed.ipv4_mapped
         return f"{kind}:{mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64))}"
@@ -90,13 +95,5 @@ def _wait(beyond: int) -> float:
 
 def _row(session: Session, key: str) -> Throttle:
     """The row of a key, locked; created if it is missing."""
-    if not is_sqlite():
-        from sqlalchemy.dialects.postgresql import insert
-
-        values = {"key": key, "failures": 0, "last_at": 0, "until": 0}
-        session.execute(insert(Throttle).values(values).on_conflict_do_nothing())
-    row = session.scalar(select(Throttle).where(Throttle.key == key).with_for_update())
-    if row is None:
-        row = Throttle(key=key, failures=0, last_at=0, until=0)
-        session.add(row)
-    return row
+    session.execute(_INSERT_ROW, {"key": key})
+    return session.get_one(Throttle, key, with_for_update=True)

@@ -13,7 +13,6 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Optional, cast
 
 from flask import Flask, current_app
@@ -24,40 +23,35 @@ from webapp.db.engines import writing
 INTERVAL_SECONDS = 60.0  # between two lines of the same refusal
 MAX_REMEMBERED = 2000  # refusals; only hundreds of tokens on all routes reach this
 _KEY = "queuectl_refusals"  # in an application's extensions
-
-
-@dataclass
-class _Seen:
-    written_at: float
-    left_out: int = 0
+_NEVER = (float("-inf"), 0)
 
 
 class Refusals:
     """Refusals that were written recently, and how many were left out since. Thread-safe."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, ...], _Seen] = {}  # in the order of writing
+        self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # when written, left out since; in order of writing
         self._lock = threading.Lock()
 
     def admit(self, *what: str, now: Optional[float] = None) -> Optional[int]:
         """The number left out since the last line of this kind, or None if this one must not be written."""
         now = time.monotonic() if now is None else now
         with self._lock:
-            seen = self._seen.get(what)
-            if seen is not None and now - seen.written_at < INTERVAL_SECONDS:
-                seen.left_out += 1
+            written_at, left_out = self._seen.get(what, _NEVER)
+            if now - written_at < INTERVAL_SECONDS:
+                self._seen[what] = (written_at, left_out + 1)
                 return None
             self._seen.pop(what, None)
             if len(self._seen) >= MAX_REMEMBERED:
                 del self._seen[next(iter(self._seen))]
-            self._seen[what] = _Seen(now)
-            return seen.left_out if seen is not None else 0
+            self._seen[what] = (now, 0)
+            return left_out
 
     def put_back(self, *what: str, left_out: int) -> None:
         """The line could not be written: the next one counts it, too."""
         with self._lock:
-            seen = self._seen.get(what)
-            self._seen[what] = _Seen(float("-inf"), left_out + 1 + (seen.left_out if seen is not None else 0))
+            _, later = self._seen.get(what, _NEVER)
+            self._seen[what] = (_NEVER[0], left_out + 1 + later)
 
 
 def init_app(app: Flask) -> None:

@@ -6,7 +6,7 @@ import re
 import secrets
 from typing import Optional
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.accounts import AccountError as AccountError
@@ -69,8 +69,7 @@ def revoke(name: str, actor: str) -> bool:
 
 def find(session: Session, secret: str) -> Optional[Token]:
     """The token of this secret, unless it was revoked or has expired."""
-    token = session.scalar(select(Token).where(Token.token_hash == hash_secret(secret), Token.revoked_at.is_(None)))
-    return token if token is not None and (token.expires_at is None or token.expires_at > clock.now()) else None
+    return session.scalar(select(Token).where(Token.token_hash == hash_secret(secret), *_active()))
 
 
 def note_use(token: Token, address: Optional[str], patience: float) -> None:
@@ -85,10 +84,7 @@ def note_use(token: Token, address: Optional[str], patience: float) -> None:
 def list_all(session: Session, *, ended: bool = False) -> list[Token]:
     """The active tokens, newest first; with `ended`, also the revoked and expired ones."""
     statement = select(Token).order_by(Token.id.desc())
-    if not ended:
-        active = or_(Token.expires_at.is_(None), Token.expires_at > clock.now())
-        statement = statement.where(Token.revoked_at.is_(None), active)
-    return list(session.scalars(statement))
+    return list(session.scalars(statement if ended else statement.where(*_active())))
 
 
 def state(token: Token) -> str:
@@ -100,6 +96,11 @@ def state(token: Token) -> str:
 
 def may(scope: str, needed: str) -> bool:
     return SCOPES.index(scope) >= SCOPES.index(needed)
+
+
+def _active() -> tuple[ColumnElement[bool], ...]:
+    """Neither revoked nor expired."""
+    return Token.revoked_at.is_(None), or_(Token.expires_at.is_(None), Token.expires_at > clock.now())
 
 
 def _check(name: str, scope: str, days: Optional[int]) -> None:

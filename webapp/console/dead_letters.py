@@ -154,7 +154,7 @@ STORED = NoteForm()
 @pages.get("/dead/<group>")
 def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
     with reading() as session:
-        found, said = failure_groups.find(session, group), failure_groups.said_of(session, group)
+        found, said = failure_groups.find(session, group), session.get(Group, group)
         values = _note_values(session, group, said, form)
         if found is None:  # a page load answers 404, a refresh 200
             response = htmx.page("dead/gone", session, group=None, page=NO_JOBS["page"], **values)

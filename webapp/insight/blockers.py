@@ -22,22 +22,20 @@ from webapp.jobs import queries, settings
 class Obstacle:
     """What keeps every worker from the jobs of a label set.
 
-    Attributes:
-        kind: paused; none (no worker runs); unserved (no worker serves the queue); unlabelled (no worker of the queue
-            has the required labels); quiet (all workers that have them are draining or stopping).
-        missing: labels that no worker of the queue has; empty if workers have each label, but no worker all of them.
-        alive: running workers.
-        serving: running workers that serve the queue.
+    `kind` is paused; none (no worker runs); unserved (no worker serves the queue); unlabelled (no worker of the queue
+    has the required labels); quiet (all workers that have them are draining or stopping).
     """
 
     kind: str
     queue: str
     requires: str = ""
-    missing: tuple[str, ...] = ()
+    missing: tuple[
+        str, ...
+    ] = ()  # that no worker of the queue has; empty: each label has a worker, but no worker has all
     paused_by: Optional[str] = None
     paused_at: Optional[int] = None
-    alive: list[fleet.WorkerView] = field(default_factory=list)
-    serving: list[fleet.WorkerView] = field(default_factory=list)
+    alive: list[fleet.WorkerView] = field(default_factory=list)  # running workers
+    serving: list[fleet.WorkerView] = field(default_factory=list)  # those that serve the queue
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ All steps are bounded: the search for a success, the compared output, and the sh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Optional
@@ -17,6 +17,7 @@ from webapp.db.models import Attempt, Job, OutputTail
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import text_diff
 from webapp.lib.text import mask, plain_tail, plural
+from webapp.lib.text_diff import Row
 
 COMPLETED_SAMPLE_SIZE = 5_000  # newest completed jobs that are searched for a success
 LINES, BYTES = 200, 32 * 1024  # compared output of the dead letter
@@ -24,14 +25,6 @@ GOOD_LINES, GOOD_BYTES = 400, 64 * 1024  # compared output of the success, which
 MAX_LINE_LENGTH = 400  # characters
 MAX_RUN = 8  # consecutive lines of one side; of more, only the first and last are shown
 MAX_SHOWN_LINES = 300  # of a difference
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a difference. `sign`: '-' only in the success, '+' only in the dead letter, ' ' both, '…' left out."""
-
-    sign: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -45,13 +38,16 @@ class GoodRun:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`attempt` is the last failed one, 0 if there is none; `good` is the last success, None if none was found."""
+    """`attempt` is the last failed one, 0 if there is none; `good` is the last success, None if none was found.
+
+    In `difference`, '-' is only in the success, '+' only in the dead letter, '…' stands for lines left out.
+    """
 
     job: Job
     attempt: int
     tail: str
     good: Optional[GoodRun]
-    difference: list[Line]
+    difference: list[Row]
 
 
 def of(session: Session, job: Job) -> Evidence:
@@ -61,7 +57,7 @@ def of(session: Session, job: Job) -> Evidence:
         select(Attempt.number).where(Attempt.job_seq == job.seq).order_by(Attempt.number.desc()).limit(1)
     )
     good = _good_run(session, job)
-    lines: list[Line] = []
+    lines: list[Row] = []
     if good is not None and last is not None:
         before = _lines(session, good.job.seq, good.attempt, GOOD_LINES, GOOD_BYTES)
         lines = difference(before, _lines(session, job.seq, last, LINES, BYTES))
@@ -111,38 +107,32 @@ def _lines(session: Session, seq: int, attempt: int, most: int, limit: int) -> l
 # --- the difference --------------------------------------------------------------------------------------------------
 
 
-def difference(good: Sequence[str], bad: Sequence[str]) -> list[Line]:
+def difference(good: Sequence[str], bad: Sequence[str]) -> list[Row]:
     """Compare two outputs line by line; empty if they are the same.
 
     Lines that differ only in numbers, paths or ids, such as times, count as the same.
     """
-    good, bad = _trimmed(good), _trimmed(bad)
-    comparison = text_diff.compare([mask(line) for line in good], [mask(line) for line in bad])
+    comparison = text_diff.compare(_trimmed(good), _trimmed(bad), mask)
     if comparison.same:
         return []
-    lines: list[Line] = []
+    lines: list[Row] = []
     for sign, rows in groupby(comparison.rows, key=lambda row: row.sign):
-        texts = [
-            bad[row.new - 1] if row.new is not None else good[row.old - 1] if row.old is not None else row.text
-            for row in rows
-        ]
-        lines += _run(sign, texts) if sign in _WHOSE else [Line(sign, text) for text in texts]
+        lines += _shortened(sign, list(rows))
     if len(lines) > MAX_SHOWN_LINES:
-        return [*lines[:MAX_SHOWN_LINES], Line("…", f"{len(lines) - MAX_SHOWN_LINES:,} more lines")]
+        return [*lines[:MAX_SHOWN_LINES], Row("…", f"{len(lines) - MAX_SHOWN_LINES:,} more lines")]
     return lines
 
 
 _WHOSE = {"-": "the last success", "+": "this job"}
 
 
-def _run(sign: str, lines: Sequence[str]) -> Iterator[Line]:
-    """Lines of one side only; of many, the first and the last."""
+def _shortened(sign: str, lines: Sequence[Row]) -> Sequence[Row]:
+    """Of many lines of one side only, the first and the last."""
     left_out = len(lines) - MAX_RUN
-    half = len(lines) if left_out <= 0 else MAX_RUN // 2
-    yield from (Line(sign, text) for text in lines[:half])
-    if left_out > 0:
-        yield Line("…", f"{plural(left_out, 'line')} only in {_WHOSE[sign]}")
-        yield from (Line(sign, text) for text in lines[-half:])
+    if sign not in _WHOSE or left_out <= 0:
+        return lines
+    half = MAX_RUN // 2
+    return [*lines[:half], Row("…", f"{plural(left_out, 'line')} only in {_WHOSE[sign]}"), *lines[-half:]]
 
 
 def _trimmed(lines: Sequence[str]) -> list[str]:

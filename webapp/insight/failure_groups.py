@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
 from webapp.db.engines import writing
@@ -26,7 +26,6 @@ MAX_GROUPS = 500  # in one sorted list
 NEWEST_JOBS = 5_000  # with more groups than that, the list has the groups of so many newest dead letters
 COUNT_BUDGET = 100_000  # index entries that one list counts, shared by its groups
 HOUR = clock.seconds(3600)
-DAY = 24 * HOUR
 HOURS_BUDGET = 50_000  # index entries for the deaths per hour, shared by the groups of a page
 MAX_NOTE_LENGTH = 2_000  # characters
 ORDERS = ("last", "count")
@@ -53,24 +52,28 @@ SELECT error_key FROM (
 WHERE error_key IS NOT NULL GROUP BY error_key ORDER BY max(finished_at) DESC LIMIT :most
 """
 _OF_GROUP = "FROM jobs WHERE state = 'dead' AND error_key = keys.error_key"
-_END = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at {{way}}, seq {{way}} LIMIT 1)"
-_COUNT = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} {{within}} LIMIT :cap) AS these)"  # noqa: S608 -- no part comes from a user
-_SURVEY = """
-WITH keys(error_key) AS (VALUES {keys})
-SELECT error_key, {last}, {many}, (SELECT acknowledged_at FROM failure_groups WHERE key = keys.error_key) FROM keys
-"""
-_GROUPS = f"""
+_FIRST = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at, seq LIMIT 1)"
+_LAST = f"(SELECT finished_at {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1)"
+_NUMBER = f"(SELECT count(*) FROM (SELECT 1 {_OF_GROUP} LIMIT :cap) AS these)"  # noqa: S608 -- no part comes from a user
+_SURVEY = f"""
 WITH keys(error_key) AS (VALUES {{keys}})
-SELECT error_key, {{first}}, {{last}}, {{many}},
-       (SELECT seq {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1)
+SELECT error_key AS key, {_LAST} AS last_at, {{number}} AS number,
+       (SELECT acknowledged_at FROM failure_groups WHERE key = keys.error_key) AS acknowledged_at
 FROM keys
 """  # noqa: S608
-_DEATHS = """
-WITH keys(error_key) AS (VALUES {keys}), hours(start) AS (VALUES {hours})
-SELECT error_key, start, {many} FROM keys CROSS JOIN hours
-"""
-
-
+_GROUPS = f"""
+WITH keys(error_key) AS (VALUES {{keys}})
+SELECT error_key AS key, {_FIRST} AS first_at, {_LAST} AS last_at, {_NUMBER} AS number,
+       (SELECT seq {_OF_GROUP} ORDER BY finished_at DESC, seq DESC LIMIT 1) AS newest
+FROM keys
+"""  # noqa: S608
+_DEATHS = f"""
+WITH keys(error_key) AS (VALUES {{keys}}), hours(start) AS (VALUES {{hours}})
+SELECT error_key, start, (SELECT count(*) FROM (
+    SELECT 1 {_OF_GROUP} AND finished_at >= hours.start AND finished_at < hours.start + :hour LIMIT :cap
+) AS these)
+FROM keys CROSS JOIN hours
+"""  # noqa: S608
 # DO NOTHING: another user may create the row at the same time.
 _INSERT_ROW = """
 INSERT INTO failure_groups (key, note, changed_at, changed_by) VALUES (:key, '', :now, '') ON CONFLICT (key) DO NOTHING
@@ -130,16 +133,12 @@ class DeadGroup:
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of groups, open ones first.
-
-    `number` counts the groups of all pages, `open_ones` the open ones. `capped`: there are more than MAX_GROUPS; these
-    are the groups of the NEWEST_JOBS newest dead letters.
-    """
+    """One page of groups, open ones first."""
 
     groups: list[DeadGroup]
-    number: int
-    open_ones: int
-    capped: bool
+    number: int  # of groups on all pages
+    open_ones: int  # of them
+    capped: bool  # there are more than MAX_GROUPS: only the groups of the NEWEST_JOBS newest dead letters are counted
     page: int
     more: bool
 
@@ -154,11 +153,11 @@ def _is_open(acknowledged_at: Optional[int], last_at: int) -> bool:
 def listing(session: Session, *, by: str = "last", page: int = 1, size: int = 25) -> Listing:
     """Groups by their last death or by `count`; page 1 is the first."""
     seen, capped = _survey(session, counted=by == "count")
-    seen.sort(key=lambda one: (not one.is_open, -one.count, -one.last_at, one.key))
+    open_keys = {one.key for one in seen if _is_open(one.acknowledged_at, one.last_at)}
+    seen.sort(key=lambda one: (one.key not in open_keys, -one.number, -one.last_at, one.key))
     start = (page - 1) * size
-    keys = [one.key for one in seen[start : start + size]]
-    open_ones = sum(one.is_open for one in seen)
-    return Listing(_groups(session, keys), len(seen), open_ones, capped, page, len(seen) > start + size)
+    groups = _groups(session, [one.key for one in seen[start : start + size]])
+    return Listing(groups, len(seen), len(open_keys), capped, page, len(seen) > start + size)
 
 
 def find(session: Session, key: str) -> Optional[DeadGroup]:
@@ -167,21 +166,8 @@ def find(session: Session, key: str) -> Optional[DeadGroup]:
     return found[0] if found else None
 
 
-def said_of(session: Session, key: str) -> Optional[Group]:
-    """Note, owner and acknowledgement of a group, even without dead letters; None: none was ever stored."""
-    return session.get(Group, key)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    key: str
-    last_at: int
-    count: int
-    is_open: bool
-
-
-def _survey(session: Session, *, counted: bool) -> tuple[list[_Seen], bool]:
-    """The sort values of the groups (`count` 0 unless counted), and whether there are more groups."""
+def _survey(session: Session, *, counted: bool) -> tuple[list[Row[Any]], bool]:
+    """The sort values of the groups (`number` of jobs 0 unless counted), and whether there are more groups."""
     keys = session.scalars(text(_FIRST_KEYS), {"most": MAX_GROUPS}).all()
     capped = len(keys) > MAX_GROUPS
     if capped:
@@ -189,12 +175,10 @@ def _survey(session: Session, *, counted: bool) -> tuple[list[_Seen], bool]:
     if not keys:
         return [], False
     some, parameters = _listed("k", keys)
-    many = _COUNT.format(within="") if counted else "0"
-    statement = text(_SURVEY.format(keys=some, last=_END.format(way="DESC"), many=many))
+    statement = text(_SURVEY.format(keys=some, number=_NUMBER if counted else "0"))
     if counted:
         parameters["cap"] = min(COUNT_BUDGET // len(keys), COUNT_CAP)
-    rows = session.execute(statement, parameters).tuples()
-    return [_Seen(key, at, number, _is_open(known, at)) for key, at, number, known in rows if at is not None], capped
+    return [row for row in session.execute(statement, parameters) if row.last_at is not None], capped
 
 
 def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
@@ -203,41 +187,32 @@ def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
         return []
     some, parameters = _listed("k", keys)
     cap = min(COUNT_BUDGET // len(keys), COUNT_CAP)
-    statement = text(
-        _GROUPS.format(
-            keys=some, first=_END.format(way="ASC"), last=_END.format(way="DESC"), many=_COUNT.format(within="")
-        )
-    )
-    rows = {row[0]: row for row in session.execute(statement, {**parameters, "cap": cap + 1})}
-    jobs = {job.seq: job for job in session.scalars(select(Job).where(Job.seq.in_(row[4] for row in rows.values())))}
+    statement = text(_GROUPS.format(keys=some))
+    rows = {row.key: row for row in session.execute(statement, {**parameters, "cap": cap + 1})}
+    jobs = {
+        job.seq: job for job in session.scalars(select(Job).where(Job.seq.in_(row.newest for row in rows.values())))
+    }
     said = {one.key: one for one in session.scalars(select(Group).where(Group.key.in_(keys)))}
-    there = [key for key in keys if rows[key][4] in jobs]
-    deaths = _deaths(session, {key: rows[key][2] for key in there})
-    return [
-        DeadGroup(
-            key,
-            Count(min(rows[key][3], cap), rows[key][3] > cap),
-            rows[key][1],
-            rows[key][2],
-            jobs[rows[key][4]],
-            deaths[key],
-            said.get(key),
-        )
-        for key in there
-    ]
+    there = [rows[key] for key in keys if rows[key].newest in jobs]
+    deaths = _deaths(session, {row.key: row.last_at for row in there})
+    groups = []
+    for row in there:
+        count = Count(min(row.number, cap), row.number > cap)
+        example = jobs[row.newest]
+        groups.append(DeadGroup(row.key, count, row.first_at, row.last_at, example, deaths[row.key], said.get(row.key)))
+    return groups
 
 
 def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
     """Deaths by full hours up to the current one, so that the hours do not shift every minute."""
-    since = clock.now() // HOUR * HOUR + HOUR - DAY
+    since = clock.now() // HOUR * HOUR + HOUR - clock.DAY
     lately = [key for key, at in last_at.items() if at >= since]
     cap = min(max(HOURS_BUDGET // (24 * max(len(lately), 1)), 50), 500)
     counts = {key: [0] * 24 for key in last_at}
     if lately:
         some, parameters = _listed("k", lately)
-        hours, starts = _listed("h", range(since, since + DAY, HOUR))
-        many = _COUNT.format(within="AND finished_at >= hours.start AND finished_at < hours.start + :hour")
-        statement = text(_DEATHS.format(keys=some, hours=hours, many=many))
+        hours, starts = _listed("h", range(since, since + clock.DAY, HOUR))
+        statement = text(_DEATHS.format(keys=some, hours=hours))
         for key, start, number in session.execute(statement, {**parameters, **starts, "cap": cap, "hour": HOUR}):
             counts[key][(start - since) // HOUR] = number
     return {key: Deaths(since, tuple(numbers), cap) for key, numbers in counts.items()}
@@ -277,9 +252,13 @@ def update(
     """
     note = None if note is None else _checked_note(note)
     with writing() as session:
-        said, last_at = _row_for_update(session, key), _last_death(session, key)
-        if last_at is None and only_with_jobs:
-            raise NotFound(f"dead letter group {key[:64]!r} does not exist. It may be empty by now.")
+        said, last_at = session.get(Group, key, with_for_update=True), _last_death(session, key)
+        if last_at is None and (said is None or only_with_jobs):
+            why = "" if said is None else " It may be empty by now."
+            raise NotFound(f"dead letter group {key[:64]!r} does not exist.{why}")
+        if said is None:
+            session.execute(text(_INSERT_ROW), {"key": key, "now": clock.now()})
+            said = session.get_one(Group, key, with_for_update=True)
         changed = _describe(session, said, actor, note, owner, seen)
         if acknowledged is None:
             return changed
@@ -327,17 +306,6 @@ def _reopen(session: Session, said: Group, actor: str, last_at: Optional[int]) -
     said.acknowledged_at = said.acknowledged_by = None
     _stamp(session, said, "reopen", actor, change)
     return True
-
-
-def _row_for_update(session: Session, key: str) -> Group:
-    """The locked row of a group, created if needed. Raises NotFound for an unknown key."""
-    said = session.get(Group, key, with_for_update=True)
-    if said is not None:
-        return said
-    if _last_death(session, key) is None:
-        raise NotFound(f"dead letter group {key[:64]!r} does not exist.")
-    session.execute(text(_INSERT_ROW), {"key": key, "now": clock.now()})
-    return session.get_one(Group, key, with_for_update=True)
 
 
 def _last_death(session: Session, key: str) -> Optional[int]:

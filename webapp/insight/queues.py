@@ -18,20 +18,14 @@ from webapp.jobs.queries import Count, Waiting
 
 @dataclass(frozen=True)
 class QueueView:
-    """A queue with its jobs.
-
-    Attributes:
-        oldest_run_at: due time of the job that has waited longest.
-        per_minute: runs that end per minute at the present rate; None: no run ended.
-        waiting: pending jobs by label set.
-    """
+    """A queue with its jobs."""
 
     queue: Queue
     pending: Count
     processing: int
-    oldest_run_at: Optional[int]
-    per_minute: Optional[float] = None
-    waiting: tuple[Waiting, ...] = ()
+    oldest_run_at: Optional[int]  # due time of the job that has waited longest
+    per_minute: Optional[float]  # runs that end per minute at the present rate; None: no run ended
+    waiting: tuple[Waiting, ...]  # pending jobs by label set
 
     @property
     def drain_seconds(self) -> Optional[float]:
@@ -50,8 +44,7 @@ def all_queues(session: Session, rates: Optional[Mapping[str, float]] = None) ->
         waiting.setdefault(one.label_set.queue, []).append(one)
     views = []
     for queue in session.scalars(select(Queue).order_by(Queue.name)):
-        name, here = queue.name, waiting.get(queue.name, [])
-        pending = queries.total(one.number for one in here)
-        oldest = queries.oldest(here)
-        views.append(QueueView(queue, pending, running.get(name, 0), oldest, rates.get(name), tuple(here)))
+        name, here = queue.name, tuple(waiting.get(queue.name, ()))
+        pending, oldest = queries.total(one.number for one in here), queries.oldest(here)
+        views.append(QueueView(queue, pending, running.get(name, 0), oldest, rates.get(name), here))
     return views

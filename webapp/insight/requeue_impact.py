@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Optional
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from webapp.core.labels import LabelSet
@@ -38,26 +38,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Impact:
-    """The effect of a requeue of `number` jobs.
-
-    Attributes:
-        parts: by label set, the largest first.
-        partly: the sample has only the SAMPLE_SIZE newest jobs.
-        seconds: until the last job has run, blocked queues left out; None: unknown.
-        pace: basis of `seconds`: 'rate' (recently ended jobs), 'slots' (run time and slots), '' for None.
-        per_minute: jobs that end per minute at the present rate.
-        slots: slots of the workers that serve these queues.
-        run_time: seconds, average of the latest attempts.
-    """
+    """The effect of a requeue of `number` jobs."""
 
     number: Count
-    parts: list[Part]
-    partly: bool
-    seconds: Optional[float]
-    pace: str
-    per_minute: Optional[float]
-    slots: int
-    run_time: Optional[float]
+    parts: list[Part]  # by label set, the largest first
+    partly: bool  # the sample has only the SAMPLE_SIZE newest jobs
+    seconds: Optional[float]  # until the last job has run, blocked queues left out; None: unknown
+    pace: str  # basis of `seconds`: 'rate' (recently ended jobs), 'slots' (run time and slots), '' for None
+    per_minute: Optional[float]  # jobs that end per minute at the present rate
+    slots: int  # of the workers that serve these queues
+    run_time: Optional[float]  # seconds, average of the latest attempts
 
     @property
     def blocked(self) -> list[Part]:
@@ -97,18 +87,8 @@ def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
 
 def _sample(session: Session, which: ColumnElement[bool]) -> tuple[Counter[LabelSet], Optional[float], int]:
     """Jobs by label set, their average run time in seconds, and the size of the sample."""
-    newest = (
-        select(Job.queue, Job.requires, (Job.finished_at - Job.started_at).label("ran"))
-        .where(which)
-        .order_by(Job.finished_at.desc(), Job.seq.desc())
-        .limit(SAMPLE_SIZE)
-        .subquery()
-    )
-    rows = session.execute(
-        select(
-            newest.c.queue, newest.c.requires, func.count(), func.sum(newest.c.ran), func.count(newest.c.ran)
-        ).group_by(newest.c.queue, newest.c.requires)
-    ).all()
-    ran, timed = sum(int(row[3] or 0) for row in rows), sum(row[4] for row in rows)
-    by_label_set = Counter({LabelSet(row[0], row[1]): row[2] for row in rows})
-    return by_label_set, ran / timed / clock.SECOND if timed else None, sum(by_label_set.values())
+    newest = select(Job.queue, Job.requires, (Job.finished_at - Job.started_at).label("ran")).where(which)
+    rows = session.execute(newest.order_by(Job.finished_at.desc(), Job.seq.desc()).limit(SAMPLE_SIZE)).all()
+    by_label_set = Counter(LabelSet(*pair) for pair in sorted((row.queue, row.requires) for row in rows))
+    ran = [row.ran for row in rows if row.ran is not None]
+    return by_label_set, sum(ran) / len(ran) / clock.SECOND if ran else None, len(rows)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import Row, and_, delete, func, select, text, update
+from sqlalchemy import Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from webapp.core.locks import BUSY_TIMEOUT
@@ -73,8 +73,9 @@ class Sum:
 
 @dataclass
 class Commands:
-    """Runs of commands of one shape. `run_time` is their total in microseconds."""
+    """Runs of the commands of one shape, or of all shapes beyond the cap (REST). `run_time`: in total, microseconds."""
 
+    shape: str
     runs: int = 0
     failures: int = 0
     run_time: int = 0
@@ -84,12 +85,16 @@ class Commands:
         self.failures += other.failures
         self.run_time += other.run_time
 
+    @property
+    def mean(self) -> float:
+        """Average run time in seconds."""
+        return self.run_time / self.runs / clock.SECOND
+
 
 @dataclass
 class Folded:
-    """Sums of the attempts that finished from `since` until before `until`. `more`: later ones are not in it."""
+    """Sums of the attempts that finished before `until`. `more`: later ones are not in it."""
 
-    since: int
     until: int
     more: bool = False
     number: int = 0
@@ -111,7 +116,7 @@ def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
             rows = _attempts(session, since, until, None)
         else:
             rows = [row for row in rows if row.finished_at < until]
-    folded = Folded(since, until, more, len(rows))
+    folded = Folded(until, more, len(rows))
     deaths = _deaths(session, rows)
     for row in rows:
         _add(folded, row, (row.job_seq, row.number) in deaths)
@@ -161,12 +166,12 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
         .where(Event.job_seq.in_(list(unclear)), Event.verb.in_(("requeue", "cancel")))
         .order_by(Event.id)
     )
-    moves: dict[Optional[int], list[Any]] = {}
+    moves: dict[int, list[Any]] = {}
     for event in session.execute(events):
         moves.setdefault(event.job_seq, []).append(event)
-    starts = _next_starts(session, {seq: unclear[seq] for seq in moves if seq is not None})
+    starts = _next_starts(session, {seq: unclear[seq] for seq in moves})
     for seq, ended in moves.items():
-        for row in unclear[seq] if seq is not None else ():
+        for row in unclear[seq]:
             after = starts.get((row.job_seq, row.number), 2**62)
             first = next((event for event in ended if row.finished_at <= event.at <= after), None)
             if first is not None and first.verb == "requeue":
@@ -176,10 +181,9 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
 
 def _next_starts(session: Session, ended: Mapping[int, Sequence[Row[Any]]]) -> dict[tuple[int, int], int]:
     """The start of the attempt after each of these, if there is one."""
-    latest = {row.job_seq: (row.latest, row.job_state) for rows in ended.values() for row in rows}
     starts = select(Attempt.job_seq, Attempt.number, Attempt.started_at).where(Attempt.job_seq.in_(list(ended)))
     found = {(row.job_seq, row.number - 1): row.started_at for row in session.execute(starts)}
-    running = [seq for seq, (_, state) in latest.items() if state == "processing"]
+    running = [seq for seq, rows in ended.items() if rows[0].job_state == "processing"]
     for job in session.execute(select(Job.seq, Job.attempts, Job.started_at).where(Job.seq.in_(running))):
         found.setdefault((job.seq, job.attempts - 1), job.started_at or 2**62)
     return found
@@ -202,8 +206,8 @@ def _add(folded: Folded, row: Row[Any], died: bool) -> None:
     one.failed += failed
     one.completed += not failed
     one.runs[histograms.bucket(took)] += 1
-    hour = (row.finished_at // HOUR * HOUR, command_shape(row.command) or REST)
-    folded.hours.setdefault(hour, Commands()).add(Commands(1, int(failed), took))
+    hour, shape = row.finished_at // HOUR * HOUR, command_shape(row.command) or REST
+    folded.hours.setdefault((hour, shape), Commands(shape)).add(Commands(shape, 1, int(failed), took))
 
 
 def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
@@ -229,8 +233,8 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> in
             folded = sum_up(session, start_of(seen), clock.now() - FOLD_DELAY, FOLD_BATCH)
             if not folded.number:
                 return number  # an idle queue writes nothing
-            minutes, (hours, gone) = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
-        if not _store(seen, folded.until, minutes, hours, gone, patience):
+            minutes, hours = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
+        if not _store(seen, folded.until, minutes, hours, patience):
             return number  # another process was first
         number += folded.number
         if not folded.more or time.monotonic() > until:
@@ -262,38 +266,26 @@ def sum_of(row: Minute) -> Sum:
     return Sum(row.completed, row.failed, row.dead, row.lost, waits, runs)
 
 
-def _rows_of_hours(session: Session, folded: Folded) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
-    """Rows of `command_hours` to store, and keys of rows to delete."""
+def _rows_of_hours(session: Session, folded: Folded) -> list[dict[str, Any]]:
+    """All rows of `command_hours` for the hours of these attempts."""
     hours: dict[int, dict[str, Commands]] = {}
     for (at, shape), commands in folded.hours.items():
-        hours.setdefault(at, {}).setdefault(shape, Commands()).add(commands)
-    known: dict[tuple[int, str], Commands] = {}
+        hours.setdefault(at, {})[shape] = commands
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
-        known[row.at, row.shape] = Commands(row.runs, row.failures, row.run_time)
-        hours[row.at].setdefault(row.shape, Commands()).add(known[row.at, row.shape])
-    rows, gone = [], []
-    for at, shapes in hours.items():
-        kept = _most(shapes)
-        changed = {shape: commands for shape, commands in kept.items() if known.get((at, shape)) != commands}
-        rows += [{"at": at, "shape": shape, **vars(commands)} for shape, commands in changed.items()]
-        gone += [(at, shape) for shape in shapes if shape not in kept and (at, shape) in known]
-    return rows, gone
+        stored = Commands(row.shape, row.runs, row.failures, row.run_time)
+        hours[row.at].setdefault(row.shape, Commands(row.shape)).add(stored)
+    return [{"at": at, **vars(one)} for at, shapes in hours.items() for one in _most(shapes)]
 
 
-def _most(shapes: dict[str, Commands]) -> dict[str, Commands]:
+def _most(shapes: dict[str, Commands]) -> Iterable[Commands]:
     """The MAX_SHAPES shapes that ran or failed most, and REST for the others."""
     if len(shapes) <= MAX_SHAPES:
-        return shapes
-
-    def weight(shape: str) -> tuple[int, str]:
-        return (shapes[shape].runs + FAILURE_WEIGHT * shapes[shape].failures, shape)
-
-    ordered = sorted(shapes.keys() - {REST}, key=weight, reverse=True)
-    kept = {shape: shapes[shape] for shape in ordered[:MAX_SHAPES]}
-    kept[REST] = shapes.get(REST, Commands())
-    for shape in ordered[MAX_SHAPES:]:
-        kept[REST].add(shapes[shape])
-    return kept
+        return shapes.values()
+    rest = shapes.pop(REST, Commands(REST))
+    ordered = sorted(shapes.values(), key=lambda one: (one.runs + FAILURE_WEIGHT * one.failures, one.shape))
+    for one in ordered[:-MAX_SHAPES]:
+        rest.add(one)
+    return [*ordered[-MAX_SHAPES:], rest]
 
 
 _STORE_MINUTES = text("""
@@ -302,29 +294,17 @@ VALUES (:at, :queue, :completed, :failed, :dead, :lost, :waits, :runs)
 ON CONFLICT (at, queue) DO UPDATE SET completed = excluded.completed, failed = excluded.failed, dead = excluded.dead,
                                       lost = excluded.lost, waits = excluded.waits, runs = excluded.runs
 """)
-_STORE_HOURS = text("""
-INSERT INTO command_hours (at, shape, runs, failures, run_time) VALUES (:at, :shape, :runs, :failures, :run_time)
-ON CONFLICT (at, shape) DO UPDATE SET runs = excluded.runs, failures = excluded.failures, run_time = excluded.run_time
-""")
 
 
-def _store(
-    seen: int,
-    until: int,
-    minutes: list[dict[str, Any]],
-    hours: list[dict[str, Any]],
-    gone: list[tuple[int, str]],
-    patience: float,
-) -> bool:
+def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: list[dict[str, Any]], patience: float) -> bool:
     """Move the watermark and store the sums. False: another process has moved it, so nothing is stored."""
     with writing(patience, wakes_workers=False) as session:
         if not _move_watermark(session, seen, until):
             return False
         session.execute(_STORE_MINUTES, minutes)
-        for at, shape in gone:
-            session.execute(delete(CommandHour).where(CommandHour.at == at, CommandHour.shape == shape))
         if hours:
-            session.execute(_STORE_HOURS, hours)
+            session.execute(delete(CommandHour).where(CommandHour.at.in_({row["at"] for row in hours})))
+            session.execute(insert(CommandHour), hours)
         return True
 
 
@@ -349,10 +329,10 @@ def prune(patience: float = BUSY_TIMEOUT) -> bool:
     """Delete roll-ups older than KEEP_FOR, one batch per table. True: there may be more."""
     before = clock.now() - KEEP_FOR
     with reading() as session:
-        oldest = select(Minute.at).where(Minute.at < before).order_by(Minute.at).limit(PRUNE_BATCH)
-        minutes = list(session.scalars(oldest))
-        old_hours = select(CommandHour.at).where(CommandHour.at < before).order_by(CommandHour.at).limit(PRUNE_BATCH)
-        hours = list(session.scalars(old_hours))
+        minutes, hours = (
+            session.scalars(select(at).where(at < before).order_by(at).limit(PRUNE_BATCH)).all()
+            for at in (Minute.at, CommandHour.at)
+        )
     if not minutes and not hours:
         return False
     with writing(patience, wakes_workers=False) as session:

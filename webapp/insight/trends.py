@@ -51,33 +51,19 @@ RANGES = {
 }
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Runs of commands of one shape; `shape` is `rollups.REST` for all shapes beyond the cap."""
-
-    shape: str
-    runs: int
-    failures: int
-    mean: float  # seconds
-
-
 @dataclass
 class Trend:
-    """Ended attempts of a range, by step (the last one is not complete), in total and by command.
-
-    `until`: attempts that ended later are not counted yet. `commands_since`: commands are counted by full hours from
-    then on. `rates` is the result of `queue_rates`, for any range.
-    """
+    """Ended attempts of a range, by step, in total and by command."""
 
     range: Range
-    until: int
+    until: int  # attempts that ended later are not counted yet
     is_late: bool
-    points: list[tuple[int, Sum]] = field(default_factory=list)
+    points: list[tuple[int, Sum]]  # the last one is not complete
+    commands_since: int  # commands are counted by full hours from then on
+    rates: dict[str, float]  # as `queue_rates`, for any range
     total: Sum = field(default_factory=Sum)
-    commands_since: int = 0
-    busiest: list[Shape] = field(default_factory=list)
-    failing: list[Shape] = field(default_factory=list)
-    rates: dict[str, float] = field(default_factory=dict)
+    busiest: list[Commands] = field(default_factory=list)
+    failing: list[Commands] = field(default_factory=list)
 
 
 def trend(session: Session, wanted: Range) -> Trend:
@@ -105,19 +91,14 @@ def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
     for (at, queue), one in tail.minutes.items():
         if queue == wanted.sums and at >= first:
             points[at].add(one)
-    result = Trend(wanted, until, now - until > LATE_AFTER, sorted(points.items()), commands_since=first // HOUR * HOUR)
-    result.rates = _rates(session, tail, now)
+    is_late, since = now - until > LATE_AFTER, first // HOUR * HOUR
+    result = Trend(wanted, until, is_late, sorted(points.items()), since, _rates(session, tail, now))
     for one in points.values():
         result.total.add(one)
-    shapes = _commands(session, result.commands_since, now, tail)
-    ordered = [_shape(shape, commands) for shape, commands in sorted(shapes.items())]
+    ordered = sorted(_commands(session, since, now, tail).values(), key=lambda one: one.shape)
     result.busiest = sorted(ordered, key=lambda one: -one.runs)[:MAX_COMMANDS]
     result.failing = [one for one in sorted(ordered, key=lambda one: -one.failures) if one.failures][:MAX_COMMANDS]
     return result
-
-
-def _shape(shape: str, commands: Commands) -> Shape:
-    return Shape(shape, commands.runs, commands.failures, commands.run_time / commands.runs / clock.SECOND)
 
 
 def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str, Commands]:
@@ -132,27 +113,25 @@ def _commands(session: Session, since: int, now: int, tail: Folded) -> dict[str,
     lately: dict[str, Commands] = {}
     for (at, shape), commands in tail.hours.items():
         if at >= since:
-            lately.setdefault(shape, Commands()).add(commands)
-    by_runs = sorted(lately, key=lambda shape: -lately[shape].runs)
-    by_failures = sorted(lately, key=lambda shape: -lately[shape].failures)
-    missing = {*by_runs[: 2 * MAX_COMMANDS], *by_failures[: 2 * MAX_COMMANDS]} - shapes.keys()
+            lately.setdefault(shape, Commands(shape)).add(commands)
+    missing = lately.keys() - shapes.keys()
     if missing:
         shapes.update(_read(session, sums.where(CommandHour.shape.in_(missing))))
-    for shape in missing | (lately.keys() & shapes.keys()):
-        shapes.setdefault(shape, Commands()).add(lately[shape])
+    for shape, commands in lately.items():
+        shapes.setdefault(shape, Commands(shape)).add(commands)
     return shapes
 
 
 def _read(session: Session, statement: Select[Any] | CompoundSelect[Any]) -> dict[str, Commands]:
     return {
-        row.shape: Commands(int(row.runs), int(row.failures), int(row.run_time)) for row in session.execute(statement)
+        row.shape: Commands(row.shape, int(row.runs), int(row.failures), int(row.run_time))
+        for row in session.execute(statement)
     }
 
 
-def usual(session: Session, shapes: Iterable[str], since: int) -> dict[str, Shape]:
+def usual(session: Session, shapes: Iterable[str], since: int) -> dict[str, Commands]:
     """Runs of commands of these shapes since a time, up to the watermark."""
-    sums = _sums(since // HOUR * HOUR, clock.now()).where(CommandHour.shape.in_(list(shapes)))
-    return {shape: _shape(shape, commands) for shape, commands in _read(session, sums).items()}
+    return _read(session, _sums(since // HOUR * HOUR, clock.now()).where(CommandHour.shape.in_(list(shapes))))
 
 
 def _sums(since: int, now: int) -> Select[Any]:

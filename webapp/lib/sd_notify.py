@@ -21,29 +21,21 @@ SEND_TIMEOUT = 1.0  # seconds, if the manager's queue is full
 
 
 class Manager:
-    """The service manager of this process. Without an address, messages are ignored.
-
-    Attributes:
-        interval: seconds without a tick after which the manager presumes this process dead; 0: no watchdog.
-    """
+    """The service manager of this process. Without an address, messages are ignored."""
 
     def __init__(self, address: str = "", interval: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self.interval = interval
-        self._ready = False
+        self.interval = interval  # seconds without a tick until the manager presumes this process dead; 0: no watchdog
+        self.knows_ready = False
         self._status = ""
         self._ticked_at = -interval
 
     def __bool__(self) -> bool:
         return bool(self._address)
 
-    @property
-    def knows_ready(self) -> bool:
-        return self._ready
-
     def ready(self) -> None:
         """Report that this process is ready. Repeated calls send it until it was sent."""
-        self._ready = self._ready or self._send(READY)
+        self.knows_ready = self.knows_ready or self._send(READY)
 
     def stopping(self) -> None:
         """Report a stop that ends soon. The manager kills the process after its own timeout, so do not call this for a

@@ -6,11 +6,10 @@ skipped first. The rest is compared in windows of WINDOW lines, until MAX_DIFFER
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Optional
+from typing import Callable, Optional
 
 WINDOW = 400  # lines of each text that are compared at once
 MAX_DIFFERENT = 2000  # different lines until the comparison stops
@@ -18,7 +17,6 @@ MIN_WINDOW_COST = 20  # each window counts as at least so many different lines, 
 SYNC_LINES = 3  # equal lines in a row at which a window may end: a single equal line may be a coincidence
 CONTEXT = 3  # equal lines shown before and after different ones
 SKIPPED = "skipped"
-_DIGITS = re.compile(r"[0-9]+")
 Block = tuple[str, int, int, int, int]
 
 
@@ -48,10 +46,9 @@ class Comparison:
         return not self.removed and not self.added and not self.left_out
 
 
-def compare(old: Sequence[str], new: Sequence[str], *, ignore_digits: bool = False) -> Comparison:
-    """Compare two texts. With `ignore_digits`, lines that differ only in numbers, such as times, are equal."""
-    keys = [[_DIGITS.sub("0", line) for line in lines] if ignore_digits else list(lines) for lines in (old, new)]
-    blocks, rest = _blocks(keys[0], keys[1])
+def compare(old: Sequence[str], new: Sequence[str], key: Callable[[str], str] = str) -> Comparison:
+    """Compare two texts. Lines with the same key are equal."""
+    blocks, rest = _blocks([key(line) for line in old], [key(line) for line in new])
     changed = [block for block in blocks if block[0] != "equal"]
     return Comparison(
         list(_rows(old, new, blocks)),

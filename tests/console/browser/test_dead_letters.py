@@ -10,7 +10,6 @@ from playwright.sync_api import Page, expect
 from tests.factories import make_attempt, make_job, make_user, make_worker
 from webapp.db.engines import reading, writing
 from webapp.db.models import Group, OutputTail
-from webapp.insight import failure_groups
 from webapp.jobs import job_detail
 
 
@@ -28,7 +27,7 @@ def state_of(job_id: str) -> Optional[str]:
 
 def said() -> Optional[Group]:
     with reading() as session:
-        return failure_groups.said_of(session, "exit:1")
+        return session.get(Group, "exit:1")
 
 
 def test_a_group_is_looked_into_and_requeued_once_its_impact_is_told(page: Page) -> None:

@@ -17,7 +17,6 @@ databases accept writes.
 
 from webapp.admin.move.checks import Report, examine
 from webapp.admin.move.databases import MoveError, Reporter, Side, move_lock
-from webapp.admin.move.revert import undo
-from webapp.admin.move.run import move
+from webapp.admin.move.run import move, undo
 
 __all__ = ["MoveError", "Report", "Reporter", "Side", "examine", "move", "move_lock", "undo"]

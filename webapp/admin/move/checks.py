@@ -30,19 +30,6 @@ FILLED_WHEN_NEW = ("control", "queues", "setup_links")  # tables that have rows 
 NOTHING, FRESH, OURS = "nothing", "fresh", "ours"
 
 
-@dataclass(frozen=True)
-class Misfit:
-    """A value that the target cannot store. `key` is the key of the row."""
-
-    table: str
-    key: str
-    column: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.table} {self.key}: {self.column} {self.why}"
-
-
 @dataclass
 class Report:
     """The result of a dry run. The queue can be moved if there are neither `faults` nor `misfits`."""
@@ -53,8 +40,8 @@ class Report:
     size: int  # bytes
     target_state: str
     faults: list[str] = field(default_factory=list)
-    misfits: list[Misfit] = field(default_factory=list)
-    running: list[drain.RunningJob] = field(default_factory=list)
+    misfits: list[str] = field(default_factory=list)  # values that the target cannot store
+    running: list[str] = field(default_factory=list)
     workers: int = 0
 
 
@@ -76,7 +63,7 @@ def examine(target: Side, reporter: Reporter) -> Report:
     state = target_state(target, [move.id for move in moves])
     report = Report(source, target, counts(source), size(source), state)
     report.faults = list(target_faults(target, report.size))
-    report.running, report.workers = drain.running_jobs(), len(drain.running_workers())
+    report.running, report.workers = list(drain.running_jobs().values()), len(drain.running_workers())
     if source.is_sqlite and not target.is_sqlite:
         report.misfits = list(misfits(source, reporter.stage("check", sum(report.counts.values()))))
     return report
@@ -111,10 +98,10 @@ def size(side: Side) -> int:
         return int(connection.execute(text(statement), {"names": names}).scalar_one())
 
 
-def misfits(source: Side, tick: Tick) -> Iterator[Misfit]:
+def misfits(source: Side, tick: Tick) -> Iterator[str]:
     """Values of a SQLite queue that PostgreSQL cannot store: texts with NUL or not in UTF-8, too large numbers.
 
-    In the other direction every value fits.
+    Each as 'jobs 17: command contains a NUL character …'. In the other direction every value fits.
     """
     for table in copying.tables():
         key = list(table.primary_key)
@@ -126,7 +113,7 @@ def misfits(source: Side, tick: Tick) -> Iterator[Misfit]:
                 for column, value in zip((*key, *rest), row[len(key) :]):
                     why = _misfit_reason(column, value)
                     if why is not None:
-                        yield Misfit(table.name, "/".join(map(str, row[: len(key)])), column.name, why)
+                        yield f"{table.name} {'/'.join(map(str, row[: len(key)]))}: {column.name} {why}"
             tick(len(rows))
 
 

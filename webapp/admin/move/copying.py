@@ -7,9 +7,10 @@ differently. Rows are hashed here, from the values of the drivers, so that both 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Optional
 
@@ -54,43 +55,27 @@ def _hash(row: Sequence[Any]) -> int:
     return int.from_bytes(found.digest(), "big")
 
 
-@dataclass
-class Progress:
-    """The progress of one table: the last copied key, the sum up to it, whether all rows are copied."""
+def copy(source: Side, target: Side, move_id: str, progress: Optional[str], tick: Tick) -> dict[str, Sum]:
+    """Copy the missing rows into the target. Returns the sum of each table.
 
-    after: Optional[list[Any]] = None
-    sum: Sum = field(default_factory=Sum)
-    done: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        return {"after": self.after, "rows": self.sum.rows, "sum": f"{self.sum.value:032x}", "done": self.done}
-
-    @staticmethod
-    def of(found: Mapping[str, Any]) -> Progress:
-        return Progress(found["after"], Sum(found["rows"], int(found["sum"], 16)), found["done"])
-
-
-def copy(source: Side, target: Side, move_id: str, progress: Mapping[str, Any], tick: Tick) -> dict[str, Sum]:
-    """Copy the missing rows into the target. `progress` is from its record of the move. Returns the sum of each table.
-
-    Raises MoveError if the target refuses a batch: a value does not fit, the disk is full.
+    `progress` is JSON from the target's record of the move: for each table the last copied key, the number of rows up
+    to it, and the sum of their hashes. Raises MoveError if the target refuses a batch: a value does not fit, the disk
+    is full.
     """
-    parts = {name: Progress.of(found) for name, found in progress.items()}
+    parts = json.loads(progress or "{}")
+    sums = {name: Sum(part["rows"], int(part["sum"], 16)) for name, part in parts.items()}
     for table in tables():
-        part = parts.setdefault(table.name, Progress())
-        tick(part.sum.rows)
-        while not part.done:
-            with source.reading() as connection:
-                rows, part.done = _page(connection, table, part.after)
-            if not rows:
-                break
-            part.sum.add(rows)
-            part.after = list(_key_of(table, rows[-1]))
+        found = sums.setdefault(table.name, Sum())
+        tick(found.rows)
+        for rows in pages(source, table, after=parts.get(table.name, {}).get("after")):
+            found.add(rows)
+            after = list(_key_of(table, rows[-1]))
+            parts[table.name] = {"after": after, "rows": found.rows, "sum": f"{found.value:032x}"}
             with _explaining_errors(target, table), target.writing() as connection:
                 _store(connection, table, rows)
-                marker.update_move(connection, move_id, progress={name: one.as_json() for name, one in parts.items()})
+                marker.update_move(connection, move_id, progress=json.dumps(parts))
             tick(len(rows))
-    return {name: part.sum for name, part in parts.items()}
+    return sums
 
 
 @contextmanager
@@ -108,7 +93,7 @@ def _explaining_errors(target: Side, table: Table) -> Iterator[None]:
         raise MoveError(f"{target.address} refuses rows of {table.name}: {reason}.") from error
 
 
-def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
+def sum_up(side: Side, table: Table, tick: Tick) -> Sum:
     """Read a whole table, page by page."""
     found = Sum()
     for rows in pages(side, table):
@@ -117,9 +102,10 @@ def sum_up(side: Side, table: Table, tick: Tick = lambda _: None) -> Sum:
     return found
 
 
-def pages(side: Side, table: Table, columns: Optional[Sequence[Any]] = None) -> Iterator[Sequence[Sequence[Any]]]:
-    """All rows of a table, by key. `columns` replaces the table's columns and must start with the key."""
-    after: Optional[Sequence[Any]] = None
+def pages(
+    side: Side, table: Table, columns: Optional[Sequence[Any]] = None, after: Optional[Sequence[Any]] = None
+) -> Iterator[Sequence[Sequence[Any]]]:
+    """The rows of a table after a key, or all. `columns` replaces the table's columns and must start with the key."""
     last = False
     while not last:
         with side.reading() as connection:
@@ -199,8 +185,7 @@ def counters(connection: Connection) -> dict[str, int]:
     """The last generated key of each table with a counter; its row may be deleted by now."""
     found = {}
     for table in tables():
-        column = _counted(table)
-        if column is None:
+        if not table.dialect_options["sqlite"]["autoincrement"]:
             continue
         if connection.dialect.name == "sqlite":
             statement = text("SELECT seq FROM sqlite_sequence WHERE name = :name")
@@ -228,14 +213,8 @@ def set_counters(connection: Connection, wanted: Mapping[str, int]) -> None:
             )
 
 
-def _counted(table: Table) -> Optional[Column[Any]]:
-    return table.autoincrement_column if table.dialect_options["sqlite"]["autoincrement"] else None
-
-
 def _sequence(connection: Connection, table: Table) -> str:
-    column = _counted(table)
-    name = connection.execute(
-        text("SELECT pg_get_serial_sequence(:table, :column)"),
-        {"table": table.name, "column": column.name if column is not None else ""},
-    ).scalar_one()
-    return str(name)
+    """The name of the sequence behind a table's key."""
+    (key,) = table.primary_key
+    statement = text("SELECT pg_get_serial_sequence(:table, :column)")
+    return str(connection.execute(statement, {"table": table.name, "column": key.name}).scalar_one())

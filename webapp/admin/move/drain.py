@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Callable, Optional
 
-from sqlalchemy import select, true, update
-from sqlalchemy.engine import Connection
+from sqlalchemy import select, true
 from sqlalchemy.exc import DBAPIError
 
 from webapp.admin.move.databases import MoveError
 from webapp.core.locks import Busy
 from webapp.db.engines import reading
-from webapp.db.models import Control, Job, Worker
+from webapp.db.models import Job, Worker
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.worker_actions import RUNNING, request_state
 from webapp.lib import clock
@@ -27,18 +25,8 @@ MAINTENANCE_SECONDS = 3.0  # between two checks for lost workers
 STOP_TIMEOUT_SECONDS = 20.0  # for idle workers; a worker that takes longer is refused by the triggers
 
 
-@dataclass(frozen=True)
-class RunningJob:
-    id: str
-    started_at: int
-    host: str
-
-    def __str__(self) -> str:
-        return f"{self.id} ({max(0, clock.now() - self.started_at) // clock.SECOND} s, on {self.host})"
-
-
-def running_jobs() -> list[RunningJob]:
-    """The running jobs of the current application, the longest running first."""
+def running_jobs() -> dict[str, str]:
+    """Running jobs of the current application by id, as 'backup (12 s, on web1)', the longest running first."""
     statement = (
         select(Job.id, Job.started_at, Worker.host)
         .outerjoin(Worker, Worker.id == Job.worker_id)
@@ -46,17 +34,17 @@ def running_jobs() -> list[RunningJob]:
         .order_by(Job.started_at)
     )
     with reading() as session:
-        return [RunningJob(id_, at or 0, host or "an unknown host") for id_, at, host in session.execute(statement)]
+        return {
+            id_: f"{id_} ({max(0, clock.now() - (at or 0)) // clock.SECOND} s, on {host or 'an unknown host'})"
+            for id_, at, host in session.execute(statement)
+        }
 
 
-def running_workers(*requested: str) -> list[str]:
-    """Ids of running workers; with `requested`, only those with one of these requests."""
+def running_workers(requested: Optional[str] = None) -> list[str]:
+    """Ids of running workers; with `requested`, only those with this request."""
+    which = Worker.requested_state == requested if requested else true()
     with reading() as session:
-        return list(
-            session.scalars(
-                select(Worker.id).where(RUNNING, Worker.requested_state.in_(requested) if requested else true())
-            )
-        )
+        return list(session.scalars(select(Worker.id).where(RUNNING, which)))
 
 
 class Drain:
@@ -86,11 +74,11 @@ class Drain:
             jobs = running_jobs()
             if not jobs:
                 return
-            names = ", ".join(map(str, jobs))
+            names = ", ".join(jobs.values())
             if until is not None and time.monotonic() > until:
                 raise MoveError(f"still running: {names}. Allow more time with --wait SECONDS.")
-            if not {one.id for one in jobs} <= reported:
-                reported |= {one.id for one in jobs}
+            if not jobs.keys() <= reported:
+                reported |= jobs.keys()
                 self._say(
                     f"Waiting for running jobs: {names}. Press Ctrl-C here to cancel the move and resume the workers. "
                     "Press Ctrl-C in `up` or `worker start` to requeue the jobs; they run again at the new address."
@@ -118,9 +106,3 @@ class Drain:
                 self._look_after()
             self._maintained_at = time.monotonic()
         time.sleep(POLL_SECONDS)
-
-
-def end_worker_rows(connection: Connection) -> None:
-    """Mark all workers as stopped, also in the copy. The new revision stops workers that missed the request."""
-    connection.execute(update(Worker).where(RUNNING).values(state="stopped", stopped_at=clock.now()))
-    connection.execute(update(Control).values(revision=Control.revision + 1))

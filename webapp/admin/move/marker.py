@@ -6,10 +6,8 @@ first move creates both; they are not part of the schema.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, TypeVar
 
@@ -34,17 +32,16 @@ _LOCK_ERRORS = ("55P03", "40P01")  # lock not available, deadlock detected
 _FUNCTION = "queue_is_elsewhere"
 T = TypeVar("T")
 
-_metadata = MetaData()
 MOVES = Table(
     relocated.TABLE,
-    _metadata,
+    MetaData(),
     Column("id", Text, primary_key=True),  # the same in both databases
     Column("role", Text, nullable=False),  # 'from' in the source, 'to' in the target
     Column("address", Text, nullable=False),  # of the other database, without password
     Column("phase", Text, nullable=False),
     Column("words", Text),  # message for writers; None: writes are allowed
     Column("at", BigInteger, nullable=False),  # start of the move
-    Column("progress", Text),  # in the target: progress of each table, see copying.py
+    Column("progress", Text),  # in the target: progress of each table as JSON, see copying.py
 )
 
 
@@ -58,7 +55,7 @@ class Move:
     phase: str
     words: Optional[str]
     at: int
-    progress: Mapping[str, Any]
+    progress: Optional[str] = None
 
 
 def moves(connection: Connection, role: str) -> list[Move]:
@@ -66,10 +63,7 @@ def moves(connection: Connection, role: str) -> list[Move]:
     if not inspect(connection).has_table(MOVES.name):
         return []
     rows = connection.execute(select(MOVES).where(MOVES.c.role == role).order_by(MOVES.c.at.desc()))
-    return [
-        Move(row.id, row.role, row.address, row.phase, row.words, row.at, json.loads(row.progress or "{}"))
-        for row in rows
-    ]
+    return [Move(*row) for row in rows]
 
 
 def outgoing_move(source: Side) -> Optional[Move]:
@@ -87,18 +81,11 @@ def incoming_move(target: Side, move_id: str) -> Optional[Move]:
 
 
 def add(connection: Connection, move: Move) -> None:
-    _metadata.create_all(connection)
-    connection.execute(MOVES.insert().values({**vars(move), "progress": None}))
-
-
-def drop_table(connection: Connection) -> None:
-    _metadata.drop_all(connection)
+    MOVES.create(connection, checkfirst=True)
+    connection.execute(MOVES.insert().values(vars(move)))
 
 
 def update_move(connection: Connection, move_id: str, **values: Any) -> None:
-    """Change the record of a move. `progress` is a dict, stored as JSON."""
-    if "progress" in values:
-        values["progress"] = json.dumps(values["progress"])
     connection.execute(update(MOVES).where(MOVES.c.id == move_id).values(values))
 
 

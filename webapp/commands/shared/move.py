@@ -90,7 +90,7 @@ def _print(report: Report) -> int:
     standing = {"nothing": "empty", "fresh": "empty", "ours": "an incomplete copy, which is started again"}
     click.echo(f"\nfrom     {report.source.kind}, {report.source.address}, about {size(report.size)}")
     click.echo(f"to       {report.target.kind}, {report.target.address}, {standing[report.target_state]}")
-    running = ", ".join(map(str, report.running)) or "nothing"
+    running = ", ".join(report.running) or "nothing"
     wait = ". The move waits for these jobs." if report.running else ""
     click.echo(f"running  {running}; {plural(report.workers, 'worker')}{wait}")
     errors = [*report.faults, *report.misfits[:SHOWN_MISFITS]]
