@@ -80,31 +80,9 @@ def who(actor: Optional[str]) -> str:
     return words.get(kind, actor or NOTHING)
 
 
-_HAPPENED = {
-    "enqueue": "Submitted",
-    "promote": "Due, pending",
-    "requeue": "Requeued (retries reset)",
-    "run_now": "Set to run now",
-    "cancel": "Cancelled",
-    "ask_cancel": "Cancel requested",
-    "undo": "Restored by undo",
-    "bury": "Moved to dead letters",
-}
-_ATTEMPT = {
-    "start": "Attempt {n} started",
-    "complete": "Attempt {n} completed",
-    "fail": "Attempt {n} failed",
-    "cancel": "Attempt {n} cancelled",
-    "release": "Attempt {n} interrupted (worker shut down)",
-    "lose": "Attempt {n} lost (worker crashed)",
-}
-
-
 def happened(line: TimelineEntry) -> str:
     """The text of a timeline entry."""
-    if line.attempt is not None and line.verb in _ATTEMPT:
-        return _ATTEMPT[line.verb].format(n=line.attempt)
-    return _HAPPENED.get(line.verb, line.verb.replace("_", " ").capitalize())
+    return sentence(line.happened.replace("_", " "))
 
 
 def sentence(message: str) -> str:
@@ -117,11 +95,6 @@ def number(value: Optional[float]) -> str:
     if value is None:
         return NOTHING
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
-
-
-def worker_state(shown: str) -> str:
-    """The text for `WorkerView.shown_state`."""
-    return {"quiet": "draining", "silent": "not responding", "expired": "lost"}.get(shown, shown)
 
 
 def shown_state(job: Job) -> str:

@@ -15,6 +15,7 @@ from webapp.console.frame.roles import needed_role
 from webapp.console.sessions import current_person
 from webapp.core import labels, relocated
 from webapp.db.models import Queue, Worker
+from webapp.insight import fleet
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock, durations, text
@@ -45,7 +46,7 @@ def init_app(app: Flask) -> None:
         happened=wording.happened,
         phase=timeline.phase_text,
         shown_state=wording.shown_state,
-        worker_state=wording.worker_state,
+        worker_state=fleet.state_text,
         labels=labels.split,
         plain=text.show_controls,
     )
