@@ -25,8 +25,8 @@ from webapp.config import ConfigError
 from webapp.core import schema
 from webapp.lib.logs import WithoutSecrets
 from webapp.lib.sd_notify import Manager
+from webapp.web.gate import SERVER
 from webapp.web.headers import ALWAYS
-from webapp.web.schema_guard import SERVER
 
 HANG_SECONDS = 60  # a process that does not respond for so long is replaced
 STOP_SECONDS = 10  # for running requests to finish

@@ -1,13 +1,15 @@
-"""The console's texts for states, verbs, actors and sizes."""
+"""The console's texts for states, verbs, actors, numbers and browsers."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Optional
 
 from webapp.core.states import ARROWS
 from webapp.db.models import Job
 from webapp.jobs.job_detail import TimelineEntry
+from webapp.lib.text import capitalize, shorten
 
 NOTHING = "\N{EN DASH}"  # a table cell without a value
 STATE_HELP = {
@@ -82,12 +84,7 @@ def who(actor: Optional[str]) -> str:
 
 def happened(line: TimelineEntry) -> str:
     """The text of a timeline entry."""
-    return sentence(line.happened.replace("_", " "))
-
-
-def sentence(message: str) -> str:
-    """Capitalize a message that the command line shows after a field's name."""
-    return message[:1].upper() + message[1:]
+    return capitalize(line.happened.replace("_", " "))
 
 
 def number(value: Optional[float]) -> str:
@@ -99,3 +96,36 @@ def number(value: Optional[float]) -> str:
 
 def shown_state(job: Job) -> str:
     return "processing · cancelling" if job.cancel_requested_at is not None else job.state
+
+
+# The first match counts: most browsers also name other browsers.
+_BROWSERS = (
+    ("Edge", re.compile(r"Edg(?:e|A|iOS)?/(\d+)")),
+    ("Opera", re.compile(r"(?:OPR|Opera)/(\d+)")),
+    ("Samsung Internet", re.compile(r"SamsungBrowser/(\d+)")),
+    ("Firefox", re.compile(r"(?:Firefox|FxiOS)/(\d+)")),
+    ("Chrome", re.compile(r"(?:HeadlessChrome|Chrome|CriOS|Chromium)/(\d+)")),
+    ("Safari", re.compile(r"Version/(\d+)\S* .*Safari/")),
+)
+_SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("CrOS", "ChromeOS"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
+UNKNOWN_LIMIT = 40
+
+
+def browser(agent: Optional[str]) -> str:
+    """A User-Agent as short text: 'Firefox 128 on Linux'. Unknown ones are shown as they are, cut."""
+    text = (agent or "").strip()
+    if not text:
+        return "unknown browser"
+    name = next((f"{brand} {found[1]}" for brand, looks in _BROWSERS if (found := looks.search(text))), "")
+    system = next((brand for part, brand in _SYSTEMS if part in text), "")
+    if not name:
+        return shorten(text, UNKNOWN_LIMIT)
+    return f"{name} on {system}" if system else name
