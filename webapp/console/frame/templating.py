@@ -53,7 +53,7 @@ def init_app(app: Flask) -> None:
     app.jinja_env.globals.update(
         between=durations.between, verbs_for=wording.verbs_for, STATE_HELP=wording.STATE_HELP, plural=text.plural,
         version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
-        start_command=wait_reason.start_command, place=wait_reason.place, total=queries.total,
+        start_command=wait_reason.start_command, place=wait_reason.place, total=queries.total, listed=text.listed,
     )  # fmt: skip
     app.context_processor(_reader)
 
