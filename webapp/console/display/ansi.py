@@ -75,7 +75,7 @@ def apply(style: Style, parameters: str) -> Style:
         elif code in {38, 48}:
             colour, position = _extended(numbers, position)
             if colour is not None:
-                style = replace(style, **{"ink" if code == 38 else "ground": colour})
+                style = replace(style, ink=colour) if code == 38 else replace(style, ground=colour)
     return style
 
 
