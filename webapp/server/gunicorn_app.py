@@ -23,6 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from webapp.config import ConfigError
 from webapp.core import schema
+from webapp.db import migrations
 from webapp.lib.logs import WithoutSecrets
 from webapp.lib.sd_notify import Manager
 from webapp.web.gate import SERVER
@@ -157,8 +158,6 @@ def serve(app: Flask, listener: socket.socket, processes: int, threads: int, man
 
 def _exit_code(app: Flask, code: int) -> int:
     """1 if a newer version has upgraded the database, so that a service manager restarts the console."""
-    from webapp.db import migrations
-
     with app.app_context(), suppress(ConfigError):
         return code or int(migrations.current_revision() != schema.HEAD)
     return code

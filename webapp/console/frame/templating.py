@@ -36,7 +36,6 @@ def init_app(app: Flask) -> None:
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.filters.update(
         when=times.when,
-        exact=times.exact,
         duration=durations.duration,
         about=durations.about,
         who=wording.who,
