@@ -7,20 +7,9 @@ from dataclasses import dataclass
 from typing import Optional
 
 from webapp.core.states import ARROWS
-from webapp.db.models import Job
-from webapp.jobs.job_detail import TimelineEntry
-from webapp.lib.text import capitalize, shorten
+from webapp.lib.text import shorten
 
 NOTHING = "\N{EN DASH}"  # a table cell without a value
-STATE_HELP = {
-    "scheduled": "not due yet",
-    "pending": "due, waiting for a worker",
-    "processing": "running",
-    "completed": "exit code 0",
-    "failed": "failed, will retry",
-    "dead": "out of retries",
-    "cancelled": "stopped by a user",
-}
 ROLE_HELP = {
     "viewer": "sees jobs, output, workers and settings; cannot change anything",
     "operator": "also submits, cancels, requeues and discards jobs, and pauses queues; can run any command",
@@ -82,20 +71,11 @@ def who(actor: Optional[str]) -> str:
     return words.get(kind, actor or NOTHING)
 
 
-def happened(line: TimelineEntry) -> str:
-    """The text of a timeline entry."""
-    return capitalize(line.happened.replace("_", " "))
-
-
 def number(value: Optional[float]) -> str:
     """'3,600', '0.1', '2.5'"""
     if value is None:
         return NOTHING
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
-
-
-def shown_state(job: Job) -> str:
-    return "processing · cancelling" if job.cancel_requested_at is not None else job.state
 
 
 # The first match counts: most browsers also name other browsers.

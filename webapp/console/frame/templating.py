@@ -42,15 +42,13 @@ def init_app(app: Flask) -> None:
         size=text.size,
         number=wording.number,
         one_line=text.one_line,
-        happened=wording.happened,
         phase=timeline.phase_text,
-        shown_state=wording.shown_state,
         worker_state=fleet.state_text,
         labels=labels.split,
         plain=text.show_controls,
     )
     app.jinja_env.globals.update(
-        between=durations.between, verbs_for=wording.verbs_for, STATE_HELP=wording.STATE_HELP, plural=text.plural,
+        between=durations.between, verbs_for=wording.verbs_for, plural=text.plural,
         version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
         start_command=wait_reason.start_command, place=wait_reason.place, total=queries.total, listed=text.listed,
     )  # fmt: skip
