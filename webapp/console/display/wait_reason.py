@@ -98,9 +98,8 @@ def start_command(queue: str = "", requires: str = "") -> str:
 
     It leaves out a host label, because the command must run on that host: see `place`.
     """
-    given = [label for label in labels.split(requires) if not label.startswith(labels.HOST)]
-    words = [START_COMMAND, *(["--queue", queue] if queue else []), *(f"--label {label}" for label in given)]
-    return " ".join(words)
+    queues = ["--queue", queue] if queue else []
+    return " ".join([START_COMMAND, *queues, *(f"--label {label}" for label in _but_hosts(labels.split(requires)))])
 
 
 def place(requires: str) -> str:
