@@ -72,6 +72,21 @@ def test_a_queue_that_no_worker_serves_is_told_with_the_command_that_starts_one(
     assert "python3 manage.py worker start --queue gpu" in shown
 
 
+def test_silent_workers_a_large_log_and_many_queues_without_a_worker(
+    viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_errors, "large_log", lambda _: 300 * 1024**2)
+    make_worker(queues='["default"]')
+    make_worker(id="gone", seen_at=clock.now() - HOUR)
+    for name in ("a", "b", "c", "d"):
+        make_job("pending", queue=name)
+    assert needs(viewer) == ["log", "silent", "unserved"]
+    shown = text_of(viewer)
+    assert "The database log has grown to 300 MiB" in shown
+    assert "1 worker is not responding" in shown
+    assert "No worker serves queues a, b, c \N{HORIZONTAL ELLIPSIS} 4 pending." in shown
+
+
 def test_jobs_that_seem_stuck_are_named_with_why(viewer: Browser) -> None:
     now = clock.now()
     with writing() as session:

@@ -14,7 +14,7 @@ from tests.console.conftest import Browser, Client
 from webapp import create_app
 from webapp.accounts import sessions, users
 from webapp.config import Config
-from webapp.console.display import user_agents
+from webapp.console.display.wording import browser
 from webapp.db.engines import reading, writing
 from webapp.db.models import User, UserSession
 from webapp.lib import clock
@@ -115,7 +115,7 @@ def test_a_persons_page_shows_each_session_with_address_and_browser(admin: Brows
     ],
 )  # fmt: skip
 def test_a_browser_is_named_in_a_few_words(agent: str, words: str) -> None:
-    assert user_agents.short(agent) == words
+    assert browser(agent) == words
 
 
 def test_a_lesser_role_ends_sessions_and_an_unknown_one_is_refused(admin: Browser) -> None:

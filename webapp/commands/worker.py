@@ -13,8 +13,6 @@ from webapp.commands.shared.output import Column, ago, present, say
 from webapp.lib import clock
 from webapp.lib.text import plural
 
-SHOWN_STATES = {"quiet": "draining", "silent": "not responding", "expired": "lost"}
-
 
 @click.group(epilog="Example: manage.py worker start --count 3")
 def worker() -> None:
@@ -83,7 +81,7 @@ def list_workers(all_: bool, as_json: bool) -> None:
         views = fleet.workers(session, settings.load(session).lease, ended_since=ended_since)
     columns = [
         Column("ID", lambda view: view.worker.id),
-        Column("STATE", lambda view: SHOWN_STATES.get(view.shown_state, view.shown_state)),
+        Column("STATE", lambda view: fleet.state_text(view.shown_state)),
         Column("HOST", lambda view: view.worker.host),
         Column("PID", lambda view: view.worker.pid, right=True),
         Column("SLOTS", lambda view: view.worker.slots, right=True),
@@ -115,7 +113,7 @@ def list_supervisors(as_json: bool) -> None:
         views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
     columns = [
         Column("ID", lambda view: view.id),
-        Column("STATE", lambda view: SHOWN_STATES.get(view.state, view.state)),
+        Column("STATE", lambda view: fleet.state_text(view.state)),
         Column("HOST", lambda view: view.host),
         Column("PID", lambda view: view.row and view.row.pid, right=True),
         Column("WORKERS", lambda view: len(view.workers), right=True),

@@ -11,13 +11,13 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import users
-from webapp.console.display.wording import sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.roles import needs
 from webapp.console.frame.templating import PREFERENCES
 from webapp.console.people import report_ended, sent_handle, signed_in
 from webapp.console.sessions import actor, confirm_password, renew_as_fresh, this_person
 from webapp.db.engines import reading
+from webapp.lib.text import capitalize
 from webapp.web.request_info import is_public_https
 
 pages = Blueprint("account", __name__)
@@ -65,7 +65,7 @@ def set_password() -> ResponseReturnValue:
     try:
         users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
     except users.AccountError as error:
-        return _page({error.field: sentence(str(error))}), 422
+        return _page({error.field: capitalize(str(error))}), 422
     renew_as_fresh()
     message = "Password changed. Your other sessions were signed out."
     return htmx.done(message, back=url_for("account.show"), leave=True)

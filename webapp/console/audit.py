@@ -17,13 +17,12 @@ from flask.typing import ResponseReturnValue
 
 from webapp.console.display import times
 from webapp.console.frame import htmx
-from webapp.console.frame.params import attachment, id_before, with_query
+from webapp.console.frame.params import attachment, id_before, streamed, with_query
 from webapp.console.frame.roles import needs
 from webapp.db import audit
 from webapp.db.engines import reading
 from webapp.db.models import Audit
 from webapp.lib import clock
-from webapp.web.streaming import streamed
 
 pages = Blueprint("audit", __name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display import timeline
-from webapp.console.display.wait_reason import Why, why
+from webapp.console.display.wait_reason import why
 from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
@@ -33,15 +33,14 @@ def show(job_id: str) -> ResponseReturnValue:
         ended = job_detail.attempts(session, job)
         events = job_detail.events(session, job)
         values = settings.load(session)
-        explanation = why(session, job, ended)
         phases = job_phases.phases(job, ended, events)
         return htmx.page(
             "job",
             session,
             job=job,
             watched="watch" in request.args and job.state not in TERMINAL,
-            why=explanation,
-            verbs=_verbs(job, explanation),
+            why=why(session, job),
+            verbs=_verbs(job),
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
             batch={"key": job.batch, "others": queries.size_of_batch(job.batch) - 1} if job.batch else None,
@@ -56,14 +55,9 @@ def show(job_id: str) -> ResponseReturnValue:
         )
 
 
-def _verbs(job: Job, explanation: Why) -> list[Verb]:
-    """The actions that its state allows, without the one whose button is beside the explanation."""
-    if job.cancel_requested_at is not None:
-        return []
-    there = {fix.url for fix in explanation.fixes}
-    return [
-        verb for verb in verbs_for(job.state) if url_for("acts.on_one", job_id=job.id, verb_path=verb.path) not in there
-    ]
+def _verbs(job: Job) -> list[Verb]:
+    """The actions that its state allows, without "run now": that button is beside the explanation."""
+    return [] if job.cancel_requested_at is not None else [one for one in verbs_for(job.state) if one.name != "run_now"]
 
 
 def found(session: Session, job_id: str) -> Job:

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 
 from webapp.accounts import saved_searches
 from webapp.console.display import times
-from webapp.console.display.wording import EMPTY, sentence
+from webapp.console.display.wording import EMPTY
 from webapp.console.frame import htmx
-from webapp.console.frame.params import attachment, no_such_page, with_query
+from webapp.console.frame.params import attachment, no_such_page, streamed, with_query
 from webapp.console.frame.roles import needs
 from webapp.console.sessions import actor, this_person
 from webapp.core.states import STATES
@@ -29,7 +29,7 @@ from webapp.db.models import Queue, View
 from webapp.jobs import exports, filters, listing, queries, search, settings
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
-from webapp.web.streaming import streamed
+from webapp.lib.text import capitalize
 
 pages = Blueprint("jobs", __name__)
 
@@ -109,7 +109,7 @@ class Asked:
             moved = found.state is not None or found.queue is not None
             q = search.without(q, "state", "queue")
         except FilterError as error:
-            problem = sentence(str(error))
+            problem = capitalize(str(error))
         sort = values.get("sort", "")
         asked = cls(wanted, q, "", problem, values.get("before"), values.get("after"), moved)
         usual, other = asked.order.sorts

@@ -40,7 +40,7 @@ def index() -> ResponseReturnValue:
         return htmx.page(
             "overview",
             session,
-            needs=needs(session, counts, running, queues, values),
+            needs=needs(session, running, queues, values),
             counts=counts,
             fleet=running,
             trend=trend,

@@ -15,8 +15,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.accounts import sessions, users
-from webapp.console.display import user_agents
-from webapp.console.display.wording import ROLE_HELP, sentence
+from webapp.console.display.wording import ROLE_HELP, browser
 from webapp.console.frame import htmx
 from webapp.console.frame.error_pages import explain
 from webapp.console.frame.roles import needs
@@ -24,7 +23,7 @@ from webapp.console.sessions import actor, this_person
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 from webapp.jobs import lifecycle
-from webapp.lib.text import plural
+from webapp.lib.text import capitalize, plural
 
 pages = Blueprint("people", __name__)
 
@@ -37,7 +36,7 @@ def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
         {
             "row": row,
             "handle": sessions.handle_of(row),
-            "browser": user_agents.short(row.browser),
+            "browser": browser(row.browser),
             "here": sessions.is_this(row, this_person().session_id),
         }
         for row in sessions.of_user(session, user_id)
@@ -67,7 +66,7 @@ def add() -> ResponseReturnValue:
     try:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
     except users.AccountError as error:
-        return _new_page(typed, {error.field: sentence(str(error))}), 422
+        return _new_page(typed, {error.field: capitalize(str(error))}), 422
     return _done(typed["name"], f"User {typed['name']} added as {typed['role']}.")
 
 
@@ -125,7 +124,7 @@ def set_role(name: str) -> ResponseReturnValue:
     try:
         changed = users.set_role(name, role, actor())
     except users.AccountError as error:
-        return _page(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
+        return _page(name, {"role": capitalize(str(error))}, role if role in ROLES else ""), 422
     if not changed:
         return _done(name, f"{name} is already {role}. Nothing changed.", level="info")
     signed_out = " All sessions were signed out." if lesser else ""
@@ -171,7 +170,7 @@ def set_password(name: str) -> ResponseReturnValue:
     try:
         users.set_password(name, request.form.get("password", ""), actor(), spare=spare)
     except users.AccountError as error:
-        return _page(name, {error.field: sentence(str(error))}), 422
+        return _page(name, {error.field: capitalize(str(error))}), 422
     ended = "Your other sessions were signed out." if own else "All sessions were signed out."
     return _done(name, f"Password of {name} changed. {ended}")
 

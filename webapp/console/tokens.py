@@ -6,7 +6,6 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import tokens
-from webapp.console.display.wording import sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
@@ -14,6 +13,7 @@ from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Token
 from webapp.lib import clock
+from webapp.lib.text import capitalize
 
 pages = Blueprint("tokens", __name__)
 
@@ -58,7 +58,7 @@ def make() -> ResponseReturnValue:
             )
         secret, token = tokens.make(typed["name"], typed["scope"], days, actor())
     except tokens.AccountError as error:
-        return _new_page(typed, {error.field: sentence(str(error))}), 422
+        return _new_page(typed, {error.field: capitalize(str(error))}), 422
     return htmx.form_page("tokens/made.html", token=token, secret=secret, meanings=tokens.MEANINGS)
 
 

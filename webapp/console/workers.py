@@ -11,7 +11,6 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.console.display.wait_reason import START_COMMAND
-from webapp.console.display.wording import worker_state
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.roles import needs
@@ -100,7 +99,7 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
         state = outcome.refused[worker_id]
         if state is None:
             raise lifecycle.NotFound(f"worker {worker_id!r} does not exist.")
-        return htmx.refused(f"Worker {worker_id} is already {worker_state(state)}. Nothing changed.")
+        return htmx.refused(f"Worker {worker_id} is already {fleet.state_text(state)}. Nothing changed.")
     return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
 
 

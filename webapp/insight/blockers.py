@@ -1,6 +1,6 @@
 """Why pending jobs wait: what keeps workers from them, and the rate of the queue. Reads only.
 
-The console writes the texts and adds a button that helps (`console/display/wait_reason.py`).
+The console's templates have the texts and the buttons that help (`templates/job/_why.html`).
 """
 
 from __future__ import annotations

@@ -17,6 +17,13 @@ from webapp.jobs.queries import COUNT_CAP
 from webapp.jobs.worker_actions import RUNNING, SILENT_AFTER_SECONDS, is_silent
 from webapp.lib import clock
 
+_STATE_TEXTS = {"quiet": "draining", "silent": "not responding", "expired": "lost"}
+
+
+def state_text(state: str) -> str:
+    """The text for the shown state of a worker or a supervisor."""
+    return _STATE_TEXTS.get(state, state)
+
 
 @dataclass(frozen=True)
 class WorkerView:

@@ -37,6 +37,24 @@ def events(session: Session, job: Job) -> list[Event]:
     return list(session.scalars(select(Event).where(Event.job_seq == job.seq).order_by(Event.id)))
 
 
+# The texts of a timeline. A verb without a text is shown as it is.
+_TEXTS = {
+    "enqueue": "submitted",
+    "start": "started",
+    "complete": "completed",
+    "fail": "failed",
+    "bury": "moved to dead letters",
+    "cancel": "cancelled",
+    "ask_cancel": "cancel requested",
+    "release": "interrupted (worker shut down)",
+    "lose": "lost (worker crashed)",
+    "requeue": "requeued (retries reset)",
+    "run_now": "set to run now",
+    "promote": "due, pending",
+    "undo": "restored by undo",
+}
+
+
 @dataclass(frozen=True)
 class TimelineEntry:
     """One line of a timeline. `verb` is a lifecycle verb or `start`; `attempt` is set when one started or ended."""
@@ -46,6 +64,12 @@ class TimelineEntry:
     actor: str
     attempt: Optional[int] = None
     text: str = ""
+
+    @property
+    def happened(self) -> str:
+        """'submitted', 'attempt 2 failed'"""
+        text = _TEXTS.get(self.verb, self.verb)
+        return f"attempt {self.attempt} {text}" if self.attempt else text
 
 
 def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[TimelineEntry]:

@@ -51,6 +51,10 @@ class Count:
     def __str__(self) -> str:
         return f"{COUNT_CAP:,}+" if self.capped else f"{self.number:,}"
 
+    def of(self, one: str, many: Optional[str] = None) -> str:
+        """'1 job', '10,000+ jobs'"""
+        return f"{self} {one if self.number == 1 else many or one + 's'}"
+
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 

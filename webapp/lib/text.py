@@ -116,6 +116,11 @@ def one_line(text: str, limit: Optional[int] = 300) -> str:
     return shorten(joined, limit) if limit else joined
 
 
+def capitalize(message: str) -> str:
+    """Capitalize a message that the command line shows after a field's name or after 'Error:'."""
+    return message[:1].upper() + message[1:]
+
+
 def listed(names: Sequence[str]) -> str:
     """'a', 'a and b', 'a, b and c'"""
     return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)

@@ -23,10 +23,11 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from webapp.config import ConfigError
 from webapp.core import schema
+from webapp.db import migrations
 from webapp.lib.logs import WithoutSecrets
 from webapp.lib.sd_notify import Manager
+from webapp.web.gate import SERVER
 from webapp.web.headers import ALWAYS
-from webapp.web.schema_guard import SERVER
 
 HANG_SECONDS = 60  # a process that does not respond for so long is replaced
 STOP_SECONDS = 10  # for running requests to finish
@@ -148,19 +149,14 @@ def serve(app: Flask, listener: socket.socket, processes: int, threads: int, man
 
     util.write_error = _write_error  # gunicorn's workers call it by its module
     app.extensions[SERVER] = os.getpid()
+    code = 0
     try:
         Server().run()
     except SystemExit as end:
-        return _exit_code(app, end.code if isinstance(end.code, int) else 1)
-    return _exit_code(app, 0)
-
-
-def _exit_code(app: Flask, code: int) -> int:
-    """1 if a newer version has upgraded the database, so that a service manager restarts the console."""
-    from webapp.db import migrations
-
+        code = end.code if isinstance(end.code, int) else 1
+    # After an upgrade by a newer version it is not 0, so that a service manager restarts the console.
     with app.app_context(), suppress(ConfigError):
-        return code or int(migrations.current_revision() != schema.HEAD)
+        code = code or int(migrations.current_revision() != schema.HEAD)
     return code
 
 

@@ -13,8 +13,9 @@ from webapp.core.locks import Busy, Gone
 from webapp.core.relocated import Relocated
 from webapp.db import db_errors
 from webapp.jobs.lifecycle import NotFound
+from webapp.lib.text import capitalize
 from webapp.web.faces import current_face
-from webapp.web.schema_guard import Outdated
+from webapp.web.gate import Outdated
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,14 @@ def answer(error: Exception) -> Response:
     if sentence is not None:
         title = "The queue has moved" if isinstance(error, Relocated) else "Database unavailable"
         done = NOT_KNOWN if db_errors.may_have_been_done(error) else "Nothing changed."
-        return face.explain(503, title, f"{_capitalize(sentence)}. {done}")
+        return face.explain(503, title, f"{capitalize(sentence)}. {done}")
     if isinstance(error, NotFound):
-        return face.explain(404, None, _capitalize(str(error)))
+        return face.explain(404, None, capitalize(str(error)))
     if isinstance(error, HTTPException):
         if error.code is None or error.code < 400:
             return error.get_response()  # type: ignore[return-value]
         ours = error.description if error.description != type(error).description else None
-        return face.explain(error.code, None, _capitalize(ours) if ours else None, error)
+        return face.explain(error.code, None, capitalize(ours) if ours else None, error)
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return face.explain(500, "Internal error")
 
@@ -62,8 +63,3 @@ def _explain_database_error(error: Exception) -> Optional[str]:
         sentence = db_errors.OUT_OF_REACH
         log.error("%s %s: %s", request.method, request.path, str(getattr(error, "orig", error)).strip())
     return sentence
-
-
-def _capitalize(message: str) -> str:
-    """Capitalize a message that the command line shows after 'Error:'."""
-    return message[:1].upper() + message[1:]

@@ -5,19 +5,31 @@ Deny by default: the application does not start if a route names no role or scop
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Optional
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
+from sqlalchemy import text
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.core import audit_lines
+from webapp.core import audit_lines, schema
+from webapp.db.engines import reading
 from webapp.web.faces import current_face, face_of
 from webapp.web.request_info import address, public_host, requested_host
-from webapp.web.schema_guard import refuse_when_outdated
 
 WITHOUT_HOST_CHECK = frozenset({"health.alive"})
 WITHOUT_DATABASE = frozenset({"static", "health.alive", "health.ready"})  # /readyz asks the database itself
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+SCHEMA_CHECK_INTERVAL_SECONDS = 1.0
+SERVER = "queuectl_server"  # extension key: the pid of the server's main process
+
+_KEY = "queuectl_schema_seen"
+
+
+class Outdated(Exception):
+    """The database belongs to a newer version than this process."""
 
 
 def init_app(app: Flask) -> None:
@@ -37,7 +49,7 @@ def guard() -> Optional[AnyResponse]:
     if refusal is not None:
         return refusal
     if request.endpoint not in WITHOUT_DATABASE:
-        refuse_when_outdated()
+        _refuse_when_outdated()
     return face.admit()
 
 
@@ -55,3 +67,19 @@ def _refuse_unknown_host() -> Optional[Response]:
         "or set QUEUECTL_PUBLIC_URL to the public address and restart.\n"
     )
     return Response(text, 400, content_type="text/plain; charset=utf-8")
+
+
+def _refuse_when_outdated() -> None:
+    """Stop the server and raise Outdated if the database is newer."""
+    now = time.monotonic()
+    if now < current_app.extensions.get(_KEY, 0.0) + SCHEMA_CHECK_INTERVAL_SECONDS:
+        return
+    with reading() as session:
+        found = session.scalar(text(schema.REVISION))
+    if found == schema.HEAD:
+        current_app.extensions[_KEY] = now
+        return
+    server = current_app.extensions.get(SERVER)
+    if server is not None:
+        os.kill(server, signal.SIGTERM)
+    raise Outdated("A newer version of queuectl has upgraded the database. Restart this console with that version")

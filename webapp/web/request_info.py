@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
 from typing import Optional, cast
 from urllib.parse import urlsplit
 
 from flask import current_app, request
 
-from webapp.config import Config, Network
+from webapp.config import Config
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+?)\.?(?::[0-9]{1,5})?\Z")
 
@@ -40,13 +39,11 @@ def is_public_https() -> bool:
 def address() -> Optional[str]:
     """The client's address: the peer, or behind a trusted proxy the last address in X-Forwarded-For that is not a
     trusted proxy."""
-    trusted, here = config().trusted_proxies, request.remote_addr
-    claimed = request.headers.get("X-Forwarded-For", "").split(",")
-    while here is not None and claimed and _is_in(here, trusted):
-        before = claimed.pop().strip()
-        if not _is_address(before):
+    here = request.remote_addr
+    for before in reversed(request.headers.get("X-Forwarded-For", "").split(",")):
+        if here is None or not _is_trusted_proxy(here) or not _is_address(before.strip()):
             break
-        here = before
+        here = before.strip()
     return here
 
 
@@ -58,8 +55,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_in(text: str, networks: Sequence[Network]) -> bool:
-    return _is_address(text) and any(ipaddress.ip_address(text) in network for network in networks)
+def _is_trusted_proxy(text: str) -> bool:
+    return _is_address(text) and any(ipaddress.ip_address(text) in network for network in config().trusted_proxies)
 
 
 def requested_origin() -> str:

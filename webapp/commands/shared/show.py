@@ -21,24 +21,6 @@ if TYPE_CHECKING:
     from webapp.core.settings import Settings
     from webapp.db.models import Event, Job
 
-VERBS = {
-    "enqueue": "submitted",
-    "start": "started",
-    "complete": "completed",
-    "fail": "failed",
-    "retry": "failed",
-    "bury": "moved to dead letters",
-    "cancel": "cancelled",
-    "ask_cancel": "cancel requested",
-    "settle_cancel": "cancelled",
-    "release": "interrupted (worker shut down)",
-    "lose": "lost (worker crashed)",
-    "requeue": "requeued (retries reset)",
-    "run_now": "set to run now",
-    "promote": "due, pending",
-    "undo": "restored by undo",
-}
-
 
 def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], settings: Settings) -> None:
     show(grid(_fields(job, settings)))
@@ -46,17 +28,12 @@ def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], se
         show("", Text("Attempts", style="bold"), _attempts(job, attempts))
     columns = [
         Column("TIME", lambda line: local_time(line.at)),
-        Column("EVENT", _event),
+        Column("EVENT", lambda line: line.happened),
         Column("ACTOR", lambda line: line.actor),
         Column("DETAIL", lambda line: line.text, flexible=True),
     ]
     timeline = job_detail.timeline(job, list(attempts), list(events))
     show("", Text("Timeline", style="bold"), table(columns, timeline))
-
-
-def _event(line: job_detail.TimelineEntry) -> str:
-    verb = VERBS.get(line.verb, line.verb)
-    return f"attempt {line.attempt} {verb}" if line.attempt else verb
 
 
 def _fields(job: Job, settings: Settings) -> list[tuple[str, Text]]:

@@ -1,1 +1,1 @@
-"""How pages say things: words, times, charts, output, reasons."""
+"""What pages show besides the rows: reasons, times, charts, output, and words that several pages use."""

@@ -6,8 +6,10 @@ All output is escaped. It never becomes an attribute, except for the class names
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import Optional
+from itertools import groupby
+from typing import Any, Optional
 
 from markupsafe import escape
 
@@ -44,8 +46,19 @@ class Style:
 
 
 PLAIN = Style()
-_ON = {1: "bold", 2: "faint", 3: "italic", 4: "underline", 7: "reverse", 9: "strike"}
-_OFF = {22: ("bold", "faint"), 23: ("italic",), 24: ("underline",), 27: ("reverse",), 29: ("strike",)}
+_FLAGS = {1: "bold", 2: "faint", 3: "italic", 4: "underline", 7: "reverse", 9: "strike"}
+# What each parameter changes. 30 to 37 and 90 to 97 are ink, 40 to 47 and 100 to 107 ground: dark and bright colours.
+_CHANGES: dict[int, dict[str, Any]] = {
+    **{code: {name: True} for code, name in _FLAGS.items()},
+    22: {"bold": False, "faint": False},
+    **{code + 20: {name: False} for code, name in _FLAGS.items() if code > 2},
+    **{30 + number: {"ink": number} for number in range(8)},
+    **{90 + number: {"ink": number + 8} for number in range(8)},
+    39: {"ink": None},
+    **{40 + number: {"ground": number} for number in range(8)},
+    **{100 + number: {"ground": number + 8} for number in range(8)},
+    49: {"ground": None},
+}
 
 
 def apply(style: Style, parameters: str) -> Style:
@@ -57,16 +70,8 @@ def apply(style: Style, parameters: str) -> Style:
         position += 1
         if code == 0:
             style = PLAIN
-        elif code in _ON:
-            style = replace(style, **{_ON[code]: True})
-        elif code in _OFF:
-            style = replace(style, **dict.fromkeys(_OFF[code], False))
-        elif 30 <= code <= 37 or 90 <= code <= 97:
-            style = replace(style, ink=code - 30 if code < 90 else code - 82)
-        elif 40 <= code <= 47 or 100 <= code <= 107:
-            style = replace(style, ground=code - 40 if code < 100 else code - 92)
-        elif code in {39, 49}:
-            style = replace(style, ink=None) if code == 39 else replace(style, ground=None)
+        elif code in _CHANGES:
+            style = replace(style, **_CHANGES[code])
         elif code in {38, 48}:
             colour, position = _extended(numbers, position)
             if colour is not None:
@@ -138,18 +143,16 @@ def _shown(data: bytes, style: Style) -> tuple[list[tuple[str, Style]], Style]:
 
 def _marked(runs: list[tuple[str, Style]], pattern: re.Pattern[str]) -> list[tuple[str, Style, bool]]:
     """Split runs at the start and end of each match. A match may span several runs."""
-    spans = [match.span() for match in pattern.finditer("".join(text for text, _ in runs)[:LONGEST_LINE])]
-    edges = sorted({edge for span in spans for edge in span})
-    inside = {start for start, _ in spans}
-    outside = {end for _, end in spans} - inside
+    line = "".join(text for text, _ in runs)[:LONGEST_LINE]
+    edges = [edge for match in pattern.finditer(line) for edge in match.span()]
     parts: list[tuple[str, Style, bool]] = []
-    offset, marked = 0, False
+    offset = 0
     for text, style in runs:
         end = offset + len(text)
-        cuts = [offset, *(edge for edge in edges if offset < edge < end), end]
+        cuts = [offset, *sorted({edge for edge in edges if offset < edge < end}), end]
         for first, last in zip(cuts, cuts[1:]):
-            marked = first in inside or (marked and first not in outside)
-            parts.append((text[first - offset : last - offset], style, marked))
+            inside = bisect_right(edges, first) % 2 == 1
+            parts.append((text[first - offset : last - offset], style, inside))
         offset = end
     return parts
 
@@ -184,13 +187,7 @@ def _overwrite(cells: list[tuple[str, Style]], runs: list[tuple[str, Style]]) ->
 
 
 def _joined(cells: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
-    runs: list[tuple[str, Style]] = []
-    for char, style in cells:
-        if runs and runs[-1][1] == style:
-            runs[-1] = (runs[-1][0] + char, style)
-        else:
-            runs.append((char, style))
-    return runs
+    return [("".join(char for char, _ in some), style) for style, some in groupby(cells, key=lambda cell: cell[1])]
 
 
 def _html(runs: list[tuple[str, Style, bool]]) -> str:

@@ -6,8 +6,7 @@ outside the SVG, because it is stretched to the available width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from webapp.console.display import times
 from webapp.insight.failure_groups import HOUR, Deaths
@@ -50,54 +49,50 @@ AXES = {
 
 
 def throughput(trend: Trend) -> Chart:
-    heights = [(one.completed,) for _, one in trend.points]
-    texts = [f"{one.completed:,} completed" for _, one in trend.points]
+    def shown(one: Sum) -> tuple[str, dict[str, int]]:
+        return f"{one.completed:,} completed", {"completed": one.completed}
+
     summary = f"{trend.total.completed:,} completed"
-    return _chart("throughput", ("Completed", "No completed jobs."), summary, trend, ("completed",), heights, texts)
+    return _chart(trend, "throughput", "Completed", "No completed jobs.", summary, shown)
 
 
 def failures(trend: Trend) -> Chart:
     """Failed attempts; those after which a job gave up are shown apart."""
-    heights = [(one.dead, max(one.failed - one.dead, 0)) for _, one in trend.points]
-    texts = [f"{one.failed:,} failed, {one.dead:,} gave up" for _, one in trend.points]
-    total = trend.total
-    summary = f"{total.failed:,} failed, {plural(total.dead, 'job')} gave up"
-    return _chart(
-        "failures", ("Failed attempts", "No failed attempts."), summary, trend, ("dead", "failed"), heights, texts
-    )
+
+    def shown(one: Sum) -> tuple[str, dict[str, int]]:
+        parts = {"dead": one.dead, "failed": max(one.failed - one.dead, 0)}
+        return f"{one.failed:,} failed, {one.dead:,} gave up", parts
+
+    summary = f"{trend.total.failed:,} failed, {plural(trend.total.dead, 'job')} gave up"
+    return _chart(trend, "failures", "Failed attempts", "No failed attempts.", summary, shown)
 
 
 def _chart(
-    id_: str,
-    titles: tuple[str, str],
-    summary: str,
-    trend: Trend,
-    kinds: Sequence[str],
-    heights: Sequence[Sequence[int]],
-    texts: Sequence[str],
+    trend: Trend, id_: str, title: str, nothing: str, summary: str, shown: Callable[[Sum], tuple[str, dict[str, int]]]
 ) -> Chart:
-    most = max(map(sum, heights))
+    """`shown`: the text of a step, and the height of each part."""
+    steps = [(at, *shown(one)) for at, one in trend.points]
+    most = max(sum(parts.values()) for _, _, parts in steps)
     top = _round_up(most)
     bars = []
-    for index, ((at, _), parts) in enumerate(zip(trend.points, heights)):
-        if not sum(parts):
-            continue
-        is_open = index == len(heights) - 1
-        text = f"{moment(at, trend)}: {texts[index]}{' so far' if is_open else ''}"
-        bars.append(Bar(index * STEP + GAP // 2, text, _stack(kinds, parts, top), is_open))
+    for index, (at, text, parts) in enumerate(steps):
+        if any(parts.values()):
+            is_open = index == len(steps) - 1
+            text = f"{moment(at, trend)}: {text}{' so far' if is_open else ''}"
+            bars.append(Bar(index * STEP + GAP // 2, text, _stack(parts, top), is_open))
     peak = f", at most {most:,} {STEPS[trend.range.key]}" if most else ""
     description = f"{trend.range.title}: {summary}{peak}."
-    return Chart(id_, *titles, description, len(heights) * STEP, top, bars)
+    return Chart(id_, title, nothing, description, len(steps) * STEP, top, bars)
 
 
-def _stack(kinds: Sequence[str], numbers: Sequence[int], top: int) -> list[tuple[str, float, float]]:
-    parts, foot = [], float(HEIGHT)
-    for kind, number in zip(kinds, numbers):
+def _stack(parts: dict[str, int], top: int) -> list[tuple[str, float, float]]:
+    stack, foot = [], float(HEIGHT)
+    for kind, number in parts.items():
         if number:
             height = max(round(number / top * HEIGHT, 1), 1.5)  # keep one in a thousand visible
             foot = max(round(foot - height, 1), 0)
-            parts.append((kind, foot, height))
-    return parts
+            stack.append((kind, foot, height))
+    return stack
 
 
 def _round_up(most: int) -> int:

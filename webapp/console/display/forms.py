@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from webapp.console.display import times
-from webapp.console.display.wording import sentence
 from webapp.core import labels
 from webapp.core.job_spec import JobSpec, SpecError, parse
 from webapp.core.labels import LabelSet
 from webapp.db.models import Job
 from webapp.lib import durations
+from webapp.lib.text import capitalize
 
 MOST_LINES = 5000  # jobs per form
 SHOWN_LINES = 5  # invalid lines named in the message
@@ -102,7 +102,7 @@ class SubmitForm:
             return [parse({**self._description(), "command": command})]
         except SpecError as error:
             for one in error.errors:
-                self.errors.setdefault(one.field, sentence(one.message))
+                self.errors.setdefault(one.field, capitalize(one.message))
             return []
 
     def _of_lines(self, specs: list[JobSpec]) -> list[JobSpec]:

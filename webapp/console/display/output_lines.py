@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Optional
 
 from markupsafe import Markup
@@ -169,41 +170,39 @@ def pattern_of(text: str) -> re.Pattern[str]:
 
 def hits(kept: Output, pattern: re.Pattern[str]) -> list[int]:
     """Offsets of matching lines in the last SEARCHED bytes, MOST_HITS at most."""
-    found: list[int] = []
     data = kept.data
     start = 0 if len(data) <= SEARCHED else data.find(b"\n", len(data) - SEARCHED) + 1
-    cut = cut_of(kept)
-    edges = [start, *([cut] if cut is not None and cut > start else []), len(data)]
-    for first, last in zip(edges, edges[1:]):
-        offset = first
-        for raw in data[first:last].split(b"\n"):
-            if raw and pattern.search(ansi.text_of(raw)):
-                found.append(offset)
-                if len(found) == MOST_HITS:
-                    return found
-            offset += len(raw) + 1
-    return found
+    found = (offset for offset, raw in _lines(kept, start, len(data)) if pattern.search(ansi.text_of(raw)))
+    return list(islice(found, MOST_HITS))
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
+def _lines(kept: Output, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The offset and bytes of each line, without newline. A line with the cut in it comes in two parts."""
+    cut = cut_of(kept)
+    edges = [start, *([cut] if cut is not None and start <= cut < end else []), end]
+    for first, last in zip(edges, edges[1:]):
+        offset = first
+        for raw in kept.data[first:last].split(b"\n"):
+            if offset < last:  # else it is what follows the last newline: nothing
+                yield offset, raw
+            offset += len(raw) + 1
+
+
 def _part(kept: Output, start: int, end: int, options: RenderOptions) -> Lines:
     data = kept.data
-    lines = _Lines(kept, start, options)
     whole_end = data.rfind(b"\n", start, end) + 1 or start
-    parts, offset = [], start
-    for raw in data[start:whole_end].split(b"\n")[:-1]:
-        parts.append(lines.html(raw, offset))
-        offset += len(raw) + 1
-    unfinished = ""
-    if whole_end < end:
-        unfinished = lines.html(data[whole_end:end], whole_end, named=not kept.live)
-    elif lines.cut is not None and lines.cut == end and not kept.live:
-        unfinished = _cut_note(kept.dropped)
+    page = _Page(kept, start, options)
+    whole = "".join(page.line(offset, raw) for offset, raw in _lines(kept, start, whole_end))
+    # An unfinished line has no name yet: the whole line will get it.
+    rest = "".join(page.line(offset, raw, named=not kept.live) for offset, raw in _lines(kept, whole_end, end))
+    if cut_of(kept) == end and not kept.live:
+        rest += _cut_note(kept.dropped)
     return Lines(
-        Markup("".join(parts)),  # noqa: S704 -- ansi.py escapes it
-        Markup(unfinished),  # noqa: S704
+        Markup(whole),  # noqa: S704 -- ansi.py escapes it
+        Markup(rest),  # noqa: S704
         _position(kept, start),
         _position(kept, whole_end),
         kept.live,
@@ -211,32 +210,24 @@ def _part(kept: Output, start: int, end: int, options: RenderOptions) -> Lines:
     )
 
 
-class _Lines:
+class _Page:
     """Turns lines into HTML, and carries style and line number from line to line."""
 
     def __init__(self, kept: Output, start: int, options: RenderOptions) -> None:
-        self.cut = cut_of(kept)
         self._kept = kept
+        self._cut = cut_of(kept)
         self._options = options
         self._ends = list(accumulate(kept.runs))
         self._style = ansi.style_after(kept.data, start)
         self._number = kept.data.count(b"\n", 0, start)
 
-    def html(self, raw: bytes, offset: int, *, named: bool = True) -> str:
-        """One line as an element, with a class for stderr and a note for dropped bytes.
-
-        `named` is false for an unfinished line: the whole line will get the name later.
-        """
+    def line(self, offset: int, raw: bytes, *, named: bool = True) -> str:
+        """One line as an element, with a class for stderr; before it, a note for dropped bytes."""
         self._number += 1
-        cut = self.cut
-        if cut is None or not offset <= cut <= offset + len(raw):
-            return self._element(raw, offset, named)
-        head = self._element(raw[: cut - offset], offset, named) if cut > offset else ""
-        self._style = ansi.PLAIN
-        tail = self._element(raw[cut - offset :], cut, named)
-        return f"{head}{_cut_note(self._kept.dropped)}{tail}"
-
-    def _element(self, raw: bytes, offset: int, named: bool) -> str:
+        note = ""
+        if offset == self._cut:
+            self._style = ansi.PLAIN
+            note = _cut_note(self._kept.dropped)
         html, self._style = ansi.line(raw, self._style, self._options.pattern)
         classes = ["err"] if bisect_right(self._ends, offset) % 2 else []
         here = ""
@@ -245,8 +236,8 @@ class _Lines:
             here = '<span id="at"></span>'
         kind = f' class="{" ".join(classes)}"' if classes else ""
         if not named:
-            return f"<div{kind}>{here}{html}</div>"
-        numbered = self.cut is None or offset < self.cut
+            return f"{note}<div{kind}>{here}{html}</div>"
+        numbered = self._cut is None or offset < self._cut
         name = f"L{self._number}" if numbered else f"B{_position(self._kept, offset)}"
         shown = self._number if numbered else "\N{MIDDLE DOT}"
         # Not in the tab order: keyboard users have the Line field.
@@ -254,7 +245,7 @@ class _Lines:
             f'<a href="?attempt={self._options.attempt}&amp;line={name}#{name}" data-n="{shown}" tabindex="-1"'
             f' aria-hidden="true"></a>'
         )
-        return f'<div id="{name}"{kind}>{link}{here}{html}</div>'
+        return f'{note}<div id="{name}"{kind}>{link}{here}{html}</div>'
 
 
 def _cut_note(dropped: int) -> str:

@@ -39,10 +39,8 @@ def local(micros: int) -> datetime:
     return clock.to_datetime(micros).astimezone(zone())
 
 
-def exact(micros: Optional[int]) -> str:
+def exact(micros: int) -> str:
     """'24 Nov 2026, 04:37:12 UTC'"""
-    if micros is None:
-        return "\N{EN DASH}"
     moment = local(micros)
     return f"{moment.day} {moment:%b %Y, %H:%M:%S} {moment.tzname()}"
 

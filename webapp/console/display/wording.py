@@ -1,24 +1,15 @@
-"""The console's texts for states, verbs, actors and sizes."""
+"""The console's texts for states, verbs, actors, numbers and browsers."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Optional
 
 from webapp.core.states import ARROWS
-from webapp.db.models import Job
-from webapp.jobs.job_detail import TimelineEntry
+from webapp.lib.text import shorten
 
 NOTHING = "\N{EN DASH}"  # a table cell without a value
-STATE_HELP = {
-    "scheduled": "not due yet",
-    "pending": "due, waiting for a worker",
-    "processing": "running",
-    "completed": "exit code 0",
-    "failed": "failed, will retry",
-    "dead": "out of retries",
-    "cancelled": "stopped by a user",
-}
 ROLE_HELP = {
     "viewer": "sees jobs, output, workers and settings; cannot change anything",
     "operator": "also submits, cancels, requeues and discards jobs, and pauses queues; can run any command",
@@ -80,38 +71,6 @@ def who(actor: Optional[str]) -> str:
     return words.get(kind, actor or NOTHING)
 
 
-_HAPPENED = {
-    "enqueue": "Submitted",
-    "promote": "Due, pending",
-    "requeue": "Requeued (retries reset)",
-    "run_now": "Set to run now",
-    "cancel": "Cancelled",
-    "ask_cancel": "Cancel requested",
-    "undo": "Restored by undo",
-    "bury": "Moved to dead letters",
-}
-_ATTEMPT = {
-    "start": "Attempt {n} started",
-    "complete": "Attempt {n} completed",
-    "fail": "Attempt {n} failed",
-    "cancel": "Attempt {n} cancelled",
-    "release": "Attempt {n} interrupted (worker shut down)",
-    "lose": "Attempt {n} lost (worker crashed)",
-}
-
-
-def happened(line: TimelineEntry) -> str:
-    """The text of a timeline entry."""
-    if line.attempt is not None and line.verb in _ATTEMPT:
-        return _ATTEMPT[line.verb].format(n=line.attempt)
-    return _HAPPENED.get(line.verb, line.verb.replace("_", " ").capitalize())
-
-
-def sentence(message: str) -> str:
-    """Capitalize a message that the command line shows after a field's name."""
-    return message[:1].upper() + message[1:]
-
-
 def number(value: Optional[float]) -> str:
     """'3,600', '0.1', '2.5'"""
     if value is None:
@@ -119,10 +78,34 @@ def number(value: Optional[float]) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,}"
 
 
-def worker_state(shown: str) -> str:
-    """The text for `WorkerView.shown_state`."""
-    return {"quiet": "draining", "silent": "not responding", "expired": "lost"}.get(shown, shown)
+# The first match counts: most browsers also name other browsers.
+_BROWSERS = (
+    ("Edge", re.compile(r"Edg(?:e|A|iOS)?/(\d+)")),
+    ("Opera", re.compile(r"(?:OPR|Opera)/(\d+)")),
+    ("Samsung Internet", re.compile(r"SamsungBrowser/(\d+)")),
+    ("Firefox", re.compile(r"(?:Firefox|FxiOS)/(\d+)")),
+    ("Chrome", re.compile(r"(?:HeadlessChrome|Chrome|CriOS|Chromium)/(\d+)")),
+    ("Safari", re.compile(r"Version/(\d+)\S* .*Safari/")),
+)
+_SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("CrOS", "ChromeOS"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
+UNKNOWN_LIMIT = 40
 
 
-def shown_state(job: Job) -> str:
-    return "processing · cancelling" if job.cancel_requested_at is not None else job.state
+def browser(agent: Optional[str]) -> str:
+    """A User-Agent as short text: 'Firefox 128 on Linux'. Unknown ones are shown as they are, cut."""
+    text = (agent or "").strip()
+    if not text:
+        return "unknown browser"
+    name = next((f"{brand} {found[1]}" for brand, looks in _BROWSERS if (found := looks.search(text))), "")
+    system = next((brand for part, brand in _SYSTEMS if part in text), "")
+    if not name:
+        return shorten(text, UNKNOWN_LIMIT)
+    return f"{name} on {system}" if system else name

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn, Optional, Union
 from urllib.parse import urlencode
 
-from flask import Response, abort, request
+from flask import Response, abort, current_app, request
 
 
 def whole_number(text: str, digits: int = 18) -> Optional[int]:
@@ -38,3 +38,18 @@ def attachment(content: Union[bytes, Iterable[str]], content_type: str, name: st
     response = Response(content, content_type=content_type)
     response.headers.set("Content-Disposition", "attachment", filename=name)
     return response
+
+
+def streamed(pieces: Iterator[str]) -> Iterator[str]:
+    """The pieces in an application context. No database connection is held between two pieces."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+
+    def within() -> Iterator[str]:
+        while True:
+            with app.app_context():
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
+
+    return within()

@@ -15,6 +15,7 @@ from webapp.console.frame.roles import needed_role
 from webapp.console.sessions import current_person
 from webapp.core import labels, relocated
 from webapp.db.models import Queue, Worker
+from webapp.insight import fleet
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock, durations, text
@@ -35,23 +36,21 @@ def init_app(app: Flask) -> None:
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.filters.update(
         when=times.when,
-        exact=times.exact,
         duration=durations.duration,
         about=durations.about,
         who=wording.who,
         size=text.size,
         number=wording.number,
         one_line=text.one_line,
-        happened=wording.happened,
         phase=timeline.phase_text,
-        shown_state=wording.shown_state,
-        worker_state=wording.worker_state,
+        worker_state=fleet.state_text,
         labels=labels.split,
         plain=text.show_controls,
     )
     app.jinja_env.globals.update(
-        between=durations.between, verbs_for=wording.verbs_for, STATE_HELP=wording.STATE_HELP, plural=text.plural,
+        between=durations.between, verbs_for=wording.verbs_for, plural=text.plural,
         version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
+        start_command=wait_reason.start_command, place=wait_reason.place, total=queries.total, listed=text.listed,
     )  # fmt: skip
     app.context_processor(_reader)
 
