@@ -44,7 +44,7 @@ class Count:
     capped: bool = False
 
     @classmethod
-    def of(cls, number: int, more: bool = False) -> Count:
+    def up_to(cls, number: int, more: bool = False) -> Count:
         """`number` may be larger than COUNT_CAP. `more`: there are more than `number`."""
         return cls(min(number, COUNT_CAP), more or number > COUNT_CAP)
 
@@ -61,7 +61,7 @@ class Count:
 
 def count(session: Session, *conditions: ColumnElement[bool]) -> Count:
     limited = select(literal_column("1")).select_from(Job).where(*conditions).limit(COUNT_CAP + 1).subquery()
-    return Count.of(session.scalar(select(func.count()).select_from(limited)) or 0)
+    return Count.up_to(session.scalar(select(func.count()).select_from(limited)) or 0)
 
 
 def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
@@ -73,13 +73,13 @@ def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
 def total(counts: Iterable[Count]) -> Count:
     """The sum, also exact up to COUNT_CAP."""
     counts = list(counts)
-    return Count.of(sum(one.number for one in counts), any(one.capped for one in counts))
+    return Count.up_to(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
 def count_states(session: Session) -> dict[str, Count]:
     """How many jobs are in each state, in the order of a job's life."""
     numbers = session.execute(_all_states(), {"most": COUNT_CAP + 1}).one()
-    return {state: Count.of(number) for state, number in zip(STATES, numbers)}
+    return {state: Count.up_to(number) for state, number in zip(STATES, numbers)}
 
 
 @lru_cache(maxsize=1)
@@ -139,7 +139,7 @@ def waiting_jobs(session: Session) -> list[Waiting]:
         values = {"queue": label_set.queue, "requires": label_set.requires, "most": COUNT_CAP + 1}
         number, oldest = session.execute(_PENDING, values).one()
         if number:
-            found.append(Waiting(label_set, Count.of(number), oldest))
+            found.append(Waiting(label_set, Count.up_to(number), oldest))
     return found
 
 
