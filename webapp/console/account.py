@@ -13,10 +13,10 @@ from flask.typing import ResponseReturnValue
 from webapp.accounts import users
 from webapp.console.display.wording import sentence
 from webapp.console.frame import htmx
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import actor, needs, this_person
 from webapp.console.frame.templating import PREFERENCES
 from webapp.console.people import report_ended, sent_handle, signed_in
-from webapp.console.sessions import actor, confirm_password, renew_as_fresh, this_person
+from webapp.console.sessions import confirm_password, renew_as_fresh
 from webapp.db.engines import reading
 from webapp.web.request_info import is_public_https
 

@@ -13,9 +13,8 @@ from sqlalchemy.orm import Session
 from webapp.console.display.wording import VERBS, who
 from webapp.console.frame import htmx
 from webapp.console.frame.params import id_before
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import actor, needs
 from webapp.console.job_actions import ACTION_TIMEOUT_SECONDS
-from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Event, Job
 from webapp.jobs import actions, activity, queries

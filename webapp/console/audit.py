@@ -18,7 +18,7 @@ from flask.typing import ResponseReturnValue
 from webapp.console.display import times
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, id_before, with_query
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import needs
 from webapp.db import audit
 from webapp.db.engines import reading
 from webapp.db.models import Audit

@@ -18,10 +18,9 @@ from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import actor, needs
 from webapp.console.job_actions import on_all
 from webapp.console.jobs import PAGE
-from webapp.console.sessions import actor
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups

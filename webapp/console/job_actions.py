@@ -18,8 +18,7 @@ from sqlalchemy.orm import Session
 from webapp.console.display.wording import VERBS, Verb
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import requeue_impact

@@ -20,8 +20,7 @@ from webapp.console.display import times
 from webapp.console.display.wording import EMPTY, sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, no_such_page, with_query
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor, this_person
+from webapp.console.frame.person import actor, needs, this_person
 from webapp.core.states import STATES
 from webapp.db import audit
 from webapp.db.engines import reading, writing

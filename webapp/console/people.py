@@ -18,9 +18,7 @@ from webapp.accounts import sessions, users
 from webapp.console.display import user_agents
 from webapp.console.display.wording import ROLE_HELP, sentence
 from webapp.console.frame import htmx
-from webapp.console.frame.error_pages import explain
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor, this_person
+from webapp.console.frame.person import actor, needs, this_person
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 from webapp.jobs import lifecycle
@@ -156,7 +154,7 @@ def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
     try:
         changed = users.set_disabled(user.name, disabled, actor())
     except users.AccountError as error:
-        return explain(409, "The last admin stays", f"{user.name} {error}")
+        return htmx.refused(f"{user.name} {error}", "The last admin stays")
     if not changed:
         return htmx.refused(f"{user.name} is already {'disabled' if disabled else 'enabled'}. Nothing changed.")
     return _done(user.name, said, out=disabled and _is_reader(user))

@@ -11,8 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from webapp.console.display.wait_reason import start_command
 from webapp.console.frame import htmx
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView, workers

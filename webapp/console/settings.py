@@ -13,8 +13,7 @@ from webapp.console.display.setting_effects import foresee
 from webapp.console.display.wording import number, who
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.core.settings import Definition, SettingError, define
 from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings

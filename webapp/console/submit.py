@@ -19,8 +19,7 @@ from webapp.console.display.times import zone_name
 from webapp.console.display.wait_reason import place, start_command
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.core import labels
 from webapp.core.job_spec import SpecError
 from webapp.core.settings import Settings

@@ -9,8 +9,7 @@ from webapp.accounts import tokens
 from webapp.console.display.wording import sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Token
 from webapp.lib import clock

@@ -14,8 +14,7 @@ from webapp.console.display.wait_reason import START_COMMAND
 from webapp.console.display.wording import worker_state
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.db.models import Worker
 from webapp.insight import fleet

@@ -11,8 +11,7 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.console.display import timeline, times, wait_reason, wording
-from webapp.console.frame.roles import needed_role
-from webapp.console.sessions import current_person
+from webapp.console.frame.person import Need, current_person, need_of
 from webapp.core import labels, relocated
 from webapp.db.models import Queue, Worker
 from webapp.jobs import queries, settings
@@ -60,7 +59,8 @@ def may_open(endpoint: str) -> bool:
     """Whether the page exists and the user's role may open it."""
     person = current_person()
     known = endpoint in current_app.view_functions
-    return known and person is not None and person.may(needed_role(current_app, endpoint) or "viewer")
+    need = need_of(current_app, endpoint) or Need("viewer")
+    return known and person is not None and person.may(need.role)
 
 
 def _reader() -> dict[str, Any]:
