@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flask import Blueprint
 from werkzeug.utils import find_modules, import_string
 
 from webapp.console import sessions
@@ -27,4 +28,6 @@ def init_app(app: Flask) -> None:
     htmx.init_app(app)  # after the gate, which refuses users without access
     templating.init_app(app)
     for name in find_modules(__name__):
-        app.register_blueprint(import_string(name).pages)
+        for value in vars(import_string(name)).values():
+            if isinstance(value, Blueprint):
+                app.register_blueprint(value)

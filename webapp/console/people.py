@@ -1,7 +1,8 @@
-"""Users: the list, adding a user, and one user's role, password and sessions.
+"""Users, for admins: the list, adding a user, one user's role, password and sessions. And everybody's own account.
 
 `webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a
-recently confirmed password, also to show their form.
+recently confirmed password, also to show their form. The theme, refresh and keys of a browser are cookies, so that they
+work without JavaScript.
 """
 
 from __future__ import annotations
@@ -19,17 +20,22 @@ from webapp.console.display import user_agents
 from webapp.console.display.wording import ROLE_HELP, sentence
 from webapp.console.frame import htmx
 from webapp.console.frame.person import actor, needs, this_person
+from webapp.console.frame.templating import PREFERENCES
+from webapp.console.sessions import confirm_password, renew_as_fresh
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 from webapp.jobs import lifecycle
 from webapp.lib.text import plural
+from webapp.web.request_info import is_public_https
 
 pages = Blueprint("people", __name__)
+account = Blueprint("account", __name__)
 
+YEAR_SECONDS = 365 * 86400
 HANDLE = re.compile(r"[0-9a-f]{16}\Z")
 
 
-def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
+def _signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
     """A user's sessions as shown, the current one (`here`) first."""
     shown = [
         {
@@ -92,7 +98,7 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
             session,
             user=user,
             role=role or user.role,
-            signed=signed_in(session, user.id),
+            signed=_signed_in(session, user.id),
             errors=errors or {},
             **_rules(),
         )
@@ -165,9 +171,8 @@ def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
 def set_password(name: str) -> ResponseReturnValue:
     """Set a user's password. All sessions of the user end, except the current one."""
     own = _is_reader(_known(name))
-    spare = this_person().session_id if own else ""
     try:
-        users.set_password(name, request.form.get("password", ""), actor(), spare=spare)
+        users.set_password(name, request.form.get("password", ""), actor(), spare=this_person().session_id)
     except users.AccountError as error:
         return _page(name, {error.field: sentence(str(error))}), 422
     ended = "Your other sessions were signed out." if own else "All sessions were signed out."
@@ -178,16 +183,15 @@ def set_password(name: str) -> ResponseReturnValue:
 @needs("admin", fresh=True)
 def end_sessions(name: str) -> ResponseReturnValue:
     """Sign a user out: one session (`handle`), or all after confirmation."""
-    own, handle = _is_reader(_known(name)), sent_handle()
+    own, handle = _is_reader(_known(name)), _sent_handle()
     if not handle and "confirmed" not in request.form:
         if own:
             return _ask("Sign out all other sessions?", "You stay signed in here.", "Sign out")
         return _ask(f"Sign {name} out everywhere?", f"{name} can sign in again.", "Sign out")
-    ended = users.end_sessions(name, actor(), handle=handle, spare=this_person().session_id if own else "")
-    return report_ended(ended, url_for("people.show", name=name))
+    return _end_sessions(name, handle, url_for("people.show", name=name))
 
 
-def sent_handle() -> str:
+def _sent_handle() -> str:
     """The session handle that the button sent, or '' for all."""
     handle = request.form.get("handle", "")
     if handle and not HANDLE.match(handle):
@@ -195,7 +199,9 @@ def sent_handle() -> str:
     return handle
 
 
-def report_ended(ended: int, back: str) -> ResponseReturnValue:
+def _end_sessions(name: str, handle: str, back: str) -> ResponseReturnValue:
+    """End one session of a user, or all; never the current one."""
+    ended = users.end_sessions(name, actor(), handle=handle, spare=this_person().session_id)
     if not ended:
         return htmx.refused("Already signed out. Nothing changed.")
     # Pages with forms have no live region, so reload the page.
@@ -215,3 +221,59 @@ def _done(name: str, message: str, *, level: str = "success", out: bool = False)
     """Show a message on the user's page, or on the sign-in page for users who signed themselves `out`."""
     back = url_for("sessions.log_in") if out else url_for("people.show", name=name)
     return htmx.done(message, back=back, level=level, leave=True)
+
+
+# --- the own account -------------------------------------------------------------------------------------------------
+
+
+@account.get("/account", endpoint="show")
+def show_account() -> ResponseReturnValue:
+    return _account_page()
+
+
+def _account_page(errors: Optional[dict[str, str]] = None) -> str:
+    with reading() as session:
+        return htmx.form_page(
+            "account/page.html",
+            session,
+            signed=_signed_in(session, this_person().user_id),
+            shortest=users.SHORTEST,
+            errors=errors or {},
+        )
+
+
+@account.post("/account", endpoint="choose")
+@needs("viewer")
+def choose_preferences() -> ResponseReturnValue:
+    response = htmx.done("Saved for this browser.", back=url_for("account.show"), leave=True)
+    for name, allowed in PREFERENCES.items():
+        value = request.form.get(name)
+        if value in allowed:  # not HttpOnly: app.js uses them too
+            response.set_cookie(name, value, max_age=YEAR_SECONDS, samesite="Lax", secure=is_public_https())
+    return response
+
+
+@account.post("/account/password", endpoint="set_password")
+@needs("viewer")
+def set_own_password() -> ResponseReturnValue:
+    """Change the own password. Without a recent confirmation, the current password is needed too."""
+    person = this_person()
+    if not person.fresh:
+        # This renews the session now: a rejected new password does not ask for the old one again.
+        problem, status, headers = confirm_password(request.form.get("current", ""))
+        if problem:
+            return _account_page({"current": problem}), status, headers
+    try:
+        users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
+    except users.AccountError as error:
+        return _account_page({error.field: sentence(str(error))}), 422
+    renew_as_fresh()
+    message = "Password changed. Your other sessions were signed out."
+    return htmx.done(message, back=url_for("account.show"), leave=True)
+
+
+@account.post("/account/sessions/end", endpoint="end_sessions")
+@needs("viewer")
+def end_own_sessions() -> ResponseReturnValue:
+    """Sign out one other session, or all others."""
+    return _end_sessions(this_person().name, _sent_handle(), url_for("account.show"))
