@@ -6,17 +6,12 @@ access for all routes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from flask import Blueprint
+from flask import Blueprint, Flask
 from werkzeug.utils import find_modules, import_string
 
 from webapp.console import sessions
 from webapp.console.frame import face, htmx, templating
 from webapp.console.frame.face import Console
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 __all__ = ["Console", "init_app"]
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from webapp.console.display.wording import VERBS, who
+from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import id_before
 from webapp.console.frame.person import actor, needs
 from webapp.console.job_actions import ACTION_TIMEOUT_SECONDS
 from webapp.db.engines import reading
-from webapp.db.models import BulkAction, Event, Job
+from webapp.db.models import BulkAction, Job
 from webapp.jobs import actions, activity, queries
 from webapp.jobs import canary as canaries
 from webapp.jobs.filters import JobFilter
@@ -28,37 +28,16 @@ pages = Blueprint("activity", __name__)
 
 PAGE = 50  # rows
 SHOWN_JOBS = 20
-BADGES = {  # of an action's state: the badge class of a similar job state, and the text
-    "waiting": ("scheduled", "waiting"),
-    "running": ("processing", "running"),
-    "done": ("completed", "done"),
-    "stopped": ("cancelled", "stopped"),
-}
 LABELS = {verb.name: verb.label for verb in VERBS.values()}
-_HAPPENED = {
-    "undo": "Undo started",
-    "stop": "Stopped",
-    "canary_passed": "Canary succeeded",
-    "canary_failed": "Canary failed; the rest were left alone",
-}
 
 
-@dataclass(frozen=True)
-class ActView:
+class ActView(NamedTuple):
     """A bulk action as shown. `undoable`: the number of jobs that an undo would restore."""
 
     act: BulkAction
     title: str
     what: str
     undoable: queries.Count
-
-    @property
-    def goes_on(self) -> bool:
-        return self.act.state in {"waiting", "running"}
-
-    @property
-    def badge(self) -> tuple[str, str]:
-        return BADGES[self.act.state]
 
 
 def _view(session: Session, act: BulkAction) -> ActView:
@@ -90,6 +69,7 @@ def show(act_id: int) -> ResponseReturnValue:
     with reading() as session:
         act = actions.find(session, act_id)
         canary = canaries.canary(session, act)
+        events = queries.events_of(session, f"act:{act_id}")
         return htmx.page(
             "act",
             session,
@@ -97,16 +77,9 @@ def show(act_id: int) -> ResponseReturnValue:
             canary=canary,
             held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
             taken_back=activity.undos_of(session, act_id),
-            happened=[_happened(event) for event in reversed(queries.events_of(session, f"act:{act_id}"))],
+            happened=[(event, json.loads(event.detail or "{}")) for event in reversed(events)],
             jobs=list(session.scalars(select(Job).where(Job.act_id == act_id).order_by(Job.seq).limit(SHOWN_JOBS))),
         )
-
-
-def _happened(event: Event) -> tuple[int, str, str]:
-    """Time, actor and text of an event."""
-    detail = json.loads(event.detail) if event.detail else {}
-    text = _HAPPENED.get(event.verb, event.verb)
-    return event.at, who(event.actor), f"{text}: {detail['text']}" if "text" in detail else text
 
 
 @pages.post("/activity/<int(max=9007199254740991):act_id>/undo")

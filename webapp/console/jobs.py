@@ -33,26 +33,7 @@ from webapp.web.streaming import streamed
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-# Columns after Job, by tab.
-COLUMNS = {
-    "": ("state", "queue", "attempts", "changed"),
-    "scheduled": ("due", "queue", "priority"),
-    "pending": ("waiting", "queue", "priority"),
-    "processing": ("worker", "running", "attempt"),
-    "failed": ("retry", "failures"),
-    "completed": ("attempts", "duration", "ended"),
-    "dead": ("attempts", "duration", "ended"),
-    "cancelled": ("attempts", "duration", "ended"),
-}
-TITLES = {  # of the columns whose title is not their name
-    "waiting": "Waiting for",
-    "running": "Running for",
-    "retry": "Next retry",
-    "failures": "Failed attempts",
-    "ended": "Finished",
-}
 FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
-NUMBERS = frozenset({"attempts", "priority", "attempt", "duration"})
 
 
 @dataclass(frozen=True)
@@ -192,9 +173,6 @@ def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) ->
         "asked": asked,
         "page": page,
         "wanted": wanted,
-        "columns": COLUMNS[state],
-        "titles": TITLES,
-        "numbers": NUMBERS,
         "tabs": [(one, _count(session, one, wanted), asked.url(state=one, sort=None)) for one in ("", *STATES)],
         "queues": sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
         "total": None if wanted.scans else queries.count(session, wanted.where()),

@@ -91,8 +91,8 @@ def show(name: str) -> ResponseReturnValue:
 
 def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
     """One user's page. `role` is the chosen role after an error."""
+    user = _known(name)
     with reading() as session:
-        user = _named(session, name)
         return htmx.form_page(
             "people/one.html",
             session,
@@ -104,17 +104,13 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
         )
 
 
-def _named(session: Session, name: str) -> User:
+def _known(name: str) -> User:
     """The user, or NotFound."""
-    user = users.find(session, name)
+    with reading() as session:
+        user = users.find(session, name)
     if user is None:
         raise lifecycle.NotFound(f"user {name!r} does not exist.")
     return user
-
-
-def _known(name: str) -> User:
-    with reading() as session:
-        return _named(session, name)
 
 
 @pages.post("/person/<name>/role")

@@ -7,11 +7,13 @@ A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from flask import Blueprint, current_app, flash, g, redirect, render_template, request, session, url_for
+from flask import Blueprint, Flask, Request, current_app, flash, g, redirect, render_template, request, session, url_for
 from flask.sessions import SecureCookieSessionInterface
+from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeTimedSerializer
+from werkzeug.wrappers import Response
 
 from webapp.accounts import login_throttle, sessions, users
 from webapp.console.frame.person import SESSION_ID, Person, current_person, needs, this_person
@@ -23,11 +25,6 @@ from webapp.lib.text import plural
 from webapp.web.faces import face_of
 from webapp.web.request_info import address, is_public_https, local_path, port
 from webapp.web.secret_key import secret_key
-
-if TYPE_CHECKING:
-    from flask import Flask, Request
-    from flask.typing import ResponseReturnValue
-    from werkzeug.wrappers import Response
 
 KNOWN_LIFE_SECONDS = 180 * 86400  # how long a browser is remembered after a sign-in
 WRONG = "Wrong user name or password."

@@ -33,15 +33,8 @@ GROUPS = (
 def index() -> ResponseReturnValue:
     with reading() as session:
         values = {value.definition.key: value for value in settings.describe(session)}
-        return htmx.page("config", session, groups=_grouped(values))
-
-
-def _grouped(values: dict[str, settings.Value]) -> list[tuple[str, list[settings.Value]]]:
-    """The settings by group. Settings without a group come last."""
-    named = {key for _, keys in GROUPS for key in keys}
-    groups = [(title, [values[key] for key in keys if key in values]) for title, keys in GROUPS]
-    rest = [value for key, value in values.items() if key not in named]
-    return [*groups, ("Others", rest)] if rest else groups
+        groups = [(title, [values[key] for key in keys]) for title, keys in GROUPS]
+        return htmx.page("config", session, groups=groups)
 
 
 @pages.get("/config/<key>")

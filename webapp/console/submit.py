@@ -182,11 +182,7 @@ def show_batch(key: str) -> ResponseReturnValue:
             ended=ended,
             watched="watch" in request.args and ended < there,
             jobs=batches.page(session, key, first, BATCH_PAGE),
-            before=_batch_url(key, first - BATCH_PAGE) if first else None,
-            behind=_batch_url(key, first + BATCH_PAGE) if first + BATCH_PAGE < there else None,
+            key=key,
+            first=first,
+            rows=BATCH_PAGE,
         )
-
-
-def _batch_url(key: str, first: int) -> str:
-    asked: dict[str, Any] = {"from": first or None, "watch": 1 if "watch" in request.args else None}
-    return url_for("submit.show_batch", key=key, **asked)

@@ -16,7 +16,6 @@ from webapp.lib import clock
 
 pages = Blueprint("tokens", __name__)
 
-LIVES = (("30", "30 days"), ("90", "90 days"), ("365", "1 year"), ("", "Never expires"))
 USUAL_LIFE = "90"
 SOON = 7 * clock.DAY  # a token that expires within this time is marked
 
@@ -63,7 +62,7 @@ def make() -> ResponseReturnValue:
 
 def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
     scopes = [(scope, tokens.MEANINGS[scope]) for scope in SCOPES]
-    return htmx.form_page("tokens/new.html", typed=typed, errors=errors, scopes=scopes, lives=LIVES)
+    return htmx.form_page("tokens/new.html", typed=typed, errors=errors, scopes=scopes)
 
 
 @pages.post("/token/<name>/revoke")

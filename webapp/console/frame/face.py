@@ -8,12 +8,14 @@ for htmx. Refused requests are recorded in the audit trail.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
-from flask import Response, current_app, make_response, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, make_response, redirect, render_template, request, url_for
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from sqlalchemy.exc import DBAPIError
-from werkzeug.exceptions import Forbidden, Unauthorized
+from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
+from werkzeug.routing import Rule
+from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.accounts import refusals, sessions
 from webapp.console.frame.htmx import go_to, is_partial, toast
@@ -21,12 +23,6 @@ from webapp.console.frame.person import Need, Person, current_person, need_of
 from webapp.core.locks import Busy
 from webapp.lib import clock
 from webapp.web.request_info import came_from, requested_origin, site_of
-
-if TYPE_CHECKING:
-    from flask import Flask
-    from werkzeug.exceptions import HTTPException
-    from werkzeug.routing import Rule
-    from werkzeug.wrappers import Response as AnyResponse
 
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -15,9 +15,9 @@ import hashlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
-from flask import Response, current_app, flash, g, make_response, redirect, render_template, request
+from flask import Flask, Response, current_app, flash, g, make_response, redirect, render_template, request
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
@@ -27,9 +27,6 @@ from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.web.faces import current_face
 from webapp.web.request_info import came_from
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 ENTRY_LIFE_SECONDS = 10.0
 MOST_ENTRIES = 500

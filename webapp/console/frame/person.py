@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar
 
-from flask import g, session
+from flask import Flask, g, session
 
 from webapp.accounts import sessions
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
 

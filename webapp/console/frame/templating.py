@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from flask import current_app, request
+from flask import Flask, current_app, request
 from jinja2 import StrictUndefined
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
@@ -18,9 +18,6 @@ from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock, durations, text
 from webapp.lib.version import __version__
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 PREFERENCES = {  # cookies of a browser and their values, the default first
     "theme": ("auto", "light", "dark"),
