@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import groupby
 from typing import Optional
 
@@ -16,7 +15,6 @@ from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
-from webapp.db.models import Worker
 from webapp.insight import fleet
 from webapp.insight.fleet import WorkerView
 from webapp.jobs import lifecycle, settings, worker_actions
@@ -51,25 +49,7 @@ def index() -> ResponseReturnValue:
             ended=ended[:MOST_ENDED],
             more_ended=max(0, len(ended) - MOST_ENDED),
             start_command=START_COMMAND,
-            load=load,
-            slots_of=slots_of,
         )
-
-
-def load(worker: Worker) -> str:
-    """CPU use of one core since the start: '3 %', '< 1 %', '215 %'; empty if unknown."""
-    lived = worker.seen_at - worker.started_at
-    if worker.cpu_time is None or lived <= 0:
-        return ""
-    percent = round(worker.cpu_time / lived * 100)
-    return f"{percent} %" if percent else "< 1 %"
-
-
-def slots_of(views: Iterable[WorkerView]) -> str:
-    """'12 of 96 slots busy'"""
-    some = list(views)
-    slots = sum(view.worker.slots for view in some)
-    return f"{sum(len(view.jobs) for view in some):,} of {plural(slots, 'slot')} busy"
 
 
 @pages.post("/worker/<worker_id>/<wish>")
@@ -173,5 +153,4 @@ def _page(supervisor_id: str, typed: Optional[str] = None, problem: str = "") ->
             typed=str(view.wanted or 0) if typed is None else typed,
             problem=problem,
             most=worker_actions.MAX_WORKERS,
-            slots_of=slots_of,
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from flask import Flask, current_app, request
 from jinja2 import StrictUndefined
@@ -71,24 +70,8 @@ def _reader() -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Nav:
-    """`workers`: workers with a heartbeat within the lease. `moved`: where the queue is, if it was moved."""
-
-    dead: queries.Count
-    workers: int
-    paused: int
-    moved: Optional[str] = None
-
-    @property
-    def worst(self) -> str:
-        """The badge class of the closed menu: alarm, warn or ''."""
-        if self.workers == 0:
-            return "alarm"
-        return "warn" if self.dead.number or self.paused else ""
-
-
-def nav_of(session: Session) -> Nav:
+def nav_of(session: Session) -> dict[str, Any]:
+    """What the badges and the warning bar show. `workers`: those with a heartbeat within the lease."""
     lease = settings.load(session).lease
     running = Worker.state == literal_column("'running'")
     alive = (
@@ -96,9 +79,10 @@ def nav_of(session: Session) -> Nav:
     )
     paused = select(func.count()).select_from(Queue).where(Queue.paused_at.is_not(None))
     workers = session.scalar(alive) or 0
-    return Nav(
-        dead=queries.count(session, in_state("dead")),
-        workers=workers,
-        paused=session.scalar(paused) or 0,
-        moved=None if workers else relocated.note(session.connection()),  # a moved queue has no workers
-    )
+    return {
+        "dead": queries.count(session, in_state("dead")),
+        "workers": workers,
+        "paused": session.scalar(paused) or 0,
+        # Where the queue is, if it was moved. A moved queue has no workers.
+        "moved": None if workers else relocated.note(session.connection()),
+    }
