@@ -95,10 +95,6 @@ class Asked:
     def url(self, endpoint: str = "audit.index", **more: Any) -> str:
         return with_query(url_for(endpoint), {**self.typed, **more})
 
-    @property
-    def narrows(self) -> bool:
-        return any(self.typed.values())
-
 
 @pages.get("/audit")
 @needs("admin")

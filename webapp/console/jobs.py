@@ -103,21 +103,10 @@ class Asked:
         return ORDERS.get(self.wanted.state or "", NEWEST)
 
     @property
-    def narrows(self) -> bool:
-        return bool(self.q or self.wanted.queue)
-
-    @property
     def fields(self) -> list[tuple[str, str]]:
         """The list's parameters without the page key."""
         every = (("state", self.wanted.state), ("queue", self.wanted.queue), ("q", self.q), ("sort", self.sort))
         return [(name, value) for name, value in every if value]
-
-    @property
-    def sorts(self) -> list[tuple[str, str, bool]]:
-        """The two orders of the list: label, URL, whether it is current."""
-        usual, other = self.order.labels
-        other_url = self.url(sort=self.order.sorts[1])
-        return [(usual, self.url(sort=None), not self.sort), (other, other_url, bool(self.sort))]
 
     @property
     def query(self) -> str:
@@ -143,13 +132,10 @@ def index() -> ResponseReturnValue:
 def show(asked: Asked, **more: Any) -> Response:
     """The page of a list. `more`: errors of the view form."""
     with reading() as session:
-        try:
-            page = None if asked.problem else listing.page_of_jobs(
-                session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=bool(asked.sort)
-            )  # fmt: skip
-        except ValueError:
-            no_such_page()
-        values = list_values(session, asked, page)
+        page = None
+        if not asked.problem:
+            page = page_of_jobs(session, asked.wanted, asked.before, asked.after, turned=bool(asked.sort))
+        values = _list_values(session, asked, page)
         # Not the URL of the request: a form that saves a view shows the list under another URL.
         here = asked.url(before=asked.before, after=asked.after)
         mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
@@ -160,7 +146,17 @@ def show(asked: Asked, **more: Any) -> Response:
     return response
 
 
-def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
+def page_of_jobs(
+    session: Session, wanted: JobFilter, before: Optional[str], after: Optional[str], *, turned: bool = False
+) -> listing.Page:
+    """A page of a list. Aborts if the URL names no page."""
+    try:
+        return listing.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after, turned=turned)
+    except ValueError:
+        no_such_page()
+
+
+def _list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
     """Values for the list's templates."""
     wanted, state = asked.wanted, asked.wanted.state or ""
     back, on = (asked.order.on, asked.order.back) if asked.sort else (asked.order.back, asked.order.on)
