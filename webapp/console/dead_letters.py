@@ -1,6 +1,6 @@
 """Dead letters: jobs out of retries, in groups with the same cause; one group; search.
 
-The actions on their jobs are in `job_actions.py`.
+The actions on their jobs are in `activity.py`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import users
+from webapp.console.activity import on_all
 from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
-from webapp.console.job_actions import on_all
 from webapp.console.jobs import page_of_jobs
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail

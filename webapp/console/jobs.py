@@ -1,6 +1,6 @@
 """The list of jobs: state tabs, search, key-based pages, saved views, export.
 
-Its buttons are in `job_actions.py`, the search syntax in `webapp/jobs/search.py`.
+Its buttons are in `activity.py`, the search syntax in `webapp/jobs/search.py`.
 """
 
 from __future__ import annotations
