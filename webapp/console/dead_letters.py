@@ -20,7 +20,7 @@ from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
-from webapp.console.jobs import page_of_jobs
+from webapp.console.jobs import count_of, page_of_jobs
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups
@@ -93,7 +93,7 @@ def _job_values(session: Session, wanted: JobFilter) -> dict[str, Any]:
         "newer": ("Newer", url(before=page.newer)) if page.newer else None,
         "older": ("Search older" if page.search_capped else "Older", url(after=page.older)) if page.older else None,
         "top": url() if before or after else None,
-        "total": None if wanted.scans else queries.count(session, wanted.where()),
+        "total": count_of(session, wanted),
         "search_cap": SEARCH_CAP,
     }
 

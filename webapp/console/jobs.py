@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Optional
 from urllib.parse import parse_qsl, urlencode
 
 from flask import Blueprint, Response, abort, redirect, request, url_for
@@ -129,19 +129,36 @@ def index() -> ResponseReturnValue:
     return show(asked)
 
 
-def show(asked: Asked, **more: Any) -> Response:
-    """The page of a list. `more`: errors of the view form."""
+def show(asked: Asked, *, view_name: str = "", view_problem: str = "") -> Response:
+    """The page of a list. `view_name` and `view_problem`: what was typed in the view form, and its error."""
+    wanted = asked.wanted
     with reading() as session:
         page = None
         if not asked.problem:
-            page = page_of_jobs(session, asked.wanted, asked.before, asked.after, turned=bool(asked.sort))
-        values = _list_values(session, asked, page)
-        # Not the URL of the request: a form that saves a view shows the list under another URL.
-        here = asked.url(before=asked.before, after=asked.after)
-        mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
-        values.update({"views": mine, "view_name": "", "view_problem": "", "here": here, **more})
-        response = htmx.page("jobs", session, **values)
-    if asked.problem or values["view_problem"]:
+            page = page_of_jobs(session, wanted, asked.before, asked.after, turned=bool(asked.sort))
+        counts = {state: count_of(session, replace(wanted, state=state or None)) for state in ("", *STATES)}
+        response = htmx.page(
+            "jobs",
+            session,
+            asked=asked,
+            # Not the URL of the request: a form that saves a view shows the list under another URL.
+            here=asked.url(before=asked.before, after=asked.after),
+            page=page,
+            wanted=wanted,
+            tabs=[(state, count, asked.url(state=state, sort=None)) for state, count in counts.items()],
+            queues=sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
+            total=counts[wanted.state or ""],
+            default_retries=settings.load(session).max_retries,
+            teach=EMPTY[wanted.state or ""],
+            search_cap=filters.SEARCH_CAP,
+            searched=asked.q,
+            without_filter=asked.url(q=None, queue=None),
+            qualifiers=search.QUALIFIERS,
+            views=saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else [],
+            view_name=view_name,
+            view_problem=view_problem,
+        )
+    if asked.problem or view_problem:
         response.status_code = 422
     return response
 
@@ -156,39 +173,9 @@ def page_of_jobs(
         no_such_page()
 
 
-def _list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
-    """Values for the list's templates."""
-    wanted, state = asked.wanted, asked.wanted.state or ""
-    back, on = (asked.order.on, asked.order.back) if asked.sort else (asked.order.back, asked.order.on)
-    capped = page is not None and page.search_capped
-    if capped and asked.before:
-        back = f"Search {back.lower()}"
-    elif capped:
-        on = f"Search {on.lower()}"
-    return {
-        "asked": asked,
-        "page": page,
-        "wanted": wanted,
-        "tabs": [(one, _count(session, one, wanted), asked.url(state=one, sort=None)) for one in ("", *STATES)],
-        "queues": sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
-        "total": None if wanted.scans else queries.count(session, wanted.where()),
-        "default_retries": settings.load(session).max_retries,
-        "teach": EMPTY[state],
-        "newer": (back, asked.url(before=page.newer)) if page and page.newer else None,
-        "older": (on, asked.url(after=page.older)) if page and page.older else None,
-        "top": asked.url() if asked.before or asked.after else None,
-        "ways": (back, on),
-        "search_cap": filters.SEARCH_CAP,
-        "searched": asked.q,
-        "without_filter": asked.url(q=None, queue=None),
-        "qualifiers": search.QUALIFIERS,
-    }
-
-
-def _count(session: Session, state: str, wanted: JobFilter) -> Optional[queries.Count]:
-    """A tab's count for this search. None if the search has to scan rows: seven scans would be too slow."""
-    there = replace(wanted, state=state or None)
-    return None if there.scans else queries.count(session, there.where())
+def count_of(session: Session, wanted: JobFilter) -> Optional[queries.Count]:
+    """The number of jobs. None if the search has to scan rows: one scan for each state's tab would be too slow."""
+    return None if wanted.scans else queries.count(session, wanted.where())
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

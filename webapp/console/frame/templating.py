@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from webapp.console.display import timeline, times, wait_reason, wording
 from webapp.console.frame.person import Need, current_person, need_of
 from webapp.core import labels, relocated
-from webapp.db.models import Queue, Worker
+from webapp.db.models import Worker
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock, durations, text
@@ -77,12 +77,11 @@ def nav_of(session: Session) -> dict[str, Any]:
     alive = (
         select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
     )
-    paused = select(func.count()).select_from(Queue).where(Queue.paused_at.is_not(None))
     workers = session.scalar(alive) or 0
     return {
         "dead": queries.count(session, in_state("dead")),
         "workers": workers,
-        "paused": session.scalar(paused) or 0,
+        "paused": len(queries.paused_queues(session)),
         # Where the queue is, if it was moved. A moved queue has no workers.
         "moved": None if workers else relocated.note(session.connection()),
     }
