@@ -111,14 +111,6 @@ def _wanted() -> JobFilter:
     return replace(wanted, group=form.get("group") or None, output="output" in form or None)
 
 
-def _as_shown(wanted: JobFilter) -> JobFilter:
-    """The filter that was confirmed. It leaves out dead letters newer than the question."""
-    ended_by = whole_number(request.form.get("ended_by", ""))
-    if "confirmed" in request.form and ended_by is not None:
-        return replace(wanted, ended_by=ended_by)
-    return replace(wanted, ended_by=clock.now()) if wanted.state == "dead" else wanted
-
-
 def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     with reading() as session:
         known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
@@ -152,9 +144,13 @@ def _report(verb: Verb, result: actions.Result) -> ResponseReturnValue:
 
 
 def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
-    """Change all matching jobs after confirmation."""
-    wanted = _as_shown(wanted)
-    if "confirmed" not in request.form:
+    """Change all matching jobs after confirmation. This leaves out dead letters newer than the question."""
+    confirmed = "confirmed" in request.form
+    asked_at = whole_number(request.form.get("ended_by", "")) if confirmed else None
+    if asked_at is None and wanted.state == "dead":
+        asked_at = clock.now()
+    wanted = replace(wanted, ended_by=asked_at)
+    if not confirmed:
         return _ask_for_all(verb, wanted)
     return _report(verb, actions.apply(verb.name, wanted, actor(), within=ACTION_TIMEOUT_SECONDS))
 

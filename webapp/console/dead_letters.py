@@ -22,7 +22,7 @@ from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
 from webapp.console.jobs import count_of, page_of_jobs
 from webapp.db.engines import reading
-from webapp.db.models import Group, Job, OutputTail
+from webapp.db.models import Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups
 from webapp.jobs import lifecycle, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
@@ -134,7 +134,17 @@ STORED = NoteForm()
 def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
     with reading() as session:
         found, said = failure_groups.find(session, group), failure_groups.said_of(session, group)
-        values = _note_values(session, group, said, form)
+        owner = {said.owner} if said and said.owner else set()
+        values = {
+            "typed": "",
+            "key": group,
+            "said": said,
+            "history": [] if said is None else queries.events_of(session, f"group:{group}", 10),
+            "form": form,
+            "fingerprint": failure_groups.fingerprint(said),
+            "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
+            "longest_note": failure_groups.MAX_NOTE_LENGTH,
+        }
         if found is None:  # a page load answers 404, a refresh 200
             response = htmx.page("dead/gone", session, **values)
             return response if htmx.is_partial() else (response, 422 if form.problem else 404)
@@ -149,20 +159,6 @@ def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
             **_job_values(session, wanted),
         )
     return (response, 422) if form.problem else response
-
-
-def _note_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
-    owner = {said.owner} if said and said.owner else set()
-    return {
-        "typed": "",
-        "key": key,
-        "said": said,
-        "history": [] if said is None else queries.events_of(session, f"group:{key}", 10),
-        "form": form,
-        "fingerprint": failure_groups.fingerprint(said),
-        "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
-        "longest_note": failure_groups.MAX_NOTE_LENGTH,
-    }
 
 
 _evidence_cache: dict[tuple[int, int, int], failure_evidence.Evidence] = {}

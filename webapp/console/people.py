@@ -60,8 +60,15 @@ def index() -> ResponseReturnValue:
 
 @pages.get("/people/new")
 @needs("admin", fresh=True)
-def new() -> ResponseReturnValue:
-    return _new_page({"name": "", "role": "operator"}, {})
+def new(typed: Optional[dict[str, str]] = None, errors: Optional[dict[str, str]] = None) -> str:
+    """The form. After an error, with what was typed."""
+    return htmx.form_page(
+        "people/new.html",
+        typed=typed or {"name": "", "role": "operator"},
+        errors=errors or {},
+        roles=ROLE_HELP.items(),
+        shortest=users.SHORTEST,
+    )
 
 
 @pages.post("/people/new")
@@ -71,25 +78,13 @@ def add() -> ResponseReturnValue:
     try:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
     except users.AccountError as error:
-        return _new_page(typed, {error.field: sentence(str(error))}), 422
+        return new(typed, {error.field: sentence(str(error))}), 422
     return _done(typed["name"], f"User {typed['name']} added as {typed['role']}.")
-
-
-def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    return htmx.form_page("people/new.html", typed=typed, errors=errors, **_rules())
-
-
-def _rules() -> dict[str, Any]:
-    return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": users.SHORTEST}
 
 
 @pages.get("/person/<name>")
 @needs("admin", fresh=True)
-def show(name: str) -> ResponseReturnValue:
-    return _page(name)
-
-
-def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
+def show(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
     """One user's page. `role` is the chosen role after an error."""
     user = _known(name)
     with reading() as session:
@@ -100,7 +95,8 @@ def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") ->
             role=role or user.role,
             signed=_signed_in(session, user.id),
             errors=errors or {},
-            **_rules(),
+            roles=ROLE_HELP.items(),
+            shortest=users.SHORTEST,
         )
 
 
@@ -125,7 +121,7 @@ def set_role(name: str) -> ResponseReturnValue:
     try:
         changed = users.set_role(name, role, actor())
     except users.AccountError as error:
-        return _page(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
+        return show(name, {"role": sentence(str(error))}, role if role in ROLES else ""), 422
     if not changed:
         return _done(name, f"{name} is already {role}. Nothing changed.", level="info")
     signed_out = " All sessions were signed out." if lesser else ""
@@ -170,7 +166,7 @@ def set_password(name: str) -> ResponseReturnValue:
     try:
         users.set_password(name, request.form.get("password", ""), actor(), spare=this_person().session_id)
     except users.AccountError as error:
-        return _page(name, {error.field: sentence(str(error))}), 422
+        return show(name, {error.field: sentence(str(error))}), 422
     ended = "Your other sessions were signed out." if own else "All sessions were signed out."
     return _done(name, f"Password of {name} changed. {ended}")
 
@@ -223,11 +219,7 @@ def _done(name: str, message: str, *, level: str = "success", out: bool = False)
 
 
 @account.get("/account", endpoint="show")
-def show_account() -> ResponseReturnValue:
-    return _account_page()
-
-
-def _account_page(errors: Optional[dict[str, str]] = None) -> str:
+def show_account(errors: Optional[dict[str, str]] = None) -> str:
     with reading() as session:
         return htmx.form_page(
             "account/page.html",
@@ -258,11 +250,11 @@ def set_own_password() -> ResponseReturnValue:
         # This renews the session now: a rejected new password does not ask for the old one again.
         problem, status, headers = confirm_password(request.form.get("current", ""))
         if problem:
-            return _account_page({"current": problem}), status, headers
+            return show_account({"current": problem}), status, headers
     try:
         users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
     except users.AccountError as error:
-        return _account_page({error.field: sentence(str(error))}), 422
+        return show_account({error.field: sentence(str(error))}), 422
     renew_as_fresh()
     message = "Password changed. Your other sessions were signed out."
     return htmx.done(message, back=url_for("account.show"), leave=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
@@ -39,8 +41,14 @@ def state_of(token: Token) -> str:
 
 @pages.get("/tokens/new")
 @needs("admin", fresh=True)
-def new() -> ResponseReturnValue:
-    return _new_page({"name": "", "scope": SCOPES[0], "days": USUAL_LIFE}, {})
+def new(typed: Optional[dict[str, str]] = None, errors: Optional[dict[str, str]] = None) -> str:
+    """The form. After an error, with what was typed."""
+    return htmx.form_page(
+        "tokens/new.html",
+        typed=typed or {"name": "", "scope": SCOPES[0], "days": USUAL_LIFE},
+        errors=errors or {},
+        scopes=tokens.MEANINGS.items(),
+    )
 
 
 @pages.post("/tokens/new")
@@ -56,13 +64,8 @@ def make() -> ResponseReturnValue:
             )
         secret, token = tokens.make(typed["name"], typed["scope"], days, actor())
     except tokens.AccountError as error:
-        return _new_page(typed, {error.field: sentence(str(error))}), 422
+        return new(typed, {error.field: sentence(str(error))}), 422
     return htmx.form_page("tokens/made.html", token=token, secret=secret, meanings=tokens.MEANINGS)
-
-
-def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    scopes = [(scope, tokens.MEANINGS[scope]) for scope in SCOPES]
-    return htmx.form_page("tokens/new.html", typed=typed, errors=errors, scopes=scopes)
 
 
 @pages.post("/token/<name>/revoke")

@@ -90,8 +90,21 @@ def _going_on(session: Session) -> list[WorkerView]:
 
 
 @pages.get("/supervisor/<supervisor_id>")
-def supervisor(supervisor_id: str) -> ResponseReturnValue:
-    return _page(supervisor_id)
+def supervisor(supervisor_id: str, typed: Optional[str] = None, problem: str = "") -> str:
+    """The page of a supervisor, or NotFound. `typed` is the number after an error."""
+    with reading() as session:
+        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
+        view = next((view for view in views if view.id == supervisor_id), None)
+        if view is None:
+            raise lifecycle.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
+        return htmx.form_page(
+            "workers/supervisor.html",
+            session,
+            view=view,
+            typed=str(view.wanted or 0) if typed is None else typed,
+            problem=problem,
+            most=worker_actions.MAX_WORKERS,
+        )
 
 
 @pages.post("/supervisor/<supervisor_id>/scale")
@@ -119,7 +132,7 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
     except worker_actions.ScaleError as error:
         if htmx.is_partial():
             return htmx.refused(str(error))
-        return _page(supervisor_id, typed, str(error)), 422
+        return supervisor(supervisor_id, typed, str(error)), 422
     except worker_actions.Unheard as error:
         return htmx.refused(f"{error} Nothing changed.")
     number, more = plural(scaled.after, "worker"), scaled.after > scaled.before
@@ -137,20 +150,3 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
     if not wanted or (wanted + by if by else to) != 0:
         return False
     return all(view.worker.supervisor_id == supervisor_id for view in views)
-
-
-def _page(supervisor_id: str, typed: Optional[str] = None, problem: str = "") -> str:
-    """The page of a supervisor, or NotFound. `typed` is the number after an error."""
-    with reading() as session:
-        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
-        view = next((view for view in views if view.id == supervisor_id), None)
-        if view is None:
-            raise lifecycle.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
-        return htmx.form_page(
-            "workers/supervisor.html",
-            session,
-            view=view,
-            typed=str(view.wanted or 0) if typed is None else typed,
-            problem=problem,
-            most=worker_actions.MAX_WORKERS,
-        )
