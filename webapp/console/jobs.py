@@ -34,25 +34,11 @@ pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
 FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
-
-
-@dataclass(frozen=True)
-class Order:
-    """The two sort orders of a list (default first), their labels, and the labels of the page buttons."""
-
-    sorts: tuple[str, str]
-    labels: tuple[str, str]
-    back: str = "Newer"
-    on: str = "Older"
-
-
-NEWEST = Order(("newest", "oldest"), ("Newest first", "Oldest first"))
-SOONEST = Order(("soonest", "latest"), ("Soonest first", "Latest first"), "Sooner", "Later")
-ORDERS = {
-    "scheduled": SOONEST,
-    "pending": Order(("next", "last"), ("Next up first", "Last first"), "Previous", "Next"),
-    "processing": Order(("longest", "shortest"), ("Longest first", "Shortest first"), "Longer", "Shorter"),
-    "failed": SOONEST,
+SORTS = {  # the two sort orders of a state's list, the default first
+    "scheduled": ("soonest", "latest"),
+    "pending": ("next", "last"),
+    "processing": ("longest", "shortest"),
+    "failed": ("soonest", "latest"),
 }
 
 
@@ -92,15 +78,15 @@ class Asked:
             problem = sentence(str(error))
         sort = values.get("sort", "")
         asked = cls(wanted, q, "", problem, values.get("before"), values.get("after"), moved)
-        usual, other = asked.order.sorts
+        usual, other = asked.sorts
         if sort and not moved and sort not in (usual, other):
             abort(404, f"Unknown sort order. Expected {usual} or {other}.")
         asked.sort = sort if sort == other else ""
         return asked
 
     @property
-    def order(self) -> Order:
-        return ORDERS.get(self.wanted.state or "", NEWEST)
+    def sorts(self) -> tuple[str, str]:
+        return SORTS.get(self.wanted.state or "", ("newest", "oldest"))
 
     @property
     def fields(self) -> list[tuple[str, str]]:

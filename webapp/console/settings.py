@@ -21,20 +21,13 @@ from webapp.jobs import lifecycle, settings
 pages = Blueprint("config", __name__)
 
 HISTORY = 50  # changes that a page shows
-GROUPS = (
-    ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
-    ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
-    ("Workers", ("shutdown_grace", "lease")),
-    ("Retention", ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")),
-)
 
 
 @pages.get("/config")
 def index() -> ResponseReturnValue:
     with reading() as session:
         values = {value.definition.key: value for value in settings.describe(session)}
-        groups = [(title, [values[key] for key in keys]) for title, keys in GROUPS]
-        return htmx.page("config", session, groups=groups)
+        return htmx.page("config", session, values=values)
 
 
 @pages.get("/config/<key>")
