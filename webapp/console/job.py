@@ -111,31 +111,23 @@ def _output(session: Session, job: Job, ended: Sequence[Attempt], wanted: str = 
     return {
         **values,
         "opened": opened(kept, number, request.args),
+        "most_hits": output_lines.MOST_HITS,
         "compared": _compared(session, job, kept, others),
         "others": others[:MOST_OTHERS],
     }
 
 
 @dataclass(frozen=True)
-class Found:
-    """The result of a search: the number of lines, and the current one (from 1)."""
-
-    number: int
-    at: int
-
-    @property
-    def shown(self) -> str:
-        most = "+" if self.number == output_lines.MOST_HITS else ""
-        return f"{self.at:,} of {self.number:,}{most} line{'' if self.number == 1 else 's'}" if self.number else ""
-
-
-@dataclass(frozen=True)
 class Opened:
-    """The output when the page opens. `marked`: it shows a line from the URL."""
+    """The output when the page opens. `marked`: it shows a line from the URL.
+
+    A search has `hits` lines; the current one is number `hit`, from 1.
+    """
 
     lines: Lines
     find: str = ""
-    found: Optional[Found] = None
+    hits: int = 0
+    hit: int = 0
     notice: str = ""
     marked: bool = False
 
@@ -183,11 +175,11 @@ def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
     )
     if not places:
         nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} not found.{where}"
-        return Opened(output_lines.view_of(kept, RenderOptions(attempt)), find, Found(0, 0), nothing)
+        return Opened(output_lines.view_of(kept, RenderOptions(attempt)), find, notice=nothing)
     number = min(max(whole_number(hit, 6) or 1, 1), len(places))
     offset = places[number - 1]
     lines = output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset))
-    return Opened(lines, find, Found(len(places), number), where.strip(), marked=True)
+    return Opened(lines, find, len(places), number, where.strip(), marked=True)
 
 
 def _compared(
