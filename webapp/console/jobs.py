@@ -33,7 +33,6 @@ from webapp.web.streaming import streamed
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
 SORTS = {  # the two sort orders of a state's list, the default first
     "scheduled": ("soonest", "latest"),
     "pending": ("next", "last"),
@@ -89,19 +88,17 @@ class Asked:
         return SORTS.get(self.wanted.state or "", ("newest", "oldest"))
 
     @property
-    def fields(self) -> list[tuple[str, str]]:
+    def fields(self) -> dict[str, Optional[str]]:
         """The list's parameters without the page key."""
-        every = (("state", self.wanted.state), ("queue", self.wanted.queue), ("q", self.q), ("sort", self.sort))
-        return [(name, value) for name, value in every if value]
+        return {"state": self.wanted.state, "queue": self.wanted.queue, "q": self.q, "sort": self.sort}
 
     @property
     def query(self) -> str:
-        return urlencode(self.fields)
+        return urlencode({name: value for name, value in self.fields.items() if value})
 
     def url(self, endpoint: str = "jobs.index", **other: Optional[str]) -> str:
         """The URL of this list with some parameters changed."""
-        values = {**dict(self.fields), **other}
-        return with_query(url_for(endpoint), {name: values.get(name) for name in FIELDS})
+        return with_query(url_for(endpoint), {**self.fields, **other})
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
