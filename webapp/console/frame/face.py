@@ -27,24 +27,19 @@ from webapp.web.request_info import came_from, requested_origin, site_of
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 RENEWAL_TIMEOUT_SECONDS = 1.0  # how long a page waits to store the last use of its session
-TITLES = {
-    400: "Bad request",
-    401: "Signed out",
-    403: "No permission",
-    404: "Not found",
-    405: "Method not allowed",
-    409: "Already changed",
-    413: "Request too large",
-    503: "The database is busy",
-}
-HELP = {
-    400: "The console does not send requests like this. Go back and try again.",
-    401: "Sign in, then try again.",
-    404: "The address may be wrong, or the job was discarded. Jobs are also deleted after some time (see Settings).",
-    405: "Go back and use the button on the page.",
-    413: "The limit is 1 MiB. Put long scripts and data into a file that the job reads.",
-    500: "Internal error. The console log has the details. Your request was not done partially.",
-    503: "Another process holds the write lock. Nothing changed. Try again in a moment.",
+ERRORS = {  # of a status: its title and help
+    400: ("Bad request", "The console does not send requests like this. Go back and try again."),
+    401: ("Signed out", "Sign in, then try again."),
+    403: ("No permission", ""),
+    404: (
+        "Not found",
+        "The address may be wrong, or the job was discarded. Jobs are also deleted after some time (see Settings).",
+    ),
+    405: ("Method not allowed", "Go back and use the button on the page."),
+    409: ("Already changed", ""),
+    413: ("Request too large", "The limit is 1 MiB. Put long scripts and data into a file that the job reads."),
+    500: ("", "Internal error. The console log has the details. Your request was not done partially."),
+    503: ("The database is busy", "Another process holds the write lock. Nothing changed. Try again in a moment."),
 }
 
 
@@ -98,8 +93,9 @@ class Console:
         text: Optional[str] = None,
         error: Optional[HTTPException] = None,
     ) -> Response:
-        title = title or TITLES.get(status) or (error.name if error is not None else "Error")
-        text = text or HELP.get(status, title)
+        usual_title, help_text = ERRORS.get(status, ("", ""))
+        title = title or usual_title or (error.name if error is not None else "Error")
+        text = text or help_text or title
         if is_partial():
             link = (url_for("sessions.log_in", next=None), "Sign in") if status == 401 else None
             response = toast(text, "error", status, refresh=status == 409, link=link)

@@ -73,11 +73,8 @@ def _reader() -> dict[str, Any]:
 def nav_of(session: Session) -> dict[str, Any]:
     """What the badges and the warning bar show. `workers`: those with a heartbeat within the lease."""
     lease = settings.load(session).lease
-    running = Worker.state == literal_column("'running'")
-    alive = (
-        select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
-    )
-    workers = session.scalar(alive) or 0
+    alive = (Worker.state == literal_column("'running'"), Worker.seen_at >= clock.now() - clock.seconds(lease))
+    workers = session.scalar(select(func.count()).select_from(Worker).where(*alive)) or 0
     return {
         "dead": queries.count(session, in_state("dead")),
         "workers": workers,
