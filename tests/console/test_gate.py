@@ -18,7 +18,7 @@ from webapp.accounts import sessions, users
 from webapp.api import Api
 from webapp.config import Config, ConfigError
 from webapp.console import Console
-from webapp.console.frame.gate import PUBLIC, SAFE
+from webapp.console.frame.face import PUBLIC, SAFE
 from webapp.core.locks import Busy
 from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, UserSession

@@ -15,7 +15,7 @@ from tests.console.conftest import PARTIAL, Browser
 from webapp import create_app
 from webapp.accounts import login_throttle, sessions, users
 from webapp.config import Config, ConfigError, load
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import needs
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit, UserSession
 from webapp.lib import clock

@@ -12,7 +12,7 @@ from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_job
 from webapp.console.display import ansi
 from webapp.console.display.output_lines import after, around, before, find_line, hits, pattern_of, since, view_of
-from webapp.console.output import opened
+from webapp.console.job import opened
 from webapp.jobs.job_detail import Output
 from webapp.lib import text_diff
 
@@ -233,12 +233,11 @@ def test_a_search_goes_from_line_to_line() -> None:
     kept = Output(b"fail\nok\n\x1b[1mFA\x1b[0mIL\nfa", (30,), cut=None)
     assert hits(kept, pattern_of("fail")) == [0, 8]
     second = opened(kept, 1, {"find": " Fail ", "hit": "2"})
-    assert second.found is not None
-    assert (second.found.shown, second.marked) == ("2 of 2 lines", True)
+    assert (second.hits, second.hit, second.marked) == (2, 2, True)
     assert second.lines.html.count("<mark>") == 3
     assert '<div id="L3" class="marked">' in second.lines.html
     for nonsense in ("0", "x", "99", "-1"):
-        assert opened(kept, 1, {"find": "fail", "hit": nonsense}).found is not None
+        assert opened(kept, 1, {"find": "fail", "hit": nonsense}).hit in (1, 2)
     nothing = opened(kept, 1, {"find": "<nothing>"})
     assert "not found" in nothing.notice
     assert not nothing.marked

@@ -12,7 +12,7 @@ from sqlalchemy import event, update
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_worker
-from webapp.console.frame import etag_cache
+from webapp.console.frame import htmx
 from webapp.db import engines
 from webapp.db.engines import writing
 from webapp.db.models import Job
@@ -79,7 +79,7 @@ def test_what_only_time_brings_about_is_shown_after_a_while(
     with writing() as session:
         session.execute(update(Job).values(command="another"))  # in the place of time: the mark says nothing of it
     assert poll(viewer, "/jobs", etag).status_code == 304
-    monkeypatch.setattr(etag_cache, "ENTRY_LIFE_SECONDS", -1.0)
+    monkeypatch.setattr(htmx, "ENTRY_LIFE_SECONDS", -1.0)
     assert poll(viewer, "/jobs", etag).status_code == 200
 
 

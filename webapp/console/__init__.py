@@ -1,60 +1,28 @@
-"""The web console. Each file holds the pages of one noun; this one registers them.
+"""The web console. Each file holds the pages of one noun; this one registers them all.
 
-Pages read through `jobs/`, `accounts/` and `insight/`, and write through their functions. `frame/gate.py` controls
+Pages read through `jobs/`, `accounts/` and `insight/`, and write through their functions. `frame/face.py` controls
 access for all routes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from flask import Blueprint, Flask
+from werkzeug.utils import find_modules, import_string
 
-from webapp.console import (
-    account,
-    activity,
-    api_docs,
-    audit,
-    batches,
-    dead_letters,
-    job,
-    job_actions,
-    jobs,
-    output,
-    overview,
-    people,
-    queues,
-    sessions,
-    settings,
-    submit,
-    tokens,
-    workers,
-)
-from webapp.console.frame import error_pages, etag_cache, gate, templating
+from webapp.console import sessions
+from webapp.console.frame import face, htmx, templating
+from webapp.console.frame.face import Console
 
-if TYPE_CHECKING:
-    from flask import Flask
-
-PAGES = (
-    account, activity, api_docs, audit, batches, dead_letters, job, job_actions, jobs, output, overview, people, queues,
-    sessions, settings, submit, tokens, workers,
-)  # fmt: skip
-
-
-class Console:
-    """The console as `web/faces.py` describes a face."""
-
-    name = "console"
-    prefix = "/"
-    check_route = staticmethod(gate.check_route)
-    admit = staticmethod(gate.admit)
-    refuse = staticmethod(error_pages.refuse)
-    explain = staticmethod(error_pages.explain)
+__all__ = ["Console", "init_app"]
 
 
 def init_app(app: Flask) -> None:
     """Give the application its console."""
     sessions.init_app(app)
-    gate.init_app(app)
-    etag_cache.init_app(app)
+    face.init_app(app)
+    htmx.init_app(app)  # after the gate, which refuses users without access
     templating.init_app(app)
-    for module in PAGES:
-        app.register_blueprint(module.pages)
+    for name in find_modules(__name__):
+        for value in vars(import_string(name)).values():
+            if isinstance(value, Blueprint):
+                app.register_blueprint(value)

@@ -1,140 +1,208 @@
-"""Activity: bulk actions and canary retries, with progress, stop and undo."""
+"""Actions on jobs: the buttons that start them, and the activity page with their progress, stop and undo.
+
+Each action is a POST to a verb, for one job, the selected jobs, or all matching jobs. If it needs confirmation, the
+first answer is `_confirm.html`, whose button posts `confirmed`.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, Optional
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from webapp.console.display.wording import VERBS, who
+from webapp.console.display.wording import VERBS, Verb
 from webapp.console.frame import htmx
-from webapp.console.frame.params import id_before
-from webapp.console.frame.roles import needs
-from webapp.console.job_actions import ACTION_TIMEOUT_SECONDS
-from webapp.console.sessions import actor
+from webapp.console.frame.params import id_before, whole_number
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
-from webapp.db.models import BulkAction, Event, Job
-from webapp.jobs import actions, activity, queries
+from webapp.db.models import BulkAction, Job
+from webapp.insight import requeue_impact
+from webapp.jobs import actions, activity, filters, job_detail, lifecycle, queries, search
 from webapp.jobs import canary as canaries
-from webapp.jobs.filters import JobFilter
+from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.lifecycle import in_state
+from webapp.lib import clock
 from webapp.lib.text import plural
 from webapp.web.request_info import came_from
 
 pages = Blueprint("activity", __name__)
+acts = Blueprint("acts", __name__)
 
+MOST_TICKED = 1000  # ids in one form
+ACTION_TIMEOUT_SECONDS = 20.0  # how long a browser waits for a bulk action; a supervisor finishes the rest
+EXAMPLES = 5  # jobs in a confirmation
 PAGE = 50  # rows
 SHOWN_JOBS = 20
-BADGES = {  # of an action's state: the badge class of a similar job state, and the text
-    "waiting": ("scheduled", "waiting"),
-    "running": ("processing", "running"),
-    "done": ("completed", "done"),
-    "stopped": ("cancelled", "stopped"),
-}
 LABELS = {verb.name: verb.label for verb in VERBS.values()}
-_HAPPENED = {
-    "undo": "Undo started",
-    "stop": "Stopped",
-    "canary_passed": "Canary succeeded",
-    "canary_failed": "Canary failed; the rest were left alone",
-}
 
 
-@dataclass(frozen=True)
-class ActView:
-    """A bulk action as shown. `undoable`: the number of jobs that an undo would restore."""
-
-    act: BulkAction
-    title: str
-    what: str
-    undoable: queries.Count
-
-    @property
-    def goes_on(self) -> bool:
-        return self.act.state in {"waiting", "running"}
-
-    @property
-    def badge(self) -> tuple[str, str]:
-        return BADGES[self.act.state]
+# --- buttons ---------------------------------------------------------------------------------------------------------
 
 
-def _view(session: Session, act: BulkAction) -> ActView:
-    if act.undoes is not None:
-        undone = session.get(BulkAction, act.undoes)
-        what = f": {LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
-        return ActView(act, "Undo", f"of action {act.undoes}{what}", queries.Count(0))
-    title = LABELS.get(act.verb, act.verb.capitalize()) if act.canary_seq is None else "Canary retry"
-    return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
-
-
-@pages.get("/activity")
-def index() -> ResponseReturnValue:
-    before = id_before()
-    with reading() as session:
-        acts = activity.newest(session, PAGE + 1, before)
-        older = url_for("activity.index", before=acts[PAGE - 1].id) if len(acts) > PAGE else None
-        return htmx.page(
-            "activity",
-            session,
-            views=[_view(session, act) for act in acts[:PAGE]],
-            older=("Older", older) if older else None,
-            top=url_for("activity.index") if before is not None else None,
-        )
-
-
-@pages.get("/activity/<int(max=9007199254740991):act_id>")
-def show(act_id: int) -> ResponseReturnValue:
-    with reading() as session:
-        act = actions.find(session, act_id)
-        canary = canaries.canary(session, act)
-        return htmx.page(
-            "act",
-            session,
-            view=_view(session, act),
-            canary=canary,
-            held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
-            taken_back=activity.undos_of(session, act_id),
-            happened=[_happened(event) for event in reversed(queries.events_of(session, f"act:{act_id}"))],
-            jobs=list(session.scalars(select(Job).where(Job.act_id == act_id).order_by(Job.seq).limit(SHOWN_JOBS))),
-        )
-
-
-def _happened(event: Event) -> tuple[int, str, str]:
-    """Time, actor and text of an event."""
-    detail = json.loads(event.detail) if event.detail else {}
-    text = _HAPPENED.get(event.verb, event.verb)
-    return event.at, who(event.actor), f"{text}: {detail['text']}" if "text" in detail else text
-
-
-@pages.post("/activity/<int(max=9007199254740991):act_id>/undo")
+@acts.post("/job/<job_id>/<verb_path>")
 @needs("operator")
-def undo(act_id: int) -> ResponseReturnValue:
-    """Restore the jobs that have not been claimed or changed since. 409 if there are none."""
+def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
+    """Change one job. 409 if its state does not allow it any more, 404 if it is gone."""
+    verb = VERBS.get(verb_path) or abort(404)
+    with reading() as session:
+        job = job_detail.find(session, job_id)
+    if job is None:
+        raise lifecycle.NotFound(actions.refusal(verb.name, job_id, None))
+    running = verb.name == "cancel" and job.state == "processing"
+    if (verb.asks or running) and "confirmed" not in request.form:
+        return _ask_for_one(verb, job)
+    result = actions.apply(verb.name, [job_id], actor())
+    if job_id in result.outcome.refused:
+        return htmx.refused(actions.refusal(verb.name, job_id, result.outcome.refused[job_id]))
+    gone = verb.name == "discard" and request.form.get("at") == "job"
+    back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
+    past = "set to run now" if verb.name == "run_now" else verb.past.lower()
+    message = f"Cancel requested for {job_id}." if result.outcome.asked else f"{job_id} {past}."
+    return htmx.done(message, back=back, leave=gone, undo=result.undo)
+
+
+def _ask_for_one(verb: Verb, job: Job) -> ResponseReturnValue:
+    texts = {
+        "cancel": "Its command is running. It is asked to stop, then killed. The job is not retried.",
+        "discard": "The job, its attempts and output are deleted. This cannot be undone.",
+    }
+    return htmx.ask(
+        f"{verb.label} {job.id}?",
+        texts[verb.name],
+        f"{verb.label} job",
+        examples=[job],
+        hidden=[("at", request.form.get("at", ""))],
+        back=came_from(url_for("job.show", job_id=job.id)),
+    )
+
+
+@acts.post("/jobs/<verb_path>")
+@needs("operator")
+def on_many(verb_path: str) -> ResponseReturnValue:
+    """Change the selected jobs, or all jobs that match the list's filter."""
+    verb = VERBS.get(verb_path) or abort(404)
+    if "all" in request.form:
+        return on_all(verb, _wanted())
+    ids = list(dict.fromkeys(request.form.getlist("id")))[:MOST_TICKED]
+    if not ids:
+        text = "No jobs selected. Select jobs, then press the button again."
+        if htmx.is_partial():
+            return htmx.toast(text, "error", 422, refresh=False)
+        return htmx.done(text, back=url_for("jobs.index"), level="error")  # only without JavaScript
+    single_and_harmless = len(ids) == 1 and not verb.danger
+    if not single_and_harmless and "confirmed" not in request.form:
+        return _ask_for_ids(verb, ids)
+    return _report(verb, actions.apply(verb.name, ids, actor(), within=ACTION_TIMEOUT_SECONDS))
+
+
+def _wanted() -> JobFilter:
+    """The list's filter, from the hidden fields of the form."""
+    form = request.form
     try:
-        result = actions.undo(act_id, actor(), ACTION_TIMEOUT_SECONDS)
-    except actions.CannotUndo as error:
-        return htmx.refused(str(error))
-    back = url_for("activity.show", act_id=act_id)
-    if not result.done:
-        message = f"Restored {plural(result.moved, 'job')} so far. The rest follows in the background."
-        return htmx.done(message, back=back)
+        wanted = search.parse(form.get("q", ""), state=form.get("state") or None, queue=form.get("queue") or None)
+    except FilterError as error:
+        abort(400, str(error))
+    return replace(wanted, group=form.get("group") or None, output="output" in form or None)
+
+
+def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
     with reading() as session:
-        left = actions.find(session, act_id).moved - result.moved
-    rest = f" {plural(left, 'job')} already claimed or changed." if left > 0 else ""
-    return htmx.done(f"Restored {plural(result.moved, 'job')}.{rest}", back=back)
+        known = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids[:EXAMPLES])))}
+        impact = _impact(session, verb, Job.id.in_(ids))
+    examples = [known[id_] for id_ in ids[:EXAMPLES] if id_ in known]  # in list order
+    button = f"{verb.label} {plural(len(ids), 'job')}"
+    return htmx.ask(
+        f"{button}?",
+        verb.consequence,
+        button,
+        impact=impact,
+        examples=examples,
+        more=len(ids) - len(examples),
+        hidden=[("id", id_) for id_ in ids],
+        back=came_from(url_for("jobs.index")),
+    )
 
 
-@pages.post("/activity/<int(max=9007199254740991):act_id>/stop")
-@needs("operator")
-def stop(act_id: int) -> ResponseReturnValue:
-    """Stop an action. 409 if it has finished."""
-    if not actions.stop(act_id, actor()):
-        return htmx.refused("Already finished. Nothing changed.")
-    return htmx.done("Stopped. Jobs changed so far stay changed.", back=url_for("activity.show", act_id=act_id))
+def _report(verb: Verb, result: actions.Result) -> ResponseReturnValue:
+    text = f"{verb.past} {plural(result.moved, 'job')}"
+    if not result.done:
+        text += " so far. The rest follows in the background."
+    elif result.moved:
+        text += f", skipped {result.skipped:,} (already changed)." if result.skipped else "."
+    elif result.skipped:
+        skipped = plural(result.skipped, "job")
+        return htmx.refused(f"Nothing changed. {skipped} skipped: already changed, or in another state.")
+    else:
+        return htmx.refused("No job matches any more. Nothing changed.")
+    return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
+
+
+def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    """Change all matching jobs after confirmation. This leaves out dead letters newer than the question."""
+    confirmed = "confirmed" in request.form
+    asked_at = whole_number(request.form.get("ended_by", "")) if confirmed else None
+    if asked_at is None and wanted.state == "dead":
+        asked_at = clock.now()
+    wanted = replace(wanted, ended_by=asked_at)
+    if not confirmed:
+        return _ask_for_all(verb, wanted)
+    return _report(verb, actions.apply(verb.name, wanted, actor(), within=ACTION_TIMEOUT_SECONDS))
+
+
+def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
+    with reading() as session:
+        found = activity.preview(session, verb.name, wanted, EXAMPLES)
+        known = wanted.state == "dead" and found.whole
+        impact = _impact(session, verb, wanted.where(), found.number) if known else None
+    number = found.number
+    if found.whole and not number.number:
+        return htmx.refused(f"No matching job is in a state that allows {verb.label.lower()}.")
+    jobs = (f"{number} jobs" if number.number != 1 else "1 job") if found.whole else "all matching jobs"
+    fields = {
+        "all": "1",
+        "state": wanted.state,
+        "q": search.to_text(wanted, without=("state",)),
+        "group": wanted.group,
+        "output": "1" if wanted.output else "",
+        "ended_by": str(wanted.ended_by or ""),
+    }
+    return htmx.ask(
+        f"{verb.label} {jobs}?",
+        f"{_how_many(found)} {verb.consequence}",
+        f"{verb.label} {jobs}",
+        impact=impact,
+        examples=found.examples,
+        more=number.number - len(found.examples) if found.whole else 0,
+        hidden=[(name, value) for name, value in fields.items() if value],
+        back=came_from(url_for("jobs.index")),
+    )
+
+
+def _impact(
+    session: Session, verb: Verb, which: ColumnElement[bool], number: Optional[queries.Count] = None
+) -> Optional[requeue_impact.Impact]:
+    """The effect of requeueing dead letters. None for other verbs."""
+    if verb.name != "requeue":
+        return None
+    dead = which & in_state("dead")
+    number = number or queries.count(session, dead)
+    return requeue_impact.of(session, dead, number) if number.number else None
+
+
+def _how_many(found: activity.Preview) -> str:
+    if found.whole:
+        return "All jobs matching right now."
+    number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
+    return (
+        f"{number} among the first {filters.SEARCH_CAP:,} jobs searched. The action covers all jobs, so it may "
+        "change many more."
+    )
 
 
 @pages.post("/dead/<group>/canary")
@@ -166,3 +234,84 @@ def canary(group: str) -> ResponseReturnValue:
         held = canaries.held_back(session, actions.find(session, act_id))
     text = f"Canary started; {held} {'job waits' if held.number == 1 else 'jobs wait'} for its result."
     return htmx.done(text, back=back, undo=act_id)
+
+
+# --- activity --------------------------------------------------------------------------------------------------------
+
+
+class ActView(NamedTuple):
+    """A bulk action as shown. `undoable`: the number of jobs that an undo would restore."""
+
+    act: BulkAction
+    title: str
+    what: str
+    undoable: queries.Count
+
+
+def _view(session: Session, act: BulkAction) -> ActView:
+    if act.undoes is not None:
+        undone = session.get(BulkAction, act.undoes)
+        what = f": {LABELS[undone.verb].lower()} {activity.what(undone)}" if undone is not None else ""
+        return ActView(act, "Undo", f"of action {act.undoes}{what}", queries.Count(0))
+    title = LABELS.get(act.verb, act.verb.capitalize()) if act.canary_seq is None else "Canary retry"
+    return ActView(act, title, activity.what(act), actions.can_be_undone(session, act))
+
+
+@pages.get("/activity")
+def index() -> ResponseReturnValue:
+    before = id_before()
+    with reading() as session:
+        acts = activity.newest(session, PAGE + 1, before)
+        older = url_for("activity.index", before=acts[PAGE - 1].id) if len(acts) > PAGE else None
+        return htmx.page(
+            "activity",
+            session,
+            views=[_view(session, act) for act in acts[:PAGE]],
+            older=("Older", older) if older else None,
+            top=url_for("activity.index") if before is not None else None,
+        )
+
+
+@pages.get("/activity/<int(max=9007199254740991):act_id>")
+def show(act_id: int) -> ResponseReturnValue:
+    with reading() as session:
+        act = actions.find(session, act_id)
+        canary = canaries.canary(session, act)
+        events = queries.events_of(session, f"act:{act_id}")
+        return htmx.page(
+            "act",
+            session,
+            view=_view(session, act),
+            canary=canary,
+            held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
+            taken_back=activity.undos_of(session, act_id),
+            happened=[(event, json.loads(event.detail or "{}")) for event in reversed(events)],
+            jobs=list(session.scalars(select(Job).where(Job.act_id == act_id).order_by(Job.seq).limit(SHOWN_JOBS))),
+        )
+
+
+@pages.post("/activity/<int(max=9007199254740991):act_id>/undo")
+@needs("operator")
+def undo(act_id: int) -> ResponseReturnValue:
+    """Restore the jobs that have not been claimed or changed since. 409 if there are none."""
+    try:
+        result = actions.undo(act_id, actor(), ACTION_TIMEOUT_SECONDS)
+    except actions.CannotUndo as error:
+        return htmx.refused(str(error))
+    back = url_for("activity.show", act_id=act_id)
+    if not result.done:
+        message = f"Restored {plural(result.moved, 'job')} so far. The rest follows in the background."
+        return htmx.done(message, back=back)
+    with reading() as session:
+        left = actions.find(session, act_id).moved - result.moved
+    rest = f" {plural(left, 'job')} already claimed or changed." if left > 0 else ""
+    return htmx.done(f"Restored {plural(result.moved, 'job')}.{rest}", back=back)
+
+
+@pages.post("/activity/<int(max=9007199254740991):act_id>/stop")
+@needs("operator")
+def stop(act_id: int) -> ResponseReturnValue:
+    """Stop an action. 409 if it has finished."""
+    if not actions.stop(act_id, actor()):
+        return htmx.refused("Already finished. Nothing changed.")
+    return htmx.done("Stopped. Jobs changed so far stay changed.", back=url_for("activity.show", act_id=act_id))

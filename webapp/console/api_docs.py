@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, current_app
 from flask.typing import ResponseReturnValue
-from markupsafe import Markup
 
 from webapp.accounts import tokens
 from webapp.console.frame import htmx
@@ -26,13 +25,6 @@ class Field(NamedTuple):
     kind: str
     about: str
     required: bool = False
-
-
-@pages.app_template_filter("coded")
-def coded(text: str) -> Markup:
-    """A text with the parts in backticks as code."""
-    parts = text.split("`")
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 @pages.get("/api-docs")

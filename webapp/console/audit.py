@@ -18,7 +18,7 @@ from flask.typing import ResponseReturnValue
 from webapp.console.display import times
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, id_before, streamed, with_query
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import needs
 from webapp.db import audit
 from webapp.db.engines import reading
 from webapp.db.models import Audit
@@ -28,15 +28,7 @@ pages = Blueprint("audit", __name__)
 
 PAGE = 50  # rows
 FIELDS = ("actor", "verb", "subject", "outcome", "since")
-OUTCOMES = ("done", "refused")
 _MOMENT = re.compile(r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}Z\Z", re.ASCII)  # as `clock.to_iso` writes
-# Choices in the filter; the URL accepts any verb.
-VERBS = (
-    "enqueue", "run_now", "requeue", "cancel", "ask_cancel", "discard", "undo", "canary", "describe", "acknowledge",
-    "reopen", "pause", "resume", "quiet", "run", "stop", "scale", "config", "sign_in", "sign_out", "end_sessions",
-    "add_user", "set_role", "passwd", "disable_user", "enable_user", "make_token", "revoke_token", "export_jobs",
-    "save_view", "rename_view", "remove_view", "use_token", "confirm", "restore", "prune",
-)  # fmt: skip
 
 
 class Change(NamedTuple):
@@ -102,10 +94,6 @@ class Asked:
     def url(self, endpoint: str = "audit.index", **more: Any) -> str:
         return with_query(url_for(endpoint), {**self.typed, **more})
 
-    @property
-    def narrows(self) -> bool:
-        return any(self.typed.values())
-
 
 @pages.get("/audit")
 @needs("admin")
@@ -122,8 +110,6 @@ def index() -> ResponseReturnValue:
         "audit/page.html",
         asked=asked,
         rows=[(row, changes(row.detail)) for row in rows[:PAGE]],
-        verbs=VERBS,
-        outcomes=OUTCOMES,
         newer=("Newer", asked.url(before=newer or "")) if before is not None else None,
         older=("Older", older) if older else None,
         top=asked.url() if newer is not None else None,

@@ -1,6 +1,6 @@
 """Dead letters: jobs out of retries, in groups with the same cause; one group; search.
 
-The actions on their jobs are in `job_actions.py`.
+The actions on their jobs are in `activity.py`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import users
+from webapp.console.activity import on_all
 from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
-from webapp.console.frame.roles import needs
-from webapp.console.job_actions import on_all
-from webapp.console.jobs import PAGE
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
+from webapp.console.jobs import count_of, page_of_jobs
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
 from webapp.insight import failure_evidence, failure_groups
-from webapp.jobs import lifecycle, listing, queries, search
+from webapp.jobs import lifecycle, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -59,15 +58,8 @@ def index() -> ResponseReturnValue:
             total=queries.count(session, in_state("dead")),
             most=failure_groups.MAX_GROUPS,
             look=failure_groups.NEWEST_JOBS,
-            newer=("Previous", _page_url(by, listing.page - 1)) if listing.page > 1 else None,
-            older=("Next", _page_url(by, listing.page + 1)) if listing.more else None,
             typed="",
         )
-
-
-def _page_url(by: str, number: int) -> str:
-    fields = {"sort": by if by != "last" else "", "page": number if number > 1 else ""}
-    return with_query(url_for("dead_letters.index"), fields)
 
 
 # --- search ----------------------------------------------------------------------------------------------------------
@@ -80,27 +72,14 @@ def _search() -> ResponseReturnValue:
         try:
             wanted = search.parse(typed, state="dead").in_output()
         except FilterError as error:
-            return htmx.page("dead/search", session, typed=typed, problem=str(error), **NO_JOBS), 422
-        page = _page(session, wanted)
-        return htmx.page("dead/search", session, typed=typed, problem="", **_job_values(session, wanted, page))
+            return htmx.page("dead/search", session, typed=typed, problem=str(error)), 422
+        return htmx.page("dead/search", session, typed=typed, problem="", **_job_values(session, wanted))
 
 
-NO_JOBS = {
-    "page": listing.Page([], None, None), "wanted": JobFilter(state="dead"), "snippets": {}, "newer": None,
-    "older": None, "top": None, "total": None, "search_cap": SEARCH_CAP,
-}  # fmt: skip
-
-
-def _page(session: Session, wanted: JobFilter) -> listing.Page:
-    before, after = request.args.get("before"), request.args.get("after")
-    try:
-        return listing.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after)
-    except ValueError:
-        no_such_page()
-
-
-def _job_values(session: Session, wanted: JobFilter, page: listing.Page) -> dict[str, Any]:
+def _job_values(session: Session, wanted: JobFilter) -> dict[str, Any]:
     """Values for the list of jobs of a group or a search."""
+    before, after = request.args.get("before"), request.args.get("after")
+    page = page_of_jobs(session, wanted, before, after)
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
 
     def url(**key: Optional[str]) -> str:
@@ -113,8 +92,8 @@ def _job_values(session: Session, wanted: JobFilter, page: listing.Page) -> dict
         "snippets": _snippets(session, page.jobs, words(wanted.text or "")),
         "newer": ("Newer", url(before=page.newer)) if page.newer else None,
         "older": ("Search older" if page.search_capped else "Older", url(after=page.older)) if page.older else None,
-        "top": url() if request.args.get("before") or request.args.get("after") else None,
-        "total": None if wanted.scans else queries.count(session, wanted.where()),
+        "top": url() if before or after else None,
+        "total": count_of(session, wanted),
         "search_cap": SEARCH_CAP,
     }
 
@@ -155,12 +134,21 @@ STORED = NoteForm()
 def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
     with reading() as session:
         found, said = failure_groups.find(session, group), session.get(Group, group)
-        values = _note_values(session, group, said, form)
+        owner = {said.owner} if said and said.owner else set()
+        values = {
+            "typed": "",
+            "key": group,
+            "said": said,
+            "history": [] if said is None else queries.events_of(session, f"group:{group}", 10),
+            "form": form,
+            "fingerprint": failure_groups.fingerprint(said),
+            "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
+            "longest_note": failure_groups.MAX_NOTE_LENGTH,
+        }
         if found is None:  # a page load answers 404, a refresh 200
-            response = htmx.page("dead/gone", session, group=None, page=NO_JOBS["page"], **values)
+            response = htmx.page("dead/gone", session, **values)
             return response if htmx.is_partial() else (response, 422 if form.problem else 404)
         wanted = JobFilter(state="dead", group=group)
-        page = _page(session, wanted)
         response = htmx.page(
             "dead/group",
             session,
@@ -168,23 +156,9 @@ def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
             spark=sparkline(found.deaths),
             evidence=_evidence(session, found.example),
             **values,
-            **_job_values(session, wanted, page),
+            **_job_values(session, wanted),
         )
     return (response, 422) if form.problem else response
-
-
-def _note_values(session: Session, key: str, said: Optional[Group], form: NoteForm) -> dict[str, Any]:
-    owner = {said.owner} if said and said.owner else set()
-    return {
-        "typed": "",
-        "key": key,
-        "said": said,
-        "history": [] if said is None else queries.events_of(session, f"group:{key}", 10),
-        "form": form,
-        "fingerprint": failure_groups.fingerprint(said),
-        "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
-        "longest_note": failure_groups.MAX_NOTE_LENGTH,
-    }
 
 
 _evidence_cache: dict[tuple[int, int, int], failure_evidence.Evidence] = {}

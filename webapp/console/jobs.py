@@ -1,13 +1,13 @@
 """The list of jobs: state tabs, search, key-based pages, saved views, export.
 
-Its buttons are in `job_actions.py`, the search syntax in `webapp/jobs/search.py`.
+Its buttons are in `activity.py`, the search syntax in `webapp/jobs/search.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Optional
 from urllib.parse import parse_qsl, urlencode
 
 from flask import Blueprint, Response, abort, redirect, request, url_for
@@ -20,8 +20,7 @@ from webapp.console.display import times
 from webapp.console.display.wording import EMPTY
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, no_such_page, streamed, with_query
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor, this_person
+from webapp.console.frame.person import actor, needs, this_person
 from webapp.core.states import STATES
 from webapp.db import audit
 from webapp.db.engines import reading, writing
@@ -34,45 +33,11 @@ from webapp.lib.text import capitalize
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
-# Columns after Job, by tab.
-COLUMNS = {
-    "": ("state", "queue", "attempts", "changed"),
-    "scheduled": ("due", "queue", "priority"),
-    "pending": ("waiting", "queue", "priority"),
-    "processing": ("worker", "running", "attempt"),
-    "failed": ("retry", "failures"),
-    "completed": ("attempts", "duration", "ended"),
-    "dead": ("attempts", "duration", "ended"),
-    "cancelled": ("attempts", "duration", "ended"),
-}
-TITLES = {  # of the columns whose title is not their name
-    "waiting": "Waiting for",
-    "running": "Running for",
-    "retry": "Next retry",
-    "failures": "Failed attempts",
-    "ended": "Finished",
-}
-FIELDS = ("state", "queue", "q", "sort", "before", "after")  # query parameters of a list
-NUMBERS = frozenset({"attempts", "priority", "attempt", "duration"})
-
-
-@dataclass(frozen=True)
-class Order:
-    """The two sort orders of a list (default first), their labels, and the labels of the page buttons."""
-
-    sorts: tuple[str, str]
-    labels: tuple[str, str]
-    back: str = "Newer"
-    on: str = "Older"
-
-
-NEWEST = Order(("newest", "oldest"), ("Newest first", "Oldest first"))
-SOONEST = Order(("soonest", "latest"), ("Soonest first", "Latest first"), "Sooner", "Later")
-ORDERS = {
-    "scheduled": SOONEST,
-    "pending": Order(("next", "last"), ("Next up first", "Last first"), "Previous", "Next"),
-    "processing": Order(("longest", "shortest"), ("Longest first", "Shortest first"), "Longer", "Shorter"),
-    "failed": SOONEST,
+SORTS = {  # the two sort orders of a state's list, the default first
+    "scheduled": ("soonest", "latest"),
+    "pending": ("next", "last"),
+    "processing": ("longest", "shortest"),
+    "failed": ("soonest", "latest"),
 }
 
 
@@ -112,41 +77,28 @@ class Asked:
             problem = capitalize(str(error))
         sort = values.get("sort", "")
         asked = cls(wanted, q, "", problem, values.get("before"), values.get("after"), moved)
-        usual, other = asked.order.sorts
+        usual, other = asked.sorts
         if sort and not moved and sort not in (usual, other):
             abort(404, f"Unknown sort order. Expected {usual} or {other}.")
         asked.sort = sort if sort == other else ""
         return asked
 
     @property
-    def order(self) -> Order:
-        return ORDERS.get(self.wanted.state or "", NEWEST)
+    def sorts(self) -> tuple[str, str]:
+        return SORTS.get(self.wanted.state or "", ("newest", "oldest"))
 
     @property
-    def narrows(self) -> bool:
-        return bool(self.q or self.wanted.queue)
-
-    @property
-    def fields(self) -> list[tuple[str, str]]:
+    def fields(self) -> dict[str, Optional[str]]:
         """The list's parameters without the page key."""
-        every = (("state", self.wanted.state), ("queue", self.wanted.queue), ("q", self.q), ("sort", self.sort))
-        return [(name, value) for name, value in every if value]
-
-    @property
-    def sorts(self) -> list[tuple[str, str, bool]]:
-        """The two orders of the list: label, URL, whether it is current."""
-        usual, other = self.order.labels
-        other_url = self.url(sort=self.order.sorts[1])
-        return [(usual, self.url(sort=None), not self.sort), (other, other_url, bool(self.sort))]
+        return {"state": self.wanted.state, "queue": self.wanted.queue, "q": self.q, "sort": self.sort}
 
     @property
     def query(self) -> str:
-        return urlencode(self.fields)
+        return urlencode({name: value for name, value in self.fields.items() if value})
 
     def url(self, endpoint: str = "jobs.index", **other: Optional[str]) -> str:
         """The URL of this list with some parameters changed."""
-        values = {**dict(self.fields), **other}
-        return with_query(url_for(endpoint), {name: values.get(name) for name in FIELDS})
+        return with_query(url_for(endpoint), {**self.fields, **other})
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -160,62 +112,53 @@ def index() -> ResponseReturnValue:
     return show(asked)
 
 
-def show(asked: Asked, **more: Any) -> Response:
-    """The page of a list. `more`: errors of the view form."""
+def show(asked: Asked, *, view_name: str = "", view_problem: str = "") -> Response:
+    """The page of a list. `view_name` and `view_problem`: what was typed in the view form, and its error."""
+    wanted = asked.wanted
     with reading() as session:
-        try:
-            page = None if asked.problem else listing.page_of_jobs(
-                session, asked.wanted, limit=PAGE, before=asked.before, after=asked.after, turned=bool(asked.sort)
-            )  # fmt: skip
-        except ValueError:
-            no_such_page()
-        values = list_values(session, asked, page)
-        # Not the URL of the request: a form that saves a view shows the list under another URL.
-        here = asked.url(before=asked.before, after=asked.after)
-        mine = saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else []
-        values.update({"views": mine, "view_name": "", "view_problem": "", "here": here, **more})
-        response = htmx.page("jobs", session, **values)
-    if asked.problem or values["view_problem"]:
+        page = None
+        if not asked.problem:
+            page = page_of_jobs(session, wanted, asked.before, asked.after, turned=bool(asked.sort))
+        counts = {state: count_of(session, replace(wanted, state=state or None)) for state in ("", *STATES)}
+        response = htmx.page(
+            "jobs",
+            session,
+            asked=asked,
+            # Not the URL of the request: a form that saves a view shows the list under another URL.
+            here=asked.url(before=asked.before, after=asked.after),
+            page=page,
+            wanted=wanted,
+            tabs=[(state, count, asked.url(state=state, sort=None)) for state, count in counts.items()],
+            queues=sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
+            total=counts[wanted.state or ""],
+            default_retries=settings.load(session).max_retries,
+            teach=EMPTY[wanted.state or ""],
+            search_cap=filters.SEARCH_CAP,
+            searched=asked.q,
+            without_filter=asked.url(q=None, queue=None),
+            qualifiers=search.QUALIFIERS,
+            views=saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else [],
+            view_name=view_name,
+            view_problem=view_problem,
+        )
+    if asked.problem or view_problem:
         response.status_code = 422
     return response
 
 
-def list_values(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
-    """Values for the list's templates."""
-    wanted, state = asked.wanted, asked.wanted.state or ""
-    back, on = (asked.order.on, asked.order.back) if asked.sort else (asked.order.back, asked.order.on)
-    capped = page is not None and page.search_capped
-    if capped and asked.before:
-        back = f"Search {back.lower()}"
-    elif capped:
-        on = f"Search {on.lower()}"
-    return {
-        "asked": asked,
-        "page": page,
-        "wanted": wanted,
-        "columns": COLUMNS[state],
-        "titles": TITLES,
-        "numbers": NUMBERS,
-        "tabs": [(one, _count(session, one, wanted), asked.url(state=one, sort=None)) for one in ("", *STATES)],
-        "queues": sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
-        "total": None if wanted.scans else queries.count(session, wanted.where()),
-        "default_retries": settings.load(session).max_retries,
-        "teach": EMPTY[state],
-        "newer": (back, asked.url(before=page.newer)) if page and page.newer else None,
-        "older": (on, asked.url(after=page.older)) if page and page.older else None,
-        "top": asked.url() if asked.before or asked.after else None,
-        "ways": (back, on),
-        "search_cap": filters.SEARCH_CAP,
-        "searched": asked.q,
-        "without_filter": asked.url(q=None, queue=None),
-        "qualifiers": search.QUALIFIERS,
-    }
+def page_of_jobs(
+    session: Session, wanted: JobFilter, before: Optional[str], after: Optional[str], *, turned: bool = False
+) -> listing.Page:
+    """A page of a list. Aborts if the URL names no page."""
+    try:
+        return listing.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after, turned=turned)
+    except ValueError:
+        no_such_page()
 
 
-def _count(session: Session, state: str, wanted: JobFilter) -> Optional[queries.Count]:
-    """A tab's count for this search. None if the search has to scan rows: seven scans would be too slow."""
-    there = replace(wanted, state=state or None)
-    return None if there.scans else queries.count(session, there.where())
+def count_of(session: Session, wanted: JobFilter) -> Optional[queries.Count]:
+    """The number of jobs. None if the search has to scan rows: one scan for each state's tab would be too slow."""
+    return None if wanted.scans else queries.count(session, wanted.where())
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

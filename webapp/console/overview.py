@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 
@@ -15,14 +13,10 @@ from webapp.insight import fleet, trends
 from webapp.insight.queues import all_queues
 from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
-from webapp.lib import durations, histograms
+from webapp.lib import histograms
 from webapp.lib.command_patterns import words_of
-from webapp.lib.histograms import Histogram
 
 pages = Blueprint("overview", __name__)
-
-QUANTILES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
-SHORTEST_SEARCH = 3  # characters; a shorter text matches too much
 
 
 @pages.get("/")
@@ -50,22 +44,10 @@ def index() -> ResponseReturnValue:
             axis=charts.AXES[wanted.key],
             step=charts.STEPS[wanted.key],
             lines=charts.lines(trend),
-            spans=(("Wait", _quantiles(trend.total.waits)), ("Run", _quantiles(trend.total.runs))),
-            quantiles=[label for _, label in QUANTILES],
+            quantile=histograms.quantile,
             since=times.brief(trend.commands_since),
             rest=REST,
-            search_for=_search_for,
+            words_of=words_of,
             failures=queries.recent_failures(session),
             oldest=min((view.oldest_run_at for view in queues if view.oldest_run_at is not None), default=None),
         )
-
-
-def _quantiles(histogram: Histogram) -> list[str]:
-    """The percentiles as text."""
-    return [durations.about(histograms.quantile(histogram, part)) for part, _ in QUANTILES]
-
-
-def _search_for(shape: str) -> Optional[str]:
-    """A search that finds the jobs of a command pattern; None if there is none."""
-    words = words_of(shape) if shape != REST else ""
-    return f'"{words}"' if len(words) >= SHORTEST_SEARCH else None

@@ -1,7 +1,8 @@
-"""Users: the list, adding a user, and one user's role, password and sessions.
+"""Users, for admins: the list, adding a user, one user's role, password and sessions. And everybody's own account.
 
 `webapp/accounts/users.py` checks names, roles and passwords, and keeps the last admin. Pages that change rights need a
-recently confirmed password, also to show their form.
+recently confirmed password, also to show their form. The theme, refresh and keys of a browser are cookies, so that they
+work without JavaScript.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from sqlalchemy.orm import Session
 from webapp.accounts import sessions, users
 from webapp.console.display.wording import ROLE_HELP, browser
 from webapp.console.frame import htmx
-from webapp.console.frame.error_pages import explain
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor, this_person
+from webapp.console.frame.person import actor, needs, this_person
+from webapp.console.frame.templating import PREFERENCES
+from webapp.console.sessions import confirm_password, renew_as_fresh
 from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 from webapp.jobs import lifecycle
 from webapp.lib.text import capitalize, plural
+from webapp.web.request_info import is_public_https
 
 pages = Blueprint("people", __name__)
+account = Blueprint("account", __name__)
 
+YEAR_SECONDS = 365 * 86400
 HANDLE = re.compile(r"[0-9a-f]{16}\Z")
 
 
-def signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
+def _signed_in(session: Session, user_id: int) -> list[dict[str, Any]]:
     """A user's sessions as shown, the current one (`here`) first."""
     shown = [
         {
@@ -55,8 +59,15 @@ def index() -> ResponseReturnValue:
 
 @pages.get("/people/new")
 @needs("admin", fresh=True)
-def new() -> ResponseReturnValue:
-    return _new_page({"name": "", "role": "operator"}, {})
+def new(typed: Optional[dict[str, str]] = None, errors: Optional[dict[str, str]] = None) -> str:
+    """The form. After an error, with what was typed."""
+    return htmx.form_page(
+        "people/new.html",
+        typed=typed or {"name": "", "role": "operator"},
+        errors=errors or {},
+        roles=ROLE_HELP.items(),
+        shortest=users.SHORTEST,
+    )
 
 
 @pages.post("/people/new")
@@ -66,50 +77,35 @@ def add() -> ResponseReturnValue:
     try:
         users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
     except users.AccountError as error:
-        return _new_page(typed, {error.field: capitalize(str(error))}), 422
+        return new(typed, {error.field: capitalize(str(error))}), 422
     return _done(typed["name"], f"User {typed['name']} added as {typed['role']}.")
-
-
-def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    return htmx.form_page("people/new.html", typed=typed, errors=errors, **_rules())
-
-
-def _rules() -> dict[str, Any]:
-    return {"roles": [(role, ROLE_HELP[role]) for role in ROLES], "shortest": users.SHORTEST}
 
 
 @pages.get("/person/<name>")
 @needs("admin", fresh=True)
-def show(name: str) -> ResponseReturnValue:
-    return _page(name)
-
-
-def _page(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
+def show(name: str, errors: Optional[dict[str, str]] = None, role: str = "") -> str:
     """One user's page. `role` is the chosen role after an error."""
+    user = _known(name)
     with reading() as session:
-        user = _named(session, name)
         return htmx.form_page(
             "people/one.html",
             session,
             user=user,
             role=role or user.role,
-            signed=signed_in(session, user.id),
+            signed=_signed_in(session, user.id),
             errors=errors or {},
-            **_rules(),
+            roles=ROLE_HELP.items(),
+            shortest=users.SHORTEST,
         )
 
 
-def _named(session: Session, name: str) -> User:
+def _known(name: str) -> User:
     """The user, or NotFound."""
-    user = users.find(session, name)
+    with reading() as session:
+        user = users.find(session, name)
     if user is None:
         raise lifecycle.NotFound(f"user {name!r} does not exist.")
     return user
-
-
-def _known(name: str) -> User:
-    with reading() as session:
-        return _named(session, name)
 
 
 @pages.post("/person/<name>/role")
@@ -124,7 +120,7 @@ def set_role(name: str) -> ResponseReturnValue:
     try:
         changed = users.set_role(name, role, actor())
     except users.AccountError as error:
-        return _page(name, {"role": capitalize(str(error))}, role if role in ROLES else ""), 422
+        return show(name, {"role": capitalize(str(error))}, role if role in ROLES else ""), 422
     if not changed:
         return _done(name, f"{name} is already {role}. Nothing changed.", level="info")
     signed_out = " All sessions were signed out." if lesser else ""
@@ -155,7 +151,7 @@ def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
     try:
         changed = users.set_disabled(user.name, disabled, actor())
     except users.AccountError as error:
-        return explain(409, "The last admin stays", f"{user.name} {error}")
+        return htmx.refused(f"{user.name} {error}", "The last admin stays")
     if not changed:
         return htmx.refused(f"{user.name} is already {'disabled' if disabled else 'enabled'}. Nothing changed.")
     return _done(user.name, said, out=disabled and _is_reader(user))
@@ -166,11 +162,10 @@ def _set_disabled(user: User, disabled: bool, said: str) -> ResponseReturnValue:
 def set_password(name: str) -> ResponseReturnValue:
     """Set a user's password. All sessions of the user end, except the current one."""
     own = _is_reader(_known(name))
-    spare = this_person().session_id if own else ""
     try:
-        users.set_password(name, request.form.get("password", ""), actor(), spare=spare)
+        users.set_password(name, request.form.get("password", ""), actor(), spare=this_person().session_id)
     except users.AccountError as error:
-        return _page(name, {error.field: capitalize(str(error))}), 422
+        return show(name, {error.field: capitalize(str(error))}), 422
     ended = "Your other sessions were signed out." if own else "All sessions were signed out."
     return _done(name, f"Password of {name} changed. {ended}")
 
@@ -179,16 +174,15 @@ def set_password(name: str) -> ResponseReturnValue:
 @needs("admin", fresh=True)
 def end_sessions(name: str) -> ResponseReturnValue:
     """Sign a user out: one session (`handle`), or all after confirmation."""
-    own, handle = _is_reader(_known(name)), sent_handle()
+    own, handle = _is_reader(_known(name)), _sent_handle()
     if not handle and "confirmed" not in request.form:
         if own:
             return _ask("Sign out all other sessions?", "You stay signed in here.", "Sign out")
         return _ask(f"Sign {name} out everywhere?", f"{name} can sign in again.", "Sign out")
-    ended = users.end_sessions(name, actor(), handle=handle, spare=this_person().session_id if own else "")
-    return report_ended(ended, url_for("people.show", name=name))
+    return _end_sessions(name, handle, url_for("people.show", name=name))
 
 
-def sent_handle() -> str:
+def _sent_handle() -> str:
     """The session handle that the button sent, or '' for all."""
     handle = request.form.get("handle", "")
     if handle and not HANDLE.match(handle):
@@ -196,7 +190,9 @@ def sent_handle() -> str:
     return handle
 
 
-def report_ended(ended: int, back: str) -> ResponseReturnValue:
+def _end_sessions(name: str, handle: str, back: str) -> ResponseReturnValue:
+    """End one session of a user, or all; never the current one."""
+    ended = users.end_sessions(name, actor(), handle=handle, spare=this_person().session_id)
     if not ended:
         return htmx.refused("Already signed out. Nothing changed.")
     # Pages with forms have no live region, so reload the page.
@@ -216,3 +212,55 @@ def _done(name: str, message: str, *, level: str = "success", out: bool = False)
     """Show a message on the user's page, or on the sign-in page for users who signed themselves `out`."""
     back = url_for("sessions.log_in") if out else url_for("people.show", name=name)
     return htmx.done(message, back=back, level=level, leave=True)
+
+
+# --- the own account -------------------------------------------------------------------------------------------------
+
+
+@account.get("/account", endpoint="show")
+def show_account(errors: Optional[dict[str, str]] = None) -> str:
+    with reading() as session:
+        return htmx.form_page(
+            "account/page.html",
+            session,
+            signed=_signed_in(session, this_person().user_id),
+            shortest=users.SHORTEST,
+            errors=errors or {},
+        )
+
+
+@account.post("/account", endpoint="choose")
+@needs("viewer")
+def choose_preferences() -> ResponseReturnValue:
+    response = htmx.done("Saved for this browser.", back=url_for("account.show"), leave=True)
+    for name, allowed in PREFERENCES.items():
+        value = request.form.get(name)
+        if value in allowed:  # not HttpOnly: app.js uses them too
+            response.set_cookie(name, value, max_age=YEAR_SECONDS, samesite="Lax", secure=is_public_https())
+    return response
+
+
+@account.post("/account/password", endpoint="set_password")
+@needs("viewer")
+def set_own_password() -> ResponseReturnValue:
+    """Change the own password. Without a recent confirmation, the current password is needed too."""
+    person = this_person()
+    if not person.fresh:
+        # This renews the session now: a rejected new password does not ask for the old one again.
+        problem, status, headers = confirm_password(request.form.get("current", ""))
+        if problem:
+            return show_account({"current": problem}), status, headers
+    try:
+        users.set_password(person.name, request.form.get("password", ""), actor(), spare=person.session_id)
+    except users.AccountError as error:
+        return show_account({error.field: capitalize(str(error))}), 422
+    renew_as_fresh()
+    message = "Password changed. Your other sessions were signed out."
+    return htmx.done(message, back=url_for("account.show"), leave=True)
+
+
+@account.post("/account/sessions/end", endpoint="end_sessions")
+@needs("viewer")
+def end_own_sessions() -> ResponseReturnValue:
+    """Sign out one other session, or all others."""
+    return _end_sessions(this_person().name, _sent_handle(), url_for("account.show"))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Optional
+from typing import Any
 
 from flask import Blueprint, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.console.display.wait_reason import start_command
 from webapp.console.frame import htmx
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView, workers
@@ -24,38 +22,11 @@ pages = Blueprint("queues", __name__)
 MOST_LABEL_SETS = 3  # label sets without workers that are named per queue
 
 
-@dataclass(frozen=True)
-class Row:
-    """A queue, its workers, and its label sets that no worker takes."""
-
-    view: QueueView
-    fleet: blockers.Fleet
-    stuck: list[tuple[queries.Waiting, blockers.Obstacle]]
-
-    @classmethod
-    def of(cls, view: QueueView, alive: list[WorkerView]) -> Row:
-        fleet = partial(blockers.serving, view.queue.name, view.queue, alive)
-        label_sets = [(one, fleet(one.label_set.requires).obstacle) for one in view.waiting if one.label_set.requires]
-        stuck = [(one, why) for one, why in label_sets if why is not None and why.kind in {"unlabelled", "quiet"}]
-        return cls(view, fleet(""), sorted(stuck, key=lambda pair: -pair[0].number.number))
-
-    @property
-    def moving(self) -> queries.Count:
-        """Pending jobs without the stuck ones."""
-        stuck = [one for one, _ in self.stuck]
-        return queries.total(one.number for one in self.view.waiting if one not in stuck)
-
-    @property
-    def drain_seconds(self) -> Optional[float]:
-        """Seconds until they are done at the current rate."""
-        return trends.drain_time(self.moving.number, self.view.per_minute)
-
-
 @pages.get("/queues")
 def index() -> ResponseReturnValue:
     with reading() as session:
         alive = [view for view in workers(session, settings.load(session).lease) if view.alive]
-        rows = [Row.of(view, alive) for view in all_queues(session)]
+        rows = [_row(view, alive) for view in all_queues(session)]
         return htmx.page(
             "queues",
             session,
@@ -64,6 +35,23 @@ def index() -> ResponseReturnValue:
             start_command=start_command,
             most_label_sets=MOST_LABEL_SETS,
         )
+
+
+def _row(view: QueueView, alive: list[WorkerView]) -> dict[str, Any]:
+    """A queue, its workers, its label sets that no worker takes (`stuck`), the other pending jobs (`moving`), and the
+    seconds until these are done at the current rate."""
+    fleet = partial(blockers.serving, view.queue.name, view.queue, alive)
+    label_sets = [(one, fleet(one.label_set.requires).obstacle) for one in view.waiting if one.label_set.requires]
+    stuck = [(one, why) for one, why in label_sets if why is not None and why.kind in {"unlabelled", "quiet"}]
+    without_worker = [one for one, _ in stuck]
+    moving = queries.total(one.number for one in view.waiting if one not in without_worker)
+    return {
+        "view": view,
+        "fleet": fleet(""),
+        "stuck": sorted(stuck, key=lambda pair: -pair[0].number.number),
+        "moving": moving,
+        "drain_seconds": trends.drain_time(moving.number, view.per_minute),
+    }
 
 
 @pages.post("/queue/<name>/pause")

@@ -1,60 +1,35 @@
-"""Sign-in, sign-out, password confirmation, the set-up link, the current user, the cookies.
+"""Sign-in, sign-out, password confirmation, the set-up link, the cookies.
 
 A session is a row (`webapp/accounts/sessions.py`). The signed cookie holds its id, the CSRF token and messages.
-`frame/gate.py` checks roles, `accounts/users.py` passwords.
+`accounts/users.py` checks passwords.
 """
 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from flask import Blueprint, current_app, flash, g, redirect, render_template, request, session, url_for
+from flask import Blueprint, Flask, Request, current_app, flash, g, redirect, render_template, request, session, url_for
 from flask.sessions import SecureCookieSessionInterface
+from flask.typing import ResponseReturnValue
 from itsdangerous import BadData, URLSafeTimedSerializer
+from werkzeug.wrappers import Response
 
 from webapp.accounts import login_throttle, sessions, users
-from webapp.console.frame.roles import needs
+from webapp.console.frame.person import SESSION_ID, Person, current_person, needs, this_person
 from webapp.db import audit
 from webapp.db.engines import reading, writing
-from webapp.db.models import ROLES, User
+from webapp.db.models import User
 from webapp.lib import clock
 from webapp.lib.text import plural
 from webapp.web.faces import face_of
 from webapp.web.request_info import address, is_public_https, local_path, port
 from webapp.web.secret_key import secret_key
 
-if TYPE_CHECKING:
-    from flask import Flask, Request
-    from flask.typing import ResponseReturnValue
-    from werkzeug.wrappers import Response
-
 KNOWN_LIFE_SECONDS = 180 * 86400  # how long a browser is remembered after a sign-in
-RENEWAL_TIMEOUT_SECONDS = 1.0  # how long a page waits to store the last use of its session
-SESSION_ID = "_user_id"  # its name in the cookie; the browsers of people who are signed in have it
 WRONG = "Wrong user name or password."
 
 pages = Blueprint("sessions", __name__)
-
-
-class Person:
-    """The signed-in user."""
-
-    def __init__(self, user: User, session_id: str, *, fresh: bool = True, seen_at: int = 0) -> None:
-        self.user_id = user.id
-        self.name = user.name
-        self.role = user.role
-        self.session_id = session_id
-        self.fresh = fresh  # the password was confirmed recently
-        self.seen_at = seen_at
-
-    @property
-    def actor(self) -> str:
-        return f"person:{self.name}"
-
-    def may(self, role: str) -> bool:
-        """Whether the user has this role or a higher one."""
-        return ROLES.index(self.role) >= ROLES.index(role)
 
 
 class CookieSessions(SecureCookieSessionInterface):
@@ -86,32 +61,6 @@ def init_app(app: Flask) -> None:
         SESSION_REFRESH_EACH_REQUEST=False,  # polls must not renew a session
         PERMANENT_SESSION_LIFETIME=sessions.LIFE // clock.SECOND,
     )
-
-
-def current_person() -> Optional[Person]:
-    """The signed-in user, or None; looked up once for each request."""
-    if "person" not in g:
-        g.person = None
-        session_id = session.get(SESSION_ID)
-        if session_id is not None:
-            with reading() as database:
-                found = sessions.find(database, session_id)
-            if found is not None:
-                g.person = Person(found.user, session_id, fresh=found.fresh, seen_at=found.row.seen_at)
-    person: Optional[Person] = g.person
-    return person
-
-
-def this_person() -> Person:
-    """The signed-in user, in views behind the gate."""
-    person = current_person()
-    if person is None:
-        raise RuntimeError("a view behind the gate was reached without a user")
-    return person
-
-
-def actor() -> str:
-    return this_person().actor
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ from webapp.console.display.setting_effects import foresee
 from webapp.console.display.wording import number, who
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.core.settings import Definition, SettingError, define
 from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings
@@ -22,32 +21,35 @@ from webapp.jobs import lifecycle, settings
 pages = Blueprint("config", __name__)
 
 HISTORY = 50  # changes that a page shows
-GROUPS = (
-    ("Retries", ("max_retries", "backoff_base", "backoff_max", "backoff_jitter")),
-    ("Running", ("job_timeout", "kill_grace", "output_limit", "job_memory_limit", "job_process_limit")),
-    ("Workers", ("shutdown_grace", "lease")),
-    ("Retention", ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")),
-)
 
 
 @pages.get("/config")
 def index() -> ResponseReturnValue:
     with reading() as session:
         values = {value.definition.key: value for value in settings.describe(session)}
-        return htmx.page("config", session, groups=_grouped(values))
-
-
-def _grouped(values: dict[str, settings.Value]) -> list[tuple[str, list[settings.Value]]]:
-    """The settings by group. Settings without a group come last."""
-    named = {key for _, keys in GROUPS for key in keys}
-    groups = [(title, [values[key] for key in keys if key in values]) for title, keys in GROUPS]
-    rest = [value for key, value in values.items() if key not in named]
-    return [*groups, ("Others", rest)] if rest else groups
+        return htmx.page("config", session, values=values)
 
 
 @pages.get("/config/<key>")
-def show(key: str) -> ResponseReturnValue:
-    return _page(key)
+def show(key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
+    """The page of one setting. `text` is the typed value; by default the current value."""
+    with reading() as session:
+        value = _value(session, key)
+        typed = str(value.value) if text is None else text
+        new = value.value if _problem(value.definition, typed) else value.definition.parse(typed)
+        history = settings.history(session, key, HISTORY)
+        return htmx.form_page(
+            "config/one.html",
+            session,
+            value=value,
+            text=typed,
+            problem=problem,
+            conflict=conflict,
+            unsaved=new != value.value,
+            consequence=foresee(session, value, new),
+            history=history,
+            seen=history[0].id if history else 0,
+        )
 
 
 @pages.post("/config/<key>")
@@ -58,7 +60,7 @@ def change(key: str) -> ResponseReturnValue:
     definition = _definition(key)
     if "preview" in request.form:
         problem = _problem(definition, text)
-        return _page(key, text, problem=problem), 422 if problem else 200
+        return show(key, text, problem=problem), 422 if problem else 200
     if "reset" in request.form:
         wanted = number(definition.tidy(definition.default))
         save = partial(settings.unset_setting, key, actor())
@@ -87,12 +89,12 @@ def _save(
     try:
         after = save(seen=whole_number(request.form.get("seen", "")))  # the newest change that the user saw
     except SettingError as error:
-        return _page(key, typed, problem=_without_key(error, key)), 422
+        return show(key, typed, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
         change = error.change
         default = " (default)" if change.after_default else ""
         conflict = f"{who(change.actor)} changed it to {number(change.after)}{default}. {then}"
-        return _page(key, wanted, conflict=conflict), 409
+        return show(key, wanted, conflict=conflict), 409
     default = "" if after.changed_by else " (default)"
     message = f"Saved: {key} = {number(after.value)}{default}"
     return htmx.done(message, back=url_for("config.show", key=key), leave=True)
@@ -137,24 +139,3 @@ def _value(session: Session, key: str) -> settings.Value:
     """A setting with its value, or NotFound."""
     definition = _definition(key)
     return next(value for value in settings.describe(session) if value.definition == definition)
-
-
-def _page(key: str, text: Optional[str] = None, *, problem: str = "", conflict: str = "") -> str:
-    """The page of one setting. `text` is the typed value; by default the current value."""
-    with reading() as session:
-        value = _value(session, key)
-        typed = str(value.value) if text is None else text
-        new = value.value if _problem(value.definition, typed) else value.definition.parse(typed)
-        history = settings.history(session, key, HISTORY)
-        return htmx.form_page(
-            "config/one.html",
-            session,
-            value=value,
-            text=typed,
-            problem=problem,
-            conflict=conflict,
-            unsaved=new != value.value,
-            consequence=foresee(session, value, new),
-            history=history,
-            seen=history[0].id if history else 0,
-        )

@@ -1,4 +1,7 @@
-"""The submit page: the form, its live checks, the retry schedule. `forms.py` reads the fields."""
+"""The submit page: the form, its live checks, the retry schedule. And the batch of jobs that one form made.
+
+`display/forms.py` reads the fields.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from webapp.console.display.times import zone_name
 from webapp.console.display.wait_reason import place, start_command
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.core import labels
 from webapp.core.job_spec import SpecError
 from webapp.core.settings import Settings
+from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Queue
 from webapp.insight import blockers, fleet
@@ -33,6 +36,7 @@ from webapp.lib.text import plural
 pages = Blueprint("submit", __name__)
 
 MOST_OFFERED = 40  # labels
+BATCH_PAGE = 50  # rows
 FORM_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}\Z")
 
 
@@ -76,7 +80,7 @@ def _leave(ids: list[str], batch: Optional[str], *, watch: bool) -> ResponseRetu
     """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
-        back = url_for("batches.show", key=batch, **asked)
+        back = url_for("submit.show_batch", key=batch, **asked)
         return htmx.done(f"{plural(len(ids), 'job')} submitted.", back=back, leave=True)
     back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
     return htmx.done(f"{ids[0]} submitted.", back=back, leave=True)
@@ -153,3 +157,32 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
         zone_name=zone_name(),
         most_lines=MOST_LINES,
     )
+
+
+# --- a batch ---------------------------------------------------------------------------------------------------------
+
+
+@pages.get("/batch/<key>")
+def show_batch(key: str) -> ResponseReturnValue:
+    if "\0" in key:
+        abort(404)
+    with reading() as session:
+        counts = queries.count_states_of_batch(session, key)
+        there = sum(counts.values())
+        if not there:
+            abort(404, "All jobs of this batch were discarded.")
+        first = min(whole_number(request.args.get("from", ""), 6) or 0, there - 1) // BATCH_PAGE * BATCH_PAGE
+        ended = sum(counts[state] for state in TERMINAL)
+        return htmx.page(
+            "batch",
+            session,
+            size=queries.size_of_batch(key),
+            counts={state: number for state, number in counts.items() if number},
+            there=there,
+            ended=ended,
+            watched="watch" in request.args and ended < there,
+            jobs=queries.page_of_batch(session, key, first, BATCH_PAGE),
+            key=key,
+            first=first,
+            rows=BATCH_PAGE,
+        )

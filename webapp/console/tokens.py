@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from webapp.accounts import tokens
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Token
 from webapp.lib import clock
@@ -17,7 +18,6 @@ from webapp.lib.text import capitalize
 
 pages = Blueprint("tokens", __name__)
 
-LIVES = (("30", "30 days"), ("90", "90 days"), ("365", "1 year"), ("", "Never expires"))
 USUAL_LIFE = "90"
 SOON = 7 * clock.DAY  # a token that expires within this time is marked
 
@@ -41,8 +41,14 @@ def state_of(token: Token) -> str:
 
 @pages.get("/tokens/new")
 @needs("admin", fresh=True)
-def new() -> ResponseReturnValue:
-    return _new_page({"name": "", "scope": SCOPES[0], "days": USUAL_LIFE}, {})
+def new(typed: Optional[dict[str, str]] = None, errors: Optional[dict[str, str]] = None) -> str:
+    """The form. After an error, with what was typed."""
+    return htmx.form_page(
+        "tokens/new.html",
+        typed=typed or {"name": "", "scope": SCOPES[0], "days": USUAL_LIFE},
+        errors=errors or {},
+        scopes=tokens.MEANINGS.items(),
+    )
 
 
 @pages.post("/tokens/new")
@@ -58,13 +64,8 @@ def make() -> ResponseReturnValue:
             )
         secret, token = tokens.make(typed["name"], typed["scope"], days, actor())
     except tokens.AccountError as error:
-        return _new_page(typed, {error.field: capitalize(str(error))}), 422
+        return new(typed, {error.field: capitalize(str(error))}), 422
     return htmx.form_page("tokens/made.html", token=token, secret=secret, meanings=tokens.MEANINGS)
-
-
-def _new_page(typed: dict[str, str], errors: dict[str, str]) -> str:
-    scopes = [(scope, tokens.MEANINGS[scope]) for scope in SCOPES]
-    return htmx.form_page("tokens/new.html", typed=typed, errors=errors, scopes=scopes, lives=LIVES)
 
 
 @pages.post("/token/<name>/revoke")

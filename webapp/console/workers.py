@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import groupby
 from typing import Optional
 
@@ -13,10 +12,8 @@ from sqlalchemy.orm import Session
 from webapp.console.display.wait_reason import START_COMMAND
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
-from webapp.console.frame.roles import needs
-from webapp.console.sessions import actor
+from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
-from webapp.db.models import Worker
 from webapp.insight import fleet
 from webapp.insight.fleet import WorkerView
 from webapp.jobs import lifecycle, settings, worker_actions
@@ -51,25 +48,7 @@ def index() -> ResponseReturnValue:
             ended=ended[:MOST_ENDED],
             more_ended=max(0, len(ended) - MOST_ENDED),
             start_command=START_COMMAND,
-            load=load,
-            slots_of=slots_of,
         )
-
-
-def load(worker: Worker) -> str:
-    """CPU use of one core since the start: '3 %', '< 1 %', '215 %'; empty if unknown."""
-    lived = worker.seen_at - worker.started_at
-    if worker.cpu_time is None or lived <= 0:
-        return ""
-    percent = round(worker.cpu_time / lived * 100)
-    return f"{percent} %" if percent else "< 1 %"
-
-
-def slots_of(views: Iterable[WorkerView]) -> str:
-    """'12 of 96 slots busy'"""
-    some = list(views)
-    slots = sum(view.worker.slots for view in some)
-    return f"{sum(len(view.jobs) for view in some):,} of {plural(slots, 'slot')} busy"
 
 
 @pages.post("/worker/<worker_id>/<wish>")
@@ -110,8 +89,21 @@ def _going_on(session: Session) -> list[WorkerView]:
 
 
 @pages.get("/supervisor/<supervisor_id>")
-def supervisor(supervisor_id: str) -> ResponseReturnValue:
-    return _page(supervisor_id)
+def supervisor(supervisor_id: str, typed: Optional[str] = None, problem: str = "") -> str:
+    """The page of a supervisor, or NotFound. `typed` is the number after an error."""
+    with reading() as session:
+        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
+        view = next((view for view in views if view.id == supervisor_id), None)
+        if view is None:
+            raise lifecycle.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
+        return htmx.form_page(
+            "workers/supervisor.html",
+            session,
+            view=view,
+            typed=str(view.wanted or 0) if typed is None else typed,
+            problem=problem,
+            most=worker_actions.MAX_WORKERS,
+        )
 
 
 @pages.post("/supervisor/<supervisor_id>/scale")
@@ -139,7 +131,7 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
     except worker_actions.ScaleError as error:
         if htmx.is_partial():
             return htmx.refused(str(error))
-        return _page(supervisor_id, typed, str(error)), 422
+        return supervisor(supervisor_id, typed, str(error)), 422
     except worker_actions.Unheard as error:
         return htmx.refused(f"{error} Nothing changed.")
     number, more = plural(scaled.after, "worker"), scaled.after > scaled.before
@@ -157,21 +149,3 @@ def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:
     if not wanted or (wanted + by if by else to) != 0:
         return False
     return all(view.worker.supervisor_id == supervisor_id for view in views)
-
-
-def _page(supervisor_id: str, typed: Optional[str] = None, problem: str = "") -> str:
-    """The page of a supervisor, or NotFound. `typed` is the number after an error."""
-    with reading() as session:
-        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
-        view = next((view for view in views if view.id == supervisor_id), None)
-        if view is None:
-            raise lifecycle.NotFound(f"supervisor {supervisor_id!r} does not exist or has stopped.")
-        return htmx.form_page(
-            "workers/supervisor.html",
-            session,
-            view=view,
-            typed=str(view.wanted or 0) if typed is None else typed,
-            problem=problem,
-            most=worker_actions.MAX_WORKERS,
-            slots_of=slots_of,
-        )

@@ -2,22 +2,36 @@
 
 Fragments are for `partial` htmx requests only. Their ETag is a hash of their content, so they must not contain CSRF
 tokens or running clocks.
+
+While the database has not changed, a refresh gets a 304 before its view runs. For this, a cache holds the last ETag of
+each live region with the database's change mark (`engines.change_mark`). Some facts change without a write (a worker
+stops responding, a retry is overdue, the disk fills), so entries expire after ENTRY_LIFE_SECONDS. Users with the same
+role share entries. This reveals nothing: a 304 only confirms what the user already has.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Optional
+import threading
+import time
+from typing import Any, NamedTuple, Optional
 
-from flask import Response, current_app, flash, make_response, redirect, render_template, request
+from flask import Flask, Response, current_app, flash, g, make_response, redirect, render_template, request
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
+from webapp.console.frame.person import current_person
 from webapp.console.frame.templating import nav_of
+from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.web.faces import current_face
 from webapp.web.request_info import came_from
+
+ENTRY_LIFE_SECONDS = 10.0
+MOST_ENTRIES = 500
+
+Key = tuple[str, str, str]  # what a refresh depends on besides the database: role, URL, time zone
 
 
 def is_partial() -> bool:
@@ -47,11 +61,10 @@ def page(folder: str, session: Session, **values: Any) -> Response:
 
 def form_page(template: str, session: Optional[Session] = None, **values: Any) -> str:
     """A page without a live region, such as a form."""
-    if session is not None:
-        return render_template(template, nav=nav_of(session), **values)
-    with reading() as session:
-        nav = nav_of(session)
-    return render_template(template, nav=nav, **values)
+    if session is None:
+        with reading() as session:
+            return form_page(template, session, **values)
+    return render_template(template, nav=nav_of(session), **values)
 
 
 def fragment(template: str, **values: Any) -> Response:
@@ -116,7 +129,52 @@ def ask(title: str, text: str, button: str, *, back: str, **values: Any) -> Resp
     return response
 
 
-def refused(message: str) -> Response:
+def refused(message: str, title: Optional[str] = None) -> Response:
     """409: the state has changed, and nothing was done."""
     current_app.logger.debug("refused: %s", message)
-    return current_face().explain(409, None, message, None)
+    return current_face().explain(409, title, message, None)
+
+
+# --- refreshes without a change --------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    etag: str
+    mark: engines.ChangeMark
+    at: float
+
+
+def init_app(app: Flask) -> None:
+    lock = threading.Lock()
+    entries: dict[Key, Entry] = {}
+
+    def answer_unchanged() -> Optional[Response]:
+        if request.method != "GET" or not is_partial() or not request.if_none_match:
+            return None
+        mark, person = engines.change_mark(), current_person()
+        if mark is None or person is None:
+            return None
+        key = (person.role, request.full_path, request.cookies.get("tz", ""))
+        known = entries.get(key)
+        fresh = known is not None and known.mark == mark and time.monotonic() - known.at <= ENTRY_LIFE_SECONDS
+        if known is None or not fresh or not request.if_none_match.contains_weak(known.etag):
+            g.unchanged = (key, mark)
+            return None
+        response = Response("", 304)
+        response.set_etag(known.etag, weak=True)
+        response.vary.add("HX-Request-Type")
+        return response
+
+    def remember(response: Response) -> Response:
+        asked: Optional[tuple[Key, engines.ChangeMark]] = g.pop("unchanged", None)
+        etag, _ = response.get_etag()
+        if asked is not None and etag is not None and response.status_code in {200, 304}:
+            key, mark = asked
+            with lock:
+                if len(entries) >= MOST_ENTRIES and key not in entries:
+                    entries.clear()
+                entries[key] = Entry(etag, mark, time.monotonic())
+        return response
+
+    app.before_request(answer_unchanged)
+    app.after_request(remember)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any
 
-from flask import current_app, request
+from flask import Flask, current_app, request
 from jinja2 import StrictUndefined
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.console.display import timeline, times, wait_reason, wording
-from webapp.console.frame.roles import needed_role
-from webapp.console.sessions import current_person
+from webapp.console.frame.person import Need, current_person, need_of
 from webapp.core import labels, relocated
-from webapp.db.models import Queue, Worker
+from webapp.db.models import Worker
 from webapp.insight import fleet
 from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock, durations, text
 from webapp.lib.version import __version__
-
-if TYPE_CHECKING:
-    from flask import Flask
 
 PREFERENCES = {  # cookies of a browser and their values, the default first
     "theme": ("auto", "light", "dark"),
@@ -59,7 +54,8 @@ def may_open(endpoint: str) -> bool:
     """Whether the page exists and the user's role may open it."""
     person = current_person()
     known = endpoint in current_app.view_functions
-    return known and person is not None and person.may(needed_role(current_app, endpoint) or "viewer")
+    need = need_of(current_app, endpoint) or Need("viewer")
+    return known and person is not None and person.may(need.role)
 
 
 def _reader() -> dict[str, Any]:
@@ -73,34 +69,15 @@ def _reader() -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Nav:
-    """`workers`: workers with a heartbeat within the lease. `moved`: where the queue is, if it was moved."""
-
-    dead: queries.Count
-    workers: int
-    paused: int
-    moved: Optional[str] = None
-
-    @property
-    def worst(self) -> str:
-        """The badge class of the closed menu: alarm, warn or ''."""
-        if self.workers == 0:
-            return "alarm"
-        return "warn" if self.dead.number or self.paused else ""
-
-
-def nav_of(session: Session) -> Nav:
+def nav_of(session: Session) -> dict[str, Any]:
+    """What the badges and the warning bar show. `workers`: those with a heartbeat within the lease."""
     lease = settings.load(session).lease
-    running = Worker.state == literal_column("'running'")
-    alive = (
-        select(func.count()).select_from(Worker).where(running, Worker.seen_at >= clock.now() - clock.seconds(lease))
-    )
-    paused = select(func.count()).select_from(Queue).where(Queue.paused_at.is_not(None))
-    workers = session.scalar(alive) or 0
-    return Nav(
-        dead=queries.count(session, in_state("dead")),
-        workers=workers,
-        paused=session.scalar(paused) or 0,
-        moved=None if workers else relocated.note(session.connection()),  # a moved queue has no workers
-    )
+    alive = (Worker.state == literal_column("'running'"), Worker.seen_at >= clock.now() - clock.seconds(lease))
+    workers = session.scalar(select(func.count()).select_from(Worker).where(*alive)) or 0
+    return {
+        "dead": queries.count(session, in_state("dead")),
+        "workers": workers,
+        "paused": len(queries.paused_queues(session)),
+        # Where the queue is, if it was moved. A moved queue has no workers.
+        "moved": None if workers else relocated.note(session.connection()),
+    }
