@@ -7,9 +7,11 @@ from typing import Optional
 
 import click
 
-from webapp.commands.shared import serve
+from webapp import config as configuration
+from webapp.commands import serve
 from webapp.commands.shared.core import actor, core, count_option, json_option, read_session, tell_outcome
 from webapp.commands.shared.output import Column, ago, present, say
+from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.lib import clock
 from webapp.lib.text import plural
 
@@ -51,8 +53,6 @@ def start(
     A job that requires labels runs only on a worker that has all of them. Every worker has the label of its host,
     such as host:web-1.
     """
-    from webapp import config as configuration
-    from webapp.core.job_spec import NAME, NAME_RULE
     from worker.supervisor import supervisor
 
     for name in queues:
