@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -13,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp import config as configuration
-from webapp.commands.shared.core import DURATION, actor, core, disconnect, json_option
+from webapp.commands.shared.core import DURATION, actor, core, disconnect, json_option, relocation
 from webapp.commands.shared.output import STYLES, Column, grid, print_json, progress_bars, say, show, table
 from webapp.config import Config
-from webapp.core import relocated, schema
+from webapp.core import schema
 from webapp.lib import dotenv
 from webapp.lib.text import plural, size
 
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN_ERRORS = 20
 PROGRESS_SECONDS = 5.0  # between progress lines where stderr is not a terminal
 VARIABLE = "QUEUECTL_DATABASE_URL"
+RESUME_HINT = "The move is incomplete, and the queue accepts no changes. Run it again to continue, or --undo it."
 
 
 @click.command(epilog="Example: manage.py doctor --json")
@@ -164,24 +163,14 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
                 mover.undo(target, actor(), progress, force=force)
                 say("The queue is back here. Start its workers: manage.py worker start, or up.")
                 return 0
-            with _resume_hint():
+            try:
                 mover.move(target, actor(), progress, look_after=maintenance.without_supervisor(), patience=patience)
+            except BaseException:
+                if relocation() is not None:
+                    say(RESUME_HINT)
+                raise
             _print_address(target.address, target_config, write_env)
     return 0
-
-
-@contextmanager
-def _resume_hint() -> Iterator[None]:
-    """If the move stops halfway, say how to continue."""
-    from webapp.db.engines import read_engine
-
-    try:
-        yield
-    except BaseException:
-        with read_engine().connect() as connection:
-            if relocated.note(connection) is not None:
-                say("The move is incomplete, and the queue accepts no changes. Run it again to continue, or --undo it.")
-        raise
 
 
 def _print(report: Report) -> int:

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands.shared.core import (
-    actor,
-    core,
-    find_job,
-    json_option,
-    limit_option,
-    read_session,
-    tell_result,
-)
+from webapp.commands.shared.core import actor, core, find_job, json_option, limit_option, read_session, tell_result
 from webapp.commands.shared.output import Column, present, print_json, say, see_more, standing
 from webapp.core import labels
 from webapp.core.states import STATES

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import click
 
+from webapp import config as configuration
 from webapp.commands.shared.output import one_line, print_json, say
 from webapp.core import relocated
 from webapp.lib import durations
@@ -37,7 +38,6 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
     If the queue was moved to another database, a note at the end says so. An error then becomes that note, because
     it comes from the old database. `noting=False` turns this off. Raises ConfigError and Relocated.
     """
-    from webapp import config as configuration
     from webapp.db.application import create_core
 
     config = config or configuration.load()
@@ -47,12 +47,12 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
         except (BrokenPipeError, click.Abort):
             raise
         except Exception as error:
-            note = _moved() if noting else None
+            note = relocation() if noting else None
             if note is None:
                 raise
             raise relocated.Relocated(note) from error
         else:
-            note = _moved() if noting else None
+            note = relocation() if noting else None
             if note is not None:
                 say(f"Note: {note}.")
         finally:
@@ -68,7 +68,8 @@ def read_session() -> Iterator[Session]:
         yield session
 
 
-def _moved() -> Optional[str]:
+def relocation() -> Optional[str]:
+    """Return where the queue was moved, or None if this database accepts changes or cannot be read."""
     from webapp.db.engines import read_engine
 
     try:
