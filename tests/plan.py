@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+import click
+
 from webapp.config import CHECKOUT
 
 OTHER_PYTHONS = ("3.9", "3.13")
@@ -155,6 +157,21 @@ def candidates(version: str) -> Iterator[str]:
 
 def patch_version(python: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", python.parents[1].name)]
+
+
+def run_all(steps: Sequence[Step], known: Sequence[Outcome]) -> bool:
+    """Run the steps and print all outcomes. Return whether all passed."""
+    outcomes = list(known)
+    for step in steps:
+        click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
+        outcomes.append(run(step))
+    passed = all(outcome.passed for outcome in outcomes)
+    if len(outcomes) > 1 or not passed:
+        click.echo()
+        for outcome in outcomes:
+            seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds else " " * 8
+            click.secho(f"{outcome.name:<12} {seconds}  {outcome.text}", fg=None if outcome.passed else "red")
+    return passed
 
 
 def run(step: Step) -> Outcome:

@@ -32,7 +32,7 @@ COMMANDS = {
     "cancel": ("jobs:cancel", "Cancel jobs."),
     "run-now": ("jobs:run_now", "Run scheduled or failed jobs now."),
     "dlq": ("dlq:dlq", "List, retry and discard dead letters."),
-    "activity": ("activity:activity", "List, undo and stop bulk actions."),
+    "activity": ("jobs:activity", "List, undo and stop bulk actions."),
     "worker": ("worker:worker", "Start, list, drain, scale and stop workers."),
     "queue": ("queue:queue", "List, pause and resume queues."),
     "config": ("config:config", "Show and change settings."),

@@ -154,9 +154,6 @@ def list_users(as_json: bool) -> None:
     present(everyone, columns, as_json, lambda one: as_dict(one, "name", "role", "created_at", "disabled_at"), empty)
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
-
-
 @click.group(epilog="Example: manage.py token create deploy --scope submit --days 90")
 def token() -> None:
     """Manage API tokens for programs."""

@@ -72,12 +72,10 @@ parent_option = click.option("--with-parent", type=int, hidden=True, help="Exit 
 
 def start_service(log_format: str, parent: Optional[int] = None, report_to: Optional[int] = None) -> Manager:
     """Prepare a process that runs until it is stopped. Return the service manager that it reports to."""
-    from webapp.lib import logs, sd_notify
+    from webapp.lib import logs, process_group, sd_notify
 
     if parent is not None:
-        from webapp.lib.process_group import end_with
-
-        end_with(parent)
+        process_group.end_with(parent)
     manager = sd_notify.take() if report_to is None else sd_notify.Parent(report_to)
     logs.set_up(log_format)
     return manager

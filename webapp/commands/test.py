@@ -48,13 +48,4 @@ def test(
         steps = [plan.pytest("tests", *pytest_args)]
     else:
         steps, outcomes = plan.whole(only, everything)
-    for step in steps:
-        click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
-        outcomes.append(plan.run(step))
-    passed = all(outcome.passed for outcome in outcomes)
-    if len(outcomes) > 1 or not passed:
-        click.echo()
-        for outcome in outcomes:
-            seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds else " " * 8
-            click.secho(f"{outcome.name:<12} {seconds}  {outcome.text}", fg=None if outcome.passed else "red")
-    return 0 if passed else 1
+    return 0 if plan.run_all(steps, outcomes) else 1
