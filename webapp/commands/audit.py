@@ -90,12 +90,13 @@ def _write_file(lines: Iterator[str], file: Path, replace: bool) -> int:
     """Write a file that only its owner can read. It has a temporary name until it is complete."""
     if file.exists() and not replace:
         raise click.ClickException(f"{file} exists. Choose another name, or use --replace.")
+    number = 0
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as opened:
-            number = 0
-            for number, line in enumerate(lines, 1):
+            for line in lines:
                 opened.write(line)
+                number += 1
         os.replace(draft, file)
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}.") from None
