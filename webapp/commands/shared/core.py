@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import click
 
-from webapp import config as configuration
 from webapp.commands.shared.output import one_line, print_json, say
 from webapp.core import relocated
 from webapp.lib import durations
@@ -38,6 +37,7 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
     If the queue was moved to another database, a note at the end says so. An error then becomes that note, because
     it comes from the old database. `noting=False` turns this off. Raises ConfigError and Relocated.
     """
+    from webapp import config as configuration
     from webapp.db.application import create_core
 
     config = config or configuration.load()
