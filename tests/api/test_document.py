@@ -112,7 +112,7 @@ def test_neither_workers_nor_commands_load_what_describes_the_api() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from worker.supervisor import supervisor\n"
         "from worker.maintenance import process\n"
-        "from webapp.commands import enqueue, status, queue, config, worker, dlq, user, doctor, db\n"
+        "from webapp.commands import enqueue, status, queue, config, worker, dlq, accounts, admin\n"
         "from webapp.web import serializers\n"
         "no = ('webapp.api', 'marshmallow', 'apispec')\n"
         "print([name for name in sys.modules if name.startswith(no)])"

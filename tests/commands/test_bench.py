@@ -12,12 +12,11 @@ from typing import Any, Callable
 import psutil
 import pytest
 
-from tests.bench import SECTIONS, Bench, BenchError
+from tests.bench import SECTIONS, Bench, BenchError, whole_run
 from tests.bench.rounds import Row, plain_row, ratio_row
 from tests.bench.scratch import MARK
 from tests.commands.conftest import Cli, Processes
 from tests.deadline import DEADLINE
-from webapp.commands import bench as command
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             plain_row("start.warm", [1.25]),
         ]
 
-    monkeypatch.setattr(command, "measure", measure)
+    monkeypatch.setattr(whole_run, "measure", measure)
     return names
 
 
@@ -112,7 +111,7 @@ def test_a_section_that_fails_is_told_beside_what_the_others_found(cli: Cli, mon
             raise BenchError("the workers did not start.")
         return [plain_row("start.warm", [1.25])]
 
-    monkeypatch.setattr(command, "measure", measure)
+    monkeypatch.setattr(whole_run, "measure", measure)
     result = cli("bench", "slots", "start", "--quick")
     assert result.code == 1
     assert "Not measured: slots: the workers did not start." in result.out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.commands import test as command
+from tests import plan
 
 OTHER = "3.9" if sys.version_info[:2] != (3, 9) else "3.13"
 
@@ -32,7 +32,7 @@ def script(path: Path, text: str) -> None:
 
 @pytest.mark.usefixtures("empty_path")
 def test_without_chromium_the_rest_runs_and_the_way_to_get_it_is_named() -> None:
-    steps, known = command.plan("tests", False)
+    steps, known = plan.whole("tests", False)
     assert [step.command[-2:] for step in steps] == [["-m", "not full and not browser"]]
     assert [outcome.passed for outcome in known] == [True]
     assert "apt install chromium" in known[0].text
@@ -41,13 +41,13 @@ def test_without_chromium_the_rest_runs_and_the_way_to_get_it_is_named() -> None
 @pytest.mark.usefixtures("empty_path")
 def test_without_chromium_ci_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
-    _, known = command.plan("tests", False)
+    _, known = plan.whole("tests", False)
     assert [outcome.passed for outcome in known] == [False]
 
 
 @pytest.mark.usefixtures("empty_path")
 def test_without_chromium_the_browser_part_alone_fails() -> None:
-    steps, known = command.plan("browser", False)
+    steps, known = plan.whole("browser", False)
     assert steps == []
     assert [outcome.passed for outcome in known] == [False]
 
@@ -55,37 +55,37 @@ def test_without_chromium_the_browser_part_alone_fails() -> None:
 def test_a_python_is_found_beside_this_one_whatever_home_says(empty_path: Path) -> None:
     for patch in ("9", "18"):
         script(empty_path / "versions" / f"{OTHER}.{patch}" / "bin" / f"python{OTHER}", f"echo {OTHER}")
-    found = command.find_python(OTHER)
+    found = plan.find_python(OTHER)
     assert found is not None
     assert Path(found).parents[1].name == f"{OTHER}.18"
 
 
 def test_a_shim_that_leads_nowhere_is_no_python(empty_path: Path) -> None:
     script(empty_path / f"python{OTHER}", "echo 'command not found' >&2; exit 127")
-    assert command.find_python(OTHER) is None
+    assert plan.find_python(OTHER) is None
 
 
 @pytest.mark.usefixtures("empty_path")
 def test_a_missing_python_is_said_and_fails_only_who_asked_for_it() -> None:
-    assert [outcome.passed for outcome in command.plan_for_python(OTHER, (), required=False)[1]] == [True]
-    assert [outcome.passed for outcome in command.plan_for_python(OTHER, (), required=True)[1]] == [False]
+    assert [outcome.passed for outcome in plan.for_python(OTHER, (), required=False)[1]] == [True]
+    assert [outcome.passed for outcome in plan.for_python(OTHER, (), required=True)[1]] == [False]
 
 
 def test_another_python_gets_an_environment_of_its_own(empty_path: Path) -> None:
     script(empty_path / f"python{OTHER}", f"echo {OTHER}")
-    (step,), _ = command.plan_for_python(OTHER, ("--only", "types"), required=False)
+    (step,), _ = plan.for_python(OTHER, ("--only", "types"), required=False)
     assert step.command[0] == str(empty_path / f"python{OTHER}")
     assert step.environment == {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{OTHER}"}
 
 
 def test_the_fault_injection_gets_their_length_and_their_seed() -> None:
-    step = command.fault_injection(2.5, 7, ())
+    step = plan.fault_injection(2.5, 7, ())
     assert step.command[1:] == ["-m", "tests.faults.long_run", "--minutes", "2.5", "--seed", "7"]
-    assert "--seed" not in command.fault_injection(1, None, ()).command
+    assert "--seed" not in plan.fault_injection(1, None, ()).command
 
 
 def test_by_default_the_marked_tests_alone_run_on_postgresql_and_with_all_every_test() -> None:
-    assert [step.command[-3:] for step in command.plan("postgresql", False)[0]] == [
+    assert [step.command[-3:] for step in plan.whole("postgresql", False)[0]] == [
         ["postgresql", "-m", "not full and postgresql"]
     ]
-    assert [step.command[-2:] for step in command.plan("postgresql", True)[0]] == [["--db", "postgresql"]]
+    assert [step.command[-2:] for step in plan.whole("postgresql", True)[0]] == [["--db", "postgresql"]]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_job, make_supervisor, make_worker
-from webapp.commands.shared import serve as command
+from webapp.commands import serve as command
 from webapp.console import workers
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor, Worker

@@ -34,9 +34,11 @@ def enter_venv(checkout: str, argv: Sequence[str]) -> None:
         if os.path.realpath(sys.prefix) != venv:
             hand_over(venv, checkout, argv)
     except BootstrapError as error:
-        fail(str(error), 1)
+        say(str(error))
+        sys.exit(1)
     except KeyboardInterrupt:
-        fail("stopped before the environment was complete; the next start makes it again", 130)
+        say("stopped before the environment was complete; the next start makes it again")
+        sys.exit(130)
     os.environ.pop(HANDED_OVER, None)
     mark_in_use(venv)
     prefer_locked_packages(checkout)
@@ -75,9 +77,3 @@ def prefer_locked_packages(checkout: str) -> None:
     """Put the checkout first and PYTHONPATH last in `sys.path`, so the locked packages are used."""
     added = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
     sys.path[:] = [checkout, *sorted((path for path in sys.path if path != checkout), key=added.__contains__)]
-
-
-def fail(text: str, code: int) -> NoReturn:
-    """End the process with one line."""
-    say(text)
-    sys.exit(code)

@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from webapp.bootstrap.venv import (
     BootstrapError,
@@ -41,6 +41,14 @@ REACHING_A_MIRROR = {
 }
 
 BROKEN = "connection broken by "
+# For a command whose whole output comes through one pipe.
+PIPED: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "text": True,
+    "errors": "replace",
+}
 
 
 def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
@@ -147,12 +155,8 @@ def pip_install(venv: str, lock: str) -> int:
     environment["PIP_CONFIG_FILE"] = os.devnull  # pip then reads no configuration file
     with subprocess.Popen(
         [*pip, "install", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement", lock],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
         env=environment,
+        **PIPED,
     ) as process:
         try:
             assert process.stdout is not None  # noqa: S101 - for the type checker
@@ -166,16 +170,7 @@ def pip_install(venv: str, lock: str) -> int:
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-        check=False,
-    )
+    return subprocess.run(command, env=environment, check=False, **PIPED)
 
 
 def mirror_settings(listing: str) -> dict[str, str]:

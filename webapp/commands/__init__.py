@@ -22,7 +22,7 @@ from webapp.lib.version import __version__
 
 # name: (module:attribute, help)
 COMMANDS = {
-    "up": ("up:up", "Start the console and its workers."),
+    "up": ("serve:up", "Start the console and its workers."),
     "demo": ("demo:demo", "Watch jobs succeed, retry and fail in a scratch database."),
     "enqueue": ("enqueue:enqueue", "Submit one job, or many from a file."),
     "status": ("status:status", "Show job counts, workers and waiting jobs."),
@@ -32,16 +32,16 @@ COMMANDS = {
     "cancel": ("jobs:cancel", "Cancel jobs."),
     "run-now": ("jobs:run_now", "Run scheduled or failed jobs now."),
     "dlq": ("dlq:dlq", "List, retry and discard dead letters."),
-    "activity": ("activity:activity", "List, undo and stop bulk actions."),
+    "activity": ("jobs:activity", "List, undo and stop bulk actions."),
     "worker": ("worker:worker", "Start, list, drain, scale and stop workers."),
     "queue": ("queue:queue", "List, pause and resume queues."),
     "config": ("config:config", "Show and change settings."),
-    "user": ("user:user", "Manage user accounts."),
-    "token": ("token:token", "Manage API tokens."),
+    "user": ("accounts:user", "Manage user accounts."),
+    "token": ("accounts:token", "Manage API tokens."),
     "audit": ("audit:audit", "Show and export the audit trail."),
-    "web": ("web:web", "Start the console without workers."),
-    "db": ("db:db", "Upgrade, check, back up, restore and move the database."),
-    "doctor": ("doctor:doctor", "Check this machine and this installation."),
+    "web": ("serve:web", "Start the console without workers."),
+    "db": ("admin:db", "Upgrade, check, back up, restore and move the database."),
+    "doctor": ("admin:doctor", "Check this machine and this installation."),
     "bench": ("bench:bench", "Run benchmarks."),
     "test": ("test:test", "Run lint, type checks and tests."),
 }

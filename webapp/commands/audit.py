@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -72,36 +74,32 @@ def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> N
 @_filters
 def export(file: Path, replace: bool, **filters: Any) -> None:
     """Write the audit trail to FILE as JSON lines, oldest first. The default is standard output."""
-    wanted = _wanted(filters)
+    from webapp.db import audit as trail
+
+    rows = chain.from_iterable(trail.export(_wanted(filters)))
+    lines = (json.dumps(trail.as_json(row)) + "\n" for row in rows)
     with core():
         if str(file) == "-":
-            _write(wanted, sys.stdout.write)
+            sys.stdout.writelines(lines)
             return
-        number = _write_file(wanted, file, replace)
+        number = _write_file(lines, file, replace)
     say(f"{file}: {plural(number, 'line')}")
 
 
-def _write_file(wanted: trail.AuditFilter, file: Path, replace: bool) -> int:
+def _write_file(lines: Iterator[str], file: Path, replace: bool) -> int:
     """Write a file that only its owner can read. It has a temporary name until it is complete."""
     if file.exists() and not replace:
         raise click.ClickException(f"{file} exists. Choose another name, or use --replace.")
+    number = 0
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as opened:
-            number = _write(wanted, opened.write)
+            for line in lines:
+                opened.write(line)
+                number += 1
         os.replace(draft, file)
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}.") from None
     finally:
         draft.unlink(missing_ok=True)
-    return number
-
-
-def _write(wanted: trail.AuditFilter, write: Callable[[str], object]) -> int:
-    from webapp.db import audit as trail
-
-    number = 0
-    for rows in trail.export(wanted):
-        write("".join(json.dumps(trail.as_json(row)) + "\n" for row in rows))
-        number += len(rows)
     return number

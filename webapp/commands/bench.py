@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from tests.bench import SECTIONS, Bench, BenchError, measure, missing, space
+from tests.bench import SECTIONS
 from webapp.commands.shared.core import count_option, exit_on_signals, json_option
-from webapp.commands.shared.output import Column, print_json, say, show, table
-
-if TYPE_CHECKING:
-    from tests.bench.rounds import Row
+from webapp.commands.shared.output import print_json, say, show, table
 
 WINDOWS: bool = sys.platform == "win32"
 _SECTIONS = "\n".join(f"  {name:<10}  {what}" for name, what in SECTIONS.items())
@@ -44,90 +38,19 @@ The section postgresql needs a server on which it can create databases. Set QUEU
 @click.option("--large", is_flag=True, help="Also measure tables of ten million rows: half an hour, 15 GB.")
 @click.option("--quick", is_flag=True, help="Use tiny sizes, to check that it works. Do not quote the results.")
 def bench(sections: tuple[str, ...], as_json: bool, rounds: int, peers: bool, large: bool, quick: bool) -> int:
-    from tests.bench.machine import describe
-    from tests.bench.peers import POSTGRESQL
-    from tests.bench.peers.running import installed
-    from tests.bench.scratch import scratch
+    from tests.bench import report, whole_run
 
     if WINDOWS:
         raise click.ClickException("the benchmark needs a system with fork, signals and wait4, such as Linux or macOS.")
-    unavailable = {} if sections else {name: reason for name in SECTIONS if (reason := missing(name))}
-    chosen = [name for name in SECTIONS if name in sections] or [name for name in SECTIONS if name not in unavailable]
-    with exit_on_signals(), scratch(space(chosen, large=large, quick=quick)) as place:
-        run = Bench(rounds, place, say, large=large)
-        run.left_out += [f"{name}: {reason}" for name, reason in unavailable.items()]
-        machine = describe(place.folder)
-        if not quick:
-            place.warm_up()
-        with installed(run, POSTGRESQL if chosen == [POSTGRESQL] else None) if peers else nullcontext():
-            found = [measured(run, name, quick) for name in chosen]
-    rows = [row for of_section in found for row in of_section or ()]
+    with exit_on_signals():
+        found = whole_run.run(sections, rounds, say, peers=peers, large=large, quick=quick)
     if as_json:
-        print_json({"machine": machine, "rounds": rounds, "quick": quick, "rows": list(map(shape, rows)),
-                    "left_out": run.left_out})  # fmt: skip
+        rows = [report.shape(row) for row in found.rows]
+        facts = {"machine": found.machine, "rounds": rounds, "quick": quick}
+        print_json({**facts, "rows": rows, "left_out": found.left_out})
     else:
-        click.echo(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in machine.items()) + "\n")
-        show(table(COLUMNS, rows))
-        print_notes(rows, run.left_out, quick)
-    return int(None in found)
-
-
-def measured(run: Bench, name: str, quick: bool) -> Optional[Sequence[Row]]:
-    """Return the rows of a section, or None if it failed. A failure is listed at the end."""
-    try:
-        return measure(run, name, quick=quick)
-    except BenchError as error:
-        run.left_out.append(f"{name}: {error}")
-        return None
-
-
-def amount(value: float) -> str:
-    """Return a number with three significant digits; above 100, without decimals."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def compared(value: Optional[float], unit: str) -> Optional[str]:
-    return f"{amount(value)} {unit}" if value is not None else None
-
-
-COLUMNS = (
-    Column("FIGURE", lambda row: row.figure.title, flexible=True),
-    Column("VALUE", lambda row: f"{amount(row.value.median)} {row.figure.unit}", right=True),
-    Column("LEAST", lambda row: amount(row.value.least), right=True),
-    Column("GREATEST", lambda row: amount(row.value.greatest), right=True),
-    Column("OURS", lambda row: compared(row.ours, row.unit), right=True),
-    Column("LIMIT", lambda row: compared(row.limit, row.unit), right=True),
-    Column("GOAL", lambda row: row.figure.goal, right=True),
-    Column("RESULT", lambda row: row.verdict),
-)
-
-
-def print_notes(rows: Sequence[Row], left_out: Sequence[str], quick: bool) -> None:
-    notes = [f"{row.figure.title}: {row.note}." for row in rows if row.note]
-    notes += [f"{row.figure.title}: too noisy to quote, {row.noise}." for row in rows if row.noise is not None]
-    notes += [f"Not measured: {sentence}" for sentence in left_out]
-    if quick:
-        notes.append("Tiny sizes: these figures only show that it works.")
-    if notes:
-        click.echo("\n" + "\n".join(notes))
-
-
-def shape(row: Row) -> dict[str, Any]:
-    goal = row.figure.goal
-    return {
-        "key": row.figure.key,
-        "title": row.figure.title,
-        "unit": row.figure.unit,
-        "value": row.value.median,
-        "least": row.value.least,
-        "greatest": row.value.greatest,
-        "ours": row.ours,
-        "limit": row.limit,
-        "of": row.unit or None,
-        "goal": {"at_most" if goal.most else "at_least": goal.bound} if goal is not None else None,
-        "met": goal.is_met(row.value.median) if goal is not None else None,
-        "too_noisy": row.noise,
-        "note": row.note or None,
-        "parts": dict(row.parts) or None,
-        "rounds": [dict(one) for one in row.rounds],
-    }
+        click.echo(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in found.machine.items()) + "\n")
+        show(table(report.COLUMNS, found.rows))
+        for note in report.notes(found.rows, found.left_out, quick):
+            click.echo(note)
+    return 0 if found.complete else 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 WORKERS = 2
 TIMEOUT_SECONDS = 60.0  # it takes about ten
 WINDOWS: bool = sys.platform == "win32"
+FAREWELL = """
+All jobs ended as expected. 'hopeless' is now a dead letter. In a real queue you would look at it,
+then run `manage.py dlq retry hopeless`. The scratch database is deleted. Next steps:
+
+  manage.py enqueue --command 'echo hello'   submit a job
+  manage.py worker start --count 2           run pending jobs, in the foreground
+  manage.py list                             list jobs; then show ID or logs ID
+  manage.py up                               start the console and its workers
+"""
 
 
 @dataclass(frozen=True)
@@ -55,42 +64,30 @@ def _demo_jobs() -> list[DemoJob]:
 def demo() -> int:
     """Watch jobs succeed, retry and fail: two workers, a scratch database, about ten seconds."""
     from webapp.config import Config
+    from webapp.core import job_spec
+    from webapp.jobs import actions, settings
 
     demo_jobs = _demo_jobs()
     with exit_on_signals(), tempfile.TemporaryDirectory(prefix="queuectl-demo-") as folder:
         home = Path(folder)
         with core(Config(home=home, database_url=None, public_url=None)):
-            _fill(demo_jobs)
+            # The default waits, 2 and 4 seconds, without jitter: the same demo each time.
+            settings.set_setting("backoff_base", 2, actor())
+            settings.set_setting("backoff_jitter", 0, actor())
+            actions.enqueue([job_spec.parse(one.spec) for one in demo_jobs], actor())
             say(f"{len(demo_jobs)} jobs, {WORKERS} workers, scratch database in {folder}\n")
             with _workers(home) as log:
-                jobs = _watch(demo_jobs)
-        errors = _errors(demo_jobs, jobs)
+                jobs = _show(demo_jobs)
+        errors = [
+            f"{job.id} is {job.state} after {job.attempts} attempts; expected {one.end} after {one.attempts}."
+            for one, job in zip(demo_jobs, jobs)
+            if (job.state, job.attempts) != (one.end, one.attempts)
+        ]
         if errors:
             tail = log.read_text(errors="replace").splitlines()[-20:]
             raise click.ClickException("\n".join(["the demo did not end as expected.", *errors, *tail]))
     click.echo(FAREWELL)
     return 0
-
-
-FAREWELL = """
-All jobs ended as expected. 'hopeless' is now a dead letter. In a real queue you would look at it,
-then run `manage.py dlq retry hopeless`. The scratch database is deleted. Next steps:
-
-  manage.py enqueue --command 'echo hello'   submit a job
-  manage.py worker start --count 2           run pending jobs, in the foreground
-  manage.py list                             list jobs; then show ID or logs ID
-  manage.py up                               start the console and its workers
-"""
-
-
-def _fill(demo_jobs: Sequence[DemoJob]) -> None:
-    from webapp.core import job_spec
-    from webapp.jobs import actions, settings
-
-    # The default waits, 2 and 4 seconds, without jitter: the same demo each time.
-    settings.set_setting("backoff_base", 2, actor())
-    settings.set_setting("backoff_jitter", 0, actor())
-    actions.enqueue([job_spec.parse(one.spec) for one in demo_jobs], actor())
 
 
 @contextmanager
@@ -109,74 +106,50 @@ def _workers(home: Path) -> Iterator[Path]:
             process_group.stop(workers, within=10.0)
 
 
-def _watch(demo_jobs: Sequence[DemoJob]) -> list[Job]:
-    """Show the jobs until all have ended, or until the timeout."""
-    from webapp.core.states import TERMINAL
-
-    until = time.monotonic() + TIMEOUT_SECONDS
-    with _view(demo_jobs) as show:
-        while True:
-            jobs = _read(demo_jobs)
-            show(jobs)
-            if all(job.state in TERMINAL for job in jobs) or time.monotonic() > until:
-                return jobs
-            time.sleep(0.1)
-
-
-def _read(demo_jobs: Sequence[DemoJob]) -> list[Job]:
-    from webapp.db.engines import reading
-    from webapp.jobs import job_detail
-
-    with reading() as session:
-        found = [job_detail.find(session, one.spec["id"]) for one in demo_jobs]
-    return [job for job in found if job is not None]
-
-
-@contextmanager
-def _view(demo_jobs: Sequence[DemoJob]) -> Iterator[Callable[[list[Job]], None]]:
-    """On a terminal, show a live table; elsewhere a line for each change."""
+def _show(demo_jobs: Sequence[DemoJob]) -> list[Job]:
+    """Show the jobs until they end, and return them: on a terminal a live table, elsewhere a line for each change."""
+    jobs: list[Job] = []
     screen = console()
-    if not screen.is_terminal:
-        yield _Lines()
-        return
-    from rich.live import Live
+    if screen.is_terminal:
+        from rich.live import Live
 
-    columns = [
-        Column("JOB", lambda row: row[1].id),
-        Column("STATE", lambda row: row[1].state),
-        Column("ATTEMPTS", lambda row: row[1].attempts, right=True),
-        Column("WHEN", lambda row: standing(row[1])),
-        Column("EXPECTED", lambda row: row[0].what),
-    ]
-    with Live(console=screen, auto_refresh=False) as live:
-
-        def show(jobs: list[Job]) -> None:
-            live.update(table(columns, zip(demo_jobs, jobs)), refresh=True)
-
-        yield show
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self._start = clock.now()
-        self._seen: dict[str, tuple[str, int]] = {}
-
-    def __call__(self, jobs: list[Job]) -> None:
-        now = clock.now()
+        columns = [
+            Column("JOB", lambda row: row[1].id),
+            Column("STATE", lambda row: row[1].state),
+            Column("ATTEMPTS", lambda row: row[1].attempts, right=True),
+            Column("WHEN", lambda row: standing(row[1])),
+            Column("EXPECTED", lambda row: row[0].what),
+        ]
+        with Live(console=screen, auto_refresh=False) as live:
+            for jobs in _follow():
+                live.update(table(columns, zip(demo_jobs, jobs)), refresh=True)
+        return jobs
+    start = clock.now()
+    seen: dict[str, tuple[str, int]] = {}
+    for jobs in _follow():
+        seconds = (clock.now() - start) / clock.SECOND
         for job in jobs:
-            if self._seen.get(job.id) != (job.state, job.attempts):
-                self._seen[job.id] = (job.state, job.attempts)
+            if seen.get(job.id) != (job.state, job.attempts):
+                seen[job.id] = (job.state, job.attempts)
                 attempt = f" (attempt {job.attempts})" if job.attempts else ""
                 more = f": {job.last_error}, {standing(job)}" if job.state == "failed" else ""
-                click.echo(f"{(now - self._start) / clock.SECOND:5.1f} s  {job.id:<10} {job.state}{attempt}{more}")
+                click.echo(f"{seconds:5.1f} s  {job.id:<10} {job.state}{attempt}{more}")
+    return jobs
 
 
-def _errors(demo_jobs: Sequence[DemoJob], jobs: Sequence[Job]) -> list[str]:
-    """Compare the jobs with their expected end."""
-    ended = {job.id: (job.state, job.attempts) for job in jobs}
-    return [
-        f"{one.spec['id']} is {state} after {attempts} attempts; expected {one.end} after {one.attempts}."
-        for one in demo_jobs
-        for state, attempts in [ended.get(one.spec["id"], ("missing", 0))]
-        if (state, attempts) != (one.end, one.attempts)
-    ]
+def _follow() -> Iterator[list[Job]]:
+    """Yield all jobs in their order, ten times a second, until they end or until the timeout."""
+    from sqlalchemy import select
+
+    from webapp.core.states import TERMINAL
+    from webapp.db.engines import reading
+    from webapp.db.models import Job
+
+    until = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        with reading() as session:
+            jobs = list(session.scalars(select(Job).order_by(Job.seq)))
+        yield jobs
+        if all(job.state in TERMINAL for job in jobs) or time.monotonic() > until:
+            return
+        time.sleep(0.1)

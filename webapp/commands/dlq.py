@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 import click
 
 from webapp.commands.jobs import print_jobs
-from webapp.commands.shared.core import (
-    Command,
-    actor,
-    core,
-    json_option,
-    limit_option,
-    read_session,
-    tell_result,
-)
+from webapp.commands.shared.core import Command, actor, core, json_option, limit_option, read_session, tell_result
 from webapp.commands.shared.output import Column, ago, present, print_json, say, see_more
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:
-    from webapp.jobs.actions import Result
     from webapp.jobs.filters import JobFilter
 
 
@@ -112,21 +103,18 @@ def retry(job_ids: tuple[str, ...], all_: bool, group: Optional[str], canary: bo
 
     --canary works with --all and --group.
     """
-    from webapp.jobs import actions
     from webapp.jobs import canary as canaries
 
     wanted = _filter(job_ids, all_, group)
-    if canary and wanted is None:
+    if not canary:
+        with core():
+            return _apply("requeue", wanted or job_ids, "requeued", "only dead letters can be retried", as_json)
+    if wanted is None:
         raise click.UsageError("--canary works only with --all or --group.")
     with core():
-        if canary and wanted is not None:
-            action_id = canaries.start(wanted, actor())
-            started = f"Canary started; the other jobs wait for its result. Undo: manage.py activity undo {action_id}"
-            return _tell(action_id, started, as_json)
-        result = actions.apply("requeue", wanted or job_ids, actor(), only="dead")
-        if wanted is not None:
-            return _tell_all(result, "requeued", as_json)
-    return tell_result(result, "requeued", "only dead letters can be retried", as_json)
+        action_id = canaries.start(wanted, actor())
+        started = f"Canary started; the other jobs wait for its result. Undo: manage.py activity undo {action_id}"
+        return _tell(action_id, started, as_json)
 
 
 @dlq.command(epilog="Example: manage.py dlq discard job1 job2")
@@ -135,7 +123,7 @@ def retry(job_ids: tuple[str, ...], all_: bool, group: Optional[str], canary: bo
 def discard(job_ids: tuple[str, ...], all_: bool, group: Optional[str], yes: bool, as_json: bool) -> int:
     """Delete dead letters with their attempts and output. This cannot be undone."""
     from webapp.db.engines import reading
-    from webapp.jobs import actions, queries
+    from webapp.jobs import queries
 
     wanted = _filter(job_ids, all_, group)
     with core():
@@ -146,10 +134,7 @@ def discard(job_ids: tuple[str, ...], all_: bool, group: Optional[str], yes: boo
             if count.number and not click.confirm(question, err=True):
                 say("Nothing was discarded.")
                 return 1
-        result = actions.apply("discard", wanted or job_ids, actor(), only="dead")
-        if wanted is not None:
-            return _tell_all(result, "discarded", as_json)
-    return tell_result(result, "discarded", "only dead letters can be discarded", as_json)
+        return _apply("discard", wanted or job_ids, "discarded", "only dead letters can be discarded", as_json)
 
 
 def _filter(job_ids: tuple[str, ...], all_: bool, group: Optional[str]) -> Optional[JobFilter]:
@@ -161,7 +146,13 @@ def _filter(job_ids: tuple[str, ...], all_: bool, group: Optional[str]) -> Optio
     return None if job_ids else JobFilter(state="dead", group=group)
 
 
-def _tell_all(result: Result, became: str, as_json: bool) -> int:
+def _apply(verb: str, which: Union[JobFilter, tuple[str, ...]], became: str, rule: str, as_json: bool) -> int:
+    """Apply a verb to the named dead letters, or to all that match a filter. Return the exit code."""
+    from webapp.jobs import actions
+
+    result = actions.apply(verb, which, actor(), only="dead")
+    if isinstance(which, tuple):
+        return tell_result(result, became, rule, as_json)
     skipped = f"; {result.skipped:,} already changed by someone else" if result.skipped else ""
     undo = f" Undo: manage.py activity undo {result.undo}" if result.undo is not None else ""
     message = f"{plural(result.moved, 'dead letter')} {became}{skipped}.{undo}"

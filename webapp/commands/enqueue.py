@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
@@ -68,16 +69,22 @@ def enqueue(job: tuple[str, ...], path: Optional[str], command: Optional[str], *
     options = {name: value for name, value in options.items() if value not in (None, ())}
     if sum((bool(job), path is not None, command is not None)) != 1:
         raise click.UsageError("Give one of: a JSON object, '-', --file, or --command.")
-    if command is not None:
-        _enqueue_one(_from_options(command, options))
-    elif options:
+    if command is None and options:
         raise click.UsageError("--id, --queue and so on work only with --command. In JSON they are keys of the object.")
-    elif len(job) > 1:
+    if len(job) > 1:
         raise click.UsageError(f"expected one argument with the job, got {len(job)}. {QUOTING}")
-    elif path is not None or job == ("-",):
+    if path is not None or job == ("-",):
         _enqueue_many(path or "-")
-    else:
-        _enqueue_one(_from_argument(job[0]))
+        return
+    spec = _from_argument(job[0]) if command is None else _from_options(command, options)
+    _print_ids(_store([spec]))
+
+
+def _store(specs: Sequence[JobSpec], stored: Optional[Tick] = None) -> list[str]:
+    from webapp.jobs import actions
+
+    with core():
+        return actions.enqueue(specs, actor(), stored=stored)
 
 
 def _from_options(command: str, options: dict[str, Any]) -> JobSpec:
@@ -108,20 +115,10 @@ def _from_argument(text: str) -> JobSpec:
         raise click.ClickException(f"{error} {hint}".rstrip()) from None
 
 
-def _enqueue_one(spec: JobSpec) -> None:
-    from webapp.jobs import actions
-
-    with core():
-        ids = actions.enqueue([spec], actor())
-    _print_ids(ids)
-
-
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
 def _enqueue_many(path: str) -> None:
-    from webapp.jobs import actions
-
     started = time.monotonic()
     lines = _read_lines(path)
     with _progress(len(lines)) as (read, stored):
@@ -130,8 +127,7 @@ def _enqueue_many(path: str) -> None:
             say("No jobs: all lines are blank.")
             return
         try:
-            with core():
-                ids = actions.enqueue(specs, actor(), stored=stored)
+            ids = _store(specs, stored)
         except SpecError as error:
             raise _refusal([(numbers[one.place or 0], one) for one in error.errors]) from None
     _print_ids(ids)
@@ -152,11 +148,7 @@ def _print_ids(ids: Sequence[str]) -> None:
 def _read_lines(path: str) -> list[str]:
     """Read the lines of a file or of stdin. Only a line feed ends a line: JSON may contain other separators."""
     try:
-        if path == "-":
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, "rb") as file:
-                data = file.read()
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}.") from None
     # PowerShell redirects output as UTF-16 with a byte order mark.

@@ -45,18 +45,27 @@ def status(as_json: bool) -> None:
         blocked = blockers.stranded(all_queues(session, recent.rates), alive)
     rate = sum(recent.rates.values())
     silent = len(workers) - len(alive)
-    _print(
-        states,
-        {
-            "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
-            "oldest pending": "no pending jobs" if waited is None else duration(round(waited)),
-            "finished": f"{minute} in the last minute, {hour} in the last hour",
-            "rate": f"about {two_digits(rate)} runs/min" if rate else None,
-            "last hour": _latency(serializers.trend(recent)),
-            "paused queues": ", ".join(paused) or None,
-            "no worker for": _blocked(blocked),
-        },
-    )
+    facts = {
+        "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
+        "oldest pending": "no pending jobs" if waited is None else duration(round(waited)),
+        "finished": f"{minute} in the last minute, {hour} in the last hour",
+        "rate": f"about {two_digits(rate)} runs/min" if rate else None,
+        "last hour": _latency(serializers.trend(recent)),
+        "paused queues": ", ".join(paused) or None,
+        "no worker for": _blocked(blocked),
+    }
+    show(_counts(states), "", grid((name, text) for name, text in facts.items() if text is not None))
+
+
+def _counts(states: dict[str, int]) -> Any:
+    from rich.text import Text
+
+    width = max(len(f"{number:,}") for number in states.values())
+    rows = [
+        (Text(state, style=STYLES[state] if number else "dim"), f"{number:,}".rjust(width))
+        for state, number in states.items()
+    ]
+    return grid(rows, first_style="")
 
 
 def _workers(alive: int, silent: int, slots: int, states: dict[str, int]) -> str:
@@ -85,15 +94,3 @@ def _latency(hour: dict[str, Any]) -> Optional[str]:
         if times["p50"] is not None
     ]
     return "; ".join(words) if hour["run_seconds"]["p50"] is not None else None
-
-
-def _print(states: dict[str, int], lines: dict[str, Optional[str]]) -> None:
-    from rich.text import Text
-
-    width = max(len(f"{number:,}") for number in states.values())
-    counts = [
-        (Text(state, style=STYLES[state] if number else "dim"), f"{number:,}".rjust(width))
-        for state, number in states.items()
-    ]
-    facts = [(name, text) for name, text in lines.items() if text is not None]
-    show(grid(counts, first_style=""), "", grid(facts))

@@ -1,51 +1,15 @@
-"""`test`: lint, types and tests on SQLite, then marked tests on PostgreSQL and on other Python versions.
+"""`test`: runs lint, type checks and tests. `tests/plan.py` has the steps.
 
-`--all` runs every test on both databases and on every Python. The bootstrap installs the development packages first.
-The settings of the tools and the test markers are in pyproject.toml.
+The bootstrap installs the development packages first.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Optional
 
 import click
 
-from webapp.config import CHECKOUT
-
-OTHER_PYTHONS = ("3.9", "3.13")
-OLDEST = "3.9"
 PARTS = ("lint", "types", "tests", "browser", "postgresql")
-FAULT_MINUTES = 3.0  # with --all
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
-NO_CHROMIUM = "no Chromium on the PATH, so browser tests did not run. On Debian and Ubuntu: apt install chromium"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command to run; its exit code says whether the step passes."""
-
-    name: str
-    command: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a step, for the table at the end."""
-
-    name: str
-    passed: bool
-    text: str
-    seconds: float = 0.0
 
 
 @click.command(
@@ -72,152 +36,16 @@ def test(
 
     With arguments, run only pytest with these (`--db postgresql` for PostgreSQL).
     """
-    steps: list[Step] = []
-    outcomes: list[Outcome] = []
+    from tests import plan
+
+    steps: list[plan.Step] = []
+    outcomes: list[plan.Outcome] = []
     if faults:
-        steps = [fault_injection(minutes, seed, pytest_args)]
+        steps = [plan.fault_injection(minutes, seed, pytest_args)]
     elif version:
-        steps, outcomes = plan_for_python(version, pytest_args or portable(everything), required=True)
+        steps, outcomes = plan.for_python(version, pytest_args or plan.portable(everything), required=True)
     elif pytest_args:
-        steps = [pytest("tests", *pytest_args)]
+        steps = [plan.pytest("tests", *pytest_args)]
     else:
-        steps, outcomes = plan(only, everything)
-    for step in steps:
-        click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
-        outcomes.append(run(step))
-    passed = all(outcome.passed for outcome in outcomes)
-    if len(outcomes) > 1 or not passed:
-        click.echo()
-        for outcome in outcomes:
-            seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds else " " * 8
-            click.secho(f"{outcome.name:<12} {seconds}  {outcome.text}", fg=None if outcome.passed else "red")
-    return 0 if passed else 1
-
-
-def plan(only: Optional[str], everything: bool) -> tuple[list[Step], list[Outcome]]:
-    """Return the steps of a whole run, or of one part, and the outcomes that are known before the first step."""
-    steps: list[Step] = []
-    known: list[Outcome] = []
-    marks = [] if everything else ["not full"]
-    if only in {None, "lint"}:
-        # Name the folders: others beside them may hold environments and scratch files.
-        ours = [name for name in ("manage.py", "webapp", "worker", "tests", "docs") if (CHECKOUT / name).exists()]
-        steps.append(Step("lint", [sys.executable, "-m", "ruff", "check", *ours]))
-        steps.append(Step("format", [sys.executable, "-m", "ruff", "format", "--check", *ours]))
-    if only in {None, "types"}:
-        steps.append(Step("types", [sys.executable, "-m", "mypy"]))
-    if only in {None, "tests", "browser"}:
-        chromium = any(shutil.which(name) for name in CHROMIUM)
-        if not chromium:
-            known.append(Outcome("browser", not (os.environ.get("CI") or only == "browser"), NO_CHROMIUM))
-        if chromium or only != "browser":
-            browser = ["browser"] if only == "browser" else [] if chromium else ["not browser"]
-            steps.append(parallel("browser" if only == "browser" else "tests", *marked(*marks, *browser)))
-    if only in {None, "postgresql"}:
-        some = [] if everything else ["postgresql"]
-        steps.append(parallel("postgresql", "--db", "postgresql", *marked(*marks, *some)))
-    if only is None:
-        for version in OTHER_PYTHONS:
-            more, missing = plan_for_python(version, portable(everything), required=False)
-            steps += more
-            known += missing
-        steps += plan_for_python(OLDEST, ("--only", "types"), required=False)[0]
-        steps += [fault_injection(FAULT_MINUTES, None, ())] if everything else []
-    return steps, known
-
-
-def pytest(name: str, *arguments: str) -> Step:
-    return Step(name, [sys.executable, "-m", "pytest", *arguments])
-
-
-def parallel(name: str, *arguments: str) -> Step:
-    return pytest(name, *in_parallel(), *arguments)
-
-
-def in_parallel() -> list[str]:
-    # Three per core, because the longest tests mostly wait for processes. worksteal keeps the tests of a module
-    # together, so most of its fixtures are made once.
-    return ["-n", str(min(3 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
-
-
-def marked(*marks: str) -> list[str]:
-    return ["-m", " and ".join(marks)] if marks else []
-
-
-def portable(everything: bool) -> list[str]:
-    """Return pytest's arguments for other Pythons, where browser and fault tests would show nothing new."""
-    if everything:
-        return [*in_parallel(), "--ignore", "tests/faults", *marked("not browser")]
-    return [*in_parallel(), *marked("every_python", "not full")]
-
-
-def fault_injection(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:
-    """Return the step that runs the long part of tests/faults."""
-    given = ["--minutes", f"{minutes:g}", *([] if seed is None else ["--seed", str(seed)]), *more]
-    return Step("faults", [sys.executable, "-m", "tests.faults.long_run", *given])
-
-
-def plan_for_python(version: str, arguments: Sequence[str], *, required: bool) -> tuple[list[Step], list[Outcome]]:
-    """Return the step that runs `manage.py test` with another Python, in its own environment beside this one.
-
-    A missing Python is a failed outcome only if it is `required`. Without that, this Python needs no step.
-    """
-    name, venv = f"Python {version}", {}
-    if version == f"{sys.version_info[0]}.{sys.version_info[1]}":
-        if not required:
-            return [], []
-        python: Optional[str] = sys.executable
-    else:
-        python = find_python(version)
-        venv = {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{version}"}
-    if python is None:
-        return [], [Outcome(name, not required, f"there is no Python {version} with ensurepip here")]
-    return [Step(name, [python, str(CHECKOUT / "manage.py"), "test", *arguments], venv)], []
-
-
-def find_python(version: str) -> Optional[str]:
-    """Return an interpreter of this minor version that can create environments, or None."""
-    script = "import ensurepip, sys; print('%d.%d' % sys.version_info[:2])"
-    for candidate in candidates(version):
-        # Run it: pyenv has a shim for each version, which fails if that version is not selected.
-        answer = subprocess.run([candidate, "-c", script], capture_output=True, text=True, check=False)
-        if answer.stdout.strip() == version:
-            return candidate
-    return None
-
-
-def candidates(version: str) -> Iterator[str]:
-    """Yield possible paths of this Python: pyenv's versions, newest first, then the PATH."""
-    folders = [Path(root) / "versions" for root in (os.environ.get("PYENV_ROOT"), "~/.pyenv") if root]
-    # If HOME was changed since pyenv was set up, only this interpreter's neighbours lead there.
-    folders.append(Path(os.path.realpath(sys.base_prefix)).parent)
-    pyenv = shutil.which("pyenv")
-    if pyenv:
-        folders.append(Path(os.path.realpath(pyenv)).parents[1] / "versions")
-    for folder in folders:
-        found = folder.expanduser().glob(f"{version}.*/bin/python{version}")
-        yield from (str(path) for path in sorted(found, key=patch_version, reverse=True))
-    on_path = shutil.which(f"python{version}")
-    if on_path:
-        yield on_path
-
-
-def patch_version(python: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", python.parents[1].name)]
-
-
-def run(step: Step) -> Outcome:
-    """Run the step with its output on ours."""
-    # The tests must not touch the user's queue or depend on its configuration.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")}
-    venv = {"QUEUECTL_VENV": os.path.realpath(sys.prefix), **step.environment}
-    started = time.monotonic()
-    sys.stdout.flush()
-    with subprocess.Popen(step.command, cwd=CHECKOUT, env={**kept, **venv}) as process:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # it got the Ctrl-C too; let it stop the servers that it started
-            raise
-    text = "passed" if code == 0 else f"FAILED with exit code {code}"
-    return Outcome(step.name, code == 0, text, time.monotonic() - started)
+        steps, outcomes = plan.whole(only, everything)
+    return 0 if plan.run_all(steps, outcomes) else 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Optional
+from typing import Any, Optional
 
 import click
 
-from webapp.commands.shared import serve
+from webapp import config as configuration
+from webapp.commands import serve
 from webapp.commands.shared.core import actor, core, count_option, json_option, read_session, tell_outcome
 from webapp.commands.shared.output import Column, ago, present, say
+from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.lib import clock
 from webapp.lib.text import plural
 
@@ -33,15 +35,7 @@ Examples:
 @click.option("--drain", is_flag=True, help="Exit when no job that they can run is pending, running or retrying.")
 @serve.log_option
 @serve.parent_option
-def start(
-    count: int,
-    slots: int,
-    queues: tuple[str, ...],
-    labels: list[str],
-    drain: bool,
-    log_format: str,
-    with_parent: Optional[int],
-) -> int:
+def start(queues: tuple[str, ...], log_format: str, with_parent: Optional[int], **options: Any) -> int:
     """Start workers in the foreground.
 
     Ctrl-C waits for running jobs, then exits. A second Ctrl-C exits at once and requeues them.
@@ -49,22 +43,15 @@ def start(
     A job that requires labels runs only on a worker that has all of them. Every worker has the label of its host,
     such as host:web-1.
     """
-    from webapp import config as configuration
-    from webapp.core.job_spec import NAME, NAME_RULE
     from worker.supervisor import supervisor
 
     for name in queues:
         if not NAME.match(name):
             raise click.BadParameter(f"{name!r} is not a queue name; expected {NAME_RULE}.", param_hint="--queue")
-    return supervisor.run(
-        configuration.load(),
-        count=count,
-        slots=slots,
-        queues=list(dict.fromkeys(queues)) or None,
-        labels=labels,
-        drain=drain,
-        manager=serve.start_service(log_format, with_parent),
-    )
+    config = configuration.load()
+    manager = serve.start_service(log_format, with_parent)
+    # The other options are parameters of `run` too: count, slots, labels and drain.
+    return supervisor.run(config, queues=list(dict.fromkeys(queues)) or None, manager=manager, **options)
 
 
 @worker.command("list", epilog="Example: manage.py worker list --json")

@@ -24,7 +24,7 @@ from sqlalchemy import Engine, event
 from webapp.admin import move as moving  # noqa: F401
 from webapp.admin.move import copying
 from webapp.commands import main
-from webapp.commands.shared.move import move  # noqa: F401
+from webapp.commands.admin import move  # noqa: F401
 from webapp.insight import rollups  # noqa: F401
 from webapp.jobs import (
     actions,  # noqa: F401

@@ -47,12 +47,12 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
         except (BrokenPipeError, click.Abort):
             raise
         except Exception as error:
-            note = _moved() if noting else None
+            note = relocation() if noting else None
             if note is None:
                 raise
             raise relocated.Relocated(note) from error
         else:
-            note = _moved() if noting else None
+            note = relocation() if noting else None
             if note is not None:
                 say(f"Note: {note}.")
         finally:
@@ -68,7 +68,8 @@ def read_session() -> Iterator[Session]:
         yield session
 
 
-def _moved() -> Optional[str]:
+def relocation() -> Optional[str]:
+    """Return where the queue was moved, or None if this database accepts changes or cannot be read."""
     from webapp.db.engines import read_engine
 
     try:

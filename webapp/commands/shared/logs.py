@@ -74,7 +74,7 @@ def _check_attempt(job: Job, number: int) -> None:
 
 
 def follow(job_id: str, only: Optional[int]) -> None:
-    """Print new output of one attempt; None: of the latest and all retries."""
+    """Print new output of one attempt; None: of the latest and all retries. stderr gets each change of the job once."""
     with reading() as session:
         job = find_job(session, job_id)
     number = only or job.attempts or 1
@@ -83,63 +83,56 @@ def follow(job_id: str, only: Optional[int]) -> None:
     elif job.state in TERMINAL and not job.attempts:
         say(f"{job.id}: {job.state}, never started.")
         return
-    follower = _Follower(job_id, only is not None)
-    while not follower.done:
-        printer = _Printer()
-        while not follower.poll(number, printer):
-            pause(POLL_SECONDS)
-        number += 1
+    last = ""
+    printer = _Printer()
 
+    def tell(text: str, key: str = "") -> None:
+        nonlocal last
+        if (key or text) != last:
+            last = key or text
+            say(f"[{job_id}: {text}]")
 
-class _Follower:
-    """Prints new output and, on stderr, each change of the job once. `done`: there is nothing more to follow."""
-
-    def __init__(self, job_id: str, only: bool) -> None:
-        self.done = False
-        self._id = job_id
-        self._only = only
-        self._last = ""
-
-    def poll(self, number: int, printer: _Printer) -> bool:
-        """Print what is new in an attempt. Return whether the attempt has ended."""
+    while True:
         with reading() as session:
-            job = job_detail.find(session, self._id)
-            if job is None:
-                raise click.ClickException(f"{self._id} was discarded.")
-            ended = job_detail.attempt(session, job, number)
-            pieces = list(job_detail.pieces(session, job, number, printer.position))
-            workers = fleet.workers(session, settings.load(session).lease) if job.state == "pending" else []
+            found = job_detail.find(session, job_id)
+            if found is None:
+                raise click.ClickException(f"{job_id} was discarded.")
+            ended = job_detail.attempt(session, found, number)
+            pieces = list(job_detail.pieces(session, found, number, printer.position))
+            workers = fleet.workers(session, settings.load(session).lease) if found.state == "pending" else []
         if ended is None:
-            self._tell(job, number, any(view.alive for view in workers))
+            tell(*_doing(found, number, any(view.alive for view in workers)))
             printer.print(pieces)
-            self.done = job.state in TERMINAL
-            return self.done
+            if found.state in TERMINAL:
+                return
+            pause(POLL_SECONDS)
+            continue
         if printer.position == 0:
-            self._say(f"attempt {number} started")
+            tell(f"attempt {number} started")
         printer.print(pieces)
-        self._tell_end(ended)
-        last = job.state in TERMINAL and job.attempts == number
-        self.done = self._only or last
-        if last and not self._only:
-            self._say(job.state)
-        return True
+        tell(_end(ended))
+        if only is not None:
+            return
+        if found.state in TERMINAL and found.attempts == number:
+            tell(found.state)
+            return
+        number += 1
+        printer = _Printer()
 
-    def _tell(self, job: Job, number: int, alive: bool) -> None:
-        if job.state == "processing":
-            self._say(f"attempt {number} started" if job.cancel_requested_at is None else "cancelling")
-        elif job.state == "pending":
-            self._say("pending" if alive else "pending; no workers are running: manage.py worker start")
-        elif job.state in ("scheduled", "failed"):
-            self._say(f"{job.state}; {standing(job)}", key=f"{job.state} {job.run_at}")
-        else:
-            self._say(job.state)
 
-    def _tell_end(self, ended: Attempt) -> None:
-        state = "interrupted" if ended.state == "released" else ended.state
-        why = f": {one_line(ended.error)}" if ended.error else ""
-        self._say(f"attempt {ended.number} {state} after {between(ended.started_at, ended.finished_at)}{why}")
+def _doing(job: Job, number: int, alive: bool) -> tuple[str, str]:
+    """Return what a job does that is not at the end of this attempt, and a key that changes when it does."""
+    text = job.state
+    if job.state in ("scheduled", "failed"):
+        return f"{job.state}; {standing(job)}", f"{job.state} {job.run_at}"
+    if job.state == "processing":
+        text = f"attempt {number} started" if job.cancel_requested_at is None else "cancelling"
+    elif job.state == "pending" and not alive:
+        text = "pending; no workers are running: manage.py worker start"
+    return text, text
 
-    def _say(self, text: str, key: str = "") -> None:
-        if (key or text) != self._last:
-            self._last = key or text
-            say(f"[{self._id}: {text}]")
+
+def _end(ended: Attempt) -> str:
+    state = "interrupted" if ended.state == "released" else ended.state
+    why = f": {one_line(ended.error)}" if ended.error else ""
+    return f"attempt {ended.number} {state} after {between(ended.started_at, ended.finished_at)}{why}"

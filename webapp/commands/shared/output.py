@@ -177,21 +177,23 @@ def table(columns: Sequence[Column], rows: Iterable[Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    lines = [[_cell(column.cell(row)) for column in columns] for row in rows]
-    places = [place for place, one in enumerate(columns) if not one.optional or any(line[place] for line in lines)]
+    rows = list(rows)
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for place in places:
-        column = columns[place]
-        widest = max((len(line[place]) for line in lines), default=0)
+    shown = []
+    for column in columns:
+        words = [_cell(column.cell(row)) for row in rows]
+        if column.optional and not any(words):
+            continue
+        widest = max(map(len, words), default=0)
         made.add_column(
             column.header,
             justify="right" if column.right else "left",
             # On a narrow terminal rich keeps this width: an id that is cut is of no use.
             min_width=min(widest, 16) if column.flexible else max(widest, len(column.header)),
         )
-    for line in lines:
-        words = [line[place] for place in places]
-        made.add_row(*(Text(word, style=STYLES.get(word, ""), no_wrap=True, overflow="ellipsis") for word in words))
+        shown.append([Text(word, style=STYLES.get(word, ""), no_wrap=True, overflow="ellipsis") for word in words])
+    for line in zip(*shown):
+        made.add_row(*line)
     return made
 
 

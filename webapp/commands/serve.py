@@ -1,0 +1,180 @@
+"""`up` and `web`: the console, with workers or without. Their options are also those of `worker start`.
+
+`worker/supervisor/supervisor.py` keeps the processes of `up` running. `webapp/server/` serves the console.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Optional
+
+import click
+
+from webapp import config as configuration
+from webapp.commands.shared.core import Command, core, count_option
+from webapp.commands.shared.output import say
+from webapp.core import labels as job_labels
+from webapp.core.job_spec import NAME, NAME_RULE
+from webapp.lib.text import plural
+from webapp.lib.version import __version__
+
+if TYPE_CHECKING:
+    from webapp.config import Config
+    from webapp.lib.sd_notify import Manager
+
+MOST_WORKERS = 256
+
+
+def address_options(command: Command) -> Command:
+    """Add --host, --port and --insecure."""
+    command = click.option("--insecure", is_flag=True, help="Allow plain HTTP from other machines.")(command)
+    port = click.IntRange(0, 65535)
+    command = click.option("--port", type=port, default=8000, show_default=True, help="0: any free port.")(command)
+    return click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")(command)
+
+
+def _labels(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """Return the labels without duplicates. Raises BadParameter."""
+    from worker import processes
+
+    for name in values:
+        if not NAME.match(name):
+            more = " Give --label once for each label." if "," in name or " " in name else ""
+            raise click.BadParameter(f"{name!r} is not a valid label; expected {NAME_RULE}.{more}")
+        if name.lower().startswith(job_labels.HOST):
+            host = job_labels.of_host(processes.host_name())
+            raise click.BadParameter(f"{name!r} is a host label. Workers get theirs automatically, here {host!r}.")
+    given = list(dict.fromkeys(values))
+    if len(given) > job_labels.MOST:
+        raise click.BadParameter(f"{len(given)} labels are too many; a worker has at most {job_labels.MOST}.")
+    return given
+
+
+label_option = click.option(
+    "--label",
+    "labels",
+    metavar="NAME",
+    multiple=True,
+    callback=_labels,
+    help="Label of the workers, such as gpu, for jobs that require it. Can be repeated.",
+)
+slots_option = count_option("--slots", 1, 256, "Jobs that each worker runs at a time.")
+log_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    envvar="QUEUECTL_LOG_FORMAT",
+    help="Format of the log on stderr.",
+)
+parent_option = click.option("--with-parent", type=int, hidden=True, help="Exit when this process exits.")
+
+
+def start_service(log_format: str, parent: Optional[int] = None, report_to: Optional[int] = None) -> Manager:
+    """Prepare a process that runs until it is stopped. Return the service manager that it reports to."""
+    from webapp.lib import logs, process_group, sd_notify
+
+    if parent is not None:
+        process_group.end_with(parent)
+    manager = sd_notify.take() if report_to is None else sd_notify.Parent(report_to)
+    logs.set_up(log_format)
+    return manager
+
+
+@click.command(epilog="Example: manage.py up --port 8080 --workers 4")
+@address_options
+@count_option("--workers", 2, MOST_WORKERS, "Number of worker processes.")
+@slots_option
+@label_option
+@log_option
+def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: list[str], log_format: str) -> int:
+    """Start the console and its workers.
+
+    Ctrl-C waits for running jobs, then stops everything.
+    """
+    from worker.supervisor import supervisor
+    from worker.supervisor.console import Console
+
+    config = configuration.load()
+    listener, address = _listen(config, host, port, insecure)
+    manager = start_service(log_format)
+
+    def started(link: str) -> None:
+        each = " each" if workers > 1 else ""
+        labelled = f", with {', '.join(labels)}" if labels else ""
+        click.echo(f"queuectl {__version__}")
+        click.echo(f"console   {address}")
+        click.echo(f"workers   {workers}, {plural(slots, 'job')} at a time{each}{labelled}")
+        click.echo(f"database  {config.sqlite_path if config.is_sqlite else 'PostgreSQL'}")
+        _print_setup_link(link)
+        click.echo("Ctrl-C stops everything.")
+
+    code = supervisor.run(
+        config,
+        count=workers,
+        slots=slots,
+        labels=labels,
+        manager=manager,
+        console=Console(listener, ["--log-format", log_format], manager),
+        prepare=lambda: _setup_link(address),
+        started=started,
+    )
+    say("Stopped.")
+    return code
+
+
+@click.command(epilog="Example: manage.py web --port 8080")
+@address_options
+@count_option("--workers", 1, 64, "Number of web processes.")
+@click.option("--descriptor", type=int, hidden=True, help="A socket that already listens.")
+@click.option("--report-to", type=int, hidden=True, help="A pipe to the supervisor, which informs the service manager.")
+@log_option
+@parent_option
+def web(
+    host: str,
+    port: int,
+    insecure: bool,
+    workers: int,
+    descriptor: Optional[int],
+    report_to: Optional[int],
+    log_format: str,
+    with_parent: Optional[int],
+) -> int:
+    """Start the console without workers, in the foreground."""
+    from webapp.db import db_errors
+    from webapp.server.listener import serve
+
+    manager = start_service(log_format, with_parent, report_to)
+    if descriptor is not None:
+        return serve(socket.socket(fileno=descriptor), workers, manager)
+    listener, address = _listen(configuration.load(), host, port, insecure)
+    with core() as config:
+        db_errors.check_before_start(config)
+        link = _setup_link(address)
+    click.echo(f"console   {address}")
+    _print_setup_link(link)
+    return serve(listener, workers, manager)
+
+
+def _listen(config: Config, host: str, port: int, insecure: bool) -> tuple[socket.socket, str]:
+    """Bind the port before anything else starts. Return also the address for browsers. Raises ConfigError."""
+    from webapp.server import listener
+
+    listener.check_exposure(host, config, insecure)
+    bound = listener.bind(host, port)
+    return bound, listener.address_of(bound, config)
+
+
+def _setup_link(address: str) -> str:
+    """Return a new link that creates the first admin account, or '' if there is one. Needs an application context."""
+    from webapp.accounts import users
+
+    token = users.new_setup_link()
+    return f"{address}/setup/{token}" if token is not None else ""
+
+
+def _print_setup_link(link: str) -> None:
+    """Print the link to stdout. It must not get into the log."""
+    if link:
+        click.echo("\nCreate the admin account with this link (valid once, for one hour, until the next start):\n")
+        click.echo(f"  {link}\n")
