@@ -24,10 +24,9 @@ from tests.deadline import DEADLINE, LIMIT
 from tests.seconds import SecondsByFolder
 from webapp.accounts import users
 from webapp.config import CHECKOUT, Config
-from webapp.core import audit_lines
-from webapp.db import postgresql
+from webapp.core import audit_lines, postgresql
+from webapp.db import engines
 from webapp.db.application import create_core
-from webapp.db.engines import db
 from webapp.lib import clock
 
 if TYPE_CHECKING:
@@ -253,8 +252,7 @@ def opened(app: Flask) -> Iterator[Flask]:
     """Push the application's context until the test is over, and leave its database then."""
     with app.app_context():
         yield app
-        for engine in db.engines.values():
-            engine.dispose()
+        engines.disconnect()
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ def test_a_database_is_emptied_of_rows_and_of_tables(
     for _ in range(2):
         make_queue("mail")
         assert make_job().seq == 1
-        for engine in db.db.engines.values():
-            engine.dispose()
+        db.disconnect()
         url = postgresql_of_process.emptied()
         execute(url, statement)
         postgresql_of_process.emptied()

@@ -1,4 +1,4 @@
-"""A supervisor's child as a program of its own, started by `worker/supervisor/spawning.py` where there is no fork."""
+"""A process of the package as a program of its own, started by `worker/program.py`: chores, or without fork any."""
 
 import json
 import os
@@ -13,24 +13,32 @@ def _work(task: dict[str, Any]) -> int:
     import signal
 
     from webapp import config as configuration
-    from webapp.db.application import create_core
     from webapp.lib import logs
-    from worker.loop import worker as loop
-    from worker.maintenance import process as maintenance
-    from worker.maintenance.scaling import Scaling
-    from worker.messages import Assignment
 
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor handles these
     logs.set_up(task["log_level"])
-    config = configuration.load()
-    app = create_core(config, migrate=False)
-    supervisor = sys.stdin.fileno()
-    assignment = Assignment(**{**task["assignment"], "parent": supervisor})
+    config, parent = configuration.load(), sys.stdin.fileno()
+    if task["role"] == "chores":
+        from webapp.db.application import create_core
+        from worker.maintenance import chores
+
+        return chores.run(create_core(config, migrate=False), config, parent, retains=task["retains"])
+
+    from webapp.core.database import open_database
+    from worker.messages import Assignment
+
+    database = open_database(config, "worker")
+    assignment = Assignment(**{**task["assignment"], "parent": parent})
     if task["role"] == "maintenance":
-        return maintenance.run(app, supervisor, Scaling(assignment, sys.stdout.fileno()))
-    return loop.run(app, config, assignment)
+        from worker.maintenance import process as maintenance
+        from worker.maintenance.scaling import Scaling
+
+        return maintenance.run(database, parent, Scaling(assignment, sys.stdout.fileno()))
+    from worker.loop import worker
+
+    return worker.run(database, assignment)
 
 
 def _main() -> None:

@@ -15,8 +15,9 @@ from sqlalchemy import select
 
 from webapp.accounts import sessions, users
 from webapp.accounts.users import AccountError
+from webapp.db import engines
 from webapp.db.application import create_core
-from webapp.db.engines import db, reading
+from webapp.db.engines import reading
 from webapp.db.models import Audit, Event, SetupLink, User
 
 GOOD = "correct horse battery"
@@ -151,8 +152,7 @@ def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(demote, ["ana", "eve"])) == [False, True]
     with apps["eve"].app_context():
-        for engine in db.engines.values():
-            engine.dispose()
+        engines.disconnect()
 
 
 def test_where_there_is_no_administrator_yet_others_can_still_be_changed() -> None:

@@ -24,7 +24,8 @@ from webapp import create_app
 from webapp.accounts import sessions, users
 from webapp.config import Config
 from webapp.core.states import STATES
-from webapp.db.engines import db, reading
+from webapp.db import engines
+from webapp.db.engines import reading
 
 ROW_SIZE = 900  # bytes of a job with its indexes, its attempt and its log, about
 NAME = "bench"
@@ -110,8 +111,7 @@ def _make(bench: Bench, stack: ExitStack, jobs: int) -> _Console:
 
     def leave() -> None:
         with app.app_context():
-            for engine in db.engines.values():
-                engine.dispose()
+            engines.disconnect()
 
     stack.callback(leave)
     return _Console(client, job)

@@ -23,7 +23,7 @@ from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
 from webapp.core import audit_lines
 from webapp.core.job_spec import JobSpec
-from webapp.db.engines import sqlite
+from webapp.core.sqlite import library as sqlite
 from webapp.jobs import actions
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id

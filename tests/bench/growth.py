@@ -20,10 +20,11 @@ from tests.bench import Bench, BenchError
 from tests.bench.pool import ACTOR
 from tests.bench.rounds import Row, ratio_row
 from tests.bench.scratch import opened
+from tests.worker_connection import worker_connection
 from webapp.core.job_spec import JobSpec
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
-from webapp.db.engines import worker_connection, write_engine, writing
+from webapp.db.engines import write_engine, writing
 from webapp.jobs.actions import enqueue
 from webapp.jobs.queue_actions import pause_queue
 from webapp.lib import clock

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.admin.doctor import file_system_of
-from webapp.db import engines
+from webapp.core import sqlite
 from webapp.lib.version import __version__
 
 
@@ -18,7 +18,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "sqlite": f"{engines.sqlite.sqlite_version} ({engines.sqlite.__name__.split('.')[0]})",
+        "sqlite": f"{sqlite.library.sqlite_version} ({sqlite.library.__name__.split('.')[0]})",
         "kernel": f"{platform.system()} {'.'.join(platform.release().split('-')[0].split('.')[:2])}",
         "file_system": file_system_of(folder),
     }

@@ -21,8 +21,8 @@ import psutil
 
 from tests.bench import BenchError
 from webapp.config import Config
+from webapp.db import engines
 from webapp.db.application import create_core
-from webapp.db.engines import db
 from webapp.lib.process_group import ENTRY
 
 MARK = "BENCH_OF_QUEUECTL"  # in the environment of every process of a run: not QUEUECTL_…, which commands do not get
@@ -194,8 +194,7 @@ def opened(home: Path, database_url: Optional[str] = None) -> Iterator[Config]:
         try:
             yield config
         finally:
-            for engine in db.engines.values():
-                engine.dispose()
+            engines.disconnect()
 
 
 def eventually(what: str, condition: Callable[[], Any], within: float = 30.0, every: float = 0.05) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_queue, make_worker
-from webapp.db import db_errors
+from webapp.core import db_errors
 from webapp.db.engines import writing
 from webapp.db.models import CommandHour
 from webapp.insight import rollups, trends

@@ -12,9 +12,11 @@ from flask import Flask
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
+from tests.worker_connection import worker_connection
 from webapp.config import ConfigError, load
+from webapp.core import sqlite
 from webapp.core.locks import Busy
-from webapp.core.transaction import Transaction, durable_transaction, for_psycopg
+from webapp.core.transaction import Transaction, for_psycopg, transaction_on
 from webapp.core.wakeup_signal import WakeupSignal
 from webapp.db import engines
 from webapp.db.application import create_core
@@ -24,7 +26,7 @@ ADD = "INSERT INTO queues (name) VALUES (:name)"
 
 @contextmanager
 def durable() -> Iterator[Transaction]:
-    with engines.raising_as_sqlalchemy(), durable_transaction(engines.database()) as transaction:
+    with engines.raising_as_sqlalchemy(), transaction_on(engines.database()) as transaction:
         yield transaction
 
 
@@ -52,7 +54,7 @@ def test_a_key_that_is_taken_raises_what_a_session_raises(app: Flask) -> None:
 def test_another_program_that_holds_the_database_is_reported_as_busy(
     sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stranger = engines.sqlite.connect(home / "queue.db", isolation_level=None)
+    stranger = sqlite.library.connect(home / "queue.db", isolation_level=None)
     stranger.execute("BEGIN IMMEDIATE")
     event.listen(
         engines.write_engine(), "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=10")
@@ -66,7 +68,7 @@ def test_another_program_that_holds_the_database_is_reported_as_busy(
 def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
     app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
     with app.app_context():
-        connection = engines.worker_connection()
+        connection = worker_connection()
         assert connection.query("PRAGMA synchronous") == [(found,)]
         connection.close()
 
@@ -77,7 +79,7 @@ def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
 
 
 def test_a_worker_connection_recovers_from_an_error(app: Flask) -> None:
-    connection = engines.worker_connection()
+    connection = worker_connection()
 
     def fail() -> None:
         with connection.transaction() as transaction:
@@ -105,7 +107,7 @@ def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: 
 def test_only_a_commit_wakes_workers(app: Flask, monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
     rung: list[Any] = []
     monkeypatch.setattr(WakeupSignal, "notify", lambda _self, execute: rung.append(execute))
-    connection = engines.worker_connection()
+    connection = worker_connection()
     try:
         with connection.transaction() as transaction:
             transaction.execute(ADD, {"name": "quiet"})

@@ -14,10 +14,10 @@ from flask import Flask
 
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
-from webapp.db import backup
+from webapp.db import backup, engines
 from webapp.db.application import create_core
 from webapp.db.backup import BackupError
-from webapp.db.engines import db, reading
+from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail
 
 
@@ -40,9 +40,8 @@ def ids(config: Config) -> list[str]:
 def leave(app: Flask) -> None:
     """Be no user of the database any more, as a process that has ended."""
     with app.app_context():
-        for engine in db.engines.values():
-            engine.dispose()
-    os.close(app.extensions["queuectl_use"])
+        engines.disconnect()
+    os.close(app.extensions["queuectl_database"].in_use)
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_a_restored_database_goes_on_in_wal_and_is_private(home_config: Config, 
     app = create_core(home_config)
     with app.app_context():
         enqueue("new")
-        with db.engine.connect() as connection:
+        with engines.write_engine().connect() as connection:
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         with reading() as session:
             assert job_detail.find(session, "new") is not None
@@ -153,7 +152,7 @@ def test_what_is_no_sound_backup_is_refused_and_nothing_changes(
 
 
 def _sql(path: Path, statement: str) -> None:
-    from webapp.db.engines import sqlite
+    from webapp.core.sqlite import library as sqlite
 
     connection = sqlite.connect(str(path), isolation_level=None)
     connection.execute(statement)

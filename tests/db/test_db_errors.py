@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from tests.conftest import configuration, opened
 from tests.databases import execute
 from webapp.config import Config
-from webapp.core.transaction import durable_transaction
-from webapp.db import db_errors, engines
+from webapp.core import db_errors
+from webapp.core.transaction import transaction_on
+from webapp.db import engines, out_of_reach
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Control
@@ -46,8 +47,8 @@ def serverless(home: Path) -> Iterator[Flask]:
 def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_done() -> None:
     with pytest.raises(DBAPIError) as caught, writing() as session:
         session.scalar(select(Control.pulse))
-    assert db_errors.is_out_of_reach(caught.value)
-    assert not db_errors.may_have_been_done(caught.value)
+    assert out_of_reach.is_out_of_reach(caught.value)
+    assert not out_of_reach.may_have_been_done(caught.value)
 
 
 @pytest.fixture(params=["writing", "plain SQL"])
@@ -65,7 +66,7 @@ def lose_the_session(
                 session.scalar(text(PID))
 
     def by_plain_statements(ask: bool) -> None:
-        with engines.raising_as_sqlalchemy(), durable_transaction(engines.database()) as transaction:
+        with engines.raising_as_sqlalchemy(), transaction_on(engines.database()) as transaction:
             transaction.execute(WRITE)
             execute(postgresql_server, END.format(transaction.execute(PID).fetchone()[0]))
             if ask:
@@ -79,8 +80,8 @@ def test_a_session_that_ends_before_the_commit_has_done_nothing(
 ) -> None:
     with pytest.raises(DBAPIError) as caught:
         lose_the_session(True)
-    assert db_errors.is_out_of_reach(caught.value)
-    assert not db_errors.may_have_been_done(caught.value)
+    assert out_of_reach.is_out_of_reach(caught.value)
+    assert not out_of_reach.may_have_been_done(caught.value)
     assert not caplog.records
 
 
@@ -89,7 +90,7 @@ def test_of_a_commit_without_an_answer_nobody_knows(
 ) -> None:
     with pytest.raises(DBAPIError) as caught:
         lose_the_session(False)
-    assert db_errors.may_have_been_done(caught.value)
+    assert out_of_reach.may_have_been_done(caught.value)
     assert not caplog.records
 
 
@@ -98,7 +99,7 @@ def test_a_statement_that_is_wrong_is_our_fault_and_not_the_databases() -> None:
     with pytest.raises(DBAPIError) as caught, reading() as session:
         session.execute(text("SELECT nothing FROM nowhere"))
     assert db_errors.explain(caught.value) is None
-    assert not db_errors.is_out_of_reach(caught.value)
+    assert not out_of_reach.is_out_of_reach(caught.value)
 
 
 @pytest.mark.usefixtures("postgresql_app")

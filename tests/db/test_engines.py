@@ -131,7 +131,7 @@ def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path) -> N
 def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
     """Another program in the database (a backup, somebody's shell) knows nothing of our lock."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from webapp.db.engines import sqlite\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from webapp.core.sqlite import library as sqlite\n"
         "c = sqlite.connect(sys.argv[2], isolation_level=None); c.execute('BEGIN IMMEDIATE')\n"
         "print('held', flush=True); sys.stdin.readline(); c.execute('COMMIT')"
     )
@@ -175,7 +175,7 @@ def test_a_mark_tells_what_another_process_commits_and_not_before_it_can_be_read
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
         session.flush()
         assert engines.change_mark() == begun
-    other = "import sys; from webapp.db.engines import sqlite; c = sqlite.connect(sys.argv[1]); "
+    other = "import sys; from webapp.core.sqlite import library as sqlite; c = sqlite.connect(sys.argv[1]); "
     other += "c.execute('UPDATE control SET pulse = pulse + 1'); c.commit()"
     marks = [begun, engines.change_mark()]
     subprocess.run([sys.executable, "-c", other, str(home / "queue.db")], check=True, cwd=CHECKOUT)
@@ -200,6 +200,6 @@ def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
 def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app: Flask) -> None:
     begun = engines.change_mark()
     watch = sqlite_app.extensions["queuectl_changes"]
-    watch._connection.driver_connection.close()
+    watch._connection.close()
     assert engines.change_mark() is None
     assert engines.change_mark() not in (None, begun)

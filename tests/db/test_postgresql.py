@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, Callable
 
 import pytest
@@ -11,11 +13,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from tests.factories import change_job, make_job
+from tests.worker_connection import worker_connection
 from webapp.config import Config
+from webapp.core import postgresql
 from webapp.core.job_spec import JobSpec
 from webapp.core.locks import Busy
 from webapp.db import engines as db
-from webapp.db import postgresql
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
@@ -46,8 +49,7 @@ def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_free
             silent.execute(text("SELECT 1"))
         silent.invalidate()
         silent.close()
-        for engine in db.db.engines.values():
-            engine.dispose()
+        db.disconnect()
 
 
 def test_who_has_little_patience_is_told_busy_where_a_row_is_held(app: Flask) -> None:
@@ -109,11 +111,13 @@ def test_a_lock_that_could_not_be_had_is_told_as_busy(app: Flask, code: str) -> 
         session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
 
 
-def test_limits_that_the_address_names_itself_stand(app: Flask, config: Config) -> None:
+def test_limits_in_the_address_take_precedence(app: Flask, config: Config) -> None:
     url = make_url(config.database_url or "").update_query_dict({"tcp_user_timeout": "1000"})
-    given = postgresql.options(url)["connect_args"]
-    assert "tcp_user_timeout" not in given
-    assert given["keepalives_idle"] == 10
+    address = url.render_as_string(hide_password=False)
+    with closing(postgresql.connect(replace(config, database_url=address), "worker")) as connection:
+        given = connection.info.get_parameters()
+    assert given["tcp_user_timeout"] == "1000"
+    assert given["keepalives_idle"] == "10"
 
 
 def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_change(app: Flask) -> None:
@@ -125,7 +129,7 @@ def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_chang
     from worker.loop.claims import Claims
 
     make_job("pending", id="first")
-    connection = db.worker_connection()
+    connection = worker_connection()
     with Claims(connection, "w1") as turn:
         turn.read_state()
         [claim] = turn.claim([LabelSet("default")], 1, Settings())

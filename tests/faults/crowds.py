@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.faults.person import Person
 from tests.faults.rig import Rig, eventually, free_port
-from webapp.db.engines import sqlite
+from webapp.core.sqlite import library as sqlite
 
 LEASE = 30.0  # seconds, the default
 LONGEST_LOCK = 5.0  # seconds for another writer: one transaction for all of these jobs would take longer
@@ -84,8 +84,8 @@ def two_of_each(rig: Rig, rounds: int) -> None:
 def another_writer(rig: Rig) -> Iterator[list[float]]:
     """Somebody who submits a job now and then, and how long each took (seconds)."""
     from webapp.config import Config
+    from webapp.db import engines
     from webapp.db.application import create_core
-    from webapp.db.engines import db
     from webapp.jobs import settings
 
     waits: list[float] = []
@@ -98,8 +98,7 @@ def another_writer(rig: Rig) -> Iterator[list[float]]:
                 began = time.monotonic()
                 settings.set_setting("keep_dead", len(waits) % 1000, "person:other")
                 waits.append(time.monotonic() - began)
-            for engine in db.engines.values():
-                engine.dispose()
+            engines.disconnect()
 
     thread = threading.Thread(target=write)
     thread.start()

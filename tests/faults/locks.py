@@ -15,7 +15,7 @@ from tests.faults.stops import LEASE
 # A program of somebody else: it knows nothing of queue.lock. With a job's id it also asks it to stop, as `cancel` does.
 _STRANGER = """
 import fcntl, sys
-from webapp.db.engines import sqlite
+from webapp.core.sqlite import library as sqlite
 database, lock, job_id = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()

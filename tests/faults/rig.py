@@ -29,7 +29,7 @@ from tests.faults.invariant import JobRow, violations
 from tests.faults.ledger import Ledger
 from tests.faults.person import NAME, PASSWORD, Person
 from webapp.config import CHECKOUT
-from webapp.db.engines import sqlite
+from webapp.core.sqlite import library as sqlite
 
 MARK = "FAULTS_RIG"  # the variable by which every process of a rig, and every command that it runs, is known
 SHIM = Path(__file__).with_name("shim")

@@ -14,8 +14,8 @@ from tests.faults.conftest import SEED, closed_afterwards
 from tests.faults.served import ServedRig
 from tests.postgresql import folder_of_servers
 from webapp.config import Config
+from webapp.db import engines
 from webapp.db.application import create_core
-from webapp.db.engines import db
 
 pytestmark = pytest.mark.full
 
@@ -30,8 +30,7 @@ def migrated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
         url = server.url.replace("postgresql:", "postgresql+psycopg:")
         app = create_core(Config(home=tmp_path_factory.mktemp("home"), database_url=url, public_url=None))
         with app.app_context():
-            for engine in db.engines.values():
-                engine.dispose()
+            engines.disconnect()
         server.stop()
         yield server
 

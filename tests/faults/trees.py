@@ -126,8 +126,9 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
     The keeper's part is done by hand here, for ours kills the worker before it kills the tree.
     """
     from webapp.config import Config
+    from webapp.core.transaction import Connection
+    from webapp.db import engines
     from webapp.db.application import create_core
-    from webapp.db.engines import db
     from worker import processes
     from worker.maintenance import recovery
 
@@ -138,10 +139,9 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
         shell = rig.started(job_id)
         [(seq, token)] = rig.query("SELECT seq, token FROM jobs WHERE id = ?", job_id)
         with app.app_context():
-            recovery._seize([recovery._Orphan(seq, token, None)])
+            recovery.seize(Connection(engines.database()), [recovery.Orphan(seq, token, None)])
             assert processes.end_tokens([token])
-            for engine in db.engines.values():
-                engine.dispose()
+            engines.disconnect()
         assert not is_alive(shell)
         eventually("the worker has tried to settle", lambda: "the claim was lost before" in rig.said())
         assert rig.query("SELECT state, failures FROM jobs WHERE id = ?", job_id) == [("processing", 0)]

@@ -10,8 +10,9 @@ import time_machine
 from flask import Flask
 from sqlalchemy import select, text
 
-from webapp.core import job_spec, schema
-from webapp.db import engines, postgresql
+from tests.worker_connection import worker_connection
+from webapp.core import job_spec, postgresql, schema
+from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import actions
@@ -93,7 +94,7 @@ def test_what_is_due_is_decided_by_the_server_and_not_by_a_worker_whose_clock_is
     app: Flask,
 ) -> None:
     submit(id="later", delay=60)
-    connection = engines.worker_connection()
+    connection = worker_connection()
     clock.follow(clock.now() + HOUR)
     with Claims(connection, "w1") as turn:
         turn.read_state()

@@ -16,10 +16,10 @@ from flask import Flask
 from sqlalchemy import select
 
 from tests.deadline import DEADLINE
+from tests.worker_connection import worker_connection
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
 from webapp.core.transaction import Connection
-from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Event, Job, Worker
 from webapp.jobs import actions, job_detail, settings
@@ -137,7 +137,7 @@ def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
 @pytest.fixture
 def connection(app: Flask) -> Iterator[Connection]:
     """A worker's own, in this process."""
-    one = engines.worker_connection()
+    one = worker_connection()
     yield one
     one.close()
 

@@ -11,6 +11,7 @@ from flask import Flask
 from sqlalchemy import text, update
 
 from tests.worker.conftest import Queue
+from tests.worker_connection import worker_connection
 from webapp.core import statements
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
@@ -188,7 +189,7 @@ def statement_named(name: str, connection: Connection) -> str:
 
 def _values(n: int = 4) -> dict[str, Any]:
     label_sets = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", "gpu"]}
-    return {"now": 1, "worker": "w1", "token": "t", "n": n, **label_sets}
+    return {"now": 1, "worker": "w1", "token": "t", "n": n, "paused": ["mail"], "labels": ["gpu"], **label_sets}
 
 
 def _full_scans(plan: str) -> list[str]:
@@ -210,6 +211,8 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("name", "index"),
     [
+        ("head", "ix_jobs_first"),
+        ("busy_label_sets", "ix_jobs_claim"),
         ("pick_of", "ix_jobs_claim"),
         ("pick_exclusive", "ix_jobs_lone"),
         ("pick_exclusive_of", "ix_jobs_lone"),
@@ -248,7 +251,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
     """Whoever looks at the same moment would find nothing, and rest for ten seconds beside the other job."""
     queue.enqueue("true", id="one", queue="a")
     queue.enqueue("true", id="two", queue="b")
-    first, second = engines.worker_connection(), engines.worker_connection()
+    first, second = worker_connection(), worker_connection()
     label_sets = [LabelSet("a"), LabelSet("b")]
     with Claims(first, "w1") as turn:
         mine = turn.claim(label_sets, 1, SETTINGS)
@@ -269,7 +272,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
 def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")
-    first, second = engines.worker_connection(), engines.worker_connection()
+    first, second = worker_connection(), worker_connection()
     with Claims(first, "w1") as turn:
         mine = turn.claim([LabelSet("default")], 1, SETTINGS)
         with Claims(second, "w2") as other:

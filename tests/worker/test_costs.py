@@ -16,8 +16,9 @@ from sqlalchemy import text
 from tests.factories import make_job, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
+from tests.worker_connection import worker_database
+from webapp.core.statements import CLAIM_LOOKAHEAD
 from webapp.core.transaction import Connection, Transaction
-from webapp.db import engines
 from webapp.db.engines import writing
 from webapp.jobs import queue_actions
 from worker.attempt import Claim
@@ -30,7 +31,7 @@ class Counted(Connection):
     """A connection that keeps the first words of each statement, transaction by transaction."""
 
     def __init__(self) -> None:
-        super().__init__(engines.database("worker"))
+        super().__init__(worker_database())
         self.transactions: list[list[str]] = []
 
     @contextmanager
@@ -229,7 +230,7 @@ def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> 
 def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
     kind: str, queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
-    fill(kind, 10)
+    fill(kind, CLAIM_LOOKAHEAD + 8)  # more than a claim from all queues reads
     for _ in range(4):
         queue.enqueue("true")
     held = dispatcher.turn()

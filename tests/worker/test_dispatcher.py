@@ -8,11 +8,13 @@ from typing import Any, Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from tests import factories
 from tests.worker.conftest import Queue, assignment
+from tests.worker_connection import worker_connection
 from webapp.core.labels import LabelSet
+from webapp.core.schema import BUMP_REVISION
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk, Worker
@@ -30,7 +32,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.worker = factories.make_worker(id="w1", slots=2)
-        self.connection = engines.worker_connection()
+        self.connection = worker_connection()
         self.claims = Claims(self.connection, "w1")
         self.dispatcher = Dispatcher(self.connection, "w1", assignment(slots=2), lambda: 10.0, list)
 
@@ -107,10 +109,8 @@ def test_it_does_not_recover_a_claim_that_maintenance_has_seized(
     assert bench.turn() == ids
     with writing() as session:
         session.execute(update(Worker).values(state="expired"))
-        worker_actions.record_expiry(session, "w1", "its heartbeat stood still")
-    with reading() as session:
-        orphans = recovery._orphans(session)
-    assert len(recovery._seize(orphans)) == 1
+        session.execute(text(BUMP_REVISION))
+    assert len(recovery.seize(bench.connection, recovery.find_orphans(bench.connection))) == 1
     bench.dispatcher._unsure = True
     assert bench.turn() == []
     assert bench.dispatcher.expired

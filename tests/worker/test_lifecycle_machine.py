@@ -23,12 +23,12 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import make_url
 
 from tests.databases import execute
+from tests.worker_connection import worker_connection
 from webapp.config import Config
-from webapp.core import job_spec, schema
+from webapp.core import job_spec, postgresql, schema
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.db import engines as db
-from webapp.db import postgresql
 from webapp.db.application import create_core
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, Worker
@@ -95,7 +95,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.set_time(START)
         self.model: dict[str, Model] = {}
         self.workers: dict[str, Claims] = {}
-        self.connections = [db.worker_connection() for _ in range(2)]
+        self.connections = [worker_connection() for _ in range(2)]
         self.number = 0
         self.submitted = 0
         self.taken: list[tuple[str, Claim]] = []
@@ -104,8 +104,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.patches.close()
         for connection in self.connections:
             connection.close()
-        for engine in db.db.engines.values():
-            engine.dispose()
+        db.disconnect()
         self.context.pop()
         if self.server is not None:
             execute(self.server, "DROP SCHEMA machine CASCADE")
@@ -280,7 +279,7 @@ class Lifecycle(RuleBasedStateMachine):
         with writing() as session:
             session.execute(update(Worker).where(Worker.id == worker_id).values(state="expired", stopped_at=self.time))
         held = [one for one in self.model.values() if one.holder == worker_id]
-        assert recovery.recover_orphans() == len(held)
+        assert recovery.recover_orphans(self.connections[place]) == len(held)
         for one in held:
             one.lone_losses += one.losses > 0
             one.losses += 1

@@ -10,7 +10,10 @@ from flask import Flask
 from sqlalchemy import select, update
 
 from tests import factories
+from tests.worker_connection import worker_database
 from webapp.core import job_spec
+from webapp.core.transaction import Connection
+from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import BulkAction, CommandHour, Minute, Worker
 from webapp.insight import rollups
@@ -18,21 +21,28 @@ from webapp.jobs import actions, job_detail, settings
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from worker import processes
+from worker.maintenance import chores
 from worker.maintenance import process as maintenance
+from worker.maintenance.chores import Chores
 from worker.maintenance.scaling import Scaling
 from worker.messages import CHECK, GONE
 
 DAY = clock.DAY
 
 
+@pytest.fixture
+def chores_process(app: Flask) -> Chores:
+    return Chores(engines.database().config, retains=True)
+
+
 @pytest.mark.usefixtures("app")
-def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bulk_action_whose_process_died_is_continued(chores_process: Chores) -> None:
     actions.enqueue([job_spec.parse({"command": "true"})] * (actions.BATCH + 5), "person:test")
     act = actions.start("cancel", JobFilter(), "person:ana")
     actions.advance(act)
     with writing() as session:
         session.execute(update(BulkAction).values(lease_until=1))
-    maintenance._Maintenance().tick()
+    chores_process.do_some()
     with reading() as session:
         row = session.get(BulkAction, act)
         assert row is not None
@@ -40,25 +50,27 @@ def test_a_bulk_act_whose_process_died_is_carried_on(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("app")
-def test_a_long_act_is_carried_on_from_look_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_bulk_action_is_continued_in_several_rounds(
+    chores_process: Chores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actions, "BATCH", 2)
-    monkeypatch.setattr(maintenance, "ACTIONS_BUDGET", 0.0)
+    monkeypatch.setattr(chores, "ACTIONS_BUDGET", 0.0)
     actions.enqueue([job_spec.parse({"command": "true"})] * 7, "person:test")
     act = actions.start("cancel", JobFilter(), "person:ana")
     with writing() as session:
         session.execute(update(BulkAction).values(lease_until=1))
-    one, moved = maintenance._Maintenance(), []
+    moved, is_left = [], []
     for _ in range(4):
-        one.tick()
+        is_left.append(chores_process.do_some())
         with reading() as session:
             moved.append(actions.find(session, act).moved)
     assert moved == [2, 4, 6, 7]
-    assert one.actions == []
+    assert is_left[:3] == [True, True, True]
 
 
 def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app: Flask) -> None:
     worker = factories.make_worker(host="elsewhere", seen_at=1, heartbeat=5)
-    one = maintenance._Maintenance()
+    one = maintenance._Maintenance(worker_database())
     for beat in range(3):
         with writing() as session:
             session.execute(update(Worker).values(heartbeat=10 + beat))
@@ -76,7 +88,7 @@ def test_maintenance_on_the_workers_own_machine_marks_it_lost_first_because_it_c
     me = {"pid": os.getpid(), "pid_started": processes.started(os.getpid())}
     for name, host in (("here", processes.host_name()), ("there", "elsewhere")):
         factories.make_worker(id=name, host=host, boot_id=processes.boot_id(), **me)
-    one, looks = maintenance._Maintenance(), 0
+    one, looks = maintenance._Maintenance(worker_database()), 0
     one.tick()
     gone: dict[str, int] = {}
     while len(gone) < 2:
@@ -93,7 +105,7 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
     settings.set_setting("lease", 5, "person:test")
     worker = factories.make_worker(host="elsewhere", heartbeat=5)
     job = factories.make_job("processing", worker_id=worker.id, attempts=1)
-    one = maintenance._Maintenance()
+    one = maintenance._Maintenance(worker_database())
     one.tick()
     for _ in range(3):  # no fewer looks, however short the lease is
         one._last_tick -= maintenance.TICK
@@ -107,15 +119,13 @@ def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(a
 
 
 @pytest.mark.usefixtures("app")
-def test_a_maintenance_process_folds_what_has_ended_into_roll_ups_and_lets_old_ones_go() -> None:
+def test_chores_fold_ended_attempts_into_roll_ups_and_delete_old_ones(chores_process: Chores) -> None:
     job = factories.make_job("completed")
     factories.make_attempt(job, 1, "completed", finished_at=clock.now() - 2 * rollups.FOLD_DELAY)
     with writing() as session:
         session.add(CommandHour(at=clock.now() - 9 * DAY, shape="old", runs=1, failures=0, run_time=1))
-    one = maintenance._Maintenance()
-    one.tick()
-    while one.has_more:
-        one.tick()
+    while chores_process.do_some():
+        pass
     with reading() as session:
         assert session.scalars(select(Minute.completed).where(Minute.queue == job.queue)).all() == [1]
         assert session.scalars(select(CommandHour.shape)).all() == ["echo hello"]
@@ -127,10 +137,10 @@ class _NoScaling(Scaling):
     def __init__(self) -> None:
         self.ended = 0
 
-    def tick(self) -> None:
+    def tick(self, connection: Connection) -> None:
         pass
 
-    def end(self) -> None:
+    def end(self, connection: Connection) -> None:
         self.ended += 1
 
 
@@ -147,13 +157,13 @@ def test_maintenance_ends_with_its_supervisor_also_when_a_change_is_signalled_at
     monkeypatch.setattr(maintenance, "_listen_for_changes", lambda *_: True)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     scaling = _NoScaling()
-    assert maintenance.run(app, -1, scaling) == 0
+    assert maintenance.run(worker_database(), -1, scaling) == 0
     assert scaling.ended == 1
 
 
 @pytest.mark.only("sqlite")
 def test_maintenance_ticks_less_often_while_nothing_runs(app: Flask) -> None:
-    one = maintenance._Maintenance()
+    one = maintenance._Maintenance(worker_database())
     one.tick()
     assert one.rest == maintenance.REST
     factories.make_worker(id="w1", pid=os.getpid())

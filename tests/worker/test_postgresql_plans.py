@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
 from tests.worker.test_claims import statement_named
+from tests.worker_connection import worker_connection
 from webapp.core.statements import CLAIM_LOOKAHEAD, PROMOTE_LIMIT
 from webapp.core.states import STATES
 from webapp.db import engines
@@ -102,7 +103,10 @@ class _TakenBack(Exception):
 @pytest.mark.parametrize(
     ("name", "most"),
     [
-        ("look", 10),
+        ("look", 10 + CLAIM_LOOKAHEAD),
+        ("head", 4 * (N + CLAIM_LOOKAHEAD)),
+        ("busy_label_sets", 10),
+        ("claim_fast_path_head", 4 * (N + CLAIM_LOOKAHEAD) + FEW),
         ("pick", FEW),
         ("pick_of", 4 * (N + CLAIM_LOOKAHEAD) + FEW),
         ("pick_exclusive", FEW),
@@ -114,8 +118,17 @@ class _TakenBack(Exception):
 )
 def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, most: int) -> None:
     label_sets = {"queue": "default", "requires": "", "queues": ["default", "mail"], "requirements": ["", ""]}
-    values = {"now": clock.now(), "worker": "w2", "token": "t", "n": N, "revision": 0, **label_sets}
-    connection = engines.worker_connection()
+    values = {
+        "now": clock.now(),
+        "worker": "w2",
+        "token": "t",
+        "n": N,
+        "revision": 0,
+        "paused": [],
+        "labels": [],
+        **label_sets,
+    }
+    connection = worker_connection()
     try:
         with contextlib.suppress(_TakenBack), connection.transaction() as transaction:
             plan = parsed(transaction.execute(EXPLAIN + statement_named(name, connection), values).fetchall())

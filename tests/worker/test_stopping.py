@@ -23,7 +23,7 @@ import logging, sys, time
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.INFO)
 from webapp.config import load
-from webapp.db import engines
+from worker.loop import worker
 from worker.supervisor import signal_pipe
 from worker.supervisor import supervisor
 {so}
@@ -37,12 +37,12 @@ signal_pipe.SignalPipe.detach = lambda self: (print("forked", flush=True), time.
 # As from a server that has one connection left for each of them.
 _NO_SECOND_CONNECTION = """
 import itertools
-connect, numbers = engines.worker_connection, itertools.count()
-def once():
+connect, numbers = worker.connect, itertools.count()
+def once(database):
     if next(numbers):
         raise OSError("no connection is left")
-    return connect()
-engines.worker_connection = once
+    return connect(database)
+worker.connect = once
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from tests.worker.conftest import Queue
+from tests.worker_connection import worker_connection
 from webapp.config import Config
 from webapp.core import wakeup_signal
 from webapp.db import engines
@@ -62,7 +63,7 @@ def test_maintenance_and_workers_own_writes_send_no_signal(signal: Wakeup, worke
 
 @pytest.fixture
 def worker_writes(app: Flask) -> Iterator[Callable[[], None]]:
-    connection = engines.worker_connection()
+    connection = worker_connection()
 
     def write() -> None:
         with Claims(connection, "w1") as turn:

@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from tests.databases import execute
 from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue
+from tests.worker_connection import worker_connection
 from webapp.config import Config
 from webapp.core.transaction import Connection
 from webapp.db import engines as db
@@ -39,7 +40,7 @@ class Listening:
 
     def __init__(self, app: Flask, connected: Callable[[], None] = lambda: None) -> None:
         self.wakeup = Notified(selects=True)
-        self.connection = db.worker_connection()
+        self.connection = worker_connection()
         connected()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -245,7 +246,7 @@ def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, poo
     own = create_core(Config(home=tmp_path / "pooled", database_url=pooled.replace("://", "+psycopg://", 1),
                              public_url=None), migrate=False)  # fmt: skip
     with own.app_context():
-        worker: Connection = db.worker_connection()
+        worker: Connection = worker_connection()
         for _ in range(12):  # more often than there are connections
             with db.reading() as session:
                 assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
@@ -255,5 +256,4 @@ def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, poo
                 assert session.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
                 assert session.execute(text("SHOW transaction_read_only")).scalar_one() == "off"
         worker.close()
-        for engine in db.db.engines.values():
-            engine.dispose()
+        db.disconnect()

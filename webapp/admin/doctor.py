@@ -21,11 +21,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from webapp import config
 from webapp.accounts import users
 from webapp.config import Config, ConfigError
-from webapp.core import labels, relocated
+from webapp.core import labels, postgresql, sqlite
+from webapp.core.db_errors import LITTLE_SPACE, NO_SPACE
 from webapp.db import engines as db
-from webapp.db import postgresql
 from webapp.db.application import create_core
-from webapp.db.db_errors import LITTLE_SPACE, NO_SPACE
 from webapp.db.models import Worker
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import all_queues
@@ -69,7 +68,7 @@ def examine() -> list[Finding]:
     folder = loaded.sqlite_path.parent if loaded.is_sqlite else loaded.home
     checks: dict[str, Check] = {"home folder": lambda: home(loaded)}
     if loaded.is_sqlite:
-        checks["SQLite"] = lambda: sqlite_library(db.sqlite.sqlite_version)
+        checks["SQLite"] = lambda: sqlite_library(sqlite.library.sqlite_version)
         checks["database"] = lambda: sqlite_database(loaded)
         checks["file system"] = lambda: file_system(folder)
     else:
@@ -78,8 +77,7 @@ def examine() -> list[Finding]:
     checks.update({"clock": wall_clock, "address": address, "workers": workers, "people": administrators})
     with app.app_context():
         findings += _run(checks)
-        for engine in db.db.engines.values():
-            engine.dispose()
+        db.disconnect()
     return findings
 
 
@@ -120,7 +118,7 @@ def home(loaded: Config) -> Result:
 
 def sqlite_library(version: str) -> Result:
     numbers = tuple(int(part) for part in version.split("."))
-    found = f"SQLite {version} ({db.sqlite.__name__.split('.')[0]})"
+    found = f"SQLite {version} ({sqlite.library.__name__.split('.')[0]})"
     advice = "Use a Python whose sqlite3 has 3.51.3 or newer, or install the package pysqlite3 into .venv."
     if numbers < OLDEST_SQLITE:
         return "fail", f"{found} is too old; 3.35 or newer is required.", advice
@@ -165,7 +163,7 @@ def postgresql_database() -> Result:
 def address() -> Optional[Result]:
     """A finding only if the queue was moved to another database."""
     with db.read_engine().connect() as connection:
-        message = relocated.note(connection)
+        message = db.moved_note(connection)
     return None if message is None else ("fail", f"{message}.", "")
 
 
@@ -205,10 +203,10 @@ def disk_space(folder: Path) -> Result:
 
 
 def notifications() -> Result:
-    engine = db.db.engines["worker"]
+    database = db.database()
     try:
-        arrive = postgresql.brings_notifications(engine, NOTIFICATION_TIMEOUT_SECONDS)
-    except engine.dialect.loaded_dbapi.Error as error:  # such as on a standby, which does not allow LISTEN
+        arrive = postgresql.brings_notifications(database.config, NOTIFICATION_TIMEOUT_SECONDS)
+    except database.driver_error as error:  # such as on a standby, which does not allow LISTEN
         return _failed_check(error)
     if arrive:
         return "ok", "idle workers notice new jobs at once", ""

@@ -23,6 +23,7 @@ from webapp.bootstrap.venv import (
     is_current,
     python_of,
     read,
+    read_stamp,
     say,
     wanted_locks,
     write_stamp,
@@ -56,7 +57,7 @@ def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
     try:
         os.makedirs(os.path.dirname(venv), exist_ok=True)
         with locked(venv + ".lock"):
-            if not is_current(venv, checkout, argv):
+            if not is_current(read_stamp(venv), venv, checkout, argv):
                 install(venv, checkout, wanted_locks(checkout, argv)[0])
     except OSError as error:
         raise BootstrapError(

@@ -50,9 +50,9 @@ def wanted_locks(checkout: str, argv: Sequence[str]) -> tuple[str, ...]:
     return LOCKS[1:] if any(url.startswith(("postgres:", "postgresql")) and "://" in url for url in urls) else LOCKS
 
 
-def is_current(venv: str, checkout: str, argv: Sequence[str]) -> bool:
+def is_current(stamp: tuple[str, str, bytes], venv: str, checkout: str, argv: Sequence[str]) -> bool:
     """Whether the venv is complete, made for this Python, and from a suitable lock file that has not changed."""
-    made_for, lock, text = read_stamp(venv)
+    made_for, lock, text = stamp
     if lock not in wanted_locks(checkout, argv) or text != read(os.path.join(checkout, lock)):
         return False
     if not os.path.exists(python_of(venv)):  # its interpreter was uninstalled
@@ -96,6 +96,13 @@ def this_python() -> str:
 
 def python_of(venv: str) -> str:
     return os.path.join(venv, "Scripts", "python.exe") if WINDOWS else os.path.join(venv, "bin", "python")
+
+
+def packages_of(venv: str) -> str:
+    """The folder of the packages in a venv of this Python."""
+    if WINDOWS:
+        return os.path.join(venv, "Lib", "site-packages")
+    return os.path.join(venv, "lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
 
 
 def is_in_use(venv: str) -> bool:

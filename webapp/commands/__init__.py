@@ -48,6 +48,9 @@ COMMANDS = {
 # The headings of the help, by the first command under each.
 SECTIONS = {"up": "Get started", "status": "Jobs", "worker": "Operation", "user": "Access", "web": "Installation"}
 
+DATABASE_MODULES = {"sqlalchemy", "sqlite3", "pysqlite3", "psycopg"}
+ENVIRONMENT_ERRORS = {"OperationalError", "InternalError", "DatabaseError"}
+DATABASE_ERRORS = {*ENVIRONMENT_ERRORS, "IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"}
 DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -141,9 +144,9 @@ def message_of(error: Exception) -> Optional[str]:
     if kind.__module__.partition(".")[0] in {"webapp", "worker"}:  # our own exceptions are messages
         field = getattr(error, "field", None)
         return f"{field}: {error}" if field else str(error)
-    if kind.__module__ == "sqlalchemy.exc" and kind.__name__ in {"OperationalError", "InternalError", "DatabaseError"}:
+    if kind.__module__.partition(".")[0] in DATABASE_MODULES and _standard_name(kind) in ENVIRONMENT_ERRORS:
         # Problems of the machine, such as a full disk or a lost connection. A wrong statement has another class.
-        from webapp.db import db_errors
+        from webapp.core import db_errors
 
         raw = str(getattr(error, "orig", error)).strip().partition("\n")[0]
         return f"{db_errors.explain(error) or 'database error: ' + raw}."
@@ -154,6 +157,11 @@ def message_of(error: Exception) -> Optional[str]:
     if isinstance(error, PermissionError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Does it belong to another user?"
     return None
+
+
+def _standard_name(kind: type) -> str:
+    """The name of the DB-API class that an error's class is or extends."""
+    return next((base.__name__ for base in kind.__mro__ if base.__name__ in DATABASE_ERRORS), "")
 
 
 def complain(text: str, code: int = 1) -> int:

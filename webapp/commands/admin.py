@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp import config as configuration
-from webapp.commands.shared.core import DURATION, actor, core, disconnect, json_option, relocation
+from webapp.commands.shared.core import DURATION, actor, core, json_option, relocation
 from webapp.commands.shared.output import STYLES, Column, grid, print_json, progress_bars, say, show, table
 from webapp.config import Config
 from webapp.core import schema
@@ -54,7 +54,7 @@ def db() -> None:
 @db.command(epilog="Example: manage.py db upgrade")
 def upgrade() -> None:
     """Upgrade the database to the schema of this version. An SQLite database is copied first."""
-    from webapp.db import migrations
+    from webapp.db import engines, migrations
     from webapp.db.application import create_core
 
     config = configuration.load()
@@ -62,7 +62,7 @@ def upgrade() -> None:
         new = config.is_sqlite and not config.sqlite_path.exists()
         before = None if new else migrations.current_revision()
         migrations.ensure_current(config)
-        disconnect()
+        engines.disconnect()
     if before == schema.HEAD:
         click.echo(f"The database is up to date (schema {before}).")
     else:
@@ -149,11 +149,13 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
     again to continue.
     """
     from webapp.admin import move as mover
+    from webapp.db import engines
     from worker.maintenance import process as maintenance
 
     if (undo and (dry_run or write_env)) or (force and not undo):
         raise click.UsageError("--undo can only be combined with --force, and --force only with --undo.")
     with core(noting=False) as config:
+        look_after = maintenance.without_supervisor(engines.database())
         target_config = Config(config.home, configuration.database_url(url, "--to"), None)
         with mover.move_lock(config), mover.Side.at(target_config) as target, progress_bars(transient=False) as bars:
             progress = _Progress(bars)
@@ -164,7 +166,7 @@ def move(url: str, dry_run: bool, patience: Optional[float], write_env: bool, un
                 say("The queue is back here. Start its workers: manage.py worker start, or up.")
                 return 0
             try:
-                mover.move(target, actor(), progress, look_after=maintenance.without_supervisor(), patience=patience)
+                mover.move(target, actor(), progress, look_after=look_after, patience=patience)
             except BaseException:
                 if relocation() is not None:
                     say(RESUME_HINT)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
-from webapp.commands.shared.core import DURATION, actor, core
+from webapp.commands.shared.core import DURATION, actor, plain_database
 from webapp.commands.shared.output import progress_bars, say
 from webapp.core import job_spec
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
@@ -81,10 +81,10 @@ def enqueue(job: tuple[str, ...], path: Optional[str], command: Optional[str], *
 
 
 def _store(specs: Sequence[JobSpec], stored: Optional[Tick] = None) -> list[str]:
-    from webapp.jobs import actions
+    from webapp.core.enqueue import enqueue as store
 
-    with core():
-        return actions.enqueue(specs, actor(), stored=stored)
+    with plain_database() as database:
+        return store(database, specs, actor(), stored=stored)
 
 
 def _from_options(command: str, options: dict[str, Any]) -> JobSpec:

@@ -141,15 +141,16 @@ def web(
     with_parent: Optional[int],
 ) -> int:
     """Start the console without workers, in the foreground."""
-    from webapp.db import db_errors
+    from webapp.core import db_errors
+    from webapp.db import engines
     from webapp.server.listener import serve
 
     manager = start_service(log_format, with_parent, report_to)
     if descriptor is not None:
         return serve(socket.socket(fileno=descriptor), workers, manager)
     listener, address = _listen(configuration.load(), host, port, insecure)
-    with core() as config:
-        db_errors.check_before_start(config)
+    with core():
+        db_errors.check_before_start(engines.database())
         link = _setup_link(address)
     click.echo(f"console   {address}")
     _print_setup_link(link)

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from webapp.core import audit_lines, labels
+from webapp.core.database import Database
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.core.schema import BUMP_REVISION
-from webapp.core.transaction import Database, Transaction, durable_transaction
+from webapp.core.transaction import Transaction, transaction_on
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 
@@ -53,7 +54,7 @@ def enqueue(
     given = _given_ids(specs)
 
     def store() -> list[str]:
-        with durable_transaction(database) as transaction:
+        with transaction_on(database) as transaction:
             before = _stored_before(transaction, keys)
             if before:
                 return before

@@ -27,7 +27,7 @@ BUSY_TIMEOUT = 30.0  # seconds that a caller waits for another writer
 BUSY = "the database is busy: another process has held its write lock for too long. Try again"
 
 
-class Busy(Exception):
+class Busy(TimeoutError):
     """Another process held the write lock for longer than the caller waits. Try again."""
 
 

@@ -7,16 +7,15 @@ same message.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import Any, Callable, Optional
 
 from webapp.lib import clock
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
 
 UNFINISHED = "unfinished copy"  # replaces the schema revision, so no version uses such a database
 TABLE = "queue_moves"  # created by the first move, see admin/move/marker.py; other databases do not have it
 _BEGINNINGS = ("this queue is being moved to ", "this queue was moved to ", "this copy of the queue was given up ")
+
+Scalar = Callable[[str], Any]  # executes a statement and returns the first value of its first row, or None
 
 
 class Relocated(OSError):
@@ -49,31 +48,31 @@ def words_of(error: BaseException) -> Optional[str]:
     return line if line.startswith(_BEGINNINGS) else None
 
 
-def note(connection: Connection) -> Optional[str]:
+def note(scalar: Scalar, *, is_sqlite: bool) -> Optional[str]:
     """The message for readers of this database; None if it accepts writes."""
-    if not _has_table(connection):
+    if not _has_table(scalar, is_sqlite):
         return None
-    return connection.exec_driver_sql(f"SELECT words FROM {TABLE} WHERE words IS NOT NULL ORDER BY at DESC").scalar()  # noqa: S608
+    words: Optional[str] = scalar(f"SELECT words FROM {TABLE} WHERE words IS NOT NULL ORDER BY at DESC")  # noqa: S608
+    return words
 
 
-def unfinished(connection: Connection) -> str:
+def unfinished(scalar: Scalar, *, is_sqlite: bool) -> str:
     """Why a database with the revision UNFINISHED cannot be used, and what to do; without a full stop."""
-    words = note(connection)
+    words = note(scalar, is_sqlite=is_sqlite)
     if words is not None:
         return words
     address = None
-    if _has_table(connection):
-        statement = f"SELECT address FROM {TABLE} WHERE role = 'to' ORDER BY at DESC"  # noqa: S608
-        address = connection.exec_driver_sql(statement).scalar()
+    if _has_table(scalar, is_sqlite):
+        address = scalar(f"SELECT address FROM {TABLE} WHERE role = 'to' ORDER BY at DESC")  # noqa: S608
     return (
         f"this database is the unfinished copy of the queue at {address or 'another address'}. "
         "Run `manage.py db move` there again to complete it, or continue to use that queue"
     )
 
 
-def _has_table(connection: Connection) -> bool:
-    if connection.dialect.name == "sqlite":
+def _has_table(scalar: Scalar, is_sqlite: bool) -> bool:
+    if is_sqlite:
         statement = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{TABLE}'"  # noqa: S608
     else:
         statement = f"SELECT 1 WHERE to_regclass('{TABLE}') IS NOT NULL"
-    return connection.exec_driver_sql(statement).scalar() is not None
+    return scalar(statement) is not None

@@ -1,6 +1,8 @@
 """The SQL of the hot path, for both databases. `worker/loop/claims.py` executes it.
 
-The transitions are in `core/states.py`. Claims read one range of the index for each label set.
+The transitions are in `core/states.py`. A worker that serves all queues claims the first pending jobs of all (`head`),
+if it may run one of them. Else it claims from each label set (`pick`), which the index for claims keeps apart, so jobs
+that it may not run cost it nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from webapp.core import schema
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, may_leave
 
 PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: without it, a million due jobs held the lock for 3 s
-CLAIM_LOOKAHEAD = 32  # more jobs to read from each label set, because other workers may take the first ones
+CLAIM_LOOKAHEAD = 32  # more jobs to read, because other workers may take the first ones or run only some of them
 
 
 # Not min(run_at): PostgreSQL 13 and 14 read all rows for it if the table was never analyzed.
@@ -20,7 +22,7 @@ SELECT (SELECT revision FROM control) AS revision,
        ({_FIRST_DUE % "scheduled"}) AS scheduled,
        ({_FIRST_DUE % "failed"}) AS failed,
        EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS exclusive,
-       {{now}} AS told
+       {{now}} AS told, {{crowded}} AS crowded
 """  # noqa: S608  every part is ours
 
 _PROMOTE = f"""
@@ -49,6 +51,20 @@ _WHICH = "losses = 0", "losses > 0"
 _PICK = f"""
 SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
 {_ORDER} LIMIT :n"""  # noqa: S608
+# The first jobs of all queues. More of them than it takes, because the worker may not run all.
+_HEAD = f"""
+SELECT {_COLUMNS}, queue, requires FROM jobs WHERE state = 'pending' AND losses = 0 {_ORDER} LIMIT :n"""  # noqa: S608
+_PICKED_FIRST = f"""= ANY(ARRAY(SELECT seq FROM jobs
+      WHERE state = 'pending' AND {{which}} AND seq = ANY(ARRAY(SELECT first.seq
+        FROM (SELECT seq, queue, requires FROM jobs WHERE state = 'pending' AND {{which}}
+              {_ORDER} LIMIT CAST(:n AS bigint) + {CLAIM_LOOKAHEAD}) AS first
+        WHERE first.queue <> ALL(CAST(:paused AS text[]))
+          AND (first.requires = '' OR string_to_array(first.requires, ',') <@ CAST(:labels AS text[]))))
+      {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
+# Whether there are more pending jobs than _PICKED_FIRST reads.
+_CROWDED = f"""
+(SELECT count(*) > {CLAIM_LOOKAHEAD}
+ FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND losses = 0 LIMIT {CLAIM_LOOKAHEAD + 1}) AS counted)"""  # noqa: S608
 _PICKED_IN_ONE = f"""= ANY(ARRAY(
       SELECT seq FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
       {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
@@ -116,9 +132,24 @@ CANCELLED = f"SELECT token {_MINE} AND cancel_requested_at IS NOT NULL"
 HELD = f"SELECT {_COLUMNS} {_MINE}"
 
 SETTINGS = "SELECT key, value FROM settings"
+PAUSED = "SELECT name FROM queues WHERE paused_at IS NOT NULL"
 LABEL_SETS = """
 SELECT name, '', paused_at IS NULL FROM queues
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
+"""
+# Label sets that have pending jobs: each step reads the next entry of the index after all jobs of the last label set.
+BUSY_LABEL_SETS = """
+WITH RECURSIVE found (seq, queue, requires) AS (
+    SELECT seq, queue, requires FROM (
+        SELECT seq, queue, requires FROM jobs WHERE state = 'pending' ORDER BY queue, requires LIMIT 1) AS first
+    UNION ALL
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = coalesce(
+        (SELECT seq FROM jobs AS later
+         WHERE later.state = 'pending' AND later.queue = found.queue AND later.requires > found.requires
+         ORDER BY later.requires LIMIT 1),
+        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.queue > found.queue
+         ORDER BY later.queue, later.requires LIMIT 1)))
+SELECT queue, requires FROM found
 """
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
@@ -131,25 +162,24 @@ _LEFT = ("state = 'pending'", "state = 'processing'", f"{INDEX_CONDITIONS['faile
 _EACH = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {_IN_LABEL_SET})" for state in _LEFT)  # noqa: S608
 LEFT_IN = f"SELECT 1 WHERE {_EACH}"
 
-EVENT = """
-INSERT INTO events (at, verb, actor, subject, job_seq, detail) VALUES (:now, :verb, :actor, :subject, :seq, :detail)
-"""
-
 
 class Statements:
     """The statements that differ between SQLite and PostgreSQL."""
 
     def __init__(self, *, is_sqlite: bool) -> None:
-        self.look = _LOOK.format(now="NULL" if is_sqlite else f"({schema.SERVER_TIME})")
+        self.look = _LOOK.format(
+            now="NULL" if is_sqlite else f"({schema.SERVER_TIME})", crowded="NULL" if is_sqlite else _CROWDED
+        )
+        self.head = _HEAD if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_FIRST).format(which=_WHICH[0])
         self.promote = _PROMOTE.format(due=f"IN ({_DUE})" if is_sqlite else _FREE)
         of_one = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_IN_ONE)
         self.pick, self.pick_exclusive = (of_one.format(which=which) for which in _WHICH)
         of_several = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED)
         self.pick_of, self.pick_exclusive_of = (of_several.format(which=which) for which in _WHICH)
-        self.claim_fast_path, self.claim_fast_path_of = (
+        self.claim_fast_path_head, self.claim_fast_path, self.claim_fast_path_of = (
             _FAST_PATH.format(look=self.look, take=take.replace(":now", "(SELECT told FROM looked)"))
             for take in (
                 _TAKE_RETURNING.format(picked=one).format(which=f"losses = 0 AND {_NOTHING_ELSE}")
-                for one in (_PICKED_IN_ONE, _PICKED)
+                for one in (_PICKED_FIRST, _PICKED_IN_ONE, _PICKED)
             )
         )

@@ -1,9 +1,8 @@
 """The raw connection and its write transaction: plain SQL on the driver's own connection.
 
-Used where a SQLAlchemy session's millisecond matters: enqueue, and everything that workers write. Other code uses
-`engines.writing()`. A statement is a text with `:name` parameters; its values are a mapping.
-
-`Database` connects this module to SQLAlchemy, whose pool provides the connections.
+Used where a SQLAlchemy session's millisecond and memory matter: enqueue, and everything that workers and supervisors
+do. Pages and other commands use `engines.writing()`. A statement is a text with `:name` parameters; its values are a
+mapping.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
-from typing import Any, Callable, Optional, Protocol
+from typing import Any
 
-from webapp.core.locks import BUSY_TIMEOUT, WriteLock
+from webapp.core.database import Database
+from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
 from webapp.core.relocated import Relocated, words_of
-from webapp.core.wakeup_signal import WakeupSignal
 
 MIN_COPY_ROWS = 20  # from here PostgreSQL gets rows by COPY, in a fifth of the time of INSERT
 LIST_LIMIT = 500  # values in one condition
@@ -26,43 +24,8 @@ _NO_VALUES: Mapping[str, Any] = {}
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 
 
-class PooledConnection(Protocol):
-    """A driver's connection from SQLAlchemy's pool."""
-
-    @property
-    def driver_connection(self) -> Any: ...
-
-    def cursor(self) -> Any: ...
-
-    def rollback(self) -> None: ...
-
-    def invalidate(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class CommitUnanswered(OSError):
     """The connection broke during COMMIT: it may or may not have stored the data. `__cause__`: the driver's error."""
-
-
-@dataclass(frozen=True)
-class Database:
-    """How to reach a database, and how to write to it.
-
-    Attributes:
-        connect: returns a connection that is ready for use.
-        driver_error: base class of the driver's errors.
-        key_taken: the driver's error for a key that already exists.
-        durable: whether each commit must survive a crash. On SQLite the connection decides that.
-    """
-
-    connect: Callable[[], PooledConnection]
-    driver_error: type[Exception]
-    key_taken: type[Exception]
-    is_sqlite: bool
-    durable: bool
-    lock: WriteLock
-    wakeup: WakeupSignal
 
 
 class Transaction:
@@ -114,27 +77,29 @@ class Transaction:
 
 
 class Connection:
-    """One connection and its transactions, one after another. For one thread; connects at first use."""
+    """One connection and its transactions, one after another. For one thread; connects at first use.
+
+    Attributes:
+        database: where it leads.
+    """
 
     def __init__(self, database: Database) -> None:
         self.is_sqlite = database.is_sqlite
-        self._database = database
-        self._pooled: Optional[PooledConnection] = None
+        self.database = database
+        self._driver: Any = None
         self._is_broken = False
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
-        """What a transaction raises when the database is unavailable, locked or full."""
-        return (self._database.driver_error, OSError)
+        """What a transaction raises when the database is unavailable, locked (Busy) or full."""
+        return (self.database.driver_error, OSError)
 
     @property
     def driver(self) -> Any:
         """The driver's connection; another one after `reconnect()`."""
-        return self._connected().driver_connection
-
-    def another(self) -> Connection:
-        """A second connection to the same database."""
-        return Connection(self._database)
+        if self._driver is None:
+            self._driver = self.database.take()
+        return self._driver
 
     @contextmanager
     def transaction(self, timeout: float = -1, *, wakes_workers: bool = False) -> Iterator[Transaction]:
@@ -143,23 +108,27 @@ class Connection:
         Raises `errors`, which include Relocated and CommitUnanswered, and Busy when another process holds the write
         lock for longer than `timeout` seconds (negative: no limit).
         """
-        database = self._database
+        database = self.database
         database.lock.acquire(timeout)
         try:
-            pooled = self._connected()
-            cursor = pooled.cursor()
+            driver = self.driver
+            cursor = driver.cursor()
             try:
                 # A psycopg connection without autocommit begins a transaction itself.
                 if database.is_sqlite:
                     cursor.execute("BEGIN IMMEDIATE")
-                elif pooled.driver_connection.autocommit:
+                elif driver.autocommit:
                     cursor.execute("BEGIN")
+                if not database.is_sqlite and 0 <= timeout < BUSY_TIMEOUT:
+                    cursor.execute(f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}")
                 transaction = Transaction(cursor, database, wakes_workers=wakes_workers)
                 yield transaction
                 self._commit(cursor, transaction)
             except BaseException as error:
                 self._roll_back()
                 raise_relocated(error)
+                if timeout >= 0 and database.is_locked_out(error):
+                    raise Busy(BUSY) from error
                 raise
             finally:
                 cursor.close()
@@ -173,46 +142,47 @@ class Connection:
 
         On PostgreSQL the statement may also write: it is then a durable transaction.
         """
-        with closing(self._connected().cursor()) as cursor:
+        with closing(self.driver.cursor()) as cursor:
             try:
                 cursor.execute(statement if self.is_sqlite else for_psycopg(statement), values)
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
-            except self._database.driver_error as error:
+            except self.database.driver_error as error:
                 raise_relocated(error)
                 raise
         return rows
 
+    def scalar(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> Any:
+        """The first value of the first row; None without a row."""
+        rows = self.query(statement, values)
+        return rows[0][0] if rows else None
+
     def reconnect(self) -> None:
         """Replace a connection that may be lost. Raises `errors`."""
-        fresh = self._database.connect()  # first: if this fails, the old one can still report the problem
+        fresh = self.database.connect()  # first: if this fails, the old one can still report the problem
         self.close()
-        self._pooled, self._is_broken = fresh, False
+        self._driver, self._is_broken = fresh, False
 
     def close(self) -> None:
-        if self._pooled is not None:
-            self._pooled.invalidate()
-        self._pooled = None
+        if self._driver is not None:
+            with suppress(*self.errors):
+                self._driver.close()
+        self._driver = None
 
-    def return_to_pool(self) -> None:
-        """Return the connection to the pool, or close it if it is broken."""
+    def give_back(self) -> None:
+        """Keep the connection for other uses of the database, or close it if it is broken."""
         if self._is_broken:
             self.close()
-        elif self._pooled is not None:
-            self._pooled.close()
-            self._pooled = None
-
-    def _connected(self) -> PooledConnection:
-        if self._pooled is None:
-            self._pooled = self._database.connect()
-        return self._pooled
+        elif self._driver is not None:
+            self.database.give_back(self._driver)
+            self._driver = None
 
     def _commit(self, cursor: Any, transaction: Transaction) -> None:
         if self.is_sqlite and transaction.wakes_workers:
-            self._database.wakeup.notify(cursor.execute)  # before the commit: workers then wait for the write lock
+            self.database.wakeup.notify(cursor.execute)  # before the commit: workers then wait for the write lock
         durable = transaction.durable or self.is_sqlite
         try:
             cursor.execute("COMMIT" if durable else "SET LOCAL synchronous_commit = off; COMMIT")
-        except self._database.driver_error as error:
+        except self.database.driver_error as error:
             self._roll_back()
             if self._is_broken:
                 raise CommitUnanswered(str(error)) from error
@@ -221,8 +191,8 @@ class Connection:
     def _roll_back(self) -> None:
         """Also test the connection: some errors do not show that it is broken."""
         try:
-            self._connected().rollback()
-        except self._database.driver_error:
+            self.driver.rollback()
+        except self.database.driver_error:
             self._is_broken = True
         else:
             self._is_broken = False
@@ -237,21 +207,30 @@ class Connection:
         had_autocommit = driver.autocommit
         try:
             driver.autocommit = True
-            self._database.wakeup.notify(driver.execute)
+            self.database.wakeup.notify(driver.execute)
             driver.autocommit = had_autocommit
-        except self._database.driver_error:
+        except self.database.driver_error:
             self._is_broken = True
 
 
+def connect(database: Database) -> Connection:
+    """An open connection. Raises its `errors`."""
+    connection = Connection(database)
+    connection.reconnect()
+    return connection
+
+
 @contextmanager
-def durable_transaction(database: Database) -> Iterator[Transaction]:
-    """One transaction on a connection of the pool. Its commit survives a crash and wakes idle workers."""
+def transaction_on(
+    database: Database, timeout: float = BUSY_TIMEOUT, *, wakes_workers: bool = True
+) -> Iterator[Transaction]:
+    """One transaction, see `Connection.transaction`, on an idle or new connection of this database."""
     connection = Connection(database)
     try:
-        with connection.transaction(BUSY_TIMEOUT, wakes_workers=True) as transaction:
+        with connection.transaction(timeout, wakes_workers=wakes_workers) as transaction:
             yield transaction
     finally:
-        connection.return_to_pool()
+        connection.give_back()
 
 
 def raise_relocated(error: BaseException) -> None:

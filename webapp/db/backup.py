@@ -19,7 +19,7 @@ from urllib.parse import quote
 from webapp.config import Config, ensure_home
 from webapp.core import schema
 from webapp.core.locks import hold_alone
-from webapp.db.engines import sqlite
+from webapp.core.sqlite import library as sqlite
 
 SUFFIXES = ("", "-wal", "-shm")  # the database, its log, the log's index
 

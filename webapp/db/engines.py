@@ -1,28 +1,18 @@
-"""The database: engines, transactions and the write lock, for SQLite and PostgreSQL.
+"""SQLAlchemy's engines and transactions: `reading()` and `writing()`, for pages and for commands that are not hot.
 
-Only this module imports a SQLite library and begins transactions: `reading()` and `writing()` for people and programs,
-`database()` for the plain SQL of workers and enqueue. Tables are in `db/models/`.
-
-Three engines use one database:
-
-- `write` commits durably (`synchronous=FULL`): accepted jobs survive a power cut.
-- `read` cannot write, and so never waits for the write lock.
-- `worker` commits with `synchronous=NORMAL`: after a power cut the last attempts may run again, unless
-  QUEUECTL_DURABLE_SETTLES is set. It has a shorter busy timeout, because nothing can interrupt a thread that waits in
-  the SQLite library.
+The connections come from `core/`, which has the roles: `write` commits durably, `read` cannot write. Enqueue and
+workers use `core/transaction.py` without this module. Tables are in `db/models/`.
 """
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
-from urllib.parse import quote
 
+import sqlalchemy
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import BigInteger, Engine, MetaData, Text, create_engine, event, text
@@ -31,28 +21,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
 
-from webapp.config import Config, ensure_home
-from webapp.core import wakeup_signal
-from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy, WriteLock, share_use
-from webapp.core.transaction import CommitUnanswered, Connection, Database, raise_relocated
-from webapp.core.wakeup_signal import WakeupSignal
-from webapp.db import postgresql
+from webapp.config import Config
+from webapp.core import postgresql, relocated, sqlite
+from webapp.core.database import Database, open_database
+from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
+from webapp.core.postgresql import CLOCK_INTERVAL
+from webapp.core.transaction import CommitUnanswered, raise_relocated
 from webapp.lib import clock
-
-LOG_SIZE_LIMIT = 16 * 1024**2  # bytes; a log that grew during a long read is cut to this size
-CHECKPOINT_PAGES = 4000  # 16 MiB; with SQLite's default of 1000, checkpoints took a third of the time of claims
-WORKER_BUSY_TIMEOUT = 2.0  # seconds
-
-
-def _sqlite_library() -> ModuleType:
-    """pysqlite3, whose wheel contains SQLite 3.53; the standard library's if there is no wheel (see `doctor`)."""
-    try:
-        return importlib.import_module("pysqlite3.dbapi2")
-    except ImportError:
-        return importlib.import_module("sqlite3")
-
-
-sqlite = _sqlite_library()
 
 
 class Base(DeclarativeBase):
@@ -77,44 +52,35 @@ else:
 
 
 def init_app(app: Flask, config: Config) -> None:
-    """Give the application its engines, write lock and wake-up signal. Opens no connection."""
-    ensure_home(config)
-    clock.follow(None)
-    if config.is_sqlite:
-        # mode=rw never creates the file: migrations do that once, and a removed home folder must not come back empty.
-        url = URL.create(
-            "sqlite", database="file:" + quote(str(config.sqlite_path)), query={"mode": "rw", "uri": "true"}
-        )
-        options: dict[str, Any] = {
-            "module": sqlite,
-            "paramstyle": "named",  # as in the worker's statements, and as psycopg
-            "connect_args": {"timeout": BUSY_TIMEOUT},
-        }
-    else:
-        url = make_url(config.database_url or "")
-        options = postgresql.options(url)
-    app.config["SQLALCHEMY_DATABASE_URI"] = url
-    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = options
-    # A worker ends its transactions itself, so the pool has nothing to roll back.
-    app.config["SQLALCHEMY_BINDS"] = {
-        "read": {"url": url, **options},
-        "worker": {"url": url, **options, "pool_reset_on_return": None},
-    }
+    """Give the application its engines and its database. Opens no connection. Raises ConfigError."""
+    database, read = open_database(config), Database(config, "read")
+    app.extensions["queuectl_database"] = database
+    app.config["SQLALCHEMY_DATABASE_URI"] = _url(config)
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = _options(database)
+    app.config["SQLALCHEMY_BINDS"] = {"read": {"url": _url(config), **_options(read)}}
     db.init_app(app)
-    app.extensions["queuectl_write_lock"] = WriteLock(config.lock_path if config.is_sqlite else None)
-    app.extensions["queuectl_wakeup"] = WakeupSignal(wakeup_signal.path_of(config) if config.is_sqlite else None)
-    if config.is_sqlite:
-        app.extensions["queuectl_use"] = share_use(config)
-    app.extensions["queuectl_durable_settles"] = config.durable_settles
     with app.app_context():
         for role, engine in db.engines.items():
             if config.is_sqlite:
-                _prepare_sqlite(engine, role or "write", durable=role != "worker" or config.durable_settles)
+                _begin_with(engine, "BEGIN" if role == "read" else "BEGIN IMMEDIATE")
             else:
-                postgresql.prepare(engine, role or "write", BUSY_TIMEOUT)
+                event.listen(engine, "checkout", _follow_server_clock)
             event.listen(engine, "handle_error", _refuse_relocated)
-        if config.is_sqlite:
-            app.extensions["queuectl_changes"] = _ChangeCounter(read_engine())
+    if config.is_sqlite:
+        app.extensions["queuectl_changes"] = _ChangeCounter(read)
+
+
+def _url(config: Config) -> URL:
+    if config.is_sqlite:
+        return URL.create("sqlite", database=sqlite.address(config), query={"uri": "true"})
+    return make_url(config.database_url or "")
+
+
+def _options(database: Database) -> dict[str, Any]:
+    """For `create_engine`. The parameters are named, as in the statements of `core/` and as in psycopg."""
+    if database.is_sqlite:
+        return {"creator": database.connect, "module": sqlite.library, "paramstyle": "named"}
+    return {"creator": database.connect, "pool_pre_ping": True}
 
 
 def write_engine() -> Engine:
@@ -125,22 +91,38 @@ def read_engine() -> Engine:
     return db.engines["read"]
 
 
-def write_lock() -> WriteLock:
-    lock: WriteLock = current_app.extensions["queuectl_write_lock"]
-    return lock
+def database() -> Database:
+    """The database for plain SQL, see `core/transaction.py`."""
+    found: Database = current_app.extensions["queuectl_database"]
+    return found
 
 
 def is_sqlite() -> bool:
-    return db.engine.dialect.name == "sqlite"
+    return database().is_sqlite
+
+
+def disconnect() -> None:
+    """Close all connections of the current application that are not in use."""
+    database().close()
+    for engine in db.engines.values():
+        engine.dispose()
 
 
 def migration_engine() -> Engine:
     """An engine for schema changes: without foreign keys, because a table rebuild would delete rows by cascade."""
-    engine = create_engine(db.engine.url, poolclass=NullPool, **({"module": sqlite} if is_sqlite() else {}))
-    if is_sqlite():
+    config = database().config
+    if not config.is_sqlite:
+        return create_engine(_url(config), poolclass=NullPool)
+
+    def connect() -> Any:
+        connection = sqlite.library.connect(sqlite.address(config), uri=True, isolation_level=None)
         # auto_vacuum must come before the first table, and before WAL writes the file's header.
-        pragmas = ["auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF"]
-        _listen_on_sqlite(engine, pragmas, "BEGIN IMMEDIATE")
+        for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    engine = create_engine(_url(config), poolclass=NullPool, creator=connect, module=sqlite.library)
+    _begin_with(engine, "BEGIN IMMEDIATE")
     return engine
 
 
@@ -159,22 +141,31 @@ def writing(timeout: float = BUSY_TIMEOUT, *, wakes_workers: bool = True) -> Ite
     holds the write lock for longer than `timeout` seconds, or another program for longer than BUSY_TIMEOUT; Relocated
     when the queue was moved to another database.
     """
-    lock = write_lock()
-    lock.acquire(timeout)
+    ours = database()
+    ours.lock.acquire(timeout)
     try:
         with raising_busy(), Session(write_engine(), expire_on_commit=False) as session, session.begin():
-            if timeout < BUSY_TIMEOUT and not is_sqlite():
+            if timeout < BUSY_TIMEOUT and not ours.is_sqlite:
                 session.execute(text(f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}"))
             yield session
             if wakes_workers:
-                _wakeup().notify(lambda statement: session.execute(text(statement)))
+                ours.wakeup.notify(lambda statement: session.execute(text(statement)))
     finally:
-        lock.release()
+        ours.lock.release()
 
 
-def _wakeup() -> WakeupSignal:
-    signal: WakeupSignal = current_app.extensions["queuectl_wakeup"]
-    return signal
+def moved_note(connection: sqlalchemy.Connection) -> Optional[str]:
+    """The message for readers of a queue that was moved; None if it was not."""
+    return relocated.note(_scalar(connection), is_sqlite=connection.dialect.name == "sqlite")
+
+
+def unfinished_note(connection: sqlalchemy.Connection) -> str:
+    """Why this unfinished copy of a queue cannot be used."""
+    return relocated.unfinished(_scalar(connection), is_sqlite=connection.dialect.name == "sqlite")
+
+
+def _scalar(connection: sqlalchemy.Connection) -> relocated.Scalar:
+    return lambda statement: connection.exec_driver_sql(statement).scalar()
 
 
 ChangeMark = tuple[Any, ...]
@@ -198,8 +189,8 @@ class _ChangeCounter:
     File times would be wrong: on a slow disk they change long before readers see the commit.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._lock = threading.Lock()
         self._connection: Any = None
         self._number = 0  # of the connection: each has its own counter
@@ -208,11 +199,11 @@ class _ChangeCounter:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection, self._number = self._engine.raw_connection(), self._number + 1
-                (version,) = self._connection.driver_connection.execute("PRAGMA data_version").fetchone()
-            except (DBAPIError, self._engine.dialect.loaded_dbapi.Error):
+                    self._connection, self._number = self._database.connect(), self._number + 1
+                (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            except self._database.driver_error:
                 if self._connection is not None:
-                    self._connection.invalidate()
+                    self._connection.close()
                 self._connection = None
                 return None
             return self._number, version
@@ -231,8 +222,7 @@ def raising_busy() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        words = str(error.orig)
-        if "database is locked" in words or "database is busy" in words or postgresql.is_locked_out(error.orig):
+        if error.orig is not None and database().is_locked_out(error.orig):
             raise Busy(BUSY) from error
         raise
 
@@ -242,34 +232,10 @@ def _refuse_relocated(context: ExceptionContext) -> None:
     raise_relocated(context.original_exception)
 
 
-def database(role: str = "write") -> Database:
-    """The database for plain SQL, see `core/transaction.py`, with the settings of the engine `write` or `worker`."""
-    engine = db.engine if role == "write" else db.engines[role]
-    driver = engine.dialect.loaded_dbapi
-    durable: bool = role == "write" or current_app.extensions["queuectl_durable_settles"]
-    return Database(
-        connect=engine.raw_connection,
-        driver_error=driver.Error,
-        key_taken=driver.IntegrityError,
-        is_sqlite=is_sqlite(),
-        durable=durable,
-        lock=write_lock(),
-        wakeup=_wakeup(),
-    )
-
-
-def worker_connection() -> Connection:
-    """An open connection. Raises its `errors`."""
-    connection = Connection(database("worker"))
-    connection.reconnect()
-    return connection
-
-
 @contextmanager
 def raising_as_sqlalchemy() -> Iterator[None]:
     """Turn errors of plain SQL on `database()` into those of `writing()`: DBAPIError and Busy."""
-    dialect = write_engine().dialect
-    base = dialect.loaded_dbapi.Error
+    dialect, base = write_engine().dialect, database().driver_error
     with raising_busy():
         try:
             yield
@@ -280,33 +246,21 @@ def raising_as_sqlalchemy() -> Iterator[None]:
             raise DBAPIError.instance("", None, error, base, dialect=dialect) from error
 
 
-def _prepare_sqlite(engine: Engine, role: str, durable: bool) -> None:
-    pragmas = ["foreign_keys=ON", "temp_store=MEMORY"]
-    pragmas.append("synchronous=FULL" if durable else "synchronous=NORMAL")
-    if role == "worker":
-        pragmas.append(f"busy_timeout={WORKER_BUSY_TIMEOUT * 1000:.0f}")
-    if role == "read":
-        pragmas.append("query_only=ON")
-    else:
-        pragmas.append(f"journal_size_limit={LOG_SIZE_LIMIT}")
-        pragmas.append(f"wal_autocheckpoint={CHECKPOINT_PAGES}")
-        pragmas.append("journal_mode=WAL")  # the file has it already, unless a person copied it here
-    _listen_on_sqlite(engine, pragmas, "BEGIN" if role == "read" else "BEGIN IMMEDIATE")
+def _begin_with(engine: Engine, statement: str) -> None:
+    """Begin transactions with this statement, because the driver's own are off.
 
-
-def _listen_on_sqlite(engine: Engine, pragmas: list[str], begin: str) -> None:
-    """Set up each connection, and begin its transactions with this statement.
-
-    The driver's own transactions are off, because a `WITH … UPDATE` survived its rollback. Writers begin IMMEDIATE,
-    because a deferred transaction that becomes a write fails at once in spite of the busy timeout.
+    Writers begin IMMEDIATE: a deferred transaction that becomes a write fails at once in spite of the busy timeout.
     """
 
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, _record: object) -> None:
-        connection.isolation_level = None
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}")
-
     @event.listens_for(engine, "begin")
-    def begin_explicitly(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql(statement)
+
+
+def _follow_server_clock(connection: Any, record: Any, _proxy: object) -> None:
+    """Read the server's clock once in CLOCK_INTERVAL; opening a connection reads it too."""
+    read_at = record.info.setdefault("clock", clock.counter())
+    if clock.counter() - read_at > CLOCK_INTERVAL:
+        record.info["clock"] = clock.counter()
+        postgresql.follow_clock(connection)
+        connection.rollback()

@@ -73,24 +73,10 @@ def _lower_wanted(session: Session, ids: Optional[Sequence[str]]) -> None:
         session.execute(update(Supervisor).where(Supervisor.id == supervisor_id).values(wanted=fewer))
 
 
-def request_stop(session: Session, worker_ids: Sequence[str], actor: str) -> list[str]:
-    """Ask workers to stop because their supervisor scales down. Returns those that were not asked before."""
-    asked = Worker.id.in_(worker_ids), RUNNING, Worker.requested_state != "stop"
-    rows = sorted(session.scalars(update(Worker).where(*asked).values(requested_state="stop").returning(Worker.id)))
-    _record(session, "stop", rows, actor)
-    return rows
-
-
 def _record(session: Session, verb: str, ids: Sequence[str], actor: str) -> None:
     if ids:
         settings.bump_revision(session)
         record(session, verb, [("worker:" + id_, None) for id_ in ids], actor)
-
-
-def record_expiry(session: Session, worker_id: str, reason: str) -> None:
-    """Record that a worker was marked lost. The new revision tells the worker, in case it still runs."""
-    settings.bump_revision(session)
-    record(session, "expire", [("worker:" + worker_id, None)], "rule:maintenance", {"text": reason})
 
 
 @dataclass(frozen=True)

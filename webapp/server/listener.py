@@ -86,12 +86,11 @@ def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) ->
     `manager` receives notifications, except on Windows.
     """
     from webapp import create_app
-    from webapp.db.engines import db
+    from webapp.db import engines
 
     app = create_app()
     with app.app_context():
-        for engine in db.engines.values():
-            engine.dispose()  # no connection may be shared by the processes that are forked now
+        engines.disconnect()  # no connection may be shared by the processes that are forked now
     if sys.platform == "win32":
         from waitress import serve as serve_threads
 

@@ -9,9 +9,10 @@ from flask import Flask, Response, request
 from sqlalchemy.exc import DataError, DBAPIError
 from werkzeug.exceptions import HTTPException
 
+from webapp.core import db_errors
 from webapp.core.locks import Busy, Gone
 from webapp.core.relocated import Relocated
-from webapp.db import db_errors
+from webapp.db import out_of_reach
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib.text import capitalize
 from webapp.web.faces import current_face
@@ -39,7 +40,7 @@ def answer(error: Exception) -> Response:
     sentence = _explain_database_error(error)
     if sentence is not None:
         title = "The queue has moved" if isinstance(error, Relocated) else "Database unavailable"
-        done = NOT_KNOWN if db_errors.may_have_been_done(error) else "Nothing changed."
+        done = NOT_KNOWN if out_of_reach.may_have_been_done(error) else "Nothing changed."
         return face.explain(503, title, f"{capitalize(sentence)}. {done}")
     if isinstance(error, NotFound):
         return face.explain(404, None, capitalize(str(error)))
@@ -59,7 +60,7 @@ def _explain_database_error(error: Exception) -> Optional[str]:
         sentence = str(error)
     if sentence is not None:
         log.error("%s %s: %s", request.method, request.path, sentence)
-    elif db_errors.is_out_of_reach(error):
-        sentence = db_errors.OUT_OF_REACH
+    elif out_of_reach.is_out_of_reach(error):
+        sentence = out_of_reach.OUT_OF_REACH
         log.error("%s %s: %s", request.method, request.path, str(getattr(error, "orig", error)).strip())
     return sentence

@@ -13,10 +13,10 @@ from flask import Blueprint, Response, current_app, request
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.core import schema
+from webapp.core import db_errors, schema
 from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
-from webapp.db import db_errors
+from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.insight import fleet
 from webapp.jobs import settings
@@ -61,7 +61,8 @@ def _check_writable() -> None:
     now = time.monotonic()
     if now < current_app.extensions.get(_KEY, 0.0) + WRITE_CHECK_INTERVAL_SECONDS:
         return
-    db_errors.prove_writable(LOCK_TIMEOUT_SECONDS)
+    with engines.raising_as_sqlalchemy():
+        db_errors.prove_writable(engines.database(), LOCK_TIMEOUT_SECONDS)
     current_app.extensions[_KEY] = now
 
 

@@ -1,8 +1,8 @@
 """THE HOT PATH: how a worker claims and settles jobs, in as few statements as possible.
 
-An ordinary short job costs one UPDATE to claim, one UPDATE and one INSERT to settle. On SQLite, one SELECT for each
-label set of the worker comes before the claims. A worker settles, stores live output, promotes and claims in one
-transaction, a `Turn`. The statements are in `core/statements.py`.
+An ordinary short job costs one UPDATE to claim, one UPDATE and one INSERT to settle. On SQLite, one SELECT comes before
+the claims; for a worker of named queues, one for each label set of these queues. A worker settles, stores live output,
+promotes and claims in one transaction, a `Turn`. The statements are in `core/statements.py`.
 
 Each claim has a new token. Settling and output match job, token and `processing` and must change one row, so a worker
 that has lost its claim changes nothing.
@@ -14,9 +14,9 @@ import json
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
-from webapp.core import schema, statements
+from webapp.core import events, labels, schema, statements
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
@@ -31,11 +31,32 @@ _VERBS = {"completed": "complete", "cancelled": "settle_cancel", "released": "re
 
 @dataclass(frozen=True)
 class QueueState:
-    """What a turn reads before it claims. `next_due`: when the next scheduled or failed job is due, or None."""
+    """What a turn reads before it claims.
+
+    Attributes:
+        next_due: when the next scheduled or failed job is due, or None.
+        crowded: whether there are more pending jobs than a claim from all queues reads; unknown on SQLite.
+    """
 
     revision: int
     next_due: Optional[int]
     exclusive_waiting: bool
+    crowded: bool
+
+
+@dataclass(frozen=True)
+class Served:
+    """Which jobs a worker that serves all queues may run: not those of `paused` queues, and with its `labels` only."""
+
+    labels: frozenset[str]
+    paused: frozenset[str] = frozenset()
+
+    def allows(self, queue: str, requires: str) -> bool:
+        return queue not in self.paused and (not requires or labels.suffice(self.labels, requires))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {"paused": list(self.paused), "labels": list(self.labels)}
 
 
 class Turn:
@@ -89,7 +110,9 @@ class Turn:
             self._transaction.execute(statements.TAIL, {"seq": claim.seq, "text": failure_text.tail(kept.data)})
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
-            self._record("end_left_behind", claim, f"ended {some} that the command had left behind")
+            detail = {"text": f"ended {some} that the command had left behind"}
+            subject, actor = f"job:{claim.id}", f"worker:{self._worker}"
+            events.record(self._transaction, "end_left_behind", subject, actor, seq=claim.seq, detail=detail)
         return state
 
     def _settle_as(self, verb: str, values: dict[str, Any], run_at: Optional[int]) -> Optional[str]:
@@ -107,11 +130,6 @@ class Turn:
         if self._is_sqlite:
             self._transaction.execute(statements.ATTEMPT, values)
         return state
-
-    def _record(self, verb: str, claim: Claim, text: str) -> None:
-        values = {"actor": f"worker:{self._worker}", "subject": f"job:{claim.id}", "seq": claim.seq}
-        detail = json.dumps({"text": text})
-        self._transaction.execute(statements.EVENT, {**values, "now": self.now, "verb": verb, "detail": detail})
 
     # --- output ---
 
@@ -141,23 +159,57 @@ class Turn:
         """Make due jobs pending, at most PROMOTE_LIMIT; return how many."""
         return int(self._transaction.execute(self._sql.promote, {"now": self.now}).rowcount)
 
+    def claim_first(self, served: Served, n: int, settings: Settings, *, crowded: bool) -> list[Claim]:
+        """Claim up to `n` of the first jobs of all queues, in order. `crowded`: as `read_state` said."""
+        if self._is_sqlite:
+            rows = self._execute_head(n)
+            allowed = [row for row in rows if served.allows(*row[-2:])]
+            if len(allowed) < len(rows) == n:
+                rows = self._execute_head(n + statements.CLAIM_LOOKAHEAD)
+                allowed = [row for row in rows if served.allows(*row[-2:])][:n]
+                crowded = len(rows) == n + statements.CLAIM_LOOKAHEAD
+            claimed = self._take(allowed, settings)
+        else:
+            claimed = self._take_returning(self._sql.head, n, settings, served.parameters)
+        if claimed or not crowded:
+            return claimed
+        busy = self.busy_label_sets(served)  # the first jobs are all for other workers, or held by them
+        return self.claim(busy, n, settings) if busy else []
+
+    def busy_label_sets(self, served: Served) -> list[LabelSet]:
+        """The label sets with pending jobs that this worker may run."""
+        rows = self._transaction.execute(statements.BUSY_LABEL_SETS).fetchall()
+        return [LabelSet(*row) for row in rows if served.allows(*row)]
+
+    def _execute_head(self, n: int) -> list[Sequence[Any]]:
+        rows: list[Sequence[Any]] = self._transaction.execute(self._sql.head, {"n": n}).fetchall()
+        return rows
+
     def claim(
         self, label_sets: Sequence[LabelSet], n: int, settings: Settings, *, run_exclusively: bool = False
     ) -> list[Claim]:
         """Claim up to `n` jobs of these label sets, in order: either exclusive jobs only, or other jobs only."""
-        sql, token = self._sql, secrets.token_hex(16)
-        if self._is_sqlite:
-            rows = self._first_of(label_sets, n, sql.pick_exclusive if run_exclusively else sql.pick)
-            for row in rows:
-                values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
-                self._transaction.execute(statements.TAKE, values)
-            return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
+        sql = self._sql
         of_one, of_several = sql.pick, sql.pick_of
         if run_exclusively:
             of_one, of_several = sql.pick_exclusive, sql.pick_exclusive_of
-        values = {"now": self.now, "worker": self._worker, "token": f"{token}-", "n": n, **_parameters(label_sets)}
-        taken = self._transaction.execute(of_one if len(label_sets) == 1 else of_several, values)
-        rows = sorted(taken.fetchall(), key=_order)  # RETURNING has no order
+        if self._is_sqlite:
+            return self._take(self._first_of(label_sets, n, of_one), settings)
+        statement = of_one if len(label_sets) == 1 else of_several
+        return self._take_returning(statement, n, settings, _parameters(label_sets))
+
+    def _take(self, rows: Sequence[Sequence[Any]], settings: Settings) -> list[Claim]:
+        """SQLite: take these jobs, which the write lock protects since they were read."""
+        token = secrets.token_hex(16)
+        for row in rows:
+            values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
+            self._transaction.execute(statements.TAKE, values)
+        return [_claim(row, settings, f"{token}-{row[0]}", row[3] + 1) for row in rows]
+
+    def _take_returning(self, statement: str, n: int, settings: Settings, which: dict[str, Any]) -> list[Claim]:
+        """PostgreSQL: find and take jobs in one statement."""
+        values = {"now": self.now, "worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, **which}
+        rows = sorted(self._transaction.execute(statement, values).fetchall(), key=_order)  # RETURNING has no order
         if rows:  # if the server lost this claim in a crash, another worker would run the job again
             self._transaction.durable = True
         return [_claim(row, settings, row[2], row[3]) for row in rows]
@@ -187,6 +239,9 @@ class Turn:
 
     def settings(self) -> Settings:
         return Settings(dict(self._transaction.execute(statements.SETTINGS).fetchall()))
+
+    def paused_queues(self) -> frozenset[str]:
+        return frozenset(name for (name,) in self._transaction.execute(statements.PAUSED).fetchall())
 
     def label_sets(self) -> list[tuple[LabelSet, bool]]:
         """All label sets, and whether their queue is open."""
@@ -230,31 +285,37 @@ class Claims:
         transaction.__exit__(*raised)
 
     def claim_fast_path(
-        self, label_sets: Sequence[LabelSet], n: int, settings: Settings, revision: int
+        self, which: Union[Served, Sequence[LabelSet]], n: int, settings: Settings, revision: int
     ) -> Optional[tuple[QueueState, list[Claim]]]:
-        """Claim up to `n` jobs of these label sets in one round trip to PostgreSQL.
+        """Claim up to `n` jobs in one round trip to PostgreSQL: the first ones, or those of these label sets.
 
-        Returns None if a whole turn has more to do: people changed something since `revision`, a job is due, or a job
-        must run exclusively.
+        Returns None if a whole turn has more to do: people changed something since `revision`, a job is due, a job
+        must run exclusively, or other jobs stand before those that this worker may run.
         """
         values = {"worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, "revision": revision}
-        statement = self._sql.claim_fast_path if len(label_sets) == 1 else self._sql.claim_fast_path_of
+        if isinstance(which, Served):
+            statement, parameters = self._sql.claim_fast_path_head, which.parameters
+        else:
+            statement = self._sql.claim_fast_path if len(which) == 1 else self._sql.claim_fast_path_of
+            parameters = _parameters(which)
         asked = clock.counter()
-        rows = self._connection.query(statement, {**values, **_parameters(label_sets)})
+        rows = self._connection.query(statement, {**values, **parameters})
         state, server_time = _queue_state(rows[0])
         clock.follow(server_time, asked)
         is_due = state.next_due is not None and server_time is not None and state.next_due <= server_time
         if state.revision != revision or state.exclusive_waiting or is_due:
             return None
-        taken = sorted((row[5:] for row in rows if row[5] is not None), key=_order)
+        taken = sorted((row[6:] for row in rows if row[6] is not None), key=_order)
+        if state.crowded and not taken and isinstance(which, Served):
+            return None
         return state, [_claim(row, settings, row[2], row[3]) for row in taken]
 
 
 def _queue_state(row: Sequence[Any]) -> tuple[QueueState, Optional[int]]:
-    """The first five columns of a row, and the server's time."""
-    revision, scheduled, failed, exclusive, server_time = row[:5]
+    """The first six columns of a row, and the server's time."""
+    revision, scheduled, failed, exclusive, server_time, crowded = row[:6]
     due = min((due for due in (scheduled, failed) if due is not None), default=None)
-    return QueueState(revision, due, bool(exclusive)), server_time
+    return QueueState(revision, due, bool(exclusive), bool(crowded)), server_time
 
 
 def _parameters(label_sets: Sequence[LabelSet]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker import processes
 from worker.attempt import AttemptResult, Claim
-from worker.loop.claims import Claims, QueueState, Turn
+from worker.loop.claims import Claims, QueueState, Served, Turn
 from worker.messages import Assignment
 from worker.runner.output import Capture
 
@@ -71,7 +71,8 @@ class Dispatcher:
         self._stop_recorded = False
         self._outbox: deque[AttemptResult] = deque()
         self._held: dict[str, Claim] = {}
-        self._label_sets: list[LabelSet] = []  # whose jobs it may run
+        self._served = Served(self._labels)  # for a worker of all queues
+        self._label_sets: list[LabelSet] = []  # for a worker of named queues, and to drain: whose jobs it may run
         self._open_label_sets: list[LabelSet] = []  # those whose queue is not paused
         self._revision = -1
         self._next_due: Optional[int] = None
@@ -186,10 +187,12 @@ class Dispatcher:
     def _only_claims(self) -> bool:
         """Whether a turn would only claim, on PostgreSQL, where a claim alone costs less."""
         more = self._outbox or self._held or self._quiet_requested or self._unsure or self._drain
-        return not self._connection.is_sqlite and self.has_room and bool(self._open_label_sets) and not more
+        has_any = self._queues is None or bool(self._open_label_sets)
+        return not self._connection.is_sqlite and self.has_room and has_any and not more
 
     def _claim_fast_path(self) -> Optional[list[Claim]]:
-        found = self._claims.claim_fast_path(self._open_label_sets, self._slots, self.settings, self._revision)
+        which = self._served if self._queues is None else self._open_label_sets
+        found = self._claims.claim_fast_path(which, self._slots, self.settings, self._revision)
         if found is None:
             return None
         state, claimed = found
@@ -234,7 +237,7 @@ class Dispatcher:
             holding = [claim for token, claim in self._held.items() if token not in leaving] + recovered
             free = self._free(holding)
             if free > 0:
-                claimed = self._claim(turn, free, state.exclusive_waiting, holding=bool(holding))
+                claimed = self._claim(turn, free, state, holding=bool(holding))
                 drained = self._drain and not claimed and not turn.exists(LEFT_IN, self._label_sets)
             if promoted or drained or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
@@ -253,28 +256,34 @@ class Dispatcher:
             self.stop_requested = True
         return recovered + claimed
 
-    def _claim(self, turn: Turn, free: int, exclusive_waiting: bool, holding: bool) -> list[Claim]:
-        if not self._open_label_sets:
-            return []
-        if exclusive_waiting and not holding:
+    def _claim(self, turn: Turn, free: int, state: QueueState, holding: bool) -> list[Claim]:
+        if not state.exclusive_waiting:
             self._exclusive_since = None
-            claimed = turn.claim(self._open_label_sets, 1, self.settings, run_exclusively=True)
-            if claimed:
-                return claimed
-        elif exclusive_waiting and turn.exists(EXCLUSIVE_IN, self._open_label_sets):
-            self._exclusive_since = self._exclusive_since or time.monotonic()
-            if time.monotonic() - self._exclusive_since > EXCLUSIVE_WAIT:
-                return []
         else:
-            self._exclusive_since = None
-        return turn.claim(self._open_label_sets, free, self.settings)
+            open_sets = turn.busy_label_sets(self._served) if self._queues is None else self._open_label_sets
+            if not holding:
+                self._exclusive_since = None
+                claimed = turn.claim(open_sets, 1, self.settings, run_exclusively=True) if open_sets else []
+                if claimed:
+                    return claimed
+            elif turn.exists(EXCLUSIVE_IN, open_sets):
+                self._exclusive_since = self._exclusive_since or time.monotonic()
+                if time.monotonic() - self._exclusive_since > EXCLUSIVE_WAIT:
+                    return []
+            else:
+                self._exclusive_since = None
+        if self._queues is None:
+            return turn.claim_first(self._served, free, self.settings, crowded=state.crowded)
+        return turn.claim(self._open_label_sets, free, self.settings) if self._open_label_sets else []
 
     def _read_changes(self, turn: Turn) -> None:
         """Read everything that people may have changed."""
         self.settings = turn.settings()
-        mine = [(label_set, is_open) for label_set, is_open in turn.label_sets() if self._may_run(label_set)]
-        self._label_sets = [label_set for label_set, _ in mine]
-        self._open_label_sets = [label_set for label_set, is_open in mine if is_open]
+        self._served = Served(self._labels, turn.paused_queues())
+        if self._queues is not None or self._drain:
+            mine = [(label_set, is_open) for label_set, is_open in turn.label_sets() if self._may_run(label_set)]
+            self._label_sets = [label_set for label_set, _ in mine]
+            self._open_label_sets = [label_set for label_set, is_open in mine if is_open]
         self.outdated = turn.is_outdated()
         requested, state = turn.requested_state()
         self.expired = state != "running"

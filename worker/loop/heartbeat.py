@@ -10,9 +10,9 @@ import threading
 import time
 from typing import Any, Callable
 
+from webapp.core.events import record
 from webapp.core.relocated import Relocated
-from webapp.core.statements import EVENT
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.transaction import Connection
 from webapp.lib import clock
 from webapp.lib.version import __version__
 from worker import processes
@@ -75,7 +75,7 @@ def register(connection: Connection, worker_id: str, assignment: Assignment) -> 
         own = {"id": worker_id, "supervisor": assignment.supervisor_id, "pid": os.getpid()}
         own.update(pid_started=processes.started(os.getpid()), boot_id=processes.boot_id())
         transaction.execute(_REGISTER, {**supervisor, **own})
-        _record(transaction, "start", worker_id)
+        record(transaction, "start", f"worker:{worker_id}", f"worker:{worker_id}")
 
 
 def deregister(connection: Connection, worker_id: str, dispatcher: Dispatcher, within: float) -> None:
@@ -91,7 +91,7 @@ def deregister(connection: Connection, worker_id: str, dispatcher: Dispatcher, w
         try:
             with connection.transaction() as transaction:
                 if transaction.execute(_DEREGISTER, values).rowcount == 1:
-                    _record(transaction, "stop", worker_id)
+                    record(transaction, "stop", f"worker:{worker_id}", f"worker:{worker_id}")
             return
         except connection.errors as error:
             if time.monotonic() > until:
@@ -100,12 +100,6 @@ def deregister(connection: Connection, worker_id: str, dispatcher: Dispatcher, w
         time.sleep(DEREGISTER_RETRY)
         with contextlib.suppress(*connection.errors):
             connection.reconnect()
-
-
-def _record(transaction: Transaction, verb: str, worker_id: str) -> None:
-    me = f"worker:{worker_id}"
-    values = {"now": clock.now(), "verb": verb, "actor": me, "subject": me, "seq": None, "detail": None}
-    transaction.execute(EVENT, values)
 
 
 class Heartbeat(threading.Thread):

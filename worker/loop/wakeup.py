@@ -122,7 +122,7 @@ class _VersionCheck(Wakeup):
     poll_every = READ_VERSION_EVERY
 
     def __init__(self, config: Config) -> None:
-        from webapp.db.engines import sqlite
+        from webapp.core.sqlite import library as sqlite
 
         self._errors = sqlite.Error
         self._connection: Any = sqlite.connect(f"{config.sqlite_path.as_uri()}?mode=ro", uri=True)

@@ -96,7 +96,7 @@ class Notified(Wakeup):
         """Send the test notification through another connection, which is closed again."""
         self._test_at = time.monotonic() + TEST_AGAIN
         try:
-            with contextlib.closing(connection.another()) as other:
+            with contextlib.closing(Connection(connection.database)) as other:
                 other.driver.execute(f"NOTIFY {self._echo}")
         except connection.errors as error:  # for example, the server has no connection left: this one still works
             log.debug("cannot test whether notifications arrive: %s", str(error).strip())

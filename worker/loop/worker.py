@@ -10,13 +10,11 @@ import logging
 import math
 import os
 import time
+from functools import partial
 from typing import Any, Optional
 
-from flask import Flask
-
-from webapp.config import Config
-from webapp.core.transaction import Connection
-from webapp.db import engines
+from webapp.core.database import Database
+from webapp.core.transaction import connect
 from webapp.lib import clock
 from worker import processes
 from worker.attempt import AttemptResult
@@ -34,37 +32,37 @@ log = logging.getLogger("queuectl.worker")
 SETTLE_WITHIN = 10.0  # seconds to settle the last results, once all commands have ended and the database is away
 
 
-def run(app: Flask, config: Config, assignment: Assignment) -> int:
-    """Work until the worker must stop. Returns the exit code."""
-    with app.app_context():
-        worker = _Worker(app, config, assignment)
-        try:
-            return worker.run()
-        finally:
-            worker.close()
+def run(database: Database, assignment: Assignment) -> int:
+    """Work until the worker must stop. Returns the exit code. The database has the role worker."""
+    worker = _Worker(database, assignment)
+    try:
+        return worker.run()
+    finally:
+        worker.close()
 
 
 class _Worker:
-    def __init__(self, app: Flask, config: Config, assignment: Assignment) -> None:
+    def __init__(self, database: Database, assignment: Assignment) -> None:
         self.id = processes.new_id()
         self._facts = {"worker": self.id}  # for the log
         self._assignment = assignment
         self._runner: Runner[Any] = (PosixRunner if processes.FORKS else ThreadRunner)(assignment.parent)
-
-        def connect() -> Connection:
-            with app.app_context():
-                return engines.worker_connection()
-
         selects = self._runner.selects
-        self._wakeup = wakeup.for_sqlite(config, selects=selects) if config.is_sqlite else Notified(selects=selects)
+        self._wakeup = (
+            wakeup.for_sqlite(database.config, selects=selects) if database.is_sqlite else Notified(selects=selects)
+        )
         self._asks = self._wakeup.poll_every < math.inf
-        self._connection = connect()
+        self._connection = connect(database)
         self._dispatcher = Dispatcher(
             self._connection, self.id, assignment, lambda: self._wakeup.check_every, self._runner.captures
         )
-        self._standby = Standby(self._stand_in, self._runner.wake, connect, self.id, self._stop_these)
+        self._standby = Standby(
+            self._stand_in, self._runner.wake, partial(connect, database), self.id, self._stop_these
+        )
         self._runner.called = lambda: self._standby.need(True)
-        self._heartbeat = heartbeat.Heartbeat(connect(), self.id, self._dispatcher, self._wakeup, self._runner.wake)
+        self._heartbeat = heartbeat.Heartbeat(
+            connect(database), self.id, self._dispatcher, self._wakeup, self._runner.wake
+        )
         self._stopping = False
         self._patient = False
         self._release_at: Optional[float] = None

@@ -1,4 +1,4 @@
-"""Recovers jobs of dead workers: take over their claims, end their commands, then requeue them.
+"""Recovers jobs whose worker died: seize the claim, kill the worker, end its commands, move the job on.
 
 In this order, a worker that was only suspended resumes without a claim, and no two attempts of a job run at the same
 time. If this process dies in between, the next tick finds the same jobs.
@@ -10,14 +10,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import delete, insert, literal_column, or_, select, update
-from sqlalchemy.orm import Session
-
+from webapp.core import output_chunks, statements
+from webapp.core.events import record
 from webapp.core.states import ARROWS
-from webapp.db.engines import reading, writing
-from webapp.db.models import Attempt, Job, OutputChunk, OutputTail, Worker
-from webapp.jobs import job_detail
-from webapp.jobs.lifecycle import in_state, record
+from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.stream_runs import encode_runs
 from worker import processes
@@ -29,18 +25,56 @@ LOCK_TIMEOUT = 2.0  # seconds to wait for the write lock; the next tick finds th
 POISON_LIMIT = 3  # workers that a job may crash while it runs exclusively, before it becomes a dead letter
 _SEIZED = "seized:"  # prefix of a token that maintenance took over; the rest is the old token
 
+_ORPHANS = """
+SELECT jobs.seq, jobs.token, workers.id, workers.pid, workers.pid_started, workers.host, workers.boot_id
+FROM jobs LEFT JOIN workers ON workers.id = jobs.worker_id
+WHERE jobs.state = 'processing' AND (workers.id IS NULL OR workers.state <> 'running')
+"""
+_SEIZE = "UPDATE jobs SET token = :seized WHERE seq = :seq AND token = :token AND state = 'processing'"
+# On PostgreSQL a machine that lost its connection during a transaction may still lock rows: a later tick gets them.
+_FREE = "SELECT 1 FROM jobs WHERE seq = :seq AND state = 'processing' FOR UPDATE SKIP LOCKED"
+_COLUMNS = (
+    *("id", "command", "attempts", "losses", "lone_losses", "started_at", "run_at", "worker_id", "error_key"),
+    "cancel_requested_at",
+)
+_JOB = f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE seq = :seq AND token = :token AND state = 'processing'"  # noqa: S608
+_CHUNKS = """
+SELECT position, data, runs FROM output_chunks WHERE job_seq = :seq AND attempt = :attempt ORDER BY position
+"""
+_MOVE_ON = """
+UPDATE jobs SET state = :state, changed_at = :now, finished_at = :finished_at, losses = losses + 1,
+                lone_losses = :lone_losses, last_error = :error, exit_code = NULL, error_key = :error_key,
+                worker_id = NULL, token = NULL, cancel_requested_at = NULL, cancel_requested_by = NULL
+WHERE seq = :seq AND token = :token AND state = 'processing'
+"""
+
 
 @dataclass(frozen=True)
-class _Orphan:
+class _Worker:
+    """The worker of an orphan."""
+
+    id: str
+    pid: int
+    pid_started: float
+    host: str
+    boot_id: str
+
+
+@dataclass(frozen=True)
+class Orphan:
     """A job in `processing` whose worker does not run. `worker` None: its row is gone."""
 
     seq: int
     token: str
-    worker: Optional[Worker]
+    worker: Optional[_Worker]
 
     @property
     def first_token(self) -> str:
         return self.token.removeprefix(_SEIZED)
+
+    @property
+    def seized_token(self) -> str:
+        return _SEIZED + self.first_token
 
     @property
     def was_here(self) -> bool:
@@ -48,116 +82,106 @@ class _Orphan:
         return self.worker is None or processes.is_here(self.worker.host, self.worker.boot_id)
 
 
-def recover_orphans() -> int:
+def recover_orphans(connection: Connection) -> int:
     """Find jobs whose worker does not run, end their commands, and move them on. Returns how many."""
-    with reading() as session:
-        orphans = _orphans(session)
+    orphans = find_orphans(connection)
     if orphans:
-        orphans = _seize(orphans)
+        orphans = seize(connection, orphans)
     if not orphans:
         return 0
     here = [one for one in orphans if one.was_here]
     for worker in {one.worker.id: one.worker for one in here if one.worker is not None}.values():
         processes.kill_exactly(worker.pid, worker.pid_started)
     ended = processes.end_tokens([one.first_token for one in here]) if here else True
-    with writing(LOCK_TIMEOUT) as session:
-        return sum(_lose(session, one, verified=ended and one.was_here) for one in orphans)
+    with connection.transaction(LOCK_TIMEOUT, wakes_workers=True) as transaction:
+        return sum(_lose(transaction, one, verified=ended and one.was_here) for one in orphans)
 
 
-def _orphans(session: Session) -> list[_Orphan]:
-    statement = (
-        select(Job.seq, Job.token, Worker)
-        .outerjoin(Worker, Worker.id == Job.worker_id)
-        .where(in_state("processing"), or_(Worker.id.is_(None), Worker.state != literal_column("'running'")))
-    )
-    return [_Orphan(seq, token, worker) for seq, token, worker in session.execute(statement).tuples() if token]
+def find_orphans(connection: Connection) -> list[Orphan]:
+    return [
+        Orphan(seq, token, _Worker(*worker) if worker[0] is not None else None)
+        for seq, token, *worker in connection.query(_ORPHANS)
+        if token
+    ]
 
 
-def _seize(orphans: list[_Orphan]) -> list[_Orphan]:
-    """Take over their claims; return those that succeeded.
-
-    On PostgreSQL a machine that lost its connection during a transaction may still lock rows: a later tick gets them.
-    """
-    with writing(LOCK_TIMEOUT) as session:
-        existing = select(Job.seq).where(Job.seq.in_([one.seq for one in orphans]), in_state("processing"))
-        free = set(session.scalars(existing.with_for_update(skip_locked=True)))
-        orphans = [one for one in orphans if one.seq in free]
+def seize(connection: Connection, orphans: list[Orphan]) -> list[Orphan]:
+    """Take over their claims; return those that can be taken over now."""
+    with connection.transaction(LOCK_TIMEOUT) as transaction:
+        if not connection.is_sqlite:
+            orphans = [one for one in orphans if transaction.execute(_FREE, {"seq": one.seq}).fetchone() is not None]
         for one in orphans:
-            session.execute(
-                update(Job)
-                .where(Job.seq == one.seq, Job.token == one.first_token, in_state("processing"))
-                .values(token=_SEIZED + one.first_token)
-            )
-        return orphans
+            transaction.execute(_SEIZE, {"seq": one.seq, "token": one.first_token, "seized": one.seized_token})
+    return orphans
 
 
-def _lose(session: Session, orphan: _Orphan, verified: bool) -> bool:
+def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     """Move one job on: to pending, to cancelled if that was requested, or to dead after too many crashes."""
-    job = session.get(Job, orphan.seq, with_for_update=True)
-    if job is None or job.state != "processing" or job.token != _SEIZED + orphan.first_token:
+    mine = {"seq": orphan.seq, "token": orphan.seized_token}
+    row = transaction.execute(_JOB if transaction.is_sqlite else f"{_JOB} FOR UPDATE", mine).fetchone()
+    if row is None:
         return False  # another maintenance process was first
-    now = clock.now()
-    lone_losses = job.lone_losses + (job.losses > 0)  # after its first loss a job runs exclusively
-    if job.cancel_requested_at is not None:
+    job = dict(zip(_COLUMNS, row))
+    lone_losses = job["lone_losses"] + (job["losses"] > 0)  # after its first loss a job runs exclusively
+    if job["cancel_requested_at"] is not None:
         verb = "settle_cancel"
     elif lone_losses >= POISON_LIMIT:
         verb = "bury"
     else:
         verb = "lose"
-    error = _explain(orphan.worker, verified)
+    now, state, error = clock.now(), ARROWS[verb].enters, _explain(orphan.worker, verified)
     if verb == "bury":
-        error += f". Poison job: {job.losses + 1} workers crashed on it, {lone_losses} of them while it ran alone"
-    output = job_detail.live_output(session, job.seq, job.attempts)
-    attempt = {
-        "job_seq": job.seq,
-        "number": job.attempts,
-        "state": "lost",
-        "reason": "lost",
+        error += f". Poison job: {job['losses'] + 1} workers crashed on it, {lone_losses} of them while it ran alone"
+    output = _keep_output(transaction, orphan.seq, job, error, now)
+    if verb == "bury":
+        transaction.execute(statements.TAIL, {"seq": orphan.seq, "text": failure_text.tail(output)})
+    changes = {
+        "state": state,
+        "now": now,
+        "finished_at": None if verb == "lose" else now,
+        "lone_losses": lone_losses,
         "error": error,
-        "error_key": None,
-        "worker_id": job.worker_id,
-        "started_at": job.started_at,
-        "finished_at": now,
-        "output": output.data,
-        "output_runs": encode_runs(output.runs),
-        "output_cut": output.cut,
-        "output_dropped": output.dropped,
-        "due_at": job.run_at,
+        "error_key": failure_text.error_key("poison", "", job["command"]) if verb == "bury" else job["error_key"],
     }
-    session.execute(insert(Attempt).values(attempt))
-    if verb == "bury":
-        session.merge(OutputTail(job_seq=job.seq, text=failure_text.tail(output.data)))
-    session.execute(delete(OutputChunk).where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == job.attempts))
-    times = {"changed_at": now, "finished_at": None if verb == "lose" else now}
-    _move_on(session, job, verb, error, {**times, "lone_losses": lone_losses})
+    transaction.execute(_MOVE_ON, {**mine, **changes})
+    detail = {"text": error, "worker": f"worker:{job['worker_id']}"}
+    record(transaction, "lose", f"job:{job['id']}", "rule:maintenance", seq=orphan.seq, detail=detail)
     worker_id = orphan.worker.id if orphan.worker is not None else None
-    state = ARROWS[verb].enters
-    facts = {"job": job.id, "attempt": job.attempts, "worker": worker_id, "state": state}
-    log.warning("job %s: attempt %d was lost (%s), now %s", job.id, job.attempts, error, state, extra=facts)
+    facts = {"job": job["id"], "attempt": job["attempts"], "worker": worker_id, "state": state}
+    log.warning("job %s: attempt %d was lost (%s), now %s", job["id"], job["attempts"], error, state, extra=facts)
     return True
 
 
-def _move_on(session: Session, job: Job, verb: str, error: str, values: dict[str, Any]) -> None:
-    changes: dict[str, Any] = {
-        **values,
-        "state": ARROWS[verb].enters,
-        "losses": job.losses + 1,
-        "last_error": error,
+def _keep_output(transaction: Transaction, seq: int, job: dict[str, Any], error: str, now: int) -> bytes:
+    """Store the lost attempt with the output that the worker had sent. Returns this output."""
+    place = {"seq": seq, "attempt": job["attempts"]}
+    output = output_chunks.join(transaction.execute(_CHUNKS, place).fetchall())
+    attempt = {
+        "seq": seq,
+        "number": job["attempts"],
+        "kind": "lost",
+        "reason": "lost",
+        "error": error,
+        "error_key": None,
+        "worker": job["worker_id"],
+        "started_at": job["started_at"],
+        "ended_at": now,
         "exit_code": None,
-        "error_key": failure_text.error_key("poison", "", job.command) if verb == "bury" else job.error_key,
-        "worker_id": None,
-        "token": None,
-        "cancel_requested_at": None,
-        "cancel_requested_by": None,
+        "signal": None,
+        "cpu_time": None,
+        "peak_memory": None,
+        "output": output.data,
+        "runs": encode_runs(output.runs),
+        "cut": output.cut,
+        "dropped": output.dropped,
+        "due_at": job["run_at"],
     }
-    detail = {"text": error, "worker": f"worker:{job.worker_id}"}
-    session.execute(
-        update(Job).where(Job.seq == job.seq, Job.token == job.token, in_state("processing")).values(changes)
-    )
-    record(session, "lose", [("job:" + job.id, job.seq)], "rule:maintenance", detail)
+    transaction.execute(statements.ATTEMPT, attempt)
+    transaction.execute(statements.DROP_CHUNKS, {**place, "first": 0, "behind": 2**62})
+    return output.data
 
 
-def _explain(worker: Optional[Worker], verified: bool) -> str:
+def _explain(worker: Optional[_Worker], verified: bool) -> str:
     restarted = worker is not None and processes.was_restarted(worker.host, worker.boot_id)
     if worker is None:
         text = "worker is gone"

@@ -12,14 +12,12 @@ import contextlib
 import logging
 import os
 import time
+from dataclasses import dataclass
+from typing import Any, Optional
 
-from sqlalchemy import Row, func, literal_column, select, text, update
-from sqlalchemy.orm import Session
-
-from webapp.db.engines import reading, writing
-from webapp.db.models import Job, Supervisor, Worker
-from webapp.jobs import worker_actions
-from webapp.jobs.lifecycle import in_state
+from webapp.core.events import record
+from webapp.core.schema import BUMP_REVISION
+from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker import processes
 from worker.loop.heartbeat import ANNOUNCE, supervisor_row
@@ -29,6 +27,26 @@ log = logging.getLogger("queuectl.maintenance")
 
 LOCK_TIMEOUT = 1.0  # seconds to wait for the write lock; the next tick tries again
 BEAT = 20.0  # seconds between two updates of `seen_at`
+
+
+_WORKERS = """
+SELECT id, pid, pid_started, wish, started_at,
+       (SELECT count(*) FROM jobs WHERE state = 'processing' AND worker_id = workers.id)
+FROM workers WHERE supervisor_id = :supervisor AND state = 'running'
+"""
+_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND state = 'running' AND wish <> 'stop'"
+_BEAT = "UPDATE supervisors SET seen_at = :now WHERE id = :id"
+_END = "UPDATE supervisors SET stopped_at = :now WHERE id = :id AND stopped_at IS NULL"
+
+
+@dataclass(frozen=True)
+class _Worker:
+    id: str
+    pid: int
+    pid_started: float
+    requested_state: str
+    started_at: int
+    jobs: int  # that it runs
 
 
 class Scaling:
@@ -42,29 +60,27 @@ class Scaling:
         self._over = False
         self._ended = False
 
-    def tick(self) -> None:
+    def tick(self, connection: Connection) -> None:
         """Update the row, report the desired number of workers, and ask surplus workers to stop."""
         if self._assignment.drain:
             return
-        with reading() as session:
-            ended = session.scalar(select(Supervisor.stopped_at).where(Supervisor.id == self._id))
-        if ended is None:  # else only report: the queue may not accept writes any more
-            self._beat()
-        with reading() as session:
-            row = session.get(Supervisor, self._id)
+        row = self._row(connection)
+        if row is None or row[1] is None:  # else only report: the queue may not accept writes any more
+            self._beat(connection)
+            row = self._row(connection)
             if row is None:
                 return  # it could not be written yet
-            desired = row.wanted if row.stopped_at is None else 0
-            workers = self._workers(session)
-            busy = _busy(session) if len(workers) > desired else {}
+        wanted, stopped_at = row
+        desired = wanted if stopped_at is None else 0
+        workers = [_Worker(*one) for one in connection.query(_WORKERS, {"supervisor": self._id})]
         staying = [worker for worker in workers if worker.requested_state != "stop"]
         if len(staying) > desired:
             # Do not count a dead worker that was already replaced.
             staying = [worker for worker in staying if processes.is_alive(worker.pid, worker.pid_started)]
-            staying.sort(key=lambda worker: (busy.get(worker.id, 0), -worker.started_at))
-            self._request_stop([worker.id for worker in staying[: max(0, len(staying) - desired)]])
+            staying.sort(key=lambda worker: (worker.jobs, -worker.started_at))
+            self._request_stop(connection, [worker.id for worker in staying[: max(0, len(staying) - desired)]])
         leaving = tuple(worker.pid for worker in workers if worker.requested_state == "stop")
-        reason = STOP_REQUESTED if row.stopped_at is not None else ""
+        reason = STOP_REQUESTED if stopped_at is not None else ""
         self._report(DesiredWorkers(desired, leaving, reason, len(workers)))
 
     def taken_over(self) -> None:
@@ -79,39 +95,35 @@ class Scaling:
         self._over = True
         self._report(DesiredWorkers(0, (), RELOCATED))
 
-    def end(self) -> None:
+    def end(self, connection: Connection) -> None:
         """The supervisor stops or is gone: it starts no more workers."""
         if self._over or self._ended:
             return
-        with writing(LOCK_TIMEOUT) as session:
-            running = Supervisor.id == self._id, Supervisor.stopped_at.is_(None)
-            session.execute(update(Supervisor).where(*running).values(stopped_at=clock.now()))
+        with connection.transaction(LOCK_TIMEOUT, wakes_workers=True) as transaction:
+            transaction.execute(_END, {"id": self._id, "now": clock.now()})
         self._ended = True
 
-    def _beat(self) -> None:
+    def _row(self, connection: Connection) -> Optional[tuple[Any, ...]]:
+        rows = connection.query("SELECT wanted, stopped_at FROM supervisors WHERE id = :id", {"id": self._id})
+        return rows[0] if rows else None
+
+    def _beat(self, connection: Connection) -> None:
         if time.monotonic() - self._beat_at < BEAT:
             return
-        with writing(LOCK_TIMEOUT, wakes_workers=False) as session:
-            session.execute(text(ANNOUNCE), supervisor_row(self._assignment))
-            session.execute(update(Supervisor).where(Supervisor.id == self._id).values(seen_at=clock.now()))
+        with connection.transaction(LOCK_TIMEOUT) as transaction:
+            transaction.execute(ANNOUNCE, supervisor_row(self._assignment))
+            transaction.execute(_BEAT, {"id": self._id, "now": clock.now()})
         self._beat_at = time.monotonic()
 
-    def _workers(self, session: Session) -> list[Row[tuple[str, int, float, str, int]]]:
-        columns = (Worker.id, Worker.pid, Worker.pid_started, Worker.requested_state, Worker.started_at)
-        running = Worker.state == literal_column("'running'")
-        return list(session.execute(select(*columns).where(Worker.supervisor_id == self._id, running)))
-
-    def _request_stop(self, worker_ids: list[str]) -> None:
-        with writing(LOCK_TIMEOUT) as session:
-            stopping = worker_actions.request_stop(session, worker_ids, "rule:scale")
+    def _request_stop(self, connection: Connection, worker_ids: list[str]) -> None:
+        with connection.transaction(LOCK_TIMEOUT, wakes_workers=True) as transaction:
+            stopping = [id_ for id_ in worker_ids if transaction.execute(_STOP, {"worker": id_}).rowcount == 1]
+            for id_ in stopping:
+                record(transaction, "stop", f"worker:{id_}", "rule:scale")
+            if stopping:
+                transaction.execute(BUMP_REVISION)
         log.info("stop requested for surplus workers: %s", ", ".join(stopping))
 
     def _report(self, desired: DesiredWorkers) -> None:
         with contextlib.suppress(OSError):  # it is gone, or suspended: then it reads the next line
             os.write(self._reports, desired.line())
-
-
-def _busy(session: Session) -> dict[str, int]:
-    """How many jobs each worker runs."""
-    statement = select(Job.worker_id, func.count()).where(in_state("processing")).group_by(Job.worker_id)
-    return {worker_id: number for worker_id, number in session.execute(statement).tuples() if worker_id}

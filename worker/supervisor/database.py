@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Callable
+from typing import Callable, Optional
 
 from webapp.config import Config, ConfigError
-from webapp.db import db_errors, engines
-from webapp.db.application import create_core
+from webapp.core import db_errors
+from webapp.core.database import open_database
 from worker import processes
 
 
-def prepare(config: Config, also: Callable[[], str]) -> str:
-    """Migrate the database, call `also` with a connection and return its answer. Raises ConfigError.
+def prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
+    """Check and if necessary migrate the database, call `also` and return its answer. Raises ConfigError.
 
     Where there is fork, a child does this: the supervisor must never have had a connection.
     """
@@ -39,17 +39,25 @@ def prepare(config: Config, also: Callable[[], str]) -> str:
     return text
 
 
-def _prepare(config: Config, also: Callable[[], str]) -> str:
+def _prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
     try:
-        app = create_core(config)
-        with app.app_context():
-            db_errors.check_before_start(config)
-            answer = also()
+        database = open_database(config)
+        if also is None and database.is_current():
+            db_errors.check_before_start(database)
+            return ""
+        return _prepare_with_application(config, also)
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"cannot use the database: {db_errors.explain(error) or error}".splitlines()[0]) from None
-    with app.app_context():
-        for engine in engines.db.engines.values():
-            engine.dispose()
+
+
+def _prepare_with_application(config: Config, also: Optional[Callable[[], str]]) -> str:
+    from webapp.db import engines
+    from webapp.db.application import create_core
+
+    with create_core(config).app_context():
+        db_errors.check_before_start(engines.database())
+        answer = also() if also is not None else ""
+        engines.disconnect()
     return answer

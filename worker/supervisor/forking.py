@@ -14,10 +14,8 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Callable, Optional
 
-from sqlalchemy.orm import configure_mappers
-
 from webapp.config import Config
-from webapp.db.application import create_core
+from webapp.core.database import open_database
 from worker import messages
 from worker.loop import worker as loop
 from worker.maintenance import process as maintenance
@@ -34,9 +32,8 @@ class Forks:
 
     def __init__(self, config: Config, assignment: Assignment, pipe: SignalPipe) -> None:
         """`pipe` wakes the supervisor when the maintenance process sends a report."""
-        self._config = config
         self._console: Optional[Console] = None
-        self._app = create_core(config, migrate=False)
+        self._database = open_database(config, "worker")
         self._pipe = pipe
         # This process holds the write ends while it lives; the other end closes when it dies.
         self._life_read, self._life_write = os.pipe()
@@ -52,7 +49,6 @@ class Forks:
         for module in ("ctypes", "inotify_simple", "resource"):
             with contextlib.suppress(ImportError):  # not on every platform
                 import_module(module)
-        configure_mappers()
         gc.collect()
         gc.freeze()  # the collector does not touch these pages, so they stay shared
 
@@ -134,9 +130,11 @@ class Forks:
         self._leave_supervisor()
         os.close(self._maintenance_read)
         os.close(self._report_write)
-        return loop.run(self._app, self._config, self._assignment)
+        return loop.run(self._database, self._assignment)
 
     def _maintain(self) -> int:
         self._leave_supervisor()
         os.close(self._life_read)
-        return maintenance.run(self._app, self._maintenance_read, scaling.Scaling(self._assignment, self._report_write))
+        return maintenance.run(
+            self._database, self._maintenance_read, scaling.Scaling(self._assignment, self._report_write)
+        )

@@ -7,25 +7,17 @@ for its end.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
-import os
 import subprocess
-import sys
 import threading
 from collections import deque
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO, Any, Optional
+from typing import IO, Optional
 
 from webapp.config import Config
+from worker import program
 from worker.messages import Assignment, DesiredWorkers
 from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
-
-ENTRY = Path(__file__).parent.with_name("__main__.py")
-# A group of its own keeps Ctrl-C away from a child, as a session does on POSIX.
-_FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
 
 class Spawns:
@@ -33,13 +25,7 @@ class Spawns:
 
     def __init__(self, config: Config, assignment: Assignment, pipe: SignalPipe) -> None:
         """`pipe` wakes the supervisor when a child has ended or the maintenance process sends a report."""
-        self._environment = {  # an empty value overrides `.env`
-            **os.environ,
-            "QUEUECTL_HOME": str(config.home),
-            "QUEUECTL_DATABASE_URL": config.database_url or "",
-            "QUEUECTL_PUBLIC_URL": config.public_url or "",
-        }
-        self._task = {"assignment": asdict(assignment), "log_level": logging.getLogger().getEffectiveLevel()}
+        self._config, self._assignment = config, asdict(assignment)
         self._pipe = pipe
         self._living: dict[int, subprocess.Popen[bytes]] = {}
         self._ended: deque[tuple[int, int]] = deque()
@@ -78,16 +64,8 @@ class Spawns:
             _close(self._maintenance)
 
     def _spawn(self, role: str, name: str, stdout: Optional[int] = None) -> subprocess.Popen[bytes]:
-        task: dict[str, Any] = {"role": role, "name": name, **self._task}
-        process = subprocess.Popen(
-            [sys.executable, str(ENTRY), json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            bufsize=0,
-            env=self._environment,
-            start_new_session=True,  # for POSIX, as the flags are for Windows
-            creationflags=_FLAGS,
-        )
+        task = {"role": role, "name": name, "assignment": self._assignment}
+        process = program.start(self._config, task, stdout=stdout)
         return self._watch(process, name)
 
     def _watch(self, process: subprocess.Popen[bytes], name: str) -> subprocess.Popen[bytes]:

@@ -68,7 +68,7 @@ def run(
     drain: bool = False,
     manager: Manager = NOBODY,
     console: Optional[Console] = None,
-    prepare: Callable[[], str] = lambda: "",
+    prepare: Optional[Callable[[], str]] = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Run `count` workers of `slots` jobs each until stopped, or, with `drain`, until no jobs are left.
@@ -79,7 +79,7 @@ def run(
         manager: is notified when a worker can take jobs and the console serves, that the supervisor lives, and when it
             stops.
         console: keeps running when people stop all workers. The supervisor ends if it cannot be kept running.
-        prepare: runs once, with a database connection.
+        prepare: runs once, in the context of the application.
         started: gets the answer of `prepare` when all children are started and signals are handled.
 
     People may change the number of workers while it runs, down to 0, except with `drain`. Returns the exit code: 0 if

@@ -11,6 +11,7 @@ from tests.conftest import opened
 from webapp.admin import move as moving
 from webapp.admin.move import Side, copying
 from webapp.config import Config
+from webapp.db import engines
 from webapp.db.application import create_core
 from worker.maintenance import process as maintenance
 
@@ -30,7 +31,9 @@ class Lines:
 
 def go(target: Config, **options: Any) -> None:
     with Side.at(target) as side:
-        moving.move(side, "person:ana", Lines(), look_after=maintenance.without_supervisor(), **options)
+        moving.move(
+            side, "person:ana", Lines(), look_after=maintenance.without_supervisor(engines.database()), **options
+        )
 
 
 def back(target: Config, *, force: bool = False) -> None:

@@ -14,6 +14,7 @@ from tests.admin.move.moves import contents_of, go
 from tests.conftest import opened
 from tests.factories import make_attempt, make_job, make_worker
 from tests.worker.conftest import assignment
+from tests.worker_connection import worker_connection
 from webapp.admin.move import MoveError, Side, copying
 from webapp.config import Config
 from webapp.core import job_spec, relocated
@@ -75,7 +76,7 @@ def test_required_labels_move_with_the_jobs(app: Flask, target: Config) -> None:
     go(target)
     for _ in opened(create_core(target)):
         make_worker(id="w2")
-        connection = engines.worker_connection()
+        connection = worker_connection()
         mine = assignment(labels=["ssd", "gpu"])
         assert [claim.id for claim in Dispatcher(connection, "w2", mine, lambda: 10.0, list).turn()] == ["a"]
         connection.close()

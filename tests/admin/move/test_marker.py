@@ -15,6 +15,7 @@ from tests import riches
 from tests.admin.move.moves import Interrupted, back, contents_of, go, stop_at
 from tests.conftest import configuration, opened
 from tests.factories import make_job
+from tests.worker_connection import worker_connection
 from webapp.admin.move import MoveError, Side
 from webapp.config import Config, ConfigError
 from webapp.core import relocated
@@ -53,7 +54,7 @@ def write(statement: str) -> None:
 
 def test_a_remaining_worker_is_refused_through_its_own_connection(app: Flask, target: Config) -> None:
     make_job()
-    worker = engines.worker_connection()
+    worker = worker_connection()
     try:
         go(target)
         with pytest.raises(Relocated, match="this queue was moved to"), worker.transaction() as transaction:

@@ -16,10 +16,10 @@ from tests.bench.peers.running import Running
 from tests.bench.pool import ACTOR
 from tests.bench.postgresql.server import Database
 from tests.bench.scratch import Scratch, opened
+from tests.worker_connection import worker_connection
 from webapp.core.job_spec import JobSpec
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
-from webapp.db.engines import worker_connection
 from webapp.jobs.actions import enqueue
 from webapp.lib import clock
 

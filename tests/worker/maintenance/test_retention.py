@@ -15,13 +15,13 @@ from tests import factories
 from webapp.accounts import tokens
 from webapp.core import job_spec
 from webapp.core.settings import Settings
+from webapp.db import engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Attempt, Event, IdempotencyKey, Job, Worker
+from webapp.db.models import Attempt, Event, IdempotencyKey, Job
 from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
-from worker import processes
-from worker.maintenance import process as maintenance
 from worker.maintenance import retention
+from worker.maintenance.chores import Chores
 from worker.maintenance.retention import Retention
 
 DAY = clock.DAY
@@ -229,57 +229,15 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_dead_worker_is_noticed_while_retention_still_goes_on() -> None:
-    for _ in range(20):
-        ended("completed", 40, b"x" * 1000)
-    one = maintenance._Maintenance()
-    one.tick()
-    assert one.has_more
-    assert len(left()) == 17
-    gone = {"pid": 2**22 + 1, "pid_started": 1.0}  # no such process
-    worker = factories.make_worker(host=processes.host_name(), boot_id=processes.boot_id(), **gone)
-    held = factories.make_job("processing", worker_id=worker.id, attempts=1)
-    one.tick()
-    with reading() as session:
-        assert session.scalars(select(Worker.state).where(Worker.id == worker.id)).one() == "expired"
-        assert session.scalars(select(Job.state).where(Job.id == held.id)).one() == "pending"
-    assert one.has_more
-    assert len(left()) > 1
-
-
-@pytest.mark.usefixtures("slow")
-def test_retention_goes_on_at_each_tick_until_a_round_is_done_and_rests_then() -> None:
+def test_retention_continues_in_each_round_of_the_chores_until_nothing_is_left() -> None:
     for state in ("completed", "cancelled"):
         for _ in range(7):
             ended(state, 40)
-    one, ticks = maintenance._Maintenance(), 0
-    while ticks == 0 or one.has_more:
-        assert left() or ticks > 5
-        one.tick()
-        ticks += 1
+    chores, rounds = Chores(engines.database().config, retains=True), 1
+    while chores.do_some():
+        assert left() or rounds > 5
+        rounds += 1
     assert left() == set()
     late = ended("completed", 40)
-    one.tick()
-    assert left() == {late.id}  # the next round is not due yet
-
-
-def test_no_state_waits_until_another_is_done(slow: None) -> None:
-    for state in ("completed", "cancelled"):
-        for _ in range(30):
-            ended(state, 40)
-    some = Retention(5.0)
-    for _ in range(10):
-        assert some.resume(Settings())
-    with reading() as session:
-        states = set(session.scalars(select(Job.state).group_by(Job.state).having(func.count() < 30)))
-    assert states == {"completed", "cancelled"}
-
-
-def test_a_longer_keep_is_obeyed_in_the_middle_of_a_round(slow: None) -> None:
-    for _ in range(10):
-        ended("completed", 40)
-    some = Retention(5.0)
-    assert some.resume(Settings())
-    while some.resume(keep(keep_completed=100)):
-        pass
-    assert len(left()) == 7
+    assert not chores.do_some()
+    assert left() == {late.id}  # the next round has a process of its own

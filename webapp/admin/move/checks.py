@@ -19,6 +19,7 @@ from webapp.admin.move import copying, drain, marker
 from webapp.admin.move.databases import MoveError, Reporter, Side, Tick
 from webapp.admin.move.marker import COPYING, DONE
 from webapp.core import relocated, schema
+from webapp.db import engines
 from webapp.db.models import Queue
 from webapp.lib import text as texts
 
@@ -164,7 +165,7 @@ def state_of(connection: Connection, address: str, known: Collection[str]) -> st
         raise MoveError(f"{address} is the unfinished copy of another queue. Use an empty database.")
     if revision not in schema.known_revisions():
         raise MoveError(f"{address} belongs to a newer queuectl or to another program. Use an empty database.")
-    words = relocated.note(connection)
+    words = engines.moved_note(connection)
     full = {table.name: _count(connection, table) for table in ours if not _is_unused(connection, table)}
     if words is not None or full:
         what = words or ", ".join(f"{table}: {number:,}" for table, number in full.items())

@@ -60,10 +60,9 @@ class Side:
             yield Side(app)
         finally:
             with app.app_context():
-                for engine in db.db.engines.values():
-                    engine.dispose()
-            if app.extensions.get("queuectl_use", -1) >= 0:
-                os.close(app.extensions["queuectl_use"])
+                db.disconnect()
+                if db.database().in_use >= 0:
+                    os.close(db.database().in_use)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from webapp.config import Config
+    from webapp.core.database import Database
     from webapp.db.models import Job
     from webapp.jobs.actions import Result
     from webapp.jobs.lifecycle import Outcome
@@ -38,6 +39,7 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
     it comes from the old database. `noting=False` turns this off. Raises ConfigError and Relocated.
     """
     from webapp import config as configuration
+    from webapp.db import engines
     from webapp.db.application import create_core
 
     config = config or configuration.load()
@@ -56,7 +58,27 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
             if note is not None:
                 say(f"Note: {note}.")
         finally:
-            disconnect()
+            engines.disconnect()
+
+
+@contextmanager
+def plain_database() -> Iterator[Database]:
+    """Open the database without SQLAlchemy, for a command that must start fast. Raises ConfigError.
+
+    In a new home folder this creates the database.
+    """
+    from webapp import config as configuration
+    from webapp.core.database import open_database
+
+    config = configuration.load()
+    database = open_database(config)
+    if not database.is_current():
+        with core(config):
+            pass  # it has created or upgraded the database
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 @contextmanager
@@ -70,21 +92,13 @@ def read_session() -> Iterator[Session]:
 
 def relocation() -> Optional[str]:
     """Return where the queue was moved, or None if this database accepts changes or cannot be read."""
-    from webapp.db.engines import read_engine
+    from webapp.db import engines
 
     try:
-        with read_engine().connect() as connection:
-            return relocated.note(connection)
+        with engines.read_engine().connect() as connection:
+            return engines.moved_note(connection)
     except Exception:  # the database cannot be read, and the first error already says so
         return None
-
-
-def disconnect() -> None:
-    """Close the database connections of the current application."""
-    from webapp.db.engines import db
-
-    for engine in db.engines.values():
-        engine.dispose()
 
 
 def find_job(session: Session, job_id: str) -> Job:

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from webapp.console.display import timeline, times, wait_reason, wording
 from webapp.console.frame.person import Need, current_person, need_of
-from webapp.core import labels, relocated
+from webapp.core import labels
+from webapp.db import engines
 from webapp.db.models import Worker
 from webapp.insight import fleet
 from webapp.jobs import queries, settings
@@ -79,5 +80,5 @@ def nav_of(session: Session) -> dict[str, Any]:
         "workers": workers,
         "paused": len(queries.paused_queues(session)),
         # Where the queue is, if it was moved. A moved queue has no workers.
-        "moved": None if workers else relocated.note(session.connection()),
+        "moved": None if workers else engines.moved_note(session.connection()),
     }

@@ -32,7 +32,7 @@ def ensure_current(config: Config) -> None:
     found = current_revision()
     if found == relocated.UNFINISHED:
         with engines.read_engine().connect() as connection:
-            raise ConfigError(f"{relocated.unfinished(connection)}.")
+            raise ConfigError(f"{engines.unfinished_note(connection)}.")
     if found != HEAD:
         upgrade(config, found)
         with engines.writing():

@@ -11,7 +11,7 @@ _LOCK_NUMBER = 0x71756575  # 'queu'; the same number in all processes
 
 
 def run() -> None:
-    with engines.write_lock(), engines.migration_engine().begin() as connection:
+    with engines.database().lock, engines.migration_engine().begin() as connection:
         sqlite = connection.dialect.name == "sqlite"
         if not sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})

@@ -78,6 +78,10 @@ class Job(Model):
         _partial_index(
             "ix_jobs_claim", "queue", "requires", text("priority DESC"), "run_at", "seq", where="state = 'pending'"
         ),
+        # The same for workers that serve all queues, so that many queues cost no more than one.
+        _partial_index(
+            "ix_jobs_first", text("priority DESC"), "run_at", "seq", where="state = 'pending' AND losses = 0"
+        ),
         # Jobs whose worker died run alone. Usually there are none, so this query costs nothing.
         _partial_index(
             "ix_jobs_lone",

@@ -1,8 +1,8 @@
 """Explains database errors that the environment causes: a full or read-only disk, damage, no server.
 
 Only this module knows how SQLite and PostgreSQL word these errors. `explain()` gives a sentence for all of them except
-an unavailable server: the console must not show its address, so it asks `is_out_of_reach()` too. Long-running
-processes call `check_before_start()`.
+an unavailable server, see `db/out_of_reach.py`: the console must not show its address. Long-running processes call
+`check_before_start()`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ from pathlib import Path
 from typing import Optional
 from urllib.parse import quote
 
-from sqlalchemy import update
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from webapp.config import Config, ConfigError
+from webapp.core.database import Database
 from webapp.core.locks import BUSY_TIMEOUT
-from webapp.db.engines import sqlite, writing
-from webapp.db.models import Control
+from webapp.core.sqlite import library as sqlite
+from webapp.core.transaction import transaction_on
 
 CHECK_TIMEOUT = 5.0  # seconds; a larger database is only checked partly at a start
 LARGE_LOG = 128 * 1024**2  # bytes; the log of a busy queue stays near 4 MiB
 LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
-OUT_OF_REACH = "the database is out of reach. Work resumes automatically when it is back"
 
 _RESUMES = "Work resumes automatically when it is ready"
 _RESTORE = "It was not changed. Restore a backup: manage.py db restore FILE"
@@ -55,30 +51,8 @@ _SENTENCES = {
 
 def explain(error: BaseException) -> Optional[str]:
     """A sentence, without its full stop, for a database error that the environment caused; None for any other."""
-    text = str(error.orig if isinstance(error, DBAPIError) else error)
+    text = str(getattr(error, "orig", error))  # SQLAlchemy's errors have the driver's
     return next((sentence for words, sentence in _SENTENCES.items() if words in text), None)
-
-
-def is_out_of_reach(error: BaseException) -> bool:
-    """Whether the server did not answer, closed the connection, or refused for a reason without a sentence here.
-
-    psycopg uses other classes for errors in a statement. SQLite does not, so it is excluded.
-    """
-    if isinstance(error, PoolTimeout):
-        return True
-    ours = isinstance(error, (OperationalError, InterfaceError))
-    return ours and type(getattr(error, "orig", None)).__module__.partition(".")[0] == "psycopg"
-
-
-def may_have_been_done(error: BaseException) -> bool:
-    """Whether a commit got no answer, so the server may or may not have done it."""
-    # An error in a statement has the statement; an error while connecting invalidates no connection.
-    return (
-        is_out_of_reach(error)
-        and isinstance(error, DBAPIError)
-        and error.statement is None
-        and bool(error.connection_invalidated)
-    )
 
 
 def large_log(config: Config) -> Optional[int]:
@@ -104,23 +78,24 @@ def disk_nearly_full(config: Config) -> Optional[int]:
     return free if free < LITTLE_SPACE else None
 
 
-def prove_writable(timeout: float = BUSY_TIMEOUT) -> None:
-    """Write durably to the database. Raises Busy, DBAPIError or OSError.
+def prove_writable(database: Database, timeout: float = BUSY_TIMEOUT) -> None:
+    """Write to the database. Raises OSError or the driver's errors.
 
     It must change a value: SQLite does not write a page that stays the same, so a full disk would not be noticed.
     """
-    with writing(timeout, wakes_workers=False) as session:
-        session.execute(update(Control).values(pulse=Control.pulse + 1))
+    with transaction_on(database, timeout, wakes_workers=False) as transaction:
+        transaction.execute("UPDATE control SET pulse = pulse + 1")
 
 
-def check_before_start(config: Config) -> None:
+def check_before_start(database: Database) -> None:
     """Raises ConfigError if the database is damaged or cannot be written, so workers or a console must not start."""
+    config = database.config
     if config.is_sqlite:
         _check_sound(config.sqlite_path)
     try:
-        prove_writable()
-    except (DBAPIError, OSError) as error:
-        reason = explain(error) or str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        prove_writable(database)
+    except (database.driver_error, OSError) as error:
+        reason = explain(error) or str(error).strip().partition("\n")[0]
         raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {reason}.") from None
 
 

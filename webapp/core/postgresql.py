@@ -1,4 +1,4 @@
-"""Sets up connections to PostgreSQL: time limits, planner settings and the server's clock.
+"""PostgreSQL: a connection for each role, with time limits, planner settings and the server's clock.
 
 Behind a pooler in transaction mode (PgBouncer), session settings would reach other programs: their transactions would
 become read-only or less durable. Such settings are therefore sent with each transaction.
@@ -10,9 +10,8 @@ import secrets
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Engine, event
-from sqlalchemy.engine import URL
-
+from webapp.config import Config
+from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.schema import SERVER_TIME
 from webapp.lib import clock
 
@@ -22,7 +21,7 @@ IDLE_TRANSACTION_SECONDS = 10
 CLOCK_INTERVAL = 60 * clock.SECOND  # between two readings of the server's clock
 
 # A machine without network must notice it before its lease ends: within 25 s when idle, else within 20 s.
-_LIMITS = {
+_LIMITS: dict[str, Any] = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -34,65 +33,54 @@ _LIMITS = {
 # Queries of pages and workers walk an index up to a limit. Without these settings the planner may read all rows of a
 # state, for example when it has no statistics yet. JIT is off because up to PostgreSQL 17 a scan without alternative,
 # such as of the single row of `control`, then looks expensive enough to be compiled. Planning a claim takes as long as
-# executing it, so workers use generic plans.
+# executing it, so workers use generic plans. Without a pooler, a writer waits BUSY_TIMEOUT for a row that another
+# program has locked.
 _INDEX_SCANS = ("enable_seqscan = off", "enable_bitmapscan = off", "jit = off")
-_PLANS = {"read": _INDEX_SCANS, "worker": (*_INDEX_SCANS, "plan_cache_mode = force_generic_plan")}
+_SETTINGS = {
+    "read": _INDEX_SCANS,
+    "worker": (*_INDEX_SCANS, "plan_cache_mode = force_generic_plan"),
+    "write": (f"lock_timeout = '{BUSY_TIMEOUT:g}s'",),
+}
 
 
-def options(url: URL) -> dict[str, Any]:
-    """Options for `create_engine`. Parameters of the URL take precedence."""
-    return {
-        "pool_pre_ping": True,
-        "connect_args": {name: value for name, value in _LIMITS.items() if name not in url.query},
-    }
-
-
-def prepare(engine: Engine, role: str, lock_timeout: float) -> None:
-    """Set up every connection of an engine. Workers send BEGIN themselves, to combine it with other statements.
-
-    Without a pooler, a writer waits `lock_timeout` seconds for a row that another program has locked.
-    """
+def connect(config: Config, role: str) -> Any:
+    """A connection. Workers send BEGIN themselves, to combine it with other statements; the others do not."""
+    import psycopg
     from psycopg import IsolationLevel
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    settings = {**_PLANS, "write": (f"lock_timeout = '{lock_timeout:g}s'",)}.get(role, ())
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: Any, record: Any) -> None:
-        connection.autocommit = True
+    url = (config.database_url or "").replace("postgresql+psycopg:", "postgresql:", 1)
+    connection: Any = psycopg.connect(make_conninfo("", **{**_LIMITS, **conninfo_to_dict(url)}), autocommit=True)
+    try:
         connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TRANSACTION_SECONDS}s'")
         if connection.execute("SELECT pg_backend_pid()").fetchone()[0] != connection.info.backend_pid:
             connection.prepare_threshold = None  # a pooler: the next statement may reach another session
         else:
-            for setting in settings:
+            for setting in _SETTINGS[role]:
                 connection.execute(f"SET {setting}")
         follow_clock(connection)
-        record.info["clock"] = clock.counter()
         connection.autocommit = role == "worker"
         if role == "read":
             # One snapshot for all queries of a page, as on SQLite.
             connection.read_only, connection.isolation_level = True, IsolationLevel.REPEATABLE_READ
-
-    @event.listens_for(engine, "checkout")
-    def read_clock(connection: Any, record: Any, _proxy: object) -> None:
-        if clock.counter() - record.info.get("clock", 0) > CLOCK_INTERVAL:
-            record.info["clock"] = clock.counter()
-            follow_clock(connection)
-            connection.rollback()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-def brings_notifications(engine: Engine, within: float) -> bool:
-    """Whether a notification reaches another connection within so many seconds. `engine` is the worker's."""
+def brings_notifications(config: Config, within: float) -> bool:
+    """Whether a notification reaches another connection within so many seconds."""
     channel = f"queuectl_{secrets.token_hex(8)}"
-    with closing(engine.raw_connection()) as listener, closing(engine.raw_connection()) as sender:
-        driver: Any = listener.driver_connection
-        driver.execute(f"LISTEN {channel}")
-        sender.cursor().execute(f"NOTIFY {channel}")
-        heard = any(True for _ in driver.notifies(timeout=within, stop_after=1))
-        driver.execute("UNLISTEN *")
+    with closing(connect(config, "worker")) as listener, closing(connect(config, "worker")) as sender:
+        listener.execute(f"LISTEN {channel}")
+        sender.execute(f"NOTIFY {channel}")
+        heard = any(True for _ in listener.notifies(timeout=within, stop_after=1))
+        listener.execute("UNLISTEN *")
     return heard
 
 
-def is_locked_out(error: object) -> bool:
+def is_locked_out(error: BaseException) -> bool:
     """Whether a statement waited for a lock for too long, or in a deadlock."""
     return getattr(error, "sqlstate", None) in {"55P03", "40P01"}
 

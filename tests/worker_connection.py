@@ -1,0 +1,18 @@
+"""A worker's connection for tests that play a worker."""
+
+from __future__ import annotations
+
+from webapp.core.database import Database
+from webapp.core.transaction import Connection, connect
+from webapp.db import engines
+
+
+def worker_database() -> Database:
+    """The current application's database, as a worker uses it. It shares the write lock, as a thread would."""
+    ours = engines.database()
+    return Database(ours.config, "worker", lock=ours.lock)
+
+
+def worker_connection() -> Connection:
+    """Open; the caller closes it."""
+    return connect(worker_database())

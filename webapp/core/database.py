@@ -1,0 +1,110 @@
+"""One database in one role: its connections, its write lock and its wake-up signal. Without SQLAlchemy.
+
+`core/transaction.py` executes statements on it. The engines of SQLAlchemy take their connections from here too, see
+`db/engines.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import Any, Optional
+
+from webapp.config import Config, ensure_home
+from webapp.core import postgresql, schema, sqlite, wakeup_signal
+from webapp.core.locks import WriteLock, share_use
+from webapp.core.wakeup_signal import WakeupSignal
+from webapp.lib import clock
+
+FRESH = clock.SECOND  # an idle connection to PostgreSQL is tested if it was not used for so long
+
+
+class Database:
+    """See the module.
+
+    Attributes:
+        driver_error: base class of the driver's errors.
+        key_taken: the driver's error for a key that already exists.
+        durable: whether each commit must survive a crash. On SQLite the connection decides that.
+        in_use: the descriptor that marks the queue as used by this process; -1 if there is none.
+    """
+
+    def __init__(self, config: Config, role: str = "write", *, lock: Optional[WriteLock] = None) -> None:
+        """Open no connection. `role`: write, read or worker. `lock`: the write lock, if this process has one."""
+        driver: Any = sqlite.library
+        if not config.is_sqlite:
+            import psycopg as driver
+        self.config = config
+        self.role = role
+        self.is_sqlite = config.is_sqlite
+        self.driver_error: type[Exception] = driver.Error
+        self.key_taken: type[Exception] = driver.IntegrityError
+        self.durable = role == "write" or config.durable_settles
+        self.lock = lock or WriteLock(config.lock_path if config.is_sqlite else None)
+        self.wakeup = WakeupSignal(wakeup_signal.path_of(config) if config.is_sqlite else None)
+        self.in_use = -1
+        self._idle: deque[tuple[Any, int]] = deque()  # and when each was last used
+
+    def is_locked_out(self, error: BaseException) -> bool:
+        """Whether this error of the driver means that another program held a lock for too long."""
+        return sqlite.is_locked_out(error) if self.is_sqlite else postgresql.is_locked_out(error)
+
+    def connect(self) -> Any:
+        """A new connection of the driver."""
+        connect = sqlite.connect if self.is_sqlite else postgresql.connect
+        return connect(self.config, self.role)
+
+    def is_current(self) -> bool:
+        """Whether the database can be read and has the schema of this version."""
+        try:
+            connection = self.take()
+            row = connection.execute(schema.REVISION).fetchone()
+            connection.rollback()
+        except (self.driver_error, OSError):
+            return False
+        self.give_back(connection)
+        return row is not None and row[0] == schema.HEAD
+
+    def take(self) -> Any:
+        """An idle connection, or a new one."""
+        while self._idle:
+            with suppress(IndexError):  # another thread was first
+                connection, used_at = self._idle.pop()
+                if self.is_sqlite or clock.counter() - used_at < FRESH or _answers(connection):
+                    return connection
+        return self.connect()
+
+    def give_back(self, connection: Any) -> None:
+        """Keep a connection for the next `take()`."""
+        self._idle.append((connection, clock.counter()))
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        while self._idle:
+            with suppress(IndexError, self.driver_error):
+                self._idle.pop()[0].close()
+
+
+def open_database(config: Config, role: str = "write") -> Database:
+    """Prepare the home folder, and mark the queue as used by this process and its forks. Opens no connection.
+
+    Raises ConfigError.
+    """
+    ensure_home(config)
+    clock.follow(None)
+    database = Database(config, role)
+    if config.is_sqlite:
+        database.in_use = share_use(config)
+    return database
+
+
+def _answers(connection: Any) -> bool:
+    """Test a connection to PostgreSQL, and read the server's clock."""
+    try:
+        postgresql.follow_clock(connection)
+        connection.rollback()
+    except Exception:
+        with suppress(Exception):
+            connection.close()
+        return False
+    return True

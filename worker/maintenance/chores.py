@@ -1,0 +1,83 @@
+"""The chores process: bulk actions that a dead process left, canaries, roll-ups and retention.
+
+It ends when nothing was left for a while, and when the maintenance process ends. Several can work on one database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import time
+
+from flask import Flask
+from sqlalchemy.exc import DBAPIError
+
+from webapp.config import Config
+from webapp.core import db_errors
+from webapp.core.locks import Busy
+from webapp.db.engines import reading
+from webapp.insight import rollups
+from webapp.jobs import actions, canary, settings
+from worker.maintenance.dead_workers import line_of
+from worker.maintenance.retention import Retention
+from worker.messages import listen
+
+log = logging.getLogger("queuectl.maintenance")
+
+LOCK_TIMEOUT = 1.0  # seconds that a step waits for the write lock
+ACTIONS_BUDGET = 1.0  # seconds of each round for bulk actions
+SHORT_PAUSE, LONG_PAUSE = 0.01, 3.0  # seconds between two rounds: while anything is left, and else
+IDLE_ROUNDS = 5  # rounds without work after which the process ends
+
+
+def run(app: Flask, config: Config, maintenance: int, *, retains: bool) -> int:
+    """Work until nothing is left. `maintenance`: the pipe that closes when the maintenance process ends."""
+    gone: queue.Queue[str] = queue.Queue()
+    listen(maintenance, gone.put)
+    chores, idle = Chores(config, retains=retains), 0
+    with app.app_context():
+        while idle < IDLE_ROUNDS:
+            try:
+                is_left = chores.do_some()
+            except (DBAPIError, Busy, OSError) as error:
+                log.warning("the database cannot be used: %s", line_of(error))
+                is_left = False
+            idle = 0 if is_left else idle + 1
+            with contextlib.suppress(queue.Empty):
+                gone.get(timeout=SHORT_PAUSE if is_left else LONG_PAUSE)
+                return 0
+    return 0
+
+
+class Chores:
+    """What this process works on. `retains`: whether a round of retention is due."""
+
+    def __init__(self, config: Config, *, retains: bool) -> None:
+        self._config = config
+        self._actions: list[int] = []  # bulk actions that this process continues
+        self._retention = Retention(LOCK_TIMEOUT) if retains else None
+
+    def do_some(self) -> bool:
+        """Work for a few seconds at most. Returns whether anything is left. Raises Busy, DBAPIError, OSError."""
+        with reading() as session:
+            values = settings.load(session)
+            found = actions.abandoned(session)
+            canaries_wait = canary.any_waiting(session)
+        found += canary.check_all(LOCK_TIMEOUT) if canaries_wait else []
+        until = time.monotonic() + ACTIONS_BUDGET
+        for action in dict.fromkeys([*self._actions, *found]):
+            done = actions.resume(action, max(0.0, until - time.monotonic()), LOCK_TIMEOUT).done
+            self._actions = [one for one in self._actions if one != action] + ([] if done else [action])
+        has_unfolded = rollups.fold(patience=LOCK_TIMEOUT) >= rollups.FOLD_BATCH
+        if self._retention is not None and not self._retention.resume(values):
+            self._retention = None
+            _warn_of_large_log(self._config)
+        return bool(self._actions) or has_unfolded or self._retention is not None
+
+
+def _warn_of_large_log(config: Config) -> None:
+    size = db_errors.large_log(config)
+    if size is not None:
+        text = "the log of the database has grown to %d MiB: a program keeps a transaction open for a long time"
+        log.warning(text, size >> 20)
