@@ -73,6 +73,14 @@ def start_server(config: pytest.Config) -> None:
     config.add_cleanup(stop)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> Optional[bool]:
+    """Skip files without the mark that the run selects: each process needs many seconds to import all of them."""
+    if not collection_path.match("test_*.py"):
+        return None
+    selected = {"every_python", "postgresql"}.intersection(str(config.getoption("markexpr")).split())
+    return any(mark not in collection_path.read_text(encoding="utf-8") for mark in selected) or None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests that are not for this run's database; a test has minutes before it counts as hung."""
     database = config.getoption("--db")
