@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from tests.worker_connection import worker_connection
@@ -56,9 +56,7 @@ def test_another_program_that_holds_the_database_is_reported_as_busy(
 ) -> None:
     stranger = sqlite.library.connect(home / "queue.db", isolation_level=None)
     stranger.execute("BEGIN IMMEDIATE")
-    event.listen(
-        engines.write_engine(), "checkout", lambda connection, *_: connection.execute("PRAGMA busy_timeout=10")
-    )
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
     with pytest.raises(Busy), durable():
         raise AssertionError("it must not get here")
     stranger.close()

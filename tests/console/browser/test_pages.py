@@ -83,6 +83,7 @@ def fill_with_people() -> None:
     # All rules once. Other widths and the other scheme change only what overflows and what contrasts.
     [
         (True, 1280, "light"),
+        (False, 390, "dark"),
         pytest.param(True, 390, "dark", marks=pytest.mark.full),
         pytest.param(True, 320, "light", marks=pytest.mark.full),
         pytest.param(False, 1280, "dark", marks=pytest.mark.full),
