@@ -10,12 +10,14 @@ import pytest
 from flask import Flask
 from sqlalchemy import text, update
 
+from tests.factories import make_job
 from tests.worker.conftest import Queue
 from tests.worker_connection import worker_connection
 from webapp.core import statements
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.core.statements import PROMOTE_LIMIT, Statements
+from webapp.core.states import STATES
 from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import writing
@@ -55,6 +57,14 @@ def test_a_claim_takes_as_many_as_it_asked_for_in_order_over_several_queues(queu
         queue.enqueue("true", id=id_, queue=name, priority=priority)
     assert [one.id for one in take(claims, 3, ("q1", "q2"))] == ["a", "b", "c"]
     assert [one.id for one in take(claims, 3, ("q1", "q2"))] == ["d"]
+
+
+def test_a_job_that_is_not_pending_any_more_is_not_taken(app: Flask, connection: Connection) -> None:
+    jobs = [make_job(state) for state in STATES if state != "pending"]
+    with connection.transaction() as transaction:
+        for job in jobs:
+            values = {"now": 1, "worker": "w1", "token": "t", "seq": job.seq}
+            assert transaction.execute(statements.TAKE, values).rowcount == 0
 
 
 def test_every_claim_has_a_fresh_token_and_a_new_number(queue: Queue, claims: Claims) -> None:

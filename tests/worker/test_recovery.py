@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import psutil
 import pytest
+from sqlalchemy import select
 
 from tests.deadline import DEADLINE
+from tests.factories import make_job
 from tests.worker.conftest import Fleet, Queue, both_ways
+from tests.worker_connection import worker_connection
+from webapp.db.engines import reading
+from webapp.db.models import Job
 from webapp.jobs import actions
 from worker import processes
+from worker.maintenance import recovery
 
 Start = Callable[..., Fleet]
 
@@ -38,11 +46,28 @@ def test_a_killed_workers_job_goes_back_at_once_and_its_command_is_dead_by_then(
     assert [event.verb for event in queue.events(f"worker:{worker.id}")] == ["start", "expire"]
 
 
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("app")
+def test_a_claim_is_taken_over_before_its_command_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a worker that was only suspended could report the end of the command as the job's failure."""
+    job = make_job("processing", token="first")  # its worker's row is gone
+    seen: list[Optional[str]] = []
+
+    def end(tokens: Sequence[str]) -> bool:
+        with reading() as session:
+            seen.extend(session.scalars(select(Job.token).where(Job.id == job.id)))
+        return tokens == ["first"]
+
+    monkeypatch.setattr(processes, "end_tokens", end)
+    with closing(worker_connection()) as connection:
+        assert recovery.recover_orphans(connection) == 1
+    assert seen == ["seized:first"]
+
+
 @pytest.mark.full
 def test_what_a_lost_attempt_had_written_is_kept(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
-    from webapp.db.engines import reading
     from webapp.jobs import job_detail
 
     fleet()
