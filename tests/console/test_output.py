@@ -13,7 +13,7 @@ from tests.factories import make_attempt, make_chunk, make_job
 from webapp.console.display import ansi
 from webapp.console.display.output_lines import after, around, before, find_line, hits, pattern_of, since, view_of
 from webapp.console.job import opened
-from webapp.jobs.job_detail import Output
+from webapp.core.output import Output
 from webapp.lib import text_diff
 
 

@@ -195,7 +195,7 @@ def test_output_that_is_no_text_is_kept_byte_for_byte(queue: Queue, fleet: Start
     job_id = queue.enqueue(r"printf '\000\377\303'; printf '\251' >&2; head -c 5000 /dev/zero")
     queue.reaches(job_id, "completed")
     kept = queue.attempts(job_id)[0]
-    output = job_detail.Output.of(kept)
+    output = job_detail._kept(kept)
     assert output.stream(1) == b"\x00\xff\xc3" + bytes(5000)
     assert output.stream(2) == b"\xa9"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.jobs import job_detail
+from webapp.core.output import Output
 from webapp.lib.stream_runs import decode_runs
 from worker.runner.output import Capture
 
@@ -40,7 +40,7 @@ def test_each_stream_can_be_told_from_the_other(writes: list[tuple[int, bytes]],
     runs = decode_runs(kept.runs)
     assert sum(runs) == len(kept.data)
     if kept.cut is None:
-        output = job_detail.Output(kept.data, runs)
+        output = Output(kept.data, runs)
         assert output.stream(1) == b"".join(data for stream, data in writes if stream == 0)
         assert output.stream(2) == b"".join(data for stream, data in writes if stream == 1)
 

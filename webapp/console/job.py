@@ -21,11 +21,11 @@ from webapp.console.display.wait_reason import why
 from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, whole_number
+from webapp.core.output import Output
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Job
 from webapp.jobs import job_detail, job_phases, lifecycle, queries, settings
-from webapp.jobs.job_detail import Output
 from webapp.lib import text_diff
 from webapp.lib.text import plural
 

@@ -11,10 +11,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from webapp.core import labels
+from webapp.core.output import Output, join
 from webapp.core.settings import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk
 from webapp.lib import clock
-from webapp.lib.stream_runs import add_run, decode_runs, spans
+from webapp.lib.stream_runs import decode_runs, spans
 
 
 def find(session: Session, job_id: str) -> Optional[Job]:
@@ -93,53 +94,18 @@ def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[Time
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Output:
-    """The stored output of one attempt, stdout and stderr in order of arrival.
-
-    Attributes:
-        data: the stored bytes.
-        runs: lengths of alternating runs of `data`, stdout first.
-        cut: offset in `data` where `dropped` bytes are missing, or None.
-        live: the attempt still runs; more may come.
-    """
-
-    data: bytes
-    runs: tuple[int, ...]
-    cut: Optional[int] = None
-    dropped: int = 0
-    live: bool = False
-
-    @classmethod
-    def of(cls, ended: Attempt) -> Output:
-        return cls(ended.output, decode_runs(ended.output_runs), ended.output_cut, ended.output_dropped)
-
-    def stream(self, which: int) -> bytes:
-        """The bytes of one stream: 1 stdout, 2 stderr."""
-        return b"".join(self.data[start:end] for stream, start, end in spans(self.runs) if stream == which - 1)
+def _kept(ended: Attempt) -> Output:
+    return Output(ended.output, decode_runs(ended.output_runs), ended.output_cut, ended.output_dropped)
 
 
 def output(session: Session, job: Job, number: int) -> Optional[Output]:
     """The output of an attempt, so far if it still runs. None: no such attempt."""
     ended = attempt(session, job, number)
     if ended is not None:
-        return Output.of(ended)
+        return _kept(ended)
     if job.state != "processing" or job.attempts != number:
         return None
-    return live_output(session, job.seq, number)
-
-
-def live_output(session: Session, job_seq: int, number: int) -> Output:
-    """Join the chunks of a running attempt. Chunks that were dropped in the middle become the cut."""
-    data, runs, cut, dropped, end = bytearray(), list[int](), None, 0, 0
-    for chunk in _chunks(session, job_seq, number):
-        if chunk.position > end:
-            cut, dropped = len(data), dropped + chunk.position - end
-        for stream, start, stop in spans(decode_runs(chunk.runs)):
-            add_run(runs, stream, stop - start)
-        data += chunk.data
-        end = chunk.position + len(chunk.data)
-    return Output(bytes(data), tuple(runs), cut, dropped, live=True)
+    return join((chunk.position, chunk.data, chunk.runs) for chunk in _chunks(session, job.seq, number))
 
 
 def _chunks(session: Session, job_seq: int, number: int, position: int = 0) -> Iterable[OutputChunk]:
@@ -163,7 +129,7 @@ def pieces(session: Session, job: Job, number: int, position: int) -> Iterator[P
     """
     ended = attempt(session, job, number)
     if ended is not None:
-        yield from _pieces(Output.of(ended), position)
+        yield from _pieces(_kept(ended), position)
         return
     for chunk in _chunks(session, job.seq, number, position):  # a reader's position is always the end of a chunk
         for piece in _pieces(Output(chunk.data, decode_runs(chunk.runs)), 0):
@@ -232,7 +198,7 @@ def attempt_json(one: Attempt) -> dict[str, Any]:
 
 def output_json(one: Attempt) -> dict[str, Any]:
     """The output of an ended attempt; bytes that are not UTF-8 become U+FFFD."""
-    kept = Output.of(one)
+    kept = _kept(one)
     return {name: kept.stream(which).decode(errors="replace") for which, name in ((1, "stdout"), (2, "stderr"))}
 
 

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from webapp.core import output_chunks, statements
+from webapp.core import output, statements
 from webapp.core.events import record
 from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
@@ -155,7 +155,7 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
 def _keep_output(transaction: Transaction, seq: int, job: dict[str, Any], error: str, now: int) -> bytes:
     """Store the lost attempt with the output that the worker had sent. Returns this output."""
     place = {"seq": seq, "attempt": job["attempts"]}
-    output = output_chunks.join(transaction.execute(_CHUNKS, place).fetchall())
+    kept = output.join(transaction.execute(_CHUNKS, place).fetchall())
     attempt = {
         "seq": seq,
         "number": job["attempts"],
@@ -170,15 +170,15 @@ def _keep_output(transaction: Transaction, seq: int, job: dict[str, Any], error:
         "signal": None,
         "cpu_time": None,
         "peak_memory": None,
-        "output": output.data,
-        "runs": encode_runs(output.runs),
-        "cut": output.cut,
-        "dropped": output.dropped,
+        "output": kept.data,
+        "runs": encode_runs(kept.runs),
+        "cut": kept.cut,
+        "dropped": kept.dropped,
         "due_at": job["run_at"],
     }
     transaction.execute(statements.ATTEMPT, attempt)
     transaction.execute(statements.DROP_CHUNKS, {**place, "first": 0, "behind": 2**62})
-    return output.data
+    return kept.data
 
 
 def _explain(worker: Optional[_Worker], verified: bool) -> str:

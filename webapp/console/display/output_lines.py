@@ -17,7 +17,7 @@ from typing import Optional
 from markupsafe import Markup
 
 from webapp.console.display import ansi
-from webapp.jobs.job_detail import Output
+from webapp.core.output import Output
 
 LINES = 1000  # shown at once
 ABOVE = 250  # of them, lines above a requested line
