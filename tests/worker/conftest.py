@@ -43,9 +43,9 @@ _no_fork = pytest.param("no fork", id="no-fork", marks=[pytest.mark.only("sqlite
 both_ways = pytest.mark.parametrize("way", ["fork", _no_fork], indirect=True)
 
 
-def assignment(slots: int = 1, labels: Sequence[str] = ()) -> Assignment:
-    """What a supervisor would tell one worker of all queues."""
-    return Assignment("a-supervisor", 1, 1, slots, None, labels, False)
+def assignment(slots: int = 1, labels: Sequence[str] = (), queues: Optional[Sequence[str]] = None) -> Assignment:
+    """What a supervisor would tell one worker. `queues` None: all."""
+    return Assignment("a-supervisor", 1, 1, slots, queues, labels, False)
 
 
 class Queue:

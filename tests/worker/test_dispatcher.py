@@ -176,6 +176,8 @@ def test_it_claims_nothing_while_an_exclusive_job_runs(bench: Bench, jobs: Calla
 @pytest.mark.only("postgresql")
 def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(bench: Bench, queue: Queue) -> None:
     queue.enqueue("true", id="other", queue="other")
+    named = assignment(slots=2, queues=["default", "other"])
+    bench.dispatcher = Dispatcher(bench.connection, "w1", named, lambda: 10.0, list)
     assert bench.turn() == ["other"]
     assert bench.turn() == []
     assert bench.dispatcher.due_in() <= CLAIM_AGAIN_AFTER

@@ -21,13 +21,13 @@ Taker = Callable[..., Dispatcher]
 HERE = processes.host_name()
 
 
-@pytest.fixture
-def taker(connection: Connection) -> Taker:
-    """A worker's dispatcher, with labels beside its host's."""
+@pytest.fixture(params=[None, ["mail", "default"]], ids=["all-queues", "named-queues"])
+def taker(connection: Connection, request: pytest.FixtureRequest) -> Taker:
+    """A worker's dispatcher, with labels beside its host's. A worker of named queues claims in another way."""
 
     def make(*had: str, slots: int = 8) -> Dispatcher:
         worker = factories.make_worker(slots=slots)
-        return Dispatcher(connection, worker.id, assignment(slots=slots, labels=had), lambda: 10.0, list)
+        return Dispatcher(connection, worker.id, assignment(slots, had, request.param), lambda: 10.0, list)
 
     return make
 

@@ -24,6 +24,7 @@ from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue
 from tests.worker_connection import worker_connection
 from webapp.config import Config
+from webapp.core.database import Database
 from webapp.core.transaction import Connection
 from webapp.db import engines as db
 from webapp.lib import clock
@@ -143,10 +144,14 @@ def test_where_no_second_connection_can_be_had_it_listens_all_the_same(
 ) -> None:
     """As on a server that takes no more of them: then it does not know whether it hears, and looks twice a second."""
 
-    def refuse(_connection: Connection) -> Connection:
-        raise OSError("no more connections")
+    take = Database.take
 
-    one = Listening(app, lambda: monkeypatch.setattr(Connection, "another", refuse))
+    def refuse(database: Database) -> Any:
+        if database.role == "worker":
+            raise OSError("no more connections")
+        return take(database)
+
+    one = Listening(app, lambda: monkeypatch.setattr(Database, "take", refuse))
     eventually(one.wakeup.signalled)
     assert not one.hears
     queue.enqueue("true")

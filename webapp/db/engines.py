@@ -25,7 +25,6 @@ from webapp.config import Config
 from webapp.core import postgresql, relocated, sqlite
 from webapp.core.database import Database, open_database
 from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
-from webapp.core.postgresql import CLOCK_INTERVAL
 from webapp.core.transaction import CommitUnanswered, raise_relocated
 from webapp.lib import clock
 
@@ -260,7 +259,7 @@ def _begin_with(engine: Engine, statement: str) -> None:
 def _follow_server_clock(connection: Any, record: Any, _proxy: object) -> None:
     """Read the server's clock once in CLOCK_INTERVAL; opening a connection reads it too."""
     read_at = record.info.setdefault("clock", clock.counter())
-    if clock.counter() - read_at > CLOCK_INTERVAL:
+    if clock.counter() - read_at > postgresql.CLOCK_INTERVAL:
         record.info["clock"] = clock.counter()
         postgresql.follow_clock(connection)
         connection.rollback()
