@@ -44,6 +44,7 @@ OPERATE = {
     "api-dead-letters.describe_group",
     "api-queues.pause_queue",
     "api-queues.resume_queue",
+    "api-queues.remove_queue",
 }
 ADMIN = {
     "api-config.set_setting",

@@ -32,8 +32,8 @@ FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name"
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
           "token": "none", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
-             "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe", "dead_letters.acknowledge",
-             "dead_letters.reopen", "dead_letters.on_group"}  # fmt: skip
+             "queues.remove", "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe",
+             "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",

@@ -72,6 +72,7 @@ def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> No
             "DROP INDEX ix_jobs_batch",
             "DROP INDEX ix_jobs_first",
             "ALTER TABLE jobs DROP COLUMN batch",
+            "ALTER TABLE queues DROP COLUMN removed_at",
             "UPDATE alembic_version SET version_num = '0004'",
             *([] if db.is_sqlite() else ["DROP FUNCTION audit_loses_old_lines_only CASCADE"]),  # of schema 0006
         ):

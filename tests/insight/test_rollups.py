@@ -372,11 +372,34 @@ def test_a_rate_covers_the_time_since_the_first_run_of_the_last_five_minutes(
         at(now)
         for _ in range(2):
             with reading() as session:
-                assert trends.queue_rates(session).get("mail") == rate
+                assert trends.queue_rates(session, ["mail"]).get("mail") == rate
+                assert trends.trend(session, RANGES["1h"]).rate == (rate or 0)
             rollups.fold()
     assert trends.drain_time(212, 60) == 210
     assert trends.drain_time(0, 60) is None
     assert trends.drain_time(5, None) is None
+
+
+def test_the_rate_of_all_queues_is_the_sum_of_their_rates(at: Callable[[int], None]) -> None:
+    begin = BEGIN // MINUTE * MINUTE
+
+    def run(*ended: tuple[str, int]) -> None:
+        for queue, minute in ended:
+            moment = begin + minute * MINUTE
+            job = factories.make_job("completed", queue=queue, finished_at=moment)
+            factories.make_attempt(job, 1, "completed", started_at=moment - SECOND, finished_at=moment)
+
+    run(("a", 0), ("b", 0), ("b", 1), ("c", 1), ("d", 2))
+    for folds in (False, True):
+        at(begin + 3 * MINUTE)
+        if folds:
+            rollups.fold()
+            at(begin + 4 * MINUTE)
+            run(("b", 3), ("e", 3))
+        with reading() as session:
+            rates = trends.queue_rates(session, ["a", "b", "c", "d", "e"])
+            assert len(rates) == 4 + folds
+            assert trends.trend(session, RANGES["1h"]).rate == pytest.approx(sum(rates.values()))
 
 
 def test_on_a_very_busy_queue_the_data_end_a_moment_ago(
@@ -394,4 +417,4 @@ def test_on_a_very_busy_queue_the_data_end_a_moment_ago(
     at(BEGIN + HOUR // 2)
     with reading() as session:
         assert trends.trend(session, RANGES["1h"]).is_late
-        assert trends.queue_rates(session) == {}
+        assert trends.queue_rates(session, ["default"]) == {}

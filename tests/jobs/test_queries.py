@@ -12,10 +12,10 @@ from sqlalchemy import select, text, update
 from tests.factories import make_job
 from webapp.core import job_spec
 from webapp.core.states import STATES
-from webapp.db import engines
+from webapp.db import engines, label_sets
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job
-from webapp.insight.queues import all_queues
+from webapp.insight.queues import page_of_queues
 from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
@@ -93,6 +93,32 @@ def test_pending_jobs_are_listed_in_claim_order() -> None:
 
 
 @pytest.mark.usefixtures("app")
+def test_pending_jobs_whose_worker_died_are_in_the_same_order_as_the_others() -> None:
+    fill(37, "pending")
+    with writing() as session:
+        session.execute(update(Job).where(Job.seq % 3 == 0).values(losses=1))
+        expected = session.scalars(select(Job.id).order_by(Job.priority.desc(), Job.run_at, Job.seq)).all()
+    assert walk(JobFilter(state="pending"), 5) == (expected, expected)
+    assert sorted(walk(JobFilter(state="pending", text="echo 1"), 5)[0]) == sorted(
+        walk(JobFilter(state="pending", text="echo 1"), 100)[0]
+    )
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("most", [1, 50])
+def test_pending_jobs_with_a_label_are_found_however_many_queues_have_them(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(listing, "MAX_LINES", most)
+    for n in range(6):
+        make_job(queue=f"q{n % 3}", requires=("gpu", "gpu,ssd", "")[n % 2], priority=n % 2, id=f"job{n}")
+    make_job(queue="q1", requires="ssd")
+    wanted = ["job1", "job3", "job5", "job0", "job2", "job4"]
+    assert walk(JobFilter(state="pending", requires="gpu"), 2) == (wanted, wanted)
+    assert walk(JobFilter(state="pending", requires="gpu", queue="q1"), 1) == (["job1", "job4"], ["job1", "job4"])
+
+
+@pytest.mark.usefixtures("app")
 def test_a_text_is_found_in_ids_and_commands_in_any_case_and_with_any_characters() -> None:
     for id_, command in (("Alpha", "true"), ("b", "echo ALPHA"), ("c", "echo 100%_\\"), ("d", "echo 100xx")):
         actions.enqueue([job_spec.parse({"id": id_, "command": command})], "person:test")
@@ -127,23 +153,31 @@ def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_queue_shows_its_pending_jobs_and_the_oldest_due_time() -> None:
     fill(9, "pending")
     with reading() as session:
-        views = {view.queue.name: view for view in all_queues(session)}
+        views = {view.queue.name: view for view in page_of_queues(session).views}
         oldest = queries.oldest_pending(session)
     assert sum(view.pending.number for view in views.values()) == 9
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
 
 
-def test_the_oldest_job_of_a_queue_is_found_by_index_priority_by_priority(app: Flask) -> None:
+@pytest.mark.parametrize("queues", [None, ["a", "b"]])
+def test_pending_jobs_are_counted_by_index_label_set_by_label_set(app: Flask, queues: Optional[list[str]]) -> None:
     fill(3, "pending")
     with reading() as session:
         if not engines.is_sqlite():
             session.execute(text("SET LOCAL enable_seqscan = off"))
         explain = "EXPLAIN QUERY PLAN " if engines.is_sqlite() else "EXPLAIN "
-        rows = session.execute(text(explain + queries._PENDING.text), {"queue": "a", "requires": "", "most": 9}).all()
-        plan = "\n".join(str(row[-1]) for row in rows)
+        busy = label_sets.select_busy(queries._PENDING, queues).bindparams(most=9)
+        values = busy.compile().params
+        rows = session.execute(text(explain + busy.text), values).all()
+        oldest = session.execute(text(explain + queries._OLDEST_OF_ALL.text)).all()
+        lost = session.execute(text(explain + queries._OLDEST_LOST.text)).all()
+    plan, plan_of_all, plan_of_lost = ("\n".join(str(row[-1]) for row in each) for each in (rows, oldest, lost))
     assert plan.count("ix_jobs_claim") >= 3
-    assert "Seq Scan on jobs" not in plan
-    assert "SCAN jobs" not in plan
+    assert "ix_jobs_first" in plan_of_all
+    assert "ix_jobs_lone" in plan_of_lost
+    for each in (plan, plan_of_all):
+        assert "Seq Scan on jobs" not in each
+        assert "SCAN jobs\n" not in f"{each}\n"
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -22,7 +22,7 @@ from tests.worker.test_claims import statement_named
 from tests.worker_connection import worker_connection
 from webapp.core.statements import CLAIM_LOOKAHEAD, PROMOTE_LIMIT
 from webapp.core.states import STATES
-from webapp.db import engines
+from webapp.db import engines, label_sets
 from webapp.db.application import create_core
 from webapp.db.engines import writing
 from webapp.db.models import Queue
@@ -162,6 +162,17 @@ def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: s
     assert plans
     for plan in plans:
         assert rows_read(plan) <= 3 * PAGE, json.dumps(plan, indent=1)
+
+
+def test_what_pages_show_of_queues_reads_little(large: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "COUNT_CAP", 100)
+    with planned() as (session, plans):
+        queries.oldest_pending(session)
+        assert not label_sets.busy_label_sets(session, labelled=True)
+        assert len(queries.waiting_jobs(session, ["default", "mail"])) == 2
+        assert queries.count_unfinished(session, "mail")["failed"].capped
+    for plan in plans:
+        assert rows_read(plan) <= 5 * EACH // 10, json.dumps(plan, indent=1)
 
 
 @pytest.mark.parametrize("typed", ["state:completed", "state:pending", "state:dead"])

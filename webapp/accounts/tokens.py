@@ -24,7 +24,7 @@ USE_INTERVAL = clock.seconds(60)  # accuracy of `used_at`
 MEANINGS = {
     "read": "reads jobs, output, workers and settings",
     "submit": "also submits jobs; can run any command",
-    "operate": "also cancels, requeues and discards jobs, and pauses queues",
+    "operate": "also cancels, requeues and discards jobs, and pauses and removes queues",
     "admin": "also changes settings and controls workers",
 }
 

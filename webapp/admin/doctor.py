@@ -27,7 +27,6 @@ from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.models import Worker
 from webapp.insight import blockers, fleet
-from webapp.insight.queues import all_queues
 from webapp.jobs import queries, settings
 from webapp.lib import clock
 from webapp.lib.text import size
@@ -235,7 +234,7 @@ def workers() -> Result:
         lease = settings.load(session).lease
         views = fleet.workers(session, lease)
         oldest = queries.oldest_pending(session)
-        stranded = blockers.stranded(all_queues(session), [view for view in views if view.alive])
+        stranded = blockers.stranded(session, [view for view in views if view.alive])
     silent = [view for view in views if not view.alive]
     running = f"{len(views) - len(silent)} running"
     if silent:

@@ -11,7 +11,8 @@ from marshmallow import fields as ma
 from webapp.api import fields, request_body
 from webapp.api.actions import EITHER, ActAnswer, Selection, act_answer, filter_of, move_many
 from webapp.api.gate import actor
-from webapp.api.jobs import LINKS, MAX_PAGE, JobPage, ListQuery, page
+from webapp.api.jobs import MAX_PAGE, JobPage, ListQuery, page
+from webapp.api.pagination import LINKS
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
 from webapp.db.engines import reading

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any, ClassVar, Optional
-from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import Response
 from marshmallow import Schema
 from marshmallow import fields as ma
 from sqlalchemy.orm import Session
 
-from webapp.api import fields, idempotency, request_body
+from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
 from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, field_problem
@@ -89,7 +86,7 @@ class ListQuery(Schema):
     queue = fields.name("only jobs in this queue")
     q = fields.free_text('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.MAX_TYPED)
     limit = fields.bounded("jobs per page", 1, MAX_PAGE, load_default=50)
-    cursor = ma.String(metadata={"description": "`next` or `previous` of another page"})
+    cursor = pagination.cursor_field()
 
 
 class JobQuery(ListQuery):
@@ -168,7 +165,6 @@ class Ids(fields.Answer):
 
 
 routes = Noun("Jobs", "A job is a shell command. Submit, list, get, delete.")
-LINKS = {"Link": {"description": "URLs of the next and the previous page", "schema": {"type": "string"}}}
 LOCATION = {"Location": {"description": "URL of the job", "schema": {"type": "string", "format": "uri-reference"}}}
 BATCH = {
     "oneOf": [{"type": "array", "items": JobRequest, "minItems": 1, "maxItems": MAX_BATCH}, JobsRequest],
@@ -176,7 +172,7 @@ BATCH = {
 }
 
 
-@routes.on("GET", "/jobs", {200: JobPage}, scope="read", query=JobQuery, headers=LINKS)
+@routes.on("GET", "/jobs", {200: JobPage}, scope="read", query=JobQuery, headers=pagination.LINKS)
 def list_jobs() -> Response:
     """List jobs in pages.
 
@@ -196,45 +192,14 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
     """A page of the list in the order of its state, with the cursors of the next and the previous page."""
     with reading() as session:
         try:
-            found = listing.page_of_jobs(session, wanted, limit=limit, **_decode(cursor, wanted))
+            at = pagination.decode(cursor, wanted.state or "")
+            found = listing.page_of_jobs(session, wanted, limit=limit, **at)  # type: ignore[arg-type]
         except ValueError:
-            message = "is not a cursor of this list; take one from a response, or omit it for the first page."
-            raise field_problem("cursor", message) from None
+            raise pagination.invalid_cursor() from None
         values, with_env = settings.load(session), may("submit")
         jobs = [job_detail.job_json(job, values, with_env=with_env) for job in found.jobs]
-    after, before = _encode("after", found.older, wanted), _encode("before", found.newer, wanted)
-    links = [f'<{_url(key)}>; rel="{rel}"' for key, rel in ((after, "next"), (before, "prev")) if key]
-    value = {"jobs": jobs, "next": after, "previous": before, "search_capped": found.search_capped}
-    return request_body.answer(value, headers={"Link": ", ".join(links)} if links else None)
-
-
-def _encode(direction: str, key: Optional[str], wanted: JobFilter) -> Optional[str]:
-    if key is None:
-        return None
-    text = json.dumps([direction, wanted.state or "", key], separators=(",", ":"))
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _decode(cursor: Optional[str], wanted: JobFilter) -> dict[str, Any]:
-    """The arguments of `listing.page_of_jobs`. Raises ValueError.
-
-    A cursor is valid for lists of one state only, because each state has its own order.
-    """
-    if cursor is None:
-        return {}
-    try:
-        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        direction, state, key = json.loads(data)
-    except (TypeError, RecursionError):
-        raise ValueError("not a cursor") from None
-    if direction not in ("after", "before") or state != (wanted.state or "") or not isinstance(key, str):
-        raise ValueError("not a cursor of this list")
-    return {direction: key}
-
-
-def _url(cursor: str) -> str:
-    parameters = {name: value for name, value in request.args.items() if name != "cursor"}
-    return f"{request.path}?{urlencode({**parameters, 'cursor': cursor})}"
+    name = wanted.state or ""
+    return pagination.answer({"jobs": jobs}, name, found.older, found.newer, search_capped=found.search_capped)
 
 
 @routes.on("POST", "/jobs", {201: Job}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)

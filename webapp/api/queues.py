@@ -1,22 +1,28 @@
-"""The queues: list, pause, resume. And the status of the whole queue, the same as `manage.py status --json`."""
+"""The queues: list, pause, resume, remove. And the status of the whole queue, the same as `manage.py status --json`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from flask import Response
+from marshmallow import Schema
 from marshmallow import fields as ma
 
-from webapp.api import fields, request_body
+from webapp.api import fields, pagination, request_body
 from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.api.workers import Worker
 from webapp.core import job_spec
 from webapp.db.engines import reading
-from webapp.insight.queues import all_queues
+from webapp.insight.queues import SHOWN, QueueFilter, page_of_queues, view_of
 from webapp.jobs import lifecycle, queue_actions
 from webapp.lib import clock
+from webapp.lib.text import capitalize
 from webapp.web import serializers
+
+LIST = "queues"  # in cursors
+MAX_PAGE = 500  # queues
 
 
 class LabelSet(fields.Answer):
@@ -40,6 +46,19 @@ class Queue(fields.Answer):
         "estimated time until all pending jobs have run; null: no pending jobs or no throughput", null=True
     )
     waiting = fields.list_of(LabelSet, "pending jobs by required labels")
+
+
+class QueueQuery(Schema):
+    like = fields.free_text("only queues whose name contains this text", 128)
+    show = fields.choice("busy: only queues with pending or running jobs; paused: only paused queues", SHOWN)
+    limit = fields.bounded("queues per page", 1, MAX_PAGE, load_default=MAX_PAGE)
+    cursor = pagination.cursor_field()
+
+
+class QueuePage(fields.Answer):
+    queues = fields.list_of(Queue, "by name")
+    next = fields.text("cursor of the next page", null=True)
+    previous = fields.text("cursor of the previous page", null=True)
 
 
 class Quantiles(fields.Answer):
@@ -72,10 +91,23 @@ routes = Noun("Queues", "A queue is created by its first job.")
 status = Noun("Status", "A summary of the queue.")
 
 
-@routes.on("GET", "/queues", {200: fields.listing("Queues", Queue, "by name")}, scope="read")
-def list_queues() -> Any:
-    """List the queues, with pending and running jobs."""
-    return {"queues": _queues()}
+@routes.on("GET", "/queues", {200: QueuePage}, scope="read", query=QueueQuery, headers=pagination.LINKS)
+def list_queues() -> Response:
+    """List the queues in pages, by name, with pending and running jobs.
+
+    `next` and the header Link lead to the next page.
+    """
+    asked = request_body.query(QueueQuery)
+    wanted = QueueFilter(asked.get("like", ""), asked.get("show", ""))
+    with reading() as session:
+        try:
+            at = pagination.decode(asked.get("cursor"), LIST)
+        except ValueError:
+            raise pagination.invalid_cursor() from None
+        page = page_of_queues(session, wanted, limit=asked["limit"], **at)
+    now = clock.now()
+    views = [serializers.queue(view, now) for view in page.views]
+    return pagination.answer({"queues": views}, LIST, page.older, page.newer)
 
 
 @routes.on("POST", "/queues/<name>/pause", {200: Queue}, scope="operate", errors=(409,))
@@ -90,22 +122,38 @@ def resume_queue(name: str) -> Any:
     return _pause(name, paused=False)
 
 
+@routes.on("DELETE", "/queues/<name>", {204: None}, scope="operate", errors=(409,))
+def remove_queue(name: str) -> Response:
+    """Remove a queue without unfinished jobs. Its finished jobs stay; its next job creates it again."""
+    _check_name(name)
+    try:
+        queue_actions.remove_queue(name, actor())
+    except queue_actions.QueueInUse as error:
+        raise Problem("conflict", f"{capitalize(str(error))} Nothing was changed.") from None
+    return Response(status=204)
+
+
 def _pause(name: str, *, paused: bool) -> dict[str, Any]:
     request_body.no_body()
-    if not job_spec.NAME.match(name):
-        raise lifecycle.NotFound(f"no such queue: {name[:128]!r}.")
+    _check_name(name)
     change = queue_actions.pause_queue if paused else queue_actions.resume_queue
     if not change(name, actor()):
         state = "paused" if paused else "running"
         raise Problem("conflict", f"Queue {name} is already {state}. Nothing was changed.", state=state)
-    return next(one for one in _queues() if one["name"] == name)
-
-
-def _queues() -> list[dict[str, Any]]:
     with reading() as session:
-        views = all_queues(session)
-    now = clock.now()
-    return [serializers.queue(view, now) for view in views]
+        view = view_of(session, name)
+    if view is None:
+        raise _not_found(name)
+    return serializers.queue(view, clock.now())
+
+
+def _check_name(name: str) -> None:
+    if not job_spec.NAME.match(name):
+        raise _not_found(name)
+
+
+def _not_found(name: str) -> lifecycle.NotFound:
+    return lifecycle.NotFound(f"no such queue: {name[:128]!r}.")
 
 
 @status.on("GET", "/status", {200: Status}, scope="read")

@@ -1,4 +1,4 @@
-"""`queue`: list, pause and resume queues. `list --queue` lists the jobs of one."""
+"""`queue`: list, pause, resume and remove queues. `list --queue` lists the jobs of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
-from webapp.commands.shared.core import actor, core, json_option, read_session
+from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session
 from webapp.commands.shared.output import Column, ago, present, span, two_digits
 from webapp.lib import clock
 from webapp.lib.durations import duration
@@ -17,18 +17,24 @@ if TYPE_CHECKING:
 
 @click.group(epilog="Example: manage.py queue pause mail")
 def queue() -> None:
-    """List, pause and resume queues."""
+    """List, pause, resume and remove queues."""
 
 
 @queue.command("list", epilog="Example: manage.py queue list --json")
+@click.option("--like", metavar="TEXT", default="", help="Queues whose name contains this text.")
+@click.option("--busy", "show", flag_value="busy", help="Queues with pending or running jobs.")
+@click.option("--paused", "show", flag_value="paused", help="Paused queues.")
+@limit_option(100)
 @json_option
-def list_queues(as_json: bool) -> None:
-    """List queues with their pending and running jobs. The first job of a queue creates it."""
-    from webapp.insight.queues import all_queues
+def list_queues(like: str, show: Optional[str], limit: int, as_json: bool) -> None:
+    """List queues by name, with their pending and running jobs. The first job of a queue creates it."""
+    from webapp.insight.queues import QueueFilter, count_queues, page_of_queues
     from webapp.web import serializers
 
+    wanted = QueueFilter(like, show or "")
     with read_session() as session:
-        views = all_queues(session)
+        page = page_of_queues(session, wanted, limit=limit)
+        more = count_queues(session, wanted) - limit if page.older is not None else 0
     columns = [
         Column("QUEUE", lambda view: view.queue.name),
         Column("STATE", lambda view: "running" if view.queue.paused_at is None else "paused"),
@@ -39,8 +45,9 @@ def list_queues(as_json: bool) -> None:
         Column("CLEARS IN", _clears_in, right=True),
         Column("PAUSED", lambda view: ago(view.queue.paused_at, view.queue.paused_by), flexible=True),
     ]
-    empty = "No queues yet. The first job creates one."
-    present(views, columns, as_json, lambda view: serializers.queue(view, clock.now()), empty)
+    empty = "No matching queues." if like or show else "No queues yet. The first job creates one."
+    hidden = f"{more:,} more. Use --limit or --like to see them." if more else ""
+    present(page.views, columns, as_json, lambda view: serializers.queue(view, clock.now()), empty, more=hidden)
 
 
 def _clears_in(view: QueueView) -> Optional[str]:
@@ -67,3 +74,14 @@ def resume(name: str) -> None:
     with core():
         changed = queue_actions.resume_queue(name, actor())
     click.echo(f"{name}: {'resumed' if changed else 'not paused'}")
+
+
+@queue.command(epilog="Example: manage.py queue remove mail")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove the queue NAME. It must have no unfinished jobs. Finished jobs stay."""
+    from webapp.jobs import queue_actions
+
+    with core():
+        queue_actions.remove_queue(name, actor())
+    click.echo(f"{name}: removed")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from webapp.jobs.queries import Waiting
 
 SHOWN_BLOCKED = 3  # groups of jobs without a matching worker
+SHOWN_PAUSED = 20  # names of paused queues
 
 
 @click.command(epilog="Example: manage.py status --json")
@@ -25,7 +26,6 @@ SHOWN_BLOCKED = 3  # groups of jobs without a matching worker
 def status(as_json: bool) -> None:
     """Show job counts by state, workers, and waiting jobs."""
     from webapp.insight import blockers, fleet, trends
-    from webapp.insight.queues import all_queues
     from webapp.jobs import queries, settings
     from webapp.web import serializers
 
@@ -42,16 +42,15 @@ def status(as_json: bool) -> None:
         recent = trends.trend(session, trends.RANGES["1h"])
         paused = queries.paused_queues(session)
         alive = [view for view in workers if view.alive]
-        blocked = blockers.stranded(all_queues(session, recent.rates), alive)
-    rate = sum(recent.rates.values())
+        blocked = blockers.stranded(session, alive)
     silent = len(workers) - len(alive)
     facts = {
         "workers": _workers(len(alive), silent, sum(view.worker.slots for view in alive), states),
         "oldest pending": "no pending jobs" if waited is None else duration(round(waited)),
         "finished": f"{minute} in the last minute, {hour} in the last hour",
-        "rate": f"about {two_digits(rate)} runs/min" if rate else None,
+        "rate": f"about {two_digits(recent.rate)} runs/min" if recent.rate else None,
         "last hour": _latency(serializers.trend(recent)),
-        "paused queues": ", ".join(paused) or None,
+        "paused queues": _some(paused),
         "no worker for": _blocked(blocked),
     }
     show(_counts(states), "", grid((name, text) for name, text in facts.items() if text is not None))
@@ -84,6 +83,11 @@ def _blocked(found: list[tuple[Waiting, Obstacle]]) -> Optional[str]:
     ]
     more = [f"{len(found) - SHOWN_BLOCKED} more groups"] if len(found) > SHOWN_BLOCKED else []
     return "; ".join(words + more) or None
+
+
+def _some(names: list[str]) -> Optional[str]:
+    more = [f"{len(names) - SHOWN_PAUSED:,} more"] if len(names) > SHOWN_PAUSED else []
+    return ", ".join(names[:SHOWN_PAUSED] + more) or None
 
 
 def _latency(hour: dict[str, Any]) -> Optional[str]:

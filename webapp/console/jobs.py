@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl, urlencode
 
 from flask import Blueprint, Response, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import saved_searches
@@ -24,7 +23,8 @@ from webapp.console.frame.person import actor, needs, this_person
 from webapp.core.states import STATES
 from webapp.db import audit
 from webapp.db.engines import reading, writing
-from webapp.db.models import Queue, View
+from webapp.db.models import View
+from webapp.insight.queues import some_names
 from webapp.jobs import exports, filters, listing, queries, search, settings
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
@@ -33,6 +33,7 @@ from webapp.lib.text import capitalize
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
+MANY_QUEUES = 30  # from here the queue is typed, with suggestions, instead of chosen
 SORTS = {  # the two sort orders of a state's list, the default first
     "scheduled": ("soonest", "latest"),
     "pending": ("next", "last"),
@@ -129,7 +130,8 @@ def show(asked: Asked, *, view_name: str = "", view_problem: str = "") -> Respon
             page=page,
             wanted=wanted,
             tabs=[(state, count, asked.url(state=state, sort=None)) for state, count in counts.items()],
-            queues=sorted({*session.scalars(select(Queue.name)), *([wanted.queue] if wanted.queue else [])}),
+            queues=_queue_choice(session, wanted.queue),
+            many_queues=MANY_QUEUES,
             total=counts[wanted.state or ""],
             default_retries=settings.load(session).max_retries,
             teach=EMPTY[wanted.state or ""],
@@ -144,6 +146,11 @@ def show(asked: Asked, *, view_name: str = "", view_problem: str = "") -> Respon
     if asked.problem or view_problem:
         response.status_code = 422
     return response
+
+
+def _queue_choice(session: Session, chosen: Optional[str]) -> list[str]:
+    """The queues to choose from, at most MANY_QUEUES and the chosen one."""
+    return sorted({*some_names(session, MANY_QUEUES), *([chosen] if chosen else [])})
 
 
 def page_of_jobs(

@@ -10,7 +10,6 @@ from webapp.console.display.attention import needs
 from webapp.console.frame import htmx
 from webapp.db.engines import reading
 from webapp.insight import fleet, trends
-from webapp.insight.queues import all_queues
 from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
 from webapp.lib import histograms
@@ -30,15 +29,14 @@ def index() -> ResponseReturnValue:
         values = settings.load(session)
         running = fleet.workers(session, values.lease)
         trend = trends.trend(session, wanted)
-        queues = all_queues(session, trend.rates)
         return htmx.page(
             "overview",
             session,
-            needs=needs(session, running, queues, values),
+            needs=needs(session, running, values),
             counts=counts,
             fleet=running,
             trend=trend,
-            rate=sum(trend.rates.values()),
+            rate=trend.rate,
             ranges=trends.RANGES.values(),
             charts=(charts.throughput(trend), charts.failures(trend)),
             axis=charts.AXES[wanted.key],
@@ -49,5 +47,5 @@ def index() -> ResponseReturnValue:
             rest=REST,
             words_of=words_of,
             failures=queries.recent_failures(session),
-            oldest=min((view.oldest_run_at for view in queues if view.oldest_run_at is not None), default=None),
+            oldest=queries.oldest_pending(session),
         )

@@ -13,7 +13,6 @@ from typing import Any, Optional
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.console.display.forms import FIELDS, MOST_LINES, SubmitForm
@@ -28,8 +27,8 @@ from webapp.core.job_spec import SpecError
 from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.db.models import Queue
 from webapp.insight import blockers, fleet
+from webapp.insight.queues import some_names
 from webapp.jobs import actions, job_detail, lifecycle, queries, settings
 from webapp.lib.text import plural
 
@@ -152,7 +151,7 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
         start_command=start_command,
         place=place,
         offered=_offered(session),
-        queues=list(session.scalars(select(Queue.name).order_by(Queue.name).limit(200))),
+        queues=some_names(session, 200),
         recent=queries.recent_commands(session, actor()),
         zone_name=zone_name(),
         most_lines=MOST_LINES,

@@ -23,8 +23,11 @@ AUDITED_SINGLY = 100  # jobs of one call with a line each in the audit trail; la
 AUDITED = ("queue", "requires", "state")  # of each job, in addition to its command
 MOST_LABEL_SETS = 1000  # of one queue: workers and pages query each of them
 
-_QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO NOTHING"
-_LABEL_SET = "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
+# A removed queue still has its row.
+ADD_QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO UPDATE SET removed_at = NULL"
+ADD_LABEL_SET = (
+    "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
+)
 
 
 def enqueue(
@@ -137,10 +140,11 @@ def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]
     def first(statement: str, values: Mapping[str, Any]) -> Any:
         return transaction.execute(statement, values).fetchone()
 
+    exists = "SELECT 1 FROM queues WHERE name = :name AND removed_at IS NULL"
+    if not transaction.is_sqlite:  # until the commit nobody removes it; inserting a job takes the same lock
+        exists += " FOR KEY SHARE"
     queues = [
-        {"name": name}
-        for name in dict.fromkeys(queue for queue, _ in named)
-        if first("SELECT 1 FROM queues WHERE name = :name", {"name": name}) is None
+        {"name": name} for name in dict.fromkeys(queue for queue, _ in named) if first(exists, {"name": name}) is None
     ]
     known = "SELECT 1 FROM lanes WHERE queue = :queue AND requires = :requires"
     label_sets = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
@@ -150,7 +154,7 @@ def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]
         if number + sum(label_set["queue"] == name for label_set in label_sets) > MOST_LABEL_SETS:
             message = f"jobs of the queue {name} already require {MOST_LABEL_SETS:,} different sets of labels."
             raise SpecError([FieldError("requires", f"{message} Use one of those sets, or another queue.")])
-    for statement, rows in ((_QUEUE, queues), (_LABEL_SET, label_sets)):
+    for statement, rows in ((ADD_QUEUE, queues), (ADD_LABEL_SET, label_sets)):
         if rows:
             transaction.execute_many(statement, rows)
     return bool(queues or label_sets)

@@ -134,23 +134,33 @@ HELD = f"SELECT {_COLUMNS} {_MINE}"
 SETTINGS = "SELECT key, value FROM settings"
 PAUSED = "SELECT name FROM queues WHERE paused_at IS NOT NULL"
 LABEL_SETS = """
-SELECT name, '', paused_at IS NULL FROM queues
+SELECT name, '', paused_at IS NULL FROM queues WHERE removed_at IS NULL
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
 """
 # Label sets that have pending jobs: each step reads the next entry of the index after all jobs of the last label set.
-BUSY_LABEL_SETS = """
+_NEXT_IN_QUEUE = """
+        (SELECT seq FROM jobs AS later
+         WHERE later.state = 'pending' AND later.queue = found.queue AND later.requires > found.requires
+         ORDER BY later.requires LIMIT 1)"""
+WITH_BUSY = f"""
 WITH RECURSIVE found (seq, queue, requires) AS (
     SELECT seq, queue, requires FROM (
         SELECT seq, queue, requires FROM jobs WHERE state = 'pending' ORDER BY queue, requires LIMIT 1) AS first
     UNION ALL
-    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = coalesce(
-        (SELECT seq FROM jobs AS later
-         WHERE later.state = 'pending' AND later.queue = found.queue AND later.requires > found.requires
-         ORDER BY later.requires LIMIT 1),
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = coalesce({_NEXT_IN_QUEUE},
         (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.queue > found.queue
          ORDER BY later.queue, later.requires LIMIT 1)))
-SELECT queue, requires FROM found
-"""
+"""  # noqa: S608  every part is ours
+BUSY_LABEL_SETS = f"{WITH_BUSY}SELECT queue, requires FROM found"  # noqa: S608
+# The same for some queues only; {names} selects them as `name`.
+WITH_BUSY_IN = f"""
+WITH RECURSIVE found (seq, queue, requires) AS (
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM ({{names}}) AS named JOIN jobs ON jobs.seq =
+        (SELECT seq FROM jobs AS earliest WHERE earliest.state = 'pending' AND earliest.queue = named.name
+         ORDER BY earliest.requires LIMIT 1)
+    UNION ALL
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = {_NEXT_IN_QUEUE})
+"""  # noqa: S608  every part is ours
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
 REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"

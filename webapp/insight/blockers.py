@@ -5,17 +5,19 @@ The console's templates have the texts and the buttons that help (`templates/job
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Optional
 
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
+from webapp.db.label_sets import busy_label_sets
 from webapp.db.models import Queue
 from webapp.insight import fleet, trends
-from webapp.insight.queues import QueueView
 from webapp.jobs import queries, settings
+from webapp.jobs.queries import Count
+
+MOST_REPORTED = 1000  # label sets without a worker
 
 
 @dataclass(frozen=True)
@@ -87,18 +89,42 @@ def serving(name: str, queue: Optional[Queue], alive: list[fleet.WorkerView], re
     return Fleet(found, able)
 
 
-def stranded(queues: Iterable[QueueView], alive: list[fleet.WorkerView]) -> list[tuple[queries.Waiting, Obstacle]]:
-    """Label sets whose jobs wait because no worker of their queue has the labels, those with the most jobs first."""
-    label_sets = [
-        (one, serving(view.queue.name, view.queue, alive, one.label_set.requires).obstacle)
-        for view in queues
-        for one in view.waiting
-        if one.label_set.requires
-    ]
-    found = [(one, why) for one, why in label_sets if why is not None and why.kind == "unlabelled"]
-    return sorted(found, key=lambda pair: -pair[0].number.number)
+def stranded(session: Session, alive: list[fleet.WorkerView]) -> list[tuple[queries.Waiting, Obstacle]]:
+    """Label sets whose jobs wait because no worker of their queue has the labels, those with the most jobs first.
+
+    At most MOST_REPORTED of them.
+    """
+    paused = set(queries.paused_queues(session))
+    found = {
+        one: why
+        for one in busy_label_sets(session, labelled=True)
+        if one.queue not in paused and (why := serving(one.queue, None, alive, one.requires).obstacle) is not None
+    }
+    unlabelled = [one for one, why in found.items() if why.kind == "unlabelled"][:MOST_REPORTED]
+    if not unlabelled:
+        return []
+    waiting = queries.waiting_jobs(session, sorted({one.queue for one in unlabelled}), labelled=True)
+    reported = set(unlabelled)
+    pairs = [(one, found[one.label_set]) for one in waiting if one.label_set in reported]
+    return sorted(pairs, key=lambda pair: -pair[0].number.number)
+
+
+def unserved(session: Session, alive: list[fleet.WorkerView]) -> dict[str, Count]:
+    """Queues with pending jobs that no running worker serves. At most MOST_REPORTED of them."""
+    served: set[str] = set()
+    for view in alive:
+        if view.queues is None:
+            return {}
+        served.update(view.queues)
+    if not alive:
+        return {}
+    left_out = sorted({*served, *queries.paused_queues(session)})
+    found: dict[str, list[Count]] = {}
+    for one in queries.waiting_jobs(session, not_in=left_out, limit=MOST_REPORTED):
+        found.setdefault(one.label_set.queue, []).append(one.number)
+    return {queue: queries.total(counts) for queue, counts in found.items()}
 
 
 def seconds_for(session: Session, name: str, jobs: int) -> Optional[float]:
     """Seconds that a queue needs for so many jobs at its present rate; None: no run ended lately."""
-    return trends.drain_time(jobs, trends.queue_rates(session).get(name))
+    return trends.drain_time(jobs, trends.queue_rates(session, [name]).get(name))

@@ -71,8 +71,8 @@ def of(session: Session, which: ColumnElement[bool], number: Count) -> Impact:
         if fleet.obstacle is None:
             takers.update({view.worker.id: view.worker.slots for view in fleet.takers})
     moving = [part for part in parts if part.obstacle is None]
-    rates = trends.queue_rates(session)
-    per_minute = sum(rates.get(name, 0) for name in {part.queue for part in moving}) or None
+    rates = trends.queue_rates(session, [part.queue for part in moving])
+    per_minute = sum(rates.values()) or None
     slots = sum(takers.values())
     moved = number.number * sum(part.jobs for part in moving) / max(sampled, 1)
     ahead = sum(part.ahead.number for part in moving)

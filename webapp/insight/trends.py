@@ -6,7 +6,7 @@ since the last roll-up, the data end a moment ago (`until`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, TypeVar
 
@@ -60,7 +60,7 @@ class Trend:
     is_late: bool
     points: list[tuple[int, Sum]]  # the last one is not complete
     commands_since: int  # commands are counted by full hours from then on
-    rates: dict[str, float]  # as `queue_rates`, for any range
+    rate: float  # runs that end per minute, the sum of `queue_rates` over all queues, for any range
     total: Sum = field(default_factory=Sum)
     busiest: list[Commands] = field(default_factory=list)
     failing: list[Commands] = field(default_factory=list)
@@ -92,7 +92,7 @@ def _trend(session: Session, wanted: Range, tail: Folded, now: int) -> Trend:
         if queue == wanted.sums and at >= first:
             points[at].add(one)
     is_late, since = now - until > LATE_AFTER, first // HOUR * HOUR
-    result = Trend(wanted, until, is_late, sorted(points.items()), since, _rates(session, tail, now))
+    result = Trend(wanted, until, is_late, sorted(points.items()), since, _total_rate(session, tail, now))
     for one in points.values():
         result.total.add(one)
     ordered = sorted(_commands(session, since, now, tail).values(), key=lambda one: one.shape)
@@ -151,30 +151,53 @@ def _sums(since: int, now: int) -> Select[Any]:
 # --- rates -----------------------------------------------------------------------------------------------------------
 
 
-def queue_rates(session: Session) -> dict[str, float]:
+def queue_rates(session: Session, queues: Sequence[str]) -> dict[str, float]:
     """Runs that end per minute, by queue: over RATE_MINUTES, or since the first run in that time.
 
     Queues without ended runs are left out. Empty if the roll-ups are not current.
     """
-    return _with_tail(session, lambda tail, now: _rates(session, tail, now))
+    return _with_tail(session, lambda tail, now: _rates(session, tail, now, queues))
 
 
-def _rates(session: Session, tail: Folded, now: int) -> dict[str, float]:
-    until = tail.until if tail.more else now
+def _rates(session: Session, tail: Folded, now: int, queues: Sequence[str]) -> dict[str, float]:
+    until, first = _rate_span(tail, now)
     if now - until > LATE_AFTER:
         return {}
-    first = until // MINUTE * MINUTE - (RATE_MINUTES - 1) * MINUTE
     statement = select(Minute.queue, Minute.at, Minute.completed + Minute.failed).where(
-        Minute.at.in_(range(first, until + 1, MINUTE)), Minute.queue.not_in(SUMS)
+        Minute.at.in_(range(first, until + 1, MINUTE)), Minute.queue.in_(queues)
     )
     ended: dict[str, dict[int, int]] = {}
     for queue, at, number in session.execute(statement).tuples():
         ended.setdefault(queue, {})[at] = number
     for (at, queue), one in tail.minutes.items():
-        if queue not in SUMS and at >= first:
+        if queue in queues and at >= first:
             minutes = ended.setdefault(queue, {})
             minutes[at] = minutes.get(at, 0) + one.ended
     return {queue: rate for queue, minutes in ended.items() if (rate := _rate(minutes, until))}
+
+
+def _total_rate(session: Session, tail: Folded, now: int) -> float:
+    """The sum of the rates of all queues. Queues with the same first minute share a row, however many there are."""
+    until, first = _rate_span(tail, now)
+    if now - until > LATE_AFTER:
+        return 0
+    lately = sorted({queue for at, queue in tail.minutes if queue not in SUMS and at >= first})
+    number = Minute.completed + Minute.failed
+    each = (
+        select(func.min(Minute.at).label("begun"), func.sum(number).label("number"))
+        .where(Minute.at.in_(range(first, until + 1, MINUTE)), Minute.queue.not_in([*SUMS, *lately]), number > 0)
+        .group_by(Minute.queue)
+        .subquery()
+    )
+    rows = session.execute(select(each.c.begun, func.sum(each.c.number)).group_by(each.c.begun)).tuples()
+    total = sum(_rate({begun: int(ended)}, until) for begun, ended in rows)
+    return total + sum(_rates(session, tail, now, lately).values())
+
+
+def _rate_span(tail: Folded, now: int) -> tuple[int, int]:
+    """Until when attempts are counted, and the first minute of a rate."""
+    until = tail.until if tail.more else now
+    return until, until // MINUTE * MINUTE - (RATE_MINUTES - 1) * MINUTE
 
 
 def _rate(minutes: dict[int, int], until: int) -> float:

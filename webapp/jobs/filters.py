@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
-from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, or_, select, true
+from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, literal_column, or_, select, true
 
 from webapp.core.states import STATES, TERMINAL
 from webapp.db.models import Attempt, Job, OutputTail
@@ -42,6 +42,7 @@ class JobFilter:
         since: changed at this time (microseconds) or later.
         requires: one required label.
         label_set: all required labels as in the job's row; for pending jobs.
+        lost: whether a worker died while it ran the job; for pending jobs.
     """
 
     state: Optional[str] = None
@@ -57,6 +58,7 @@ class JobFilter:
     output: Optional[bool] = None
     requires: Optional[str] = None
     label_set: Optional[str] = None
+    lost: Optional[bool] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -91,6 +93,8 @@ class JobFilter:
             yield self.state == "pending", Job.queue == self.queue
         if self.label_set is not None:
             yield True, Job.requires == self.label_set
+        if self.lost is not None:  # in the words of the partial indexes
+            yield True, literal_column("losses > 0" if self.lost else "losses = 0")
         if self.group is not None:
             yield self.state == "dead", Job.error_key == self.group
         if self.ended_by is not None:

@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal_column, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
-from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES
+from webapp.core.enqueue import ADD_LABEL_SET, ADD_QUEUE
+from webapp.core.schema import BUMP_REVISION
+from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
 from webapp.db import audit
-from webapp.db.models import BulkAction, Event, Job
+from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue
 from webapp.lib import clock
+
+_MOVED = (Job.seq, Job.id, Job.queue, Job.requires)
 
 
 class NotFound(LookupError):
@@ -59,12 +63,12 @@ def in_state(*states: str) -> ColumnElement[bool]:
 
 def move(
     session: Session, action: BulkAction, which: ColumnElement[bool], values: Mapping[str, Any], *, audited: bool
-) -> list[Row[tuple[int, str]]]:
+) -> list[Row[tuple[int, str, str, str]]]:
     """Move the jobs that match `which` and that the action's verb can move; write an event for each.
 
     The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. Each
-    row gets `values`, and keeps its old ones for an undo. Returns `seq` and `id` of each, by sequence. Not `audited`:
-    the audit trail has the action as a whole.
+    row gets `values`, and keeps its old ones for an undo. Returns `seq`, `id`, `queue` and `requires` of each, by
+    sequence. Not `audited`: the audit trail has the action as a whole.
     """
     arrow = ARROWS[action.verb]
     guard = in_state(*arrow.leaves)
@@ -85,8 +89,10 @@ def move(
             "prior_attempts": Job.attempts,
         }
         statement = update(Job).where(which, guard).values({**new, **values})
-    rows = session.execute(statement.returning(Job.seq, Job.id).execution_options(synchronize_session=False))
+    rows = session.execute(statement.returning(*_MOVED).execution_options(synchronize_session=False))
     moved = sorted(rows, key=lambda job: job.seq)
+    if arrow.enters is not None and arrow.enters not in TERMINAL and set(arrow.leaves) <= set(TERMINAL):
+        _restore_queues(session, moved)
     subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
     record(session, action.verb, subjects, action.actor, act_id=action.id, changes=changes, audited=audited)
@@ -112,12 +118,37 @@ def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], b
             changed_at=clock.now(),
             act_id=None,
         )
-        .returning(Job.seq, Job.id)
+        .returning(*_MOVED, Job.state)
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(statement).all()
+    _restore_queues(session, [row for row in rows if row.state not in TERMINAL])
     record(session, "undo", [("job:" + row.id, row.seq) for row in rows], back.actor, act_id=back.id, audited=False)
     return len(rows)
+
+
+def _restore_queues(session: Session, jobs: Sequence[Row[Any]]) -> None:
+    """Create the queues and label sets of jobs that are no longer finished, if they were removed.
+
+    The lock on the rows of the queues (PostgreSQL) delays a removal until the commit, so that it sees these jobs.
+    """
+    named = sorted({(job.queue, job.requires) for job in jobs})
+    names = sorted({queue for queue, _ in named})
+    if not names:
+        return
+    there = select(Queue.name).where(Queue.name.in_(names), Queue.removed_at.is_(None)).order_by(Queue.name)
+    known = set(session.scalars(there.with_for_update(read=True, key_share=True)))
+    queues = [{"name": name} for name in names if name not in known]
+    wanted = [{"queue": queue, "requires": requires} for queue, requires in named if requires]
+    if wanted:
+        rows = select(LabelSetRow.queue, LabelSetRow.requires).where(LabelSetRow.queue.in_(names))
+        stored = set(session.execute(rows).tuples())
+        wanted = [one for one in wanted if (one["queue"], one["requires"]) not in stored]
+    for statement, missing in ((ADD_QUEUE, queues), (ADD_LABEL_SET, wanted)):
+        if missing:
+            session.execute(text(statement), missing)
+    if queues or wanted:
+        session.execute(text(BUMP_REVISION))
 
 
 def record(

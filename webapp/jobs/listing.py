@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.db.label_sets import label_sets
+from webapp.db.label_sets import busy_label_sets
 from webapp.db.models import Job
 from webapp.jobs import filters
 from webapp.jobs.filters import JobFilter
 
 Key = tuple[Any, ...]  # integers
+MAX_LINES = 50  # label sets that a list of all queues reads one by one
 
 
 @dataclass(frozen=True)
@@ -186,16 +187,28 @@ def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool
 
 
 def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
-    """The index ranges of the list: no index sorts the pending jobs of all label sets together."""
+    """The index ranges of the list.
+
+    Pending jobs of one queue: its label sets, because no index sorts these together. Pending jobs of all queues have
+    such an index, apart from those whose worker died, which are few.
+    """
     if wanted.state != "pending":
         return [wanted]
-    named = () if wanted.queue is None else (wanted.queue,)
+    if wanted.queue is None and wanted.requires is None:
+        return _lines_of_all(session, wanted)
+    named = None if wanted.queue is None else [wanted.queue]
     asked = {wanted.requires} if wanted.requires is not None else set()
-    return [
-        replace(wanted, queue=label_set.queue, label_set=label_set.requires)
-        for label_set in label_sets(session, *named)
-        if asked <= set(labels.split(label_set.requires))
-    ]
+    busy = busy_label_sets(session, named, labelled=bool(asked))
+    found = [one for one in busy if asked <= set(labels.split(one.requires))]
+    if wanted.queue is None and len(found) > MAX_LINES:
+        return _lines_of_all(session, wanted)
+    return [replace(wanted, queue=one.queue, label_set=one.requires) for one in found]
+
+
+def _lines_of_all(session: Session, wanted: JobFilter) -> list[JobFilter]:
+    lost = replace(wanted, lost=True)
+    any_lost = session.execute(select(Job.seq).where(JobFilter("pending", lost=True).where()).limit(1)).first()
+    return [replace(wanted, lost=False), *([lost] if any_lost is not None else [])]
 
 
 def _rows(

@@ -25,8 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from webapp.core.labels import LabelSet
-from webapp.core.states import STATES
-from webapp.db.label_sets import label_sets
+from webapp.core.states import STATES, TERMINAL
+from webapp.db import label_sets
 from webapp.db.models import Event, Job, Queue
 from webapp.jobs import listing
 from webapp.jobs.filters import JobFilter
@@ -34,6 +34,7 @@ from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 
 COUNT_CAP = 10_000
+UNFINISHED = tuple(state for state in STATES if state not in TERMINAL)
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,27 @@ def count_states(session: Session) -> dict[str, Count]:
     return {state: Count.up_to(number) for state, number in zip(STATES, numbers)}
 
 
+def count_unfinished(session: Session, queue: str) -> dict[str, Count]:
+    """How many jobs of this queue are in each state that is not terminal, without states that have none.
+
+    One statement: with several, PostgreSQL could miss a job that changes its state between them.
+    """
+    numbers = session.execute(_count_each(UNFINISHED, Job.queue == queue), {"most": COUNT_CAP + 1}).one()
+    return {state: Count.up_to(number) for state, number in zip(UNFINISHED, numbers) if number}
+
+
 @lru_cache(maxsize=1)
 def _all_states() -> Select[Any]:
     """Built once, because every page refresh runs it."""
+    return _count_each(STATES)
+
+
+def _count_each(states: Sequence[str], *conditions: ColumnElement[bool]) -> Select[Any]:
     each = []
-    for state in STATES:
-        limited: Select[Any] = (
-            select(literal_column("1")).select_from(Job).where(in_state(state)).limit(bindparam("most", type_=Integer))
-        )
-        each.append(select(func.count()).select_from(limited.subquery()).scalar_subquery().label(state))
+    for state in states:
+        jobs: Select[Any] = select(literal_column("1")).select_from(Job).where(in_state(state), *conditions)
+        limited = jobs.limit(bindparam("most", type_=Integer)).subquery()
+        each.append(select(func.count()).select_from(limited).scalar_subquery().label(state))
     return select(*each)
 
 
@@ -109,18 +122,25 @@ def count_finished_since(session: Session, since: int, states: Sequence[str] = (
     return Count(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
-# The number of pending jobs of a label set and the earliest due time. The index of the claim sorts by priority first,
-# so the recursion steps from priority to priority, not from row to row.
-_LABEL_SET = "state = 'pending' AND queue = :queue AND requires = :requires"
-_PENDING = text(f"""
+# The earliest due time among pending jobs. Their indexes sort by priority first, so the recursion steps from priority
+# to priority, not from row to row.
+_OLDEST = """
 WITH RECURSIVE levels(priority) AS (
-  SELECT max(priority) FROM jobs WHERE {_LABEL_SET}
+  SELECT max(priority) FROM jobs WHERE {jobs}
   UNION ALL
-  SELECT (SELECT max(priority) FROM jobs WHERE {_LABEL_SET} AND priority < levels.priority)
+  SELECT (SELECT max(priority) FROM jobs WHERE {jobs} AND priority < levels.priority)
   FROM levels WHERE levels.priority IS NOT NULL)
-SELECT (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_LABEL_SET} LIMIT :most) AS found),
-       (SELECT min((SELECT min(run_at) FROM jobs WHERE {_LABEL_SET} AND priority = levels.priority)) FROM levels)
-""")  # noqa: S608  no part comes from a user
+SELECT min((SELECT min(run_at) FROM jobs WHERE {jobs} AND priority = levels.priority)) FROM levels
+"""
+_OLDEST_OF_ALL = text(_OLDEST.format(jobs="state = 'pending' AND losses = 0"))
+# Jobs whose worker died are usually few.
+_OLDEST_LOST = text("SELECT min(run_at) FROM jobs WHERE state = 'pending' AND losses > 0")
+_IN_FOUND = "state = 'pending' AND queue = found.queue AND requires = found.requires"
+# Columns for `label_sets.select_busy`: the number of pending jobs and the earliest due time.
+_PENDING = f"""
+queue, requires, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_IN_FOUND} LIMIT :most) AS counted),
+({_OLDEST.format(jobs=_IN_FOUND)})
+"""  # noqa: S608  no part comes from a user
 
 
 @dataclass(frozen=True)
@@ -132,20 +152,28 @@ class Waiting:
     oldest: Optional[int]
 
 
-def waiting_jobs(session: Session) -> list[Waiting]:
-    """Pending jobs by label set; label sets without pending jobs are left out."""
-    found = []
-    for label_set in label_sets(session):
-        values = {"queue": label_set.queue, "requires": label_set.requires, "most": COUNT_CAP + 1}
-        number, oldest = session.execute(_PENDING, values).one()
-        if number:
-            found.append(Waiting(label_set, Count.up_to(number), oldest))
-    return found
+def waiting_jobs(
+    session: Session,
+    queues: Optional[Sequence[str]] = None,
+    *,
+    labelled: bool = False,
+    not_in: Sequence[str] = (),
+    limit: Optional[int] = None,
+) -> list[Waiting]:
+    """Pending jobs by label set, sorted; label sets without pending jobs are left out.
+
+    One statement. For the arguments see `label_sets.select_busy`.
+    """
+    busy = label_sets.select_busy(_PENDING, queues, labelled=labelled, not_in=not_in, limit=limit)
+    rows = session.execute(busy.bindparams(most=COUNT_CAP + 1))
+    waiting = [Waiting(LabelSet(queue, requires), Count.up_to(number), due) for queue, requires, number, due in rows]
+    return sorted(waiting, key=lambda one: (one.label_set.queue, one.label_set.requires))
 
 
 def oldest_pending(session: Session) -> Optional[int]:
     """When the job that has waited longest became due (microseconds), or None."""
-    return oldest(waiting_jobs(session))
+    times = session.scalar(_OLDEST_OF_ALL), session.scalar(_OLDEST_LOST)
+    return min((at for at in times if at is not None), default=None)
 
 
 def oldest(waiting: Iterable[Waiting]) -> Optional[int]:

@@ -1,16 +1,23 @@
-"""Pause and resume a queue. Console, CLI and API call the same functions; each is one durable transaction."""
+"""Pause, resume and remove a queue. Console, CLI and API call the same functions; each is one durable transaction."""
 
 from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import null, update
+from sqlalchemy import delete, null, select, update
 
+from webapp.core.job_spec import JobSpec
 from webapp.db.engines import writing
-from webapp.db.models import Queue
-from webapp.jobs import settings
+from webapp.db.models import LabelSetRow, Queue
+from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import NotFound, record
 from webapp.lib import clock
+
+DEFAULT = JobSpec.queue  # of jobs that name no queue
+
+
+class QueueInUse(Exception):
+    """The queue cannot be removed; the message says why."""
 
 
 def pause_queue(name: str, actor: str) -> bool:
@@ -28,16 +35,47 @@ def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
         before = Queue.paused_at.is_(None) if at is not None else Queue.paused_at.is_not(None)
         changed = session.execute(
             update(Queue)
-            .where(Queue.name == name, before)
+            .where(Queue.name == name, Queue.removed_at.is_(None), before)
             .values(paused_at=at, paused_by=actor if at is not None else null())
             .returning(Queue.name)
         ).first()
         if changed is None:
-            if session.get(Queue, name) is None:
-                raise NotFound(f"no such queue: {name!r}. A queue exists once a job has named it.")
+            if session.scalar(select(Queue.name).where(Queue.name == name, Queue.removed_at.is_(None))) is None:
+                raise _not_found(name)
             return False
         settings.bump_revision(session)
         paused = at is not None
         change = {"before": {"paused": not paused}, "after": {"paused": paused}}
         record(session, "pause" if paused else "resume", [("queue:" + name, None)], actor, changes=[change])
         return True
+
+
+def remove_queue(name: str, actor: str) -> None:
+    """Remove a queue without unfinished jobs. Its finished jobs stay; its next job creates it again.
+
+    Raises NotFound, and QueueInUse for the default queue and for a queue with unfinished jobs.
+
+    On PostgreSQL, a transaction that stores or requeues a job locks the queue's row until it commits. So this waits for
+    that transaction, and then sees its job. The row stays, because jobs refer to it.
+    """
+    if name == DEFAULT:
+        raise QueueInUse(f"queue {name} cannot be removed: jobs that name no queue go to it.")
+    with writing(wakes_workers=False) as session:
+        queue = session.scalar(select(Queue).where(Queue.name == name, Queue.removed_at.is_(None)).with_for_update())
+        if queue is None:
+            raise _not_found(name)
+        left = queries.count_unfinished(session, name)
+        if left:
+            jobs = " and ".join(f"{count} {state}" for state, count in left.items())
+            noun = "job" if queries.total(left.values()).number == 1 else "jobs"
+            help_ = "Wait until they finish, or cancel or discard them."
+            raise QueueInUse(f"queue {name} cannot be removed: it has {jobs} {noun}. {help_}")
+        change = {"before": {"paused": queue.paused_at is not None}, "after": {}}
+        session.execute(delete(LabelSetRow).where(LabelSetRow.queue == name))
+        queue.removed_at, queue.paused_at, queue.paused_by = clock.now(), None, None
+        settings.bump_revision(session)
+        record(session, "remove_queue", [("queue:" + name, None)], actor, changes=[change])
+
+
+def _not_found(name: str) -> NotFound:
+    return NotFound(f"no such queue: {name!r}. A queue exists once a job has named it.")

@@ -144,7 +144,7 @@ def status(session: Session) -> dict[str, Any]:
         "oldest_pending_seconds": queries.waited(queries.oldest_pending(session), now),
         "finished_last_minute": queries.count_finished_since(session, now - MINUTE).number,
         "finished_last_hour": queries.count_finished_since(session, now - HOUR).number,
-        "runs_per_minute": sum(hour.rates.values()),
+        "runs_per_minute": hour.rate,
         "last_hour": trend(hour),
         "paused_queues": queries.paused_queues(session),
     }

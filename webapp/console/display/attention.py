@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -16,10 +16,10 @@ from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Obstacle
 from webapp.insight.fleet import WorkerView
-from webapp.insight.queues import QueueView
 from webapp.insight.stuck_jobs import Stuck, stuck
+from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
-from webapp.jobs.queries import Waiting
+from webapp.jobs.queries import Count, Waiting
 from webapp.lib import clock
 
 OVERDUE = clock.seconds(120)  # longer than a due job takes to become pending
@@ -35,7 +35,7 @@ class Needs:
         silent: number of workers that do not respond.
         overdue: states, 'failed' or 'scheduled', with jobs that no worker has picked up in time.
         paused: names of paused queues.
-        unserved: queues with pending jobs that no running worker serves.
+        unserved: queues whose pending jobs no running worker serves, with their number.
         stranded: label sets with pending jobs that no running worker has.
     """
 
@@ -46,11 +46,11 @@ class Needs:
     stuck: list[Stuck]
     overdue: list[str]
     paused: list[str]
-    unserved: list[QueueView]
+    unserved: dict[str, Count]
     stranded: list[tuple[Waiting, Obstacle]]
 
 
-def needs(session: Session, fleet: Sequence[WorkerView], queues: Sequence[QueueView], values: Settings) -> Needs:
+def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Needs:
     config = current_app.extensions["queuectl_config"]
     free = db_errors.disk_nearly_full(config)
     alive = [view for view in fleet if view.alive]
@@ -61,19 +61,12 @@ def needs(session: Session, fleet: Sequence[WorkerView], queues: Sequence[QueueV
         silent=len(fleet) - len(alive),
         stuck=stuck(session, fleet, values),
         overdue=[state for state in ("failed", "scheduled") if _is_overdue(session, state)],
-        paused=[view.queue.name for view in queues if view.queue.paused_at is not None],
-        unserved=list(_unserved(queues, alive)),
-        stranded=blockers.stranded(queues, alive),
+        paused=queries.paused_queues(session),
+        unserved=blockers.unserved(session, alive),
+        stranded=blockers.stranded(session, alive),
     )
 
 
 def _is_overdue(session: Session, state: str) -> bool:
     first = session.scalar(select(func.min(Job.run_at)).where(in_state(state), Job.state == state))
     return first is not None and first < clock.now() - OVERDUE
-
-
-def _unserved(queues: Sequence[QueueView], alive: list[WorkerView]) -> Iterator[QueueView]:
-    for view in queues:
-        obstacle = blockers.serving(view.queue.name, view.queue, alive).obstacle
-        if view.pending.number and obstacle is not None and obstacle.kind == "unserved":
-            yield view

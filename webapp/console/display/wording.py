@@ -12,7 +12,7 @@ from webapp.lib.text import shorten
 NOTHING = "\N{EN DASH}"  # a table cell without a value
 ROLE_HELP = {
     "viewer": "sees jobs, output, workers and settings; cannot change anything",
-    "operator": "also submits, cancels, requeues and discards jobs, and pauses queues; can run any command",
+    "operator": "also submits, cancels, requeues and discards jobs, and pauses and removes queues; can run any command",
     "admin": "also changes settings, controls workers, manages users and tokens, and reads the audit trail",
 }
 EMPTY = {

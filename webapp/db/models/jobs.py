@@ -189,12 +189,13 @@ class Queue(Model):
     name: Mapped[str] = mapped_column(primary_key=True)
     paused_at: Mapped[Optional[int]]
     paused_by: Mapped[Optional[str]]
+    removed_at: Mapped[Optional[int]]  # the row stays because finished jobs refer to it; the next job clears this
 
 
 class LabelSetRow(Model):
     """A set of labels that jobs of a queue have required. Claims read the label sets from here.
 
-    Rows are never deleted. Their number depends on the different sets, not on the number of jobs.
+    Only the removal of the queue deletes rows. Their number depends on the different sets, not on the number of jobs.
     """
 
     __tablename__ = "lanes"

@@ -1,0 +1,63 @@
+"""Cursors of lists that are read in pages, and the links to the other pages."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any, Optional
+from urllib.parse import urlencode
+
+from flask import Response, request
+from marshmallow import fields as ma
+
+from webapp.api import request_body
+from webapp.api.problems import field_problem
+
+LINKS = {"Link": {"description": "URLs of the next and the previous page", "schema": {"type": "string"}}}
+
+
+def cursor_field() -> ma.String:
+    return ma.String(metadata={"description": "`next` or `previous` of another page"})
+
+
+def decode(cursor: Optional[str], name: str) -> dict[str, str]:
+    """The key of a page, as `after` or `before`. Raises ValueError.
+
+    A cursor is valid for lists with this name only, because each of them has its own order.
+    """
+    if cursor is None:
+        return {}
+    try:
+        data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        direction, of, key = json.loads(data)
+    except (TypeError, RecursionError):
+        raise ValueError("not a cursor") from None
+    if direction not in ("after", "before") or of != name or not isinstance(key, str):
+        raise ValueError("not a cursor of this list")
+    return {direction: key}
+
+
+def invalid_cursor() -> Exception:
+    message = "is not a cursor of this list; take one from a response, or omit it for the first page."
+    return field_problem("cursor", message)
+
+
+def answer(items: Mapping[str, Any], name: str, older: Optional[str], newer: Optional[str], **more: Any) -> Response:
+    """A page with the cursors of the next and the previous one, also as links."""
+    after, before = _encode("after", older, name), _encode("before", newer, name)
+    links = [f'<{_url(key)}>; rel="{rel}"' for key, rel in ((after, "next"), (before, "prev")) if key]
+    whole = {**items, "next": after, "previous": before, **more}
+    return request_body.answer(whole, headers={"Link": ", ".join(links)} if links else None)
+
+
+def _encode(direction: str, key: Optional[str], name: str) -> Optional[str]:
+    if key is None:
+        return None
+    text = json.dumps([direction, name, key], separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _url(cursor: str) -> str:
+    parameters = {name: value for name, value in request.args.items() if name != "cursor"}
+    return f"{request.path}?{urlencode({**parameters, 'cursor': cursor})}"
