@@ -18,7 +18,7 @@ def _work(task: dict[str, Any]) -> int:
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor handles these
-    logs.set_up(task["log_level"])
+    logs.set_up(**task["log"])
     config, parent = configuration.load(), sys.stdin.fileno()
     if task["role"] == "chores":
         from webapp.db.application import create_core

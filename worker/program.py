@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from webapp.config import Config
+from webapp.lib import logs
 
 ENTRY = Path(__file__).with_name("__main__.py")
 # A group of its own keeps Ctrl-C away from a child, as a session does on POSIX.
@@ -26,7 +26,7 @@ def start(config: Config, task: Mapping[str, Any], *, stdout: Optional[int] = No
         "QUEUECTL_DATABASE_URL": config.database_url or "",
         "QUEUECTL_PUBLIC_URL": config.public_url or "",
     }
-    whole = {**task, "log_level": logging.getLogger().getEffectiveLevel()}
+    whole = {**task, "log": logs.options()}
     return subprocess.Popen(
         [sys.executable, str(ENTRY), json.dumps(whole)],
         stdin=subprocess.PIPE,

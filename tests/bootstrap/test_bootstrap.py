@@ -45,7 +45,9 @@ gone = tiny.__file__.replace("tiny.py", "gone.py")
 
 def main(argv):
     print(json.dumps({"argv": argv, "cwd": os.getcwd(), "prefix": sys.prefix, "tiny": tiny.__file__,
-                      "version": tiny.VERSION, "has_gone": os.path.exists(gone)}))
+                      "version": tiny.VERSION, "has_gone": os.path.exists(gone), "path": sys.path,
+                      "executable": sys.executable, "home": os.environ.get("PYTHONHOME"),
+                      "isolated": sys.flags.isolated}))
     if argv == ["stay"]:
         sys.stdout.flush()
         sys.stdin.read()
@@ -447,3 +449,72 @@ def test_a_finished_environment_costs_a_start_little(finished: Door) -> None:
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "webapp.bootstrap.enter" in loaded
     assert loaded & {"webapp.bootstrap.install", "subprocess", "hashlib", "tempfile", "venv"} == set()
+
+
+# --- the packages by path, without a second start ---
+
+
+@pytest.fixture
+def user_site(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """The folder of a user's own packages, and the environment in which Python uses it."""
+    environment = {"PYTHONUSERBASE": str(tmp_path / "user")}
+    ask = [BASE_PYTHON, "-c", "import site; print(site.getusersitepackages())"]
+    folder = Path(subprocess.check_output(ask, text=True, env={**os.environ, **environment}).strip())
+    folder.mkdir(parents=True)
+    return folder, environment
+
+
+def packages(door: Door) -> str:
+    [folder] = door.venv.glob("[lL]ib/**/site-packages")
+    return str(folder)
+
+
+def test_a_start_takes_the_packages_into_its_own_process(finished: Door) -> None:
+    told = finished.told()
+    assert told["executable"].startswith(str(finished.venv))
+    assert [path for path in told["path"] if path.endswith("-packages")] == [packages(finished)]
+    child = [told["executable"], "-c", "import tiny; print(tiny.__file__)"]
+    assert subprocess.check_output(child, text=True).startswith(packages(finished))
+
+
+@pytest.mark.parametrize("how", ["a module", "a path", "a loaded module"])
+def test_packages_of_the_user_never_come_before_the_locked_ones(
+    finished: Door, user_site: tuple[Path, dict[str, str]], tmp_path: Path, how: str
+) -> None:
+    """A path is what an editable install adds; a .pth file with code may even have loaded a package already."""
+    folder, environment = user_site
+    (tmp_path / "source").mkdir()
+    place = tmp_path / "source" if how == "a path" else folder
+    (place / "tiny.py").write_text("VERSION = 'of the user'")
+    if how != "a module":
+        (folder / "own.pth").write_text("import tiny\n" if how == "a loaded module" else f"{place}\n")
+    told = finished.told(**environment)
+    assert (told["version"], told["prefix"]) == ("1.0", str(finished.venv))
+    assert not {str(folder), str(place)} & set(told["path"])
+
+
+@pytest.mark.parametrize("flag", ["-S", "-I", "-s", "-E", "-O"])
+def test_a_start_with_flags_has_the_same_packages(finished: Door, flag: str) -> None:
+    command = [BASE_PYTHON, flag, str(finished.checkout / "manage.py")]
+    told = json.loads(subprocess.check_output(command, text=True, env=finished.environment))
+    assert (told["version"], told["prefix"]) == ("1.0", str(finished.venv))
+    assert told["isolated"] == (flag == "-I")  # flags are lost in a second start
+
+
+def test_folders_in_pythonpath_stay_usable_whatever_their_name(finished: Door, tmp_path: Path) -> None:
+    (tmp_path / "site-packages").mkdir()
+    told = finished.told(PYTHONPATH=str(tmp_path / "site-packages"), PYTHONHOME=sys.base_prefix)
+    assert told["path"][-1] == str(tmp_path / "site-packages")
+    assert told["home"] is None  # else programs that jobs start would get it
+
+
+def test_a_start_from_another_environment_of_this_python_uses_the_locked_packages(
+    finished: Door, tmp_path: Path
+) -> None:
+    subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=True)
+    [folder] = (tmp_path / "other").glob("[lL]ib/**/site-packages")
+    (folder / "tiny.py").write_text("VERSION = 'of the other environment'")
+    python = next(path for path in (tmp_path / "other").glob("*/python*") if path.stem == "python")
+    told = finished.told(python=str(python))
+    assert (told["version"], told["prefix"]) == ("1.0", str(finished.venv))
+    assert str(folder) not in told["path"]

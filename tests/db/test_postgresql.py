@@ -83,9 +83,9 @@ def test_a_page_sees_one_moment_whatever_is_committed_meanwhile(app: Flask) -> N
 
 
 @pytest.mark.parametrize("role", ["read", "worker"])
-def test_no_statement_of_a_page_or_a_worker_is_compiled_before_it_is_executed(app: Flask, role: str) -> None:
+def test_no_statement_of_a_page_or_a_worker_is_compiled_before_it_is_executed(config: Config, role: str) -> None:
     """Without scans, what has no index looks dear enough for that to PostgreSQL up to 17."""
-    with closing(postgresql.connect(db.database().config, role)) as connection:
+    with closing(postgresql.connect(config, role)) as connection:
         assert connection.execute("SHOW jit").fetchone() == ("off",)
         assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
 

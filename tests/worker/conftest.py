@@ -30,9 +30,11 @@ import json, logging, sys
 sys.path.insert(0, sys.argv[1])
 logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(message)s")
 from webapp.config import load
+from worker import program
 from worker.loop import wakeup
 from worker.supervisor import supervisor
 options = json.loads(sys.argv[2])
+program.ENTRY = options.pop("entry", program.ENTRY)
 wakeup.CHECK_EVERY = options.pop("check_every", wakeup.CHECK_EVERY)
 sys.exit(supervisor.run(load(), **options))
 """

@@ -223,6 +223,7 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
     [
         ("head", "ix_jobs_first"),
         ("busy_label_sets", "ix_jobs_claim"),
+        ("exclusive_label_sets", "ix_jobs_lone"),
         ("pick_of", "ix_jobs_claim"),
         ("pick_exclusive", "ix_jobs_lone"),
         ("pick_exclusive_of", "ix_jobs_lone"),

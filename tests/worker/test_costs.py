@@ -17,6 +17,7 @@ from tests.factories import make_job, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
 from tests.worker_connection import worker_database
+from webapp.core.schema import BUMP_REVISION
 from webapp.core.statements import CLAIM_LOOKAHEAD
 from webapp.core.transaction import Connection, Transaction
 from webapp.db.engines import writing
@@ -238,3 +239,93 @@ def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
     assert few == steps(connection, dispatcher, held)
     fill(kind, 20_000)
     assert steps(connection, dispatcher, held) == few
+
+
+# --- many queues ---
+
+
+def fill_queues(number: int, jobs: int, **columns: Any) -> None:
+    """So many queues, each with so many pending jobs: `queue-1`, `queue-2` …"""
+    values = {"number": number, "jobs": jobs, "priority": 0, "paused": None, "name": "queue", **columns}
+    with writing() as session:
+        session.execute(text(_QUEUES), values)
+        session.execute(text(_JOBS_OF_QUEUES), values)
+
+
+_NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {most})"
+_QUEUES = f"""
+INSERT INTO queues (name, paused_at) {_NUMBERS.format(most=":number")} SELECT :name || '-' || i, :paused FROM n
+"""  # noqa: S608
+_JOBS_OF_QUEUES = f"""
+INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created_at, created_by, changed_at, attempts,
+                  failures, losses, lone_losses)
+{_NUMBERS.format(most=":number * :jobs")}
+SELECT :name || ' ' || i, 'true', :name || '-' || (1 + (i - 1) % :number), '', :priority, 'pending', i, 1,
+       'person:test', 1, 0, 0, 0, 0
+FROM n WHERE :jobs > 0
+"""  # noqa: S608
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.only("sqlite")
+@pytest.mark.parametrize("jobs", [0, 2])
+def test_a_worker_of_all_queues_takes_the_same_steps_however_many_queues_there_are(
+    jobs: int, queue: Queue, connection: Counted, dispatcher: Dispatcher
+) -> None:
+    for _ in range(6):
+        queue.enqueue("true", priority=5)
+    held = dispatcher.turn()
+    few = steps(connection, dispatcher, held)
+    statements = len(connection.transactions[-1])
+    fill_queues(2_000 if jobs else 10_000, jobs)
+    changed = steps(connection, dispatcher, held)
+    assert steps(connection, dispatcher, held) == few
+    assert len(connection.transactions[-1]) == statements
+    assert changed == few  # new names do not make workers read them
+
+
+@pytest.mark.usefixtures("worker")
+def test_an_empty_claim_costs_one_statement_more_however_many_queue_names_there_are(
+    connection: Counted, dispatcher: Dispatcher
+) -> None:
+    fill_queues(10_000, 0)
+    assert [dispatcher.turn(), dispatcher.turn()] == [[], []]
+    if connection.is_sqlite:
+        assert connection.transactions[1:] == [[LOOK, *claim_of(connection, 0)]]
+    else:
+        assert connection.transactions[1:] == []  # one statement of its own
+
+
+@pytest.mark.usefixtures("worker")
+def test_jobs_of_thousands_of_queues_are_claimed_in_order(connection: Counted) -> None:
+    fill_queues(2_000, 2)
+    dispatcher = make_dispatcher(connection, slots=50)
+    claimed = dispatcher.turn()
+    assert [claim.id for claim in claimed] == [f"queue {number}" for number in range(1, 51)]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_paused_queue_full_of_jobs_in_front_hides_no_job_and_changes_no_order(connection: Counted) -> None:
+    fill_queues(1, 5_000, name="paused", paused=1, priority=9)
+    fill_queues(300, 2)
+    fill_queues(3, 1, name="urgent", priority=5)
+    dispatcher = make_dispatcher(connection, slots=6)
+    expected = [*(f"urgent {number}" for number in (1, 2, 3)), *(f"queue {number}" for number in (1, 2, 3))]
+    assert [claim.id for claim in dispatcher.turn()] == expected
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.only("sqlite")
+def test_a_paused_queue_in_front_costs_the_same_however_many_jobs_it_has(
+    queue: Queue, connection: Counted, dispatcher: Dispatcher
+) -> None:
+    fill_queues(1, 100, name="paused", paused=1, priority=9)
+    fill_queues(50, 4)
+    held = dispatcher.turn()
+    few = steps(connection, dispatcher, held)
+    fill_queues(1, 20_000, name="much", paused=1, priority=9)
+    with writing() as session:
+        session.execute(text(BUMP_REVISION))  # as everything that pauses a queue does
+    steps(connection, dispatcher, held)  # reads the settings
+    more = steps(connection, dispatcher, held)
+    assert more < 1.2 * few

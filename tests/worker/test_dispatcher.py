@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Callable
 
 import pytest
@@ -15,6 +16,7 @@ from tests.worker.conftest import Queue, assignment
 from tests.worker_connection import worker_connection
 from webapp.core.labels import LabelSet
 from webapp.core.schema import BUMP_REVISION
+from webapp.core.statements import CLAIM_LOOKAHEAD
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk, Worker
@@ -174,10 +176,17 @@ def test_it_claims_nothing_while_an_exclusive_job_runs(bench: Bench, jobs: Calla
 
 
 @pytest.mark.only("postgresql")
-def test_who_finds_nothing_in_several_lanes_looks_once_more_soon_and_then_rests(bench: Bench, queue: Queue) -> None:
+@pytest.mark.parametrize("serves", ["named queues", "all queues"])
+def test_who_finds_nothing_where_others_may_hold_jobs_looks_once_more_soon_and_then_rests(
+    bench: Bench, queue: Queue, serves: str
+) -> None:
     queue.enqueue("true", id="other", queue="other")
-    named = assignment(slots=2, queues=["default", "other"])
-    bench.dispatcher = Dispatcher(bench.connection, "w1", named, lambda: 10.0, list)
+    if serves == "named queues":
+        named = replace(assignment(slots=2), queues=["default", "other"])
+        bench.dispatcher = Dispatcher(bench.connection, "w1", named, lambda: 10.0, list)
+    else:  # more jobs in front than a claim reads
+        factories.make_jobs([{"queue": "paused", "priority": -1}] * (CLAIM_LOOKAHEAD + 1))
+        queue_actions.pause_queue("paused", "person:ana")
     assert bench.turn() == ["other"]
     assert bench.turn() == []
     assert bench.dispatcher.due_in() <= CLAIM_AGAIN_AFTER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from flask import Flask
@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from tests import factories
 from tests.worker_connection import worker_database
-from webapp.core import job_spec
+from webapp.core import job_spec, postgresql
 from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import reading, writing
@@ -170,3 +170,19 @@ def test_maintenance_ticks_less_often_while_nothing_runs(app: Flask) -> None:
     factories.make_job("processing", worker_id="w1")
     one.tick()
     assert one.rest == maintenance.TICK
+
+
+@pytest.mark.only("postgresql")
+def test_maintenance_reads_the_servers_clock_again_although_its_connection_stays_open(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, read = maintenance._Maintenance(worker_database()), list[Any]()
+    one.tick()
+    monkeypatch.setattr(postgresql, "follow_clock", read.append)
+    one.tick()
+    assert read == []
+    one._connection._clock_at -= postgresql.CLOCK_INTERVAL + 1
+    one.tick()
+    one.tick()
+    assert read == [one._connection.driver]
+    one.close()

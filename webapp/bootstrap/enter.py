@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 HANDED_OVER = "QUEUECTL_HANDED_OVER"
+OF_THIS_PYTHON = ("PYTHONHOME", "__PYVENV_LAUNCHER__")  # variables that a process in the venv must not get
 
 
 def enter_venv(checkout: str, argv: Sequence[str]) -> None:
@@ -45,7 +46,7 @@ def enter_venv(checkout: str, argv: Sequence[str]) -> None:
             install_alone(venv, checkout, argv)
             stamp = read_stamp(venv)
         if os.path.realpath(sys.prefix) != venv:
-            if stamp[0] == this_python():
+            if stamp[0] == this_python() and can_take_packages(venv):
                 take_packages(venv)
             else:
                 hand_over(venv, checkout, argv)
@@ -71,6 +72,26 @@ def mark_in_use(venv: str) -> None:
         fcntl.flock(os.open(os.path.join(venv, STAMP), os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
+def can_take_packages(venv: str) -> bool:
+    """Whether this process can still use the venv's packages: it has not loaded another version of one of them."""
+    packages = packages_of(venv)
+    if not os.path.isdir(packages):  # a Python with another layout, such as PyPy
+        return False
+    others = tuple(os.path.join(path, "") for path in other_packages())
+    for name, module in list(sys.modules.items()):  # a sitecustomize or a .pth file may have loaded some
+        loaded = (getattr(module, "__file__", None) or "").startswith(others) and not name.startswith("_")
+        if loaded and any(os.path.exists(os.path.join(packages, name + end)) for end in ("", ".py")):
+            return False
+    return True
+
+
+def other_packages() -> list[str]:
+    """What `site` added to `sys.path`: the packages of this Python and of the user, and what their .pth files name."""
+    paths = [path for path in sys.path if os.path.abspath(path) not in python_path()]
+    names = [os.path.basename(path) in {"site-packages", "dist-packages"} for path in paths]
+    return paths[names.index(True) :] if True in names else []
+
+
 def take_packages(venv: str) -> None:
     """Use the packages of a venv of this very Python, as if its own link had been started: a second start takes 20 ms.
 
@@ -78,10 +99,13 @@ def take_packages(venv: str) -> None:
     """
     import site
 
-    sys.path[:] = [path for path in sys.path if os.path.basename(path) not in {"site-packages", "dist-packages"}]
+    others = other_packages()
+    sys.path[:] = [path for path in sys.path if path not in others]
     sys.prefix = sys.exec_prefix = venv
     sys.executable = python_of(venv)
     site.addsitedir(packages_of(venv))
+    for name in OF_THIS_PYTHON:
+        os.environ.pop(name, None)
 
 
 def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
@@ -89,7 +113,7 @@ def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
     if os.environ.get(HANDED_OVER) == venv:
         raise BootstrapError(f"{python_of(venv)} does not run in its own environment. Remove {venv} and start again")
     environment = {**os.environ, HANDED_OVER: venv}
-    for name in ("PYTHONHOME", "__PYVENV_LAUNCHER__"):  # both belong to the Python of this process
+    for name in OF_THIS_PYTHON:
         environment.pop(name, None)
     command = [python_of(venv), os.path.join(checkout, "manage.py"), *argv]
     if not WINDOWS:
@@ -104,5 +128,10 @@ def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
 
 def prefer_locked_packages(checkout: str) -> None:
     """Put the checkout first and PYTHONPATH last in `sys.path`, so the locked packages are used."""
-    added = {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+    added = python_path()
     sys.path[:] = [checkout, *sorted((path for path in sys.path if path != checkout), key=added.__contains__)]
+
+
+def python_path() -> set[str]:
+    """The folders in PYTHONPATH."""
+    return {os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}

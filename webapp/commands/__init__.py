@@ -6,7 +6,6 @@ The table names the module of each command. It is imported only when the command
 from __future__ import annotations
 
 import atexit
-import difflib
 import errno
 import gc
 import os
@@ -177,6 +176,8 @@ def usage(error: click.UsageError) -> str:
     text = " ".join(text.split())
     unknown = re.match(r"No such command '([^']*)'", text)
     if unknown and isinstance(error.ctx.command, click.Group):
+        import difflib  # only for this message: a start should not load it
+
         near = difflib.get_close_matches(unknown[1], error.ctx.command.list_commands(error.ctx), n=1)
         text = f"No such command '{unknown[1]}'." + (f" Did you mean '{near[0]}'?" if near else "")
     stop = "" if text.endswith((".", "?", "!")) else "."

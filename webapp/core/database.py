@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from contextlib import suppress
 from typing import Any, Optional
 
-from webapp.config import Config, ensure_home
+from webapp.config import Config, ConfigError, ensure_home
 from webapp.core import postgresql, schema, sqlite, wakeup_signal
 from webapp.core.locks import WriteLock, share_use
 from webapp.core.wakeup_signal import WakeupSignal
 from webapp.lib import clock
 
 FRESH = clock.SECOND  # an idle connection to PostgreSQL is tested if it was not used for so long
+MOST_IDLE = 5  # idle connections that a process keeps, as a pool of SQLAlchemy does
+
+_Idle = deque[tuple[Any, int]]  # connections, and when each was last used
+_of_parents: list[_Idle] = []  # never closed here: that would end the parent's sessions
 
 
 class Database:
@@ -43,7 +48,8 @@ class Database:
         self.lock = lock or WriteLock(config.lock_path if config.is_sqlite else None)
         self.wakeup = WakeupSignal(wakeup_signal.path_of(config) if config.is_sqlite else None)
         self.in_use = -1
-        self._idle: deque[tuple[Any, int]] = deque()  # and when each was last used
+        self._idle: _Idle = deque()
+        self._process = os.getpid()  # whose idle connections these are
 
     def is_locked_out(self, error: BaseException) -> bool:
         """Whether this error of the driver means that another program held a lock for too long."""
@@ -55,34 +61,54 @@ class Database:
         return connect(self.config, self.role)
 
     def is_current(self) -> bool:
-        """Whether the database can be read and has the schema of this version."""
+        """Whether the database exists and has the schema of this version. Raises ConfigError without a server."""
         try:
             connection = self.take()
+        except (self.driver_error, OSError) as error:
+            if self.is_sqlite or "does not exist" in str(error):
+                return False
+            reason = str(error).strip().splitlines()[0]  # another try might take as long
+            raise ConfigError(f"cannot open the database: {reason}") from None
+        try:
             row = connection.execute(schema.REVISION).fetchone()
-            connection.rollback()
-        except (self.driver_error, OSError):
+        except self.driver_error:
+            connection.close()
             return False
         self.give_back(connection)
         return row is not None and row[0] == schema.HEAD
 
     def take(self) -> Any:
         """An idle connection, or a new one."""
-        while self._idle:
+        idle = self._own_idle()
+        while idle:
             with suppress(IndexError):  # another thread was first
-                connection, used_at = self._idle.pop()
+                connection, used_at = idle.pop()
                 if self.is_sqlite or clock.counter() - used_at < FRESH or _answers(connection):
                     return connection
         return self.connect()
 
     def give_back(self, connection: Any) -> None:
         """Keep a connection for the next `take()`."""
-        self._idle.append((connection, clock.counter()))
+        idle = self._own_idle()
+        if len(idle) < MOST_IDLE:
+            idle.append((connection, clock.counter()))
+        else:
+            with suppress(self.driver_error):
+                connection.close()
 
     def close(self) -> None:
         """Close all idle connections."""
-        while self._idle:
+        idle = self._own_idle()
+        while idle:
             with suppress(IndexError, self.driver_error):
-                self._idle.pop()[0].close()
+                idle.pop()[0].close()
+
+    def _own_idle(self) -> _Idle:
+        """This process's idle connections. A fork has none: it may neither use nor close its parent's."""
+        if self._process != os.getpid():
+            _of_parents.append(self._idle)
+            self._idle, self._process = deque(), os.getpid()
+        return self._idle
 
 
 def open_database(config: Config, role: str = "write") -> Database:
@@ -102,7 +128,6 @@ def _answers(connection: Any) -> bool:
     """Test a connection to PostgreSQL, and read the server's clock."""
     try:
         postgresql.follow_clock(connection)
-        connection.rollback()
     except Exception:
         with suppress(Exception):
             connection.close()

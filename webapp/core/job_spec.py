@@ -6,7 +6,6 @@ of 100,000 jobs must be read in a second.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -122,6 +121,8 @@ def _label(key: str) -> str:
 
 
 def _unknown(key: str) -> str:
+    import difflib  # only for this message: a start should not load it
+
     near = difflib.get_close_matches(key, _READERS, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(_READERS)}."
     return f"is not a known key. {hint}"

@@ -44,7 +44,7 @@ _SETTINGS = {
 
 
 def connect(config: Config, role: str) -> Any:
-    """A connection. Workers send BEGIN themselves, to combine it with other statements; the others do not."""
+    """A connection. `core/transaction.py` sends BEGIN itself; a single statement is a transaction of its own."""
     import psycopg
     from psycopg import IsolationLevel
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -59,9 +59,8 @@ def connect(config: Config, role: str) -> Any:
             for setting in _SETTINGS[role]:
                 connection.execute(f"SET {setting}")
         follow_clock(connection)
-        connection.autocommit = role == "worker"
         if role == "read":
-            # One snapshot for all queries of a page, as on SQLite.
+            # One snapshot for all queries of a page, as on SQLite. Used by SQLAlchemy, which turns autocommit off.
             connection.read_only, connection.isolation_level = True, IsolationLevel.REPEATABLE_READ
     except BaseException:
         connection.close()

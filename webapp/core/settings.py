@@ -6,7 +6,6 @@ grown. `jobs/settings.py` changes settings.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -110,6 +109,8 @@ def define(key: str) -> Definition:
     """Raises SettingError, which suggests the nearest known setting."""
     if key in DEFINITIONS:
         return DEFINITIONS[key]
+    import difflib  # only for this message: a start should not load it
+
     near = difflib.get_close_matches(key, DEFINITIONS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(DEFINITIONS)}."
     raise SettingError(f"unknown setting {key!r}. {hint}")

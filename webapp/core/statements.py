@@ -42,7 +42,9 @@ WHERE {may_leave("claim")} AND seq {{picked}}
 """  # noqa: S608
 
 _ORDER = "ORDER BY priority DESC, run_at, seq"
-_WHICH = "losses = 0", "losses > 0"
+# Not `losses = 0`: PostgreSQL would then also consider the index of the first jobs of all queues, and with old
+# statistics read all jobs that stand before those of a label set.
+_WHICH = "losses < 1", "losses > 0"
 
 # The first n jobs of each label set are merged. SQLite holds the write lock, so jobs can be read first and then taken
 # one by one; this costs a third of an UPDATE with a list and a RETURNING, which each make a temporary table. On
@@ -137,30 +139,23 @@ LABEL_SETS = """
 SELECT name, '', paused_at IS NULL FROM queues WHERE removed_at IS NULL
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
 """
-# Label sets that have pending jobs: each step reads the next entry of the index after all jobs of the last label set.
-_NEXT_IN_QUEUE = """
+# Label sets with pending jobs, in the order of their first jobs. Each step reads the next entry of the index after all
+# jobs of the last label set, so it costs the same however many jobs a label set has.
+_BUSY_LABEL_SETS = """
+WITH RECURSIVE found (seq, queue, requires, priority, run_at) AS (
+    SELECT seq, queue, requires, priority, run_at FROM (
+        SELECT seq, queue, requires, priority, run_at FROM jobs WHERE state = 'pending' AND {which}
+        ORDER BY queue, requires, priority DESC, run_at, seq LIMIT 1) AS first
+    UNION ALL
+    SELECT jobs.seq, jobs.queue, jobs.requires, jobs.priority, jobs.run_at FROM found JOIN jobs ON jobs.seq = coalesce(
         (SELECT seq FROM jobs AS later
-         WHERE later.state = 'pending' AND later.queue = found.queue AND later.requires > found.requires
-         ORDER BY later.requires LIMIT 1)"""
-WITH_BUSY = f"""
-WITH RECURSIVE found (seq, queue, requires) AS (
-    SELECT seq, queue, requires FROM (
-        SELECT seq, queue, requires FROM jobs WHERE state = 'pending' ORDER BY queue, requires LIMIT 1) AS first
-    UNION ALL
-    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = coalesce({_NEXT_IN_QUEUE},
-        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.queue > found.queue
-         ORDER BY later.queue, later.requires LIMIT 1)))
-"""  # noqa: S608  every part is ours
-BUSY_LABEL_SETS = f"{WITH_BUSY}SELECT queue, requires FROM found"  # noqa: S608
-# The same for some queues only; {names} selects them as `name`.
-WITH_BUSY_IN = f"""
-WITH RECURSIVE found (seq, queue, requires) AS (
-    SELECT jobs.seq, jobs.queue, jobs.requires FROM ({{names}}) AS named JOIN jobs ON jobs.seq =
-        (SELECT seq FROM jobs AS earliest WHERE earliest.state = 'pending' AND earliest.queue = named.name
-         ORDER BY earliest.requires LIMIT 1)
-    UNION ALL
-    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = {_NEXT_IN_QUEUE})
-"""  # noqa: S608  every part is ours
+         WHERE later.state = 'pending' AND {which} AND later.queue = found.queue AND later.requires > found.requires
+         ORDER BY later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1),
+        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND {which} AND later.queue > found.queue
+         ORDER BY later.queue, later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1)))
+SELECT queue, requires FROM found ORDER BY priority DESC, run_at, seq
+"""
+BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (_BUSY_LABEL_SETS.format(which=which) for which in _WHICH)
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
 REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"
@@ -180,7 +175,7 @@ class Statements:
         self.look = _LOOK.format(
             now="NULL" if is_sqlite else f"({schema.SERVER_TIME})", crowded="NULL" if is_sqlite else _CROWDED
         )
-        self.head = _HEAD if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_FIRST).format(which=_WHICH[0])
+        self.head = _HEAD if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_FIRST).format(which="losses = 0")
         self.promote = _PROMOTE.format(due=f"IN ({_DUE})" if is_sqlite else _FREE)
         of_one = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_IN_ONE)
         self.pick, self.pick_exclusive = (of_one.format(which=which) for which in _WHICH)
@@ -189,7 +184,7 @@ class Statements:
         self.claim_fast_path_head, self.claim_fast_path, self.claim_fast_path_of = (
             _FAST_PATH.format(look=self.look, take=take.replace(":now", "(SELECT told FROM looked)"))
             for take in (
-                _TAKE_RETURNING.format(picked=one).format(which=f"losses = 0 AND {_NOTHING_ELSE}")
-                for one in (_PICKED_FIRST, _PICKED_IN_ONE, _PICKED)
+                _TAKE_RETURNING.format(picked=picked).format(which=f"{which} AND {_NOTHING_ELSE}")
+                for picked, which in ((_PICKED_FIRST, "losses = 0"), (_PICKED_IN_ONE, _WHICH[0]), (_PICKED, _WHICH[0]))
             )
         )

@@ -14,9 +14,11 @@ from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
+from webapp.core import postgresql
 from webapp.core.database import Database
 from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
 from webapp.core.relocated import Relocated, words_of
+from webapp.lib import clock
 
 MIN_COPY_ROWS = 20  # from here PostgreSQL gets rows by COPY, in a fifth of the time of INSERT
 LIST_LIMIT = 500  # values in one condition
@@ -88,6 +90,7 @@ class Connection:
         self.database = database
         self._driver: Any = None
         self._is_broken = False
+        self._clock_at = clock.counter()  # when the server's clock was last read: at the latest when it connects
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
@@ -114,11 +117,7 @@ class Connection:
             driver = self.driver
             cursor = driver.cursor()
             try:
-                # A psycopg connection without autocommit begins a transaction itself.
-                if database.is_sqlite:
-                    cursor.execute("BEGIN IMMEDIATE")
-                elif driver.autocommit:
-                    cursor.execute("BEGIN")
+                cursor.execute("BEGIN IMMEDIATE" if database.is_sqlite else "BEGIN")
                 if not database.is_sqlite and 0 <= timeout < BUSY_TIMEOUT:
                     cursor.execute(f"SET LOCAL lock_timeout = {max(1, round(timeout * 1000))}")
                 transaction = Transaction(cursor, database, wakes_workers=wakes_workers)
@@ -155,6 +154,12 @@ class Connection:
         """The first value of the first row; None without a row."""
         rows = self.query(statement, values)
         return rows[0][0] if rows else None
+
+    def follow_clock(self) -> None:
+        """On PostgreSQL read the server's clock, once in CLOCK_INTERVAL. Raises `errors`."""
+        if not self.is_sqlite and clock.counter() - self._clock_at > postgresql.CLOCK_INTERVAL:
+            postgresql.follow_clock(self.driver)
+            self._clock_at = clock.counter()
 
     def reconnect(self) -> None:
         """Replace a connection that may be lost. Raises `errors`."""
@@ -203,12 +208,8 @@ class Connection:
         Commits with NOTIFY wait for each other, each until it is on the disk; this one stores nothing. If it fails,
         workers find the jobs at their next poll.
         """
-        driver = self.driver
-        had_autocommit = driver.autocommit
         try:
-            driver.autocommit = True
-            self.database.wakeup.notify(driver.execute)
-            driver.autocommit = had_autocommit
+            self.database.wakeup.notify(self.driver.execute)
         except self.database.driver_error:
             self._is_broken = True
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
 import sqlalchemy
@@ -79,7 +80,14 @@ def _options(database: Database) -> dict[str, Any]:
     """For `create_engine`. The parameters are named, as in the statements of `core/` and as in psycopg."""
     if database.is_sqlite:
         return {"creator": database.connect, "module": sqlite.library, "paramstyle": "named"}
-    return {"creator": database.connect, "pool_pre_ping": True}
+    return {"creator": partial(_connect_with_transactions, database), "pool_pre_ping": True}
+
+
+def _connect_with_transactions(database: Database) -> Any:
+    """A connection to PostgreSQL that begins a transaction at its first statement, as SQLAlchemy expects."""
+    connection = database.connect()
+    connection.autocommit = False
+    return connection
 
 
 def write_engine() -> Engine:

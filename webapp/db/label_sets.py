@@ -13,9 +13,32 @@ from typing import Any, Optional
 from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
-from webapp.core import statements
 from webapp.core.labels import LabelSet
 from webapp.db.engines import is_sqlite
+
+# Label sets with pending jobs: each step reads the next entry of the index after all jobs of the last label set.
+_NEXT_IN_QUEUE = """
+        (SELECT seq FROM jobs AS later
+         WHERE later.state = 'pending' AND later.queue = found.queue AND later.requires > found.requires
+         ORDER BY later.requires LIMIT 1)"""
+_WITH_BUSY = f"""
+WITH RECURSIVE found (seq, queue, requires) AS (
+    SELECT seq, queue, requires FROM (
+        SELECT seq, queue, requires FROM jobs WHERE state = 'pending' ORDER BY queue, requires LIMIT 1) AS first
+    UNION ALL
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = coalesce({_NEXT_IN_QUEUE},
+        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.queue > found.queue
+         ORDER BY later.queue, later.requires LIMIT 1)))
+"""  # noqa: S608  every part is ours
+# The same for some queues only; {names} selects them as `name`.
+_WITH_BUSY_IN = f"""
+WITH RECURSIVE found (seq, queue, requires) AS (
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM ({{names}}) AS named JOIN jobs ON jobs.seq =
+        (SELECT seq FROM jobs AS earliest WHERE earliest.state = 'pending' AND earliest.queue = named.name
+         ORDER BY earliest.requires LIMIT 1)
+    UNION ALL
+    SELECT jobs.seq, jobs.queue, jobs.requires FROM found JOIN jobs ON jobs.seq = {_NEXT_IN_QUEUE})
+"""  # noqa: S608  every part is ours
 
 
 def busy_label_sets(
@@ -47,9 +70,9 @@ def select_busy(
         limit: the highest number of rows.
     """
     values: dict[str, Any] = {}
-    statement, conditions, end = statements.WITH_BUSY, ["1 = 1"], ""
+    statement, conditions, end = _WITH_BUSY, ["1 = 1"], ""
     if queues is not None:
-        statement = statements.WITH_BUSY_IN.format(names=_names("queues"))
+        statement = _WITH_BUSY_IN.format(names=_names("queues"))
         values["queues"] = _list(queues)
     if labelled:
         conditions.append("found.requires <> ''")

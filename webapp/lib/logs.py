@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 from webapp.lib.text import escape_controls
 
@@ -33,8 +34,18 @@ class OneLine(logging.Formatter):
         return escape_controls(super().formatMessage(record))
 
 
+_form = "text"
+
+
+def options() -> dict[str, Any]:
+    """The arguments of `set_up` with which another process logs as this one does."""
+    return {"form": _form, "level": logging.getLogger().getEffectiveLevel()}
+
+
 def set_up(form: str = "text", level: int = logging.INFO) -> None:
     """Send the log to stderr as `text` or as `json` (one object per line, times in ISO 8601, UTC)."""
+    global _form
+    _form = form
     handler = logging.StreamHandler()
     handler.addFilter(WithoutSecrets())
     handler.setFormatter(_json() if form == "json" else OneLine(_TEXT))

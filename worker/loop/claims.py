@@ -173,13 +173,18 @@ class Turn:
             claimed = self._take_returning(self._sql.head, n, settings, served.parameters)
         if claimed or not crowded:
             return claimed
-        busy = self.busy_label_sets(served)  # the first jobs are all for other workers, or held by them
-        return self.claim(busy, n, settings) if busy else []
+        # The first jobs are all for other workers, or held by them.
+        busy = self._allowed(statements.BUSY_LABEL_SETS, served)
+        # The first n jobs of all are in the first n label sets. On PostgreSQL other workers may hold some of them.
+        first = busy[: n if self._is_sqlite else n + statements.CLAIM_LOOKAHEAD]
+        return self.claim(first, n, settings) if first else []
 
-    def busy_label_sets(self, served: Served) -> list[LabelSet]:
-        """The label sets with pending jobs that this worker may run."""
-        rows = self._transaction.execute(statements.BUSY_LABEL_SETS).fetchall()
-        return [LabelSet(*row) for row in rows if served.allows(*row)]
+    def exclusive_label_sets(self, served: Served) -> list[LabelSet]:
+        """The label sets with pending jobs that must run exclusively, and that this worker may run."""
+        return self._allowed(statements.EXCLUSIVE_LABEL_SETS, served)
+
+    def _allowed(self, label_sets: str, served: Served) -> list[LabelSet]:
+        return [LabelSet(*row) for row in self._transaction.execute(label_sets).fetchall() if served.allows(*row)]
 
     def _execute_head(self, n: int) -> list[Sequence[Any]]:
         rows: list[Sequence[Any]] = self._transaction.execute(self._sql.head, {"n": n}).fetchall()

@@ -80,6 +80,7 @@ class Dispatcher:
         self._stored: dict[str, int] = {}  # token → position up to which its live output is stored
         self._live_at = 0.0
         self._exclusive_since: Optional[float] = None
+        self._crowded = False  # more jobs were pending than a claim from all queues reads
         self._claims_again = False
         self._unsure = False  # a commit failed: the database may hold claims that this worker does not know
         self._sure_at = 0.0  # until when a commit without an answer may still succeed, on the monotonic clock
@@ -150,9 +151,10 @@ class Dispatcher:
         self._retry_pause = 0.0
         # It found jobs and still has room: there may be more.
         self._turn_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
-        # More workers than the statement allows for may have been claiming the first jobs of each label set.
+        # More workers than the statement allows for may have been claiming the first jobs, of all or of a label set.
         self._claims_again = not (claimed or self._claims_again or self._connection.is_sqlite)
-        if self._claims_again and len(self._open_label_sets) > 1 and self.has_room:
+        may_be_skipped = self._crowded or len(self._open_label_sets) > 1
+        if self._claims_again and may_be_skipped and self.has_room:
             self._turn_at = min(self._turn_at, time.monotonic() + CLAIM_AGAIN_AFTER)
         return claimed
 
@@ -196,7 +198,7 @@ class Dispatcher:
         if found is None:
             return None
         state, claimed = found
-        self._next_due = state.next_due
+        self._next_due, self._crowded = state.next_due, state.crowded
         self._committed([], {}, claimed)
         return claimed
 
@@ -242,7 +244,7 @@ class Dispatcher:
             if promoted or drained or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
         self._next_due = _next_due(state, turn.now, retries, promoted)
-        self._revision = state.revision
+        self._revision, self._crowded = state.revision, state.crowded
         self._unsure = time.monotonic() < self._sure_at
         # Only after the commit, because the transaction might have failed.
         self._quiet_requested = self._quiet_requested and not quiet_requested
@@ -260,7 +262,7 @@ class Dispatcher:
         if not state.exclusive_waiting:
             self._exclusive_since = None
         else:
-            open_sets = turn.busy_label_sets(self._served) if self._queues is None else self._open_label_sets
+            open_sets = turn.exclusive_label_sets(self._served) if self._queues is None else self._open_label_sets
             if not holding:
                 self._exclusive_since = None
                 claimed = turn.claim(open_sets, 1, self.settings, run_exclusively=True) if open_sets else []

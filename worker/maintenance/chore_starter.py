@@ -12,9 +12,11 @@ from typing import Optional
 
 from webapp.core.database import Database
 from webapp.core.settings import Settings
+from webapp.core.states import TERMINAL
 from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker import program
+from worker.messages import DONE
 
 log = logging.getLogger("queuectl.maintenance")
 
@@ -22,8 +24,12 @@ CHECK_EVERY = 20.0  # seconds between checks for attempts to fold
 FOLD_MIN = 500  # attempts that start a process at once; fewer wait for FOLD_AFTER
 FOLD_AFTER = 600.0  # seconds
 RETENTION_EVERY = 3600.0  # seconds between rounds of retention; a changed setting starts one at once
-FIRST_RETENTION = 300.0  # seconds after the start
+FIRST_RETENTION = 300.0  # seconds after the start; at once if jobs are overdue, as where workers only run to drain
 STOP_TIMEOUT = 5.0  # seconds that the process has to end
+FAILURE_PAUSE = 60.0  # seconds until the next start after a process that failed
+# As in insight/rollups.py, which needs SQLAlchemy; a test compares them. Later attempts cannot be folded yet, older
+# ones never.
+FOLD_DELAY, KEEP_ROLLUPS = 60 * clock.SECOND, 8 * clock.DAY
 
 _ACTIONS = "SELECT 1 FROM acts WHERE state = 'running' AND lease_until < :now LIMIT 1"
 _CANARIES = """
@@ -34,10 +40,10 @@ WHERE acts.state = 'waiting'
 LIMIT 1
 """
 _UNFOLDED = """
-SELECT folded_until > :now,
-       (SELECT count(*) FROM (SELECT 1 FROM attempts WHERE finished_at >= folded_until LIMIT :most) AS counted)
-FROM control
+SELECT count(*)
+FROM (SELECT 1 FROM attempts WHERE finished_at >= :since AND finished_at < :until LIMIT :most) AS counted
 """
+_OVERDUE = "SELECT 1 FROM jobs WHERE state = :state AND finished_at < :before LIMIT 1"
 _KEEP = ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")
 
 
@@ -47,20 +53,22 @@ class ChoreStarter:
     def __init__(self, database: Database) -> None:
         self._config = database.config
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self._retains = False  # whether that process does a round of retention
+        self._start_at = 0.0  # not before this time
         self._check_at = self._fold_at = 0.0
         self._retain_at = time.monotonic() + FIRST_RETENTION
-        self._kept: Optional[list[int]] = None  # the settings of retention when it ran
+        self._kept: Optional[list[int]] = None  # the settings of retention when it ran, or at the start
 
     def start_if_due(self, connection: Connection, values: Settings) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._runs() or time.monotonic() < self._start_at:
             return
-        if self._process is not None and self._process.returncode:
-            log.warning("the chores process ended with exit code %d", self._process.returncode)
-        self._process = None
-        retains = self._retention_is_due(values)
-        if retains or self._has_work(connection):
-            task = {"role": "chores", "name": "chores", "retains": retains}
-            self._process = program.start(self._config, task)
+        self._retains = self._retention_is_due(connection, values)
+        if not self._retains and not self._has_work(connection):
+            return
+        try:
+            self._process = program.start(self._config, {"role": "chores", "name": "chores", "retains": self._retains})
+        except OSError as error:  # no memory, or the environment was replaced
+            self._failed(f"could not be started: {error}")
 
     def stop(self) -> None:
         """End the process: it finishes its step."""
@@ -74,6 +82,23 @@ class ChoreStarter:
             self._process.kill()
             self._process.wait()
 
+    def _runs(self) -> bool:
+        if self._process is None:
+            return False
+        code = self._process.poll()
+        if code is None:
+            return True
+        self._process = None
+        if code != DONE:
+            self._failed(f"ended with exit code {code}")
+        return False
+
+    def _failed(self, how: str) -> None:
+        log.warning("the chores process %s; next try in %g s", how, FAILURE_PAUSE)
+        self._start_at = time.monotonic() + FAILURE_PAUSE
+        if self._retains:
+            self._retain_at = self._start_at
+
     def _has_work(self, connection: Connection) -> bool:
         now, moment = clock.now(), time.monotonic()
         if connection.scalar(_ACTIONS, {"now": now}) is not None or connection.scalar(_CANARIES) is not None:
@@ -81,16 +106,32 @@ class ChoreStarter:
         if moment < self._check_at:
             return False
         self._check_at = moment + CHECK_EVERY
-        ((is_ahead, unfolded),) = connection.query(_UNFOLDED, {"now": now, "most": FOLD_MIN})
-        if is_ahead or unfolded >= FOLD_MIN or (unfolded and moment >= self._fold_at):
+        watermark = connection.scalar("SELECT folded_until FROM control")
+        span = {"since": max(watermark, now - KEEP_ROLLUPS), "until": now - FOLD_DELAY}
+        unfolded = connection.scalar(_UNFOLDED, {**span, "most": FOLD_MIN})
+        # A watermark in the future: the clock was set back.
+        if watermark > now or unfolded >= FOLD_MIN or (unfolded and moment >= self._fold_at):
             self._fold_at = moment + FOLD_AFTER
             return True
         return False
 
-    def _retention_is_due(self, values: Settings) -> bool:
-        kept = [getattr(values, key) for key in _KEEP]
-        changed = self._kept is not None and kept != self._kept
-        if not changed and time.monotonic() < self._retain_at:
+    def _retention_is_due(self, connection: Connection, values: Settings) -> bool:
+        kept, moment = [getattr(values, key) for key in _KEEP], time.monotonic()
+        if self._kept is None:
+            self._kept = kept
+            if _has_overdue_jobs(connection, values):
+                self._retain_at = moment
+        if kept == self._kept and moment < self._retain_at:
             return False
-        self._kept, self._retain_at = kept, time.monotonic() + RETENTION_EVERY
+        self._kept, self._retain_at = kept, moment + RETENTION_EVERY
         return True
+
+
+def _has_overdue_jobs(connection: Connection, values: Settings) -> bool:
+    """Whether jobs are older than the settings keep by more than the time between two rounds."""
+    late = clock.now() - clock.seconds(RETENTION_EVERY)
+    days = {state: getattr(values, f"keep_{state}") for state in TERMINAL}
+    return any(
+        number and connection.scalar(_OVERDUE, {"state": state, "before": late - number * clock.DAY}) is not None
+        for state, number in days.items()
+    )

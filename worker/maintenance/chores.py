@@ -15,13 +15,14 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp.config import Config
 from webapp.core import db_errors
-from webapp.core.locks import Busy
+from webapp.core.relocated import Relocated
+from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.insight import rollups
 from webapp.jobs import actions, canary, settings
 from worker.maintenance.dead_workers import line_of
 from worker.maintenance.retention import Retention
-from worker.messages import listen
+from worker.messages import BROKEN, DONE, OUTDATED, listen
 
 log = logging.getLogger("queuectl.maintenance")
 
@@ -32,22 +33,31 @@ IDLE_ROUNDS = 5  # rounds without work after which the process ends
 
 
 def run(app: Flask, config: Config, maintenance: int, *, retains: bool) -> int:
-    """Work until nothing is left. `maintenance`: the pipe that closes when the maintenance process ends."""
+    """Work until nothing is left. `maintenance`: the pipe that closes when the maintenance process ends.
+
+    Returns the exit code: BROKEN if the database could not be used, so something may be left. Raises Relocated.
+    """
     gone: queue.Queue[str] = queue.Queue()
     listen(maintenance, gone.put)
-    chores, idle = Chores(config, retains=retains), 0
+    chores, idle, failed = Chores(config, retains=retains), 0, False
     with app.app_context():
+        if not engines.database().is_current():
+            log.warning("no chores: the database has the schema of another version. Restart the workers")
+            return OUTDATED  # this program's files were replaced while its workers run
         while idle < IDLE_ROUNDS:
+            is_left = False
             try:
-                is_left = chores.do_some()
-            except (DBAPIError, Busy, OSError) as error:
+                is_left, failed = chores.do_some(), False
+            except Relocated:
+                raise
+            except (DBAPIError, OSError) as error:
+                failed = True
                 log.warning("the database cannot be used: %s", line_of(error))
-                is_left = False
             idle = 0 if is_left else idle + 1
             with contextlib.suppress(queue.Empty):
                 gone.get(timeout=SHORT_PAUSE if is_left else LONG_PAUSE)
-                return 0
-    return 0
+                return DONE
+    return BROKEN if failed else DONE
 
 
 class Chores:
@@ -59,7 +69,7 @@ class Chores:
         self._retention = Retention(LOCK_TIMEOUT) if retains else None
 
     def do_some(self) -> bool:
-        """Work for a few seconds at most. Returns whether anything is left. Raises Busy, DBAPIError, OSError."""
+        """Work for a few seconds at most. Returns whether anything is left. Raises DBAPIError and OSError."""
         with reading() as session:
             values = settings.load(session)
             found = actions.abandoned(session)

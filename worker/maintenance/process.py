@@ -117,6 +117,7 @@ class _Maintenance:
         now = time.monotonic()
         passed, self._last_tick = min(now - self._last_tick, 2 * self.rest), now
         connection = self._connection
+        connection.follow_clock()
         if connection.scalar(schema.REVISION) != schema.HEAD:
             if self._scaling is not None:
                 self._scaling.taken_over()
