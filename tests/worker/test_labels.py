@@ -88,10 +88,11 @@ def test_what_becomes_due_is_promoted_by_anybody_and_taken_by_who_has_the_label(
     assert takes(taker("gpu")) == [job_id]
 
 
-def test_a_paused_queue_keeps_its_lanes(queue: Queue, taker: Taker) -> None:
-    job_id = queue.enqueue("true", queue="mail", requires="gpu")
-    queue_actions.pause_queue("mail", "person:ana")
+@pytest.mark.parametrize("requires", ["", "gpu"])
+def test_no_job_of_a_paused_queue_is_taken_until_it_is_resumed(queue: Queue, taker: Taker, requires: str) -> None:
     dispatcher = taker("gpu")
+    job_id = queue.enqueue("true", queue="mail", requires=requires or [])
+    queue_actions.pause_queue("mail", "person:ana")
     assert takes(dispatcher) == []
     queue_actions.resume_queue("mail", "person:ana")
     assert takes(dispatcher) == [job_id]
