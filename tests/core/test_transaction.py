@@ -46,6 +46,14 @@ def test_a_block_that_ends_is_stored_and_one_that_raises_is_rolled_back(app: Fla
         assert sorted(found) == [("one",), ("two",)]
 
 
+def test_values_reach_sqlite_with_their_types(sqlite_app: Flask) -> None:
+    """The adapters of the driver for these types return what it would store without them."""
+    values = {"none": None, "true": True, "bytes": b"\0x", "number": 1.5}
+    with durable() as transaction:
+        row = transaction.execute("SELECT :none, :true, typeof(:true), :bytes, typeof(:bytes), :number", values)
+        assert row.fetchone() == (None, 1, "integer", b"\0x", "blob", 1.5)
+
+
 def test_a_key_that_is_taken_raises_what_a_session_raises(app: Flask) -> None:
     with pytest.raises(IntegrityError), durable() as transaction:
         transaction.execute_many(ADD, [{"name": "one"}, {"name": "one"}])

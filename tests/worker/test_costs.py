@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from flask import Flask
@@ -239,6 +239,31 @@ def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
     assert few == steps(connection, dispatcher, held)
     fill(kind, 20_000)
     assert steps(connection, dispatcher, held) == few
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.only("sqlite")
+@pytest.mark.parametrize("queues", [None, ["default"]])
+def test_a_turn_prepares_no_statement_again(queue: Queue, connection: Counted, queues: Optional[list[str]]) -> None:
+    """SQLite does so where a value may change the plan, such as that of a LIMIT. It calls the authorizer meanwhile."""
+    for _ in range(3):
+        queue.enqueue("true")
+    dispatcher = Dispatcher(connection, "w1", assignment(queues=queues), lambda: 10.0, list)
+    prepared: list[int] = []
+
+    def authorize(action: int, *_: object) -> int:
+        prepared.append(action)
+        return 0
+
+    connection.driver.set_authorizer(authorize)
+    [claim] = dispatcher.turn()
+    dispatcher.done(ended(claim))
+    [claim] = dispatcher.turn()  # now each statement is prepared
+    assert prepared
+    prepared.clear()
+    dispatcher.done(ended(claim))
+    assert len(dispatcher.turn()) == 1
+    assert prepared == []
 
 
 # --- many queues ---

@@ -31,6 +31,10 @@ def _library() -> ModuleType:
 
 
 library = _library()
+# Without these, the driver looks for an adapter at each such value, which takes ten times as long as the value itself.
+library.register_adapter(type(None), {None: None}.get)
+library.register_adapter(bool, int)
+library.register_adapter(bytes, bytes)
 
 
 def address(config: Config) -> str:

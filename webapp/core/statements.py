@@ -42,6 +42,8 @@ WHERE {may_leave("claim")} AND seq {{picked}}
 """  # noqa: S608
 
 _ORDER = "ORDER BY priority DESC, run_at, seq"
+# Cast: SQLite prepares a statement again at each execution if its LIMIT is a bare parameter, for four times the cost.
+_LIMIT = "LIMIT CAST(:n AS bigint)"
 # Not `losses = 0`: PostgreSQL would then also consider the index of the first jobs of all queues, and with old
 # statistics read all jobs that stand before those of a label set.
 _WHICH = "losses < 1", "losses > 0"
@@ -52,24 +54,24 @@ _WHICH = "losses < 1", "losses > 0"
 # the locking select again for each row and claims too many.
 _PICK = f"""
 SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
-{_ORDER} LIMIT :n"""  # noqa: S608
+{_ORDER} {_LIMIT}"""  # noqa: S608
 # The first jobs of all queues. More of them than it takes, because the worker may not run all.
 _HEAD = f"""
-SELECT {_COLUMNS}, queue, requires FROM jobs WHERE state = 'pending' AND losses = 0 {_ORDER} LIMIT :n"""  # noqa: S608
+SELECT {_COLUMNS}, queue, requires FROM jobs WHERE state = 'pending' AND losses = 0 {_ORDER} {_LIMIT}"""  # noqa: S608
 _PICKED_FIRST = f"""= ANY(ARRAY(SELECT seq FROM jobs
       WHERE state = 'pending' AND {{which}} AND seq = ANY(ARRAY(SELECT first.seq
         FROM (SELECT seq, queue, requires FROM jobs WHERE state = 'pending' AND {{which}}
-              {_ORDER} LIMIT CAST(:n AS bigint) + {CLAIM_LOOKAHEAD}) AS first
+              {_ORDER} {_LIMIT} + {CLAIM_LOOKAHEAD}) AS first
         WHERE first.queue <> ALL(CAST(:paused AS text[]))
           AND (first.requires = '' OR string_to_array(first.requires, ',') <@ CAST(:labels AS text[]))))
-      {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
+      {_ORDER} {_LIMIT} FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 # Whether there are more pending jobs than _PICKED_FIRST reads.
 _CROWDED = f"""
 (SELECT count(*) > {CLAIM_LOOKAHEAD}
  FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND losses = 0 LIMIT {CLAIM_LOOKAHEAD + 1}) AS counted)"""  # noqa: S608
 _PICKED_IN_ONE = f"""= ANY(ARRAY(
       SELECT seq FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
-      {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
+      {_ORDER} {_LIMIT} FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 # Locks only the jobs that it takes: otherwise other workers would find none at the same moment and go idle although
 # there are more. So it reads the first jobs of each label set, and some more.
 _PICKED = f"""= ANY(ARRAY(SELECT seq FROM jobs
@@ -78,8 +80,8 @@ _PICKED = f"""= ANY(ARRAY(SELECT seq FROM jobs
         CROSS JOIN LATERAL (
           SELECT seq FROM jobs
           WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
-          {_ORDER} LIMIT CAST(:n AS bigint) + {CLAIM_LOOKAHEAD}) AS first))
-      {_ORDER} LIMIT :n FOR UPDATE SKIP LOCKED))"""  # noqa: S608
+          {_ORDER} {_LIMIT} + {CLAIM_LOOKAHEAD}) AS first))
+      {_ORDER} {_LIMIT} FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 _TAKE_RETURNING = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
 
 # For an idle worker that was woken together with all others: look and claim in one round trip with its own commit. It
@@ -158,7 +160,7 @@ SELECT queue, requires FROM found ORDER BY priority DESC, run_at, seq
 BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (_BUSY_LABEL_SETS.format(which=which) for which in _WHICH)
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
-REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND wish <> 'stop'"
+REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND state = 'running' AND wish <> 'stop'"
 
 _IN_LABEL_SET = "queue = :queue AND requires = :requires"
 EXCLUSIVE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_IN_LABEL_SET} LIMIT 1"  # noqa: S608

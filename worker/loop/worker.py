@@ -105,7 +105,7 @@ class _Worker:
 
     def _may_have_work(self) -> bool:
         """Whether there may be new work. A full worker leaves it to the others and checks later."""
-        if not self._dispatcher.has_room or not (self._runner.signalled or self._asks):
+        if not (self._runner.signalled or self._asks) or not self._dispatcher.has_room:
             return False
         self._runner.signalled = False
         return self._wakeup.signalled()

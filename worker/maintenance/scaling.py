@@ -17,6 +17,7 @@ from typing import Any, Optional
 
 from webapp.core.events import record
 from webapp.core.schema import BUMP_REVISION
+from webapp.core.statements import REQUEST_STOP
 from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker import processes
@@ -34,7 +35,6 @@ SELECT id, pid, pid_started, wish, started_at,
        (SELECT count(*) FROM jobs WHERE state = 'processing' AND worker_id = workers.id)
 FROM workers WHERE supervisor_id = :supervisor AND state = 'running'
 """
-_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND state = 'running' AND wish <> 'stop'"
 _BEAT = "UPDATE supervisors SET seen_at = :now WHERE id = :id"
 _END = "UPDATE supervisors SET stopped_at = :now WHERE id = :id AND stopped_at IS NULL"
 
@@ -117,7 +117,7 @@ class Scaling:
 
     def _request_stop(self, connection: Connection, worker_ids: list[str]) -> None:
         with connection.transaction(LOCK_TIMEOUT, wakes_workers=True) as transaction:
-            stopping = [id_ for id_ in worker_ids if transaction.execute(_STOP, {"worker": id_}).rowcount == 1]
+            stopping = [id_ for id_ in worker_ids if transaction.execute(REQUEST_STOP, {"worker": id_}).rowcount == 1]
             for id_ in stopping:
                 record(transaction, "stop", f"worker:{id_}", "rule:scale")
             if stopping:

@@ -11,7 +11,6 @@ A job ends when its shell ends, not when its pipes close. Processes that the she
 from __future__ import annotations
 
 import os
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -28,7 +27,6 @@ from worker.runner.output import Capture
 
 READ_SIZE = 65536
 LEFT_BEHIND_GRACE = 1.0  # seconds that processes which a shell left behind have to end
-_WINDOWS: bool = sys.platform == "win32"
 
 
 @dataclass
@@ -224,17 +222,14 @@ class Runner(ABC, Generic[R]):
         del self._running[running.pid]
         self._ended.append(_result(running))
 
-    # --- starting ---
 
-    def _own_environment(self, claim: Claim) -> dict[str, str]:
-        """The variables that a command gets in addition to the worker's environment."""
-        own = {name.upper(): value for name, value in claim.env.items()} if _WINDOWS else claim.env  # 'Path' is 'PATH'
-        return {
-            **own,
-            "QUEUECTL_JOB_ID": claim.id,
-            "QUEUECTL_ATTEMPT": str(claim.attempt),
-            processes.TOKEN_VARIABLE: claim.token,
-        }
+def identity(claim: Claim) -> dict[str, str]:
+    """The variables that tell a command what it is. Neither the worker's environment nor the job's has them."""
+    return {
+        "QUEUECTL_JOB_ID": claim.id,
+        "QUEUECTL_ATTEMPT": str(claim.attempt),
+        processes.TOKEN_VARIABLE: claim.token,
+    }
 
 
 def _check_folder(cwd: str) -> None:

@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -24,7 +23,7 @@ from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import processes
 from worker.attempt import Claim
 from worker.messages import GONE, NOW, QUIET, STOP
-from worker.runner.base import READ_SIZE, CannotStart, Runner, Running
+from worker.runner.base import READ_SIZE, CannotStart, Runner, Running, identity
 from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import Capture
 
@@ -64,7 +63,6 @@ class PosixRunner(Runner[_Running]):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the pair
-        self._encoded_environment = _encoded(self._environment)  # once, not for each command
         self._buffer = bytearray(READ_SIZE)  # else each read would allocate as much
         # Ignored signals stay ignored across exec, and Python ignores some. All are reset, because looking each one up
         # takes the child longer.
@@ -129,19 +127,21 @@ class PosixRunner(Runner[_Running]):
 
     def _reap(self) -> None:
         """Collect every child that has ended: shells, and adopted orphans."""
-        over = list(self._ended_shells())
-        orphans = self._adopted() if over else set()
+        over: list[_Running] = []
+        has_children = self._wait_for_ended(over)
+        orphans = self._adopted() if over and has_children else set()
         for running in over:
             self._shell_ended(running, self._owned(running, orphans) if self._subreaper else _group(running.pid))
 
-    def _ended_shells(self) -> Iterator[_Running]:
+    def _wait_for_ended(self, over: list[_Running]) -> bool:
+        """Add the commands whose shells have ended to `over`. Returns whether this process still has children."""
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return True
             running = self._running.get(pid)
             if running is None or running.over:
                 continue
@@ -154,7 +154,7 @@ class PosixRunner(Runner[_Running]):
             # A spawned child starts with its parent's peak. Below that, its own peak is unknown.
             if usage.ru_maxrss > _own_peak():
                 running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
-            yield running
+            over.append(running)
 
     # --- starting ---
 
@@ -177,7 +177,7 @@ class PosixRunner(Runner[_Running]):
             pid = os.posix_spawn(
                 argv[0],
                 argv,
-                {**self._encoded_environment, **_encoded(self._own_environment(claim))},
+                {**self._environment, **claim.env, **identity(claim)},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, write_out, 1),
@@ -289,10 +289,6 @@ def _own_peak() -> int:
     import resource  # Windows has none, and imports this module
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _encoded(environment: dict[str, str]) -> dict[bytes, bytes]:
-    return {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -14,6 +14,7 @@ import contextlib
 import os
 import queue
 import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import IO, Any, Optional
@@ -24,11 +25,12 @@ from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import messages, processes
 from worker.attempt import Claim
-from worker.runner.base import READ_SIZE, CannotStart, Runner, Running
+from worker.runner.base import READ_SIZE, CannotStart, Runner, Running, identity
 from worker.runner.limits import Limits
 from worker.runner.output import Capture
 
 FIRST_SAMPLE, LONGEST_SAMPLE = 0.1, 5.0  # seconds between samples of a command's usage: they grow
+_WINDOWS: bool = sys.platform == "win32"
 PIPES_WAIT = 2.0  # seconds to wait for the pipes of an ended command, because another process may hold them
 # A group of its own keeps Ctrl-C away from a command, a console of its own keeps Ctrl-Break away.
 _FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
@@ -74,12 +76,13 @@ class ThreadRunner(Runner[_Running]):
     # --- starting ---
 
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:  # noqa: ARG002  Windows has no limits
+        own = {name.upper(): value for name, value in claim.env.items()} if _WINDOWS else claim.env  # 'Path' is 'PATH'
         try:
             shell = subprocess.Popen(  # noqa: S602  a job is a command of the platform's shell
                 claim.command,
                 shell=True,
                 cwd=claim.cwd,
-                env={**self._environment, **self._own_environment(claim)},
+                env={**self._environment, **own, **identity(claim)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
