@@ -80,8 +80,8 @@ class Database:
     def take(self) -> Any:
         """An idle connection, or a new one."""
         idle = self._own_idle()
-        while idle:
-            with suppress(IndexError):  # another thread was first
+        with suppress(IndexError):  # there is none
+            while True:
                 connection, used_at = idle.pop()
                 if self.is_sqlite or clock.counter() - used_at < FRESH or _answers(connection):
                     return connection

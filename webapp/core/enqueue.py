@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import audit_lines, labels
 from webapp.core.database import Database
@@ -20,7 +20,7 @@ from webapp.lib.ids import new_job_id
 
 STORE_BATCH = 10_000  # rows between two calls of `stored`
 AUDITED_SINGLY = 100  # jobs of one call with a line each in the audit trail; larger calls have one line
-AUDITED = ("queue", "requires", "state")  # of each job, in addition to its command
+
 MOST_LABEL_SETS = 1000  # of one queue: workers and pages query each of them
 
 # A removed queue still has its row.
@@ -28,6 +28,31 @@ ADD_QUEUE = "INSERT INTO queues (name) VALUES (:name) ON CONFLICT (name) DO UPDA
 ADD_LABEL_SET = (
     "INSERT INTO lanes (queue, requires) VALUES (:queue, :requires) ON CONFLICT (queue, requires) DO NOTHING"
 )
+
+
+class _Row(NamedTuple):
+    """A new row of `jobs`. The fields are its columns."""
+
+    id: str
+    command: str
+    queue: str
+    requires: str
+    priority: int
+    state: str
+    run_at: int
+    max_retries: Optional[int]
+    timeout: Optional[float]
+    cwd: Optional[str]
+    env: Optional[str]
+    created_at: int
+    created_by: str
+    changed_at: int
+    form_key: Optional[str]
+    batch: Optional[str]
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    lone_losses: int = 0
 
 
 def enqueue(
@@ -62,15 +87,15 @@ def enqueue(
             if before:
                 return before
             _refuse_taken(transaction, given)
-            new = _ensure_label_sets(transaction, sorted({(row["queue"], row["requires"]) for row in rows}))
+            new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
             for start in range(0, len(rows), STORE_BATCH):
-                transaction.insert("jobs", rows[start : start + STORE_BATCH])
+                transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
                 if stored is not None:
                     stored(min(start + STORE_BATCH, len(rows)))
             _audit(transaction, rows, actor)
             if new:  # last, because this locks the row until the commit
                 transaction.execute(BUMP_REVISION)
-        return [row["id"] for row in rows]
+        return [row.id for row in rows]
 
     try:
         return store()
@@ -79,31 +104,27 @@ def enqueue(
         return store()
 
 
-def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Optional[str]) -> dict[str, Any]:
+def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Optional[str]) -> _Row:
     due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
-    return {
-        "id": spec.id or new_job_id(),
-        "command": spec.command,
-        "queue": spec.queue,
-        "requires": labels.text_of(spec.requires) if spec.requires else "",
-        "priority": spec.priority,
-        "state": "scheduled" if due > now else "pending",
+    return _Row(
+        id=spec.id or new_job_id(),
+        command=spec.command,
+        queue=spec.queue,
+        requires=labels.text_of(spec.requires) if spec.requires else "",
+        priority=spec.priority,
+        state="scheduled" if due > now else "pending",
         # A time in the past counts as now, so jobs of equal priority run in the order of their arrival.
-        "run_at": max(due, now),
-        "max_retries": spec.max_retries,
-        "timeout": spec.timeout,
-        "cwd": spec.cwd,
-        "env": json.dumps(dict(spec.env)) if spec.env else None,
-        "created_at": now,
-        "created_by": actor,
-        "changed_at": now,
-        "attempts": 0,
-        "failures": 0,
-        "losses": 0,
-        "lone_losses": 0,
-        "form_key": form_key,
-        "batch": batch,
-    }
+        run_at=max(due, now),
+        max_retries=spec.max_retries,
+        timeout=spec.timeout,
+        cwd=spec.cwd,
+        env=json.dumps(dict(spec.env)) if spec.env else None,
+        created_at=now,
+        created_by=actor,
+        changed_at=now,
+        form_key=form_key,
+        batch=batch,
+    )
 
 
 def _given_ids(specs: Sequence[JobSpec]) -> dict[str, int]:
@@ -160,18 +181,19 @@ def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]
     return bool(queues or label_sets)
 
 
-def _audit(transaction: Transaction, rows: Sequence[Mapping[str, Any]], actor: str) -> None:
+def _audit(transaction: Transaction, rows: Sequence[_Row], actor: str) -> None:
     """One line for each job, or one line for a large call."""
     if not rows or not audit_lines.is_audited(actor):
         return
     if len(rows) > AUDITED_SINGLY:
-        detail = {"after": {"jobs": len(rows), "first": rows[0]["id"], "last": rows[-1]["id"]}}
+        detail = {"after": {"jobs": len(rows), "first": rows[0].id, "last": rows[-1].id}}
         lines = audit_lines.lines("enqueue", ["jobs"], actor, details=[detail])
     else:
-        details = [{"after": {**audit_lines.command_in_brief(row["command"]), **_changes(row)}} for row in rows]
-        lines = audit_lines.lines("enqueue", [f"job:{row['id']}" for row in rows], actor, details=details)
+        details = [{"after": {**audit_lines.command_in_brief(row.command), **_changes(row)}} for row in rows]
+        lines = audit_lines.lines("enqueue", [f"job:{row.id}" for row in rows], actor, details=details)
     transaction.execute_many(audit_lines.LINE, lines)
 
 
-def _changes(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in AUDITED if row[key]}
+def _changes(row: _Row) -> dict[str, str]:
+    changes = {"queue": row.queue, "requires": row.requires, "state": row.state}
+    return {key: value for key, value in changes.items() if value}

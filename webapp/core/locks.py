@@ -47,6 +47,7 @@ class WriteLock:
         self._path = path if _HAS_FLOCK else None
         self._thread_lock = threading.Lock()
         self._descriptor = -1
+        self._place = (0, 0)  # inode and device of the open file
         if self._path is not None and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
 
@@ -66,6 +67,7 @@ class WriteLock:
         try:
             if self._descriptor < 0:
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._place = _place(os.fstat(self._descriptor))
             if timeout < 0:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             else:
@@ -99,17 +101,14 @@ class WriteLock:
 
     def _check_place(self, path: Path) -> None:
         """Raise Gone if the folder was removed or replaced: data written to its open files would be lost."""
-        ours = os.fstat(self._descriptor)
-        try:
-            there = os.stat(path)
-        except FileNotFoundError:
-            there = None
-        if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            raise Gone(
-                f"the folder {path.parent} was removed, or its files were replaced while this process used them. "
-                "Restore it, or restart the workers and the console"
-            )
+        with contextlib.suppress(FileNotFoundError):
+            if _place(os.stat(path)) == self._place:
+                return
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        raise Gone(
+            f"the folder {path.parent} was removed, or its files were replaced while this process used them. "
+            "Restore it, or restart the workers and the console"
+        )
 
     def _forget_descriptor(self) -> None:
         if self._descriptor >= 0:
@@ -120,6 +119,10 @@ class WriteLock:
         # A child shares its parent's open file, and with it the lock. So it must open the file again.
         self._forget_descriptor()
         self._thread_lock = threading.Lock()
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_dev
 
 
 def _flock_until(descriptor: int, until: float) -> None:

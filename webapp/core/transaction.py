@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -55,17 +55,18 @@ class Transaction:
         else:
             self._cursor.executemany(statement if self.is_sqlite else for_psycopg(statement), rows)
 
-    def insert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert one or more rows. The keys are the columns, the same in each row."""
-        columns = list(rows[0])
-        names = ", ".join(columns)
+    def insert(self, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert one or more rows. They are tuples, because drivers look up each value of a mapping by its name."""
         if self.is_sqlite or len(rows) < MIN_COPY_ROWS:
-            values = ", ".join(f":{column}" for column in columns)
-            self.execute_many(f"INSERT INTO {table} ({names}) VALUES ({values})", rows)  # noqa: S608
+            statement = _insertion(table, columns, "?" if self.is_sqlite else "%s")
+            if len(rows) == 1:
+                self._cursor.execute(statement, rows[0])
+            else:
+                self._cursor.executemany(statement, rows)
             return
-        with self._cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+        with self._cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
             for row in rows:
-                copy.write_row([row[column] for column in columns])
+                copy.write_row(row)
 
     def select_where_in(self, select: str, column: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
         """The rows of `select` (without WHERE) in which the column has one of these values."""
@@ -85,9 +86,11 @@ class Connection:
         database: where it leads.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, borrowed: bool = False) -> None:
+        """`borrowed`: give the driver's connection back to the database after each transaction."""
         self.is_sqlite = database.is_sqlite
         self.database = database
+        self._borrowed = borrowed
         self._driver: Any = None
         self._is_broken = False
         self._clock_at = clock.counter()  # when the server's clock was last read: at the latest when it connects
@@ -114,8 +117,7 @@ class Connection:
         database = self.database
         database.lock.acquire(timeout)
         try:
-            driver = self.driver
-            cursor = driver.cursor()
+            cursor = self.driver.cursor()
             try:
                 cursor.execute("BEGIN IMMEDIATE" if database.is_sqlite else "BEGIN")
                 if not database.is_sqlite and 0 <= timeout < BUSY_TIMEOUT:
@@ -135,6 +137,8 @@ class Connection:
                 self._notify()
         finally:
             database.lock.release()
+            if self._borrowed:
+                self._give_back()
 
     def query(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> list[tuple[Any, ...]]:
         """Execute a single statement and return its rows. A SELECT takes no lock and waits for no writer.
@@ -173,7 +177,7 @@ class Connection:
                 self._driver.close()
         self._driver = None
 
-    def give_back(self) -> None:
+    def _give_back(self) -> None:
         """Keep the connection for other uses of the database, or close it if it is broken."""
         if self._is_broken:
             self.close()
@@ -221,17 +225,11 @@ def connect(database: Database) -> Connection:
     return connection
 
 
-@contextmanager
 def transaction_on(
     database: Database, timeout: float = BUSY_TIMEOUT, *, wakes_workers: bool = True
-) -> Iterator[Transaction]:
+) -> AbstractContextManager[Transaction]:
     """One transaction, see `Connection.transaction`, on an idle or new connection of this database."""
-    connection = Connection(database)
-    try:
-        with connection.transaction(timeout, wakes_workers=wakes_workers) as transaction:
-            yield transaction
-    finally:
-        connection.give_back()
+    return Connection(database, borrowed=True).transaction(timeout, wakes_workers=wakes_workers)
 
 
 def raise_relocated(error: BaseException) -> None:
@@ -239,6 +237,11 @@ def raise_relocated(error: BaseException) -> None:
     words = words_of(error)
     if words is not None:
         raise Relocated(words) from error
+
+
+@lru_cache(maxsize=16)
+def _insertion(table: str, columns: tuple[str, ...], mark: str) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join([mark] * len(columns))})"  # noqa: S608
 
 
 @lru_cache(maxsize=256)

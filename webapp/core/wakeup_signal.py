@@ -23,7 +23,7 @@ class WakeupSignal:
     """The signal of one database. `path` is the watched file, None on PostgreSQL."""
 
     def __init__(self, path: Optional[Path]) -> None:
-        self._path = path
+        self._path = None if path is None else os.fspath(path)
 
     def notify(self, execute: Callable[[str], object]) -> None:
         """Wake idle workers. `execute` runs a statement in the transaction; call this before its commit."""

@@ -242,15 +242,15 @@ def _refuse_relocated(context: ExceptionContext) -> None:
 @contextmanager
 def raising_as_sqlalchemy() -> Iterator[None]:
     """Turn errors of plain SQL on `database()` into those of `writing()`: DBAPIError and Busy."""
-    dialect, base = write_engine().dialect, database().driver_error
-    with raising_busy():
-        try:
-            yield
-        except CommitUnanswered as error:  # without a statement, for `db_errors.may_have_been_done()`
-            cause = error.__cause__ or error
+    try:
+        yield
+    except (CommitUnanswered, database().driver_error) as error:
+        dialect, base = write_engine().dialect, database().driver_error
+        with raising_busy():
+            if not isinstance(error, CommitUnanswered):
+                raise DBAPIError.instance("", None, error, base, dialect=dialect) from error
+            cause = error.__cause__ or error  # without a statement, for `db_errors.may_have_been_done()`
             raise DBAPIError.instance(None, None, cause, base, connection_invalidated=True, dialect=dialect) from cause
-        except base as error:
-            raise DBAPIError.instance("", None, error, base, dialect=dialect) from error
 
 
 def _begin_with(engine: Engine, statement: str) -> None:

@@ -5,6 +5,7 @@ Crockford's base 32 (no i, l, o, u): 40 bits of milliseconds, 20 random bits.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -20,7 +21,7 @@ def new_job_id() -> str:
     """A new id. In a process each is greater than the one before, even within a millisecond."""
     global _last
     with _lock:
-        value = (max(time.time_ns() // 1_000_000 - _START, 0) << 20) | secrets.randbits(20)
+        value = (max(time.time_ns() // 1_000_000 - _START, 0) << 20) | int.from_bytes(os.urandom(3), "big") >> 4
         if value <= _last:
             value = _last + 1 + secrets.randbits(4)
         _last = value
