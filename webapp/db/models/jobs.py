@@ -15,8 +15,8 @@ ATTEMPT_STATES = ("completed", "failed", "cancelled", "released", "lost")
 
 
 def _partial_index(name: str, *columns: Union[str, TextClause], where: str, unique: bool = False) -> Index:
-    condition = text(where)
-    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+    """The migrations make it, on PostgreSQL too. `postgresql_where` here would load that dialect into each command."""
+    return Index(name, *columns, unique=unique, sqlite_where=text(where))
 
 
 class Job(Model):
