@@ -30,7 +30,7 @@ argv, sys.argv = sys.argv, ["-"]
 import_all()
 for name in [name for name in sys.modules if name.partition(".")[0] in ("webapp", "worker")]:
     del sys.modules[name]
-for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog", "gunicorn", "inotify_simple"):
+for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty", "pty", "syslog", "gunicorn"):
     sys.modules[name] = None
 wanted = "SIGABRT SIGFPE SIGILL SIGINT SIGSEGV SIGTERM SIG_DFL SIG_IGN"
 for name in [name for name in dir(signal) if re.match("SIG[A-Z]|SIG_", name) and name not in wanted.split()]:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import sys
@@ -23,6 +24,7 @@ from webapp.core.transaction import Connection
 CHECK_EVERY = 10.0  # seconds between checks for work while signals arrive
 CHECK_EVERY_WITHOUT_SIGNALS = 0.5  # the same while no signals arrive
 READ_VERSION_EVERY = 0.05  # seconds between reads of the data version
+IN_ATTRIB, IN_OPEN = 0x4, 0x20  # <sys/inotify.h>
 
 
 class Wakeup:
@@ -64,47 +66,50 @@ def for_sqlite(config: Config, *, selects: bool) -> Wakeup:
     """The best way on this platform. `selects`: whether the caller can wait for a descriptor."""
     if selects and sys.platform.startswith("linux"):
         # This user has no more watches, or the file system has none.
-        with contextlib.suppress(ImportError, OSError):
+        with contextlib.suppress(OSError):
             return _FileWatch(config)
     return _VersionCheck(config)
 
 
 class _FileWatch(Wakeup):
-    """inotify. If the wake-up file is deleted, a new one is made and watched."""
+    """inotify, whose two calls need no library. If the wake-up file is deleted, a new one is made and watched."""
 
     def __init__(self, config: Config) -> None:
-        from inotify_simple import INotify
-
         self._config = config
         self._file = wakeup_signal.path_of(config)
         self._watched = 0
-        self._inotify = INotify(nonblocking=True)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._inotify = self._checked(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         try:
             self._watch()
         except OSError:
-            self._inotify.close()
+            self.close()
             raise
 
     def descriptor(self) -> Optional[int]:
         if self._inode() != self._watched:
             with contextlib.suppress(OSError):  # its folder is missing: tried again before the next wait
                 self._watch()
-        return int(self._inotify.fileno())
+        return self._inotify
 
     def signalled(self) -> bool:
         try:
-            return bool(os.read(self._inotify.fileno(), 4096))
+            return bool(os.read(self._inotify, 4096))
         except BlockingIOError:
             return False
 
     def _watch(self) -> None:
-        from inotify_simple import flags
-
         wakeup_signal.install(self._config)
         found = self._inode()
         # ATTRIB: a deletion ends the wait, and the next wait watches the new file.
-        self._inotify.add_watch(str(self._file), flags.OPEN | flags.ATTRIB)
+        self._checked(self._libc.inotify_add_watch(self._inotify, os.fsencode(self._file), IN_OPEN | IN_ATTRIB))
         self._watched = found
+
+    @staticmethod
+    def _checked(result: int) -> int:
+        if result < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return result
 
     def _inode(self) -> int:
         try:
@@ -113,7 +118,7 @@ class _FileWatch(Wakeup):
             return 0
 
     def close(self) -> None:
-        self._inotify.close()
+        os.close(self._inotify)
 
 
 class _VersionCheck(Wakeup):

@@ -46,7 +46,7 @@ class Forks:
         self._assignment = replace(assignment, parent=self._life_read)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the wake-up descriptor
         # Children share what is loaded before the fork.
-        for module in ("ctypes", "inotify_simple", "resource"):
+        for module in ("ctypes", "resource"):
             with contextlib.suppress(ImportError):  # not on every platform
                 import_module(module)
         gc.collect()

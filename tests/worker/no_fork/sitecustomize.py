@@ -11,7 +11,7 @@ import stat
 import sys
 from typing import Any
 
-for name in ("fcntl", "grp", "termios", "inotify_simple"):
+for name in ("fcntl", "grp", "termios"):
     sys.modules[name] = None  # type: ignore[assignment]
 
 for module, names in (
