@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 
 from webapp.config import CHECKOUT
@@ -28,7 +29,11 @@ SOURCES = {
     for folder in ("webapp", "worker")
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
 }
-TREES = {module: ast.parse(path.read_text()) for module, path in SOURCES.items()}
+
+
+@cache  # not when the file is imported, which every process of a run does
+def _trees() -> dict[str, ast.Module]:
+    return {module: ast.parse(path.read_text()) for module, path in SOURCES.items()}
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
@@ -40,7 +45,7 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _imports(module: str) -> Iterator[str]:
-    for node in _nodes(TREES[module]):
+    for node in _nodes(_trees()[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -80,7 +85,7 @@ def test_only_lifecycle_and_two_sql_texts_change_a_jobs_state() -> None:
     found = set()
     for module, path in SOURCES.items():
         source = path.read_text()
-        if "UPDATE jobs SET state" in source or ("update(Job)" in source and _sets_state(TREES[module])):
+        if "UPDATE jobs SET state" in source or ("update(Job)" in source and _sets_state(_trees()[module])):
             found.add(module)
     assert found == {"webapp.jobs.lifecycle", "worker.maintenance.recovery", "webapp.core.statements"}
 
@@ -109,7 +114,7 @@ def test_a_worker_process_never_loads_the_console() -> None:
 
 
 def test_every_module_says_what_lives_in_it() -> None:
-    silent = [module for module, tree in TREES.items() if not ast.get_docstring(tree)]
+    silent = [module for module, tree in _trees().items() if not ast.get_docstring(tree)]
     assert [module for module in silent if not module.endswith(".versions")] == []
 
 
@@ -117,7 +122,7 @@ def test_files_and_functions_stay_small() -> None:
     assert [module for module, path in SOURCES.items() if len(path.read_text().splitlines()) > 400] == []
     long_functions = [
         f"{module}.{node.name}"
-        for module, tree in TREES.items()
+        for module, tree in _trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
         and (node.end_lineno or 0) - node.lineno >= 60

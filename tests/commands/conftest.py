@@ -58,15 +58,17 @@ def cli(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPa
         request.getfixturevalue("sqlite_config")
     monkeypatch.setenv("LOGNAME", "ana")
 
-    def run(*argv: str, stdin: bytes = b"") -> Result:
-        kept = io.BytesIO(), io.BytesIO()
-        out, err = (io.TextIOWrapper(buffer, encoding="utf-8", write_through=True) for buffer in kept)
-        monkeypatch.setattr(sys, "stdin", _In(io.BytesIO(stdin), encoding="utf-8"))
-        with redirect_stdout(out), redirect_stderr(err):
-            code = main(list(argv))
-        return Result(code, *(buffer.getvalue().decode() for buffer in kept))
+    return run_here
 
-    return run
+
+def run_here(*argv: str, stdin: bytes = b"") -> Result:
+    """Run a command in this process, on the home and database of its environment."""
+    kept = io.BytesIO(), io.BytesIO()
+    out, err = (io.TextIOWrapper(buffer, encoding="utf-8", write_through=True) for buffer in kept)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "stdin", _In(io.BytesIO(stdin), encoding="utf-8"))
+        code = main(list(argv))
+    return Result(code, *(buffer.getvalue().decode() for buffer in kept))
 
 
 class Processes:

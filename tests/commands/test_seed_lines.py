@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import pytest
 
-from tests.commands.conftest import Processes
+from tests.commands.conftest import Cli, Processes
 from tests.deadline import DEADLINE
 
 SUBMIT = ("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
@@ -101,10 +101,15 @@ def test_jobs_outlive_the_processes_that_made_them_and_a_changed_backoff_holds_f
     ],
     ids=lambda argv: " ".join(argv),
 )
-def test_every_read_speaks_json_on_a_fresh_home(processes: Processes, home: Path, argv: tuple[str, ...]) -> None:
-    result = processes.run(*argv)
+def test_every_read_speaks_json_on_an_empty_queue(cli: Cli, argv: tuple[str, ...]) -> None:
+    result = cli(*argv)
     assert (result.code, result.err) == (0, "")
     assert isinstance(result.json, (list, dict))
+
+
+def test_a_read_makes_a_fresh_home(processes: Processes, home: Path) -> None:
+    result = processes.run("status", "--json")
+    assert (result.code, result.err, result.json["workers"]) == (0, "", [])
     assert (home / "queue.db").is_file()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import pytest
 
 from tests.console.conftest import Browser
@@ -24,37 +26,36 @@ def fill() -> None:
 
 
 @pytest.mark.every_python
-@pytest.mark.parametrize("url", LISTS + OTHERS + ADMINS_LISTS + ADMINS)
 @pytest.mark.parametrize("role", ["viewer", "admin"])
-def test_a_page_opens_on_an_empty_queue(sign_in, url: str, role: str) -> None:  # type: ignore[no-untyped-def]
-    response = sign_in(role).get(url)
-    refused = role == "viewer" and url in {"/submit", *ADMINS_LISTS, *ADMINS}
-    assert response.status_code == (403 if refused else 200)
+def test_every_page_opens_on_an_empty_queue(sign_in: Callable[[str], Browser], role: str) -> None:
+    browser = sign_in(role)
+    refused = {"/submit", *ADMINS_LISTS, *ADMINS} if role == "viewer" else set()
+    for url in LISTS + OTHERS + ADMINS_LISTS + ADMINS:
+        assert (url, browser.get(url).status_code) == (url, 403 if url in refused else 200)
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("url", LISTS + OTHERS + ADMINS_LISTS + ADMINS + [f"/job/{state}1" for state in STATES])
-def test_a_page_opens_on_a_full_queue(admin: Browser, url: str) -> None:
+def test_every_page_opens_on_a_full_queue(admin: Browser) -> None:
     fill()
-    assert admin.get(url).status_code == 200
+    for url in LISTS + OTHERS + ADMINS_LISTS + ADMINS + [f"/job/{state}1" for state in STATES]:
+        assert (url, admin.get(url).status_code) == (url, 200)
 
 
-@pytest.mark.parametrize("url", [*LISTS, *ADMINS_LISTS, "/job/dead1", "/job/processing1"])
-def test_a_fragment_is_no_page_and_an_unchanged_one_is_a_304(
-    admin: Browser, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fragment_is_no_page_and_an_unchanged_one_is_a_304(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     now = clock.now()
     monkeypatch.setattr(clock, "now", lambda: now)  # what is told of lately changes by itself, if seldom
     fill()
-    first = admin.get(url, partial=True)
-    assert first.status_code == 200
-    text = first.get_data(as_text=True)
-    assert "<html" not in text
-    assert "csrf_token" not in text
-    again = admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]})
-    assert (again.status_code, again.data) == (304, b"")
-    make_job("dead")  # the badge in the nav changes with it, on every page
-    assert admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]}).status_code == 200
+    for url in [*LISTS, *ADMINS_LISTS, "/job/dead1", "/job/processing1"]:
+        first = admin.get(url, partial=True)
+        assert (url, first.status_code) == (url, 200)
+        text = first.get_data(as_text=True)
+        assert "<html" not in text, url
+        assert "csrf_token" not in text, url
+        again = admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]})
+        assert (url, again.status_code, again.data) == (url, 304, b"")
+        make_job("dead")  # the badge in the nav changes with it, on every page
+        changed = admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]})
+        assert (url, changed.status_code) == (url, 200)
 
 
 def test_the_overview_says_what_each_worker_runs_and_links_only_to_lists_that_hold_something(admin: Browser) -> None:

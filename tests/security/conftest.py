@@ -140,6 +140,12 @@ class Target:
         """A command of the product, by its owner."""
         return self.processes.run(*argv, stdin=stdin, cwd=None, **{"QUEUECTL_HOME": str(self.home), **environment})
 
+    def run_here(self, *argv: str, stdin: str = "") -> Result:
+        """The same without a process, for what only prepares an attack."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("QUEUECTL_HOME", str(self.home))
+            return commands.run_here(*argv, stdin=stdin.encode())
+
     @property
     def errors(self) -> str:
         """What the console has logged."""
@@ -153,7 +159,7 @@ class Target:
     def add_person(self, role: str) -> str:
         """Make a person with a role; returns the name."""
         name = f"{role}-{next(_numbers)}"
-        made = self.run("user", "add", name, "--role", role, "--password-stdin", stdin=PASSWORD + "\n")
+        made = self.run_here("user", "add", name, "--role", role, "--password-stdin", stdin=PASSWORD + "\n")
         assert made.code == 0, made.err
         return name
 
@@ -167,7 +173,7 @@ class Target:
     def job(self, *options: str) -> str:
         """Submit one; returns its id."""
         job_id = f"job-{next(_numbers)}"
-        made = self.run("enqueue", "--id", job_id, *options)
+        made = self.run_here("enqueue", "--id", job_id, *options)
         assert made.code == 0, made.err
         return job_id
 

@@ -124,7 +124,7 @@ def test_a_new_password_a_lesser_role_and_being_disabled_end_sessions(target: Ta
         person = target.stranger()
         assert person.log_in(name).status == 303
         assert person.send("GET", "/jobs").status == 200
-        done = target.run("user", *command, stdin=PASSWORD + "\n")
+        done = target.run_here("user", *command, stdin=PASSWORD + "\n")
         assert done.code == 0, done.err
         assert person.send("GET", "/jobs").status == 303, command
 
@@ -329,7 +329,7 @@ def test_no_secret_of_ours_is_shown_by_a_process_a_file_a_page_or_a_log(target: 
 def test_a_command_sees_none_of_them(target: Target) -> None:
     job_id = target.job("--command", "env")
     assert target.run("worker", "start", "--drain", QUEUECTL_PUBLIC_URL="http://127.0.0.1:1").code == 0
-    names = {line.partition("=")[0] for line in target.run("logs", job_id).out.splitlines()}
+    names = {line.partition("=")[0] for line in target.run_here("logs", job_id).out.splitlines()}
     ours = {name for name in names if name.startswith("QUEUECTL_")}
     assert ours == {"QUEUECTL_JOB_ID", "QUEUECTL_ATTEMPT", "QUEUECTL_TOKEN"}
 
@@ -357,7 +357,7 @@ def test_what_another_site_makes_a_browser_send_is_in_the_trail_of_its_person(ta
 
 def test_environment_values_are_hidden_from_viewers(target: Target) -> None:
     spec = '{"id": "with-env", "command": "true", "env": {"API_KEY": "hush-hush"}, "delay": 9999}'
-    assert target.run("enqueue", spec).code == 0
+    assert target.run_here("enqueue", spec).code == 0
     assert "hush-hush" not in target.person("viewer").send("GET", "/job/with-env").text
     assert "hush-hush" in target.person("operator").send("GET", "/job/with-env").text
 
