@@ -89,3 +89,18 @@ def test_by_default_the_marked_tests_alone_run_on_postgresql_and_with_all_every_
         ["postgresql", "-m", "not full and postgresql"]
     ]
     assert [step.command[-2:] for step in plan.whole("postgresql", True)[0]] == [["--db", "postgresql"]]
+
+
+def test_types_are_checked_on_the_oldest_python_by_default_and_on_both_with_all(
+    empty_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checked(everything: bool) -> list[str]:
+        return [step.command[1] for step in plan.whole(None, everything)[0] if step.name == "types"]
+
+    monkeypatch.setattr(plan, "OLDEST", OTHER)
+    assert checked(False) == ["-m"]  # there is no other Python
+    script(empty_path / f"python{OTHER}", f"echo {OTHER}")
+    assert checked(False) == []
+    assert checked(True) == ["-m"]
+    types = [step for step in plan.whole(None, False)[0] if step.command[-2:] == ["--only", "types"]]
+    assert [step.command[0] for step in types] == [str(empty_path / f"python{OTHER}")]

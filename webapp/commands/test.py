@@ -16,7 +16,7 @@ PARTS = ("lint", "types", "tests", "browser", "postgresql")
     context_settings={"ignore_unknown_options": True},
     epilog="Example: manage.py test tests/worker -k timeout",
 )
-@click.option("--all", "everything", is_flag=True, help="Run all tests on both databases and all Python versions.")
+@click.option("--all", "everything", is_flag=True, help="Run all tests on both databases, and long faults.")
 @click.option("--only", type=click.Choice(PARTS), help="Run only this part.")
 @click.option("--python", "version", metavar="X.Y", help="Run the tests for other Pythons, or the named ones, with it.")
 @click.option("--faults", is_flag=True, help="Run fault injection for --minutes: kills, full disks, power cuts.")
