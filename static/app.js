@@ -7,11 +7,13 @@
   const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
   const live = () => $("#live");
 
+  const ROOT = document.body.dataset.root;  // the path of the public URL, such as /queue, or ""
+
   // --- cookies: time zone and preferences ---
 
   const YEAR = 365 * 86400;
   const SECURE = location.protocol === "https:" ? "; secure" : "";
-  const keep = (name, value) => { document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax${SECURE}`; };
+  const keep = (name, value) => { document.cookie = `${name}=${value}; path=${ROOT || "/"}; max-age=${YEAR}; samesite=lax${SECURE}`; };
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   if (zone && !document.cookie.split("; ").includes(`tz=${zone}`)) keep("tz", zone);
 
@@ -418,7 +420,7 @@
 
   const KEYS = {
     "/": () => $("#search, #find")?.focus(),
-    n: () => { const link = $('a[href="/submit"]'); if (link) link.click(); },
+    n: () => { const link = $(`a[href="${ROOT}/submit"]`); if (link) link.click(); },
     j: () => moveRow(1),
     k: () => moveRow(-1),
     x: () => $('.tick input', document.activeElement?.closest?.("tr") || document.createElement("i"))?.click(),
@@ -437,7 +439,7 @@
     if (event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]")) return;
     const page = Date.now() < awaited && GO[event.key];
     awaited = 0;
-    if (page) location.href = page;
+    if (page) location.href = ROOT + page;
     else if (KEYS[event.key]) { KEYS[event.key](); event.preventDefault(); }
   });
 

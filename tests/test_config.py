@@ -107,13 +107,35 @@ def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
         ("QUEUECTL_PUBLIC_URL", "https://queue.example.org:99999"),
         ("QUEUECTL_PUBLIC_URL", "queue.example.org"),
         ("QUEUECTL_PUBLIC_URL", "ftp://queue.example.org"),
-        ("QUEUECTL_PUBLIC_URL", "https://queue.example.org/below"),
+        ("QUEUECTL_PUBLIC_URL", "https://example.org/a//b"),
+        ("QUEUECTL_PUBLIC_URL", "https://example.org/../b"),
+        ("QUEUECTL_PUBLIC_URL", "https://example.org/a%2fb"),
+        ("QUEUECTL_PUBLIC_URL", "https://example.org/?a=b"),
+        ("QUEUECTL_PUBLIC_URL", "https://example.org/#b"),
+        ("QUEUECTL_PUBLIC_URL", "https://ana@example.org"),
+        ("QUEUECTL_PUBLIC_URL", "https://a..b"),
         ("QUEUECTL_PUBLIC_URL", "https://"),
     ],
 )
 def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         configuration.load({"HOME": str(tmp_path), name: value})
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "path"),
+    [
+        ("https://queue.example.org/", "https://queue.example.org", ""),
+        ("https://Example.ORG:443/queue/", "https://example.org", "/queue"),
+        ("http://example.org:8080/a/b-c_~.d", "http://example.org:8080", "/a/b-c_~.d"),
+        ("http://example.org.:80", "http://example.org", ""),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example", ""),
+        ("https://[2001:DB8:0::1]:8443/q", "https://[2001:db8::1]:8443", "/q"),
+    ],
+)
+def test_the_public_url_is_read_as_browsers_send_it(tmp_path: Path, url: str, origin: str, path: str) -> None:
+    loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_PUBLIC_URL": url})
+    assert (loaded.public_url, loaded.public_origin, loaded.public_path) == (origin + path, origin, path)
 
 
 def test_a_database_url_that_lacks_its_scheme_is_not_repeated_with_its_password(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ names = sorted(
     ".".join(path.relative_to(checkout).with_suffix("").parts).replace(".__init__", "")
     for folder in ("webapp", "worker") for path in (checkout / folder).rglob("*.py")
     if "versions" not in path.parts and path.name != "env.py"  # Alembic alone can load these
-    and path.name != "gunicorn_app.py"  # Windows has no gunicorn
+    and path.name not in ("gunicorn_app.py", "waitress_app.py")  # each platform has one of them
 )
 def import_all():
     for name in names:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
-from webapp.lib import dotenv, postgres_dsn
+from webapp.lib import dotenv, ip_addresses, postgres_dsn
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z")
+_PUBLIC_PATH = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)*\Z")  # nothing that a proxy could decode or rewrite
 
 
 class ConfigError(Exception):
@@ -31,7 +35,7 @@ class Config:
     Attributes:
         home: the folder of the database, the lock and the secret key (mode 0700).
         database_url: a SQLAlchemy URL; None means `queue.db` in `home`.
-        public_url: the URL of the console for people (`https://queue.example.org`), or None.
+        public_url: the URL of the console for people (`https://example.org/queue`, no slash at the end), or None.
         trusted_proxies: addresses and networks whose `X-Forwarded-For` is trusted.
         durable_settles: whether workers commit as durably as enqueue. Then only jobs that were running run again after
             a power cut, and each job takes longer.
@@ -42,6 +46,16 @@ class Config:
     public_url: Optional[str]
     trusted_proxies: tuple[Network, ...] = ()
     durable_settles: bool = False
+
+    @property
+    def public_origin(self) -> Optional[str]:
+        """`public_url` without its path, in the form that browsers send as Origin."""
+        return self.public_url and "/".join(self.public_url.split("/")[:3])
+
+    @property
+    def public_path(self) -> str:
+        """The path of `public_url`, such as `/queue`. '' if the console has the whole host."""
+        return (self.public_url or "")[len(self.public_origin or "") :]
 
     @property
     def is_sqlite(self) -> bool:
@@ -164,13 +178,34 @@ def _has_readable_port(address: str) -> bool:
 
 
 def _public_url(url: str) -> Optional[str]:
+    """The URL as browsers write it, so that it can be compared with their headers: no default port, no slash at the
+    end, a name in ASCII."""
     if not url:
         return None
     readable = _has_readable_port(url.partition("://")[2])
     parts = urlsplit(url if readable else "")
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"}:
-        raise ConfigError(f"QUEUECTL_PUBLIC_URL is {url!r}. Expected something like https://queue.example.org.")
-    return f"{parts.scheme}://{parts.netloc}"
+    host = _browser_host(parts.hostname or "")
+    extra = parts.username is not None or parts.query or parts.fragment
+    path = parts.path.rstrip("/")
+    if parts.scheme not in _DEFAULT_PORTS or not host or extra or not _PUBLIC_PATH.match(path):
+        raise ConfigError(
+            f"QUEUECTL_PUBLIC_URL is {url!r}. Expected something like https://queue.example.org or "
+            "https://example.org/queue. A path may have letters, digits and . _ ~ -"
+        )
+    port = "" if parts.port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{path}"
+
+
+def _browser_host(name: str) -> str:
+    """The host as browsers send it. '' if it cannot be a host."""
+    address = ip_addresses.parse(name)
+    if address is not None:
+        return f"[{address}]" if address.version == 6 else str(address)
+    try:
+        name = name if name.isascii() else name.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return ""
+    return name.rstrip(".") if _HOST_NAME.match(name) else ""
 
 
 def _yes(name: str, text: str) -> bool:

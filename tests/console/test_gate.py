@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import pytest
 from flask import Flask
+from flask.ctx import RequestContext
 from sqlalchemy import update
 
 from tests.console.conftest import COOKIE, PARTIAL, Browser, Client
@@ -25,7 +26,7 @@ from webapp.db.models import ROLES, UserSession
 from webapp.jobs import actions, job_detail
 from webapp.lib import clock
 from webapp.web import check_routes, faces
-from webapp.web.request_info import local_path
+from webapp.web.request_info import CONNECTED_TO, is_known_host, is_own_url, local_path
 from webapp.web.secret_key import secret_key
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
@@ -124,10 +125,56 @@ def test_this_host_is_served_on_any_port(stranger: Browser, host: str) -> None:
     assert stranger.client.get("/login", headers={"Host": host}).status_code == 200
 
 
-def test_health_answers_under_any_host_and_readiness_does_not(stranger: Browser) -> None:
-    assert stranger.client.get("/healthz", headers={"Host": "10.0.0.7"}).data == b"ok\n"
-    assert stranger.client.get("/readyz").status_code == 200
-    assert stranger.client.get("/readyz", headers={"Host": "10.0.0.7"}).status_code == 400
+@pytest.mark.parametrize(
+    ("connected_to", "host", "served"),
+    [
+        ("10.0.0.5", "10.0.0.5:8000", True),
+        ("10.0.0.5", "10.0.0.5", True),
+        ("::ffff:10.0.0.5", "10.0.0.5:8000", True),
+        ("10.0.0.5", "[::ffff:10.0.0.5]", True),
+        ("10.0.0.5", "[::ffff:a00:5]", True),
+        ("2001:db8::5", "[2001:DB8:0:0::5]:8000", True),
+        ("fe80::5%eth0", "[fe80::5]:8000", True),
+        ("10.0.0.5", "10.0.0.6:8000", False),
+        ("10.0.0.5", "10.0.0.5.evil.example", False),
+        ("10.0.0.5", "evil.example:8000", False),
+        ("10.0.0.5", "10.0.0.5@evil.example", False),
+        ("10.0.0.5", "evil@10.0.0.5", False),
+        ("10.0.0.5", "010.0.0.5", False),
+        ("10.0.0.5", "10.0.0.5,evil.example", False),
+        ("2001:db8::5", "2001:db8::5", False),
+        ("", "none", False),
+    ],
+)
+def test_the_address_of_the_connection_is_a_known_host(home: Path, connected_to: str, host: str, served: bool) -> None:
+    with bare_request(home, {"HTTP_HOST": host, CONNECTED_TO: lambda: (connected_to, 8000)}):
+        assert is_known_host() is served
+
+
+@pytest.mark.parametrize(("public_url", "served"), [("https://q.example", False), ("http://q.example", True)])
+def test_an_address_does_not_lead_past_https(home: Path, public_url: str, served: bool) -> None:
+    environ: dict[str, object] = {"HTTP_HOST": "10.0.0.5:8000", CONNECTED_TO: lambda: ("10.0.0.5", 8000)}
+    with bare_request(home, environ, public_url):
+        assert is_known_host() is served
+
+
+def test_a_closed_connection_has_no_address(home: Path) -> None:
+    def getsockname() -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    with bare_request(home, {"HTTP_HOST": "10.0.0.5", CONNECTED_TO: getsockname}):
+        assert not is_known_host()
+
+
+def test_the_gate_asks_for_the_address_of_the_connection(stranger: Browser) -> None:
+    environ = {"HTTP_HOST": "10.0.0.5:8000", CONNECTED_TO: lambda: ("10.0.0.5", 8000)}
+    assert stranger.client.get("/login", environ_overrides=environ).status_code == 200
+
+
+def bare_request(home: Path, environ: dict[str, object], public_url: Optional[str] = None) -> RequestContext:
+    app = Flask(__name__)
+    app.extensions["queuectl_config"] = Config(home=home, database_url=None, public_url=public_url)
+    return app.test_request_context(environ_overrides=environ)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +192,60 @@ def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browse
     make_job("dead", id="job1")
     assert operator.post("/job/job1/requeue", headers=headers).status_code == 403
     assert state_of("job1") == "dead"
+
+
+@pytest.mark.parametrize(
+    ("public_url", "host", "url", "own"),
+    [
+        (
+            "https://q.example:8443/queue",
+            "q.example",
+            "https://q.example:8443",
+            True,
+        ),  # a proxy passed Host without port
+        ("https://q.example:8443/queue", "127.0.0.1:8000", "https://q.example:8443", True),  # or its own
+        ("https://q.example:8443/queue", "127.0.0.1:8000", "https://q.example:8443/queue/jobs", True),  # a Referer
+        ("https://q.example:8443", "q.example", "https://q.example", False),
+        ("https://q.example", "q.example:8443", "https://q.example:8443", True),
+        ("https://q.example", "q.example", "http://q.example", False),
+        ("https://q.example", "127.0.0.1:8000", "http://q.example", False),
+        ("https://q.example", "127.0.0.1:8000", "http://127.0.0.1:8000", True),
+        ("https://q.example", "127.0.0.1:8000", "https://q.example.evil.example", False),
+        ("https://q.example", "127.0.0.1:8000", "https://q.example@evil.example", False),
+        (None, "localhost:8443", "https://localhost:8443", True),  # HTTPS by a tunnel
+        (None, "localhost:8000", "http://localhost", False),
+        (None, "localhost", "null", False),
+        (None, "localhost", "http://[", False),
+        (None, "", "http://", False),
+        (None, "", "", False),
+    ],
+)
+def test_an_origin_is_of_this_console_by_its_public_url_or_the_host(
+    home: Path, public_url: Optional[str], host: str, url: str, own: bool
+) -> None:
+    with bare_request(home, {"HTTP_HOST": host}, public_url):
+        assert is_own_url(url) is own
+
+
+def test_a_refused_origin_is_explained_and_logged_once_a_minute(
+    operator: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        answer = operator.post("/queues/default/pause", headers={"Origin": "https://q.example:8443"})
+        assert answer.status_code == 403
+        assert "headers are Origin &#39;https://q.example:8443&#39; and Host &#39;localhost&#39;" in answer.text
+        assert "QUEUECTL_PUBLIC_URL" in answer.text
+    (line,) = [one.getMessage() for one in caplog.records if "Origin" in one.getMessage()]
+    assert "refused POST /queues/default/pause with Origin 'https://q.example:8443' and Host 'localhost'" in line
+
+
+def test_a_refused_host_is_logged_once_a_minute_without_control_characters(
+    stranger: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    for host in ("evil\x1b[31m.example", "another.example"):
+        assert stranger.client.get("/login", environ_overrides={"HTTP_HOST": host}).status_code == 400
+    (line,) = [one.getMessage() for one in caplog.records if "Host" in one.getMessage()]
+    assert r"the header Host 'evil\x1b[31m.example'" in line
 
 
 def test_a_write_without_a_token_or_with_another_ones_is_refused(sign_in: Callable[[str], Browser]) -> None:
@@ -254,12 +355,25 @@ def test_log_in_makes_a_fresh_session_and_leads_to_a_local_page(stranger: Browse
      "/a\nb", "", "jobs", "/a\\b"],
 )  # fmt: skip
 def test_no_way_leads_out(target: str) -> None:
-    assert local_path(target, "/home") == "/home"
+    with Flask(__name__).test_request_context():
+        assert local_path(target, "/home") == "/home"
 
 
-@pytest.mark.parametrize("target", ["/", "/jobs?state=dead&q=a%20b", "/job/a:b"])
+@pytest.mark.parametrize("target", ["/", "/jobs?state=dead&q=a%20b", "/job/a:b", "/job/a..b"])
 def test_a_local_path_is_kept(target: str) -> None:
-    assert local_path(target, "/home") == target
+    with Flask(__name__).test_request_context():
+        assert local_path(target, "/home") == target
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/jobs", "/queueevil", "/queue/../other", "/queue/a/%2E%2e/../other", "/queue/.%2e/other", "//queue/jobs",
+     "/queue/\\evil.example", "https://queue/queue/"],
+)  # fmt: skip
+def test_no_way_leads_out_of_the_path_of_the_public_url(target: str) -> None:
+    with Flask(__name__).test_request_context(environ_overrides={"SCRIPT_NAME": "/queue"}):
+        assert local_path(target, "/queue/") == "/queue/"
+        assert local_path("/queue/jobs?q=..", "/queue/") == "/queue/jobs?q=.."
 
 
 def test_the_set_up_link_is_used_up_by_a_post_only(stranger: Browser) -> None:

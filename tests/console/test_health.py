@@ -29,6 +29,18 @@ def test_that_nobody_works_is_red_for_those_who_ask_for_it(stranger: Browser) ->
     assert stranger.client.get("/readyz?workers").status_code == 200
 
 
+@pytest.mark.parametrize("host", ["", "10.0.0.7:8080", "evil.example", "a b", "x" * 300, "a..b", "[", "\u00e9"])
+def test_a_probe_gets_its_answer_under_any_host_and_nothing_else(stranger: Browser, host: str) -> None:
+    def ask(url: str) -> tuple[int, str]:
+        answer = stranger.client.get(url, environ_overrides={"HTTP_HOST": host, "SERVER_PROTOCOL": "HTTP/1.0"})
+        return answer.status_code, answer.text
+
+    assert ask("/healthz") == (200, "ok\n")
+    assert ask("/readyz") == (200, "ok\n")
+    assert ask("/readyz?workers") == (503, "unavailable\n")
+    assert ask("/login")[0] == 400
+
+
 @pytest.mark.only("sqlite")  # whose disk we see
 def test_a_full_disk_is_red(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1))

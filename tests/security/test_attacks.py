@@ -69,10 +69,11 @@ def test_nothing_of_how_it_is_made_is_served(target: Target) -> None:
 )  # fmt: skip
 def test_a_name_that_resolves_here_is_not_served(target: Target, host: str) -> None:
     stranger = target.stranger()
-    for path in ("/", "/login", "/static/app.css", "/readyz", "/api/v1/status"):
+    for path in ("/", "/login", "/static/app.css", "/nowhere", "/api/v1/status"):
         for header in (host, f"{host}:{target.port}"):
             answer = stranger.send("GET", path, {"Host": header})
             assert (answer.status, answer.headers["content-type"].partition(";")[0]) == (400, "text/plain"), path
+    assert stranger.send("GET", "/readyz", {"Host": host}).text == "ok\n"  # for probes, without details
 
 
 @pytest.mark.parametrize(

@@ -19,87 +19,99 @@ from tests.security.conftest import Attacker, Target
 from webapp.config import CHECKOUT
 
 NAME = "queue.example.org"
+SITE = "site.conf"
 
 
-@pytest.fixture(params=["nginx", pytest.param("caddy", marks=pytest.mark.full)])
-def proxied(
-    request: pytest.FixtureRequest,
-    processes: Processes,
-    home: Path,
-    tmp_path: Path,
-    certificate: tuple[Path, Path],
-    eventually: Callable[..., Any],
-) -> Iterator[tuple[Target, Callable[..., Attacker]]]:
-    """A console behind a proxy: the console itself, and people who come through the proxy."""
-    program = shutil.which(request.param) or shutil.which(request.param, path="/usr/sbin")
-    if program is None:
-        message = f"{request.param} is not on this machine"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    port = free_port()
-    console = processes.start(
-        "web", "--port", "0", QUEUECTL_PUBLIC_URL=f"https://{NAME}:{port}", QUEUECTL_TRUSTED_PROXIES="127.0.0.1"
-    )
-    assert console.stdout is not None
-    console.stdout.readline()
-    behind = _listening_port(console.pid, eventually)
-    start = _nginx if request.param == "nginx" else _caddy
-    proxy = start(program, tmp_path, certificate, port, behind)
-    target = Target(processes, home, behind)
+Proxied = tuple[Target, Callable[..., Attacker]]
+Change = tuple[str, str]  # in the configuration of the proxy: what to replace, and by what
+BOTH = pytest.mark.parametrize("program", ["nginx", pytest.param("caddy", marks=pytest.mark.full)])
 
-    def visitor(source: str = "127.0.0.2") -> Attacker:
-        return Attacker(port, tls=True, host=f"{NAME}:{port}", source=source)
 
-    def answers() -> bool:
-        try:
-            return visitor().send("GET", "/healthz").status == 200
-        except OSError:
-            return False
+@pytest.fixture
+def behind(
+    processes: Processes, home: Path, tmp_path: Path, certificate: tuple[Path, Path], eventually: Callable[..., Any]
+) -> Iterator[Callable[..., Proxied]]:
+    """Start a proxy with a console behind it. Return the console itself, and a maker of people who come through the
+    proxy."""
+    started: list[subprocess.Popen[bytes]] = []
 
-    try:
+    def start(program: str, *changes: Change, path: str = "") -> Proxied:
+        found = shutil.which(program) or shutil.which(program, path="/usr/sbin")
+        if found is None:
+            message = f"{program} is not on this machine"
+            if os.environ.get("CI"):
+                pytest.fail(message)
+            pytest.skip(message)
+        port = free_port()
+        public_url = f"https://{NAME}:{port}{path}"
+        console = processes.start(
+            "web", "--port", "0", QUEUECTL_PUBLIC_URL=public_url, QUEUECTL_TRUSTED_PROXIES="127.0.0.1"
+        )
+        assert console.stdout is not None
+        console.stdout.readline()
+        inner = _listening_port(console.pid, eventually)
+        configure = _nginx if program == "nginx" else _caddy
+        command, text = configure(found, tmp_path, certificate, port, inner)
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        (tmp_path / SITE).write_text(text)
+        started.append(_started(command, tmp_path))
+
+        def visitor(source: str = "127.0.0.2") -> Attacker:
+            return Attacker(port, tls=True, host=f"{NAME}:{port}", source=source)
+
+        def answers() -> bool:
+            try:
+                return visitor().send("GET", f"{path}/healthz").status == 200
+            except OSError:
+                return False
+
         eventually(answers)
-        yield target, visitor
-    finally:
+        return Target(processes, home, inner), visitor
+
+    yield start
+    for proxy in started:
         proxy.terminate()
         print(proxy.communicate(timeout=DEADLINE)[0][-3000:])  # noqa: T201  shown where the test failed
 
 
-def _nginx(
-    program: str, folder: Path, certificate: tuple[Path, Path], port: int, behind: int
-) -> subprocess.Popen[bytes]:
+@pytest.fixture(params=["nginx", pytest.param("caddy", marks=pytest.mark.full)])
+def proxied(request: pytest.FixtureRequest, behind: Callable[..., Proxied]) -> Proxied:
+    return behind(request.param)
+
+
+def _nginx(program: str, folder: Path, certificate: tuple[Path, Path], port: int, inner: int) -> tuple[list[str], str]:
     site = (CHECKOUT / "deploy" / "nginx.conf").read_text()
     for pattern, to in (
         (r"listen (\[::\]:)?443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
         (r"listen (\[::\]:)?80;", f"listen 127.0.0.1:{free_port()};"),
-        (r"127\.0\.0\.1:8000", f"127.0.0.1:{behind}"),
+        (r"127\.0\.0\.1:8000", f"127.0.0.1:{inner}"),
         (r"/etc/ssl/queue\.example\.org\.pem", str(certificate[0])),
         (r"/etc/ssl/queue\.example\.org\.key", str(certificate[1])),
     ):
         site, number = re.subn(pattern, to, site)
         assert number, pattern
     site = re.sub(r"(listen [^;]+;\s+)\1", r"\1", site)  # two families have become one
-    (folder / "site.conf").write_text(site)
     (folder / "nginx.conf").write_text(
         f"user root; daemon off; pid {folder}/pid; error_log stderr; events {{}}\n"
         f"http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n"
         f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
-        f"include {folder}/site.conf; }}\n"
+        f"include {folder}/{SITE}; }}\n"
     )
-    return _started([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder)
+    return [program, "-p", str(folder), "-c", str(folder / "nginx.conf")], site
 
 
-def _caddy(
-    program: str, folder: Path, certificate: tuple[Path, Path], port: int, behind: int
-) -> subprocess.Popen[bytes]:
+def _caddy(program: str, folder: Path, certificate: tuple[Path, Path], port: int, inner: int) -> tuple[list[str], str]:
     text = (CHECKOUT / "deploy" / "Caddyfile").read_text()
     for old, new in (
-        (f"{NAME} {{", f"{NAME}:{port} {{\n\ttls {certificate[0]} {certificate[1]}\n\tbind 127.0.0.1"),
-        ("127.0.0.1:8000", f"127.0.0.1:{behind}"),
+        (f"\n{NAME} {{", f"\n{NAME}:{port} {{\n\ttls {certificate[0]} {certificate[1]}\n\tbind 127.0.0.1"),
+        ("127.0.0.1:8000", f"127.0.0.1:{inner}"),
     ):
         assert old in text
         text = text.replace(old, new)
-    file = folder / "Caddyfile"
-    file.write_text("{\n\tadmin off\n\tauto_https off\n}\n" + text)
-    return _started([program, "run", "--config", str(file), "--adapter", "caddyfile"], folder)
+    command = [program, "run", "--config", str(folder / SITE), "--adapter", "caddyfile"]
+    return command, "{\n\tadmin off\n\tauto_https off\n}\n" + text
 
 
 def _started(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
@@ -122,7 +134,7 @@ def _listening_port(pid: int, eventually: Callable[..., Any]) -> int:
 
 
 def test_behind_a_proxy_people_log_in_over_https_and_nobody_can_lie_about_his_address(
-    proxied: tuple[Target, Callable[..., Attacker]],
+    proxied: Proxied,
 ) -> None:
     target, visitor = proxied
     target.run("user", "add", "ana", "--role", "admin", "--password-stdin", stdin="a horse, a battery\n")
@@ -142,7 +154,7 @@ def test_behind_a_proxy_people_log_in_over_https_and_nobody_can_lie_about_his_ad
 
 
 def test_whoever_comes_past_the_proxy_is_believed_nothing(
-    proxied: tuple[Target, Callable[..., Attacker]],
+    proxied: Proxied,
 ) -> None:
     target, _ = proxied
     direct = Attacker(target.port, source="127.0.0.9", host=NAME)
@@ -157,9 +169,64 @@ def test_whoever_comes_past_the_proxy_is_believed_nothing(
 
 
 def test_a_body_beyond_the_limit_and_another_name_are_refused(
-    proxied: tuple[Target, Callable[..., Attacker]],
+    proxied: Proxied,
 ) -> None:
     target, visitor = proxied
     assert visitor().send("POST", "/login", body=b"x" * 1_100_000).status in {413, 502}
     stranger = Attacker(target.port, host="evil.example")
     assert stranger.send("GET", "/login").status == 400
+
+
+@pytest.mark.parametrize(  # without its port, or the address of the console
+    "passed", ["$host", pytest.param("$proxy_host", marks=pytest.mark.full)]
+)
+def test_people_can_write_behind_a_proxy_that_passes_another_host(
+    behind: Callable[..., Proxied], passed: str, eventually: Callable[..., Any]
+) -> None:
+    target, visitor = behind("nginx", ("Host $http_host", f"Host {passed}"))
+    target.run("user", "add", "ana", "--role", "admin", "--password-stdin", stdin="a horse, a battery\n")
+    ana = visitor()
+    own, evil = {"Origin": f"https://{ana.host}"}, {"Origin": "https://queue.example.org:1"}
+    fields = {"csrf_token": ana.token(), "name": "ana", "password": "a horse, a battery"}
+    assert ana.send("POST", "/login", own, fields=fields).status == 303
+    assert ana.post("/logout", headers=evil).status == 403
+    eventually(lambda: f"refused POST /logout with Origin '{evil['Origin']}'" in target.errors)
+    assert (f"the proxy passes the header Host '127.0.0.1:{target.port}'" in target.errors) is (passed != "$host")
+    assert ana.post("/logout", headers=own).status == 303
+
+
+KEEPS = {
+    "nginx": ("location / {", "location /queue/ {"),
+    "caddy": ("reverse_proxy 127", "redir /queue /queue/\n\treverse_proxy /queue/* 127"),
+}
+REMOVES = {
+    "nginx": ("location / {", "location /queue/ {\n        rewrite ^/queue(/.*)$ $1 break;"),
+    "caddy": ("reverse_proxy 127.0.0.1", "uri /queue/* strip_prefix /queue\n\treverse_proxy 127.0.0.1"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "change", [pytest.param(KEEPS, id="keeps"), pytest.param(REMOVES, id="removes", marks=pytest.mark.full)]
+)
+def test_below_a_path_of_its_host_the_console_works(
+    behind: Callable[..., Proxied], program: str, change: dict[str, Change]
+) -> None:
+    target, visitor = behind(program, change[program], path="/queue")
+    target.run("user", "add", "ana", "--role", "admin", "--password-stdin", stdin="a horse, a battery\n")
+    ana = visitor()
+    origin = {"Origin": f"https://{ana.host}"}
+    sent_away = ana.send("GET", "/queue/jobs")
+    assert sent_away.headers["location"] == "/queue/login?next=/queue/jobs"
+    fields = {"csrf_token": ana.token("/queue/login"), "name": "ana", "password": "a horse, a battery"}
+    signed_in = ana.send("POST", "/queue/login", origin, fields={**fields, "next": "/queue/jobs"})
+    assert signed_in.headers["location"] == "/queue/jobs"
+    assert "/queue/" in visitor().send("GET", "/queue").headers["location"]
+    assert all(name.startswith("__Secure-") for name in ana.cookies)
+    page = ana.send("GET", "/queue/jobs")
+    urls = re.findall(r'(?:href|src)="(/[^"]*)"', page.text)
+    assert page.status == 200
+    assert {ana.send("GET", url.replace("&amp;", "&")).status for url in set(urls)} == {200}
+    target.job("--queue", "mail", "--command", "true")
+    paused = ana.send("POST", "/queue/queue/mail/pause", origin, fields={"csrf_token": ana.token("/queue/account")})
+    assert paused.headers["location"] == "/queue/queues"

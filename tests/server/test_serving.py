@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Optional
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -45,6 +47,80 @@ def test_a_bound_socket_tells_its_address_and_the_public_one_goes_first() -> Non
         assert serving.address_of(listener, config("https://queue.example.org")) == "https://queue.example.org"
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is taken"):
             serving.bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
+def test_a_socket_on_all_addresses_tells_one_of_them(host: str) -> None:
+    try:
+        listener = serving.bind(host, 0)
+    except ConfigError:
+        pytest.skip("no IPv6")
+    with listener:
+        url = urlsplit(serving.address_of(listener, config()))
+        assert url.hostname is not None
+        with socket.create_connection((url.hostname, url.port), timeout=DEADLINE) as client:
+            assert client.getpeername()[0] == url.hostname
+        assert url.hostname not in ("0.0.0.0", "::")  # noqa: S104
+
+
+def test_an_ipv4_address_in_ipv6_form_is_told_as_ipv4() -> None:
+    try:
+        listener = serving.bind("::ffff:127.0.0.1", 0)
+    except ConfigError:
+        pytest.skip("no IPv6")
+    with listener:
+        assert urlsplit(serving.address_of(listener, config())).hostname == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "0.0.0.0"])  # noqa: S104
+def test_the_printed_set_up_link_is_served_and_other_addresses_are_not(home: Path, host: str) -> None:
+    command = [sys.executable, "-m", "webapp.commands", "web", "--host", host, "--insecure", "--port", "0"]
+    console = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert console.stdout is not None
+        link = next(line.strip() for line in console.stdout if "/setup/" in line)
+        assert b"Create the first admin account" in urlopen(link, timeout=DEADLINE).read()
+        url = urlsplit(link)
+        assert _ask(url, "GET /login HTTP/1.0\r\nHost: 10.255.255.9").startswith(b"HTTP/1.0 400 ")
+        probe = _ask(url, "GET /readyz HTTP/1.0")
+        assert probe.startswith(b"HTTP/1.0 200 ")
+        assert probe.endswith(b"\r\n\r\nok\n")
+    finally:
+        console.terminate()
+        console.communicate()
+
+
+@pytest.mark.full
+def test_waitress_serves_the_address_of_the_connection_and_passes_on_x_forwarded_for(home: Path) -> None:
+    pytest.importorskip("waitress", reason="only Windows has it")
+    script = (
+        "import sys; from webapp import create_app; from webapp.server import listener, waitress_app;"
+        "socket = listener.bind('127.0.0.2', 0); print(socket.getsockname()[1], flush=True);"
+        "from webapp.web.request_info import address; app = create_app();"
+        "app.after_request(lambda answer: answer.headers.set('X-Seen', address()) or answer);"
+        "waitress_app.serve(app, socket, 4)"
+    )
+    environment = {**os.environ, "QUEUECTL_TRUSTED_PROXIES": "127.0.0.0/8"}
+    console = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert console.stdout is not None
+        url = urlsplit(f"http://127.0.0.2:{int(console.stdout.readline())}")
+        own = _ask(url, f"GET /login HTTP/1.0\r\nHost: {url.netloc}\r\nX-Forwarded-For: 6.6.6.6")
+        assert own.startswith(b"HTTP/1.0 200 ")
+        assert b"X-Seen: 6.6.6.6\r\n" in own
+        assert _ask(url, "GET /login HTTP/1.0\r\nHost: 127.0.0.3").startswith(b"HTTP/1.0 400 ")
+        assert _ask(url, "GET /readyz HTTP/1.0").startswith(b"HTTP/1.0 200 ")
+    finally:
+        console.terminate()
+        console.communicate()
+
+
+def _ask(url: SplitResult, request: str) -> bytes:
+    with socket.create_connection((url.hostname, url.port), timeout=DEADLINE) as client:
+        client.sendall(request.encode() + b"\r\n\r\n")
+        return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def test_a_host_that_is_none_is_one_line() -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from webapp.db.engines import writing
 from webapp.db.models import Throttle
-from webapp.lib import clock
+from webapp.lib import clock, ip_addresses
 
 FREE = {"account": 5, "browser": 10, "address": 30, "token": 60}  # failures in a row without a wait
 MAX_WAIT_SECONDS = 15 * 60
@@ -39,13 +39,11 @@ def browser(user_id: int, device: str) -> str:
 
 def address(host: Optional[str], kind: str = "address") -> str:
     """For IPv6 the whole /64, which usually belongs to one home or server."""
-    try:
-        parsed = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
+    parsed = ip_addresses.parse(host or "")
+    if parsed is None:
         return f"{kind}:{(host or 'unknown')[:64]}"
     if parsed.version == 6:
-        mapped = parsed.ipv4_mapped
-        return f"{kind}:{mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64))}"
+        return f"{kind}:{ipaddress.ip_network((int(parsed) >> 64 << 64, 64))}"
     return f"{kind}:{parsed}"
 
 

@@ -17,6 +17,7 @@ from webapp.api import actions, dead_letters, gate, jobs, output, problems, queu
 from webapp.api.problems import KINDS
 from webapp.api.routes import Noun
 from webapp.lib.version import __version__
+from webapp.web.request_info import below_root
 
 OPENAPI = "3.1.0"
 ABOUT = """Submit jobs and manage the queue from programs.
@@ -52,7 +53,7 @@ def get_openapi() -> Any:
 
     Use it to generate a client.
     """
-    return document()
+    return {**document(), "servers": [{"url": below_root("") or "/"}]}
 
 
 @cache
@@ -64,7 +65,6 @@ def document() -> dict[str, Any]:
         OPENAPI,
         plugins=[MarshmallowPlugin()],
         info={"description": ABOUT},
-        servers=[{"url": "/"}],
         tags=[{"name": noun.title, "description": noun.about} for noun in NOUNS],
     )
     scopes = "; ".join(f"`{name}`: {meaning}" for name, meaning in tokens.MEANINGS.items())

@@ -19,6 +19,7 @@ from webapp.db.engines import reading
 from webapp.jobs import actions, activity, search
 from webapp.jobs.filters import JobFilter
 from webapp.web import serializers
+from webapp.web.request_info import below_root
 
 REQUEST_SECONDS = 20.0  # a request works on a bulk action for so long; then a supervisor continues
 MAX_IDS = 500  # of one action
@@ -204,4 +205,4 @@ def _progress(result: actions.Result) -> Response:
 def act_answer(act_id: int, status: int) -> Response:
     with reading() as session:
         found = serializers.action(session, act_id)
-    return request_body.answer(found, status, {"Location": f"{PREFIX}/acts/{act_id}"})
+    return request_body.answer(found, status, {"Location": below_root(f"{PREFIX}/acts/{act_id}")})

@@ -21,6 +21,7 @@ from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
 from webapp.jobs.filters import JobFilter
+from webapp.web.request_info import below_root
 
 MAX_PAGE = 500  # jobs
 MAX_BATCH = 1000  # jobs
@@ -206,7 +207,7 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
 def submit_job() -> Response:
     """Submit a job."""
     (job_id,) = actions.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
-    return request_body.answer(job_json(job_id), 201, {"Location": f"{PREFIX}/jobs/{job_id}"})
+    return request_body.answer(job_json(job_id), 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
 
 
 @routes.on("POST", "/jobs/batch", {201: Ids}, scope="submit", repeatable=True, body=BATCH)

@@ -13,6 +13,7 @@ from marshmallow import fields as ma
 
 from webapp.api import request_body
 from webapp.api.problems import field_problem
+from webapp.web.request_info import below_root
 
 LINKS = {"Link": {"description": "URLs of the next and the previous page", "schema": {"type": "string"}}}
 
@@ -60,4 +61,4 @@ def _encode(direction: str, key: Optional[str], name: str) -> Optional[str]:
 
 def _url(cursor: str) -> str:
     parameters = {name: value for name, value in request.args.items() if name != "cursor"}
-    return f"{request.path}?{urlencode({**parameters, 'cursor': cursor})}"
+    return f"{below_root(request.path)}?{urlencode({**parameters, 'cursor': cursor})}"

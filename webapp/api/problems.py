@@ -20,6 +20,7 @@ from webapp.core.job_spec import SpecError
 from webapp.core.relocated import Relocated
 from webapp.core.settings import SettingError
 from webapp.jobs.filters import FilterError
+from webapp.web.request_info import below_root
 
 ROOT = "/api/"
 MEDIA_TYPE = "application/problem+json"
@@ -143,7 +144,8 @@ def explain(
 
 def _answer(problem: Problem) -> Response:
     kind = KINDS[problem.kind]
-    body = {"type": f"/api-docs#{problem.kind}", "title": kind.title, "status": kind.status, "detail": problem.detail}
+    url = below_root(f"/api-docs#{problem.kind}")
+    body = {"type": url, "title": kind.title, "status": kind.status, "detail": problem.detail}
     response = _response({**body, **problem.more})
     response.headers.extend(problem.headers)
     return response

@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from webapp.accounts import tokens
 from webapp.console.frame import htmx
 from webapp.db.models import SCOPES
-from webapp.web.request_info import requested_origin
+from webapp.web.request_info import below_root, requested_origin
 
 pages = Blueprint("api_docs", __name__)
 
@@ -112,7 +112,7 @@ def _curl(described: Mapping[str, Any], path: str, method: str) -> str:
     operation = described["paths"][path][method]
     address = path.format_map({one["name"]: one.get("example") for one in operation["parameters"]})
     lines = [
-        f"curl {f'-X {method.upper()} ' if method != 'get' else ''}{requested_origin()}{address}",
+        f"curl {f'-X {method.upper()} ' if method != 'get' else ''}{requested_origin()}{below_root(address)}",
         '-H "Authorization: Bearer $TOKEN"',
     ]
     if "requestBody" in operation:

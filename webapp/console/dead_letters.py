@@ -28,6 +28,7 @@ from webapp.jobs import lifecycle, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
+from webapp.web.request_info import below_root
 
 pages = Blueprint("dead_letters", __name__)
 
@@ -83,7 +84,7 @@ def _job_values(session: Session, wanted: JobFilter) -> dict[str, Any]:
     fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
 
     def url(**key: Optional[str]) -> str:
-        return with_query(request.path, {**fixed, **key})
+        return with_query(below_root(request.path), {**fixed, **key})
 
     return {
         "page": page,

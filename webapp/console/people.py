@@ -25,7 +25,7 @@ from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 from webapp.jobs import lifecycle
 from webapp.lib.text import capitalize, plural
-from webapp.web.request_info import is_public_https
+from webapp.web.request_info import cookie_path, is_public_https
 
 pages = Blueprint("people", __name__)
 account = Blueprint("account", __name__)
@@ -236,7 +236,8 @@ def choose_preferences() -> ResponseReturnValue:
     for name, allowed in PREFERENCES.items():
         value = request.form.get(name)
         if value in allowed:  # not HttpOnly: app.js uses them too
-            response.set_cookie(name, value, max_age=YEAR_SECONDS, samesite="Lax", secure=is_public_https())
+            path, secure = cookie_path(), is_public_https()
+            response.set_cookie(name, value, max_age=YEAR_SECONDS, path=path, samesite="Lax", secure=secure)
     return response
 
 

@@ -23,7 +23,7 @@ from webapp.db.models import User
 from webapp.lib import clock
 from webapp.lib.text import plural
 from webapp.web.faces import face_of
-from webapp.web.request_info import address, is_public_https, local_path, port
+from webapp.web.request_info import address, cookie_path, is_public_https, local_path, port
 from webapp.web.secret_key import secret_key
 
 KNOWN_LIFE_SECONDS = 180 * 86400  # how long a browser is remembered after a sign-in
@@ -33,7 +33,7 @@ pages = Blueprint("sessions", __name__)
 
 
 class CookieSessions(SecureCookieSessionInterface):
-    """Flask's signed cookies, named by port, with the `__Host-` prefix on HTTPS."""
+    """Flask's signed cookies, named by port, with a prefix on HTTPS by which browsers protect them."""
 
     def open_session(self, app: Flask, request: Request) -> Any:
         """None for the API: it ignores cookies, so other sites cannot use them."""
@@ -44,12 +44,16 @@ class CookieSessions(SecureCookieSessionInterface):
     def get_cookie_name(self, app: Flask) -> str:  # noqa: ARG002 -- Flask passes it
         return _cookie_name("")
 
+    def get_cookie_path(self, app: Flask) -> str:  # noqa: ARG002
+        return cookie_path()
+
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         return is_public_https()
 
 
 def _cookie_name(what: str) -> str:
-    return f"{'__Host-' if is_public_https() else ''}queuectl{what}_{port()}"
+    protected = "__Host-" if cookie_path() == "/" else "__Secure-"  # __Host- must have the path /
+    return f"{protected if is_public_https() else ''}queuectl{what}_{port()}"
 
 
 def init_app(app: Flask) -> None:
@@ -173,6 +177,7 @@ def _begin(user: User, response: Response) -> None:
         _cookie_name("_known"),
         _known_browsers().dumps([user.id, user.name, secrets.token_hex(8)]),
         max_age=KNOWN_LIFE_SECONDS,
+        path=cookie_path(),
         httponly=True,
         samesite="Lax",
         secure=is_public_https(),
@@ -187,7 +192,8 @@ def log_out() -> Response:
     session.clear()
     g.person = None
     response = redirect(url_for("sessions.log_in"), 303)
-    response.headers["Clear-Site-Data"] = '"cache", "storage"'  # not cookies: those of other programs stay
+    # Not cookies: those of other programs stay. With a path, the storage of this host is not ours alone.
+    response.headers["Clear-Site-Data"] = '"cache"' if request.script_root else '"cache", "storage"'
     return response
 
 

@@ -10,6 +10,7 @@ import http.client
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Optional
@@ -28,6 +29,7 @@ from webapp.lib.logs import WithoutSecrets
 from webapp.lib.sd_notify import Manager
 from webapp.web.gate import SERVER
 from webapp.web.headers import ALWAYS
+from webapp.web.request_info import CONNECTED_TO
 
 HANG_SECONDS = 60  # a process that does not respond for so long is replaced
 STOP_SECONDS = 10  # for running requests to finish
@@ -132,14 +134,18 @@ def serve(app: Flask, listener: socket.socket, processes: int, threads: int, man
         "control_socket_disable": True,  # since version 25 gunicorn opens one in the home folder by default
     }
 
+    def serve_connected(environ: dict[str, Any], start_response: Any) -> Any:
+        environ[CONNECTED_TO] = environ["gunicorn.socket"].getsockname
+        return app(environ, start_response)
+
     class Server(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
             for name, value in options.items():
                 if name in self.cfg.settings:
                     self.cfg.set(name, value)
 
-        def load(self) -> Flask:
-            return app
+        def load(self) -> Callable[[dict[str, Any], Any], Any]:
+            return serve_connected
 
         def run(self) -> None:
             if manager:

@@ -1,4 +1,5 @@
-"""Binds the socket of the console and serves it: with gunicorn (`gunicorn_app.py`), or with waitress on Windows."""
+"""Binds the socket of the console and serves it: with gunicorn (`gunicorn_app.py`), on Windows with waitress
+(`waitress_app.py`)."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ import errno
 import ipaddress
 import socket
 import sys
+from contextlib import suppress
 
 from webapp.config import Config, ConfigError
+from webapp.lib import ip_addresses
 from webapp.lib.sd_notify import NOBODY, Manager
 
 THREADS = 8  # concurrent requests per process; pages are short, and SQLite has one writer anyway
@@ -28,10 +31,8 @@ def check_exposure(host: str, config: Config, insecure: bool) -> None:
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = ip_addresses.parse(host)
+    return address is not None and address.is_loopback
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -75,9 +76,27 @@ def address_of(listener: socket.socket, config: Config) -> str:
     if config.public_url is not None:
         return config.public_url
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        host = socket.gethostname()
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    address = ip_addresses.parse(host)
+    if address is None or address.is_unspecified:
+        address = _outgoing_address(listener)
+    return f"http://[{address}]:{port}" if address.version == 6 else f"http://{address}:{port}"
+
+
+def _outgoing_address(listener: socket.socket) -> ip_addresses.Address:
+    """The address from which this machine reaches others, so probably the one by which others reach it.
+
+    A name would not do, because the console serves only names that it knows from its configuration.
+    """
+    v6_only = listener.family == socket.AF_INET6 and listener.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    # These addresses are for documentation. Connecting a UDP socket sends nothing.
+    family, other = (socket.AF_INET6, "2001:db8::1") if v6_only else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        with suppress(OSError):  # no network
+            probe.connect((other, 9))
+        found = ip_addresses.parse(probe.getsockname()[0])
+    if found is None or found.is_unspecified:
+        return ipaddress.ip_address("::1" if v6_only else "127.0.0.1")
+    return found
 
 
 def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) -> int:
@@ -92,10 +111,9 @@ def serve(listener: socket.socket, processes: int, manager: Manager = NOBODY) ->
     with app.app_context():
         engines.disconnect()  # no connection may be shared by the processes that are forked now
     if sys.platform == "win32":
-        from waitress import serve as serve_threads
+        from webapp.server import waitress_app
 
-        serve_threads(app, sockets=[listener], threads=THREADS, ident=None)
-        return 0
+        return waitress_app.serve(app, listener, THREADS)
     from webapp.server import gunicorn_app
 
     return gunicorn_app.serve(app, listener, processes, THREADS, manager)

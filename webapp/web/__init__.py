@@ -11,7 +11,7 @@ from flask import Flask
 from flask_compress import Compress
 
 from webapp.accounts import refusals
-from webapp.web import errors, faces, gate, headers, health
+from webapp.web import errors, faces, gate, headers, health, path_prefix, proxy_hints
 from webapp.web.gate import check_routes as check_routes
 
 BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
@@ -39,4 +39,6 @@ def init_app(app: Flask, served: Sequence[faces.Face]) -> None:
     gate.init_app(app)
     refusals.init_app(app)
     errors.init_app(app)
+    path_prefix.init_app(app)
+    proxy_hints.init_app(app)
     app.register_blueprint(health.pages)

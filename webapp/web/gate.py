@@ -16,12 +16,12 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from webapp.core import audit_lines, schema
 from webapp.db.engines import reading
+from webapp.web import proxy_hints
 from webapp.web.faces import current_face, face_of
-from webapp.web.request_info import address, public_host, requested_host
+from webapp.web.request_info import address, is_known_host
 
-WITHOUT_HOST_CHECK = frozenset({"health.alive"})
+WITHOUT_HOST_CHECK = frozenset({"health.alive", "health.ready"})  # probes send any Host, or none
 WITHOUT_DATABASE = frozenset({"static", "health.alive", "health.ready"})  # /readyz asks the database itself
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SCHEMA_CHECK_INTERVAL_SECONDS = 1.0
 SERVER = "queuectl_server"  # extension key: the pid of the server's main process
 
@@ -54,19 +54,9 @@ def guard() -> Optional[AnyResponse]:
 
 
 def _refuse_unknown_host() -> Optional[Response]:
-    """Serve known host names only: otherwise another site could point its name to this machine (DNS rebinding)."""
-    if request.endpoint in WITHOUT_HOST_CHECK:
+    if request.endpoint in WITHOUT_HOST_CHECK or is_known_host():
         return None
-    host = requested_host()
-    if host in LOOPBACK or (host and host == public_host()):
-        return None
-    shown = ascii((host or "")[:100])
-    text = (
-        f"This console does not serve the host name {shown}.\n"
-        "Open http://127.0.0.1 or http://localhost with its port, "
-        "or set QUEUECTL_PUBLIC_URL to the public address and restart.\n"
-    )
-    return Response(text, 400, content_type="text/plain; charset=utf-8")
+    return Response(proxy_hints.unknown_host(), 400, content_type="text/plain; charset=utf-8")
 
 
 def _refuse_when_outdated() -> None:

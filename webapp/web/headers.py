@@ -32,7 +32,7 @@ def init_app(app: Flask) -> None:
 
 def _add_headers(response: Response) -> Response:
     response.headers.update(ALWAYS)
-    if is_public_https():
+    if is_public_https() and not request.script_root:  # with a path, the host has other applications
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.endpoint != "static" or response.status_code >= 400:  # error pages contain the user name
         response.headers["Cache-Control"] = "no-store"

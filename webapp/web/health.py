@@ -2,6 +2,9 @@
 
 `/healthz`: the process is alive. `/readyz`: jobs can be stored. A queue without workers is still ready, because the
 console works; `/readyz?workers` also fails without workers.
+
+Both answer under any Host. Details are only for a Host that the console serves, so that a page of another site learns
+nothing by DNS rebinding.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.insight import fleet
 from webapp.jobs import settings
+from webapp.web.request_info import is_known_host
 
 MIN_FREE_BYTES = 10 * 1024**2
 WRITE_CHECK_INTERVAL_SECONDS = 1.0  # anonymous requests must not cause a write each time
@@ -67,4 +71,6 @@ def _check_writable() -> None:
 
 
 def _answer(status: int, *lines: str) -> Response:
+    if not is_known_host():
+        lines = ("ok" if status == 200 else "unavailable",)
     return Response("".join(f"{line}\n" for line in lines), status, content_type="text/plain; charset=utf-8")

@@ -22,7 +22,8 @@ from webapp.console.frame.htmx import go_to, is_partial, toast
 from webapp.console.frame.person import Need, Person, current_person, need_of
 from webapp.core.locks import Busy
 from webapp.lib import clock
-from webapp.web.request_info import came_from, requested_origin, site_of
+from webapp.web import proxy_hints
+from webapp.web.request_info import came_from, config, is_own_url, is_public_host, requested_path
 
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -113,23 +114,29 @@ def _refuse_other_sites() -> None:
     if request.method in SAFE:
         return
     origin = request.headers.get("Origin")
-    from_here = request.headers.get("Sec-Fetch-Site", "same-origin") in {"same-origin", "none"}
-    if not from_here or (origin is not None and site_of(origin) != site_of(requested_origin())):
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
         _note_forgery("a page of another site")
         raise Forbidden("This request came from another site. Nothing changed.")
+    if origin is None:
+        return
+    if not is_own_url(origin):
+        _note_forgery("a page of another site")
+        raise Forbidden(proxy_hints.foreign_origin())
+    if origin == config().public_origin and not is_public_host():
+        proxy_hints.public_origin_with_other_host()
 
 
 def _send_to_log_in() -> AnyResponse:
     """Redirect page loads to sign-in and back. Answer fragments and writes with 401."""
     if is_partial() or request.method not in SAFE:
         raise Unauthorized("You are signed out. Sign in again. Nothing changed.")
-    here = request.full_path.rstrip("?")
-    return redirect(url_for("sessions.log_in", next=here if here != "/" else None), 303)
+    here = requested_path()
+    return redirect(url_for("sessions.log_in", next=here if here != url_for("overview.index") else None), 303)
 
 
 def _ask_for_password() -> AnyResponse:
     """Send the user to the password page, and back to this page after it."""
-    here = request.full_path.rstrip("?") if request.method in SAFE else came_from(url_for("overview.index"))
+    here = requested_path() if request.method in SAFE else came_from(url_for("overview.index"))
     return go_to(url_for("sessions.confirm", next=here))
 
 

@@ -26,7 +26,7 @@ from webapp.console.frame.templating import nav_of
 from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.web.faces import current_face
-from webapp.web.request_info import came_from
+from webapp.web.request_info import below_root, came_from
 
 ENTRY_LIFE_SECONDS = 10.0
 MOST_ENTRIES = 500
@@ -121,7 +121,7 @@ def ask(title: str, text: str, button: str, *, back: str, **values: Any) -> Resp
     `values`: `examples` are jobs to show, `more` is the number of jobs not shown, `hidden` are the pairs that the
     button sends, `danger` makes it red, `impact` is the effect of requeueing.
     """
-    values = {"examples": (), "more": 0, "hidden": (), "danger": False, "action": request.path, **values}
+    values = {"examples": (), "more": 0, "hidden": (), "danger": False, "action": below_root(request.path), **values}
     template = "_confirm.html" if is_partial() else "confirm.html"
     response = make_response(render_template(template, title=title, text=text, button=button, back=back, **values))
     if is_partial():

@@ -19,6 +19,7 @@ from webapp.jobs import queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock, durations, text
 from webapp.lib.version import __version__
+from webapp.web.request_info import requested_path
 
 PREFERENCES = {  # cookies of a browser and their values, the default first
     "theme": ("auto", "light", "dark"),
@@ -65,7 +66,7 @@ def _reader() -> dict[str, Any]:
     return {
         **{name: choices[name] if choices[name] in allowed else allowed[0] for name, allowed in PREFERENCES.items()},
         "person": current_person(),
-        "here": request.full_path.rstrip("?"),
+        "here": requested_path(),
         "nav": None,
     }
 
