@@ -1,4 +1,4 @@
-"""A real console on a port of its own, and somebody who sends it whatever he likes, byte for byte."""
+"""A real console on its own port, and a client that sends it any bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `headers` by lower-case name, the last of each; `cookies` as they were set."""
+    """A response. `headers` by lower-case name, the last of each; `cookies` as they were set."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Attacker:
-    """A client that obeys nobody: any header, any cookie, any body. Keeps cookies only when it is told to."""
+    """A client that sends any header, cookie and body. It keeps cookies only if told to."""
 
     def __init__(self, port: int, *, tls: bool = False, host: Optional[str] = None, source: str = "127.0.0.1") -> None:
         self.port = port
@@ -85,7 +85,7 @@ class Attacker:
         return answer
 
     def raw(self, data: bytes, within: float = DEADLINE) -> bytes:
-        """Send bytes that are no proper request; return what comes back until the connection ends."""
+        """Send bytes that are not a valid request; return the response until the connection ends."""
         with closing(socket.create_connection(("127.0.0.1", self.port), timeout=within)) as connection:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
@@ -108,7 +108,7 @@ class Attacker:
     def post(
         self, path: str, fields: Optional[Mapping[str, str]] = None, headers: Optional[Mapping[str, str]] = None
     ) -> Answer:
-        """As a form of the console would, with its CSRF token."""
+        """Send a form as the console's page does, with its CSRF token."""
         return self.send("POST", path, headers, fields={"csrf_token": self.token("/account"), **(fields or {})})
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -130,14 +130,14 @@ class Attacker:
 
 @dataclass(frozen=True)
 class Target:
-    """A console that runs, its home, and where it is."""
+    """A running console, with its home and port."""
 
     processes: Processes
     home: Path
     port: int
 
     def run(self, *argv: str, stdin: str = "", **environment: str) -> Result:
-        """A command of the product, by its owner."""
+        """Run a command of the product as its owner."""
         return self.processes.run(*argv, stdin=stdin, cwd=None, **{"QUEUECTL_HOME": str(self.home), **environment})
 
     def run_here(self, *argv: str, stdin: str = "") -> Result:
@@ -152,26 +152,26 @@ class Target:
         return self.processes.errors
 
     def stranger(self) -> Attacker:
-        """Somebody from an address that nobody has come from before."""
+        """A client from an address that was not used before."""
         number = next(_numbers)
         return Attacker(self.port, source=f"127.1.{number // 250}.{number % 250 + 1}")
 
     def add_person(self, role: str) -> str:
-        """Make a person with a role; returns the name."""
+        """Add a user with a role; return the name."""
         name = f"{role}-{next(_numbers)}"
         made = self.run_here("user", "add", name, "--role", role, "--password-stdin", stdin=PASSWORD + "\n")
         assert made.code == 0, made.err
         return name
 
     def person(self, role: str) -> Attacker:
-        """Somebody with a role, signed in."""
+        """A client that is signed in as a new user with this role."""
         attacker = self.stranger()
         attacker.name = self.add_person(role)
         assert attacker.log_in(attacker.name).status == 303
         return attacker
 
     def job(self, *options: str) -> str:
-        """Submit one; returns its id."""
+        """Submit a job; return its id."""
         job_id = f"job-{next(_numbers)}"
         made = self.run_here("enqueue", "--id", job_id, *options)
         assert made.code == 0, made.err
@@ -189,7 +189,7 @@ processes = commands.processes
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """One console for all the tests of a module: no attack on it may hurt the next visitor."""
+    """One console for all tests of a module, because no attack may affect the next client."""
     folder = tmp_path_factory.mktemp("target")
     home = folder / "home"
     made = Processes(folder)
@@ -208,7 +208,7 @@ def port_in(line: str) -> int:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for queue.example.org that nobody signed, and its key."""
+    """A self-signed certificate for queue.example.org, and its key."""
     import subprocess
 
     made = tmp_path / "queue.pem", tmp_path / "queue.key"

@@ -41,7 +41,7 @@ HOSTILE = (
      "/config/lease", "/account", "/people", "/tokens", "/audit", "/audit.jsonl", "/api-docs", "/reauth",
      "//jobs", "/./jobs", "/static/../jobs", "/static/%2e%2e/jobs", "/login/../jobs", "/healthz/../jobs"],
 )  # fmt: skip
-def test_a_stranger_sees_nothing(target: Target, path: str) -> None:
+def test_pages_need_a_session(target: Target, path: str) -> None:
     answer = target.stranger().send("GET", path)
     assert answer.status in {303, 308, 404}, answer.status
     if answer.status == 303:
@@ -49,7 +49,7 @@ def test_a_stranger_sees_nothing(target: Target, path: str) -> None:
     assert b"<table" not in answer.body
 
 
-def test_nothing_of_how_it_is_made_is_served(target: Target) -> None:
+def test_source_files_are_not_served(target: Target) -> None:
     stranger = target.stranger()
     for path in ("/.env", "/.git/config", "/queue.db", "/secret.key", "/static/../manage.py", "/static/..%2fmanage.py",
                  "/static//etc/passwd", "/static/%2fetc/passwd", "/console", "/debug", "/metrics"):  # fmt: skip
@@ -67,7 +67,7 @@ def test_nothing_of_how_it_is_made_is_served(target: Target) -> None:
     ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0x7f.1", "[::2]", "evil.example@127.0.0.1",
      "127.0.0.1/evil", "127.0.0.1?evil", "127.0.0.1#evil", "localhost:80,evil.example", "127.0.0.1:x"],
 )  # fmt: skip
-def test_a_name_that_resolves_here_is_not_served(target: Target, host: str) -> None:
+def test_an_unknown_host_name_is_refused(target: Target, host: str) -> None:
     stranger = target.stranger()
     for path in ("/", "/login", "/static/app.css", "/nowhere", "/api/v1/status"):
         for header in (host, f"{host}:{target.port}"):
@@ -81,13 +81,15 @@ def test_a_name_that_resolves_here_is_not_served(target: Target, host: str) -> N
     [("Origin", "http://evil.example"), ("Origin", "null"), ("Origin", "http://127.0.0.1:1"),
      ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")],
 )  # fmt: skip
-def test_another_site_cannot_write_with_a_persons_cookies_and_token(target: Target, header: tuple[str, str]) -> None:
+def test_another_site_cannot_write_with_cookies_and_token_of_a_user(
+    target: Target, header: tuple[str, str]
+) -> None:
     ana = target.person("admin")
     assert ana.post("/submit", {"command": "touch owned-by-another-site", "start": "now"}, dict([header])).status == 403
     assert "owned-by-another-site" not in ana.send("GET", "/jobs").text
 
 
-def test_a_write_without_the_token_or_by_get_does_nothing(target: Target) -> None:
+def test_a_write_without_csrf_token_or_by_get_changes_nothing(target: Target) -> None:
     job = target.job("--command", "true", "--delay", "9999")
     ana = target.person("admin")
     token, url = ana.token("/account"), f"/job/{job}/cancel"
@@ -104,7 +106,7 @@ def test_a_write_without_the_token_or_by_get_does_nothing(target: Target) -> Non
 # --- sessions  6.3.1 7.2 7.3 7.4 ---
 
 
-def test_a_session_is_not_fixed_before_log_in_and_is_dead_after_log_out(target: Target) -> None:
+def test_log_in_starts_a_new_session_and_log_out_ends_it(target: Target) -> None:
     ana, mine = target.person("admin"), target.stranger()
     mine.send("GET", "/login")
     planted = dict(mine.cookies)
@@ -119,7 +121,7 @@ def test_a_session_is_not_fixed_before_log_in_and_is_dead_after_log_out(target: 
 
 
 @pytest.mark.full
-def test_a_new_password_a_lesser_role_and_being_disabled_end_sessions(target: Target) -> None:
+def test_a_new_password_a_lower_role_and_disabling_a_user_end_sessions(target: Target) -> None:
     name = target.add_person("operator")
     for command in (["passwd", name, "--password-stdin"], ["role", name, "viewer"], ["disable", name]):
         person = target.stranger()
@@ -130,7 +132,7 @@ def test_a_new_password_a_lesser_role_and_being_disabled_end_sessions(target: Ta
         assert person.send("GET", "/jobs").status == 303, command
 
 
-def test_a_cookie_that_was_tampered_with_is_nobodys(target: Target) -> None:
+def test_a_changed_cookie_signs_nobody_in(target: Target) -> None:
     ana = target.person("admin")
     name = f"queuectl_{target.port}"
     good = ana.cookies[name]
@@ -141,7 +143,7 @@ def test_a_cookie_that_was_tampered_with_is_nobodys(target: Target) -> None:
     assert ana.send("GET", "/jobs").status == 200
 
 
-def test_guessing_is_slowed_down_and_says_no_more_about_known_names(target: Target) -> None:
+def test_password_guesses_slow_down_and_do_not_reveal_known_names(target: Target) -> None:
     def guesses(name: str) -> list[tuple[int, str]]:
         stranger, found = target.stranger(), []
         for _ in range(12):
@@ -164,7 +166,7 @@ def test_guessing_is_slowed_down_and_says_no_more_about_known_names(target: Targ
      "///evil.example", "http:evil.example", "javascript:alert(1)", "/\x00/evil.example", "/%0d%0aSet-Cookie:x=1",
      "@evil.example"],
 )  # fmt: skip
-def test_log_in_leads_to_this_console_alone(target: Target, viewer_name: str, target_page: str) -> None:
+def test_log_in_redirects_only_to_this_console(target: Target, viewer_name: str, target_page: str) -> None:
     answer = target.stranger().log_in(viewer_name, next_page=target_page)
     assert answer.status == 303
     location = answer.headers["location"]
@@ -181,7 +183,7 @@ def viewer_name(target: Target) -> str:
 # --- names and output  1.2.1 1.3 5.4.1 ---
 
 
-def test_what_a_job_says_stays_text(target: Target) -> None:
+def test_job_output_and_names_are_shown_as_text(target: Target) -> None:
     ids = [target.job("--max-retries", "0", "--command", _that_says(text)) for text in HOSTILE]
     assert target.run("worker", "start", "--drain").code == 0
     ana = target.person("admin")
@@ -215,7 +217,7 @@ def _without_fields(page: str) -> str:
     return re.sub(r'<textarea[^>]*>[^<]*</textarea>|\bvalue="[^"]*"', "", page)
 
 
-def test_nothing_forges_a_header_or_a_log_line(target: Target) -> None:
+def test_input_cannot_forge_headers_or_log_lines(target: Target) -> None:
     ana = target.person("admin")
     answer = ana.send("GET", "/jobs?q=x%0d%0aSet-Cookie:%20evil=1&state=%0d%0aX-Evil:%201")
     assert "x-evil" not in answer.headers
@@ -229,7 +231,7 @@ def test_nothing_forges_a_header_or_a_log_line(target: Target) -> None:
 # --- headers on every answer  3.4 ---
 
 
-def test_every_answer_carries_its_headers(target: Target) -> None:
+def test_every_response_has_the_security_headers(target: Target) -> None:
     for client in (target.person("admin"), target.stranger()):
         for method, path in (("GET", "/"), ("GET", "/login"), ("GET", "/nowhere"), ("POST", "/submit"),
                              ("GET", "/static/app.css"), ("GET", "/static/none"), ("GET", "/healthz"), ("PUT", "/jobs"),
@@ -288,7 +290,7 @@ def test_half_open_and_slow_connections_do_not_stop_the_console(target: Target) 
         b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
     ],
 )
-def test_what_is_no_proper_request_is_refused_and_breaks_nothing(target: Target, data: bytes) -> None:
+def test_an_invalid_request_is_refused_and_the_console_keeps_running(target: Target, data: bytes) -> None:
     answer = target.stranger().raw(data)
     assert not answer or re.match(rb"HTTP/1\.[01] (200|400|303|404|413|414|431|501|505)\b", answer), answer[:200]
     if answer.startswith(b"HTTP/1.1 200"):
@@ -314,7 +316,7 @@ def test_many_fields_and_long_fields_are_refused_in_time(target: Target) -> None
 # --- our own secrets  13.3 14.2 16.2.5 ---
 
 
-def test_no_secret_of_ours_is_shown_by_a_process_a_file_a_page_or_a_log(target: Target) -> None:
+def test_our_secrets_are_in_no_process_list_file_page_or_log(target: Target) -> None:
     ana = target.person("admin")
     key = (target.home / "secret.key").read_bytes()
     for path in target.home.iterdir():
@@ -327,7 +329,7 @@ def test_no_secret_of_ours_is_shown_by_a_process_a_file_a_page_or_a_log(target: 
             assert secret not in place
 
 
-def test_a_command_sees_none_of_them(target: Target) -> None:
+def test_our_secrets_are_not_in_the_environment_of_a_job(target: Target) -> None:
     job_id = target.job("--command", "env")
     assert target.run("worker", "start", "--drain", QUEUECTL_PUBLIC_URL="http://127.0.0.1:1").code == 0
     names = {line.partition("=")[0] for line in target.run_here("logs", job_id).out.splitlines()}
@@ -338,7 +340,7 @@ def test_a_command_sees_none_of_them(target: Target) -> None:
 # --- who may do what  8.2.2 16.3 ---
 
 
-def test_refusals_are_in_the_trail(target: Target) -> None:
+def test_refusals_are_in_the_audit_trail(target: Target) -> None:
     job = target.job("--command", "true", "--delay", "9999")
     viewer = target.person("viewer")
     assert viewer.post(f"/job/{job}/cancel").status == 403
@@ -347,7 +349,7 @@ def test_refusals_are_in_the_trail(target: Target) -> None:
     assert refused == [("post", "route:acts.on_one"), ("post", "route:config.change")]
 
 
-def test_what_another_site_makes_a_browser_send_is_in_the_trail_of_its_person(target: Target) -> None:
+def test_a_forged_request_is_in_the_audit_trail_under_its_user(target: Target) -> None:
     ana = target.person("admin")
     assert ana.post("/submit", {"command": "true"}, {"Sec-Fetch-Site": "cross-site"}).status == 403
     assert ana.send("POST", "/submit", fields={"csrf_token": "made up"}).status == 400
@@ -363,7 +365,7 @@ def test_environment_values_are_hidden_from_viewers(target: Target) -> None:
     assert "hush-hush" in target.person("operator").send("GET", "/job/with-env").text
 
 
-def test_plain_http_beyond_this_machine_needs_a_word_and_the_reason_is_said(target: Target) -> None:
+def test_plain_http_for_other_machines_needs_insecure_and_the_error_says_why(target: Target) -> None:
     answer = target.run("web", "--host", "0.0.0.0", "--port", "0")
     assert answer.code == 1
     assert "--insecure" in answer.err

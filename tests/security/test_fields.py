@@ -59,7 +59,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("path", ["/submit", *(pytest.param(path, marks=pytest.mark.full) for path in FORMS)])
-def test_no_field_runs_what_is_typed_into_it(
+def test_no_form_field_runs_typed_script(
     open_browser: Callable[..., Page], server: str, watched: of_browser.Watched, path: str
 ) -> None:
     watched.expect("Failed to load resource")  # a form that was refused: 422, and 429 at log-in
@@ -82,7 +82,7 @@ def test_no_field_runs_what_is_typed_into_it(
 
 
 @pytest.mark.full
-def test_no_page_runs_what_jobs_bring(open_browser: Callable[..., Page], server: str, console: object) -> None:
+def test_no_page_runs_script_from_jobs(open_browser: Callable[..., Page], server: str, console: object) -> None:
     for number, text in enumerate(HOSTILE):
         job = make_job("dead", id=f"hostile-{number}", command=text, last_error=text, env=None)
         make_attempt(job, output=text.encode(), error=text)

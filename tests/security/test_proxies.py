@@ -1,4 +1,4 @@
-"""The examples for nginx and Caddy in deploy/, run as they stand but for names, ports and files."""
+"""Runs the examples for nginx and Caddy in deploy/, with other names, ports and files."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _listening_port(pid: int, eventually: Callable[..., Any]) -> int:
     return int(eventually(port))
 
 
-def test_behind_a_proxy_people_log_in_over_https_and_nobody_can_lie_about_his_address(
+def test_users_log_in_over_https_and_cannot_forge_their_address(
     proxied: Proxied,
 ) -> None:
     target, visitor = proxied
@@ -153,7 +153,7 @@ def test_behind_a_proxy_people_log_in_over_https_and_nobody_can_lie_about_his_ad
     assert seen == [("done", "127.0.0.2"), ("refused", "127.0.0.3")]
 
 
-def test_whoever_comes_past_the_proxy_is_believed_nothing(
+def test_forwarded_headers_without_the_proxy_are_ignored(
     proxied: Proxied,
 ) -> None:
     target, _ = proxied
@@ -168,7 +168,7 @@ def test_whoever_comes_past_the_proxy_is_believed_nothing(
     assert [line[-1] for line in target.trail()] == ["127.0.0.9"]
 
 
-def test_a_body_beyond_the_limit_and_another_name_are_refused(
+def test_a_body_above_the_limit_and_another_host_name_are_refused(
     proxied: Proxied,
 ) -> None:
     target, visitor = proxied
@@ -180,7 +180,7 @@ def test_a_body_beyond_the_limit_and_another_name_are_refused(
 @pytest.mark.parametrize(  # without its port, or the address of the console
     "passed", ["$host", pytest.param("$proxy_host", marks=pytest.mark.full)]
 )
-def test_people_can_write_behind_a_proxy_that_passes_another_host(
+def test_users_can_write_behind_a_proxy_that_changes_the_host(
     behind: Callable[..., Proxied], passed: str, eventually: Callable[..., Any]
 ) -> None:
     target, visitor = behind("nginx", ("Host $http_host", f"Host {passed}"))
@@ -209,7 +209,7 @@ REMOVES = {
 @pytest.mark.parametrize(
     "change", [pytest.param(KEEPS, id="keeps"), pytest.param(REMOVES, id="removes", marks=pytest.mark.full)]
 )
-def test_below_a_path_of_its_host_the_console_works(
+def test_the_console_works_below_a_path_of_its_host(
     behind: Callable[..., Proxied], program: str, change: dict[str, Change]
 ) -> None:
     target, visitor = behind(program, change[program], path="/queue")
