@@ -1,4 +1,4 @@
-"""What programs do to jobs, dead letters, workers, queues and settings; and who was first."""
+"""Actions of programs on jobs, dead letters, workers, queues and settings, and their conflicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state_of(job_id: str) -> str:
     ("verb", "before", "after"),
     [("requeue", "dead", "pending"), ("run-now", "scheduled", "pending"), ("cancel", "failed", "cancelled")],
 )
-def test_a_job_is_moved_once(operator: Program, verb: str, before: str, after: str) -> None:
+def test_an_action_on_a_job_succeeds_once(operator: Program, verb: str, before: str, after: str) -> None:
     make_job(before, id="job1")
     response = operator("POST", f"/jobs/job1/{verb}")
     told = response.get_json()
@@ -36,7 +36,7 @@ def test_a_job_is_moved_once(operator: Program, verb: str, before: str, after: s
     refused(operator("POST", f"/jobs/none/{verb}"), 404, "not-found")
 
 
-def test_a_running_job_is_asked_to_stop(operator: Program) -> None:
+def test_cancelling_a_running_job_requests_its_stop(operator: Program) -> None:
     make_job("processing", id="job1")
     assert operator("POST", "/jobs/job1/cancel").status_code == 202
     assert refused(operator("POST", "/jobs/job1/cancel"), 409, "conflict")["state"] == "processing"
@@ -50,13 +50,13 @@ def test_a_job_is_deleted(operator: Program) -> None:
     refused(operator("DELETE", "/jobs/job1"), 404, "not-found")
 
 
-def test_an_act_takes_no_body_but_an_empty_one(operator: Program) -> None:
+def test_an_action_on_one_job_accepts_only_an_empty_body(operator: Program) -> None:
     make_job("dead", id="job1")
     refused(operator("POST", "/jobs/job1/requeue", {"force": True}), 422, "invalid")
     assert operator("POST", "/jobs/job1/requeue", {}).status_code == 200
 
 
-def test_several_are_moved_and_what_became_of_each_is_told(operator: Program) -> None:
+def test_an_action_on_several_jobs_reports_the_result_of_each(operator: Program) -> None:
     make_job("dead", id="a")
     make_job("pending", id="b")
     told = operator("POST", "/jobs/requeue", {"ids": ["a", "b", "c"]}).get_json()
@@ -69,7 +69,7 @@ def test_several_are_moved_and_what_became_of_each_is_told(operator: Program) ->
     assert operator("POST", "/jobs/requeue", {"ids": ["a"]}).get_json()["action"] is None
 
 
-def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Program) -> None:
+def test_an_action_on_all_matching_jobs_can_be_looked_up(operator: Program) -> None:
     for number in range(3):
         make_job("dead", id=f"mail-{number}", queue="mail")
     make_job("dead", id="other")
@@ -81,7 +81,7 @@ def test_all_that_match_are_moved_by_an_act_that_can_be_looked_at(operator: Prog
     assert state_of("other") == "dead"
 
 
-def test_an_act_that_takes_long_goes_on_by_itself(operator: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_bulk_action_continues_after_the_response(operator: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acts, "REQUEST_SECONDS", -1.0)
     monkeypatch.setattr(actions, "BATCH", 1)
     for number in range(3):
@@ -98,14 +98,14 @@ UNCLEAR: list[Any] = [
 
 
 @pytest.mark.parametrize("path", ["/jobs/discard", "/dead-letters/discard"])
-def test_which_jobs_are_meant_must_be_plain(operator: Program, path: str) -> None:
+def test_an_action_with_unclear_jobs_is_refused(operator: Program, path: str) -> None:
     make_job("dead", id="a")
     for body in UNCLEAR:
         refused(operator("POST", path, body), 422, "invalid")
     assert stored() == 1
 
 
-def test_dead_letters_are_listed_and_only_dead_ones_are_moved(operator: Program) -> None:
+def test_dead_letters_are_listed_and_only_dead_jobs_are_requeued(operator: Program) -> None:
     make_job("dead", id="a")
     make_job("completed", id="b")
     assert [job["id"] for job in operator("GET", "/dead-letters").get_json()["jobs"]] == ["a"]
@@ -131,7 +131,7 @@ def test_supervisors_are_listed_and_scaled(admin: Program) -> None:
     assert "has stopped" in refused(admin("PUT", "/supervisors/s3/wanted", {"workers": 1}), 409, "conflict")["detail"]
 
 
-def test_workers_are_listed_and_heed_a_wish(admin: Program) -> None:
+def test_workers_are_listed_and_accept_a_requested_state(admin: Program) -> None:
     make_worker(id="w1")
     make_worker(id="w2", state="stopped", stopped_at=1)
     assert [one["id"] for one in admin("GET", "/workers").get_json()["workers"]] == ["w1"]
@@ -153,7 +153,7 @@ def test_a_queue_is_paused_once(operator: Program) -> None:
         refused(operator("POST", f"/queues/{name}/pause"), 404, "not-found")
 
 
-def test_a_setting_is_changed_and_put_back(admin: Program) -> None:
+def test_a_setting_is_changed_and_reverted(admin: Program) -> None:
     assert admin("PUT", "/config/backoff_base", {"value": 3}).get_json()["value"] == 3
     assert admin("GET", "/config/backoff_base").get_json()["changed_by"] == "token:the-admin"
     reset = admin("DELETE", "/config/backoff_base").get_json()
@@ -163,13 +163,13 @@ def test_a_setting_is_changed_and_put_back(admin: Program) -> None:
     refused(admin("PUT", "/config/none", {"value": 1}), 404, "not-found")
 
 
-def test_the_status_is_the_one_of_the_command_line(admin: Program) -> None:
+def test_the_status_equals_that_of_the_command_line(admin: Program) -> None:
     make_job("dead")
     told = admin("GET", "/status").get_json()
     assert (told["states"]["dead"], told["workers"], told["oldest_pending_seconds"]) == (1, [], None)
 
 
-def test_an_act_is_undone_and_one_that_waits_is_stopped(operator: Program) -> None:
+def test_a_bulk_action_is_undone_and_a_waiting_one_is_stopped(operator: Program) -> None:
     make_job("dead", id="job1")
     act = operator("POST", "/jobs/requeue", {"all": True}).get_json()["act"]
     assert act["what"] == "all jobs"
@@ -182,7 +182,7 @@ def test_an_act_is_undone_and_one_that_waits_is_stopped(operator: Program) -> No
     refused(operator("POST", "/acts/999/undo"), 404, "not-found")
 
 
-def test_acts_are_listed_newest_first_page_by_page(operator: Program) -> None:
+def test_bulk_actions_are_listed_in_pages_newest_first(operator: Program) -> None:
     for name in "abc":
         make_job("dead", id=name)
         operator("POST", f"/jobs/{name}/requeue")
@@ -190,7 +190,7 @@ def test_acts_are_listed_newest_first_page_by_page(operator: Program) -> None:
     assert [act["what"] for act in operator("GET", "/acts?limit=1&before=3").get_json()["acts"]] == ["b"]
 
 
-def test_a_canary_goes_first_and_can_be_stopped(operator: Program) -> None:
+def test_a_canary_runs_first_and_can_be_stopped(operator: Program) -> None:
     for name, group, at in (("a", "one", 1), ("b", "one", 2), ("c", "two", 3)):
         make_job("dead", id=name, error_key=group, finished_at=at)
     response = operator("POST", "/dead-letters/canary", {"all": True, "group": "one"})

@@ -1,4 +1,4 @@
-"""What docs/api.md gives to programs works as it stands there: against a real server, with a worker behind it."""
+"""The examples of docs/api.md for programs work: against a real server, with a worker behind it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_python_client_submits_a_job_and_waits_for_its_end(
     assert re.fullmatch(r"\S+ completed\n", done.stdout)
 
 
-def test_the_python_client_says_what_is_wrong_in_the_servers_words(server: str, tmp_path: Path) -> None:
+def test_the_python_client_shows_the_message_of_the_server(server: str, tmp_path: Path) -> None:
     make_job("dead", id="job1")
     token, _ = tokens.make("client", "submit", 1, "person:ana")
     client(tmp_path)
@@ -94,7 +94,7 @@ def test_the_python_client_says_what_is_wrong_in_the_servers_words(server: str, 
     assert "RuntimeError: Invalid token" in wrong.stderr
 
 
-def test_every_address_of_the_guide_is_one_of_the_api(app: Flask) -> None:
+def test_every_url_in_the_guide_exists_in_the_api(app: Flask) -> None:
     patterns = [re.sub(r"\{\w+\}", "[^/]+", path) for path in document()["paths"]]
     found = re.findall(rf"{API}(/[\w./-]*)", GUIDE)
     assert len(found) > 8

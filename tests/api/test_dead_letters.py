@@ -1,4 +1,4 @@
-"""Groups of dead letters for programs: found, looked at, moved, and what is said of them."""
+"""Failure groups for programs: list, read, requeue, note and owner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.insight import failure_groups
 from webapp.lib import clock
 
 
-def test_groups_are_listed_and_looked_at(reader: Program) -> None:
+def test_failure_groups_are_listed_and_read(reader: Program) -> None:
     for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
         make_job("dead", id=name, error_key=key, command="make report")
     listed = reader("GET", "/dead-letters/groups?sort=count&limit=1").get_json()
@@ -26,7 +26,7 @@ def test_groups_are_listed_and_looked_at(reader: Program) -> None:
     refused(reader("PUT", "/dead-letters/groups/one", {"note": "x"}), 403, "scope")
 
 
-def test_something_is_said_of_a_group(operator: Program) -> None:
+def test_a_group_gets_a_note_and_an_owner(operator: Program) -> None:
     make_user("ana", "operator")
     make_job("dead", error_key="one")
     said = operator(
@@ -45,7 +45,7 @@ def test_something_is_said_of_a_group(operator: Program) -> None:
     refused(operator("PUT", "/dead-letters/groups/none", {"note": "x"}), 404, "not-found")
 
 
-def test_a_program_that_says_what_it_saw_overwrites_nothing_else(operator: Program) -> None:
+def test_a_change_with_a_version_does_not_overwrite_a_newer_one(operator: Program) -> None:
     make_job("dead", error_key="one", finished_at=clock.now() - clock.SECOND)
     url = "/dead-letters/groups/one"
     seen = operator("GET", url).get_json()
@@ -68,7 +68,7 @@ def test_a_program_that_says_what_it_saw_overwrites_nothing_else(operator: Progr
     refused(operator("PUT", url, {**acknowledged, "last_death": "yesterday"}), 422, "invalid")
 
 
-def test_one_group_is_listed_and_moved_alone(operator: Program) -> None:
+def test_one_group_is_listed_and_requeued_alone(operator: Program) -> None:
     for name, key in (("a", "one"), ("b", "two")):
         make_job("dead", id=name, error_key=key)
     assert [job["id"] for job in operator("GET", "/dead-letters?group=one").get_json()["jobs"]] == ["a"]
@@ -77,7 +77,7 @@ def test_one_group_is_listed_and_moved_alone(operator: Program) -> None:
     refused(operator("POST", "/dead-letters/requeue", {"ids": ["b"], "group": "two"}), 422, "invalid")
 
 
-def test_dead_letters_are_found_and_moved_by_what_they_wrote(operator: Program) -> None:
+def test_dead_letters_are_found_and_requeued_by_their_output(operator: Program) -> None:
     job = make_job("dead", id="a")
     make_job("dead", id="b", last_error="exit code 1: no route to host")
     make_job("dead", id="c")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, whole, kept by what is answered, and shown to people."""
+"""The OpenAPI document: valid, complete, true to the responses, and shown to users."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def operations(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
                 yield path, method, operation
 
 
-def test_the_document_is_valid_and_given_with_any_token(app: Flask) -> None:
+def test_the_openapi_document_is_valid_and_readable_with_any_token(app: Flask) -> None:
     from openapi_spec_validator import OpenAPIV31SpecValidator
 
     response = make_program(app, "read")("GET", "/openapi.json")
@@ -60,7 +60,7 @@ def test_the_document_is_valid_and_given_with_any_token(app: Flask) -> None:
     assert app.test_client().get(f"{API}/openapi.json").status_code == 401
 
 
-def test_every_operation_says_what_a_program_must_know(app: Flask) -> None:
+def test_every_operation_is_fully_described(app: Flask) -> None:
     found = list(operations(document()))
     routed = {
         (rule.endpoint, method)
@@ -108,7 +108,7 @@ def test_the_page_shows_every_request_shape_and_problem_to_any_role(
     assert "curl -X POST http://localhost/api/v1/jobs" in text
 
 
-def test_neither_workers_nor_commands_load_what_describes_the_api() -> None:
+def test_workers_and_commands_do_not_import_the_api_description() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from worker.supervisor import supervisor\n"
@@ -125,7 +125,7 @@ def test_neither_workers_nor_commands_load_what_describes_the_api() -> None:
 @pytest.mark.parametrize(
     ("scope", "most"), [("admin", 3), *(pytest.param(scope, 12, marks=pytest.mark.full) for scope in SCOPES)]
 )
-def test_the_answers_to_any_request_are_as_described(app: Flask, scope: str, most: int) -> None:
+def test_generated_requests_get_responses_that_match_the_document(app: Flask, scope: str, most: int) -> None:
     """schemathesis makes requests that fit the document and such that do not: none breaks us, none is taken amiss."""
     from schemathesis.checks import not_a_server_error
     from schemathesis.openapi import from_wsgi

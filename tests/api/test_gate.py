@@ -1,4 +1,4 @@
-"""No request reaches the API without a token whose scope is enough; no cookie helps there, no token on pages."""
+"""The API needs a token of sufficient scope. Cookies do not open it, and tokens do not open pages."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def scope_of(endpoint: str) -> str:
     )
 
 
-def test_every_route_of_the_api_names_the_scope_that_stands_here(app: Flask) -> None:
+def test_every_route_of_the_api_needs_its_listed_scope(app: Flask) -> None:
     for endpoint, _, _ in api_routes(app):
         assert needed_scope(app, endpoint) == scope_of(endpoint), endpoint
 
 
-def test_without_a_token_nothing_is_reached(app: Flask) -> None:
+def test_every_route_needs_a_token(app: Flask) -> None:
     make_job("dead", id="job1")
     client = app.test_client()
     for _, method, url in api_routes(app):
@@ -101,7 +101,7 @@ def test_without_a_token_nothing_is_reached(app: Flask) -> None:
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_scope_may_do_what_it_says_and_no_more(app: Flask, scope: str) -> None:
+def test_a_scope_allows_only_its_own_routes(app: Flask, scope: str) -> None:
     make_job("dead", id="job1")
     make_worker(id="w1")
     program = make_program(app, scope)
@@ -117,7 +117,7 @@ def test_a_scope_may_do_what_it_says_and_no_more(app: Flask, scope: str) -> None
             assert 'error="insufficient_scope"' in response.headers["WWW-Authenticate"]
 
 
-def test_a_cookie_opens_nothing_of_the_api_and_is_not_even_read(app: Flask) -> None:
+def test_the_api_ignores_session_cookies(app: Flask) -> None:
     client = app.test_client()
     session_id = sessions.begin(make_user("ana", "admin"), "127.0.0.1", "a test")
     with client.session_transaction() as session:
@@ -130,7 +130,7 @@ def test_a_cookie_opens_nothing_of_the_api_and_is_not_even_read(app: Flask) -> N
         assert "Cookie" not in response.headers.get("Vary", "")
 
 
-def test_a_token_opens_no_page(app: Flask) -> None:
+def test_a_token_does_not_open_pages(app: Flask) -> None:
     program = make_program(app, "admin")
     for rule in app.url_map.iter_rules():
         if not rule.rule.startswith("/api/") and not rule.arguments and "GET" in (rule.methods or ()):
@@ -141,7 +141,7 @@ def test_a_token_opens_no_page(app: Flask) -> None:
             )  # fmt: skip
 
 
-def test_a_view_of_the_api_without_a_scope_stops_the_start() -> None:
+def test_a_route_without_a_scope_stops_the_start() -> None:
     app = Flask(__name__)
     faces.register(app, [Api(), Console()])
     app.add_url_rule("/api/v1/open", "open", lambda: "")
@@ -149,13 +149,13 @@ def test_a_view_of_the_api_without_a_scope_stops_the_start() -> None:
         check_routes(app)
 
 
-def test_another_host_is_refused_by_name_of_the_setting(app: Flask) -> None:
+def test_an_unknown_host_is_refused_with_the_name_of_the_setting(app: Flask) -> None:
     response = make_program(app, "read")("GET", "/status", Host="evil.example")
     assert response.status_code == 400
     assert b"QUEUECTL_PUBLIC_URL" in response.data
 
 
-def test_an_ended_token_works_no_more(app: Flask) -> None:
+def test_an_expired_token_is_refused(app: Flask) -> None:
     program = make_program(app, "read", "another")
     tokens.revoke("another", "person:ana")
     assert program("GET", "/status").get_json()["type"] == "/api-docs#bad-token"
@@ -166,7 +166,7 @@ def test_an_ended_token_works_no_more(app: Flask) -> None:
         assert program("GET", "/status").status_code == 401
 
 
-def test_wrong_tokens_are_slowed_down_and_a_good_one_from_the_same_address_is_not(app: Flask) -> None:
+def test_invalid_tokens_are_throttled_and_a_valid_one_from_the_same_address_is_not(app: Flask) -> None:
     program, client = make_program(app, "read"), app.test_client()
     for _ in range(FREE["token"]):
         assert client.get(f"{API}/status", headers={"Authorization": "Bearer qctl_no"}).status_code == 401
@@ -181,7 +181,7 @@ def test_wrong_tokens_are_slowed_down_and_a_good_one_from_the_same_address_is_no
     assert program("GET", "/status").status_code == 200
 
 
-def test_a_good_token_costs_no_write_but_one_for_its_use(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_token_costs_one_write_per_minute(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     program = make_program(app, "read")
     program("GET", "/status")
     monkeypatch.setattr("webapp.accounts.tokens.writing", None)
@@ -190,7 +190,7 @@ def test_a_good_token_costs_no_write_but_one_for_its_use(app: Flask, monkeypatch
     assert program("GET", "/status").status_code == 200
 
 
-def test_a_loop_gone_wild_is_told_to_wait(app: Flask) -> None:
+def test_too_many_requests_get_a_429_with_the_time_to_wait(app: Flask) -> None:
     app.extensions[gate.BUCKETS] = gate.Buckets(rate=0.01, burst=3)
     program = make_program(app, "read")
     statuses = [program("GET", "/config").status_code for _ in range(4)]
@@ -198,7 +198,7 @@ def test_a_loop_gone_wild_is_told_to_wait(app: Flask) -> None:
     assert program("GET", "/config").headers["Retry-After"] == "100"
 
 
-def test_a_bucket_fills_with_time() -> None:
+def test_a_token_bucket_refills_over_time() -> None:
     buckets = gate.Buckets(rate=2, burst=2)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [0, 0, 0.5]
     assert buckets.take(2, 0.0) == 0
@@ -206,7 +206,7 @@ def test_a_bucket_fills_with_time() -> None:
     assert buckets.take(1, 0.5) > 0
 
 
-def test_refusals_by_scope_and_wrong_tokens_stand_in_the_trail(app: Flask) -> None:
+def test_refused_scopes_and_invalid_tokens_are_in_the_audit_trail(app: Flask) -> None:
     program = make_program(app, "read")
     program("DELETE", "/jobs/job1")
     app.test_client().get(f"{API}/status", headers={"Authorization": "Bearer qctl_no"})
@@ -218,7 +218,7 @@ def test_refusals_by_scope_and_wrong_tokens_stand_in_the_trail(app: Flask) -> No
     ]
 
 
-def test_what_a_program_does_stands_in_the_trail_with_its_name(app: Flask) -> None:
+def test_the_audit_trail_names_the_token_of_a_write(app: Flask) -> None:
     make_job("dead", id="job1")
     make_program(app, "operate")("POST", "/jobs/job1/requeue")
     with reading() as session:

@@ -1,4 +1,4 @@
-"""Jobs by way of the API: the rules and words of the command line, pages by cursor, output in ranges."""
+"""Jobs in the API: the rules and messages of the command line, pages by cursor, output in ranges."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refused(response: TestResponse, status: int, kind: str) -> Any:
     return told
 
 
-def test_a_job_is_submitted_and_its_address_told(submitter: Program) -> None:
+def test_a_submitted_job_is_returned_with_its_location(submitter: Program) -> None:
     response = submitter("POST", "/jobs", {"id": "job1", "command": "echo hi", "env": {"A": "1"}, "queue": "mail"})
     assert response.status_code == 201
     assert response.headers["Location"] == "/api/v1/jobs/job1"
@@ -53,7 +53,7 @@ def test_a_job_is_submitted_and_its_address_told(submitter: Program) -> None:
         ([], "", "expected an object such as"),
     ],
 )
-def test_what_a_job_may_not_be_is_told_in_the_words_of_the_command_line(
+def test_an_invalid_job_gets_the_messages_of_the_command_line(
     submitter: Program, body: Any, field: str, words: str
 ) -> None:
     errors = refused(submitter("POST", "/jobs", body), 422, "invalid")["errors"]
@@ -73,11 +73,11 @@ def test_what_a_job_may_not_be_is_told_in_the_words_of_the_command_line(
     ],
     ids=["cut", "not UTF-8", "NaN", "deep", "twice", "large"],
 )
-def test_what_is_no_json_or_too_much_is_refused(submitter: Program, body: bytes, status: int, kind: str) -> None:
+def test_invalid_json_and_too_large_bodies_are_refused(submitter: Program, body: bytes, status: int, kind: str) -> None:
     refused(submitter("POST", "/jobs", body), status, kind)
 
 
-def test_other_types_are_refused_both_ways(submitter: Program) -> None:
+def test_other_media_types_are_refused_in_requests_and_responses(submitter: Program) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""):
         refused(submitter("POST", "/jobs", b'{"command": "x"}', Content_Type=kind), 415, "media-type")
     refused(submitter("GET", "/jobs", Accept="text/html"), 406, "not-acceptable")
@@ -85,14 +85,14 @@ def test_other_types_are_refused_both_ways(submitter: Program) -> None:
     assert stored() == 0
 
 
-def test_an_id_that_is_taken_is_told(submitter: Program) -> None:
+def test_an_id_that_is_taken_is_refused(submitter: Program) -> None:
     make_job("dead", id="job1")
     told = refused(submitter("POST", "/jobs", {"id": "job1", "command": "x"}), 422, "invalid")
     assert "already used by a dead job" in told["detail"]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_batch_is_stored_whole(submitter: Program, wrapped: bool) -> None:
+def test_a_batch_is_stored_completely(submitter: Program, wrapped: bool) -> None:
     jobs = [{"command": f"echo {number}", "id": f"job-{number}"} for number in range(1000)]
     response = submitter("POST", "/jobs/batch", {"jobs": jobs} if wrapped else jobs)
     assert response.status_code == 201
@@ -112,13 +112,13 @@ def test_a_batch_is_stored_whole(submitter: Program, wrapped: bool) -> None:
         ("text", None),
     ],
 )
-def test_of_a_batch_with_a_fault_nothing_is_stored(submitter: Program, body: Any, place: Any) -> None:
+def test_a_batch_with_an_invalid_job_stores_nothing(submitter: Program, body: Any, place: Any) -> None:
     told = refused(submitter("POST", "/jobs/batch", body), 422, "invalid")
     assert told["errors"][0]["place"] == place
     assert stored() == 0
 
 
-def test_a_reader_sees_the_names_of_variables_and_not_their_values(submitter: Program, reader: Program) -> None:
+def test_the_read_scope_shows_names_of_variables_without_values(submitter: Program, reader: Program) -> None:
     submitter("POST", "/jobs", {"id": "job1", "command": "x", "env": {"SECRET": "hunter2"}})
     for path in ("/jobs", "/jobs/job1", "/jobs?state=pending"):
         shown = reader("GET", path)
@@ -131,7 +131,7 @@ def test_a_reader_sees_the_names_of_variables_and_not_their_values(submitter: Pr
 
 
 @pytest.mark.parametrize("state", ["", "pending", "scheduled", "dead"])
-def test_pages_lead_through_the_list_and_back(reader: Program, state: str) -> None:
+def test_cursors_lead_through_the_list_in_both_directions(reader: Program, state: str) -> None:
     for number in range(7):
         make_job(state or "completed", id=f"job-{number}")
     whole = [job["id"] for job in reader("GET", f"/jobs?state={state}" if state else "/jobs").get_json()["jobs"]]
@@ -152,7 +152,7 @@ def test_pages_lead_through_the_list_and_back(reader: Program, state: str) -> No
     assert [job["id"] for job in before.get_json()["jobs"]] == whole[3:6]
 
 
-def test_the_list_heeds_the_consoles_filters(reader: Program) -> None:
+def test_the_list_has_the_filters_of_the_console(reader: Program) -> None:
     make_job("dead", id="a", queue="mail", command="send LETTER")
     make_job("dead", id="b", command="send letter")
     make_job("pending", id="c", queue="mail", command="letter")
@@ -161,7 +161,7 @@ def test_the_list_heeds_the_consoles_filters(reader: Program) -> None:
     assert len(reader("GET", "/jobs?q=%25").get_json()["jobs"]) == 0
 
 
-def test_q_is_the_consoles_search_and_next_leads_through_what_was_not_looked_at(
+def test_q_is_the_search_of_the_console_and_next_continues_a_capped_search(
     reader: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 4)
@@ -186,7 +186,7 @@ NONSENSE = ["state=done", "state=", "limit=0", "limit=501", "limit=x", "limit=1&
      "cursor=bnVsbA", "cursor=" + "W1" * 3000]  # fmt: skip
 
 
-def test_a_query_that_says_nonsense_is_refused(reader: Program) -> None:
+def test_an_invalid_query_is_refused(reader: Program) -> None:
     for query in NONSENSE:
         refused(reader("GET", f"/jobs?{query}"), 422, "invalid")
 
@@ -194,7 +194,7 @@ def test_a_query_that_says_nonsense_is_refused(reader: Program) -> None:
 # --- one job ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_job_has_its_attempts_and_its_story(reader: Program) -> None:
+def test_a_job_has_its_attempts_and_events(reader: Program) -> None:
     job = make_job("dead", id="job1")
     make_attempt(job, output=b"x")
     make_event("requeue", "person:ben", "job:job1", job=job)
@@ -208,18 +208,18 @@ MISSING = ("/jobs/none", "/jobs/a%00b", "/jobs/%F0%9F%98%80", "/jobs/none/output
            "/acts/99999999999999999999")  # fmt: skip
 
 
-def test_what_is_not_there_is_a_404(reader: Program) -> None:
+def test_an_unknown_resource_is_a_404(reader: Program) -> None:
     for path in MISSING:
         refused(reader("GET", path), 404, "not-found")
 
 
-def test_ids_that_are_words_of_addresses_are_found(reader: Program) -> None:
+def test_jobs_named_like_parts_of_urls_are_found(reader: Program) -> None:
     for word in ("batch", "cancel", "requeue"):
         make_job("dead", id=word)
         assert reader("GET", f"/jobs/{word}").get_json()["id"] == word
 
 
-def test_another_method_is_told_which_there_are(reader: Program) -> None:
+def test_a_wrong_method_gets_the_allowed_methods(reader: Program) -> None:
     response = reader("PATCH", "/jobs/job1")
     refused(response, 405, "method")
     assert {"GET", "DELETE"} <= set(response.headers["Allow"].split(", "))
@@ -228,7 +228,7 @@ def test_another_method_is_told_which_there_are(reader: Program) -> None:
 # --- its output ------------------------------------------------------------------------------------------------------
 
 
-def test_output_is_exact_and_comes_in_ranges(reader: Program) -> None:
+def test_output_is_exact_and_supports_ranges(reader: Program) -> None:
     job = make_job("dead", id="job1")
     make_attempt(job, output=b"out\nerr\nout\xff", output_runs="4,4,4", output_dropped=3, output_cut=4)
     response = reader("GET", "/jobs/job1/output")
@@ -247,12 +247,12 @@ def test_output_is_exact_and_comes_in_ranges(reader: Program) -> None:
 
 
 @pytest.mark.parametrize("query", ["attempt=0", "attempt=x", "attempt=99999999999", "stream=both2"])
-def test_an_output_that_cannot_be_is_refused(reader: Program, query: str) -> None:
+def test_an_unknown_stream_or_attempt_is_refused(reader: Program, query: str) -> None:
     make_job("dead", id="job1")
     refused(reader("GET", f"/jobs/job1/output?{query}"), 422, "invalid")
 
 
-def test_live_output_is_given_as_far_as_it_has_come(reader: Program) -> None:
+def test_live_output_is_returned_up_to_now(reader: Program) -> None:
     job = make_job("processing", id="job1")
     make_chunk(job, b"so far")
     response = reader("GET", "/jobs/job1/output")
@@ -262,7 +262,7 @@ def test_live_output_is_given_as_far_as_it_has_come(reader: Program) -> None:
 # --- the description is what is given --------------------------------------------------------------------------------
 
 
-def test_requests_and_answers_are_described_as_they_are(reader: Program) -> None:
+def test_requests_and_responses_match_the_document(reader: Program) -> None:
     assert set(jobs.JobRequest().fields) == set(job_spec._READERS)
     job = make_job("dead", id="job1")
     make_attempt(job)

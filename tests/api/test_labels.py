@@ -1,4 +1,4 @@
-"""Labels by way of the API: what jobs require, what workers have, and what waits for which."""
+"""Labels in the API: what jobs require, what workers have, and what waits for which."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.factories import make_job, make_supervisor, make_worker
 
 
 @pytest.mark.parametrize("given", [["ssd", "gpu"], "gpu, ssd", ["gpu", "ssd", "gpu"]])
-def test_a_job_is_submitted_with_what_it_requires(submitter: Program, given: Any) -> None:
+def test_a_job_is_submitted_with_required_labels(submitter: Program, given: Any) -> None:
     job = submitter("POST", "/jobs", {"command": "true", "id": "a", "requires": given})
     assert job.status_code == 201
     assert job.get_json()["requires"] == ["gpu", "ssd"]
@@ -21,7 +21,7 @@ def test_a_job_is_submitted_with_what_it_requires(submitter: Program, given: Any
 
 
 @pytest.mark.parametrize("body", [{}, {"requires": None}, {"requires": []}])
-def test_without_any_the_list_is_empty(submitter: Program, body: dict[str, Any]) -> None:
+def test_a_job_without_requirements_has_an_empty_list(submitter: Program, body: dict[str, Any]) -> None:
     assert submitter("POST", "/jobs", {"command": "true", **body}).get_json()["requires"] == []
 
 
@@ -37,7 +37,7 @@ def test_a_refusal_names_the_field(submitter: Program) -> None:
     assert stored() == 0
 
 
-def test_workers_and_supervisors_tell_all_that_may_be_required_of_them(reader: Program) -> None:
+def test_workers_and_supervisors_list_all_their_labels(reader: Program) -> None:
     make_supervisor(id="s1", host="Web-1", labels='["ssd", "gpu"]')
     make_worker(id="w1", supervisor_id="s1", host="Web-1", labels='["ssd", "gpu"]')
     make_worker(id="w2", supervisor_id="older", host="web_2")
@@ -48,7 +48,7 @@ def test_workers_and_supervisors_tell_all_that_may_be_required_of_them(reader: P
     assert reader("GET", "/status").get_json()["workers"][0]["labels"]
 
 
-def test_a_queue_tells_what_waits_for_which_labels(reader: Program) -> None:
+def test_a_queue_counts_pending_jobs_by_required_labels(reader: Program) -> None:
     make_job(queue="mail")
     for _ in range(2):
         make_job(queue="mail", requires="gpu,ssd")

@@ -1,4 +1,4 @@
-"""A program is told that the queue has moved, as a problem of its own kind, and may still read."""
+"""After a move, writes get a problem of their own kind, and reads still work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.factories import make_job
 from webapp.config import Config
 
 
-def test_a_write_is_a_problem_with_the_new_address(whole: Flask, admin: Program, home: Path, tmp_path: Path) -> None:
+def test_a_write_to_a_moved_queue_names_the_new_one(whole: Flask, admin: Program, home: Path, tmp_path: Path) -> None:
     make_job(id="old")
     target = Config(home, f"sqlite:///{tmp_path}/moved.db", None)
     go(target)

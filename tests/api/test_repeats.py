@@ -1,4 +1,4 @@
-"""A request that is sent again under its Idempotency-Key is answered again, and not done again."""
+"""A request that is repeated under its Idempotency-Key gets the first response and is not run again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.usefixtures("own_clock"), pytest.mark.postgresql]
 JOB = {"command": "echo hi"}
 
 
-def test_the_same_request_is_answered_again(submitter: Program) -> None:
+def test_a_repeated_key_gets_the_first_response(submitter: Program) -> None:
     first = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     again = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     assert (again.status_code, again.data) == (first.status_code, first.data)
@@ -34,26 +34,26 @@ def test_the_same_request_is_answered_again(submitter: Program) -> None:
     assert stored() == 1
 
 
-def test_another_request_under_the_key_is_refused(submitter: Program) -> None:
+def test_another_request_with_the_same_key_is_refused(submitter: Program) -> None:
     submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     refused(submitter("POST", "/jobs", {"command": "other"}, Idempotency_Key="k1"), 422, "key-reused")
     refused(submitter("POST", "/jobs/batch", [JOB], Idempotency_Key="k1"), 422, "key-reused")
     assert stored() == 1
 
 
-def test_a_key_is_a_tokens_own(whole: Flask, submitter: Program) -> None:
+def test_each_token_has_its_own_keys(whole: Flask, submitter: Program) -> None:
     submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     assert make_program(whole, "submit", "other")("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
     assert stored() == 2
 
 
-def test_what_was_refused_leaves_the_key_free(submitter: Program) -> None:
+def test_a_refused_request_does_not_use_up_its_key(submitter: Program) -> None:
     refused(submitter("POST", "/jobs", {"command": ""}, Idempotency_Key="k1"), 422, "invalid")
     assert submitter("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\xe4"])
-def test_what_is_no_key_is_refused(submitter: Program, key: str) -> None:
+def test_an_invalid_key_is_refused(submitter: Program, key: str) -> None:
     refused(submitter("POST", "/jobs", JOB, Idempotency_Key=key), 422, "invalid")
 
 
@@ -63,7 +63,7 @@ def row() -> IdempotencyKey:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
+def test_a_crash_between_commit_and_response_stores_the_jobs_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     path, body = ("/jobs/batch", [JOB, JOB, JOB]) if many else ("/jobs", JOB)
@@ -79,9 +79,7 @@ def test_who_dies_between_commit_and_answer_has_stored_the_jobs_once(
     assert stored() == (3 if many else 1)
 
 
-def test_after_a_fault_the_same_request_may_come_again_at_once(
-    submitter: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_can_be_repeated_at_once_after_an_error(submitter: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     enqueue = actions.enqueue
 
     def stored_and_broken(*arguments: Any, **options: Any) -> Any:
@@ -98,7 +96,7 @@ def test_after_a_fault_the_same_request_may_come_again_at_once(
 
 
 @pytest.mark.parametrize("broken", ["_store", "_end"])
-def test_a_request_whose_end_could_not_be_noted_may_come_again_at_once(
+def test_a_request_whose_result_was_not_recorded_can_be_repeated_at_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def away(*_: Any, **__: Any) -> None:
@@ -114,14 +112,14 @@ def test_a_request_whose_end_could_not_be_noted_may_come_again_at_once(
     assert stored() == 1
 
 
-def test_an_act_under_a_key_is_done_once(operator: Program) -> None:
+def test_a_bulk_action_with_a_key_runs_once(operator: Program) -> None:
     make_job("dead", id="job1")
     for _ in range(2):
         assert operator("POST", "/jobs/job1/requeue", Idempotency_Key="k1").status_code == 200
     refused(operator("POST", "/jobs/job1/requeue"), 409, "conflict")
 
 
-def test_the_secret_and_the_key_of_a_request_are_in_no_answer(submitter: Program) -> None:
+def test_responses_contain_neither_token_nor_key(submitter: Program) -> None:
     response = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     assert submitter.secret.encode() not in response.data
     assert (row().answer or b"").find(submitter.secret.encode()) == -1

@@ -81,9 +81,7 @@ def test_an_unknown_host_name_is_refused(target: Target, host: str) -> None:
     [("Origin", "http://evil.example"), ("Origin", "null"), ("Origin", "http://127.0.0.1:1"),
      ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site")],
 )  # fmt: skip
-def test_another_site_cannot_write_with_cookies_and_token_of_a_user(
-    target: Target, header: tuple[str, str]
-) -> None:
+def test_another_site_cannot_write_with_cookies_and_token_of_a_user(target: Target, header: tuple[str, str]) -> None:
     ana = target.person("admin")
     assert ana.post("/submit", {"command": "touch owned-by-another-site", "start": "now"}, dict([header])).status == 403
     assert "owned-by-another-site" not in ana.send("GET", "/jobs").text
