@@ -16,7 +16,7 @@ from tests.factories import make_attempt, make_job, make_jobs
 from webapp.core.states import STATES
 from webapp.db import engines
 from webapp.db.engines import reading
-from webapp.jobs import filters, listing, queries, search
+from webapp.jobs import actions, filters, listing, queries, search
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.listing import Page
 from webapp.jobs.search import SearchError
@@ -169,6 +169,37 @@ def test_each_qualifier_finds_its_jobs_and_all_must_hold() -> None:
 def test_every_valid_search_works_on_both_databases(typed: str) -> None:
     for state in ("", "state:pending ", "state:dead "):
         assert ids(state + typed) == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("ÜBER", ["b", "a"]),
+        ("über", ["b", "a"]),
+        ("SSE[ü]*?", ["b"]),
+        (r"^.$|(\_%/", ["b"]),
+        ("οδοσ", ["c"]),
+        ("ОТЧЁТ", ["c"]),
+        ("straSSe", ["d"]),  # a letter is not the same as two
+        ("STRAẞE", ["e"]),
+        ("worker:WEB-É", ["e", "d"]),
+        ("日本", ["c"]),
+    ],
+)
+def test_case_is_ignored_alike_on_both_databases(typed: str, found: list[str]) -> None:
+    make_job("completed", id="a", command="echo über")
+    make_job("completed", id="b", command=r"ÜBERGRÖSSE[Ü]*? ^.$|(\_%/")
+    make_job("completed", id="c", command="ΟΔΌΣ οδος отчёт 日本")
+    make_attempt(make_job("dead", id="d", command="true", last_error="strasse"), worker_id="Web-é1")
+    make_attempt(make_job("dead", id="e", command="straße"), worker_id="web-É2")
+    with reading() as session:
+        wanted = search.parse(typed).in_output()
+        assert [job.id for job in listing.page_of_jobs(session, wanted).jobs] == found
+    if "worker" not in typed:
+        actions.apply("requeue", wanted, "person:ana")
+        assert ids("state:pending") == found[::-1]
 
 
 # --- the cap ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from webapp.db.models import Job, Queue
+from webapp.db.text_match import contains
 from webapp.insight import trends
 from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
@@ -45,7 +46,7 @@ class QueueFilter:
     def where(self) -> ColumnElement[bool]:
         found: ColumnElement[bool] = Queue.removed_at.is_(None)
         if self.like:
-            found &= Queue.name.icontains(self.like, autoescape=True)
+            found &= contains(Queue.name, self.like)
         if self.show == "paused":
             found &= Queue.paused_at.is_not(None)
         elif self.show == "busy":

@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, literal_c
 
 from webapp.core.states import STATES, TERMINAL
 from webapp.db.models import Attempt, Job, OutputTail
+from webapp.db.text_match import contains, starts_with
 from webapp.jobs.lifecycle import in_state
 
 SEARCH_CAP = 20_000  # rows that one read searches without an index
@@ -32,12 +33,12 @@ class JobFilter:
     """Conditions that must all hold; None means any.
 
     Attributes:
-        text: words and quoted phrases; each must be in the id or the command, case ignored.
+        text: words and quoted phrases; each must be in the id or the command, in any case (`db/text_match.py`).
         output: the words may also be in a dead letter's error or last output.
         group: the fingerprint of a dead-letter group.
         ended_by: ended at this time (microseconds) or earlier.
         exit: exit code of the latest ended attempt.
-        worker: start of the id of a worker that runs the job or ran an attempt.
+        worker: start of the id, in any case, of a worker that runs the job or ran an attempt.
         by: the actor who submitted the job.
         since: changed at this time (microseconds) or later.
         requires: one required label.
@@ -112,23 +113,22 @@ class JobFilter:
         for word in words(self.text or ""):
             yield False, or_(*self._says(word))
         if self.worker is not None:
-            runs = Job.worker_id.startswith(self.worker, autoescape=True)
+            runs = starts_with(Job.worker_id, self.worker)
             # A scalar subquery: for an EXISTS, PostgreSQL may read all attempts first.
-            by = Attempt.worker_id.startswith(self.worker, autoescape=True)
+            by = starts_with(Attempt.worker_id, self.worker)
             last = select(func.max(Attempt.number)).where(Attempt.job_seq == Job.seq, by).correlate(Job)
             yield False, or_(runs, last.scalar_subquery().is_not(None))
 
     def _says(self, word: str) -> list[ColumnElement[bool]]:
         """The conditions for one word, one for each place."""
         places: list[ColumnElement[bool]] = [
-            Job.id.icontains(word, autoescape=True),
-            Job.command.icontains(word, autoescape=True),
+            contains(Job.id, word),
+            contains(Job.command, word),
         ]
         if self.output:
             # A scalar subquery: for an EXISTS, PostgreSQL would read the tails of all jobs first.
             text = select(OutputTail.text).where(OutputTail.job_seq == Job.seq).correlate(Job).scalar_subquery()
-            tail = text.icontains(word, autoescape=True)
-            places += [Job.last_error.icontains(word, autoescape=True), tail]
+            places += [contains(Job.last_error, word), contains(text, word)]
         return places
 
     def in_output(self) -> JobFilter:
