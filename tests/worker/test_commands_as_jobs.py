@@ -11,6 +11,7 @@ import pytest
 from tests.worker.conftest import Fleet, Queue, both_ways
 from webapp.db.engines import reading
 from webapp.jobs import job_detail
+from webapp.lib.error_key import error_key
 
 Start = Callable[..., Fleet]
 
@@ -77,6 +78,7 @@ def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue
     fleet()
     gone = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path / "gone"), max_retries=0), "dead")
     assert gone.last_error == f"working directory {tmp_path}/gone does not exist"
+    assert gone.error_key == queue.attempts(gone.id)[0].error_key == error_key("cwd", gone.last_error, "pwd")
     here = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path)), "completed")
     assert queue.attempts(here.id)[0].output.decode() == f"{tmp_path}\n"
 

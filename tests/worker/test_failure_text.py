@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from webapp.lib.error_key import error_key
 from worker.runner import failure_text
 
 
@@ -33,14 +34,14 @@ def test_the_last_line_that_says_anything_is_quoted_safely(output: bytes, line: 
     ],
 )
 def test_failures_that_differ_in_numbers_paths_and_ids_are_alike(one: str, other: str) -> None:
-    assert failure_text.error_key("exit 1", one, "cmd") == failure_text.error_key("exit 1", other, "cmd")
+    assert error_key("exit 1", one, "cmd") == error_key("exit 1", other, "cmd")
 
 
 def test_failures_of_another_kind_or_with_other_words_or_of_other_commands_are_not() -> None:
     keys = {
-        failure_text.error_key("exit 1", "no route to host", "curl a"),
-        failure_text.error_key("exit 2", "no route to host", "curl a"),
-        failure_text.error_key("exit 1", "refused", "curl a"),
-        failure_text.error_key("exit 1", "no route to host", "wget a"),
+        error_key("exit 1", "no route to host", "curl a"),
+        error_key("exit 2", "no route to host", "curl a"),
+        error_key("exit 1", "refused", "curl a"),
+        error_key("exit 1", "no route to host", "wget a"),
     }
     assert len(keys) == 4

@@ -94,6 +94,8 @@ def test_a_job_that_kills_its_worker_is_buried_after_three_losses_suffered_alone
     job = queue.reaches(job_id, "dead")
     assert (job.attempts, job.losses, job.lone_losses, job.failures) == (4, 4, 3, 0)
     assert "Poison job" in (job.last_error or "")
+    assert job.error_key
+    assert [attempt.error_key for attempt in queue.attempts(job_id)] == [None, None, None, job.error_key]
 
 
 @pytest.mark.full

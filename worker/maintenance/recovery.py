@@ -15,6 +15,7 @@ from webapp.core.events import record
 from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
+from webapp.lib.error_key import error_key
 from webapp.lib.stream_runs import encode_runs
 from worker import processes
 from worker.runner import failure_text
@@ -132,7 +133,8 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     now, state, error = clock.now(), ARROWS[verb].enters, _explain(orphan.worker, verified)
     if verb == "bury":
         error += f". Poison job: {job['losses'] + 1} workers crashed on it, {lone_losses} of them while it ran alone"
-    output = _keep_output(transaction, orphan.seq, job, error, now)
+    poison = error_key("poison", "", job["command"]) if verb == "bury" else None
+    output = _keep_output(transaction, orphan.seq, job, error, poison, now)
     if verb == "bury":
         transaction.execute(statements.TAIL, {"seq": orphan.seq, "text": failure_text.tail(output)})
     changes = {
@@ -141,7 +143,7 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
         "finished_at": None if verb == "lose" else now,
         "lone_losses": lone_losses,
         "error": error,
-        "error_key": failure_text.error_key("poison", "", job["command"]) if verb == "bury" else job["error_key"],
+        "error_key": poison or job["error_key"],
     }
     transaction.execute(_MOVE_ON, {**mine, **changes})
     detail = {"text": error, "worker": f"worker:{job['worker_id']}"}
@@ -152,7 +154,9 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     return True
 
 
-def _keep_output(transaction: Transaction, seq: int, job: dict[str, Any], error: str, now: int) -> bytes:
+def _keep_output(
+    transaction: Transaction, seq: int, job: dict[str, Any], error: str, key: Optional[str], now: int
+) -> bytes:
     """Store the lost attempt with the output that the worker had sent. Returns this output."""
     place = {"seq": seq, "attempt": job["attempts"]}
     kept = output.join(transaction.execute(_CHUNKS, place).fetchall())
@@ -162,7 +166,7 @@ def _keep_output(transaction: Transaction, seq: int, job: dict[str, Any], error:
         "kind": "lost",
         "reason": "lost",
         "error": error,
-        "error_key": None,
+        "error_key": key,
         "worker": job["worker_id"],
         "started_at": job["started_at"],
         "ended_at": now,

@@ -19,6 +19,7 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 
 from webapp.core.settings import Settings
 from webapp.lib import clock, sd_notify
+from webapp.lib.error_key import error_key
 from worker import processes
 from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
@@ -105,11 +106,7 @@ class Runner(ABC, Generic[R]):
                 _check_folder(claim.cwd)
             running = self._spawn(claim, capture, started_at, Limits.of(settings))
         except CannotStart as error:
-            self._ended.append(
-                AttemptResult(
-                    claim, "failed", error.reason, started_at, clock.now(), error=str(error), output=capture.kept()
-                )
-            )
+            self._ended.append(_not_started(claim, error, started_at))
             return
         running.limit = claim.timeout if claim.timeout is not None else settings.job_timeout
         if running.limit:
@@ -240,6 +237,11 @@ def _check_folder(cwd: str) -> None:
         raise CannotStart("cwd", f"the worker has no access to working directory {cwd}")
 
 
+def _not_started(claim: Claim, error: CannotStart, started_at: int) -> AttemptResult:
+    key = error_key(error.reason, str(error), claim.command)
+    return AttemptResult(claim, "failed", error.reason, started_at, clock.now(), error=str(error), error_key=key)
+
+
 def _result(running: Running) -> AttemptResult:
     kept, exit_code, number = running.capture.kept(), running.exit_code, running.signal
     facts: dict[str, Any] = {
@@ -268,5 +270,5 @@ def _result(running: Running) -> AttemptResult:
     if running.used_up:
         ending = f"{failure_text.describe_limit(running.used_up, running.limits)}; {ending}"
     error = f"{ending}: {line}" if line else ending
-    key = failure_text.error_key(what, line, running.claim.command)
+    key = error_key(what, line, running.claim.command)
     return AttemptResult(running.claim, "failed", reason, error=error, error_key=key, **facts)

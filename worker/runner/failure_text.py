@@ -1,11 +1,10 @@
-"""The texts of failed attempts, and the fingerprint that groups similar failures."""
+"""The texts of failed attempts. `webapp/lib/error_key.py` makes the fingerprint that groups similar ones."""
 
 from __future__ import annotations
 
-import hashlib
 import signal
 
-from webapp.lib.text import mask, plain_tail, plain_text
+from webapp.lib.text import plain_tail, plain_text
 from worker.runner.limits import Limits
 
 LINE_LIMIT = 300  # characters of the last output line in an error
@@ -43,15 +42,6 @@ def last_line(output: bytes) -> str:
 def tail(output: bytes) -> str:
     """The last TAIL_LIMIT bytes as plain text for search: whole lines if possible."""
     return plain_tail(output, TAIL_LIMIT)
-
-
-def error_key(what: str, line: str, command: str) -> str:
-    """The fingerprint of similar failures: kind of end, last output line and command, without numbers, paths and ids.
-
-    `what` is 'exit 3', 'signal 9', 'timeout' …
-    """
-    pattern = "\n".join((what, mask(line), mask(command)[:200]))
-    return hashlib.sha256(pattern.encode(errors="replace")).hexdigest()[:16]
 
 
 def describe_limit(which: str, limits: Limits) -> str:
