@@ -33,6 +33,7 @@ from webapp.db.models import (
     Job,
     Minute,
     OutputTail,
+    RetentionMark,
     SetupLink,
     Throttle,
     UserSession,
@@ -90,6 +91,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     ana = make_user("ana")
     make_user("Björn", role="viewer")
     settings.set_setting("backoff_base", "3.5", "person:ana")
+    settings.set_setting("keep_output@default", 3, "person:ana")
     with engines.writing() as session:
         session.add(OutputTail(job_seq=hard.seq, text=HARD))
         session.add(Group(key="exit:1", note=HARD, owner=None, changed_at=now, changed_by="person:ana"))
@@ -97,6 +99,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
         session.add(View(user_id=ana.id, name="Ä view", query="q=state%3Adead", created_at=now))
         session.add(Throttle(key="address:::1", failures=3, last_at=now, until=now))
         session.add(SetupLink(token_hash="s", expires_at=now))
+        session.add(RetentionMark(name="keep_output/completed/3", finished_at=now))
         session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
         session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
         session.add(BulkAction(**_act(), undoes=None))

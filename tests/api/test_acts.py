@@ -161,6 +161,12 @@ def test_a_setting_is_changed_and_reverted(admin: Program) -> None:
     for value in (0, 1e9, True, None, "x", [1], {"a": 1}, "\ud800", 10**300):
         refused(admin("PUT", "/config/backoff_base", {"value": value}), 422, "invalid")
     refused(admin("PUT", "/config/none", {"value": 1}), 404, "not-found")
+    refused(admin("PUT", "/config/keep_dead@none", {"value": 1}), 404, "not-found")
+    make_queue("mail")
+    own = admin("PUT", "/config/keep_dead@mail", {"value": 7}).get_json()
+    assert (own["value"], own["default"], own["queue"]) == (7, 0, "mail")
+    assert own in admin("GET", "/config").get_json()["settings"]
+    assert admin("DELETE", "/config/keep_dead@mail").get_json()["changed_by"] is None
 
 
 def test_the_status_equals_that_of_the_command_line(admin: Program) -> None:

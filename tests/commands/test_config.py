@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from tests.commands.conftest import Cli
+from tests.factories import make_queue
 from webapp.config import CHECKOUT
 from webapp.core.settings import DEFINITIONS
 
@@ -78,3 +79,16 @@ def test_get_loads_no_console_and_no_tables(home: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "[]\n")
+
+
+def test_a_queue_has_its_own_value_by_option_or_by_key(app: Flask, cli: Cli) -> None:
+    make_queue("mail")
+    assert cli("config", "set", "keep_output", "3", "--queue", "mail").out == "keep_output@mail = 3\n"
+    assert cli("config", "get", "keep_output@mail").out == "3\n"
+    assert cli("config", "get", "keep_output", "--queue", "mail", "--json").json["queue"] == "mail"
+    assert "keep_output@mail" in cli("config", "list").out
+    assert "keep_output@mail" not in cli("config", "history", "keep_output").out
+    assert "from" in cli("config", "history", "keep_output", "--queue", "mail", "--json").json[0]
+    assert cli("config", "unset", "keep_output", "--queue", "mail").out == "keep_output@mail = 0 (default)\n"
+    assert "no such queue: 'none'" in cli("config", "set", "keep_output", "3", "--queue", "none").err
+    assert "one value for all queues" in cli("config", "set", "lease", "30", "--queue", "mail").err

@@ -13,7 +13,8 @@ from tests.factories import make_job, make_worker
 from webapp.core import settings as setting_values
 from webapp.db.engines import reading
 from webapp.db.models import Job
-from webapp.jobs import queries, settings
+from webapp.insight import size_limit
+from webapp.jobs import filters, queries, settings
 from webapp.lib import clock
 
 
@@ -83,6 +84,48 @@ def test_a_keep_counts_no_further_than_the_cap(admin: Browser, monkeypatch: pyte
         make_job("completed", finished_at=clock.now() - 9 * clock.DAY)
     text = admin.post("/config/keep_completed/check", {"value": "4"}, partial=True).get_data(as_text=True)
     assert "Saving deletes 3+ completed jobs" in text
+
+
+def test_a_queue_has_a_page_for_its_own_value(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    for days in (5, 9):
+        for queue in ("mail", "mail", "default"):
+            make_job("completed", queue=queue, finished_at=clock.now() - days * clock.DAY)
+
+    def told(key: str, value: str) -> str:
+        return admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
+
+    assert admin.get("/config/keep_completed/queue?queue=+mail").headers["Location"] == "/config/keep_completed@mail"
+    assert "Saving deletes 4 completed jobs of queue mail within minutes" in told("keep_completed@mail", "4")
+    assert "of queue mail is that old" in told("keep_completed@mail", "20")
+    assert admin.post("/config/keep_completed@mail", {"value": "20"}).status_code == 303
+    assert "Saving deletes 2 completed jobs within minutes" in told("keep_completed", "4")  # not those of mail
+    monkeypatch.setattr(filters, "SEARCH_CAP", 5)
+    assert "Saving deletes at least 1 completed job within minutes" in told("keep_completed", "4")
+    assert 'href="/config/keep_completed@mail">mail</a>: 20 days' in admin.get("/config/keep_completed").text
+    assert "1 queue has another value." in admin.get("/config").text
+    page = admin.get("/config/keep_completed@mail").text
+    assert "Reset to default (30, as all queues)" in page
+    admin.post("/config/keep_completed@mail", {"reset": "1"})
+    assert "another value" not in admin.get("/config").text
+    assert admin.get("/config/keep_completed@none").status_code == 404
+    assert admin.get("/config/lease@mail").status_code == 404
+
+
+def test_the_limits_of_output_and_size_say_what_they_would_delete(
+    admin: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for state in ("completed", "cancelled", "dead"):
+        make_job(state, finished_at=clock.now() - 9 * clock.DAY)
+
+    def told(key: str, value: str) -> str:
+        return admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
+
+    assert "Saving deletes the output of 2 ended jobs within minutes" in told("keep_output", "4")
+    assert "Output is deleted with its job" in told("keep_output", "0")
+    monkeypatch.setattr(size_limit, "used", lambda _: 5 * 1024**2)
+    assert "Saving deletes about 3.0 MiB within minutes" in told("max_database_size", "2")
+    assert "The database holds 5.0 MiB. Nothing is deleted now." in told("max_database_size", "6")
+    assert "No limit" in told("max_database_size", "0")
 
 
 def test_a_shorter_keep_of_the_audit_trail_says_how_many_lines_it_would_delete(admin: Browser) -> None:

@@ -106,6 +106,13 @@ def test_where_bytes_were_left_out_a_line_says_how_many() -> None:
     assert bare(behind.html) == "<div>tail</div>"
 
 
+def test_an_output_that_retention_deleted_is_not_shown_as_none() -> None:
+    assert (
+        view_of(Output(b"", (), cut=0, dropped=5000)).unfinished
+        == '<div class="cut">5,000 bytes deleted by retention</div>'
+    )
+
+
 def test_lines_of_stderr_are_marked() -> None:
     kept = Output(b"out\nerr\nout\n", (4, 4, 4))
     assert bare(view_of(kept).html) == '<div>out</div><div class="err">err</div><div>out</div>'

@@ -11,9 +11,10 @@ from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_job, make_queue, make_worker
 from webapp.core import db_errors
 from webapp.db.engines import writing
-from webapp.db.models import CommandHour
-from webapp.insight import rollups, trends
+from webapp.db.models import CommandHour, RetentionMark
+from webapp.insight import rollups, size_limit, trends
 from webapp.insight.rollups import HOUR, MINUTE
+from webapp.jobs import settings
 from webapp.lib import clock
 
 SECOND = clock.SECOND
@@ -85,6 +86,21 @@ def test_silent_workers_a_large_log_and_many_queues_without_a_worker(
     assert "The database log has grown to 300 MiB" in shown
     assert "1 worker is not responding" in shown
     assert "No worker serves queues a, b, c \N{HORIZONTAL ELLIPSIS} 4 pending." in shown
+
+
+def test_a_database_that_cannot_be_made_smaller_than_its_limit_is_named(
+    viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(size_limit, "used", lambda _: 5 * 1024**2)
+    settings.set_setting("max_database_size", 4, "person:ana")
+    make_worker()
+    make_job("dead")
+    assert "size" not in needs(viewer)  # retention may have something to delete
+    with writing() as session:
+        session.add(RetentionMark(name=size_limit.STUCK, finished_at=1))
+    shown = text_of(viewer)
+    assert "The database is larger than its limit" in shown
+    assert "1 dead letter, 0 unfinished jobs and the records of the queue" in shown
 
 
 def test_jobs_that_seem_stuck_are_named_with_why(viewer: Browser) -> None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.every_python
 FRAMEWORKS = {"flask", "werkzeug", "jinja2", "sqlalchemy", "flask_sqlalchemy", "alembic"}
 SLOW = {"asyncio", "email", "http", "ssl", "xml", "difflib"}
 # The chores process works with SQLAlchemy, and therefore ends; see worker/maintenance/chore_starter.py.
-CHORES = {"worker.maintenance.chores", "worker.maintenance.retention"}
+CHORES = {f"worker.maintenance.{name}" for name in ("chores", "retention", "ended_jobs", "size_limit", "free_space")}
 
 _IMPORT_EACH = """
 import importlib, json, sys

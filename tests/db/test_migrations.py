@@ -18,14 +18,16 @@ from flask import Flask
 from sqlalchemy import select, text
 
 from tests.deadline import DEADLINE
-from tests.factories import make_job
+from tests.factories import make_attempt, make_job
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.core import schema
 from webapp.core.database import Database
 from webapp.core.transaction import Connection
 from webapp.db import engines as db
-from webapp.db import migrations, models
+from webapp.db import failure_keys, migrations, models
 from webapp.db.application import create_core
+from webapp.lib.error_key import error_key
+from worker.maintenance import chores
 
 pytestmark = pytest.mark.postgresql
 
@@ -73,6 +75,7 @@ def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> No
             "DROP INDEX ix_jobs_first",
             "ALTER TABLE jobs DROP COLUMN batch",
             "ALTER TABLE queues DROP COLUMN removed_at",
+            "DROP TABLE retention_marks",
             "UPDATE alembic_version SET version_num = '0004'",
             *([] if db.is_sqlite() else ["DROP FUNCTION audit_loses_old_lines_only CASCADE"]),  # of schema 0006
         ):
@@ -81,6 +84,35 @@ def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> No
     with db.reading() as session:
         found = dict(session.execute(select(models.Job.form_key, models.Job.batch)).tuples().all())
     assert found == {**keys, None: None}
+
+
+def test_dead_letters_without_a_group_get_the_one_of_new_failures(
+    app: Flask, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = "working directory /gone does not exist"
+    for number, name in enumerate(("last", "middle", "first")):
+        job = make_job("dead", id=name, error_key=None, last_error=error, finished_at=10 - number)
+        make_attempt(job, 1, reason="cwd", error=error, error_key=None)
+    make_job("dead", id="of a group")
+    make_job("completed", id="completed", error_key=None)
+    with db.writing() as session:
+        session.execute(text("DROP TABLE retention_marks"))
+        session.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+    assign = failure_keys.assign
+    with monkeypatch.context() as patched:
+        patched.setattr(failure_keys, "assign", lambda connection, most: assign(connection, min(most, 2)))
+        migrations.ensure_current(config)
+    new = error_key("cwd", error, "echo hello")
+    keys: dict[str, Optional[str]] = {"last": new, "middle": new, "first": None, "of a group": "exit:1"}
+    assert _error_keys() == {**keys, "completed": None}  # bounded, because it holds the write lock
+    while chores.Chores(config, retains=False).do_some():
+        pass
+    assert _error_keys() == {**keys, "completed": None, "first": new}
+
+
+def _error_keys() -> dict[str, Optional[str]]:
+    with db.reading() as session:
+        return dict(session.execute(select(models.Job.id, models.Job.error_key)).tuples().all())
 
 
 def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -> None:

@@ -8,10 +8,12 @@ from typing import Callable
 
 import pytest
 
+from tests.factories import make_job, make_queue
 from webapp.core import settings as setting_values
 from webapp.core.settings import DEFINITIONS, Definition, SettingError
 from webapp.db.engines import reading
-from webapp.jobs import lifecycle, settings
+from webapp.jobs import lifecycle, queue_actions, settings
+from webapp.jobs.lifecycle import NotFound
 from webapp.jobs.queries import events_of
 
 
@@ -129,3 +131,54 @@ def test_only_a_settings_own_changes_are_reverted_and_within_its_bounds(monkeypa
     with pytest.raises(SettingError, match="from 0 to 100"):
         settings.revert_setting("max_retries", change, "person:ana")
     assert len(history("max_retries")) == 2
+
+
+# --- a queue's own value ---
+
+
+@pytest.mark.usefixtures("app")
+def test_a_queue_inherits_what_it_does_not_set_itself() -> None:
+    make_queue("mail")
+    with reading() as session:
+        assert settings.find(session, "keep_dead@mail").value == 0
+    settings.set_setting("keep_dead@mail", "7", "person:ana")
+    settings.set_setting("keep_dead", "90", "person:ana")
+    with reading() as session:
+        values, own = settings.load(session), settings.find(session, "keep_dead@mail")
+        listed = [value.definition.key for value in settings.describe(session)]
+        history = settings.history(session, "keep_dead@mail")
+    assert (values.keep("keep_dead", "mail"), values.keep("keep_dead", "other"), values.keep_dead) == (7, 90, 90)
+    assert (own.value, own.definition.default, own.changed_by) == (7, 90, "person:ana")
+    assert listed.index("keep_dead@mail") == listed.index("keep_dead") + 1
+    assert [(change.before, change.after, change.before_default) for change in history] == [(0, 7, True)]
+    assert settings.unset_setting("keep_dead@mail", "person:ana").value == 90
+    with reading() as session:
+        assert settings.load(session).keep("keep_dead", "mail") == 90
+        assert settings.history(session, "keep_dead@mail")[0].after_default
+    assert settings.revert_setting("keep_dead@mail", history[0].id, "person:ana").changed_by is None
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        ("keep_dead@none", NotFound, "no such queue: 'none'"),
+        ("keep_dead@a\0b", NotFound, "no such queue: "),
+        ("keep_audit@mail", SettingError, "keep_audit has one value for all queues. Per queue: keep_completed, "),
+        ("keep_dead@", SettingError, "unknown setting 'keep_dead@'. Did you mean keep_dead?"),
+        ("keep_ded@mail", SettingError, "unknown setting"),
+    ],
+)
+def test_an_own_value_needs_a_queue_and_a_setting_of_queues(key: str, error: type[Exception], message: str) -> None:
+    make_queue("mail")
+    with pytest.raises(error, match=message):
+        settings.set_setting(key, "7", "person:ana")
+
+
+@pytest.mark.usefixtures("app")
+def test_a_removed_queue_keeps_its_own_values_because_its_finished_jobs_stay() -> None:
+    make_job("completed", queue="mail")
+    settings.set_setting("keep_completed@mail", "400", "person:ana")
+    queue_actions.remove_queue("mail", "person:ana")
+    with reading() as session:
+        assert settings.find(session, "keep_completed@mail").value == 400

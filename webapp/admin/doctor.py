@@ -23,10 +23,12 @@ from webapp.accounts import users
 from webapp.config import Config, ConfigError
 from webapp.core import labels, postgresql, sqlite
 from webapp.core.db_errors import LITTLE_SPACE, NO_SPACE
+from webapp.core.size import MIB
 from webapp.db import engines as db
 from webapp.db.application import create_core
 from webapp.db.models import Worker
 from webapp.insight import blockers, fleet
+from webapp.insight import size_limit as limits
 from webapp.jobs import queries, settings
 from webapp.lib import clock
 from webapp.lib.text import size
@@ -73,6 +75,7 @@ def examine() -> list[Finding]:
     else:
         checks.update({"database": postgresql_database, "notifications": notifications})
     checks["disk space"] = lambda: disk_space(folder)
+    checks["size limit"] = size_limit
     checks.update({"clock": wall_clock, "address": address, "workers": workers, "people": administrators})
     with app.app_context():
         findings += _run(checks)
@@ -199,6 +202,21 @@ def disk_space(folder: Path) -> Result:
     if free < LITTLE_SPACE:
         return "warn", f"{detail}.", "Free up disk space, or shorten the retention: manage.py config list"
     return "ok", detail, ""
+
+
+def size_limit() -> Optional[Result]:
+    """A finding only if the database has a limit."""
+    with db.reading() as session:
+        values = settings.load(session)
+        found = limits.overrun(session, values)
+        used = limits.used(session) if values.max_database_size and found is None else 0
+    if found is None:
+        limit = size(values.max_database_size * MIB)
+        return ("ok", f"the database holds {size(used)} of {limit}", "") if values.max_database_size else None
+    if not found.is_stuck:
+        return "warn", f"{found}.", "Retention will delete the oldest within minutes, if workers run."
+    advice = "Discard dead letters, shorten keep_audit, or raise max_database_size."
+    return "warn", f"{found}, and nothing is left that may be deleted: {found.rest}.", advice
 
 
 def notifications() -> Result:

@@ -10,7 +10,7 @@ from marshmallow import fields as ma
 from webapp.api import fields, request_body
 from webapp.api.gate import actor
 from webapp.api.routes import Noun
-from webapp.core import settings as setting_values
+from webapp.core.settings import SettingError
 from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings
 from webapp.web import serializers
@@ -23,9 +23,10 @@ class SettingRequest(Schema):
 
 
 class Setting(fields.Answer):
-    key = fields.text("the name")
+    key = fields.text("the name; `keep_completed@mail` is the value of one queue")
+    queue = fields.text("the queue whose own value this is; null: of all queues", null=True)
     value = fields.number("the current value")
-    default = fields.number("the default value")
+    default = fields.number("the default value; for a queue, the value of all queues")
     lowest = fields.number("inclusive")
     highest = fields.number("inclusive")
     unit = fields.text("seconds, days …")
@@ -39,8 +40,9 @@ routes = Noun("Config", "Settings that can be changed while the queue runs.")
 
 @routes.on("GET", "/config", {200: fields.listing("Settings", Setting, "all settings")}, scope="read")
 def list_settings() -> Any:
-    """List all settings: value, default, bounds, and who changed each last."""
-    return {"settings": list(_settings().values())}
+    """List all settings: value, default, bounds, and who changed each last. Also the queues with their own value."""
+    with reading() as session:
+        return {"settings": [serializers.setting(value) for value in settings.describe(session)]}
 
 
 @routes.on("GET", "/config/<key>", {200: Setting}, scope="read")
@@ -51,7 +53,10 @@ def get_setting(key: str) -> Any:
 
 @routes.on("PUT", "/config/<key>", {200: Setting}, scope="admin", body=SettingRequest)
 def set_setting(key: str) -> Any:
-    """Change a setting. The change applies at once to all jobs that do not set their own value."""
+    """Change a setting. The change applies at once to all jobs that do not set their own value.
+
+    With `keep_completed@mail` as key, likewise for the other `keep_` settings of jobs, change it for one queue.
+    """
     _setting(key)
     settings.set_setting(key, request_body.body(SettingRequest)["value"], actor())
     return _setting(key)
@@ -59,7 +64,7 @@ def set_setting(key: str) -> Any:
 
 @routes.on("DELETE", "/config/<key>", {200: Setting}, scope="admin")
 def reset_setting(key: str) -> Any:
-    """Reset a setting to its default."""
+    """Reset a setting to its default, or a queue's own value to that of all queues."""
     _setting(key)
     settings.unset_setting(key, actor())
     return _setting(key)
@@ -68,12 +73,7 @@ def reset_setting(key: str) -> Any:
 def _setting(key: str) -> dict[str, Any]:
     """Raises NotFound."""
     try:
-        setting_values.define(key[:100])
-    except setting_values.SettingError as error:
+        with reading() as session:
+            return serializers.setting(settings.find(session, key[:200]))
+    except SettingError as error:
         raise lifecycle.NotFound(str(error)) from None
-    return _settings()[key]
-
-
-def _settings() -> dict[str, dict[str, Any]]:
-    with reading() as session:
-        return {value.definition.key: serializers.setting(value) for value in settings.describe(session)}

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import click
 
 from webapp.commands.shared.core import actor, core, json_option, read_session
 from webapp.commands.shared.output import Column, ago, present, print_json
 from webapp.core.settings import define
+
+queue_option = click.option("--queue", metavar="NAME", help="Only for this queue, such as with keep_completed.")
+
+
+def _key(key: str, queue: Optional[str]) -> str:
+    """The key of a queue's own value. Refuses an unknown one before a database is created."""
+    whole = key if queue is None else f"{key}@{queue}"
+    define(whole)
+    return whole
 
 
 @click.group(epilog="Example: manage.py config set backoff_base 3")
@@ -17,7 +28,10 @@ def config() -> None:
 @config.command("list", epilog="Example: manage.py config list --json")
 @json_option
 def list_settings(as_json: bool) -> None:
-    """List all settings with their values, defaults and allowed values."""
+    """List all settings with their values, defaults and allowed values.
+
+    KEY@QUEUE is the value of one queue; its default is the value of all queues.
+    """
     from webapp.jobs import settings
     from webapp.web import serializers
 
@@ -36,15 +50,16 @@ def list_settings(as_json: bool) -> None:
 
 @config.command(epilog="Example: manage.py config get backoff_base")
 @click.argument("key")
+@queue_option
 @json_option
-def get(key: str, as_json: bool) -> None:
+def get(key: str, queue: Optional[str], as_json: bool) -> None:
     """Print the value of the setting KEY."""
     from webapp.jobs import settings
     from webapp.web import serializers
 
-    define(key)  # an unknown name is refused before a database is created
+    key = _key(key, queue)
     with read_session() as session:
-        value = next(value for value in settings.describe(session) if value.definition.key == key)
+        value = settings.find(session, key)
     if as_json:
         print_json(serializers.setting(value))
     else:
@@ -57,13 +72,15 @@ def get(key: str, as_json: bool) -> None:
 )
 @click.argument("key")
 @click.argument("value")
-def set_(key: str, value: str) -> None:
+@queue_option
+def set_(key: str, value: str, queue: Optional[str]) -> None:
     """Set the setting KEY to VALUE.
 
     This applies at once, to every job without a value of its own.
     """
     from webapp.jobs import settings
 
+    key = _key(key, queue)
     with core():
         now = settings.set_setting(key, value, actor())
     click.echo(f"{key} = {now.value}")
@@ -71,10 +88,12 @@ def set_(key: str, value: str) -> None:
 
 @config.command(epilog="Example: manage.py config unset backoff_base")
 @click.argument("key")
-def unset(key: str) -> None:
-    """Reset the setting KEY to its default."""
+@queue_option
+def unset(key: str, queue: Optional[str]) -> None:
+    """Reset the setting KEY to its default. With --queue, to the value of all queues."""
     from webapp.jobs import settings
 
+    key = _key(key, queue)
     with core():
         now = settings.unset_setting(key, actor())
     click.echo(f"{key} = {now.value} (default)")
@@ -82,15 +101,16 @@ def unset(key: str) -> None:
 
 @config.command(epilog="Example: manage.py config history backoff_base")
 @click.argument("key")
+@queue_option
 @json_option
-def history(key: str, as_json: bool) -> None:
+def history(key: str, queue: Optional[str], as_json: bool) -> None:
     """Show the changes of the setting KEY, newest first."""
     from webapp.jobs import settings
     from webapp.web import serializers
 
-    definition = define(key)
+    key = _key(key, queue)
     with read_session() as session:
-        changes = settings.history(session, key)
+        changes, definition = settings.history(session, key), settings.find(session, key).definition
     columns = [
         Column("CHANGED", lambda change: ago(change.at, change.actor)),
         Column("FROM", lambda change: change.before, right=True),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Callable, Optional
 
-from flask import Blueprint, abort, request, url_for
+from flask import Blueprint, abort, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -14,20 +15,28 @@ from webapp.console.display.wording import number, who
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
-from webapp.core.settings import Definition, SettingError, define
+from webapp.core.settings import PER_QUEUE, Definition, SettingError
 from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings
 
 pages = Blueprint("config", __name__)
 
 HISTORY = 50  # changes that a page shows
+MOST_OWN = 50  # queues with their own value that a page shows
 
 
 @pages.get("/config")
 def index() -> ResponseReturnValue:
     with reading() as session:
         values = {value.definition.key: value for value in settings.describe(session)}
-        return htmx.page("config", session, values=values)
+        own = Counter(value.definition.base for value in values.values() if value.definition.queue)
+        return htmx.page("config", session, values=values, own=own)
+
+
+@pages.get("/config/<key>/queue")
+def of_queue(key: str) -> ResponseReturnValue:
+    """Go to the value of the queue that the form names."""
+    return redirect(url_for("config.show", key=f"{key}@{request.args.get('queue', '').strip()}"))
 
 
 @pages.get("/config/<key>")
@@ -49,6 +58,8 @@ def show(key: str, text: Optional[str] = None, *, problem: str = "", conflict: s
             consequence=foresee(session, value, new),
             history=history,
             seen=history[0].id if history else 0,
+            own=_own(session, value.definition),
+            most_own=MOST_OWN,
         )
 
 
@@ -57,7 +68,8 @@ def show(key: str, text: Optional[str] = None, *, problem: str = "", conflict: s
 def change(key: str) -> ResponseReturnValue:
     """Set a value. `reset` restores the default; `preview` only shows the effect."""
     text = request.form.get("value", "")
-    definition = _definition(key)
+    with reading() as session:
+        definition = _value(session, key).definition
     if "preview" in request.form:
         problem = _problem(definition, text)
         return show(key, text, problem=problem), 422 if problem else 200
@@ -74,7 +86,8 @@ def change(key: str) -> ResponseReturnValue:
 @needs("admin")
 def revert(key: str) -> ResponseReturnValue:
     """Restore the value before a change. This is a normal change, checked and recorded."""
-    key = _definition(key).key
+    with reading() as session:
+        _value(session, key)
     change_id = whole_number(request.form.get("change", ""))
     if change_id is None:
         abort(400, "This form is incomplete. Reload the page.")
@@ -127,15 +140,16 @@ def _without_key(error: SettingError, key: str) -> str:
     return text[len(key) + 2 :].strip() if text.startswith(f"{key}: ") else text
 
 
-def _definition(key: str) -> Definition:
-    """The definition of a setting, or NotFound."""
-    try:
-        return define(key)
-    except SettingError as error:
-        raise lifecycle.NotFound(str(error).replace("`config list` shows them all.", "").strip()) from None
-
-
 def _value(session: Session, key: str) -> settings.Value:
     """A setting with its value, or NotFound."""
-    definition = _definition(key)
-    return next(value for value in settings.describe(session) if value.definition == definition)
+    try:
+        return settings.find(session, key)
+    except SettingError as error:
+        raise lifecycle.NotFound(str(error)) from None
+
+
+def _own(session: Session, definition: Definition) -> Optional[list[settings.Value]]:
+    """The queues with their own value; None: queues cannot have one."""
+    if definition.key not in PER_QUEUE:
+        return None
+    return [one for one in settings.describe(session) if one.definition.base == definition.key and one.definition.queue]

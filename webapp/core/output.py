@@ -26,6 +26,11 @@ class Output:
     dropped: int = 0
     live: bool = False
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether retention deleted it. The output limit leaves the ends."""
+        return self.dropped > 0 and not (self.data or self.live)
+
     def stream(self, which: int) -> bytes:
         """The bytes of one stream: 1 stdout, 2 stderr."""
         return b"".join(self.data[start:end] for stream, start, end in spans(self.runs) if stream == which - 1)

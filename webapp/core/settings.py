@@ -1,5 +1,7 @@
 """The settings that people may change while the queue runs: type, bounds, default and help of each, and all values.
 
+A queue may have its own value of the settings in PER_QUEUE. Its key is then `keep_completed@mail`.
+
 The `settings` table has one row for each changed setting. Workers read it again when the control row's revision has
 grown. `jobs/settings.py` changes settings.
 """
@@ -10,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 Number = Union[int, float]
@@ -32,6 +34,16 @@ class Definition:
     highest: Number
     unit: str
     help: str
+
+    @property
+    def base(self) -> str:
+        """The key without the queue."""
+        return self.key.partition("@")[0]
+
+    @property
+    def queue(self) -> Optional[str]:
+        """The queue whose own value this is; None: the value of all queues."""
+        return self.key.partition("@")[2] or None
 
     @property
     def allowed(self) -> str:
@@ -74,9 +86,12 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition("keep_completed", int, 30, 0, 100 * _YEAR, "days", "Completed jobs are deleted after this many days. 0: never."),
         Definition("keep_cancelled", int, 30, 0, 100 * _YEAR, "days", "Cancelled jobs are deleted after this many days. 0: never."),
         Definition("keep_dead", int, 0, 0, 100 * _YEAR, "days", "Dead letters are deleted after this many days. 0: never."),
+        Definition("keep_output", int, 0, 0, 100 * _YEAR, "days", "The output of completed and cancelled jobs is deleted after this many days; the jobs stay. 0: as long as the job."),
         Definition("keep_audit", int, 365, 0, 100 * _YEAR, "days", "Lines of the audit trail are deleted after this many days. 0: never."),
+        Definition("max_database_size", int, 0, 0, 2**30, "MiB", "When the database is larger, the oldest output of completed and cancelled jobs is deleted, then the oldest of these jobs. Dead letters and unfinished jobs stay. 0: no limit."),
     )
 }  # fmt: skip
+PER_QUEUE = ("keep_completed", "keep_cancelled", "keep_dead", "keep_output")
 
 
 class Settings:
@@ -96,19 +111,37 @@ class Settings:
     keep_completed: int
     keep_cancelled: int
     keep_dead: int
+    keep_output: int
     keep_audit: int
+    max_database_size: int
 
     def __init__(self, changed: Optional[Mapping[str, str]] = None) -> None:
         """`changed` maps names to JSON texts, as the table has them. Unknown names are ignored."""
         for key, definition in DEFINITIONS.items():
             value = json.loads(changed[key]) if changed and key in changed else definition.default
             setattr(self, key, definition.tidy(value))
+        self.own: dict[str, dict[str, int]] = {key: {} for key in PER_QUEUE}
+        for name, text in (changed or {}).items():
+            key, _, queue = name.partition("@")
+            if queue and key in self.own:
+                self.own[key][queue] = json.loads(text)
+
+    def keep(self, key: str, queue: str) -> int:
+        """The days of a setting in PER_QUEUE for one queue; 0: for ever."""
+        days: int = getattr(self, key)
+        return self.own[key].get(queue, days)
 
 
 def define(key: str) -> Definition:
-    """Raises SettingError, which suggests the nearest known setting."""
+    """Raises SettingError, which suggests the nearest known setting. The default of a queue's own value is not here."""
     if key in DEFINITIONS:
         return DEFINITIONS[key]
+    base, at, queue = key.partition("@")
+    if at and queue and base in DEFINITIONS:
+        if base not in PER_QUEUE:
+            raise SettingError(f"{base} has one value for all queues. Per queue: {', '.join(PER_QUEUE)}.")
+        found = DEFINITIONS[base]
+        return replace(found, key=key, help=f"Only for jobs of queue {queue}. {found.help}")
     import difflib  # only for this message: a start should not load it
 
     near = difflib.get_close_matches(key, DEFINITIONS, n=1)

@@ -19,7 +19,7 @@ from webapp.core.enqueue import ADD_LABEL_SET, ADD_QUEUE
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
 from webapp.db import audit
-from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue
+from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
 from webapp.lib import clock
 
 _MOVED = (Job.seq, Job.id, Job.queue, Job.requires)
@@ -123,6 +123,8 @@ def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], b
     )
     rows = session.execute(statement).all()
     _restore_queues(session, [row for row in rows if row.state not in TERMINAL])
+    if any(row.state in TERMINAL for row in rows):
+        session.execute(delete(RetentionMark))  # they may have ended before the marks
     record(session, "undo", [("job:" + row.id, row.seq) for row in rows], back.actor, act_id=back.id, audited=False)
     return len(rows)
 

@@ -1,18 +1,23 @@
-"""Settings in the database: values, history and changes. Allowed values are in `core/settings.py`."""
+"""Settings in the database: values, history and changes. Allowed values are in `core/settings.py`.
+
+The key of a queue's own value is `keep_completed@mail`. Its default is the value of all queues.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
+from webapp.core.job_spec import NAME
 from webapp.core.schema import BUMP_REVISION
-from webapp.core.settings import DEFINITIONS, Definition, Number, Settings, define
+from webapp.core.settings import DEFINITIONS, PER_QUEUE, Definition, Number, Settings, define
 from webapp.db.engines import writing
-from webapp.db.models import Control, Event, Setting
+from webapp.db.models import Control, Event, Queue, RetentionMark, Setting
 from webapp.jobs.lifecycle import NotFound, record
 from webapp.jobs.queries import events_of
 from webapp.lib import clock
@@ -56,19 +61,45 @@ def load(session: Session) -> Settings:
 
 
 def describe(session: Session) -> list[Value]:
-    """All settings with their values, in the order of DEFINITIONS."""
-    rows = {row.key: row for row in session.scalars(select(Setting))}
-    return [
-        Value(one, one.tidy(json.loads(rows[key].value)), rows[key].changed_at, rows[key].changed_by)
-        if key in rows
-        else Value(one, one.tidy(one.default))
-        for key, one in DEFINITIONS.items()
-    ]
+    """All settings with their values, in the order of DEFINITIONS. Behind each are the queues with their own value."""
+    rows = {row.key: row for row in session.scalars(select(Setting).order_by(Setting.key))}
+    return [value for definition in DEFINITIONS.values() for value in _values(definition, rows)]
+
+
+def _values(definition: Definition, rows: Mapping[str, Setting]) -> Iterator[Value]:
+    everywhere = _value(definition, rows.get(definition.key))
+    yield everywhere
+    if definition.key in PER_QUEUE:
+        for key in rows:
+            if key.startswith(definition.key + "@"):
+                yield _value(replace(define(key), default=everywhere.value), rows[key])
+
+
+def _value(definition: Definition, row: Optional[Setting]) -> Value:
+    if row is None:
+        return Value(definition, definition.tidy(definition.default))
+    return Value(definition, definition.tidy(json.loads(row.value)), row.changed_at, row.changed_by)
+
+
+def find(session: Session, key: str) -> Value:
+    """One setting with its value. Raises SettingError, and NotFound for a queue that never had a job."""
+    return _value(_define(session, key), session.get(Setting, key))
+
+
+def _define(session: Session, key: str) -> Definition:
+    """The definition of a setting, with the default of a queue's own value. Raises as `find` does."""
+    found = define(key)
+    if found.queue is None:
+        return found
+    # A removed queue may still have finished jobs.
+    if not NAME.match(found.queue) or session.get(Queue, found.queue) is None:
+        raise NotFound(f"no such queue: {found.queue[:128]!r}. A queue exists once a job has named it.")
+    return replace(found, default=find(session, found.base).value)
 
 
 def history(session: Session, key: str, limit: int = 50) -> list[Change]:
-    """The changes of one setting, newest first. Raises SettingError."""
-    definition = define(key)
+    """The changes of one setting, newest first. Raises as `find` does."""
+    definition = _define(session, key)
     return [_as_change(definition, event) for event in events_of(session, "setting:" + key, limit)]
 
 
@@ -90,24 +121,24 @@ def _as_change(definition: Definition, event: Event) -> Change:
 def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None) -> Value:
     """Change one setting and record it, in a transaction of its own.
 
-    `seen` is the newest change that the caller knows (0: none). Raises SettingError and Outdated; then nothing is
-    stored.
+    `seen` is the newest change that the caller knows (0: none). Raises SettingError, Outdated, and NotFound for a queue
+    that never had a job; then nothing is stored.
     """
     with writing() as session:
-        definition = define(key)
+        definition = _define(session, key)
         return _store(session, definition, definition.parse(text), actor, seen)
 
 
 def unset_setting(key: str, actor: str, *, seen: Optional[int] = None) -> Value:
     """Reset a setting to its default. Raises as `set_setting` does."""
     with writing() as session:
-        return _store(session, define(key), None, actor, seen)
+        return _store(session, _define(session, key), None, actor, seen)
 
 
 def revert_setting(key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> Value:
     """Restore the value before a change. Raises as `set_setting` does, and NotFound."""
-    definition = define(key)
     with writing() as session:
+        definition = _define(session, key)
         event = session.get(Event, change_id)
         if event is None or event.subject != "setting:" + key:
             raise NotFound(f"this change of {key} is not on record.")
@@ -143,6 +174,8 @@ def _store(
         session.merge(Setting(key=key, value=json.dumps(value), changed_at=now, changed_by=actor))
         detail["to"] = value
     session.flush()
+    if definition.base in PER_QUEUE or key == "max_database_size":
+        session.execute(delete(RetentionMark))
     bump_revision(session)
     change = {"before": detail["from"], "after": detail["to"]}
     if reverts is not None:

@@ -79,7 +79,7 @@ def _label_set(one: Waiting, now: int) -> dict[str, Any]:
 def setting(value: Value) -> dict[str, Any]:
     definition = value.definition
     return {
-        **columns(definition, "key", "unit", "help"),
+        **columns(definition, "key", "queue", "unit", "help"),
         **{name: definition.tidy(getattr(definition, name)) for name in ("default", "lowest", "highest")},
         **columns(value, "value", "changed_at", "changed_by"),
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
-from typing import Optional
+from typing import Any, Optional
 
 from webapp.core.database import Database
-from webapp.core.settings import Settings
+from webapp.core.settings import PER_QUEUE, Settings
+from webapp.core.size import FREED, MIB, used_bytes
 from webapp.core.states import TERMINAL
 from webapp.core.transaction import Connection
 from webapp.lib import clock
@@ -25,6 +26,7 @@ FOLD_MIN = 500  # attempts that start a process at once; fewer wait for FOLD_AFT
 FOLD_AFTER = 600.0  # seconds
 RETENTION_EVERY = 3600.0  # seconds between rounds of retention; a changed setting starts one at once
 FIRST_RETENTION = 300.0  # seconds after the start; at once if jobs are overdue, as where workers only run to drain
+SIZE_EVERY = 300.0  # seconds between rounds for a database that is too large
 STOP_TIMEOUT = 5.0  # seconds that the process has to end
 FAILURE_PAUSE = 60.0  # seconds until the next start after a process that failed
 # As in insight/rollups.py, which needs SQLAlchemy; a test compares them. Later attempts cannot be folded yet, older
@@ -43,8 +45,12 @@ _UNFOLDED = """
 SELECT count(*)
 FROM (SELECT 1 FROM attempts WHERE finished_at >= :since AND finished_at < :until LIMIT :most) AS counted
 """
-_OVERDUE = "SELECT 1 FROM jobs WHERE state = :state AND finished_at < :before LIMIT 1"
-_KEEP = ("keep_completed", "keep_cancelled", "keep_dead", "keep_audit")
+_OVERDUE = """
+SELECT 1 FROM jobs WHERE state = :state AND finished_at < :before
+  AND finished_at > coalesce((SELECT finished_at FROM retention_marks WHERE name = :mark), -1) LIMIT 1
+"""
+WITHOUT_GROUP = "SELECT 1 FROM jobs WHERE state = 'dead' AND error_key IS NULL LIMIT 1"
+_KEEP = (*PER_QUEUE, "keep_audit", "max_database_size")
 
 
 class ChoreStarter:
@@ -55,9 +61,9 @@ class ChoreStarter:
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._retains = False  # whether that process does a round of retention
         self._start_at = 0.0  # not before this time
-        self._check_at = self._fold_at = 0.0
+        self._check_at = self._fold_at = self._size_at = 0.0
         self._retain_at = time.monotonic() + FIRST_RETENTION
-        self._kept: Optional[list[int]] = None  # the settings of retention when it ran, or at the start
+        self._kept: Optional[list[Any]] = None  # the settings of retention when it ran, or at the start
 
     def start_if_due(self, connection: Connection, values: Settings) -> None:
         if self._runs() or time.monotonic() < self._start_at:
@@ -106,6 +112,8 @@ class ChoreStarter:
         if moment < self._check_at:
             return False
         self._check_at = moment + CHECK_EVERY
+        if connection.scalar(WITHOUT_GROUP) is not None:
+            return True
         watermark = connection.scalar("SELECT folded_until FROM control")
         span = {"since": max(watermark, now - KEEP_ROLLUPS), "until": now - FOLD_DELAY}
         unfolded = connection.scalar(_UNFOLDED, {**span, "most": FOLD_MIN})
@@ -116,22 +124,36 @@ class ChoreStarter:
         return False
 
     def _retention_is_due(self, connection: Connection, values: Settings) -> bool:
-        kept, moment = [getattr(values, key) for key in _KEEP], time.monotonic()
+        kept, moment = [*(getattr(values, key) for key in _KEEP), values.own], time.monotonic()
         if self._kept is None:
             self._kept = kept
             if _has_overdue_jobs(connection, values):
                 self._retain_at = moment
-        if kept == self._kept and moment < self._retain_at:
+        if kept == self._kept and moment < self._retain_at and not self._is_too_large(connection, values):
             return False
         self._kept, self._retain_at = kept, moment + RETENTION_EVERY
+        return True
+
+    def _is_too_large(self, connection: Connection, values: Settings) -> bool:
+        """Whether the database is larger than its limit, and some time has passed since the last round for that."""
+        if not values.max_database_size or time.monotonic() < self._size_at:
+            return False
+        self._size_at = time.monotonic() + CHECK_EVERY
+        if used_bytes(connection.scalar, is_sqlite=connection.is_sqlite) <= values.max_database_size * MIB:
+            return False
+        self._size_at = time.monotonic() + SIZE_EVERY
         return True
 
 
 def _has_overdue_jobs(connection: Connection, values: Settings) -> bool:
     """Whether jobs are older than the settings keep by more than the time between two rounds."""
     late = clock.now() - clock.seconds(RETENTION_EVERY)
-    days = {state: getattr(values, f"keep_{state}") for state in TERMINAL}
+    rules = [(f"keep_{state}", state) for state in TERMINAL] + [("keep_output", state) for state in FREED]
     return any(
-        number and connection.scalar(_OVERDUE, {"state": state, "before": late - number * clock.DAY}) is not None
-        for state, number in days.items()
+        connection.scalar(
+            _OVERDUE, {"state": state, "before": late - days * clock.DAY, "mark": f"{key}/{state}/{days}"}
+        )
+        is not None
+        for key, state in rules
+        for days in {getattr(values, key), *values.own[key].values()} - {0}
     )

@@ -11,15 +11,17 @@ import queue
 import time
 
 from flask import Flask
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from webapp.config import Config
 from webapp.core import db_errors
 from webapp.core.relocated import Relocated
-from webapp.db import engines
-from webapp.db.engines import reading
+from webapp.db import engines, failure_keys
+from webapp.db.engines import reading, writing
 from webapp.insight import rollups
 from webapp.jobs import actions, canary, settings
+from worker.maintenance.chore_starter import WITHOUT_GROUP
 from worker.maintenance.dead_workers import line_of
 from worker.maintenance.retention import Retention
 from worker.messages import BROKEN, DONE, OUTDATED, listen
@@ -27,6 +29,7 @@ from worker.messages import BROKEN, DONE, OUTDATED, listen
 log = logging.getLogger("queuectl.maintenance")
 
 LOCK_TIMEOUT = 1.0  # seconds that a step waits for the write lock
+DEAD_LETTERS = 200  # without a fingerprint, that one transaction gives one
 ACTIONS_BUDGET = 1.0  # seconds of each round for bulk actions
 SHORT_PAUSE, LONG_PAUSE = 0.01, 3.0  # seconds between two rounds: while anything is left, and else
 IDLE_ROUNDS = 5  # rounds without work after which the process ends
@@ -80,14 +83,24 @@ class Chores:
             done = actions.resume(action, max(0.0, until - time.monotonic()), LOCK_TIMEOUT).done
             self._actions = [one for one in self._actions if one != action] + ([] if done else [action])
         has_unfolded = rollups.fold(patience=LOCK_TIMEOUT) >= rollups.FOLD_BATCH
+        has_ungrouped = _group_dead_letters()
         if self._retention is not None and not self._retention.resume(values):
             self._retention = None
             _warn_of_large_log(self._config)
-        return bool(self._actions) or has_unfolded or self._retention is not None
+        return bool(self._actions) or has_unfolded or has_ungrouped or self._retention is not None
+
+
+def _group_dead_letters() -> bool:
+    """Give some dead letters without a fingerprint one. Returns whether there may be more."""
+    with reading() as session:
+        if session.execute(text(WITHOUT_GROUP)).first() is None:
+            return False
+    with writing(LOCK_TIMEOUT, wakes_workers=False) as session:
+        return failure_keys.assign(session.connection(), DEAD_LETTERS) == DEAD_LETTERS
 
 
 def _warn_of_large_log(config: Config) -> None:
     size = db_errors.large_log(config)
     if size is not None:
-        text = "the log of the database has grown to %d MiB: a program keeps a transaction open for a long time"
-        log.warning(text, size >> 20)
+        message = "the log of the database has grown to %d MiB: a program keeps a transaction open for a long time"
+        log.warning(message, size >> 20)

@@ -1,6 +1,6 @@
-"""Retention: delete what is older than the settings keep, in small steps at each tick of the maintenance process.
+"""Retention: delete what is older than the settings keep, then what makes the database too large, in small steps.
 
-A tick also notices dead workers, so retention has a time budget and continues at the next tick. Each transaction
+The chores process has other work too, so retention has a time budget and continues at the next call. Each transaction
 deletes as much as `jobs/deletion.py` allows.
 """
 
@@ -9,22 +9,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Callable
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, text, tuple_
+from sqlalchemy import delete, func, or_, select, tuple_
 
 from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
 from webapp.core.settings import Settings
+from webapp.core.size import FREED
 from webapp.core.states import TERMINAL
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Attempt, Audit, BulkAction, Event, IdempotencyKey, Job, SetupLink, Supervisor, Worker
+from webapp.db.models import Audit, BulkAction, Event, IdempotencyKey, SetupLink, Supervisor, Worker
 from webapp.insight import rollups
 from webapp.jobs import deletion
-from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
+from worker.maintenance import free_space
+from worker.maintenance.ended_jobs import Walk
+from worker.maintenance.size_limit import SizeLimit
 
 log = logging.getLogger("queuectl.retention")
 
@@ -49,61 +53,62 @@ class Retention:
         self._lock_timeout = lock_timeout
         self._values = Settings()
         self._steps: deque[Callable[[], bool]] = deque()  # of this round: each deletes a batch; True: maybe more
-        self._deleted = 0  # jobs of this round
+        self._phases: deque[Callable[[], Iterable[Callable[[], bool]]]] = deque()  # of this round, each with its steps
+        self._deleted = 0  # jobs of this round, because of their age
         self._event = 0  # id of the last event that this round has read
 
     def resume(self, values: Settings) -> bool:
         """Delete for about BUDGET seconds. True: the round continues at the next call. Raises Busy."""
         until, self._values = time.monotonic() + BUDGET, values
-        if not self._steps:
-            self._begin()
-        while self._steps:
+        if not self._steps and not self._phases:
+            self._deleted = self._event = 0
+            self._phases += (self._by_age, self._by_size, self._to_disk)
+        while self._steps or self._phases:
+            if not self._steps:
+                self._steps.extend(self._phases.popleft()())
             step = self._steps.popleft()
             if step():
                 self._steps.append(step)  # in turns, so that a large table does not delay the others
             if time.monotonic() >= until:
                 break
             engines.let_others_write()
-        if self._steps:
+        if self._steps or self._phases:
             return True
         if self._deleted:
             log.info("deleted %d jobs older than the settings keep", self._deleted, extra={"jobs": self._deleted})
         return False
 
-    def _begin(self) -> None:
-        self._deleted = self._event = 0
-        self._steps.extend(partial(self._delete_jobs, state) for state in TERMINAL)
-        self._steps += (self._delete_audit, self._delete_events, self._delete_answers, self._delete_others)
-        self._steps.append(partial(rollups.prune, self._lock_timeout))
+    def _by_age(self) -> Iterator[Callable[[], bool]]:
+        for state in TERMINAL:
+            yield from (partial(self._delete_jobs, walk) for walk in self._walks(f"keep_{state}", state))
+        for state in FREED:
+            yield from (partial(_delete_output, walk) for walk in self._walks("keep_output", state))
+        yield from (self._delete_audit, self._delete_events, self._delete_answers, self._delete_others)
+        yield partial(rollups.prune, self._lock_timeout)
 
-    def _delete_jobs(self, state: str) -> bool:
-        days: int = getattr(self._values, f"keep_{state}")
-        if not days:
-            return False
-        old = in_state(state) & (Job.finished_at < clock.now() - days * clock.DAY)
-        with reading() as session:
-            oldest = select(Job.seq).where(old).order_by(Job.finished_at, Job.seq).limit(deletion.JOBS)
-            found = list(session.scalars(oldest))
-            seqs = deletion.first_that_fit(session, found)
-        if found and not seqs:
-            self._delete_attempts(found[0], old)
-            return True
-        if seqs:
-            with writing(self._lock_timeout, wakes_workers=False) as session:
-                # `old` again, because a person may have requeued one of them.
-                gone = session.execute(delete(Job).where(Job.seq.in_(seqs), old).returning(Job.seq)).all()
-            self._deleted += len(gone)
-        return len(found) == deletion.JOBS or len(seqs) < len(found)
+    def _by_size(self) -> Iterator[Callable[[], bool]]:
+        yield SizeLimit(self._values, self._lock_timeout).step
 
-    def _delete_attempts(self, seq: int, old: ColumnElement[bool]) -> None:
-        """Delete the first attempts of a job that is too large for one transaction."""
-        attempts = select(Attempt.number, deletion.SIZE).where(Attempt.job_seq == seq).order_by(Attempt.number)
-        with reading() as session:
-            rows = session.execute(attempts.limit(deletion.ATTEMPTS)).tuples().all()
-        number = max(1, deletion.number_that_fits(size for _, size in rows))
-        those = Attempt.job_seq == seq, Attempt.number <= rows[number - 1][0]
-        with writing(self._lock_timeout, wakes_workers=False) as session:
-            session.execute(delete(Attempt).where(*those, exists().where(Job.seq == seq, old)))
+    def _to_disk(self) -> Iterator[Callable[[], bool]]:
+        yield partial(free_space.release_pages, self._lock_timeout)
+        yield partial(free_space.cut_log, self._lock_timeout)
+
+    def _delete_jobs(self, walk: Walk) -> bool:
+        number, more = walk.delete_jobs()
+        self._deleted += number
+        return more
+
+    def _walks(self, setting: str, state: str) -> Iterator[Walk]:
+        """A walk for each number of days that the setting has for any queue."""
+        values = self._values
+        own = values.own[setting]
+        for days in sorted({getattr(values, setting), *own.values()} - {0}):
+            walk = Walk(state, clock.now() - days * clock.DAY, self._lock_timeout)
+            if own:
+                walk.concerns = partial(_keeps, values, setting, days)
+            if own or setting == "keep_output":  # it passes jobs that stay
+                walk.mark = f"{setting}/{state}/{days}"
+            yield walk
 
     def _delete_audit(self) -> bool:
         """Delete lines of the audit trail, and add one line with their number.
@@ -158,7 +163,7 @@ class Retention:
         return len(rows) == RECORDS or len(rows) > number
 
     def _delete_others(self) -> bool:
-        """Delete from small tables, and return free pages of the SQLite file to the disk."""
+        """Delete from small tables."""
         now = clock.now()
         with writing(self._lock_timeout, wakes_workers=False) as session:
             session.execute(delete(Worker).where(Worker.state != "running", Worker.stopped_at < now - KEEP_WORKERS))
@@ -169,6 +174,13 @@ class Retention:
             login_throttle.prune(session)
             over = BulkAction.state.in_(("done", "stopped")), BulkAction.finished_at < now - KEEP_RECORDS
             session.execute(delete(BulkAction).where(*over))
-            if engines.is_sqlite():
-                session.execute(text("PRAGMA incremental_vacuum(200)"))
         return False
+
+
+def _delete_output(walk: Walk) -> bool:
+    _, more = walk.delete_output()
+    return more
+
+
+def _keeps(values: Settings, setting: str, days: int, queue: str) -> bool:
+    return values.keep(setting, queue) == days

@@ -23,9 +23,10 @@ from tests.worker.conftest import Fleet, Queue
 from tests.worker_connection import worker_database
 from webapp.config import CHECKOUT, Config
 from webapp.core.settings import Settings
+from webapp.core.size import MIB
 from webapp.core.transaction import Connection
 from webapp.db.engines import reading, writing
-from webapp.db.models import Attempt, BulkAction, Control, Job
+from webapp.db.models import Attempt, BulkAction, Control, Job, RetentionMark
 from webapp.insight import rollups
 from webapp.jobs import actions, canary
 from webapp.jobs.filters import JobFilter
@@ -144,7 +145,7 @@ def action_of(number: int) -> BulkAction:
 
 def test_nothing_starts_on_an_idle_queue_and_a_check_costs_few_statements(starter: Starter) -> None:
     assert not starter.check()
-    assert len(starter.connection.statements) == 6
+    assert len(starter.connection.statements) == 7
     starter.connection.statements.clear()
     assert not any(starter.check(after=3) for _ in range(6))
     assert len(starter.connection.statements) == 12  # two each
@@ -253,6 +254,42 @@ def test_retention_runs_at_the_start_where_jobs_are_overdue(
     assert starter.check() is starts
     if starts:
         assert starter.started[0].task["retains"] is True
+
+
+def test_retention_runs_more_often_while_the_database_is_too_large(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = 2 * MIB
+    monkeypatch.setattr(chore_starter, "used_bytes", lambda *_, **__: used)
+    starter.settings = Settings({"max_database_size": "2"})
+    assert not starter.check()
+    assert not starter.check(after=chore_starter.CHECK_EVERY)
+    used += 1
+    assert starter.check(after=chore_starter.CHECK_EVERY)
+    assert starter.started[-1].task["retains"] is True
+    starter.end()
+    assert not starter.check(after=chore_starter.SIZE_EVERY - 1)  # it may be unable to free more
+    assert starter.check(after=1)
+
+
+def test_jobs_behind_a_mark_are_not_overdue(starter: Starter) -> None:
+    ended_at = clock.now() - 3 * clock.DAY
+    factories.make_job("completed", finished_at=ended_at)
+    starter.settings = Settings({"keep_output": "2"})
+    with writing() as session:
+        session.add(RetentionMark(name="keep_output/completed/2", finished_at=ended_at))
+    assert not starter.check()
+
+
+def test_output_that_is_overdue_starts_it(starter: Starter) -> None:
+    factories.make_job("completed", finished_at=clock.now() - 3 * clock.DAY)
+    starter.settings = Settings({"keep_output@default": "2"})
+    assert starter.check()
+
+
+def test_a_dead_letter_without_a_group_starts_it(starter: Starter) -> None:
+    factories.make_job("dead", error_key=None)
+    assert starter.check()
 
 
 @pytest.mark.parametrize("how", ["exit code", "start"])

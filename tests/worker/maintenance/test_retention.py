@@ -20,7 +20,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Event, IdempotencyKey, Job
 from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
-from worker.maintenance import retention
+from worker.maintenance import ended_jobs, retention
 from worker.maintenance.chores import Chores
 from worker.maintenance.retention import Retention
 
@@ -89,6 +89,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
             found.append(gone)
 
     monkeypatch.setattr(retention, "writing", watched)
+    monkeypatch.setattr(ended_jobs, "writing", watched)
     return found
 
 

@@ -60,10 +60,13 @@ def print_kept(job_id: str, number: Optional[int]) -> None:
         job = find_job(session, job_id)
         number = number or job.attempts
         pieces = list(job_detail.pieces(session, job, number, 0)) if number else []
+        kept = job_detail.output(session, job, number) if number and not pieces else None
     if not number:
         say(f"{job.id} has not started yet: it is {job.state}.")
         return
     _check_attempt(job, number)
+    if kept is not None and kept.is_deleted:
+        say(f"[{job.id}: retention deleted the output of attempt {number}, {kept.dropped:,} bytes]")
     _Printer().print(pieces)
 
 

@@ -16,6 +16,7 @@ from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Obstacle
 from webapp.insight.fleet import WorkerView
+from webapp.insight.size_limit import Overrun, overrun
 from webapp.insight.stuck_jobs import Stuck, stuck
 from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
@@ -32,6 +33,7 @@ class Needs:
     Attributes:
         disk: 'low' or 'full', if the disk of the database is.
         log: size of the database's log in bytes, if it is far too large.
+        size: how much too large the database is, if retention cannot make it smaller.
         silent: number of workers that do not respond.
         overdue: states, 'failed' or 'scheduled', with jobs that no worker has picked up in time.
         paused: names of paused queues.
@@ -41,6 +43,7 @@ class Needs:
 
     disk: str
     log: Optional[int]
+    size: Optional[Overrun]
     alive: int
     silent: int
     stuck: list[Stuck]
@@ -57,6 +60,7 @@ def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Ne
     return Needs(
         disk="" if free is None else "full" if free < db_errors.NO_SPACE else "low",
         log=db_errors.large_log(config),
+        size=overrun(session, values, only_stuck=True),
         alive=len(alive),
         silent=len(fleet) - len(alive),
         stuck=stuck(session, fleet, values),

@@ -199,7 +199,7 @@ def _part(kept: Output, start: int, end: int, options: RenderOptions) -> Lines:
     # An unfinished line has no name yet: the whole line will get it.
     rest = "".join(page.line(offset, raw, named=not kept.live) for offset, raw in _lines(kept, whole_end, end))
     if cut_of(kept) == end and not kept.live:
-        rest += _cut_note(kept.dropped)
+        rest += _cut_note(kept)
     return Lines(
         Markup(whole),  # noqa: S704 -- ansi.py escapes it
         Markup(rest),  # noqa: S704
@@ -227,7 +227,7 @@ class _Page:
         note = ""
         if offset == self._cut:
             self._style = ansi.PLAIN
-            note = _cut_note(self._kept.dropped)
+            note = _cut_note(self._kept)
         html, self._style = ansi.line(raw, self._style, self._options.pattern)
         classes = ["err"] if bisect_right(self._ends, offset) % 2 else []
         here = ""
@@ -248,5 +248,6 @@ class _Page:
         return f'{note}<div id="{name}"{kind}>{link}{here}{html}</div>'
 
 
-def _cut_note(dropped: int) -> str:
-    return f'<div class="cut">{dropped:,} bytes left out here (output limit)</div>'
+def _cut_note(kept: Output) -> str:
+    what = "deleted by retention" if kept.is_deleted else "left out here (output limit)"
+    return f'<div class="cut">{kept.dropped:,} bytes {what}</div>'

@@ -13,9 +13,11 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.core import backoff
-from webapp.core.settings import Number, Settings
+from webapp.core.settings import Definition, Number, Settings
+from webapp.core.size import FREED
 from webapp.db.models import Audit, Job, Worker
-from webapp.jobs import queries, settings
+from webapp.insight import size_limit
+from webapp.jobs import filters, queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count
 from webapp.lib import clock
@@ -24,7 +26,12 @@ from webapp.lib.durations import duration
 BACKOFF = frozenset({"max_retries", "backoff_base", "backoff_max", "backoff_jitter"})
 SHOWN_RETRIES = 8  # listed in a schedule
 COUNTED_RETRIES = 1000  # listed, or summed up
-KEPT = {"keep_completed": "completed", "keep_cancelled": "cancelled", "keep_dead": "dead"}
+KEPT = {
+    "keep_completed": ("completed",),
+    "keep_cancelled": ("cancelled",),
+    "keep_dead": ("dead",),
+    "keep_output": FREED,
+}
 
 
 @dataclass(frozen=True)
@@ -53,16 +60,30 @@ class Consequence:
 
     Attributes:
         affected: how many waiting retries, jobs, audit entries or workers the value concerns now.
+        at_least: there may be more, because only the oldest jobs were read.
+        used: bytes that the database uses; only for its limit.
         before: the schedule of retries with the current value; None if both are equal.
         after: the schedule with the new value; both only for settings of retries.
     """
 
-    key: str
+    definition: Definition
     old: Number
     new: Number
     affected: Count
+    at_least: bool = False
+    used: int = 0
     before: Optional[Timetable] = None
     after: Optional[Timetable] = None
+
+    @property
+    def key(self) -> str:
+        """The setting, without a queue."""
+        return self.definition.base
+
+    @property
+    def queue(self) -> Optional[str]:
+        """The queue whose own value this is."""
+        return self.definition.queue
 
     @property
     def changed(self) -> bool:
@@ -70,22 +91,42 @@ class Consequence:
 
 
 def foresee(session: Session, value: settings.Value, new: Number) -> Consequence:
-    key, affected = value.definition.key, _affected(session, value.definition.key, new)
-    if key not in BACKOFF:
-        return Consequence(key, value.value, new, affected)
-    now = settings.load(session)
+    definition, now = value.definition, settings.load(session)
+    if definition.base in KEPT:
+        return Consequence(definition, value.value, new, *_old_jobs(session, definition, now, new))
+    affected = _affected(session, definition.key, new)
+    if definition.key == "max_database_size":
+        return Consequence(definition, value.value, new, affected, used=size_limit.used(session))
+    if definition.key not in BACKOFF:
+        return Consequence(definition, value.value, new, affected)
     then = copy.copy(now)
-    setattr(then, key, new)
+    setattr(then, definition.key, new)
     before = Timetable.of(now, now.max_retries) if new != value.value else None
-    return Consequence(key, value.value, new, affected, before, Timetable.of(then, then.max_retries))
+    after = Timetable.of(then, then.max_retries)
+    return Consequence(definition, value.value, new, affected, before=before, after=after)
+
+
+def _old_jobs(session: Session, definition: Definition, values: Settings, new: Number) -> tuple[Count, bool]:
+    """The jobs that are older than a setting keeps, or whose output is, and whether there may be more of them."""
+    if not new:
+        return Count(0), False
+    before, own = clock.now() - int(new) * clock.DAY, values.own[definition.base]
+    old = [in_state(state) & (Job.finished_at < before) for state in KEPT[definition.base]]
+    if definition.queue is None and not own:
+        return queries.total(queries.count(session, one) for one in old), False
+    number, read = 0, 0
+    for one in old:  # no index has the queue
+        first = select(Job.queue).where(one).order_by(Job.finished_at, Job.seq).limit(filters.SEARCH_CAP).subquery()
+        for queue, jobs in session.execute(select(first.c.queue, func.count()).group_by(first.c.queue)):
+            read += jobs
+            number += jobs if (queue == definition.queue if definition.queue else queue not in own) else 0
+    return Count.up_to(number), number <= queries.COUNT_CAP and read >= filters.SEARCH_CAP
 
 
 def _affected(session: Session, key: str, new: Number) -> Count:
     if key in BACKOFF:
         return queries.count(session, in_state("failed"))
     before = clock.now() - int(new) * clock.DAY
-    if key in KEPT and new:
-        return queries.count(session, in_state(KEPT[key]), Job.finished_at < before)
     if key == "keep_audit" and new:
         # Only the first entries: no index has the time.
         first = select(Audit.at).order_by(Audit.id).limit(queries.COUNT_CAP + 1).subquery()

@@ -17,6 +17,7 @@ from webapp.db.models.accounts import UserSession as UserSession
 from webapp.db.models.accounts import View as View
 from webapp.db.models.fleet import BulkAction as BulkAction
 from webapp.db.models.fleet import Control as Control
+from webapp.db.models.fleet import RetentionMark as RetentionMark
 from webapp.db.models.fleet import Setting as Setting
 from webapp.db.models.fleet import Supervisor as Supervisor
 from webapp.db.models.fleet import Worker as Worker

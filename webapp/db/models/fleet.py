@@ -64,7 +64,7 @@ class Supervisor(Model):
 
 
 class Setting(Model):
-    """A changed setting. Settings at their default have no row."""
+    """A changed setting, or a queue's own value: `keep_completed@mail`. Settings at their default have no row."""
 
     __tablename__ = "settings"
 
@@ -72,6 +72,18 @@ class Setting(Model):
     value: Mapped[str]  # JSON
     changed_at: Mapped[int]
     changed_by: Mapped[str]
+
+
+class RetentionMark(Model):
+    """Up to where retention is done with ended jobs: it reads on from here. Without a row it begins with the oldest.
+
+    All rows go when a setting of retention changes, and when an undo puts ended jobs back.
+    """
+
+    __tablename__ = "retention_marks"
+
+    name: Mapped[str] = mapped_column(primary_key=True)  # see worker/maintenance/ended_jobs.py and size_limit.py
+    finished_at: Mapped[int]
 
 
 class Control(Model):
