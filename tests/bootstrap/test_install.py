@@ -13,7 +13,6 @@ import pytest
 
 from tests.bootstrap.conftest import BASE_PYTHON, Door, SlowIndex
 from tests.deadline import DEADLINE
-from webapp.bootstrap.venv import STAMP
 
 
 @pytest.mark.full
@@ -128,21 +127,6 @@ def test_an_environment_whose_interpreter_vanished_is_made_anew(used_door: Door)
     python.symlink_to("/nonexistent/python3")
     assert used_door.told()["version"] == "1.0"
     assert os.path.realpath(python) == BASE_PYTHON
-
-
-@pytest.mark.full
-def test_another_python_makes_the_environment_anew_but_not_under_a_running_command(used_door: Door) -> None:
-    stamp = used_door.venv / STAMP
-    _, _, rest = stamp.read_bytes().partition(b"\n")
-    running = used_door.popen("stay")
-    assert json.loads(running.stdout.readline())["argv"] == ["stay"]
-    stamp.write_bytes(b"cpython-00 /usr/bin/python0.0\n" + rest)
-    beside = used_door.start("status")
-    assert (beside.returncode, beside.stderr) == (0, "")
-    running.communicate(timeout=DEADLINE)
-
-    after = used_door.start("status")
-    assert (after.returncode, "replacing" in after.stderr) == (0, True)
 
 
 @pytest.mark.full

@@ -11,10 +11,12 @@ import sys
 from contextlib import suppress
 
 from webapp.bootstrap.venv import (
+    BESIDE,
     STAMP,
     WINDOWS,
     BootstrapError,
     is_current,
+    is_in_use,
     packages_of,
     python_of,
     read_stamp,
@@ -40,7 +42,12 @@ def enter_venv(checkout: str, argv: Sequence[str]) -> None:
         named = os.path.expanduser(setting("QUEUECTL_VENV", checkout) or ".venv")
         venv = os.path.realpath(os.path.join(checkout, named))
         stamp = read_stamp(venv)
-        if not is_current(stamp, venv, checkout, argv):
+        current = is_current(stamp, venv, checkout, argv)
+        if not current and is_in_use(venv):
+            venv += BESIDE
+            stamp = read_stamp(venv)
+            current = is_current(stamp, venv, checkout, argv)
+        if not current:
             from webapp.bootstrap.install import install_alone
 
             install_alone(venv, checkout, argv)

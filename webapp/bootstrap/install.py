@@ -15,12 +15,15 @@ import sys
 import time
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from webapp.bootstrap.venv import (
+    BESIDE,
     BootstrapError,
     base_python,
     is_current,
+    is_in_use,
     python_of,
     read,
     read_stamp,
@@ -28,6 +31,7 @@ from webapp.bootstrap.venv import (
     wanted_locks,
     write_stamp,
 )
+from webapp.lib.private_files import denial, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,22 +58,27 @@ PIPED: dict[str, Any] = {
 
 def install_alone(venv: str, checkout: str, argv: Sequence[str]) -> None:
     """Make the venv. If another process is making it, wait and check again."""
+    # Other users must be able to read the venv, as with `git clone` under the usual umask, and must not change it.
+    umask = os.umask(0o022)
     try:
         os.makedirs(os.path.dirname(venv), exist_ok=True)
         with locked(venv + ".lock"):
             if not is_current(read_stamp(venv), venv, checkout, argv):
                 install(venv, checkout, wanted_locks(checkout, argv)[0])
     except OSError as error:
+        owner = denial([Path(error.filename)]) if error.filename else None
         raise BootstrapError(
-            f"cannot make the virtual environment {venv}: {error.strerror or error} ({error.filename}). "
+            f"cannot make the virtual environment {venv}: {owner or f'{error.strerror or error} ({error.filename})'}. "
             "Set another place for it, for example QUEUECTL_VENV=~/.queuectl-venv"
         ) from error
+    finally:
+        os.umask(umask)
 
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
     """Hold the file's lock. The system releases it when the process ends. The file stays: removing it would race."""
-    with open(path, "a+b") as file:
+    with os.fdopen(open_private(Path(path), os.O_RDWR), "r+b") as file:
         if not try_lock(file):
             say("waiting for another start to finish the install")
             while not try_lock(file):
@@ -102,8 +111,13 @@ def install(venv: str, checkout: str, lock: str) -> None:
     """
     started = time.monotonic()
     refuse_what_is_not_a_venv(venv)
-    for left_over in glob.glob(glob.escape(venv) + ".new-*") + glob.glob(glob.escape(venv) + ".old-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for left_over in [
+        *glob.glob(glob.escape(venv) + ".new-*"),
+        *glob.glob(glob.escape(venv) + ".old-*"),
+        venv + BESIDE,
+    ]:
+        if not is_in_use(left_over):
+            shutil.rmtree(left_over, ignore_errors=True)
     what = f"replacing {venv}" if os.path.exists(venv) else f"first use: making {venv}"
     say(f"{what} for Python {version()} from {lock}")
     # A new name for each process: pip of a killed start may still be writing to the last one.
@@ -116,6 +130,9 @@ def install(venv: str, checkout: str, lock: str) -> None:
         if sys.platform != "win32":
             os.sync()  # else a power cut could keep the stamp and lose the packages
         write_stamp(new, lock, text)
+        give_to_owner_of(os.path.dirname(venv), new)
+        if is_in_use(venv):
+            raise BootstrapError(f"a command was started in {venv} while its replacement was made. Start again")
         if os.path.exists(venv):
             os.rename(venv, old)
         os.rename(new, venv)
@@ -245,6 +262,18 @@ def point_scripts_to(venv: str, new: str) -> None:
         if new.encode() in content and b"\0" not in content:
             with open(path, "wb") as script:
                 script.write(content.replace(new.encode(), venv.encode()))
+
+
+def give_to_owner_of(folder: str, venv: str) -> None:
+    """If this is root, give a new venv to the owner of the folder that it will be in, who can then replace it."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return
+    owner = os.stat(folder)
+    # By descriptors and from the inside out, so the owner of the folder cannot put a link in between.
+    for _, folders, files, descriptor in os.fwalk(venv, topdown=False):
+        for name in [*folders, *files]:
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=descriptor, follow_symlinks=False)
+    os.chown(venv, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def version() -> str:

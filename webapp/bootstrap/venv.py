@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Each has all packages of the previous one in the same versions, so a venv from a later file serves earlier ones too.
 LOCKS = ("requirements.lock", "requirements-postgres.lock", "requirements-dev.lock")
 STAMP = "queuectl.stamp"
+# A running `up` may import more from its venv at any time, so that is never replaced. After an upgrade, and for a
+# command that needs more packages, another one is made beside it. The first install without the old `up` removes it.
+BESIDE = ".next"
 WINDOWS = os.name == "nt"
 
 
@@ -51,14 +54,28 @@ def wanted_locks(checkout: str, argv: Sequence[str]) -> tuple[str, ...]:
 
 
 def is_current(stamp: tuple[str, str, bytes], venv: str, checkout: str, argv: Sequence[str]) -> bool:
-    """Whether the venv is complete, made for this Python, and from a suitable lock file that has not changed."""
+    """Whether the venv is complete, has a Python that runs, and is from a suitable lock file that has not changed."""
     made_for, lock, text = stamp
     if lock not in wanted_locks(checkout, argv) or text != read(os.path.join(checkout, lock)):
         return False
     if not os.path.exists(python_of(venv)):  # its interpreter was uninstalled
         return False
-    # For another Python a new venv is made, but not while the old one is in use: running processes may import more.
-    return made_for == this_python() or is_in_use(venv)
+    return made_for == this_python() or runs(python_of(venv), made_for.partition(" ")[0])
+
+
+def runs(python: str, tag: str) -> bool:
+    """Whether this Python starts and still is of this version, such as cpython-311.
+
+    With another Python than that of the venv, `enter.py` hands over to the venv's. A crontab and a shell often have
+    different ones; each would replace the venv of the other.
+    """
+    import subprocess  # only here: it is slow to import
+
+    script = f"import sys; sys.exit(sys.implementation.cache_tag != {tag!r})"
+    try:
+        return subprocess.call([python, "-I", "-S", "-c", script], stderr=subprocess.DEVNULL) == 0
+    except OSError:  # such as a program for another machine
+        return False
 
 
 def read_stamp(venv: str) -> tuple[str, str, bytes]:
@@ -111,11 +128,11 @@ def is_in_use(venv: str) -> bool:
         return False
     import fcntl
 
-    with open(os.path.join(venv, STAMP), "rb") as stamp:
-        try:
+    try:
+        with open(os.path.join(venv, STAMP), "rb") as stamp:
             fcntl.flock(stamp, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     return False
 
 
