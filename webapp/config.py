@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import urlsplit
 
-from webapp.lib import dotenv, ip_addresses, postgres_dsn
+from webapp.lib import dotenv, ip_addresses, postgres_dsn, private_files
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -95,7 +95,7 @@ def load(environ: Optional[Mapping[str, str]] = None) -> Config:
 def ensure_home(config: Config) -> None:
     """Create the home folder, readable by its owner only. Raises ConfigError if that fails."""
     try:
-        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.make_folder(config.home)
         if os.name == "posix" and config.home.stat().st_uid == os.getuid():
             mode = stat.S_IMODE(config.home.stat().st_mode)
             if mode & 0o077:
@@ -103,10 +103,36 @@ def ensure_home(config: Config) -> None:
         if not os.access(config.home, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
+        reason = private_files.denial([config.home])
         raise ConfigError(
-            f"cannot use the home folder {config.home}: {error.strerror}. "
+            f"cannot use the home folder (QUEUECTL_HOME): {reason}."
+            if reason
+            else f"cannot use the home folder {config.home}: {error.strerror}. "
             "Make it writable, or set another folder in QUEUECTL_HOME."
         ) from None
+
+
+def denial(config: Config) -> Optional[str]:
+    """Why this process may not use the files of the queue, and what to do, without full stop; None if it may."""
+    return private_files.denial([config.home, *files(config)])
+
+
+def files(config: Config) -> list[Path]:
+    """The files of the queue. Some may not exist yet."""
+    if not config.is_sqlite:
+        return [config.key_path]
+    database = config.sqlite_path
+    beside = (f"{database.name}-wal", f"{database.name}-shm", "queue.lock", "queue.use", "queue.bell")
+    return [database, *(database.with_name(name) for name in beside), config.key_path]
+
+
+def is_default(config: Config) -> bool:
+    """Whether this is the queue of a user who configured nothing."""
+    try:
+        home = _home(os.path.join(_user_home(os.environ), ".queuectl"))
+    except ConfigError:
+        return False
+    return config.database_url is None and config.home == home
 
 
 def _home(text: str) -> Path:

@@ -197,7 +197,7 @@ def test_a_backup_has_the_guard(sqlite_app: object, sqlite_config: Config, tmp_p
     write_lines(400, 10)
     backup.make(sqlite_config, tmp_path / "copy.db")
     again = Config(home=tmp_path / "restored", database_url=None, public_url=None)
-    backup.restore(again, tmp_path / "copy.db")
+    backup.restore(again, tmp_path / "copy.db", "person:test")
     for _ in opened(create_core(again)):
         with pytest.raises(DBAPIError, match=WORDS):
             delete()

@@ -96,5 +96,6 @@ def test_a_restored_trail_says_that_it_was_restored_and_by_whom(processes: Proce
     assert processes.run("db", "backup", copy).code == 0
     assert processes.run("db", "restore", copy).code == 0
     last = json.loads(processes.run("audit", "--json").out)[0]
-    assert (last["verb"], last["subject"], last["detail"]) == ("restore", "database", {"after": {"file": copy}})
+    restored = {"after": {"file": copy, "paused_queues": 1}}
+    assert (last["verb"], last["subject"], last["detail"]) == ("restore", "database", restored)
     assert last["actor"].startswith("person:")

@@ -106,6 +106,16 @@ def test_a_queue_that_no_job_has_named_cannot_be_paused(app: Flask, cli: Cli) ->
     assert "no such queue: 'mali'" in result.err
 
 
+def test_several_or_all_queues_are_paused_and_resumed(app: Flask, cli: Cli) -> None:
+    make_queue("mail")
+    make_queue("reports", paused_by="person:ben")
+    assert cli("queue", "pause", "--all").lines == ["default: paused", "mail: paused"]
+    assert cli("queue", "pause", "--all").err == "All queues are paused already.\n"
+    assert cli("queue", "resume", "mail", "default").lines == ["mail: resumed", "default: resumed"]
+    assert cli("queue", "resume", "--all").lines == ["reports: resumed"]
+    assert cli("queue", "resume").code == cli("queue", "resume", "mail", "--all").code == 2
+
+
 def test_paused_queues_stand_in_the_status(app: Flask, cli: Cli) -> None:
     make_queue("mail", paused_by="person:ben")
     assert cli("status", "--json").json["paused_queues"] == ["mail"]

@@ -131,6 +131,17 @@ def test_the_set_up_link_is_printed_until_there_is_an_administrator_and_never_lo
     assert not LINK.search(start(processes).text)
 
 
+def test_a_second_up_says_whom_it_joins_but_not_one_that_was_killed(up: Running, processes: Processes) -> None:
+    assert "joins" not in up.text
+    second = start(processes)
+    assert f"joins     pid {up.process.pid} on " in second.text
+    assert "(1 worker). All run the jobs of this queue.\n" in second.text
+    for one in (up, second):
+        one.process.kill()
+        one.process.wait()
+    assert "joins" not in start(processes).text
+
+
 def test_running_jobs_may_finish_and_a_second_signal_does_not_wait_for_them(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 
 from webapp.config import CHECKOUT, Config
 from webapp.core import job_spec
@@ -18,7 +19,8 @@ from webapp.db import backup, engines
 from webapp.db.application import create_core
 from webapp.db.backup import BackupError
 from webapp.db.engines import reading
-from webapp.jobs import actions, job_detail
+from webapp.db.models import Queue
+from webapp.jobs import actions, job_detail, queue_actions
 
 
 def enqueue(job_id: str) -> None:
@@ -92,17 +94,39 @@ def test_a_restored_backup_is_the_database_and_the_old_one_is_kept(home_config: 
         backup.make(home_config, tmp_path / "copy.db")
         enqueue("later")
     leave(app)
-    aside = backup.restore(home_config, tmp_path / "copy.db")
+    aside, _ = backup.restore(home_config, tmp_path / "copy.db", "person:test")
     assert ids(home_config) == ["then"]
     old = Config(home=home_config.home, database_url=f"sqlite:///{aside}", public_url=None)
     assert ids(old) == ["then", "later"]
+
+
+def test_a_restore_pauses_all_queues_but_those_that_were_removed(home_config: Config, tmp_path: Path) -> None:
+    app = create_core(home_config)
+    with app.app_context():
+        for name in ("mail", "old", "reports"):
+            actions.enqueue([job_spec.parse({"command": "true", "queue": name, "id": name})], "person:test")
+        actions.apply("cancel", ["old"], "person:test")
+        queue_actions.remove_queue("old", "person:test")
+        queue_actions.pause_queue("reports", "person:before")
+        backup.make(home_config, tmp_path / "copy.db")
+    leave(app)
+    _, paused = backup.restore(home_config, tmp_path / "copy.db", "person:test")
+    assert paused == ["default", "mail"]
+    app = create_core(home_config)
+    with app.app_context(), reading() as session:
+        by = {row.name: row.paused_by for row in session.execute(select(Queue.name, Queue.paused_by))}
+    leave(app)
+    assert (by["mail"], by["reports"]) == ("person:test", "person:before")
+    assert backup.restore(home_config, tmp_path / "copy.db", "person:test", run=True)[1] == []
+    _sql(tmp_path / "copy.db", "ALTER TABLE queues DROP COLUMN removed_at")  # as in schema 0007
+    assert backup.restore(home_config, tmp_path / "copy.db", "person:test")[1] == ["default", "mail", "old"]
 
 
 def test_a_restored_database_goes_on_in_wal_and_is_private(home_config: Config, tmp_path: Path) -> None:
     app = create_core(home_config)
     backup.make(home_config, tmp_path / "copy.db")
     leave(app)
-    backup.restore(home_config, tmp_path / "copy.db")
+    backup.restore(home_config, tmp_path / "copy.db", "person:test")
     app = create_core(home_config)
     with app.app_context():
         enqueue("new")
@@ -119,7 +143,7 @@ def test_a_restore_is_refused_while_anything_runs(sqlite_app: Flask, tmp_path: P
     enqueue("here")
     backup.make(config, tmp_path / "copy.db")
     with pytest.raises(BackupError, match="the queue is in use"):
-        backup.restore(config, tmp_path / "copy.db")
+        backup.restore(config, tmp_path / "copy.db", "person:test")
     with reading() as session:
         assert job_detail.find(session, "here") is not None
 
@@ -147,7 +171,7 @@ def test_what_is_no_sound_backup_is_refused_and_nothing_changes(
     else:
         _sql(copy, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(BackupError, match=r"not a queuectl database|is damaged|which this queuectl does not know"):
-        backup.restore(home_config, copy)
+        backup.restore(home_config, copy, "person:test")
     assert len(ids(home_config)) == 300
 
 

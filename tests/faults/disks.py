@@ -186,7 +186,7 @@ def damage(rig: Rig, rounds: int) -> None:
             assert "db restore" in answer.err, answer.err
             assert "Traceback" not in answer.err
         assert rig.database.read_bytes() == before
-        restored = rig.run("db", "restore", str(rig.folder / "backup"))
+        restored = rig.run("db", "restore", str(rig.folder / "backup"), "--run")
         assert restored.code == 0, restored.err
         whole = _checkpointed(rig)
     supervisor = rig.workers(1)

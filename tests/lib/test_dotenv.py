@@ -106,7 +106,7 @@ def test_one_value_is_set_and_the_rest_stays(before: Optional[str], after: str, 
     file = tmp_path / ".env"
     if before is not None:
         file.write_text(before)
-    dotenv.assign(str(file), "A", "it's \\ new")
+    dotenv.assign(str(file), "A", "it's \\ new", owner=str(tmp_path))
     assert file.read_text() == after
     assert dotenv.load(str(file))["A"] == "it's \\ new"
     assert file.stat().st_mode & 0o777 == 0o600

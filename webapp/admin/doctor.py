@@ -115,6 +115,11 @@ def home(loaded: Config) -> Result:
     if os.name == "posix" and mode & 0o077:
         advice = f"Other users can read it. Run: chmod 700 {loaded.home}"
         return "warn", f"{loaded.home} has mode {mode:04o}.", advice
+    owner = loaded.home.stat().st_uid
+    foreign = [str(one) for one in config.files(loaded) if one.exists() and one.stat().st_uid != owner]
+    if foreign:
+        detail = "some files do not belong to the owner of the home folder, who may not be able to open them."
+        return "fail", detail, f"Run as root: chown --reference={loaded.home} {' '.join(foreign)}"
     return "ok", str(loaded.home), ""
 
 

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Optional
 
 import click
@@ -143,18 +144,24 @@ def message_of(error: Exception) -> Optional[str]:
     if kind.__module__.partition(".")[0] in {"webapp", "worker"}:  # our own exceptions are messages
         field = getattr(error, "field", None)
         return f"{field}: {error}" if field else str(error)
-    if kind.__module__.partition(".")[0] in DATABASE_MODULES and _standard_name(kind) in ENVIRONMENT_ERRORS:
+    if kind.__module__.partition(".")[0] in DATABASE_MODULES:
         # Problems of the machine, such as a full disk or a lost connection. A wrong statement has another class.
+        from webapp import config
         from webapp.core import db_errors
 
+        reason = db_errors.explain(error, config.load())
         raw = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-        return f"{db_errors.explain(error) or 'database error: ' + raw}."
+        if reason is not None or _standard_name(kind) in ENVIRONMENT_ERRORS:
+            return f"{reason or 'database error: ' + raw}."
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object[:100]!a} is not UTF-8 text."  # an argument in another encoding
     if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None:
         return f"cannot write the output: {error.strerror}."
     if isinstance(error, PermissionError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}. Does it belong to another user?"
+        from webapp.lib.private_files import denial
+
+        reason = denial([Path(os.fsdecode(error.filename))]) if isinstance(error.filename, (str, bytes)) else None
+        return f"{reason}." if reason else f"{error.filename}: {error.strerror}. Does it belong to another user?"
     return None
 
 

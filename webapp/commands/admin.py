@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from webapp.admin.move.databases import Tick
 
 SHOWN_ERRORS = 20
+SHOWN_QUEUES = 10
 PROGRESS_SECONDS = 5.0  # between progress lines where stderr is not a terminal
 VARIABLE = "QUEUECTL_DATABASE_URL"
 RESUME_HINT = "The move is incomplete, and the queue accepts no changes. Run it again to continue, or --undo it."
@@ -108,18 +109,29 @@ def backup(file: Path, replace: bool) -> None:
 
 @db.command(epilog="Example: manage.py db restore /srv/backups/queue.db")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def restore(file: Path) -> None:
-    """Replace the database with the backup FILE, and keep the old one beside it. Refused while anything runs."""
+@click.option("--run", is_flag=True, help="Do not pause the queues: run what was pending in the backup.")
+def restore(file: Path, run: bool) -> None:
+    """Replace the database with the backup FILE, and keep the old one beside it. Refused while anything runs.
+
+    Jobs that were pending in the backup may have run since, or may still run in the original of a copied queue. So all
+    queues are paused, until `queue resume`.
+    """
     from webapp.db import audit
     from webapp.db import backup as backups
     from webapp.db.engines import writing
 
-    old = backups.restore(configuration.load(), file)
+    old, paused = backups.restore(configuration.load(), file, actor(), run=run)
     with core(), writing() as session:  # the restored audit trail does not contain the restore
-        audit.note(session, "restore", ["database"], actor(), details=[{"after": {"file": str(file)}}])
+        details = {"file": str(file), "paused_queues": len(paused)}
+        audit.note(session, "restore", ["database"], actor(), details=[{"after": details}])
     click.echo(f"Database restored from {file}")
     if old.exists():
         say(f"The old database is now {old}.")
+    if paused:
+        names = " ".join(paused) if len(paused) <= SHOWN_QUEUES else "--all"
+        say(f"{plural(len(paused), 'queue')} paused: the jobs in the backup may have run since.")
+        say("Look at them:     manage.py list --state pending")
+        say(f"Then start them:  manage.py queue resume {names}")
 
 
 # --- move -------------------------------------------------------------------------------------------------------------
@@ -200,7 +212,8 @@ def _print_address(address: str, target: Config, write_env: bool) -> None:
     if VARIABLE in os.environ:
         where = "Change it where this environment sets it, also in crontabs and services. It overrides .env."
     elif write_env:
-        dotenv.assign(str(file), VARIABLE, str(target.database_url).replace("postgresql+psycopg:", "postgresql:", 1))
+        url = str(target.database_url).replace("postgresql+psycopg:", "postgresql:", 1)
+        dotenv.assign(str(file), VARIABLE, url, owner=str(target.home))
         where = f"Written to {file}."
     else:
         where = f"Put it into {file}, or into the environment of everything that starts queuectl."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Optional
 import click
 
 from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session
-from webapp.commands.shared.output import Column, ago, present, span, two_digits
+from webapp.commands.shared.output import Column, ago, present, say, span, two_digits
 from webapp.lib import clock
 from webapp.lib.durations import duration
 
@@ -54,26 +54,49 @@ def _clears_in(view: QueueView) -> Optional[str]:
     return duration(view.drain_seconds) if view.drain_seconds and not view.queue.paused_at else None
 
 
+_names = click.argument("names", metavar="[NAME]...", nargs=-1)
+
+
 @queue.command(epilog="Example: manage.py queue pause mail")
-@click.argument("name")
-def pause(name: str) -> None:
-    """Pause the queue NAME: no more of its jobs start. Running jobs continue."""
+@_names
+@click.option("--all", "all_", is_flag=True, help="All queues. A queue that is created later is not paused.")
+def pause(names: tuple[str, ...], all_: bool) -> None:
+    """Pause each queue NAME: no more of its jobs start. Running jobs continue."""
     from webapp.jobs import queue_actions
 
     with core():
-        changed = queue_actions.pause_queue(name, actor())
-    click.echo(f"{name}: {'' if changed else 'already '}paused")
+        for name in _chosen(names, all_, paused=False):
+            changed = queue_actions.pause_queue(name, actor())
+            click.echo(f"{name}: {'' if changed else 'already '}paused")
 
 
 @queue.command(epilog="Example: manage.py queue resume mail")
-@click.argument("name")
-def resume(name: str) -> None:
-    """Resume the queue NAME."""
+@_names
+@click.option("--all", "all_", is_flag=True, help="All paused queues.")
+def resume(names: tuple[str, ...], all_: bool) -> None:
+    """Resume each queue NAME."""
     from webapp.jobs import queue_actions
 
     with core():
-        changed = queue_actions.resume_queue(name, actor())
-    click.echo(f"{name}: {'resumed' if changed else 'not paused'}")
+        for name in _chosen(names, all_, paused=True):
+            changed = queue_actions.resume_queue(name, actor())
+            click.echo(f"{name}: {'resumed' if changed else 'not paused'}")
+
+
+def _chosen(names: tuple[str, ...], all_: bool, *, paused: bool) -> list[str]:
+    """Return the named queues, or all that are paused or not."""
+    from webapp.db.engines import reading
+    from webapp.jobs import queries
+
+    if bool(names) == all_:
+        raise click.UsageError("Give the names of queues, or --all.")
+    if names:
+        return list(dict.fromkeys(names))
+    with reading() as session:
+        found = queries.paused_queues(session) if paused else queries.unpaused_queues(session)
+    if not found:
+        say("No queue is paused." if paused else "All queues are paused already.")
+    return found
 
 
 @queue.command(epilog="Example: manage.py queue remove mail")

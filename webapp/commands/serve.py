@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Optional
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from webapp.lib.sd_notify import Manager
 
 MOST_WORKERS = 256
+SHOWN_OTHERS = 3  # supervisors of the same queue
 
 
 def address_options(command: Command) -> Command:
@@ -99,13 +101,16 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
     listener, address = _listen(config, host, port, insecure)
     manager = start_service(log_format)
 
-    def started(link: str) -> None:
+    def started(prepared: str) -> None:
+        link, _, others = prepared.partition("\n")
         each = " each" if workers > 1 else ""
         labelled = f", with {', '.join(labels)}" if labels else ""
         click.echo(f"queuectl {__version__}")
         click.echo(f"console   {address}")
         click.echo(f"workers   {workers}, {plural(slots, 'job')} at a time{each}{labelled}")
         click.echo(f"database  {config.sqlite_path if config.is_sqlite else 'PostgreSQL'}")
+        if others:
+            click.echo(f"joins     {others}")
         _print_setup_link(link)
         click.echo("Ctrl-C stops everything.")
 
@@ -116,7 +121,7 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
         labels=labels,
         manager=manager,
         console=Console(listener, ["--log-format", log_format], manager),
-        prepare=lambda: _setup_link(address),
+        prepare=lambda: f"{_setup_link(address)}\n{_others()}",
         started=started,
     )
     say("Stopped.")
@@ -172,6 +177,30 @@ def _setup_link(address: str) -> str:
 
     token = users.new_setup_link()
     return f"{address}/setup/{token}" if token is not None else ""
+
+
+def _others() -> str:
+    """Name what already serves this queue, for a person who may have started it twice. Needs an application context."""
+    import psutil
+
+    from webapp.db.engines import reading
+    from webapp.insight import fleet
+    from webapp.jobs import settings
+    from worker import processes
+
+    with reading() as session:
+        views = fleet.supervisors(session, fleet.workers(session, settings.load(session).lease))
+    here, us = processes.host_name(), (os.getpid(), os.getppid())  # this may be a fork of the supervisor
+    running = [
+        (view, view.row.pid)
+        for view in views
+        if view.row is not None and view.state == "running"
+        # After a kill the row lives on for a while. In a container the next process may get the same number.
+        if view.host != here or (psutil.pid_exists(view.row.pid) and view.row.pid not in us)
+    ]
+    names = [f"pid {pid} on {view.host} ({plural(len(view.workers), 'worker')})" for view, pid in running]
+    more = [f"{len(names) - SHOWN_OTHERS} more"] if len(names) > SHOWN_OTHERS else []
+    return f"{', '.join(names[:SHOWN_OTHERS] + more)}. All run the jobs of this queue." if names else ""
 
 
 def _print_setup_link(link: str) -> None:

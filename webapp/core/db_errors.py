@@ -7,14 +7,15 @@ an unavailable server, see `db/out_of_reach.py`: the console must not show its a
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import time
 from contextlib import closing
-from pathlib import Path
 from typing import Optional
 from urllib.parse import quote
 
-from webapp.config import Config, ConfigError
+from webapp.config import Config, ConfigError, denial
 from webapp.core.database import Database
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.sqlite import library as sqlite
@@ -24,10 +25,12 @@ CHECK_TIMEOUT = 5.0  # seconds; a larger database is only checked partly at a st
 LARGE_LOG = 128 * 1024**2  # bytes; the log of a busy queue stays near 4 MiB
 LITTLE_SPACE, NO_SPACE = 1024**3, 100 * 1024**2  # bytes
 
+_INSUFFICIENT_PRIVILEGE = "42501"  # the code of this error in PostgreSQL
 _RESUMES = "Work resumes automatically when it is ready"
 _RESTORE = "It was not changed. Restore a backup: manage.py db restore FILE"
 _DISK_FULL = "the disk is full, so nothing can be stored. Free some space; work then resumes automatically"
 _READ_ONLY = "the database cannot be written: its file, its folder or its disk is read-only"
+_NOT_ACCESSIBLE = "the database cannot be opened: its file or folder is missing or not accessible"
 _DAMAGED = f"the database is damaged. {_RESTORE}"
 _NO_CONNECTION = "the database server has no connection left. Work resumes automatically when one is free"
 _SENTENCES = {
@@ -35,7 +38,7 @@ _SENTENCES = {
     "No space left on device": _DISK_FULL,
     "readonly database": _READ_ONLY,
     "Read-only file system": _READ_ONLY,
-    "unable to open database": "the database cannot be opened: its file or folder is missing or not accessible",
+    "unable to open database": _NOT_ACCESSIBLE,
     "disk I/O error": "the database's disk is full, read-only or faulty",
     "malformed": _DAMAGED,
     "file is not a database": _DAMAGED,
@@ -47,12 +50,64 @@ _SENTENCES = {
     "in recovery mode": f"the database server is recovering from a crash. {_RESUMES}",
     "read-only transaction": "the database takes no writes: its server is a standby, or was set to read-only",
 }
+# What a superuser or the owner of the database has to create or to grant, by the server's words.
+_MISSING = (
+    (
+        r"permission denied for schema (?P<name>\S+)",
+        "the database user {user} may not use the schema {name}. "
+        'In the database {database}, run `GRANT ALL ON SCHEMA {name} TO "{user}"`',
+    ),
+    (
+        r"permission denied for (table|sequence|view|relation) |must be owner of ",
+        "the tables belong to another database user than {user}. Connect as their owner, or run "
+        """`GRANT "OWNER" TO "{user}"; ALTER ROLE "{user}" SET role = 'OWNER'`""",
+    ),
+    (
+        "permission denied for database ",
+        'the database user {user} may not connect. Run `GRANT CONNECT ON DATABASE "{database}" TO "{user}"`',
+    ),
+    (
+        'database ".*" does not exist',
+        "the database {database} does not exist. "
+        "Create it with `createdb --encoding=UTF8 --template=template0 --owner={user} {database}`",
+    ),
+    (
+        'role ".*" does not exist',
+        "the database user {user} does not exist. Create it with `createuser --pwprompt {user}`",
+    ),
+)
 
 
-def explain(error: BaseException) -> Optional[str]:
-    """A sentence, without its full stop, for a database error that the environment caused; None for any other."""
+def explain(error: BaseException, config: Optional[Config] = None) -> Optional[str]:
+    """A sentence, without its full stop, for a database error that the environment caused; None for any other.
+
+    With `config`, it names files that belong to another user, and says what to grant on the PostgreSQL server. The
+    console must not show those names.
+    """
     text = str(getattr(error, "orig", error))  # SQLAlchemy's errors have the driver's
-    return next((sentence for words, sentence in _SENTENCES.items() if words in text), None)
+    sentence = next((sentence for words, sentence in _SENTENCES.items() if words in text), None)
+    if config is None and getattr(getattr(error, "orig", error), "sqlstate", "") == _INSUFFICIENT_PRIVILEGE:
+        return f"the database user lacks a permission: {text.strip().partition(chr(10))[0]}. See: manage.py doctor"
+    if config is None:
+        return sentence
+    if not config.is_sqlite:
+        return sentence or _explain_missing(text, config)
+    return denial(config) or sentence if sentence in (_READ_ONLY, _NOT_ACCESSIBLE) else sentence
+
+
+def _explain_missing(text: str, config: Config) -> Optional[str]:
+    """What must be created or granted on the PostgreSQL server; None if the error has another reason."""
+    import getpass
+
+    from psycopg.conninfo import conninfo_to_dict
+
+    for words, sentence in _MISSING:
+        found = re.search(words, text)
+        if found:
+            names = conninfo_to_dict((config.database_url or "").replace("postgresql+psycopg:", "postgresql:", 1))
+            user = names.get("user") or os.environ.get("PGUSER") or getpass.getuser()
+            return sentence.format(user=user, database=names.get("dbname") or user, **found.groupdict())
+    return None
 
 
 def large_log(config: Config) -> Optional[int]:
@@ -91,16 +146,16 @@ def check_before_start(database: Database) -> None:
     """Raises ConfigError if the database is damaged or cannot be written, so workers or a console must not start."""
     config = database.config
     if config.is_sqlite:
-        _check_sound(config.sqlite_path)
+        _check_sound(config)
     try:
         prove_writable(database)
     except (database.driver_error, OSError) as error:
-        reason = explain(error) or str(error).strip().partition("\n")[0]
+        reason = explain(error, config) or str(error).strip().partition("\n")[0]
         raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {reason}.") from None
 
 
-def _check_sound(path: Path) -> None:
-    until = time.monotonic() + CHECK_TIMEOUT
+def _check_sound(config: Config) -> None:
+    path, until = config.sqlite_path, time.monotonic() + CHECK_TIMEOUT
     try:
         with closing(sqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
@@ -108,6 +163,8 @@ def _check_sound(path: Path) -> None:
     except sqlite.OperationalError as error:
         if "interrupted" in str(error):
             return
+        if "unable to open" in str(error):
+            raise ConfigError(f"{path}: {explain(error, config)}.") from None
         damages = [str(error)]
     except sqlite.DatabaseError as error:
         damages = [str(error)]

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from webapp.config import Config, ConfigError
+from webapp.config import Config, ConfigError, denial
+from webapp.lib.private_files import open_private
 
 try:
     import fcntl
@@ -66,7 +67,7 @@ class WriteLock:
             raise Busy(BUSY)
         try:
             if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._descriptor = open_private(self._path, os.O_RDWR | os.O_CLOEXEC)
                 self._place = _place(os.fstat(self._descriptor))
             if timeout < 0:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -197,10 +198,10 @@ def _open_use(config: Config) -> int:
     path = config.lock_path.with_name("queue.use")
     try:
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return open_private(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for the lock, and for readers
     except OSError as error:
-        raise ConfigError(f"cannot open {path}: {error.strerror}.") from None
+        raise ConfigError(f"cannot open {path}: {denial(config) or error.strerror}.") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from webapp.config import Config
+from webapp.lib.private_files import open_private
 
 CHANNEL = "queuectl"  # of the notifications, which stay within their database
 
@@ -41,4 +42,4 @@ def path_of(config: Config) -> Path:
 
 def install(config: Config) -> None:
     """Create the file if it does not exist. Raises OSError."""
-    os.close(os.open(path_of(config), os.O_RDONLY | os.O_CREAT, 0o600))
+    os.close(open_private(path_of(config), os.O_RDONLY))

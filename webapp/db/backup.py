@@ -20,6 +20,8 @@ from webapp.config import Config, ensure_home
 from webapp.core import schema
 from webapp.core.locks import hold_alone
 from webapp.core.sqlite import library as sqlite
+from webapp.lib import clock
+from webapp.lib.private_files import give
 
 SUFFIXES = ("", "-wal", "-shm")  # the database, its log, the log's index
 
@@ -45,16 +47,18 @@ def make(config: Config, target: Path, *, replace: bool = False) -> int:
     if target.resolve() in {source.resolve().with_name(source.name + suffix) for suffix in SUFFIXES}:
         raise BackupError(f"{target} is the database itself.")
     with _partial(target) as partial:
-        _copy(source, partial)
+        _copy(source, partial, source)
         verify(partial)
     return target.stat().st_size
 
 
-def restore(config: Config, source: Path) -> Path:
-    """Replace the database with a backup; return the path where the old database was kept.
+def restore(config: Config, source: Path, actor: str, *, run: bool = False) -> tuple[Path, list[str]]:
+    """Replace the database with a backup; return the path where the old database was kept, and the queues it paused.
 
-    Refused while any process uses the queue. The backup stays unchanged. Raises BackupError.
+    What was pending in the backup may have run since, so all queues are paused, unless `run`. Refused while any process
+    uses the queue. The backup stays unchanged. Raises BackupError.
     """
+    paused: list[str] = []
     target = _sqlite_path(config)
     if not source.is_file():
         raise BackupError(f"the file {source} does not exist.")
@@ -65,9 +69,20 @@ def restore(config: Config, source: Path) -> Path:
         if not alone:
             raise BackupError("the queue is in use. Stop its console and workers (Ctrl-C in `up`), then try again.")
         with _partial(target, aside=aside) as partial:
-            _copy(source, partial)
+            _copy(source, partial, target)
+            if not run:
+                paused = _pause_queues(partial, actor)
             verify(partial)
-    return aside
+    return aside, paused
+
+
+def _pause_queues(path: Path, actor: str) -> list[str]:
+    """Pause all queues of a database that no process uses, also one with an older schema; return their names."""
+    with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(queues)")}
+        kept = " AND removed_at IS NULL" if "removed_at" in columns else ""
+        statement = f"UPDATE queues SET paused_at = ?, paused_by = ? WHERE paused_at IS NULL{kept} RETURNING name"  # noqa: S608
+        return sorted(row[0] for row in connection.execute(statement, (clock.now(), actor)).fetchall())
 
 
 def verify(path: Path) -> None:
@@ -92,9 +107,17 @@ def _sqlite_path(config: Config) -> Path:
     return config.sqlite_path
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, database: Path) -> None:
+    """Copy a database to a new file.
+
+    If root does that for another user, the file becomes that user's, but only in a folder of the same user: the owner
+    of any other folder must not be able to read it.
+    """
     try:
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        if target.parent.stat().st_uid == database.parent.stat().st_uid:
+            give(descriptor, target.parent)
+        os.close(descriptor)
         with closing(sqlite.connect(str(source))) as original, closing(sqlite.connect(str(target))) as copy:
             original.backup(copy)
             # The copy must not need a log file; this also writes all remaining data.

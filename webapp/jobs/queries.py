@@ -190,6 +190,12 @@ def paused_queues(session: Session) -> list[str]:
     return list(session.scalars(select(Queue.name).where(Queue.paused_at.is_not(None)).order_by(Queue.name)))
 
 
+def unpaused_queues(session: Session) -> list[str]:
+    """Names of queues that are neither paused nor removed, sorted."""
+    kept = Queue.paused_at.is_(None), Queue.removed_at.is_(None)
+    return list(session.scalars(select(Queue.name).where(*kept).order_by(Queue.name)))
+
+
 def count_ahead(session: Session, job: Job) -> Count:
     """How many pending jobs of the same label set a worker takes before this pending job."""
     there = (in_state("pending"), Job.queue == job.queue, Job.requires == job.requires)

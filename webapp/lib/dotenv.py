@@ -39,9 +39,15 @@ def parse(text: str) -> dict[str, str]:
     return values
 
 
-def assign(path: str, name: str, value: str) -> None:
-    """Set one value and keep the rest of the file. Afterwards only its owner can read it."""
+def assign(path: str, name: str, value: str, owner: str) -> None:
+    """Set one value and keep the rest of the file. Afterwards only its owner can read it.
+
+    If root does that, a new file belongs to the owner of the file or folder `owner`; a file that exists keeps its own.
+    """
     import tempfile
+    from pathlib import Path
+
+    from webapp.lib.private_files import give
 
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     line = f"{name}='{escaped}'"
@@ -54,6 +60,7 @@ def assign(path: str, name: str, value: str) -> None:
     with tempfile.NamedTemporaryFile("wb", prefix=".env-", dir=folder, delete=False) as new:
         try:
             new.write(text.encode("utf-8", "surrogateescape"))
+            give(new.fileno(), Path(path if os.path.exists(path) else owner))
             new.close()
             os.replace(new.name, path)
         except BaseException:

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from webapp.config import ConfigError
+from webapp.lib.private_files import create_private, denial
 
 LENGTH = 32  # bytes
 
@@ -19,7 +20,7 @@ def secret_key(path: Path) -> bytes:
             _make(path)
         key = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot use the key {path}: {error.strerror}.") from None
+        raise ConfigError(f"cannot use the key {path}: {denial([path.parent, path]) or error.strerror}.") from None
     if len(key) < LENGTH:
         raise ConfigError(
             f"{path} holds {len(key)} bytes, not a key of {LENGTH}. Delete it; a new one ends all sessions."
@@ -32,7 +33,7 @@ def secret_key(path: Path) -> bytes:
 def _make(path: Path) -> None:
     # Write a draft, then link it: other processes never see half a file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    descriptor = create_private(draft)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_bytes(LENGTH))

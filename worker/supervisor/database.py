@@ -49,7 +49,9 @@ def _prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"cannot use the database: {db_errors.explain(error) or error}".splitlines()[0]) from None
+        raise ConfigError(
+            f"cannot use the database: {db_errors.explain(error, config) or error}".splitlines()[0]
+        ) from None
 
 
 def _prepare_with_application(config: Config, also: Optional[Callable[[], str]]) -> str:

@@ -191,10 +191,11 @@ def target_faults(target: Side, needed: int) -> Iterator[str]:
             yield f"{folder} has {texts.size(free)} free, but about {texts.size(needed * GROWTH)} are needed."
         return
     with target.reached() as connection:
-        version, encoding, standby, schema, may = connection.execute(
+        version, encoding, standby, schema, may, user = connection.execute(
             text(
                 "SELECT CAST(current_setting('server_version_num') AS integer), current_setting('server_encoding'),"
-                " pg_is_in_recovery(), current_schema(), has_schema_privilege(current_schema(), 'CREATE')"
+                " pg_is_in_recovery(), current_schema(), has_schema_privilege(current_schema(), 'CREATE'),"
+                " current_user"
             )
         ).one()
     if version < OLDEST_POSTGRESQL * 10_000:
@@ -204,4 +205,5 @@ def target_faults(target: Side, needed: int) -> Iterator[str]:
     if standby:
         yield "the server is a read-only standby. Use the primary."
     if not may:
-        yield f"this user may not create tables in the schema {schema or '(none)'}. Own the database, or GRANT CREATE."
+        name = schema or "public"
+        yield f'this user may not create tables. In that database, run `GRANT ALL ON SCHEMA {name} TO "{user}"`.'

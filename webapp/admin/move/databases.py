@@ -13,9 +13,11 @@ from sqlalchemy.exc import DBAPIError
 
 from webapp import config as configuration
 from webapp.config import Config
+from webapp.core import db_errors
 from webapp.core.locks import try_alone
 from webapp.db import engines as db
 from webapp.db.application import create_core
+from webapp.lib.private_files import open_private
 
 
 class MoveError(Exception):
@@ -77,7 +79,7 @@ class Side:
             with self.reading() as connection:
                 yield connection
         except DBAPIError as error:
-            reason = str(error.orig).strip().partition("\n")[0]
+            reason = db_errors.explain(error, self.config) or str(error.orig).strip().partition("\n")[0]
             raise MoveError(f"{self.address} cannot be read: {reason}.") from None
 
     @contextmanager
@@ -90,7 +92,7 @@ class Side:
 @contextmanager
 def move_lock(config: Config) -> Iterator[None]:
     """Allow one move per home folder for the duration of the block. Raises MoveError if another one runs."""
-    descriptor = os.open(config.home / "move.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_private(config.home / "move.lock", os.O_RDWR)
     try:
         if not try_alone(descriptor):
             raise MoveError("another `db move` is running. Wait until it ends, or stop it, then run this again.")

@@ -18,9 +18,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
 from webapp.config import Config, ConfigError
-from webapp.core import relocated
+from webapp.core import db_errors, relocated
 from webapp.core.schema import HEAD, REVISION, known_revisions
 from webapp.db import backup, engines
+from webapp.lib.private_files import create_private
 
 _FOLDER = Path(__file__).resolve().parent
 
@@ -45,9 +46,10 @@ def current_revision() -> Optional[str]:
         with engines.read_engine().connect() as connection:
             return connection.execute(text(REVISION)).scalar()
     except (OperationalError, ProgrammingError) as error:
-        if "no such table" in str(error.orig) or "does not exist" in str(error.orig):
+        reason = db_errors.explain(error, engines.database().config)
+        if reason is None and ("no such table" in str(error.orig) or "does not exist" in str(error.orig)):
             return None
-        raise ConfigError(f"cannot open the database: {_reason(error)}") from None
+        raise ConfigError(f"cannot open the database: {reason or _reason(error)}.") from None
     except DatabaseError as error:
         raise ConfigError(
             f"cannot read the database: {_reason(error)}. It was not changed. "
@@ -73,14 +75,15 @@ def upgrade(config: Config, found: Optional[str]) -> None:
     except backup.BackupError as error:
         raise ConfigError(f"cannot copy the database before its upgrade: {error}") from None
     except DatabaseError as error:
-        raise ConfigError(f"cannot upgrade the database: {_reason(error)}. It was not changed.") from error
+        reason = db_errors.explain(error, config) or _reason(error)
+        raise ConfigError(f"cannot upgrade the database: {reason}. It was not changed.") from error
 
 
 def _create_private(path: Path) -> None:
     # SQLite would create the file with the umask's mode; -wal and -shm get the mode of the file. Closing a descriptor
     # of an open database releases this process's locks, so an existing file is not opened.
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(create_private(path))
     except FileExistsError:
         return
     except OSError as error:
