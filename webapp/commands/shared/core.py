@@ -54,11 +54,20 @@ def core(config: Optional[Config] = None, *, noting: bool = True) -> Iterator[Co
                 raise
             raise relocated.Relocated(note) from error
         else:
-            note = relocation() if noting else None
-            if note is not None:
-                say(f"Note: {note}.")
+            if noting:
+                _say_notes(config)
         finally:
             engines.disconnect()
+
+
+def _say_notes(config: Config) -> None:
+    from webapp.commands.shared import elsewhere
+
+    moved, hint = relocation(), elsewhere.hint(config)
+    if moved is not None:
+        say(f"Note: {moved}.")
+    if hint is not None:
+        say(f"Note: {hint}")
 
 
 @contextmanager
