@@ -28,6 +28,10 @@ class ConfigError(Exception):
     """A start-up value that cannot be used. The message says which, and what to do."""
 
 
+class Unavailable(ConfigError):
+    """The queue's folder or its database cannot be opened, or takes no changes."""
+
+
 @dataclass(frozen=True)
 class Config:
     """The start-up configuration.
@@ -104,7 +108,7 @@ def ensure_home(config: Config) -> None:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         reason = private_files.denial([config.home])
-        raise ConfigError(
+        raise Unavailable(
             f"cannot use the home folder (QUEUECTL_HOME): {reason}."
             if reason
             else f"cannot use the home folder {config.home}: {error.strerror}. "

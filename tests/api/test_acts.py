@@ -194,6 +194,10 @@ def test_bulk_actions_are_listed_in_pages_newest_first(operator: Program) -> Non
         operator("POST", f"/jobs/{name}/requeue")
     assert [act["what"] for act in operator("GET", "/acts").get_json()["acts"]] == ["c", "b", "a"]
     assert [act["what"] for act in operator("GET", "/acts?limit=1&before=3").get_json()["acts"]] == ["b"]
+    first = operator("GET", "/acts?limit=2")
+    assert first.headers["Link"] == '</api/v1/acts?limit=2&before=2>; rel="next"'
+    last = operator("GET", "/api/v1/acts?limit=2&before=2")
+    assert ([act["what"] for act in last.get_json()["acts"]], "Link" in last.headers) == (["a"], False)
 
 
 def test_a_canary_runs_first_and_can_be_stopped(operator: Program) -> None:

@@ -43,6 +43,21 @@ def test_a_submitted_job_is_returned_with_its_location(submitter: Program) -> No
     assert submitter("GET", response.headers["Location"]).get_json()["timeline"][0]["actor"] == "token:the-submit"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_body_may_begin_with_a_byte_order_mark(submitter: Program, encoding: str) -> None:
+    body = '{"command": "echo ä\\r\\necho b", "timeout": "10m"}'.encode(encoding)
+    job = submitter("POST", "/jobs", body).get_json()
+    assert (job["command"], job["timeout"], job["warnings"]) == ("echo ä\necho b", 600, [])
+
+
+def test_a_start_long_ago_is_warned_of(submitter: Program) -> None:
+    late = {"command": "true", "run_at": "2020-01-01T00:00:00Z"}
+    [told] = submitter("POST", "/jobs", late).get_json()["warnings"]
+    assert "run_at 2020-01-01T00:00:00Z is" in told
+    [told] = submitter("POST", "/jobs/batch", [late, {"command": "true"}]).get_json()["warnings"]
+    assert "run_at of 1 of 2 jobs" in told
+
+
 @pytest.mark.parametrize(
     ("body", "field", "words"),
     [

@@ -91,6 +91,12 @@ class Processes:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
+    def run_bytes(self, *argv: str, **environment: str) -> bytes:
+        """What a command writes to stdout, byte for byte."""
+        environment = self._environment(environment)
+        command = self._command(argv)
+        return subprocess.run(command, capture_output=True, check=True, env=environment, timeout=DEADLINE).stdout
+
     def start(self, *argv: str, **environment: str) -> subprocess.Popen[str]:
         """Start one that runs on; its stderr goes to the file `stderr` in the test's folder."""
         with (self.folder / "stderr").open("a") as errors:

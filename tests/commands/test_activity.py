@@ -22,11 +22,11 @@ def test_what_a_command_did_to_named_jobs_can_be_undone_unless_they_are_gone(
     make_job(before, id="a")
     told = cli(*argv, "a", "nope", "--json")
     answer = told.json
-    assert told.code == 1
+    assert told.code == 4
     assert answer == {"moved": ["a"], "asked": [], "refused": [{"id": "nope", "state": None}], "action": 1}
     undone = cli("activity", "undo", "1")
     gone = argv == ["dlq", "discard"]
-    assert (undone.code, states("a")) == ((1, ["gone"]) if gone else (0, [before]))
+    assert (undone.code, states("a")) == ((5, ["gone"]) if gone else (0, [before]))
     assert cli(*argv, "nope", "--json").json["action"] is None
 
 
@@ -49,7 +49,7 @@ def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli)
     assert cli(*command).out == "1 job restored\n"
     assert states("a", "b") == ["pending", "dead"]
     again = cli(*command)
-    assert (again.code, again.out) == (1, "")
+    assert (again.code, again.out) == (5, "")
     assert "Nothing to undo" in again.err
 
 
@@ -71,7 +71,7 @@ def test_a_canary_goes_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
     assert cli("dlq", "retry", "--all", "--canary").code == 0
     assert states("a", "b") == ["dead", "pending"]
     assert cli("activity", "stop", "1").out == "action 1: stopped\n"
-    assert cli("activity", "stop", "1").code == 1
+    assert cli("activity", "stop", "1").code == 5
 
 
 def test_what_is_not_there_is_said(app: Flask, cli: Cli) -> None:

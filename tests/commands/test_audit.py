@@ -29,7 +29,8 @@ def test_the_newest_line_is_first_and_a_message_says_that_there_are_more(cli: Cl
     result = cli("audit", "--limit", "2")
     assert result.code == 0
     assert result.lines[1].split()[3:7] == [r"person:eve\x1b[2J", "post", "route:queues.pause", "refused"]
-    assert "the newest 2 are shown" in result.err
+    assert "the newest 2 are shown, of 4" in result.err
+    assert len(cli("audit", "--json").json) == 4
     assert len(cli("audit", "--limit", "2", "--json").json) == 2
     assert cli("audit").err == ""
 
@@ -69,7 +70,7 @@ def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
     if sys.platform != "win32":
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     again = cli("audit", "export", str(file))
-    assert (again.code, again.err) == (1, f"Error: {file} exists. Choose another name, or use --replace.\n")
+    assert (again.code, again.err) == (3, f"Error: {file} exists. Choose another name, or use --replace.\n")
     assert cli("audit", "export", str(file), "--replace", "--verb", "config").code == 0
     assert len(file.read_text().splitlines()) == 3
     assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["audit.jsonl"]

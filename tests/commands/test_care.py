@@ -52,7 +52,7 @@ def test_a_file_that_is_no_database_is_one_line_and_left_alone(home: Path, cli: 
     (home / "queue.db").write_bytes(b"this is no database" * 1000)
     for argv in (["db", "check"], ["db", "upgrade"], ["status"], ["enqueue", '{"command":"true"}']):
         result = cli(*argv)
-        assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+        assert (result.code, result.out, result.err.count("\n")) == (6, "", 1)
         assert result.err.startswith("Error: cannot read the database")
     assert (home / "queue.db").read_bytes() == b"this is no database" * 1000
 

@@ -44,6 +44,20 @@ def test_the_list_has_every_setting_with_its_bounds_and_who_changed_it(app: Flas
     assert listed["backoff_base"]["changed_by"] == "person:ana"
 
 
+def test_seconds_may_have_a_unit(app: Flask, cli: Cli) -> None:
+    assert cli("config", "set", "job_timeout", "10m").out == "job_timeout = 600\n"
+    assert "'soon' is not allowed" in cli("config", "set", "job_timeout", "soon").err
+    assert cli("config", "set", "keep_dead", "10m").code == 1
+
+
+def test_a_long_history_says_how_long_it_is(app: Flask, cli: Cli) -> None:
+    for value in range(1, 4):
+        cli("config", "set", "max_retries", str(value + 3))
+    shown = cli("config", "history", "max_retries", "--limit", "2")
+    assert (len(shown.lines), shown.err) == (3, "Only the first 2 are shown, of 3. Use --limit to see more.\n")
+    assert len(cli("config", "history", "max_retries", "--json").json) == 3
+
+
 @pytest.mark.parametrize("value", ["-1", "1001", "2.5", "many", ""])
 def test_a_value_out_of_its_bounds_is_refused_with_them(app: Flask, cli: Cli, value: str) -> None:
     result = cli("config", "set", "max_retries", value)
@@ -55,7 +69,7 @@ def test_a_value_out_of_its_bounds_is_refused_with_them(app: Flask, cli: Cli, va
 @pytest.mark.parametrize("argv", [["get", "backof_base"], ["set", "backof_base", "3"], ["unset", "backof_base"]])
 def test_a_misspelt_setting_is_one_line_that_names_the_nearest(app: Flask, cli: Cli, argv: list[str]) -> None:
     result = cli("config", *argv)
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (4, "")
     assert "Did you mean backoff_base?" in result.err
 
 

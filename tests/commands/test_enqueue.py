@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.factories import make_job
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import job_detail
+from webapp.lib import clock
 
 pytestmark = pytest.mark.every_python
 
@@ -74,6 +77,7 @@ def test_a_delay_may_have_a_unit(app: Flask, cli: Cli) -> None:
         (["--command", "true", "--delay", "soon"], "'--delay': 'soon' is not a duration"),
         (["--command", "true", "--env", "A"], "'A' has no '='"),
         (["--command", "true", "--env", "A=1", "--env", "A=2"], "'A' is set twice"),
+        (["--command", "true", "--run-at", "soon"], "--run-at: 'soon' is not a time; expected a time such as 08:00"),
         (["--command", "true", "--priority", "high"], "'high' is not a valid integer"),
         (["{id:job1,command:echo", "hello}"], "seems to have removed the quotes"),
     ],
@@ -108,8 +112,64 @@ def test_well_quoted_json_with_a_slip_gets_no_hint_about_quotes(cli: Cli) -> Non
 def test_a_taken_id_is_refused_with_the_state_of_its_job(app: Flask, cli: Cli) -> None:
     make_job("dead", id="job1")
     result = cli("enqueue", '{"id":"job1","command":"true"}')
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (3, "")
     assert "'job1' is already used by a dead job" in result.err
+
+
+def test_with_exists_ok_a_taken_id_is_left_alone(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1", command="old")
+    result = cli("enqueue", "--id", "job1", "--command", "new", "--exists-ok")
+    assert (result.code, result.out, result.err) == (0, "job1\n", "Already there: job1 (dead). Left unchanged.\n")
+    assert stored("job1").command == "old"
+    data = lines({"id": "a", "command": "1"}, {"id": "job1", "command": "2"})
+    result = cli("enqueue", "-", "--exists-ok", stdin=data)
+    assert (result.code, result.lines) == (0, ["a", "job1"])
+    assert "Enqueued 1 job in" in result.err
+    assert cli("enqueue", "-", "--exists-ok", stdin=data).lines == ["a", "job1"]
+    assert number_of_jobs() == 2
+
+
+def test_here_is_the_folder_of_the_one_who_submits(
+    app: Flask, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert stored(cli("enqueue", "--command", "true", "--here").out.strip()).cwd == str(tmp_path)
+    data = lines({"id": "a", "command": "1"}, {"id": "b", "command": "2", "cwd": "/srv"})
+    assert cli("enqueue", "-", "--here", stdin=data).code == 0
+    assert (stored("a").cwd, stored("b").cwd) == (str(tmp_path), "/srv")
+    assert cli("enqueue", "--command", "true", "--here", "--cwd", "/srv").code == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder in use cannot be removed")
+def test_a_folder_that_is_gone_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for option in (["--here"], ["--cwd", "."]):
+        result = cli("enqueue", "--command", "true", *option)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert "the current folder does not exist any more" in result.err
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_start_without_a_zone_is_told_with_it(app: Flask, cli: Cli) -> None:
+    for start in ("08:00", "2199-12-01 08:00"):
+        result = cli("enqueue", "--command", "true", "--run-at", start)
+        job = stored(result.out.strip())
+        assert clock.to_datetime(job.run_at).astimezone().strftime("%H:%M") == "08:00"
+        assert re.fullmatch(r"Starts [-\d]+ 08:00:00 [+-]\d{4}, in .+\.\n", result.err)
+        assert job.state == "scheduled"
+
+
+def test_a_start_long_ago_is_warned_of(app: Flask, cli: Cli) -> None:
+    for argv in (
+        ["--command", "true", "--run-at", "2020-01-01 08:00"],
+        ['{"command":"a","run_at":"2020-01-01T08:00Z"}'],
+    ):
+        result = cli("enqueue", *argv)
+        assert result.code == 0
+        assert re.fullmatch(r"Warning: run_at 20[-\d]+T\d\d:00:00Z is [\d,]+ days in the past\. .*\n", result.err)
+        assert stored(result.out.strip()).state == "pending"
 
 
 # --- many ---
@@ -131,6 +191,13 @@ def test_a_file_may_have_been_written_by_any_editor_or_shell(
     result = cli("enqueue", "--file", str(path))
     assert (result.code, result.lines) == (0, ["a", "b"])
     assert stored("a").command == "echo ä"
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_files_with_any_line_ends_may_be_put_together(app: Flask, cli: Cli, line_end: bytes) -> None:
+    file = b"\xef\xbb\xbf" + b'{"id":"a","command":"1"}' + line_end
+    result = cli("enqueue", "-", stdin=file + line_end + file.replace(b'"a"', b'"b"') + b"\xef\xbb\xbf")
+    assert (result.code, result.lines) == (0, ["a", "b"]), result.err
 
 
 def test_one_bad_line_keeps_all_out_and_every_fault_is_told_with_its_line(app: Flask, cli: Cli) -> None:
@@ -164,7 +231,7 @@ def test_an_id_given_twice_is_told_with_both_lines(cli: Cli) -> None:
 def test_a_taken_id_among_many_is_told_with_its_line(app: Flask, cli: Cli) -> None:
     make_job(id="b")
     result = cli("enqueue", "-", stdin=b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}))
-    assert result.code == 1
+    assert result.code == 3
     assert "line 3: id: 'b' is already used by a pending job." in result.err
     assert number_of_jobs() == 1
 

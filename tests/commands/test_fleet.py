@@ -102,7 +102,7 @@ def test_a_queue_is_listed_paused_and_resumed(app: Flask, cli: Cli) -> None:
 
 def test_a_queue_that_no_job_has_named_cannot_be_paused(app: Flask, cli: Cli) -> None:
     result = cli("queue", "pause", "mali")
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (4, "")
     assert "no such queue: 'mali'" in result.err
 
 
@@ -164,7 +164,7 @@ def test_without_a_name_all_are_told(app: Flask, cli: Cli) -> None:
 def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", state="stopped", stopped_at=clock.now())
     result = cli("worker", "stop", "w1", "w9")
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (5, "")
     assert result.err.splitlines()[0].startswith("w1: is stopped; stop works only for running workers")
     assert result.err.splitlines()[1] == "w9: no such worker."
 
@@ -174,7 +174,7 @@ def test_a_worker_that_was_told_to_stop_hears_nothing_else(app: Flask, cli: Cli,
     make_worker(id="w1", requested_state="stop")
     for names in ([], ["w1"]):
         result = cli("worker", verb, *names)
-        assert (result.code, result.out) == (1, "")
+        assert (result.code, result.out) == (5, "")
         assert result.err.startswith(f"w1: is stopping; {verb} works only for running workers")
     assert wish_of("w1") == "stop"
     assert cli("worker", "stop").lines == ["w1: stop requested; it finishes its jobs first"]
@@ -199,9 +199,9 @@ def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
         (["s1", "257"], 1, "expected a whole number from 0 to 256"),
         (["s1", "-3"], 1, "-1 is not allowed"),
         (["s1", "many"], 2, "'many' is not a number of workers"),
-        (["s2", "1"], 1, "supervisor 's2' does not exist"),
-        (["w1", "1"], 1, "'w1' is a worker; its supervisor is s1"),
-        (["s3", "1"], 1, "has stopped or is stopping"),
+        (["s2", "1"], 4, "supervisor 's2' does not exist"),
+        (["w1", "1"], 4, "'w1' is a worker; its supervisor is s1"),
+        (["s3", "1"], 5, "has stopped or is stopping"),
     ],
 )
 def test_a_scale_that_cannot_be_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -110,8 +111,18 @@ def test_a_list_that_ends_at_its_limit_says_so_on_stderr(app: Flask, cli: Cli) -
         make_job(id=f"job-{number}")
     result = cli("list", "--limit", "3", "--json")
     assert [job["id"] for job in result.json] == ["job-4", "job-3", "job-2"]
-    assert "Use --limit" in result.err
+    assert result.err == "Only the first 3 are shown, of 5. Use --limit to see more.\n"
     assert cli("list", "--limit", "5").err == ""
+
+
+def test_a_program_gets_the_whole_list_and_a_person_its_first_page(app: Flask, cli: Cli) -> None:
+    make_jobs([{"state": "dead", "id": f"job-{number:04}"} for number in range(620)])
+    for command in (["list"], ["dlq", "list"]):
+        result = cli(*command, "--json")
+        assert (len(result.json), result.err) == (620, "")
+        page = cli(*command)
+        assert (len(page.lines), page.err) == (51, "Only the first 50 are shown, of 620. Use --limit to see more.\n")
+    assert cli("list", "--json").out == json.dumps(cli("list", "--json").json, indent=2) + "\n"
 
 
 def test_a_limit_past_one_page_is_kept_to_the_job(app: Flask, cli: Cli) -> None:
@@ -190,7 +201,7 @@ def test_show_json_adds_attempts_with_their_output_and_events(app: Flask, cli: C
 def test_a_job_that_is_not_there_is_one_line(app: Flask, cli: Cli) -> None:
     for command in ("show", "logs"):
         result = cli(command, "nope")
-        assert (result.code, result.out) == (1, "")
+        assert (result.code, result.out) == (4, "")
         assert result.err.startswith("Error: no such job: 'nope'.")
 
 
@@ -216,7 +227,7 @@ def test_what_cannot_be_cancelled_is_named_and_the_rest_is_done(app: Flask, cli:
     make_job("completed", id="done")
     make_job(id="waits")
     result = cli("cancel", "done", "nope", "waits")
-    assert (result.code, result.lines) == (1, ["waits: cancelled"])
+    assert (result.code, result.lines) == (5, ["waits: cancelled"])
     assert result.err.splitlines() == [
         "done: is completed; only jobs that have not ended can be cancelled.",
         "nope: no such job.",
@@ -229,7 +240,7 @@ def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli)
     make_job("failed", id="flaky")
     make_job(id="due")
     result = cli("run-now", "later", "flaky", "due")
-    assert (result.code, result.lines) == (1, ["later: pending", "flaky: pending"])
+    assert (result.code, result.lines) == (5, ["later: pending", "flaky: pending"])
     assert result.err.splitlines()[0] == "due: is pending; only scheduled and failed jobs can be run now."
     assert state_of("later") == state_of("flaky") == "pending"
 

@@ -60,7 +60,7 @@ def test_the_latest_attempt_is_shown_unless_another_is_named(app: Flask, cli: Cl
 def test_an_attempt_that_never_was_is_one_line(app: Flask, cli: Cli, follow: list[str]) -> None:
     make_attempt(make_job("completed", id="a"), state="completed")
     result = cli("logs", "a", "--attempt", "3", *follow)
-    assert (result.code, result.out, result.err) == (1, "", "Error: a has no attempt 3: its last is 1.\n")
+    assert (result.code, result.out, result.err) == (4, "", "Error: a has no attempt 3: its last is 1.\n")
 
 
 def test_a_job_that_has_not_started_says_so(app: Flask, cli: Cli) -> None:
@@ -153,7 +153,7 @@ def test_a_job_that_is_discarded_meanwhile_ends_the_following(app: Flask, cli: C
     make_job(id="a")
     monkeypatch.setattr(_logs, "pause", lambda _: actions.apply("discard", ["a"], "person:ben"))
     result = cli("logs", "a", "-f")
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (4, "")
     assert result.err.splitlines()[-1] == "Error: a was discarded."
 
 

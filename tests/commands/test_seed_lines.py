@@ -123,11 +123,11 @@ def test_no_color_takes_every_colour_away_even_where_they_are_forced(processes: 
 def test_an_unusable_home_is_one_line(processes: Processes, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = processes.run("status", QUEUECTL_HOME=str(tmp_path / "file"))
-    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert (result.code, result.out, result.err.count("\n")) == (6, "", 1)
     assert "QUEUECTL_HOME" in result.err
 
 
 def test_a_database_that_cannot_be_reached_is_one_line(processes: Processes) -> None:
     result = processes.run("list", QUEUECTL_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere")
-    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert (result.code, result.out, result.err.count("\n")) == (6, "", 1)
     assert result.err.startswith("Error: cannot open the database")

@@ -39,7 +39,7 @@ def test_a_token_is_made_and_its_secret_printed_alone_and_once(app: Flask, cli: 
         (["create", "deploy", "--scope", "read", "--days", "0"], 1, "Error: days: 0 is not allowed"),
         (["create", "deploy", "--scope", "king"], 2, "Error: Invalid value for '--scope'"),
         (["create", "deploy"], 2, "Error: Missing option '--scope'"),
-        (["revoke", "deploy"], 1, "Error: no active token: 'deploy'."),
+        (["revoke", "deploy"], 4, "Error: no active token: 'deploy'."),
     ],
 )
 def test_what_cannot_be_taken_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, words: str) -> None:
@@ -53,7 +53,7 @@ def test_a_revoked_token_works_no_more_and_is_listed_with_all(app: Flask, cli: C
     secret = cli("token", "create", "deploy", "--scope", "read").out.strip()
     assert cli("token", "revoke", "deploy").out == "deploy: revoked\n"
     assert not works(secret)
-    assert cli("token", "revoke", "deploy").code == 1
+    assert cli("token", "revoke", "deploy").code == 4
     assert "Use --all" in cli("token", "list").err
     (one,) = cli("token", "list", "--all", "--json").json
     assert (one["state"], one["revoked_by"]) == ("revoked", "person:ana")

@@ -231,7 +231,7 @@ def taken() -> Iterator[int]:
 @pytest.mark.parametrize("command", ["up", "web"])
 def test_a_taken_port_is_one_line_and_nothing_is_started(cli: Cli, home: Path, taken: int, command: str) -> None:
     result = cli(command, "--port", str(taken))
-    assert (result.code, result.out) == (1, "")
+    assert (result.code, result.out) == (3, "")
     assert re.fullmatch(rf"Error: port {taken} of 127\.0\.0\.1 is taken .* --port \d+\.\n", result.err)
     assert not home.exists()
 

@@ -50,6 +50,22 @@ def test_a_time_is_taken_in_the_readers_zone(operator: Browser) -> None:
     assert only_job().run_at == clock.parse_iso("2030-07-01T12:00:00Z")
 
 
+def test_a_start_long_ago_is_warned_of(operator: Browser) -> None:
+    place = submit(operator, start="run_at", run_at="2020-07-01T14:00").headers["Location"]
+    text = operator.get(place).get_data(as_text=True)
+    assert re.search(r"toast warn.*submitted\. Warning: run_at 2020-07-01T14:00:00Z is [\d,]+ days in the past", text)
+
+
+def test_a_job_with_old_line_ends_is_submitted_again_without_them(operator: Browser) -> None:
+    make_job("dead", id="old", command="mkdir a\r\nmkdir b\r")
+    text = operator.get("/submit?from=old").get_data(as_text=True)
+    found = re.search(r"<textarea[^>]*>\n(mkdir.*?)</textarea>", text, re.DOTALL)
+    assert found is not None
+    submit(operator, command=found[1], id="new")
+    with reading() as session:
+        assert session.query(Job).filter(Job.id == "new").one().command == "mkdir a\nmkdir b\n"
+
+
 def test_empty_fields_are_left_to_the_settings(operator: Browser) -> None:
     assert submit(operator).status_code == 303
     job = only_job()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -81,8 +82,20 @@ def test_a_null_counts_as_not_given() -> None:
         ("cwd", "relative", "absolute path"),
         ("env", ["A=b"], "expected an object of strings"),
         ("env", {"A": 1}, "A: 1 is not allowed"),
-        ("env", {"A=B": "x"}, "must not be empty or contain '='"),
-        ("env", {"": "x"}, "must not be empty"),
+        ("env", {"A=B": "x"}, "is not a variable name"),
+        ("env", {"": "x"}, "is not a variable name"),
+        ("env", {"MY-VAR": "x"}, "'MY-VAR' is not a variable name; expected letters, digits and _, the first not a d"),
+        ("env", {"1A": "x"}, "is not a variable name"),
+        ("env", {"É": "x"}, "is not a variable name"),
+        ("env", {"A\n": "x"}, "is not a variable name"),
+        ("env", {"export REGION": "eu"}, "Leave out 'export'."),
+        ("env", {"#E": "x"}, "Leave out comments."),
+        ("cwd", "/srv/app\r", "contains a line end"),
+        ("timeout", "soon", "'soon' is not a duration; expected seconds, or a number with s, min, h, d or w"),
+        ("timeout", "0s", "'0s' is not allowed; expected seconds, more than 0"),
+        ("timeout", "31d", "at most 2592000"),
+        ("delay", "-5m", "is not a duration"),
+        ("delay", True, "true is not allowed"),
         ("env", {"A": "\0"}, "NUL"),
         ("env", {"QUEUECTL_TOKEN": "x"}, "queuectl sets QUEUECTL_… variables itself"),
         ("env", {"A": "x" * 65536}, "65,537 bytes in total"),
@@ -122,6 +135,59 @@ def test_a_bad_value_is_refused_by_field_value_and_rule(field: str, value: Any, 
 )
 def test_labels_are_one_text_however_they_were_given(value: Any, stored: str) -> None:
     assert labels.text_of(job_spec.parse({"command": "true", "requires": value}).requires) == stored
+
+
+@pytest.mark.parametrize("command", ["a\r\nb", "a\rb", "\ufeffa\nb", "a\r\r\nb"])
+def test_a_command_has_the_line_ends_of_a_shell(command: str) -> None:
+    assert job_spec.parse({"command": command}).command == "a\nb"
+
+
+def test_the_length_of_a_command_is_that_without_carriage_returns() -> None:
+    assert job_spec.parse({"command": "x\r\n" * 32_768}).command == "x\n" * 32_768
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("10m", 600), (" 90 ", 90), ("1.5h", 5400), (0.5, 0.5), ("2 min", 120)])
+def test_a_duration_is_a_number_or_a_text(value: Any, seconds: float) -> None:
+    spec = job_spec.parse({"command": "true", "timeout": value, "delay": value})
+    assert (spec.timeout, spec.delay) == (seconds, seconds)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_may_begin_with_a_byte_order_mark(encoding: str) -> None:
+    data = '{"command": "echo ä"}'.encode(encoding)
+    assert job_spec.parse_json(job_spec.decode(data)).command == "echo ä"
+    assert job_spec.parse_json("\ufeff" + '{"command": "echo ä"}').command == "echo ä"
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["A"], "'A' has no '='; expected NAME=VALUE."),
+        (["# of the region"], "Leave out comments."),
+        (["export A"], "Leave out 'export'."),
+        (["A=1", " A =2"], "'A' is set twice"),
+    ],
+)
+def test_a_line_that_is_no_variable_is_refused_with_a_hint(lines: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        job_spec.read_env(lines)
+
+
+def test_a_variable_has_its_value_to_the_byte() -> None:
+    assert job_spec.read_env(["A=b=c ", " B= x"]) == {"A": "b=c ", "B": " x"}
+    env = {"A": "x\r\ny\r", "_b1": "\ufeff"}
+    assert job_spec.parse({"command": "true", "env": env}).env == env
+
+
+def test_a_start_long_ago_is_warned_of() -> None:
+    def warned(*starts: str) -> list[str]:
+        return job_spec.warnings([job_spec.parse({"command": "true", "run_at": start}) for start in starts])
+
+    [told] = warned("2020-01-01T00:00:00Z")
+    assert re.match(r"run_at 2020-01-01T00:00:00Z is [\d,]+ days in the past\.", told)
+    [told] = warned("2020-01-01T00:00:00Z", "2199-01-01T00:00:00Z", "2019-01-01T00:00:00Z")
+    assert told.startswith("run_at of 2 of 3 jobs is up to")
+    assert warned(str(clock.to_iso(clock.now() - clock.SECOND)), "2199-01-01T00:00:00Z") == []
 
 
 def test_all_faults_are_told_at_once() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.faces.conftest import ByConsole, Face
+from tests.faces.conftest import Face
 from tests.factories import make_job
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import job_detail
+from webapp.lib import clock
 
 pytestmark = pytest.mark.every_python
 
@@ -31,6 +32,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("run_at", "tomorrow", ""),
     ("cwd", "srv", "absolute path"),
     ("env", {"QUEUECTL_X": "1"}, "queuectl sets QUEUECTL_… variables itself"),
+    ("env", {"MY-VAR": "1"}, "'MY-VAR' is not a variable name"),
+    ("env", {"export REGION": "eu"}, "Leave out 'export'."),
+    ("env", {"#E": "1"}, "Leave out comments."),
+    ("timeout", "soon", "'soon' is not a duration"),
+    ("delay", "11y", "'11y' is not a duration"),
 ]
 
 # A verb, a state that it moves with the state afterwards, and a state that it leaves alone.
@@ -71,15 +77,21 @@ def test_a_taken_id_is_told_with_the_state_of_its_job(face: Face) -> None:
 
 
 def test_every_field_reaches_the_job(face: Face) -> None:
-    timeout = "600" if isinstance(face, ByConsole) else 600
     said = face.submit(command="echo hi", id="job1", queue="mail", requires="ssd, gpu", priority=-5, max_retries=7,
-                       timeout=timeout, cwd="/srv", env={"A": "b=c"}, delay=3600)  # fmt: skip
+                       timeout="10m", cwd="/srv", env={"A": "b=c"}, delay="1h")  # fmt: skip
     assert said == ""
     with reading() as session:
         job = session.query(Job).one()
     assert (job.id, job.command, job.queue, job.requires, job.priority) == ("job1", "echo hi", "mail", "gpu,ssd", -5)
     assert (job.max_retries, job.timeout, job.cwd, job.env) == (7, 600.0, "/srv", '{"A": "b=c"}')
-    assert job.state == "scheduled"
+    assert (job.state, job.run_at - job.created_at) == ("scheduled", clock.seconds(3600))
+
+
+def test_a_script_of_another_system_has_the_line_ends_of_a_shell(face: Face) -> None:
+    for command in ("\ufeffmkdir a\r\nmkdir b\r\n", "mkdir a\rmkdir b\r", "mkdir a\nmkdir b\n"):
+        assert face.submit(command=command) == ""
+    with reading() as session:
+        assert {job.command for job in session.query(Job)} == {"mkdir a\nmkdir b\n"}
 
 
 @pytest.mark.postgresql

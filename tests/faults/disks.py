@@ -47,7 +47,7 @@ def _refused_by_command(rig: Rig) -> bool:
     if answer.code == 0:
         rig.acknowledged.add(job_id)
         return False
-    assert (answer.code, answer.out) == (1, "")
+    assert (answer.code, answer.out) == (6, "")
     assert "full" in answer.err
     assert answer.err.count("\n") == 1
     return True
@@ -73,7 +73,7 @@ def read_only_database(rig: Rig, rounds: int) -> None:
         with read_only(place):
             for command in (["worker", "start"], ["web", "--port", "0"], ["enqueue", "--command", "true"]):
                 answer = rig.run(*command)
-                assert (answer.code, answer.out) == (1, ""), (command, answer)
+                assert (answer.code, answer.out) == (6, ""), (command, answer)
                 assert answer.err.count("\n") == 1, answer.err
                 assert "read-only" in answer.err or "Make it writable" in answer.err, answer.err
         assert rig.query("SELECT state, attempts FROM jobs") == [("pending", 0)]
@@ -103,7 +103,7 @@ def turn_read_only(rig: Rig, rounds: int, *, seconds: float = 12, lease: float =
         began = time.monotonic()
         forms = [_refused_form(rig, person) for _ in range(4)]
         answer = rig.run("enqueue", "--command", "true")
-        assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1), answer
+        assert (answer.code, answer.out, answer.err.count("\n")) == (6, "", 1), answer
         eventually("health is red", partial(_health_is, 503, person))
         eventually("what ran has ended", lambda: not rig.commands())
         while time.monotonic() < began + seconds:
@@ -182,7 +182,7 @@ def damage(rig: Rig, rounds: int) -> None:
         before = rig.database.read_bytes()
         for command in (["worker", "start"], ["up", "--port", "0"]):
             answer = rig.run(*command)
-            assert answer.code == 1, (command, answer)
+            assert answer.code == 6, (command, answer)
             assert "db restore" in answer.err, answer.err
             assert "Traceback" not in answer.err
         assert rig.database.read_bytes() == before

@@ -122,7 +122,7 @@ def be_told_busy(rig: Rig, rounds: int) -> None:
         [job_id] = rig.new_ids(1)
         with held(rig, with_flock=True):
             answer = rig.run("enqueue", "--id", job_id, "--command", "true")
-            assert (answer.code, answer.out) == (1, "")
+            assert (answer.code, answer.out) == (6, "")
             assert answer.err.count("\n") == 1
             assert "busy" in answer.err
         assert not rig.query("SELECT 1 FROM jobs WHERE id = ?", job_id)

@@ -39,7 +39,7 @@ def move_while_all_write(rig: Rig, there: str) -> None:
         submitter.join(DEADLINE)
         assert not submitter.is_alive()
     assert commands.refused is not None
-    assert commands.refused.code == 1, commands.refused
+    assert commands.refused.code == 6, commands.refused
     assert any(words + there in commands.refused.err for words in REFUSALS), commands.refused
     assert forms.refused is not None
     assert forms.refused.status == 503

@@ -137,5 +137,5 @@ def test_a_standby_alone_is_told_from_a_database(served: ServedRig, standby: Ser
     assert found["result"] == "fail"
     assert f":{standby.port} is a read-only standby" in found["detail"]
     answer = served.run("enqueue", "--command", "true")
-    assert (answer.code, answer.out) == (1, "")
+    assert (answer.code, answer.out) == (6, "")
     assert "takes no writes" in answer.err

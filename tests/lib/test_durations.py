@@ -18,7 +18,9 @@ def test_a_number_and_its_unit_are_seconds(typed: str, seconds: float) -> None:
     assert durations.parse(typed) == seconds
 
 
-@pytest.mark.parametrize("typed", ["", "soon", "h", "2h30", "5y", "-5", "nan", "inf", "1e999", "inf d", "1 h 5"])
+@pytest.mark.parametrize(
+    "typed", ["", "soon", "h", "2h30", "5y", "-5", "nan", "inf", "1e999", "inf d", "1 h 5", "1_0", "\uff11m"]
+)
 def test_what_is_no_duration_is_told_with_examples(typed: str) -> None:
     with pytest.raises(ValueError) as told:
         durations.parse(typed)

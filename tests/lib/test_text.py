@@ -24,6 +24,22 @@ def test_newlines_stay_where_lines_are_shown() -> None:
     assert text.show_controls("a\tb\nc\x1b\x7f\x00\u202e") == "a\tb\nc\u241b\u2421\ufffd\u2039U+202E\u203a"
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("a\r\nb\r\n", "a\nb\n"),
+        ("a\rb", "a\nb"),
+        ("a\r", "a\n"),
+        ("a\r\r\nb", "a\nb"),
+        ("\ufeffa\r\n\ufeffb", "a\n\ufeffb"),
+        ("a\nb\n", "a\nb\n"),
+        (r"printf 'a\r\n'", r"printf 'a\r\n'"),
+    ],
+)
+def test_every_line_end_becomes_a_line_feed(given: str, kept: str) -> None:
+    assert text.unix_lines(given) == kept
+
+
 def test_what_holds_an_emoji_together_stays() -> None:
     family = "\U0001f468\u200d\U0001f469"
     assert text.escape_controls(family) == text.show_controls(family) == family

@@ -13,6 +13,18 @@ class AccountError(ValueError):
         super().__init__(message)
 
 
+class NameTaken(AccountError):
+    """Another user or token has the name."""
+
+
+class NoSuchUser(AccountError):
+    """No user has the name."""
+
+
+class LastAdmin(AccountError):
+    """The change would leave no admin."""
+
+
 def hash_secret(secret: str) -> str:
     """The hash of a random secret as the database stores it. 256 random bits need no salt and no slow hash."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()

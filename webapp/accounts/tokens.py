@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from webapp.accounts import AccountError as AccountError
-from webapp.accounts import hash_secret
+from webapp.accounts import NameTaken, hash_secret
 from webapp.db import audit
 from webapp.db.engines import writing
 from webapp.db.models import SCOPES, Token
@@ -38,7 +38,7 @@ def make(name: str, scope: str, days: Optional[int], actor: str) -> tuple[str, T
     secret, now = PREFIX + secrets.token_urlsafe(32), clock.now()
     with writing() as session:
         if session.scalar(select(Token.id).where(Token.name == name)) is not None:
-            raise AccountError("name", f"{name!r} is already used, possibly by a revoked token. Choose another name.")
+            raise NameTaken("name", f"{name!r} is already used, possibly by a revoked token. Choose another name.")
         token = Token(
             name=name,
             token_hash=hash_secret(secret),

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import AccountError as AccountError
-from webapp.accounts import hash_secret, login_throttle, sessions
+from webapp.accounts import LastAdmin, NameTaken, NoSuchUser, hash_secret, login_throttle, sessions
 from webapp.db.engines import writing
 from webapp.db.models import ROLES, SetupLink, User
 from webapp.jobs.lifecycle import record
@@ -150,7 +150,7 @@ def set_up(token: str, name: str, password: str) -> bool:
 
 def _add(session: Session, name: str, hashed: str, role: str, actor: str) -> None:
     if session.scalar(select(User.id).where(func.lower(User.name) == name.lower())) is not None:
-        raise AccountError("name", f"{name!r} is already used. Choose another name.")
+        raise NameTaken("name", f"{name!r} is already used. Choose another name.")
     session.add(User(name=name, role=role, password_hash=hashed, created_at=clock.now()))
     _record(session, "add_user", name, actor, {"after": {"role": role}}, {"role": role})
 
@@ -164,7 +164,7 @@ def _record(
 def _get(session: Session, name: str) -> User:
     user = session.scalar(select(User).where(User.name == name).with_for_update())
     if user is None:
-        raise AccountError("name", f"no such user: {name!r}.")
+        raise NoSuchUser("name", f"no such user: {name!r}.")
     return user
 
 
@@ -181,7 +181,7 @@ def _keep_an_administrator(session: Session, had_admin: bool) -> None:
     """Raises AccountError if this transaction has removed the last admin."""
     session.flush()
     if had_admin and needs_setup(session):
-        raise AccountError("role", "must stay admin: this is the last admin. Add another admin first.")
+        raise LastAdmin("role", "must stay admin: this is the last admin. Add another admin first.")
 
 
 def _check(name: str, password: str, role: str) -> None:

@@ -9,7 +9,7 @@ from flask import Response
 from marshmallow import Schema, ValidationError, validate, validates_schema
 from marshmallow import fields as ma
 
-from webapp.api import fields, request_body
+from webapp.api import fields, pagination, request_body
 from webapp.api.gate import actor
 from webapp.api.jobs import MAX_PAGE, Job, check_moved, job_json
 from webapp.api.problems import Problem
@@ -73,6 +73,9 @@ class Act(fields.Answer):
     actor = fields.text("who started it")
     created_at = fields.time("when it was started")
     finished_at = fields.time("when it ended", null=True)
+
+
+Acts = fields.listing("Acts", Act, "newest first")
 
 
 class ActAnswer(fields.Answer):
@@ -163,13 +166,15 @@ def filter_of(selection: dict[str, Any], state: str = "") -> JobFilter:
     return replace(wanted.in_output(), group=selection.get("group")) if state == "dead" else wanted
 
 
-@routes.on("GET", "/acts", {200: fields.listing("Acts", Act, "newest first")}, scope="read", query=ActQuery)
-def list_acts() -> Any:
-    """List the actions on jobs, newest first."""
+@routes.on("GET", "/acts", {200: Acts}, scope="read", query=ActQuery, headers=pagination.NEXT)
+def list_acts() -> Response:
+    """List the actions on jobs, newest first. The header Link leads to the next page."""
     asked = request_body.query(ActQuery)
+    limit = asked["limit"]
     with reading() as session:
-        found = activity.newest(session, asked["limit"], asked.get("before"))
-    return {"acts": [serializers.act(one) for one in found]}
+        found = activity.newest(session, limit + 1, asked.get("before"))
+    acts = [serializers.act(one) for one in found[:limit]]
+    return pagination.with_next({"acts": acts}, before=acts[-1]["id"] if len(found) > limit else None)
 
 
 @routes.on("GET", ACT, {200: Act}, scope="read")

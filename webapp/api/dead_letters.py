@@ -12,7 +12,7 @@ from webapp.api import fields, request_body
 from webapp.api.actions import EITHER, ActAnswer, Selection, act_answer, filter_of, move_many
 from webapp.api.gate import actor
 from webapp.api.jobs import MAX_PAGE, JobPage, ListQuery, page
-from webapp.api.pagination import LINKS
+from webapp.api.pagination import LINKS, NEXT, with_next
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
 from webapp.db.engines import reading
@@ -129,14 +129,15 @@ def requeue_one_first() -> Response:
     return act_answer(canary.start(filter_of(asked, "dead"), actor(), asked.get("first")), 202)
 
 
-@routes.on("GET", "/dead-letters/groups", {200: Groups}, scope="read", query=GroupQuery)
-def list_groups() -> Any:
-    """List the groups of dead letters with the same cause."""
+@routes.on("GET", "/dead-letters/groups", {200: Groups}, scope="read", query=GroupQuery, headers=NEXT)
+def list_groups() -> Response:
+    """List the groups of dead letters with the same cause. The header Link leads to the next page."""
     asked = request_body.query(GroupQuery)
     with reading() as session:
         listing = failure_groups.listing(session, by=asked["sort"], page=asked["page"], size=asked["limit"])
     found = [serializers.dead_group(one) for one in listing.groups]
-    return {"groups": found, "more": listing.more, "capped": listing.capped}
+    whole = {"groups": found, "more": listing.more, "capped": listing.capped}
+    return with_next(whole, page=asked["page"] + 1 if listing.more else None)
 
 
 @routes.on("GET", "/dead-letters/groups/<group>", {200: Group}, scope="read")

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from webapp.core.job_spec import NAME, NAME_RULE
-from webapp.lib import clock
+from webapp.lib import clock, durations
 from webapp.lib.text import can_be_stored
 
 LABEL_PATTERN = "[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 NAME_PATTERN = f"^{LABEL_PATTERN}$"
+DURATION_PATTERN = rf"^\s*[0-9]+(\.[0-9]+)?\s*({'|'.join(durations.UNITS)})\s*$"
 
 Field = TypeVar("Field", bound="fields.Field[Any]")
 
@@ -62,6 +63,14 @@ def mapping(about: str, values: fields.Field[Any]) -> fields.Dict:
 def optional(kind: type[Field], about: str, **schema: Any) -> Field:
     """A field that other code checks; `schema` only describes its bounds."""
     return kind(allow_none=True, metadata={"description": about, **schema})
+
+
+def duration(about: str, highest: int, *, above_zero: bool = False) -> fields.Field[Any]:
+    """Seconds, or a text such as 10m."""
+    least = {"exclusiveMinimum": 0} if above_zero else {"minimum": 0}
+    texts = {"type": "string", "pattern": DURATION_PATTERN, "description": durations.RULE}
+    kinds = [{"type": "number", **least, "maximum": highest}, texts, {"type": "null"}]
+    return fields.Raw(metadata={"description": about, "anyOf": kinds, "examples": [600, "10m"]})
 
 
 def name(about: str) -> fields.String:

@@ -37,7 +37,7 @@ class JobRequest(Schema):
     command = ma.String(
         required=True,
         metadata={
-            "description": "runs in /bin/sh -c; up to 64 KiB",
+            "description": "runs in /bin/sh -c; up to 64 KiB; CRLF and CR become LF",
             "minLength": 1,
             "maxLength": job_spec.COMMAND_LIMIT,
             "examples": ["echo hello"],
@@ -56,22 +56,27 @@ class JobRequest(Schema):
         },
     )
     priority = fields.optional(ma.Integer, "higher runs first; default: 0", minimum=-100, maximum=100)
-    delay = fields.optional(ma.Float, "seconds until it is due", minimum=0, maximum=job_spec.MAX_DELAY)
+    delay = fields.duration("seconds until it is due, or a text such as 10m", job_spec.MAX_DELAY)
     run_at = fields.optional(ma.String, "when it is due, with a time zone; not with `delay`", format="date-time")
     max_retries = fields.optional(
         ma.Integer, "automatic retries after the first attempt; default: the setting", minimum=0, maximum=1000
     )
-    timeout = fields.optional(
-        ma.Float,
-        "seconds that an attempt may run; default: the setting",
-        exclusiveMinimum=0,
-        maximum=job_spec.MAX_TIMEOUT,
+    timeout = fields.duration(
+        "seconds that an attempt may run, or a text such as 10m; default: the setting",
+        job_spec.MAX_TIMEOUT,
+        above_zero=True,
     )
     cwd = fields.optional(
         ma.String, "absolute path of the working directory; default: the worker's", maxLength=job_spec.PATH_LIMIT
     )
     env = ma.Dict(
-        ma.String(), ma.String(), allow_none=True, metadata={"description": "additional environment variables"}
+        ma.String(),
+        ma.String(),
+        allow_none=True,
+        metadata={
+            "description": f"additional environment variables; names: {job_spec.ENV_NAME_RULE}",
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        },
     )
 
 
@@ -115,6 +120,10 @@ class Job(fields.Answer):
     exit_code = fields.integer("of the latest ended attempt", null=True)
     last_error = fields.text("of the latest ended attempt", null=True)
     batch = fields.text("the same for all jobs that one form submitted together; null: submitted alone", null=True)
+
+
+class SubmittedJob(Job):
+    warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
 
 
 class Attempt(fields.Answer):
@@ -163,6 +172,7 @@ class JobPage(fields.Answer):
 
 class Ids(fields.Answer):
     ids = fields.strings("in the order of the request")
+    warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
 
 
 routes = Noun("Jobs", "A job is a shell command. Submit, list, get, delete.")
@@ -203,11 +213,13 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
     return pagination.answer({"jobs": jobs}, name, found.older, found.newer, search_capped=found.search_capped)
 
 
-@routes.on("POST", "/jobs", {201: Job}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)
+@routes.on("POST", "/jobs", {201: SubmittedJob}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)
 def submit_job() -> Response:
     """Submit a job."""
-    (job_id,) = actions.enqueue([job_spec.parse(request_body.raw())], actor(), form_key=idempotency.form_key())
-    return request_body.answer(job_json(job_id), 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
+    specs = [job_spec.parse(request_body.raw())]
+    (job_id,) = actions.enqueue(specs, actor(), form_key=idempotency.form_key())
+    submitted = {**job_json(job_id), "warnings": job_spec.warnings(specs)}
+    return request_body.answer(submitted, 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
 
 
 @routes.on("POST", "/jobs/batch", {201: Ids}, scope="submit", repeatable=True, body=BATCH)
@@ -216,8 +228,9 @@ def submit_jobs() -> Response:
 
     In an error, `place` is the position of the job, from 0.
     """
-    ids = actions.enqueue(_parse_batch(request_body.raw()), actor(), form_key=idempotency.form_key())
-    return request_body.answer({"ids": ids}, 201)
+    specs = _parse_batch(request_body.raw())
+    ids = actions.enqueue(specs, actor(), form_key=idempotency.form_key())
+    return request_body.answer({"ids": ids, "warnings": job_spec.warnings(specs)}, 201)
 
 
 def _parse_batch(data: Any) -> list[JobSpec]:

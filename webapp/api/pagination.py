@@ -16,6 +16,7 @@ from webapp.api.problems import field_problem
 from webapp.web.request_info import below_root
 
 LINKS = {"Link": {"description": "URLs of the next and the previous page", "schema": {"type": "string"}}}
+NEXT = {"Link": {"description": "URL of the next page, if there is one", "schema": {"type": "string"}}}
 
 
 def cursor_field() -> ma.String:
@@ -47,9 +48,15 @@ def invalid_cursor() -> Exception:
 def answer(items: Mapping[str, Any], name: str, older: Optional[str], newer: Optional[str], **more: Any) -> Response:
     """A page with the cursors of the next and the previous one, also as links."""
     after, before = _encode("after", older, name), _encode("before", newer, name)
-    links = [f'<{_url(key)}>; rel="{rel}"' for key, rel in ((after, "next"), (before, "prev")) if key]
+    links = [_link(rel, cursor=key) for key, rel in ((after, "next"), (before, "prev")) if key]
     whole = {**items, "next": after, "previous": before, **more}
     return request_body.answer(whole, headers={"Link": ", ".join(links)} if links else None)
+
+
+def with_next(whole: Mapping[str, Any], **parameter: Any) -> Response:
+    """A page of a list without cursors. `parameter` leads to the next one; None: there is none."""
+    more = any(value is not None for value in parameter.values())
+    return request_body.answer(whole, headers={"Link": _link("next", **parameter)} if more else None)
 
 
 def _encode(direction: str, key: Optional[str], name: str) -> Optional[str]:
@@ -59,6 +66,6 @@ def _encode(direction: str, key: Optional[str], name: str) -> Optional[str]:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _url(cursor: str) -> str:
-    parameters = {name: value for name, value in request.args.items() if name != "cursor"}
-    return f"{below_root(request.path)}?{urlencode({**parameters, 'cursor': cursor})}"
+def _link(rel: str, **changed: Any) -> str:
+    """This URL with other parameters, as a value of the header Link."""
+    return f'<{below_root(request.path)}?{urlencode({**request.args.to_dict(), **changed})}>; rel="{rel}"'

@@ -39,7 +39,7 @@ def raw() -> Any:
     if not request.mimetype:
         raise Problem("media-type")
     try:
-        return job_spec.load_json(request.get_data().decode())
+        return job_spec.load_json(job_spec.decode(request.get_data()))
     except UnicodeDecodeError as error:
         raise Problem("malformed", f"The body is not UTF-8: {error.reason} at byte {error.start}.") from None
     except SpecError as error:

@@ -15,11 +15,13 @@ from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings
 from webapp.web import serializers
 
+VALUE = "a number between `lowest` and `highest`; of seconds also a text such as 10m"
+
 
 class SettingRequest(Schema):
     example: ClassVar[Any] = {"value": 3}
 
-    value = ma.Raw(required=True, metadata={"description": "a number between `lowest` and `highest`", "type": "number"})
+    value = ma.Raw(required=True, metadata={"description": VALUE, "type": ["number", "string"]})
 
 
 class Setting(fields.Answer):

@@ -18,6 +18,7 @@ from typing import Optional
 
 import click
 
+from webapp.lib import streams
 from webapp.lib.version import __version__
 
 # name: (module:attribute, help)
@@ -82,7 +83,10 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="'manage.py COMMAND --help' shows the options of a command, with an example.",
+    epilog="""'manage.py COMMAND --help' shows the options of a command, with an example.
+
+    Exit codes: 0 done, 1 error, 2 wrong usage, 3 already taken, 4 not found, 5 refused by the state, 6 queue out of
+    reach, 130 Ctrl-C.""",
 )
 @click.version_option(__version__, prog_name="queuectl", message="%(prog)s %(version)s")
 @click.pass_context
@@ -93,12 +97,12 @@ def cli(ctx: click.Context) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; return its exit code: 0, 1 (error), 2 (usage error) or 130 (Ctrl-C)."""
+    """Run one command; return its exit code, see `exit_codes.py`."""
     # The imports of a command make 100,000 objects and no garbage: with the default thresholds, and with the collection
     # at exit, `enqueue` took 420 ms instead of 300.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
-    _open_closed_streams()
+    streams.set_up()
     try:
         result = cli.main(list(argv), prog_name="manage.py", standalone_mode=False)
         sys.stdout.flush()  # here, so that a closed pipe is caught below and not at exit
@@ -121,14 +125,9 @@ def main(argv: Sequence[str]) -> int:
         message = message_of(error)
         if message is None:
             raise
-        return complain(f"Error: {message}")
+        from webapp.commands.exit_codes import ExitCode, code_of
 
-
-def _open_closed_streams() -> None:
-    """Open the null device for each closed stream (`>&-`), so that no other file gets its number."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until exit
+        return complain(f"Error: {message}", ExitCode.UNAVAILABLE if _is_of_database(error) else code_of(error))
 
 
 def _discard_output() -> None:
@@ -144,7 +143,7 @@ def message_of(error: Exception) -> Optional[str]:
     if kind.__module__.partition(".")[0] in {"webapp", "worker"}:  # our own exceptions are messages
         field = getattr(error, "field", None)
         return f"{field}: {error}" if field else str(error)
-    if kind.__module__.partition(".")[0] in DATABASE_MODULES:
+    if _is_of_database(error):
         # Problems of the machine, such as a full disk or a lost connection. A wrong statement has another class.
         from webapp import config
         from webapp.core import db_errors
@@ -163,6 +162,10 @@ def message_of(error: Exception) -> Optional[str]:
         reason = denial([Path(os.fsdecode(error.filename))]) if isinstance(error.filename, (str, bytes)) else None
         return f"{reason}." if reason else f"{error.filename}: {error.strerror}. Does it belong to another user?"
     return None
+
+
+def _is_of_database(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in DATABASE_MODULES
 
 
 def _standard_name(kind: type) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import click
 
+from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import actor, core, json_option, read_session
 from webapp.commands.shared.output import Column, ago, as_dict, local_time, present, say
 from webapp.lib import clock
@@ -29,7 +30,10 @@ password_option = click.option("--password-stdin", is_flag=True, help="Read the 
 
 def _password(from_stdin: bool) -> str:
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        try:  # Bytes: the encoding of stdin may be another one than that of the pipe.
+            return sys.stdin.buffer.readline().decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise click.ClickException("the password on standard input is not UTF-8 text.") from None
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask for a password. Pipe it in with --password-stdin.")
     answer: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
@@ -120,7 +124,7 @@ def list_sessions(name: str, end: bool, as_json: bool) -> None:
     with read_session() as session:
         found = users.find(session, name)
         if found is None:
-            raise click.ClickException(f"name: no such user: {name!r}.")
+            raise Failure(ExitCode.NOT_FOUND, f"name: no such user: {name!r}.")
         rows = sessions.of_user(session, found.id)
     columns = [
         Column("STARTED", lambda row: local_time(row.created_at)),
@@ -217,5 +221,5 @@ def revoke(name: str) -> None:
 
     with core():
         if not tokens.revoke(name, actor()):
-            raise click.ClickException(f"no active token: {name!r}. `manage.py token list` shows them.")
+            raise Failure(ExitCode.NOT_FOUND, f"no active token: {name!r}. `manage.py token list` shows them.")
     click.echo(f"{name}: revoked")

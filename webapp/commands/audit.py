@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
+from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import SINCE, Command, core, json_option, limit_option, read_session
-from webapp.commands.shared.output import Column, local_time, present, say
+from webapp.commands.shared.output import Column, local_time, present, print_json_rows, say
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _wanted(filters: dict[str, Any]) -> trail.AuditFilter:
 @limit_option(50)
 @json_option
 @click.pass_context
-def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> None:
+def audit(ctx: click.Context, /, limit: Optional[int], as_json: bool, **filters: Any) -> None:
     """Show the audit trail, newest first: actor, action, target and changes."""
     if ctx.invoked_subcommand is not None:
         if any(filters.values()):
@@ -52,8 +53,14 @@ def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> N
         return
     from webapp.db import audit as trail
 
+    wanted = _wanted(filters)
+    if limit is None:
+        with core():
+            print_json_rows(trail.as_json(row) for rows in trail.newest_first(wanted) for row in rows)
+        return
     with read_session() as session:
-        rows = trail.page(session, _wanted(filters), limit=limit + 1)
+        rows = trail.page(session, wanted, limit=limit + 1)
+        count = trail.count(session, wanted) if len(rows) > limit else ""
     columns = [
         Column("TIME", lambda row: local_time(row.at)),
         Column("ACTOR", lambda row: row.actor),
@@ -64,7 +71,7 @@ def audit(ctx: click.Context, /, limit: int, as_json: bool, **filters: Any) -> N
         Column("CHANGES", lambda row: row.detail, flexible=True),
     ]
     empty = "No matching entries." if any(filters.values()) else "The audit trail is empty."
-    more = f"Only the newest {limit:,} are shown. Use --limit to see more, or `audit export` for all."
+    more = f"Only the newest {limit:,} are shown, of {count}. Use --limit to see more, or `audit export` for all."
     present(rows[:limit], columns, as_json, trail.as_json, empty, more=more if len(rows) > limit else "")
 
 
@@ -89,7 +96,7 @@ def export(file: Path, replace: bool, **filters: Any) -> None:
 def _write_file(lines: Iterator[str], file: Path, replace: bool) -> int:
     """Write a file that only its owner can read. It has a temporary name until it is complete."""
     if file.exists() and not replace:
-        raise click.ClickException(f"{file} exists. Choose another name, or use --replace.")
+        raise Failure(ExitCode.TAKEN, f"{file} exists. Choose another name, or use --replace.")
     number = 0
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:

@@ -6,8 +6,8 @@ from typing import Optional
 
 import click
 
-from webapp.commands.shared.core import actor, core, json_option, read_session
-from webapp.commands.shared.output import Column, ago, present, print_json
+from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session
+from webapp.commands.shared.output import Column, ago, present, print_json, see_more
 from webapp.core.settings import define
 
 queue_option = click.option("--queue", metavar="NAME", help="Only for this queue, such as with keep_completed.")
@@ -102,15 +102,16 @@ def unset(key: str, queue: Optional[str]) -> None:
 @config.command(epilog="Example: manage.py config history backoff_base")
 @click.argument("key")
 @queue_option
+@limit_option(50)
 @json_option
-def history(key: str, queue: Optional[str], as_json: bool) -> None:
+def history(key: str, queue: Optional[str], limit: Optional[int], as_json: bool) -> None:
     """Show the changes of the setting KEY, newest first."""
     from webapp.jobs import settings
     from webapp.web import serializers
 
     key = _key(key, queue)
     with read_session() as session:
-        changes, definition = settings.history(session, key), settings.find(session, key).definition
+        changes, definition = settings.history(session, key, None), settings.find(session, key).definition
     columns = [
         Column("CHANGED", lambda change: ago(change.at, change.actor)),
         Column("FROM", lambda change: change.before, right=True),
@@ -118,4 +119,5 @@ def history(key: str, queue: Optional[str], as_json: bool) -> None:
         Column("", lambda change: "default" if change.after_default else None, flexible=True),
     ]
     empty = f"{key} has never been changed. It has its default, {definition.tidy(definition.default)}."
-    present(changes, columns, as_json, serializers.change, empty)
+    more = see_more(limit, f"{len(changes):,}") if limit is not None and limit < len(changes) else ""
+    present(changes[:limit], columns, as_json, serializers.change, empty, more=more)

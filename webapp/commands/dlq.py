@@ -25,7 +25,7 @@ def dlq() -> None:
 @click.option("--group", metavar="KEY", help="Only jobs of this group, see `dlq groups`.")
 @limit_option(50)
 @json_option
-def list_dead(queue: Optional[str], group: Optional[str], limit: int, as_json: bool) -> None:
+def list_dead(queue: Optional[str], group: Optional[str], limit: Optional[int], as_json: bool) -> None:
     """List dead letters, newest first, with the error of their last attempt."""
     from webapp.jobs.filters import JobFilter
 
@@ -44,13 +44,14 @@ def list_dead(queue: Optional[str], group: Optional[str], limit: int, as_json: b
 @click.option("--largest", is_flag=True, help="Sort by number of jobs. The default is the time of the last failure.")
 @limit_option(25, 500)
 @json_option
-def list_groups(largest: bool, limit: int, as_json: bool) -> None:
+def list_groups(largest: bool, limit: Optional[int], as_json: bool) -> None:
     """List dead letters grouped by cause, open groups first."""
     from webapp.insight import failure_groups
     from webapp.web import serializers
 
     with read_session() as session:
-        listing = failure_groups.listing(session, by="count" if largest else "last", size=limit)
+        size = limit or failure_groups.MAX_GROUPS
+        listing = failure_groups.listing(session, by="count" if largest else "last", size=size)
     columns = [
         Column("KEY", lambda one: one.key),
         Column("JOBS", lambda one: one.count, right=True),
@@ -60,7 +61,7 @@ def list_groups(largest: bool, limit: int, as_json: bool) -> None:
         Column("ERROR", lambda one: one.example.last_error, flexible=True),
         Column("COMMAND", lambda one: one.example.command, flexible=True),
     ]
-    more = see_more(limit, listing.more)
+    more = see_more(size, f"{listing.number:,}") if listing.more else ""
     if listing.capped:
         more = f"There are more than {failure_groups.MAX_GROUPS} groups. These have the most recent failures."
     present(listing.groups, columns, as_json, serializers.dead_group, "No dead letters.", more=more)

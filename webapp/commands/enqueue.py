@@ -6,17 +6,20 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
+from webapp.commands.exit_codes import ExitCode, Failure, code_of
 from webapp.commands.shared.core import DURATION, actor, plain_database
-from webapp.commands.shared.output import progress_bars, say
+from webapp.commands.shared.output import local_time, progress_bars, say, span
 from webapp.core import job_spec
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.lib.text import plural
+from webapp.lib import clock
+from webapp.lib.text import BYTE_ORDER_MARK, plural, unix_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,7 +39,8 @@ Tick = Callable[[int], None]
 Examples:
   manage.py enqueue '{"id":"job1","command":"echo hello","max_retries":2}'
   manage.py enqueue --command 'tar czf /tmp/home.tgz ~' --queue backup --timeout 10m
-  manage.py enqueue --command ./train.sh --requires gpu --requires host:web-1
+  manage.py enqueue --command ./train.sh --here --requires gpu --requires host:web-1
+  manage.py enqueue --command ./report.sh --cwd /srv/app --run-at 08:00
   manage.py enqueue --file jobs.jsonl
   generate-jobs | manage.py enqueue -
 
@@ -56,15 +60,24 @@ Keys of a job: id command queue requires priority delay run_at max_retries timeo
 )
 @click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0).")
 @click.option("--delay", **DURATION, help="Time to wait before the first attempt.")
-@click.option("--run-at", metavar="TIME", help="Run at this time, such as 2030-01-31T08:00:00Z.")
+@click.option(
+    "--run-at",
+    metavar="TIME",
+    help="Run at 08:00 (the next one) or at '2030-01-31 08:00', in this machine's time zone, or at "
+    "2030-01-31T08:00:00Z.",
+)
 @click.option("--max-retries", type=int, help="Retries after a failed first attempt.")
 @click.option("--timeout", **DURATION, help="Time limit of each attempt.")
 @click.option("--cwd", metavar="FOLDER", help="Working directory.")
 @click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated.")
-def enqueue(job: tuple[str, ...], path: Optional[str], command: Optional[str], **options: Any) -> None:
+@click.option("--here", is_flag=True, help="Run in the current folder. In JSON: each job without a cwd.")
+@click.option("--exists-ok", is_flag=True, help="If a job has this ID already, leave it as it is and print the ID.")
+def enqueue(
+    job: tuple[str, ...], path: Optional[str], command: Optional[str], here: bool, exists_ok: bool, **options: Any
+) -> None:
     """Submit JOB, a JSON object, and print its ID.
 
-    With '-' it reads many jobs from standard input, one JSON object per line.
+    With '-' it reads many jobs from standard input, one JSON object per line. The exit code is 3 if an ID is taken.
     """
     options = {name: value for name, value in options.items() if value not in (None, ())}
     if sum((bool(job), path is not None, command is not None)) != 1:
@@ -73,33 +86,73 @@ def enqueue(job: tuple[str, ...], path: Optional[str], command: Optional[str], *
         raise click.UsageError("--id, --queue and so on work only with --command. In JSON they are keys of the object.")
     if len(job) > 1:
         raise click.UsageError(f"expected one argument with the job, got {len(job)}. {QUOTING}")
+    if here and "cwd" in options:
+        raise click.UsageError("Give --here or --cwd, not both.")
+    folder = _folder(".", "--here") if here else None
+    starts = _read_start(options) if "run_at" in options else None
     if path is not None or job == ("-",):
-        _enqueue_many(path or "-")
+        _enqueue_many(path or "-", folder, exists_ok)
         return
     spec = _from_argument(job[0]) if command is None else _from_options(command, options)
-    _print_ids(_store([spec]))
+    ids, found = _store([_in_folder(spec, folder)], exists_ok)
+    if starts is not None and starts > clock.now() and not found:
+        say(f"Starts {local_time(starts)}, in {span(starts)}.")
+    _print_ids(ids)
 
 
-def _store(specs: Sequence[JobSpec], stored: Optional[Tick] = None) -> list[str]:
+def _store(
+    specs: Sequence[JobSpec], exists_ok: bool, stored: Optional[Tick] = None
+) -> tuple[list[str], dict[str, str]]:
+    """Store jobs; return all ids, and the states of the jobs that were there already."""
     from webapp.core.enqueue import enqueue as store
 
+    found: dict[str, str] = {}
     with plain_database() as database:
-        return store(database, specs, actor(), stored=stored)
+        ids = store(database, specs, actor(), stored=stored, found=found if exists_ok else None)
+    for warning in job_spec.warnings(specs):
+        say(f"Warning: {warning}")
+    if found:
+        one = next(iter(found))
+        more = f" and {plural(len(found) - 1, 'other job')}" if len(found) > 1 else ""
+        say(f"Already there: {one} ({found[one]}){more}. Left unchanged.")
+    return ids, found
+
+
+def _read_start(options: dict[str, Any]) -> Optional[int]:
+    """Give --run-at the zone of this machine. Return the time if it had no zone."""
+    with suppress(ValueError, OverflowError):
+        clock.parse_iso(options["run_at"])
+        return None
+    try:
+        starts = clock.parse_local(options["run_at"])
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--run-at") from None
+    options["run_at"] = clock.to_iso(starts)
+    return starts
+
+
+def _folder(path: str, option: str) -> str:
+    try:
+        return job_spec.read_folder(os.path.abspath(os.path.expanduser(path)))
+    except FileNotFoundError:
+        raise click.BadParameter("the current folder does not exist any more.", param_hint=option) from None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+
+
+def _in_folder(spec: JobSpec, folder: Optional[str]) -> JobSpec:
+    return spec if folder is None or spec.cwd is not None else replace(spec, cwd=folder)
 
 
 def _from_options(command: str, options: dict[str, Any]) -> JobSpec:
     if "requires" in options:
         options["requires"] = ",".join(options["requires"])
     if "cwd" in options:
-        options["cwd"] = os.path.abspath(os.path.expanduser(options["cwd"]))
-    env: dict[str, str] = {}
-    for pair in options.pop("env", ()):
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{pair!r} has no '='; expected NAME=VALUE.", param_hint="--env")
-        if name in env:
-            raise click.BadParameter(f"{name!r} is set twice; give each variable once.", param_hint="--env")
-        env[name] = value
+        options["cwd"] = _folder(options["cwd"], "--cwd")
+    try:
+        env = job_spec.read_env(options.pop("env", ()))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--env") from None
     return job_spec.parse({"command": command, **options, "env": env or None})
 
 
@@ -118,7 +171,7 @@ def _from_argument(text: str) -> JobSpec:
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
-def _enqueue_many(path: str) -> None:
+def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> None:
     started = time.monotonic()
     lines = _read_lines(path)
     with _progress(len(lines)) as (read, stored):
@@ -127,12 +180,13 @@ def _enqueue_many(path: str) -> None:
             say("No jobs: all lines are blank.")
             return
         try:
-            ids = _store(specs, stored)
+            ids, found = _store([_in_folder(spec, folder) for spec in specs], exists_ok, stored)
         except SpecError as error:
-            raise _refusal([(numbers[one.place or 0], one) for one in error.errors]) from None
+            raise _refusal([(numbers[one.place or 0], one) for one in error.errors], code_of(error)) from None
     _print_ids(ids)
     took = time.monotonic() - started
-    say(f"Enqueued {plural(len(ids), 'job')} in {took:.1f} s ({len(ids) / took:,.0f}/s).")
+    number = len(ids) - len(found)
+    say(f"Enqueued {plural(number, 'job')} in {took:.1f} s ({number / took:,.0f}/s).")
 
 
 def _print_ids(ids: Sequence[str]) -> None:
@@ -146,15 +200,13 @@ def _print_ids(ids: Sequence[str]) -> None:
 
 
 def _read_lines(path: str) -> list[str]:
-    """Read the lines of a file or of stdin. Only a line feed ends a line: JSON may contain other separators."""
+    """Read the lines of a file or of stdin. LF, CRLF and CR end a line; JSON may contain other separators."""
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}.") from None
-    # PowerShell redirects output as UTF-16 with a byte order mark.
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode(encoding).rstrip("\n").split("\n")
+        return unix_lines(job_spec.decode(data)).rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise click.ClickException(f"line {line}: this is not UTF-8 text. Nothing was stored.") from None
@@ -169,7 +221,7 @@ def _parse_lines(lines: Sequence[str], read: Tick) -> tuple[list[JobSpec], list[
     for number, line in enumerate(lines, 1):
         if number % 1000 == 0:
             read(number)
-        if not line.strip():
+        if not line.removeprefix(BYTE_ORDER_MARK).strip():  # files may have been put together
             continue
         try:
             spec = job_spec.parse_json(line)
@@ -186,10 +238,10 @@ def _parse_lines(lines: Sequence[str], read: Tick) -> tuple[list[JobSpec], list[
     return specs, numbers
 
 
-def _refusal(errors: Sequence[tuple[int, FieldError]]) -> click.ClickException:
+def _refusal(errors: Sequence[tuple[int, FieldError]], code: int = ExitCode.ERROR) -> click.ClickException:
     texts = [f"line {line}: {f'{one.field}: ' if one.field else ''}{one.message}" for line, one in errors]
     more = [f"and {len(errors) - SHOWN_ERRORS:,} more"] if len(errors) > SHOWN_ERRORS else []
-    return click.ClickException("\n".join(["nothing was stored.", *texts[:SHOWN_ERRORS], *more]))
+    return Failure(code, "\n".join(["nothing was stored.", *texts[:SHOWN_ERRORS], *more]))
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Optional
 
 import click
 
+from webapp.commands.exit_codes import ExitCode
 from webapp.commands.shared.core import actor, core, find_job, json_option, limit_option, read_session, tell_result
 from webapp.commands.shared.output import Column, ago, present, print_json, say, see_more, standing
 from webapp.core import labels
@@ -37,7 +38,7 @@ action_argument = click.argument("action_id", metavar="ID", type=click.IntRange(
 )
 @limit_option(50)
 @json_option
-def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int, as_json: bool) -> None:
+def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: Optional[int], as_json: bool) -> None:
     """List jobs, newest first.
 
     With --state the order fits the state: pending jobs next first, scheduled and failed jobs by time, running jobs
@@ -64,25 +65,44 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: int,
     print_jobs(wanted, limit, columns, as_json, empty)
 
 
-def print_jobs(wanted: JobFilter, limit: int, columns: Sequence[Column], as_json: bool, empty: str) -> None:
-    """Print the first `limit` jobs that match."""
+def print_jobs(wanted: JobFilter, limit: Optional[int], columns: Sequence[Column], as_json: bool, empty: str) -> None:
+    """Print the first `limit` jobs that match; None: all."""
     from webapp.db.engines import reading
-    from webapp.jobs import job_detail, listing
+    from webapp.jobs import job_detail, queries
     from webapp.jobs.settings import load
 
-    jobs: list[Job] = []
-    after: Optional[str] = None
     with core():
-        while True:
+        with reading() as session:
+            settings = load(session)
+        jobs = _Jobs(wanted, limit)
+        present(jobs, columns, as_json, lambda job: job_detail.job_json(job, settings), empty)
+        if limit is not None and jobs.more:
             with reading() as session:
-                settings = load(session)
-                page = listing.page_of_jobs(session, wanted, limit=min(PAGE, limit - len(jobs)), after=after)
-            jobs += page.jobs
-            after = page.older
-            if after is None or len(jobs) >= limit:
-                break
-    more = see_more(limit, after is not None)
-    present(jobs, columns, as_json, lambda job: job_detail.job_json(job, settings), empty, more=more)
+                count, whole = queries.count_found(session, wanted)
+            say(see_more(limit, count if whole else f"{max(count.number, limit):,} or more"))
+
+
+class _Jobs:
+    """The first `limit` jobs that match, read page by page. `more`: there are others, once these are read."""
+
+    def __init__(self, wanted: JobFilter, limit: Optional[int]) -> None:
+        self._wanted, self._limit = wanted, limit
+        self.more = False
+
+    def __iter__(self) -> Iterator[Job]:
+        from webapp.db.engines import reading
+        from webapp.jobs import listing
+
+        left, after = self._limit, None
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            with reading() as session:
+                page = listing.page_of_jobs(session, self._wanted, limit=size, after=after)
+            yield from page.jobs
+            left, after = None if left is None else left - len(page.jobs), page.older
+            if after is None:
+                return
+        self.more = True
 
 
 @click.command(epilog="Example: manage.py show job1 --json")
@@ -165,13 +185,15 @@ def activity() -> None:
 @activity.command("list", epilog="Example: manage.py activity list --json")
 @limit_option(20)
 @json_option
-def list_actions(limit: int, as_json: bool) -> None:
+def list_actions(limit: Optional[int], as_json: bool) -> None:
     """List actions, newest first: from the console, commands and the API."""
-    from webapp.jobs.activity import newest, what
+    from webapp.jobs.activity import count_all, newest, what
     from webapp.web import serializers
 
     with read_session() as session:
         actions = newest(session, limit)
+        more = limit is not None and bool(newest(session, 1, actions[-1].id)) if actions else False
+        count = count_all(session) if more else 0
     columns = [
         Column("ID", lambda action: action.id, right=True),
         Column("ACTION", lambda action: "canary retry" if action.canary_seq is not None else action.verb),
@@ -182,7 +204,8 @@ def list_actions(limit: int, as_json: bool) -> None:
         Column("STARTED BY", lambda action: action.actor),
         Column("STARTED", lambda action: ago(action.created_at)),
     ]
-    present(actions, columns, as_json, serializers.act, "No bulk actions yet.")
+    hidden = see_more(limit, f"{count:,}") if limit is not None and more else ""
+    present(actions, columns, as_json, serializers.act, "No bulk actions yet.", more=hidden)
 
 
 @activity.command(epilog="Example: manage.py activity undo 12")
@@ -208,4 +231,4 @@ def stop(action_id: int) -> int:
     with core():
         stopped = actions.stop(action_id, actor())
     click.echo(f"action {action_id}: {'stopped' if stopped else 'has already ended'}")
-    return 0 if stopped else 1
+    return ExitCode.DONE if stopped else ExitCode.REFUSED

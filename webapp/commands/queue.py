@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from webapp.insight.queues import QueueView
 
 
+PAGE = 500  # queues that are read at once
+
+
 @click.group(epilog="Example: manage.py queue pause mail")
 def queue() -> None:
     """List, pause, resume and remove queues."""
@@ -26,15 +29,22 @@ def queue() -> None:
 @click.option("--paused", "show", flag_value="paused", help="Paused queues.")
 @limit_option(100)
 @json_option
-def list_queues(like: str, show: Optional[str], limit: int, as_json: bool) -> None:
+def list_queues(like: str, show: Optional[str], limit: Optional[int], as_json: bool) -> None:
     """List queues by name, with their pending and running jobs. The first job of a queue creates it."""
     from webapp.insight.queues import QueueFilter, count_queues, page_of_queues
     from webapp.web import serializers
 
     wanted = QueueFilter(like, show or "")
     with read_session() as session:
-        page = page_of_queues(session, wanted, limit=limit)
-        more = count_queues(session, wanted) - limit if page.older is not None else 0
+        views: list[QueueView] = []
+        after: Optional[str] = None
+        while True:
+            size = PAGE if limit is None else min(PAGE, limit - len(views))
+            page = page_of_queues(session, wanted, limit=size, after=after)
+            views, after = views + page.views, page.older
+            if after is None or len(views) == limit:
+                break
+        more = count_queues(session, wanted) - len(views) if after is not None else 0
     columns = [
         Column("QUEUE", lambda view: view.queue.name),
         Column("STATE", lambda view: "running" if view.queue.paused_at is None else "paused"),
@@ -47,7 +57,7 @@ def list_queues(like: str, show: Optional[str], limit: int, as_json: bool) -> No
     ]
     empty = "No matching queues." if like or show else "No queues yet. The first job creates one."
     hidden = f"{more:,} more. Use --limit or --like to see them." if more else ""
-    present(page.views, columns, as_json, lambda view: serializers.queue(view, clock.now()), empty, more=hidden)
+    present(views, columns, as_json, lambda view: serializers.queue(view, clock.now()), empty, more=hidden)
 
 
 def _clears_in(view: QueueView) -> Optional[str]:

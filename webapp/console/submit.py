@@ -23,7 +23,7 @@ from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
 from webapp.core import labels
-from webapp.core.job_spec import SpecError
+from webapp.core.job_spec import SpecError, warnings
 from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
@@ -70,19 +70,24 @@ def create() -> ResponseReturnValue:
         except SpecError as error:
             form.errors.update({one.field: one.message for one in error.errors})
         else:
-            return _leave(ids, batch, watch=request.form.get("then") == "watch")
+            return _leave(ids, batch, warnings(form.specs), watch=request.form.get("then") == "watch")
     with reading() as session:
         return _page(session, form, key), 422
 
 
-def _leave(ids: list[str], batch: Optional[str], *, watch: bool) -> ResponseReturnValue:
+def _leave(ids: list[str], batch: Optional[str], warned: list[str], *, watch: bool) -> ResponseReturnValue:
     """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
         back = url_for("submit.show_batch", key=batch, **asked)
-        return htmx.done(f"{plural(len(ids), 'job')} submitted.", back=back, leave=True)
+        return _done(plural(len(ids), "job"), warned, back)
     back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
-    return htmx.done(f"{ids[0]} submitted.", back=back, leave=True)
+    return _done(ids[0], warned, back)
+
+
+def _done(what: str, warned: list[str], back: str) -> ResponseReturnValue:
+    text = " Warning: ".join([f"{what} submitted.", *warned])
+    return htmx.done(text, back=back, leave=True, level="warn" if warned else "success")
 
 
 def _key_of(key: str, form: SubmitForm) -> str:

@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Optional
 
-from webapp.config import Config, ConfigError, ensure_home
+from webapp.config import Config, Unavailable, ensure_home
 from webapp.core import postgresql, schema, sqlite, wakeup_signal
 from webapp.core.locks import WriteLock, share_use
 from webapp.core.wakeup_signal import WakeupSignal
@@ -68,7 +68,7 @@ class Database:
             if self.is_sqlite or "does not exist" in str(error):
                 return False
             reason = str(error).strip().splitlines()[0]  # another try might take as long
-            raise ConfigError(f"cannot open the database: {reason}") from None
+            raise Unavailable(f"cannot open the database: {reason}") from None
         try:
             row = connection.execute(schema.REVISION).fetchone()
         except self.driver_error:

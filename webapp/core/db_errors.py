@@ -15,7 +15,7 @@ from contextlib import closing
 from typing import Optional
 from urllib.parse import quote
 
-from webapp.config import Config, ConfigError, denial
+from webapp.config import Config, Unavailable, denial
 from webapp.core.database import Database
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.sqlite import library as sqlite
@@ -151,7 +151,7 @@ def check_before_start(database: Database) -> None:
         prove_writable(database)
     except (database.driver_error, OSError) as error:
         reason = explain(error, config) or str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {reason}.") from None
+        raise Unavailable(f"{config.sqlite_path if config.is_sqlite else 'PostgreSQL'}: {reason}.") from None
 
 
 def _check_sound(config: Config) -> None:
@@ -164,10 +164,10 @@ def _check_sound(config: Config) -> None:
         if "interrupted" in str(error):
             return
         if "unable to open" in str(error):
-            raise ConfigError(f"{path}: {explain(error, config)}.") from None
+            raise Unavailable(f"{path}: {explain(error, config)}.") from None
         damages = [str(error)]
     except sqlite.DatabaseError as error:
         damages = [str(error)]
     if damages:
         detail = " ".join(damages[0].split())
-        raise ConfigError(f"the database {path} is damaged: {detail}. {_RESTORE}")
+        raise Unavailable(f"the database {path} is damaged: {detail}. {_RESTORE}")

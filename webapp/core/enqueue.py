@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import audit_lines, labels
+from webapp.core import audit_lines, labels, relocated
 from webapp.core.database import Database
-from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core.job_spec import FieldError, IdTaken, JobSpec, SpecError
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.transaction import Transaction, transaction_on
 from webapp.lib import clock
@@ -63,6 +63,7 @@ def enqueue(
     form_key: Optional[str] = None,
     batch: Optional[str] = None,
     stored: Optional[Callable[[int], None]] = None,
+    found: Optional[dict[str, str]] = None,
 ) -> list[str]:
     """Store all jobs or none; return their ids in order.
 
@@ -70,9 +71,10 @@ def enqueue(
         form_key: makes the call idempotent. A second call with this key stores nothing and returns the first one's ids.
         batch: the batch of all these jobs.
         stored: called before the commit with the number of jobs stored so far.
+        found: if given, a job whose id is taken is not stored again; its id and the state of the stored job go here.
 
-    Raises SpecError if an id is taken, by a stored job or by another job in `specs`. Each of its errors has the
-    `place` of its job in `specs`.
+    Raises IdTaken if a stored job has the id of one, SpecError if two jobs in `specs` have the same. Each of the errors
+    has the `place` of its job in `specs`.
     """
     now = clock.now()
     keys: list[str] = []
@@ -86,15 +88,22 @@ def enqueue(
             before = _stored_before(transaction, keys)
             if before:
                 return before
-            _refuse_taken(transaction, given)
-            new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
-            for start in range(0, len(rows), STORE_BATCH):
-                transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
+            taken = dict(transaction.select_where_in("SELECT id, state FROM jobs", "id", list(given)))
+            if taken:
+                _refuse_relocated(transaction)
+                if found is None:
+                    raise _id_taken(taken, given)
+            wanted = [row for row in rows if row.id not in taken] if taken else rows
+            new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in wanted}))
+            for start in range(0, len(wanted), STORE_BATCH):
+                transaction.insert("jobs", _Row._fields, wanted[start : start + STORE_BATCH])
                 if stored is not None:
-                    stored(min(start + STORE_BATCH, len(rows)))
-            _audit(transaction, rows, actor)
+                    stored(min(start + STORE_BATCH, len(wanted)))
+            _audit(transaction, wanted, actor)
             if new:  # last, because this locks the row until the commit
                 transaction.execute(BUMP_REVISION)
+        if found is not None:
+            found.update(taken)
         return [row.id for row in rows]
 
     try:
@@ -146,13 +155,24 @@ def _stored_before(transaction: Transaction, keys: Sequence[str]) -> list[str]:
     return [found[key] for key in keys if key in found]
 
 
-def _refuse_taken(transaction: Transaction, places: Mapping[str, int]) -> None:
+def _refuse_relocated(transaction: Transaction) -> None:
+    """Raises Relocated in the old database of a moved queue. There only a write fails, not a look for taken ids."""
+
+    def scalar(statement: str) -> Any:
+        row = transaction.execute(statement).fetchone()
+        return None if row is None else row[0]
+
+    words = relocated.note(scalar, is_sqlite=transaction.is_sqlite)
+    if words is not None:
+        raise relocated.Relocated(words)
+
+
+def _id_taken(states: Mapping[str, str], places: Mapping[str, int]) -> IdTaken:
     errors = [
         FieldError("id", f"{job_id!r} is already used by a {state} job. Choose another id.", places[job_id])
-        for job_id, state in transaction.select_where_in("SELECT id, state FROM jobs", "id", list(places))
+        for job_id, state in states.items()
     ]
-    if errors:
-        raise SpecError(sorted(errors, key=lambda error: error.place or 0))
+    return IdTaken(sorted(errors, key=lambda error: error.place or 0))
 
 
 def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]]) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Optional
 
 from webapp.core import labels
-from webapp.lib import clock
-from webapp.lib.text import escape_controls, shorten
+from webapp.lib import clock, durations
+from webapp.lib.text import BYTE_ORDER_MARK, escape_controls, shorten, unix_lines
 
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
 ENV_LIMIT = 64 * 1024  # bytes of UTF-8, all names and values together
@@ -24,8 +24,11 @@ PATH_LIMIT = 4096  # bytes of UTF-8
 SHOWN = 60  # characters of a key or value in a message
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
 NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")  # a shell cannot use other names
+ENV_NAME_RULE = "letters, digits and _, the first not a digit"
 MAX_TIMEOUT = 30 * 86400  # seconds
 MAX_DELAY = 10 * 365 * 86400  # seconds
+LONG_PAST = clock.DAY  # a `run_at` before this is likely a mistake; a little earlier than now is usual
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class SpecError(ValueError):
         super().__init__(
             "\n".join(f"{error.field}: {error.message}" if error.field else error.message for error in errors)
         )
+
+
+class IdTaken(SpecError):
+    """Other jobs have the ids. `errors` names each."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,18 @@ def parse_json(text: str) -> JobSpec:
     return parse(load_json(text))
 
 
+def decode(data: bytes) -> str:
+    """The text of a file, of standard input or of a request: UTF-8, or UTF-16 with a byte order mark.
+
+    PowerShell redirects output as UTF-16. Raises UnicodeDecodeError.
+    """
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+
+
 def load_json(text: str) -> Any:
     """Read JSON strictly: no duplicate keys, no NaN. Raises SpecError; an error of syntax has no field."""
     try:
-        return _DECODER.decode(text)
+        return _DECODER.decode(text.removeprefix(BYTE_ORDER_MARK))
     except SpecError:
         raise
     except (ValueError, RecursionError) as error:
@@ -110,6 +125,32 @@ def parse(data: object) -> JobSpec:
     return JobSpec(**values)
 
 
+def read_env(lines: Iterable[str]) -> dict[str, str]:
+    """Read variables from texts such as NAME=VALUE. Raises ValueError; `parse` checks the names."""
+    env: dict[str, str] = {}
+    for line in lines:
+        name, equals, value = line.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ValueError(f"{_show(line)} has no '='; expected NAME=VALUE.{_hint_at(name)}")
+        if name in env:
+            raise ValueError(f"{_show(name)} is set twice. Set each variable once.")
+        env[name] = value
+    return env
+
+
+def warnings(specs: Sequence[JobSpec]) -> list[str]:
+    """What is allowed but is likely a mistake, in sentences: a `run_at` more than a day in the past."""
+    now = clock.now()
+    late = [spec.run_at for spec in specs if spec.run_at is not None and spec.run_at < now - LONG_PAST]
+    if not late:
+        return []
+    age, when = f"{(now - min(late)) // clock.DAY:,} days in the past", f"{str(clock.to_iso(min(late)))[:19]}Z"
+    if len(specs) == 1:
+        return [f"run_at {when} is {age}. The job does not wait."]
+    return [f"run_at of {len(late):,} of {len(specs):,} jobs is up to {age} ({when}). These jobs do not wait."]
+
+
 def _show(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return shorten(ascii(text) if isinstance(value, str) else text, SHOWN)
@@ -142,6 +183,14 @@ def _refuse_constant(name: str) -> None:
 
 # Shared: json.loads would create one for each line of a file.
 _DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant)
+
+
+def _hint_at(name: str) -> str:
+    """What to do about a name that was copied from a script or a file of variables; ' ' in front."""
+    word = name.partition(" ")[0]
+    if word in ("export", "set"):
+        return f" Leave out '{word}'."
+    return " Leave out comments." if name.startswith("#") else ""
 
 
 def _text(value: object, limit: int, what: str) -> str:
@@ -187,7 +236,7 @@ def _labels(value: object) -> tuple[str, ...]:
 
 
 def _command(value: object) -> str:
-    text = _text(value, COMMAND_LIMIT, "a shell command")
+    text = _text(unix_lines(value) if isinstance(value, str) else value, COMMAND_LIMIT, "a shell command")
     if not text.strip():
         raise ValueError("is empty. Expected the shell command to run.")
     return text
@@ -200,11 +249,14 @@ def _integer(value: object, lowest: int, highest: int) -> int:
 
 
 def _duration(value: object, highest: int, *, above_zero: bool) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= highest or (above_zero and value == 0):  # type: ignore[operator]
+    seconds = durations.parse(value) if isinstance(value, str) else value
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not number or not 0 <= seconds <= highest or (above_zero and seconds == 0):  # type: ignore[operator]
         least = "more than 0" if above_zero else "from 0"
-        raise ValueError(f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}.")
-    return float(value)  # type: ignore[arg-type]
+        raise ValueError(
+            f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}, or a text such as 10m."
+        )
+    return float(seconds)  # type: ignore[arg-type]
 
 
 def _moment(value: object) -> int:
@@ -218,10 +270,13 @@ def _moment(value: object) -> int:
         ) from None
 
 
-def _folder(value: object) -> str:
+def read_folder(value: object) -> str:
+    """The path of a folder. Raises ValueError with a message that needs the field's name in front."""
     text = _text(value, PATH_LIMIT, "a folder")
     if not os.path.isabs(text):
         raise ValueError(f"{_show(text)} is not allowed; expected an absolute path, such as /srv/app.")
+    if "\n" in text or "\r" in text:
+        raise ValueError(f"{_show(text)} contains a line end. Remove it.")
     return text
 
 
@@ -231,8 +286,8 @@ def _env(value: object) -> dict[str, str]:
     total = 0
     for key, text in value.items():
         _text(key, ENV_LIMIT, "names")
-        if not key or "=" in key:
-            raise ValueError(f"{_show(key)} is not a valid variable name: it must not be empty or contain '='.")
+        if not ENV_NAME.match(key):
+            raise ValueError(f"{_show(key)} is not a variable name; expected {ENV_NAME_RULE}.{_hint_at(key)}")
         if key.upper().startswith("QUEUECTL_"):
             raise ValueError(f"{_show(key)} is not allowed: queuectl sets QUEUECTL_… variables itself.")
         try:
@@ -254,6 +309,6 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "run_at": _moment,
     "max_retries": partial(_integer, lowest=0, highest=1000),
     "timeout": partial(_duration, highest=MAX_TIMEOUT, above_zero=True),
-    "cwd": _folder,
+    "cwd": read_folder,
     "env": _env,
 }

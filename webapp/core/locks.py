@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from webapp.config import Config, ConfigError, denial
+from webapp.config import Config, Unavailable, denial
 from webapp.lib.private_files import open_private
 
 try:
@@ -190,7 +190,7 @@ def share_use(config: Config) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ConfigError("the database is being restored from a backup. Try again in a moment.") from None
+        raise Unavailable("the database is being restored from a backup. Try again in a moment.") from None
     return descriptor
 
 
@@ -204,4 +204,4 @@ def _open_use(config: Config) -> int:
                 raise
             return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for the lock, and for readers
     except OSError as error:
-        raise ConfigError(f"cannot open {path}: {denial(config) or error.strerror}.") from None
+        raise Unavailable(f"cannot open {path}: {denial(config) or error.strerror}.") from None

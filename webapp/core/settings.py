@@ -12,8 +12,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Optional, Union
+
+from webapp.lib import durations
 
 Number = Union[int, float]
 _NUMBER = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?[0-9]*\.?[0-9]+")}
@@ -21,6 +24,10 @@ _NUMBER = {int: re.compile(r"-?[0-9]+"), float: re.compile(r"-?[0-9]*\.?[0-9]+")
 
 class SettingError(ValueError):
     """An unknown setting, or a value out of its bounds; the message says what is allowed."""
+
+
+class UnknownSetting(SettingError):
+    """There is no setting with this name."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,12 @@ class Definition:
         return int(value) if value == int(value) else value
 
     def parse(self, text: object) -> Number:
-        """Read a value from a person or a program. Raises SettingError."""
-        plain = _NUMBER[self.kind].fullmatch(str(text).strip())  # int() alone also takes 1_0 and digits of any script
+        """Read a value from a person or a program; of seconds also a duration such as 10m. Raises SettingError."""
+        typed = str(text).strip()
+        if self.unit == "seconds" and typed[-1:].isalpha():
+            with suppress(ValueError):
+                typed = f"{durations.parse(typed):f}"
+        plain = _NUMBER[self.kind].fullmatch(typed)  # int() alone also takes 1_0 and digits of any script
         try:
             value: Number = self.kind(plain.group()) if plain else math.nan
         except ValueError:  # more digits than Python converts
@@ -146,4 +157,4 @@ def define(key: str) -> Definition:
 
     near = difflib.get_close_matches(key, DEFINITIONS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(DEFINITIONS)}."
-    raise SettingError(f"unknown setting {key!r}. {hint}")
+    raise UnknownSetting(f"unknown setting {key!r}. {hint}")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from sqlalchemy import Select, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session
 
 from webapp.core.audit_lines import LINE, Origin, lines
@@ -24,6 +24,7 @@ from webapp.db.models import Audit
 from webapp.lib import clock
 
 EXPORT_BATCH = 1000  # rows of one transaction of an export
+COUNT_CAP = 10_000
 
 
 def note(
@@ -74,6 +75,13 @@ def page(session: Session, wanted: AuditFilter, *, before: Optional[int] = None,
     return list(session.scalars(statement))
 
 
+def count(session: Session, wanted: AuditFilter) -> str:
+    """How many lines match, in words: '1,234', or '10,000+'."""
+    rows = wanted.rows().with_only_columns(Audit.id).limit(COUNT_CAP + 1).subquery()
+    number = session.scalar(select(func.count()).select_from(rows)) or 0
+    return f"{number:,}" if number <= COUNT_CAP else f"{COUNT_CAP:,}+"
+
+
 def newer_than(session: Session, wanted: AuditFilter, before: int, *, limit: int) -> Optional[int]:
     """The `before` of the page above the page before an id; None if that is the first page."""
     ids = wanted.rows().with_only_columns(Audit.id).where(Audit.id >= before)
@@ -98,6 +106,18 @@ def export(wanted: AuditFilter) -> Iterator[list[Audit]]:
             return
         yield rows
         after = rows[-1].id
+
+
+def newest_first(wanted: AuditFilter) -> Iterator[list[Audit]]:
+    """All matching lines in batches, newest first. Each batch has its own short transaction."""
+    before: Optional[int] = None
+    while True:
+        with reading() as session:
+            rows = page(session, wanted, before=before, limit=EXPORT_BATCH)
+        if not rows:
+            return
+        yield rows
+        before = rows[-1].id
 
 
 def as_json(row: Audit) -> dict[str, Any]:

@@ -30,6 +30,14 @@ class BackupError(Exception):
     """A backup that cannot be made or restored; the message says why. Nothing was changed."""
 
 
+class FileTaken(BackupError):
+    """The file exists."""
+
+
+class QueueInUse(BackupError):
+    """A process uses the queue, so it cannot be replaced."""
+
+
 def make(config: Config, target: Path, *, replace: bool = False) -> int:
     """Copy the live database to `target` and return the copy's size in bytes.
 
@@ -43,7 +51,7 @@ def make(config: Config, target: Path, *, replace: bool = False) -> int:
     if not target.parent.is_dir():
         raise BackupError(f"the folder {target.parent} does not exist.")
     if target.exists() and not replace:
-        raise BackupError(f"{target} exists. Choose another name, or use --replace.")
+        raise FileTaken(f"{target} exists. Choose another name, or use --replace.")
     if target.resolve() in {source.resolve().with_name(source.name + suffix) for suffix in SUFFIXES}:
         raise BackupError(f"{target} is the database itself.")
     with _partial(target) as partial:
@@ -67,7 +75,7 @@ def restore(config: Config, source: Path, actor: str, *, run: bool = False) -> t
     aside = target.with_name(f"{target.name}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
     with hold_alone(config) as alone:
         if not alone:
-            raise BackupError("the queue is in use. Stop its console and workers (Ctrl-C in `up`), then try again.")
+            raise QueueInUse("the queue is in use. Stop its console and workers (Ctrl-C in `up`), then try again.")
         with _partial(target, aside=aside) as partial:
             _copy(source, partial, target)
             if not run:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Optional
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from webapp.db.models import BulkAction, Job
@@ -52,10 +52,14 @@ def what(action: BulkAction) -> str:
     return " ".join(["all", *([wanted.state] if wanted.state else []), "jobs", *words])
 
 
-def newest(session: Session, limit: int, before: Optional[int] = None) -> list[BulkAction]:
-    """Actions, newest first; `before` is an id, for a later page."""
+def newest(session: Session, limit: Optional[int], before: Optional[int] = None) -> list[BulkAction]:
+    """Actions, newest first; `limit` None: all. `before` is an id, for a later page."""
     older = BulkAction.id < before if before is not None else BulkAction.id > 0
     return list(session.scalars(select(BulkAction).where(older).order_by(BulkAction.id.desc()).limit(limit)))
+
+
+def count_all(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(BulkAction)) or 0
 
 
 def undos_of(session: Session, action_id: int) -> list[BulkAction]:

@@ -254,6 +254,6 @@ def recent_commands(session: Session, actor: str, limit: int = 10, look_back: in
     return list(jobs.values())[:limit]
 
 
-def events_of(session: Session, subject: str, limit: int = 50) -> list[Event]:
+def events_of(session: Session, subject: str, limit: Optional[int] = 50) -> list[Event]:
     """The newest events of one subject (`setting:backoff_base`, `queue:mail`), newest first."""
     return list(session.scalars(select(Event).where(Event.subject == subject).order_by(Event.id.desc()).limit(limit)))

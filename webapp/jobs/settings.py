@@ -97,7 +97,7 @@ def _define(session: Session, key: str) -> Definition:
     return replace(found, default=find(session, found.base).value)
 
 
-def history(session: Session, key: str, limit: int = 50) -> list[Change]:
+def history(session: Session, key: str, limit: Optional[int] = 50) -> list[Change]:
     """The changes of one setting, newest first. Raises as `find` does."""
     definition = _define(session, key)
     return [_as_change(definition, event) for event in events_of(session, "setting:" + key, limit)]

@@ -10,13 +10,19 @@ or write wrong times.
 
 from __future__ import annotations
 
+import re
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Optional
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
+LOCAL_RULE = (
+    "expected a time such as 08:00 (the next one), a date and a time such as '2030-01-31 08:00', or a time with its "
+    "zone, such as 2030-01-31T08:00:00Z"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\Z", re.ASCII)
 
 
 # This clock also counts while the machine sleeps, if the system has one.
@@ -71,12 +77,53 @@ def parse_iso(text: str) -> int:
     Raises ValueError for other texts, years outside 1970 to 9998, and times without a zone: each machine would read
     those differently.
     """
+    moment = _read_iso(text)
+    if moment.tzinfo is None:
+        raise ValueError("the time has no time zone")
+    return _micros(moment)
+
+
+def parse_local(text: str, zone: Optional[tzinfo] = None) -> int:
+    """Read a time as `parse_iso` does, but in `zone` if the text names none; None: the zone of the system.
+
+    '08:00' is the next such time. Where the clock is put back, a time that occurs twice is the first that has not
+    passed. A time that the clock skips is counted from before the change: 02:30 becomes 03:30 (RFC 5545, 3.3.5).
+    Raises ValueError with a message that needs the field's name in front.
+    """
+    try:
+        found = _TIME_OF_DAY.match(text.strip())
+        if found is None:
+            moment = _read_iso(text)
+            return _micros(moment) if moment.tzinfo is not None else _of_wall_clock(moment, zone)
+        hour, minute, second = (int(part or 0) for part in found.groups())
+        current = now()
+        today = to_datetime(current).astimezone(zone).replace(tzinfo=None, fold=0, microsecond=0)
+        today = today.replace(hour=hour, minute=minute, second=second)
+        first = _of_wall_clock(today, zone)
+        return first if first > current else _of_wall_clock(today + timedelta(days=1), zone)
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{text[:40]!r} is not a time; {LOCAL_RULE}.") from None
+
+
+def _read_iso(text: str) -> datetime:
     normal = text.strip()
     if normal[-1:] in {"Z", "z"}:
         normal = normal[:-1] + "+00:00"  # Python 3.9 does not read the Z
     moment = datetime.fromisoformat(normal)
-    if moment.tzinfo is None:
-        raise ValueError("the time has no time zone")
     if not 1970 <= moment.year <= 9998:
         raise ValueError("the year is out of range")
+    return moment
+
+
+def _of_wall_clock(moment: datetime, zone: Optional[tzinfo]) -> int:
+    """A time without a zone on the clock of `zone`; see `parse_local` for times that the clock skips or repeats."""
+    # Not astimezone(): of a skipped time on the system's clock it takes the offset from after the change.
+    first, second = (
+        int(moment.replace(tzinfo=zone, fold=fold, microsecond=0).timestamp()) * SECOND + moment.microsecond
+        for fold in (0, 1)
+    )  # equal, but for a time that is skipped (then the first is later) or repeated
+    return second if first <= now() and first < second else first
+
+
+def _micros(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)

@@ -24,6 +24,8 @@ def parse(text: str) -> float:
     """Seconds, from a number and one of UNITS. Raises ValueError; its message needs the field's name in front."""
     number = text.strip().rstrip(ascii_letters)
     try:
+        if not number.isascii() or "_" in number:  # float() takes 1_0 and digits of any script
+            raise ValueError(number)
         seconds = float(number) * UNITS[text.strip()[len(number) :].lower()]
     except (ValueError, KeyError):
         seconds = math.nan

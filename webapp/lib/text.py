@@ -14,6 +14,8 @@ _CONTROLS = "\x00-\x1f\x7f-\x9f"
 _SURROGATES = "\ud800-\udfff"  # half of a pair, which cannot be encoded
 # Marks that change the direction of text or have no width. Not the zero-width joiner, which some emoji need.
 _MARKS = "\u061c\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+_LINE_END = re.compile("\r+\n|\r")
+BYTE_ORDER_MARK = "\ufeff"
 _CONTROL = re.compile(f"[{_CONTROLS}{_SURROGATES}]")
 _MISLEADING = re.compile(f"[{_CONTROLS}{_SURROGATES}{_MARKS}]")
 _CANNOT_BE_STORED = re.compile(f"[\0{_SURROGATES}]")
@@ -35,6 +37,15 @@ _MASKS = (
     (re.compile(r"\d+"), "N"),
     (re.compile(r"\s+"), " "),
 )
+
+
+def unix_lines(text: str) -> str:
+    """The text with LF line ends, for CRLF and for a lone CR, and without a byte order mark at its start.
+
+    The same as a browser's form does. A shell would read the CR as a part of a word.
+    """
+    text = text.removeprefix(BYTE_ORDER_MARK)
+    return _LINE_END.sub("\n", text) if "\r" in text else text
 
 
 def can_be_stored(text: str) -> bool:

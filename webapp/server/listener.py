@@ -17,6 +17,10 @@ THREADS = 8  # concurrent requests per process; pages are short, and SQLite has 
 BACKLOG = 512
 
 
+class PortTaken(ConfigError):
+    """Another program listens on the port."""
+
+
 def check_exposure(host: str, config: Config, insecure: bool) -> None:
     """Raises ConfigError if passwords would cross a network without encryption, unless `insecure` allows it."""
     if insecure or _is_loopback(host) or (config.public_url or "").startswith("https://"):
@@ -56,7 +60,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(_explain(error, host, port)) from None
+        refusal = PortTaken if error.errno == errno.EADDRINUSE else ConfigError
+        raise refusal(_explain(error, host, port)) from None
     return listener
 
 

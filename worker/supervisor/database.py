@@ -6,10 +6,12 @@ import contextlib
 import os
 from typing import Callable, Optional
 
-from webapp.config import Config, ConfigError
+from webapp.config import Config, ConfigError, Unavailable
 from webapp.core import db_errors
 from webapp.core.database import open_database
 from worker import processes
+
+UNAVAILABLE = 2  # exit code of the child that prepares the database
 
 
 def prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
@@ -27,7 +29,7 @@ def prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
             try:
                 text, code = _prepare(config, also), 0
             except ConfigError as error:
-                text = str(error)
+                text, code = str(error), UNAVAILABLE if isinstance(error, Unavailable) else 1
             os.write(write_end, text.encode()[:4000])
         os._exit(code)
     os.close(write_end)
@@ -35,7 +37,8 @@ def prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
         text = answer.read().decode(errors="replace")
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        raise ConfigError(text or "the database could not be prepared")
+        unavailable = os.WIFEXITED(status) and os.WEXITSTATUS(status) == UNAVAILABLE
+        raise (Unavailable if unavailable else ConfigError)(text or "the database could not be prepared")
     return text
 
 
@@ -49,7 +52,7 @@ def _prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(
+        raise Unavailable(
             f"cannot use the database: {db_errors.explain(error, config) or error}".splitlines()[0]
         ) from None
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import click
 
+from webapp.commands.exit_codes import ExitCode, Failure, code_of_refusals
 from webapp.commands.shared.output import one_line, print_json, say
 from webapp.core import relocated
 from webapp.lib import durations
@@ -111,12 +112,12 @@ def relocation() -> Optional[str]:
 
 
 def find_job(session: Session, job_id: str) -> Job:
-    """Return the job with this id. Raises ClickException if there is none."""
+    """Return the job with this id. Raises ClickException with the code NOT_FOUND if there is none."""
     from webapp.jobs import job_detail
 
     job = job_detail.find(session, job_id)
     if job is None:
-        raise click.ClickException(f"no such job: {job_id!r}. `manage.py list` shows the newest jobs.")
+        raise Failure(ExitCode.NOT_FOUND, f"no such job: {job_id!r}. `manage.py list` shows the newest jobs.")
     return job
 
 
@@ -148,7 +149,8 @@ def exit_on_signals() -> Iterator[None]:
 
 
 def json_option(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    # Eager: `limit_option` depends on it.
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON.")(command)
 
 
 def count_option(name: str, default: int, most: Optional[int], help_: str) -> Callable[[Command], Command]:
@@ -157,7 +159,13 @@ def count_option(name: str, default: int, most: Optional[int], help_: str) -> Ca
 
 
 def limit_option(default: int, most: Optional[int] = None) -> Callable[[Command], Command]:
-    return count_option("--limit", default, most, "Maximum number of rows.")
+    """Return an option for the number of rows. Programs get all: with --json its default is None."""
+
+    def choose(ctx: click.Context, _parameter: click.Parameter, value: Optional[int]) -> Optional[int]:
+        return value or (None if ctx.params.get("as_json") else default)
+
+    help_ = f"Maximum number of rows.  [default: {default}; with --json: all]"
+    return click.option("--limit", type=click.IntRange(1, most), callback=choose, help=help_)
 
 
 def parsed(metavar: str, read: Callable[[str], Any]) -> dict[str, Any]:
@@ -180,7 +188,7 @@ SINCE = parsed("TIME", durations.parse_since)
 
 
 def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", thing: str = "job") -> int:
-    """Print a line for each named job or worker. Return the exit code: 1 if any was refused.
+    """Print a line for each named job or worker. Return the exit code.
 
     `rule` says which ones the command accepts, such as 'only dead letters can be discarded'.
     """
@@ -190,7 +198,7 @@ def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", t
         click.echo(f"{id_}: {asked}")
     for id_, state in outcome.refused.items():
         say(f"{one_line(id_)}: {f'no such {thing}' if state is None else f'is {state}; {rule}'}.")
-    return 0 if outcome.done else 1
+    return code_of_refusals(outcome.refused.values())
 
 
 def tell_result(result: Result, became: str, rule: str, as_json: bool, *, asked: str = "") -> int:
@@ -199,7 +207,7 @@ def tell_result(result: Result, became: str, rule: str, as_json: bool, *, asked:
         from webapp.web import serializers
 
         print_json(serializers.outcome(result))
-        return 0 if result.outcome.done else 1
+        return code_of_refusals(result.outcome.refused.values())
     code = tell_outcome(result.outcome, became, rule, asked=asked)
     if result.undo is not None:
         say(f"Undo: manage.py activity undo {result.undo}")

@@ -7,8 +7,7 @@ import sys
 from time import sleep as pause
 from typing import TYPE_CHECKING, Optional, TextIO
 
-import click
-
+from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import find_job
 from webapp.commands.shared.output import one_line, say, standing
 from webapp.core.states import TERMINAL
@@ -73,7 +72,7 @@ def print_kept(job_id: str, number: Optional[int]) -> None:
 def _check_attempt(job: Job, number: int) -> None:
     if number > job.attempts:
         last = f"its last is {job.attempts}" if job.attempts else "it has not started yet"
-        raise click.ClickException(f"{job.id} has no attempt {number}: {last}.")
+        raise Failure(ExitCode.NOT_FOUND, f"{job.id} has no attempt {number}: {last}.")
 
 
 def follow(job_id: str, only: Optional[int]) -> None:
@@ -99,7 +98,7 @@ def follow(job_id: str, only: Optional[int]) -> None:
         with reading() as session:
             found = job_detail.find(session, job_id)
             if found is None:
-                raise click.ClickException(f"{job_id} was discarded.")
+                raise Failure(ExitCode.NOT_FOUND, f"{job_id} was discarded.")
             ended = job_detail.attempt(session, found, number)
             pieces = list(job_detail.pieces(session, found, number, printer.position))
             workers = fleet.workers(session, settings.load(session).lease) if found.state == "pending" else []

@@ -53,9 +53,23 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    # If the encoding of stdout cannot write every character, use escapes.
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not utf8))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not _is_utf8()))
+
+
+def print_json_rows(rows: Iterable[Any]) -> None:
+    """Print a list as `print_json` does, but row by row, so that it may be longer than the memory."""
+    utf8 = _is_utf8()
+    before = "[\n"
+    for row in rows:
+        text_of_row = json.dumps(row, indent=2, ensure_ascii=not utf8)
+        click.echo(f"{before}  " + text_of_row.replace("\n", "\n  "), nl=False)
+        before = ",\n"
+    click.echo("[]" if before == "[\n" else "\n]")
+
+
+def _is_utf8() -> bool:
+    """Whether stdout can write every character. If not, JSON has escapes."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def as_dict(row: Any, *names: str) -> dict[str, Any]:
@@ -125,7 +139,7 @@ class Column:
 
 
 def present(
-    rows: Sequence[Any],
+    rows: Iterable[Any],
     columns: Sequence[Column],
     as_json: bool,
     shape: Callable[[Any], Any],
@@ -138,17 +152,18 @@ def present(
     `empty` is printed where there is no row. `more` follows the list if it has more rows than `rows`.
     """
     if as_json:
-        print_json([shape(row) for row in rows])
-    elif rows:
-        show(table(columns, rows))
+        print_json_rows(shape(row) for row in rows)
+    elif listed := list(rows):
+        show(table(columns, listed))
     else:
         say(empty)
     if more:
         say(more)
 
 
-def see_more(limit: int, more: bool) -> str:
-    return f"Only the first {limit:,} are shown. Use --limit to see more." if more else ""
+def see_more(limit: int, count: object) -> str:
+    """A message for a list that ends at its limit; `count`: how many rows there are."""
+    return f"Only the first {limit:,} are shown, of {count}. Use --limit to see more."
 
 
 def console() -> Console:

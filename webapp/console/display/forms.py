@@ -1,6 +1,6 @@
 """Reads the submit form into a job spec. Most error messages come from `core/job_spec.py`.
 
-The form accepts more than JSON: durations such as `10m`, the environment as lines, times in the user's time zone.
+The form accepts more than JSON: the environment as lines, times in the user's time zone.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, Callable, Optional
 
 from webapp.console.display import times
 from webapp.core import labels
-from webapp.core.job_spec import JobSpec, SpecError, parse
+from webapp.core.job_spec import JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
 from webapp.db.models import Job
-from webapp.lib import durations
-from webapp.lib.text import capitalize
+from webapp.lib.text import capitalize, unix_lines
 
 MOST_LINES = 5000  # jobs per form
 SHOWN_LINES = 5  # invalid lines named in the message
@@ -78,8 +77,7 @@ class SubmitForm:
 
     @property
     def command(self) -> str:
-        # Browsers send CRLF for newlines in a text area; a shell would read the CR as part of a word.
-        return self.values["command"].replace("\r\n", "\n")
+        return unix_lines(self.values["command"])  # browsers send CRLF
 
     @property
     def lines(self) -> list[str]:
@@ -134,12 +132,12 @@ class SubmitForm:
     def _description(self) -> dict[str, Any]:
         """The mapping for `job_spec.parse`, without the command and without empty fields."""
         values = self.values
-        found: dict[str, Any] = {name: values[name].strip() or None for name in ("id", "queue", "requires", "cwd")}
+        plain = ("id", "queue", "requires", "cwd", "timeout")
+        found: dict[str, Any] = {name: values[name].strip() or None for name in plain}
         for name in ("priority", "max_retries"):
             found[name] = self._read(name, _whole)
-        found["timeout"] = self._read("timeout", durations.parse)
         if values["start"] == "delay":
-            found["delay"] = self._read("delay", durations.parse, "Is missing. Enter a delay.")
+            found["delay"] = self._read("delay", str, "Is missing. Enter a delay.")
         if values["start"] == "run_at":
             found["run_at"] = self._read("run_at", times.parse_form, "Is missing. Enter a time.")
         found["env"] = self._environment(values["env"])
@@ -158,18 +156,11 @@ class SubmitForm:
         return None
 
     def _environment(self, text: str) -> Optional[dict[str, str]]:
-        env: dict[str, str] = {}
-        for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-            if not line.strip():
-                continue
-            name, equals, value = line.partition("=")
-            if not equals:
-                self.errors["env"] = f"Line {number}, {line[:40]!r}, has no '='. Expected NAME=value, one per line."
-                return None
-            if name.strip() in env:
-                self.errors["env"] = f"Line {number} sets {name.strip()} again. Set each variable once."
-            env[name.strip()] = value
-        return env or None
+        try:
+            return read_env(line for line in unix_lines(text).split("\n") if line.strip()) or None
+        except ValueError as error:
+            self.errors["env"] = str(error)
+            return None
 
 
 def _whole(text: str) -> Any:

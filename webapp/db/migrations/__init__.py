@@ -17,7 +17,7 @@ from typing import Optional
 from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
-from webapp.config import Config, ConfigError
+from webapp.config import Config, ConfigError, Unavailable
 from webapp.core import db_errors, relocated
 from webapp.core.schema import HEAD, REVISION, known_revisions
 from webapp.db import backup, engines
@@ -33,7 +33,7 @@ def ensure_current(config: Config) -> None:
     found = current_revision()
     if found == relocated.UNFINISHED:
         with engines.read_engine().connect() as connection:
-            raise ConfigError(f"{engines.unfinished_note(connection)}.")
+            raise Unavailable(f"{engines.unfinished_note(connection)}.")
     if found != HEAD:
         upgrade(config, found)
         with engines.writing():
@@ -49,9 +49,9 @@ def current_revision() -> Optional[str]:
         reason = db_errors.explain(error, engines.database().config)
         if reason is None and ("no such table" in str(error.orig) or "does not exist" in str(error.orig)):
             return None
-        raise ConfigError(f"cannot open the database: {reason or _reason(error)}.") from None
+        raise Unavailable(f"cannot open the database: {reason or _reason(error)}.") from None
     except DatabaseError as error:
-        raise ConfigError(
+        raise Unavailable(
             f"cannot read the database: {_reason(error)}. It was not changed. "
             "Restore a backup: manage.py db restore FILE"
         ) from None
@@ -76,7 +76,7 @@ def upgrade(config: Config, found: Optional[str]) -> None:
         raise ConfigError(f"cannot copy the database before its upgrade: {error}") from None
     except DatabaseError as error:
         reason = db_errors.explain(error, config) or _reason(error)
-        raise ConfigError(f"cannot upgrade the database: {reason}. It was not changed.") from error
+        raise Unavailable(f"cannot upgrade the database: {reason}. It was not changed.") from error
 
 
 def _create_private(path: Path) -> None:
@@ -87,7 +87,7 @@ def _create_private(path: Path) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise ConfigError(f"cannot create the database {path}: {error.strerror}.") from None
+        raise Unavailable(f"cannot create the database {path}: {error.strerror}.") from None
 
 
 def _reason(error: DatabaseError) -> str:
