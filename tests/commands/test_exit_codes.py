@@ -16,6 +16,7 @@ from webapp.commands.exit_codes import ExitCode
 from webapp.config import CHECKOUT
 from webapp.core import relocated
 from webapp.core.locks import Busy
+from webapp.db.engines import is_sqlite
 
 CASES = [
     (["list"], ExitCode.DONE),
@@ -69,6 +70,8 @@ def test_each_kind_of_refusal_has_its_code(
     make_user("ana")
     assert cli("token", "create", "ci", "--scope", "read").code == 0
     for argv, code in CASES:
+        if argv[:2] == ["db", "backup"] and not is_sqlite():
+            continue
         result = cli(*argv, stdin=b"correct horse battery\n")
         assert result.code == code, (argv, result)
         assert code == ExitCode.DONE or "Traceback" not in result.err

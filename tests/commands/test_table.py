@@ -95,7 +95,7 @@ def test_an_argument_in_another_encoding_is_one_line(cli: Cli) -> None:
 
 
 def test_a_file_of_another_user_is_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(raises(PermissionError(13, "Permission denied", "/srv/queue.lock"))) == 1
+    assert run(raises(PermissionError(13, "Permission denied", "/srv/queue.lock"))) == 6
     assert capsys.readouterr().err == "Error: /srv/queue.lock: Permission denied. Does it belong to another user?\n"
 
 

@@ -127,7 +127,8 @@ def main(argv: Sequence[str]) -> int:
             raise
         from webapp.commands.exit_codes import ExitCode, code_of
 
-        return complain(f"Error: {message}", ExitCode.UNAVAILABLE if _is_of_database(error) else code_of(error))
+        unusable = _is_of_database(error) or _is_of_access(error)
+        return complain(f"Error: {message}", ExitCode.UNAVAILABLE if unusable else code_of(error))
 
 
 def _discard_output() -> None:
@@ -156,16 +157,23 @@ def message_of(error: Exception) -> Optional[str]:
         return f"{error.object[:100]!a} is not UTF-8 text."  # an argument in another encoding
     if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None:
         return f"cannot write the output: {error.strerror}."
-    if isinstance(error, PermissionError) and error.filename is not None:
+    if isinstance(error, OSError) and _is_of_access(error):
         from webapp.lib.private_files import denial
 
         reason = denial([Path(os.fsdecode(error.filename))]) if isinstance(error.filename, (str, bytes)) else None
-        return f"{reason}." if reason else f"{error.filename}: {error.strerror}. Does it belong to another user?"
+        hint = " Does it belong to another user?" if isinstance(error, PermissionError) else ""
+        return f"{reason}." if reason else f"{error.filename}: {error.strerror}.{hint}"
     return None
 
 
 def _is_of_database(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in DATABASE_MODULES
+
+
+def _is_of_access(error: Exception) -> bool:
+    """Whether a file, such as the lock of the queue, may not be opened."""
+    refused = isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS)
+    return refused and getattr(error, "filename", None) is not None
 
 
 def _standard_name(kind: type) -> str:
