@@ -8,6 +8,8 @@ import pytest
 
 from webapp import config as configuration
 from webapp.config import Config, ConfigError, ensure_home
+from webapp.lib import postgres_dsn
+from worker.runner import environment
 
 
 def test_the_home_is_in_the_users_home_unless_named(tmp_path: Path) -> None:
@@ -155,3 +157,69 @@ def test_a_home_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None
     home.mkdir(mode=0o755)
     ensure_home(Config(home=home, database_url=None, public_url=None))
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+# --- addresses in files, and inside jobs ---
+
+
+def test_a_file_may_hold_the_address(tmp_path: Path) -> None:
+    file = tmp_path / "an address"
+    file.write_text("postgresql://ana:s3cret@db/q\n")
+    given = {"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": f"file://{tmp_path}/an%20address"}
+    assert configuration.load(given).database_url == "postgresql+psycopg://ana:s3cret@db/q"
+    file.write_text("ana:s3cret@db/q")
+    with pytest.raises(ConfigError, match="QUEUECTL_DATABASE_URL is not a valid database address") as refused:
+        configuration.load(given)
+    assert "s3cret" not in str(refused.value)
+    file.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"cannot read the address in .*an address: it is not UTF-8 text"):
+        configuration.load(given)
+
+
+def test_a_file_of_an_address_that_is_gone_is_named(tmp_path: Path) -> None:
+    for path, hint in ((tmp_path / "none", ""), (Path("/proc/0/fd/4"), "The worker of this job may have ended.")):
+        with pytest.raises(ConfigError, match=f"cannot read the address in {path}: No such file.*{hint}"):
+            configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": f"file://{path}"})
+
+
+@pytest.mark.parametrize(
+    "missing", [["QUEUECTL_HOME"], ["QUEUECTL_DATABASE_URL"], ["QUEUECTL_HOME", "QUEUECTL_DATABASE_URL"]]
+)
+def test_inside_a_job_the_queue_is_not_guessed(tmp_path: Path, missing: list[str]) -> None:
+    given = {
+        "QUEUECTL_JOB_ID": "job-7",
+        "QUEUECTL_HOME": str(tmp_path),
+        "QUEUECTL_DATABASE_URL": "",
+        "HOME": "/nonexistent",
+    }
+    assert configuration.load(given).home == tmp_path
+    for name in missing:
+        del given[name]
+    with pytest.raises(ConfigError, match=f"job job-7, but without {' and '.join(missing)}, so its queue is unknown"):
+        configuration.load(given)
+
+
+def test_inside_a_job_the_file_of_settings_does_not_lead_to_another_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(f"QUEUECTL_DATABASE_URL=sqlite:///{tmp_path}/other.db\nQUEUECTL_HOME=/other\n")
+    monkeypatch.setattr(configuration, "CHECKOUT", tmp_path)
+    given = environment.of_jobs(Config(tmp_path / "home", None, None))
+    assert configuration.load({**given, "QUEUECTL_JOB_ID": "job-7"}).sqlite_path == tmp_path / "home" / "queue.db"
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("postgresql://db/q", False),
+        ("postgresql://ana@db:5432/q?sslmode=require&passfile=/run/pass", False),
+        ("postgresql://ana@/q?host=h1,h2&port=5432,5433", False),
+        ("postgresql://ana:s3cret@db/q", True),
+        ("postgresql://ana:s3c@ret@db/q", True),
+        ("postgresql://ana@db:s3cret@db/q", True),
+        ("postgresql://ana@db/q?password=s3cret", True),
+        ("postgresql://ana@db/q?sslmode=require&ssl%70assword=s3cret", True),
+    ],
+)
+def test_an_address_with_a_secret_is_known(url: str, secret: bool) -> None:
+    assert postgres_dsn.has_secret(url) is secret

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from webapp.lib import dotenv, ip_addresses, postgres_dsn, private_files
 
@@ -22,6 +22,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z")
 _PUBLIC_PATH = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)*\Z")  # nothing that a proxy could decode or rewrite
+HOME, ADDRESS = "QUEUECTL_HOME", "QUEUECTL_DATABASE_URL"
+ADDRESS_FILE = "file://"  # before the path of a file that has the address
 
 
 class ConfigError(Exception):
@@ -84,12 +86,16 @@ class Config:
 
 def load(environ: Optional[Mapping[str, str]] = None) -> Config:
     """Read the configuration. Raises ConfigError; its message names the variable and what is expected."""
-    values = {**_dotenv(), **(os.environ if environ is None else environ)}
-    home_text = values.get("QUEUECTL_HOME") or os.path.join(_user_home(values), ".queuectl")
-    url = values.get("QUEUECTL_DATABASE_URL")
+    given = os.environ if environ is None else environ
+    _refuse_to_guess(given)
+    values = {**_dotenv(), **given}
+    home_text = values.get(HOME) or os.path.join(_user_home(values), ".queuectl")
+    url = values.get(ADDRESS) or ""
+    if url.startswith(f"{ADDRESS_FILE}/"):
+        url = _read_address(unquote(url[len(ADDRESS_FILE) :]))
     return Config(
         home=_home(home_text),
-        database_url=database_url(url, "QUEUECTL_DATABASE_URL") if url else None,
+        database_url=database_url(url, ADDRESS) if url else None,
         public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or ""),
         trusted_proxies=_networks(values.get("QUEUECTL_TRUSTED_PROXIES") or ""),
         durable_settles=_yes("QUEUECTL_DURABLE_SETTLES", values.get("QUEUECTL_DURABLE_SETTLES") or "0"),
@@ -137,6 +143,29 @@ def is_default(config: Config) -> bool:
     except ConfigError:
         return False
     return config.database_url is None and config.home == home
+
+
+def _refuse_to_guess(given: Mapping[str, str]) -> None:
+    """Inside a job the defaults may lead to another queue than the job's. Raises ConfigError."""
+    missing = [name for name in (HOME, ADDRESS) if name not in given]
+    if "QUEUECTL_JOB_ID" not in given or not missing:
+        return
+    why = ""
+    if ADDRESS in missing and not hasattr(os, "memfd_create"):
+        why = " On this system jobs get no address that has a password: move the password into a password file."
+    raise ConfigError(
+        f"this command runs in job {given['QUEUECTL_JOB_ID']}, but without {' and '.join(missing)}, so its queue is "
+        f"unknown. Keep the QUEUECTL_ variables of the job, or set {' and '.join(missing)}.{why}"
+    )
+
+
+def _read_address(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        ended = " The worker of this job may have ended." if path.startswith("/proc/") else ""
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"{ADDRESS}: cannot read the address in {path}: {reason}.{ended}") from None
 
 
 def _home(text: str) -> Path:

@@ -42,8 +42,9 @@ def _work(task: dict[str, Any]) -> int:
 
 
 def _main() -> None:
-    from webapp.bootstrap.enter import prefer_locked_packages
+    from webapp.bootstrap.enter import prefer_locked_packages, undo_locale_coercion
 
+    undo_locale_coercion()
     prefer_locked_packages(sys.path[0])
     from worker import messages
 

@@ -47,7 +47,8 @@ def main(argv):
     print(json.dumps({"argv": argv, "cwd": os.getcwd(), "prefix": sys.prefix, "tiny": tiny.__file__,
                       "version": tiny.VERSION, "has_gone": os.path.exists(gone), "path": sys.path,
                       "executable": sys.executable, "home": os.environ.get("PYTHONHOME"),
-                      "isolated": sys.flags.isolated}))
+                      "isolated": sys.flags.isolated, "ctype": os.environ.get("LC_CTYPE"),
+                      "home_for_jobs": os.environ.get("QUEUECTL_PYTHONHOME")}))
     if argv == ["stay"]:
         sys.stdout.flush()
         sys.stdin.read()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bootstrap.conftest import BASE_PYTHON, Door
 from tests.deadline import DEADLINE
-from webapp.bootstrap.venv import wanted_locks
+from webapp.bootstrap.venv import STAMP, wanted_locks
 from webapp.config import CHECKOUT
 
 
@@ -55,6 +55,7 @@ def test_a_package_on_pythonpath_does_not_displace_the_locked_one(finished: Door
         (["db", "move", "--to=postgresql+psycopg://db/queue"], None, "requirements-postgres.lock"),
         (["db", "move", "--to", "postgres://db/queue?sslmode=require"], None, "requirements-postgres.lock"),
         (["enqueue", "--command", "psql postgres://elsewhere/x"], None, "requirements.lock"),
+        (["up"], "file:///run/secrets/address", "requirements-postgres.lock"),
         (["test"], "postgres://db/queue", "requirements-dev.lock"),
         (["test", "--help"], None, "requirements.lock"),
         (["enqueue", "test"], None, "requirements.lock"),
@@ -149,7 +150,24 @@ def test_folders_in_pythonpath_stay_usable_whatever_their_name(finished: Door, t
     (tmp_path / "site-packages").mkdir()
     told = finished.told(PYTHONPATH=str(tmp_path / "site-packages"), PYTHONHOME=sys.base_prefix)
     assert told["path"][-1] == str(tmp_path / "site-packages")
-    assert told["home"] is None  # else programs that jobs start would get it
+    assert told["home"] is None  # else programs that start the venv's Python would get it
+    assert told["home_for_jobs"] == sys.base_prefix
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of a process's start")
+def test_what_python_makes_of_the_c_locale_is_not_passed_on(used_door: Door) -> None:
+    for name in ("LANG", "LC_ALL", "LC_CTYPE"):
+        used_door.environment.pop(name, None)
+    assert used_door.told()["ctype"] is None
+    assert used_door.told(LC_CTYPE="POSIX")["ctype"] == "POSIX"
+    assert used_door.told(LC_CTYPE="C.UTF-8")["ctype"] == "C.UTF-8"
+    # Also where the environment belongs to another Python, to which a start hands over.
+    stamp = used_door.venv / STAMP
+    running = used_door.popen("stay")
+    assert json.loads(running.stdout.readline())["ctype"] is None
+    stamp.write_bytes(b"cpython-00 /usr/bin/python0.0\n" + stamp.read_bytes().partition(b"\n")[2])
+    assert used_door.told()["ctype"] is None
+    running.communicate(timeout=DEADLINE)
 
 
 def test_a_start_from_another_environment_of_this_python_uses_the_locked_packages(

@@ -217,6 +217,16 @@ def test_a_page_without_a_chosen_attempt_may_go_on_to_the_next(viewer: Browser) 
     assert viewer.get("/job/none/newest").status_code == 404
 
 
+def test_while_a_command_runs_without_output_the_page_says_what_may_hold_it_back(viewer: Browser) -> None:
+    make_job("processing", id="job1", attempts=1)
+    hint = "No output yet. Many programs hold output back"
+    assert hint in viewer.get("/job/job1").get_data(as_text=True)
+    make_chunk(make_job("processing", id="job2", attempts=1), b"first\n")
+    make_attempt(make_job("completed", id="job3"), 1, output=b"")
+    for job_id in ("job2", "job3"):
+        assert hint not in viewer.get(f"/job/{job_id}").get_data(as_text=True)
+
+
 def test_the_newest_card_does_not_listen_to_the_url_of_another(viewer: Browser) -> None:
     make_attempt(make_job("dead", id="job1"), 1, output=b"one\n" * 5)
     assert viewer.get("/job/job1?attempt=99").status_code == 200

@@ -24,7 +24,7 @@ from worker.attempt import Claim
 from worker.runner.posix import PosixRunner
 
 life, _ = os.pipe()
-runner = PosixRunner(life)
+runner = PosixRunner(life, dict(os.environ))
 gate = sys.argv[2]
 def start(seq, command):
     claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0, 0)

@@ -37,7 +37,8 @@ class JobRequest(Schema):
     command = ma.String(
         required=True,
         metadata={
-            "description": "runs in /bin/sh -c; up to 64 KiB; CRLF and CR become LF",
+            "description": "runs in /bin/sh -c, or in the interpreter of a line such as #!/bin/bash; up to 64 KiB; "
+            "CRLF and CR become LF",
             "minLength": 1,
             "maxLength": job_spec.COMMAND_LIMIT,
             "examples": ["echo hello"],

@@ -27,15 +27,16 @@ from webapp.bootstrap.venv import (
 
 TYPE_CHECKING = False  # like `typing.TYPE_CHECKING`, without its slow import
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import MutableMapping, Sequence
     from typing import NoReturn
 
 HANDED_OVER = "QUEUECTL_HANDED_OVER"
-OF_THIS_PYTHON = ("PYTHONHOME", "__PYVENV_LAUNCHER__")  # variables that a process in the venv must not get
+PYTHON_HOME = "QUEUECTL_PYTHONHOME"  # keeps PYTHONHOME for jobs
 
 
 def enter_venv(checkout: str, argv: Sequence[str]) -> None:
     """Make the venv if necessary. Returns when this process uses its packages."""
+    undo_locale_coercion()
     try:
         # Relative to the checkout, not to the current folder. With the real path, a venv behind a symlink is replaced
         # and the symlink stays.
@@ -111,8 +112,7 @@ def take_packages(venv: str) -> None:
     sys.prefix = sys.exec_prefix = venv
     sys.executable = python_of(venv)
     site.addsitedir(packages_of(venv))
-    for name in OF_THIS_PYTHON:
-        os.environ.pop(name, None)
+    leave_this_python(os.environ)
 
 
 def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
@@ -120,8 +120,7 @@ def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
     if os.environ.get(HANDED_OVER) == venv:
         raise BootstrapError(f"{python_of(venv)} does not run in its own environment. Remove {venv} and start again")
     environment = {**os.environ, HANDED_OVER: venv}
-    for name in OF_THIS_PYTHON:
-        environment.pop(name, None)
+    leave_this_python(environment)
     command = [python_of(venv), os.path.join(checkout, "manage.py"), *argv]
     if not WINDOWS:
         os.execve(command[0], command, environment)  # noqa: S606
@@ -131,6 +130,29 @@ def hand_over(venv: str, checkout: str, argv: Sequence[str]) -> NoReturn:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child gets Ctrl-C too and handles it
     sys.exit(subprocess.call(command, env=environment))
+
+
+def leave_this_python(environment: MutableMapping[str, str]) -> None:
+    """Remove the variables that a process in the venv must not get."""
+    environment.pop("__PYVENV_LAUNCHER__", None)
+    home = environment.pop("PYTHONHOME", None)
+    if home is not None:
+        environment[PYTHON_HOME] = home
+
+
+def undo_locale_coercion() -> None:
+    """Restore LC_CTYPE for child processes. In the C locale, Python itself sets it to C.UTF-8 (PEP 538).
+
+    Only Linux shows the environment that the process was started with.
+    """
+    if not os.environ.get("LC_CTYPE", "").upper().endswith(("UTF-8", "UTF8")):
+        return
+    with suppress(OSError), open("/proc/self/environ", "rb") as file:
+        given = dict(pair.partition(b"=")[::2] for pair in reversed(file.read().split(b"\0")))
+        if b"LC_CTYPE" in given:
+            os.environ["LC_CTYPE"] = os.fsdecode(given[b"LC_CTYPE"])
+        else:
+            del os.environ["LC_CTYPE"]
 
 
 def prefer_locked_packages(checkout: str) -> None:

@@ -49,8 +49,11 @@ def wanted_locks(checkout: str, argv: Sequence[str]) -> tuple[str, ...]:
     if argv[:1] == ["test"] and not {"-h", "--help"}.intersection(argv):  # its help needs no packages
         return LOCKS[2:]
     given = (part for word in argv for part in (word, word.partition("=")[2]))  # --to URL and --to=URL
-    urls = [setting("QUEUECTL_DATABASE_URL", checkout), *given]
-    return LOCKS[1:] if any(url.startswith(("postgres:", "postgresql")) and "://" in url for url in urls) else LOCKS
+    url = setting("QUEUECTL_DATABASE_URL", checkout)
+    if url.startswith("file:"):  # the address is in this file, because it has a password
+        return LOCKS[1:]
+    postgresql = (one.startswith(("postgres:", "postgresql")) and "://" in one for one in (url, *given))
+    return LOCKS[1:] if any(postgresql) else LOCKS
 
 
 def is_current(stamp: tuple[str, str, bytes], venv: str, checkout: str, argv: Sequence[str]) -> bool:

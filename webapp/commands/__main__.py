@@ -9,9 +9,10 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 if __name__ == "__main__":
-    from webapp.bootstrap.enter import mark_in_use, prefer_locked_packages
+    from webapp.bootstrap.enter import mark_in_use, prefer_locked_packages, undo_locale_coercion
     from webapp.commands import main
 
+    undo_locale_coercion()
     mark_in_use(os.path.realpath(sys.prefix))
     prefer_locked_packages(sys.path[0])
     try:

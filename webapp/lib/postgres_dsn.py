@@ -51,6 +51,13 @@ def together(hosts: str, ports: str) -> str:
     return ",".join(_written(host) + (f":{port}" if port else "") for host, port in pairs)
 
 
+def has_secret(url: str) -> bool:
+    """Whether an address contains a password, or might: `user:password@`, `?password=`, `?sslpassword=` …"""
+    user, where, _, query = _split(url.partition("://")[2])
+    names = [unquote(pair.partition("=")[0]).lower() for pair in query.split("&")]
+    return ":" in user or "@" in where or any("password" in name or "secret" in name for name in names)
+
+
 def _split(rest: str) -> tuple[str, str, str, str]:
     """The user with password and `@`, the hosts, the database's name, the query."""
     match = _USER.match(rest)

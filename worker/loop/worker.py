@@ -23,6 +23,7 @@ from worker.loop.dispatcher import Dispatcher
 from worker.loop.standby import Standby
 from worker.loop.wakeup_postgresql import Notified
 from worker.messages import BROKEN, DONE, EXPIRED, GONE, MOVED, NOW, OUTDATED, QUIET, Assignment
+from worker.runner import environment
 from worker.runner.base import Runner
 from worker.runner.posix import PosixRunner
 from worker.runner.threads import ThreadRunner
@@ -46,7 +47,8 @@ class _Worker:
         self.id = processes.new_id()
         self._facts = {"worker": self.id}  # for the log
         self._assignment = assignment
-        self._runner: Runner[Any] = (PosixRunner if processes.FORKS else ThreadRunner)(assignment.parent)
+        runner = PosixRunner if processes.FORKS else ThreadRunner
+        self._runner: Runner[Any] = runner(assignment.parent, environment.of_jobs(database.config))
         selects = self._runner.selects
         self._wakeup = (
             wakeup.for_sqlite(database.config, selects=selects) if database.is_sqlite else Notified(selects=selects)

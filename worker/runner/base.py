@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Generic, Optional, TypeVar
 
 from webapp.core.settings import Settings
-from webapp.lib import clock, sd_notify
+from webapp.lib import clock
 from webapp.lib.error_key import error_key
 from worker import processes
 from worker.attempt import AttemptResult, Claim
@@ -77,17 +77,14 @@ class Runner(ABC, Generic[R]):
 
     selects = False
 
-    def __init__(self) -> None:
+    def __init__(self, environment: dict[str, str]) -> None:
+        """`environment`: what every job gets, see `worker/runner/environment.py`."""
         self.messages: deque[str] = deque()
         self.called: Callable[[], object] = lambda: None
         self.signalled = False
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[AttemptResult] = []
-        self._environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith("QUEUECTL_") and key not in sd_notify.VARIABLES
-        }
+        self._environment = environment
 
     # --- for the worker ---
 

@@ -16,8 +16,10 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
+from webapp.config import HOME
 from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import processes
@@ -26,10 +28,14 @@ from worker.messages import GONE, NOW, QUIET, STOP
 from worker.runner.base import READ_SIZE, CannotStart, Runner, Running, identity
 from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import Capture
+from worker.runner.scripts import Scripts, Shebang, shebang_of
 
 FINAL_READS = 64  # reads of a pipe when its job has ended, because another process may hold the pipe and still write
 # A command with limits starts when it is told that they are set, and never if its worker dies before.
-_GATE = ["/bin/sh", "-c", 'read -r word && [ "$word" = go ] && exec "$@" </dev/null', "sh"]
+# No job has a variable of this name, and the job's variables keep their values.
+_GATE = ["/bin/sh", "-c", 'read -r QUEUECTL_GATE && [ "$QUEUECTL_GATE" = go ] && exec "$@" </dev/null', "sh"]
+# posix_spawn cannot change the folder. OLDPWD would come from this `cd`, which is not the job's.
+_CHANGE_FOLDER = ["/bin/sh", "-c", 'cd -- "$0" && unset OLDPWD && exec "$@"']
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 
@@ -37,6 +43,7 @@ _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_max
 class _Running(Running):
     pipes: list[int] = field(default_factory=list)
     enclosure: Optional[ResourceLimits] = None
+    script: Optional[Path] = None
 
 
 class PosixRunner(Runner[_Running]):
@@ -44,9 +51,9 @@ class PosixRunner(Runner[_Running]):
 
     selects = True
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int, environment: dict[str, str]) -> None:
         """`parent`: the read end of the pipe from the supervisor."""
-        super().__init__()
+        super().__init__(environment)
         self._parent = parent
         # Signals and other threads write to this pair to end the wait.
         self._wake_read, self._wake_write = socket.socketpair()
@@ -63,6 +70,7 @@ class PosixRunner(Runner[_Running]):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
             signal.signal(number, self._signalled)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the pair
+        self._scripts = Scripts(Path(environment[HOME]) / "scripts")
         self._buffer = bytearray(READ_SIZE)  # else each read would allocate as much
         # Ignored signals stay ignored across exec, and Python ignores some. All are reset, because looking each one up
         # takes the child longer.
@@ -80,6 +88,7 @@ class PosixRunner(Runner[_Running]):
             self._wake_write.send(b"\0")
 
     def close(self) -> None:
+        self._scripts.close()
         signal.set_wakeup_fd(-1)
 
     def _signalled(self, number: int, _frame: object) -> None:
@@ -159,13 +168,16 @@ class PosixRunner(Runner[_Running]):
     # --- starting ---
 
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:
-        # posix_spawn cannot change the folder, so jobs with a cwd get a second shell.
         argv = ["/bin/sh", "-c", "--", claim.command]  # `--`, because a command may begin with a dash
-        if claim.cwd is not None:
-            argv = ["/bin/sh", "-c", 'cd -- "$0" && exec /bin/sh -c -- "$1"', claim.cwd, claim.command]
         ends: list[int] = []
-        enclosure, stdin = None, self._devnull
+        enclosure, stdin, script = None, self._devnull, None
         try:
+            shebang = shebang_of(claim.command)
+            if shebang is not None:
+                script = self._script(claim, shebang)
+                argv = shebang.argv(script)
+            if claim.cwd is not None:
+                argv = [*_CHANGE_FOLDER, claim.cwd, *argv]
             for _ in (STDOUT, STDERR):
                 ends += os.pipe()
             read_out, write_out, read_err, write_err = ends
@@ -195,16 +207,23 @@ class PosixRunner(Runner[_Running]):
                 os.close(end)
             if enclosure is not None:
                 enclosure.remove()
+            _unlink(script)
             raise CannotStart("spawn", f"could not be started: {error.strerror}") from None
         for end in (write_out, write_err, *ends[4:]):
             os.close(end)
-        running = _Running(pid, claim, capture, started_at, limits=limits, enclosure=enclosure)
+        running = _Running(pid, claim, capture, started_at, limits=limits, enclosure=enclosure, script=script)
         for stream, pipe in ((STDOUT, read_out), (STDERR, read_err)):
             os.set_blocking(pipe, False)
             running.pipes.append(pipe)
             self._pipes[pipe] = running, stream
             self._poll.register(pipe, select.POLLIN)
         return running
+
+    def _script(self, claim: Claim, shebang: Shebang) -> Path:
+        fault = shebang.fault()
+        if fault:
+            raise CannotStart("spawn", fault)
+        return self._scripts.write(f"{claim.seq}-{claim.attempt}", shebang.script)
 
     # --- reading ---
 
@@ -238,6 +257,7 @@ class PosixRunner(Runner[_Running]):
         if running.enclosure is not None:
             running.used_up = running.enclosure.reached()
             running.enclosure.remove()
+        _unlink(running.script)
         return None
 
     # --- finding ---
@@ -289,6 +309,12 @@ def _own_peak() -> int:
     import resource  # Windows has none, and imports this module
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _unlink(file: Optional[Path]) -> None:
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -48,9 +48,9 @@ class _Running(Running):
 class ThreadRunner(Runner[_Running]):
     """See the module."""
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int, environment: dict[str, str]) -> None:
         """`parent`: the descriptor of the supervisor's messages."""
-        super().__init__()
+        super().__init__(environment)
         # Ended shells; None: wake up. Not a SimpleQueue: in Python 3.9 a get() with a short timeout may wait for ever.
         self._happened: queue.Queue[Optional[_Running]] = queue.Queue()
         messages.listen(parent, self._receive)
