@@ -28,7 +28,10 @@ class Claim(NamedTuple):
 
 
 class AttemptResult(NamedTuple):
-    """How an attempt ended. `kind`: completed, failed, cancelled or released. Times in microseconds."""
+    """How an attempt ended. `kind`: completed, failed, cancelled or released. Times in microseconds.
+
+    For a claim whose command could not be started for lack of room, `kind` is unclaimed: that is no attempt.
+    """
 
     claim: Claim
     kind: str

@@ -14,12 +14,13 @@ from typing import Callable, NoReturn, Optional
 
 from webapp.config import ConfigError
 from webapp.core.relocated import Relocated
+from worker import shortage
 
 # Exit codes. The supervisor does not replace a worker that ended with DONE, OUTDATED or MOVED.
 DONE, EXPIRED, BROKEN, OUTDATED, MOVED = 0, 75, 70, 78, 79
 
-# Messages to a worker: finish running jobs and exit; release running jobs and exit; claim no more jobs.
-STOP, NOW, QUIET = "stop", "now", "quiet"
+# Messages to a worker: finish running jobs and exit; release running jobs and exit; claim no more jobs; claim again.
+STOP, NOW, QUIET, RESUME = "stop", "now", "quiet", "resume"
 # Message to the maintenance process, which also gets STOP: a worker has ended, so check at once.
 CHECK = "check"
 # Both receive this when the pipe from the supervisor closes: the supervisor has ended or died.
@@ -121,8 +122,12 @@ def run_child(name: str, work: Callable[[], int]) -> NoReturn:
     except Relocated as moved:
         log.error("%s: %s", name, moved)
         code = MOVED
-    except BaseException:
-        log.exception("%s failed", name)
+    except BaseException as error:
+        short = shortage.of(error)
+        if short is None:
+            log.exception("%s failed", name)
+        else:
+            log.error("%s ends: %s", name, short)
     finally:
         with contextlib.suppress(Exception):
             logging.shutdown()

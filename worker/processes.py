@@ -7,6 +7,7 @@ the claim's token in their environment. Windows has no signal that asks a proces
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -76,12 +77,22 @@ def started(pid: int) -> Optional[float]:
 
 
 def _stat(pid: int) -> Optional[list[bytes]]:
-    """The fields of /proc/PID/stat from the state on; None if there is no process. psutil takes ten times as long."""
+    """The fields of /proc/PID/stat from the state on; None if there is no process. psutil takes ten times as long.
+
+    Raises OSError if no more files can be opened: a process must not count as dead for that.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()  # the name before it may contain brackets
-    except OSError:
+    except OSError as error:
+        _require_files(error)
         return None
+
+
+def _require_files(error: OSError) -> None:
+    """Raise an error that says nothing about the process whose file was opened."""
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        raise error
 
 
 def is_alive(pid: int, pid_started: Optional[float]) -> bool:
@@ -137,12 +148,12 @@ def descendants(pid: int) -> list[int]:
     """All descendants of a process."""
     try:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return []
 
 
 def token_of(pid: int) -> Optional[str]:
-    """The claim's token in a process's environment, if that is readable."""
+    """The claim's token in a process's environment, if that is readable. Raises OSError if no files can be opened."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
@@ -153,7 +164,8 @@ def token_of(pid: int) -> Optional[str]:
             return str(psutil.Process(pid).environ()[TOKEN_VARIABLE])
         except (psutil.Error, OSError, KeyError):
             return None
-    except OSError:
+    except OSError as error:
+        _require_files(error)
         return None
     name = TOKEN_VARIABLE.encode() + b"="
     # Compare whole names: a job may have a variable whose name or value contains this one.

@@ -10,9 +10,10 @@ import time_machine
 from flask import Flask
 
 from tests.commands.conftest import Cli
-from tests.factories import make_job, make_worker
+from tests.factories import make_event, make_job, make_supervisor, make_worker
 from webapp.admin import doctor
 from webapp.config import Config
+from webapp.core.events import SHORT
 from webapp.core.schema import HEAD
 from webapp.db.engines import db
 from webapp.lib import clock
@@ -73,6 +74,35 @@ def test_the_doctor_names_what_to_do_where_jobs_wait_for_no_worker(app: Flask, c
     (workers,) = [one for one in cli("doctor", "--json").json if one["check"] == "workers"]
     assert workers["result"] == "warn"
     assert "manage.py worker start" in workers["advice"]
+
+
+def test_the_doctor_names_workers_that_their_machine_has_no_room_for(app: Flask, cli: Cli) -> None:
+    make_supervisor(id="s1", slots=40)
+    make_worker(id="w1", supervisor_id="s1", slots=12)
+    make_event(SHORT, "worker:w1", "worker:w1", text="runs at most 12 of 40 jobs at a time: `ulimit -n` is 64")
+    [found] = [one for one in cli("doctor", "--json").json if one["check"] == "machine limits"]
+    assert found["result"] == "warn"
+    assert found["detail"] == "worker w1 on a-host runs at most 12 of 40 jobs at a time: `ulimit -n` is 64."
+    assert "LimitNOFILE" in found["advice"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "named", "result"),
+    [
+        ("utf-8", "C.UTF-8", "ok"),
+        ("utf-8", "C", "ok"),
+        ("utf-8", "de_DE.ISO-8859-1", "warn"),  # it is not installed here, so Python has UTF-8
+        ("iso8859-1", "de_DE", "warn"),
+    ],
+)
+def test_the_doctor_names_a_locale_that_is_not_utf8(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, named: str, result: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", named)
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: encoding)
+    found, detail, _ = doctor.locale()
+    assert found == result
+    assert f"LC_ALL={named}" in detail
 
 
 @pytest.mark.only("sqlite")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from tests.commands.conftest import Cli
+from tests.commands.conftest import Cli, Processes
 from tests.factories import make_job
 from webapp.db.engines import reading
 from webapp.db.models import Job
@@ -251,3 +251,19 @@ def test_nothing_but_blank_lines_is_no_fault(app: Flask, cli: Cli) -> None:
     result = cli("enqueue", "-", stdin=b"\n\n")
     assert (result.code, result.out) == (0, "")
     assert "No jobs" in result.err
+
+
+@pytest.mark.only("sqlite")
+def test_jobs_are_submitted_as_the_terminal_sends_them_whatever_the_locale(app: Flask, processes: Processes) -> None:
+    """Terminals send UTF-8. Under this locale Python has ASCII."""
+    locale: dict[str, Any] = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    folder = processes.folder / "日本"
+    folder.mkdir()
+    options = ("--command", "echo ✅", "--env", "NAME=日本", "--cwd", ".")
+    by_options = processes.run("enqueue", *options, cwd=folder, **locale)
+    by_json = processes.run("enqueue", '{"command": "echo ✅", "env": {"NAME": "日本"}}', **locale)
+    with reading() as session:
+        jobs = [job_detail.find(session, result.out.strip()) for result in (by_options, by_json)]
+    assert [(job.command, json.loads(job.env or "")) for job in jobs if job] == [("echo ✅", {"NAME": "日本"})] * 2
+    assert jobs[0] is not None
+    assert jobs[0].cwd == str(folder)

@@ -217,6 +217,22 @@ def test_web_serves_without_workers_until_told_to_stop(processes: Processes) -> 
     assert process.wait(DEADLINE) == 0
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows closes consoles in another way")
+def test_web_ends_when_its_terminal_closes_and_signals_of_gunicorn_mean_nothing(processes: Processes) -> None:
+    process = processes.start("web", "--port", "0")
+    assert process.stdout is not None
+    running = Running(process, read_until(process, "console"))
+    assert get(running.address + "/healthz") == 200
+    for name in ("USR1", "USR2", "TTIN", "WINCH"):
+        os.killpg(process.pid, signal.Signals[f"SIG{name}"])
+    assert get(running.address + "/healthz") == 200
+    assert len(psutil.Process(process.pid).children()) == 1, "no second server, no second process"
+    os.killpg(process.pid, signal.SIGHUP)  # as the kernel sends it: to all processes of the terminal
+    assert process.wait(DEADLINE) == 0
+    assert get(running.address + "/healthz") == 0, "the port is free"
+    assert "Traceback" not in processes.errors
+
+
 # --- what cannot start, starts nothing ---
 
 

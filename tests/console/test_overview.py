@@ -8,8 +8,9 @@ from html import unescape
 import pytest
 
 from tests.console.conftest import Browser
-from tests.factories import make_attempt, make_job, make_queue, make_worker
+from tests.factories import make_attempt, make_event, make_job, make_queue, make_supervisor, make_worker
 from webapp.core import db_errors
+from webapp.core.events import SHORT
 from webapp.db.engines import writing
 from webapp.db.models import CommandHour, RetentionMark
 from webapp.insight import rollups, size_limit, trends
@@ -101,6 +102,18 @@ def test_a_database_that_cannot_be_made_smaller_than_its_limit_is_named(
     shown = text_of(viewer)
     assert "The database is larger than its limit" in shown
     assert "1 dead letter, 0 unfinished jobs and the records of the queue" in shown
+
+
+def test_workers_that_their_machine_has_no_room_for_are_named_with_why(viewer: Browser) -> None:
+    make_supervisor(id="s1", slots=40)
+    make_worker(id="w1", supervisor_id="s1", slots=12)
+    make_worker(id="w2", supervisor_id="s1", slots=40)
+    make_event(SHORT, "worker:w1", "worker:w1", text="runs at most 12 of 40 jobs at a time: no memory is left")
+    assert needs(viewer) == ["short"]
+    shown = text_of(viewer)
+    assert "1 worker runs fewer jobs than asked for" in shown
+    assert "Worker w1 on a-host runs at most 12 of 40 jobs at a time: no memory is left" in shown
+    assert "no memory is left" in viewer.get("/workers").get_data(as_text=True)
 
 
 def test_jobs_that_seem_stuck_are_named_with_why(viewer: Browser) -> None:

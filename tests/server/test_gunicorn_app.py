@@ -19,6 +19,8 @@ from webapp.server.gunicorn_app import NotifyingArbiter, TimeoutWorker
 OVERRIDDEN = [
     (NotifyingArbiter, Arbiter, "murder_workers", "run"),
     (NotifyingArbiter, Arbiter, "stop", "halt"),
+    (NotifyingArbiter, Arbiter, "init_signals", "start"),
+    (NotifyingArbiter, Arbiter, "signal", "init_signals"),
     (TimeoutWorker, ThreadWorker, "handle", "enqueue_req"),
     (TimeoutWorker, ThreadWorker, "murder_keepalived", "run"),
 ]

@@ -34,6 +34,9 @@ from worker import program
 from worker.loop import wakeup
 from worker.supervisor import supervisor
 options = json.loads(sys.argv[2])
+for name, most in options.pop("limits", {}).items():
+    import resource
+    resource.setrlimit(getattr(resource, name), (most, most))
 program.ENTRY = options.pop("entry", program.ENTRY)
 wakeup.CHECK_EVERY = options.pop("check_every", wakeup.CHECK_EVERY)
 sys.exit(supervisor.run(load(), **options))
@@ -98,15 +101,16 @@ class Queue:
 
 
 class Fleet:
-    """A supervisor with its workers, as processes."""
+    """A supervisor with its workers, as processes. `limits`: of the system, such as RLIMIT_NOFILE. `prefix`: a command
+    that starts them."""
 
-    def __init__(self, log: Path, **options: Any) -> None:
+    def __init__(self, log: Path, prefix: Sequence[str] = (), **options: Any) -> None:
         import json
 
         self.log = log
         with log.open("ab") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(CHECKOUT), json.dumps(options)],
+                [*prefix, sys.executable, "-c", _START, str(CHECKOUT), json.dumps(options)],
                 stdout=file,
                 stderr=file,
                 stdin=subprocess.DEVNULL,

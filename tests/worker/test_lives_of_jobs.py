@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any, Callable
@@ -221,6 +222,25 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
     assert queue.job(job_id).state == "pending"
     worker_actions.request_state("run", None, "person:ana")
     queue.reaches(job_id, "completed")
+
+
+def test_a_worker_that_got_ctrl_z_drains_with_a_word_and_goes_on_with_cont(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
+    one = fleet()
+    [worker] = queue.workers()
+    os.kill(worker.pid, signal.SIGUSR2)  # means nothing
+    os.kill(worker.pid, signal.SIGTSTP)
+    eventually(lambda: queue.workers()[0].requested_state == "quiet")
+    assert f"drains: it takes no new jobs until SIGCONT, or `manage.py worker resume {worker.id}`" in one.text()
+    job_id = queue.enqueue("true")
+    os.kill(worker.pid, signal.SIGCONT)
+    queue.reaches(job_id, "completed")
+    assert queue.workers()[0].requested_state == "run"
+    os.kill(worker.pid, signal.SIGTSTP)
+    eventually(lambda: queue.workers()[0].requested_state == "quiet")
+    os.kill(worker.pid, signal.SIGHUP)
+    eventually(lambda: [ended.id for ended in queue.workers("stopped")] == [worker.id])
 
 
 @pytest.mark.full

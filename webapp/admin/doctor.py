@@ -32,6 +32,7 @@ from webapp.insight import size_limit as limits
 from webapp.jobs import queries, settings
 from webapp.lib import clock
 from webapp.lib.text import size
+from worker import shortage
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3 and in these older versions.
 WAL_FIXED = (3, 51, 3)
@@ -60,7 +61,10 @@ class Finding:
 def examine() -> list[Finding]:
     """Run all checks. Never raises: a check that fails to run is a finding, too."""
     version = ".".join(map(str, sys.version_info[:3]))
-    findings = [Finding("Python", "ok", f"{version}, {sys.executable}"), *_run({"time zones": time_zones})]
+    findings = [
+        Finding("Python", "ok", f"{version}, {sys.executable}"),
+        *_run({"locale": locale, "time zones": time_zones}),
+    ]
     try:
         loaded = config.load()
         app = create_core(loaded)
@@ -76,7 +80,8 @@ def examine() -> list[Finding]:
         checks.update({"database": postgresql_database, "notifications": notifications})
     checks["disk space"] = lambda: disk_space(folder)
     checks["size limit"] = size_limit
-    checks.update({"clock": wall_clock, "address": address, "workers": workers, "people": administrators})
+    checks.update({"machine limits": machine_limits, "clock": wall_clock, "address": address, "workers": workers})
+    checks["people"] = administrators
     with app.app_context():
         findings += _run(checks)
         db.disconnect()
@@ -97,6 +102,31 @@ def _run(checks: Mapping[str, Check]) -> list[Finding]:
 
 def _failed_check(error: Exception) -> Result:
     return "fail", f"the check failed: {str(error).splitlines()[0]}.", ""
+
+
+def locale() -> Result:
+    """Jobs get UTF-8 under any locale, but their programs follow the locale that they inherit from the service."""
+    encoding = sys.getfilesystemencoding()
+    named = next((f"{name}={os.environ[name]}" for name in ("LC_ALL", "LC_CTYPE", "LANG") if os.environ.get(name)), "")
+    codeset = named.partition(".")[2].partition("@")[0].lower().replace("-", "")
+    if encoding == "utf-8" and codeset in {"", "utf8"}:
+        return "ok", f"UTF-8 ({named or 'no locale is set'})", ""
+    detail = f"the locale is not UTF-8 ({named or 'no locale is set'})."
+    return "warn", detail, "Programs in jobs may garble letters such as ü. Start the workers with LC_ALL=C.UTF-8."
+
+
+def machine_limits() -> Optional[Result]:
+    """Workers that run fewer jobs at a time than they have slots, because of a limit of this or another machine."""
+    with db.reading() as session:
+        short = [f"worker {one.worker.id} on {one.worker.host} {one.text}" for one in fleet.shortages(session)]
+    if short:
+        advice = "Raise the limit (ulimit, or LimitNOFILE= and LimitNPROC= in a systemd unit), or start fewer slots."
+        return "warn", f"{'; '.join(short)}.", advice
+    found = [
+        f"{shortage.soft_limit(name) or 'no limit'} {what}"
+        for name, what in (("NOFILE", "open files (ulimit -n)"), ("NPROC", "processes of a user (ulimit -u)"))
+    ]
+    return ("ok", ", ".join(found), "") if os.name == "posix" else None
 
 
 def time_zones() -> Result:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import click
 
 from webapp.commands.exit_codes import ExitCode, Failure, code_of
-from webapp.commands.shared.core import DURATION, actor, plain_database
+from webapp.commands.shared.core import DURATION, actor, as_utf8, plain_database
 from webapp.commands.shared.output import local_time, progress_bars, say, span
 from webapp.core import job_spec
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
@@ -93,7 +93,7 @@ def enqueue(
     if path is not None or job == ("-",):
         _enqueue_many(path or "-", folder, exists_ok)
         return
-    spec = _from_argument(job[0]) if command is None else _from_options(command, options)
+    spec = _from_argument(as_utf8(job[0])) if command is None else _from_options(as_utf8(command), options)
     ids, found = _store([_in_folder(spec, folder)], exists_ok)
     if starts is not None and starts > clock.now() and not found:
         say(f"Starts {local_time(starts)}, in {span(starts)}.")
@@ -133,7 +133,7 @@ def _read_start(options: dict[str, Any]) -> Optional[int]:
 
 def _folder(path: str, option: str) -> str:
     try:
-        return job_spec.read_folder(os.path.abspath(os.path.expanduser(path)))
+        return job_spec.read_folder(as_utf8(os.path.abspath(os.path.expanduser(path))))
     except FileNotFoundError:
         raise click.BadParameter("the current folder does not exist any more.", param_hint=option) from None
     except ValueError as error:
@@ -150,7 +150,7 @@ def _from_options(command: str, options: dict[str, Any]) -> JobSpec:
     if "cwd" in options:
         options["cwd"] = _folder(options["cwd"], "--cwd")
     try:
-        env = job_spec.read_env(options.pop("env", ()))
+        env = job_spec.read_env(map(as_utf8, options.pop("env", ())))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--env") from None
     return job_spec.parse({"command": command, **options, "env": env or None})

@@ -45,6 +45,7 @@ def index() -> ResponseReturnValue:
             session,
             hosts=[(name, list(some)) for name, some in groupby(supervisors, key=lambda one: one.host)],
             running=running,
+            short={one.worker.id: one.text for one in fleet.shortages(session)},
             ended=ended[:MOST_ENDED],
             more_ended=max(0, len(ended) - MOST_ENDED),
             start_command=START_COMMAND,

@@ -9,6 +9,8 @@ from typing import Any, Optional
 from webapp.core.transaction import Transaction
 from webapp.lib import clock
 
+SHORT = "short"  # a worker runs fewer jobs than it has slots; `detail` has the reason as `text`
+
 _EVENT = """
 INSERT INTO events (at, verb, actor, subject, job_seq, detail) VALUES (:now, :verb, :actor, :subject, :seq, :detail)
 """

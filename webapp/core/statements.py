@@ -105,6 +105,13 @@ UPDATE jobs SET state = :state, changed_at = :now, finished_at = :finished_at, r
 WHERE seq = :seq AND token = :token AND state = 'processing' AND (cancel_requested_at IS NULL OR :may_be_asked)
 """
 
+# Nothing ran, so the next attempt gets the same number.
+UNCLAIM = f"""
+UPDATE jobs SET state = '{ARROWS["unclaim"].enters}', attempts = attempts - 1, changed_at = :now, worker_id = NULL,
+                token = NULL
+WHERE seq = :seq AND token = :token AND {may_leave("unclaim")} AND cancel_requested_at IS NULL
+"""  # noqa: S608
+
 _ATTEMPT = """
 INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_id, started_at, finished_at, exit_code,
                       signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped, due_at)
@@ -159,7 +166,9 @@ SELECT queue, requires FROM found ORDER BY priority DESC, run_at, seq
 """
 BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (_BUSY_LABEL_SETS.format(which=which) for which in _WHICH)
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
+CAPACITY = "UPDATE workers SET slots = :slots WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
+REQUEST_RUN = "UPDATE workers SET wish = 'run' WHERE id = :worker AND wish = 'quiet'"
 REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND state = 'running' AND wish <> 'stop'"
 
 _IN_LABEL_SET = "queue = :queue AND requires = :requires"

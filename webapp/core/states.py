@@ -40,6 +40,7 @@ ARROWS: Mapping[str, Arrow] = {
     "bury": Arrow(_RUNNING, "dead"),
     "lose": Arrow(_RUNNING, "pending"),  # its worker died: a loss, not a failure
     "release": Arrow(_RUNNING, "pending"),  # its worker shut down: not a failure
+    "unclaim": Arrow(_RUNNING, "pending"),  # its machine had no room for the command: no attempt, attempts - 1
     "settle_cancel": Arrow(_RUNNING, "cancelled"),  # a cancelled command has ended
     # Requested by people and programs:
     "cancel": Arrow(("scheduled", "pending", "failed"), "cancelled"),

@@ -11,7 +11,8 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
-from webapp.db.models import Job, Supervisor, Worker
+from webapp.core.events import SHORT
+from webapp.db.models import Event, Job, Supervisor, Worker
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import COUNT_CAP
 from webapp.jobs.worker_actions import RUNNING, SILENT_AFTER_SECONDS, is_silent
@@ -67,6 +68,28 @@ def workers(session: Session, lease: float, *, ended_since: Optional[int] = None
         jobs.setdefault(job.worker_id or "", []).append(job)
     fresh = clock.now() - clock.seconds(lease)
     return [WorkerView(row, jobs.get(row.id, []), row.state == "running" and row.seen_at >= fresh) for row in rows]
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A worker that runs fewer jobs at a time than its supervisor asked for, because its machine has no room."""
+
+    worker: Worker
+    wanted: int  # slots
+    text: str  # why: 'runs at most 12 of 40 jobs at a time: …'
+
+
+def shortages(session: Session) -> list[Shortage]:
+    """Of running workers, oldest worker first."""
+    fewer = select(Worker, Supervisor.slots).join(Supervisor, Supervisor.id == Worker.supervisor_id)
+    rows = session.execute(fewer.where(RUNNING, Worker.slots < Supervisor.slots).order_by(Worker.started_at, Worker.id))
+    return [Shortage(worker, wanted, _why_short(session, worker)) for worker, wanted in rows]
+
+
+def _why_short(session: Session, worker: Worker) -> str:
+    mine = Event.subject == f"worker:{worker.id}", Event.verb == SHORT
+    detail = session.scalar(select(Event.detail).where(*mine).order_by(Event.id.desc()).limit(1))
+    return str(json.loads(detail)["text"]) if detail else "its machine has no room for more"
 
 
 @dataclass

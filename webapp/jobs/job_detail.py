@@ -49,6 +49,7 @@ _TEXTS = {
     "ask_cancel": "cancel requested",
     "release": "interrupted (worker shut down)",
     "lose": "lost (worker crashed)",
+    "unclaim": "given back (no room on the machine)",
     "requeue": "requeued (retries reset)",
     "run_now": "set to run now",
     "promote": "due, pending",

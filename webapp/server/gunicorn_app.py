@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -34,21 +35,41 @@ from webapp.web.request_info import CONNECTED_TO
 HANG_SECONDS = 60  # a process that does not respond for so long is replaced
 STOP_SECONDS = 10  # for running requests to finish
 REQUEST_SECONDS = 15.0  # for a whole request to arrive, including a form of 1 MiB
+IGNORED = ("TTIN", "TTOU", "USR1", "USR2", "WINCH")  # signals that mean something to gunicorn only
 PROBE_SECONDS = 1.0  # for the response to the readiness probe; meanwhile the main process does nothing else
 
 
 class NotifyingArbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's main process. It tells the manager that the console is ready, alive, and stopping."""
+    """gunicorn's main process. It tells the manager, if there is one, that the console is ready, alive, and stopping.
+
+    Signals mean the same as for other commands: gunicorn would reload at HUP, and keep the port as an orphan when its
+    terminal closes. TTIN, TTOU, USR1, USR2 and WINCH are ignored.
+    """
 
     def __init__(self, app: Any, manager: Manager, host: str, port: int) -> None:
         self._manager = manager
+        self._stops = False
         self._host, self._port = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
         super().__init__(app)
+
+    def init_signals(self) -> None:
+        ignores_hang_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+        super().init_signals()
+        for name in IGNORED if not ignores_hang_up else (*IGNORED, "HUP"):
+            signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+
+    def signal(self, sig: int, frame: object) -> None:
+        """INT and HUP mean the same as TERM. A second signal means: at once; a closed terminal may send HUP twice."""
+        if self._stops and sig != signal.SIGHUP:
+            for pid in list(self.WORKERS):  # gunicorn waits for them and handles no signals meanwhile
+                self.kill_worker(pid, signal.SIGQUIT)
+        self._stops = True
+        super().signal(signal.SIGTERM if sig in {signal.SIGINT, signal.SIGHUP} else sig, frame)
 
     def murder_workers(self) -> None:
         """gunicorn's main loop calls this about once a second, so it proves that the loop is alive."""
         super().murder_workers()
-        if not self._manager.knows_ready and self._is_answering():
+        if self._manager and not self._manager.knows_ready and self._is_answering():
             self._manager.status("answers")
             self._manager.ready()
         self._manager.tick()
@@ -101,6 +122,12 @@ class QuietLogger(Logger):  # type: ignore[misc]
             handler.addFilter(WithoutSecrets())
 
 
+def _leave_signals(_worker: object) -> None:
+    """Leave signals to the main process: Ctrl-C and a closed terminal reach all processes of the group."""
+    for name in ("INT", "HUP", *IGNORED):
+        signal.signal(signal.Signals[f"SIG{name}"], signal.SIG_IGN)
+
+
 def _write_error(sock: Any, status: int, reason: str, _message: str) -> None:
     """Answer an invalid request with our headers, and without gunicorn's page, which repeats the request."""
     body = f"{reason}\n"
@@ -125,6 +152,7 @@ def serve(app: Flask, listener: socket.socket, processes: int, threads: int, man
         "threads": threads,
         "timeout": HANG_SECONDS,
         "graceful_timeout": STOP_SECONDS,
+        "post_worker_init": _leave_signals,
         "preload_app": True,  # the forks share its memory
         "loglevel": "warning",
         "logger_class": QuietLogger,
@@ -148,10 +176,7 @@ def serve(app: Flask, listener: socket.socket, processes: int, threads: int, man
             return serve_connected
 
         def run(self) -> None:
-            if manager:
-                NotifyingArbiter(self, manager, host, port).run()
-            else:
-                super().run()
+            NotifyingArbiter(self, manager, host, port).run()
 
     util.write_error = _write_error  # gunicorn's workers call it by its module
     app.extensions[SERVER] = os.getpid()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from webapp.core import events, labels, schema, statements
+from webapp.core.events import SHORT
 from webapp.core.labels import LabelSet
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
@@ -26,7 +27,13 @@ from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
 from worker.runner.output import Capture, Chunk
 
-_VERBS = {"completed": "complete", "cancelled": "settle_cancel", "released": "release"}  # by an attempt's kind
+# By an attempt's kind. If a claim cannot be undone, its job was cancelled, or it belongs to another process.
+_VERBS = {
+    "completed": "complete",
+    "cancelled": "settle_cancel",
+    "released": "release",
+    "unclaimed": "settle_cancel",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Turn:
 
         Returns the job's new state, or None if another process took the claim over: then nothing is written.
         """
+        if ended.kind == "unclaimed" and self._unclaim(ended):
+            return ARROWS["unclaim"].enters
         claim, kept = ended.claim, ended.output
         limit = settings.max_retries if claim.max_retries is None else claim.max_retries
         verb = _VERBS.get(ended.kind) or ("retry" if claim.failures < limit else "bury")
@@ -84,7 +93,7 @@ class Turn:
             "seq": claim.seq,
             "token": claim.token,
             "number": claim.attempt,
-            "kind": ended.kind,
+            "kind": "cancelled" if ended.kind == "unclaimed" else ended.kind,
             "reason": ended.reason,
             "error": ended.error,
             "error_key": ended.error_key,
@@ -110,10 +119,19 @@ class Turn:
             self._transaction.execute(statements.TAIL, {"seq": claim.seq, "text": failure_text.tail(kept.data)})
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
-            detail = {"text": f"ended {some} that the command had left behind"}
-            subject, actor = f"job:{claim.id}", f"worker:{self._worker}"
-            events.record(self._transaction, "end_left_behind", subject, actor, seq=claim.seq, detail=detail)
+            self._record_of_job("end_left_behind", claim, f"ended {some} that the command had left behind")
         return state
+
+    def _unclaim(self, ended: AttemptResult) -> bool:
+        values = {"seq": ended.claim.seq, "token": ended.claim.token, "now": self.now}
+        if self._transaction.execute(statements.UNCLAIM, values).rowcount != 1:
+            return False
+        self._record_of_job("unclaim", ended.claim, ended.error or "")
+        return True
+
+    def _record_of_job(self, verb: str, claim: Claim, text: str) -> None:
+        subject, actor = f"job:{claim.id}", f"worker:{self._worker}"
+        events.record(self._transaction, verb, subject, actor, seq=claim.seq, detail={"text": text})
 
     def _settle_as(self, verb: str, values: dict[str, Any], run_at: Optional[int]) -> Optional[str]:
         state = ARROWS[verb].enters
@@ -263,8 +281,14 @@ class Turn:
         return (row[0], row[1]) if row else ("run", "expired")
 
     def request_state(self, statement: str) -> None:
-        """Record the state that a signal requested, so that people see it: REQUEST_QUIET or REQUEST_STOP."""
+        """Record the state that a signal requested, so that people see it: REQUEST_QUIET, _RUN or _STOP."""
         self._transaction.execute(statement, {"worker": self._worker})
+
+    def record_shortage(self, slots: int, text: str) -> None:
+        """Record that this worker runs only `slots` jobs at a time, and why."""
+        self._transaction.execute(statements.CAPACITY, {"worker": self._worker, "slots": slots})
+        worker = f"worker:{self._worker}"
+        events.record(self._transaction, SHORT, worker, worker, detail={"text": text})
 
     def cancelled(self) -> set[str]:
         """Tokens of claims whose jobs people cancelled."""

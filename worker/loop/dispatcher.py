@@ -11,18 +11,19 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
 from webapp.core import backoff, labels
 from webapp.core.labels import LabelSet
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
-from webapp.core.statements import EXCLUSIVE_IN, LEFT_IN, REQUEST_QUIET, REQUEST_STOP
+from webapp.core.statements import EXCLUSIVE_IN, LEFT_IN, REQUEST_QUIET, REQUEST_RUN, REQUEST_STOP
 from webapp.core.transaction import Connection
 from webapp.lib import clock
-from worker import processes
+from worker import processes, shortage
 from worker.attempt import AttemptResult, Claim
+from worker.loop.capacity import Capacity
 from worker.loop.claims import Claims, QueueState, Served, Turn
 from worker.messages import Assignment
 from worker.runner.output import Capture
@@ -58,8 +59,12 @@ class Dispatcher:
         self.moved = False  # the queue is in another database
         self.completed = self.failed = 0
         self._connection = connection
+        self._worker_id = worker_id
         self._claims = Claims(connection, worker_id)
-        self._slots = assignment.slots
+        self.capacity = Capacity(
+            assignment.slots,
+            lambda running: shortage.processes_allow(assignment.slots, assignment.count, running)[0],
+        )
         self._queues = assignment.queues
         self._labels = labels.of_worker(assignment.labels, processes.host_name())
         self._drain = assignment.drain
@@ -67,7 +72,8 @@ class Dispatcher:
         self._captures = captures
         self._accepting = True
         self._quiet = False
-        self._quiet_requested = False  # by a signal, not yet recorded
+        self._signalled_state = ""  # REQUEST_QUIET or REQUEST_RUN: requested by a signal, not yet recorded
+        self._short = ""  # a shortage that is not yet recorded
         self._stop_recorded = False
         self._outbox: deque[AttemptResult] = deque()
         self._held: dict[str, Claim] = {}
@@ -105,8 +111,12 @@ class Dispatcher:
         self._accepting = False
 
     def be_quiet(self) -> None:
-        """Claim no more jobs until a person resumes this worker."""
-        self._quiet_requested = True
+        """Claim no more jobs until a person or a signal resumes this worker."""
+        self._signalled_state = REQUEST_QUIET
+
+    def resume(self) -> None:
+        """Claim jobs again after `be_quiet()`."""
+        self._signalled_state = REQUEST_RUN
 
     @property
     def finished(self) -> bool:
@@ -126,12 +136,30 @@ class Dispatcher:
 
     def due_in(self) -> float:
         """Seconds until the next turn is due; 0: now."""
-        if (self._outbox or self._quiet_requested or self._has_stop_to_record) and not self._retry_pause:
+        if (self._outbox or self._signalled_state or self._short or self._has_stop_to_record) and not self._retry_pause:
             return 0.0
         return max(0.0, self._turn_at - time.monotonic())
 
+    def give_back(self, claims: Sequence[Claim], reason: str, running: int) -> None:
+        """Undo these claims at the next turn, and claim fewer jobs for a while.
+
+        The machine has no room for their commands beside the `running` ones.
+        """
+        now = clock.now()
+        for claim in claims:
+            self.done(AttemptResult(claim, "unclaimed", "short", now, now, error=f"could not be started yet: {reason}"))
+        if self.capacity.shrink(running, reason):
+            self.tell_shortage()
+
+    def tell_shortage(self) -> None:
+        """Log that this worker runs fewer jobs than it has slots, and record it at the next turn."""
+        self._short = self.capacity.describe()
+        log.warning("worker %s %s", self._worker_id, self._short)
+
     def turn(self) -> list[Claim]:
         """Do everything in one transaction; return the new claims, which the caller starts."""
+        if self.capacity.grow(len(self._held)):
+            log.info("worker %s runs %d jobs at a time again", self._worker_id, self.capacity.slots)
         try:
             claimed = self._claim_fast_path() if self._only_claims else None
             if claimed is None:
@@ -179,7 +207,7 @@ class Dispatcher:
         leaving = self._quiet or self.stop_requested or self.expired or not self._accepting
         if leaving or any(claim.run_exclusively for claim in holding):
             return 0
-        return max(0, self._slots - len(holding))
+        return max(0, self.capacity.slots - len(holding))
 
     @property
     def _has_stop_to_record(self) -> bool:
@@ -188,13 +216,13 @@ class Dispatcher:
     @property
     def _only_claims(self) -> bool:
         """Whether a turn would only claim, on PostgreSQL, where a claim alone costs less."""
-        more = self._outbox or self._held or self._quiet_requested or self._unsure or self._drain
+        more = self._outbox or self._held or self._signalled_state or self._short or self._unsure or self._drain
         has_any = self._queues is None or bool(self._open_label_sets)
         return not self._connection.is_sqlite and self.has_room and has_any and not more
 
     def _claim_fast_path(self) -> Optional[list[Claim]]:
         which = self._served if self._queues is None else self._open_label_sets
-        found = self._claims.claim_fast_path(which, self._slots, self.settings, self._revision)
+        found = self._claims.claim_fast_path(which, self.capacity.slots, self.settings, self._revision)
         if found is None:
             return None
         state, claimed = found
@@ -211,14 +239,16 @@ class Dispatcher:
         forgotten: set[str] = set()
         retries: list[int] = []
         drained, promoted = False, 0
-        quiet_requested, stop_to_record = self._quiet_requested, self._has_stop_to_record
+        signalled_state, stop_to_record, short = self._signalled_state, self._has_stop_to_record, self._short
         leaving = {one.claim.token for one in ended}
         with self._claims as turn:
             state = turn.read_state()
-            if quiet_requested:
-                turn.request_state(REQUEST_QUIET)
-            if state.revision != self._revision or quiet_requested:
+            if signalled_state:
+                turn.request_state(signalled_state)
+            if state.revision != self._revision or signalled_state:
                 self._read_changes(turn)
+            if short:
+                turn.record_shortage(self.capacity.shown, short)
             if stop_to_record:
                 turn.request_state(REQUEST_STOP)
             if self._unsure:
@@ -247,7 +277,10 @@ class Dispatcher:
         self._revision, self._crowded = state.revision, state.crowded
         self._unsure = time.monotonic() < self._sure_at
         # Only after the commit, because the transaction might have failed.
-        self._quiet_requested = self._quiet_requested and not quiet_requested
+        if self._signalled_state == signalled_state:
+            self._signalled_state = ""
+        if self._short == short:
+            self._short = ""
         self._stop_recorded = self._stop_recorded or stop_to_record
         self._committed(settled, stored, recovered + claimed)
         if forgotten:

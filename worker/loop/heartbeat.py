@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 from webapp.core.events import record
 from webapp.core.relocated import Relocated
@@ -46,7 +46,7 @@ WHERE id = :id AND state = 'running'
 
 _BEAT = """
 UPDATE workers SET heartbeat = heartbeat + 1, seen_at = :now, jobs_completed = :completed, jobs_failed = :failed,
-                   cpu_time = :cpu_time, memory = :memory
+                   cpu_time = :cpu_time, memory = :memory, slots = :slots
 WHERE id = :id AND state = 'running'
 """
 
@@ -155,13 +155,17 @@ class Heartbeat(threading.Thread):
 
     def _beat(self) -> bool:
         """False if the row is gone or marked as lost."""
-        cpu_time, memory = processes.usage()
+        cpu_time: Optional[int] = None
+        memory: Optional[int] = None
+        with contextlib.suppress(OSError):  # no more files can be opened: a worker lives without these figures, too
+            cpu_time, memory = processes.usage()
         values = {
             "now": clock.now(),
             "completed": self._dispatcher.completed,
             "failed": self._dispatcher.failed,
             "cpu_time": cpu_time,
             "memory": memory,
+            "slots": self._dispatcher.capacity.shown,
             "id": self._worker_id,
         }
         with self._connection.transaction() as transaction:

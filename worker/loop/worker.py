@@ -16,17 +16,18 @@ from typing import Any, Optional
 from webapp.core.database import Database
 from webapp.core.transaction import connect
 from webapp.lib import clock
-from worker import processes
-from worker.attempt import AttemptResult
+from worker import processes, shortage
+from worker.attempt import AttemptResult, Claim
 from worker.loop import heartbeat, wakeup
 from worker.loop.dispatcher import Dispatcher
 from worker.loop.standby import Standby
 from worker.loop.wakeup_postgresql import Notified
-from worker.messages import BROKEN, DONE, EXPIRED, GONE, MOVED, NOW, OUTDATED, QUIET, Assignment
+from worker.messages import BROKEN, DONE, EXPIRED, GONE, MOVED, NOW, OUTDATED, QUIET, RESUME, Assignment
 from worker.runner import environment
 from worker.runner.base import Runner
 from worker.runner.posix import PosixRunner
 from worker.runner.threads import ThreadRunner
+from worker.shortage import Shortage
 
 log = logging.getLogger("queuectl.worker")
 
@@ -67,14 +68,21 @@ class _Worker:
         )
         self._stopping = False
         self._patient = False
+        self._quiet = False  # by a signal
         self._release_at: Optional[float] = None
         self._give_up_at: Optional[float] = None
 
     def run(self) -> int:
+        self._fit()
         heartbeat.register(self._connection, self.id, self._assignment)
-        for thread in (self._standby, self._heartbeat):
-            thread.start()
-        slots = self._assignment.slots
+        try:
+            for thread in (self._standby, self._heartbeat):
+                thread.start()
+        except RuntimeError as error:  # no more threads: the supervisor tries again later
+            log.error("worker %s cannot start: %s", self.id, shortage.of(error) or error, extra=self._facts)
+            heartbeat.deregister(self._connection, self.id, self._dispatcher, within=SETTLE_WITHIN)
+            return BROKEN
+        slots = self._dispatcher.capacity.shown
         log.info("worker %s started (pid %d, slots: %d)", self.id, os.getpid(), slots, extra=self._facts)
         try:
             while not self._dispatcher.finished:
@@ -97,6 +105,18 @@ class _Worker:
         log.info("worker %s stopped", self.id, extra=self._facts)
         return DONE
 
+    def _fit(self) -> None:
+        """Run no more jobs at a time than the limits of this process and of its user allow."""
+        asked, capacity = self._assignment.slots, self._dispatcher.capacity
+        files, too_few_files = shortage.files_allow(asked)
+        some, too_few_processes = shortage.processes_allow(asked, self._assignment.count)
+        if too_few_files:
+            capacity.limit(files, too_few_files)
+        if too_few_processes and some < files:
+            capacity.start_with(some, too_few_processes)
+        if too_few_files or too_few_processes:
+            self._dispatcher.tell_shortage()
+
     def close(self) -> None:
         self._runner.close()
         self._heartbeat.stop()
@@ -115,18 +135,25 @@ class _Worker:
     def _take_turn(self) -> None:
         with self._standby.turn():
             claims = self._dispatcher.turn()
-        for claim in claims:
-            if self._stopping:
-                now = clock.now()
-                error = "interrupted: worker shut down before the start"
-                self._dispatcher.done(AttemptResult(claim, "released", "released", now, now, error=error))
-            else:
-                self._runner.start(claim, self._dispatcher.settings)
+        self._start(claims)
         self._stop_cancelled()  # after the starts, because the turn may have learned about these jobs too
         self._standby.need(self._dispatcher.holds)
         if self._dispatcher.stop_requested and not self._stopping:
             # A request through the database sets no time limit; a newer version does, as a signal does.
             self._stop(patient=not self._dispatcher.outdated)
+
+    def _start(self, claims: list[Claim]) -> None:
+        for place, claim in enumerate(claims):
+            if self._stopping:
+                now = clock.now()
+                error = "interrupted: worker shut down before the start"
+                self._dispatcher.done(AttemptResult(claim, "released", "released", now, now, error=error))
+                continue
+            try:
+                self._runner.start(claim, self._dispatcher.settings)
+            except Shortage as short:
+                self._dispatcher.give_back(claims[place:], str(short), len(self._runner))
+                return
 
     def _is_away(self) -> bool:
         """Whether to give up: the database is unavailable for long, and nothing runs."""
@@ -177,8 +204,8 @@ class _Worker:
     def _handle_messages(self) -> None:
         while self._runner.messages:
             message = self._runner.messages.popleft()
-            if message == QUIET:
-                self._dispatcher.be_quiet()
+            if message in {QUIET, RESUME}:
+                self._handle_quiet(message == QUIET)
                 continue
             if message == GONE:
                 log.warning("worker %s: its supervisor is gone; finishing running jobs", self.id, extra=self._facts)
@@ -186,6 +213,19 @@ class _Worker:
                 self._stop()
             if message == NOW:
                 self._release(0.0)
+
+    def _handle_quiet(self, quiet: bool) -> None:
+        """A signal drains this worker, or ends that. What people requested in the console stays."""
+        if self._stopping or not (quiet or self._quiet):
+            return
+        self._quiet = quiet
+        if quiet:
+            text = "worker %s drains: it takes no new jobs until SIGCONT, or `manage.py worker resume %s`"
+            log.warning(text, self.id, self.id, extra=self._facts)
+            self._dispatcher.be_quiet()
+        else:
+            log.info("worker %s takes jobs again", self.id, extra=self._facts)
+            self._dispatcher.resume()
 
     # --- ending ---
 

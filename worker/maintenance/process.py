@@ -38,9 +38,10 @@ _ANYTHING_RUNS = "SELECT 1 FROM jobs WHERE state = 'processing' LIMIT 1"
 
 def run(database: Database, supervisor: int, scaling: Scaling) -> int:
     """Tick until the supervisor is gone or done. `supervisor`: the pipe on which it sends CHECK and STOP."""
-    for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+    # The supervisor ends this process last, by the pipe. Other signals are the workers'.
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)  # the supervisor ends this process last, by the pipe
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     received: queue.Queue[str] = queue.Queue()  # not a SimpleQueue, see worker/runner/threads.py
     listen(supervisor, received.put)
     has_signal = _listen_for_changes(database, received.put)

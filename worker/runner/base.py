@@ -11,6 +11,7 @@ A job ends when its shell ends, not when its pipes close. Processes that the she
 from __future__ import annotations
 
 import os
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -20,7 +21,8 @@ from typing import Any, Callable, Generic, Optional, TypeVar
 from webapp.core.settings import Settings
 from webapp.lib import clock
 from webapp.lib.error_key import error_key
-from worker import processes
+from webapp.lib.text import can_be_stored, escape_controls
+from worker import processes, shortage
 from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
 from worker.runner.limits import NO_LIMITS, Limits
@@ -28,6 +30,8 @@ from worker.runner.output import Capture
 
 READ_SIZE = 65536
 LEFT_BEHIND_GRACE = 1.0  # seconds that processes which a shell left behind have to end
+_GONE = "Create it again, start the worker in another folder, or give the job a working directory"
+_UTF8: bool = sys.getfilesystemencoding() == "utf-8"
 
 
 @dataclass
@@ -85,6 +89,11 @@ class Runner(ABC, Generic[R]):
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[AttemptResult] = []
         self._environment = environment
+        try:
+            self._own_folder = os.getcwd()
+        except FileNotFoundError:
+            self._own_folder = os.environ.get("PWD", "/nowhere")
+        self._left_folder = False
 
     # --- for the worker ---
 
@@ -95,13 +104,14 @@ class Runner(ABC, Generic[R]):
         return [(one.claim, one.capture) for one in list(self._running.values())]
 
     def start(self, claim: Claim, settings: Settings) -> None:
-        """Start a claim's command. If that fails, the next `poll()` returns a failed attempt."""
+        """Start a claim's command. If the job is to blame for a failure, the next `poll()` returns a failed attempt.
+
+        Raises Shortage if the machine has no room for it: then nothing was started.
+        """
         capture = Capture(settings.output_limit)
         started_at = clock.now()
         try:
-            if claim.cwd is not None:
-                _check_folder(claim.cwd)
-            running = self._spawn(claim, capture, started_at, Limits.of(settings))
+            running = self._try(claim, capture, started_at, Limits.of(settings))
         except CannotStart as error:
             self._ended.append(_not_started(claim, error, started_at))
             return
@@ -109,6 +119,42 @@ class Runner(ABC, Generic[R]):
         if running.limit:
             running.deadline = time.monotonic() + running.limit
         self._running[running.pid] = running
+
+    def _try(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> R:
+        """Raises CannotStart and Shortage: whatever a job brings, it must not end its worker."""
+        try:
+            if claim.cwd is not None:
+                _check_folder(claim.cwd)
+            if not self._has_own_folder() and claim.cwd is None:
+                raise CannotStart("cwd", f"the worker's own folder {self._own_folder} was deleted. {_GONE}")
+            running = self._spawn(claim if _UTF8 else _in_utf8(claim), capture, started_at, limits)
+        except (OSError, MemoryError, RuntimeError) as error:
+            short = shortage.of(error)
+            if short is not None:
+                raise short from None
+            raise CannotStart("spawn", f"could not be started: {getattr(error, 'strerror', error)}") from None
+        except ValueError:  # also UnicodeError
+            raise CannotStart("spawn", f"could not be started: {_unsuitable(claim)}") from None
+        running.claim = claim
+        return running
+
+    def _has_own_folder(self) -> bool:
+        """Whether the folder exists in which this process was started, and in which jobs without a `cwd` run.
+
+        Without it this process stays in /, because shells complain where there is no folder.
+        """
+        if not self._left_folder:
+            try:
+                os.getcwd()
+                return True
+            except FileNotFoundError:
+                os.chdir("/")
+        try:
+            os.chdir(self._own_folder)  # another folder of this name may be there, as after a deployment
+            self._left_folder = False
+        except OSError:
+            self._left_folder = True
+        return not self._left_folder
 
     def stop(self, why: str, grace: float, tokens: Optional[set[str]] = None) -> None:
         """End the commands with these tokens, or all: TERM now, KILL after `grace` seconds."""
@@ -141,7 +187,7 @@ class Runner(ABC, Generic[R]):
 
     @abstractmethod
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> R:
-        """Start the command's shell in its own session or group. Raises CannotStart."""
+        """Start the command's shell in its own session or group. Raises what the system or Python raises, too."""
 
     @abstractmethod
     def _wait(self, timeout: Optional[float]) -> None:
@@ -227,16 +273,37 @@ def identity(claim: Claim) -> dict[str, str]:
 
 
 def _check_folder(cwd: str) -> None:
-    if not os.path.isdir(cwd):
-        missing = "is not a directory" if os.path.exists(cwd) else "does not exist"
+    path = cwd.encode()  # UTF-8, whatever the locale
+    if not os.path.isdir(path):
+        missing = "is not a directory" if os.path.exists(path) else "does not exist"
         raise CannotStart("cwd", f"working directory {cwd} {missing}")
-    if not os.access(cwd, os.X_OK):
+    if not os.access(path, os.X_OK):
         raise CannotStart("cwd", f"the worker has no access to working directory {cwd}")
 
 
 def _not_started(claim: Claim, error: CannotStart, started_at: int) -> AttemptResult:
     key = error_key(error.reason, str(error), claim.command)
     return AttemptResult(claim, "failed", error.reason, started_at, clock.now(), error=str(error), error_key=key)
+
+
+def _in_utf8(claim: Claim) -> Claim:
+    """The claim with texts that Python, which encodes for the locale, passes to the system as UTF-8."""
+    env = {_as_utf8(name): _as_utf8(value) for name, value in claim.env.items()}
+    cwd = None if claim.cwd is None else _as_utf8(claim.cwd)
+    return claim._replace(command=_as_utf8(claim.command), cwd=cwd, env=env)
+
+
+def _as_utf8(text: str) -> str:
+    return os.fsdecode(text.encode())
+
+
+def _unsuitable(claim: Claim) -> str:
+    """Which text of the job no process can get."""
+    texts = {"its command": claim.command, "its working directory": claim.cwd or ""}
+    for name, value in claim.env.items():
+        texts[f"its variable {escape_controls(name)}"] = f"{name}{value}"
+    name = next((name for name, text in texts.items() if not can_be_stored(text)), "its environment")
+    return f"{name} has a character that cannot be passed on, such as NUL or half of a surrogate pair"
 
 
 def _result(running: Running) -> AttemptResult:

@@ -22,6 +22,7 @@ import psutil
 
 from webapp.core.settings import Settings
 from worker.runner import cgroups
+from worker.shortage import processes_of_this_user
 
 log = logging.getLogger("queuectl.worker")
 
@@ -167,14 +168,5 @@ def _limit_each(pid: int, limits: Limits) -> None:
     if limits.memory:
         resource.prlimit(pid, resource.RLIMIT_AS, (limits.memory, limits.memory))
     if limits.processes:
-        most = _processes_of_this_user() + limits.processes
+        most = processes_of_this_user() + limits.processes
         resource.prlimit(pid, resource.RLIMIT_NPROC, (most, most))
-
-
-def _processes_of_this_user() -> int:
-    me, threads = os.getuid(), 0
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.uids().real == me:
-                threads += process.num_threads()
-    return threads

@@ -1,8 +1,8 @@
 """Runs the commands of one worker where there is fork. It waits for pipes, signals, threads and new work at once.
 
-The supervisor sends signals (TERM and INT: stop, a second one: stop now; TSTP and USR1: claim no more). The end of a
-pipe means that it is gone. SIGCHLD means that a command ended. Where the platform has subreapers this process is one:
-processes that escape from a command's tree become its children.
+The supervisor sends signals, see `_MESSAGES`. The end of a pipe means that it is gone. SIGCHLD means that a command
+ended. Where the platform has subreapers this process is one: processes that escape from a command's tree become its
+children.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import processes
 from worker.attempt import Claim
-from worker.messages import GONE, NOW, QUIET, STOP
+from worker.messages import GONE, NOW, QUIET, RESUME, STOP
 from worker.runner.base import READ_SIZE, CannotStart, Runner, Running, identity
 from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import Capture
@@ -36,6 +36,17 @@ FINAL_READS = 64  # reads of a pipe when its job has ended, because another proc
 _GATE = ["/bin/sh", "-c", 'read -r QUEUECTL_GATE && [ "$QUEUECTL_GATE" = go ] && exec "$@" </dev/null', "sh"]
 # posix_spawn cannot change the folder. OLDPWD would come from this `cd`, which is not the job's.
 _CHANGE_FOLDER = ["/bin/sh", "-c", 'cd -- "$0" && unset OLDPWD && exec "$@"']
+# As docs/deployment.md has them, for signals that people send to a worker. A second STOP means NOW; '': ignored.
+_MESSAGES = {
+    "SIGTERM": STOP,
+    "SIGINT": STOP,
+    "SIGHUP": STOP,
+    "SIGQUIT": NOW,
+    "SIGTSTP": QUIET,
+    "SIGUSR1": QUIET,
+    "SIGCONT": RESUME,
+    "SIGUSR2": "",
+}
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 
@@ -67,8 +78,10 @@ class PosixRunner(Runner[_Running]):
             self._poll.register(descriptor, select.POLLIN)
         self._stop_received = False
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1):
+        numbers = [signal.Signals[name] for name in _MESSAGES]
+        for number in numbers:
             signal.signal(number, self._signalled)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # the supervisor's fork blocked some
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the pair
         self._scripts = Scripts(Path(environment[HOME]) / "scripts")
         self._buffer = bytearray(READ_SIZE)  # else each read would allocate as much
@@ -92,12 +105,13 @@ class PosixRunner(Runner[_Running]):
         signal.set_wakeup_fd(-1)
 
     def _signalled(self, number: int, _frame: object) -> None:
-        if number in {signal.SIGTSTP, signal.SIGUSR1}:
-            self.messages.append(QUIET)
-        else:
-            self.messages.append(NOW if self._stop_received else STOP)
-            self._stop_received = True
-        self.called()
+        message = _MESSAGES[signal.Signals(number).name]
+        if message == STOP and self._stop_received:
+            message = NOW if number != signal.SIGHUP else ""  # a closed terminal may send it twice
+        self._stop_received = self._stop_received or message == STOP
+        if message:
+            self.messages.append(message)
+            self.called()
 
     # --- waiting ---
 
@@ -202,13 +216,13 @@ class PosixRunner(Runner[_Running]):
             if enclosure is not None:
                 enclosure.enclose(pid)
                 os.write(ends[-1], b"go\n")
-        except OSError as error:
+        except BaseException:
             for end in ends:  # a shell that waits at the gate ends then, and is reaped as an orphan
                 os.close(end)
             if enclosure is not None:
                 enclosure.remove()
             _unlink(script)
-            raise CannotStart("spawn", f"could not be started: {error.strerror}") from None
+            raise
         for end in (write_out, write_err, *ends[4:]):
             os.close(end)
         running = _Running(pid, claim, capture, started_at, limits=limits, enclosure=enclosure, script=script)
@@ -284,10 +298,10 @@ class PosixRunner(Runner[_Running]):
         return found
 
     def _owns(self, running: _Running, pid: int) -> bool:
-        token = processes.token_of(pid)
-        if token is not None:
-            return token == running.claim.token
         try:
+            token = processes.token_of(pid)
+            if token is not None:
+                return token == running.claim.token
             session = os.getsid(pid)
         except OSError:
             return False

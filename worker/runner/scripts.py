@@ -66,7 +66,7 @@ class Scripts:
         path = self._folder / name
         # Executable, because a script may start itself again.
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "wb") as file:
-            file.write(text.encode())
+            file.write(os.fsencode(text))  # bytes as they came, whatever the locale is
         return path
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import messages, processes
 from worker.attempt import Claim
-from worker.runner.base import READ_SIZE, CannotStart, Runner, Running, identity
+from worker.runner.base import READ_SIZE, Runner, Running, identity
 from worker.runner.limits import Limits
 from worker.runner.output import Capture
 
@@ -77,25 +77,27 @@ class ThreadRunner(Runner[_Running]):
 
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> _Running:  # noqa: ARG002  Windows has no limits
         own = {name.upper(): value for name, value in claim.env.items()} if _WINDOWS else claim.env  # 'Path' is 'PATH'
-        try:
-            shell = subprocess.Popen(  # noqa: S602  a job is a command of the platform's shell
-                claim.command,
-                shell=True,
-                cwd=claim.cwd,
-                env={**self._environment, **own, **identity(claim)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,  # for POSIX, as the flags are for Windows
-                creationflags=_FLAGS,
-            )
-        except OSError as error:
-            raise CannotStart("spawn", f"could not be started: {error.strerror}") from None
+        shell = subprocess.Popen(  # noqa: S602  a job is a command of the platform's shell
+            claim.command,
+            shell=True,
+            cwd=claim.cwd,
+            env={**self._environment, **own, **identity(claim)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # for POSIX, as the flags are for Windows
+            creationflags=_FLAGS,
+        )
         running = _Running(shell.pid, claim, capture, started_at, shell=shell)
-        for stream, pipe in ((STDOUT, shell.stdout), (STDERR, shell.stderr)):
-            _in_thread(f"read {claim.id}", self._read, running, stream, pipe)
-        _in_thread(f"wait for {claim.id}", self._await, running, shell)
+        try:
+            for stream, pipe in ((STDOUT, shell.stdout), (STDERR, shell.stderr)):
+                _in_thread(f"read {claim.id}", self._read, running, stream, pipe)
+            _in_thread(f"wait for {claim.id}", self._await, running, shell)
+        except RuntimeError:  # no more threads
+            processes.kill([shell.pid, *self._tree(running)])
+            shell.wait()
+            raise
         return running
 
     # --- threads of a command ---

@@ -9,7 +9,7 @@ from typing import Callable, Optional
 from webapp.config import Config, ConfigError, Unavailable
 from webapp.core import db_errors
 from webapp.core.database import open_database
-from worker import processes
+from worker import processes, shortage
 
 UNAVAILABLE = 2  # exit code of the child that prepares the database
 
@@ -21,8 +21,11 @@ def prepare(config: Config, also: Optional[Callable[[], str]]) -> str:
     """
     if not processes.FORKS:
         return _prepare(config, also)
-    read_end, write_end = os.pipe()
-    pid = os.fork()
+    try:
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+    except OSError as error:
+        raise ConfigError(f"cannot start a process: {shortage.of(error) or error}") from None
     if pid == 0:
         code = 1
         with contextlib.suppress(BaseException):

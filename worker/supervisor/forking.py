@@ -20,11 +20,20 @@ from worker import messages
 from worker.loop import worker as loop
 from worker.maintenance import process as maintenance
 from worker.maintenance import scaling
-from worker.messages import NOW, QUIET, STOP, Assignment, DesiredWorkers
+from worker.messages import NOW, QUIET, RESUME, STOP, Assignment, DesiredWorkers
 from worker.supervisor.console import Console
 from worker.supervisor.signal_pipe import SignalPipe
 
-_STOPS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = {QUIET: "SIGUSR1", RESUME: "SIGCONT", STOP: "SIGTERM", NOW: "SIGQUIT"}
+
+
+def _numbers(*names: str) -> list[signal.Signals]:
+    """Those that the platform has: Windows imports this module, too."""
+    return [signal.Signals[name] for name in names if hasattr(signal, name)]
+
+
+_STOPS = _numbers("SIGTERM", "SIGINT", "SIGQUIT")
+_OTHERS = _numbers("SIGHUP", "SIGTSTP", "SIGUSR1", "SIGUSR2")
 
 
 class Forks:
@@ -82,10 +91,9 @@ class Forks:
         return [report for report in map(DesiredWorkers.parse, lines) if report is not None]
 
     def send(self, pid: int, message: str) -> None:
-        """Send STOP, NOW or QUIET to a worker."""
+        """Send STOP, NOW, QUIET or RESUME to a worker."""
         with contextlib.suppress(ProcessLookupError):
-            # Equal pending signals merge into one, so NOW, which follows STOP, has a number of its own.
-            os.kill(pid, {QUIET: signal.SIGUSR1, STOP: signal.SIGTERM, NOW: signal.SIGINT}[message])
+            os.kill(pid, getattr(signal, _SIGNALS[message]))
 
     def send_to_maintenance(self, message: str) -> None:
         """Send CHECK or STOP."""
@@ -100,14 +108,15 @@ class Forks:
     def _fork(self, name: str, work: Callable[[], int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Blocked until the child has its own handlers: the supervisor's handlers would lose a stop in the child.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        # Blocked until the child has its own handlers: the supervisor's would lose a signal in the child. A worker
+        # unblocks the others when it can handle them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [*_STOPS, *_OTHERS])
         try:
             pid = os.fork()
             if pid == 0:
                 messages.run_child(name, work)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [*_STOPS, *_OTHERS])
         return pid
 
     # --- in a child ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import signal
 import socket
@@ -58,3 +59,12 @@ class SignalPipe:
         self._selector.close()
         self._read_end.close()
         self._write_end.close()
+
+
+def is_in_foreground() -> bool:
+    """Whether this process runs in the foreground of a terminal, where a shell waits for it."""
+    try:
+        with open("/dev/tty", "rb", buffering=0) as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:  # it has no terminal
+        return False

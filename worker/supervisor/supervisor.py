@@ -21,11 +21,23 @@ from webapp.config import Config
 from webapp.lib import process_group
 from webapp.lib.sd_notify import NOBODY, Manager
 from webapp.lib.text import plural
-from worker import processes
-from worker.messages import CHECK, DONE, MOVED, NOW, OUTDATED, QUIET, STOP, STOP_REQUESTED, Assignment, DesiredWorkers
+from worker import processes, shortage
+from worker.messages import (
+    CHECK,
+    DONE,
+    MOVED,
+    NOW,
+    OUTDATED,
+    QUIET,
+    RESUME,
+    STOP,
+    STOP_REQUESTED,
+    Assignment,
+    DesiredWorkers,
+)
 from worker.supervisor import database, forking, spawning
 from worker.supervisor.console import Console
-from worker.supervisor.signal_pipe import SignalPipe
+from worker.supervisor.signal_pipe import SignalPipe, is_in_foreground
 
 log = logging.getLogger("queuectl.supervisor")
 
@@ -39,7 +51,9 @@ MAINTENANCE_CHECK = 5.0  # seconds between checks whether the maintenance proces
 MAINTENANCE_GRACE = 15.0  # seconds for its last tick, in which it may have to end commands of dead workers
 LAST_GRACE = 15.0  # seconds from the second signal until children are killed: a worker may need 10, see SETTLE_WITHIN
 HEALTHY = 10.0  # seconds that a child must have lived to be started again at once
-STOPS, QUIET_SIGNAL, CTRL_Z = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP"), "SIGUSR1", "SIGTSTP"
+STOPS = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP")
+# docs/deployment.md has what each does. SIGUSR2 does nothing; unhandled it would end the process.
+SIGNALS = (*STOPS, "SIGQUIT", "SIGUSR1", "SIGTSTP", "SIGCONT", "SIGUSR2")
 
 
 @dataclass(eq=False)
@@ -110,6 +124,7 @@ class _Supervisor:
         self._pipe = pipe
         self._manager = manager
         self._stop_signals = 0
+        self._quiet = False  # by a signal
         self._broken = False
         self._checked_at = 0.0
         self._serves = drain  # with `drain` there is no row, so nothing counts the workers
@@ -129,8 +144,7 @@ class _Supervisor:
         )
 
     def run(self, started: Callable[[], None]) -> int:
-        # Ctrl-Z quiets workers, but suspends `up`, because people expect that in a shell.
-        self._pipe.listen([*STOPS, QUIET_SIGNAL, *([CTRL_Z] if self._console is None else [])])
+        self._pipe.listen(SIGNALS)
         if self._console is not None and self._console.pipe >= 0:
             self._pipe.watch(self._console.pipe)
         log.info("supervisor %s started (pid %d, %d workers)", self._id, os.getpid(), len(self._workers))
@@ -162,7 +176,17 @@ class _Supervisor:
         for child in self._children():
             if child.wanted and not child.pid and child.due <= now:
                 child.started_at = now
-                child.pid = child.start(child.name)
+                try:
+                    child.pid = child.start(child.name)
+                except OSError as error:
+                    self._cannot_start(child, error)
+
+    def _cannot_start(self, child: _Child, error: OSError) -> None:
+        """No process can be made now: try again later. This counts as no death, so the console is not given up."""
+        child.pause = min(LONGEST_PAUSE, max(CONSOLE_PAUSE, child.pause * 2))
+        child.due = time.monotonic() + child.pause
+        why = shortage.of(error) or error
+        log.warning("%s cannot be started: %s; trying again in %.1f s", child.name, why, child.pause)
 
     def _ended(self, child: _Child, code: int) -> None:
         child.pid = 0
@@ -239,7 +263,10 @@ class _Supervisor:
             return
         self._next_check = now + MAINTENANCE_CHECK
         pid = self._maintenance.pid
-        suspended = bool(pid) and processes.is_stopped(pid)
+        try:
+            suspended = bool(pid) and processes.is_stopped(pid)
+        except OSError:  # no more open files: unknown
+            suspended = False
         if suspended and self._maintenance_suspended:
             log.warning("the maintenance process (pid %d) is suspended; replacing it", pid)
             processes.kill([pid])
@@ -303,17 +330,37 @@ class _Supervisor:
 
     def _handle_signals(self) -> None:
         for number in self._pipe.signals():
-            if signal.Signals(number).name in STOPS:
+            name = signal.Signals(number).name
+            if name in STOPS and (name != "SIGHUP" or not self._stop_signals):  # a closed terminal may send it twice
                 self._stop()
-                continue
-            for child in self._workers:
-                if child.pid:
-                    self._processes.send(child.pid, QUIET)
+            elif name == "SIGQUIT":
+                self._stop(now=True)
+            elif name in {"SIGUSR1", "SIGTSTP"}:
+                self._drain(name)
+            elif name == "SIGCONT" and self._quiet:
+                self._quiet = False
+                log.info("%s: workers take jobs again", name)
+                self._send_to_workers(RESUME)
 
-    def _stop(self) -> None:
-        """Stop everything: the first time when running jobs have finished, the second time at once."""
-        self._stop_signals += 1
-        if self._stop_signals == 1:
+    def _drain(self, name: str) -> None:
+        """Let workers take no new jobs. In a terminal, Ctrl-Z also suspends this process, as it does any command."""
+        self._quiet = True
+        again = f"kill -CONT {os.getpid()}, or manage.py worker resume"
+        log.warning("%s: workers finish their jobs and take no new ones. To go on: %s", name, again)
+        self._send_to_workers(QUIET)
+        if name == "SIGTSTP" and is_in_foreground():
+            os.kill(os.getpid(), signal.SIGSTOP)  # until `fg` or `bg`, which send SIGCONT
+
+    def _send_to_workers(self, message: str) -> None:
+        for child in self._workers:
+            if child.pid:
+                self._processes.send(child.pid, message)
+
+    def _stop(self, *, now: bool = False) -> None:
+        """Stop everything: the first time when running jobs have finished; the second time, or `now`, at once."""
+        self._stop_signals += 2 if now else 1
+        now = self._stop_signals > 1
+        if not now:
             log.info("stopping: waiting for running jobs; a second signal releases them at once")
             self._manager.stopping()
             self._processes.send_to_maintenance(STOP)
@@ -326,7 +373,7 @@ class _Supervisor:
         self._workers = [child for child in self._workers if child.pid]
         for child in self._workers:
             child.wanted = False
-            self._processes.send(child.pid, STOP if self._stop_signals == 1 else NOW)
+            self._processes.send(child.pid, NOW if now else STOP)
 
     def _stop_console(self) -> None:
         self._console_child.wanted = False

@@ -5,6 +5,7 @@ The children are numbers here and the clock stands still until the supervisor wa
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 from webapp.lib import process_group
 from webapp.lib.sd_notify import Manager
-from worker.messages import NOW, OUTDATED, QUIET, RELOCATED, STOP, STOP_REQUESTED, DesiredWorkers
+from worker.messages import NOW, OUTDATED, QUIET, RELOCATED, RESUME, STOP, STOP_REQUESTED, DesiredWorkers
 from worker.supervisor import supervisor
 from worker.supervisor.console import Console
 
@@ -45,6 +46,7 @@ class Scene:
         self.service = Service()
         self.console: Optional[Console] = None
         self.starts: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()  # how often the system will not make this process
         self.told: list[tuple[str, str]] = []
         self.pids: dict[str, int] = {}
         self.killed: list[str] = []
@@ -101,6 +103,9 @@ class Scene:
     # --- the children ---
 
     def start_worker(self, name: str) -> int:
+        if self.refusals[name]:
+            self.refusals[name] -= 1
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         self.starts[name] += 1
         self.pids[name] = 4_200_000 + sum(self.starts.values())
         return self.pids[name]
@@ -204,19 +209,58 @@ def test_a_maintenance_process_that_does_not_end_is_killed(scene: Scene) -> None
     assert scene.run(life(), console=False) == 0
 
 
-def test_a_signal_for_quiet_is_the_workers_and_ctrl_z_suspends_up_as_it_does_any_command(scene: Scene) -> None:
+@pytest.mark.parametrize(("number", "in_terminal"), [("SIGUSR1", True), ("SIGTSTP", False), ("SIGTSTP", True)])
+def test_workers_drain_until_cont_and_ctrl_z_suspends_as_it_does_any_command(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, number: str, in_terminal: bool
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(supervisor, "is_in_foreground", lambda: in_terminal)
+    monkeypatch.setattr(os, "kill", lambda *what: sent.append(what))
+
     def life() -> Life:
-        scene.signal(signal.SIGUSR1)
+        scene.signal(signal.SIGCONT)  # nothing to end: it is what a service manager sends with each TERM
+        yield
+        scene.signal(signal.Signals[number])
         yield
         assert scene.told == [("worker 1", QUIET)]
+        assert sent == ([(os.getpid(), signal.SIGSTOP)] if number == "SIGTSTP" and in_terminal else [])
+        scene.signal(signal.SIGCONT)
+        yield
+        assert scene.told[1:] == [("worker 1", RESUME)]
         scene.signal(signal.SIGTERM)
         yield from scene.end()
 
     assert scene.run(life()) == 0
-    assert "SIGTSTP" not in scene.listens
-    scene.told.clear()
-    assert scene.run(life(), console=False) == 0
-    assert "SIGTSTP" in scene.listens
+
+
+def test_quit_stops_at_once_usr2_does_nothing_and_a_second_hang_up_is_the_same_terminal(scene: Scene) -> None:
+    def life() -> Life:
+        scene.signal(signal.SIGUSR2)
+        scene.signal(signal.SIGHUP)
+        scene.signal(signal.SIGHUP)
+        yield
+        assert scene.told == [("console", "TERM"), ("worker 1", STOP)]
+        scene.signal(signal.SIGQUIT)
+        yield
+        assert scene.told[3:] == [("worker 1", NOW)]
+        yield from scene.end()
+
+    assert scene.run(life()) == 0
+    assert set(supervisor.SIGNALS) == set(scene.listens)
+
+
+def test_a_process_that_cannot_be_made_is_tried_again_and_the_console_is_not_given_up(scene: Scene) -> None:
+    for name in ("console", "worker 1"):
+        scene.refusals[name] = 2 * supervisor.CONSOLE_DEATHS_LIMIT
+
+    def life() -> Life:
+        began = scene.now
+        yield from scene.until(lambda: set(scene.pids) == {"console", "maintenance", "worker 1"})
+        assert scene.now - began > 2 * supervisor.LONGEST_PAUSE
+        scene.signal(signal.SIGTERM)
+        yield from scene.end()
+
+    assert scene.run(life()) == 0
 
 
 def test_a_console_that_dies_at_once_again_and_again_is_given_up_after_growing_pauses(scene: Scene) -> None:

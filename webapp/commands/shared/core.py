@@ -148,6 +148,17 @@ def exit_on_signals() -> Iterator[None]:
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
+def as_utf8(argument: str) -> str:
+    """An argument that is not a file name, as the terminal sent it: terminals send UTF-8, whatever the locale says.
+
+    Under another locale, Python reads it as other letters. An argument that is not UTF-8 stays as the locale has it.
+    """
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
+
+
 def json_option(command: Command) -> Command:
     # Eager: `limit_option` depends on it.
     return click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON.")(command)

@@ -15,7 +15,7 @@ from webapp.core.settings import Settings
 from webapp.db.models import Job
 from webapp.insight import blockers
 from webapp.insight.blockers import Obstacle
-from webapp.insight.fleet import WorkerView
+from webapp.insight.fleet import Shortage, WorkerView, shortages
 from webapp.insight.size_limit import Overrun, overrun
 from webapp.insight.stuck_jobs import Stuck, stuck
 from webapp.jobs import queries
@@ -38,6 +38,7 @@ class Needs:
         overdue: states, 'failed' or 'scheduled', with jobs that no worker has picked up in time.
         paused: names of paused queues.
         unserved: queues whose pending jobs no running worker serves, with their number.
+        short: workers whose machine has no room for all their jobs.
         stranded: label sets with pending jobs that no running worker has.
     """
 
@@ -47,6 +48,7 @@ class Needs:
     alive: int
     silent: int
     stuck: list[Stuck]
+    short: list[Shortage]
     overdue: list[str]
     paused: list[str]
     unserved: dict[str, Count]
@@ -64,6 +66,7 @@ def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Ne
         alive=len(alive),
         silent=len(fleet) - len(alive),
         stuck=stuck(session, fleet, values),
+        short=shortages(session),
         overdue=[state for state in ("failed", "scheduled") if _is_overdue(session, state)],
         paused=queries.paused_queues(session),
         unserved=blockers.unserved(session, alive),
