@@ -28,7 +28,8 @@ from worker.runner.threads import ThreadRunner
 from worker.shortage import Shortage
 
 parent, _ = os.pipe()
-runner = (PosixRunner if sys.argv[2] == "posix" else ThreadRunner)(parent, {**os.environ, "QUEUECTL_HOME": "/nonexistent"})
+environment = {**os.environ, "QUEUECTL_HOME": "/nonexistent"}
+runner = (PosixRunner if sys.argv[2] == "posix" else ThreadRunner)(parent, environment)
 
 def run(command="true", cwd=None, env={}):
     runner.start(Claim(1, "job1", "token", 1, command, None, cwd, env, 0, None, False, 1.0, 0), Settings())
