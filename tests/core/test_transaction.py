@@ -134,3 +134,16 @@ def test_a_statement_for_psycopg_keeps_its_casts_and_its_percent_signs() -> None
     assert for_psycopg(statement) == (
         "SELECT 1 WHERE a LIKE '%%x' AND b = %(b)s AND c = CAST(%(c_1)s AS text) AND d::text = %(b)s"
     )
+
+
+@pytest.mark.only("sqlite")
+def test_a_connection_that_cannot_write_is_not_used_again(app: object) -> None:
+    """Opened while the disk was read-only, it would stay so."""
+    ours = engines.database()
+    connection = ours.take()
+    connection.execute("PRAGMA query_only = ON")
+    ours.give_back(connection)
+    with pytest.raises(ours.driver_error, match="readonly"), transaction_on(ours) as transaction:
+        transaction.execute("UPDATE control SET pulse = pulse + 1")
+    with transaction_on(ours) as transaction:
+        transaction.execute("UPDATE control SET pulse = pulse + 1")

@@ -194,7 +194,7 @@ class Command(Client):
         answer = self._rig.run("enqueue", "--id", job_id, "--command", command)
         if answer.code == 0 or (again and f"'{job_id}' is already used by" in answer.err):
             return "stored"
-        if answer.code != 1 or answer.out or answer.err.count("\n") != 1 or not answer.err.startswith("Error: "):
+        if answer.code != 6 or answer.out or answer.err.count("\n") != 1 or not answer.err.startswith("Error: "):
             self.wrong.append(f"{answer.code}: {answer.out}{answer.err}")
         return answer.err
 

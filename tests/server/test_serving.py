@@ -58,7 +58,7 @@ def test_a_socket_on_all_addresses_tells_one_of_them(host: str) -> None:
     with listener:
         url = urlsplit(serving.address_of(listener, config()))
         assert url.hostname is not None
-        with socket.create_connection((url.hostname, url.port), timeout=DEADLINE) as client:
+        with socket.create_connection((url.hostname, url.port or 80), timeout=DEADLINE) as client:
             assert client.getpeername()[0] == url.hostname
         assert url.hostname not in ("0.0.0.0", "::")  # noqa: S104
 
@@ -118,7 +118,7 @@ def test_waitress_serves_the_address_of_the_connection_and_passes_on_x_forwarded
 
 
 def _ask(url: SplitResult, request: str) -> bytes:
-    with socket.create_connection((url.hostname, url.port), timeout=DEADLINE) as client:
+    with socket.create_connection((str(url.hostname), url.port or 80), timeout=DEADLINE) as client:
         client.sendall(request.encode() + b"\r\n\r\n")
         return b"".join(iter(lambda: client.recv(65536), b""))
 

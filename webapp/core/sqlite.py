@@ -68,6 +68,11 @@ def is_locked_out(error: BaseException) -> bool:
     )
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Whether the file cannot be written. A connection that was opened while the disk was read-only stays so."""
+    return isinstance(error, library.OperationalError) and "readonly database" in str(error)
+
+
 def _pragmas(role: str, *, durable: bool) -> list[str]:
     pragmas = ["foreign_keys=ON", "temp_store=MEMORY", f"synchronous={'FULL' if durable else 'NORMAL'}"]
     if role == "read":

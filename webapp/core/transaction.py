@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-from webapp.core import postgresql
+from webapp.core import postgresql, sqlite
 from webapp.core.database import Database
 from webapp.core.locks import BUSY, BUSY_TIMEOUT, Busy
 from webapp.core.relocated import Relocated, words_of
@@ -127,6 +127,9 @@ class Connection:
                 self._commit(cursor, transaction)
             except BaseException as error:
                 self._roll_back()
+                if database.is_sqlite and sqlite.is_read_only(error):
+                    self._is_broken = True
+                    database.close()
                 raise_relocated(error)
                 if timeout >= 0 and database.is_locked_out(error):
                     raise Busy(BUSY) from error

@@ -65,7 +65,7 @@ def init_app(app: Flask, config: Config) -> None:
                 _begin_with(engine, "BEGIN" if role == "read" else "BEGIN IMMEDIATE")
             else:
                 event.listen(engine, "checkout", _follow_server_clock)
-            event.listen(engine, "handle_error", _refuse_relocated)
+            event.listen(engine, "handle_error", _handle)
     if config.is_sqlite:
         app.extensions["queuectl_changes"] = _ChangeCounter(read)
 
@@ -234,9 +234,11 @@ def raising_busy() -> Iterator[None]:
         raise
 
 
-def _refuse_relocated(context: ExceptionContext) -> None:
-    """A refused write to a moved queue must not look like a duplicate name or id."""
+def _handle(context: ExceptionContext) -> None:
+    """A refused write to a moved queue must not look like a duplicate name or id. No connection stays read-only."""
     raise_relocated(context.original_exception)
+    if sqlite.is_read_only(context.original_exception):
+        context.is_disconnect = True
 
 
 @contextmanager

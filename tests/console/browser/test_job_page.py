@@ -182,7 +182,7 @@ def test_a_page_that_runs_for_days_keeps_the_last_lines_only(page: Page) -> None
     assert page.locator("#out > div").count() <= 6000
     page.get_by_role("link", name="Earlier").click()
     expect(page).to_have_url(re.compile(r"attempt=1&to=L\d+#output"))
-    assert page.locator("#out > div").count() == 1000
+    expect(page.locator("#out > div")).to_have_count(1000)
 
 
 @pytest.mark.full
