@@ -66,7 +66,7 @@ def move_while_all_write(rig: Rig, there: str) -> None:
 def _move(rig: Rig, address: str) -> None:
     answer = rig.run("db", "move", "--to", address)
     assert answer.code == 0, answer
-    assert f"The queue is at {address} now" in answer.out
+    assert f"The queue is now at {address}" in answer.out, answer
 
 
 def _work_off(rig: Rig) -> None:
