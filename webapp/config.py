@@ -147,7 +147,7 @@ def is_default(config: Config) -> bool:
 
 def _refuse_to_guess(given: Mapping[str, str]) -> None:
     """Inside a job the defaults may lead to another queue than the job's. Raises ConfigError."""
-    missing = [name for name in (HOME, ADDRESS) if name not in given]
+    missing = [name for name in (HOME, ADDRESS) if name not in given or (name == HOME and not given[name])]
     if "QUEUECTL_JOB_ID" not in given or not missing:
         return
     why = ""

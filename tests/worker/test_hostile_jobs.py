@@ -121,8 +121,10 @@ def test_what_goes_to_the_system_is_utf8_whatever_the_locale(
     fleet(slots=2)
     fine = queue.enqueue("echo ✅ $NAME; pwd", env={"NAME": "日本"}, cwd=str(folder))
     missing = queue.enqueue("true", cwd="/nowhere/日本", max_retries=0)
+    interpreter = queue.enqueue("#!/nowhere/日本", max_retries=0)
     queue.reaches(fine, "completed")
     [attempt] = queue.attempts(fine)
     assert attempt.output.decode() == f"✅ 日本\n{folder}\n"
     assert queue.reaches(missing, "dead").last_error == "working directory /nowhere/日本 does not exist"
+    assert queue.reaches(interpreter, "dead").last_error == "interpreter /nowhere/日本 does not exist"
     assert queue.workers("expired") == []

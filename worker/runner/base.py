@@ -66,7 +66,8 @@ class CannotStart(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
-        super().__init__(message)
+        # A path may have bytes that the locale cannot decode. The message is stored, so it must be UTF-8.
+        super().__init__(message.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 class Runner(ABC, Generic[R]):
