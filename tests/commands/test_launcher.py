@@ -59,7 +59,7 @@ class Machine:
 
     def run(self, *argv: str, user: Any = None, **environment: str) -> subprocess.CompletedProcess[str]:
         given = {
-            "PATH": f"{self.folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.folder}/bin:/usr/bin:/bin",  # of cron
             "TEST_USER": NOBODY,
             "TEST_ENVIRONMENT": f"QUEUECTL_HOME={self.folder}{ODD}",
             "TEST_FILE": str(self.settings),

@@ -132,6 +132,8 @@ def restore(file: Path, run: bool) -> None:
         say(f"{plural(len(paused), 'queue')} paused: the jobs in the backup may have run since.")
         say("Look at them:     manage.py list --state pending")
         say(f"Then start them:  manage.py queue resume {names}")
+    elif not run:
+        say("All queues are paused, as they were in the backup. To start them: manage.py queue resume --all")
 
 
 # --- move -------------------------------------------------------------------------------------------------------------
