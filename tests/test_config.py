@@ -193,6 +193,8 @@ def test_inside_a_job_the_queue_is_not_guessed(tmp_path: Path, missing: list[str
         "HOME": "/nonexistent",
     }
     assert configuration.load(given).home == tmp_path
+    with pytest.raises(ConfigError, match="without QUEUECTL_HOME"):
+        configuration.load({**given, "QUEUECTL_HOME": ""})
     for name in missing:
         del given[name]
     with pytest.raises(ConfigError, match=f"job job-7, but without {' and '.join(missing)}, so its queue is unknown"):
