@@ -407,7 +407,7 @@
 
   // --- keyboard shortcuts ---
 
-  const GO = { o: "/", j: "/jobs", d: "/dead", w: "/workers", q: "/queues", a: "/activity", c: "/config" };
+  const GO = { o: "/", j: "/jobs", d: "/dead", s: "/schedules", w: "/workers", q: "/queues", a: "/activity", c: "/config" };
   let awaited = 0;        // deadline for the letter after `g`
 
   function moveRow(step) {

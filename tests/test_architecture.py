@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("webapp.core",),),
     (("webapp.db",),),
     (("webapp.jobs",),),
-    (("webapp.accounts",), ("webapp.insight",), ("worker",)),
+    (("webapp.accounts",), ("webapp.insight",), ("webapp.schedules",), ("worker",)),
     (("webapp.web",), ("worker.maintenance",)),
     (("webapp.console",), ("webapp.api",), ("webapp.admin",), ("worker.supervisor", "worker.__main__")),
     (("webapp", "webapp.server", "webapp.commands"),),

@@ -45,12 +45,18 @@ OPERATE = {
     "api-queues.pause_queue",
     "api-queues.resume_queue",
     "api-queues.remove_queue",
+    "api-schedules.pause_schedule",
+    "api-schedules.resume_schedule",
+    "api-schedules.run_schedule",
 }
 ADMIN = {
     "api-config.set_setting",
     "api-config.reset_setting",
     "api-workers.wish_of_worker",
     "api-workers.scale_supervisor",
+    "api-schedules.add_schedule",
+    "api-schedules.replace_schedule",
+    "api-schedules.remove_schedule",
 }
 
 

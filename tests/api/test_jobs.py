@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import func, select
 from werkzeug.test import TestResponse
 
 from tests.api.conftest import Program
-from tests.factories import make_attempt, make_chunk, make_event, make_job, make_jobs, make_queue
+from tests.factories import change_job, make_attempt, make_chunk, make_event, make_job, make_jobs, make_queue
 from webapp.api import jobs, queues
 from webapp.api import settings as config
 from webapp.core import job_spec
@@ -296,3 +297,28 @@ def test_requests_and_responses_match_the_document(reader: Program) -> None:
         )
         listed = job_detail.job_json(job, settings.load(session))
     assert set(listed) == set(jobs.Job().fields)
+
+
+def test_a_request_may_wait_for_the_end_of_a_job(reader: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("processing")
+    looks = iter(range(10))
+
+    def sleep(_: float) -> None:
+        if next(looks) == 2:
+            change_job(job.id, state="completed", finished_at=1, token=None, worker_id=None)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert reader("GET", f"/jobs/{job.id}?wait=30").get_json()["state"] == "completed"
+    assert next(looks) == 3, "it has looked again and again, and not longer"
+    assert reader("GET", f"/jobs/{make_job('pending').id}?wait=0").get_json()["state"] == "pending"
+    refused(reader("GET", f"/jobs/{job.id}?wait=31"), 422, "invalid")
+
+
+def test_only_a_few_requests_wait(reader: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("processing")
+    for _ in range(jobs.MOST_WAITING):
+        assert jobs._waiting.acquire(blocking=False)
+    try:
+        assert reader("GET", f"/jobs/{job.id}?wait=30").get_json()["state"] == "processing"
+    finally:
+        jobs._waiting.release(jobs.MOST_WAITING)

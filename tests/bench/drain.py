@@ -22,14 +22,14 @@ SHAPES = {
 }
 
 _LIMIT = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 number = int(sys.argv[1])
 print(flush=True)
 sys.stdin.read()
 began = time.monotonic()
 for _ in range(number):
     subprocess.run('true', shell=True, capture_output=True)
-print(began, time.monotonic())
+os.write(1, b"%r %r\\n" % (began, time.monotonic()))  # in one piece: several processes share the pipe
 """
 
 

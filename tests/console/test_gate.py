@@ -34,11 +34,13 @@ FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name"
           "token": "none", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
              "queues.remove", "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe",
-             "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group"}  # fmt: skip
+             "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group", "schedules.pause",
+             "schedules.resume", "schedules.run"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",
-          "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export"}  # fmt: skip
+          "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export",
+          "schedules.new", "schedules.add", "schedules.edit", "schedules.change", "schedules.remove"}  # fmt: skip
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:

@@ -31,6 +31,14 @@ from worker.maintenance import chores
 
 pytestmark = pytest.mark.postgresql
 
+BEFORE_SCHEDULES = (
+    "DROP TABLE fires",
+    "DROP TABLE schedules",
+    "DROP INDEX ix_jobs_schedule",
+    "DROP INDEX ix_jobs_scheduled",
+    "ALTER TABLE jobs DROP COLUMN schedule",
+)
+
 
 @pytest.fixture
 def migrated() -> bool:
@@ -76,6 +84,7 @@ def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> No
             "ALTER TABLE jobs DROP COLUMN batch",
             "ALTER TABLE queues DROP COLUMN removed_at",
             "DROP TABLE retention_marks",
+            *BEFORE_SCHEDULES,
             "UPDATE alembic_version SET version_num = '0004'",
             *([] if db.is_sqlite() else ["DROP FUNCTION audit_loses_old_lines_only CASCADE"]),  # of schema 0006
         ):
@@ -96,7 +105,8 @@ def test_dead_letters_without_a_group_get_the_one_of_new_failures(
     make_job("dead", id="of a group")
     make_job("completed", id="completed", error_key=None)
     with db.writing() as session:
-        session.execute(text("DROP TABLE retention_marks"))
+        for statement in ("DROP TABLE retention_marks", *BEFORE_SCHEDULES):
+            session.execute(text(statement))
         session.execute(text("UPDATE alembic_version SET version_num = '0008'"))
     assign = failure_keys.assign
     with monkeypatch.context() as patched:

@@ -31,10 +31,12 @@ from webapp.insight import blockers, fleet
 from webapp.insight import size_limit as limits
 from webapp.jobs import queries, settings
 from webapp.lib import clock
-from webapp.lib.text import size
+from webapp.lib.text import plural, size
+from webapp.schedules import views as schedules
 from worker import shortage
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3 and in these older versions.
+SHOWN_SCHEDULES = 10
 WAL_FIXED = (3, 51, 3)
 WAL_FIXED_IN_LINE: dict[tuple[int, ...], tuple[int, ...]] = {(3, 50): (3, 50, 7), (3, 44): (3, 44, 6)}
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
@@ -81,6 +83,7 @@ def examine() -> list[Finding]:
     checks["disk space"] = lambda: disk_space(folder)
     checks["size limit"] = size_limit
     checks.update({"machine limits": machine_limits, "clock": wall_clock, "address": address, "workers": workers})
+    checks["schedules"] = late_schedules
     checks["people"] = administrators
     with app.app_context():
         findings += _run(checks)
@@ -113,6 +116,17 @@ def locale() -> Result:
         return "ok", f"UTF-8 ({named or 'no locale is set'})", ""
     detail = f"the locale is not UTF-8 ({named or 'no locale is set'})."
     return "warn", detail, "Programs in jobs may garble letters such as ü. Start the workers with LC_ALL=C.UTF-8."
+
+
+def late_schedules() -> Optional[Result]:
+    """Schedules that are broken, late, long or failing."""
+    with db.reading() as session:
+        rows = schedules.needing_attention(session, SHOWN_SCHEDULES)
+        number = schedules.count(session)
+    if rows:
+        found = "; ".join(f"{row.name} is {', '.join(schedules.problems(row, clock.now()))}" for row in rows)
+        return "warn", f"{found}.", "See: manage.py schedule list --attention"
+    return ("ok", plural(number, "schedule"), "") if number else None
 
 
 def machine_limits() -> Optional[Result]:

@@ -13,7 +13,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
 
 from webapp.accounts import tokens
-from webapp.api import actions, dead_letters, gate, jobs, output, problems, queues, settings, workers
+from webapp.api import actions, dead_letters, gate, jobs, output, problems, queues, schedules, settings, workers
 from webapp.api.problems import KINDS
 from webapp.api.routes import Noun
 from webapp.lib.version import __version__
@@ -33,6 +33,7 @@ NOUNS = (
     dead_letters.routes,
     workers.routes,
     queues.routes,
+    schedules.routes,
     settings.routes,
     queues.status,
     description,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any, ClassVar, Optional
 
 from flask import Response
@@ -16,7 +18,7 @@ from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import PREFIX, Noun
 from webapp.core import job_spec, labels
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.core.states import STATES
+from webapp.core.states import STATES, TERMINAL
 from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
@@ -25,7 +27,12 @@ from webapp.web.request_info import below_root
 
 MAX_PAGE = 500  # jobs
 MAX_BATCH = 1000  # jobs
+MAX_WAIT = 30  # seconds
+MOST_WAITING = 4  # requests of a server process, which has 8 threads
+WAIT_STEP_SECONDS = 0.2
 LABELS_PATTERN = rf"^[\s,]*{LABEL_PATTERN}([\s,]+{LABEL_PATTERN}){{0,{labels.MOST - 1}}}[\s,]*$"
+
+_waiting = threading.BoundedSemaphore(MOST_WAITING)
 
 
 class JobRequest(Schema):
@@ -94,6 +101,10 @@ class ListQuery(Schema):
     q = fields.free_text('only jobs that match this search, such as `exit:127 since:2h "a phrase"`', search.MAX_TYPED)
     limit = fields.bounded("jobs per page", 1, MAX_PAGE, load_default=50)
     cursor = pagination.cursor_field()
+
+
+class WaitQuery(Schema):
+    wait = fields.bounded("seconds to wait for the end of the job", 0, MAX_WAIT)
 
 
 class JobQuery(ListQuery):
@@ -254,14 +265,36 @@ def _parse_batch(data: Any) -> list[JobSpec]:
     return specs
 
 
-@routes.on("GET", "/jobs/<job_id>", {200: JobDetail}, scope="read")
+@routes.on("GET", "/jobs/<job_id>", {200: JobDetail}, scope="read", query=WaitQuery)
 def get_job(job_id: str) -> Any:
-    """Get a job with its attempts and its history."""
+    """Get a job with its attempts and its history.
+
+    With `wait`, the response comes when the job has ended, or after so many seconds. Only a few requests
+    wait at a time; others are answered at once, so repeat the request until the job has ended.
+    """
+    _wait_for_end(job_id, request_body.query(WaitQuery).get("wait", 0))
     with reading() as session:
         job = find_job(session, job_id)
         attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
         values = settings.load(session)
     return job_detail.whole_json(job, attempts, events, values, with_env=may("submit"))
+
+
+def _wait_for_end(job_id: str, seconds: int) -> None:
+    """Wait until a job has ended, at most so long. Each waiting request occupies a thread of the server."""
+    if not seconds or not _waiting.acquire(blocking=False):
+        return
+    try:
+        until = time.monotonic() + seconds
+        while True:
+            with reading() as session:
+                has_ended = find_job(session, job_id).state in TERMINAL
+            left = until - time.monotonic()
+            if has_ended or left <= 0:
+                return
+            time.sleep(min(WAIT_STEP_SECONDS, left))
+    finally:
+        _waiting.release()
 
 
 @routes.on("DELETE", "/jobs/<job_id>", {204: None}, scope="operate", errors=(409,))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import click
 
 from webapp.commands.exit_codes import ExitCode, Failure, code_of
-from webapp.commands.shared.core import DURATION, actor, as_utf8, plain_database
+from webapp.commands.shared.core import DURATION, actor, as_utf8, core, plain_database
 from webapp.commands.shared.output import local_time, progress_bars, say, span
 from webapp.core import job_spec
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
@@ -34,6 +34,37 @@ QUOTING = (
 Tick = Callable[[int], None]
 
 
+_JOB_OPTIONS = (
+    click.option("--id", metavar="ID", help="Job ID (default: generated)."),
+    click.option("--queue", metavar="NAME", help="Queue (default: default)."),
+    click.option(
+        "--requires",
+        metavar="LABEL",
+        multiple=True,
+        help="Run only on workers with this label, such as gpu or host:web-1. Can be repeated.",
+    ),
+    click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0)."),
+    click.option("--delay", **DURATION, help="Time to wait before the first attempt."),
+    click.option(
+        "--run-at",
+        metavar="TIME",
+        help="Run at 08:00 (the next one) or at '2030-01-31 08:00', in this machine's time zone, or at "
+        "2030-01-31T08:00:00Z.",
+    ),
+    click.option("--max-retries", type=int, help="Retries after a failed first attempt."),
+    click.option("--timeout", **DURATION, help="Time limit of each attempt."),
+    click.option("--cwd", metavar="FOLDER", help="Working directory."),
+    click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
+)
+
+
+def job_options(command: Any) -> Any:
+    """Add the options for the fields of a job."""
+    for option in reversed(_JOB_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -50,31 +81,19 @@ Keys of a job: id command queue requires priority delay run_at max_retries timeo
 @click.argument("job", nargs=-1)
 @click.option("--file", "path", metavar="FILE", help="Read one JSON object per line. All jobs are stored, or none.")
 @click.option("--command", help="Shell command to run, instead of JSON.")
-@click.option("--id", metavar="ID", help="Job ID (default: generated).")
-@click.option("--queue", metavar="NAME", help="Queue (default: default).")
-@click.option(
-    "--requires",
-    metavar="LABEL",
-    multiple=True,
-    help="Run only on workers with this label, such as gpu or host:web-1. Can be repeated.",
-)
-@click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0).")
-@click.option("--delay", **DURATION, help="Time to wait before the first attempt.")
-@click.option(
-    "--run-at",
-    metavar="TIME",
-    help="Run at 08:00 (the next one) or at '2030-01-31 08:00', in this machine's time zone, or at "
-    "2030-01-31T08:00:00Z.",
-)
-@click.option("--max-retries", type=int, help="Retries after a failed first attempt.")
-@click.option("--timeout", **DURATION, help="Time limit of each attempt.")
-@click.option("--cwd", metavar="FOLDER", help="Working directory.")
-@click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated.")
+@job_options
 @click.option("--here", is_flag=True, help="Run in the current folder. In JSON: each job without a cwd.")
+@click.option("--wait", is_flag=True, help="Wait for the end: 0 if all jobs completed, 1 at the first that did not.")
 @click.option("--exists-ok", is_flag=True, help="If a job has this ID already, leave it as it is and print the ID.")
 def enqueue(
-    job: tuple[str, ...], path: Optional[str], command: Optional[str], here: bool, exists_ok: bool, **options: Any
-) -> None:
+    job: tuple[str, ...],
+    path: Optional[str],
+    command: Optional[str],
+    here: bool,
+    wait: bool,
+    exists_ok: bool,
+    **options: Any,
+) -> int:
     """Submit JOB, a JSON object, and print its ID.
 
     With '-' it reads many jobs from standard input, one JSON object per line. The exit code is 3 if an ID is taken.
@@ -89,15 +108,21 @@ def enqueue(
     if here and "cwd" in options:
         raise click.UsageError("Give --here or --cwd, not both.")
     folder = _folder(".", "--here") if here else None
-    starts = _read_start(options) if "run_at" in options else None
+    starts = read_start(options) if "run_at" in options else None
     if path is not None or job == ("-",):
-        _enqueue_many(path or "-", folder, exists_ok)
-        return
-    spec = _from_argument(as_utf8(job[0])) if command is None else _from_options(as_utf8(command), options)
-    ids, found = _store([_in_folder(spec, folder)], exists_ok)
-    if starts is not None and starts > clock.now() and not found:
-        say(f"Starts {local_time(starts)}, in {span(starts)}.")
-    _print_ids(ids)
+        ids = _enqueue_many(path or "-", folder, exists_ok)
+    else:
+        spec = _from_argument(as_utf8(job[0])) if command is None else from_options(as_utf8(command), options)
+        ids, found = _store([_in_folder(spec, folder)], exists_ok)
+        if starts is not None and starts > clock.now() and not found:
+            say(f"Starts {local_time(starts)}, in {span(starts)}.")
+        _print_ids(ids)
+    if not wait:
+        return 0
+    from webapp.commands.shared.waiting import wait_for_jobs
+
+    with core():
+        return wait_for_jobs(ids, None)
 
 
 def _store(
@@ -118,7 +143,7 @@ def _store(
     return ids, found
 
 
-def _read_start(options: dict[str, Any]) -> Optional[int]:
+def read_start(options: dict[str, Any]) -> Optional[int]:
     """Give --run-at the zone of this machine. Return the time if it had no zone."""
     with suppress(ValueError, OverflowError):
         clock.parse_iso(options["run_at"])
@@ -144,7 +169,8 @@ def _in_folder(spec: JobSpec, folder: Optional[str]) -> JobSpec:
     return spec if folder is None or spec.cwd is not None else replace(spec, cwd=folder)
 
 
-def _from_options(command: str, options: dict[str, Any]) -> JobSpec:
+def from_options(command: str, options: dict[str, Any]) -> JobSpec:
+    """The job of a command with values of `job_options`. Raises SpecError and BadParameter."""
     if "requires" in options:
         options["requires"] = ",".join(options["requires"])
     if "cwd" in options:
@@ -171,14 +197,14 @@ def _from_argument(text: str) -> JobSpec:
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
-def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> None:
+def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> list[str]:
     started = time.monotonic()
     lines = _read_lines(path)
     with _progress(len(lines)) as (read, stored):
         specs, numbers = _parse_lines(lines, read)
         if not specs:
             say("No jobs: all lines are blank.")
-            return
+            return []
         try:
             ids, found = _store([_in_folder(spec, folder) for spec in specs], exists_ok, stored)
         except SpecError as error:
@@ -187,6 +213,7 @@ def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> None:
     took = time.monotonic() - started
     number = len(ids) - len(found)
     say(f"Enqueued {plural(number, 'job')} in {took:.1f} s ({number / took:,.0f}/s).")
+    return ids
 
 
 def _print_ids(ids: Sequence[str]) -> None:

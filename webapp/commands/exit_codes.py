@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 4
     REFUSED = 5  # the state does not allow it
     UNAVAILABLE = 6  # the queue cannot be reached or takes no changes
+    TIMED_OUT = 124  # `wait --timeout`, as timeout(1)
     INTERRUPTED = 130
 
 
@@ -35,6 +36,8 @@ _CODES = {
     "webapp.db.backup.QueueInUse": ExitCode.REFUSED,
     "webapp.jobs.actions.CannotUndo": ExitCode.REFUSED,
     "webapp.jobs.queue_actions.QueueInUse": ExitCode.REFUSED,
+    "webapp.schedules.actions.Conflict": ExitCode.REFUSED,
+    "webapp.schedules.actions.NameTaken": ExitCode.TAKEN,
     "webapp.jobs.worker_actions.Unheard": ExitCode.REFUSED,
     "webapp.config.Unavailable": ExitCode.UNAVAILABLE,
     "webapp.core.locks.Busy": ExitCode.UNAVAILABLE,

@@ -133,7 +133,8 @@ def show(job_id: str, as_json: bool) -> None:
 @click.argument("job_id", metavar="ID")
 @click.option("--follow", "-f", is_flag=True, help="Print new output until the job ends.")
 @click.option("--attempt", "number", type=click.IntRange(1, MOST_ATTEMPTS), help="Attempt number (default: latest).")
-def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
+@click.option("--exit-code", "as_command", is_flag=True, help="With --follow: end with the exit code of the command.")
+def logs(job_id: str, follow: bool, number: Optional[int], as_command: bool) -> int:
     """Print the output of the job ID: its stdout to stdout, its stderr to stderr.
 
     --follow waits for the job to start and continues through its retries. With --attempt it stops at the end of that
@@ -141,11 +142,18 @@ def logs(job_id: str, follow: bool, number: Optional[int]) -> None:
     """
     from webapp.commands.shared import logs as job_output
 
+    if as_command and not follow:
+        raise click.UsageError("--exit-code works only with --follow.")
     with core():
-        if follow:
-            job_output.follow(job_id, number)
-        else:
+        if not follow:
             job_output.print_kept(job_id, number)
+            return 0
+        last = job_output.follow(job_id, number)
+        if not as_command:
+            return 0
+        from webapp.commands.run import exit_code
+
+        return exit_code(job_id, last)
 
 
 @click.command(epilog="Example: manage.py cancel job1 job2")

@@ -49,6 +49,7 @@ class _Row(NamedTuple):
     changed_at: int
     form_key: Optional[str]
     batch: Optional[str]
+    schedule: Optional[str]
     attempts: int = 0
     failures: int = 0
     losses: int = 0
@@ -94,14 +95,7 @@ def enqueue(
                 if found is None:
                     raise _id_taken(taken, given)
             wanted = [row for row in rows if row.id not in taken] if taken else rows
-            new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in wanted}))
-            for start in range(0, len(wanted), STORE_BATCH):
-                transaction.insert("jobs", _Row._fields, wanted[start : start + STORE_BATCH])
-                if stored is not None:
-                    stored(min(start + STORE_BATCH, len(wanted)))
-            _audit(transaction, wanted, actor)
-            if new:  # last, because this locks the row until the commit
-                transaction.execute(BUMP_REVISION)
+            _store(transaction, wanted, actor, stored)
         if found is not None:
             found.update(taken)
         return [row.id for row in rows]
@@ -113,7 +107,37 @@ def enqueue(
         return store()
 
 
-def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Optional[str]) -> _Row:
+def store(transaction: Transaction, specs: Sequence[JobSpec], actor: str, *, schedule: str) -> list[str]:
+    """Store jobs of a schedule in the caller's transaction; return their ids in order.
+
+    Raises SpecError before anything is stored.
+    """
+    rows = [_row(spec, actor, clock.now(), schedule=schedule) for spec in specs]
+    _store(transaction, rows, actor)
+    return [row.id for row in rows]
+
+
+def _store(
+    transaction: Transaction, rows: Sequence[_Row], actor: str, stored: Optional[Callable[[int], None]] = None
+) -> None:
+    new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
+    for start in range(0, len(rows), STORE_BATCH):
+        transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
+        if stored is not None:
+            stored(min(start + STORE_BATCH, len(rows)))
+    _audit(transaction, rows, actor)
+    if new:  # last, because this locks the row until the commit
+        transaction.execute(BUMP_REVISION)
+
+
+def _row(
+    spec: JobSpec,
+    actor: str,
+    now: int,
+    form_key: Optional[str] = None,
+    batch: Optional[str] = None,
+    schedule: Optional[str] = None,
+) -> _Row:
     due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
     return _Row(
         id=spec.id or new_job_id(),
@@ -133,6 +157,7 @@ def _row(spec: JobSpec, actor: str, now: int, form_key: Optional[str], batch: Op
         changed_at=now,
         form_key=form_key,
         batch=batch,
+        schedule=schedule,
     )
 
 

@@ -171,6 +171,22 @@ REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish =
 REQUEST_RUN = "UPDATE workers SET wish = 'run' WHERE id = :worker AND wish = 'quiet'"
 REQUEST_STOP = "UPDATE workers SET wish = 'stop' WHERE id = :worker AND state = 'running' AND wish <> 'stop'"
 
+# After a restore or a move: the decider records what was due as skipped, as after a pause that ends now.
+SKIP_DUE_FIRES = """
+UPDATE schedules SET paused_at = :now, paused_until = :now + 1, paused_by = :rule
+WHERE paused_at IS NULL OR paused_until <= :now
+"""
+RULE_RESTORE, RULE_MOVE = "rule:restore", "rule:move"
+# A schedule replaces its earlier jobs. People cancel through `jobs/actions.py`.
+CANCEL = f"""
+UPDATE jobs SET state = '{ARROWS["cancel"].enters}', changed_at = :now, finished_at = :now, act_id = NULL
+WHERE id = :id AND {may_leave("cancel")} RETURNING seq
+"""  # noqa: S608
+ASK_CANCEL = """
+UPDATE jobs SET cancel_requested_at = :now, cancel_requested_by = :actor
+WHERE id = :id AND state = 'processing' AND cancel_requested_at IS NULL RETURNING seq
+"""
+
 _IN_LABEL_SET = "queue = :queue AND requires = :requires"
 EXCLUSIVE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_IN_LABEL_SET} LIMIT 1"  # noqa: S608
 # Each by its own index: no index has all three states.

@@ -20,6 +20,7 @@ from webapp.config import Config, ensure_home
 from webapp.core import schema
 from webapp.core.locks import hold_alone
 from webapp.core.sqlite import library as sqlite
+from webapp.core.statements import RULE_RESTORE, SKIP_DUE_FIRES
 from webapp.lib import clock
 from webapp.lib.private_files import give
 
@@ -78,6 +79,7 @@ def restore(config: Config, source: Path, actor: str, *, run: bool = False) -> t
             raise QueueInUse("the queue is in use. Stop its console and workers (Ctrl-C in `up`), then try again.")
         with _partial(target, aside=aside) as partial:
             _copy(source, partial, target)
+            _skip_due_fires(partial)
             if not run:
                 paused = _pause_queues(partial, actor)
             verify(partial)
@@ -91,6 +93,13 @@ def _pause_queues(path: Path, actor: str) -> list[str]:
         kept = " AND removed_at IS NULL" if "removed_at" in columns else ""
         statement = f"UPDATE queues SET paused_at = ?, paused_by = ? WHERE paused_at IS NULL{kept} RETURNING name"  # noqa: S608
         return sorted(row[0] for row in connection.execute(statement, (clock.now(), actor)).fetchall())
+
+
+def _skip_due_fires(path: Path) -> None:
+    """No schedule fires because of a restore, also of a database with an older schema."""
+    with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schedules'").fetchone() is not None:
+            connection.execute(SKIP_DUE_FIRES, {"now": clock.now(), "rule": RULE_RESTORE})
 
 
 def verify(path: Path) -> None:

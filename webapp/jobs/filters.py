@@ -43,6 +43,7 @@ class JobFilter:
         since: changed at this time (microseconds) or later.
         requires: one required label.
         label_set: all required labels as in the job's row; for pending jobs.
+        schedule: the name of the schedule that submitted the job.
         lost: whether a worker died while it ran the job; for pending jobs.
     """
 
@@ -60,6 +61,7 @@ class JobFilter:
     requires: Optional[str] = None
     label_set: Optional[str] = None
     lost: Optional[bool] = None
+    schedule: Optional[str] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -90,6 +92,11 @@ class JobFilter:
             yield True, in_state(self.state)
         if self.id is not None:
             yield True, Job.id == self.id
+        if self.schedule is not None:
+            there: ColumnElement[bool] = literal_column(
+                "jobs.schedule IS NOT NULL"
+            )  # the planner needs this text for the partial index
+            yield self.state is None, and_(there, Job.schedule == self.schedule)
         if self.queue is not None:
             yield self.state == "pending", Job.queue == self.queue
         if self.label_set is not None:

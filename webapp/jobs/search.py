@@ -32,6 +32,7 @@ QUALIFIERS = (
     ("by", "by:ana", "submitted by this user, or by:token:deploy"),
     ("id", "id:job1", "the job with this id"),
     ("requires", "requires:gpu", "jobs that need a worker with this label"),
+    ("schedule", "schedule:nightly", "jobs that this schedule submitted"),
 )
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
@@ -176,5 +177,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "since": _since,
     "by": _by,
     "id": _name("id"),
+    "schedule": _name("schedule"),
     "requires": lambda value: labels.tidy(_name("requires")(value)),
 }

@@ -1,7 +1,8 @@
 """Health checks for supervisors and load balancers, without sign-in.
 
 `/healthz`: the process is alive. `/readyz`: jobs can be stored. A queue without workers is still ready, because the
-console works; `/readyz?workers` also fails without workers.
+console works; `/readyz?workers` also fails without workers, and `/readyz?schedules` while a schedule
+is late, long, failing or broken.
 
 Both answer under any Host. Details are only for a Host that the console serves, so that a page of another site learns
 nothing by DNS rebinding.
@@ -23,6 +24,7 @@ from webapp.db import engines
 from webapp.db.engines import reading
 from webapp.insight import fleet
 from webapp.jobs import settings
+from webapp.schedules import views as schedules
 from webapp.web.request_info import is_known_host
 
 MIN_FREE_BYTES = 10 * 1024**2
@@ -47,6 +49,7 @@ def ready() -> Response:
         with reading() as session:
             current = session.scalar(text(schema.REVISION)) == schema.HEAD
             views = fleet.workers(session, settings.load(session).lease)
+            late = schedules.count(session, show="attention") if current else 0
     except Relocated:
         return _answer(503, "database: the queue has moved to another one, or is moving")
     except (SQLAlchemyError, Busy, OSError):
@@ -57,8 +60,9 @@ def ready() -> Response:
     if config.is_sqlite and shutil.disk_usage(config.sqlite_path.parent).free < MIN_FREE_BYTES:
         return _answer(503, "database: ok", "disk: full")
     alive = sum(view.alive for view in views)
-    missing = alive == 0 and "workers" in request.args
-    return _answer(503 if missing else 200, "database: ok", "disk: ok", f"workers: {alive}")
+    missing = (alive == 0 and "workers" in request.args) or (late > 0 and "schedules" in request.args)
+    lines = ["database: ok", "disk: ok", f"workers: {alive}", *([f"schedules: {late} need attention"] if late else [])]
+    return _answer(503 if missing else 200, *lines)
 
 
 def _check_writable() -> None:

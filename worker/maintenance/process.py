@@ -26,6 +26,7 @@ from worker.maintenance import recovery
 from worker.maintenance.chore_starter import ChoreStarter
 from worker.maintenance.dead_workers import DeadWorkers, line_of, running
 from worker.maintenance.scaling import Scaling
+from worker.maintenance.scheduler import Scheduler
 from worker.messages import CHECK, GONE, STOP, listen
 
 log = logging.getLogger("queuectl.maintenance")
@@ -45,14 +46,17 @@ def run(database: Database, supervisor: int, scaling: Scaling) -> int:
     received: queue.Queue[str] = queue.Queue()  # not a SimpleQueue, see worker/runner/threads.py
     listen(supervisor, received.put)
     has_signal = _listen_for_changes(database, received.put)
+    scheduler = Scheduler(database, has_signal=has_signal)
     maintenance, messages = _Maintenance(database, scaling, ChoreStarter(database)), set[str]()
     while True:
         maintenance.attend(ends=bool(messages & {STOP, GONE}))
         if GONE in messages:
+            scheduler.stop()
             maintenance.close()
             return 0
         with contextlib.suppress(queue.Empty):
             messages.add(received.get(timeout=maintenance.rest if has_signal else TICK))
+            scheduler.wake()
             while True:  # one tick answers all messages so far
                 messages.add(received.get_nowait())
 

@@ -22,7 +22,7 @@ from webapp.core.size import FREED
 from webapp.core.states import TERMINAL
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Audit, BulkAction, Event, IdempotencyKey, SetupLink, Supervisor, Worker
+from webapp.db.models import Audit, BulkAction, Event, Fire, IdempotencyKey, SetupLink, Supervisor, Worker
 from webapp.insight import rollups
 from webapp.jobs import deletion
 from webapp.lib import clock
@@ -83,7 +83,13 @@ class Retention:
             yield from (partial(self._delete_jobs, walk) for walk in self._walks(f"keep_{state}", state))
         for state in FREED:
             yield from (partial(_delete_output, walk) for walk in self._walks("keep_output", state))
-        yield from (self._delete_audit, self._delete_events, self._delete_answers, self._delete_others)
+        yield from (
+            self._delete_audit,
+            self._delete_fires,
+            self._delete_events,
+            self._delete_answers,
+            self._delete_others,
+        )
         yield partial(rollups.prune, self._lock_timeout)
 
     def _by_size(self) -> Iterator[Callable[[], bool]]:
@@ -132,6 +138,18 @@ class Retention:
                 audit.note(session, "prune", ["audit"], RULE, details=details, origin=Origin("worker"))
                 session.execute(delete(Audit).where(Audit.id.in_(ids)))
         return bool(ids)
+
+    def _delete_fires(self) -> bool:
+        """Delete old fires from the ledgers of schedules."""
+        before = clock.now() - self._values.keep_fires * clock.DAY
+        key = Fire.schedule_id, Fire.due_at
+        with reading() as session:
+            old = select(*key).where(Fire.decided_at < before).order_by(Fire.decided_at).limit(RECORDS)
+            keys = session.execute(old).tuples().all() if self._values.keep_fires else []
+        if keys:
+            with writing(self._lock_timeout, wakes_workers=False) as session:
+                session.execute(delete(Fire).where(tuple_(*key).in_(keys)))
+        return len(keys) == RECORDS
 
     def _delete_events(self) -> bool:
         """Delete events without a job. Events of a job are deleted with it."""

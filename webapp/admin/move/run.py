@@ -19,6 +19,7 @@ from webapp.admin.move.databases import MoveError, Reporter, Side, Tick
 from webapp.admin.move.drain import Drain
 from webapp.admin.move.marker import COPYING, DONE, PREPARED, UNDONE, Move
 from webapp.core import audit_lines, relocated, schema
+from webapp.core.statements import RULE_MOVE, SKIP_DUE_FIRES
 from webapp.db import migrations
 from webapp.db.engines import Base
 from webapp.db.models import Job, Worker
@@ -26,8 +27,9 @@ from webapp.jobs.lifecycle import in_state
 from webapp.jobs.worker_actions import RUNNING
 from webapp.lib import clock
 
-# Tables that change when a console or worker merely starts. Their rows are useless at another address.
-NOT_COMPARED = ("control", "sessions", "setup_links", "supervisors", "throttles", "workers")
+# Tables that change when a console or worker merely starts. Their rows are useless at another address. `schedules`
+# changes at the end of a move; a later change of them is in the audit trail, too.
+NOT_COMPARED = ("control", "schedules", "sessions", "setup_links", "supervisors", "throttles", "workers")
 
 
 def move(
@@ -60,6 +62,7 @@ def move(
         with target.writing() as connection:  # from here on the target is the queue
             marker.update_move(connection, ours.id, phase=DONE)
             marker.set_revision(connection, schema.HEAD)
+            connection.execute(text(SKIP_DUE_FIRES), {"now": clock.now(), "rule": RULE_MOVE})
     if ours.phase != DONE:
         _close(source, target, ours.id)
     marker.unblock_target(target, ours.id)
@@ -215,6 +218,7 @@ def undo(target: Side, actor: str, reporter: Reporter, *, force: bool = False) -
 
     def unblock(connection: Connection) -> None:
         marker.unblock_writes(connection)
+        connection.execute(text(SKIP_DUE_FIRES), {"now": clock.now(), "rule": RULE_MOVE})
         marker.update_move(connection, ours.id, phase=UNDONE, words=None)
         line = audit_lines.lines("move_back", ["database"], actor, details=[{"before": {"address": ours.address}}])
         connection.execute(text(audit_lines.LINE), line)

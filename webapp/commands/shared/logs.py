@@ -7,13 +7,16 @@ import sys
 from time import sleep as pause
 from typing import TYPE_CHECKING, Optional, TextIO
 
+from sqlalchemy.exc import DBAPIError
+
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import find_job
 from webapp.commands.shared.output import one_line, say, standing
+from webapp.core.locks import Busy
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
-from webapp.insight import fleet
-from webapp.jobs import job_detail, settings
+from webapp.insight import blockers
+from webapp.jobs import job_detail
 from webapp.lib.durations import between
 from webapp.lib.text import escape_for_terminal
 
@@ -23,6 +26,14 @@ if TYPE_CHECKING:
     from webapp.db.models import Attempt, Job
 
 POLL_SECONDS = 0.2  # a running job's output reaches the database about once a second
+_OBSTACLES = {
+    "none": "no workers are running: manage.py worker start",
+    "unserved": "no worker serves the queue {}",
+    "unlabelled": "no worker of the queue {} has the required labels",
+    "quiet": "the workers of the queue {} are draining or stopping",
+    "paused": "the queue {0} is paused: manage.py queue resume {0}",
+}
+AWAY_SECONDS = 2.0  # until the next try while the database cannot be read
 
 
 class _Stream:
@@ -75,8 +86,12 @@ def _check_attempt(job: Job, number: int) -> None:
         raise Failure(ExitCode.NOT_FOUND, f"{job.id} has no attempt {number}: {last}.")
 
 
-def follow(job_id: str, only: Optional[int]) -> None:
-    """Print new output of one attempt; None: of the latest and all retries. stderr gets each change of the job once."""
+def follow(job_id: str, only: Optional[int], *, quiet: bool = False) -> Optional[Attempt]:
+    """Print new output of one attempt; None: of the latest and all retries. stderr gets each change of the job once.
+
+    `quiet`: stderr gets only what a person must know: that nothing runs the job, and that it is tried again. Returns
+    the last attempt. Raises ClickException if the job is discarded meanwhile.
+    """
     with reading() as session:
         job = find_job(session, job_id)
     number = only or job.attempts or 1
@@ -84,53 +99,80 @@ def follow(job_id: str, only: Optional[int]) -> None:
         _check_attempt(job, number)
     elif job.state in TERMINAL and not job.attempts:
         say(f"{job.id}: {job.state}, never started.")
-        return
-    last = ""
-    printer = _Printer()
+        return None
+    return _Follower(job_id, number, only=only is not None, quiet=quiet).run()
 
-    def tell(text: str, key: str = "") -> None:
-        nonlocal last
-        if (key or text) != last:
-            last = key or text
-            say(f"[{job_id}: {text}]")
 
-    while True:
+class _Follower:
+    """Reads the job again and again, and prints what is new."""
+
+    def __init__(self, job_id: str, number: int, *, only: bool, quiet: bool) -> None:
+        self._job_id = job_id
+        self._number = number
+        self._only = only
+        self._quiet = quiet
+        self._told = ""
+        self._printer = _Printer()
+
+    def run(self) -> Optional[Attempt]:
+        while True:
+            try:
+                done, ended = self._look()
+            except (DBAPIError, Busy) as error:
+                self._tell(
+                    f"the database cannot be read: {str(getattr(error, 'orig', error)).strip()}", "away", always=True
+                )
+                pause(AWAY_SECONDS)
+                continue
+            if done:
+                return ended
+            if ended is None:
+                pause(POLL_SECONDS)
+            else:
+                self._number += 1
+                self._printer = _Printer()
+
+    def _look(self) -> tuple[bool, Optional[Attempt]]:
+        """Print what is new. Returns whether nothing more will come, and the attempt if it has ended."""
+        number, printer = self._number, self._printer
         with reading() as session:
-            found = job_detail.find(session, job_id)
+            found = job_detail.find(session, self._job_id)
             if found is None:
-                raise Failure(ExitCode.NOT_FOUND, f"{job_id} was discarded.")
+                raise Failure(ExitCode.NOT_FOUND, f"{self._job_id} was discarded.")
             ended = job_detail.attempt(session, found, number)
             pieces = list(job_detail.pieces(session, found, number, printer.position))
-            workers = fleet.workers(session, settings.load(session).lease) if found.state == "pending" else []
+            waits = found.state == "pending"
+            obstacle = blockers.fleet_of(session, found.queue, found.requires).obstacle if waits else None
         if ended is None:
-            tell(*_doing(found, number, any(view.alive for view in workers)))
+            text, key = _doing(found, number, obstacle)
+            self._tell(text, key, always=obstacle is not None)
             printer.print(pieces)
-            if found.state in TERMINAL:
-                return
-            pause(POLL_SECONDS)
-            continue
+            return found.state in TERMINAL, None
         if printer.position == 0:
-            tell(f"attempt {number} started")
+            self._tell(f"attempt {number} started")
         printer.print(pieces)
-        tell(_end(ended))
-        if only is not None:
-            return
-        if found.state in TERMINAL and found.attempts == number:
-            tell(found.state)
-            return
-        number += 1
-        printer = _Printer()
+        is_last = self._only or (found.state in TERMINAL and found.attempts == number)
+        self._tell(_end(ended), always=not is_last)
+        if is_last and not self._only:
+            self._tell(found.state)
+        return is_last, ended
+
+    def _tell(self, text: str, key: str = "", *, always: bool = False) -> None:
+        if (key or text) != self._told:
+            self._told = key or text
+            if always or not self._quiet:
+                say(f"[{self._job_id}: {text}]")
 
 
-def _doing(job: Job, number: int, alive: bool) -> tuple[str, str]:
+def _doing(job: Job, number: int, obstacle: Optional[blockers.Obstacle]) -> tuple[str, str]:
     """Return what a job does that is not at the end of this attempt, and a key that changes when it does."""
     text = job.state
     if job.state in ("scheduled", "failed"):
         return f"{job.state}; {standing(job)}", f"{job.state} {job.run_at}"
     if job.state == "processing":
         text = f"attempt {number} started" if job.cancel_requested_at is None else "cancelling"
-    elif job.state == "pending" and not alive:
-        text = "pending; no workers are running: manage.py worker start"
+    elif obstacle is not None:
+        text = f"pending; {_OBSTACLES[obstacle.kind].format(obstacle.queue)}"
     return text, text
 
 

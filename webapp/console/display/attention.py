@@ -22,7 +22,9 @@ from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count, Waiting
 from webapp.lib import clock
+from webapp.schedules import views as schedules
 
+MOST_SCHEDULES = 20  # that are read
 OVERDUE = clock.seconds(120)  # longer than a due job takes to become pending
 
 
@@ -39,6 +41,7 @@ class Needs:
         paused: names of paused queues.
         unserved: queues whose pending jobs no running worker serves, with their number.
         short: workers whose machine has no room for all their jobs.
+        schedules: names and problems of schedules that are broken, late, long or failing.
         stranded: label sets with pending jobs that no running worker has.
     """
 
@@ -53,6 +56,7 @@ class Needs:
     paused: list[str]
     unserved: dict[str, Count]
     stranded: list[tuple[Waiting, Obstacle]]
+    schedules: list[tuple[str, str]]
 
 
 def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Needs:
@@ -71,6 +75,10 @@ def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Ne
         paused=queries.paused_queues(session),
         unserved=blockers.unserved(session, alive),
         stranded=blockers.stranded(session, alive),
+        schedules=[
+            (row.name, "; ".join(schedules.problems(row, clock.now())))
+            for row in schedules.needing_attention(session, MOST_SCHEDULES)
+        ],
     )
 
 

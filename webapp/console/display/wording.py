@@ -67,7 +67,13 @@ def who(actor: Optional[str]) -> str:
     kind, _, name = (actor or "").partition(":")
     if not name:
         return actor or NOTHING
-    words = {"person": name, "token": f"token {name}", "worker": f"worker {name}", "rule": f"rule {name}"}
+    words = {
+        "person": name,
+        "token": f"token {name}",
+        "worker": f"worker {name}",
+        "rule": f"rule {name}",
+        "schedule": f"schedule {name}",
+    }
     return words.get(kind, actor or NOTHING)
 
 

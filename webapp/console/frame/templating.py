@@ -9,7 +9,7 @@ from jinja2 import StrictUndefined
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
-from webapp.console.display import timeline, times, wait_reason, wording
+from webapp.console.display import schedule_strip, timeline, times, wait_reason, wording
 from webapp.console.frame.person import Need, current_person, need_of
 from webapp.core import labels
 from webapp.db import engines
@@ -48,6 +48,7 @@ def init_app(app: Flask) -> None:
         between=durations.between, verbs_for=wording.verbs_for, plural=text.plural,
         version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
         start_command=wait_reason.start_command, place=wait_reason.place, total=queries.total, listed=text.listed,
+        sparkline=schedule_strip.sparkline,
     )  # fmt: skip
     app.context_processor(_reader)
 

@@ -32,3 +32,5 @@ from webapp.db.models.jobs import LabelSetRow as LabelSetRow
 from webapp.db.models.jobs import OutputChunk as OutputChunk
 from webapp.db.models.jobs import OutputTail as OutputTail
 from webapp.db.models.jobs import Queue as Queue
+from webapp.db.models.schedules import Fire as Fire
+from webapp.db.models.schedules import Schedule as Schedule

@@ -1,0 +1,287 @@
+"""Schedules: add, list, get, replace, remove; pause, resume, run now; the ledger and the next fires."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from flask import Response
+from marshmallow import Schema
+from marshmallow import fields as ma
+
+from webapp.api import fields, pagination, request_body
+from webapp.api.fields import NAME_PATTERN
+from webapp.api.gate import actor, may
+from webapp.api.jobs import JobRequest
+from webapp.api.problems import Problem
+from webapp.api.routes import Noun
+from webapp.core import job_spec
+from webapp.core.job_spec import FieldError, SpecError
+from webapp.db.engines import reading
+from webapp.lib import clock
+from webapp.lib.text import capitalize
+from webapp.schedules import actions, spec, timing, views
+from webapp.schedules.policy import OUTCOMES
+from webapp.schedules.spec import CATCH_UPS, OVERLAPS
+
+LIST, LEDGER = "schedules", "fires"  # in cursors
+MAX_PAGE = 500  # schedules, and fires
+
+
+class ScheduledJob(JobRequest):
+    """The job of a schedule: the fields of a job, without id, delay and run_at."""
+
+    class Meta:
+        exclude = ("id", "delay", "run_at")
+
+
+def _seconds(about: str) -> Any:
+    kinds = [{"type": "integer", "minimum": 0}, {"type": "string"}, {"type": "null"}]
+    return ma.Raw(allow_none=True, metadata={"description": f"{about}; seconds, or a text such as 15m", "anyOf": kinds})
+
+
+class ScheduleRequest(Schema):
+    """Describes a schedule for the document; `schedules/spec.py` validates it."""
+
+    example: ClassVar[Any] = {"name": "nightly", "cron": "0 2 * * *", "job": {"command": "./backup.sh"}}
+
+    name = ma.String(required=True, metadata={"description": job_spec.NAME_RULE, "pattern": NAME_PATTERN})
+    cron = fields.optional(ma.String, "five fields: minute hour day month weekday; also @daily and H")
+    every = _seconds("a fixed interval, instead of `cron`")
+    anchor = fields.optional(ma.String, "intervals count from this time; default: now", format="date-time")
+    tz = fields.optional(ma.String, "IANA time zone; default: UTC")
+    spread = _seconds("all fires are later by a fixed part of this, chosen by the name")
+    starts_at = fields.optional(ma.String, "no fire is before", format="date-time")
+    ends_at = fields.optional(ma.String, "no fire is after", format="date-time")
+    overlap = fields.optional(
+        ma.String, "while a job of this schedule waits or runs; default: skip", enum=list(OVERLAPS)
+    )
+    catch_up = fields.optional(ma.String, "missed fires that run; default: last", enum=list(CATCH_UPS))
+    catch_up_window = _seconds("no fire runs that is later than this")
+    catch_up_max = fields.optional(
+        ma.Integer, "with catch_up=all: so many of the latest; default: 10", minimum=1, maximum=spec.MAX_CATCH_UP
+    )
+    not_later_than = fields.optional(ma.String, "no late fire runs after this time of day, such as 06:00")
+    late_after = _seconds("report a job that has not started by then; default: 300")
+    failing_after = fields.optional(
+        ma.Integer, "report so many failed runs in a row; default: 1; 0: never", minimum=0, maximum=1000
+    )
+    enabled = fields.optional(ma.Boolean, "false: paused; default: true")
+    note = fields.optional(ma.String, "a note", maxLength=spec.MAX_NOTE)
+    owner = fields.optional(ma.String, "who is responsible", maxLength=spec.MAX_NOTE)
+    job = ma.Nested(ScheduledJob, required=True, metadata={"description": "what each fire enqueues"})
+
+
+class Schedule(fields.Answer):
+    name = fields.text("the name")
+    cron = ma.String(allow_none=True, metadata={"description": "the expression"})
+    every = ma.Integer(allow_none=True, metadata={"description": "the interval in seconds"})
+    anchor = ma.String(allow_none=True, metadata={"description": "intervals count from this time"})
+    tz = ma.String(metadata={"description": "the time zone"})
+    spread = ma.Integer(metadata={"description": "seconds"})
+    starts_at = ma.String(allow_none=True, metadata={"description": "no fire is before"})
+    ends_at = ma.String(allow_none=True, metadata={"description": "no fire is after"})
+    overlap = ma.String(metadata={"description": "while a job of this schedule waits or runs"})
+    catch_up = ma.String(metadata={"description": "missed fires that run"})
+    catch_up_window = ma.Integer(allow_none=True, metadata={"description": "seconds"})
+    catch_up_max = ma.Integer(metadata={"description": "with catch_up=all"})
+    not_later_than = ma.String(allow_none=True, metadata={"description": "a time of day"})
+    late_after = ma.Integer(metadata={"description": "seconds"})
+    failing_after = ma.Integer(metadata={"description": "failed runs in a row"})
+    note = ma.String(metadata={"description": "a note"})
+    owner = ma.String(metadata={"description": "who is responsible"})
+    job = ma.Dict(metadata={"description": "what each fire enqueues; values in env are null for the scope read"})
+    enabled = fields.boolean("false: paused")
+    paused_until = fields.time("when a pause ends by itself", null=True)
+    next_fire_at = fields.time("the first fire that is not decided yet", null=True)
+    last_fire_at = fields.time("the last fire that made a job", null=True)
+    waiting_since = fields.time("the fire that waits until the running job has ended", null=True)
+    late_since = fields.time("since when its job has not started in time", null=True)
+    long_since = fields.time("since when its job runs longer than usual", null=True)
+    failing_since = fields.time("since when its last runs failed", null=True)
+    broken = fields.text("why it does nothing; null: it works", null=True)
+    created_at = fields.time("when it was added")
+    created_by = fields.text("who added it")
+    changed_at = fields.time("when it was last changed")
+    changed_by = fields.text("who changed it last")
+
+
+class Fire(fields.Answer):
+    due_at = fields.time("when it was due; the key")
+    decided_at = fields.time("when it was decided")
+    outcome = fields.text("what happened", enum=list(OUTCOMES))
+    reason = fields.text("why", null=True)
+    job_id = fields.text("the job that it made", null=True)
+
+
+class ScheduleQuery(Schema):
+    like = fields.free_text("only schedules whose name contains this text", 128)
+    show = fields.choice("paused, or attention: broken, late, long or failing", views.SHOWN)
+    limit = fields.bounded("schedules per page", 1, MAX_PAGE, load_default=50)
+    cursor = pagination.cursor_field()
+
+
+class FireQuery(Schema):
+    outcome = fields.choice("only fires with this outcome", OUTCOMES)
+    limit = fields.bounded("fires per page", 1, MAX_PAGE, load_default=50)
+    cursor = pagination.cursor_field()
+
+
+class NextQuery(Schema):
+    n = fields.bounded("number of fires", 1, MAX_PAGE, load_default=10)
+
+
+class SchedulePage(fields.Answer):
+    schedules = fields.list_of(Schedule, "by name")
+    next = fields.text("cursor of the next page", null=True)
+    previous = fields.text("cursor of the previous page", null=True)
+
+
+class FirePage(fields.Answer):
+    fires = fields.list_of(Fire, "newest first")
+    next = fields.text("cursor of the next page", null=True)
+    previous = fields.text("always null", null=True)
+
+
+class NextFires(fields.Answer):
+    fires = fields.strings("times in UTC")
+    reading = fields.text("the expression in words")
+
+
+class PauseRequest(Schema):
+    example: ClassVar[Any] = {"until": "2030-01-31T08:00:00Z"}
+
+    until = fields.timestamp("when the pause ends by itself; without it, until it is resumed")
+
+
+class Ran(fields.Answer):
+    job_id = fields.text("the new job")
+
+
+routes = Noun("Schedules", "A schedule enqueues a job at set times. Each fire has a line in its ledger.")
+
+
+@routes.on("GET", "/schedules", {200: SchedulePage}, scope="read", query=ScheduleQuery, headers=pagination.LINKS)
+def list_schedules() -> Response:
+    """List schedules by name, in pages."""
+    asked = request_body.query(ScheduleQuery)
+    with reading() as session:
+        page = views.page(
+            session, like=asked.get("like", ""), show=asked.get("show", ""), limit=asked["limit"], **_at(asked, LIST)
+        )
+    found = [_shown(view.row) for view in page.views]
+    return pagination.answer({"schedules": found}, LIST, page.older, page.newer)
+
+
+@routes.on("POST", "/schedules", {201: Schedule}, scope="admin", repeatable=True, body=ScheduleRequest)
+def add_schedule() -> Response:
+    """Add a schedule. It fires from now on."""
+    described = spec.parse(request_body.raw())
+    actions.add(described, actor())
+    return request_body.answer(_one(described.name), 201)
+
+
+@routes.on("GET", "/schedules/<name>", {200: Schedule}, scope="read")
+def get_schedule(name: str) -> Any:
+    """Get one schedule."""
+    return _one(name)
+
+
+@routes.on("PUT", "/schedules/<name>", {200: Schedule}, scope="admin", body=ScheduleRequest, errors=(409,))
+def replace_schedule(name: str) -> Any:
+    """Replace the description of a schedule. Fires that were due before do not run."""
+    data = request_body.raw()
+    described = spec.parse({"name": name, **data} if isinstance(data, dict) else data)
+    _unless_conflict(lambda: actions.edit(name, described, actor()))
+    return _one(name)
+
+
+@routes.on("DELETE", "/schedules/<name>", {204: None}, scope="admin")
+def remove_schedule(name: str) -> Response:
+    """Remove a schedule with its ledger. Its jobs stay."""
+    actions.remove(name, actor())
+    return Response(status=204)
+
+
+@routes.on("POST", "/schedules/<name>/pause", {200: Schedule}, scope="operate", body=PauseRequest)
+def pause_schedule(name: str) -> Any:
+    """Pause a schedule. The ledger records its fires as skipped."""
+    until = request_body.body(PauseRequest).get("until")
+    actions.pause(name, actor(), None if until is None else clock.parse_iso(until))
+    return _one(name)
+
+
+@routes.on("POST", "/schedules/<name>/resume", {200: Schedule}, scope="operate")
+def resume_schedule(name: str) -> Any:
+    """Resume a schedule. It fires from now on."""
+    request_body.no_body()
+    actions.resume(name, actor())
+    return _one(name)
+
+
+@routes.on("POST", "/schedules/<name>/run", {201: Ran}, scope="operate", repeatable=True, errors=(409,))
+def run_schedule(name: str) -> Response:
+    """Enqueue the schedule's job now. 409 while a job of it has not ended, unless its overlap is allow."""
+    request_body.no_body()
+    job_id = _unless_conflict(lambda: actions.run_now(name, actor()))
+    return request_body.answer({"job_id": job_id}, 201)
+
+
+@routes.on("GET", "/schedules/<name>/fires", {200: FirePage}, scope="read", query=FireQuery, headers=pagination.LINKS)
+def list_fires(name: str) -> Response:
+    """List the ledger of a schedule, newest first: each fire, what happened, and why."""
+    asked = request_body.query(FireQuery)
+    at = _at(asked, LEDGER).get("after")
+    before = _number(at) if at is not None else None
+    with reading() as session:
+        row = views.find(session, name)
+        found = views.fires(session, row, asked["limit"] + 1, before=before, outcome=asked.get("outcome", ""))
+    shown = found[: asked["limit"]]
+    older = str(shown[-1].due_at) if len(found) > len(shown) else None
+    return pagination.answer({"fires": [views.fire_json(fire) for fire in shown]}, LEDGER, older, None)
+
+
+@routes.on("GET", "/schedules/<name>/next", {200: NextFires}, scope="read", query=NextQuery)
+def next_fires(name: str) -> Any:
+    """List the next fires of a schedule."""
+    number = request_body.query(NextQuery)["n"]
+    with reading() as session:
+        row = views.find(session, name)
+        described = views.described(row)
+    if described is None:
+        raise SpecError([FieldError("tz", row.broken or "this machine cannot read the schedule.")])
+    found = [clock.to_iso(fire) for fire, _ in zip(described.timing.after(clock.now()), range(number))]
+    return {"fires": found, "reading": timing.in_words(described.timing)}
+
+
+def _one(name: str) -> dict[str, Any]:
+    with reading() as session:
+        return _shown(views.find(session, name))
+
+
+def _shown(row: Any) -> dict[str, Any]:
+    """A schedule; tokens that only read do not see the values of its environment."""
+    shown = views.schedule_json(row)
+    env = shown.get("job", {}).get("env")
+    if env and not may("operate"):
+        shown["job"] = {**shown["job"], "env": dict.fromkeys(env)}
+    return shown
+
+
+def _at(asked: dict[str, Any], name: str) -> dict[str, str]:
+    try:
+        return pagination.decode(asked.get("cursor"), name)
+    except ValueError:
+        raise pagination.invalid_cursor() from None
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 16:
+        raise pagination.invalid_cursor()
+    return int(text)
+
+
+def _unless_conflict(act: Any) -> Any:
+    try:
+        return act()
+    except actions.Conflict as error:
+        raise Problem("conflict", capitalize(str(error))) from None

@@ -1,0 +1,331 @@
+"""`schedule`: add, list, show, edit, pause, run and remove schedules. Files are in `schedule_files.py`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Optional
+
+import click
+
+from webapp.commands import schedule_files
+from webapp.commands.exit_codes import ExitCode, Failure
+from webapp.commands.shared.core import actor, core, count_option, json_option, limit_option, parsed, read_session
+from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, span
+from webapp.core import job_spec
+from webapp.core.job_spec import FieldError, SpecError, load_json
+from webapp.lib import clock
+
+if TYPE_CHECKING:
+    from webapp.db.models import Fire
+    from webapp.schedules.spec import ScheduleSpec
+    from webapp.schedules.views import ScheduleView
+
+_TIMING = (
+    click.option("--cron", metavar="EXPRESSION", help="Five fields: minute hour day month weekday. Also @daily, H."),
+    click.option("--every", metavar="DURATION", help="A fixed interval, such as 15m, instead of --cron."),
+    click.option("--anchor", metavar="TIME", help="Count intervals from this time (default: now)."),
+    click.option("--tz", metavar="ZONE", help="Time zone, such as Europe/Berlin (default: UTC)."),
+    click.option("--spread", metavar="DURATION", help="Move all fires by a fixed part of this, chosen by the name."),
+    click.option("--starts-at", metavar="TIME", help="No fire before this time."),
+    click.option("--ends-at", metavar="TIME", help="No fire after this time."),
+    click.option("--overlap", metavar="RULE", help="skip (default), queue-one, queue-all, replace or allow."),
+    click.option("--catch-up", metavar="RULE", help="Missed fires to run: last (default), all or none."),
+    click.option("--catch-up-window", metavar="DURATION", help="Run no fire that is later than this."),
+    click.option("--catch-up-max", type=int, help="With --catch-up all: only so many of the latest (default: 10)."),
+    click.option("--not-later-than", metavar="HH:MM", help="Run no late fire after this time of day."),
+    click.option("--late-after", metavar="DURATION", help="Report a job that has not started by then (default: 5min)."),
+    click.option("--failing-after", type=int, help="Report so many failed runs in a row (default: 1; 0: never)."),
+    click.option("--paused", is_flag=True, help="Add it paused."),
+    click.option("--note", metavar="TEXT"),
+    click.option("--owner", metavar="NAME"),
+)
+_JOB = (
+    click.option("--command", help="Shell command to run."),
+    click.option("--queue", metavar="NAME", help="Queue (default: default)."),
+    click.option("--requires", metavar="LABEL", multiple=True, help="Required worker label. Can be repeated."),
+    click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0)."),
+    click.option("--max-retries", type=int, help="Retries after a failed first attempt."),
+    click.option("--timeout", metavar="DURATION", help="Time limit of each attempt."),
+    click.option("--cwd", metavar="FOLDER", help="Working directory."),
+    click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
+)
+_JOB_KEYS = ("command", "queue", "requires", "priority", "max_retries", "timeout", "cwd", "env")
+TIME = parsed("TIME", clock.parse_iso)
+PAGE = 500  # schedules of one read
+
+
+def _described(command: Any) -> Any:
+    for option in reversed((*_TIMING, *_JOB)):
+        command = option(command)
+    return click.option("--json", "text", metavar="OBJECT", help="All fields as JSON, instead of options.")(command)
+
+
+@click.group(epilog="Example: manage.py schedule add nightly --cron '0 2 * * *' --command ./backup.sh")
+def schedule() -> None:
+    """Run jobs at set times, and look up each past fire."""
+
+
+for _command in (schedule_files.import_, schedule_files.export, schedule_files.apply):
+    schedule.add_command(_command)
+
+
+@schedule.command(
+    epilog="""\b
+Examples:
+  manage.py schedule add nightly --cron '0 2 * * *' --tz Europe/Berlin --command ./backup.sh
+  manage.py schedule add poll --every 15m --overlap skip --catch-up none --command ./poll.sh
+  manage.py schedule add nightly --json '{"cron":"0 2 * * *","job":{"command":"./backup.sh"}}'
+"""
+)
+@click.argument("name")
+@_described
+def add(name: str, text: Optional[str], **options: Any) -> None:
+    """Add the schedule NAME. It fires from now on."""
+    from webapp.schedules import actions, spec, timing
+
+    data = _given(name, text, options, {})
+    read = spec.parse(data)
+    with core():
+        actions.add(read, actor())
+    following = read.timing.next_after(clock.now())
+    when = f"next fire {local_time(following)}" if following is not None else "no fire left"
+    click.echo(f"{name}: added. {timing.in_words(read.timing)}; {'paused' if not read.enabled else when}")
+
+
+@schedule.command(epilog="Example: manage.py schedule edit nightly --cron '30 2 * * *'")
+@click.argument("name")
+@_described
+@click.option("--resume", is_flag=True, help="End a pause.")
+@click.option("--dry-run", is_flag=True, help="Show which fires appear, move or vanish; change nothing.")
+def edit(name: str, text: Optional[str], resume: bool, dry_run: bool, **options: Any) -> None:
+    """Change the schedule NAME: only the given fields. Fires due before do not run."""
+    from webapp.db.engines import reading
+    from webapp.schedules import actions, preview, spec, views
+
+    with core():
+        with reading() as session:
+            row = views.find(session, name)
+            before, version = views.described(row), row.version
+        known = {} if before is None else spec.to_json(before)
+        data = _given(name, text, options, known)
+        if resume:
+            data["enabled"] = True
+        after = spec.parse(data)
+        schedule_files.tell_preview(preview.preview(before, after, clock.now()))
+        if dry_run:
+            say("Nothing was changed.")
+            return
+        actions.edit(name, after, actor(), seen=version)
+    click.echo(f"{name}: changed")
+
+
+def _given(name: str, text: Optional[str], options: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """The description from JSON or options, on top of what is known."""
+    given = {key: value for key, value in options.items() if value is not None and value is not False and value != ()}
+    if text is not None:
+        if given:
+            raise click.UsageError("Give either --json or the other options.")
+        data = load_json(text)
+        if not isinstance(data, dict):
+            raise SpecError([FieldError("", "expected a JSON object.")])
+        return {**known, **({"cron": None, "every": None} if {"cron", "every"} & {*data} else {}), **data, "name": name}
+    job = dict(known.get("job", {}))
+    for key in _JOB_KEYS:
+        if key in given:
+            value = given.pop(key)
+            job[key] = _env(value) if key == "env" else list(value) if key == "requires" else value
+    if given.pop("paused", False):
+        given["enabled"] = False
+    if "cron" in given or "every" in given:
+        known = {**known, "cron": None, "every": None, "anchor": None}
+    return {**known, **given, "name": name, "job": job}
+
+
+def _env(pairs: tuple[str, ...]) -> dict[str, str]:
+    try:
+        return job_spec.read_env(pairs)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--env") from None
+
+
+@schedule.command("list", epilog="Example: manage.py schedule list --attention")
+@click.option("--like", metavar="TEXT", default="", help="Schedules whose name contains this text.")
+@click.option("--paused", "show_only", flag_value="paused", help="Paused schedules.")
+@click.option("--attention", "show_only", flag_value="attention", help="Broken, late, long or failing schedules.")
+@limit_option(100)
+@json_option
+def list_schedules(like: str, show_only: Optional[str], limit: Optional[int], as_json: bool) -> None:
+    """List schedules by name, with their next and last fire."""
+    from webapp.schedules import views
+
+    found: list[ScheduleView] = []
+    after: Optional[str] = None
+    with read_session() as session:
+        while True:
+            size = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = views.page(session, like=like, show=show_only or "", limit=size, after=after)
+            found, after = found + page.views, page.older
+            if after is None or len(found) == limit:
+                break
+        more = views.count(session, like, show_only or "") - len(found) if after is not None else 0
+    now = clock.now()
+    columns = [
+        Column("SCHEDULE", lambda view: view.row.name),
+        Column("WHEN", lambda view: _when(view)),
+        Column("STATE", lambda view: "paused" if view.is_paused else "broken" if view.spec is None else "active"),
+        Column("NEXT", lambda view: _next(view, now)),
+        Column("LAST", lambda view: view.last and f"{view.last.outcome} {ago(view.last.due_at)}"),
+        Column("ATTENTION", lambda view: "; ".join(view.attention(now)), flexible=True, optional=True),
+    ]
+    empty = "No matching schedules." if like or show_only else "No schedules yet. `manage.py schedule add --help`"
+    hidden = f"{more:,} more. Use --limit or --like to see them." if more > 0 else ""
+    present(found, columns, as_json, lambda view: views.schedule_json(view.row), empty, more=hidden)
+
+
+def _when(view: ScheduleView) -> str:
+    from webapp.schedules.timing import in_words
+
+    return "" if view.spec is None else f"{in_words(view.spec.timing)} ({view.spec.timing.tz})"
+
+
+def _next(view: ScheduleView, now: int) -> str:
+    at = view.row.next_fire_at
+    if at is None or view.is_paused:
+        return ""
+    return f"in {span(at)}" if at > now else "waits for its running job" if view.row.waiting_since else "now"
+
+
+@schedule.command("show", epilog="Example: manage.py schedule show nightly")
+@click.argument("name")
+@json_option
+def show_schedule(name: str, as_json: bool) -> None:
+    """Show the schedule NAME: its fields, next fires and last fires."""
+    from webapp.schedules import timing, views
+
+    with read_session() as session:
+        view = views.view_of(session, views.find(session, name))
+        fires = views.fires(session, view.row, 5)
+    if as_json:
+        print_json({**views.schedule_json(view.row), "fires": [views.fire_json(fire) for fire in fires]})
+        return
+    row, spec, now = view.row, view.spec, clock.now()
+    lines: list[tuple[str, str]] = [("schedule", row.name)]
+    lines += [("attention", words) for words in view.attention(now)]
+    if spec is not None:
+        lines += [("when", f"{timing.in_words(spec.timing)}, {spec.timing.tz}"), ("command", spec.job.command)]
+        lines += [("queue", spec.job.queue), ("overlap", spec.overlap), ("catch-up", spec.catch_up)]
+        lines += [("next", local_time(fire)) for fire, _ in zip(spec.timing.after(now), range(3))]
+    if view.is_paused:
+        until = f" until {local_time(row.paused_until)}" if row.paused_until else ""
+        lines.append(("paused", f"{ago(row.paused_at, row.paused_by)}{until}"))
+    lines += [(name, words) for name, words in (("note", spec.note), ("owner", spec.owner)) if words] if spec else []
+    lines += [("last", f"{local_time(fire.due_at)}  {_told(fire)}") for fire in fires]
+    show(grid(lines))
+
+
+@schedule.command(epilog="Example: manage.py schedule fires nightly --limit 20")
+@click.argument("name")
+@click.option("--outcome", type=click.Choice(["fired", "caught_up", "skipped", "missed"]), default=None)
+@limit_option(50)
+@json_option
+def fires(name: str, outcome: Optional[str], limit: Optional[int], as_json: bool) -> None:
+    """Show the ledger of the schedule NAME: each fire, whether it ran, and why not."""
+    from webapp.schedules import views
+
+    with read_session() as session:
+        row = views.find(session, name)
+        found = views.fires(session, row, limit, outcome=outcome or "")
+        more = views.count_fires(session, row, outcome or "") - len(found) if len(found) == limit else 0
+    columns = [
+        Column("DUE", lambda fire: local_time(fire.due_at)),
+        Column("OUTCOME", lambda fire: fire.outcome),
+        Column("JOB", lambda fire: fire.job_id),
+        Column("REASON", lambda fire: fire.reason, flexible=True),
+    ]
+    hidden = f"{more:,} more. Use --limit to see them." if more else ""
+    present(found, columns, as_json, views.fire_json, "No fires yet.", more=hidden)
+
+
+def _told(fire: Fire) -> str:
+    return " ".join(word for word in (fire.outcome, fire.job_id, fire.reason) if word)
+
+
+@schedule.command("next", epilog="Example: manage.py schedule next nightly -n 20")
+@click.argument("name")
+@count_option("-n", 10, 1000, "Number of fires.")
+@json_option
+def next_fires(name: str, n: int, as_json: bool) -> None:
+    """Show the next fires of the schedule NAME, and what changes of the clock do to them."""
+    from webapp.schedules import timing, views
+
+    with read_session() as session:
+        spec = _readable(views.described(views.find(session, name)), name)
+    now = clock.now()
+    found = [fire for fire, _ in zip(spec.timing.after(now), range(n))]
+    zone = timing.zone_of(spec.timing.tz)
+    columns = [
+        Column(
+            f"IN {spec.timing.tz}", lambda fire: f"{clock.to_datetime(fire).astimezone(zone):%a %Y-%m-%d %H:%M:%S %z}"
+        ),
+        Column("HERE", local_time),
+        Column("IN", span),
+    ]
+    present(found, columns, as_json, clock.to_iso, "No fire left.")
+    for change in timing.clock_changes(spec.timing, now, found[-1] + clock.DAY) if found else []:
+        say(f"{change.wall:%a %Y-%m-%d}: {change.words}")
+
+
+def _readable(spec: Optional[ScheduleSpec], name: str) -> ScheduleSpec:
+    if spec is None:
+        raise Failure(ExitCode.REFUSED, f"schedule {name} is broken. `manage.py schedule show {name}` says why.")
+    return spec
+
+
+@schedule.command(epilog="Example: manage.py schedule pause nightly --until 2030-01-31T08:00:00Z")
+@click.argument("name")
+@click.option("--until", **TIME, help="Resume by itself at this time, such as 2030-01-31T08:00:00Z.")
+def pause(name: str, until: Optional[int]) -> None:
+    """Pause the schedule NAME. The ledger records its fires as skipped."""
+    from webapp.schedules import actions
+
+    with core():
+        changed = actions.pause(name, actor(), until)
+    end = f" until {local_time(until)}" if until is not None else ""
+    click.echo(f"{name}: {'' if changed else 'already '}paused{end}")
+
+
+@schedule.command(epilog="Example: manage.py schedule resume nightly")
+@click.argument("name")
+def resume(name: str) -> None:
+    """Resume the schedule NAME. It fires from now on."""
+    from webapp.schedules import actions
+
+    with core():
+        changed = actions.resume(name, actor())
+    click.echo(f"{name}: {'resumed' if changed else 'not paused'}")
+
+
+@schedule.command(epilog="Example: manage.py schedule run nightly")
+@click.argument("name")
+@json_option
+def run(name: str, as_json: bool) -> None:
+    """Enqueue the job of the schedule NAME now, and print the job's ID."""
+    from webapp.schedules import actions
+
+    with core():
+        job_id = actions.run_now(name, actor())
+    if as_json:
+        click.echo(json.dumps({"schedule": name, "job_id": job_id}))
+    else:
+        click.echo(job_id)
+
+
+@schedule.command("rm", epilog="Example: manage.py schedule rm nightly")
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove the schedule NAME with its ledger. Its jobs stay."""
+    from webapp.schedules import actions
+
+    with core():
+        actions.remove(name, actor())
+    click.echo(f"{name}: removed")

@@ -1,0 +1,320 @@
+"""The schedules: list with the next 24 hours, one schedule with its ledger, the form, pause, run now, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Optional
+
+from flask import Blueprint, abort, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from webapp.console.display import times
+from webapp.console.display.forms import SubmitForm
+from webapp.console.display.schedule_form import FIELDS, ScheduleForm
+from webapp.console.display.schedule_strip import strip_of
+from webapp.console.frame import htmx
+from webapp.console.frame.params import whole_number, with_query
+from webapp.console.frame.person import actor, needs
+from webapp.core.job_spec import FieldError, SpecError
+from webapp.db.engines import reading
+from webapp.insight.queues import some_names
+from webapp.jobs import job_detail, settings
+from webapp.jobs.lifecycle import NotFound
+from webapp.lib import clock
+from webapp.lib.durations import parse as parse_duration
+from webapp.lib.text import capitalize
+from webapp.schedules import actions, timing, views
+from webapp.schedules.preview import Preview, preview
+from webapp.schedules.spec import ScheduleSpec, with_anchor
+from webapp.web.request_info import came_from
+
+pages = Blueprint("schedules", __name__)
+
+PAGE = 50  # schedules
+LEDGER_PAGE = 50  # fires
+NEXT = 10  # fires
+CHECKED_NEXT = 5  # fires that the form shows
+OUTCOMES = ("fired", "caught_up", "skipped", "missed")
+TIME_FIELDS = ("name", "repeat", "cron", "every", "tz", "spread", "starts_at", "ends_at")  # with fires in their check
+
+
+@pages.get("/schedules")
+def index() -> ResponseReturnValue:
+    """`q` is a part of the name, `show` is paused or attention, `after` and `before` are names between two pages."""
+    asked = {"q": request.args.get("q", "").strip()[:128], "show": request.args.get("show", "")}
+    if asked["show"] not in ("", *views.SHOWN):
+        abort(404, f"Unknown selection. Expected {' or '.join(views.SHOWN)}.")
+    after, before = request.args.get("after") or None, request.args.get("before") or None
+    now = clock.now()
+    with reading() as session:
+        page = views.page(session, like=asked["q"], show=asked["show"], limit=PAGE, after=after, before=before)
+        soon, others = views.next_day(session)
+        return htmx.page(
+            "schedules",
+            session,
+            views=page.views,
+            asked=asked,
+            number=views.count(session, asked["q"], asked["show"]),
+            whole=views.count(session),
+            strip=strip_of(soon, now, others),
+            now=now,
+            in_words=timing.in_words,
+            newer=("Previous", _url(asked, before=page.newer)) if page.newer else None,
+            older=("Next", _url(asked, after=page.older)) if page.older else None,
+            top=_url(asked) if after or before else None,
+        )
+
+
+def _url(asked: Mapping[str, str], **at: Optional[str]) -> str:
+    return with_query(url_for("schedules.index"), {**asked, **at})
+
+
+@pages.get("/schedule/<name>")
+def show(name: str) -> ResponseReturnValue:
+    """One schedule. `outcome` and `before` (microseconds) select a part of its ledger."""
+    outcome, before = request.args.get("outcome", ""), whole_number(request.args.get("before", ""), 16)
+    if outcome not in ("", *OUTCOMES):
+        abort(404, f"Unknown outcome. Expected {', '.join(OUTCOMES)}.")
+    now = clock.now()
+    with reading() as session:
+        view = views.view_of(session, views.find(session, name))
+        ledger = views.fires(session, view.row, LEDGER_PAGE + 1, before=before, outcome=outcome)
+        here = url_for("schedules.show", name=name)
+        older = (
+            with_query(here, {"outcome": outcome, "before": str(ledger[LEDGER_PAGE - 1].due_at)})
+            if ledger[LEDGER_PAGE:]
+            else None
+        )
+        return htmx.page(
+            "schedule",
+            session,
+            view=view,
+            ledger=ledger[:LEDGER_PAGE],
+            outcome=outcome,
+            outcomes=OUTCOMES,
+            older=("Older", older) if older else None,
+            top=with_query(here, {"outcome": outcome}) if before else None,
+            now=now,
+            upcoming=_upcoming(view.spec, now, NEXT) if not view.is_paused else None,
+            in_words=timing.in_words,
+            keep=settings.load(session).keep_fires,
+        )
+
+
+def _upcoming(spec: Optional[ScheduleSpec], now: int, number: int) -> Optional[dict[str, Any]]:
+    """The next fires, their time in the schedule's zone, and what changes of the clock do to them."""
+    if spec is None:
+        return None
+    zone = timing.zone_of(spec.timing.tz)
+    fires = list(islice(spec.timing.after(now), number))
+    changes = timing.clock_changes(spec.timing, now, fires[-1] + clock.DAY) if fires else []
+    moments = [(fire, clock.to_datetime(fire).astimezone(zone)) for fire in fires]
+    return {
+        "fires": [(fire, f"{at:%a %d %b %Y, %H:%M}{f':{at:%S}' if at.second else ''}") for fire, at in moments],
+        "changes": [f"{change.wall:%a %d %b %Y}: {change.words}." for change in changes],
+        "tz": spec.timing.tz,
+    }
+
+
+# --- the form --------------------------------------------------------------------------------------------------------
+
+
+@pages.get("/schedules/new")
+@needs("admin")
+def new() -> ResponseReturnValue:
+    """The form: empty, or filled in from the schedule in `from` or the job in `job`."""
+    form = ScheduleForm.empty()
+    with reading() as session:
+        if request.args.get("from"):
+            spec = _readable(views.find(session, request.args["from"]))
+            form = ScheduleForm.of_spec(spec)
+            form.values["name"] = ""
+        elif request.args.get("job"):
+            job = job_detail.find(session, request.args["job"])
+            if job is None:
+                raise NotFound(f"job {request.args['job'][:128]!r} does not exist.")
+            form = ScheduleForm.empty(SubmitForm.of_job(job))
+        return _form(session, form)
+
+
+@pages.post("/schedules/new")
+@needs("admin")
+def add() -> ResponseReturnValue:
+    form = ScheduleForm.read(request.form)
+    if form.spec is not None:
+        try:
+            actions.add(form.spec, actor())
+        except SpecError as error:
+            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
+        else:
+            back = url_for("schedules.show", name=form.spec.name)
+            return htmx.done(f"Schedule {form.spec.name} added.", back=back, leave=True)
+    with reading() as session:
+        return _form(session, form), 422
+
+
+@pages.get("/schedule/<name>/edit")
+@needs("admin")
+def edit(name: str) -> ResponseReturnValue:
+    with reading() as session:
+        row = views.find(session, name)
+        spec = views.described(row)
+        form = ScheduleForm.empty() if spec is None else ScheduleForm.of_spec(spec)
+        form.values["name"] = name
+        return _form(session, form, name=name, seen=row.version)
+
+
+@pages.post("/schedule/<name>/edit")
+@needs("admin")
+def change(name: str) -> ResponseReturnValue:
+    """Save an edit. If fires change, the first request shows which, and the second (`confirmed`) saves."""
+    seen = whole_number(request.form.get("seen", ""), 9)
+    if seen is None:
+        abort(400, "This form is incomplete. Reload the page.")
+    with reading() as session:
+        row = views.find(session, name)
+        before = views.described(row)
+    anchor = before.timing.anchor if before is not None else None
+    form = ScheduleForm.read({**request.form, "name": name}, anchor=anchor, enabled=not views.is_paused(row))
+    changed: Optional[Preview] = None
+    if form.spec is not None:
+        after = form.spec
+        if before is not None and after.timing.every != before.timing.every:
+            after = with_anchor(replace(after, timing=replace(after.timing, anchor=0)), clock.now())
+        changed = preview(before, after, clock.now())
+        if "confirmed" in request.form or not (changed.appear or changed.vanish or changed.move):
+            try:
+                actions.edit(name, after, actor(), seen=seen)
+            except actions.Outdated:
+                form.errors["name"] = "Another user changed this schedule. Reload the page to see the change."
+            else:
+                return htmx.done(f"Schedule {name} saved.", back=url_for("schedules.show", name=name), leave=True)
+    with reading() as session:
+        page = _form(session, form, name=name, seen=seen, changed=changed if not form.errors else None)
+    return page, 422 if form.errors else 200
+
+
+@pages.post("/schedules/check")
+@needs("viewer")
+def check() -> ResponseReturnValue:
+    """Check one field. For fields of time, also return the reading and the next fires."""
+    name = request.args.get("field", "")
+    if name not in FIELDS:
+        abort(404)
+    form = ScheduleForm.read({**request.form, "name": request.form.get("name", "") or "new"})
+    spec = _timed(form)
+    return htmx.fragment(
+        "schedules/_check.html",
+        name=name,
+        problem=form.errors.get(name, "") if name in FIELDS else "",
+        timed=name in TIME_FIELDS,
+        reading=timing.in_words(spec.timing) if spec is not None else "",
+        upcoming=_upcoming(spec, clock.now(), CHECKED_NEXT),
+    )
+
+
+def _timed(form: ScheduleForm) -> Optional[ScheduleSpec]:
+    """The schedule if its time is valid, whatever its job is."""
+    if form.spec is not None:
+        return with_anchor(form.spec, clock.now())
+    name = "new" if form.errors.get("name") else form.values["name"]
+    others = {name: "" for name in FIELDS if name not in TIME_FIELDS}
+    again = ScheduleForm.read({**form.values, **others, "name": name, "command": "true"})
+    return with_anchor(again.spec, clock.now()) if again.spec is not None else None
+
+
+def _form(
+    session: Session, form: ScheduleForm, *, name: str = "", seen: int = 0, changed: Optional[Preview] = None
+) -> str:
+    spec = _timed(form) if form.values["cron"] or form.values["every"] else None
+    return htmx.form_page(
+        "schedules/form.html",
+        session,
+        form=form,
+        editing=name,
+        seen=seen,
+        changed=changed,
+        reading=timing.in_words(spec.timing) if spec is not None else "",
+        upcoming=_upcoming(spec, clock.now(), CHECKED_NEXT),
+        queues=some_names(session, 200),
+        zones=_zones(),
+        zone_name=times.zone_name(),
+        defaults=settings.load(session),
+    )
+
+
+def _zones() -> list[str]:
+    from zoneinfo import available_timezones
+
+    return sorted(
+        name for name in available_timezones() if "/" in name and not name.startswith(("Etc/", "posix/", "right/"))
+    )
+
+
+def _readable(row: Any) -> ScheduleSpec:
+    spec = views.described(row)
+    if spec is None:
+        raise SpecError([FieldError("tz", row.broken or "this machine cannot read the schedule.")])
+    return spec
+
+
+# --- verbs -----------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/schedule/<name>/pause")
+@needs("operator")
+def pause(name: str) -> ResponseReturnValue:
+    """Pause, for `for` (a duration such as 2h) or until it is resumed."""
+    text = request.form.get("for", "").strip()
+    until = None
+    if text:
+        try:
+            until = clock.now() + clock.seconds(parse_duration(text))
+        except ValueError as error:
+            return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
+    try:
+        changed = actions.pause(name, actor(), until)
+    except SpecError as error:
+        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
+    if not changed:
+        return htmx.refused(f"Schedule {name} is already paused. Nothing changed.")
+    end = f" until {times.brief(until)}" if until is not None else ""
+    return htmx.done(f"Schedule {name} paused{end}. Its fires are recorded as skipped.", back=_back(name))
+
+
+@pages.post("/schedule/<name>/resume")
+@needs("operator")
+def resume(name: str) -> ResponseReturnValue:
+    if not actions.resume(name, actor()):
+        return htmx.refused(f"Schedule {name} is not paused. Nothing changed.")
+    return htmx.done(f"Schedule {name} resumed. It fires from now on.", back=_back(name))
+
+
+@pages.post("/schedule/<name>/run")
+@needs("operator")
+def run(name: str) -> ResponseReturnValue:
+    """Enqueue its job now. 409 while a job of it has not ended, unless its overlap is allow."""
+    try:
+        job_id = actions.run_now(name, actor())
+    except actions.Conflict as error:
+        return htmx.refused(capitalize(str(error)))
+    return htmx.done(f"{job_id} submitted.", back=_back(name))
+
+
+@pages.post("/schedule/<name>/remove")
+@needs("admin")
+def remove(name: str) -> ResponseReturnValue:
+    """Remove a schedule with its ledger, after confirmation."""
+    if "confirmed" not in request.form:
+        text = "Its ledger is deleted. Its jobs stay. This cannot be undone."
+        back = came_from(_back(name))
+        return htmx.ask(f"Remove schedule {name}?", text, "Remove schedule", back=back, danger=True)
+    actions.remove(name, actor())
+    return htmx.done(f"Schedule {name} removed.", back=url_for("schedules.index"), leave=True)
+
+
+def _back(name: str) -> str:
+    return url_for("schedules.show", name=name)

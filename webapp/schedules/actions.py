@@ -1,0 +1,281 @@
+"""What people and programs do to schedules. Console, CLI and API call these; each is one durable transaction.
+
+Adding, editing and resuming start from now: fires that were due before do not run. Those that nothing had decided are
+in the ledger as skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Optional
+
+from webapp.core import audit_lines, enqueue, events
+from webapp.core.job_spec import FieldError, SpecError
+from webapp.core.transaction import Transaction, transaction_on
+from webapp.db.engines import database, raising_as_sqlalchemy
+from webapp.jobs.lifecycle import NotFound
+from webapp.lib import clock
+from webapp.schedules import decider, timing
+from webapp.schedules.decider import Row
+from webapp.schedules.policy import Decision, Plan
+from webapp.schedules.spec import ScheduleSpec, to_json, with_anchor
+
+_ADD = """
+INSERT INTO schedules (name, spec, version, cursor, next_fire_at, paused_at, paused_by, created_at, created_by,
+                       changed_at, changed_by)
+VALUES (:name, :spec, 1, :now, :next, :paused_at, :paused_by, :now, :actor, :now, :actor)
+ON CONFLICT (name) DO NOTHING
+"""
+_EDIT = """
+UPDATE schedules SET spec = :spec, version = version + 1, cursor = :now, next_fire_at = :next, waiting_since = NULL,
+                     broken = NULL, paused_at = :paused_at, paused_until = :paused_until, paused_by = :paused_by,
+                     late_since = NULL, long_since = NULL, failing_since = NULL,
+                     changed_at = :now, changed_by = :actor
+WHERE id = :id
+"""
+_RAN = "UPDATE schedules SET last_fire_at = :now, version = version + 1 WHERE id = :id"
+_LATEST = "SELECT max(due_at) FROM fires WHERE schedule_id = :id AND due_at >= :now"
+_ACTIVE = "SELECT id FROM jobs WHERE schedule = :name AND finished_at IS NULL ORDER BY seq LIMIT 1"
+
+
+class Conflict(Exception):
+    """The schedule is in a state that does not allow this; the message says which. Nothing was changed."""
+
+
+class Outdated(Conflict):
+    """Another user changed the schedule since the caller read it."""
+
+
+class NameTaken(SpecError):
+    """Another schedule has this name."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of several in one transaction. `spec` None: remove the schedule. `known`: it exists."""
+
+    name: str
+    spec: Optional[ScheduleSpec]
+    known: bool
+
+
+@contextmanager
+def _changing() -> Iterator[Transaction]:
+    with raising_as_sqlalchemy(), transaction_on(database()) as transaction:
+        yield transaction
+
+
+def add(spec: ScheduleSpec, actor: str) -> None:
+    """Add a schedule. Raises SpecError if its name is taken."""
+    with _changing() as transaction:
+        _add(transaction, spec, actor)
+
+
+def edit(name: str, spec: ScheduleSpec, actor: str, *, seen: Optional[int] = None) -> None:
+    """Replace the description of a schedule. Its name stays.
+
+    `seen` is the version that the caller read. Raises NotFound, Outdated, and SpecError if the name differs.
+    """
+    if spec.name != name:
+        raise SpecError([FieldError("name", f"cannot change; this schedule is {name}. Duplicate it instead.")])
+    with _changing() as transaction:
+        _edit(transaction, _find(transaction, name, seen), spec, actor)
+
+
+def remove(name: str, actor: str) -> None:
+    """Remove a schedule with its ledger. Its jobs stay. Raises NotFound."""
+    with _changing() as transaction:
+        _remove(transaction, _find(transaction, name), actor)
+
+
+def apply(changes: Sequence[Change], actor: str) -> None:
+    """Add, edit and remove schedules in one transaction.
+
+    Raises Outdated if a schedule was added or removed since the changes were planned.
+    """
+    with _changing() as transaction:
+        for change in sorted(changes, key=lambda change: change.name):  # one order of locks
+            row = decider.named(transaction, change.name, lock=True)
+            if (row is not None) != change.known:
+                what = "added" if row is not None else "removed"
+                raise Outdated(f"schedule {change.name} was {what} meanwhile. Nothing was changed. Try again.")
+            if row is None and change.spec is not None:
+                _add(transaction, change.spec, actor)
+            elif row is not None and change.spec is None:
+                _remove(transaction, row, actor)
+            elif row is not None and change.spec is not None:
+                _edit(transaction, row, change.spec, actor)
+
+
+def pause(name: str, actor: str, until: Optional[int] = None) -> bool:
+    """Skip fires until a time (microseconds; None: until it is resumed). Returns whether anything changed.
+
+    Raises NotFound, and SpecError for a time in the past or after the year 9998.
+    """
+    now = clock.now()
+    if until is not None and until <= now:
+        raise SpecError([FieldError("until", f"{clock.to_iso(until)} is in the past.")])
+    if until is not None and until > timing.LATEST:
+        raise SpecError([FieldError("until", "is after the year 9998. Pause without an end instead.")])
+    with _changing() as transaction:
+        row = _find(transaction, name)
+        if _is_paused(row, now) and row.paused_until == until:
+            return False
+        _set_pause(transaction, row, actor, now, (now, until, actor))
+        detail = {"until": clock.to_iso(until)} if until is not None else None
+        _record(transaction, "pause", name, actor, after={"paused": True, **(detail or {})})
+        return True
+
+
+def resume(name: str, actor: str) -> bool:
+    """Let a schedule fire again, from now on. Returns whether anything changed. Raises NotFound."""
+    now = clock.now()
+    with _changing() as transaction:
+        row = _find(transaction, name)
+        if row.paused_at is None:
+            return False
+        was_paused = _is_paused(row, now)
+        _set_pause(transaction, row, actor, now, (None, None, None))
+        if was_paused:
+            _record(transaction, "resume", name, actor, after={"paused": False})
+        return was_paused
+
+
+def run_now(name: str, actor: str) -> str:
+    """Enqueue the schedule's job now, as a fire of its own. Returns the job's id.
+
+    Raises NotFound, and Conflict if a job of this schedule has not ended and its overlap is not `allow`.
+    """
+    with _changing() as transaction:
+        row = _find(transaction, name)
+        spec, now = decider.spec_of(row.text), clock.now()
+        active = transaction.execute(_ACTIVE, {"name": name}).fetchone()
+        if active is not None and spec.overlap != "allow":
+            raise Conflict(
+                f"schedule {name} did not run: its job {active[0]} has not ended, and its overlap is {spec.overlap}. "
+                "Wait for the job, or cancel it."
+            )
+        (job_id,) = enqueue.store(transaction, [spec.job], actor, schedule=name)
+        due = (transaction.execute(_LATEST, {"id": row.id, "now": now}).fetchone()[0] or now) + 1
+        due += due % clock.SECOND == 0  # other fires are due at whole seconds
+        decider.add_fires(transaction, row.id, [Decision(due, "fired", f"run now by {actor}")], [job_id], now)
+        transaction.execute(_RAN, {"id": row.id, "now": now})
+        _record(transaction, "run_schedule", name, actor, after={"job": job_id})
+        return job_id
+
+
+# --- in the caller's transaction -------------------------------------------------------------------------------------
+
+
+def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
+    now = clock.now()
+    spec = with_anchor(spec, now)
+    paused = None if spec.enabled else now
+    values = {"name": spec.name, "spec": _text(spec), "now": now, "next": spec.timing.next_after(now), "actor": actor}
+    values = {**values, "paused_at": paused, "paused_by": None if spec.enabled else actor}
+    if not transaction.execute(_ADD, values).rowcount:
+        raise NameTaken([FieldError("name", f"{spec.name!r} is taken by another schedule.")])
+    _record(transaction, "add_schedule", spec.name, actor, after=_brief(spec))
+
+
+def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) -> None:
+    now = clock.now()
+    spec = with_anchor(spec, now)
+    paused: tuple[Optional[int], Optional[int], Optional[str]] = (None, None, None)
+    if not spec.enabled:
+        paused = (row.paused_at, row.paused_until, row.paused_by) if _is_paused(row, now) else (now, None, actor)
+    before = {"broken": row.broken} if row.broken else _brief(decider.spec_of(row.text))
+    _skip(transaction, row, now, "the schedule was edited")
+    _write(transaction, row, spec, actor, now, paused)
+    _record(transaction, "edit_schedule", row.name, actor, before=before, after=_brief(spec))
+
+
+def _set_pause(
+    transaction: Transaction,
+    row: Row,
+    actor: str,
+    now: int,
+    paused: tuple[Optional[int], Optional[int], Optional[str]],
+) -> None:
+    spec = decider.spec_of(row.text)
+    _skip(transaction, row, now, "paused")
+    _write(transaction, row, replace(spec, enabled=paused[0] is None), actor, now, paused)
+
+
+def _write(
+    transaction: Transaction,
+    row: Row,
+    spec: ScheduleSpec,
+    actor: str,
+    now: int,
+    paused: tuple[Optional[int], Optional[int], Optional[str]],
+) -> None:
+    values = {"id": row.id, "spec": _text(spec), "now": now, "next": spec.timing.next_after(now), "actor": actor}
+    at, until, by = paused
+    transaction.execute(_EDIT, {**values, "paused_at": at, "paused_until": until, "paused_by": by})
+
+
+def _remove(transaction: Transaction, row: Row, actor: str) -> None:
+    transaction.execute("DELETE FROM schedules WHERE id = :id", {"id": row.id})
+    before = {"broken": row.broken} if row.broken else _brief(decider.spec_of(row.text))
+    _record(transaction, "remove_schedule", row.name, actor, before=before)
+
+
+def _skip(transaction: Transaction, row: Optional[Row], now: int, reason: str) -> int:
+    """Record fires that are due as skipped and move the cursor behind them. Returns how many."""
+    skipped = 0
+    while row is not None:
+        try:
+            due = decider.due_of(row, now)
+        except SpecError:  # broken: it has no fires
+            break
+        if not due.fires:
+            break
+        decider.write(transaction, due, Plan([Decision(fire, "skipped", reason) for fire in due.fires]), now)
+        skipped += len(due.fires)
+        row = decider.named(transaction, row.name)
+    return skipped
+
+
+def _find(transaction: Transaction, name: str, seen: Optional[int] = None) -> Row:
+    row = decider.named(transaction, name, lock=True)
+    if row is None:
+        raise NotFound(f"no such schedule: {name[:128]!r}.")
+    if seen is not None and row.version != seen:
+        raise Outdated(f"schedule {name} was changed meanwhile by another user. Nothing was saved.")
+    return row
+
+
+def _is_paused(row: Row, now: int) -> bool:
+    return row.paused_at is not None and (row.paused_until is None or row.paused_until > now)
+
+
+def _text(spec: ScheduleSpec) -> str:
+    return json.dumps(to_json(spec))
+
+
+def _brief(spec: ScheduleSpec) -> dict[str, Any]:
+    """A description for the audit trail: without the values of the job's environment."""
+    described = {key: value for key, value in to_json(spec).items() if value is not None and key not in ("name", "job")}
+    job = {**audit_lines.command_in_brief(spec.job.command), "queue": spec.job.queue}
+    return {**described, **job}
+
+
+def _record(
+    transaction: Transaction,
+    verb: str,
+    name: str,
+    actor: str,
+    *,
+    before: Optional[Mapping[str, Any]] = None,
+    after: Optional[Mapping[str, Any]] = None,
+) -> None:
+    """Write an event, and a line of the audit trail if the actor is a person or a program."""
+    detail = {key: value for key, value in (("before", before), ("after", after)) if value}
+    subject = f"schedule:{name}"
+    events.record(transaction, verb, subject, actor, detail=detail or None)
+    if audit_lines.is_audited(actor):
+        transaction.execute_many(audit_lines.LINE, audit_lines.lines(verb, [subject], actor, details=[detail]))
