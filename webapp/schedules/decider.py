@@ -23,7 +23,7 @@ from webapp.schedules.spec import ScheduleSpec, parse
 
 log = logging.getLogger("queuectl.schedules")
 
-BATCH = 50  # schedules of one transaction: about 15 ms under the write lock
+BATCH = 30  # schedules of one transaction: about 15 ms under the write lock
 FIRES = 500  # fires of one transaction
 REFRESH_BATCH = 100  # schedules
 

@@ -226,16 +226,16 @@ def in_words(timing: Timing) -> str:
 
 
 def _cron_in_words(cron: str) -> str:
-    from cronsim.explain import Expression  # only for people
-
-    parts = ["0", *cron.split()]
-    day, month, weekday = parts[3:]
+    minute, hour, day, month, weekday = cron.split()
     if day.startswith("*") or weekday.startswith("*"):
-        return Expression(parts).explain()
+        return _explained(cron)
     # If both days are given, cron fires on either; cronsim's own words say "and".
-    of_day = Expression([*parts[:5], "*"]).explain()
-    also = Expression(parts)
-    return f"{of_day}, or {also.dow}{'' if month == '*' else f' {also.month}'}"
+    of_weekday = _explained(f"{minute} {hour} * {month} {weekday}")
+    return f"{_explained(f'{minute} {hour} {day} {month} *')}, or {of_weekday[of_weekday.rindex(' on ') + 1 :]}"
+
+
+def _explained(cron: str) -> str:
+    return CronSim(cron, datetime(2026, 1, 1, tzinfo=timezone.utc)).explain()
 
 
 @dataclass(frozen=True)
