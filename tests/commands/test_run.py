@@ -87,7 +87,9 @@ def test_a_command_gives_the_exit_code_and_the_bytes_that_sh_gives() -> None:
 @pytest.mark.full
 @pytest.mark.usefixtures("worker")
 def test_real_commands_give_what_sh_gives() -> None:
-    differences = [command for command in COMMANDS if run("run", *ONCE, command) != under_sh(command)]
+    # A worker's environment and session differ from this process's; tests/test_real_batch.py compares those.
+    commands = [one for one in COMMANDS if not any(word in one for word in ("env |", "OLDPWD", "pgid"))]
+    differences = [one for one in commands if run("run", *ONCE, "--", one) != under_sh(one)]
     assert differences == []
 
 

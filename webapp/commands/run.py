@@ -89,9 +89,9 @@ def _wants_cancel(job_id: str) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
     with suppress(click.Abort, KeyboardInterrupt):  # a second Ctrl-C cancels
-        return (
-            click.prompt(f"\n{job_id}: cancel or detach?", type=click.Choice(["c", "d"]), default="c", err=True) == "c"
-        )
+        answers = click.Choice(["c", "d"])
+        answer: str = click.prompt(f"\n{job_id}: cancel or detach?", type=answers, default="c", err=True)
+        return answer == "c"
     return True
 
 
