@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from webapp.core.job_spec import SpecError
+from webapp.db import text_match
 from webapp.db.models import Fire, Job, Schedule
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
@@ -238,7 +239,7 @@ def fire_json(fire: Fire) -> dict[str, Any]:
 
 
 def _conditions(like: str, show: str) -> list[ColumnElement[bool]]:
-    conditions = [Schedule.name.contains(like, autoescape=True)] if like else []
+    conditions = [text_match.contains(Schedule.name, like)] if like else []
     if show == "paused":
         now = clock.now()
         ends = or_(Schedule.paused_until.is_(None), Schedule.paused_until > now)
