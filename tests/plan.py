@@ -11,11 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Optional, TextIO
 
 import click
 
@@ -57,11 +60,6 @@ def whole(only: Optional[str], everything: bool) -> tuple[list[Step], list[Outco
         ours = [name for name in ("manage.py", "webapp", "worker", "tests", "docs") if (CHECKOUT / name).exists()]
         steps.append(Step("lint", [sys.executable, "-m", "ruff", "check", *ours]))
         steps.append(Step("format", [sys.executable, "-m", "ruff", "format", "--check", *ours]))
-    # What is right for the oldest Python is nearly always right for this one.
-    oldest = for_python(OLDEST, ("--only", "types"), required=False)[0] if only is None else []
-    steps += oldest
-    if only == "types" or (only is None and (everything or not oldest)):
-        steps.append(Step("types", [sys.executable, "-m", "mypy"]))
     if only in {None, "tests", "browser"}:
         chromium = any(shutil.which(name) for name in CHROMIUM)
         if not chromium:
@@ -69,6 +67,11 @@ def whole(only: Optional[str], everything: bool) -> tuple[list[Step], list[Outco
         if chromium or only != "browser":
             browser = ["browser"] if only == "browser" else [] if chromium else ["not browser"]
             steps.append(parallel("browser" if only == "browser" else "tests", *marked(*marks, *browser)))
+    # What is right for the oldest Python is nearly always right for this one.
+    oldest = for_python(OLDEST, ("--only", "types"), required=False)[0] if only is None else []
+    steps += oldest
+    if only == "types" or (only is None and (everything or not oldest)):
+        steps.append(Step("types", [sys.executable, "-m", "mypy"]))
     if only in {None, "postgresql"}:
         some = [] if everything else ["postgresql"]
         steps.append(parallel("postgresql", "--db", "postgresql", *marked(*marks, *some)))
@@ -166,11 +169,18 @@ def patch_version(python: Path) -> list[int]:
 
 
 def run_all(steps: Sequence[Step], known: Sequence[Outcome]) -> bool:
-    """Run the steps and print all outcomes. Return whether all passed."""
-    outcomes = list(known)
-    for step in steps:
-        click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
-        outcomes.append(run(step))
+    """Run the steps and print all outcomes. Return whether all passed.
+
+    Most tests wait for processes most of the time. So while the step `tests` prints its progress, the long steps after
+    it run beside it, one by one, and their output follows. Fault injection runs alone.
+    """
+    names = [step.name for step in steps]
+    last = names.index("faults") if "faults" in names else len(steps)
+    first = names.index("tests") if "tests" in names else last
+    outcomes = [*known, *map(run, steps[:first])]
+    if first < last:
+        outcomes += run_beside(steps[first], steps[first + 1 : last])
+    outcomes += map(run, steps[last:])
     passed = all(outcome.passed for outcome in outcomes)
     if len(outcomes) > 1 or not passed:
         click.echo()
@@ -180,16 +190,38 @@ def run_all(steps: Sequence[Step], known: Sequence[Outcome]) -> bool:
     return passed
 
 
-def run(step: Step) -> Outcome:
-    """Run the step with its output on ours."""
+def run_beside(shown: Step, others: Sequence[Step]) -> Iterator[Outcome]:
+    """Run a step with its output on ours, and meanwhile the others; print the output of each when it has ended."""
+    beside = ThreadPoolExecutor(1)
+    with ExitStack() as stack:
+        stack.callback(beside.shutdown, cancel_futures=True)  # after Ctrl-C no other step starts
+        files = [stack.enter_context(tempfile.TemporaryFile("w+", errors="replace")) for _ in others]
+        running = [beside.submit(run, step, file) for step, file in zip(others, files)]
+        yield run(shown)
+        for step, future, file in zip(others, running, files):
+            outcome = future.result()
+            announce(step)
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout)
+            yield outcome
+
+
+def announce(step: Step) -> None:
+    click.secho(f"\n== {step.name}: {' '.join(step.command[1:])}", bold=True)
+
+
+def run(step: Step, output: Optional[TextIO] = None) -> Outcome:
+    """Run the step with its output on ours, or in a file."""
     # The tests must not touch the user's queue or depend on its configuration. Without files of bytecode, each of many
     # processes would compile all tests.
     left = (name for name in os.environ if not name.startswith("QUEUECTL_") and name != "PYTHONDONTWRITEBYTECODE")
     kept = {name: os.environ[name] for name in left}
     venv = {"QUEUECTL_VENV": os.path.realpath(sys.prefix), **step.environment}
     started = time.monotonic()
-    sys.stdout.flush()
-    with subprocess.Popen(step.command, cwd=CHECKOUT, env={**kept, **venv}) as process:
+    if output is None:
+        announce(step)
+        sys.stdout.flush()
+    with subprocess.Popen(step.command, cwd=CHECKOUT, env={**kept, **venv}, stdout=output, stderr=output) as process:
         try:
             code = process.wait()
         except KeyboardInterrupt:

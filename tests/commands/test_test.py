@@ -104,3 +104,24 @@ def test_types_are_checked_on_the_oldest_python_by_default_and_on_both_with_all(
     assert checked(True) == ["-m"]
     types = [step for step in plan.whole(None, False)[0] if step.command[-2:] == ["--only", "types"]]
     assert [step.command[0] for step in types] == [str(empty_path / f"python{OTHER}")]
+
+
+def test_other_steps_run_beside_the_tests_and_their_output_follows(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def step(name: str, makes: str, waits_for: str, code: int = 0) -> plan.Step:
+        script = (
+            "import pathlib, sys, time\n"
+            f"pathlib.Path({str(tmp_path / makes)!r}).touch()\n"
+            f"while not pathlib.Path({str(tmp_path / waits_for)!r}).exists(): time.sleep(0.01)\n"
+            f"print('says', {name!r})\n"
+            f"sys.exit({code})\n"
+        )
+        return plan.Step(name, [sys.executable, "-c", script])
+
+    steps = [step("lint", "0", "0"), step("tests", "1", "2"), step("types", "2", "1", 3), step("faults", "3", "1")]
+    assert not plan.run_all(steps, [plan.Outcome("browser", True, "not here")])
+    printed = capfd.readouterr().out
+    said = [line.split()[1] for line in printed.splitlines() if line.startswith("says ")]
+    assert said == ["lint", "tests", "types", "faults"]
+    assert "FAILED with exit code 3" in printed
