@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 def create_app(config: Optional[Config] = None) -> Flask:
     """Create the application with console and API."""
-    from webapp import api, console, web
+    from webapp import api, console
     from webapp.db.application import create_core
+    from webapp.web import gate, setup
 
     app = create_core(config)
-    web.init_app(app, [api.Api(), console.Console()])
+    setup.init_app(app, [api.Api(), console.Console()])
     console.init_app(app)
     api.init_app(app)
-    web.check_routes(app)
+    gate.check_routes(app)
     return app

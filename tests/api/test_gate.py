@@ -22,7 +22,8 @@ from webapp.config import Config
 from webapp.console import Console
 from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Audit, Throttle
-from webapp.web import check_routes, faces
+from webapp.web import faces
+from webapp.web.gate import check_routes
 
 pytestmark = pytest.mark.usefixtures("own_clock")
 

@@ -25,7 +25,8 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import ROLES, UserSession
 from webapp.jobs import actions, job_detail
 from webapp.lib import clock
-from webapp.web import check_routes, faces
+from webapp.web import faces
+from webapp.web.gate import check_routes
 from webapp.web.request_info import CONNECTED_TO, is_known_host, is_own_url, local_path
 from webapp.web.secret_key import secret_key
 

@@ -55,12 +55,13 @@ def list_settings(as_json: bool) -> None:
 def get(key: str, queue: Optional[str], as_json: bool) -> None:
     """Print the value of the setting KEY."""
     from webapp.jobs import settings
-    from webapp.web import serializers
 
     key = _key(key, queue)
     with read_session() as session:
         value = settings.find(session, key)
     if as_json:
+        from webapp.web import serializers
+
         print_json(serializers.setting(value))
     else:
         click.echo(value.value)
