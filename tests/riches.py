@@ -23,7 +23,7 @@ from tests.factories import (
 )
 from webapp.accounts import tokens
 from webapp.core.states import STATES
-from webapp.db import audit, engines
+from webapp.db import audit, engines, models
 from webapp.db.models import (
     BulkAction,
     CommandHour,
@@ -150,6 +150,7 @@ def _act() -> dict[str, Any]:
 
 def contents() -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table of the database of this context, but for its schema's and its moves' own."""
+    models.load_all()
     found = {}
     with engines.reading() as session:
         for table in engines.Base.metadata.sorted_tables:

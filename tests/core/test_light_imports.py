@@ -80,3 +80,11 @@ def test_enqueue_on_postgresql_imports_no_framework(home: Path) -> None:
     found = imported_by(home, "enqueue", "--command", "true")
     assert found >= {"click", "psycopg"}
     assert found & (FRAMEWORKS | {"rich"}) == set()
+
+
+def test_a_read_of_jobs_makes_no_classes_of_other_tables() -> None:
+    others = [f"webapp.db.models.{name}" for name in ("accounts", "insight", "schedules")]
+    arguments = [str(CHECKOUT), json.dumps(others), json.dumps(["webapp.jobs.settings", "webapp.jobs.listing"])]
+    command = [sys.executable, "-c", _IMPORT_EACH, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)
+    assert json.loads(done.stdout) == {}

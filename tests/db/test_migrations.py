@@ -53,6 +53,7 @@ def test_head_names_the_newest_revision() -> None:
 
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
 def test_the_migrations_lead_to_the_models(app: Flask) -> None:
+    models.load_all()
     with db.read_engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, models.Job.metadata)

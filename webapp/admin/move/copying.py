@@ -21,7 +21,10 @@ from sqlalchemy.exc import DBAPIError
 from webapp.admin.move import marker
 from webapp.admin.move.databases import MoveError, Side, Tick
 from webapp.core import db_errors
+from webapp.db import models
 from webapp.db.engines import Base
+
+models.load_all()
 
 ROWS = 2000  # limit of one batch
 BYTES = 8 * 1024**2  # limit of texts and outputs in one batch; a single row may be larger
