@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from webapp.db.models.accounts import ROLES as ROLES
     from webapp.db.models.accounts import SCOPES as SCOPES
-    from webapp.db.models.accounts import Audit as Audit
     from webapp.db.models.accounts import IdempotencyKey as IdempotencyKey
     from webapp.db.models.accounts import SetupLink as SetupLink
     from webapp.db.models.accounts import Throttle as Throttle
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from webapp.db.models.accounts import User as User
     from webapp.db.models.accounts import UserSession as UserSession
     from webapp.db.models.accounts import View as View
+    from webapp.db.models.audit import Audit as Audit
     from webapp.db.models.fleet import BulkAction as BulkAction
     from webapp.db.models.fleet import Control as Control
     from webapp.db.models.fleet import RetentionMark as RetentionMark
@@ -45,7 +45,6 @@ _NAMES = {
     "accounts": (
         "ROLES",
         "SCOPES",
-        "Audit",
         "IdempotencyKey",
         "SetupLink",
         "Throttle",
@@ -54,6 +53,7 @@ _NAMES = {
         "UserSession",
         "View",
     ),
+    "audit": ("Audit",),
     "fleet": ("BulkAction", "Control", "RetentionMark", "Setting", "Supervisor", "Worker"),
     "insight": ("CommandHour", "Group", "Minute"),
     "jobs": ("ATTEMPT_STATES", "Attempt", "Event", "Job", "LabelSetRow", "OutputChunk", "OutputTail", "Queue"),

@@ -1,10 +1,10 @@
-"""Users, sessions, API tokens, login throttling, saved searches and the audit trail."""
+"""Users, sessions, API tokens, login throttling and saved searches."""
 
 from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -105,29 +105,6 @@ class IdempotencyKey(Model):
     at: Mapped[int]
     status: Mapped[Optional[int]] = mapped_column(Integer)
     answer: Mapped[Optional[bytes]]
-
-
-class Audit(Model):
-    """A line of the audit trail. A trigger refuses changes, and deletions except of old lines by retention."""
-
-    __tablename__ = "audit"
-
-    id: Mapped[int] = mapped_column(Sequence, primary_key=True, autoincrement=True)
-    at: Mapped[int]
-    actor: Mapped[str]  # person:ana, token:deploy, anonymous
-    verb: Mapped[str]
-    subject: Mapped[str]  # as in events
-    outcome: Mapped[str]
-    face: Mapped[str]  # command, console, api; worker: retention
-    address: Mapped[Optional[str]]
-    detail: Mapped[Optional[str]]  # a JSON object; `before` and `after` have the changes
-
-    __table_args__ = (
-        CheckConstraint(one_of("outcome", ("done", "refused")), name="outcome"),
-        Index("ix_audit_actor", "actor", "id"),
-        Index("ix_audit_subject", "subject", "id"),
-        {"sqlite_autoincrement": True},
-    )
 
 
 class SetupLink(Model):
