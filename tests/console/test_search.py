@@ -10,7 +10,7 @@ from typing import Optional
 import pytest
 
 from tests.console.conftest import Browser
-from tests.console.test_lists import ids
+from tests.console.test_job_list import ids
 from tests.factories import change_job, make_job, make_jobs
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Job

@@ -10,7 +10,7 @@ import time_machine
 from sqlalchemy import update
 
 from tests.console.conftest import Browser
-from tests.console.test_people import problem
+from tests.console.test_users import problem
 from webapp.accounts import tokens
 from webapp.console.audit import Change, changes
 from webapp.db import audit

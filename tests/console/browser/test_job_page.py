@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk

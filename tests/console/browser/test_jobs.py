@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.console.browser.test_flows import url_with
 from tests.factories import make_job, make_jobs
 from webapp.db.engines import reading

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import pytest
 from playwright.sync_api import Page
 
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
 from webapp.accounts import sessions, tokens, users
 from webapp.core import job_spec

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.factories import make_job, make_supervisor, make_worker
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor, Worker
