@@ -75,7 +75,7 @@ def test_no_process_of_an_idle_fleet_has_loaded_a_framework(fleet: list[psutil.P
     }
 
 
-def test_an_idle_fleet_takes_a_few_times_the_memory_of_an_empty_python(fleet: list[psutil.Process]) -> None:
+def test_an_idle_fleet_needs_a_few_times_the_memory_of_an_empty_python(fleet: list[psutil.Process]) -> None:
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", _EMPTY], **pipes) as empty:
         assert empty.stdout is not None

@@ -97,7 +97,9 @@ def stand_still(service: Service, process: psutil.Process) -> None:
     service.hear(sd_notify.ALIVE)
 
 
-def test_up_serves_and_lives_no_more_than_its_console(service: Service, eventually: Eventually) -> None:
+def test_up_is_ready_with_its_console_and_sends_the_watchdog_only_with_it(
+    service: Service, eventually: Eventually
+) -> None:
     service.start("up", "--port", "0", "--workers", "1", interval=INTERVAL)
     address = ADDRESS.search(read_until(service.process, "Ctrl-C stops everything"))
     assert address
@@ -118,7 +120,7 @@ def test_up_serves_and_lives_no_more_than_its_console(service: Service, eventual
 
 
 @pytest.mark.full
-def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_nothing_of_the_manager(
+def test_up_continues_while_a_dead_console_restarts_and_its_jobs_have_no_manager_variables(
     service: Service, eventually: Eventually
 ) -> None:
     service.start("up", "--port", "0", "--workers", "1", interval=INTERVAL)
@@ -136,7 +138,7 @@ def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_not
 
 
 @pytest.mark.full
-def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eventually: Eventually) -> None:
+def test_workers_alone_report_ready_watchdog_stop_and_suspend(service: Service, eventually: Eventually) -> None:
     service.start("worker", "start", "--count", "2")
     service.hear(sd_notify.READY)
     assert service.processes.run("status", "--json").json["workers"]
@@ -149,7 +151,7 @@ def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eve
 
 
 @pytest.mark.full
-def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
+def test_a_stop_that_waits_for_jobs_without_limit_is_not_reported_as_stopping(
     service: Service, eventually: Eventually
 ) -> None:
     # At STOPPING=1 systemd starts the clock of TimeoutStopSec, and would kill what a person let finish.
@@ -165,7 +167,7 @@ def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
     assert service.process.wait(DEADLINE) == 0
 
 
-def test_a_console_alone_is_ready_lives_stands_still_and_stops(service: Service) -> None:
+def test_a_console_alone_reports_ready_watchdog_suspend_and_stop(service: Service) -> None:
     service.start("web", "--port", "0")
     address = read_until(service.process, "console").split()[-1]
     service.hear(sd_notify.READY)

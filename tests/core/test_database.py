@@ -43,7 +43,7 @@ def names(database: Database) -> set[str]:
         return {name for (name,) in connection.query("SELECT name FROM queues WHERE name <> 'default'")}
 
 
-def test_transactions_one_after_another_use_one_connection(database: Database) -> None:
+def test_consecutive_transactions_use_one_connection(database: Database) -> None:
     store(database, "one")
     first = database.take()
     database.give_back(first)
@@ -62,7 +62,7 @@ def test_only_a_few_idle_connections_are_kept(database: Database) -> None:
         taken[-1].execute("SELECT 1")
 
 
-def test_threads_never_use_a_connection_at_the_same_time(database: Database) -> None:
+def test_threads_never_share_a_connection_at_the_same_time(database: Database) -> None:
     used: set[int] = set()
     errors: list[BaseException] = []
 
@@ -88,7 +88,7 @@ def test_threads_never_use_a_connection_at_the_same_time(database: Database) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_opens_connections_of_its_own_and_leaves_its_parents_open(database: Database) -> None:
+def test_a_fork_opens_its_own_connections_and_leaves_those_of_its_parent_open(database: Database) -> None:
     store(database, "parent")
     [(parents, _)] = database._idle
     child = os.fork()
@@ -141,7 +141,7 @@ def test_a_query_leaves_no_transaction_open(database: Database) -> None:
 
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("role", ["write", "worker"])
-def test_a_row_that_another_transaction_locks_is_told_as_busy_after_the_timeout(config: Config, role: str) -> None:
+def test_a_row_locked_by_another_transaction_is_reported_as_busy_after_the_timeout(config: Config, role: str) -> None:
     database = Database(config, role)
     with closing(database.connect()) as other:
         other.execute("BEGIN")
@@ -160,7 +160,7 @@ def test_a_row_that_another_transaction_locks_is_told_as_busy_after_the_timeout(
 
 
 @pytest.mark.only("postgresql")
-def test_a_server_that_does_not_answer_is_asked_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresponsive_server_is_asked_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that is away takes ten seconds to notice."""
     asked = []
 
@@ -174,7 +174,7 @@ def test_a_server_that_does_not_answer_is_asked_once(config: Config, monkeypatch
     assert asked == [1]
 
 
-def test_a_database_that_is_missing_or_of_another_version_is_not_current(config: Config, app: Flask) -> None:
+def test_a_missing_database_or_one_of_another_version_is_not_current(config: Config, app: Flask) -> None:
     database = engines.database()
     assert database.is_current()
     with transaction_on(database) as transaction:

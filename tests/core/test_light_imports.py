@@ -50,7 +50,7 @@ def test_no_module_imports_a_framework_or_a_slow_module(package: str) -> None:
     assert json.loads(done.stdout) == {}
 
 
-def test_the_guard_finds_what_is_forbidden() -> None:
+def test_the_guard_finds_forbidden_imports() -> None:
     arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, *SLOW]), json.dumps(sorted(CHORES))]
     command = [sys.executable, "-c", _IMPORT_EACH, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)

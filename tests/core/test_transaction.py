@@ -36,7 +36,7 @@ def _store_and_fail(name: str) -> None:
         raise RuntimeError("not after all")
 
 
-def test_a_block_that_ends_is_stored_and_one_that_raises_is_rolled_back(app: Flask) -> None:
+def test_a_block_commits_at_its_end_and_rolls_back_after_an_error(app: Flask) -> None:
     with durable() as transaction:
         transaction.execute_many(ADD, [{"name": "one"}, {"name": "two"}])
     with pytest.raises(RuntimeError, match="after all"):
@@ -54,12 +54,12 @@ def test_values_reach_sqlite_with_their_types(sqlite_app: Flask) -> None:
         assert row.fetchone() == (None, 1, "integer", b"\0x", "blob", 1.5)
 
 
-def test_a_key_that_is_taken_raises_what_a_session_raises(app: Flask) -> None:
+def test_a_taken_key_raises_the_same_error_as_in_a_session(app: Flask) -> None:
     with pytest.raises(IntegrityError), durable() as transaction:
         transaction.execute_many(ADD, [{"name": "one"}, {"name": "one"}])
 
 
-def test_another_program_that_holds_the_database_is_reported_as_busy(
+def test_a_database_held_by_another_program_is_reported_as_busy(
     sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger = sqlite.library.connect(home / "queue.db", isolation_level=None)
@@ -71,7 +71,7 @@ def test_another_program_that_holds_the_database_is_reported_as_busy(
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("0", 1), ("1", 2)])
-def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
+def test_workers_commit_with_the_chosen_durability(home: Path, wanted: str, found: int) -> None:
     app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
     with app.app_context():
         connection = worker_connection()
@@ -79,7 +79,7 @@ def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, fo
         connection.close()
 
 
-def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
+def test_an_invalid_durability_value_is_refused(home: Path) -> None:
     with pytest.raises(ConfigError, match="QUEUECTL_DURABLE_SETTLES is 'yes'"):
         load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": "yes"})
 
@@ -101,7 +101,7 @@ def test_a_worker_connection_recovers_from_an_error(app: Flask) -> None:
 
 @pytest.mark.postgresql
 @pytest.mark.only("postgresql")
-def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_counts_even_if_its_notification_fails(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WakeupSignal, "notify", lambda _self, execute: execute("no statement at all"))
     with durable() as transaction:
         transaction.execute(ADD, {"name": "one"})

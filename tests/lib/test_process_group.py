@@ -28,7 +28,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
     return write
 
 
-def test_a_child_has_its_own_session_and_is_asked_to_stop(
+def test_a_child_has_its_own_session_and_receives_a_stop_request(
     script: Callable[[str], Path], eventually: Callable[..., Any]
 ) -> None:
     ready = script("")
@@ -51,6 +51,6 @@ def test_a_child_that_ignores_the_request_is_killed(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own signal is Linux's")
-def test_a_process_whose_parent_is_gone_already_ends() -> None:
+def test_a_process_whose_parent_has_gone_exits() -> None:
     with pytest.raises(SystemExit):
         process_group.end_with(os.getppid() + 1_000_000)

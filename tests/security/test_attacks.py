@@ -104,7 +104,7 @@ def test_a_write_without_csrf_token_or_by_get_changes_nothing(target: Target) ->
 # --- sessions  6.3.1 7.2 7.3 7.4 ---
 
 
-def test_log_in_starts_a_new_session_and_log_out_ends_it(target: Target) -> None:
+def test_sign_in_starts_a_new_session_and_sign_out_ends_it(target: Target) -> None:
     ana, mine = target.person("admin"), target.stranger()
     mine.send("GET", "/login")
     planted = dict(mine.cookies)
@@ -130,7 +130,7 @@ def test_a_new_password_a_lower_role_and_disabling_a_user_end_sessions(target: T
         assert person.send("GET", "/jobs").status == 303, command
 
 
-def test_a_changed_cookie_signs_nobody_in(target: Target) -> None:
+def test_a_changed_cookie_does_not_sign_in(target: Target) -> None:
     ana = target.person("admin")
     name = f"queuectl_{target.port}"
     good = ana.cookies[name]
@@ -164,7 +164,7 @@ def test_password_guesses_slow_down_and_do_not_reveal_known_names(target: Target
      "///evil.example", "http:evil.example", "javascript:alert(1)", "/\x00/evil.example", "/%0d%0aSet-Cookie:x=1",
      "@evil.example"],
 )  # fmt: skip
-def test_log_in_redirects_only_to_this_console(target: Target, viewer_name: str, target_page: str) -> None:
+def test_sign_in_redirects_only_to_this_console(target: Target, viewer_name: str, target_page: str) -> None:
     answer = target.stranger().log_in(viewer_name, next_page=target_page)
     assert answer.status == 303
     location = answer.headers["location"]

@@ -32,7 +32,7 @@ def act(act_id: int) -> BulkAction:
         return actions.find(session, act_id)
 
 
-def test_the_rest_follows_a_canary_that_completes(
+def test_the_other_jobs_follow_a_canary_that_completes(
     dead: list[str], queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     (tmp_path / "fixed").touch()
@@ -44,7 +44,7 @@ def test_the_rest_follows_a_canary_that_completes(
 
 
 @pytest.mark.full
-def test_the_rest_stays_when_the_canary_dies_again(
+def test_the_other_jobs_stay_dead_if_the_canary_dies_again(
     dead: list[str], queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     act_id = canary.start(JobFilter(), "person:ana", dead[0])

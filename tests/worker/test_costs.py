@@ -108,7 +108,7 @@ def test_a_short_job_costs_one_transaction_of_few_statements(
 
 
 @pytest.mark.usefixtures("worker")
-def test_of_several_that_ended_together_each_costs_two_statements_to_settle(queue: Queue, connection: Counted) -> None:
+def test_each_of_several_finished_jobs_costs_two_statements_to_settle(queue: Queue, connection: Counted) -> None:
     for _ in range(8):
         queue.enqueue("true")
     dispatcher = make_dispatcher(connection, slots=4)
@@ -119,7 +119,7 @@ def test_of_several_that_ended_together_each_costs_two_statements_to_settle(queu
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_failure_costs_no_more_and_a_death_its_last_words(
+def test_a_failure_costs_the_same_and_a_dead_letter_also_its_last_output(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     queue.enqueue("false", max_retries=1)
@@ -137,7 +137,7 @@ def test_a_failure_costs_no_more_and_a_death_its_last_words(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("postgresql")
-def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_server(
+def test_a_notified_worker_reads_and_claims_in_one_round_trip(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     """All that are idle are told of each, and one of them has it."""
@@ -152,7 +152,7 @@ def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_ser
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("what", ["paused", "due", "alone"])
-def test_where_there_is_more_to_do_the_one_trip_takes_nothing_and_a_whole_turn_follows(
+def test_with_more_to_do_the_round_trip_claims_nothing_and_a_full_turn_follows(
     queue: Queue, connection: Counted, dispatcher: Dispatcher, what: str
 ) -> None:
     assert dispatcher.turn() == []
@@ -228,7 +228,7 @@ def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
 @pytest.mark.parametrize("kind", list(_ELSEWHERE))
-def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
+def test_settle_and_claim_take_the_same_steps_with_any_number_of_rows(
     kind: str, queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     fill(kind, CLAIM_LOOKAHEAD + 8)  # more than a claim from all queues reads
@@ -244,7 +244,7 @@ def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
 @pytest.mark.parametrize("queues", [None, ["default"]])
-def test_a_turn_prepares_no_statement_again(queue: Queue, connection: Counted, queues: Optional[list[str]]) -> None:
+def test_a_turn_prepares_no_statement_twice(queue: Queue, connection: Counted, queues: Optional[list[str]]) -> None:
     """SQLite does so where a value may change the plan, such as that of a LIMIT. It calls the authorizer meanwhile."""
     for _ in range(3):
         queue.enqueue("true")
@@ -294,7 +294,7 @@ FROM n WHERE :jobs > 0
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
 @pytest.mark.parametrize("jobs", [0, 2])
-def test_a_worker_of_all_queues_takes_the_same_steps_however_many_queues_there_are(
+def test_a_worker_of_all_queues_takes_the_same_steps_with_any_number_of_queues(
     jobs: int, queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     for _ in range(6):
@@ -310,7 +310,7 @@ def test_a_worker_of_all_queues_takes_the_same_steps_however_many_queues_there_a
 
 
 @pytest.mark.usefixtures("worker")
-def test_an_empty_claim_costs_one_statement_more_however_many_queue_names_there_are(
+def test_an_empty_claim_costs_one_more_statement_with_any_number_of_queue_names(
     connection: Counted, dispatcher: Dispatcher
 ) -> None:
     fill_queues(10_000, 0)
@@ -330,7 +330,7 @@ def test_jobs_of_thousands_of_queues_are_claimed_in_order(connection: Counted) -
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_paused_queue_full_of_jobs_in_front_hides_no_job_and_changes_no_order(connection: Counted) -> None:
+def test_a_full_paused_queue_in_front_hides_no_job_and_keeps_the_order(connection: Counted) -> None:
     fill_queues(1, 5_000, name="paused", paused=1, priority=9)
     fill_queues(300, 2)
     fill_queues(3, 1, name="urgent", priority=5)
@@ -341,7 +341,7 @@ def test_a_paused_queue_full_of_jobs_in_front_hides_no_job_and_changes_no_order(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
-def test_a_paused_queue_in_front_costs_the_same_however_many_jobs_it_has(
+def test_a_paused_queue_in_front_costs_the_same_with_any_number_of_jobs(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     fill_queues(1, 100, name="paused", paused=1, priority=9)

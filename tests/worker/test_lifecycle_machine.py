@@ -309,9 +309,7 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 @pytest.mark.postgresql
-def test_the_database_says_what_a_model_says(
-    fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_database_matches_the_model(fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lifecycle, "fresh_config", staticmethod(fresh_config), raising=False)
     run_state_machine_as_test(  # type: ignore[no-untyped-call,unused-ignore]
         Lifecycle,

@@ -52,7 +52,7 @@ print([one.exit_code for one in ended], bool(opened), time.monotonic() < until)
 """
 
 
-def test_a_command_that_ends_just_after_the_others_were_collected_is_not_overlooked(tmp_path: Path) -> None:
+def test_a_command_that_ends_just_after_the_check_is_not_missed(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     subprocess.run(["mkfifo", str(gate)], check=True)
     command = [sys.executable, "-c", _END_BETWEEN, str(CHECKOUT), str(gate)]

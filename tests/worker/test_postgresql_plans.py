@@ -117,13 +117,13 @@ class _TakenBack(Exception):
         ("promote", 3 * PROMOTE_LIMIT),
     ],
 )
-def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, most: int) -> None:
+def test_a_turn_reads_no_more_rows_than_it_takes(large: Flask, name: str, most: int) -> None:
     plan = plan_of(name)
     assert rows_read(plan) <= most, json.dumps(plan, indent=1)
 
 
 @pytest.mark.parametrize("name", ["pick", "pick_of", "busy_label_sets"])
-def test_a_claim_from_a_label_set_never_walks_the_first_jobs_of_all_queues(large: Flask, name: str) -> None:
+def test_a_claim_from_a_label_set_never_reads_the_first_jobs_of_all_queues(large: Flask, name: str) -> None:
     """With old statistics PostgreSQL did, and read all jobs of other queues that stand before them."""
     with writing() as session:
         session.execute(text("UPDATE jobs SET priority = 50 WHERE queue = 'mail' AND state = 'pending'"))
@@ -178,7 +178,7 @@ def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: s
         assert rows_read(plan) <= 3 * PAGE, json.dumps(plan, indent=1)
 
 
-def test_what_pages_show_of_queues_reads_little(large: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_figures_on_pages_read_few_rows(large: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "COUNT_CAP", 100)
     with planned() as (session, plans):
         queries.oldest_pending(session)

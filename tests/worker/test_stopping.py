@@ -59,9 +59,7 @@ def supervisor(log: Path, so: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.full
-def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
-    queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
-) -> None:
+def test_a_worker_receives_a_stop_during_its_fork(queue: Queue, tmp_path: Path, eventually: Callable[..., Any]) -> None:
     log = tmp_path / "log"
     with supervisor(log, _SLOW_FORKS) as process:
         eventually(lambda: log.read_text().count("forked") == 2)  # the maintenance process and the worker
@@ -69,7 +67,7 @@ def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
         assert process.wait(DEADLINE) == 0, log.read_text()
 
 
-def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
+def test_two_stops_in_a_row_reach_a_worker_that_was_not_ready(
     queue: Queue, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
     log, file = tmp_path / "log", tmp_path / "pid"
@@ -103,7 +101,7 @@ def test_a_suspended_maintenance_process_does_not_delay_a_stop(
         assert not psutil.pid_exists(maintenance)
 
 
-def test_a_worker_that_can_have_no_connection_for_its_heartbeat_takes_no_job(
+def test_a_worker_without_a_heartbeat_connection_takes_no_job(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log, job_id = tmp_path / "log", queue.enqueue("true")

@@ -76,7 +76,7 @@ def listening(app: Flask, eventually: Callable[..., Any]) -> Iterator[Listening]
     one.end()
 
 
-def test_it_rings_for_each_job_that_is_stored(
+def test_each_stored_job_sends_a_notification(
     listening: Listening, queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     for _ in range(2):
@@ -85,16 +85,14 @@ def test_it_rings_for_each_job_that_is_stored(
         eventually(listening.wakeup.signalled)
 
 
-def test_it_rings_when_people_change_what_workers_may_do(
+def test_changes_of_queues_and_workers_send_a_notification(
     listening: Listening, queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     queue.set(max_retries=1)
     eventually(listening.wakeup.signalled)
 
 
-def test_it_rings_for_nothing_that_was_rolled_back(
-    listening: Listening, queue: Queue, eventually: Callable[..., Any]
-) -> None:
+def test_a_rollback_sends_no_notification(listening: Listening, queue: Queue, eventually: Callable[..., Any]) -> None:
     with pytest.raises(ZeroDivisionError), db.writing():
         raise ZeroDivisionError
     with db.writing(wakes_workers=False):
@@ -104,7 +102,7 @@ def test_it_rings_for_nothing_that_was_rolled_back(
     eventually(listening.wakeup.signalled)
 
 
-def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
+def test_after_its_connection_ends_it_polls_more_often_and_listens_again(
     listening: Listening, queue: Queue, eventually: Callable[..., Any], postgresql_server: URL
 ) -> None:
     before = listening.connection.driver
@@ -117,7 +115,7 @@ def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
     eventually(listening.wakeup.signalled)
 
 
-def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a_second(
+def test_if_its_own_notification_is_missing_it_logs_that_and_polls_twice_a_second(
     app: Flask,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -139,7 +137,7 @@ def number(condition: str) -> int:
         return int(session.execute(text(f"SELECT count(*) {others} AND {condition}")).scalar_one())
 
 
-def test_where_no_second_connection_can_be_had_it_listens_all_the_same(
+def test_without_a_second_connection_it_still_listens(
     app: Flask, queue: Queue, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:
     """As on a server that takes no more of them: then it does not know whether it hears, and looks twice a second."""
@@ -170,7 +168,7 @@ def test_no_transaction_is_open_while_a_command_runs(
     assert number("state LIKE 'idle in transaction%' AND xact_start < now() - interval '1 second'") == 0
 
 
-def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+def test_a_worker_uses_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     """PostgreSQL allows a hundred by default."""
     queue.enqueue("true")
     maintenance = 2  # it reads and writes
@@ -227,7 +225,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
+def test_behind_pgbouncer_jobs_run_and_the_worker_reports_missing_notifications(
     queue: Queue,
     pooled: str,
     fleet: Start,
@@ -244,7 +242,7 @@ def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
     eventually(lambda: queue.job(last).state == "completed")
 
 
-def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, pooled: str, tmp_path: Path) -> None:
+def test_settings_of_a_session_behind_pgbouncer_reach_no_other_session(app: Flask, pooled: str, tmp_path: Path) -> None:
     """A reader's transactions are read-only and a worker's not durable; the connections are the same."""
     from webapp.db.application import create_core
 

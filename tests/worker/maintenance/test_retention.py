@@ -97,7 +97,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled", "dead"])
-def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_setting(state: str) -> None:
+def test_ended_jobs_older_than_their_setting_are_deleted_with_their_attempts(state: str) -> None:
     old, young = ended(state, 8.1), ended(state, 6.9)
     others = {ended(other, 400).id for other in {"completed", "cancelled", "dead"} - {state}}
     nothing = {f"keep_{other}": 0 for other in ("completed", "cancelled", "dead")}
@@ -107,14 +107,14 @@ def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_settin
         assert session.scalar(select(func.count()).select_from(Attempt).where(Attempt.job_seq == old.seq)) == 0
 
 
-def test_dead_letters_are_kept_for_ever_unless_a_setting_says_otherwise() -> None:
+def test_dead_letters_are_kept_forever_by_default() -> None:
     dead = ended("dead", 5000)
     ended("completed", 31)
     prune()
     assert left() == {dead.id}
 
 
-def test_jobs_that_have_not_ended_are_kept_however_old_they_are() -> None:
+def test_unfinished_jobs_are_kept_at_any_age() -> None:
     jobs = {
         factories.make_job(state, created_at=1, changed_at=1, run_at=1).id
         for state in ("pending", "failed", "scheduled")
@@ -123,7 +123,7 @@ def test_jobs_that_have_not_ended_are_kept_however_old_they_are() -> None:
     assert left() == jobs
 
 
-def test_a_job_that_was_requeued_and_ended_again_in_the_meantime_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_was_requeued_and_ended_again_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     old = ended("completed", 400)
 
     def requeued(session: Session, seqs: list[int]) -> list[int]:
@@ -135,7 +135,7 @@ def test_a_job_that_was_requeued_and_ended_again_in_the_meantime_stays(monkeypat
     assert left() == {old.id}
 
 
-def test_old_records_go_and_those_of_existing_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_records_are_deleted_and_those_of_existing_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "RECORDS", 2)
     actions.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
     actions.apply("cancel", ["job0", "job1", "job2"], "person:test")
@@ -148,7 +148,7 @@ def test_old_records_go_and_those_of_existing_jobs_stay(monkeypatch: pytest.Monk
         assert list(session.scalars(select(Event.verb))) == ["cancel"] * 3
 
 
-def test_old_records_are_found_behind_many_of_existing_jobs_and_young_ones_stay(
+def test_old_records_are_found_behind_many_of_existing_jobs_and_recent_ones_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retention, "RECORDS", 1)  # a look is ten rows
@@ -166,7 +166,7 @@ def test_old_records_are_found_behind_many_of_existing_jobs_and_young_ones_stay(
         assert list(session.scalars(select(Event.verb).order_by(Event.id))) == ["cancel"] * 25 + ["resume"]
 
 
-def test_old_answers_of_the_api_go_however_long_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_stored_responses_of_the_api_are_deleted_at_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "BYTES", 1000)
     _, token = tokens.make("deploy", "submit", None, "person:ana")
     with writing() as session:
@@ -182,7 +182,7 @@ def test_old_answers_of_the_api_go_however_long_they_are(monkeypatch: pytest.Mon
 # --- in how small pieces ---------------------------------------------------------------------------------------------
 
 
-def test_a_transaction_deletes_no_more_jobs_and_no_more_output_than_is_allowed(
+def test_a_transaction_deletes_a_limited_number_of_jobs_and_bytes_of_output(
     monkeypatch: pytest.MonkeyPatch, taken: list[Stock]
 ) -> None:
     monkeypatch.setattr(deletion, "JOBS", 10)
@@ -198,7 +198,7 @@ def test_a_transaction_deletes_no_more_jobs_and_no_more_output_than_is_allowed(
     assert max(one.output for one in taken) == 60_000  # a third one would be too much
 
 
-def test_a_job_with_more_output_than_is_allowed_goes_attempt_by_attempt(
+def test_a_job_with_more_output_than_allowed_is_deleted_attempt_by_attempt(
     monkeypatch: pytest.MonkeyPatch, taken: list[Stock]
 ) -> None:
     monkeypatch.setattr(deletion, "BYTES", 100_000)
@@ -212,7 +212,7 @@ def test_a_job_with_more_output_than_is_allowed_goes_attempt_by_attempt(
 
 
 @pytest.mark.full
-def test_many_attempts_are_a_bound_too(monkeypatch: pytest.MonkeyPatch, taken: list[Stock]) -> None:
+def test_the_number_of_attempts_is_limited_too(monkeypatch: pytest.MonkeyPatch, taken: list[Stock]) -> None:
     for number in range(4):
         ended("completed", 40 - number, *[b""] * 400)
     prune()
