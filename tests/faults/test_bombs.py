@@ -1,4 +1,4 @@
-"""Commands that want everything get what they are allowed."""
+"""Commands that use too many resources are stopped by their limits."""
 
 from __future__ import annotations
 

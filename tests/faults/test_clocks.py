@@ -20,7 +20,7 @@ def test_a_clock_set_by_an_hour_marks_only_a_suspended_worker_lost_and_moves_due
 def test_a_process_keeps_its_start_time_when_the_clock_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Linux reckons the time of the boot, and with it start times, backwards from the wall clock.
+    # Linux computes the boot time, and so start times, backwards from the wall clock.
     pid = psutil.Process().pid
     before = processes.started(pid)
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 1.0)

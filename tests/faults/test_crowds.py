@@ -1,4 +1,4 @@
-"""Many at once, small enough for every run; the long run has the full numbers."""
+"""Crowds, small enough for every run; the long run has the full numbers."""
 
 from __future__ import annotations
 

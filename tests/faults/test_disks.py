@@ -1,4 +1,4 @@
-"""Full, read-only, vanished and damaged disks: said in one line, and nothing acknowledged is lost."""
+"""Full, read-only, missing and damaged disks: one clear line, and no acknowledged data is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.rig import Rig
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Rig]:
-    """A rig whose home lies on a disk that can be filled."""
+    """A rig with its home on a disk that can be filled."""
     try:
         with machine.small_disk(tmp_path / "disk", 48) as disk:
             (tmp_path / "rig").mkdir()

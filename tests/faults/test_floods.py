@@ -1,4 +1,4 @@
-"""Output that nobody can keep, and that no terminal would bear."""
+"""Enormous and unprintable output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet on three hosts: what each sees of the others, and what becomes of the jobs of one that is cut off or dies."""
+"""Workers on three hosts: what each sees of the others, and the jobs of a host that is cut off or dies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Wait = Callable[..., Any]
 def machines(
     postgresql_server: URL, migrated_postgresql: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Hosts]:
-    """Three of them, whole again after each test; a database that they share with this process."""
+    """Three hosts, repaired after each test, with a database that this process shares."""
     hindrance = can_have_hosts()
     if hindrance is not None:
         pytest.fail(hindrance) if os.environ.get("CI") else pytest.skip(hindrance)
@@ -54,7 +54,7 @@ def machines(
 
 @pytest.fixture
 def hosts(machines: Hosts, eventually: Wait) -> Iterator[Hosts]:
-    """Each with a worker."""
+    """The hosts, each with a worker."""
     for host in machines.values():
         host.heal()
         host.start("worker", "start", "--slots", "2")
@@ -135,7 +135,7 @@ def test_supervisors_of_every_host_are_visible_and_controlled_from_any(hosts: Ho
 def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_returns_breaks_nothing(
     hosts: Hosts, eventually: Wait, tmp_path: Path
 ) -> None:
-    """INV: whoever was acknowledged reaches its end, and no attempt begins beside another that nobody has recorded."""
+    """The invariant: every acknowledged job ends, and no unrecorded attempt overlaps another."""
     ledger = Ledger(tmp_path / "ledger")
     cut = worker_on("beta")
     held = submit(ledger.command(60), id="held", requires="host:beta")
@@ -152,7 +152,7 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_returns_breaks_nothi
     with reading() as session:
         told = session.scalars(select(Event.detail).where(Event.verb == "lose", Event.subject == f"job:{held}")).one()
     assert "may still be running there" in (told or "")
-    # Only the other hosts were heard of, and they lost nothing.
+    # Only the other hosts were reported, and they lost nothing.
     assert {worker.host for worker in workers("expired")} == {"beta"}
     assert job(long).losses == 0
 
@@ -168,7 +168,7 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_returns_breaks_nothi
 
 
 def test_two_containers_with_one_name_leave_each_other_alone(hosts: Hosts, eventually: Wait) -> None:
-    """Each numbers its processes itself: by its pid, a worker of the other would be gone."""
+    """Each container has its own pids, so a worker of the other one would seem dead."""
     hosts["beta"].start("worker", "start")
     eventually(lambda: len(workers()) == 4)
     jobs = [submit("sleep 0.5", requires="host:beta") for _ in range(6)]

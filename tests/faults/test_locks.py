@@ -1,4 +1,4 @@
-"""Another writer holds the database for long: nothing crashes, nobody is expired, limits and cancellations bite."""
+"""Another writer holds the database for long: nothing crashes, no worker is lost, limits and cancellations work."""
 
 from __future__ import annotations
 

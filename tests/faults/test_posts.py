@@ -1,4 +1,4 @@
-"""What the console has acknowledged is there, whatever happens to the console."""
+"""Acknowledged jobs survive any end of the console."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What anyone was told survives a power cut."""
+"""Acknowledged data survives a power cut."""
 
 from __future__ import annotations
 

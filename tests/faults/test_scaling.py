@@ -1,4 +1,4 @@
-"""Scaling loses nothing and is not lost, whatever is killed or stands still meanwhile."""
+"""Scaling loses no job and is completed, whatever is killed or suspended meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is lost when the PostgreSQL server fails, and everything goes on by itself when it is back."""
+"""Nothing is lost when the PostgreSQL server fails, and everything continues by itself when it is back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture(scope="session")
 def migrated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a database that is up to date, stopped, to be copied."""
+    """A stopped server with a current database, to copy."""
     with folder_of_servers() as folder:
         server = Server.made(folder / "migrated")
         server.start()
@@ -37,7 +37,7 @@ def migrated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 @pytest.fixture
 def server(migrated_server: Server) -> Iterator[Server]:
-    """A server of the test's own, with an empty queue."""
+    """A server for one test, with an empty queue."""
     with folder_of_servers() as folder:
         one = Server.copied(migrated_server, folder / "data")
         try:
@@ -49,7 +49,7 @@ def server(migrated_server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def standby(server: Server) -> Iterator[Server]:
-    """A server that has all that the other one has, before anybody is told that it is stored."""
+    """A synchronous standby of the server."""
     one = Server.standby_of(server, server.folder.with_name("standby"))
     try:
         yield one

@@ -1,4 +1,4 @@
-"""Nothing is lost, repeated or left behind when processes stand still."""
+"""Nothing is lost, repeated or left behind when processes are suspended."""
 
 from __future__ import annotations
 

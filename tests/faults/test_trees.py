@@ -1,4 +1,4 @@
-"""Commands that will not go, and workers that die or sleep at the worst moment."""
+"""Commands that do not end, and workers that die or hang at the worst moment."""
 
 from __future__ import annotations
 
