@@ -1,4 +1,4 @@
-"""The packages and their floors: who may import whom, who may change a job's state, who may open the database file."""
+"""The floors of the packages, and which modules may change a job's state or open the database file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process learns where its queue lies, and how plainly it refuses what it cannot use."""
+"""The configuration of a process: how it finds its queue, and clear errors for invalid values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests get from `databases.py`: no test sees what the one before did."""
+"""The databases of `databases.py`: no test sees data of the test before."""
 
 from __future__ import annotations
 

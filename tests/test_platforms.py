@@ -1,4 +1,4 @@
-"""Every module can be imported where there is no fork and no POSIX signal. What runs there is tested in `worker/`."""
+"""Every module can be imported without fork and POSIX signals. Tests in `worker/` run such processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real batches through the CLI: commands end as under `sh -c`, and 500 over the files of this system as they must."""
+"""Real batches through the CLI: commands end as under `sh -c`, and 500 commands over the files of this system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays in the audit trail and for how long: commands in brief, lines until retention deletes them."""
+"""The contents of the audit trail and their retention: shortened commands, and deletion of old entries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = "the audit trail is append-only"
 
 
 def write_lines(*days_ago: float, detail: Optional[str] = None) -> list[int]:
-    """Lines of so many days ago, in this order. Returns their ids."""
+    """Write entries of these days ago, in this order. Returns their ids."""
     line: dict[str, Any] = {"actor": "person:ana", "verb": "pause", "subject": "queue:mail", "outcome": "done"}
     with writing() as session:
         rows = [
@@ -44,7 +44,7 @@ def lines() -> list[Audit]:
 
 
 def prune(**values: int) -> None:
-    """A whole round of retention, with the settings as they are stored."""
+    """Run a whole round of retention with the stored settings."""
     for key, value in values.items():
         settings.set_setting(key, value, "rule:test")
     with reading() as session:
@@ -137,7 +137,7 @@ def test_an_entry_dated_in_the_future_does_not_block_the_others(monkeypatch: pyt
 
 
 def announce(**values: Any) -> None:
-    """The line that retention writes."""
+    """Write the entry that retention writes before it deletes."""
     with writing() as session:
         row = {"at": clock.now(), "actor": "rule:retention", "verb": "prune", "subject": "audit", "outcome": "done"}
         session.execute(insert(Audit).values(**{**row, "face": "worker", **values}))

@@ -1,4 +1,4 @@
-"""Log-in slows down where it fails, for an account and an address, and for nobody for good."""
+"""Sign-in slows down after failures, per account and per address, and never locks a user out for good."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("own_clock", "app")
 
 
 def fail(*keys: str, times: int = 1) -> float:
-    """Fail so often; return the wait that the last try was told, 0 when it was admitted."""
+    """Fail this many times; return the wait of the last attempt, 0 if it was admitted."""
     for _ in range(times):
         wait = login_throttle.admit(keys)
     return wait

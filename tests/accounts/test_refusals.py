@@ -1,4 +1,4 @@
-"""The same refusal stands in the audit trail once a minute, with a count; for pages and for programs."""
+"""Repeated refusals are in the audit trail once a minute, with a count, for users and programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webapp.db.models import Audit
 
 @pytest.fixture
 def whole(config: Config) -> Iterator[Flask]:
-    """Both faces, on SQLite and on PostgreSQL."""
+    """The whole application with both faces."""
     yield from opened(make_app(config))
 
 

@@ -1,4 +1,4 @@
-"""What programs show: kept as a hash, ended in time, and for no more than its scope."""
+"""API tokens: stored as a hash, limited in time and by scope."""
 
 from __future__ import annotations
 

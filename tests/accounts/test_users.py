@@ -1,4 +1,4 @@
-"""Who may open the console: users, passwords, and the one-time link of the first start."""
+"""Users, passwords, and the one-time set-up link of the first start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How other queues are run beside ours: with one made for the test, which needs no installation and no server."""
+"""How other queues are run beside ours, with a peer made for the test that needs no installation and no server."""
 
 from __future__ import annotations
 

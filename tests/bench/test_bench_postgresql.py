@@ -1,4 +1,4 @@
-"""The section on PostgreSQL: with a queue made for the test in procrastinate's place, which needs no installation."""
+"""The PostgreSQL section, with a peer made for the test in the place of procrastinate."""
 
 from __future__ import annotations
 

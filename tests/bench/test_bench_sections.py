@@ -1,4 +1,4 @@
-"""Each section of the benchmark measures something real, in tiny sizes, and leaves no process behind."""
+"""Each section of the benchmark measures real work, in tiny sizes, and leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Installs of the front door: kills, other hashes, an index out of reach, two at once, changed locks."""
+"""Installs of the front door: kills, wrong hashes, an unreachable index, concurrent starts, changed locks."""
 
 from __future__ import annotations
 

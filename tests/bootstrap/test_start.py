@@ -1,4 +1,4 @@
-"""A start with a finished environment: what it loads, and whose packages it uses."""
+"""A start with a finished environment: what it loads, and which packages it uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One environment for several Pythons, several commands and several users: it is neither replaced in use nor lost."""
+"""One environment for several Pythons, commands and users: it is neither replaced in use nor lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def change_stamp(door: Door, made_for: str) -> None:
 
 @contextmanager
 def staying(door: Door) -> Iterator[dict[str, Any]]:
-    """What a command says that runs until the block ends."""
+    """The report of a command that runs until the block ends."""
     running = door.popen("stay")
     yield json.loads(running.stdout.readline())
     running.communicate(timeout=DEADLINE)

@@ -1,4 +1,4 @@
-"""`activity`: what was done to jobs, its undo and its end; and the canary of `dlq retry`."""
+"""`activity`: actions on jobs, undo and stop; and the canary of `dlq retry`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`audit`: the trail in a terminal and as a file, narrowed the same way."""
+"""`audit`: the audit trail in a terminal and as a file, with the same filters."""
 
 from __future__ import annotations
 

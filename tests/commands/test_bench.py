@@ -1,4 +1,4 @@
-"""`bench`: what it prints, for people and programs, and that it leaves nothing behind, however it ends."""
+"""`bench`: its output for users and programs, and that it leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deadline import DEADLINE
 
 @pytest.fixture(autouse=True)
 def scratch_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which scratch folders are made."""
+    """The folder for scratch folders."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -31,7 +31,7 @@ def scratch_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Measure nothing; the names of the sections that were asked for. Their rows are the same few."""
+    """Replace measurements by fixed rows; collect the names of the requested sections."""
     names: list[str] = []
 
     def measure(run: Bench, name: str, *, quick: bool) -> list[Row]:

@@ -1,4 +1,4 @@
-"""`config`: read and change settings; bounds are told, and who changed what is kept."""
+"""`config`: read and change settings; bounds, history and authors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`demo`: it ends well, leaves nothing behind, and touches no real queue."""
+"""`demo`: it succeeds, leaves nothing behind, and touches no real queue."""
 
 from __future__ import annotations
 

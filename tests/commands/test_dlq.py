@@ -1,4 +1,4 @@
-"""`dlq`: list, retry and discard dead letters, and nothing else."""
+"""`dlq`: list, retry and discard dead letters only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`db` and `doctor`: is the database sound, and the machine fit?"""
+"""`db` and `doctor`: checks of the database and of the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from webapp.lib import clock
 
 @pytest.fixture
 def migrated(request: pytest.FixtureRequest) -> bool:
-    """Only a test that asks for an application begins with a database: the others begin with none, or a broken one."""
+    """Only a test with an application starts with a database; the others start with none, or a broken one."""
     return bool({"app", "sqlite_app"} & set(request.fixturenames))
 
 

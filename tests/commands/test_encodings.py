@@ -1,4 +1,4 @@
-"""Where stdout or stderr cannot write a character there is a substitute, in every command."""
+"""If stdout or stderr cannot write a character, every command writes a substitute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`enqueue`: from JSON, options and lines; all or none; faults that say where and what."""
+"""`enqueue`: from JSON, options and lines; all or none; errors with place and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit codes that scripts can tell apart; the table in the documents is that of the code."""
+"""Exit codes for scripts; the table in the documents matches the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`status`, `queue` and `worker list / stop / quiet / resume`: the fleet at a glance, and how it is steered."""
+"""`status`, `queue` and `worker list / stop / quiet / resume`: the workers at a glance, and their control."""
 
 from __future__ import annotations
 

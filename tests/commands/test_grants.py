@@ -1,4 +1,4 @@
-"""What a PostgreSQL server refuses is explained with the statement that helps, and that statement helps."""
+"""Refusals of a PostgreSQL server are explained with the statement that helps, and that statement works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`list`, `show`, `cancel`, `run-now`: what is printed where, and which exit codes."""
+"""`list`, `show`, `cancel`, `run-now`: output and exit codes."""
 
 from __future__ import annotations
 

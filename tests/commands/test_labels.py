@@ -1,4 +1,4 @@
-"""Labels on the command line: workers are given some, jobs require them, lists show both."""
+"""Labels on the command line: workers have them, jobs require them, lists show both."""
 
 from __future__ import annotations
 

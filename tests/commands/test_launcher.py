@@ -1,4 +1,4 @@
-"""`deploy/queuectl`: the command line beside a service. A stand-in answers for systemd, as systemd 252 does."""
+"""`deploy/queuectl`: the command line beside a service. A stand-in plays systemd 252."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MANAGE = 'echo "user $(id -un)"; env; for one in "$@"; do echo "argument $one"; 
 
 
 class Machine:
-    """A machine with a service, a checkout whose manage.py says how it was called, and a `sudo` that says the same."""
+    """A machine with a service, and stand-ins for manage.py and `sudo` that print their arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

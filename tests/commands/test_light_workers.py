@@ -1,4 +1,4 @@
-"""What an idle fleet of a real `worker start` holds in memory: no framework, and little more than Python itself."""
+"""The memory of an idle `worker start`: no framework, and little more than Python itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`logs`: a job's bytes as they were written, kept or as they come, and what is said beside them."""
+"""`logs`: the exact output of a job, stored or live, and messages beside it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_following_a_job_that_never_starts_ends(app: Flask, cli: Cli) -> None:
 
 
 def test_following_continues_from_waiting_through_a_retry_to_the_end(app: Flask, cli: Cli, monkeypatch: Any) -> None:
-    """Each look of the follower finds what a worker did since; no byte comes twice, none is lost."""
+    """Each poll finds the worker's new output; no byte is repeated or lost."""
     job = make_job(id="a")
 
     def starts(number: int) -> None:

@@ -1,4 +1,4 @@
-"""`db move`: what a person reads before, during and after; and what every other command says from then on."""
+"""`db move`: messages before, during and after it; and those of all other commands from then on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that root runs on the queue of a service's user: the service can still open every file."""
+"""Commands that root runs on a queue of a service user: the service can still open every file."""
 
 from __future__ import annotations
 

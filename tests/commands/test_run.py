@@ -1,4 +1,4 @@
-"""`run`, `wait`, `logs --exit-code` and `enqueue --wait`: a script gets what `sh -c` would give it."""
+"""`run`, `wait`, `logs --exit-code` and `enqueue --wait`: a script gets the results of `sh -c`."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_ctrl_c_without_a_terminal_cancels(processes: Processes, eventually: Cal
 
 
 def test_a_discarded_job_ends_the_command(app: object, processes: Processes, eventually: Callable[..., object]) -> None:
-    """A rival hangs."""
+    """It must not wait forever."""
     process = processes.start("run", "true")
     eventually(lambda: "no workers are running" in processes.errors)
     actions.apply("discard", [newest()], "person:ana")

@@ -1,4 +1,4 @@
-"""The lines that the project's seed document promises, word for word, by real processes, from another folder."""
+"""The command lines of the project's seed document, word for word, by real processes, from another folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`up`, `worker start` and `web` under a service manager, which hears when they serve, that they live, when they stop.
 
-The manager is a real socket of the test's; it knows, as systemd does, which process a message came from.
+The manager is a real socket of the test. Like systemd, it knows the sender of each message.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from webapp.lib import sd_notify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd, and who sent a datagram, are Linux's")
 
-INTERVAL = 4.0  # seconds without a tick after which this manager would take `up` for dead; its console has the half
-SHORT = 2.0  # the same for what has no console
+INTERVAL = 4.0  # watchdog interval of `up` in seconds; its console has half of it
+SHORT = 2.0  # the same without a console
 Eventually = Callable[..., Any]
 
 
 class Service:
-    """A service of a manager that watches it."""
+    """A service that the manager watches."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -54,13 +54,13 @@ class Service:
         return next((one for one in children if command in one.cmdline()), None)
 
     def hear(self, message: str) -> None:
-        """Wait for another message with these words."""
+        """Wait for another message with this text."""
         deadline = time.monotonic() + DEADLINE
         while not any(message in one for one in self.listen(deadline)):
             assert time.monotonic() < deadline, f"no {message!r}, but {self.messages}"
 
     def silent(self, message: str, lasting: float) -> bool:
-        """Whether this is not said for so many seconds."""
+        """Whether this message does not arrive within these seconds."""
         deadline = time.monotonic() + lasting
         while time.monotonic() < deadline:
             if any(message in one for one in self.listen(deadline)):
@@ -68,7 +68,7 @@ class Service:
         return True
 
     def listen(self, deadline: float) -> list[str]:
-        """The next message, none at the deadline."""
+        """The next message; empty at the deadline."""
         self.socket.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             data, ancillary, _, _ = self.socket.recvmsg(4096, 1024)
@@ -88,10 +88,10 @@ def service(processes: Processes) -> Iterator[Service]:
 
 
 def stand_still(service: Service, process: psutil.Process) -> None:
-    """Stop a process (SIGSTOP) for a while: the manager hears no sign of life until it goes on."""
+    """Suspend a process for a while: the manager gets no watchdog message until it continues."""
     service.hear(sd_notify.ALIVE)
     process.suspend()
-    service.silent("anything", service.interval / 2 + 0.5)  # what was due before anybody could know
+    service.silent("anything", service.interval / 2 + 0.5)  # a message that was due already
     assert service.silent(sd_notify.ALIVE, service.interval)
     process.resume()
     service.hear(sd_notify.ALIVE)
@@ -154,7 +154,7 @@ def test_workers_alone_report_ready_watchdog_stop_and_suspend(service: Service, 
 def test_a_stop_that_waits_for_jobs_without_limit_is_not_reported_as_stopping(
     service: Service, eventually: Eventually
 ) -> None:
-    # At STOPPING=1 systemd starts the clock of TimeoutStopSec, and would kill what a person let finish.
+    # At STOPPING=1 systemd starts TimeoutStopSec, and would kill jobs that a user lets finish.
     service.start("worker", "start")
     service.hear(sd_notify.READY)
     service.processes.run("enqueue", "--command", "exec sleep 600", "--id", "job1")

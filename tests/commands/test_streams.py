@@ -1,4 +1,4 @@
-"""Where a command's output goes may be closed, full, or gone: what it did stands, and one line says what is wrong."""
+"""The output of a command is closed, full or gone: its work is kept, and one line reports the problem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of commands and its group: what loads when, exit codes, and the one line for what went wrong."""
+"""The table of commands and its group: lazy loading, exit codes, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `manage.py probe`, a command whose body the test gives."""
+    """Run `manage.py probe`, a command with a body from the test."""
 
     def run(body: Callable[[], object], *argv: str) -> int:
         monkeypatch.setitem(sys.modules, "webapp.commands.probe", SimpleNamespace(probe=click.command()(body)))

@@ -1,4 +1,4 @@
-"""`manage.py test` itself: what it plans. That the plan runs is seen whenever this suite does."""
+"""The plan of `manage.py test`. Every run of this suite shows that the plan works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`token`: the secret alone goes to stdout, once; what has ended stays ended."""
+"""`token`: only the secret goes to stdout, once; an ended token stays ended."""
 
 from __future__ import annotations
 

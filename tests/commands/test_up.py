@@ -1,4 +1,4 @@
-"""`up` and `web`: real processes that serve, are drained, die and come back."""
+"""`up` and `web`: real processes that serve, drain, die and restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINK = re.compile(r"http://127\.0\.0\.1:\d+/setup/(\S+)")
 
 @pytest.fixture
 def migrated() -> bool:
-    """A fresh home, in which nothing was ever started."""
+    """A new home without a database."""
     return False
 
 
@@ -38,7 +38,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def get(address: str) -> int:
-    """The status of an answer; 0 where there is none."""
+    """The status of a response; 0 without one."""
     try:
         with urllib.request.build_opener(_NoRedirect).open(address, timeout=DEADLINE) as answer:
             return int(answer.status)
@@ -49,7 +49,7 @@ def get(address: str) -> int:
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """What a process prints up to the line with these words."""
+    """The output of a process up to the line with this text."""
     assert process.stdout is not None
     text = ""
     for line in process.stdout:
@@ -60,7 +60,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
 
 
 class Running:
-    """An `up` that has said where it is."""
+    """A running `up` and its address."""
 
     def __init__(self, process: subprocess.Popen[str], text: str) -> None:
         self.process = process
@@ -88,7 +88,7 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
     assert get(up.address + "/healthz") == 200
-    assert get(up.address + "/") == 303  # to log in
+    assert get(up.address + "/") == 303  # to sign in
     processes.run("enqueue", "--command", "echo hello", "--id", "job1")
     eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
     family = psutil.Process(up.process.pid).children(recursive=True)
@@ -102,11 +102,11 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
 
 @pytest.mark.full
 def test_the_children_have_their_own_sessions(up: Running, eventually: Eventually) -> None:
-    # Otherwise a terminal's Ctrl-C would end them before `up` can let them finish.
+    # Otherwise Ctrl-C in a terminal would end them before `up` can let them finish.
     def sessions() -> set[int]:
         return {os.getsid(one.pid) for one in psutil.Process(up.process.pid).children()}
 
-    eventually(lambda: len(sessions()) == 3)  # the console, the keeper and the worker
+    eventually(lambda: len(sessions()) == 3)  # the console, maintenance and the worker
     assert os.getsid(up.process.pid) not in sessions()
 
 
@@ -153,7 +153,7 @@ def test_running_jobs_can_finish_and_a_second_signal_does_not_wait_for_them(
         up.process.wait(1.5)
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(DEADLINE) == 0
-    assert '"pending"' in processes.run("show", "job1", "--json").out  # handed back
+    assert '"pending"' in processes.run("show", "job1", "--json").out  # released
 
 
 def test_a_console_that_dies_is_restarted_on_the_same_port(
@@ -170,7 +170,7 @@ def test_a_console_that_dies_is_restarted_on_the_same_port(
 
 def test_no_process_outlives_a_killed_parent_for_long(up: Running, eventually: Eventually) -> None:
     eventually(lambda: get(up.address + "/healthz") == 200)
-    # The console and its process, the keeper and the worker.
+    # The console with its process, maintenance and the worker.
     eventually(lambda: len(psutil.Process(up.process.pid).children(recursive=True)) == 4)
     family = psutil.Process(up.process.pid).children(recursive=True)
     up.process.kill()
@@ -233,7 +233,7 @@ def test_web_ends_when_its_terminal_closes_and_ignores_signals_of_gunicorn(proce
     assert "Traceback" not in processes.errors
 
 
-# --- what cannot start, starts nothing ---
+# --- invalid starts ---
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`user`: add, list, passwd; passwords come from a pipe or a prompt, and never from the command line."""
+"""`user`: add, list, passwd; passwords come from a pipe or a prompt, never from the command line."""
 
 from __future__ import annotations
 

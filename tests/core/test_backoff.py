@@ -1,4 +1,4 @@
-"""Exponential backoff: growth, ceiling, jitter, and no overflow however long it goes on."""
+"""Exponential backoff: growth, maximum, jitter, and no overflow for any number of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connections of a database: which are kept, who may use them, and what happens when they break."""
+"""The connections of a database: which are kept, who uses them (threads, forks), and how broken ones are replaced."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_consecutive_transactions_use_one_connection(database: Database) -> None
 
 
 def test_only_a_few_idle_connections_are_kept(database: Database) -> None:
-    """A console has many threads, and a server a hundred connections for all programs."""
+    """A console has many threads, and a server has a hundred connections for all programs."""
     taken = [database.take() for _ in range(databases.MOST_IDLE + 2)]
     for connection in taken:
         database.give_back(connection)
@@ -120,7 +120,7 @@ def test_a_connection_that_the_server_ended_is_replaced(database: Database, monk
 
 @pytest.mark.only("postgresql")
 def test_a_connection_that_broke_in_a_transaction_is_not_kept(database: Database) -> None:
-    """An idle connection that was just used is not tested, so one transaction may fail; the next has a new one."""
+    """A recently used connection is not tested, so one transaction can fail; the next gets a new connection."""
     store(database, "one")
     [(idle, _)] = database._idle
     with closing(database.connect()) as other:
@@ -151,7 +151,7 @@ def test_a_row_locked_by_another_transaction_is_reported_as_busy_after_the_timeo
             transaction.execute("UPDATE control SET pulse = pulse + 1")
         assert time.monotonic() - began >= 0.2
         other.execute("ROLLBACK")
-    with transaction_on(database, 0.2) as transaction:  # the connection is sound, and its limit is gone
+    with transaction_on(database, 0.2) as transaction:  # the connection works, without the limit
         transaction.execute("UPDATE control SET pulse = pulse + 1")
         assert transaction.execute("SHOW lock_timeout").fetchone() == ("200ms",)
     with closing(Connection(database)) as connection:
@@ -161,7 +161,7 @@ def test_a_row_locked_by_another_transaction_is_reported_as_busy_after_the_timeo
 
 @pytest.mark.only("postgresql")
 def test_an_unresponsive_server_is_asked_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is away takes ten seconds to notice."""
+    """An absent machine is detected after ten seconds."""
     asked = []
 
     def connect(*_: object) -> None:

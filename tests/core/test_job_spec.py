@@ -1,4 +1,4 @@
-"""What a job may look like, and how plainly the rest is refused."""
+"""The fields of a job: what is accepted, and clear messages for the rest."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def modules_of(package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", ["webapp.core", "worker"])
 def test_no_module_imports_a_framework_or_a_slow_module(package: str) -> None:
-    """One after another in one fresh process: the answer names the first that imports it."""
+    """Import one module after another in one new process; report the first that imports it."""
     names = modules_of(package)
     assert len(names) > 15
     arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, "click", *SLOW]), json.dumps(names)]

@@ -1,4 +1,4 @@
-"""Plain SQL: what is stored and what is rolled back, what is raised, and whom a commit wakes."""
+"""Plain SQL: commit, rollback, errors, and the wake-up of workers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_block_commits_at_its_end_and_rolls_back_after_an_error(app: Flask) ->
 
 
 def test_values_reach_sqlite_with_their_types(sqlite_app: Flask) -> None:
-    """The adapters of the driver for these types return what it would store without them."""
+    """The adapters store the same values as the driver without them."""
     values = {"none": None, "true": True, "bytes": b"\0x", "number": 1.5}
     with durable() as transaction:
         row = transaction.execute("SELECT :none, :true, typeof(:true), :bytes, typeof(:bytes), :number", values)
@@ -138,7 +138,7 @@ def test_a_statement_for_psycopg_keeps_its_casts_and_its_percent_signs() -> None
 
 @pytest.mark.only("sqlite")
 def test_a_connection_that_cannot_write_is_not_used_again(app: object) -> None:
-    """Opened while the disk was read-only, it would stay so."""
+    """A connection opened on a read-only disk would stay read-only."""
     ours = engines.database()
     connection = ours.take()
     connection.execute("PRAGMA query_only = ON")

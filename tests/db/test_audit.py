@@ -1,4 +1,4 @@
-"""The trail: every write of a person or program, in its own transaction; nothing in it can be changed."""
+"""The audit trail: every write of a user or program, in its own transaction; entries cannot be changed."""
 
 from __future__ import annotations
 

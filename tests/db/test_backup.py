@@ -1,4 +1,4 @@
-"""Backups: whole or not there, and put back only when nobody looks."""
+"""Backups: complete or absent, and restored only while no process uses the queue."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ids(config: Config) -> list[str]:
 
 
 def leave(app: Flask) -> None:
-    """Be no user of the database any more, as a process that has ended."""
+    """Release the database, as an ended process does."""
     with app.app_context():
         engines.disconnect()
     os.close(app.extensions["queuectl_database"].in_use)

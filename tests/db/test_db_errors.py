@@ -1,4 +1,4 @@
-"""How an error of the database is told from one of ours, and what may be said of it."""
+"""Errors of the database are told apart from our own errors, with a message for each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def postgresql_app(postgresql_config: Config) -> Iterator[Flask]:
 
 @pytest.fixture
 def serverless(home: Path) -> Iterator[Flask]:
-    """The application at an address where no server is."""
+    """The application with an address without a server."""
     url = URL.create("postgresql+psycopg", host="127.0.0.1", port=1, database="queue")
     yield from opened(create_core(configuration(home, url), migrate=False))
 
@@ -55,7 +55,7 @@ def test_if_no_server_answers_the_database_is_unreachable_and_nothing_was_done()
 def lose_the_session(
     request: pytest.FixtureRequest, postgresql_app: Flask, postgresql_server: URL
 ) -> Callable[[bool], None]:
-    """Write, have the server end the session, ask something (True) or nothing, and commit."""
+    """Write, let the server end the session, query again (True) or not, and commit."""
     del postgresql_app
 
     def by_session(ask: bool) -> None:

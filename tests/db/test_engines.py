@@ -1,4 +1,4 @@
-"""Transactions and the write lock: who waits, who is told that it is busy, and what a fork may not share."""
+"""Transactions and the write lock: waiting, the busy error, and forks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_writer_gives_up_after_the_timeout_and_the_next_one_gets_the_lock(tmp_
         for _ in range(2):
             with pytest.raises(Busy, match="Try again"):
                 lock.acquire(0.1)
-    # The two that gave up wait no longer: their threads let go at once what they got.
+    # The two that gave up do not keep the lock: their threads release it at once.
     for _ in range(3):
         lock.acquire(10)
         with pytest.raises(Busy):
@@ -129,7 +129,7 @@ def test_a_busy_database_is_reported_to_the_caller(sqlite_app: Flask, home: Path
 
 
 def test_a_writer_without_our_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
-    """Another program in the database (a backup, somebody's shell) knows nothing of our lock."""
+    """Another program in the database (a backup, a shell) does not use our lock."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from webapp.core.sqlite import library as sqlite\n"
         "c = sqlite.connect(sys.argv[2], isolation_level=None); c.execute('BEGIN IMMEDIATE')\n"
@@ -150,7 +150,7 @@ def test_a_writer_without_our_lock_is_waited_for_too(sqlite_app: Flask, home: Pa
 
 
 def mark_stays_while_reading() -> bool:
-    """On PostgreSQL, commits in other databases of the server change the mark, too: those of other tests, say."""
+    """On PostgreSQL, commits in other databases of the server, such as those of other tests, change the mark too."""
     before = engines.change_mark()
     with reading() as session:
         session.execute(text("SELECT count(*) FROM jobs")).all()

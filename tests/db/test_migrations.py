@@ -1,4 +1,4 @@
-"""The schema's history: it leads to what the models say, eight starts at once are safe, a newer one is refused."""
+"""Migrations: they produce the models, eight concurrent starts are safe, a newer schema is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BEFORE_SCHEDULES = (
 
 @pytest.fixture
 def migrated() -> bool:
-    """Each test here begins with an empty database, for how it is brought up to date is what is looked at."""
+    """An empty database, because the tests here check its migration."""
     return False
 
 
@@ -56,7 +56,7 @@ def test_the_migrations_produce_the_models(app: Flask) -> None:
     with db.read_engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, models.Job.metadata)
-    if db.is_sqlite():  # where an index with DESC cannot be compared; PostgreSQL compares it for both
+    if db.is_sqlite():  # SQLite cannot compare an index with DESC; PostgreSQL checks it for both
         differences = [
             one
             for one in differences

@@ -1,4 +1,4 @@
-"""What connections to PostgreSQL are given, and what is told of a server that makes one wait."""
+"""Connections to PostgreSQL: their settings, and messages about a server that blocks."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_page_sees_one_snapshot_despite_later_commits(app: Flask) -> None:
 
 @pytest.mark.parametrize("role", ["read", "worker"])
 def test_jit_and_sequential_scans_are_off_for_pages_and_workers(config: Config, role: str) -> None:
-    """Without scans, what has no index looks dear enough for that to PostgreSQL up to 17."""
+    """With scans disabled, PostgreSQL up to 17 would use JIT for every query without an index."""
     with closing(postgresql.connect(config, role)) as connection:
         assert connection.execute("SHOW jit").fetchone() == ("off",)
         assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
@@ -106,7 +106,7 @@ def test_tables_with_many_dead_rows_are_vacuumed_more_often_than_by_default(app:
 
 @pytest.mark.parametrize("code", ["55P03", "40P01"])
 def test_a_failed_lock_is_reported_as_busy(app: Flask, code: str) -> None:
-    """Waited for too long, or in a circle with somebody."""
+    """A lock timeout, or a deadlock."""
     with pytest.raises(Busy), writing() as session:
         session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
 
@@ -121,7 +121,7 @@ def test_limits_in_the_url_take_precedence(app: Flask, config: Config) -> None:
 
 
 def test_a_claim_and_an_enqueue_wait_for_no_common_row(app: Flask) -> None:
-    """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
+    """Both transactions are open at once, and neither waits."""
     from webapp.core import job_spec
     from webapp.core.labels import LabelSet
     from webapp.core.settings import Settings

@@ -1,4 +1,4 @@
-"""10,000 queues: each page and command needs as many statements as with three, and shows a bounded part of them."""
+"""10,000 queues: each page and command needs as many statements as with three, and shows a limited part."""
 
 from __future__ import annotations
 

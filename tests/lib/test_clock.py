@@ -1,4 +1,4 @@
-"""One clock for all that share a queue: on PostgreSQL the server's, whatever a machine's own says."""
+"""One clock for all processes of a queue: on PostgreSQL that of the server, whatever the machine clock shows."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_slow_answer_does_not_set_the_clock_back(app: Flask) -> None:
     before = clock.now()
     clock.follow(
         before - clock.seconds(3), clock.counter() - clock.seconds(4)
-    )  # it fits: it was three seconds under way
+    )  # it fits: the answer took three seconds
     assert clock.now() >= before
     clock.follow(before - clock.seconds(3), clock.counter() - clock.seconds(1))
     assert before - clock.seconds(2.5) < clock.now() < before

@@ -1,4 +1,4 @@
-"""What a command's shape keeps, and that a search finds what a shape came from."""
+"""The pattern of a command, and that a search for it finds the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a line of `.env` means, for the start that makes the virtual environment and for everything after it."""
+"""The meaning of a line in `.env`, for the start that creates the virtual environment and for everything after it."""
 
 from __future__ import annotations
 

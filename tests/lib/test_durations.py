@@ -1,4 +1,4 @@
-"""Lengths of time: every place reads and shows them the same way."""
+"""Durations: every place reads and shows them the same way."""
 
 from __future__ import annotations
 

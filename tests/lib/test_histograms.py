@@ -1,4 +1,4 @@
-"""Histograms of durations: how exact they are, and that adding them up is counting all at once."""
+"""Histograms of durations: their accuracy, and that sums equal a common count."""
 
 from __future__ import annotations
 

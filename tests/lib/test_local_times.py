@@ -1,4 +1,4 @@
-"""Times that a person writes without a zone: the next 08:00, and what happens where the clock is changed."""
+"""Times that users write without a zone: the next 08:00, and clock changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log for programs: an object a line, with the job and the worker as fields, and no secret in it."""
+"""The log as JSON: one object per line, with the job and the worker as fields, and no secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One child process with a session of its own: how it is stopped, and that it ends with its parent."""
+"""A child process with its own session: how it is stopped, and that it ends with its parent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOP = "import time\nwhile True: time.sleep(0.05)"
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Have children run this text instead of a command; returns the file that they make once they run."""
+    """Let children run this text instead of a command; returns the file that they create at their start."""
 
     def write(text: str) -> Path:
         entry, ready = tmp_path / "entry.py", tmp_path / "ready"

@@ -1,4 +1,4 @@
-"""What is said to a service manager over a real socket, and to a parent over a pipe."""
+"""Messages to a service manager over a real socket, and to a parent over a pipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Service:
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
 
     def heard(self) -> list[str]:
-        """What came since the last call: each message is in the queue as soon as it was sent."""
+        """The messages since the last call. Each is in the queue as soon as it is sent."""
         messages = []
         with suppress(BlockingIOError):
             while True:
@@ -118,7 +118,7 @@ def fill(service: Service) -> None:
                 other.send(b"x")
 
 
-# --- a child whose parent speaks for it ---
+# --- a child that reports to its parent ---
 
 
 def test_a_parent_gets_one_byte_per_message_and_never_blocks_the_child() -> None:

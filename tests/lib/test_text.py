@@ -1,4 +1,4 @@
-"""Text from commands and people: what a terminal or a page is not to obey, what is alike, and short forms."""
+"""Text from commands and users: escaping for terminals and pages, masking, and short forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a crontab becomes, and what is reported because it does not carry over."""
+"""The import of a crontab, and the report of lines that cannot be imported."""
 
 from __future__ import annotations
 

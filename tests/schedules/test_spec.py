@@ -1,4 +1,4 @@
-"""The description of a schedule: what is read, what is refused, and that it comes back as it was."""
+"""The description of a schedule: accepted and refused values, and that it comes back unchanged."""
 
 from __future__ import annotations
 

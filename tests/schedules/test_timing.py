@@ -1,4 +1,4 @@
-"""When schedules fire, compared with a walk over every minute; expressions, words, changes of the clock."""
+"""The fires of schedules, compared with a walk over every minute; expressions, words, clock changes."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_password_guesses_slow_down_and_do_not_reveal_known_names(target: Target
     assert set(known) == set(unknown)
 
 
-# --- where one is led  3.7.2 ---
+# --- redirects  3.7.2 ---
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_job_output_and_names_are_shown_as_text(target: Target) -> None:
         pages = ["/", "/jobs", f"/job/{job_id}", "/dead", f"/jobs?q={quote(text, safe='')}", f"/submit?from={job_id}"]
         for path in pages:
             answer = ana.send("GET", path)
-            # A search that no search can be, for a quote that is not closed, say, is told so on its page.
+            # An invalid search, such as one with an open quote, is reported on its page.
             assert answer.status == 200 or (answer.status == 422 and path.startswith("/jobs?q=")), path
             for markup in ("<script>alert", "<img src=x", "<svg onload", "<div hx-get=/logout"):
                 assert markup not in answer.text, path
@@ -205,13 +205,13 @@ def test_job_output_and_names_are_shown_as_text(target: Target) -> None:
 
 
 def _that_says(text: str) -> str:
-    """A command that has the text in itself, in its output and in its last words, and fails."""
+    """A failing command with the text in itself, in its output and in its last line."""
     quoted = shlex.quote(text)
     return f"printf '%s\\n' {quoted}; printf '%s\\n' {quoted} >&2; exit 1"
 
 
 def _without_fields(page: str) -> str:
-    """A page without what stands in its fields, where a person may edit what he has typed, whatever it is."""
+    """A page without the contents of its fields, which keep any typed text."""
     return re.sub(r'<textarea[^>]*>[^<]*</textarea>|\bvalue="[^"]*"', "", page)
 
 
@@ -336,7 +336,7 @@ def test_our_secrets_are_not_in_the_environment_of_a_job(target: Target) -> None
     assert ours == of_claim | {"QUEUECTL_HOME", "QUEUECTL_DATABASE_URL", "QUEUECTL_VENV"}  # for a nested manage.py
 
 
-# --- who may do what  8.2.2 16.3 ---
+# --- authorization  8.2.2 16.3 ---
 
 
 def test_refusals_are_in_the_audit_trail(target: Target) -> None:

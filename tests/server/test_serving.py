@@ -1,4 +1,4 @@
-"""Where the console listens, who may reach it, and what its log leaves out."""
+"""The addresses of the console, access from other machines, and what its log omits."""
 
 from __future__ import annotations
 

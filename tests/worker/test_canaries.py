@@ -18,7 +18,7 @@ Start = Callable[..., Fleet]
 
 @pytest.fixture
 def dead(queue: Queue, fleet: Start, tmp_path: Path) -> list[str]:
-    """Three jobs that died for want of a file, by workers that go on."""
+    """Three dead letters that failed because of a missing file; the workers continue."""
     fleet(count=2)
     queue.set(backoff_base=1, backoff_jitter=0)
     ids = [queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0) for _ in range(3)]

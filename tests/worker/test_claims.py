@@ -1,4 +1,4 @@
-"""The hot path on the database, without processes: what claims and settles change, and by which query plan."""
+"""The hot path on the database, without processes: what claims and settles change, and their query plans."""
 
 from __future__ import annotations
 
@@ -186,13 +186,13 @@ def _explained(connection: Connection, statement: str, values: dict[str, Any]) -
         if not sqlite:
             transaction.execute(
                 "SET LOCAL enable_seqscan = off"
-            )  # the table is small: only what an index can do counts
+            )  # the table is small: the planner must not choose a scan
         rows = transaction.execute(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + statement, values).fetchall()
         yield "\n".join(str(row[3] if sqlite else row[0]) for row in rows)
 
 
 def statement_named(name: str, connection: Connection) -> str:
-    """One that differs between the databases, or one that is the same."""
+    """A statement by name: one that differs between the databases, or a common one."""
     differing = Statements(is_sqlite=connection.is_sqlite)
     return str(getattr(differing, name, None) or getattr(statements, name.upper()))
 
@@ -259,7 +259,7 @@ def test_a_claim_of_one_takes_one_with_any_postgresql_join(
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("way", ["turn", "glance"])
 def test_a_claim_from_several_label_sets_locks_only_the_jobs_that_it_takes(queue: Queue, app: Flask, way: str) -> None:
-    """Whoever looks at the same moment would find nothing, and rest for ten seconds beside the other job."""
+    """Otherwise another worker at this moment would find no job and rest for ten seconds."""
     queue.enqueue("true", id="one", queue="a")
     queue.enqueue("true", id="two", queue="b")
     first, second = worker_connection(), worker_connection()
@@ -279,7 +279,7 @@ def test_a_claim_from_several_label_sets_locks_only_the_jobs_that_it_takes(queue
     assert [claim.id for claim in mine + theirs] == ["one", "two"]
 
 
-@pytest.mark.only("postgresql")  # on SQLite only one claims at a time
+@pytest.mark.only("postgresql")  # on SQLite claims never overlap
 def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")

@@ -1,4 +1,4 @@
-"""What a command may do, and what the queue records: exit codes, signals, limits, output, left-behind processes."""
+"""Commands as jobs, and what the queue records: exit codes, signals, limits, output, processes left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Que
 @both_ways
 def test_the_resource_usage_of_a_command_is_recorded(queue: Queue, fleet: Start) -> None:
     fleet()
-    # A child of the shell works for 0.2 s. Without fork one looks now and then, and sees half of it at the least.
+    # A child of the shell works for 0.2 s. Without fork, sampling sees at least half of it.
     work = "while read -r line < /proc/$$/stat; set -- $line; [ $((${14} + ${15})) -lt 20 ]; do :; done; sleep 0.5"
     job_id = queue.enqueue(f"sh -c {shlex.quote(work)}; true")
     queue.reaches(job_id, "completed")
@@ -39,7 +39,7 @@ def test_the_resource_usage_of_a_command_is_recorded(queue: Queue, fleet: Start)
 
 
 def test_peak_memory_is_recorded_only_if_it_is_known(queue: Queue, fleet: Start) -> None:
-    # Every command begins as a copy of its worker, whose memory is not its own.
+    # Every command starts as a copy of its worker, whose memory does not count.
     fleet()
     small = queue.reaches(queue.enqueue("true"), "completed")
     assert queue.attempts(small.id)[0].peak_memory is None
@@ -60,7 +60,7 @@ def test_a_failed_command_is_explained_in_plain_words(queue: Queue, fleet: Start
     ids = {queue.enqueue(command, max_retries=0): error for command, error in errors.items()}
     jobs = [queue.reaches(job_id, "dead") for job_id in ids]
     assert all(job.error_key for job in jobs)
-    # What the command or its shell wrote last stands behind a colon.
+    # The last output of the command or its shell follows a colon.
     assert {job.id: (job.last_error or "")[: len(ids[job.id])] for job in jobs} == ids
 
 
@@ -228,7 +228,7 @@ def test_the_end_of_the_output_is_kept_when_a_job_ends_right_after_a_flood(queue
 def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
-    # Each waits until four are there: with fewer slots none would ever end.
+    # Each waits for four: with fewer slots, none would end.
     wait = (
         f"touch {tmp_path}/$QUEUECTL_JOB_ID.here; while [ $(ls {tmp_path}/*.here | wc -l) -lt 4 ]; do sleep 0.02; done"
     )

@@ -1,6 +1,6 @@
-"""What a job costs its worker, counted and not timed: transactions, statements, and steps of SQLite's machine.
+"""The cost of a job, counted and not timed: transactions, statements, and steps of SQLite's virtual machine.
 
-A change that adds one has to say so here.
+A change that adds one must change the number here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.postgresql
 
 
 class Counted(Connection):
-    """A connection that keeps the first words of each statement, transaction by transaction."""
+    """A connection that records the start of each statement by transaction."""
 
     def __init__(self) -> None:
         super().__init__(worker_database())
@@ -85,12 +85,12 @@ LOOK = "SELECT (SELECT"
 
 
 def settle_of(connection: Counted) -> list[str]:
-    """On PostgreSQL both in one trip to the server."""
+    """On PostgreSQL both are one round trip."""
     return ["UPDATE jobs", "INSERT INTO attempts"] if connection.is_sqlite else ["WITH settled"]
 
 
 def claim_of(connection: Counted, jobs: int) -> list[str]:
-    """On SQLite a look at what is first, and an UPDATE for each."""
+    """On SQLite a SELECT of the first jobs, and an UPDATE for each."""
     return ["SELECT seq,", *["UPDATE jobs"] * jobs] if connection.is_sqlite else ["UPDATE jobs"]
 
 
@@ -140,7 +140,7 @@ def test_a_failure_costs_the_same_and_a_dead_letter_also_its_last_output(
 def test_a_notified_worker_reads_and_claims_in_one_round_trip(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
-    """All that are idle are told of each, and one of them has it."""
+    """All idle workers are notified of each job, and one of them gets it."""
     assert dispatcher.turn() == []  # the first one also reads the settings
     assert dispatcher.turn() == []
     job_id = queue.enqueue("true", id="told")
@@ -164,7 +164,7 @@ def test_with_more_to_do_the_round_trip_claims_nothing_and_a_full_turn_follows(
     assert len(connection.transactions) == 2
 
 
-# --- steps of SQLite's machine, which are the same for the same work on any day ---
+# --- steps of SQLite's virtual machine, which are exact ---
 
 _FILL = """
 INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created_at, created_by, changed_at, attempts,
@@ -206,7 +206,7 @@ def fill(kind: str, number: int) -> None:
 
 
 def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> int:
-    """What a turn that settles one job and claims the next takes."""
+    """The steps of a turn that settles one job and claims the next."""
     count = 0
 
     def step() -> int:
@@ -270,7 +270,7 @@ def test_a_turn_prepares_no_statement_twice(queue: Queue, connection: Counted, q
 
 
 def fill_queues(number: int, jobs: int, **columns: Any) -> None:
-    """So many queues, each with so many pending jobs: `queue-1`, `queue-2` …"""
+    """Create queues with pending jobs: `queue-1`, `queue-2` …"""
     values = {"number": number, "jobs": jobs, "priority": 0, "paused": None, "name": "queue", **columns}
     with writing() as session:
         session.execute(text(_QUEUES), values)

@@ -39,7 +39,7 @@ class Bench:
         self.dispatcher = Dispatcher(self.connection, "w1", assignment(slots=2), lambda: 10.0, list)
 
     def turn(self) -> list[str]:
-        """The jobs that one turn takes."""
+        """The ids that one turn claims."""
         return [claim.id for claim in self.dispatcher.turn()]
 
 
@@ -205,7 +205,7 @@ def test_it_does_not_spin_while_another_transaction_holds_a_due_job(bench: Bench
 
 
 def test_claims_that_the_database_has_lost_after_a_failure_are_ended(bench: Bench, queue: Queue) -> None:
-    """A server that crashed may have forgotten a claim, and others have the job by now."""
+    """A crashed server may have lost a claim, so another worker may have the job."""
     queue.enqueue("true", id="forgotten")
     [claim] = bench.dispatcher.turn()
     factories.change_job("forgotten", state="pending", worker_id=None, token=None)

@@ -1,4 +1,4 @@
-"""What a job or its surroundings bring ends no worker: letters outside the locale, NUL, a folder that is gone."""
+"""No job and no environment ends a worker: characters outside the locale, NUL, a missing folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.config import CHECKOUT
 
 pytestmark = pytest.mark.every_python
 
-# In a process of its own, for a runner takes signal handlers and reaps whatever child there is.
+# In a separate process, because a runner installs signal handlers and reaps all children.
 _RUN = """
 import json, os, resource, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -44,7 +44,7 @@ def descriptors():
 
 
 def run(script: str, folder: Path, runner: str = "posix", **environment: str) -> Any:
-    """What the script prints as JSON."""
+    """The JSON that the script prints."""
     done = subprocess.run(
         [sys.executable, "-c", _RUN + script, str(CHECKOUT), runner],
         cwd=folder,

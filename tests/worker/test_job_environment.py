@@ -1,4 +1,4 @@
-"""What jobs find in their environment, and that a `manage.py` of theirs reaches their own queue."""
+"""The environment of jobs: `manage.py` inside a job reaches the job's own queue."""
 
 from __future__ import annotations
 

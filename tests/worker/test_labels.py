@@ -23,7 +23,7 @@ HERE = processes.host_name()
 
 @pytest.fixture(params=[None, ["mail", "default"]], ids=["all-queues", "named-queues"])
 def taker(connection: Connection, request: pytest.FixtureRequest) -> Taker:
-    """A worker's dispatcher, with labels beside its host's. A worker of named queues claims in another way."""
+    """The dispatcher of a worker with these labels. A worker of named queues claims in another way."""
 
     def make(*had: str, slots: int = 8) -> Dispatcher:
         worker = factories.make_worker(slots=slots)
@@ -36,7 +36,7 @@ def takes(dispatcher: Dispatcher) -> list[str]:
     return [claim.id for claim in dispatcher.turn()]
 
 
-# --- who ---
+# --- which worker ---
 
 
 @pytest.mark.parametrize(

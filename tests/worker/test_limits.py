@@ -22,7 +22,7 @@ grouped = pytest.mark.skipif(len(cgroups.offered()) < 2, reason="no control grou
 
 
 def _left(worker: int) -> list[Path]:
-    """The groups that a worker, by its pid, has made and not removed."""
+    """The groups that the worker with this pid has created and not removed."""
     return [group for base in cgroups.bases().values() for group in base.glob(f"queuectl-job-{worker}-*")]
 
 

@@ -1,4 +1,4 @@
-"""A maintenance process while all workers live: bulk actions, roll-ups, and no worker marked lost by mistake."""
+"""Maintenance while all workers live: bulk actions, roll-ups, and no worker marked lost by mistake."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_chores_fold_ended_attempts_into_roll_ups_and_delete_old_ones(chores_pro
 
 
 class _NoScaling(Scaling):
-    """One of a supervisor that is not there."""
+    """A scaling without a supervisor."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -147,7 +147,7 @@ class _NoScaling(Scaling):
 def test_maintenance_ends_with_its_supervisor_even_if_a_change_is_signalled_at_the_same_time(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wake-up signal after the supervisor's last word does not make the maintenance process forget that word."""
+    """A wake-up signal after the last message of the supervisor does not hide that message."""
 
     def say_both(_pipe: int, hear: Callable[[str], None]) -> None:
         hear(GONE)

@@ -13,8 +13,8 @@ from webapp.config import CHECKOUT
 
 pytestmark = pytest.mark.every_python
 
-# In a process of its own, for a runner takes signal handlers and reaps whatever child there is. Here the second command
-# ends exactly when the runner has seen that no more have ended, and before it waits again.
+# In a separate process, because a runner installs signal handlers and reaps all children. The second command ends after
+# the runner has checked for ended commands and before it waits again.
 _END_BETWEEN = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])

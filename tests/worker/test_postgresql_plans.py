@@ -1,6 +1,6 @@
-"""What PostgreSQL's planner chooses by itself on a large table: how many rows a claim, a promotion and a list touch.
+"""PostgreSQL's own plans on a large table: how many rows a claim, a promotion and a list read.
 
-Other tests forbid it a scan, to see that an index can do. Here nothing is forbidden, and what counts is what was read.
+Other tests disable scans to check that an index is possible. Here the planner is free, and the read rows count.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def large(
     migrated_postgresql: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Flask]:
-    """A queue of many jobs, whose statistics are fresh, or say nothing yet, as right after a move."""
+    """A queue of many jobs, with current statistics or none, as right after a move."""
     with postgresql_database(postgresql_server, migrated_postgresql) as url:
         for app in opened(create_core(configuration(tmp_path_factory.mktemp("large"), url))):
             with writing() as session:
@@ -78,7 +78,7 @@ def how(state: str) -> dict[str, Any]:
 
 
 def rows_read(plan: dict[str, Any]) -> int:
-    """Rows of `jobs` that its steps looked at, whether they kept them or not."""
+    """Rows of `jobs` that the steps of the plan read, used or not."""
     here = 0
     if plan.get("Relation Name") == "jobs" and "Scan" in plan["Node Type"]:
         seen = sum(plan.get(name, 0) for name in ("Actual Rows", *REMOVED))
@@ -97,7 +97,7 @@ def parsed(rows: Any) -> dict[str, Any]:
 
 
 class _TakenBack(Exception):
-    """Nothing that a plan did shall stay."""
+    """Rolls back the effects of a plan."""
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def plan_of(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def planned() -> Iterator[tuple[Session, list[dict[str, Any]]]]:
-    """A reader's session, and the plans of what it asks of the jobs."""
+    """A reader's session, and the plans of its queries on jobs."""
     plans: list[dict[str, Any]] = []
     with engines.read_engine().connect() as connection:
 
@@ -191,7 +191,7 @@ def test_queue_figures_on_pages_read_few_rows(large: Flask, monkeypatch: pytest.
 
 @pytest.mark.parametrize("typed", ["state:completed", "state:pending", "state:dead"])
 def test_a_count_stops_at_its_cap(large: Flask, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
-    """The rows of a state lie together, as after an import: the planner believes them to be everywhere."""
+    """The rows of a state are adjacent, as after an import, but the planner expects them everywhere."""
     monkeypatch.setattr(queries, "COUNT_CAP", 100)
     with planned() as (session, plans):
         assert queries.count_found(session, search.parse(typed))[0].capped

@@ -1,4 +1,4 @@
-"""Workers that die: their jobs are requeued, their commands end first, poison jobs become dead letters."""
+"""Workers that die: their commands end first, then their jobs are requeued; poison jobs become dead letters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_job_of_a_killed_worker_is_requeued_at_once_after_its_command_has_ende
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_claim_is_seized_before_its_command_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a worker that was only suspended could report the end of the command as the job's failure."""
+    """Otherwise a suspended worker could report the end of the command as a failure of the job."""
     job = make_job("processing", token="first")  # its worker's row is gone
     seen: list[Optional[str]] = []
 

@@ -1,4 +1,4 @@
-"""Workers whose queue moves: they finish and end, also those that learn it only from the mark in the database."""
+"""Workers of a moved queue: they finish and exit, also if they learn of the move from the database only."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_workers_finish_running_jobs_and_exit_before_the_queue_moves(
 
 
 def mark(app: Flask, address: str) -> str:
-    """The mark alone, as if a worker had been out of hearing for all the time before it."""
+    """Set only the mark in the database, for workers that missed all signals."""
     words = relocated.moved(address, clock.now())
     side = Side(app)
 
@@ -89,7 +89,7 @@ def test_a_worker_that_dies_after_the_move_has_no_successor(queue: Queue, fleet:
     one = fleet(count=1)
     [worker] = queue.workers()
     words = mark(app, "postgresql://ana@db/queue")
-    psutil.Process(worker.pid).kill()  # its successor could not even say that it is there
+    psutil.Process(worker.pid).kill()  # its successor could not register
     assert one.process.wait(DEADLINE) == 1
     text = one.text()
     assert words in text

@@ -1,4 +1,4 @@
-"""More and fewer workers while a supervisor runs: the number is reached, and no job is interrupted."""
+"""Scaling while a supervisor runs: the desired number is reached, and no job is interrupted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scale(**how: int) -> worker_actions.Scaled:
 
 
 def maintenance_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
-    """The one child of a supervisor that is no worker, once its workers have told who they are."""
+    """The pid of the maintenance process, once all workers are registered."""
 
     def found() -> Optional[psutil.Process]:
         pids = {worker.pid for state in ("running", "stopped", "expired") for worker in queue.workers(state)}
@@ -73,7 +73,7 @@ def test_a_supervisor_is_scaled_up_then_to_zero_then_up_again(
 def test_scaling_down_stops_idle_workers_first_and_a_busy_one_finishes_its_job(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
 ) -> None:
-    queue.set(shutdown_grace=0)  # a signal would hand the jobs back at once
+    queue.set(shutdown_grace=0)  # a signal would release the jobs at once
     fleet(count=3)
     wait = f"touch {tmp_path}/$QUEUECTL_JOB_ID; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
     ids = [queue.enqueue(wait) for _ in range(2)]
@@ -227,7 +227,7 @@ def test_other_output_of_a_process_is_ignored(line: bytes) -> None:
     assert DesiredWorkers.parse(line) is None
 
 
-# --- what cannot be ---
+# --- invalid numbers ---
 
 
 @pytest.mark.parametrize("number", [-1, 257])

@@ -1,4 +1,4 @@
-"""Commands with a shebang line: who runs them, why one cannot run, and that no file stays behind."""
+"""Commands with a shebang line: which interpreter runs them, errors, and that no file stays behind."""
 
 from __future__ import annotations
 

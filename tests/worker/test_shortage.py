@@ -1,4 +1,4 @@
-"""A machine without room for more commands: jobs are not charged for it, workers take fewer, and people see why."""
+"""A machine without room for more commands: jobs are not charged, workers run fewer, and users see the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from worker.loop.dispatcher import Dispatcher
 
 NOBODY = 65534
 
-# --- what is a shortage, and what the limits allow ---
+# --- shortages and limits ---
 
 
 @pytest.mark.parametrize("number", ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ENOSPC", "EDQUOT"])
@@ -113,7 +113,7 @@ def test_it_claims_no_more_than_the_machine_has_room_for(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("number", ["EMFILE", "ENFILE"])
 def test_no_process_counts_as_dead_because_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
-    """Else maintenance would mark all workers lost, and run their jobs again beside the first ones."""
+    """Otherwise maintenance would mark all workers lost, and their jobs would run twice."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(getattr(errno, number), "Too many open files")
@@ -129,7 +129,7 @@ def test_no_process_counts_as_dead_because_no_file_can_be_opened(monkeypatch: py
 
 
 class Bench:
-    """A dispatcher of three slots, whose claims the test gives back."""
+    """A dispatcher of three slots. The test gives its claims back."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
@@ -227,9 +227,9 @@ def test_a_worker_that_runs_out_of_files_releases_jobs_and_continues_with_fewer(
 
 @pytest.fixture
 def as_nobody(tmp_path: Path, config: Config) -> Iterator[list[str]]:
-    """What starts a process as a user who is held to limits of processes and may use this test's files.
+    """A command prefix for a user to whom process limits apply.
 
-    Root is not held to them, so another user gets the home, and the right to read the program.
+    They do not apply to root, so another user gets the home and may read the program.
     """
     setpriv = shutil.which("setpriv")
     if os.getuid() != 0:
@@ -260,7 +260,7 @@ def test_a_hundred_jobs_complete_for_a_user_with_few_processes(
     monkeypatch: pytest.MonkeyPatch,
     as_nobody: list[str],
 ) -> None:
-    """Their shells fork, too: jobs that run at the limit would fail."""
+    """Their shells fork too, so jobs at the limit would fail."""
     ids = [queue.enqueue("sleep 0.05; true", max_retries=0) for _ in range(100)]
     if as_nobody:
         monkeypatch.setattr(os, "getuid", lambda: NOBODY)

@@ -1,4 +1,4 @@
-"""Which thread attends to the commands while the main thread waits for the database, and what it reads."""
+"""The thread that attends to commands while the main thread waits for the database, and what it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.loop.standby import READ_EVERY, STAND_IN_AFTER, STUCK_AFTER, Standby
 
 
 class Attendance:
-    """What is attended to: by whom, and whether by two at once."""
+    """Records which thread attends, and whether two do so at once."""
 
     def __init__(self) -> None:
         self.by: list[str] = []
@@ -36,7 +36,7 @@ def attendance() -> Attendance:
 
 
 class Reads:
-    """A connection on which the job with the token `a` was cancelled; reads fail or block when told so."""
+    """A connection that reports token `a` as cancelled; reads can fail or block."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -86,7 +86,7 @@ def test_it_attends_during_a_long_turn_and_stops_with_it(
     with standby.turn():
         eventually(lambda: len(attendance.by) >= 3)
         assert standby.stands_in
-    attendance.attend(0)  # fails where the other is still there
+    attendance.attend(0)  # fails while the other one exists
     eventually(lambda: not standby.stands_in)
     assert set(attendance.by) == {"standby", threading.current_thread().name}
 

@@ -1,4 +1,4 @@
-"""A worker receives a stop at any time, also while it starts, and nothing delays it."""
+"""A worker receives a stop at any time, also during its start, and nothing delays it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from worker.supervisor import supervisor
 {so}
 sys.exit(supervisor.run(load()))
 """
-# As on a machine so busy that a fork needs a second before it has handlers of its own.
+# As on a busy machine where a fork needs a second to install its handlers.
 _SLOW_FORKS = """
 detach = signal_pipe.SignalPipe.detach
 signal_pipe.SignalPipe.detach = lambda self: (print("forked", flush=True), time.sleep(1), detach(self))
 """
-# As from a server that has one connection left for each of them.
+# As with a server that has one connection left for each of them.
 _NO_SECOND_CONNECTION = """
 import itertools
 connect, numbers = worker.connect, itertools.count()
@@ -85,7 +85,7 @@ def test_two_stops_in_a_row_reach_a_worker_that_was_not_ready(
         assert queue.job(job_id).state == "pending"
 
 
-# On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
+# On SQLite it may hold the write lock while suspended, and is then replaced before the worker can exit.
 @pytest.mark.only("postgresql")
 def test_a_suspended_maintenance_process_does_not_delay_a_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
@@ -106,6 +106,6 @@ def test_a_worker_without_a_heartbeat_connection_takes_no_job(
 ) -> None:
     log, job_id = tmp_path / "log", queue.enqueue("true")
     with supervisor(log, _NO_SECOND_CONNECTION):
-        eventually(lambda: log.read_text().count("OSError: no connection is left") >= 2)  # it is tried again
+        eventually(lambda: log.read_text().count("OSError: no connection is left") >= 2)  # it is retried
         assert queue.job(job_id).attempts == 0
         assert queue.workers() == []

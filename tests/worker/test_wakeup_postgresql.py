@@ -37,7 +37,7 @@ Start = Callable[..., Fleet]
 
 
 class Listening:
-    """A heartbeat's thread that only listens."""
+    """A heartbeat thread that only listens."""
 
     def __init__(self, app: Flask, connected: Callable[[], None] = lambda: None) -> None:
         self.wakeup = Notified(selects=True)
@@ -98,7 +98,7 @@ def test_a_rollback_sends_no_notification(listening: Listening, queue: Queue, ev
     with db.writing(wakes_workers=False):
         pass
     assert not listening.wakeup.signalled()
-    queue.enqueue("true")  # what is notified arrives in order: had they rung, this would be the second
+    queue.enqueue("true")  # notifications arrive in order, so earlier ones would come first
     eventually(listening.wakeup.signalled)
 
 
@@ -131,7 +131,7 @@ def test_if_its_own_notification_is_missing_it_logs_that_and_polls_twice_a_secon
 
 
 def number(condition: str) -> int:
-    """How many connections to this database, beside the one that asks, are such."""
+    """The number of other connections to this database that match."""
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with db.reading() as session:
         return int(session.execute(text(f"SELECT count(*) {others} AND {condition}")).scalar_one())
@@ -140,7 +140,7 @@ def number(condition: str) -> int:
 def test_without_a_second_connection_it_still_listens(
     app: Flask, queue: Queue, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:
-    """As on a server that takes no more of them: then it does not know whether it hears, and looks twice a second."""
+    """As on a full server: it cannot test its notifications, and polls twice a second."""
 
     take = Database.take
 
@@ -181,7 +181,7 @@ def test_a_worker_uses_two_connections(queue: Queue, fleet: Start, eventually: C
     eventually(lambda: number(f"backend_start > '{begun}'") == 3 * 2 + maintenance)
 
 
-# --- behind a pooler that hands out its connections by the transaction ---
+# --- behind a transaction pooler ---
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def test_a_foreign_process_that_holds_the_pipes_of_a_job_does_not_block_it(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
 ) -> None:
     fleet()
-    # It hides its parent and its environment: without subreapers it cannot be found.
+    # It has neither parent nor environment: without subreapers it cannot be found.
     hide = f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 3600' &)"
     job_id = queue.enqueue(f"{hide}; while [ ! -s {tmp_path}/pid ]; do sleep 0.02; done; echo done")
     stranger = pid_in(tmp_path / "pid")

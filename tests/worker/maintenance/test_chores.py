@@ -42,7 +42,7 @@ OLD = clock.now() - 10 * rollups.FOLD_DELAY
 
 
 class _Process:
-    """Stands for the process that would be started."""
+    """Replaces the process that would be started."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self.task = task
@@ -54,7 +54,7 @@ class _Process:
 
 
 class _Counted(Connection):
-    """A connection that keeps what it asked."""
+    """A connection that records its statements."""
 
     def __init__(self) -> None:
         super().__init__(worker_database())
@@ -104,7 +104,7 @@ def starter(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
 
 
 def ended_attempts(number: int, finished_at: int = OLD) -> None:
-    """So many attempts that ended at this time, of one job."""
+    """Add attempts of one job that ended at this time."""
     job = factories.make_job("completed")
     with writing() as session:
         session.add_all(
@@ -182,7 +182,7 @@ def test_a_canary_starts_it_when_the_canary_has_ended(starter: Starter, state: s
     starts = starter.check()
     canary.check_all()
     with reading() as session:
-        assert starts is not canary.any_waiting(session)  # it starts for exactly what it then does
+        assert starts is not canary.any_waiting(session)  # it starts only for work that it then does
 
 
 def test_many_ended_attempts_start_it_at_once_and_fewer_after_a_while(starter: Starter) -> None:
@@ -201,7 +201,7 @@ def test_many_ended_attempts_start_it_at_once_and_fewer_after_a_while(starter: S
 
 
 def test_attempts_that_cannot_be_folded_start_nothing(starter: Starter) -> None:
-    """Too young, as after a burst, or too old, as after a long rest: such a process would start again and again."""
+    """Too new, as after a burst, or too old, as after a long rest: the process would start again and again."""
     assert (chore_starter.FOLD_DELAY, chore_starter.KEEP_ROLLUPS) == (rollups.FOLD_DELAY, rollups.KEEP_FOR)
     ended_attempts(FOLD_MIN, clock.now())
     assert not starter.check()
@@ -247,7 +247,7 @@ def test_a_setting_that_changes_soon_after_the_start_starts_it_too(starter: Star
     ("state", "days", "starts"), [("completed", 31, True), ("completed", 29, False), ("dead", 99, False)]
 )
 def test_retention_runs_at_the_start_if_jobs_are_overdue(starter: Starter, state: str, days: int, starts: bool) -> None:
-    """Workers that run only to drain, from cron, may never live for five minutes."""
+    """Workers that cron starts with --drain may never live for five minutes."""
     factories.make_job(state, finished_at=clock.now() - days * clock.DAY)
     assert starter.check() is starts
     if starts:
@@ -340,7 +340,7 @@ def test_it_reports_that_it_could_not_use_the_database(
 def test_it_leaves_a_database_of_another_version_alone_and_logs_like_its_parent(
     app: Flask, config: Config, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files may be newer than the workers that run: people replace them before they restart."""
+    """The files may be newer than the running workers, because users replace them before the restart."""
     action = abandoned_action()
     with writing() as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
@@ -356,7 +356,7 @@ def test_it_leaves_a_database_of_another_version_alone_and_logs_like_its_parent(
 
 # --- in a fleet ---
 
-# A chores process that does not end when nothing is left.
+# A chores process that does not end by itself.
 _PATIENT = """
 import runpy, sys
 sys.path.insert(0, {checkout!r})
@@ -380,7 +380,7 @@ with create_core(load()).app_context():
 
 @pytest.fixture
 def chores_of(eventually: Callable[..., Any]) -> Callable[[Fleet], psutil.Process]:
-    """The chores process of a fleet, when it has started."""
+    """Wait for the chores process of a fleet."""
 
     def find(fleet: Fleet) -> Optional[psutil.Process]:
         for process in psutil.Process(fleet.process.pid).children(recursive=True):

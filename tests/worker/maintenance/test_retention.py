@@ -1,4 +1,4 @@
-"""Old rows are deleted in small transactions at each tick, and nothing else waits for that."""
+"""Old rows are deleted in small transactions at each tick, without delaying other work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def keep(**values: int) -> Settings:
 
 
 def prune(**values: int) -> None:
-    """A whole round."""
+    """Run a whole round of retention."""
     some = Retention(5.0)
     while some.resume(keep(**values)):
         pass
@@ -56,7 +56,7 @@ def prune(**values: int) -> None:
 
 @dataclass
 class Stock:
-    """What the tables of jobs hold, or what one transaction took from them."""
+    """The rows of the job tables, or the rows that one transaction deleted."""
 
     jobs: int
     attempts: int
@@ -76,7 +76,7 @@ class Stock:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
-    """What each write transaction of retention took, in order; those that took none of it are left out."""
+    """The rows that each write transaction of retention deleted, in order, without empty ones."""
     found: list[Stock] = []
 
     @contextmanager
@@ -93,7 +93,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
     return found
 
 
-# --- what goes -------------------------------------------------------------------------------------------------------
+# --- deletion --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled", "dead"])
@@ -151,7 +151,7 @@ def test_old_records_are_deleted_and_those_of_existing_jobs_stay(monkeypatch: py
 def test_old_records_are_found_behind_many_of_existing_jobs_and_recent_ones_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retention, "RECORDS", 1)  # a look is ten rows
+    monkeypatch.setattr(retention, "RECORDS", 1)  # a read is ten rows
     job = factories.make_job()
     for number in range(25):
         factories.make_event("cancel", "person:ana", f"job:{job.id}", job=job, number=number)
@@ -179,7 +179,7 @@ def test_old_stored_responses_of_the_api_are_deleted_at_any_length(monkeypatch: 
         assert list(session.scalars(select(IdempotencyKey.key))) == ["new"]
 
 
-# --- in how small pieces ---------------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_transaction_deletes_a_limited_number_of_jobs_and_bytes_of_output(
@@ -195,7 +195,7 @@ def test_a_transaction_deletes_a_limited_number_of_jobs_and_bytes_of_output(
     assert left() == set()
     assert sum(one.jobs for one in taken) == 47
     assert max(one.jobs for one in taken) == 10
-    assert max(one.output for one in taken) == 60_000  # a third one would be too much
+    assert max(one.output for one in taken) == 60_000  # a third one would exceed the limit
 
 
 def test_a_job_with_more_output_than_allowed_is_deleted_attempt_by_attempt(
@@ -219,12 +219,12 @@ def test_the_number_of_attempts_is_limited_too(monkeypatch: pytest.MonkeyPatch, 
     assert [(one.jobs, one.attempts) for one in taken] == [(2, 800), (2, 800)]
 
 
-# --- beside everything else ------------------------------------------------------------------------------------------
+# --- budget of a tick ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tick has time for one batch, and a batch is three jobs."""
+    """Limit a tick to one batch, and a batch to three jobs."""
     monkeypatch.setattr(retention, "BUDGET", 0.0)
     monkeypatch.setattr(deletion, "JOBS", 3)
 

@@ -1,4 +1,4 @@
-"""Output goes before its job, by age and by the size of the database; a queue may have its own ages."""
+"""Output is deleted before its job, by age and by the size of the database. A queue can have its own ages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def used() -> int:
 
 
 def prune_as_set() -> None:
-    """A whole round with the settings of the database."""
+    """Run a whole round with the stored settings."""
     with reading() as session:
         values = settings.load(session)
     round_ = Retention(5.0)

@@ -1,6 +1,6 @@
-"""What a supervisor does about its children, without any: which it starts again, gives up, stops, kills and speaks for.
+"""How a supervisor treats its children: which it restarts, gives up, stops, kills and reports as alive.
 
-The children are numbers here and the clock stands still until the supervisor waits, so each test decides what happens.
+Children are simulated and the clock moves only while the supervisor waits, so each test controls the events.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from worker.supervisor import supervisor
 from worker.supervisor.console import Console
 
 Life = Generator[None, None, None]
-INTERVAL = 4.0  # seconds without a tick after which the manager takes the supervisor for dead
+INTERVAL = 4.0  # seconds without a watchdog message after which the manager restarts the supervisor
 
 
 class Service(Manager):
-    """A service manager that writes down what it hears."""
+    """A service manager that records its messages."""
 
     def __init__(self) -> None:
         super().__init__("@manager", INTERVAL)
@@ -39,14 +39,14 @@ class Service(Manager):
 
 
 class Scene:
-    """Stands for the children, the signals and the clock. A test's generator runs until each of its `yield`s."""
+    """Simulates the children, the signals and the clock. A test's generator runs until each of its `yield`s."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.service = Service()
         self.console: Optional[Console] = None
         self.starts: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()  # how often the system will not make this process
+        self.refusals: Counter[str] = Counter()  # how often this process cannot be created
         self.told: list[tuple[str, str]] = []
         self.pids: dict[str, int] = {}
         self.killed: list[str] = []
@@ -76,11 +76,11 @@ class Scene:
         self._signals.append(number)
 
     def hear(self, count: int = 1, then: str = "", serving: int = 0) -> None:
-        """The maintenance process says how many workers are wanted, and how many serve."""
+        """Send the desired and the serving number of workers, as the maintenance process does."""
         self._heard.append(DesiredWorkers(count, (), then, serving))
 
     def say(self, what: bytes) -> None:
-        """The console says something."""
+        """Send a message of the console."""
         assert self.console is not None
         os.write(self.console._write_end, what)
 
@@ -92,7 +92,7 @@ class Scene:
         pytest.fail("the condition never came true")
 
     def end(self) -> Life:
-        """All end as they are asked to."""
+        """Let all children exit after the stop request."""
         yield
         for name in [name for name in self.pids if name != "maintenance"]:
             self.die(name, 0)
@@ -128,7 +128,7 @@ class Scene:
         self.told.append((self._name(pid), word))
 
     def send_to_maintenance(self, word: str) -> None:
-        """There is no maintenance process that could look."""
+        """No maintenance process reads it."""
 
     def end_maintenance(self) -> None:
         self.told.append(("maintenance", "end"))
@@ -342,7 +342,7 @@ def test_a_moved_or_upgraded_queue_ends_the_console_too(scene: Scene, how: str) 
     assert scene.run(life()) == 1, "the service manager starts it again"
 
 
-# --- what the service manager hears ---
+# --- messages to the service manager ---
 
 
 def test_it_is_ready_when_the_console_serves_and_a_worker_runs(scene: Scene) -> None:
