@@ -1,4 +1,4 @@
-"""What every test may ask for: a fresh home, the application on a real SQLite or PostgreSQL database, a deadline."""
+"""Fixtures of every test: a new home, the application on a real SQLite or PostgreSQL database, a deadline."""
 
 from __future__ import annotations
 

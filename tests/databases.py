@@ -1,4 +1,4 @@
-"""PostgreSQL databases for tests: one that is new for a while, and one that is emptied for each test."""
+"""PostgreSQL databases for tests: temporary ones, and one that is emptied for each test."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 
 def make_queue(name: str = "default", *, paused_by: Optional[str] = None) -> Queue:
-    """A queue, new or known already; with `paused_by`, paused now."""
+    """A new or existing queue; with `paused_by`, paused now."""
     with writing() as session:
         queue = session.get(Queue, name)
         if queue is None:
@@ -139,7 +139,7 @@ def make_event(verb: str, actor: str, subject: str, *, job: Optional[Job] = None
 
 
 def make_worker(**values: Any) -> Worker:
-    """A worker that runs and has just been heard of."""
+    """A running worker that was seen just now."""
     now = clock.now()
     number = next(_numbers)
     made: dict[str, Any] = {
@@ -169,7 +169,7 @@ def make_worker(**values: Any) -> Worker:
 
 
 def make_supervisor(**values: Any) -> Supervisor:
-    """A supervisor that has just been heard of. Its workers are made by `make_worker(supervisor_id=…)`."""
+    """A supervisor that was seen just now. `make_worker(supervisor_id=…)` adds its workers."""
     now = clock.now()
     number = next(_numbers)
     made: dict[str, Any] = {
@@ -192,7 +192,7 @@ def make_supervisor(**values: Any) -> Supervisor:
 
 
 def make_user(name: str = "ana", role: str = "admin", password_hash: str = "no password fits") -> User:
-    """Somebody who may open the console; `people.add` makes one whose password works, and takes longer."""
+    """A user without a valid password. `users.add` creates one with a password, and is slower."""
     with writing() as session:
         user = User(
             name=name,
@@ -205,6 +205,6 @@ def make_user(name: str = "ana", role: str = "admin", password_hash: str = "no p
 
 
 def change_job(job_id: str, **values: Any) -> None:
-    """What somebody else does to a job while a test looks away."""
+    """Change a job as another process would."""
     with writing() as session:
         session.execute(update(Job).where(Job.id == job_id).values(**values))

@@ -1,6 +1,6 @@
-"""A queue with something in every table, and among it what is hard to carry from one database to another.
+"""A queue with rows in every table, including values that are hard to move between databases.
 
-Whoever adds a table gives it rows here; a test of the move says so.
+A new table needs rows here; a test of the move checks that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The last table of a run: how many tests each folder has, and the seconds that they took."""
+"""The last table of a run: the number of tests and their seconds by folder."""
 
 from __future__ import annotations
 

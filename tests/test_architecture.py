@@ -1,4 +1,4 @@
-"""The packages and their floors: who may import whom, who may change a job's state, who may open the database file."""
+"""The floors of the packages, and which modules may change a job's state or open the database file."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_imports_make_no_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-def test_only_the_engines_know_a_sqlite_library() -> None:
+def test_only_the_engines_import_a_sqlite_library() -> None:
     libraries = {"sqlite3", "pysqlite3"}
     assert [name for name in SOURCES if libraries & {one.partition(".")[0] for one in _imports(name)}] == []
 
 
-def test_only_lifecycle_and_two_sql_texts_change_a_jobs_state() -> None:
+def test_only_lifecycle_and_two_sql_texts_change_the_state_of_a_job() -> None:
     """An `update(Job)` that sets `state`, or a text that does, stands in these modules only."""
     found = set()
     for module, path in SOURCES.items():
@@ -113,7 +113,7 @@ def test_a_worker_process_never_loads_the_console() -> None:
     assert ran.stdout == "[]\n"
 
 
-def test_every_module_says_what_lives_in_it() -> None:
+def test_every_module_has_a_docstring() -> None:
     silent = [module for module, tree in _trees().items() if not ast.get_docstring(tree)]
     assert [module for module in silent if not module.endswith(".versions")] == []
 

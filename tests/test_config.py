@@ -1,4 +1,4 @@
-"""How a process learns where its queue lies, and how plainly it refuses what it cannot use."""
+"""The configuration of a process: how it finds its queue, and clear errors for invalid values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.lib import postgres_dsn
 from worker.runner import environment
 
 
-def test_the_home_is_in_the_users_home_unless_named(tmp_path: Path) -> None:
+def test_the_home_is_in_the_users_home_folder_by_default(tmp_path: Path) -> None:
     assert configuration.load({"HOME": str(tmp_path)}).home == tmp_path / ".queuectl"
     assert configuration.load({"QUEUECTL_HOME": str(tmp_path / "q")}).home == tmp_path / "q"
 
@@ -20,7 +20,7 @@ def test_the_home_is_in_the_users_home_unless_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["postgres://ana@db/q?sslmode=require", "postgresql://ana@db/q?sslmode=require"]
 )  # fmt: skip
-def test_the_usual_names_of_postgresql_are_understood(tmp_path: Path, url: str) -> None:
+def test_common_postgresql_url_schemes_are_accepted(tmp_path: Path, url: str) -> None:
     loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": url})
     assert loaded.database_url == "postgresql+psycopg://ana@db/q?sslmode=require"
     assert not loaded.is_sqlite
@@ -43,7 +43,7 @@ SEVERAL = "host=h1,h2&port=5432,5433&target_session_attrs=read-write"
         ("postgresql://ana@/q?host=/run/postgresql", "postgresql+psycopg://ana@/q?host=/run/postgresql"),
     ],
 )  # fmt: skip
-def test_several_hosts_are_understood_however_they_are_written(url: str, understood: str) -> None:
+def test_several_hosts_are_accepted_in_every_form(url: str, understood: str) -> None:
     assert configuration.database_url(url, "QUEUECTL_DATABASE_URL") == understood
 
 
@@ -55,7 +55,7 @@ def test_several_hosts_are_understood_however_they_are_written(url: str, underst
         "postgresql://ana:s%2F3cret@/q?host=h1&host=/run/postgresql",
     ],
 )  # fmt: skip
-def test_several_hosts_are_shown_so_that_they_can_be_typed_in_again_and_without_the_password(url: str) -> None:
+def test_a_url_with_several_hosts_is_shown_without_its_password_and_can_be_typed_again(url: str) -> None:
     first = Config(Path("/"), configuration.database_url(url, "URL"), None)
     shown = configuration.address(first)
     assert "3cret" not in shown
@@ -64,7 +64,7 @@ def test_several_hosts_are_shown_so_that_they_can_be_typed_in_again_and_without_
     assert configuration.address(Config(Path("/"), again, None)) == shown
 
 
-def test_several_hosts_are_shown_as_people_write_them() -> None:
+def test_several_hosts_are_shown_in_the_short_form() -> None:
     url = configuration.database_url("postgresql://ana:s3cret@/q?host=h1:5432&host=h2:5433", "URL")
     shown = configuration.address(Config(Path("/"), url, None))
     assert shown == "postgresql://ana@h1:5432,h2:5433/q?target_session_attrs=read-write"
@@ -83,14 +83,14 @@ def test_several_hosts_are_shown_as_people_write_them() -> None:
         "postgresql://ana:s3cret@/q?host=h1:1,h2:2&port=1,2",
     ],
 )
-def test_hosts_that_cannot_be_told_apart_are_refused_with_what_was_expected(url: str) -> None:
+def test_ambiguous_hosts_are_refused_with_the_expected_form(url: str) -> None:
     with pytest.raises(ConfigError, match=r"QUEUECTL_DATABASE_URL .* has several hosts") as caught:
         configuration.database_url(url, "QUEUECTL_DATABASE_URL")
     assert "user@host1:5432,host2:5432" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
 
-def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
+def test_another_sqlite_file_has_its_lock_file_beside_it(tmp_path: Path) -> None:
     loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": "sqlite:////srv/jobs.db"})
     assert loaded.sqlite_path == Path("/srv/jobs.db")
     assert loaded.lock_path == Path("/srv/queue.lock")
@@ -119,7 +119,7 @@ def test_another_sqlite_file_has_its_lock_beside_it(tmp_path: Path) -> None:
         ("QUEUECTL_PUBLIC_URL", "https://"),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str, value: str) -> None:
+def test_an_invalid_value_is_refused_with_the_name_of_its_setting(tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         configuration.load({"HOME": str(tmp_path), name: value})
 
@@ -135,24 +135,24 @@ def test_what_cannot_be_used_is_refused_with_its_name(tmp_path: Path, name: str,
         ("https://[2001:DB8:0::1]:8443/q", "https://[2001:db8::1]:8443", "/q"),
     ],
 )
-def test_the_public_url_is_read_as_browsers_send_it(tmp_path: Path, url: str, origin: str, path: str) -> None:
+def test_the_public_url_is_normalized_as_in_browsers(tmp_path: Path, url: str, origin: str, path: str) -> None:
     loaded = configuration.load({"HOME": str(tmp_path), "QUEUECTL_PUBLIC_URL": url})
     assert (loaded.public_url, loaded.public_origin, loaded.public_path) == (origin + path, origin, path)
 
 
-def test_a_database_url_that_lacks_its_scheme_is_not_repeated_with_its_password(tmp_path: Path) -> None:
+def test_an_error_about_a_url_without_a_scheme_hides_the_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": "ana:s3cret@db/q"})
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_home_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created_is_reported_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"cannot use the home folder .*file/q: .* QUEUECTL_HOME"):
         ensure_home(Config(home=tmp_path / "file" / "q", database_url=None, public_url=None))
 
 
-def test_a_home_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+def test_a_home_that_others_can_read_is_made_private(tmp_path: Path) -> None:
     home = tmp_path / "open"
     home.mkdir(mode=0o755)
     ensure_home(Config(home=home, database_url=None, public_url=None))
@@ -162,7 +162,7 @@ def test_a_home_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None
 # --- addresses in files, and inside jobs ---
 
 
-def test_a_file_may_hold_the_address(tmp_path: Path) -> None:
+def test_a_file_can_hold_the_database_url(tmp_path: Path) -> None:
     file = tmp_path / "an address"
     file.write_text("postgresql://ana:s3cret@db/q\n")
     given = {"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": f"file://{tmp_path}/an%20address"}
@@ -176,7 +176,7 @@ def test_a_file_may_hold_the_address(tmp_path: Path) -> None:
         configuration.load(given)
 
 
-def test_a_file_of_an_address_that_is_gone_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_with_the_database_url_is_reported(tmp_path: Path) -> None:
     for path, hint in ((tmp_path / "none", ""), (Path("/proc/0/fd/4"), "The worker of this job may have ended.")):
         with pytest.raises(ConfigError, match=f"cannot read the address in {path}: No such file.*{hint}"):
             configuration.load({"HOME": str(tmp_path), "QUEUECTL_DATABASE_URL": f"file://{path}"})
@@ -201,9 +201,7 @@ def test_inside_a_job_the_queue_is_not_guessed(tmp_path: Path, missing: list[str
         configuration.load(given)
 
 
-def test_inside_a_job_the_file_of_settings_does_not_lead_to_another_queue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inside_a_job_dotenv_does_not_select_another_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text(f"QUEUECTL_DATABASE_URL=sqlite:///{tmp_path}/other.db\nQUEUECTL_HOME=/other\n")
     monkeypatch.setattr(configuration, "CHECKOUT", tmp_path)
     given = environment.of_jobs(Config(tmp_path / "home", None, None))
@@ -223,5 +221,5 @@ def test_inside_a_job_the_file_of_settings_does_not_lead_to_another_queue(
         ("postgresql://ana@db/q?sslmode=require&ssl%70assword=s3cret", True),
     ],
 )
-def test_an_address_with_a_secret_is_known(url: str, secret: bool) -> None:
+def test_a_url_with_a_secret_is_recognized(url: str, secret: bool) -> None:
     assert postgres_dsn.has_secret(url) is secret

@@ -1,4 +1,4 @@
-"""What tests get from `databases.py`: no test sees what the one before did."""
+"""The databases of `databases.py`: no test sees data of the test before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.postgresql
 
 
 @pytest.mark.parametrize("statement", ["SELECT 1", "CREATE TABLE another (id bigint)"], ids=["rows", "tables"])
-def test_a_database_is_emptied_of_rows_and_of_tables(
+def test_the_test_database_loses_all_rows_and_extra_tables(
     app: Flask, postgresql_of_process: MigratedDatabase, statement: str
 ) -> None:
     for _ in range(2):

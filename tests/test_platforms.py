@@ -1,4 +1,4 @@
-"""Every module can be imported where there is no fork and no POSIX signal. What runs there is tested in `worker/`."""
+"""Every module can be imported without fork and POSIX signals. Tests in `worker/` run such processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ print(len(names))
 """
 
 
-def test_every_module_can_be_imported_on_what_windows_has() -> None:
+def test_every_module_can_be_imported_without_fork_and_posix_signals() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL, str(CHECKOUT)], capture_output=True, text=True, check=False
     )

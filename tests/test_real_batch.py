@@ -1,4 +1,4 @@
-"""Real batches through the CLI: commands end as under `sh -c`, and 500 over the files of this system as they must."""
+"""Real batches through the CLI: commands end as under `sh -c`, and 500 commands over the files of this system."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.full
-def test_five_hundred_commands_over_real_files_end_as_they_must(home: Path, tmp_path: Path) -> None:
+def test_five_hundred_commands_over_real_files_end_as_expected(home: Path, tmp_path: Path) -> None:
     files = _files()
     assert len(files) == SIZE
     work = [_job(number, path) for number, path in enumerate(files)]
@@ -172,7 +172,7 @@ def _without_path(one: Work, stderr: bytes) -> bytes:
 
 @pytest.mark.only("sqlite")  # a database changes nothing of what a command sees
 @pytest.mark.parametrize("limited", [False, pytest.param(True, marks=pytest.mark.full)])
-def test_real_commands_end_byte_for_byte_as_under_sh(config: Config, tmp_path: Path, limited: bool) -> None:
+def test_real_commands_end_as_under_sh_byte_for_byte(config: Config, tmp_path: Path, limited: bool) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     environment = {**BASE, "TMPDIR": str(scratch), "PWD": str(tmp_path)}

@@ -14,5 +14,5 @@ def worker_database() -> Database:
 
 
 def worker_connection() -> Connection:
-    """Open; the caller closes it."""
+    """An open connection; the caller closes it."""
     return connect(worker_database())

@@ -1,4 +1,4 @@
-"""What stays in the audit trail and for how long: commands in brief, lines until retention deletes them."""
+"""The contents of the audit trail and their retention: shortened commands, and deletion of old entries."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WORDS = "the audit trail is append-only"
 
 
 def write_lines(*days_ago: float, detail: Optional[str] = None) -> list[int]:
-    """Lines of so many days ago, in this order. Returns their ids."""
+    """Write entries of these days ago, in this order. Returns their ids."""
     line: dict[str, Any] = {"actor": "person:ana", "verb": "pause", "subject": "queue:mail", "outcome": "done"}
     with writing() as session:
         rows = [
@@ -44,7 +44,7 @@ def lines() -> list[Audit]:
 
 
 def prune(**values: int) -> None:
-    """A whole round of retention, with the settings as they are stored."""
+    """Run a whole round of retention with the stored settings."""
     for key, value in values.items():
         settings.set_setting(key, value, "rule:test")
     with reading() as session:
@@ -63,7 +63,7 @@ def delete(which: str = "TRUE") -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_long_command_is_cut_and_told_from_others_by_its_hash() -> None:
+def test_a_long_command_is_shortened_and_identified_by_its_hash() -> None:
     command = f"./import.sh {'x' * 100} --secret hunter2"
     actions.enqueue([job_spec.parse({"id": "job1", "command": command})], "person:ana")
     actions.apply("discard", ["job1"], "person:ana")
@@ -75,11 +75,11 @@ def test_a_long_command_is_cut_and_told_from_others_by_its_hash() -> None:
 
 
 @pytest.mark.parametrize("command", ["true", "x" * 80])
-def test_a_short_command_is_whole(command: str) -> None:
+def test_a_short_command_is_kept_whole(command: str) -> None:
     assert audit_lines.command_in_brief(command) == {"command": command}
 
 
-def test_a_command_of_any_characters_has_a_hash() -> None:
+def test_a_command_with_any_characters_has_a_hash() -> None:
     assert len(audit_lines.command_in_brief("é\udcff" * 50)["command_sha256"]) == 16
 
 
@@ -87,7 +87,7 @@ def test_a_command_of_any_characters_has_a_hash() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_old_lines_go_and_one_line_says_how_many_and_up_to_when() -> None:
+def test_old_entries_are_deleted_and_one_entry_records_how_many_and_until_when() -> None:
     write_lines(400, 380, 367.1)
     kept = write_lines(364, 10, 0)
     prune()
@@ -99,7 +99,7 @@ def test_old_lines_go_and_one_line_says_how_many_and_up_to_when() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_a_second_round_on_the_same_day_writes_no_line() -> None:
+def test_a_second_pruning_on_the_same_day_writes_no_entry() -> None:
     write_lines(400)
     prune()
     # Older than 365 days, but of the day that is not over yet: it goes tomorrow.
@@ -109,14 +109,14 @@ def test_a_second_round_on_the_same_day_writes_no_line() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_nothing_goes_where_the_setting_says_never() -> None:
+def test_nothing_is_deleted_if_the_setting_is_never() -> None:
     old = write_lines(5000)
     prune(keep_audit=0)
     assert [line.id for line in lines()] == old
 
 
 @pytest.mark.usefixtures("app")
-def test_many_lines_go_in_several_transactions_each_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_entries_are_deleted_in_several_transactions_with_an_entry_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "BYTES", 1000)
     write_lines(*range(410, 400, -1), detail=json.dumps({"command": "x" * 300}))
     write_lines(399, detail=json.dumps({"command": "x" * 5000}))
@@ -125,7 +125,7 @@ def test_many_lines_go_in_several_transactions_each_with_its_line(monkeypatch: p
 
 
 @pytest.mark.usefixtures("app")
-def test_a_line_that_a_wrong_clock_dated_into_the_future_holds_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_dated_in_the_future_does_not_block_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "RECORDS", 2)
     future = write_lines(-5000)
     write_lines(400, 399, 398)
@@ -137,14 +137,14 @@ def test_a_line_that_a_wrong_clock_dated_into_the_future_holds_up_no_others(monk
 
 
 def announce(**values: Any) -> None:
-    """The line that retention writes."""
+    """Write the entry that retention writes before it deletes."""
     with writing() as session:
         row = {"at": clock.now(), "actor": "rule:retention", "verb": "prune", "subject": "audit", "outcome": "done"}
         session.execute(insert(Audit).values(**{**row, "face": "worker", **values}))
 
 
 @pytest.mark.usefixtures("app")
-def test_not_even_an_old_line_can_be_deleted_without_a_line_that_says_so() -> None:
+def test_even_an_old_entry_cannot_be_deleted_without_a_pruning_entry() -> None:
     write_lines(400)
     with pytest.raises(DBAPIError, match=WORDS):
         delete()
@@ -156,7 +156,7 @@ def test_not_even_an_old_line_can_be_deleted_without_a_line_that_says_so() -> No
 
 
 @pytest.mark.usefixtures("app")
-def test_with_such_a_line_only_old_ones_can_be_deleted() -> None:
+def test_with_a_pruning_entry_only_old_entries_can_be_deleted() -> None:
     old, young = write_lines(366, 364)
     announce()
     for which in ("TRUE", f"id = {young}", f"id >= {young}"):
@@ -169,7 +169,7 @@ def test_with_such_a_line_only_old_ones_can_be_deleted() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_the_guard_goes_by_the_setting() -> None:
+def test_the_guard_follows_the_setting() -> None:
     [line] = write_lines(40)
     announce()
     for days in (41, 0):
@@ -181,7 +181,7 @@ def test_the_guard_goes_by_the_setting() -> None:
 
 
 @pytest.mark.usefixtures("app")
-def test_without_a_stored_setting_the_guard_has_the_default_of_the_settings() -> None:
+def test_without_a_stored_setting_the_guard_uses_the_default() -> None:
     days = Settings().keep_audit
     old, young = write_lines(days + 0.1, days - 0.1)
     announce()

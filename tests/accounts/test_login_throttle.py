@@ -1,4 +1,4 @@
-"""Log-in slows down where it fails, for an account and an address, and for nobody for good."""
+"""Sign-in slows down after failures, per account and per address, and never locks a user out for good."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ pytestmark = pytest.mark.usefixtures("own_clock", "app")
 
 
 def fail(*keys: str, times: int = 1) -> float:
-    """Fail so often; return the wait that the last try was told, 0 when it was admitted."""
+    """Fail this many times; return the wait of the last attempt, 0 if it was admitted."""
     for _ in range(times):
         wait = login_throttle.admit(keys)
     return wait
 
 
-def test_after_some_free_failures_the_waits_double_and_end_at_a_quarter_of_an_hour() -> None:
+def test_after_the_free_failures_waits_double_up_to_fifteen_minutes() -> None:
     key, waits = login_throttle.account("ana"), []
     with time_machine.travel(1_000_000_000, tick=False) as clock:
         assert fail(key, times=5) == 0
@@ -33,7 +33,7 @@ def test_after_some_free_failures_the_waits_double_and_end_at_a_quarter_of_an_ho
     assert waits[-1] == login_throttle.MAX_WAIT_SECONDS
 
 
-def test_a_wait_is_told_again_and_again_and_trying_does_not_prolong_it() -> None:
+def test_attempts_during_a_wait_are_refused_and_do_not_extend_it() -> None:
     key = login_throttle.account("ana")
     with time_machine.travel(1_000_000_000, tick=False) as clock:
         fail(key, times=8)
@@ -42,7 +42,7 @@ def test_a_wait_is_told_again_and_again_and_trying_does_not_prolong_it() -> None
         assert login_throttle.admit([key]) == before - 1
 
 
-def test_the_right_password_clears_the_account_but_not_what_an_address_has_tried_on_others() -> None:
+def test_the_right_password_clears_the_account_but_not_the_address() -> None:
     account, address = login_throttle.account("ana"), login_throttle.address("192.0.2.1")
     fail(account, address, times=5)
     login_throttle.forgive([account, address])
@@ -51,7 +51,7 @@ def test_the_right_password_clears_the_account_but_not_what_an_address_has_tried
     assert fail(address) > 0
 
 
-def test_an_hour_later_all_is_forgotten() -> None:
+def test_failures_are_forgotten_after_an_hour() -> None:
     key = login_throttle.account("ana")
     with time_machine.travel(1_000_000_000, tick=False) as clock:
         fail(key, times=6)
@@ -66,7 +66,7 @@ def test_a_new_password_clears_the_account() -> None:
     assert fail(login_throttle.account("Ana")) == 0
 
 
-def test_many_tries_at_once_are_all_counted(app: Flask) -> None:
+def test_concurrent_attempts_are_all_counted(app: Flask) -> None:
     def one(_: int) -> float:
         with app.app_context():
             return login_throttle.admit([login_throttle.account("ana")])
@@ -87,5 +87,5 @@ def test_many_tries_at_once_are_all_counted(app: Flask) -> None:
         (None, "unknown", True),
     ],
 )
-def test_an_address_of_version_6_counts_with_its_network(one: str, other: str, same: bool) -> None:
+def test_an_ipv6_address_counts_with_its_network(one: str, other: str, same: bool) -> None:
     assert (login_throttle.address(one) == login_throttle.address(other)) is same

@@ -1,4 +1,4 @@
-"""The same refusal stands in the audit trail once a minute, with a count; for pages and for programs."""
+"""Repeated refusals are in the audit trail once a minute, with a count, for users and programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from webapp.db.models import Audit
 
 @pytest.fixture
 def whole(config: Config) -> Iterator[Flask]:
-    """Both faces, on SQLite and on PostgreSQL."""
+    """The whole application with both faces."""
     yield from opened(make_app(config))
 
 
@@ -45,20 +45,20 @@ def viewer(app: Flask) -> Browser:
 # --- the count -------------------------------------------------------------------------------------------------------
 
 
-def test_a_minute_after_the_line_the_next_one_has_the_number_left_out() -> None:
+def test_the_next_entry_after_a_minute_has_the_number_of_omitted_refusals() -> None:
     seen = Refusals()
     numbers = [seen.admit("token:a", "get", "route:x", now=at) for at in (0.0, 1.0, 59.9, 60.0, 61.0, 120.0, 500.0)]
     assert numbers == [0, None, None, 2, None, 1, 0]
 
 
-def test_each_actor_and_each_route_has_a_count_of_its_own() -> None:
+def test_each_actor_and_each_route_has_its_own_count() -> None:
     seen = Refusals()
     kinds = [("token:a", "route:x"), ("token:b", "route:x"), ("token:a", "route:y")]
     assert [seen.admit(*kind, now=1.0) for kind in kinds] == [0, 0, 0]
     assert [seen.admit(*kind, now=2.0) for kind in kinds] == [None] * 3
 
 
-def test_the_memory_is_bounded_and_the_oldest_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_limited_and_the_oldest_actors_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refusals, "MAX_REMEMBERED", 3)
     seen = Refusals()
     for number in range(4):
@@ -68,7 +68,7 @@ def test_the_memory_is_bounded_and_the_oldest_are_forgotten_first(monkeypatch: p
     assert seen.admit("0", now=5.0) == 0
 
 
-def test_a_line_that_could_not_be_written_is_counted_by_the_next() -> None:
+def test_a_refusal_that_could_not_be_written_is_counted_in_the_next_entry() -> None:
     seen = Refusals()
     assert seen.admit("a", now=0.0) == 0
     assert seen.admit("a", now=1.0) is None
@@ -81,7 +81,7 @@ def test_a_line_that_could_not_be_written_is_counted_by_the_next() -> None:
 # --- both faces ------------------------------------------------------------------------------------------------------
 
 
-def test_a_program_that_keeps_asking_for_too_much_leaves_one_line_and_a_count(
+def test_repeated_refusals_of_a_token_leave_one_entry_with_a_count(
     whole: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = make_program(whole, "read")
@@ -100,13 +100,13 @@ def test_a_program_that_keeps_asking_for_too_much_leaves_one_line_and_a_count(
     assert refused()[3:] == [(*lines[0][:3], {**needs, "left_out": 29})]
 
 
-def test_a_person_who_keeps_sending_what_the_role_does_not_allow_leaves_one_line(whole: Flask) -> None:
+def test_repeated_refusals_of_a_user_leave_one_entry(whole: Flask) -> None:
     browser = viewer(whole)
     assert [browser.post("/queue/mail/pause").status_code for _ in range(5)] == [403] * 5
     assert refused() == [("person:vera", "post", "route:queues.pause", {"needs": "operator", "role": "viewer"})]
 
 
-def test_a_forged_request_is_not_hidden_behind_other_refusals_of_the_same_route(whole: Flask) -> None:
+def test_a_forged_request_is_not_hidden_by_other_refusals_of_the_route(whole: Flask) -> None:
     browser = viewer(whole)
     for _ in range(3):
         assert browser.post("/queue/mail/pause").status_code == 403
@@ -117,7 +117,7 @@ def test_a_forged_request_is_not_hidden_behind_other_refusals_of_the_same_route(
     ]
 
 
-def test_while_the_database_is_busy_no_refusal_gets_lost(whole: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_refusal_is_lost_while_the_database_is_busy(whole: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(*_: object, **__: object) -> None:
         raise Busy(BUSY)
 

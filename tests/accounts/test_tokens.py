@@ -1,4 +1,4 @@
-"""What programs show: kept as a hash, ended in time, and for no more than its scope."""
+"""API tokens: stored as a hash, limited in time and by scope."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def works(secret: str) -> Optional[str]:
     return found.name if found is not None else None
 
 
-def test_a_token_is_shown_once_and_kept_as_a_hash() -> None:
+def test_a_token_is_shown_once_and_stored_as_a_hash() -> None:
     secret, token = tokens.make("deploy", "submit", 30, "person:ana")
     assert secret.startswith("qctl_")
     assert len(secret) >= len("qctl_") + 43  # 256 bits
@@ -35,7 +35,7 @@ def test_a_token_is_shown_once_and_kept_as_a_hash() -> None:
     assert token.scope == "submit"
 
 
-def test_a_token_ends_with_its_days_and_when_it_is_revoked() -> None:
+def test_a_token_ends_when_it_expires_or_is_revoked() -> None:
     with time_machine.travel(1_000_000_000, tick=False) as clock:
         secret, _ = tokens.make("short", "read", 1, "person:ana")
         clock.shift(86399)
@@ -56,20 +56,20 @@ def test_a_token_ends_with_its_days_and_when_it_is_revoked() -> None:
     [("", "read", 1, "name"), ("a b", "read", 1, "name"), ("a", "root", 1, "scope"), ("a", "read", 0, "days"),
      ("a", "read", 4000, "days")],
 )  # fmt: skip
-def test_what_cannot_be_taken_is_refused_by_field(name: str, scope: str, days: int, field: str) -> None:
+def test_an_invalid_value_is_refused_with_its_field(name: str, scope: str, days: int, field: str) -> None:
     with pytest.raises(AccountError) as caught:
         tokens.make(name, scope, days, "person:ana")
     assert caught.value.field == field
 
 
-def test_a_name_is_used_once_even_when_its_token_was_revoked() -> None:
+def test_a_name_is_used_once_even_after_its_token_is_revoked() -> None:
     tokens.make("deploy", "read", 1, "person:ana")
     tokens.revoke("deploy", "person:ana")
     with pytest.raises(AccountError, match="is already used"):
         tokens.make("deploy", "read", 1, "person:ana")
 
 
-def test_use_is_noted_about_once_a_minute() -> None:
+def test_use_is_recorded_about_once_a_minute() -> None:
     with time_machine.travel(1_000_000_000, tick=False) as clock:
         _, token = tokens.make("deploy", "read", 30, "person:ana")
         seen = []
@@ -83,7 +83,7 @@ def test_use_is_noted_about_once_a_minute() -> None:
     assert seen[0] == seen[1] != seen[2]
 
 
-def test_making_and_revoking_stand_in_the_trail() -> None:
+def test_creating_and_revoking_are_audited() -> None:
     tokens.make("deploy", "read", None, "person:ana")
     tokens.revoke("deploy", "person:ben")
     with reading() as session:
@@ -95,5 +95,5 @@ def test_making_and_revoking_stand_in_the_trail() -> None:
     ("scope", "needed", "allowed"),
     [("admin", "read", True), ("read", "submit", False), ("submit", "submit", True), ("submit", "operate", False)],
 )
-def test_a_scope_includes_the_lesser_ones(scope: str, needed: str, allowed: bool) -> None:
+def test_a_scope_includes_the_lower_ones(scope: str, needed: str, allowed: bool) -> None:
     assert tokens.may(scope, needed) is allowed

@@ -1,4 +1,4 @@
-"""Who may open the console: users, passwords, and the one-time link of the first start."""
+"""Users, passwords, and the one-time set-up link of the first start."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def user(name: str, password: str) -> bool:
         return users.authenticate(session, name, password) is not None
 
 
-def test_the_right_password_opens_and_a_wrong_one_or_an_unknown_name_does_not() -> None:
+def test_only_the_right_password_of_a_known_user_is_accepted() -> None:
     users.add("ana", GOOD, "admin", "person:test")
     assert user("ana", GOOD)
     assert not user("ana", GOOD + "!")
     assert not user("bob", GOOD)
 
 
-def test_no_password_and_no_link_lies_in_the_database() -> None:
+def test_the_database_contains_no_password_and_no_set_up_link() -> None:
     link = users.new_setup_link()
     users.add("ana", GOOD, "admin", "person:test")
     with reading() as session:
@@ -63,7 +63,7 @@ def test_no_password_and_no_link_lies_in_the_database() -> None:
         ("ana", GOOD, "root", "role"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_by_field(name: str, password: str, role: str, field: str) -> None:
+def test_an_invalid_value_is_refused_with_its_field(name: str, password: str, role: str, field: str) -> None:
     with pytest.raises(AccountError) as caught:
         users.add(name, password, role, "person:test")
     assert caught.value.field == field
@@ -72,7 +72,7 @@ def test_what_cannot_be_taken_is_refused_by_field(name: str, password: str, role
 
 
 @pytest.mark.postgresql
-def test_a_name_is_taken_whatever_its_case() -> None:
+def test_names_are_unique_regardless_of_case() -> None:
     users.add("Ana", GOOD, "viewer", "person:test")
     with pytest.raises(AccountError, match="'ana' is already used"):
         users.add("ana", GOOD, "viewer", "person:test")
@@ -90,7 +90,7 @@ def lives(session_id: str) -> bool:
         return sessions.find(session, session_id) is not None
 
 
-def test_a_changed_password_ends_every_session_but_the_one_in_which_it_was_changed() -> None:
+def test_a_new_password_ends_every_session_except_the_current_one() -> None:
     users.add("ana", GOOD, "viewer", "person:test")
     one, other = signed_in("ana"), signed_in("ana")
     users.set_password("ana", GOOD + " staple", "person:ana", spare=one)
@@ -102,7 +102,7 @@ def test_a_changed_password_ends_every_session_but_the_one_in_which_it_was_chang
         users.set_password("bob", GOOD, "person:test")
 
 
-def test_a_lesser_role_and_being_disabled_end_sessions_and_a_higher_role_does_not() -> None:
+def test_a_lower_role_and_disabling_end_sessions_and_a_higher_role_does_not() -> None:
     users.add("root", GOOD, "admin", "person:test")
     users.add("ana", GOOD, "viewer", "person:test")
     one = signed_in("ana")
@@ -120,7 +120,7 @@ def test_a_lesser_role_and_being_disabled_end_sessions_and_a_higher_role_does_no
     assert user("ana", GOOD)
 
 
-def test_the_last_administrator_stays_one() -> None:
+def test_the_last_admin_cannot_be_demoted() -> None:
     users.add("root", GOOD, "admin", "person:test")
     with pytest.raises(AccountError, match="last admin"):
         users.set_role("root", "operator", "person:root")
@@ -130,9 +130,7 @@ def test_the_last_administrator_stays_one() -> None:
 
 
 @pytest.mark.postgresql
-def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_if_two_admins_demote_each_other_at_once_one_remains(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ana", "eve"):
         users.add(name, GOOD, "admin", "person:test")
     keep, both_are_in = users._keep_an_administrator, threading.Barrier(2)
@@ -155,13 +153,13 @@ def test_of_two_administrators_who_demote_each_other_at_once_one_stays(
         engines.disconnect()
 
 
-def test_where_there_is_no_administrator_yet_others_can_still_be_changed() -> None:
+def test_without_an_admin_other_users_can_still_be_changed() -> None:
     users.add("ana", GOOD, "operator", "person:test")
     assert users.set_role("ana", "viewer", "person:test")
     assert users.set_disabled("ana", True, "person:test")
 
 
-def test_sessions_can_be_ended_one_by_one_and_all_but_this() -> None:
+def test_one_session_or_all_except_the_current_one_can_be_ended() -> None:
     users.add("ana", GOOD, "viewer", "person:test")
     one, two, three = signed_in("ana"), signed_in("ana"), signed_in("ana")
     with reading() as session:
@@ -174,12 +172,12 @@ def test_sessions_can_be_ended_one_by_one_and_all_but_this() -> None:
 
 
 @pytest.mark.parametrize("password", ["password123", "Password2024!", "qwertyuiop", "ana-ana-ana", "abcdefghij"])
-def test_common_passwords_and_those_made_of_the_name_are_refused(password: str) -> None:
+def test_common_passwords_and_passwords_like_the_name_are_refused(password: str) -> None:
     with pytest.raises(AccountError, match="too easy to guess"):
         users.add("ana", password, "viewer", "person:test")
 
 
-def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
+def test_the_set_up_link_creates_one_admin_and_works_once() -> None:
     link = users.new_setup_link()
     assert link is not None
     with reading() as session:
@@ -195,7 +193,7 @@ def test_the_setup_link_makes_one_administrator_and_works_once() -> None:
 
 
 @pytest.mark.postgresql
-def test_of_two_who_use_the_link_at_once_one_becomes_the_administrator(
+def test_if_two_users_open_the_set_up_link_at_once_one_becomes_admin(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = users.new_setup_link()
@@ -218,7 +216,7 @@ def test_of_two_who_use_the_link_at_once_one_becomes_the_administrator(
         assert len(users.list_all(session)) == 1
 
 
-def test_a_refused_name_or_password_does_not_use_the_link_up() -> None:
+def test_a_refused_name_or_password_does_not_use_up_the_link() -> None:
     link = users.new_setup_link()
     assert link is not None
     with pytest.raises(AccountError):
@@ -226,7 +224,7 @@ def test_a_refused_name_or_password_does_not_use_the_link_up() -> None:
     assert users.set_up(link, "ana", GOOD) is True
 
 
-def test_a_new_link_ends_the_one_before_and_an_hour_ends_any() -> None:
+def test_a_new_link_replaces_the_old_one_and_each_link_expires_after_an_hour() -> None:
     first, second = users.new_setup_link(), users.new_setup_link()
     assert first is not None
     assert second is not None
@@ -236,7 +234,7 @@ def test_a_new_link_ends_the_one_before_and_an_hour_ends_any() -> None:
     assert users.set_up(second, "ana", GOOD) is True
 
 
-def test_with_an_administrator_made_on_the_command_line_a_link_is_void() -> None:
+def test_the_link_is_invalid_once_an_admin_exists() -> None:
     link = users.new_setup_link()
     assert link is not None
     users.add("ana", GOOD, "admin", "person:root")

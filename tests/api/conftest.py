@@ -21,7 +21,7 @@ API = "/api/v1"
 
 
 class Program:
-    """A client that shows a token, and sends JSON."""
+    """A client that sends a token and JSON."""
 
     def __init__(self, client: FlaskClient, secret: str) -> None:
         self.client = client
@@ -46,7 +46,7 @@ def whole(config: Config) -> Iterator[Flask]:
 
 @pytest.fixture
 def program(whole: Flask) -> Callable[[str], Program]:
-    """Make a token with a scope, and a program that has it."""
+    """Create a token with a scope, and a program that uses it."""
     return lambda scope: make_program(whole, scope)
 
 
@@ -77,7 +77,7 @@ def admin(program: Callable[[str], Program]) -> Program:
 
 @pytest.fixture
 def sign_in_to() -> Callable[[Flask, str], Browser]:
-    """A browser that is signed in to an application, as somebody with a role."""
+    """A browser that is signed in to an application with a role."""
 
     def signed_in(app: Flask, role: str) -> Browser:
         client = app.test_client()

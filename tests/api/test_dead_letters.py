@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.api.conftest import Program
-from tests.api.test_acts import state_of
+from tests.api.test_actions import state_of
 from tests.api.test_jobs import refused
 from tests.factories import make_job, make_user
 from webapp.db.engines import writing

@@ -1,4 +1,4 @@
-"""Schedules by way of the API: their fields, scopes, verbs, ledger."""
+"""Schedules in the API: fields, scopes, actions, ledger."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The benchmark behind `manage.py bench`: measures this machine's limit and the queue beside it, in the same run.
+"""The benchmark behind `manage.py bench`: measures the limit of this machine and the queue in the same run.
 
-A section is a module with `measure(bench, sizes)`, its `Sizes` and its `QUICK` ones; it gives rows (`rounds.py`). What
-each figure is to reach stands in `figures.py`, scratch homes and processes in `scratch.py`. How it is shown is the
-command's affair.
+A section is a module with `measure(bench, sizes)`, its `Sizes` and `QUICK` sizes; it returns rows (`rounds.py`).
+`figures.py` has the goals of all figures, `scratch.py` the scratch homes and processes. The command shows the results.
 """
 
 from __future__ import annotations
@@ -35,18 +34,18 @@ LEAST_SPACE = 500 * 1024**2  # bytes
 
 
 class BenchError(Exception):
-    """Something could not be measured; the message says what, and why."""
+    """A measurement failed; the message says which, and why."""
 
 
 @dataclass
 class Bench:
-    """One run: how often each thing is measured, where, and who is told how far it is.
+    """One run: the number of rounds, the scratch folder, and the progress messages.
 
     Attributes:
-        say: takes a sentence of progress, for a person.
-        large: whether to measure what takes ten million rows, too.
+        say: takes a progress message for the user.
+        large: whether to measure with ten million rows, too.
         peers: other queues to measure beside ours, see `peers/`.
-        left_out: what was not measured, each a sentence that says why.
+        left_out: what was not measured, one sentence with the reason each.
     """
 
     rounds: int
@@ -58,7 +57,7 @@ class Bench:
 
 
 def measure(bench: Bench, name: str, *, quick: bool = False) -> Sequence[Row]:
-    """Measure one section; `quick` with sizes that show no more than that it works. Raises BenchError."""
+    """Measure one section; `quick`: with tiny sizes that only show that it works. Raises BenchError."""
     section: Any = import_module(f"tests.bench.{name}")
     try:
         rows: Sequence[Row] = section.measure(bench, section.QUICK if quick else section.Sizes())
@@ -68,14 +67,14 @@ def measure(bench: Bench, name: str, *, quick: bool = False) -> Sequence[Row]:
 
 
 def missing(name: str) -> str:
-    """Why a section cannot be measured here, in one line; empty where it can."""
+    """Why a section cannot be measured here, in one line; empty if it can."""
     section: Any = import_module(f"tests.bench.{name}")
     reason: str = section.missing() if hasattr(section, "missing") else ""
     return reason
 
 
 def space(names: Sequence[str], *, large: bool, quick: bool = False) -> int:
-    """Bytes that these sections need, the most that any of them does: each makes room for the next."""
+    """Bytes that these sections need: the maximum, because each frees its space."""
     needed = 0
     for name in names:
         section: Any = import_module(f"tests.bench.{name}")

@@ -1,4 +1,4 @@
-"""cli: one job by `manage.py enqueue`, from the start of the process to its end, of a bare Python that stores one."""
+"""cli: one job by `manage.py enqueue`, from start to end of the process, compared with a bare Python storing one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""console: how long the server takes for its pages, with a few jobs in the queue and with very many.
+"""console: the server's time for its pages, with few and with very many jobs.
 
-Asked by a test client in this process: templates, queries and gate are the real ones, the network is left out. Both
-consoles are there at once and take turns.
+A test client in this process asks for them: templates, queries and gate are real, without a network. Both consoles
+exist at once and take turns.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ QUICK = Sizes(few=200, many=400, looks=2)
 
 
 def space(sizes: Sizes, *, large: bool) -> int:  # noqa: ARG001 - as every section has it
-    """Bytes that it needs."""
+    """The bytes that it needs."""
     return ROW_SIZE * sizes.many
 
 
@@ -84,7 +84,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
 
 @dataclass
 class _Console:
-    """A console with somebody signed in. `times` are milliseconds, by page, a list for each round."""
+    """A console with a signed-in user. `times` are milliseconds by page, a list for each round."""
 
     client: Any
     job: str
@@ -128,7 +128,7 @@ def _round(few: _Console, many: _Console, looks: int) -> None:
 
 
 def _look(console: _Console, page: str) -> float:
-    """Milliseconds until a page is there, in a context of its own as each request has one."""
+    """Milliseconds for a page, in a new context like each request."""
     url = PAGES[page].format(job=console.job)
     began = time.perf_counter()
     response = contextvars.Context().run(console.client.get, url)

@@ -1,4 +1,4 @@
-"""drain: how fast a queue of the command `true` is emptied, of what two bare loops that spawn it can do."""
+"""drain: how fast a queue of the command `true` is emptied, compared with two bare loops that spawn it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _peers(bench: Bench, sizes: Sizes, rates: dict[Figure, list[float]]) -> None
 
 
 def limit(bench: Bench, runs: int, processes: int) -> Drained:
-    """Bare Pythons that do nothing but run the command, all from the same moment on."""
+    """Bare Pythons that only run the command, started at the same moment."""
     each = runs // processes
     behind_gate, gate = os.pipe()
     told, tell = os.pipe()
@@ -101,5 +101,5 @@ def limit(bench: Bench, runs: int, processes: int) -> Drained:
 
 
 def cpu(drained: Sequence[Drained], jobs: int) -> float:
-    """Microseconds of CPU a job: its share of everything that ran, with start and end; the least of all rounds."""
+    """CPU microseconds per job of all processes, with start and end; the minimum of all rounds."""
     return min(one.used.cpu for one in drained) / jobs * 1e6

@@ -1,7 +1,7 @@
-"""enqueue: jobs stored durably, one at a time and many from a file, of what bare SQLite takes for the same rows.
+"""enqueue: durable jobs, one at a time and many from a file, compared with bare SQLite for the same rows.
 
-The bare table is that of the real schema, with its indexes and checks, in a file on the same disk; no audit trail, no
-lock of ours, no validation.
+The bare table has the real schema with indexes and checks, in a file on the same disk, without audit trail, our lock
+and validation.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _one_at_a_time(bench: Bench, sizes: Sizes) -> list[Row]:
 
 
 def _insert(bare: Any, jobs: int, *, with_line: bool = False) -> float:
-    """Seconds that so many bare INSERTs take, each a durable transaction; with a line of the audit trail or without."""
+    """Seconds for this number of bare INSERTs, each in a durable transaction, with or without an audit line."""
     began = time.perf_counter()
     for _ in range(jobs):
         bare.execute("BEGIN IMMEDIATE")
@@ -95,7 +95,7 @@ def _enqueue(jobs: int) -> float:
 
 @contextmanager
 def bare_table(home: Path) -> Iterator[Any]:
-    """A connection of SQLite's own to a database with our schema, that commits as durably."""
+    """A bare SQLite connection to a database with our schema and the same durability."""
     with opened(home) as config:
         actions.enqueue([JobSpec(command=COMMAND)], ACTOR)  # the queue is there, too
     with closing(sqlite.connect(str(config.sqlite_path), isolation_level=None)) as connection:
@@ -148,7 +148,7 @@ def _executemany(bench: Bench, jobs: int) -> float:
 
 
 def _from_file(bench: Bench, file: Path, jobs: int) -> tuple[float, float]:
-    """Rows a second as the command counts them, without the interpreter's start; and as whoever waits for it does."""
+    """Rows per second, as the command counts them without the start of Python, and as its caller does."""
     home = bench.scratch.home()
     with opened(home):
         pass

@@ -1,4 +1,4 @@
-"""The figures that are measured: what each is called, its unit, and what it is to reach."""
+"""The measured figures: name, unit and goal of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """What is measured. Its unit is that of its value and its goal; RATIO: ours divided by the limit."""
+    """A figure. Its unit is that of its value and its goal; RATIO: ours divided by the limit."""
 
     key: str
     title: str

@@ -1,7 +1,7 @@
-"""growth: what a job costs its worker, and what a claim does, in tables that are large in different ways.
+"""growth: the cost of a job and of a claim in large tables of several kinds.
 
-All databases are there at once and take turns, so that a ratio compares two moments that are close. A turn is the
-worker's own: one transaction that settles a job and claims the next.
+All databases exist at once and take turns, so a ratio compares two close moments. A turn is that of a worker: one
+transaction that settles a job and claims the next.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FEW, MANY, MOST = 1_000, 1_000_000, 10_000_000
 ROW_SIZE = 450  # bytes of a job with its indexes and its log, about
 
-# What lies beside the jobs that are claimed.
+# The other rows beside the claimed jobs.
 _FAR = 2**60
 KINDS: dict[str, dict[str, Any]] = {
     "finished": {"state": "completed", "queue": "default", "priority": 0, "run_at": 1},
@@ -75,7 +75,7 @@ QUICK = Sizes(few=10, many=200, most=400, turns=6, block=3)
 
 
 def space(sizes: Sizes, *, large: bool) -> int:
-    """Bytes that it needs."""
+    """The bytes that it needs."""
     rows = len(KINDS) * sizes.many + (len(GROWING) * sizes.most if large else 0)
     return ROW_SIZE * rows
 
@@ -125,7 +125,7 @@ def _rows(queues: dict[str, _Queue]) -> list[Row]:
 
 @dataclass
 class _Queue:
-    """A database and a worker's door to it. `turns` and `claims` are microseconds, a list for each round."""
+    """A database and a worker's claims on it. `turns` and `claims` are microseconds, a list for each round."""
 
     claims_door: Any  # worker.loop.claims.Claims
     held: Claim
@@ -176,7 +176,7 @@ def _round(queues: list[_Queue], sizes: Sizes) -> None:
 
 
 def _turn(queue: _Queue) -> None:
-    """Settle what is held and claim the next, as the dispatcher does it."""
+    """Settle the held job and claim the next, as the dispatcher does."""
     from worker.attempt import AttemptResult
 
     settings = Settings()

@@ -1,4 +1,4 @@
-"""idle: what a pool of four workers with its supervisor and keeper costs while there is nothing to do."""
+"""idle: the cost of a pool of four workers, supervisor and maintenance without jobs."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def _peers(bench: Bench, sizes: Sizes) -> list[Row]:
 
 
 def _cost(pool: Pool, window: float) -> float:
-    """CPU seconds a minute of all its processes, over so many seconds."""
+    """CPU seconds per minute of all processes, measured for this number of seconds."""
     before, began = sum(_each(pool, cpu_of).values()), time.monotonic()
     time.sleep(window)
     return (sum(_each(pool, cpu_of).values()) - before) / ((time.monotonic() - began) / 60)
 
 
 def _memory(pool: Pool) -> dict[str, float]:
-    """MiB, by process; nothing where the system does not tell."""
+    """MiB by process; empty if the system does not report it."""
     try:
         return _each(pool, pss_of)
     except BenchError:

@@ -1,4 +1,4 @@
-"""What was measured on: enough to judge a figure by, and nothing that tells whose machine it is."""
+"""The machine: enough to judge a figure, and nothing that identifies its owner."""
 
 from __future__ import annotations
 

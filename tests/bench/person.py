@@ -1,6 +1,6 @@
-"""Somebody at a real console, over a connection that stays open: signs in once and sends the submit form.
+"""A user of a real console, over a persistent connection: signs in once and sends the submit form.
 
-Plain sockets and requests made beforehand: what the client takes, the server beside it does not get.
+Plain sockets and prepared requests, because the client takes CPU time from the server beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 
 
 class Person:
-    """Signed in. One connection for each `Line`, so that several can send at a time."""
+    """A signed-in user. Each `Line` has a connection, so several can send at a time."""
 
     def __init__(self, port: int) -> None:
         self.port = port

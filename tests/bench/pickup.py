@@ -1,7 +1,7 @@
-"""pickup: from the call of enqueue to the moment at which the command tells the time, on a machine that is idle.
+"""pickup: from the call of enqueue to the time that the command prints, on an idle machine.
 
-The enqueuing process is this one: it runs already, as the console does. The bare spawn runs the same command, so that
-both pay alike for the clock that it asks.
+This process enqueues: it runs already, like the console. The bare spawn runs the same command, so both include the
+cost of printing the time.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def _bare(samples: int) -> list[float]:
 
 
 def picked_up(samples: int) -> tuple[list[float], list[float]]:
-    """Enqueue so many jobs, each alone; milliseconds until each command told the time, and until its enqueue returned.
+    """Enqueue jobs one by one; milliseconds until each command printed the time, and until its enqueue returned.
 
-    Workers are there. Raises BenchError.
+    Workers must run. Raises BenchError.
     """
     began: dict[str, int] = {}
     calls = []
@@ -158,5 +158,5 @@ def _told(ids: Sequence[str]) -> dict[str, int]:
 
 
 def _nanoseconds(output: bytes) -> int:
-    """What the command told; 0 where that is no time."""
+    """The time that the command printed; 0 if it is not a time."""
     return int(output) if output.strip().isdigit() else 0

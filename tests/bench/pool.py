@@ -1,4 +1,4 @@
-"""The queue's own side of a section: homes filled with jobs, pools of workers, and what they cost."""
+"""Our side of a section: homes filled with jobs, pools of workers, and their cost."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ENDED = "SELECT count(*) FROM jobs WHERE state = 'completed'"
 
 
 def fill(home: Path, command: str, number: int) -> None:
-    """Make a home, with so many jobs in it."""
+    """Create a home with this number of jobs."""
     with opened(home):
         enqueue([JobSpec(command=command)] * number, ACTOR)
 
 
 def ask(statement: str) -> list[tuple[float, ...]]:
-    """What the database of the context says."""
+    """The answer of the context's database."""
     with reading() as session:
         return [tuple(row) for row in session.execute(text(statement))]
 
@@ -42,14 +42,14 @@ def number(statement: str) -> int:
 
 @dataclass(frozen=True)
 class Drained:
-    """A queue that was emptied: jobs a second from the first start to the last end, CPU seconds of everything."""
+    """An emptied queue: jobs per second from the first start to the last end, CPU seconds of all processes."""
 
     rate: float
     used: Used
 
 
 def drain(bench: Bench, command: str, jobs: int, *options: str, environment: Mapping[str, str]) -> Drained:
-    """Have a fresh home's jobs done by `worker start --drain`, and check that each was done, once."""
+    """Run the jobs of a new home with `worker start --drain`, and check that each ran once."""
     home = bench.scratch.home()
     fill(home, command, jobs)
     process = bench.scratch.manage(home, "worker", "start", *options, "--drain", **environment)
@@ -58,7 +58,7 @@ def drain(bench: Bench, command: str, jobs: int, *options: str, environment: Map
 
 
 def rate_of(home: Path, jobs: int) -> float:
-    """Jobs a second in this home. Raises BenchError where not all were completed at their first attempt."""
+    """Jobs per second in this home. Raises BenchError unless all completed at their first attempt."""
     with opened(home):
         [(first, last, attempts)] = ask("SELECT min(started_at), max(finished_at), count(*) FROM attempts")
         completed = number(ENDED)
@@ -71,7 +71,7 @@ def rate_of(home: Path, jobs: int) -> float:
 def workers(
     bench: Bench, home: Path, count: int, *options: str, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A supervisor with so many workers, as soon as they are there; the context's database is theirs."""
+    """Start a supervisor with this number of workers on the context's database, and wait for them."""
     process = bench.scratch.manage(home, "worker", "start", "--count", str(count), *options, **environment)
     running = "SELECT count(*) FROM workers WHERE state = 'running'"
     eventually("workers are there", lambda: number(running) == count or _ended(process), 60)
@@ -99,7 +99,7 @@ class Pool:
 
 
 def pool_of(process: subprocess.Popen[bytes]) -> Pool:
-    """Who belongs to a supervisor; the context's database knows which of its children are workers."""
+    """The processes of a supervisor; the context's database knows which children are workers."""
     children = [child.pid for child in psutil.Process(process.pid).children()]
     known = {int(pid) for (pid,) in ask("SELECT pid FROM workers WHERE state = 'running'")}
     return Pool(process.pid, [pid for pid in children if pid not in known], [pid for pid in children if pid in known])

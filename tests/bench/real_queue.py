@@ -1,6 +1,6 @@
-"""A queue with a past, as large as wanted: mostly completed jobs over two months, some dead of a few causes.
+"""A queue with a history of any size: mostly completed jobs of two months, some dead with a few causes.
 
-Filled by SQL, in the shape in which workers would have left it; the roll-ups are folded by the product's own code.
+SQL inserts the rows as workers would leave them; the product's own code folds the roll-ups.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _TAILS = "INSERT INTO output_tails (job_seq, text) SELECT seq, 'done with ' || s
 
 
 def fill(number: int) -> str:
-    """Fill the context's database with so many jobs; return the id of one that completed."""
+    """Fill the context's database with this number of jobs; return the id of a completed one."""
     for queue in QUEUES:
         enqueue([JobSpec(command="true", queue=queue)], ACTOR)  # which makes the queue
     with writing() as session:

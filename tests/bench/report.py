@@ -1,4 +1,4 @@
-"""How `manage.py bench` shows what it measured: the columns of its table, the notes below it, and JSON."""
+"""How `manage.py bench` shows its results: the columns of its table, the notes below it, and JSON."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rounds: what was measured side by side, as ratios with their spread; and whether the machine was too noisy.
+"""Rounds: values measured side by side, as ratios with their spread, and whether the machine was too noisy.
 
-Pure. In each round the limit is measured first and ours beside it, so that a ratio compares two moments that are close:
-a machine's speed drifts by a factor of two within an hour, the ratio does not.
+Pure. Each round measures the limit and then ours, so a ratio compares two close moments: a machine's speed drifts by
+a factor of two within an hour, the ratio does not.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class Spread:
 
     @property
     def width(self) -> float:
-        """How far the extremes lie apart, of the median."""
+        """The distance of the extremes, relative to the median."""
         return (self.greatest - self.least) / self.median if self.median else 0.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure as it was measured.
+    """One measured figure.
 
     Attributes:
         value: in the figure's unit, over all rounds.
         ours, limit: medians in `unit`, where the figure is a ratio.
         rounds: what each round gave, for programs.
-        noise: why it cannot be quoted, a sentence; None where it can.
-        note: what a reader should know beside it.
+        noise: why it cannot be quoted, one sentence; None if it can.
+        note: an additional remark.
     """
 
     figure: Figure
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the goal was met; empty where there is none."""
+        """Whether the goal was met; empty without a goal."""
         if self.noise is not None:
             return NOISY
         if self.figure.goal is None:
@@ -70,7 +70,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The least of the values that `share` (0 to 1) of them do not exceed."""
+    """The smallest value that at least `share` (0 to 1) of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
@@ -106,7 +106,7 @@ def plain_row(
     note: str = "",
     parts: Optional[Mapping[str, float]] = None,
 ) -> Row:
-    """A figure that is compared with nothing: a value from each round."""
+    """A figure without comparison: a value from each round."""
     return Row(
         figure=_figure(key),
         value=spread(values),
@@ -118,7 +118,7 @@ def plain_row(
 
 
 def noise(value: Spread, name: str, limit: Optional[Spread] = None, *, tolerance: float = TOLERANCE) -> Optional[str]:
-    """Why a figure cannot be quoted: its limit moved from round to round, or it did; None where neither did."""
+    """Why a figure cannot be quoted: its limit or itself varied between rounds; None if neither did."""
     if limit is not None and limit.width > tolerance:
         return f"the limit moved by {limit.width:.0%} between rounds"
     if value.width > tolerance:

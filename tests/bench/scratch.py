@@ -1,4 +1,4 @@
-"""A scratch folder with homes and processes for one run, all of which are gone when it ends, however it ends."""
+"""A scratch folder with homes and processes for one run. All of them are removed at its end, however it ends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FROM_DOTENV = ("DATABASE_URL", "PUBLIC_URL", "TRUSTED_PROXIES", "DURABLE_SETTLE
 
 @dataclass(frozen=True)
 class Used:
-    """How a process ended, and the CPU seconds that it used, with those of all processes that it waited for."""
+    """The exit of a process, and its CPU seconds with those of all processes that it waited for."""
 
     code: int
     cpu: float
@@ -49,7 +49,7 @@ class Scratch:
         self._kept = {folder / "bytecode"}
 
     def home(self) -> Path:
-        """The name of a fresh home; who opens it first makes it."""
+        """The path of a new home; its first user creates it."""
         self._number += 1
         return self.folder / f"home-{self._number}"
 
@@ -61,11 +61,11 @@ class Scratch:
         return folder
 
     def forget(self, home: Path) -> None:
-        """Make room. Nothing may use this home any more."""
+        """Delete a home that is no longer used."""
         shutil.rmtree(home, ignore_errors=True)
 
     def tidy(self) -> None:
-        """The same for everything that lies here."""
+        """Delete all homes."""
         for path in self.folder.iterdir():
             if path.is_dir() and path not in self._kept:
                 self.forget(path)
@@ -73,7 +73,7 @@ class Scratch:
                 path.unlink()
 
     def warm_up(self) -> None:
-        """Have bytecode made and files read once: the first start after an installation is no usual one."""
+        """Compile bytecode and read files once: the first start after an installation is slower."""
         home = self.home()
         for argv in (("enqueue", "--command", "true"), ("worker", "start", "--drain")):
             self.wait(self.manage(home, *argv), within=60)
@@ -81,15 +81,15 @@ class Scratch:
 
     @property
     def log(self) -> Path:
-        """What the processes said."""
+        """The log of the processes."""
         return self.folder / "log"
 
     def environment(self, home: Optional[Path] = None, more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
-        """This process's environment, without the person's own queue in it and without what `.env` says of it."""
+        """The environment of this process without the user's own queue and the settings of `.env`."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("QUEUECTL_")}
         blank = {f"QUEUECTL_{name}": "" for name in _FROM_DOTENV}
         if kept.pop("PYTHONDONTWRITEBYTECODE", None):
-            # Whoever wants none beside the sources has every start compile them anew, which nobody means to measure.
+            # Without bytecode, every start would compile the sources, which must not be measured.
             kept["PYTHONPYCACHEPREFIX"] = str(self.folder / "bytecode")
         of_home = {"QUEUECTL_HOME": str(home), "QUEUECTL_VENV": sys.prefix, **blank} if home is not None else {}
         return {**kept, **of_home, **(more or {}), MARK: self._mark}
@@ -111,7 +111,7 @@ class Scratch:
         out: int = -1,
         cwd: Optional[Path] = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own, so that Ctrl-C is ours alone; what it says goes to the log."""
+        """Start a process in its own session, so that Ctrl-C reaches only this process. Its output goes to the log."""
         with self.log.open("ab") as log:
             output: int | IO[bytes] = log if out == -1 else out
             return subprocess.Popen(
@@ -125,7 +125,7 @@ class Scratch:
             )
 
     def wait(self, process: subprocess.Popen[bytes], within: float) -> Used:
-        """Wait for a process to end. Raises BenchError, with the last lines of the log, where it does not, or badly."""
+        """Wait for a process to succeed. Raises BenchError with the end of the log if it fails or does not end."""
         deadline = time.monotonic() + within
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -140,7 +140,7 @@ class Scratch:
         return Used(process.returncode, usage.ru_utime + usage.ru_stime)
 
     def stop(self, process: subprocess.Popen[bytes], within: float = 30.0) -> None:
-        """Ask a process to end in good order, and wait for that."""
+        """Stop a process cleanly, and wait for its end."""
         if process.poll() is None:
             process.terminate()
             self.wait(process, within)
@@ -150,7 +150,7 @@ class Scratch:
         return BenchError("\n".join([f"a process of the benchmark failed: {what}.", *tail]))
 
     def close(self) -> None:
-        """End whatever is left, commands of jobs, too. Whose processes they are, the mark tells."""
+        """End all processes with our mark, including commands of jobs."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             left = list(self._processes())
@@ -171,7 +171,7 @@ class Scratch:
 
 @contextmanager
 def scratch(needed: int = 0) -> Iterator[Scratch]:
-    """A scratch for as long as the block lasts. Raises BenchError where fewer than `needed` bytes are free."""
+    """A scratch folder during the block. Raises BenchError if fewer than `needed` bytes are free."""
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < needed:
         raise BenchError(
@@ -198,7 +198,7 @@ def opened(home: Path, database_url: Optional[str] = None) -> Iterator[Config]:
 
 
 def eventually(what: str, condition: Callable[[], Any], within: float = 30.0, every: float = 0.05) -> Any:
-    """Wait until the condition gives something true, and return it. Raises BenchError."""
+    """Wait until the condition returns a true value, and return it. Raises BenchError."""
     deadline = time.monotonic() + within
     while True:
         result = condition()

@@ -1,4 +1,4 @@
-"""slots: fifty commands that only sleep, on two processes, and what the pool itself takes for it."""
+"""slots: fifty sleeping commands on two processes, and the cost of the pool."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
 
 
 def _round(bench: Bench, sizes: Sizes) -> tuple[float, float]:
-    """Jobs a second, and per cent of one core."""
+    """Jobs per second, and percent of one core."""
     home, full = bench.scratch.home(), sizes.processes * sizes.slots
     fill(home, sizes.command, sizes.jobs)
     options = ("--count", str(sizes.processes), "--slots", str(sizes.slots), "--drain")

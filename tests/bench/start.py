@@ -1,4 +1,4 @@
-"""start: how long `up` takes until the console answers, and what memory the console has then."""
+"""start: the time until the console of `up` answers, and its memory then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""submit: jobs sent by the console's form over real HTTP, alone and by many at a time beside workers at work."""
+"""submit: jobs sent with the console's form over real HTTP, one by one and by many clients beside busy workers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
 
 
 def _alone(person: Person, forms: int) -> float:
-    """The median in milliseconds; no worker is there."""
+    """The median in milliseconds, without workers."""
     line = Line(person)
     line.submit(COMMAND)
     times = [line.submit(COMMAND) for _ in range(forms)]
@@ -61,7 +61,7 @@ def _alone(person: Person, forms: int) -> float:
 
 
 def _crowd(person: Person, sizes: Sizes) -> float:
-    """Jobs a second that were stored while all clients sent, one form after the other. Raises BenchError."""
+    """Stored jobs per second while all clients send forms. Raises BenchError."""
     before = number(_ALL)
     until = time.monotonic() + sizes.seconds
     answered: list[int] = []
@@ -94,7 +94,7 @@ def _crowd(person: Person, sizes: Sizes) -> float:
 
 @contextmanager
 def served(bench: Bench, home: Path) -> Iterator[int]:
-    """A console on this home, as soon as it answers; its port."""
+    """Start a console on this home and wait for it; yields its port."""
     port = free_port()
     process = bench.scratch.manage(home, "web", "--port", str(port))
     wait_for(bench, process, port)
@@ -103,14 +103,14 @@ def served(bench: Bench, home: Path) -> Iterator[int]:
 
 
 def wait_for(bench: Bench, process: subprocess.Popen[bytes], port: int) -> None:
-    """Until the console answers. Raises BenchError."""
+    """Wait until the console answers. Raises BenchError."""
     eventually("the console answers", lambda: answers(port) or process.poll() is not None, every=0.002)
     if process.poll() is not None:
         raise bench.scratch.failed("the console did not start")
 
 
 def answers(port: int) -> bool:
-    """Whether the console does, asked without the proxy that urllib might find."""
+    """Whether the console answers. Ignores proxies that urllib might find."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
         try:
             connection.request("GET", "/healthz")

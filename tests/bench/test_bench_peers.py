@@ -1,4 +1,4 @@
-"""How other queues are run beside ours: with one made for the test, which needs no installation and no server."""
+"""How other queues are run beside ours, with a peer made for the test that needs no installation and no server."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def peer(place: Place) -> Running:
     return place.bench.peers[0]
 
 
-def test_a_peer_drains_what_it_was_given(peer: Running) -> None:
+def test_a_peer_drains_its_jobs(peer: Running) -> None:
     assert peer.title == "a folder 1.2"
     assert peer.drain(2, 30) > 0
     assert peer.drain(1, 5) > 0  # what the first left behind is no hindrance
     assert len(peer.place.times.read_text().splitlines()) == 5
 
 
-def test_a_peers_pick_up_is_in_milliseconds_without_its_first_ones(peer: Running) -> None:
+def test_the_pick_up_time_of_a_peer_is_in_milliseconds_without_warm_up_jobs(peer: Running) -> None:
     times = peer.pick_up(4)
     assert len(times) == 4
     assert all(0 < one < 10_000 for one in times)
@@ -83,7 +83,7 @@ def test_an_idle_peer_is_measured_with_all_its_processes(peer: Running) -> None:
     assert memory > alone
 
 
-def test_a_drain_has_the_peers_beside_ours(peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drain_has_peers_beside_our_queue(peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drain, "SHAPES", {})
     rows = drain.measure(peer.place.bench, drain.Sizes(jobs=20, peer_jobs=5, peer_workers=(1, 2)))
     assert [(row.figure.key, row.figure.title) for row in rows] == [
@@ -93,7 +93,7 @@ def test_a_drain_has_the_peers_beside_ours(peer: Running, monkeypatch: pytest.Mo
     assert rows[0].rounds[0]["limit"] == rows[1].rounds[0]["limit"]
 
 
-def test_a_peer_that_fails_is_left_out_with_what_it_said(peer: Running) -> None:
+def test_a_failing_peer_is_left_out_with_its_error(peer: Running) -> None:
     bench = peer.place.bench
     (peer.place.folder / "folder.py").write_text("raise SystemExit('it is broken')")
     assert attempt(bench, peer, lambda one: one.drain(1, 5)) is None
@@ -102,14 +102,14 @@ def test_a_peer_that_fails_is_left_out_with_what_it_said(peer: Running) -> None:
     assert "it is broken" in bench.left_out[0]
 
 
-def test_a_peer_that_does_too_few_jobs_is_no_measurement(peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_with_too_few_finished_jobs_is_not_measured(peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Running, "_lines", lambda _: 5)  # as if they were all there
     (peer.place.folder / "worker.py").write_text("import time; time.sleep(60)")
     with pytest.raises(BenchError, match="was given 5 jobs and did 0"):
         peer.drain(1, 5)
 
 
-def test_without_their_servers_peers_are_left_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_without_their_servers_are_left_out(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(place.folder))
     monkeypatch.setattr(running, "_install", lambda *_: None)
     bench = Bench(1, place.bench.scratch, lambda _: None)

@@ -1,4 +1,4 @@
-"""The section on PostgreSQL: with a queue made for the test in procrastinate's place, which needs no installation."""
+"""The PostgreSQL section, with a peer made for the test in the place of procrastinate."""
 
 from __future__ import annotations
 
@@ -135,9 +135,7 @@ def keys(*, most: bool) -> set[str]:
     return pools_of_two | {key for key in FIGURES if key.startswith(others) and (most or not key.endswith(".most"))}
 
 
-def test_ours_is_measured_alone_where_procrastinate_is_not_installed(
-    run: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_queue_is_measured_alone_if_procrastinate_is_missing(run: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.bench.postgresql.QUICK", SMALL)
     rows = bench.measure(run, "postgresql", quick=True)
     assert {row.figure.key for row in rows} == keys(most=False)
@@ -146,7 +144,7 @@ def test_ours_is_measured_alone_where_procrastinate_is_not_installed(
     assert run.left_out == ["postgresql: procrastinate beside it; --peers installs it in a scratch environment."]
 
 
-def test_each_figure_is_a_ratio_of_procrastinates(run: Bench, peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_figure_is_a_ratio_to_procrastinate(run: Bench, peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.bench.postgresql.QUICK", replace(SMALL, read_long=40))
     run.large = True
     rows = bench.measure(run, "postgresql", quick=True)
@@ -155,7 +153,7 @@ def test_each_figure_is_a_ratio_of_procrastinates(run: Bench, peer: Running, mon
     assert run.left_out == []
 
 
-def test_a_pool_of_theirs_that_fails_is_left_out_and_not_tried_again(run: Bench, peer: Running) -> None:
+def test_a_failing_pool_of_procrastinate_is_left_out_and_not_retried(run: Bench, peer: Running) -> None:
     (peer.place.folder / "worker.py").write_text("raise SystemExit('too many clients')")
     found = Found()
     found.failed.add((2, pools.SLOTS))
@@ -178,7 +176,7 @@ def test_a_pool_of_theirs_that_fails_is_left_out_and_not_tried_again(run: Bench,
         ("mysql://somewhere/bench", "QUEUECTL_BENCH_POSTGRES is not a valid database address (mysql://"),
     ],
 )
-def test_what_is_wrong_with_the_address_is_one_line(
+def test_an_invalid_database_url_is_reported_in_one_line(
     value: str | None, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value is not None:
@@ -188,19 +186,19 @@ def test_what_is_wrong_with_the_address_is_one_line(
     assert "\n" not in reason
 
 
-def test_an_installation_without_a_driver_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS, "postgresql://db/bench")
     monkeypatch.setattr(server, "find_spec", lambda _: None)
     assert "psycopg is not installed" in bench.missing("postgresql")
 
 
-def test_a_server_out_of_reach_is_told(run: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported(run: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS, f"postgresql:///bench?host={run.scratch.folder}")
     with pytest.raises(BenchError, match=r"QUEUECTL_BENCH_POSTGRES cannot be used: .*"):
         bench.measure(run, "postgresql", quick=True)
 
 
-def test_a_database_is_dropped_though_somebody_is_connected(run: Bench, address: URL) -> None:
+def test_a_database_is_dropped_despite_an_open_connection(run: Bench, address: URL) -> None:
     with ExitStack() as stack:
         database = server.make(stack)
         still_there = database.connect()
@@ -209,13 +207,13 @@ def test_a_database_is_dropped_though_somebody_is_connected(run: Bench, address:
     still_there.close()
 
 
-def test_both_doors_leave_two_dead_rows_a_job_under_a_snapshot(run: Bench, peer: Running) -> None:
+def test_both_enqueue_paths_leave_two_dead_rows_per_job_under_a_snapshot(run: Bench, peer: Running) -> None:
     found = Found()
     tables.beside_a_reader(run, peer, 40, found)
     assert found.values["reader.dead"] == {OURS: [2.0], THEIRS: [2.0]}
 
 
-def test_a_door_that_finds_no_job_is_no_measurement(run: Bench, peer: Running) -> None:
+def test_a_claim_path_without_a_job_is_not_measured(run: Bench, peer: Running) -> None:
     with ExitStack() as stack:
         for door in (Ours(stack, run.scratch, server.make(stack)), Theirs(stack, peer, server.make(stack))):
             door.fill(3, 1)
@@ -224,7 +222,7 @@ def test_a_door_that_finds_no_job_is_no_measurement(run: Bench, peer: Running) -
                 door.turn()
 
 
-def test_where_a_round_of_theirs_is_missing_ours_stands_alone() -> None:
+def test_our_queue_is_reported_alone_if_a_round_of_procrastinate_is_missing() -> None:
     found = Found()
     for value in (100.0, 110.0):
         found.add("enqueue.one", OURS, value)

@@ -10,7 +10,7 @@ from tests.bench.rounds import MET, MISSED, NOISY, Spread, noise, percentile, pl
 LEAST, MOST = Goal(0.6, most=False), Goal(1.5, most=True)
 
 
-def test_a_ratio_is_of_two_values_of_the_same_round() -> None:
+def test_a_ratio_compares_two_values_of_the_same_round() -> None:
     row = ratio_row("drain.2x1", [100, 200, 400], [50, 120, 200], "jobs/s")
     assert row.value == Spread(0.5, 0.5, 0.6)
     assert (row.ours, row.limit, row.unit) == (120, 200, "jobs/s")
@@ -25,7 +25,7 @@ def test_a_plain_figure_has_its_values_in_its_own_unit() -> None:
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 50), (0.95, 95), (0.99, 99), (0.991, 100), (1.0, 100)])
-def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(share: float, value: int) -> None:
+def test_a_percentile_is_the_smallest_value_that_covers_its_share(share: float, value: int) -> None:
     assert percentile(list(range(100, 0, -1)), share) == value
 
 
@@ -41,15 +41,15 @@ def test_a_limit_that_moved_is_named() -> None:
     assert noise(spread([0.6, 0.6]), "the ratio", spread([3000, 4000])) == "the limit moved by 29% between rounds"
 
 
-def test_a_ratio_that_moved_is_named_where_the_limit_did_not() -> None:
+def test_a_ratio_that_moved_is_named_if_the_limit_did_not_move() -> None:
     assert noise(spread([0.4, 0.6]), "the ratio", spread([4000, 4000])) == "the ratio moved by 40% between rounds"
 
 
-def test_more_may_be_tolerated_of_a_tail() -> None:
+def test_a_tail_has_a_wider_tolerance() -> None:
     assert noise(spread([0.4, 0.6]), "it", tolerance=1.0) is None
 
 
-def test_values_of_nothing_at_all_are_quiet() -> None:
+def test_values_of_zero_are_quiet() -> None:
     assert spread([0.0, 0.0]).width == 0
 
 
@@ -61,10 +61,10 @@ def test_a_goal_is_met_at_its_bound(goal: Goal, ours: float, verdict: str) -> No
     assert ratio_row(Figure("x", "x", RATIO, goal), [100], [ours], "ms").verdict == verdict
 
 
-def test_what_is_too_noisy_meets_no_goal_and_misses_none() -> None:
+def test_a_noisy_figure_neither_meets_nor_misses_a_goal() -> None:
     assert ratio_row("drain.2x1", [100, 200], [90, 180], "jobs/s").verdict == NOISY
 
 
-def test_every_figure_is_known_by_its_key_alone() -> None:
+def test_every_figure_has_a_unique_key() -> None:
     assert len({figure.title for figure in FIGURES.values()}) == len(FIGURES)
     assert all(figure.key == key for key, figure in FIGURES.items())

@@ -1,4 +1,4 @@
-"""Each section of the benchmark measures something real, in tiny sizes, and leaves no process behind."""
+"""Each section of the benchmark measures real work, in tiny sizes, and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -59,20 +59,22 @@ def test_a_section_measures_all_its_figures(name: str, run: Bench, said: list[st
     assert alive(run.scratch) == []
 
 
-def test_ten_million_rows_are_measured_only_when_asked_for(run: Bench) -> None:
+def test_ten_million_rows_are_measured_only_on_request(run: Bench) -> None:
     run.large = True
     rows = bench.measure(run, "growth", quick=True)
     assert {"growth.finished.most", "growth.pending.most", "growth.scheduled.most"} <= {row.figure.key for row in rows}
 
 
-def test_space_is_asked_for_what_the_largest_section_needs() -> None:
+def test_the_required_space_is_that_of_the_largest_section() -> None:
     least = bench.space(["drain"], large=False)
     normal, large = (bench.space(["drain", "growth", "console"], large=large) for large in (False, True))
     assert least < normal < large
     assert normal == least + growth.space(growth.Sizes(), large=False)
 
 
-def test_little_space_is_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space_is_reported_before_anything_is_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     words = r"GiB free, and this run needs 1048576\.0\. Make room, or name another"
     with pytest.raises(BenchError, match=words), scratch.scratch(2**50):
@@ -99,13 +101,13 @@ def test_a_failure_ends_workers_and_their_commands(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_fails_is_told_with_its_last_words(place: Scratch) -> None:
+def test_a_failing_process_is_reported_with_its_last_output(place: Scratch) -> None:
     process = place.python("import sys; sys.exit('no such luck')")
     with pytest.raises(BenchError, match=r"(?s)it ended with 1\..*no such luck"):
         place.wait(process, within=20)
 
 
-def test_a_drain_that_loses_a_job_is_no_measurement(run: Bench) -> None:
+def test_a_drain_that_loses_a_job_is_not_measured(run: Bench) -> None:
     home = run.scratch.home()
     pool.fill(home, "true", 3)
     run.scratch.wait(run.scratch.manage(home, "worker", "start", "--drain"), within=60)
@@ -114,7 +116,7 @@ def test_a_drain_that_loses_a_job_is_no_measurement(run: Bench) -> None:
         pool.rate_of(home, 4)
 
 
-def test_no_process_of_a_run_sees_the_persons_own_queue(place: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_a_run_never_see_the_users_own_queue(place: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUECTL_DATABASE_URL", "postgresql://somewhere/else")
     monkeypatch.setenv("QUEUECTL_HOME", "/somewhere")
     environment = place.environment(place.home())

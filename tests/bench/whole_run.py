@@ -1,4 +1,4 @@
-"""One run of `manage.py bench`: the sections that were asked for, one after the other, in a scratch folder."""
+"""One run of `manage.py bench`: the requested sections, one after the other, in a scratch folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.bench.scratch import scratch
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run found.
+    """The results of a run.
 
     Attributes:
-        left_out: what was not measured, each a sentence that says why.
+        left_out: what was not measured, one sentence with the reason each.
         complete: whether each section that was started gave its rows.
     """
 
@@ -33,7 +33,7 @@ class Measured:
 def run(
     sections: Sequence[str], rounds: int, say: Callable[[str], None], *, peers: bool, large: bool, quick: bool
 ) -> Measured:
-    """Measure these sections, or without any all that can be measured here. A failed one is left out."""
+    """Measure these sections, by default all that this machine can measure. A failed one is left out."""
     unavailable = {} if sections else {name: reason for name in SECTIONS if (reason := missing(name))}
     chosen = [name for name in SECTIONS if name in sections] or [name for name in SECTIONS if name not in unavailable]
     with scratch(space(chosen, large=large, quick=quick)) as place:

@@ -1,6 +1,6 @@
 """Fresh checkouts with the real front door: real venvs, real pip. The packages are tiny wheels made here.
 
-What the commands behind the door do is not tested here: a stand-in reports what it was started with.
+The commands are not tested here: a stand-in reports how it was started.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Door:
 
 
 class SlowIndex:
-    """A package index on loopback that answers when it is told to."""
+    """A package index on loopback that answers on request."""
 
     def __init__(self, wheels: Path) -> None:
         self.asked, self.may_answer = threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Installs of the front door: kills, other hashes, an index out of reach, two at once, changed locks."""
+"""Installs of the front door: kills, wrong hashes, an unreachable index, concurrent starts, changed locks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.deadline import DEADLINE
 
 
 @pytest.mark.full
-def test_settings_for_other_installs_do_not_disturb_this_one(door: Door, tmp_path: Path) -> None:
+def test_settings_of_other_installers_do_not_affect_an_install(door: Door, tmp_path: Path) -> None:
     (tmp_path / "constraints.txt").write_text("tiny==9\n")
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "pip.py").write_text("raise SystemExit('the wrong pip')\n")
@@ -49,7 +49,7 @@ def test_settings_for_other_installs_do_not_disturb_this_one(door: Door, tmp_pat
     assert not strays
 
 
-def test_a_package_with_another_hash_is_refused_and_nothing_is_left(door: Door) -> None:
+def test_a_package_with_a_wrong_hash_is_refused_and_nothing_is_left(door: Door) -> None:
     with zipfile.ZipFile(door.wheels / "tiny-1.0-py3-none-any.whl", "a") as archive:
         archive.writestr("smuggled.py", "")
     refusal = door.refused("status")
@@ -60,7 +60,7 @@ def test_a_package_with_another_hash_is_refused_and_nothing_is_left(door: Door) 
 
 
 @pytest.mark.full
-def test_an_index_that_cannot_be_reached_is_named_with_the_reason(door: Door) -> None:
+def test_an_unreachable_index_is_reported_with_the_reason(door: Door) -> None:
     refusal = door.refused(
         PIP_INDEX_URL="http://127.0.0.1:9/simple",
         PIP_NO_INDEX="0",
@@ -74,7 +74,7 @@ def test_an_index_that_cannot_be_reached_is_named_with_the_reason(door: Door) ->
 
 
 @pytest.mark.every_python
-def test_an_install_that_was_killed_is_not_taken_for_a_finished_one(door: Door, slow_index: SlowIndex) -> None:
+def test_a_killed_install_does_not_count_as_finished(door: Door, slow_index: SlowIndex) -> None:
     killed = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
     killed.kill()
@@ -98,7 +98,7 @@ def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slo
     assert door.left_overs() == []
 
 
-def test_of_two_starts_at_once_one_installs_and_the_other_waits(door: Door, slow_index: SlowIndex) -> None:
+def test_if_two_starts_run_at_once_one_installs_and_the_other_waits(door: Door, slow_index: SlowIndex) -> None:
     first = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
     second = door.popen("status", **slow_index.settings)
@@ -112,7 +112,7 @@ def test_of_two_starts_at_once_one_installs_and_the_other_waits(door: Door, slow
 
 
 @pytest.mark.full
-def test_a_changed_lock_gives_what_a_fresh_install_would(used_door: Door) -> None:
+def test_a_changed_lock_file_gives_the_same_result_as_a_new_install(used_door: Door) -> None:
     assert used_door.told()["has_gone"]
     used_door.lock(tiny="2.0")
     told = used_door.told()
@@ -121,7 +121,7 @@ def test_a_changed_lock_gives_what_a_fresh_install_would(used_door: Door) -> Non
 
 
 @pytest.mark.full
-def test_an_environment_whose_interpreter_vanished_is_made_anew(used_door: Door) -> None:
+def test_an_environment_without_its_interpreter_is_recreated(used_door: Door) -> None:
     python = used_door.venv / "bin" / "python"
     python.unlink()
     python.symlink_to("/nonexistent/python3")
@@ -138,20 +138,20 @@ def test_a_larger_set_serves_a_command_that_needs_the_smaller_one(used_door: Doo
     assert (smaller.returncode, smaller.stderr) == (0, "")
 
 
-def test_a_python_without_ensurepip_is_told_which_package_to_install(door: Door, tmp_path: Path) -> None:
+def test_a_python_without_ensurepip_gets_the_name_of_the_package_to_install(door: Door, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['ensurepip'] = None\n")
     refusal = door.refused(PYTHONPATH=str(tmp_path))
     assert f"apt install python{sys.version_info[0]}.{sys.version_info[1]}-venv" in refusal
 
 
-def test_a_place_that_cannot_be_written_is_named_with_the_way_out(door: Door, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported_with_a_remedy(door: Door, tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()  # no folder can be made below a file, not even by root
     refusal = door.refused(QUEUECTL_VENV=str(tmp_path / "a-file" / "venv"))
     assert str(tmp_path / "a-file" / "venv") in refusal
     assert "QUEUECTL_VENV=" in refusal
 
 
-def test_a_folder_with_other_things_in_it_is_spared(door: Door, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(door: Door, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "love.txt").write_text("dear")
     assert "QUEUECTL_VENV=" in door.refused(QUEUECTL_VENV=str(tmp_path / "letters"))

@@ -1,4 +1,4 @@
-"""A start with a finished environment: what it loads, and whose packages it uses."""
+"""A start with a finished environment: what it loads, and which packages it uses."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from webapp.bootstrap.venv import STAMP, wanted_locks
 from webapp.config import CHECKOUT
 
 
-def test_a_second_start_installs_nothing_and_says_nothing(finished: Door) -> None:
+def test_a_second_start_installs_nothing_and_prints_nothing(finished: Door) -> None:
     again = finished.start("status")
     assert (again.returncode, again.stderr) == (0, "")
     assert json.loads(again.stdout)["prefix"] == str(finished.venv)
 
 
-def test_the_environments_own_python_goes_on_directly(finished: Door) -> None:
+def test_the_python_of_the_environment_runs_commands_directly(finished: Door) -> None:
     told = finished.told("status", python=str(finished.venv / "bin" / "python"))
     assert told["prefix"] == str(finished.venv)
 
 
-def test_a_command_runs_in_the_folder_where_it_was_typed(finished: Door, tmp_path: Path) -> None:
+def test_a_command_runs_in_the_current_folder(finished: Door, tmp_path: Path) -> None:
     assert finished.told("status", cwd=tmp_path)["cwd"] == str(tmp_path)
 
 
-def test_the_commands_exit_code_is_the_doors(finished: Door) -> None:
+def test_the_exit_code_of_the_command_is_passed_on(finished: Door) -> None:
     assert finished.start("exit", "7").returncode == 7
 
 
-def test_a_tool_in_the_environments_bin_starts_by_its_path(finished: Door) -> None:
+def test_a_tool_in_the_environments_bin_can_be_started_by_path(finished: Door) -> None:
     tool = subprocess.run([finished.venv / "bin" / "tiny-tool"], capture_output=True, text=True, check=True)
     assert tool.stdout == "tiny 1.0\n"
 
@@ -61,7 +61,7 @@ def test_a_package_on_pythonpath_does_not_displace_the_locked_one(finished: Door
         (["enqueue", "test"], None, "requirements.lock"),
     ],
 )
-def test_a_command_gets_the_smallest_set_that_it_needs(
+def test_a_command_gets_the_smallest_sufficient_set(
     argv: list[str], url: Optional[str], lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if url:
@@ -69,18 +69,18 @@ def test_a_command_gets_the_smallest_set_that_it_needs(
     assert wanted_locks(str(tmp_path), argv)[0] == lock
 
 
-def test_dotenv_may_name_the_database(tmp_path: Path) -> None:
+def test_dotenv_can_set_the_database(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("# ours\nexport QUEUECTL_DATABASE_URL = 'postgresql://db/queue'\n")
     assert wanted_locks(str(tmp_path), ["up"])[0] == "requirements-postgres.lock"
 
 
-def test_dotenv_may_name_the_environment_with_a_comment_after_it(used_door: Door) -> None:
+def test_dotenv_can_set_the_environment_with_a_comment_after_it(used_door: Door) -> None:
     (used_door.checkout / ".env").write_text("QUEUECTL_VENV=.venv  # on the small disk\n")
     assert used_door.told()["prefix"] == str(used_door.venv)
 
 
 @pytest.mark.every_python
-def test_an_old_python_gets_a_sentence() -> None:
+def test_an_old_python_gets_a_clear_message() -> None:
     pretend = "import sys, runpy; sys.version_info = (3, 8, 18); runpy.run_path('manage.py', run_name='__main__')"
     done = subprocess.run(
         [BASE_PYTHON, "-c", pretend], cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, check=False
@@ -91,7 +91,7 @@ def test_an_old_python_gets_a_sentence() -> None:
 
 
 @pytest.mark.every_python
-def test_a_finished_environment_costs_a_start_little(finished: Door) -> None:
+def test_a_finished_environment_makes_a_start_cheap(finished: Door) -> None:
     command = [BASE_PYTHON, "-S", "-X", "importtime", str(finished.checkout / "manage.py")]
     done = subprocess.run(command, env=finished.environment, capture_output=True, text=True, check=True)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
@@ -114,7 +114,7 @@ def packages(door: Door) -> str:
     return str(folder)
 
 
-def test_a_start_takes_the_packages_into_its_own_process(finished: Door) -> None:
+def test_a_start_loads_the_packages_into_its_own_process(finished: Door) -> None:
     told = finished.told()
     assert told["executable"].startswith(str(finished.venv))
     assert [path for path in told["path"] if path.endswith("-packages")] == [packages(finished)]
@@ -123,7 +123,7 @@ def test_a_start_takes_the_packages_into_its_own_process(finished: Door) -> None
 
 
 @pytest.mark.parametrize("how", ["a module", "a path", "a loaded module"])
-def test_packages_of_the_user_never_come_before_the_locked_ones(
+def test_packages_of_the_user_never_precede_the_locked_ones(
     finished: Door, user_site: tuple[Path, dict[str, str]], tmp_path: Path, how: str
 ) -> None:
     """A path is what an editable install adds; a .pth file with code may even have loaded a package already."""
@@ -139,14 +139,14 @@ def test_packages_of_the_user_never_come_before_the_locked_ones(
 
 
 @pytest.mark.parametrize("flag", ["-S", "-I", "-s", "-E", "-O"])
-def test_a_start_with_flags_has_the_same_packages(finished: Door, flag: str) -> None:
+def test_a_start_with_python_flags_has_the_same_packages(finished: Door, flag: str) -> None:
     command = [BASE_PYTHON, flag, str(finished.checkout / "manage.py")]
     told = json.loads(subprocess.check_output(command, text=True, env=finished.environment))
     assert (told["version"], told["prefix"]) == ("1.0", str(finished.venv))
     assert told["isolated"] == (flag == "-I")  # flags are lost in a second start
 
 
-def test_folders_in_pythonpath_stay_usable_whatever_their_name(finished: Door, tmp_path: Path) -> None:
+def test_folders_in_pythonpath_work_with_any_name(finished: Door, tmp_path: Path) -> None:
     (tmp_path / "site-packages").mkdir()
     told = finished.told(PYTHONPATH=str(tmp_path / "site-packages"), PYTHONHOME=sys.base_prefix)
     assert told["path"][-1] == str(tmp_path / "site-packages")
@@ -155,7 +155,7 @@ def test_folders_in_pythonpath_stay_usable_whatever_their_name(finished: Door, t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of a process's start")
-def test_what_python_makes_of_the_c_locale_is_not_passed_on(used_door: Door) -> None:
+def test_the_coerced_c_locale_of_python_is_not_passed_on(used_door: Door) -> None:
     for name in ("LANG", "LC_ALL", "LC_CTYPE"):
         used_door.environment.pop(name, None)
     assert used_door.told()["ctype"] is None

@@ -1,4 +1,4 @@
-"""One environment for several Pythons, several commands and several users: it is neither replaced in use nor lost."""
+"""One environment for several Pythons, commands and users: it is neither replaced in use nor lost."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def change_stamp(door: Door, made_for: str) -> None:
 
 @contextmanager
 def staying(door: Door) -> Iterator[dict[str, Any]]:
-    """What a command says that runs until the block ends."""
+    """The report of a command that runs until the block ends."""
     running = door.popen("stay")
     yield json.loads(running.stdout.readline())
     running.communicate(timeout=DEADLINE)
 
 
-def test_an_environment_of_another_python_is_used_while_that_python_runs(used_door: Door) -> None:
+def test_an_environment_of_another_python_is_used_while_that_python_works(used_door: Door) -> None:
     change_stamp(used_door, f"{TAG} /usr/bin/another-python")
     told = used_door.start("status")
     assert (told.returncode, told.stderr) == (0, "")
     assert json.loads(told.stdout)["prefix"] == str(used_door.venv)
 
 
-def test_a_python_that_does_not_start_or_became_another_version_does_not_run(tmp_path: Path) -> None:
+def test_a_python_that_does_not_start_or_changed_its_version_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "python").write_text("no program")
     (tmp_path / "python").chmod(0o755)
     assert runs(sys.executable, TAG)
@@ -53,14 +53,14 @@ def test_a_python_that_does_not_start_or_became_another_version_does_not_run(tmp
 
 
 @pytest.mark.full
-def test_an_environment_whose_python_became_another_version_is_made_anew(used_door: Door) -> None:
+def test_an_environment_whose_python_changed_its_version_is_recreated(used_door: Door) -> None:
     change_stamp(used_door, "cpython-00 /usr/bin/python0.0")
     assert "replacing" in used_door.start("status").stderr
     assert used_door.start("status").stderr == ""
 
 
 @pytest.mark.full
-def test_two_pythons_in_turn_install_once(door: Door) -> None:
+def test_two_alternating_pythons_install_once(door: Door) -> None:
     other = next((python for version in ("3.12", "3.10", "3.9") if (python := find_python(version))), None)
     if other is None:
         pytest.skip("there is no other Python here")
@@ -71,7 +71,7 @@ def test_two_pythons_in_turn_install_once(door: Door) -> None:
         assert json.loads(told.stdout)["prefix"] == str(door.venv)
 
 
-def test_an_environment_in_use_is_not_replaced_but_gets_another_beside_it(used_door: Door) -> None:
+def test_an_environment_in_use_is_not_replaced_but_gets_a_second_one_beside_it(used_door: Door) -> None:
     beside = used_door.checkout / ".venv.next"
     inode = used_door.venv.stat().st_ino
     with staying(used_door):
@@ -86,7 +86,7 @@ def test_an_environment_in_use_is_not_replaced_but_gets_another_beside_it(used_d
 
 
 @pytest.mark.full
-def test_the_one_beside_goes_when_the_environment_is_replaced(used_door: Door) -> None:
+def test_the_second_environment_is_removed_when_the_first_is_replaced(used_door: Door) -> None:
     with staying(used_door):
         used_door.lock(tiny="2.0")
         assert used_door.told()["prefix"].endswith(".venv.next")
@@ -105,9 +105,7 @@ def folder_and_owner(tmp_path: Path) -> Iterator[tuple[Path, int]]:
         yield folder, uid_of(NOBODY)
 
 
-def test_an_environment_belongs_to_the_owner_of_its_folder_and_no_one_else_can_change_it(
-    door: Door, tmp_path: Path
-) -> None:
+def test_an_environment_belongs_to_the_owner_of_its_folder_and_others_cannot_write(door: Door, tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         with folder_and_owner(tmp_path) as (folder, owner):
@@ -121,7 +119,7 @@ def test_an_environment_belongs_to_the_owner_of_its_folder_and_no_one_else_can_c
 
 
 @needs_root
-def test_a_place_that_belongs_to_another_user_is_named_with_its_owner(tmp_path: Path) -> None:
+def test_a_folder_of_another_user_is_reported_with_its_owner(tmp_path: Path) -> None:
     with folder_of("daemon") as folder:
 
         def install() -> str:

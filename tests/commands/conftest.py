@@ -1,4 +1,4 @@
-"""Two ways to run a command: in this process, as `manage.py` calls it, and as the process that a person starts."""
+"""Two ways to run a command: in this process, as `manage.py` calls it, and as a separate process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from webapp.bootstrap.venv import STAMP
 from webapp.commands import main
 from webapp.config import CHECKOUT
 
-# manage.py where this Python is the one that it would hand over to; else what it hands over to.
+# manage.py if it would run in this Python, else the module that it starts.
 MANAGE = CHECKOUT / "manage.py"
 ENTRY = MANAGE if (Path(sys.prefix) / STAMP).exists() else CHECKOUT / "webapp" / "commands" / "__main__.py"
 
 
 @dataclass
 class Result:
-    """How a command ended, and what it wrote where."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -92,13 +92,13 @@ class Processes:
         return Result(done.returncode, done.stdout, done.stderr)
 
     def run_bytes(self, *argv: str, **environment: str) -> bytes:
-        """What a command writes to stdout, byte for byte."""
+        """The exact bytes that a command writes to stdout."""
         environment = self._environment(environment)
         command = self._command(argv)
         return subprocess.run(command, capture_output=True, check=True, env=environment, timeout=DEADLINE).stdout
 
     def start(self, *argv: str, **environment: str) -> subprocess.Popen[str]:
-        """Start one that runs on; its stderr goes to the file `stderr` in the test's folder."""
+        """Start a command in the background. Its stderr goes to the file `stderr` in the test's folder."""
         with (self.folder / "stderr").open("a") as errors:
             process = subprocess.Popen(
                 self._command(argv),
@@ -134,7 +134,7 @@ class Processes:
 
 @pytest.fixture
 def processes(home: Path, tmp_path: Path) -> Iterator[Processes]:
-    """Start the product's commands as a person does, from a folder that is not the checkout."""
+    """Start commands as a user does, from a folder outside the checkout."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     made = Processes(folder)

@@ -1,4 +1,4 @@
-"""`activity`: what was done to jobs, its undo and its end; and the canary of `dlq retry`."""
+"""`activity`: actions on jobs, undo and stop; and the canary of `dlq retry`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.every_python
     ("argv", "before"),
     [(["cancel"], "pending"), (["run-now"], "failed"), (["dlq", "retry"], "dead"), (["dlq", "discard"], "dead")],
 )
-def test_what_a_command_did_to_named_jobs_can_be_undone_unless_they_are_gone(
+def test_an_action_on_named_jobs_can_be_undone_unless_they_are_gone(
     app: Flask, cli: Cli, argv: list[str], before: str
 ) -> None:
     make_job(before, id="a")
@@ -30,7 +30,7 @@ def test_what_a_command_did_to_named_jobs_can_be_undone_unless_they_are_gone(
     assert cli(*argv, "nope", "--json").json["action"] is None
 
 
-def test_what_a_command_did_to_all_is_told_to_programs(app: Flask, cli: Cli) -> None:
+def test_an_action_on_all_jobs_is_reported_as_json(app: Flask, cli: Cli) -> None:
     for name in "ab":
         make_job("dead", id=name)
     begun = cli("dlq", "retry", "--all", "--canary", "--json").json
@@ -39,7 +39,7 @@ def test_what_a_command_did_to_all_is_told_to_programs(app: Flask, cli: Cli) -> 
     assert (done["action"], done["act"]["moved"], done["act"]["state"]) == (2, 1, "done")
 
 
-def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli) -> None:
+def test_a_dlq_retry_can_be_undone_with_the_command_in_its_answer(app: Flask, cli: Cli) -> None:
     make_job("dead", id="a")
     make_job("dead", id="b")
     told = cli("dlq", "retry", "--all")
@@ -53,7 +53,7 @@ def test_what_dlq_retried_can_be_undone_as_its_answer_says(app: Flask, cli: Cli)
     assert "Nothing to undo" in again.err
 
 
-def test_the_list_tells_acts_newest_first(app: Flask, cli: Cli) -> None:
+def test_actions_are_listed_newest_first(app: Flask, cli: Cli) -> None:
     assert cli("activity", "list").err == "No bulk actions yet.\n"
     make_job("dead", id="a")
     cli("dlq", "retry", "--all")
@@ -65,7 +65,7 @@ def test_the_list_tells_acts_newest_first(app: Flask, cli: Cli) -> None:
     assert (newest["undoes"], first["state"], first["moved"]) == (first["id"], "done", 1)
 
 
-def test_a_canary_goes_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
+def test_a_canary_runs_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
     make_job("dead", id="a", finished_at=1)
     make_job("dead", id="b")
     assert cli("dlq", "retry", "--all", "--canary").code == 0
@@ -74,7 +74,7 @@ def test_a_canary_goes_first_and_can_be_stopped(app: Flask, cli: Cli) -> None:
     assert cli("activity", "stop", "1").code == 5
 
 
-def test_what_is_not_there_is_said(app: Flask, cli: Cli) -> None:
+def test_an_unknown_action_is_reported(app: Flask, cli: Cli) -> None:
     assert "no such action: 7" in cli("activity", "undo", "7").err
     assert cli("dlq", "retry", "a", "--canary").code == 2
     assert "no dead letter matches" in cli("dlq", "retry", "--all", "--canary").err

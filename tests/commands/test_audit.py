@@ -1,4 +1,4 @@
-"""`audit`: the trail in a terminal and as a file, narrowed the same way."""
+"""`audit`: the audit trail in a terminal and as a file, with the same filters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def trail(app: Flask, cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("trail")
-def test_the_newest_line_is_first_and_a_message_says_that_there_are_more(cli: Cli) -> None:
+def test_the_newest_entry_is_first_and_a_message_says_that_there_are_more(cli: Cli) -> None:
     result = cli("audit", "--limit", "2")
     assert result.code == 0
     assert result.lines[1].split()[3:7] == [r"person:eve\x1b[2J", "post", "route:queues.pause", "refused"]
@@ -49,7 +49,7 @@ def test_the_newest_line_is_first_and_a_message_says_that_there_are_more(cli: Cl
         (["--actor", "nobody"], 0),
     ],
 )
-def test_table_and_file_are_narrowed_the_same_way(cli: Cli, argv: list[str], number: int) -> None:
+def test_table_and_file_have_the_same_filters(cli: Cli, argv: list[str], number: int) -> None:
     assert len(cli("audit", *argv, "--json").json) == number
     assert len(cli("audit", "export", *argv).lines) == number
     if not number:
@@ -57,7 +57,7 @@ def test_table_and_file_are_narrowed_the_same_way(cli: Cli, argv: list[str], num
 
 
 @pytest.mark.usefixtures("trail")
-def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
+def test_an_export_is_a_private_file_of_json_lines_oldest_first(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "EXPORT_BATCH", 2)
@@ -77,21 +77,21 @@ def test_an_export_is_json_lines_oldest_first_in_a_file_for_its_owner(
     assert "No such file" in cli("audit", "export", str(tmp_path / "none" / "x")).err
 
 
-def test_a_time_that_is_none_is_a_usage_error_in_one_line(app: Flask, cli: Cli) -> None:
+def test_an_invalid_time_is_a_usage_error_in_one_line(app: Flask, cli: Cli) -> None:
     result = cli("audit", "--since", "yesterday")
     assert (result.code, result.out) == (2, "")
     assert "'--since': 'yesterday' is not a time" in result.err
     assert result.err.count("\n") == 1
 
 
-def test_options_before_export_are_not_lost_in_silence(app: Flask, cli: Cli) -> None:
+def test_options_before_export_are_not_ignored(app: Flask, cli: Cli) -> None:
     result = cli("audit", "--actor", "ana", "export")
     assert result.code == 2
     assert "after `export`" in result.err
 
 
 @pytest.mark.full
-def test_a_restored_trail_says_that_it_was_restored_and_by_whom(processes: Processes, tmp_path: Path) -> None:
+def test_a_restored_audit_trail_records_the_restore_and_its_user(processes: Processes, tmp_path: Path) -> None:
     copy = str(tmp_path / "copy.db")
     assert processes.run("config", "set", "lease", "40").code == 0
     assert processes.run("db", "backup", copy).code == 0

@@ -1,4 +1,4 @@
-"""`bench`: what it prints, for people and programs, and that it leaves nothing behind, however it ends."""
+"""`bench`: its output for users and programs, and that it leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deadline import DEADLINE
 
 @pytest.fixture(autouse=True)
 def scratch_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which scratch folders are made."""
+    """The folder for scratch folders."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -31,7 +31,7 @@ def scratch_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Measure nothing; the names of the sections that were asked for. Their rows are the same few."""
+    """Replace measurements by fixed rows; collect the names of the requested sections."""
     names: list[str] = []
 
     def measure(run: Bench, name: str, *, quick: bool) -> list[Row]:
@@ -82,7 +82,7 @@ def test_json_has_each_round_and_why_a_figure_is_too_noisy(cli: Cli, measured: l
     assert (without["goal"], without["met"]) == (None, None)
 
 
-def test_without_a_section_all_are_measured_in_their_order(cli: Cli, measured: list[str]) -> None:
+def test_without_a_section_all_are_measured_in_order(cli: Cli, measured: list[str]) -> None:
     assert cli("bench", "--quick").code == 0
     assert measured == [name for name in SECTIONS if name != "postgresql"]  # there is no server
     measured.clear()
@@ -90,7 +90,7 @@ def test_without_a_section_all_are_measured_in_their_order(cli: Cli, measured: l
     assert measured == ["drain", "start"]
 
 
-def test_the_machine_is_told_without_its_name_or_a_path(cli: Cli, measured: list[str], scratch_here: Path) -> None:
+def test_the_machine_is_described_without_its_name_or_a_path(cli: Cli, measured: list[str], scratch_here: Path) -> None:
     result = cli("bench", "drain", "--quick")
     assert "cpus" in result.lines[0]
     assert "file system" in result.lines[0]
@@ -98,14 +98,16 @@ def test_the_machine_is_told_without_its_name_or_a_path(cli: Cli, measured: list
     assert socket.gethostname() not in result.out + result.err
 
 
-def test_an_unknown_section_is_named_with_those_there_are(cli: Cli) -> None:
+def test_an_unknown_section_is_refused_with_the_known_ones(cli: Cli) -> None:
     result = cli("bench", "brain")
     assert result.code == 2
     assert "'brain' is not one of" in result.err
     assert "'drain'" in result.err
 
 
-def test_a_section_that_fails_is_told_beside_what_the_others_found(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_section_is_reported_beside_the_results_of_the_others(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def measure(run: Bench, name: str, *, quick: bool) -> list[Row]:
         if name == "slots":
             raise BenchError("the workers did not start.")
@@ -118,13 +120,13 @@ def test_a_section_that_fails_is_told_beside_what_the_others_found(cli: Cli, mon
     assert "1.25 s" in result.out
 
 
-def test_without_a_server_its_section_is_passed_over_unless_it_was_named(cli: Cli, measured: list[str]) -> None:
+def test_without_a_server_its_section_is_skipped_unless_it_was_named(cli: Cli, measured: list[str]) -> None:
     words = "Not measured: postgresql: name a PostgreSQL in which databases may be made in QUEUECTL_BENCH_POSTGRES"
     result = cli("bench", "--quick")
     assert (result.code, words in result.out) == (0, True)
 
 
-def test_without_a_server_the_section_that_was_named_fails_in_a_line(cli: Cli) -> None:
+def test_without_a_server_a_named_section_fails_in_one_line(cli: Cli) -> None:
     result = cli("bench", "postgresql", "--quick")
     words = "Not measured: postgresql: name a PostgreSQL in which databases may be made in QUEUECTL_BENCH_POSTGRES"
     assert (result.code, words in result.out) == (1, True)
@@ -136,7 +138,7 @@ def test_the_help_has_the_sections(cli: Cli) -> None:
 
 
 @pytest.mark.full
-def test_a_real_run_prints_what_it_measured_and_leaves_nothing_behind(processes: Processes, scratch_here: Path) -> None:
+def test_a_real_run_prints_its_measurements_and_leaves_nothing_behind(processes: Processes, scratch_here: Path) -> None:
     result = processes.run("bench", "cli", "--quick", "--rounds", "1")
     assert result.code == 0, result.err
     assert "`manage.py enqueue`, of a bare Python's durable INSERT" in result.out
@@ -155,7 +157,7 @@ def draining(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_broken_off_leaves_nothing_behind(
+def test_an_interrupted_run_leaves_nothing_behind(
     processes: Processes, scratch_here: Path, eventually: Callable[..., Any], number: int, code: int
 ) -> None:
     process = processes.start("bench", "slots", "--quick")

@@ -1,4 +1,4 @@
-"""`config`: read and change settings; bounds are told, and who changed what is kept."""
+"""`config`: read and change settings; bounds, history and authors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.core.settings import DEFINITIONS
 pytestmark = pytest.mark.every_python
 
 
-def test_get_prints_the_bare_value(app: Flask, cli: Cli) -> None:
+def test_get_prints_the_plain_value(app: Flask, cli: Cli) -> None:
     assert cli("config", "get", "backoff_base").out == "2\n"
     result = cli("config", "set", "backoff_base", "3")
     assert (result.code, result.err) == (0, "")
@@ -25,13 +25,13 @@ def test_get_prints_the_bare_value(app: Flask, cli: Cli) -> None:
     assert cli("config", "get", "backoff_base", "--json").json["value"] == 3
 
 
-def test_unset_puts_the_default_back(app: Flask, cli: Cli) -> None:
+def test_unset_restores_the_default(app: Flask, cli: Cli) -> None:
     cli("config", "set", "max_retries", "9")
     assert cli("config", "unset", "max_retries").code == 0
     assert cli("config", "get", "max_retries").out == "3\n"
 
 
-def test_the_list_has_every_setting_with_its_bounds_and_who_changed_it(app: Flask, cli: Cli) -> None:
+def test_the_list_has_every_setting_with_its_bounds_and_last_author(app: Flask, cli: Cli) -> None:
     cli("config", "set", "backoff_base", "2.5")
     rows = {row.split()[0]: row for row in cli("config", "list").lines[1:]}
     assert set(rows) == set(DEFINITIONS)
@@ -44,13 +44,13 @@ def test_the_list_has_every_setting_with_its_bounds_and_who_changed_it(app: Flas
     assert listed["backoff_base"]["changed_by"] == "person:ana"
 
 
-def test_seconds_may_have_a_unit(app: Flask, cli: Cli) -> None:
+def test_seconds_can_have_a_unit(app: Flask, cli: Cli) -> None:
     assert cli("config", "set", "job_timeout", "10m").out == "job_timeout = 600\n"
     assert "'soon' is not allowed" in cli("config", "set", "job_timeout", "soon").err
     assert cli("config", "set", "keep_dead", "10m").code == 1
 
 
-def test_a_long_history_says_how_long_it_is(app: Flask, cli: Cli) -> None:
+def test_a_long_history_shows_its_length(app: Flask, cli: Cli) -> None:
     for value in range(1, 4):
         cli("config", "set", "max_retries", str(value + 3))
     shown = cli("config", "history", "max_retries", "--limit", "2")
@@ -59,7 +59,7 @@ def test_a_long_history_says_how_long_it_is(app: Flask, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("value", ["-1", "1001", "2.5", "many", ""])
-def test_a_value_out_of_its_bounds_is_refused_with_them(app: Flask, cli: Cli, value: str) -> None:
+def test_a_value_out_of_bounds_is_refused_with_the_bounds(app: Flask, cli: Cli, value: str) -> None:
     result = cli("config", "set", "max_retries", value)
     assert (result.code, result.out) == (1, "")
     assert "expected a whole number from 0 to 1000" in result.err
@@ -73,7 +73,7 @@ def test_a_misspelt_setting_is_one_line_that_names_the_nearest(app: Flask, cli: 
     assert "Did you mean backoff_base?" in result.err
 
 
-def test_history_tells_who_changed_what_newest_first(app: Flask, cli: Cli) -> None:
+def test_history_shows_authors_and_values_newest_first(app: Flask, cli: Cli) -> None:
     assert "backoff_base has never been changed. It has its default, 2." in cli("config", "history", "backoff_base").err
     cli("config", "set", "backoff_base", "3")
     cli("config", "unset", "backoff_base")
@@ -84,7 +84,7 @@ def test_history_tells_who_changed_what_newest_first(app: Flask, cli: Cli) -> No
     assert "Did you mean" in cli("config", "history", "backof_base").err
 
 
-def test_get_loads_no_console_and_no_tables(home: Path) -> None:
+def test_get_loads_neither_the_console_nor_the_models(home: Path) -> None:
     script = (
         "import sys; from webapp.commands import main; code = main(['config', 'get', 'backoff_base']);"
         "no = ('webapp.console', 'flask_wtf', 'wtforms', 'rich', 'gunicorn', 'worker');"

@@ -1,4 +1,4 @@
-"""`demo`: it ends well, leaves nothing behind, and touches no real queue."""
+"""`demo`: it succeeds, leaves nothing behind, and touches no real queue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def scratch(tmp: Path) -> list[Path]:
     return list(tmp.glob("queuectl-demo-*"))
 
 
-def test_every_job_of_the_demo_ends_as_it_should(processes: Processes, home: Path, tmp_path: Path) -> None:
+def test_every_job_of_the_demo_ends_as_expected(processes: Processes, home: Path, tmp_path: Path) -> None:
     result = processes.run("demo", TMPDIR=str(tmp_path))
     assert result.code == 0, result.err
     last = {line.split()[2]: line for line in result.lines if " s  " in line}
@@ -32,7 +32,7 @@ def test_every_job_of_the_demo_ends_as_it_should(processes: Processes, home: Pat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_demo_that_is_broken_off_leaves_nothing_behind(
+def test_an_interrupted_demo_leaves_nothing_behind(
     processes: Processes, tmp_path: Path, eventually: Callable[..., Any], number: int, code: int
 ) -> None:
     process = processes.start("demo", TMPDIR=str(tmp_path))

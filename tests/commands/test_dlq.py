@@ -1,4 +1,4 @@
-"""`dlq`: list, retry and discard dead letters, and nothing else."""
+"""`dlq`: list, retry and discard dead letters only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def states(*ids: str) -> list[str]:
     return ["gone" if job is None else job.state for job in jobs]
 
 
-def test_the_list_has_the_dead_alone_with_their_errors(app: Flask, cli: Cli) -> None:
+def test_the_list_has_only_dead_letters_with_their_errors(app: Flask, cli: Cli) -> None:
     make_job("dead", id="job1", last_error="exit code 3", command="make report")
     make_job("failed", id="job2")
     result = cli("dlq", "list")
@@ -31,7 +31,7 @@ def test_the_list_has_the_dead_alone_with_their_errors(app: Flask, cli: Cli) -> 
     assert [job["id"] for job in cli("dlq", "list", "--json").json] == ["job1"]
 
 
-def test_an_empty_list_is_a_word_for_a_person_and_an_array_for_a_program(app: Flask, cli: Cli) -> None:
+def test_an_empty_list_is_a_message_for_users_and_an_array_for_programs(app: Flask, cli: Cli) -> None:
     result = cli("dlq", "list")
     assert (result.code, result.out, result.err) == (0, "", "No dead letters.\n")
     assert cli("dlq", "list", "--json").json == []
@@ -45,7 +45,7 @@ def test_retry_makes_a_dead_letter_pending(app: Flask, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("verb", ["retry", "discard"])
-def test_what_is_no_dead_letter_is_refused_and_left_alone(app: Flask, cli: Cli, verb: str) -> None:
+def test_a_job_that_is_not_dead_is_refused_and_left_alone(app: Flask, cli: Cli, verb: str) -> None:
     make_job("completed", id="done")
     make_job("dead", id="job1")
     result = cli("dlq", verb, "done", "job1", "nope")
@@ -68,14 +68,14 @@ def test_all_are_retried_at_once(app: Flask, cli: Cli) -> None:
     assert states("a", "b", "c") == ["pending", "pending", "cancelled"]
 
 
-def test_discard_deletes_the_named_without_a_question(app: Flask, cli: Cli) -> None:
+def test_discard_deletes_named_jobs_without_confirmation(app: Flask, cli: Cli) -> None:
     make_job("dead", id="a")
     assert cli("dlq", "discard", "a").code == 0
     assert states("a") == ["gone"]
 
 
 @pytest.mark.parametrize("answer", [b"n\n", b""])
-def test_discarding_all_needs_a_yes(app: Flask, cli: Cli, answer: bytes) -> None:
+def test_discarding_all_needs_yes(app: Flask, cli: Cli, answer: bytes) -> None:
     make_job("dead", id="a")
     result = cli("dlq", "discard", "--all", stdin=answer)
     assert (result.code, result.out.strip()) == (1, "")  # click 8.1, of Python 3.9, writes a blank to stdout
@@ -84,7 +84,7 @@ def test_discarding_all_needs_a_yes(app: Flask, cli: Cli, answer: bytes) -> None
 
 
 @pytest.mark.parametrize(("argv", "answer"), [(["--yes"], b""), ([], b"y\n")])
-def test_with_a_yes_all_are_discarded(app: Flask, cli: Cli, argv: list[str], answer: bytes) -> None:
+def test_with_yes_all_are_discarded(app: Flask, cli: Cli, argv: list[str], answer: bytes) -> None:
     make_job("dead", id="a")
     make_job(id="b")
     assert cli("dlq", "discard", "--all", *argv, stdin=answer).code == 0
@@ -99,7 +99,7 @@ def test_ids_and_all_exclude_each_other(cli: Cli, verb: str, argv: list[str]) ->
     assert "--all" in result.err
 
 
-def test_nothing_dead_is_no_fault(app: Flask, cli: Cli) -> None:
+def test_an_empty_dead_letter_queue_is_no_error(app: Flask, cli: Cli) -> None:
     for argv in (["retry", "--all"], ["discard", "--all"]):
         result = cli("dlq", *argv)
         assert (result.code, result.err) == (0, "No dead letters.\n")
@@ -126,7 +126,7 @@ def test_groups_are_listed_open_ones_first(app: Flask, cli: Cli) -> None:
     assert cli("dlq", "groups", "--limit", "1").err == "Only the first 1 are shown, of 2. Use --limit to see more.\n"
 
 
-def test_a_group_alone_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> None:
+def test_one_group_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> None:
     for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
         make_job("dead", id=name, error_key=key)
     assert {job["id"] for job in cli("dlq", "list", "--group", "one", "--json").json} == {"a", "b"}
@@ -137,7 +137,7 @@ def test_a_group_alone_is_listed_retried_and_discarded(app: Flask, cli: Cli) -> 
     assert states("c") == ["gone"]
 
 
-def test_a_canary_goes_before_its_group(app: Flask, cli: Cli) -> None:
+def test_a_canary_runs_before_its_group(app: Flask, cli: Cli) -> None:
     for name, key in (("a", "one"), ("b", "one"), ("c", "two")):
         make_job("dead", id=name, error_key=key)
     assert cli("dlq", "retry", "--group", "one", "--canary").code == 0
@@ -165,9 +165,7 @@ def test_a_group_gets_a_note_an_owner_and_an_acknowledgement(app: Flask, cli: Cl
         (["two", "x"], 4, "dead letter group 'two' does not exist"),
     ],
 )
-def test_what_cannot_be_said_of_a_group_is_refused(
-    app: Flask, cli: Cli, argv: list[str], code: int, words: str
-) -> None:
+def test_an_invalid_change_of_a_group_is_refused(app: Flask, cli: Cli, argv: list[str], code: int, words: str) -> None:
     make_job("dead", error_key="one")
     result = cli("dlq", "note", *argv)
     assert result.code == code

@@ -1,4 +1,4 @@
-"""Where stdout or stderr cannot write a character there is a substitute, in every command."""
+"""If stdout or stderr cannot write a character, every command writes a substitute."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_punctuation_becomes_similar_and_json_has_escapes(app: Flask) -> None:
         assert json.loads(run(encoding, "show", "job1", "--json").out)["command"] == COMMAND
 
 
-def test_a_choice_of_substitutes_by_the_environment_is_kept(app: Flask) -> None:
+def test_substitutes_set_by_the_environment_are_kept(app: Flask) -> None:
     make_job(id="job1", command="é ✅")
     assert "? ?" in run("ascii", "list", errors="replace").out
 
 
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
-def test_a_process_writes_substitutes_and_output_of_jobs_as_it_is(processes: Processes) -> None:
+def test_a_process_writes_substitutes_and_keeps_the_bytes_of_job_output(processes: Processes) -> None:
     assert processes.run("enqueue", "--id", "a", "--command", "printf '\\342\\234\\205\\377'").code == 0
     assert processes.run("worker", "start", "--drain").code == 0
     shown = processes.run("list", PYTHONIOENCODING="ascii")

@@ -1,4 +1,4 @@
-"""`enqueue`: from JSON, options and lines; all or none; faults that say where and what."""
+"""`enqueue`: from JSON, options and lines; all or none; errors with place and reason."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def lines(*jobs: dict[str, Any]) -> bytes:
     return "".join(json.dumps(job) + "\n" for job in jobs).encode()
 
 
-def test_it_stores_the_job_and_prints_its_id_alone(app: Flask, cli: Cli) -> None:
+def test_it_stores_the_job_and_prints_only_its_id(app: Flask, cli: Cli) -> None:
     result = cli("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
     assert (result.code, result.out, result.err) == (0, "job1\n", "")
     job = stored("job1")
     assert (job.command, job.max_retries, job.state, job.created_by) == ("echo hello", 2, "pending", "person:ana")
 
 
-def test_it_makes_an_id_where_none_is_given(app: Flask, cli: Cli) -> None:
+def test_it_creates_a_missing_id(app: Flask, cli: Cli) -> None:
     result = cli("enqueue", '{"command":"true"}')
     assert stored(result.out.strip()).command == "true"
 
 
-def test_options_say_all_that_json_can(app: Flask, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_cover_all_json_fields(app: Flask, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = cli(
         *("enqueue", "--command", "make report", "--id", "r1", "--queue", "slow", "--priority", "-5"),
@@ -63,7 +63,7 @@ def test_options_say_all_that_json_can(app: Flask, cli: Cli, tmp_path: Path, mon
     assert json.loads(job.env or "") == {"A": "1", "B": "x=y"}
 
 
-def test_a_delay_may_have_a_unit(app: Flask, cli: Cli) -> None:
+def test_a_delay_can_have_a_unit(app: Flask, cli: Cli) -> None:
     job = stored(cli("enqueue", "--command", "true", "--delay", "120min").out.strip())
     assert job.run_at - job.created_at == 7200 * 1_000_000
 
@@ -82,7 +82,7 @@ def test_a_delay_may_have_a_unit(app: Flask, cli: Cli) -> None:
         (["{id:job1,command:echo", "hello}"], "seems to have removed the quotes"),
     ],
 )
-def test_a_command_line_that_cannot_be_meant_is_a_usage_error(cli: Cli, argv: list[str], words: str) -> None:
+def test_contradictory_options_are_a_usage_error(cli: Cli, argv: list[str], words: str) -> None:
     result = cli("enqueue", *argv)
     assert (result.code, result.out) == (2, "")
     assert words in result.err
@@ -97,7 +97,9 @@ def test_a_command_line_that_cannot_be_meant_is_a_usage_error(cli: Cli, argv: li
         ('{"command":', "invalid JSON"),
     ],
 )
-def test_bad_input_is_refused_with_a_hint_and_nothing_is_stored(app: Flask, cli: Cli, text: str, words: str) -> None:
+def test_invalid_input_is_refused_with_a_hint_and_nothing_is_stored(
+    app: Flask, cli: Cli, text: str, words: str
+) -> None:
     result = cli("enqueue", text)
     assert (result.code, result.out) == (1, "")
     assert words in result.err
@@ -105,7 +107,7 @@ def test_bad_input_is_refused_with_a_hint_and_nothing_is_stored(app: Flask, cli:
     assert number_of_jobs() == 0
 
 
-def test_well_quoted_json_with_a_slip_gets_no_hint_about_quotes(cli: Cli) -> None:
+def test_well_quoted_json_with_an_error_gets_no_hint_about_quotes(cli: Cli) -> None:
     assert "removed the quotes" not in cli("enqueue", '{"command":"true",}').err
 
 
@@ -129,7 +131,7 @@ def test_with_exists_ok_a_taken_id_is_left_alone(app: Flask, cli: Cli) -> None:
     assert number_of_jobs() == 2
 
 
-def test_here_is_the_folder_of_the_one_who_submits(
+def test_here_is_the_current_folder_of_the_submitting_user(
     app: Flask, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -141,7 +143,7 @@ def test_here_is_the_folder_of_the_one_who_submits(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a folder in use cannot be removed")
-def test_a_folder_that_is_gone_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -152,7 +154,7 @@ def test_a_folder_that_is_gone_is_one_line(cli: Cli, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_start_without_a_zone_is_told_with_it(app: Flask, cli: Cli) -> None:
+def test_a_start_without_a_zone_is_shown_with_it(app: Flask, cli: Cli) -> None:
     for start in ("08:00", "2199-12-01 08:00"):
         result = cli("enqueue", "--command", "true", "--run-at", start)
         job = stored(result.out.strip())
@@ -161,7 +163,7 @@ def test_a_start_without_a_zone_is_told_with_it(app: Flask, cli: Cli) -> None:
         assert job.state == "scheduled"
 
 
-def test_a_start_long_ago_is_warned_of(app: Flask, cli: Cli) -> None:
+def test_a_start_long_ago_gets_a_warning(app: Flask, cli: Cli) -> None:
     for argv in (
         ["--command", "true", "--run-at", "2020-01-01 08:00"],
         ['{"command":"a","run_at":"2020-01-01T08:00Z"}'],
@@ -175,7 +177,7 @@ def test_a_start_long_ago_is_warned_of(app: Flask, cli: Cli) -> None:
 # --- many ---
 
 
-def test_lines_on_stdin_become_jobs_in_their_order_and_blank_ones_are_skipped(app: Flask, cli: Cli) -> None:
+def test_lines_on_stdin_become_jobs_in_order_and_blank_ones_are_skipped(app: Flask, cli: Cli) -> None:
     result = cli("enqueue", "-", stdin=b'{"id":"a","command":"1"}\n\n  \n{"id":"b","command":"2"}')
     assert (result.code, result.lines) == (0, ["a", "b"])
     assert "Enqueued 2 jobs" in result.err
@@ -183,9 +185,7 @@ def test_lines_on_stdin_become_jobs_in_their_order_and_blank_ones_are_skipped(ap
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_file_may_have_been_written_by_any_editor_or_shell(
-    app: Flask, cli: Cli, tmp_path: Path, encoding: str
-) -> None:
+def test_files_of_any_editor_or_shell_are_accepted(app: Flask, cli: Cli, tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "jobs.jsonl"
     path.write_bytes('{"id":"a","command":"echo ä"}\r\n{"id":"b","command":"echo \u2028"}\r\n'.encode(encoding))
     result = cli("enqueue", "--file", str(path))
@@ -194,13 +194,13 @@ def test_a_file_may_have_been_written_by_any_editor_or_shell(
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
-def test_files_with_any_line_ends_may_be_put_together(app: Flask, cli: Cli, line_end: bytes) -> None:
+def test_files_with_any_line_ends_can_be_concatenated(app: Flask, cli: Cli, line_end: bytes) -> None:
     file = b"\xef\xbb\xbf" + b'{"id":"a","command":"1"}' + line_end
     result = cli("enqueue", "-", stdin=file + line_end + file.replace(b'"a"', b'"b"') + b"\xef\xbb\xbf")
     assert (result.code, result.lines) == (0, ["a", "b"]), result.err
 
 
-def test_one_bad_line_keeps_all_out_and_every_fault_is_told_with_its_line(app: Flask, cli: Cli) -> None:
+def test_one_invalid_line_stores_nothing_and_every_error_names_its_line(app: Flask, cli: Cli) -> None:
     data = lines({"command": "true"}) + b"\n" + lines({"command": "true", "priority": "high", "queu": "x"}, {})
     result = cli("enqueue", "-", stdin=data + b"nonsense\n")
     assert (result.code, result.out) == (1, "")
@@ -215,7 +215,7 @@ def test_one_bad_line_keeps_all_out_and_every_fault_is_told_with_its_line(app: F
     assert number_of_jobs() == 0
 
 
-def test_the_first_twenty_faults_are_told_and_the_rest_counted(cli: Cli) -> None:
+def test_the_first_twenty_errors_are_shown_and_the_rest_is_counted(cli: Cli) -> None:
     result = cli("enqueue", "-", stdin=b"{}\n" * 32)
     told = result.err.splitlines()[1:]
     assert len(told) == 21
@@ -223,12 +223,12 @@ def test_the_first_twenty_faults_are_told_and_the_rest_counted(cli: Cli) -> None
     assert told[20] == "and 12 more"
 
 
-def test_an_id_given_twice_is_told_with_both_lines(cli: Cli) -> None:
+def test_a_duplicate_id_is_reported_with_both_lines(cli: Cli) -> None:
     data = b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}, {"id": "a", "command": "3"})
     assert "line 4: id: 'a' is already used in line 2." in cli("enqueue", "-", stdin=data).err
 
 
-def test_a_taken_id_among_many_is_told_with_its_line(app: Flask, cli: Cli) -> None:
+def test_a_taken_id_among_many_is_reported_with_its_line(app: Flask, cli: Cli) -> None:
     make_job(id="b")
     result = cli("enqueue", "-", stdin=b"\n" + lines({"id": "a", "command": "1"}, {"id": "b", "command": "2"}))
     assert result.code == 3
@@ -236,25 +236,25 @@ def test_a_taken_id_among_many_is_told_with_its_line(app: Flask, cli: Cli) -> No
     assert number_of_jobs() == 1
 
 
-def test_bytes_that_are_no_text_are_told_with_their_line(cli: Cli) -> None:
+def test_bytes_that_are_not_text_are_reported_with_their_line(cli: Cli) -> None:
     result = cli("enqueue", "-", stdin=lines({"command": "true"}) + b'{"command":"\xff"}\n')
     assert (result.code, result.err) == (1, "Error: line 2: this is not UTF-8 text. Nothing was stored.\n")
 
 
-def test_a_file_that_is_not_there_is_one_line(cli: Cli) -> None:
+def test_a_missing_file_is_one_line(cli: Cli) -> None:
     result = cli("enqueue", "--file", "nowhere.jsonl")
     assert (result.code, result.out) == (1, "")
     assert result.err == "Error: cannot read nowhere.jsonl: No such file or directory.\n"
 
 
-def test_nothing_but_blank_lines_is_no_fault(app: Flask, cli: Cli) -> None:
+def test_only_blank_lines_are_no_error(app: Flask, cli: Cli) -> None:
     result = cli("enqueue", "-", stdin=b"\n\n")
     assert (result.code, result.out) == (0, "")
     assert "No jobs" in result.err
 
 
 @pytest.mark.only("sqlite")
-def test_jobs_are_submitted_as_the_terminal_sends_them_whatever_the_locale(app: Flask, processes: Processes) -> None:
+def test_jobs_are_submitted_as_typed_in_any_locale(app: Flask, processes: Processes) -> None:
     """Terminals send UTF-8. Under this locale Python has ASCII."""
     locale: dict[str, Any] = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     folder = processes.folder / "日本"

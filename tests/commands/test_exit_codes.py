@@ -1,4 +1,4 @@
-"""Exit codes that scripts can tell apart; the table in the documents is that of the code."""
+"""Exit codes for scripts; the table in the documents matches the code."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_each_kind_of_refusal_has_its_code(
 
 
 @pytest.mark.parametrize("error", [Busy("busy"), relocated.Relocated("this queue was moved to there")])
-def test_a_queue_out_of_reach_has_its_code(cli: Cli, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_queue_has_its_code(cli: Cli, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise error
 

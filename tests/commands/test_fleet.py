@@ -1,4 +1,4 @@
-"""`status`, `queue` and `worker list / stop / quiet / resume`: the fleet at a glance, and how it is steered."""
+"""`status`, `queue` and `worker list / stop / quiet / resume`: the workers at a glance, and their control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wish_of(worker_id: str) -> str:
 # --- status ---
 
 
-def test_status_json_has_the_promised_keys(app: Flask, cli: Cli) -> None:
+def test_status_json_has_the_documented_keys(app: Flask, cli: Cli) -> None:
     make_job("dead")
     make_job(run_at=clock.now() - clock.seconds(30))
     make_job("completed")
@@ -41,7 +41,7 @@ def test_status_json_has_the_promised_keys(app: Flask, cli: Cli) -> None:
     assert (status["finished_last_minute"], status["finished_last_hour"]) == (2, 2)
 
 
-def test_status_and_queue_list_tell_rates_and_how_long_jobs_wait_and_run(app: Flask, cli: Cli) -> None:
+def test_status_and_queue_list_show_rates_wait_times_and_run_times(app: Flask, cli: Cli) -> None:
     now = clock.now()
     for _ in range(4):
         job = make_job("completed", queue="mail")
@@ -67,14 +67,14 @@ def test_an_empty_queue_has_a_status_too(app: Flask, cli: Cli) -> None:
     assert "no pending jobs" in cli("status").out
 
 
-def test_status_tells_a_person_to_start_a_worker_where_jobs_wait_for_none(app: Flask, cli: Cli) -> None:
+def test_status_suggests_starting_a_worker_if_jobs_wait_without_one(app: Flask, cli: Cli) -> None:
     make_job()
     assert "manage.py worker start" in cli("status").out
     make_worker()
     assert "1 alive, 1 slot" in cli("status").out
 
 
-def test_counts_are_exact_past_the_cap_of_the_pages(app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_exact_beyond_the_cap_of_the_pages(app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "COUNT_CAP", 3)
     for _ in range(5):
         make_job()
@@ -100,7 +100,7 @@ def test_a_queue_is_listed_paused_and_resumed(app: Flask, cli: Cli) -> None:
     assert cli("queue", "resume", "mail").out == "mail: not paused\n"
 
 
-def test_a_queue_that_no_job_has_named_cannot_be_paused(app: Flask, cli: Cli) -> None:
+def test_a_queue_without_jobs_cannot_be_paused(app: Flask, cli: Cli) -> None:
     result = cli("queue", "pause", "mali")
     assert (result.code, result.out) == (4, "")
     assert "no such queue: 'mali'" in result.err
@@ -116,7 +116,7 @@ def test_several_or_all_queues_are_paused_and_resumed(app: Flask, cli: Cli) -> N
     assert cli("queue", "resume").code == cli("queue", "resume", "mail", "--all").code == 2
 
 
-def test_paused_queues_stand_in_the_status(app: Flask, cli: Cli) -> None:
+def test_paused_queues_are_in_the_status(app: Flask, cli: Cli) -> None:
     make_queue("mail", paused_by="person:ben")
     assert cli("status", "--json").json["paused_queues"] == ["mail"]
     assert "mail" in cli("status").out
@@ -125,7 +125,7 @@ def test_paused_queues_stand_in_the_status(app: Flask, cli: Cli) -> None:
 # --- workers ---
 
 
-def test_workers_are_listed_with_what_they_run(app: Flask, cli: Cli) -> None:
+def test_workers_are_listed_with_their_jobs(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", queues='["mail"]', jobs_completed=1200)
     make_job("processing", id="job1", worker_id="w1")
     make_worker(id="w2", seen_at=clock.now() - clock.seconds(600))
@@ -138,14 +138,14 @@ def test_workers_are_listed_with_what_they_run(app: Flask, cli: Cli) -> None:
     assert row.endswith("mail    job1")
 
 
-def test_workers_that_ended_are_listed_on_request(app: Flask, cli: Cli) -> None:
+def test_stopped_workers_are_listed_on_request(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", state="stopped", stopped_at=clock.now())
     assert cli("worker", "list", "--json").json == []
     assert [one["id"] for one in cli("worker", "list", "--all", "--json").json] == ["w1"]
 
 
 @pytest.mark.parametrize(("verb", "wish"), [("quiet", "quiet"), ("stop", "stop")])
-def test_named_workers_are_told_and_the_others_are_not(app: Flask, cli: Cli, verb: str, wish: str) -> None:
+def test_named_workers_receive_a_request_and_others_do_not(app: Flask, cli: Cli, verb: str, wish: str) -> None:
     make_worker(id="w1")
     make_worker(id="w2")
     result = cli("worker", verb, "w1")
@@ -154,7 +154,7 @@ def test_named_workers_are_told_and_the_others_are_not(app: Flask, cli: Cli, ver
     assert (wish_of("w1"), wish_of("w2")) == (wish, "run")
 
 
-def test_without_a_name_all_are_told(app: Flask, cli: Cli) -> None:
+def test_without_a_name_all_workers_receive_a_request(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", requested_state="quiet")
     make_worker(id="w2", requested_state="quiet")
     assert cli("worker", "resume").lines == ["w1: taking jobs", "w2: taking jobs"]
@@ -170,7 +170,7 @@ def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("verb", ["quiet", "resume"])
-def test_a_worker_that_was_told_to_stop_hears_nothing_else(app: Flask, cli: Cli, verb: str) -> None:
+def test_a_stopping_worker_accepts_no_other_request(app: Flask, cli: Cli, verb: str) -> None:
     make_worker(id="w1", requested_state="stop")
     for names in ([], ["w1"]):
         result = cli("worker", verb, *names)
@@ -204,7 +204,7 @@ def test_a_supervisor_is_listed_and_scaled(app: Flask, cli: Cli) -> None:
         (["s3", "1"], 5, "has stopped or is stopping"),
     ],
 )
-def test_a_scale_that_cannot_be_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, why: str) -> None:
+def test_an_invalid_scale_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, why: str) -> None:
     make_supervisor(id="s1", wanted=2)
     make_supervisor(id="s3", stopped_at=1)
     make_worker(id="w1", supervisor_id="s1")
@@ -213,7 +213,7 @@ def test_a_scale_that_cannot_be_is_one_line(app: Flask, cli: Cli, argv: list[str
     assert why in result.err
 
 
-def test_no_workers_at_all_is_no_fault(app: Flask, cli: Cli) -> None:
+def test_an_empty_worker_list_is_no_error(app: Flask, cli: Cli) -> None:
     result = cli("worker", "stop")
     assert (result.code, result.out, result.err) == (0, "", "No workers are running.\n")
     assert "No workers" in cli("worker", "list").err
@@ -222,7 +222,7 @@ def test_no_workers_at_all_is_no_fault(app: Flask, cli: Cli) -> None:
 @pytest.mark.parametrize(
     "argv", [["--count", "0"], ["--count", "x"], ["--slots", "0"], ["--queue", "a b"], ["--queue", ""]]
 )
-def test_workers_are_not_started_with_nonsense(cli: Cli, argv: list[str]) -> None:
+def test_invalid_options_start_no_worker(cli: Cli, argv: list[str]) -> None:
     result = cli("worker", "start", *argv)
     assert (result.code, result.out) == (2, "")
     assert argv[0] in result.err

@@ -1,4 +1,4 @@
-"""What a PostgreSQL server refuses is explained with the statement that helps, and that statement helps."""
+"""Refusals of a PostgreSQL server are explained with the statement that helps, and that statement works."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def migrated() -> bool:
     return False
 
 
-def test_a_role_that_may_not_create_tables_is_told_the_grant(place: Place, run: Run) -> None:
+def test_a_role_that_cannot_create_tables_gets_the_grant_statement(place: Place, run: Run) -> None:
     refused = run(place.owner, "enqueue", "--command", "true")
     assert (refused.code, refused.err.count("\n")) == (6, 1)
     assert statement(refused.err) == f'GRANT ALL ON SCHEMA public TO "{place.owner}"'
@@ -86,7 +86,7 @@ def test_a_role_that_may_not_create_tables_is_told_the_grant(place: Place, run: 
     ("granted", "argv"),
     [("nothing", ["status"]), ("rows", ["enqueue", "--command", "true"]), ("rows", ["config", "set", "lease", "40"])],
 )
-def test_a_role_that_does_not_own_the_tables_is_told_how_to_share_them(
+def test_a_role_that_does_not_own_the_tables_gets_the_statement_to_share_them(
     place: Place, run: Run, granted: str, argv: list[str]
 ) -> None:
     place.run(f'GRANT ALL ON SCHEMA public TO "{place.owner}"')
@@ -99,7 +99,7 @@ def test_a_role_that_does_not_own_the_tables_is_told_how_to_share_them(
     assert run(place.guest, *argv).code == 0
 
 
-def test_a_missing_database_or_role_or_the_right_to_connect_is_told(place: Place, run: Run) -> None:
+def test_a_missing_database_role_or_connect_right_is_reported(place: Place, run: Run) -> None:
     missing = run(place.owner, "status", database="nowhere")
     assert statement(missing.err) == (f"createdb --encoding=UTF8 --template=template0 --owner={place.owner} nowhere")
     assert statement(run("no-one", "status").err) == "createuser --pwprompt no-one"
@@ -108,7 +108,7 @@ def test_a_missing_database_or_role_or_the_right_to_connect_is_told(place: Place
     assert statement(run(place.guest, "status").err) == f'GRANT CONNECT ON DATABASE "{name}" TO "{place.guest}"'
 
 
-def test_a_move_is_told_the_grant_before_anything_changes(
+def test_a_move_names_the_grant_before_anything_changes(
     place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("QUEUECTL_DATABASE_URL", f"sqlite:///{tmp_path}/queue.db")
@@ -118,7 +118,7 @@ def test_a_move_is_told_the_grant_before_anything_changes(
     assert cli("db", "move", "--to", place.address(place.owner), "--dry-run").code == 0
 
 
-def test_the_console_is_told_what_is_missing_but_no_names(place: Place) -> None:
+def test_the_console_reports_what_is_missing_without_names(place: Place) -> None:
     with pytest.raises(ProgrammingError) as caught:
         execute(place.database.set(username=place.guest), "CREATE TABLE jobs (id int)")
     sentence = db_errors.explain(caught.value)

@@ -1,4 +1,4 @@
-"""`list`, `show`, `cancel`, `run-now`: what is printed where, and which exit codes."""
+"""`list`, `show`, `cancel`, `run-now`: output and exit codes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_list_is_a_table_with_the_newest_first(app: Flask, cli: Cli) -> None:
     assert second.split()[:3] == ["old", "pending", "default"]
 
 
-def test_json_is_an_array_of_jobs_with_the_promised_fields_in_their_order(app: Flask, cli: Cli) -> None:
+def test_json_is_an_array_of_jobs_with_the_documented_fields_in_order(app: Flask, cli: Cli) -> None:
     make_job("completed", id="a", env='{"A": "1"}', max_retries=None)
     (job,) = cli("list", "--json").json
     assert list(job) == FIELDS
@@ -69,13 +69,13 @@ def test_json_is_an_array_of_jobs_with_the_promised_fields_in_their_order(app: F
     assert job["created_at"].endswith("Z")
 
 
-def test_an_empty_list_is_an_empty_array_for_a_program_and_a_word_for_a_person(app: Flask, cli: Cli) -> None:
+def test_an_empty_list_is_an_empty_array_for_programs_and_a_message_for_users(app: Flask, cli: Cli) -> None:
     assert cli("list", "--json").json == []
     result = cli("list", "--state", "failed")
     assert (result.code, result.out, result.err) == (0, "", "No failed jobs.\n")
 
 
-def test_state_queue_and_text_narrow_the_list(app: Flask, cli: Cli) -> None:
+def test_state_queue_and_text_filter_the_list(app: Flask, cli: Cli) -> None:
     make_job(id="a", queue="mail", command="send letter")
     make_job(id="b", queue="mail", command="send parcel")
     make_job("dead", id="c", queue="mail", command="send letter")
@@ -84,7 +84,7 @@ def test_state_queue_and_text_narrow_the_list(app: Flask, cli: Cli) -> None:
     assert [job["id"] for job in found] == ["a"]
 
 
-def test_a_search_on_the_command_line_is_the_consoles_and_goes_on_past_its_cap(
+def test_a_search_is_that_of_the_console_and_continues_past_its_cap(
     app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 2)
@@ -99,7 +99,7 @@ def test_a_search_on_the_command_line_is_the_consoles_and_goes_on_past_its_cap(
     assert (result.code, "the list is of state failed" in result.err) == (2, True)
 
 
-def test_pending_jobs_are_listed_as_they_will_be_taken(app: Flask, cli: Cli) -> None:
+def test_pending_jobs_are_listed_in_claim_order(app: Flask, cli: Cli) -> None:
     make_job(id="first", run_at=1_000)
     make_job(id="second", run_at=2_000)
     make_job(id="urgent", priority=5, run_at=3_000)
@@ -115,7 +115,7 @@ def test_a_list_that_ends_at_its_limit_says_so_on_stderr(app: Flask, cli: Cli) -
     assert cli("list", "--limit", "5").err == ""
 
 
-def test_a_program_gets_the_whole_list_and_a_person_its_first_page(app: Flask, cli: Cli) -> None:
+def test_programs_get_the_whole_list_and_users_the_first_page(app: Flask, cli: Cli) -> None:
     make_jobs([{"state": "dead", "id": f"job-{number:04}"} for number in range(620)])
     for command in (["list"], ["dlq", "list"]):
         result = cli(*command, "--json")
@@ -125,7 +125,7 @@ def test_a_program_gets_the_whole_list_and_a_person_its_first_page(app: Flask, c
     assert cli("list", "--json").out == json.dumps(cli("list", "--json").json, indent=2) + "\n"
 
 
-def test_a_limit_past_one_page_is_kept_to_the_job(app: Flask, cli: Cli) -> None:
+def test_a_limit_beyond_one_page_is_exact(app: Flask, cli: Cli) -> None:
     cli("enqueue", "-", stdin=b'{"command":"true"}\n' * 1203)
     result = cli("list", "--limit", "1100", "--json")
     assert len({job["id"] for job in result.json}) == 1100
@@ -138,7 +138,7 @@ def test_an_unknown_state_is_a_usage_error_that_lists_them(cli: Cli) -> None:
     assert "'completed'" in result.err
 
 
-def test_a_command_cannot_write_to_the_terminal_through_a_list(app: Flask, cli: Cli) -> None:
+def test_a_command_cannot_control_the_terminal_through_a_list(app: Flask, cli: Cli) -> None:
     make_job(id="a", command="printf '\x1b]0;title\x07'\nsecond line")
     row = cli("list").lines[1]
     assert "\x1b" not in row
@@ -152,7 +152,7 @@ def test_brackets_in_a_command_are_text(app: Flask, cli: Cli) -> None:
     assert "echo [red]x[/red] [/nope]" in cli("show", "a").out
 
 
-def test_nothing_is_cut_where_no_terminal_is(app: Flask, cli: Cli) -> None:
+def test_nothing_is_cut_without_a_terminal(app: Flask, cli: Cli) -> None:
     make_job(id="a" * 128, command="echo " + "x" * 5000)
     row = cli("list").lines[1]
     assert row.startswith("a" * 128 + " ")
@@ -162,7 +162,7 @@ def test_nothing_is_cut_where_no_terminal_is(app: Flask, cli: Cli) -> None:
 # --- show ---
 
 
-def test_show_tells_a_jobs_story(app: Flask, cli: Cli) -> None:
+def test_show_prints_the_history_of_a_job(app: Flask, cli: Cli) -> None:
     job = make_job(
         "dead", id="job1", command="make\nreport", attempts=2, failures=2, last_error="exit code 2", cwd="/srv"
     )
@@ -198,7 +198,7 @@ def test_show_json_adds_attempts_with_their_output_and_events(app: Flask, cli: C
     assert [event["verb"] for event in shown["events"]] == ["run_now"]
 
 
-def test_a_job_that_is_not_there_is_one_line(app: Flask, cli: Cli) -> None:
+def test_a_missing_job_is_one_line(app: Flask, cli: Cli) -> None:
     for command in ("show", "logs"):
         result = cli(command, "nope")
         assert (result.code, result.out) == (4, "")
@@ -208,7 +208,7 @@ def test_a_job_that_is_not_there_is_one_line(app: Flask, cli: Cli) -> None:
 # --- cancel, run-now ---
 
 
-def test_cancel_moves_what_waits_and_asks_what_runs(app: Flask, cli: Cli) -> None:
+def test_cancel_cancels_waiting_jobs_and_requests_running_ones_to_stop(app: Flask, cli: Cli) -> None:
     make_job(id="waits")
     make_job("processing", id="runs")
     result = cli("cancel", "waits", "runs")
@@ -217,13 +217,13 @@ def test_cancel_moves_what_waits_and_asks_what_runs(app: Flask, cli: Cli) -> Non
     assert state_of("waits") == "cancelled"
 
 
-def test_a_job_that_was_told_to_end_before_is_no_fault(app: Flask, cli: Cli) -> None:
+def test_a_repeated_cancel_of_a_running_job_is_no_error(app: Flask, cli: Cli) -> None:
     make_job("processing", id="runs", cancel_requested_at=clock.now(), cancel_requested_by="person:ben")
     result = cli("cancel", "runs")
     assert (result.code, result.out, result.err) == (0, "", "runs: is already being cancelled.\n")
 
 
-def test_what_cannot_be_cancelled_is_named_and_the_rest_is_done(app: Flask, cli: Cli) -> None:
+def test_jobs_that_cannot_be_cancelled_are_named_and_the_rest_is_done(app: Flask, cli: Cli) -> None:
     make_job("completed", id="done")
     make_job(id="waits")
     result = cli("cancel", "done", "nope", "waits")
@@ -245,5 +245,5 @@ def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli)
     assert state_of("later") == state_of("flaky") == "pending"
 
 
-def test_no_ids_are_a_usage_error(cli: Cli) -> None:
+def test_missing_ids_are_a_usage_error(cli: Cli) -> None:
     assert cli("cancel").code == cli("run-now").code == 2

@@ -1,4 +1,4 @@
-"""Labels on the command line: workers are given some, jobs require them, lists show both."""
+"""Labels on the command line: workers have them, jobs require them, lists show both."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def job_of(job_id: str) -> Job:
 @pytest.mark.parametrize(
     "options", [["--requires", "ssd", "--requires", "gpu"], ["--requires", "gpu,ssd"], ["--requires", "ssd gpu"]]
 )
-def test_a_job_may_require_labels(app: Flask, cli: Cli, options: list[str]) -> None:
+def test_a_job_can_require_labels(app: Flask, cli: Cli, options: list[str]) -> None:
     result = cli("enqueue", "--command", "true", "--id", "a", *options)
     assert (result.code, result.err) == (0, "")
     assert job_of("a").requires == "gpu,ssd"
 
 
-def test_in_json_they_are_a_text_or_a_list(app: Flask, cli: Cli) -> None:
+def test_in_json_labels_are_a_text_or_a_list(app: Flask, cli: Cli) -> None:
     cli("enqueue", "-", stdin=b'{"id": "a", "command": "true", "requires": "gpu"}\n'
                               b'{"id": "b", "command": "true", "requires": ["host:Web-1", "gpu"]}\n')  # fmt: skip
     assert [job_of(name).requires for name in ("a", "b")] == ["gpu", "gpu,host:web-1"]
@@ -52,7 +52,7 @@ def test_in_json_they_are_a_text_or_a_list(app: Flask, cli: Cli) -> None:
         (["--requires", "gpu", '{"command": "true"}'], "In JSON they are keys of the object"),
     ],
 )
-def test_what_cannot_be_required_is_told_and_nothing_is_stored(
+def test_an_invalid_label_is_reported_and_nothing_is_stored(
     app: Flask, cli: Cli, arguments: list[str], words: str
 ) -> None:
     result = cli("enqueue", *arguments)
@@ -61,7 +61,7 @@ def test_what_cannot_be_required_is_told_and_nothing_is_stored(
     assert cli("list", "--json").json == []
 
 
-def test_lists_and_a_job_show_what_is_required_and_a_search_finds_it(app: Flask, cli: Cli) -> None:
+def test_lists_and_show_print_required_labels_and_a_search_finds_them(app: Flask, cli: Cli) -> None:
     make_job(id="plain")
     assert "REQUIRES" not in cli("list").out
     assert "requires" not in cli("show", "plain").out
@@ -79,7 +79,7 @@ def test_lists_and_a_job_show_what_is_required_and_a_search_finds_it(app: Flask,
     assert [job["id"] for job in pending] == ["both"]
 
 
-def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(app: Flask, cli: Cli) -> None:
+def test_jobs_without_a_matching_worker_are_in_the_status_and_alarm_the_doctor(app: Flask, cli: Cli) -> None:
     def doctor() -> dict[str, str]:
         (found,) = [one for one in cli("doctor", "--json").json if one["check"] == "workers"]
         return dict(found)
@@ -113,7 +113,7 @@ def test_jobs_that_no_worker_may_take_stand_in_the_status_and_alarm_the_doctor(a
         ([f"l{number}" for number in range(9)], "9 labels are too many; a worker has at most 8."),
     ],
 )
-def test_what_is_no_label_for_a_worker_is_refused_before_anything_starts(
+def test_an_invalid_worker_label_is_refused_before_anything_starts(
     cli: Cli, command: list[str], given: list[str], words: str
 ) -> None:
     result = cli(*command, *(word for label in given for word in ("--label", label)))
@@ -133,14 +133,14 @@ def test_workers_and_supervisors_are_listed_with_their_labels(app: Flask, cli: C
         assert one["labels"] == ["gpu", "host:web-1", "ssd"]
 
 
-def test_where_no_worker_was_given_any_the_lists_are_as_narrow_as_before(app: Flask, cli: Cli) -> None:
+def test_without_labels_the_lists_have_no_label_column(app: Flask, cli: Cli) -> None:
     make_supervisor(id="s1")
     make_worker(id="w1", supervisor_id="s1")
     assert "LABELS" not in cli("worker", "list").out
     assert "LABELS" not in cli("worker", "supervisors").out
 
 
-def test_queues_tell_programs_what_waits_by_what_it_requires(app: Flask, cli: Cli) -> None:
+def test_queue_json_counts_pending_jobs_by_required_labels(app: Flask, cli: Cli) -> None:
     make_job()
     make_job(requires="gpu")
     make_job(requires="gpu")
@@ -149,7 +149,7 @@ def test_queues_tell_programs_what_waits_by_what_it_requires(app: Flask, cli: Cl
     assert [(one["requires"], one["pending"]) for one in queue["waiting"]] == [([], 1), (["gpu"], 2)]
 
 
-def test_a_worker_that_is_started_with_labels_runs_what_requires_them(
+def test_a_worker_started_with_labels_runs_jobs_that_require_them(
     app: Flask, processes: Processes, cli: Cli, eventually: Callable[..., Any]
 ) -> None:
     host = f"host:{machine.host_name()}"

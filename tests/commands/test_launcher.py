@@ -1,4 +1,4 @@
-"""`deploy/queuectl`: the command line beside a service. A stand-in answers for systemd, as systemd 252 does."""
+"""`deploy/queuectl`: the command line beside a service. A stand-in plays systemd 252."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MANAGE = 'echo "user $(id -un)"; env; for one in "$@"; do echo "argument $one"; 
 
 
 class Machine:
-    """A machine with a service, a checkout whose manage.py says how it was called, and a `sudo` that says the same."""
+    """A machine with a service, and stand-ins for manage.py and `sudo` that print their arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,7 +80,7 @@ def machine() -> Iterator[Machine]:
 
 
 @needs_root
-def test_root_gets_the_services_user_settings_and_passwords(machine: Machine) -> None:
+def test_root_gets_the_user_settings_and_passwords_of_the_service(machine: Machine) -> None:
     done = machine.run("enqueue", "--command", "echo 'a  b'; $HOME", LOGNAME="root", SUDO_USER="ana", HOME="/root")
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (7, "")
@@ -94,7 +94,7 @@ def test_root_gets_the_services_user_settings_and_passwords(machine: Machine) ->
 
 
 @needs_root
-def test_others_need_sudo_and_the_services_user_only_for_settings_that_are_roots(machine: Machine) -> None:
+def test_other_users_need_sudo_only_for_settings_of_root(machine: Machine) -> None:
     sudo = f"sudo -- env QUEUECTL_UNIT=queuectl {machine.launcher} status -v\n"
     assert machine.run("status", "-v", user="daemon").stdout == sudo
     assert machine.run("status", "-v", user=NOBODY).stdout == sudo
@@ -119,7 +119,7 @@ def test_another_unit_is_found_by_its_name_or_refused(machine: Machine) -> None:
 
 
 @needs_root
-def test_without_a_service_it_is_the_manage_py_of_its_checkout(machine: Machine, tmp_path: Path) -> None:
+def test_without_a_service_it_runs_manage_py_of_its_checkout(machine: Machine, tmp_path: Path) -> None:
     (machine.folder / "bin" / "queuectl").symlink_to(machine.launcher)
     machine.launcher = machine.folder / "bin" / "queuectl"
     done = machine.run("status", user="daemon", TEST_UNIT="none")
@@ -130,7 +130,7 @@ def test_without_a_service_it_is_the_manage_py_of_its_checkout(machine: Machine,
 # --- without the launcher ---
 
 
-def test_an_empty_queue_of_ones_own_says_that_another_one_is_served(processes: Processes, tmp_path: Path) -> None:
+def test_an_empty_own_queue_mentions_the_queue_of_the_service(processes: Processes, tmp_path: Path) -> None:
     up = processes.start("up", "--port", "0", "--workers", "1")
     read_until(up, "Ctrl-C stops everything")
     [found] = [one for one in elsewhere._supervisors() if one.pid == up.pid]

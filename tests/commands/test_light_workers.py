@@ -1,4 +1,4 @@
-"""What an idle fleet of a real `worker start` holds in memory: no framework, and little more than Python itself."""
+"""The memory of an idle `worker start`: no framework, and little more than Python itself."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_no_process_of_an_idle_fleet_has_loaded_a_framework(fleet: list[psutil.P
     }
 
 
-def test_an_idle_fleet_takes_a_few_times_the_memory_of_an_empty_python(fleet: list[psutil.Process]) -> None:
+def test_an_idle_fleet_needs_a_few_times_the_memory_of_an_empty_python(fleet: list[psutil.Process]) -> None:
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", _EMPTY], **pipes) as empty:
         assert empty.stdout is not None

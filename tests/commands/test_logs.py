@@ -1,4 +1,4 @@
-"""`logs`: a job's bytes as they were written, kept or as they come, and what is said beside them."""
+"""`logs`: the exact output of a job, stored or live, and messages beside it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_stdout_goes_to_stdout_and_stderr_to_stderr(app: Flask, cli: Cli) -> Non
     assert (result.code, result.out, result.err) == (0, "out 1\nout 2\n", "err 1\nerr 2\n")
 
 
-def test_a_terminal_is_not_made_to_do_what_a_job_wants(processes: Processes, home: Path) -> None:
+def test_output_cannot_control_the_terminal(processes: Processes, home: Path) -> None:
     osc = r"printf '\033]52;c;ZXZpbA==\007\033[2J\033[31mred\033[0m \303\244\n'"
     assert processes.run("enqueue", "--id", "a", "--command", osc).code == 0
     assert processes.run("worker", "start", "--drain").code == 0
@@ -43,7 +43,7 @@ def test_a_terminal_is_not_made_to_do_what_a_job_wants(processes: Processes, hom
     os.close(ours)
 
 
-def test_a_number_that_no_attempt_can_have_is_a_usage_error(cli: Cli) -> None:
+def test_an_impossible_attempt_number_is_a_usage_error(cli: Cli) -> None:
     for number in ("0", str(2**31)):
         assert cli("logs", "a", "--attempt", number).code == 2
 
@@ -57,7 +57,7 @@ def test_the_latest_attempt_is_shown_unless_another_is_named(app: Flask, cli: Cl
 
 
 @pytest.mark.parametrize("follow", [[], ["-f"]])
-def test_an_attempt_that_never_was_is_one_line(app: Flask, cli: Cli, follow: list[str]) -> None:
+def test_a_missing_attempt_is_one_line(app: Flask, cli: Cli, follow: list[str]) -> None:
     make_attempt(make_job("completed", id="a"), state="completed")
     result = cli("logs", "a", "--attempt", "3", *follow)
     assert (result.code, result.out, result.err) == (4, "", "Error: a has no attempt 3: its last is 1.\n")
@@ -69,7 +69,7 @@ def test_a_job_that_has_not_started_says_so(app: Flask, cli: Cli) -> None:
     assert (result.code, result.out, result.err) == (0, "", "a has not started yet: it is pending.\n")
 
 
-def test_where_bytes_were_left_out_a_line_on_stderr_counts_them(app: Flask, cli: Cli) -> None:
+def test_a_line_on_stderr_counts_left_out_bytes(app: Flask, cli: Cli) -> None:
     job = make_job("completed", id="a")
     make_attempt(job, state="completed", output=b"headtail", output_runs="8", output_cut=4, output_dropped=1234)
     result = cli("logs", "a")
@@ -77,7 +77,7 @@ def test_where_bytes_were_left_out_a_line_on_stderr_counts_them(app: Flask, cli:
     assert "1,234 bytes omitted" in result.err
 
 
-def test_a_running_job_shows_what_it_has_written_so_far(app: Flask, cli: Cli) -> None:
+def test_a_running_job_shows_its_output_so_far(app: Flask, cli: Cli) -> None:
     job = make_job("processing", id="a")
     make_chunk(job, b"one\n")
     make_chunk(job, b"oops\n", position=4, runs="0,5")
@@ -88,7 +88,7 @@ def test_a_running_job_shows_what_it_has_written_so_far(app: Flask, cli: Cli) ->
 # --- follow ---
 
 
-def test_following_a_job_that_has_ended_shows_it_and_ends(app: Flask, cli: Cli) -> None:
+def test_following_a_finished_job_shows_it_and_ends(app: Flask, cli: Cli) -> None:
     job = make_job("dead", id="a")
     make_attempt(job, output=b"no such file\n", error="exit code 1")
     result = cli("logs", "a", "-f")
@@ -97,14 +97,14 @@ def test_following_a_job_that_has_ended_shows_it_and_ends(app: Flask, cli: Cli) 
     assert result.err.splitlines()[-1] == "[a: dead]"
 
 
-def test_following_a_job_that_never_started_and_never_will_ends(app: Flask, cli: Cli) -> None:
+def test_following_a_job_that_never_starts_ends(app: Flask, cli: Cli) -> None:
     make_job("cancelled", id="a")
     result = cli("logs", "a", "--follow")
     assert (result.code, result.out, result.err) == (0, "", "a: cancelled, never started.\n")
 
 
-def test_following_goes_on_from_waiting_through_a_retry_to_the_end(app: Flask, cli: Cli, monkeypatch: Any) -> None:
-    """Each look of the follower finds what a worker did since; no byte comes twice, none is lost."""
+def test_following_continues_from_waiting_through_a_retry_to_the_end(app: Flask, cli: Cli, monkeypatch: Any) -> None:
+    """Each poll finds the worker's new output; no byte is repeated or lost."""
     job = make_job(id="a")
 
     def starts(number: int) -> None:
@@ -149,7 +149,7 @@ def test_following_one_attempt_ends_with_it(app: Flask, cli: Cli) -> None:
     assert (result.code, result.out) == (0, "x")
 
 
-def test_a_job_that_is_discarded_meanwhile_ends_the_following(app: Flask, cli: Cli, monkeypatch: Any) -> None:
+def test_following_ends_when_the_job_is_discarded(app: Flask, cli: Cli, monkeypatch: Any) -> None:
     make_job(id="a")
     monkeypatch.setattr(_logs, "pause", lambda _: actions.apply("discard", ["a"], "person:ben"))
     result = cli("logs", "a", "-f")

@@ -1,4 +1,4 @@
-"""`db move`: what a person reads before, during and after; and what every other command says from then on."""
+"""`db move`: messages before, during and after it; and those of all other commands from then on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_jobs(config: Config) -> None:
         make_job(id="old", created_by="person:ana")
 
 
-def test_a_dry_run_says_what_would_move_and_that_it_can(config: Config, cli: Cli, address: str) -> None:
+def test_a_dry_run_shows_what_would_move_and_that_it_can(config: Config, cli: Cli, address: str) -> None:
     make_jobs(config)
     for _ in opened(create_core(config)):
         make_worker()
@@ -53,7 +53,7 @@ def test_a_dry_run_names_what_does_not_fit_and_ends_with_1(
     assert ran.err == "The queue cannot be moved. Nothing was changed.\n"
 
 
-def test_a_move_ends_with_the_new_address_and_where_to_put_it(config: Config, cli: Cli, address: str) -> None:
+def test_a_move_ends_with_the_new_address_and_where_to_set_it(config: Config, cli: Cli, address: str) -> None:
     make_jobs(config)
     ran = cli("db", "move", "--to", address)
     assert (ran.code, ran.out) == (0, f"The queue is now at {address}. All tables are verified.\n")
@@ -92,7 +92,7 @@ def test_every_command_that_writes_is_refused_with_the_address(
         assert f"this queue was moved to {address} on " in line, command
 
 
-def test_who_only_reads_sees_what_was_and_a_note(config: Config, cli: Cli, address: str) -> None:
+def test_commands_that_read_show_the_old_jobs_and_a_note(config: Config, cli: Cli, address: str) -> None:
     make_jobs(config)
     cli("db", "move", "--to", address)
     for command in (["status"], ["list", "--json"], ["show", "old"], ["queue", "list"]):
@@ -105,7 +105,7 @@ def test_who_only_reads_sees_what_was_and_a_note(config: Config, cli: Cli, addre
     assert found["address"]["detail"].startswith(f"this queue was moved to {address} on ")
 
 
-def test_a_move_is_taken_back(config: Config, cli: Cli, address: str) -> None:
+def test_a_move_is_undone(config: Config, cli: Cli, address: str) -> None:
     make_jobs(config)
     cli("db", "move", "--to", address)
     ran = cli("db", "move", "--to", address, "--undo")
@@ -114,7 +114,7 @@ def test_a_move_is_taken_back(config: Config, cli: Cli, address: str) -> None:
     assert cli("enqueue", "--command", "true").code == 0
 
 
-def test_what_is_said_wrong_is_said_in_one_line(cli: Cli, address: str) -> None:
+def test_an_error_in_the_options_is_reported_in_one_line(cli: Cli, address: str) -> None:
     wrong = cli("db", "move", "--to", "mysql://ana:s3cret@db/q")
     assert wrong.code == 1
     assert wrong.err.startswith("Error: --to is not a valid database address (mysql://…). Expected sqlite:////abs")
@@ -122,7 +122,7 @@ def test_what_is_said_wrong_is_said_in_one_line(cli: Cli, address: str) -> None:
     assert cli("db", "move", "--to", address, "--undo", "--dry-run").code == 2
 
 
-def test_the_new_address_is_written_into_dotenv_for_its_owner_alone(
+def test_the_new_address_is_written_into_a_private_dotenv(
     sqlite_config: Config, cli: Cli, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkout = tmp_path / "checkout"
@@ -136,7 +136,7 @@ def test_the_new_address_is_written_into_dotenv_for_its_owner_alone(
     assert (loaded.database_url, loaded.public_url) == (address, "https://q.example.org")
 
 
-def test_a_terminal_gets_a_bar(config: Config, processes: Processes, address: str) -> None:
+def test_a_terminal_gets_a_progress_bar(config: Config, processes: Processes, address: str) -> None:
     make_jobs(config)
     master, slave = pty.openpty()
     ran = subprocess.Popen(

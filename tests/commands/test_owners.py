@@ -1,4 +1,4 @@
-"""Commands that root runs on the queue of a service's user: the service can still open every file."""
+"""Commands that root runs on a queue of a service user: the service can still open every file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def owners(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_uid for path in folder.iterdir()}
 
 
-def test_every_file_that_root_makes_in_a_home_belongs_to_its_owner(home: Path, cli: Cli) -> None:
+def test_every_file_that_root_creates_in_a_home_belongs_to_its_owner(home: Path, cli: Cli) -> None:
     assert cli("enqueue", "--command", "true").code == 0
     config = configuration.load()
     secret_key(config.key_path)
@@ -82,7 +82,7 @@ def test_backup_and_restore_by_root_leave_the_files_to_the_service(home: Path, c
     assert as_user(NOBODY, next_command) == "0 next\n"
 
 
-def test_a_backup_in_a_folder_of_another_user_stays_roots(home: Path, cli: Cli, tmp_path: Path) -> None:
+def test_a_backup_in_a_folder_of_another_user_belongs_to_root(home: Path, cli: Cli, tmp_path: Path) -> None:
     os.chown(tmp_path, uid_of("daemon"), 0)  # who must not get the password hashes in it
     assert cli("db", "upgrade").code == 0
     assert cli("db", "backup", str(tmp_path / "copy.db")).code == 0
@@ -90,7 +90,7 @@ def test_a_backup_in_a_folder_of_another_user_stays_roots(home: Path, cli: Cli, 
 
 
 @pytest.mark.parametrize("argv", [["status"], ["enqueue", "--command", "true"], ["up", "--port", "0"], ["doctor"]])
-def test_a_file_of_root_is_named_with_its_owner_and_the_remedy(
+def test_a_file_of_root_is_reported_with_its_owner_and_the_remedy(
     home: Path, cli: Cli, argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli("status").code == 0

@@ -1,4 +1,4 @@
-"""`run`, `wait`, `logs --exit-code` and `enqueue --wait`: a script gets what `sh -c` would give it."""
+"""`run`, `wait`, `logs --exit-code` and `enqueue --wait`: a script gets the results of `sh -c`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def newest() -> str:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_command_gives_the_exit_code_and_the_bytes_that_sh_gives() -> None:
+def test_a_command_has_the_exit_code_and_the_bytes_of_sh() -> None:
     for command in SOME:
         assert run("run", *ONCE, command) == under_sh(command), command
     assert run("run", *ONCE, "--", "printf", "%s|", "a b", "$HOME")[:2] == (0, b"a b|$HOME|")
@@ -86,7 +86,7 @@ def test_a_command_gives_the_exit_code_and_the_bytes_that_sh_gives() -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("worker")
-def test_real_commands_give_what_sh_gives() -> None:
+def test_real_commands_have_the_results_of_sh() -> None:
     # A worker's environment and session differ from this process's; tests/test_real_batch.py compares those.
     commands = [one for one in COMMANDS if not any(word in one for word in ("env |", "OLDPWD", "pgid"))]
     differences = [one for one in commands if run("run", *ONCE, "--", one) != under_sh(one)]
@@ -94,7 +94,7 @@ def test_real_commands_give_what_sh_gives() -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_the_last_attempt_counts_and_a_retry_is_told(tmp_path: Path) -> None:
+def test_the_last_attempt_counts_and_a_retry_is_reported(tmp_path: Path) -> None:
     counted = f"echo x >> {tmp_path}/n; test $(wc -l < {tmp_path}/n) -eq 2"
     code, _, told = run("run", "--max-retries", "1", counted)
     assert code == 0
@@ -113,7 +113,7 @@ def test_a_timeout_ends_with_124() -> None:
     assert run("run", *ONCE, "--timeout", "0.2", "sleep 60")[0] == 124
 
 
-def test_what_cannot_be_submitted_ends_with_125(cli: Cli) -> None:
+def test_an_invalid_job_ends_with_125(cli: Cli) -> None:
     refused = cli("run", "--priority", "1000", "true")
     assert (refused.code, "priority" in refused.err) == (125, True)
     assert cli("run").code == 2
@@ -133,7 +133,7 @@ def test_ctrl_c_without_a_terminal_cancels(processes: Processes, eventually: Cal
 
 
 def test_a_discarded_job_ends_the_command(app: object, processes: Processes, eventually: Callable[..., object]) -> None:
-    """A rival hangs."""
+    """It must not wait forever."""
     process = processes.start("run", "true")
     eventually(lambda: "no workers are running" in processes.errors)
     actions.apply("discard", [newest()], "person:ana")
@@ -141,7 +141,7 @@ def test_a_discarded_job_ends_the_command(app: object, processes: Processes, eve
     assert "was discarded" in processes.errors
 
 
-def test_it_says_that_no_worker_serves_the_queue(
+def test_it_warns_that_no_worker_serves_the_queue(
     app: object, processes: Processes, eventually: Callable[..., object]
 ) -> None:
     make_worker(queues='["mail"]')
@@ -151,7 +151,7 @@ def test_it_says_that_no_worker_serves_the_queue(
     assert process.wait(DEADLINE) == 125
 
 
-def test_wait_ends_with_1_at_the_first_that_did_not_complete(app: object, cli: Cli) -> None:
+def test_wait_ends_with_1_at_the_first_job_that_did_not_complete(app: object, cli: Cli) -> None:
     for state in ("completed", "dead", "cancelled", "pending"):
         make_job(state, id=state)
     assert cli("wait", "completed").code == 0

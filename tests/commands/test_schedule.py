@@ -32,7 +32,7 @@ def test_a_schedule_as_json(app: Flask, cli: Cli) -> None:
     assert "either --json or the other options" in both.err
 
 
-def test_a_wrong_option_names_the_field(app: Flask, cli: Cli) -> None:
+def test_an_invalid_option_names_the_field(app: Flask, cli: Cli) -> None:
     refused = cli("schedule", "add", "x", "--cron", "61 * * * *", "--command", "true")
     assert refused.code != 0
     assert "cron: minute '61'" in refused.err
@@ -49,7 +49,7 @@ def test_run_pause_and_the_ledger(app: Flask, cli: Cli) -> None:
     assert cli("schedule", "resume", "nightly").out == "nightly: resumed\n"
 
 
-def test_next_fires_name_changes_of_the_clock(app: Flask, cli: Cli) -> None:
+def test_next_fires_name_clock_changes(app: Flask, cli: Cli) -> None:
     cli("schedule", "add", "nightly", "--cron", "30 2 * * *", "--tz", "Europe/Berlin", "--command", "true")
     told = cli("schedule", "next", "nightly", "-n", "400")
     assert len(told.out.splitlines()) == 401

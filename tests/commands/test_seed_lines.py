@@ -1,4 +1,4 @@
-"""The lines that the project's seed document promises, word for word, by real processes, from another folder."""
+"""The command lines of the project's seed document, word for word, by real processes, from another folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.deadline import DEADLINE
 SUBMIT = ("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
 
 
-def test_enqueue_stores_a_job_in_a_private_home_made_on_the_way(processes: Processes, home: Path) -> None:
+def test_enqueue_stores_a_job_and_creates_a_private_home(processes: Processes, home: Path) -> None:
     result = processes.run(*SUBMIT)
     assert (result.code, result.out, result.err) == (0, "job1\n", "")
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -23,7 +23,7 @@ def test_enqueue_stores_a_job_in_a_private_home_made_on_the_way(processes: Proce
     assert (home / "queue.db").read_bytes()[18:20] == b"\x02\x02"  # WAL, as the file's header says
 
 
-def test_the_default_home_is_queuectl_in_the_persons_own(processes: Processes, tmp_path: Path) -> None:
+def test_the_default_home_is_queuectl_in_the_users_home_folder(processes: Processes, tmp_path: Path) -> None:
     assert processes.run(*SUBMIT, HOME=str(tmp_path), QUEUECTL_HOME="").code == 0
     assert (tmp_path / ".queuectl" / "queue.db").is_file()
 
@@ -31,7 +31,7 @@ def test_the_default_home_is_queuectl_in_the_persons_own(processes: Processes, t
 @pytest.mark.full
 @pytest.mark.every_python
 @pytest.mark.parametrize("count", ["1", "3"])
-def test_worker_start_runs_what_waits_until_it_is_told_to_stop(
+def test_worker_start_runs_pending_jobs_until_it_is_stopped(
     processes: Processes, eventually: Callable[..., Any], count: str
 ) -> None:
     processes.run(*SUBMIT)
@@ -75,7 +75,7 @@ def test_config_set_and_get(processes: Processes) -> None:
 
 
 @pytest.mark.full
-def test_jobs_outlive_the_processes_that_made_them_and_a_changed_backoff_holds_for_them(processes: Processes) -> None:
+def test_jobs_outlive_their_processes_and_use_a_changed_backoff(processes: Processes) -> None:
     processes.run("enqueue", '{"id":"job1","command":"exit 1","max_retries":1}')
     processes.run("config", "set", "backoff_base", "1")
     processes.run("config", "set", "backoff_jitter", "0")
@@ -101,20 +101,20 @@ def test_jobs_outlive_the_processes_that_made_them_and_a_changed_backoff_holds_f
     ],
     ids=lambda argv: " ".join(argv),
 )
-def test_every_read_speaks_json_on_an_empty_queue(cli: Cli, argv: tuple[str, ...]) -> None:
+def test_every_read_prints_json_on_an_empty_queue(cli: Cli, argv: tuple[str, ...]) -> None:
     result = cli(*argv)
     assert (result.code, result.err) == (0, "")
     assert isinstance(result.json, (list, dict))
 
 
-def test_a_read_makes_a_fresh_home(processes: Processes, home: Path) -> None:
+def test_a_read_creates_a_new_home(processes: Processes, home: Path) -> None:
     result = processes.run("status", "--json")
     assert (result.code, result.err, result.json["workers"]) == (0, "", [])
     assert (home / "queue.db").is_file()
 
 
 @pytest.mark.full
-def test_no_color_takes_every_colour_away_even_where_they_are_forced(processes: Processes) -> None:
+def test_no_color_removes_every_colour_even_if_forced(processes: Processes) -> None:
     processes.run(*SUBMIT)
     assert "\x1b[33m" in processes.run("list", FORCE_COLOR="1").out
     assert "\x1b[3" not in processes.run("list", FORCE_COLOR="1", NO_COLOR="1").out
@@ -127,7 +127,7 @@ def test_an_unusable_home_is_one_line(processes: Processes, tmp_path: Path) -> N
     assert "QUEUECTL_HOME" in result.err
 
 
-def test_a_database_that_cannot_be_reached_is_one_line(processes: Processes) -> None:
+def test_an_unreachable_database_is_one_line(processes: Processes) -> None:
     result = processes.run("list", QUEUECTL_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nowhere")
     assert (result.code, result.out, result.err.count("\n")) == (6, "", 1)
     assert result.err.startswith("Error: cannot open the database")

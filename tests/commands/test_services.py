@@ -1,6 +1,6 @@
 """`up`, `worker start` and `web` under a service manager, which hears when they serve, that they live, when they stop.
 
-The manager is a real socket of the test's; it knows, as systemd does, which process a message came from.
+The manager is a real socket of the test. Like systemd, it knows the sender of each message.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from webapp.lib import sd_notify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd, and who sent a datagram, are Linux's")
 
-INTERVAL = 4.0  # seconds without a tick after which this manager would take `up` for dead; its console has the half
-SHORT = 2.0  # the same for what has no console
+INTERVAL = 4.0  # watchdog interval of `up` in seconds; its console has half of it
+SHORT = 2.0  # the same without a console
 Eventually = Callable[..., Any]
 
 
 class Service:
-    """A service of a manager that watches it."""
+    """A service that the manager watches."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
@@ -54,13 +54,13 @@ class Service:
         return next((one for one in children if command in one.cmdline()), None)
 
     def hear(self, message: str) -> None:
-        """Wait for another message with these words."""
+        """Wait for another message with this text."""
         deadline = time.monotonic() + DEADLINE
         while not any(message in one for one in self.listen(deadline)):
             assert time.monotonic() < deadline, f"no {message!r}, but {self.messages}"
 
     def silent(self, message: str, lasting: float) -> bool:
-        """Whether this is not said for so many seconds."""
+        """Whether this message does not arrive within these seconds."""
         deadline = time.monotonic() + lasting
         while time.monotonic() < deadline:
             if any(message in one for one in self.listen(deadline)):
@@ -68,7 +68,7 @@ class Service:
         return True
 
     def listen(self, deadline: float) -> list[str]:
-        """The next message, none at the deadline."""
+        """The next message; empty at the deadline."""
         self.socket.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             data, ancillary, _, _ = self.socket.recvmsg(4096, 1024)
@@ -88,16 +88,18 @@ def service(processes: Processes) -> Iterator[Service]:
 
 
 def stand_still(service: Service, process: psutil.Process) -> None:
-    """Stop a process (SIGSTOP) for a while: the manager hears no sign of life until it goes on."""
+    """Suspend a process for a while: the manager gets no watchdog message until it continues."""
     service.hear(sd_notify.ALIVE)
     process.suspend()
-    service.silent("anything", service.interval / 2 + 0.5)  # what was due before anybody could know
+    service.silent("anything", service.interval / 2 + 0.5)  # a message that was due already
     assert service.silent(sd_notify.ALIVE, service.interval)
     process.resume()
     service.hear(sd_notify.ALIVE)
 
 
-def test_up_serves_and_lives_no_more_than_its_console(service: Service, eventually: Eventually) -> None:
+def test_up_is_ready_with_its_console_and_sends_the_watchdog_only_with_it(
+    service: Service, eventually: Eventually
+) -> None:
     service.start("up", "--port", "0", "--workers", "1", interval=INTERVAL)
     address = ADDRESS.search(read_until(service.process, "Ctrl-C stops everything"))
     assert address
@@ -118,7 +120,7 @@ def test_up_serves_and_lives_no_more_than_its_console(service: Service, eventual
 
 
 @pytest.mark.full
-def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_nothing_of_the_manager(
+def test_up_continues_while_a_dead_console_restarts_and_its_jobs_have_no_manager_variables(
     service: Service, eventually: Eventually
 ) -> None:
     service.start("up", "--port", "0", "--workers", "1", interval=INTERVAL)
@@ -136,7 +138,7 @@ def test_up_lives_on_while_a_dead_console_is_started_again_and_its_jobs_know_not
 
 
 @pytest.mark.full
-def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eventually: Eventually) -> None:
+def test_workers_alone_report_ready_watchdog_stop_and_suspend(service: Service, eventually: Eventually) -> None:
     service.start("worker", "start", "--count", "2")
     service.hear(sd_notify.READY)
     assert service.processes.run("status", "--json").json["workers"]
@@ -149,10 +151,10 @@ def test_workers_alone_are_ready_live_stand_still_and_stop(service: Service, eve
 
 
 @pytest.mark.full
-def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
+def test_a_stop_that_waits_for_jobs_without_limit_is_not_reported_as_stopping(
     service: Service, eventually: Eventually
 ) -> None:
-    # At STOPPING=1 systemd starts the clock of TimeoutStopSec, and would kill what a person let finish.
+    # At STOPPING=1 systemd starts TimeoutStopSec, and would kill jobs that a user lets finish.
     service.start("worker", "start")
     service.hear(sd_notify.READY)
     service.processes.run("enqueue", "--command", "exec sleep 600", "--id", "job1")
@@ -165,7 +167,7 @@ def test_a_stop_that_waits_for_jobs_as_long_as_they_take_is_not_said_to_be_one(
     assert service.process.wait(DEADLINE) == 0
 
 
-def test_a_console_alone_is_ready_lives_stands_still_and_stops(service: Service) -> None:
+def test_a_console_alone_reports_ready_watchdog_suspend_and_stop(service: Service) -> None:
     service.start("web", "--port", "0")
     address = read_until(service.process, "console").split()[-1]
     service.hear(sd_notify.READY)

@@ -1,4 +1,4 @@
-"""Where a command's output goes may be closed, full, or gone: what it did stands, and one line says what is wrong."""
+"""The output of a command is closed, full or gone: its work is kept, and one line reports the problem."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ids() -> list[str]:
     return [line.split()[0] for line in run("", "list").lines[1:]]
 
 
-def test_a_closed_output_is_no_fault_and_what_was_stored_is_told_by_the_exit_code(home: Path) -> None:
+def test_a_closed_output_is_no_error_and_the_exit_code_reports_what_was_stored(home: Path) -> None:
     assert run(">&-", "enqueue", "--command", "true", "--id", "a") == Result(0, "", "")
     assert run(">&- 2>&-", "list") == Result(0, "", "")
     assert run("<&-", "enqueue", "-").err == "No jobs: all lines are blank.\n"
@@ -39,7 +39,7 @@ def test_a_closed_output_is_no_fault_and_what_was_stored_is_told_by_the_exit_cod
 
 
 @pytest.mark.full
-def test_a_full_disk_under_the_output_is_one_line_that_says_what_stands_all_the_same(home: Path) -> None:
+def test_a_full_disk_under_the_output_is_one_line_that_reports_what_was_stored(home: Path) -> None:
     stored = run(">/dev/full", "enqueue", "--command", "true", "--id", "a")
     said = "Error: cannot write the output: No space left on device."
     assert stored == Result(1, "", f"{said} 1 job stored.\n")

@@ -1,4 +1,4 @@
-"""The table of commands and its group: what loads when, exit codes, and the one line for what went wrong."""
+"""The table of commands and its group: lazy loading, exit codes, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `manage.py probe`, a command whose body the test gives."""
+    """Run `manage.py probe`, a command with a body from the test."""
 
     def run(body: Callable[[], object], *argv: str) -> int:
         monkeypatch.setitem(sys.modules, "webapp.commands.probe", SimpleNamespace(probe=click.command()(body)))
@@ -40,7 +40,7 @@ def raises(error: BaseException) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], []])
-def test_help_and_version_load_no_command_and_no_library_but_click(argv: list[str]) -> None:
+def test_help_and_version_load_no_command_and_only_the_click_library(argv: list[str]) -> None:
     script = (
         "import sys; from webapp.commands import main; code = main(sys.argv[1:]);"
         "heavy = {'flask', 'sqlalchemy', 'rich', 'alembic'} & set(sys.modules);"
@@ -83,7 +83,7 @@ def test_a_command_returns_its_exit_code(run: Run, returned: object, code: int) 
 
 
 @pytest.mark.parametrize("error", [click.ClickException("The job is dead."), ConfigError("The job is dead.")])
-def test_what_a_person_did_wrong_is_one_line(run: Run, error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_line(run: Run, error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(raises(error)) == 1
     assert capsys.readouterr() == ("", "Error: The job is dead.\n")
 
@@ -116,7 +116,7 @@ def test_a_prompt_without_input_is_not_ctrl_c(
     assert "needs an answer" in capsys.readouterr().err
 
 
-def test_a_reader_that_goes_away_is_no_traceback() -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_traceback() -> None:
     script = (
         "import sys, click; from types import SimpleNamespace; from webapp import commands;"
         "probe = click.command()(lambda: [print('x' * 80) for _ in range(50_000)]);"

@@ -1,4 +1,4 @@
-"""`manage.py test` itself: what it plans. That the plan runs is seen whenever this suite does."""
+"""The plan of `manage.py test`. Every run of this suite shows that the plan works."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def script(path: Path, text: str) -> None:
 
 
 @pytest.mark.usefixtures("empty_path")
-def test_without_chromium_the_rest_runs_and_the_way_to_get_it_is_named() -> None:
+def test_without_chromium_the_rest_runs_and_the_install_command_is_shown() -> None:
     steps, known = plan.whole("tests", False)
     assert [step.command[-2:] for step in steps] == [["-m", "not full and not browser"]]
     assert [outcome.passed for outcome in known] == [True]
@@ -52,7 +52,7 @@ def test_without_chromium_the_browser_part_alone_fails() -> None:
     assert [outcome.passed for outcome in known] == [False]
 
 
-def test_a_python_is_found_beside_this_one_whatever_home_says(empty_path: Path) -> None:
+def test_a_python_is_found_beside_this_one_with_any_home(empty_path: Path) -> None:
     for patch in ("9", "18"):
         script(empty_path / "versions" / f"{OTHER}.{patch}" / "bin" / f"python{OTHER}", f"echo {OTHER}")
     found = plan.find_python(OTHER)
@@ -60,31 +60,31 @@ def test_a_python_is_found_beside_this_one_whatever_home_says(empty_path: Path) 
     assert Path(found).parents[1].name == f"{OTHER}.18"
 
 
-def test_a_shim_that_leads_nowhere_is_no_python(empty_path: Path) -> None:
+def test_a_broken_shim_does_not_count_as_a_python(empty_path: Path) -> None:
     script(empty_path / f"python{OTHER}", "echo 'command not found' >&2; exit 127")
     assert plan.find_python(OTHER) is None
 
 
 @pytest.mark.usefixtures("empty_path")
-def test_a_missing_python_is_said_and_fails_only_who_asked_for_it() -> None:
+def test_a_missing_python_is_reported_and_fails_only_if_requested() -> None:
     assert [outcome.passed for outcome in plan.for_python(OTHER, (), required=False)[1]] == [True]
     assert [outcome.passed for outcome in plan.for_python(OTHER, (), required=True)[1]] == [False]
 
 
-def test_another_python_gets_an_environment_of_its_own(empty_path: Path) -> None:
+def test_another_python_gets_its_own_environment(empty_path: Path) -> None:
     script(empty_path / f"python{OTHER}", f"echo {OTHER}")
     (step,), _ = plan.for_python(OTHER, ("--only", "types"), required=False)
     assert step.command[0] == str(empty_path / f"python{OTHER}")
     assert step.environment == {"QUEUECTL_VENV": f"{os.path.realpath(sys.prefix)}-{OTHER}"}
 
 
-def test_the_fault_injection_gets_their_length_and_their_seed() -> None:
+def test_the_fault_injection_gets_its_length_and_its_seed() -> None:
     step = plan.fault_injection(2.5, 7, ())
     assert step.command[1:] == ["-m", "tests.faults.long_run", "--minutes", "2.5", "--seed", "7"]
     assert "--seed" not in plan.fault_injection(1, None, ()).command
 
 
-def test_by_default_the_marked_tests_alone_run_on_postgresql_and_with_all_every_test() -> None:
+def test_marked_tests_run_on_postgresql_by_default_and_every_test_with_all() -> None:
     assert [step.command[-3:] for step in plan.whole("postgresql", False)[0]] == [
         ["postgresql", "-m", "not full and postgresql"]
     ]

@@ -1,4 +1,4 @@
-"""`token`: the secret alone goes to stdout, once; what has ended stays ended."""
+"""`token`: only the secret goes to stdout, once; an ended token stays ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def works(secret: str) -> bool:
         return tokens.find(session, secret) is not None
 
 
-def test_a_token_is_made_and_its_secret_printed_alone_and_once(app: Flask, cli: Cli) -> None:
+def test_a_new_token_prints_only_its_secret_and_only_once(app: Flask, cli: Cli) -> None:
     result = cli("token", "create", "deploy", "--scope", "submit", "--days", "30")
     assert result.code == 0
     (secret,) = result.lines
@@ -42,14 +42,14 @@ def test_a_token_is_made_and_its_secret_printed_alone_and_once(app: Flask, cli: 
         (["revoke", "deploy"], 4, "Error: no active token: 'deploy'."),
     ],
 )
-def test_what_cannot_be_taken_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, words: str) -> None:
+def test_an_invalid_value_is_one_line(app: Flask, cli: Cli, argv: list[str], code: int, words: str) -> None:
     result = cli("token", *argv)
     assert (result.code, result.out) == (code, "")
     assert result.err.startswith(words)
     assert result.err.count("\n") == 1
 
 
-def test_a_revoked_token_works_no_more_and_is_listed_with_all(app: Flask, cli: Cli) -> None:
+def test_a_revoked_token_is_invalid_and_listed_with_all(app: Flask, cli: Cli) -> None:
     secret = cli("token", "create", "deploy", "--scope", "read").out.strip()
     assert cli("token", "revoke", "deploy").out == "deploy: revoked\n"
     assert not works(secret)

@@ -1,4 +1,4 @@
-"""`up` and `web`: real processes that serve, are drained, die and come back."""
+"""`up` and `web`: real processes that serve, drain, die and restart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LINK = re.compile(r"http://127\.0\.0\.1:\d+/setup/(\S+)")
 
 @pytest.fixture
 def migrated() -> bool:
-    """A fresh home, in which nothing was ever started."""
+    """A new home without a database."""
     return False
 
 
@@ -38,7 +38,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def get(address: str) -> int:
-    """The status of an answer; 0 where there is none."""
+    """The status of a response; 0 without one."""
     try:
         with urllib.request.build_opener(_NoRedirect).open(address, timeout=DEADLINE) as answer:
             return int(answer.status)
@@ -49,7 +49,7 @@ def get(address: str) -> int:
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
-    """What a process prints up to the line with these words."""
+    """The output of a process up to the line with this text."""
     assert process.stdout is not None
     text = ""
     for line in process.stdout:
@@ -60,7 +60,7 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
 
 
 class Running:
-    """An `up` that has said where it is."""
+    """A running `up` and its address."""
 
     def __init__(self, process: subprocess.Popen[str], text: str) -> None:
         self.process = process
@@ -88,7 +88,7 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
     assert get(up.address + "/healthz") == 200
-    assert get(up.address + "/") == 303  # to log in
+    assert get(up.address + "/") == 303  # to sign in
     processes.run("enqueue", "--command", "echo hello", "--id", "job1")
     eventually(lambda: '"completed"' in processes.run("show", "job1", "--json").out)
     family = psutil.Process(up.process.pid).children(recursive=True)
@@ -101,17 +101,17 @@ def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0
 
 
 @pytest.mark.full
-def test_the_children_have_sessions_of_their_own(up: Running, eventually: Eventually) -> None:
-    # Otherwise a terminal's Ctrl-C would end them before `up` can let them finish.
+def test_the_children_have_their_own_sessions(up: Running, eventually: Eventually) -> None:
+    # Otherwise Ctrl-C in a terminal would end them before `up` can let them finish.
     def sessions() -> set[int]:
         return {os.getsid(one.pid) for one in psutil.Process(up.process.pid).children()}
 
-    eventually(lambda: len(sessions()) == 3)  # the console, the keeper and the worker
+    eventually(lambda: len(sessions()) == 3)  # the console, maintenance and the worker
     assert os.getsid(up.process.pid) not in sessions()
 
 
 @pytest.mark.full
-def test_the_set_up_link_is_printed_until_there_is_an_administrator_and_never_logged(processes: Processes) -> None:
+def test_the_set_up_link_is_printed_until_there_is_an_admin_and_never_logged(processes: Processes) -> None:
     first = start(processes)
     token = LINK.search(first.text)
     assert token
@@ -131,7 +131,7 @@ def test_the_set_up_link_is_printed_until_there_is_an_administrator_and_never_lo
     assert not LINK.search(start(processes).text)
 
 
-def test_a_second_up_says_whom_it_joins_but_not_one_that_was_killed(up: Running, processes: Processes) -> None:
+def test_a_second_up_names_the_first_one_but_not_a_killed_one(up: Running, processes: Processes) -> None:
     assert "joins" not in up.text
     second = start(processes)
     assert f"joins     pid {up.process.pid} on " in second.text
@@ -142,7 +142,7 @@ def test_a_second_up_says_whom_it_joins_but_not_one_that_was_killed(up: Running,
     assert "joins" not in start(processes).text
 
 
-def test_running_jobs_may_finish_and_a_second_signal_does_not_wait_for_them(
+def test_running_jobs_can_finish_and_a_second_signal_does_not_wait_for_them(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
     processes.run("enqueue", "--command", "exec sleep 600", "--id", "job1")
@@ -153,10 +153,10 @@ def test_running_jobs_may_finish_and_a_second_signal_does_not_wait_for_them(
         up.process.wait(1.5)
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(DEADLINE) == 0
-    assert '"pending"' in processes.run("show", "job1", "--json").out  # handed back
+    assert '"pending"' in processes.run("show", "job1", "--json").out  # released
 
 
-def test_a_console_that_dies_is_started_again_on_the_same_port(
+def test_a_console_that_dies_is_restarted_on_the_same_port(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
     eventually(lambda: get(up.address + "/healthz") == 200)
@@ -168,9 +168,9 @@ def test_a_console_that_dies_is_started_again_on_the_same_port(
     assert up.child("web").pid != first.pid
 
 
-def test_nothing_outlives_a_killed_parent_for_long(up: Running, eventually: Eventually) -> None:
+def test_no_process_outlives_a_killed_parent_for_long(up: Running, eventually: Eventually) -> None:
     eventually(lambda: get(up.address + "/healthz") == 200)
-    # The console and its process, the keeper and the worker.
+    # The console with its process, maintenance and the worker.
     eventually(lambda: len(psutil.Process(up.process.pid).children(recursive=True)) == 4)
     family = psutil.Process(up.process.pid).children(recursive=True)
     up.process.kill()
@@ -179,7 +179,7 @@ def test_nothing_outlives_a_killed_parent_for_long(up: Running, eventually: Even
 
 
 @pytest.mark.full
-def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_goes_on(
+def test_workers_stopped_from_elsewhere_stay_stopped_and_the_console_continues(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
     eventually(lambda: '"alive": true' in processes.run("status", "--json").out)
@@ -189,7 +189,7 @@ def test_workers_that_were_stopped_from_elsewhere_stay_stopped_and_the_console_g
 
 
 @pytest.mark.full
-def test_its_workers_are_scaled_down_to_none_and_up_again(
+def test_its_workers_are_scaled_down_to_zero_and_up_again(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
     def workers() -> int:
@@ -207,7 +207,7 @@ def test_its_workers_are_scaled_down_to_none_and_up_again(
     assert "stopped by another process" not in processes.errors
 
 
-def test_web_serves_without_workers_until_told_to_stop(processes: Processes) -> None:
+def test_web_serves_without_workers_until_it_is_stopped(processes: Processes) -> None:
     process = processes.start("web", "--port", "0")
     assert process.stdout is not None
     running = Running(process, read_until(process, "console"))
@@ -218,7 +218,7 @@ def test_web_serves_without_workers_until_told_to_stop(processes: Processes) -> 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows closes consoles in another way")
-def test_web_ends_when_its_terminal_closes_and_signals_of_gunicorn_mean_nothing(processes: Processes) -> None:
+def test_web_ends_when_its_terminal_closes_and_ignores_signals_of_gunicorn(processes: Processes) -> None:
     process = processes.start("web", "--port", "0")
     assert process.stdout is not None
     running = Running(process, read_until(process, "console"))
@@ -233,7 +233,7 @@ def test_web_ends_when_its_terminal_closes_and_signals_of_gunicorn_mean_nothing(
     assert "Traceback" not in processes.errors
 
 
-# --- what cannot start, starts nothing ---
+# --- invalid starts ---
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def taken() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("command", ["up", "web"])
-def test_a_taken_port_is_one_line_and_nothing_is_started(cli: Cli, home: Path, taken: int, command: str) -> None:
+def test_a_taken_port_is_one_line_and_nothing_starts(cli: Cli, home: Path, taken: int, command: str) -> None:
     result = cli(command, "--port", str(taken))
     assert (result.code, result.out) == (3, "")
     assert re.fullmatch(rf"Error: port {taken} of 127\.0\.0\.1 is taken .* --port \d+\.\n", result.err)
@@ -265,12 +265,12 @@ def test_an_address_beyond_this_machine_is_refused_with_the_reason(
     assert not home.exists()
 
 
-def test_an_address_that_is_not_this_machines_is_one_line(cli: Cli) -> None:
+def test_an_address_of_another_machine_is_one_line(cli: Cli) -> None:
     result = cli("up", "--host", "192.0.2.1", "--port", "0", "--insecure")
     assert (result.code, result.err.count("\n")) == (1, 1)
     assert "192.0.2.1 is not an address of this machine" in result.err
 
 
 @pytest.mark.parametrize("argv", [["--port", "65536"], ["--port", "http"], ["--workers", "0"], ["--slots", "-1"]])
-def test_nonsense_is_a_usage_error(cli: Cli, argv: list[str]) -> None:
+def test_invalid_options_are_a_usage_error(cli: Cli, argv: list[str]) -> None:
     assert cli("up", *argv).code == 2

@@ -1,4 +1,4 @@
-"""`user`: add, list, passwd; passwords come from a pipe or a prompt, and never from the command line."""
+"""`user`: add, list, passwd; passwords come from a pipe or a prompt, never from the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_user_is_added_with_a_piped_password_and_listed(app: Flask, cli: Cli) 
     assert cli("user", "list").lines[1].split()[:2] == ["ben", "viewer"]
 
 
-def test_a_new_password_takes_the_place_of_the_old(app: Flask, cli: Cli) -> None:
+def test_a_new_password_replaces_the_old_one(app: Flask, cli: Cli) -> None:
     cli("user", "add", "ben", "--password-stdin", stdin=GOOD)
     assert cli("user", "passwd", "ben", "--password-stdin", stdin=b"another good one\r\n").code == 0
     assert may_log_in("ben", "another good one")
@@ -44,24 +44,24 @@ def test_a_new_password_takes_the_place_of_the_old(app: Flask, cli: Cli) -> None
         (["passwd", "nobody"], GOOD, "Error: name: no such user: 'nobody'.\n"),
     ],
 )
-def test_what_cannot_be_taken_is_one_line(app: Flask, cli: Cli, argv: list[str], stdin: bytes, words: str) -> None:
+def test_an_invalid_value_is_one_line(app: Flask, cli: Cli, argv: list[str], stdin: bytes, words: str) -> None:
     result = cli("user", *argv, "--password-stdin", stdin=stdin)
     assert (result.code, result.out) == (4 if "no such user" in words else 1, "")
     assert result.err.startswith(words)
     assert cli("user", "list", "--json").json == []
 
 
-def test_without_a_terminal_a_password_must_be_piped_on_purpose(cli: Cli) -> None:
+def test_without_a_terminal_a_password_must_be_piped_explicitly(cli: Cli) -> None:
     result = cli("user", "add", "ben", stdin=GOOD)
     assert (result.code, result.out) == (2, "")
     assert "--password-stdin" in result.err
 
 
-def test_an_empty_list_names_the_setup_link(app: Flask, cli: Cli) -> None:
+def test_an_empty_list_names_the_set_up_link(app: Flask, cli: Cli) -> None:
     assert "No users yet" in cli("user", "list").err
 
 
-def test_a_role_is_changed_and_a_person_is_disabled_and_enabled_again(app: Flask, cli: Cli) -> None:
+def test_a_role_is_changed_and_a_user_is_disabled_and_enabled_again(app: Flask, cli: Cli) -> None:
     for name, role in (("root", "admin"), ("ana", "operator")):
         cli("user", "add", name, "--role", role, "--password-stdin", stdin=b"correct horse battery\n")
     assert cli("user", "role", "ana", "viewer").out == "ana: role is now viewer\n"

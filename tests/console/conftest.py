@@ -1,4 +1,4 @@
-"""The console on a fresh database of either kind, and people who are signed in to it."""
+"""The console on a fresh database of either kind, and browsers of signed-in users."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTIAL = {"HX-Request": "true", "HX-Request-Type": "partial"}
 
 @pytest.fixture
 def console(config: Config) -> Iterator[Flask]:
-    """The whole application, its context pushed for the test's own look at the database."""
+    """The whole application. Its context is pushed so that a test can read the database."""
     yield from opened(make_app(config))
 
 
@@ -36,7 +36,7 @@ def make_app(config: Config) -> Flask:
 
 
 class Client(FlaskClient):
-    """A test client whose requests see nothing of the test's own application context.
+    """A test client whose requests do not see the application context of the test.
 
     Inside a pushed context Flask shares `g` between all requests, and with it who is signed in.
     """
@@ -46,7 +46,7 @@ class Client(FlaskClient):
 
 
 class Browser:
-    """A test client that sends the CSRF token of the page it saw last, as a form on it would."""
+    """A test client that sends the CSRF token of the last page, as a form on that page would."""
 
     def __init__(self, client: FlaskClient) -> None:
         self.client = client
@@ -62,7 +62,7 @@ class Browser:
     def post(
         self, url: str, data: Optional[dict[str, Any]] = None, *, partial: bool = False, **options: Any
     ) -> TestResponse:
-        """POST a form. Without a token seen before, one is fetched."""
+        """POST a form. Fetch a CSRF token first if no page was opened before."""
         if self.token is None:
             self.get("/account")
         headers = {**(PARTIAL if partial else {}), **options.pop("headers", {})}
@@ -70,14 +70,14 @@ class Browser:
 
 
 @pytest.fixture
-def stranger(console: Flask) -> Browser:
-    """Somebody who is not signed in."""
+def anonymous(console: Flask) -> Browser:
+    """A browser without a session."""
     return Browser(console.test_client())
 
 
 @pytest.fixture
 def sign_in(console: Flask) -> Callable[[str], Browser]:
-    """Make a user with a role and a browser that is signed in as that user."""
+    """Create a user with a role, and a browser that is signed in as that user."""
 
     def signed_in_as(role: str) -> Browser:
         user = make_user(f"the-{role}", role)

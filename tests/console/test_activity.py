@@ -1,4 +1,4 @@
-"""Activity: the undo that a message offers, acts that go on, canaries, and who may do what."""
+"""Activity: undo in a message and on the page, running actions, canaries, and each role's rights."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def state(job_id: str) -> str:
 
 
 def offered(html: str) -> str:
-    """The address that the message's Undo posts to."""
+    """The URL that the Undo button of the message posts to."""
     found = re.search(r'formaction="(/activity/\d+/undo)"[^>]*>Undo', html)
     assert found, html
     return found[1]
 
 
-def test_a_requeued_job_offers_its_undo_and_the_undo_puts_it_back(operator: Browser) -> None:
+def test_a_requeue_offers_an_undo_and_the_undo_restores_the_job(operator: Browser) -> None:
     make_job("dead", id="job1")
-    told = operator.post("/job/job1/requeue", partial=True).get_data(as_text=True)
+    toast = operator.post("/job/job1/requeue", partial=True).get_data(as_text=True)
     assert state("job1") == "pending"
-    back = operator.post(offered(told), partial=True)
+    back = operator.post(offered(toast), partial=True)
     assert b"Restored 1 job." in back.data
     assert state("job1") == "dead"
-    again = operator.post(offered(told), partial=True)
+    again = operator.post(offered(toast), partial=True)
     assert again.status_code == 409
     assert b"Nothing to undo" in again.data
 
@@ -50,26 +50,26 @@ def test_without_javascript_the_next_page_offers_the_undo(operator: Browser) -> 
     assert b"Restored 1 job." in operator.get("/jobs").data
 
 
-def test_an_undo_says_how_many_had_been_claimed(operator: Browser) -> None:
+def test_an_undo_reports_how_many_jobs_were_already_claimed(operator: Browser) -> None:
     for number in range(3):
         make_job("dead", id=f"job{number}")
     act = actions.apply("requeue", JobFilter(state="dead"), "person:ana")
     change_job("job0", attempts=2)
-    told = operator.post(f"/activity/{act.action_id}/undo", partial=True)
-    assert b"Restored 2 jobs. 1 job already claimed or changed." in told.data
+    response = operator.post(f"/activity/{act.action_id}/undo", partial=True)
+    assert b"Restored 2 jobs. 1 job already claimed or changed." in response.data
 
 
-def test_a_discard_offers_no_undo_and_a_cancelled_running_job_neither(operator: Browser) -> None:
+def test_a_discard_and_a_cancelled_running_job_offer_no_undo(operator: Browser) -> None:
     make_job("dead", id="job1")
     make_job("processing", id="job2")
     for url in ("/job/job1/discard", "/job/job2/cancel"):
-        told = operator.post(url, data={"confirmed": "1"}, partial=True)
-        assert told.status_code == 200
-        assert b"Undo" not in told.data
+        response = operator.post(url, data={"confirmed": "1"}, partial=True)
+        assert response.status_code == 200
+        assert b"Undo" not in response.data
 
 
 @pytest.mark.usefixtures("console")
-def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -> None:
+def test_the_list_and_the_page_of_an_action_show_what_it_did(viewer: Browser) -> None:
     make_job("dead", id="job1", command="<b>import</b>", queue="mail")
     act = actions.apply("requeue", JobFilter(state="dead", queue="mail"), "person:ana")
     actions.undo(act.action_id, "person:ben")
@@ -87,11 +87,11 @@ def test_the_list_and_the_page_of_each_act_tell_what_was_done(viewer: Browser) -
     assert viewer.post(f"/activity/{act.action_id}/undo").status_code == 403
 
 
-def test_an_empty_activity_teaches(viewer: Browser) -> None:
+def test_an_empty_activity_page_explains_itself(viewer: Browser) -> None:
     assert b"No bulk actions yet" in viewer.get("/activity").data
 
 
-def test_pages_of_acts_follow_each_other(console: Flask, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_activity_list_has_pages(console: Flask, viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     from webapp.console import activity
 
     monkeypatch.setattr(activity, "PAGE", 2)
@@ -106,7 +106,7 @@ def test_pages_of_acts_follow_each_other(console: Flask, viewer: Browser, monkey
     assert ("job2" in second, "job0" in second) == (False, True)
 
 
-def test_a_canary_is_confirmed_begun_and_stopped(operator: Browser) -> None:
+def test_a_canary_is_confirmed_started_and_stopped(operator: Browser) -> None:
     for number in range(3):
         make_job("dead", id=f"job{number}", error_key="abc")
     asked = operator.post("/dead/abc/canary", partial=True).get_data(as_text=True)
@@ -124,7 +124,7 @@ def test_a_canary_is_confirmed_begun_and_stopped(operator: Browser) -> None:
     assert operator.post(f"/activity/{act.id}/stop", partial=True).status_code == 409
 
 
-def test_a_canary_of_a_group_that_is_gone_is_a_conflict(operator: Browser) -> None:
+def test_a_canary_of_a_missing_group_is_refused(operator: Browser) -> None:
     assert operator.post("/dead/nobody/canary").status_code == 409
     make_job("dead", id="job1", error_key="abc")
     actions.apply("discard", ["job1"], "person:ben")

@@ -1,4 +1,4 @@
-"""The pages of dead letters: groups, one group, a group that is empty by now, a search; and their refusals."""
+"""Pages of dead letters: groups, one group, an empty group, search, and refusals."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def job_ids(html: str) -> list[str]:
     return re.findall(r'class="what" href="/job/([^"]+)"', html)
 
 
-def test_groups_stand_in_the_order_that_was_asked_for_page_by_page(
-    viewer: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_groups_are_sorted_and_paged(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "SHOWN_GROUPS", 2)
     now = clock.now()
     for age, key in enumerate(("a", "b", "b", "b", "c", "c", "c", "c")):
@@ -42,14 +40,14 @@ def test_groups_stand_in_the_order_that_was_asked_for_page_by_page(
     assert "8 dead letters in 3 groups, 3 open" in text_of(viewer, "/dead")
 
 
-def test_too_many_groups_are_said_to_be_so(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_groups_are_reported(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failure_groups, "MAX_GROUPS", 1)
     make_job("dead", error_key="a")
     make_job("dead", error_key="b")
     assert "There are more than 1 groups" in text_of(viewer, "/dead")
 
 
-def test_a_group_shows_its_own_jobs_and_the_last_words_of_the_one_asked_for(viewer: Browser) -> None:
+def test_a_group_shows_its_jobs_and_the_last_output_of_the_chosen_one(viewer: Browser) -> None:
     for name in ("old", "new"):
         job = make_job("dead", id=name, finished_at=clock.now() - (name == "old"))
         make_attempt(job, 1, output=f"words of {name}\n".encode())
@@ -61,7 +59,7 @@ def test_a_group_shows_its_own_jobs_and_the_last_words_of_the_one_asked_for(view
     assert "words of new" in text_of(viewer, "/dead/exit:1?job=other")
 
 
-def test_a_group_that_is_empty_by_now_keeps_its_note_and_a_refresh_says_so(operator: Browser) -> None:
+def test_an_empty_group_keeps_its_note_and_a_refresh_shows_that_it_is_empty(operator: Browser) -> None:
     make_job("dead", id="job1")
     failure_groups.update("exit:1", "person:ana", note="ask the shop")
     change_job("job1", state="pending", finished_at=None)
@@ -78,7 +76,7 @@ def test_a_group_that_is_empty_by_now_keeps_its_note_and_a_refresh_says_so(opera
     assert b'name="note"' not in never.data
 
 
-def test_what_cannot_be_taken_comes_back_with_all_that_was_typed(operator: Browser) -> None:
+def test_an_invalid_note_form_keeps_the_input(operator: Browser) -> None:
     make_job("dead")
     seen = failure_groups.fingerprint(None)
     response = operator.post("/dead/exit:1/note", {"note": "a note", "owner": "nobody", "seen": seen})
@@ -91,7 +89,7 @@ def test_what_cannot_be_taken_comes_back_with_all_that_was_typed(operator: Brows
     assert (saved.status_code, saved.headers["Location"]) == (303, "/dead/exit:1")
 
 
-def test_an_owner_who_was_disabled_stays_to_be_chosen(operator: Browser) -> None:
+def test_a_disabled_owner_stays_selected(operator: Browser) -> None:
     user = make_user("gone", "operator")
     make_job("dead")
     failure_groups.update("exit:1", "person:ana", owner="gone")
@@ -100,7 +98,7 @@ def test_an_owner_who_was_disabled_stays_to_be_chosen(operator: Browser) -> None
     assert "<option selected>gone</option>" in text_of(operator, "/dead/exit:1")
 
 
-def test_a_group_is_discarded_once_that_is_confirmed_and_nothing_else_is_done_to_it(operator: Browser) -> None:
+def test_a_group_is_discarded_after_confirmation_and_has_no_other_action(operator: Browser) -> None:
     make_job("dead")
     make_job("dead", id="other", error_key="other")
     asked = operator.post("/dead/exit:1/discard", partial=True)
@@ -112,7 +110,7 @@ def test_a_group_is_discarded_once_that_is_confirmed_and_nothing_else_is_done_to
         assert failure_groups.find(session, "other") is not None
 
 
-def test_what_a_requeue_of_ticked_ones_would_set_off_is_told_first(operator: Browser) -> None:
+def test_a_requeue_of_selected_jobs_shows_its_impact_first(operator: Browser) -> None:
     make_worker(slots=2, queues='["default"]')
     for name, queue in (("a", "default"), ("b", "default"), ("c", "mail")):
         make_job("dead", id=name, queue=queue)
@@ -129,9 +127,7 @@ def test_what_a_requeue_of_ticked_ones_would_set_off_is_told_first(operator: Bro
     )
 
 
-def test_a_search_looks_into_output_and_says_where_it_stopped(
-    operator: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_reads_output_and_shows_where_it_stopped(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     now = clock.now()
     for age in range(6):
         job = make_job("dead", id=f"job{age}", finished_at=now - age * clock.SECOND)
@@ -150,7 +146,7 @@ def test_a_search_looks_into_output_and_says_where_it_stopped(
     assert job_ids(text_of(operator, older[1].replace("&amp;", "&"))) == ["job5"]
 
 
-def test_all_that_a_search_finds_are_moved_and_no_others(operator: Browser) -> None:
+def test_a_requeue_of_all_search_results_moves_no_other_job(operator: Browser) -> None:
     job = make_job("dead", id="job1")
     make_job("dead", id="job2")
     with writing() as session:
@@ -165,7 +161,7 @@ def test_all_that_a_search_finds_are_moved_and_no_others(operator: Browser) -> N
     assert b"Requeued 1 job." in done.data
 
 
-def test_a_search_that_cannot_be_read_says_why(viewer: Browser) -> None:
+def test_an_invalid_search_shows_the_reason(viewer: Browser) -> None:
     response = viewer.get("/dead?q=exit:x")
     assert response.status_code == 422
     assert b'role="alert"' in response.data

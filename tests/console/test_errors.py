@@ -1,4 +1,4 @@
-"""What a request is told that no page can answer."""
+"""Requests that no page can answer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from webapp.config import Config
 
 
 @pytest.fixture
-def anybody(config: Config) -> Iterator[Browser]:
-    """Somebody who is not signed in, at a console on either database."""
+def anonymous(config: Config) -> Iterator[Browser]:
+    """A browser without a session, on either database."""
     for app in opened(make_app(config)):
         yield Browser(app.test_client())
 
 
-def test_a_nul_is_the_askers_fault_and_not_the_databases(anybody: Browser) -> None:
-    anybody.get("/login")
-    assert anybody.post("/login", {"name": "a\0b", "password": "x"}).status_code in {400, 422}
+def test_a_nul_character_is_a_client_error(anonymous: Browser) -> None:
+    anonymous.get("/login")
+    assert anonymous.post("/login", {"name": "a\0b", "password": "x"}).status_code in {400, 422}

@@ -1,4 +1,4 @@
-"""Nobody gets to anything, but for what the gate says: by route, method and role, and by where a request comes from."""
+"""The gate denies by default: by route, method and role, and by the origin of a request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:
-    """Every endpoint of a page, with each of its methods and a URL that reaches it; the API's are in tests/api."""
+    """Every page endpoint with each of its methods and a URL that reaches it. tests/api covers the API."""
     found = []
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/"):
@@ -55,11 +55,11 @@ def routes(app: Flask) -> list[tuple[str, str, str]]:
     return found
 
 
-def test_a_stranger_reaches_the_public_routes_and_nothing_else(console: Flask, stranger: Browser) -> None:
+def test_without_sign_in_only_public_routes_are_reachable(console: Flask, anonymous: Browser) -> None:
     make_job("dead", id="job1")
-    stranger.get("/login")
+    anonymous.get("/login")
     for endpoint, method, url in routes(console):
-        response = stranger.client.open(url, method=method, data={"csrf_token": stranger.token})
+        response = anonymous.client.open(url, method=method, data={"csrf_token": anonymous.token})
         if endpoint in PUBLIC:
             assert response.status_code in {200, 404, 422}, (method, url)
         elif method in SAFE:
@@ -70,7 +70,7 @@ def test_a_stranger_reaches_the_public_routes_and_nothing_else(console: Flask, s
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
-def test_a_role_may_do_what_it_says_and_no_more(console: Flask, sign_in: Callable[[str], Browser], role: str) -> None:
+def test_each_role_reaches_only_its_own_routes(console: Flask, sign_in: Callable[[str], Browser], role: str) -> None:
     make_job("dead", id="job1")
     make_worker(id="w1")
     browser = sign_in(role)
@@ -84,7 +84,7 @@ def test_a_role_may_do_what_it_says_and_no_more(console: Flask, sign_in: Callabl
         assert (response.status_code != 403) is allowed, (method, url, response.status_code)
 
 
-def test_what_a_role_may_not_do_is_not_shown_to_it(viewer: Browser) -> None:
+def test_pages_hide_what_the_role_does_not_allow(viewer: Browser) -> None:
     make_job("dead", id="job1")
     make_worker(id="w1")
     make_queue("mail")
@@ -105,7 +105,7 @@ def test_what_a_role_may_not_do_is_not_shown_to_it(viewer: Browser) -> None:
         assert 'href="/submit' not in text, url
 
 
-def test_a_route_that_writes_for_nobody_in_particular_stops_the_start(console: Flask) -> None:
+def test_a_writing_route_without_a_role_stops_the_start(console: Flask) -> None:
     app = Flask(__name__)
     faces.register(app, [Api(), Console()])
     app.add_url_rule("/open", "open", lambda: "", methods=["POST"])
@@ -114,8 +114,8 @@ def test_a_route_that_writes_for_nobody_in_particular_stops_the_start(console: F
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "localhost.", "[::2]", "a b", "[::1"])
-def test_another_host_is_refused_by_name_of_the_setting(stranger: Browser, host: str) -> None:
-    response = stranger.client.get("/login", headers={"Host": host})
+def test_an_unknown_host_is_refused_with_the_name_of_the_setting(anonymous: Browser, host: str) -> None:
+    response = anonymous.client.get("/login", headers={"Host": host})
     allowed = host == "localhost."
     assert (response.status_code == 400) is not allowed
     if not allowed:
@@ -124,8 +124,8 @@ def test_another_host_is_refused_by_name_of_the_setting(stranger: Browser, host:
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:9", "LOCALHOST:1"])
-def test_this_host_is_served_on_any_port(stranger: Browser, host: str) -> None:
-    assert stranger.client.get("/login", headers={"Host": host}).status_code == 200
+def test_the_local_host_is_accepted_on_any_port(anonymous: Browser, host: str) -> None:
+    assert anonymous.client.get("/login", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_address_of_the_connection_is_a_known_host(home: Path, connected_to:
 
 
 @pytest.mark.parametrize(("public_url", "served"), [("https://q.example", False), ("http://q.example", True)])
-def test_an_address_does_not_lead_past_https(home: Path, public_url: str, served: bool) -> None:
+def test_a_host_address_does_not_bypass_https(home: Path, public_url: str, served: bool) -> None:
     environ: dict[str, object] = {"HTTP_HOST": "10.0.0.5:8000", CONNECTED_TO: lambda: ("10.0.0.5", 8000)}
     with bare_request(home, environ, public_url):
         assert is_known_host() is served
@@ -169,9 +169,9 @@ def test_a_closed_connection_has_no_address(home: Path) -> None:
         assert not is_known_host()
 
 
-def test_the_gate_asks_for_the_address_of_the_connection(stranger: Browser) -> None:
+def test_the_gate_reads_the_address_of_the_connection(anonymous: Browser) -> None:
     environ = {"HTTP_HOST": "10.0.0.5:8000", CONNECTED_TO: lambda: ("10.0.0.5", 8000)}
-    assert stranger.client.get("/login", environ_overrides=environ).status_code == 200
+    assert anonymous.client.get("/login", environ_overrides=environ).status_code == 200
 
 
 def bare_request(home: Path, environ: dict[str, object], public_url: Optional[str] = None) -> RequestContext:
@@ -191,7 +191,9 @@ def bare_request(home: Path, environ: dict[str, object], public_url: Optional[st
         {"Origin": "http://["},
     ],
 )
-def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browser, headers: dict[str, str]) -> None:
+def test_a_write_from_another_site_is_refused_even_with_a_valid_token(
+    operator: Browser, headers: dict[str, str]
+) -> None:
     make_job("dead", id="job1")
     assert operator.post("/job/job1/requeue", headers=headers).status_code == 403
     assert state_of("job1") == "dead"
@@ -205,8 +207,8 @@ def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browse
             "q.example",
             "https://q.example:8443",
             True,
-        ),  # a proxy passed Host without port
-        ("https://q.example:8443/queue", "127.0.0.1:8000", "https://q.example:8443", True),  # or its own
+        ),  # a proxy passes Host without the port
+        ("https://q.example:8443/queue", "127.0.0.1:8000", "https://q.example:8443", True),  # or its own Host
         ("https://q.example:8443/queue", "127.0.0.1:8000", "https://q.example:8443/queue/jobs", True),  # a Referer
         ("https://q.example:8443", "q.example", "https://q.example", False),
         ("https://q.example", "q.example:8443", "https://q.example:8443", True),
@@ -215,7 +217,7 @@ def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browse
         ("https://q.example", "127.0.0.1:8000", "http://127.0.0.1:8000", True),
         ("https://q.example", "127.0.0.1:8000", "https://q.example.evil.example", False),
         ("https://q.example", "127.0.0.1:8000", "https://q.example@evil.example", False),
-        (None, "localhost:8443", "https://localhost:8443", True),  # HTTPS by a tunnel
+        (None, "localhost:8443", "https://localhost:8443", True),  # HTTPS through a tunnel
         (None, "localhost:8000", "http://localhost", False),
         (None, "localhost", "null", False),
         (None, "localhost", "http://[", False),
@@ -223,7 +225,7 @@ def test_a_write_from_another_site_is_refused_with_a_good_token(operator: Browse
         (None, "", "", False),
     ],
 )
-def test_an_origin_is_of_this_console_by_its_public_url_or_the_host(
+def test_an_origin_is_compared_with_the_public_url_or_the_host(
     home: Path, public_url: Optional[str], host: str, url: str, own: bool
 ) -> None:
     with bare_request(home, {"HTTP_HOST": host}, public_url):
@@ -243,15 +245,15 @@ def test_a_refused_origin_is_explained_and_logged_once_a_minute(
 
 
 def test_a_refused_host_is_logged_once_a_minute_without_control_characters(
-    stranger: Browser, caplog: pytest.LogCaptureFixture
+    anonymous: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     for host in ("evil\x1b[31m.example", "another.example"):
-        assert stranger.client.get("/login", environ_overrides={"HTTP_HOST": host}).status_code == 400
+        assert anonymous.client.get("/login", environ_overrides={"HTTP_HOST": host}).status_code == 400
     (line,) = [one.getMessage() for one in caplog.records if "Host" in one.getMessage()]
     assert r"the header Host 'evil\x1b[31m.example'" in line
 
 
-def test_a_write_without_a_token_or_with_another_ones_is_refused(sign_in: Callable[[str], Browser]) -> None:
+def test_a_write_without_its_own_csrf_token_is_refused(sign_in: Callable[[str], Browser]) -> None:
     make_job("dead", id="job1")
     first = sign_in("operator")
     first.token = "made up"
@@ -271,8 +273,8 @@ def state_of(job_id: str) -> str:
 
 
 @pytest.mark.parametrize("url", ["/login", "/", "/nowhere", "/static/app.css", "/static/none.css", "/healthz"])
-def test_every_answer_carries_the_headers(stranger: Browser, url: str) -> None:
-    headers = stranger.client.get(url).headers
+def test_every_response_has_the_security_headers(anonymous: Browser, url: str) -> None:
+    headers = anonymous.client.get(url).headers
     assert headers["Content-Security-Policy"].startswith("default-src 'self'")
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["Referrer-Policy"] == "same-origin"
@@ -281,14 +283,14 @@ def test_every_answer_carries_the_headers(stranger: Browser, url: str) -> None:
         assert headers["Cache-Control"] == "no-store"
 
 
-def test_no_page_has_a_style_or_a_script_of_its_own() -> None:
+def test_no_template_contains_an_inline_style_or_script() -> None:
     for path in Path(__file__, "../../../templates").resolve().rglob("*.html"):
         text = path.read_text()
         assert not re.search(r'\sstyle=|<style|<script(?! src=)|\son\w+="|hx-on|javascript:|\|safe', text), path
 
 
-def test_the_cookie_is_kept_from_scripts_and_named_by_port(stranger: Browser) -> None:
-    cookie = stranger.client.get("/login", base_url="http://localhost:8123").headers["Set-Cookie"]
+def test_the_session_cookie_is_hidden_from_scripts_and_named_by_port(anonymous: Browser) -> None:
+    cookie = anonymous.client.get("/login", base_url="http://localhost:8123").headers["Set-Cookie"]
     assert cookie.startswith("queuectl_8123=")
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
@@ -305,7 +307,7 @@ def test_behind_https_the_cookie_is_secure_and_bound_to_its_host(home: Path) -> 
     assert "max-age" in response.headers["Strict-Transport-Security"]
 
 
-def test_a_session_ends_with_its_key_and_a_poll_does_not_prolong_it(operator: Browser) -> None:
+def test_a_new_password_ends_a_session_and_a_refresh_does_not_extend_it(operator: Browser) -> None:
     response = operator.get("/jobs", partial=True)
     assert "Set-Cookie" not in response.headers
     users.set_password("the-operator", "a new and longer secret", "rule:test")
@@ -314,7 +316,7 @@ def test_a_session_ends_with_its_key_and_a_poll_does_not_prolong_it(operator: Br
 
 
 @pytest.mark.parametrize(("column", "age"), [("created_at", sessions.LIFE), ("seen_at", sessions.IDLE)])
-def test_a_session_ends_a_fortnight_after_log_in_and_a_day_after_its_last_use(
+def test_a_session_ends_two_weeks_after_sign_in_and_a_day_after_its_last_use(
     operator: Browser, column: str, age: int
 ) -> None:
     assert operator.get("/jobs").status_code == 200
@@ -323,17 +325,17 @@ def test_a_session_ends_a_fortnight_after_log_in_and_a_day_after_its_last_use(
     assert operator.get("/jobs").status_code == 303
 
 
-def test_log_out_ends_the_session_and_clears_what_the_browser_keeps(operator: Browser) -> None:
+def test_sign_out_ends_the_session_and_clears_the_browser_storage(operator: Browser) -> None:
     response = operator.post("/logout")
     assert response.headers["Clear-Site-Data"] == '"cache", "storage"'
     assert f"{COOKIE}=;" in response.headers["Set-Cookie"]
     assert operator.get("/jobs").status_code == 303
 
 
-def test_log_in_answers_the_same_for_a_wrong_name_and_a_wrong_password(stranger: Browser) -> None:
+def test_sign_in_has_the_same_response_for_a_wrong_name_and_a_wrong_password(anonymous: Browser) -> None:
     users.add("ana", "a long enough secret", "viewer", "rule:test")
-    stranger.get("/login")
-    answers = [stranger.post("/login", {"name": name, "password": "wrong wrong wrong"}) for name in ("ana", "nobody")]
+    anonymous.get("/login")
+    answers = [anonymous.post("/login", {"name": name, "password": "wrong wrong wrong"}) for name in ("ana", "nobody")]
     texts = [
         re.sub(r'(name="csrf_token"|id="name" name="name") value="[^"]*"', r"\1", a.get_data(as_text=True))
         for a in answers
@@ -342,14 +344,14 @@ def test_log_in_answers_the_same_for_a_wrong_name_and_a_wrong_password(stranger:
     assert texts[0] == texts[1]
 
 
-def test_log_in_makes_a_fresh_session_and_leads_to_a_local_page(stranger: Browser) -> None:
+def test_sign_in_starts_a_new_session_and_redirects_to_a_local_page(anonymous: Browser) -> None:
     users.add("ana", "a long enough secret", "viewer", "rule:test")
-    stranger.get("/login")
-    old = stranger.token
-    response = stranger.post("/login", {"name": "ana", "password": "a long enough secret", "next": "//evil.example"})
+    anonymous.get("/login")
+    old = anonymous.token
+    response = anonymous.post("/login", {"name": "ana", "password": "a long enough secret", "next": "//evil.example"})
     assert response.headers["Location"] == "/"
-    stranger.get("/account")
-    assert stranger.token != old
+    anonymous.get("/account")
+    assert anonymous.token != old
 
 
 @pytest.mark.parametrize(
@@ -357,7 +359,7 @@ def test_log_in_makes_a_fresh_session_and_leads_to_a_local_page(stranger: Browse
     ["//evil.example", "/\\evil.example", "https://evil.example", "/\t/evil.example", "\\/x", "javascript:x",
      "/a\nb", "", "jobs", "/a\\b"],
 )  # fmt: skip
-def test_no_way_leads_out(target: str) -> None:
+def test_redirects_never_leave_the_console(target: str) -> None:
     with Flask(__name__).test_request_context():
         assert local_path(target, "/home") == "/home"
 
@@ -373,34 +375,34 @@ def test_a_local_path_is_kept(target: str) -> None:
     ["/jobs", "/queueevil", "/queue/../other", "/queue/a/%2E%2e/../other", "/queue/.%2e/other", "//queue/jobs",
      "/queue/\\evil.example", "https://queue/queue/"],
 )  # fmt: skip
-def test_no_way_leads_out_of_the_path_of_the_public_url(target: str) -> None:
+def test_redirects_never_leave_the_path_of_the_public_url(target: str) -> None:
     with Flask(__name__).test_request_context(environ_overrides={"SCRIPT_NAME": "/queue"}):
         assert local_path(target, "/queue/") == "/queue/"
         assert local_path("/queue/jobs?q=..", "/queue/") == "/queue/jobs?q=.."
 
 
-def test_the_set_up_link_is_used_up_by_a_post_only(stranger: Browser) -> None:
+def test_only_a_post_uses_up_the_set_up_link(anonymous: Browser) -> None:
     token = users.new_setup_link()
     for _ in range(2):
-        assert stranger.get(f"/setup/{token}").status_code == 200
-    assert stranger.get("/setup/another").status_code == 404
+        assert anonymous.get(f"/setup/{token}").status_code == 200
+    assert anonymous.get("/setup/another").status_code == 404
     form = {"name": "ana", "password": "a long enough secret", "again": "a long enough secret"}
-    assert stranger.post(f"/setup/{token}", {**form, "again": "another"}).status_code == 422
-    assert stranger.post(f"/setup/{token}", form).status_code == 303
-    assert stranger.get("/config").status_code == 200
-    assert stranger.get(f"/setup/{token}").status_code == 404
+    assert anonymous.post(f"/setup/{token}", {**form, "again": "another"}).status_code == 422
+    assert anonymous.post(f"/setup/{token}", form).status_code == 303
+    assert anonymous.get("/config").status_code == 200
+    assert anonymous.get(f"/setup/{token}").status_code == 404
 
 
-def test_head_looks_at_log_in_and_set_up_as_get_does(stranger: Browser) -> None:
+def test_head_requests_to_sign_in_and_set_up_behave_like_get(anonymous: Browser) -> None:
     users.add("ana", "a long enough secret", "viewer", "person:test")
     token = users.new_setup_link()
     form = {"name": "ana", "password": "a long enough secret", "again": "a long enough secret"}
     for url in ("/login", f"/setup/{token}"):
-        assert stranger.client.head(url, data=form).status_code == 200
-    assert stranger.client.get("/jobs").status_code == 303
+        assert anonymous.client.head(url, data=form).status_code == 200
+    assert anonymous.client.get("/jobs").status_code == 303
 
 
-def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_the_secret_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "secret.key"
     key = secret_key(path)
     assert len(key) == 32
@@ -409,7 +411,7 @@ def test_the_key_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_key_that_is_none_is_refused_with_its_file(tmp_path: Path) -> None:
+def test_an_invalid_secret_key_is_refused_with_its_file_name(tmp_path: Path) -> None:
     path = tmp_path / "secret.key"
     path.write_bytes(b"short")
     with pytest.raises(ConfigError, match=r"secret\.key holds 5 bytes"):
@@ -420,20 +422,20 @@ def test_a_key_that_is_none_is_refused_with_its_file(tmp_path: Path) -> None:
         secret_key(path)
 
 
-def test_a_signed_out_fragment_is_told_with_a_toast_and_no_redirect(stranger: Browser) -> None:
-    response = stranger.client.get("/jobs", headers=PARTIAL)
+def test_a_fragment_without_a_session_gets_a_toast_and_no_redirect(anonymous: Browser) -> None:
+    response = anonymous.client.get("/jobs", headers=PARTIAL)
     assert response.status_code == 401
     assert b'href="/login"' in response.data
 
 
-def test_a_body_beyond_the_limit_is_a_413_and_a_wrong_method_a_405(operator: Browser) -> None:
+def test_a_too_large_body_is_a_413_and_a_wrong_method_a_405(operator: Browser) -> None:
     assert operator.post("/submit", {"command": "x" * 1_100_000}).status_code == 413
     response = operator.client.get("/logout")
     assert response.status_code == 405
     assert "POST" in response.headers["Allow"]
 
 
-def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_database_is_a_503_with_advice_to_retry(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(*_: object) -> None:
         raise Busy("the database is busy")
 
@@ -444,7 +446,7 @@ def test_a_busy_database_is_a_503_that_says_try_again(operator: Browser, monkeyp
     assert b"Try again in a moment" in response.data
 
 
-def test_what_breaks_is_logged_and_shows_nothing_of_itself(
+def test_an_unexpected_error_is_logged_and_its_page_reveals_nothing(
     console: Flask, operator: Browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:

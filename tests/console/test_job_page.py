@@ -1,4 +1,4 @@
-"""One job's page: why the job stands where it stands, its timeline, its attempts, and the card of the newest output."""
+"""The page of one job: why it waits, its timeline, its attempts, and the card of the newest output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from webapp.lib import clock
 
 
 def seconds(number: float, since: Optional[int] = None) -> int:
-    """A time so many seconds from now, or from the moment that the test began with."""
+    """A time that lies `number` seconds after now or after `since`, in microseconds."""
     return (clock.now() if since is None else since) + clock.seconds(number)
 
 
-def told(browser: Browser, job_id: str = "job1") -> str:
-    """The sentence, without markup and without what only a terminal helps."""
+def wait_reason(browser: Browser, job_id: str = "job1") -> str:
+    """The explanation on the job page, without markup."""
     text = browser.get(f"/job/{job_id}").get_data(as_text=True)
     found = re.search(r'<div class="why-box \w+">(.*?)</div>', text, re.DOTALL)
     assert found is not None
@@ -40,51 +40,51 @@ def busy(**values: Any) -> None:
 # --- why it waits ----------------------------------------------------------------------------------------------------
 
 
-def test_without_workers_the_command_that_starts_one_is_named(operator: Browser) -> None:
+def test_without_workers_the_page_shows_the_command_that_starts_one(operator: Browser) -> None:
     make_job("pending", id="job1")
-    assert "No workers running. python3 manage.py worker start" in told(operator)
+    assert "No workers running. python3 manage.py worker start" in wait_reason(operator)
     make_worker(id="w1", seen_at=seconds(600), queues='["mail"]')
-    assert "1 worker running, but none serves queue default." in told(operator)
-    assert "worker start --queue default" in told(operator)
+    assert "1 worker running, but none serves queue default." in wait_reason(operator)
+    assert "worker start --queue default" in wait_reason(operator)
 
 
-def test_a_paused_queue_is_resumed_from_here_by_who_may(operator: Browser, viewer: Browser) -> None:
+def test_a_paused_queue_can_be_resumed_from_the_job_page_by_operators(operator: Browser, viewer: Browser) -> None:
     busy()
     make_queue("mail", paused_by="person:ben")
     make_job("pending", id="job1", queue="mail")
-    assert told(operator).startswith("Queue mail was paused by ben")
+    assert wait_reason(operator).startswith("Queue mail was paused by ben")
     assert buttons(operator) == ["/queue/mail/resume"]
     assert buttons(viewer) == []
 
 
-def test_quiet_workers_are_resumed_by_an_administrator(admin: Browser, operator: Browser) -> None:
+def test_draining_workers_can_be_resumed_by_admins(admin: Browser, operator: Browser) -> None:
     busy(requested_state="quiet")
     make_job("pending", id="job1")
-    assert "All workers that serve default are draining" in told(operator)
+    assert "All workers that serve default are draining" in wait_reason(operator)
     assert buttons(operator) == []
     assert buttons(admin) == ["/worker/w1/resume"]
     for number in range(2, 6):
         make_worker(id=f"w{number}", requested_state="quiet", seen_at=seconds(600))
-    assert buttons(admin) == []  # of many, the page of workers has a button each
-    assert "View workers" in told(admin)
+    assert buttons(admin) == []  # with many workers, the workers page has their buttons
+    assert "View workers" in wait_reason(admin)
 
 
-def test_workers_that_stop_are_not_resumed(admin: Browser) -> None:
+def test_stopping_workers_cannot_be_resumed(admin: Browser) -> None:
     busy(requested_state="stop")
     make_job("pending", id="job1")
-    assert "All workers that serve default are stopping." in told(admin)
+    assert "All workers that serve default are stopping." in wait_reason(admin)
     assert buttons(admin) == []
 
 
-def test_the_jobs_ahead_are_counted_and_timed(operator: Browser) -> None:
+def test_the_page_shows_how_many_jobs_are_ahead_and_for_how_long(operator: Browser) -> None:
     busy()
     for _ in range(3):
         make_job("pending", queue="mail", run_at=seconds(-100))
     make_job("pending", id="job1", queue="mail")
-    assert told(operator) == "3 jobs ahead in queue mail."  # nothing has ended, so nobody knows how long
+    assert wait_reason(operator) == "3 jobs ahead in queue mail."  # no job has finished, so there is no estimate
     for _ in range(2):
         make_attempt(make_job("completed", queue="mail"), 1, "completed", finished_at=seconds(-30))
-    assert re.fullmatch(r"3 jobs ahead in queue mail, about [123] min at the current rate\.", told(operator))
+    assert re.fullmatch(r"3 jobs ahead in queue mail, about [123] min at the current rate\.", wait_reason(operator))
 
 
 @pytest.mark.parametrize(
@@ -92,55 +92,55 @@ def test_the_jobs_ahead_are_counted_and_timed(operator: Browser) -> None:
     [(3, "under a minute"), (59, "about 1 min"), (5399, "about 90 min"), (5401, "about 2 h"), (3600 * 30, "about 30 h"),
      (86400 * 5, "about 5 days"), (86400 * 365 * 30, "about 30 years")],
 )  # fmt: skip
-def test_what_is_only_guessed_is_told_in_one_unit(time: float, words: str) -> None:
+def test_an_estimate_is_shown_in_one_unit(time: float, words: str) -> None:
     assert about(time) == words
 
 
-def test_who_is_next_is_told_and_whether_anybody_is_free(operator: Browser) -> None:
+def test_the_next_job_in_line_is_marked_and_busy_workers_are_mentioned(operator: Browser) -> None:
     busy()
     make_job("pending", id="job1")
-    assert told(operator) == "Next in line."
+    assert wait_reason(operator) == "Next in line."
     make_job("processing", worker_id="w1")
-    assert told(operator) == "Next in line; all its workers are busy."
+    assert wait_reason(operator) == "Next in line; all its workers are busy."
 
 
-def test_a_job_that_cost_a_worker_waits_to_be_alone(operator: Browser) -> None:
+def test_a_job_that_crashed_a_worker_waits_for_an_idle_one(operator: Browser) -> None:
     busy()
     make_job("pending", id="job1", losses=1)
-    assert "it now waits for an idle one" in told(operator)
+    assert "it now waits for an idle one" in wait_reason(operator)
 
 
-def test_a_retry_can_be_run_now_and_what_hinders_it_even_then_is_told(operator: Browser, viewer: Browser) -> None:
+def test_a_retry_can_be_run_now_and_further_obstacles_are_shown(operator: Browser, viewer: Browser) -> None:
     busy()
     make_job("failed", id="job1", queue="mail", failures=2, max_retries=3)
-    assert re.match(r"2 of 4 attempts failed; next retry .*\. After that, 1 retry left\.", told(operator))
+    assert re.match(r"2 of 4 attempts failed; next retry .*\. After that, 1 retry left\.", wait_reason(operator))
     assert buttons(operator) == ["/job/job1/run-now"]
     assert buttons(viewer) == []
     text = operator.get("/job/job1").get_data(as_text=True)
-    assert text.count('formaction="/job/job1/run-now"') == 1  # not once more above
+    assert text.count('formaction="/job/job1/run-now"') == 1  # not repeated in the header
     make_queue("mail", paused_by="person:ben")
-    assert "Queue mail was paused by ben" in told(operator)
+    assert "Queue mail was paused by ben" in wait_reason(operator)
     assert buttons(operator) == ["/job/job1/run-now", "/queue/mail/resume"]
 
 
 @pytest.mark.parametrize(("state", "said"), [("failed", "its next retry is due."), ("scheduled", "Due now.")])
-def test_what_is_overdue_is_not_said_to_lie_ahead(operator: Browser, state: str, said: str) -> None:
+def test_an_overdue_job_is_shown_as_due(operator: Browser, state: str, said: str) -> None:
     make_job(state, id="job1", run_at=seconds(-30))
-    assert said in told(operator)
-    assert "No workers running." in told(operator)
+    assert said in wait_reason(operator)
+    assert "No workers running." in wait_reason(operator)
     text = operator.get("/job/job1").get_data(as_text=True)
     assert '<div class="why-box alarm">' in text
 
 
-def test_a_poison_pill_is_called_one(operator: Browser) -> None:
+def test_a_poison_job_is_explained(operator: Browser) -> None:
     make_attempt(make_job("dead", id="job1", failures=0), 1, "lost", exit_code=None)
-    assert "Workers crashed on this job repeatedly" in told(operator)
+    assert "Workers crashed on this job repeatedly" in wait_reason(operator)
 
 
-# --- its timeline and attempts ---------------------------------------------------------------------------------------
+# --- timeline and attempts -------------------------------------------------------------------------------------------
 
 
-def test_the_timeline_has_moments_and_what_lay_between(viewer: Browser) -> None:
+def test_the_timeline_shows_events_and_the_phases_between_them(viewer: Browser) -> None:
     now = clock.now()
     job = make_job("failed", id="job1", attempts=1, created_at=seconds(-100, now), run_at=seconds(300, now))
     make_attempt(
@@ -169,7 +169,7 @@ def test_the_timeline_has_moments_and_what_lay_between(viewer: Browser) -> None:
     assert 'aria-label="Total: not due for 10 s, waited 10 s, ran 20 s, backed off 6 min"' in text
 
 
-def test_an_attempt_tells_how_it_ended_how_long_it_took_and_what_it_used(viewer: Browser) -> None:
+def test_an_attempt_shows_its_result_duration_and_usage(viewer: Browser) -> None:
     now = clock.now()
     job = make_job("dead", id="job1", attempts=2)
     make_attempt(job, 1, started_at=seconds(-65, now), finished_at=now, cpu_time=clock.seconds(1.5), exit_code=75,
@@ -187,7 +187,7 @@ def test_an_attempt_tells_how_it_ended_how_long_it_took_and_what_it_used(viewer:
     assert 'href="/job/job1/download?attempt=1"' in text
 
 
-def test_of_very_many_attempts_the_newest_are_shown_first(viewer: Browser) -> None:
+def test_only_the_newest_of_many_attempts_are_shown_at_first(viewer: Browser) -> None:
     job = make_job("dead", id="job1", attempts=60)
     for number in range(1, 61):
         make_attempt(job, number)
@@ -201,7 +201,7 @@ def test_of_very_many_attempts_the_newest_are_shown_first(viewer: Browser) -> No
 # --- the newest attempt ----------------------------------------------------------------------------------------------
 
 
-def test_a_page_without_a_chosen_attempt_may_go_on_to_the_next(viewer: Browser) -> None:
+def test_a_page_without_a_chosen_attempt_follows_the_newest_one(viewer: Browser) -> None:
     job = make_job("processing", id="job1", attempts=2)
     make_attempt(job, 1, output=b"first\n")
     make_chunk(job, b"second\n")
@@ -217,7 +217,7 @@ def test_a_page_without_a_chosen_attempt_may_go_on_to_the_next(viewer: Browser) 
     assert viewer.get("/job/none/newest").status_code == 404
 
 
-def test_while_a_command_runs_without_output_the_page_says_what_may_hold_it_back(viewer: Browser) -> None:
+def test_a_running_command_without_output_gets_a_hint_about_buffering(viewer: Browser) -> None:
     make_job("processing", id="job1", attempts=1)
     hint = "No output yet. Many programs hold output back"
     assert hint in viewer.get("/job/job1").get_data(as_text=True)
@@ -227,7 +227,7 @@ def test_while_a_command_runs_without_output_the_page_says_what_may_hold_it_back
         assert hint not in viewer.get(f"/job/{job_id}").get_data(as_text=True)
 
 
-def test_the_newest_card_does_not_listen_to_the_url_of_another(viewer: Browser) -> None:
+def test_an_invalid_attempt_in_the_url_is_ignored(viewer: Browser) -> None:
     make_attempt(make_job("dead", id="job1"), 1, output=b"one\n" * 5)
     assert viewer.get("/job/job1?attempt=99").status_code == 200
-    assert viewer.get("/job/job1?attempt=%D9%A1").status_code == 200  # a digit, but of another script
+    assert viewer.get("/job/job1?attempt=%D9%A1").status_code == 200  # a digit of another script

@@ -1,4 +1,4 @@
-"""Output: colours as classes, nothing obeyed, nothing lost; what is new, what was before, and the bytes themselves."""
+"""Output of attempts: colours, limits, live lines, line links, search, comparison, download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def html(data: bytes) -> str:
 
 
 def bare(markup: str) -> str:
-    """Lines without their names and the links that carry them."""
+    """Lines without their names and links."""
     return re.sub(r' id="[LB]\d+"|<a [^>]*></a>', "", markup)
 
 
@@ -56,24 +56,24 @@ def bare(markup: str) -> str:
         ("👩‍🚀".encode(), "👩‍🚀"),
     ],
 )
-def test_a_line_shows_what_was_written_and_obeys_colours_only(data: bytes, expected: str) -> None:
+def test_a_line_keeps_its_text_and_applies_colours_only(data: bytes, expected: str) -> None:
     assert html(data) == expected
 
 
-def test_colours_go_on_into_the_next_line_and_the_next_stretch() -> None:
+def test_colours_continue_in_the_next_line_and_the_next_part() -> None:
     kept = Output(b"\x1b[32mone\ntwo\n", (15,), live=True)
     assert bare(view_of(kept).html) == '<div><span class="f2">one</span></div><div><span class="f2">two</span></div>'
     assert bare(since(kept, 9).html) == '<div><span class="f2">two</span></div>'
 
 
-def test_a_huge_line_is_cut_and_the_rest_counted() -> None:
+def test_a_huge_line_is_cut_and_the_rest_is_counted() -> None:
     text = html(b"x" * 10_000)
     assert text.startswith("x" * 4000 + "<span")
     assert "6,000 more characters" in text
     assert len(html(b"x\r" * 5000 + b"y" * 9000)) < 5000
 
 
-def test_the_last_thousand_lines_are_shown_and_the_others_before_them() -> None:
+def test_the_last_thousand_lines_are_shown_and_earlier_ones_on_request() -> None:
     data = b"".join(b"%d\n" % number for number in range(2300))
     kept = Output(data, (len(data),))
     last = view_of(kept)
@@ -87,7 +87,7 @@ def test_the_last_thousand_lines_are_shown_and_the_others_before_them() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 7, 100])
-def test_pieces_put_together_are_the_whole(steps: int) -> None:
+def test_parts_joined_together_equal_the_whole(steps: int) -> None:
     data = b"one\n\x1b[31mtwo\nthree\n\nfour\n"
     position, parts = 0, ""
     for end in [*range(steps, len(data), steps), len(data)]:
@@ -96,7 +96,7 @@ def test_pieces_put_together_are_the_whole(steps: int) -> None:
     assert parts == view_of(Output(data, (len(data),))).html
 
 
-def test_where_bytes_were_left_out_a_line_says_how_many() -> None:
+def test_a_gap_shows_how_many_bytes_are_left_out() -> None:
     kept = Output(b"head\nhe" + b"il\ntail\n", (15,), cut=7, dropped=5000)
     text = bare(view_of(kept).html)
     assert re.sub(r"<div( class=\"\w+\")?>|</div>", "|", text) == (
@@ -106,7 +106,7 @@ def test_where_bytes_were_left_out_a_line_says_how_many() -> None:
     assert bare(behind.html) == "<div>tail</div>"
 
 
-def test_an_output_that_retention_deleted_is_not_shown_as_none() -> None:
+def test_output_deleted_by_retention_is_not_shown_as_empty() -> None:
     assert (
         view_of(Output(b"", (), cut=0, dropped=5000)).unfinished
         == '<div class="cut">5,000 bytes deleted by retention</div>'
@@ -118,7 +118,7 @@ def test_lines_of_stderr_are_marked() -> None:
     assert bare(view_of(kept).html) == '<div>out</div><div class="err">err</div><div>out</div>'
 
 
-def test_new_lines_come_with_the_place_of_the_next_and_nothing_new_is_a_204(operator: Browser) -> None:
+def test_new_lines_include_the_next_position_and_no_news_is_a_204(operator: Browser) -> None:
     job = make_job("processing", id="job1")
     make_chunk(job, b"one\ntw")
     first = bare(operator.get("/job/job1/output?attempt=1&from=0", partial=True).get_data(as_text=True))
@@ -133,7 +133,7 @@ def test_new_lines_come_with_the_place_of_the_next_and_nothing_new_is_a_204(oper
     assert bare(operator.get(url, partial=True).get_data(as_text=True)).startswith("<div>two</div>")
 
 
-def test_the_tail_ends_with_the_attempt(operator: Browser) -> None:
+def test_polling_ends_with_the_attempt(operator: Browser) -> None:
     job = make_job("completed", id="job1")
     make_attempt(job, 1, "completed", output=b"one\ntwo\n")
     text = bare(operator.get("/job/job1/output?attempt=1&from=4", partial=True).get_data(as_text=True))
@@ -145,12 +145,12 @@ def test_the_tail_ends_with_the_attempt(operator: Browser) -> None:
 @pytest.mark.parametrize(
     "url", ["attempt=9&from=0", "attempt=x", "attempt=1&from=-1", "attempt=1&from=x", "attempt=99999999999999"]
 )
-def test_a_place_that_is_none_is_refused(operator: Browser, url: str) -> None:
+def test_an_invalid_position_is_refused(operator: Browser, url: str) -> None:
     make_attempt(make_job("completed", id="job1"), 1, "completed")
     assert operator.get(f"/job/job1/output?{url}").status_code in {400, 404}
 
 
-def test_a_download_has_the_very_bytes_and_is_never_a_page(operator: Browser) -> None:
+def test_a_download_has_the_exact_bytes_and_is_never_rendered(operator: Browser) -> None:
     data = bytes(range(256)) + b"<script>alert(1)</script>\r\n"
     make_attempt(make_job("completed", id="a:b.c"), 1, "completed", output=data)
     response = operator.get("/job/a:b.c/download?attempt=1")
@@ -160,7 +160,7 @@ def test_a_download_has_the_very_bytes_and_is_never_a_page(operator: Browser) ->
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-# --- names of lines --------------------------------------------------------------------------------------------------
+# --- line names ------------------------------------------------------------------------------------------------------
 
 NUMBERED = Output(b"".join(b"line %d\n" % number for number in range(1, 3001)), (26_893,))
 CUT = Output(b"one\ntwo\nthr" + b"ee\nfour\n", (19,), cut=11, dropped=1000)
@@ -170,14 +170,14 @@ def names(markup: str) -> list[str]:
     return re.findall(r'<div id="(\w+)"', markup)
 
 
-def test_a_line_has_the_same_name_in_whatever_stretch_it_is_shown() -> None:
+def test_a_line_has_the_same_name_in_every_part() -> None:
     for stretch in (view_of(NUMBERED), before(NUMBERED, 20_000), after(NUMBERED, 9000), since(NUMBERED, 26_000)):
         shown = re.findall(r'<div id="L(\d+)"><a [^>]*data-n="(\d+)"[^>]*></a>line (\d+)</div>', stretch.html)
         assert shown
         assert all(name == number == text for name, number, text in shown)
 
 
-def test_behind_a_cut_lines_are_named_by_their_first_byte() -> None:
+def test_lines_after_a_gap_are_named_by_their_first_byte() -> None:
     assert names(view_of(CUT).html) == ["L1", "L2", "L3", "B1011", "B1014"]
     assert names(since(CUT, 1011).html) == ["B1011", "B1014"]
 
@@ -187,23 +187,23 @@ def test_behind_a_cut_lines_are_named_by_their_first_byte() -> None:
     [("1", 0), ("L2", 4), ("L3", 8), ("L4", None), ("0", None), ("B1014", 14), ("B1016", 14), ("B1012", 11),
      ("B500", None), ("B5", 4), ("B9999", None), ("999999999999999999", None)],
 )  # fmt: skip
-def test_a_name_leads_back_to_its_line_or_says_that_it_is_gone(name: str, offset: Optional[int]) -> None:
+def test_a_line_name_leads_to_its_line_or_reports_that_it_is_gone(name: str, offset: Optional[int]) -> None:
     assert find_line(CUT, name) == offset
 
 
 @pytest.mark.parametrize("name", ["", "L", "x", "-1", "L1L", "1.5", "\u0661", "9" * 19])
-def test_what_names_no_line_is_told(name: str) -> None:
+def test_an_invalid_line_name_is_reported(name: str) -> None:
     with pytest.raises(ValueError, match="not a line name"):
         find_line(CUT, name)
     assert "does not exist" in opened(CUT, 1, {"line": name}).notice or not name
 
 
-def test_the_unfinished_line_has_a_name_once_it_cannot_grow() -> None:
+def test_the_last_line_gets_a_name_once_it_is_complete() -> None:
     assert names(view_of(Output(b"one\ntw", (6,), live=True)).unfinished) == []
     assert names(view_of(Output(b"one\ntw", (6,))).unfinished) == ["L2"]
 
 
-def test_a_stretch_around_a_line_knows_what_lies_before_and_behind() -> None:
+def test_a_part_around_a_line_knows_what_comes_before_and_after() -> None:
     middle = around(NUMBERED, find_line(NUMBERED, "1500") or 0)
     assert (names(middle.html)[0], names(middle.html)[-1], middle.more) == ("L1250", "L2249", True)
     assert names(after(NUMBERED, middle.next).html)[0] == "L2250"
@@ -212,7 +212,7 @@ def test_a_stretch_around_a_line_knows_what_lies_before_and_behind() -> None:
     assert names(around(NUMBERED, 0).html)[0] == "L1"
 
 
-def test_a_page_that_fell_behind_says_how_much_it_skips() -> None:
+def test_a_page_that_fell_behind_shows_how_many_lines_it_skips() -> None:
     assert "2,000 lines were too fast" in since(NUMBERED, 0).html
     assert "too fast" not in since(NUMBERED, NUMBERED.data.index(b"line 2001")).html
 
@@ -232,11 +232,11 @@ def test_a_page_that_fell_behind_says_how_much_it_skips() -> None:
         (b"a.c abc", "a.c", "<mark>a.c</mark> abc"),
     ],
 )
-def test_what_was_looked_for_is_marked_as_it_is_seen(data: bytes, text: str, expected: str) -> None:
+def test_search_hits_are_marked_in_the_visible_text(data: bytes, text: str, expected: str) -> None:
     assert ansi.line(data, ansi.PLAIN, pattern_of(text))[0] == expected
 
 
-def test_a_search_goes_from_line_to_line() -> None:
+def test_a_search_moves_between_matching_lines() -> None:
     kept = Output(b"fail\nok\n\x1b[1mFA\x1b[0mIL\nfa", (30,), cut=None)
     assert hits(kept, pattern_of("fail")) == [0, 8]
     second = opened(kept, 1, {"find": " Fail ", "hit": "2"})
@@ -250,14 +250,14 @@ def test_a_search_goes_from_line_to_line() -> None:
     assert not nothing.marked
 
 
-def test_a_search_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_is_limited_and_reports_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webapp.console.display.output_lines.SEARCHED", 1024)
     monkeypatch.setattr("webapp.console.display.output_lines.MOST_HITS", 20)
     assert len(hits(NUMBERED, pattern_of("line"))) == 20
     assert hits(NUMBERED, pattern_of("line 1\n"[:-1])) == []
 
 
-def test_the_page_searches_without_javascript(viewer: Browser) -> None:
+def test_search_works_without_javascript(viewer: Browser) -> None:
     job = make_job("dead", id="job1")
     make_attempt(job, 1, output=NUMBERED.data)
     text = viewer.get("/job/job1?find=line+1500").get_data(as_text=True)
@@ -277,7 +277,7 @@ def test_the_page_searches_without_javascript(viewer: Browser) -> None:
 
 @pytest.mark.parametrize("query", ["to=x", "from=9999999999999999999", "line=%00", "find=%00", "against=1", "against=x",
                                    "hit=3", "find=" + "x" * 5000, "to=L99999", "from=L0"])  # fmt: skip
-def test_nonsense_in_the_url_counts_as_nothing(viewer: Browser, query: str) -> None:
+def test_invalid_url_parameters_are_ignored(viewer: Browser, query: str) -> None:
     make_attempt(make_job("dead", id="job1"), 1, output=b"one\n")
     assert viewer.get(f"/job/job1?attempt=1&{query}").status_code == 200
 
@@ -285,7 +285,7 @@ def test_nonsense_in_the_url_counts_as_nothing(viewer: Browser, query: str) -> N
 # --- two attempts ----------------------------------------------------------------------------------------------------
 
 
-def test_two_attempts_are_compared_by_what_a_reader_sees(viewer: Browser) -> None:
+def test_two_attempts_are_compared_by_their_visible_text(viewer: Browser) -> None:
     job = make_job("dead", id="job1", attempts=2)
     make_attempt(job, 1, output=b"12:00 start\n\x1b[32mok\x1b[0m\nend\n")
     make_attempt(job, 2, output=b"12:07 start\nok\n<b>boom\nend")
@@ -306,7 +306,7 @@ def signs(old: list[str], new: list[str]) -> str:
     return "".join(row.sign for row in text_diff.compare(old, new).rows)
 
 
-def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
+def test_a_comparison_shows_differences_with_three_lines_of_context() -> None:
     same = [str(number) for number in range(20)]
     assert text_diff.compare(same, same).same
     assert signs(same, [*same[:10], "new", *same[10:]]) == "…   +   …"
@@ -315,7 +315,7 @@ def test_a_comparison_shows_what_differs_and_three_lines_around_it() -> None:
     assert signs(["x", "x"], ["x"]) == " -"
 
 
-def test_a_comparison_of_too_much_stops_and_says_so() -> None:
+def test_a_comparison_stops_at_too_many_differences_and_reports_that() -> None:
     most = text_diff.MAX_DIFFERENT
     old, new = [f"a{number}" for number in range(most + 50)], [f"b{number}" for number in range(most + 7)]
     it = text_diff.compare(["head", *old, "end"], ["head", *new, "end"])
@@ -323,7 +323,7 @@ def test_a_comparison_of_too_much_stops_and_says_so() -> None:
     assert [row.text for row in it.rows[-2:]] == ["50 lines are not compared: too many differ", "end"]
 
 
-def test_long_outputs_that_differ_here_and_there_are_compared_to_their_end() -> None:
+def test_long_outputs_with_few_differences_are_compared_completely() -> None:
     old = [f"line {number}" for number in range(20_000)]
     new = list(old)
     for place in range(0, 20_000, 500):
@@ -333,8 +333,8 @@ def test_long_outputs_that_differ_here_and_there_are_compared_to_their_end() -> 
     assert (it.removed, it.added, it.left_out) == (40, 42, 0)
 
 
-def test_a_comparison_leaves_nothing_out_and_calls_nothing_alike_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pseudo-random texts, windows far smaller than they are."""
+def test_a_comparison_covers_every_line_and_equal_blocks_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares pseudo-random texts in windows that are much smaller than the texts."""
     monkeypatch.setattr(text_diff, "WINDOW", 7)
     monkeypatch.setattr(text_diff, "MAX_DIFFERENT", 40)
     chance = random.Random(1)
@@ -350,7 +350,7 @@ def test_a_comparison_leaves_nothing_out_and_calls_nothing_alike_that_is_not(mon
         assert all(old[a:b] == new[c:d] for tag, a, b, c, d in blocks if tag == "equal")
 
 
-def test_the_style_in_force_is_found_without_reading_everything() -> None:
+def test_the_current_style_is_found_without_reading_all_output() -> None:
     far = b"\x1b[31m" + b"x" * ansi.STYLE_LOOK_BACK
     assert ansi.style_after(far, 5).ink == 1
     assert ansi.style_after(far, len(far)) == ansi.PLAIN

@@ -1,4 +1,4 @@
-"""The first page: what needs a person, charts with their words, percentiles, commands; and it stays still."""
+"""The overview: attention list, charts with text, percentiles, commands; and it does not change without a reason."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SECOND = clock.SECOND
 
 
 @pytest.fixture
-def still(monkeypatch: pytest.MonkeyPatch) -> int:
-    """The clock stands still, 50 seconds into a minute."""
+def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Stop the clock 50 seconds into a minute."""
     now = clock.now() // MINUTE * MINUTE + 50 * SECOND
     monkeypatch.setattr(clock, "now", lambda: now)
     return now
@@ -44,13 +44,13 @@ def needs(browser: Browser) -> list[str]:
     return re.findall(r'id="need-([a-z-]+)"', browser.get("/", partial=True).get_data(as_text=True))
 
 
-def test_an_idle_queue_with_a_worker_needs_nobody(viewer: Browser) -> None:
+def test_an_idle_queue_with_a_worker_needs_no_attention(viewer: Browser) -> None:
     make_worker()
     make_queue("default")
     assert needs(viewer) == []
 
 
-def test_the_worst_comes_first_and_each_need_says_what_helps(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_are_sorted_by_severity_and_show_a_remedy(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     make_job("dead")
     make_job("failed", run_at=clock.now() - HOUR)
     make_job("scheduled", run_at=clock.now() - HOUR)
@@ -66,7 +66,7 @@ def test_the_worst_comes_first_and_each_need_says_what_helps(viewer: Browser, mo
     assert "The disk is nearly full" in text_of(viewer)
 
 
-def test_a_queue_that_no_worker_serves_is_told_with_the_command_that_starts_one(viewer: Browser) -> None:
+def test_a_queue_without_a_worker_is_shown_with_the_command_that_starts_one(viewer: Browser) -> None:
     make_worker(queues='["default"]')
     make_job("pending", queue="gpu")
     shown = text_of(viewer)
@@ -74,7 +74,7 @@ def test_a_queue_that_no_worker_serves_is_told_with_the_command_that_starts_one(
     assert "python3 manage.py worker start --queue gpu" in shown
 
 
-def test_silent_workers_a_large_log_and_many_queues_without_a_worker(
+def test_silent_workers_a_large_log_and_many_unserved_queues_are_shown(
     viewer: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db_errors, "large_log", lambda _: 300 * 1024**2)
@@ -89,9 +89,7 @@ def test_silent_workers_a_large_log_and_many_queues_without_a_worker(
     assert "No worker serves queues a, b, c \N{HORIZONTAL ELLIPSIS} 4 pending." in shown
 
 
-def test_a_database_that_cannot_be_made_smaller_than_its_limit_is_named(
-    viewer: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_cannot_shrink_to_its_limit_is_shown(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(size_limit, "used", lambda _: 5 * 1024**2)
     settings.set_setting("max_database_size", 4, "person:ana")
     make_worker()
@@ -104,7 +102,7 @@ def test_a_database_that_cannot_be_made_smaller_than_its_limit_is_named(
     assert "1 dead letter, 0 unfinished jobs and the records of the queue" in shown
 
 
-def test_workers_that_their_machine_has_no_room_for_are_named_with_why(viewer: Browser) -> None:
+def test_workers_short_of_resources_are_shown_with_the_reason(viewer: Browser) -> None:
     make_supervisor(id="s1", slots=40)
     make_worker(id="w1", supervisor_id="s1", slots=12)
     make_worker(id="w2", supervisor_id="s1", slots=40)
@@ -116,7 +114,7 @@ def test_workers_that_their_machine_has_no_room_for_are_named_with_why(viewer: B
     assert "no memory is left" in viewer.get("/workers").get_data(as_text=True)
 
 
-def test_jobs_that_seem_stuck_are_named_with_why(viewer: Browser) -> None:
+def test_stuck_jobs_are_shown_with_the_reason(viewer: Browser) -> None:
     now = clock.now()
     with writing() as session:
         hour = now // HOUR * HOUR
@@ -145,9 +143,9 @@ def test_jobs_that_seem_stuck_are_named_with_why(viewer: Browser) -> None:
     assert "4 jobs seem stuck" in text_of(viewer)
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("frozen_clock")
 @pytest.mark.parametrize("fold", [False, True])
-def test_charts_figures_and_commands_tell_what_ended(viewer: Browser, fold: bool) -> None:
+def test_charts_figures_and_commands_show_finished_attempts(viewer: Browser, fold: bool) -> None:
     make_worker()
     for number in range(6):
         ended(f"send-invoice {number}", "completed", 10 * MINUTE, 100_000)
@@ -170,18 +168,18 @@ def test_charts_figures_and_commands_tell_what_ended(viewer: Browser, fold: bool
     assert "/opt/x/report.sh" in found
 
 
-def test_a_range_that_there_is_not_is_told_so(viewer: Browser) -> None:
+def test_an_unknown_range_is_refused(viewer: Browser) -> None:
     assert viewer.get("/?over=9y").status_code == 404
 
 
-def test_nothing_of_a_command_becomes_markup(viewer: Browser) -> None:
+def test_a_command_is_escaped(viewer: Browser) -> None:
     ended("<img src=x> '\"\u202e 1", "failed", MINUTE)
     html = viewer.get("/").get_data(as_text=True)
     assert "<img" not in html
     assert "\u202e" not in html
 
 
-def test_charts_that_are_behind_say_how_far_they_are(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delayed_charts_show_how_far_they_count(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trends, "MAX_UNFOLDED", 1)
     for minutes in (20, 18, 16):
         ended("true", "completed", minutes * MINUTE)
@@ -189,7 +187,7 @@ def test_charts_that_are_behind_say_how_far_they_are(viewer: Browser, monkeypatc
 
 
 @pytest.mark.parametrize("url", ["/", "/?over=7d", "/queues"])
-def test_while_nothing_ends_nothing_changes_but_with_the_minute(
+def test_without_finished_attempts_the_page_changes_only_with_the_minute(
     viewer: Browser, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = clock.now() // MINUTE * MINUTE + 5 * SECOND
@@ -205,7 +203,7 @@ def test_while_nothing_ends_nothing_changes_but_with_the_minute(
         assert again.status_code == 304
 
 
-def test_an_empty_queue_stays_the_same_for_hours(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_an_empty_queue_does_not_change_for_hours(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     first = viewer.get("/", partial=True)
     later = clock.now() + 3 * HOUR
     monkeypatch.setattr(clock, "now", lambda: later)
@@ -213,8 +211,8 @@ def test_an_empty_queue_stays_the_same_for_hours(viewer: Browser, monkeypatch: p
     assert again.status_code == 304
 
 
-@pytest.mark.usefixtures("still")
-def test_a_queue_shows_its_rate_its_drain_time_and_who_serves_it(operator: Browser) -> None:
+@pytest.mark.usefixtures("frozen_clock")
+def test_a_queue_shows_its_rate_drain_time_and_workers(operator: Browser) -> None:
     make_worker(id="web-1", queues='["mail"]', slots=3)
     for number in range(12):
         ended("true", "completed", 30 * SECOND + number, queue="mail")

@@ -1,4 +1,4 @@
-"""Every page, empty and full, whole and as the fragment that refreshes it."""
+"""Every page, empty and full, as a whole page and as the fragment that refreshes it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ def test_every_page_opens_on_a_full_queue(admin: Browser) -> None:
         assert (url, admin.get(url).status_code) == (url, 200)
 
 
-def test_a_fragment_is_no_page_and_an_unchanged_one_is_a_304(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fragment_is_not_a_whole_page_and_an_unchanged_one_is_a_304(
+    admin: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = clock.now()
-    monkeypatch.setattr(clock, "now", lambda: now)  # what is told of lately changes by itself, if seldom
+    monkeypatch.setattr(clock, "now", lambda: now)  # recent figures change with time
     fill()
     for url in [*LISTS, *ADMINS_LISTS, "/job/dead1", "/job/processing1"]:
         first = admin.get(url, partial=True)
@@ -53,12 +55,12 @@ def test_a_fragment_is_no_page_and_an_unchanged_one_is_a_304(admin: Browser, mon
         assert "csrf_token" not in text, url
         again = admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]})
         assert (url, again.status_code, again.data) == (url, 304, b"")
-        make_job("dead")  # the badge in the nav changes with it, on every page
+        make_job("dead")  # this changes the badge in the navigation of every page
         changed = admin.get(url, partial=True, headers={"If-None-Match": first.headers["ETag"]})
         assert (url, changed.status_code) == (url, 200)
 
 
-def test_the_overview_says_what_each_worker_runs_and_links_only_to_lists_that_hold_something(admin: Browser) -> None:
+def test_the_overview_shows_what_workers_run_and_links_to_lists_with_jobs_only(admin: Browser) -> None:
     make_worker(id="w1")
     make_job("processing", id="job1", worker_id="w1", command="make-report")
     make_job("dead", id="job2")

@@ -31,7 +31,7 @@ def below(config: Config) -> Iterator[Flask]:
 
 
 class PrefixBrowser(Browser):
-    """A browser that comes through a proxy, which passes the path unchanged."""
+    """A browser behind a proxy that passes the path unchanged."""
 
     def get(self, url: str, **options: Any) -> TestResponse:
         return super().get(url, headers={**HOST, **options.pop("headers", {})}, **options)
@@ -76,7 +76,7 @@ def test_every_url_in_a_page_begins_with_the_path(below: Flask, browser: PrefixB
 
 
 @pytest.mark.parametrize("proxy", ["keeps", "removes"])
-def test_a_write_returns_to_its_page_below_the_path(browser: PrefixBrowser, proxy: str) -> None:
+def test_a_write_redirects_below_the_path(browser: PrefixBrowser, proxy: str) -> None:
     def post(path: str, data: Any = None, **headers: str) -> TestResponse:
         return browser.post(path if proxy == "removes" else f"/queue{path}", data, headers=headers)
 
@@ -95,7 +95,7 @@ def test_a_write_returns_to_its_page_below_the_path(browser: PrefixBrowser, prox
     assert discarded.headers["Location"] == "/queue/jobs"
 
 
-def test_cookies_stay_below_the_path(browser: PrefixBrowser) -> None:
+def test_cookies_are_limited_to_the_path(browser: PrefixBrowser) -> None:
     browser.get("/queue/account")
     chosen = browser.post("/queue/account", {"theme": "dark"}).headers.getlist("Set-Cookie")
     assert any(cookie.startswith("theme=dark;") for cookie in chosen)
@@ -126,7 +126,7 @@ def test_cookies_stay_below_the_path(browser: PrefixBrowser) -> None:
         ("/queue/jobs//evil.example", 404),
     ],
 )
-def test_the_path_is_removed_once_and_whole(browser: PrefixBrowser, path: str, status: int) -> None:
+def test_the_path_is_removed_only_once_and_only_as_a_whole(browser: PrefixBrowser, path: str, status: int) -> None:
     answer = browser.get(path)
     assert answer.status_code == status
     assert answer.headers.get("Location", "/queue/login").startswith("/queue/login")  # the cookie is for /queue
@@ -140,7 +140,7 @@ def test_headers_cannot_change_the_path(browser: PrefixBrowser) -> None:
     assert "evil" not in answer.text + str(answer.headers)
 
 
-def test_the_api_names_urls_below_the_path(below: Flask) -> None:
+def test_the_api_returns_urls_below_the_path(below: Flask) -> None:
     program = make_program(below, "submit")
     program.headers.update(HOST)
     client = below.test_client()
@@ -158,7 +158,7 @@ def test_the_api_docs_show_requests_to_the_public_url(browser: PrefixBrowser) ->
     assert "https://example.org:8443/queue/api/v1/jobs" in browser.get("/queue/api-docs").text
 
 
-def test_scripts_and_styles_name_no_path_of_their_own() -> None:
+def test_scripts_and_styles_contain_no_absolute_path() -> None:
     for file in (CHECKOUT / "static").glob("app.*"):
         text = file.read_text()
         assert not re.search(r"""url\(["']?/|href=["']/|path=/|fetch\(["'`]/""", text), file

@@ -37,7 +37,7 @@ def version(name: str = "nightly") -> int:
         return views.find(session, name).version
 
 
-def test_an_empty_list_says_what_schedules_are(admin: Browser) -> None:
+def test_an_empty_list_explains_schedules(admin: Browser) -> None:
     page = admin.get("/schedules").get_data(as_text=True)
     assert "No schedules" in page
     assert "schedule import" in page
@@ -55,7 +55,7 @@ def test_a_schedule_is_added_and_shown(admin: Browser) -> None:
     assert "nightly" in admin.get("/schedules").get_data(as_text=True)
 
 
-def test_a_wrong_form_names_each_field_and_keeps_what_was_typed(admin: Browser) -> None:
+def test_an_invalid_form_names_each_field_and_keeps_the_input(admin: Browser) -> None:
     typed = {**FORM, "name": "a b", "cron": "61 2 * * *", "tz": "Mars/X", "command": "", "not_later_than": "25:00"}
     response = admin.post("/schedules/new", typed)
     page = response.get_data(as_text=True)
@@ -66,14 +66,14 @@ def test_a_wrong_form_names_each_field_and_keeps_what_was_typed(admin: Browser) 
         views.find(session, "a b")
 
 
-def test_a_taken_name_is_told_at_its_field(admin: Browser) -> None:
+def test_a_taken_name_is_reported_at_its_field(admin: Browser) -> None:
     add()
     response = admin.post("/schedules/new", FORM)
     assert response.status_code == 422
     assert "is taken by another schedule" in response.get_data(as_text=True)
 
 
-def test_while_typing_the_reading_and_the_next_fires_are_shown(admin: Browser) -> None:
+def test_the_form_shows_the_meaning_and_the_next_fires_while_typing(admin: Browser) -> None:
     page = admin.post("/schedules/check?field=cron", {**FORM, "command": ""}, partial=True).get_data(as_text=True)
     assert "At 02:30 every day" in page
     assert page.count("02:30") >= 5
@@ -81,7 +81,7 @@ def test_while_typing_the_reading_and_the_next_fires_are_shown(admin: Browser) -
     assert "our &#39;25&#39;" in wrong.get_data(as_text=True)
 
 
-def test_an_edit_shows_the_fires_that_move_before_it_is_saved(admin: Browser) -> None:
+def test_an_edit_shows_the_moved_fires_before_it_is_saved(admin: Browser) -> None:
     add(tz="Europe/Berlin")
     changed = {**FORM, "cron": "0 5 * * *", "seen": str(version())}
     page = admin.post("/schedule/nightly/edit", changed).get_data(as_text=True)
@@ -98,7 +98,7 @@ def test_an_edit_that_moves_no_fire_is_saved_at_once(admin: Browser) -> None:
     assert stored().job.command == "./other.sh"
 
 
-def test_an_edit_does_not_overwrite_that_of_another_user(admin: Browser) -> None:
+def test_an_edit_does_not_overwrite_a_change_of_another_user(admin: Browser) -> None:
     add()
     seen = str(version())
     actions.pause("nightly", "person:ben")
@@ -117,7 +117,7 @@ def test_an_edit_keeps_the_pause_and_the_anchor(admin: Browser) -> None:
     assert (stored("poll").enabled, stored("poll").timing.anchor) == (False, anchor)
 
 
-def test_a_job_and_a_schedule_fill_in_the_form(admin: Browser) -> None:
+def test_a_job_or_a_schedule_can_prefill_the_form(admin: Browser) -> None:
     job = make_job("completed", command="./once.sh", queue="reports")
     page = admin.get(f"/schedules/new?job={job.id}").get_data(as_text=True)
     assert "./once.sh" in page
@@ -126,7 +126,7 @@ def test_a_job_and_a_schedule_fill_in_the_form(admin: Browser) -> None:
     assert "Asia/Tokyo" in admin.get("/schedules/new?from=nightly").get_data(as_text=True)
 
 
-def test_pause_resume_and_run_now(admin: Browser) -> None:
+def test_a_schedule_is_paused_resumed_and_run_now(admin: Browser) -> None:
     add()
     assert admin.post("/schedule/nightly/pause", {"for": "2h"}).status_code == 303
     page = admin.get("/schedule/nightly").get_data(as_text=True)
@@ -143,7 +143,7 @@ def test_pause_resume_and_run_now(admin: Browser) -> None:
     assert "Waiting" in page
 
 
-def test_a_schedule_is_removed_after_a_question(admin: Browser) -> None:
+def test_a_schedule_is_removed_after_confirmation(admin: Browser) -> None:
     add()
     assert "Remove schedule nightly?" in admin.post("/schedule/nightly/remove").get_data(as_text=True)
     assert stored()
@@ -152,7 +152,7 @@ def test_a_schedule_is_removed_after_a_question(admin: Browser) -> None:
 
 
 @pytest.mark.parametrize(("role", "run", "edit"), [("viewer", 403, 403), ("operator", 303, 403), ("admin", 303, 422)])
-def test_operators_run_and_pause_and_only_administrators_edit(
+def test_operators_run_and_pause_and_only_admins_edit(
     sign_in: Callable[[str], Browser], role: str, run: int, edit: int
 ) -> None:
     add()
@@ -170,7 +170,7 @@ def break_it() -> None:
         session.execute(update(Schedule).values(**gone, broken="tz: 'Mars/X' is unknown", next_fire_at=None))
 
 
-def test_a_broken_schedule_says_why(admin: Browser) -> None:
+def test_a_broken_schedule_shows_the_reason(admin: Browser) -> None:
     add(tz="Europe/Berlin")
     break_it()
     for url in ("/schedules", "/schedule/nightly", "/schedules?show=attention"):
@@ -178,7 +178,7 @@ def test_a_broken_schedule_says_why(admin: Browser) -> None:
     assert admin.get("/schedule/nightly/edit").status_code == 200
 
 
-def test_a_broken_schedule_is_reported_where_people_and_monitors_look(admin: Browser) -> None:
+def test_a_broken_schedule_is_reported_to_users_and_monitors(admin: Browser) -> None:
     add()
     assert admin.get("/readyz?schedules").status_code == 200
     break_it()
@@ -199,7 +199,7 @@ def test_text_of_a_schedule_is_escaped(admin: Browser) -> None:
         assert "<img src=x>" not in page
 
 
-def test_the_ledger_is_read_in_pages_and_by_outcome(admin: Browser) -> None:
+def test_the_ledger_has_pages_and_a_filter_by_outcome(admin: Browser) -> None:
     add(cron=None, every=1)
     with reading() as session:
         schedule_id = views.find(session, "nightly").id

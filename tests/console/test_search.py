@@ -1,4 +1,4 @@
-"""The list's search box: what is typed, what is wrong with it, where it stops, what the buttons then do."""
+"""The search box of the list: input, errors, the cap, and actions on all matching jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional
 import pytest
 
 from tests.console.conftest import Browser
-from tests.console.test_lists import ids
+from tests.console.test_job_list import ids
 from tests.factories import change_job, make_job, make_jobs
 from webapp.db.engines import reading
 from webapp.db.models import BulkAction, Job
@@ -25,7 +25,7 @@ def main_of(browser: Browser, url: str, status: int = 200) -> str:
 
 
 def link(text: str, words: str) -> Optional[str]:
-    """Where the link with these words leads."""
+    """The target of the link with this text."""
     found = re.search(rf'href="([^"]*)"[^>]*>(?:<svg.*?</svg>)?{words}', text, re.DOTALL)
     return found[1] if found else None
 
@@ -39,21 +39,19 @@ def link(text: str, words: str) -> Optional[str]:
         ("/jobs?q=queue:mail+%22a+b%22+exit:1&before=5", "/jobs?queue=mail&q=%22a+b%22+exit%3A1"),
     ],
 )
-def test_a_state_and_a_queue_that_were_typed_move_to_the_tabs_and_the_select(
-    operator: Browser, typed: str, url: str
-) -> None:
+def test_a_typed_state_or_queue_moves_to_the_tabs_and_the_queue_field(operator: Browser, typed: str, url: str) -> None:
     response = operator.get(typed)
     assert (response.status_code, response.headers["Location"]) == (303, url)
 
 
-def test_a_refresh_is_never_sent_elsewhere(operator: Browser) -> None:
+def test_a_refresh_is_never_redirected(operator: Browser) -> None:
     make_job("dead", id="a")
     response = operator.get("/jobs?q=state:dead", partial=True)
     assert response.status_code == 200
     assert b">a</span>" in response.data
 
 
-def test_the_box_the_tabs_and_the_select_say_what_is_shown(operator: Browser) -> None:
+def test_the_search_box_tabs_and_queue_field_show_the_current_filter(operator: Browser) -> None:
     make_job("dead", id="a", queue="mail", exit_code=127)
     make_job("dead", id="b", queue="mail", exit_code=1)
     make_job("dead", id="c")
@@ -62,12 +60,12 @@ def test_the_box_the_tabs_and_the_select_say_what_is_shown(operator: Browser) ->
     assert 'name="q" value="exit:127"' in text
     assert '<option value="mail" selected>mail</option>' in text
     assert 'href="/jobs?state=failed&queue=mail&q=exit%3A127"' in text
-    assert "tab-count" not in text, "seven searches would be needed"
+    assert "tab-count" not in text, "counts would need seven searches"
     assert '<span class="tab-count">3</span>' in main_of(operator, "/jobs?state=dead")
     assert '<option value="gone" selected>gone</option>' in main_of(operator, "/jobs?queue=gone")
 
 
-def test_what_cannot_be_searched_for_is_told_at_the_box_and_nothing_is_lost(operator: Browser) -> None:
+def test_an_invalid_search_is_reported_at_the_box_and_the_rest_is_kept(operator: Browser) -> None:
     make_job("dead", id="a", queue="mail")
     text = main_of(operator, "/jobs?state=failed&queue=mail&sort=latest&q=redis:7+state:dead+%22x", 422)
     assert 'name="q" value="redis:7 state:dead "x"' in text
@@ -75,11 +73,11 @@ def test_what_cannot_be_searched_for_is_told_at_the_box_and_nothing_is_lost(oper
     assert '<input type="hidden" name="sort" value="latest">' in text
     assert '<option value="mail" selected>mail</option>' in text
     assert "Unknown search term redis:. Known terms: state:" in text
-    assert "hx-get" not in text, "there is nothing to refresh"
+    assert "hx-get" not in text, "an invalid search has nothing to refresh"
     assert "A search has at most 500 characters; this one has 501." in main_of(operator, "/jobs?q=" + "x" * 501, 422)
 
 
-def test_a_list_is_turned_around_where_an_index_serves_it(operator: Browser) -> None:
+def test_a_list_is_reversed_if_an_index_supports_it(operator: Browser) -> None:
     now = clock.now()
     make_jobs([{"state": "dead", "id": f"d{n}", "finished_at": now + n} for n in range(60)])
     make_jobs([{"state": "scheduled", "id": f"s{n}", "run_at": now + n} for n in range(3)])
@@ -99,7 +97,7 @@ def test_a_list_is_turned_around_where_an_index_serves_it(operator: Browser) -> 
     assert operator.get("/jobs?state=scheduled&sort=oldest").status_code == 404
 
 
-def test_a_search_that_stopped_says_so_and_goes_on(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capped_search_says_so_and_can_continue(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
     make_jobs([{"id": f"j{n:02}", "state": "completed", "exit_code": 7 if n in (3, 28) else 0} for n in range(30)])
     first = main_of(operator, "/jobs?q=exit:7")
@@ -122,13 +120,13 @@ def test_a_search_that_stopped_says_so_and_goes_on(operator: Browser, monkeypatc
     assert "Searched " not in main_of(operator, "/jobs?state=completed")
 
 
-# --- all that match --------------------------------------------------------------------------------------------------
+# --- all matches -----------------------------------------------------------------------------------------------------
 
 
-def test_an_act_on_all_finds_those_that_the_search_did_not_come_to_and_says_so_before(
+def test_an_action_on_all_matches_covers_jobs_beyond_the_cap_and_says_so(
     operator: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exactly what matches, within and beyond the cap: neither those alone that were shown, nor anything else."""
+    """The action covers exactly the matching jobs, within and beyond the cap of the search."""
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
     monkeypatch.setattr(actions, "READS_PER_BATCH", 2)
     jobs = [
@@ -150,7 +148,7 @@ def test_an_act_on_all_finds_those_that_the_search_did_not_come_to_and_says_so_b
     assert left == {str(one["id"]) for one in jobs if one["state"] != "dead" or one["command"] == "hay"}
 
 
-def test_an_act_on_all_of_which_none_was_found_yet_is_not_refused(
+def test_an_action_on_all_matches_is_allowed_before_the_first_match(
     operator: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 3)
@@ -163,7 +161,7 @@ def test_an_act_on_all_of_which_none_was_found_yet_is_not_refused(
     assert none.status_code == 409
 
 
-def test_a_length_of_time_means_the_same_when_it_is_confirmed(operator: Browser) -> None:
+def test_a_relative_time_is_fixed_by_the_confirmation(operator: Browser) -> None:
     make_job("dead", id="new")
     make_job("dead", id="old", changed_at=clock.now() - clock.seconds(7200))
     asked = html.unescape(
@@ -179,7 +177,7 @@ def test_a_length_of_time_means_the_same_when_it_is_confirmed(operator: Browser)
     assert ids(operator, "/jobs?state=dead") == ["old"]
 
 
-def test_examples_stand_as_in_the_list(operator: Browser) -> None:
+def test_the_dialog_shows_examples_in_the_order_of_the_list(operator: Browser) -> None:
     now = clock.now()
     make_jobs([{"state": "scheduled", "id": f"s{n}", "run_at": now + clock.seconds(100 - n)} for n in range(7)])
     shown = ids(operator, "/jobs?state=scheduled")
@@ -195,7 +193,7 @@ def test_examples_stand_as_in_the_list(operator: Browser) -> None:
     assert examples({"all": "1", "state": "scheduled"}) == ["s5", "s4", "s3", "s2", "s1"]
 
 
-def test_a_search_in_a_form_that_cannot_be_is_refused_and_nothing_is_moved(operator: Browser) -> None:
+def test_an_invalid_search_in_a_form_is_refused_and_moves_nothing(operator: Browser) -> None:
     make_job("dead", id="a")
     form = {"all": "1", "state": "dead", "q": "redis:7", "confirmed": "1"}
     assert operator.post("/jobs/requeue", form).status_code == 400

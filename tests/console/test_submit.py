@@ -1,4 +1,4 @@
-"""Submitting from the form: what is read, what is refused and where the message stands, and once for each form."""
+"""The submit form: fields, errors at their fields, many lines, live checks, and repeated forms."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def test_every_field_reaches_the_job(operator: Browser) -> None:
     assert abs(job.run_at - clock.now() - clock.seconds(7200)) < clock.seconds(30)
 
 
-def test_a_time_is_taken_in_the_readers_zone(operator: Browser) -> None:
+def test_a_time_is_read_in_the_users_time_zone(operator: Browser) -> None:
     operator.client.set_cookie("tz", "Europe/Berlin")
     assert submit(operator, start="run_at", run_at="2030-07-01T14:00").status_code == 303
     assert only_job().run_at == clock.parse_iso("2030-07-01T12:00:00Z")
 
 
-def test_a_start_long_ago_is_warned_of(operator: Browser) -> None:
+def test_a_start_long_ago_gets_a_warning(operator: Browser) -> None:
     place = submit(operator, start="run_at", run_at="2020-07-01T14:00").headers["Location"]
     text = operator.get(place).get_data(as_text=True)
     assert re.search(r"toast warn.*submitted\. Warning: run_at 2020-07-01T14:00:00Z is [\d,]+ days in the past", text)
 
 
-def test_a_job_with_old_line_ends_is_submitted_again_without_them(operator: Browser) -> None:
+def test_a_resubmitted_job_loses_old_line_ends(operator: Browser) -> None:
     make_job("dead", id="old", command="mkdir a\r\nmkdir b\r")
     text = operator.get("/submit?from=old").get_data(as_text=True)
     found = re.search(r"<textarea[^>]*>\n(mkdir.*?)</textarea>", text, re.DOTALL)
@@ -66,7 +66,7 @@ def test_a_job_with_old_line_ends_is_submitted_again_without_them(operator: Brow
         assert session.query(Job).filter(Job.id == "new").one().command == "mkdir a\nmkdir b\n"
 
 
-def test_empty_fields_are_left_to_the_settings(operator: Browser) -> None:
+def test_empty_fields_use_the_settings(operator: Browser) -> None:
     assert submit(operator).status_code == 303
     job = only_job()
     assert (job.max_retries, job.timeout, job.cwd, job.env, job.queue) == (None, None, None, None, "default")
@@ -82,7 +82,7 @@ def test_empty_fields_are_left_to_the_settings(operator: Browser) -> None:
         ("run_at", "tomorrow", "is not a time"),
     ],
 )
-def test_a_fault_is_named_at_its_field_and_everything_typed_is_kept(
+def test_an_error_is_reported_at_its_field_and_all_input_is_kept(
     operator: Browser, field: str, value: str, message: str
 ) -> None:
     fields = {"command": "echo kept", "env": "KEPT=1", field: value}
@@ -102,14 +102,14 @@ def test_a_fault_is_named_at_its_field_and_everything_typed_is_kept(
         assert session.query(Job).count() == 0
 
 
-def test_the_same_form_sent_twice_makes_one_job(operator: Browser) -> None:
+def test_a_form_sent_twice_creates_one_job(operator: Browser) -> None:
     key = form_of(operator)
     answers = [operator.post("/submit", {"form_key": key, "command": "true"}) for _ in range(2)]
     assert answers[0].headers["Location"] == answers[1].headers["Location"] == f"/job/{only_job().id}"
     assert operator.post("/submit", {"command": "true"}).status_code == 400
 
 
-def test_a_form_that_came_back_and_was_changed_makes_another_job(operator: Browser) -> None:
+def test_a_changed_form_creates_another_job(operator: Browser) -> None:
     key = form_of(operator)
     places = [operator.post("/submit", {"form_key": key, "command": one}).headers["Location"] for one in ("true", "ls")]
     with reading() as session:
@@ -128,7 +128,7 @@ def jobs() -> list[Job]:
 LINES = "echo one\r\n\r\n  echo two  \r\necho three"
 
 
-def test_each_line_is_a_job_with_all_that_stands_below(operator: Browser) -> None:
+def test_each_line_becomes_a_job_with_the_shared_fields(operator: Browser) -> None:
     response = submit(operator, many="on", command=LINES, queue="mail", priority="3", env="A=1", cwd="/srv",
                       max_retries="7", timeout="5m", start="delay", delay="1h")  # fmt: skip
     assert re.fullmatch(r"/batch/[0-9a-f]{32}x3", response.headers["Location"])
@@ -141,12 +141,12 @@ def test_each_line_is_a_job_with_all_that_stands_below(operator: Browser) -> Non
     assert re.findall(r'<td role="cell" class="number no">(\d)</td>', text) == ["1", "2", "3"]
 
 
-def test_without_the_switch_lines_are_one_script(operator: Browser) -> None:
+def test_without_the_option_all_lines_are_one_script(operator: Browser) -> None:
     submit(operator, command=LINES)
     assert only_job().command == "echo one\n\n  echo two  \necho three"
 
 
-def test_one_line_of_many_is_a_job_like_any_other(operator: Browser) -> None:
+def test_a_single_line_becomes_an_ordinary_job(operator: Browser) -> None:
     assert submit(operator, many="on", command="\n true \n", id="job1").headers["Location"] == "/job/job1"
     assert only_job().command == "true"
 
@@ -161,7 +161,7 @@ def test_one_line_of_many_is_a_job_like_any_other(operator: Browser) -> None:
         ("true\n" * 5001, "Has 5,001 lines. At most 5,000 are allowed."),
     ],
 )  # fmt: skip
-def test_a_wrong_line_is_named_and_nothing_is_stored(operator: Browser, command: str, message: str) -> None:
+def test_an_invalid_line_is_named_and_nothing_is_stored(operator: Browser, command: str, message: str) -> None:
     response = submit(operator, many="on", command=command)
     text = response.get_data(as_text=True)
     assert response.status_code == 422
@@ -172,7 +172,7 @@ def test_a_wrong_line_is_named_and_nothing_is_stored(operator: Browser, command:
     assert jobs() == []
 
 
-def test_several_jobs_cannot_have_one_id(operator: Browser) -> None:
+def test_several_jobs_cannot_share_an_id(operator: Browser) -> None:
     response = submit(operator, many="on", command="true\nfalse", id="job1", priority="900")
     text = response.get_data(as_text=True)
     assert "An id is for one job, but there are 2 jobs. Leave it empty." in text
@@ -180,7 +180,7 @@ def test_several_jobs_cannot_have_one_id(operator: Browser) -> None:
     assert jobs() == []
 
 
-def test_many_lines_sent_twice_are_made_once(operator: Browser) -> None:
+def test_many_lines_sent_twice_create_their_jobs_once(operator: Browser) -> None:
     key = form_of(operator)
     form = {"form_key": key, "command": "a\nb", "many": "on"}
     places = {operator.post("/submit", form).headers["Location"] for _ in range(2)}
@@ -194,12 +194,12 @@ def test_many_lines_sent_twice_are_made_once(operator: Browser) -> None:
     ("many", "said"),
     [("on", "3 jobs: from <code>echo one</code> to <code>echo three</code>"), ("", "One job: a script of 3 lines.")],
 )
-def test_how_many_jobs_it_will_be_is_told_before(operator: Browser, many: str, said: str) -> None:
+def test_the_form_shows_how_many_jobs_it_will_create(operator: Browser, many: str, said: str) -> None:
     form = {"command": LINES, "many": many}
     assert said in operator.post("/submit/check?field=command", form, partial=True).get_data(as_text=True)
 
 
-def test_watching_leads_to_the_output_or_to_all_jobs(operator: Browser) -> None:
+def test_watching_opens_the_output_or_the_batch(operator: Browser) -> None:
     one = submit(operator, id="job1", then="watch").headers["Location"]
     assert one == "/job/job1?watch=1#output"
     assert "data-fast" in operator.get(one).get_data(as_text=True)
@@ -208,7 +208,7 @@ def test_watching_leads_to_the_output_or_to_all_jobs(operator: Browser) -> None:
     assert "data-fast" in operator.get(many).get_data(as_text=True)
 
 
-def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer: Browser) -> None:
+def test_a_batch_shows_its_progress_and_discarded_jobs(operator: Browser, viewer: Browser) -> None:
     place = submit(operator, many="on", command="\n".join(f"echo {number}" for number in range(120))).headers[
         "Location"
     ]
@@ -230,7 +230,7 @@ def test_a_batch_tells_how_far_it_is_and_what_is_gone(operator: Browser, viewer:
         assert viewer.get(wrong).status_code == 404
 
 
-def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator: Browser) -> None:
+def test_a_taken_id_is_reported_with_its_state_while_typing_and_on_submit(operator: Browser) -> None:
     make_job("dead", id="job1")
     checked = operator.post("/submit/check?field=id", {"command": "true", "id": "job1"}, partial=True)
     assert "already used by a dead job" in checked.get_data(as_text=True)
@@ -239,7 +239,7 @@ def test_a_taken_id_is_told_with_its_state_while_typing_and_on_sending(operator:
     assert "already used by a dead job" in response.get_data(as_text=True)
 
 
-def test_a_field_is_checked_alone(operator: Browser) -> None:
+def test_each_field_is_checked_separately(operator: Browser) -> None:
     form = {"command": "", "priority": "5", "timeout": "never"}
     assert operator.post("/submit/check?field=priority", form, partial=True).data == b""
     assert b"expected seconds" in operator.post("/submit/check?field=timeout", form, partial=True).data
@@ -247,13 +247,13 @@ def test_a_field_is_checked_alone(operator: Browser) -> None:
 
 
 @pytest.mark.parametrize(("retries", "waits"), [("0", []), ("3", ["2 s", "4 s", "8 s"]), ("", ["2 s", "4 s", "8 s"])])
-def test_the_retries_are_shown_before_they_happen(operator: Browser, retries: str, waits: list[str]) -> None:
+def test_the_form_shows_the_retry_schedule(operator: Browser, retries: str, waits: list[str]) -> None:
     answer = operator.post("/submit/check?field=max_retries", {"command": "x", "max_retries": retries}, partial=True)
     rows = re.findall(r'<td>\d+</td><td class="number">([^<]+)</td>', answer.get_data(as_text=True))
     assert rows == waits
 
 
-def test_a_form_starts_from_another_job(operator: Browser) -> None:
+def test_a_form_can_be_prefilled_from_another_job(operator: Browser) -> None:
     make_job("dead", id="job1", command="echo one\necho two", max_retries=9, queue="mail", env='{"A": "1"}')
     text = operator.get("/submit?from=job1").get_data(as_text=True)
     assert "echo one\necho two</textarea>" in text
@@ -264,13 +264,13 @@ def test_a_form_starts_from_another_job(operator: Browser) -> None:
     assert operator.get("/submit?from=none").status_code == 404
 
 
-def test_a_command_that_begins_with_an_empty_line_keeps_it(operator: Browser) -> None:
+def test_a_leading_empty_line_of_a_command_is_kept(operator: Browser) -> None:
     submit(operator, command="\n\necho x", id="job1")
     text = operator.get("/submit?from=job1").get_data(as_text=True)
     assert re.search(r"<textarea[^>]*>\n\n\necho x</textarea>", text)  # a browser drops the first newline
 
 
-def test_recent_commands_are_this_persons_own(operator: Browser) -> None:
+def test_recent_commands_are_those_of_the_user(operator: Browser) -> None:
     make_job("completed", command="by ana")
     submit(operator, command="by me")
     text = operator.get("/submit").get_data(as_text=True)

@@ -1,4 +1,4 @@
-"""Tokens and the audit trail in the console: a secret that is shown once, lines that tell who did what."""
+"""Tokens and the audit trail in the console: secrets are shown once, entries show old and new values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time_machine
 from sqlalchemy import update
 
 from tests.console.conftest import Browser
-from tests.console.test_people import problem
+from tests.console.test_users import problem
 from webapp.accounts import tokens
 from webapp.console.audit import Change, changes
 from webapp.db import audit
@@ -20,22 +20,22 @@ from webapp.jobs import settings
 from webapp.lib import clock
 
 
-def works(secret: str) -> bool:
+def is_valid(secret: str) -> bool:
     with reading() as session:
         return tokens.find(session, secret) is not None
 
 
-def test_a_token_is_shown_in_the_answer_that_made_it_and_nowhere_else(admin: Browser) -> None:
+def test_a_new_token_is_shown_once_and_nowhere_else(admin: Browser) -> None:
     response = admin.post("/tokens/new", {"name": "deploy", "scope": "submit", "days": "30"})
     assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
     found = re.search(r'id="secret"[^>]*>(qctl_[\w-]+)</code>', response.get_data(as_text=True))
     assert found is not None
     secret = found[1]
-    assert works(secret)
+    assert is_valid(secret)
     assert secret not in str(response.headers)
     for url in ("/tokens", "/tokens?ended=1", "/audit", "/audit.jsonl", "/people", "/account"):
         assert secret not in admin.get(url).get_data(as_text=True)
-    again = admin.post("/tokens/new", {"name": "deploy", "scope": "submit", "days": "30"})  # the answer, loaded again
+    again = admin.post("/tokens/new", {"name": "deploy", "scope": "submit", "days": "30"})  # loaded again
     assert again.status_code == 422
     assert "is already used" in problem(again.get_data(as_text=True), "name")
 
@@ -51,7 +51,7 @@ def test_a_token_is_shown_in_the_answer_that_made_it_and_nowhere_else(admin: Bro
         ({"days": "9" * 30}, "days", "is not a number of days"),
     ],
 )
-def test_what_is_wrong_with_a_token_stands_under_its_field(
+def test_an_invalid_token_form_shows_errors_at_their_fields(
     admin: Browser, wrong: dict[str, str], field: str, words: str
 ) -> None:
     form = {"name": "deploy", "scope": "operate", "days": "90", **wrong}
@@ -63,12 +63,12 @@ def test_what_is_wrong_with_a_token_stands_under_its_field(
     assert "qctl_" not in text
 
 
-def test_a_token_without_an_end_is_made_on_purpose(admin: Browser) -> None:
+def test_a_token_without_expiry_must_be_requested_explicitly(admin: Browser) -> None:
     admin.post("/tokens/new", {"name": "deploy", "scope": "read", "days": ""})
     assert '<span class="muted">never</span>' in admin.get("/tokens").get_data(as_text=True)
 
 
-def test_the_list_says_what_each_may_do_when_it_was_used_and_how_it_stands(admin: Browser) -> None:
+def test_the_list_shows_scope_last_use_and_status_of_each_token(admin: Browser) -> None:
     for name, days in (("fresh", 90), ("soon", 3), ("over", 3), ("gone", None)):
         tokens.make(name, "operate", days, "person:ana")
     tokens.revoke("gone", "person:ben")
@@ -86,20 +86,20 @@ def test_the_list_says_what_each_may_do_when_it_was_used_and_how_it_stands(admin
     assert re.findall(r'/token/(\w+)/revoke"', every)[::2] == ["soon", "fresh"]
 
 
-def test_a_token_is_revoked_after_a_question_and_once(admin: Browser) -> None:
+def test_a_token_is_revoked_once_and_after_confirmation(admin: Browser) -> None:
     secret, _ = tokens.make("deploy", "read", None, "person:ana")
     assert "Revoke deploy?" in admin.post("/token/deploy/revoke", partial=True).get_data(as_text=True)
-    assert works(secret)
+    assert is_valid(secret)
     assert " revoked." in admin.post("/token/deploy/revoke", {"confirmed": "1"}, partial=True).get_data(as_text=True)
-    assert not works(secret)
+    assert not is_valid(secret)
     assert admin.post("/token/deploy/revoke", {"confirmed": "1"}).status_code == 409
 
 
-# --- the trail -------------------------------------------------------------------------------------------------------
+# --- audit trail -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("detail", "told"),
+    ("detail", "expected"),
     [
         (None, []),
         ({"before": 3, "after": 5}, [Change("", "3", "5")]),
@@ -121,15 +121,15 @@ def test_a_token_is_revoked_after_a_question_and_once(admin: Browser) -> None:
     ],
 )
 @time_machine.travel("2027-01-01")
-def test_a_change_is_told_as_what_was_and_what_is(detail: object, told: list[Change]) -> None:
-    assert changes(json.dumps(detail) if detail is not None else None) == told
+def test_a_change_is_shown_as_old_and_new_value(detail: object, expected: list[Change]) -> None:
+    assert changes(json.dumps(detail) if detail is not None else None) == expected
 
 
 def lines(text: str) -> list[str]:
     return re.findall(r'<tr role="row" id="line-(\d+)"', text)
 
 
-def test_the_trail_is_shown_with_what_was_and_what_is_and_refusals_marked(admin: Browser, viewer: Browser) -> None:
+def test_the_audit_trail_shows_old_and_new_values_and_marks_refusals(admin: Browser, viewer: Browser) -> None:
     settings.set_setting("lease", 40, "person:ana")
     viewer.post("/queue/mail/pause")
     text = admin.get("/audit").get_data(as_text=True)
@@ -137,7 +137,7 @@ def test_the_trail_is_shown_with_what_was_and_what_is_and_refusals_marked(admin:
     assert re.search(r'class="refused">.*?route:queues\.pause', text, re.DOTALL)
 
 
-def test_the_trail_is_narrowed_by_who_what_to_what_and_whether(admin: Browser, viewer: Browser) -> None:
+def test_the_audit_trail_can_be_filtered(admin: Browser, viewer: Browser) -> None:
     settings.set_setting("lease", 40, "person:ana")
     settings.set_setting("lease", 50, "token:deploy")
     viewer.post("/queue/mail/pause")
@@ -152,7 +152,7 @@ def test_the_trail_is_narrowed_by_who_what_to_what_and_whether(admin: Browser, v
 
 
 @pytest.mark.parametrize("since", ["yesterday", "2020-13-01T00:00", "0001-01-01T00:00", "9999-12-31T23:59"])
-def test_a_time_that_is_none_is_told_under_its_field(admin: Browser, since: str) -> None:
+def test_an_invalid_time_is_reported_at_its_field(admin: Browser, since: str) -> None:
     response = admin.get(f"/audit?since={since}")
     assert response.status_code == 422
     assert "is not a time" in problem(response.get_data(as_text=True), "since")
@@ -160,7 +160,7 @@ def test_a_time_that_is_none_is_told_under_its_field(admin: Browser, since: str)
     assert admin.get(f"/audit.jsonl?since={since}").status_code == 400
 
 
-def test_the_trail_is_read_in_pages_there_and_back(admin: Browser) -> None:
+def test_the_audit_trail_has_pages_in_both_directions(admin: Browser) -> None:
     for value in range(120):
         settings.set_setting("lease", 40 + value % 2, "person:ana")
     first = admin.get("/audit?actor=ana").get_data(as_text=True)
@@ -186,15 +186,15 @@ def test_the_export_is_a_file_of_json_lines_oldest_first(admin: Browser, monkeyp
     for value in range(8):
         settings.set_setting("lease", 40 + value, "person:ana")
     response = admin.get("/audit.jsonl?verb=config")
-    told = [json.loads(line) for line in response.get_data(as_text=True).splitlines()]
-    assert [one["detail"]["after"] for one in told] == list(range(40, 48))
-    assert set(told[0]) == {"id", "at", "actor", "verb", "subject", "outcome", "face", "address", "detail"}
+    entries = [json.loads(line) for line in response.get_data(as_text=True).splitlines()]
+    assert [one["detail"]["after"] for one in entries] == list(range(40, 48))
+    assert set(entries[0]) == {"id", "at", "actor", "verb", "subject", "outcome", "face", "address", "detail"}
     assert re.fullmatch(
         r"attachment; filename=queuectl-audit-\d{4}-\d\d-\d\d\.jsonl", response.headers["Content-Disposition"]
     )
 
 
-def test_hostile_text_in_the_trail_stays_text(admin: Browser) -> None:
+def test_text_in_the_audit_trail_is_escaped(admin: Browser) -> None:
     evil = "<script>alert(1)</script>\u202egpj.exe\x1b[2J"
     with writing() as session:
         audit.note(session, evil, [evil], f"person:{evil}", details=[{"before": {evil: evil}, "after": {evil: evil}}])

@@ -1,4 +1,4 @@
-"""The page of the fleet: what it offers for each worker, and what it refuses."""
+"""The page of workers and supervisors: states, actions, scaling, and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wanted_of(supervisor_id: str) -> int:
         return session.get_one(Supervisor, supervisor_id).wanted
 
 
-def wish_of(worker_id: str) -> str:
+def requested_state_of(worker_id: str) -> str:
     with reading() as session:
         return session.get_one(Worker, worker_id).requested_state
 
@@ -31,7 +31,7 @@ def text_of(browser: Browser, url: str = "/workers") -> str:
     return browser.get(url).get_data(as_text=True)
 
 
-def test_a_worker_that_was_told_to_stop_offers_no_way_back(admin: Browser) -> None:
+def test_a_stopping_worker_cannot_be_resumed(admin: Browser) -> None:
     make_worker(id="w1", requested_state="stop")
     make_worker(id="w2", requested_state="quiet")
     page = admin.get("/workers").get_data(as_text=True)
@@ -42,10 +42,10 @@ def test_a_worker_that_was_told_to_stop_offers_no_way_back(admin: Browser) -> No
     assert b"Worker w1 is already stopping" in response.data
 
 
-# --- what is shown ---
+# --- the page ---
 
 
-def test_workers_stand_under_their_supervisors_and_those_under_their_hosts(admin: Browser) -> None:
+def test_workers_are_grouped_by_host_and_supervisor(admin: Browser) -> None:
     make_supervisor(id="s1", host="web-1", wanted=3, slots=4, queues='["mail"]')
     make_supervisor(id="s2", host="batch-2")
     make_worker(id="w1", supervisor_id="s1", host="web-1", slots=4, cpu_time=clock.seconds(36), memory=20 * 2**20)
@@ -66,7 +66,7 @@ def test_workers_stand_under_their_supervisors_and_those_under_their_hosts(admin
     assert "/supervisor/older/scale" not in text
 
 
-def test_a_supervisor_that_is_to_have_none_says_so_and_how_to_have_some(admin: Browser, viewer: Browser) -> None:
+def test_a_supervisor_without_workers_shows_how_to_scale_it(admin: Browser, viewer: Browser) -> None:
     make_supervisor(id="s1", wanted=0)
     text = text_of(admin)
     assert "No jobs will run: this supervisor is scaled to 0 workers. Press <b>+</b>" in text
@@ -77,12 +77,12 @@ def test_a_supervisor_that_is_to_have_none_says_so_and_how_to_have_some(admin: B
     assert "No jobs will run here" in text_of(admin)
 
 
-def test_one_that_ends_or_is_silent_is_not_to_be_scaled(admin: Browser) -> None:
+def test_a_stopping_or_silent_supervisor_cannot_be_scaled(admin: Browser) -> None:
     make_supervisor(id="s1", stopped_at=1)
     make_worker(supervisor_id="s1")
     make_supervisor(id="s2", seen_at=clock.now() - clock.seconds(300))
     make_worker(supervisor_id="s2", seen_at=clock.now() - clock.seconds(300))
-    make_supervisor(id="s3", seen_at=clock.now() - clock.seconds(300))  # nobody is there
+    make_supervisor(id="s3", seen_at=clock.now() - clock.seconds(300))  # it has no workers
     text = text_of(admin)
     assert "stopping: finishes its jobs first" in text
     assert "not responding, last seen" in text
@@ -92,7 +92,7 @@ def test_one_that_ends_or_is_silent_is_not_to_be_scaled(admin: Browser) -> None:
     assert admin.get("/supervisor/s3").status_code == 404
 
 
-def test_of_those_that_ended_only_the_newest_are_listed(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_stopped_workers_are_listed(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "MOST_ENDED", 2)
     for number in range(4):
         make_worker(id=f"w{number}", state="stopped", stopped_at=clock.now() - clock.seconds(number))
@@ -101,7 +101,7 @@ def test_of_those_that_ended_only_the_newest_are_listed(admin: Browser, monkeypa
     assert "and 2 more" in text
 
 
-# --- steering and scaling ---
+# --- stopping and scaling ---
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_supervisor_is_scaled(admin: Browser, data: dict[str, Any], after: int
 
 
 @pytest.mark.parametrize("typed", ["", "x", "-1", "257", "1.5", "99999999999"])
-def test_a_number_that_cannot_be_is_refused_and_kept_in_the_field(admin: Browser, typed: str) -> None:
+def test_an_invalid_number_is_refused_and_stays_in_the_field(admin: Browser, typed: str) -> None:
     make_supervisor(id="s1", wanted=2)
     response = admin.post("/supervisor/s1/scale", {"workers": typed})
     text = response.get_data(as_text=True)
@@ -133,7 +133,7 @@ def test_a_number_that_cannot_be_is_refused_and_kept_in_the_field(admin: Browser
     assert wanted_of("s1") == 2
 
 
-def test_scaling_down_so_that_nothing_would_run_is_asked_first(admin: Browser) -> None:
+def test_scaling_the_last_workers_down_needs_confirmation(admin: Browser) -> None:
     make_supervisor(id="s1", wanted=1)
     make_worker(id="w1", supervisor_id="s1")
     asked = admin.post("/supervisor/s1/scale", {"by": "-1"}, partial=True).get_data(as_text=True)
@@ -145,25 +145,25 @@ def test_scaling_down_so_that_nothing_would_run_is_asked_first(admin: Browser) -
     make_supervisor(id="s2", wanted=1)
     make_supervisor(id="s3", wanted=1)
     make_worker(id="w3", supervisor_id="s3")
-    admin.post("/supervisor/s2/scale", {"by": "-1"})  # the other one goes on
+    admin.post("/supervisor/s2/scale", {"by": "-1"})  # the other supervisor keeps its worker
     assert wanted_of("s2") == 0
 
 
-def test_stopping_the_last_worker_is_asked_first_and_another_is_not(admin: Browser) -> None:
+def test_stopping_the_last_worker_needs_confirmation(admin: Browser) -> None:
     for name in ("w1", "w2"):
         make_worker(id=name)
-    make_worker(id="w3", seen_at=1)  # silent: it does not count
+    make_worker(id="w3", seen_at=1)  # silent workers do not count
     assert "is stopping: it finishes its jobs first" in admin.post("/worker/w2/stop", partial=True).get_data(
         as_text=True
     )
     asked = admin.post("/worker/w1/stop", partial=True).get_data(as_text=True)
     assert "Stop the last worker?" in asked
-    assert wish_of("w1") == "run"
+    assert requested_state_of("w1") == "run"
     admin.post("/worker/w1/stop", {"confirmed": "1"})
-    assert wish_of("w1") == "stop"
+    assert requested_state_of("w1") == "stop"
 
 
-def test_a_supervisors_page_tells_what_it_is_and_lets_an_administrator_scale(admin: Browser, viewer: Browser) -> None:
+def test_admins_can_scale_on_the_page_of_a_supervisor(admin: Browser, viewer: Browser) -> None:
     make_supervisor(id="s1", wanted=2, queues='["mail", "default"]')
     assert "mail, default" in text_of(admin, "/supervisor/s1")
     assert 'name="workers"' in text_of(admin, "/supervisor/s1")
@@ -173,5 +173,5 @@ def test_a_supervisors_page_tells_what_it_is_and_lets_an_administrator_scale(adm
     assert admin.post("/supervisor/nobody/scale", {"by": "+1"}).status_code == 404
 
 
-def test_a_start_and_a_scale_have_the_same_bound() -> None:
+def test_start_and_scale_have_the_same_limit() -> None:
     assert command.MOST_WORKERS == MAX_WORKERS

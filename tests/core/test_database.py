@@ -1,4 +1,4 @@
-"""The connections of a database: which are kept, who may use them, and what happens when they break."""
+"""The connections of a database: which are kept, who uses them (threads, forks), and how broken ones are replaced."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def names(database: Database) -> set[str]:
         return {name for (name,) in connection.query("SELECT name FROM queues WHERE name <> 'default'")}
 
 
-def test_transactions_one_after_another_use_one_connection(database: Database) -> None:
+def test_consecutive_transactions_use_one_connection(database: Database) -> None:
     store(database, "one")
     first = database.take()
     database.give_back(first)
@@ -53,7 +53,7 @@ def test_transactions_one_after_another_use_one_connection(database: Database) -
 
 
 def test_only_a_few_idle_connections_are_kept(database: Database) -> None:
-    """A console has many threads, and a server a hundred connections for all programs."""
+    """A console has many threads, and a server has a hundred connections for all programs."""
     taken = [database.take() for _ in range(databases.MOST_IDLE + 2)]
     for connection in taken:
         database.give_back(connection)
@@ -62,7 +62,7 @@ def test_only_a_few_idle_connections_are_kept(database: Database) -> None:
         taken[-1].execute("SELECT 1")
 
 
-def test_threads_never_use_a_connection_at_the_same_time(database: Database) -> None:
+def test_threads_never_share_a_connection_at_the_same_time(database: Database) -> None:
     used: set[int] = set()
     errors: list[BaseException] = []
 
@@ -88,7 +88,7 @@ def test_threads_never_use_a_connection_at_the_same_time(database: Database) -> 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_opens_connections_of_its_own_and_leaves_its_parents_open(database: Database) -> None:
+def test_a_fork_opens_its_own_connections_and_leaves_those_of_its_parent_open(database: Database) -> None:
     store(database, "parent")
     [(parents, _)] = database._idle
     child = os.fork()
@@ -120,7 +120,7 @@ def test_a_connection_that_the_server_ended_is_replaced(database: Database, monk
 
 @pytest.mark.only("postgresql")
 def test_a_connection_that_broke_in_a_transaction_is_not_kept(database: Database) -> None:
-    """An idle connection that was just used is not tested, so one transaction may fail; the next has a new one."""
+    """A recently used connection is not tested, so one transaction can fail; the next gets a new connection."""
     store(database, "one")
     [(idle, _)] = database._idle
     with closing(database.connect()) as other:
@@ -141,7 +141,7 @@ def test_a_query_leaves_no_transaction_open(database: Database) -> None:
 
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("role", ["write", "worker"])
-def test_a_row_that_another_transaction_locks_is_told_as_busy_after_the_timeout(config: Config, role: str) -> None:
+def test_a_row_locked_by_another_transaction_is_reported_as_busy_after_the_timeout(config: Config, role: str) -> None:
     database = Database(config, role)
     with closing(database.connect()) as other:
         other.execute("BEGIN")
@@ -151,7 +151,7 @@ def test_a_row_that_another_transaction_locks_is_told_as_busy_after_the_timeout(
             transaction.execute("UPDATE control SET pulse = pulse + 1")
         assert time.monotonic() - began >= 0.2
         other.execute("ROLLBACK")
-    with transaction_on(database, 0.2) as transaction:  # the connection is sound, and its limit is gone
+    with transaction_on(database, 0.2) as transaction:  # the connection works, without the limit
         transaction.execute("UPDATE control SET pulse = pulse + 1")
         assert transaction.execute("SHOW lock_timeout").fetchone() == ("200ms",)
     with closing(Connection(database)) as connection:
@@ -160,8 +160,8 @@ def test_a_row_that_another_transaction_locks_is_told_as_busy_after_the_timeout(
 
 
 @pytest.mark.only("postgresql")
-def test_a_server_that_does_not_answer_is_asked_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is away takes ten seconds to notice."""
+def test_an_unresponsive_server_is_asked_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An absent machine is detected after ten seconds."""
     asked = []
 
     def connect(*_: object) -> None:
@@ -174,7 +174,7 @@ def test_a_server_that_does_not_answer_is_asked_once(config: Config, monkeypatch
     assert asked == [1]
 
 
-def test_a_database_that_is_missing_or_of_another_version_is_not_current(config: Config, app: Flask) -> None:
+def test_a_missing_database_or_one_of_another_version_is_not_current(config: Config, app: Flask) -> None:
     database = engines.database()
     assert database.is_current()
     with transaction_on(database) as transaction:

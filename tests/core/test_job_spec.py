@@ -1,4 +1,4 @@
-"""What a job may look like, and how plainly the rest is refused."""
+"""The fields of a job: what is accepted, and clear messages for the rest."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_field_is_read() -> None:
     assert (spec.max_retries, spec.cwd, spec.env) == (1000, "/srv", {"A": "b=c"})
 
 
-def test_a_null_counts_as_not_given() -> None:
+def test_a_null_counts_as_missing() -> None:
     assert job_spec.parse({"command": "true", "id": None, "timeout": None}) == job_spec.JobSpec(command="true")
 
 
@@ -112,7 +112,7 @@ def test_a_null_counts_as_not_given() -> None:
         ("requires", "a b c d e f g h i", "has 9 labels; at most 8 are allowed"),
     ],
 )
-def test_a_bad_value_is_refused_by_field_value_and_rule(field: str, value: Any, words: str) -> None:
+def test_an_invalid_value_is_refused_with_field_value_and_rule(field: str, value: Any, words: str) -> None:
     assert words in faults({"command": "true", field: value})[field]
 
 
@@ -133,16 +133,16 @@ def test_a_bad_value_is_refused_by_field_value_and_rule(field: str, value: Any, 
         ("a b c d e f g h", "a,b,c,d,e,f,g,h"),
     ],
 )
-def test_labels_are_one_text_however_they_were_given(value: Any, stored: str) -> None:
+def test_labels_are_normalized_to_one_text(value: Any, stored: str) -> None:
     assert labels.text_of(job_spec.parse({"command": "true", "requires": value}).requires) == stored
 
 
 @pytest.mark.parametrize("command", ["a\r\nb", "a\rb", "\ufeffa\nb", "a\r\r\nb"])
-def test_a_command_has_the_line_ends_of_a_shell(command: str) -> None:
+def test_the_line_ends_of_a_command_become_those_of_a_shell(command: str) -> None:
     assert job_spec.parse({"command": command}).command == "a\nb"
 
 
-def test_the_length_of_a_command_is_that_without_carriage_returns() -> None:
+def test_the_length_of_a_command_excludes_carriage_returns() -> None:
     assert job_spec.parse({"command": "x\r\n" * 32_768}).command == "x\n" * 32_768
 
 
@@ -153,7 +153,7 @@ def test_a_duration_is_a_number_or_a_text(value: Any, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_json_may_begin_with_a_byte_order_mark(encoding: str) -> None:
+def test_json_can_begin_with_a_byte_order_mark(encoding: str) -> None:
     data = '{"command": "echo ä"}'.encode(encoding)
     assert job_spec.parse_json(job_spec.decode(data)).command == "echo ä"
     assert job_spec.parse_json("\ufeff" + '{"command": "echo ä"}').command == "echo ä"
@@ -168,18 +168,18 @@ def test_json_may_begin_with_a_byte_order_mark(encoding: str) -> None:
         (["A=1", " A =2"], "'A' is set twice"),
     ],
 )
-def test_a_line_that_is_no_variable_is_refused_with_a_hint(lines: list[str], words: str) -> None:
+def test_an_invalid_variable_line_is_refused_with_a_hint(lines: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         job_spec.read_env(lines)
 
 
-def test_a_variable_has_its_value_to_the_byte() -> None:
+def test_a_variable_keeps_its_value_exactly() -> None:
     assert job_spec.read_env(["A=b=c ", " B= x"]) == {"A": "b=c ", "B": " x"}
     env = {"A": "x\r\ny\r", "_b1": "\ufeff"}
     assert job_spec.parse({"command": "true", "env": env}).env == env
 
 
-def test_a_start_long_ago_is_warned_of() -> None:
+def test_a_start_long_ago_gets_a_warning() -> None:
     def warned(*starts: str) -> list[str]:
         return job_spec.warnings([job_spec.parse({"command": "true", "run_at": start}) for start in starts])
 
@@ -190,11 +190,11 @@ def test_a_start_long_ago_is_warned_of() -> None:
     assert warned(str(clock.to_iso(clock.now() - clock.SECOND)), "2199-01-01T00:00:00Z") == []
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     assert list(faults({"command": "", "id": "-", "priority": 900})) == ["command", "id", "priority"]
 
 
-def test_an_unknown_key_is_told_its_nearest_neighbour() -> None:
+def test_an_unknown_key_suggests_the_nearest_one() -> None:
     assert "Did you mean 'max_retries'?" in faults({"command": "true", "max_retrys": 2})["max_retrys"]
     assert "Known keys: id, command" in faults({"command": "true", "zzz": 2})["zzz"]
 
@@ -219,11 +219,11 @@ def test_delay_and_run_at_exclude_each_other() -> None:
         ("null", "expected an object such as"),
     ],
 )
-def test_what_is_no_json_object_is_refused(text: str, words: str) -> None:
+def test_json_other_than_an_object_is_refused(text: str, words: str) -> None:
     assert words in faults(text)[""] or words in str(faults(text))
 
 
-def test_a_key_that_stands_twice_is_refused() -> None:
+def test_a_duplicate_key_is_refused() -> None:
     assert faults('{"command": "a", "command": "b"}') == {"command": "is given twice. Give each key once."}
 
 
@@ -238,7 +238,7 @@ _keys = st.sampled_from(
 
 
 @given(st.dictionaries(_keys | st.text(max_size=8), _json))
-def test_whatever_comes_is_read_or_refused_with_a_message(data: dict[str, Any]) -> None:
+def test_any_input_is_read_or_refused_with_a_message(data: dict[str, Any]) -> None:
     faults: list[job_spec.FieldError] = []
     spec = None
     try:
@@ -250,10 +250,10 @@ def test_whatever_comes_is_read_or_refused_with_a_message(data: dict[str, Any]) 
     assert spec is None or json.loads(json.dumps(dict(spec.env))) == spec.env
 
 
-def test_a_key_that_commands_a_terminal_is_shown_and_not_obeyed() -> None:
+def test_control_characters_in_a_key_are_escaped_in_the_message() -> None:
     assert r"a\x1b[2J" in faults('{"command": "true", "a\\u001b[2J": 1}')
     assert r"a\x1b[2J" in faults('{"a\\u001b[2J": 1, "a\\u001b[2J": 2}')
 
 
-def test_what_is_no_json_is_refused_with_its_place() -> None:
+def test_invalid_json_is_refused_with_its_position() -> None:
     assert "invalid JSON: Invalid control character at character 14." in faults('{"command":"a\0b"}')[""]

@@ -41,7 +41,7 @@ def modules_of(package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", ["webapp.core", "worker"])
 def test_no_module_imports_a_framework_or_a_slow_module(package: str) -> None:
-    """One after another in one fresh process: the answer names the first that imports it."""
+    """Import one module after another in one new process; report the first that imports it."""
     names = modules_of(package)
     assert len(names) > 15
     arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, "click", *SLOW]), json.dumps(names)]
@@ -50,7 +50,7 @@ def test_no_module_imports_a_framework_or_a_slow_module(package: str) -> None:
     assert json.loads(done.stdout) == {}
 
 
-def test_the_guard_finds_what_is_forbidden() -> None:
+def test_the_guard_finds_forbidden_imports() -> None:
     arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, *SLOW]), json.dumps(sorted(CHORES))]
     command = [sys.executable, "-c", _IMPORT_EACH, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)

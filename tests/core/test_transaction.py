@@ -1,4 +1,4 @@
-"""Plain SQL: what is stored and what is rolled back, what is raised, and whom a commit wakes."""
+"""Plain SQL: commit, rollback, errors, and the wake-up of workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _store_and_fail(name: str) -> None:
         raise RuntimeError("not after all")
 
 
-def test_a_block_that_ends_is_stored_and_one_that_raises_is_rolled_back(app: Flask) -> None:
+def test_a_block_commits_at_its_end_and_rolls_back_after_an_error(app: Flask) -> None:
     with durable() as transaction:
         transaction.execute_many(ADD, [{"name": "one"}, {"name": "two"}])
     with pytest.raises(RuntimeError, match="after all"):
@@ -47,19 +47,19 @@ def test_a_block_that_ends_is_stored_and_one_that_raises_is_rolled_back(app: Fla
 
 
 def test_values_reach_sqlite_with_their_types(sqlite_app: Flask) -> None:
-    """The adapters of the driver for these types return what it would store without them."""
+    """The adapters store the same values as the driver without them."""
     values = {"none": None, "true": True, "bytes": b"\0x", "number": 1.5}
     with durable() as transaction:
         row = transaction.execute("SELECT :none, :true, typeof(:true), :bytes, typeof(:bytes), :number", values)
         assert row.fetchone() == (None, 1, "integer", b"\0x", "blob", 1.5)
 
 
-def test_a_key_that_is_taken_raises_what_a_session_raises(app: Flask) -> None:
+def test_a_taken_key_raises_the_same_error_as_in_a_session(app: Flask) -> None:
     with pytest.raises(IntegrityError), durable() as transaction:
         transaction.execute_many(ADD, [{"name": "one"}, {"name": "one"}])
 
 
-def test_another_program_that_holds_the_database_is_reported_as_busy(
+def test_a_database_held_by_another_program_is_reported_as_busy(
     sqlite_app: Flask, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger = sqlite.library.connect(home / "queue.db", isolation_level=None)
@@ -71,7 +71,7 @@ def test_another_program_that_holds_the_database_is_reported_as_busy(
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("0", 1), ("1", 2)])
-def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, found: int) -> None:
+def test_workers_commit_with_the_chosen_durability(home: Path, wanted: str, found: int) -> None:
     app = create_core(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": wanted}))
     with app.app_context():
         connection = worker_connection()
@@ -79,7 +79,7 @@ def test_workers_commit_as_durably_as_the_start_says(home: Path, wanted: str, fo
         connection.close()
 
 
-def test_a_durability_that_is_neither_yes_nor_no_is_refused(home: Path) -> None:
+def test_an_invalid_durability_value_is_refused(home: Path) -> None:
     with pytest.raises(ConfigError, match="QUEUECTL_DURABLE_SETTLES is 'yes'"):
         load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_DURABLE_SETTLES": "yes"})
 
@@ -101,7 +101,7 @@ def test_a_worker_connection_recovers_from_an_error(app: Flask) -> None:
 
 @pytest.mark.postgresql
 @pytest.mark.only("postgresql")
-def test_a_commit_whose_notification_fails_is_a_commit(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_counts_even_if_its_notification_fails(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WakeupSignal, "notify", lambda _self, execute: execute("no statement at all"))
     with durable() as transaction:
         transaction.execute(ADD, {"name": "one"})
@@ -138,7 +138,7 @@ def test_a_statement_for_psycopg_keeps_its_casts_and_its_percent_signs() -> None
 
 @pytest.mark.only("sqlite")
 def test_a_connection_that_cannot_write_is_not_used_again(app: object) -> None:
-    """Opened while the disk was read-only, it would stay so."""
+    """A connection opened on a read-only disk would stay read-only."""
     ours = engines.database()
     connection = ours.take()
     connection.execute("PRAGMA query_only = ON")

@@ -1,4 +1,4 @@
-"""The trail: every write of a person or program, in its own transaction; nothing in it can be changed."""
+"""The audit trail: every write of a user or program, in its own transaction; entries cannot be changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trail() -> list[tuple[Any, ...]]:
     return [(row.actor, row.verb, row.subject, json.loads(row.detail) if row.detail else None) for row in rows]
 
 
-def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
+def test_each_write_of_a_user_records_old_and_new_values() -> None:
     make_job("dead", id="job1")
     make_queue("mail")
     make_worker(id="w1")
@@ -45,7 +45,7 @@ def test_each_write_of_a_person_says_what_was_before_and_what_after() -> None:
     ]
 
 
-def test_enqueue_is_noted_job_by_job_and_a_crowd_by_its_number() -> None:
+def test_an_enqueue_is_audited_per_job_and_a_large_one_by_its_number() -> None:
     actions.enqueue([job_spec.parse({"command": "true", "id": "a"})], "person:ana")
     actions.enqueue([job_spec.parse({"command": "true", "id": "c", "requires": ["gpu"]})], "person:ana")
     actions.enqueue([job_spec.parse({"command": "true", "id": f"b{n}"}) for n in range(101)], "person:ana")
@@ -57,7 +57,7 @@ def test_enqueue_is_noted_job_by_job_and_a_crowd_by_its_number() -> None:
     ]
 
 
-def test_a_bulk_act_is_one_line_and_what_rules_do_is_none() -> None:
+def test_a_bulk_action_is_one_entry_and_automatic_changes_are_none() -> None:
     for _ in range(3):
         make_job("dead")
     actions.apply("requeue", JobFilter(state="dead"), "person:ana")
@@ -68,7 +68,7 @@ def test_a_bulk_act_is_one_line_and_what_rules_do_is_none() -> None:
     assert detail["filter"]["state"] == "dead"
 
 
-def test_a_write_that_fails_leaves_no_line() -> None:
+def test_a_failed_write_leaves_no_entry() -> None:
     users.add("ana", "correct horse battery", "admin", "person:root")
     with pytest.raises(users.AccountError):
         users.set_disabled("ana", True, "person:root")
@@ -76,12 +76,12 @@ def test_a_write_that_fails_leaves_no_line() -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'person:eve'", "DELETE FROM audit"])
-def test_nobody_can_change_or_delete_a_line(statement: str) -> None:
+def test_an_entry_cannot_be_changed_or_deleted(statement: str) -> None:
     refuses(statement)
 
 
 @pytest.mark.only("sqlite")
-def test_nobody_can_replace_a_line_where_sqlite_would() -> None:
+def test_an_entry_cannot_be_replaced_on_sqlite() -> None:
     columns = "id, at, verb, subject, outcome, face"
     refuses(f"INSERT OR REPLACE INTO audit (actor, {columns}) SELECT 'person:eve', {columns} FROM audit")
 
@@ -98,7 +98,7 @@ def refuses(statement: str) -> None:
     assert [actor for actor, _, _, _ in trail()] == ["person:ana"]
 
 
-def test_the_trail_says_from_where(app: object) -> None:
+def test_an_entry_records_the_address_and_the_face(app: object) -> None:
     before = audit_lines._origin.get()
     audit_lines.set_origin(audit_lines.Origin("api", "192.0.2.7"))
     try:
@@ -111,7 +111,7 @@ def test_the_trail_says_from_where(app: object) -> None:
     assert [(row.face, row.address) for row in rows] == [("api", "192.0.2.7"), ("command", None)]
 
 
-def test_the_trail_is_found_by_who_what_and_whether_and_read_in_pages() -> None:
+def test_entries_can_be_filtered_and_paged() -> None:
     for value in range(5):
         settings.set_setting("max_retries", value + 4, "person:ana")
     settings.set_setting("lease", 40, "person:anatol")

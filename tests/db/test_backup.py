@@ -1,4 +1,4 @@
-"""Backups: whole or not there, and put back only when nobody looks."""
+"""Backups: complete or absent, and restored only while no process uses the queue."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ids(config: Config) -> list[str]:
 
 
 def leave(app: Flask) -> None:
-    """Be no user of the database any more, as a process that has ended."""
+    """Release the database, as an ended process does."""
     with app.app_context():
         engines.disconnect()
     os.close(app.extensions["queuectl_database"].in_use)
@@ -51,7 +51,7 @@ def home_config(home: Path) -> Config:
     return Config(home=home, database_url=None, public_url=None)
 
 
-def test_a_backup_of_a_queue_in_use_is_whole_and_private(sqlite_app: Flask, home: Path, tmp_path: Path) -> None:
+def test_a_backup_of_a_busy_queue_is_complete_and_private(sqlite_app: Flask, home: Path, tmp_path: Path) -> None:
     config: Config = sqlite_app.extensions["queuectl_config"]
     stop = threading.Event()
 
@@ -73,7 +73,7 @@ def test_a_backup_of_a_queue_in_use_is_whole_and_private(sqlite_app: Flask, home
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [f"{number}.db" for number in range(5)]
 
 
-def test_a_backup_never_replaces_a_file_unasked_nor_the_database_at_all(
+def test_a_backup_replaces_no_file_unless_asked_and_never_the_database(
     sqlite_app: Flask, home: Path, tmp_path: Path
 ) -> None:
     config: Config = sqlite_app.extensions["queuectl_config"]
@@ -87,7 +87,7 @@ def test_a_backup_never_replaces_a_file_unasked_nor_the_database_at_all(
     assert (tmp_path / "notes").read_text() == "keep me"
 
 
-def test_a_restored_backup_is_the_database_and_the_old_one_is_kept(home_config: Config, tmp_path: Path) -> None:
+def test_a_restored_backup_becomes_the_database_and_the_old_one_is_kept(home_config: Config, tmp_path: Path) -> None:
     app = create_core(home_config)
     with app.app_context():
         enqueue("then")
@@ -100,7 +100,7 @@ def test_a_restored_backup_is_the_database_and_the_old_one_is_kept(home_config: 
     assert ids(old) == ["then", "later"]
 
 
-def test_a_restore_pauses_all_queues_but_those_that_were_removed(home_config: Config, tmp_path: Path) -> None:
+def test_a_restore_pauses_all_queues_except_removed_ones(home_config: Config, tmp_path: Path) -> None:
     app = create_core(home_config)
     with app.app_context():
         for name in ("mail", "old", "reports"):
@@ -122,7 +122,7 @@ def test_a_restore_pauses_all_queues_but_those_that_were_removed(home_config: Co
     assert backup.restore(home_config, tmp_path / "copy.db", "person:test")[1] == ["default", "mail", "old"]
 
 
-def test_a_restored_database_goes_on_in_wal_and_is_private(home_config: Config, tmp_path: Path) -> None:
+def test_a_restored_database_uses_wal_and_is_private(home_config: Config, tmp_path: Path) -> None:
     app = create_core(home_config)
     backup.make(home_config, tmp_path / "copy.db")
     leave(app)
@@ -149,9 +149,7 @@ def test_a_restore_is_refused_while_anything_runs(sqlite_app: Flask, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["text", "middle", "foreign", "newer"])
-def test_what_is_no_sound_backup_is_refused_and_nothing_changes(
-    home_config: Config, tmp_path: Path, damage: str
-) -> None:
+def test_an_invalid_backup_is_refused_and_nothing_changes(home_config: Config, tmp_path: Path, damage: str) -> None:
     app = create_core(home_config)
     with app.app_context():
         for number in range(300):
@@ -183,9 +181,7 @@ def _sql(path: Path, statement: str) -> None:
     connection.close()
 
 
-def test_a_backup_that_is_killed_leaves_no_file_of_the_final_name(
-    sqlite_app: Flask, home: Path, tmp_path: Path
-) -> None:
+def test_a_killed_backup_leaves_no_file_with_the_final_name(sqlite_app: Flask, home: Path, tmp_path: Path) -> None:
     actions.enqueue([job_spec.parse({"command": "x" * 60_000})] * 300, "person:test")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
@@ -204,7 +200,7 @@ def test_a_backup_that_is_killed_leaves_no_file_of_the_final_name(
     backup.make(sqlite_app.extensions["queuectl_config"], tmp_path / "copy.db")
 
 
-def test_what_a_killed_backup_left_is_removed_by_the_next_and_one_that_runs_is_left_alone(
+def test_the_next_backup_removes_remains_of_a_killed_one_but_not_of_a_running_one(
     sqlite_app: Flask, tmp_path: Path
 ) -> None:
     dead = subprocess.Popen(["true"])

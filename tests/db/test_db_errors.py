@@ -1,4 +1,4 @@
-"""How an error of the database is told from one of ours, and what may be said of it."""
+"""Errors of the database are told apart from our own errors, with a message for each."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def postgresql_app(postgresql_config: Config) -> Iterator[Flask]:
 
 @pytest.fixture
 def serverless(home: Path) -> Iterator[Flask]:
-    """The application at an address where no server is."""
+    """The application with an address without a server."""
     url = URL.create("postgresql+psycopg", host="127.0.0.1", port=1, database="queue")
     yield from opened(create_core(configuration(home, url), migrate=False))
 
 
 @pytest.mark.usefixtures("serverless")
-def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_done() -> None:
+def test_if_no_server_answers_the_database_is_unreachable_and_nothing_was_done() -> None:
     with pytest.raises(DBAPIError) as caught, writing() as session:
         session.scalar(select(Control.pulse))
     assert out_of_reach.is_out_of_reach(caught.value)
@@ -55,7 +55,7 @@ def test_where_no_server_answers_the_database_is_out_of_reach_and_nothing_was_do
 def lose_the_session(
     request: pytest.FixtureRequest, postgresql_app: Flask, postgresql_server: URL
 ) -> Callable[[bool], None]:
-    """Write, have the server end the session, ask something (True) or nothing, and commit."""
+    """Write, let the server end the session, query again (True) or not, and commit."""
     del postgresql_app
 
     def by_session(ask: bool) -> None:
@@ -75,7 +75,7 @@ def lose_the_session(
     return by_session if request.param == "writing" else by_plain_statements
 
 
-def test_a_session_that_ends_before_the_commit_has_done_nothing(
+def test_a_session_that_ends_before_its_commit_has_done_nothing(
     lose_the_session: Callable[[bool], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(DBAPIError) as caught:
@@ -85,7 +85,7 @@ def test_a_session_that_ends_before_the_commit_has_done_nothing(
     assert not caplog.records
 
 
-def test_of_a_commit_without_an_answer_nobody_knows(
+def test_the_result_of_a_commit_without_an_answer_is_unknown(
     lose_the_session: Callable[[bool], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(DBAPIError) as caught:
@@ -95,7 +95,7 @@ def test_of_a_commit_without_an_answer_nobody_knows(
 
 
 @pytest.mark.usefixtures("app")
-def test_a_statement_that_is_wrong_is_our_fault_and_not_the_databases() -> None:
+def test_an_invalid_statement_is_our_error_and_not_one_of_the_database() -> None:
     with pytest.raises(DBAPIError) as caught, reading() as session:
         session.execute(text("SELECT nothing FROM nowhere"))
     assert db_errors.explain(caught.value) is None
@@ -103,7 +103,7 @@ def test_a_statement_that_is_wrong_is_our_fault_and_not_the_databases() -> None:
 
 
 @pytest.mark.usefixtures("postgresql_app")
-def test_a_server_that_takes_no_writes_is_named_as_such() -> None:
+def test_a_read_only_server_is_reported_as_such() -> None:
     with pytest.raises(DBAPIError) as caught, reading() as session:
         session.execute(text("UPDATE control SET pulse = 1"))
     assert db_errors.explain(caught.value) is not None

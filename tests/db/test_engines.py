@@ -1,4 +1,4 @@
-"""Transactions and the write lock: who waits, who is told that it is busy, and what a fork may not share."""
+"""Transactions and the write lock: waiting, the busy error, and forks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def held_by_another(path: Path) -> Iterator[subprocess.Popen[str]]:
             holder.communicate("")
 
 
-def test_a_writer_waits_for_another_process_and_then_goes_on(tmp_path: Path) -> None:
+def test_a_writer_waits_for_another_process_and_then_continues(tmp_path: Path) -> None:
     lock, done = WriteLock(tmp_path / "lock"), threading.Event()
     with held_by_another(tmp_path / "lock") as holder:
 
@@ -60,13 +60,13 @@ def test_a_writer_waits_for_another_process_and_then_goes_on(tmp_path: Path) -> 
         writer.join()
 
 
-def test_a_writer_that_waited_too_long_is_told_so_and_the_lock_is_free_for_the_next(tmp_path: Path) -> None:
+def test_a_writer_gives_up_after_the_timeout_and_the_next_one_gets_the_lock(tmp_path: Path) -> None:
     lock = WriteLock(tmp_path / "lock")
     with held_by_another(tmp_path / "lock"):
         for _ in range(2):
             with pytest.raises(Busy, match="Try again"):
                 lock.acquire(0.1)
-    # The two that gave up wait no longer: their threads let go at once what they got.
+    # The two that gave up do not keep the lock: their threads release it at once.
     for _ in range(3):
         lock.acquire(10)
         with pytest.raises(Busy):
@@ -74,7 +74,7 @@ def test_a_writer_that_waited_too_long_is_told_so_and_the_lock_is_free_for_the_n
         lock.release()
 
 
-def test_who_waited_in_vain_does_not_let_go_of_what_the_next_one_took(tmp_path: Path) -> None:
+def test_a_writer_that_gave_up_does_not_release_the_lock_of_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     lock = WriteLock(path)
     with held_by_another(path) as holder:
@@ -109,7 +109,7 @@ def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_child_does_not_share_its_parents_lock(tmp_path: Path) -> None:
+def test_a_child_does_not_share_the_lock_of_its_parent(tmp_path: Path) -> None:
     lock = WriteLock(tmp_path / "lock")
     lock.acquire()
     child = os.fork()
@@ -123,13 +123,13 @@ def test_a_child_does_not_share_its_parents_lock(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_what_is_busy_is_said_so_to_a_caller(sqlite_app: Flask, home: Path) -> None:
+def test_a_busy_database_is_reported_to_the_caller(sqlite_app: Flask, home: Path) -> None:
     with held_by_another(home / "queue.lock"), pytest.raises(Busy), writing(timeout=0.1):
         pytest.fail("the lock was not ours")  # pragma: no cover
 
 
-def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
-    """Another program in the database (a backup, somebody's shell) knows nothing of our lock."""
+def test_a_writer_without_our_lock_is_waited_for_too(sqlite_app: Flask, home: Path) -> None:
+    """Another program in the database (a backup, a shell) does not use our lock."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from webapp.core.sqlite import library as sqlite\n"
         "c = sqlite.connect(sys.argv[2], isolation_level=None); c.execute('BEGIN IMMEDIATE')\n"
@@ -150,14 +150,14 @@ def test_a_writer_that_takes_no_lock_is_waited_for_too(sqlite_app: Flask, home: 
 
 
 def mark_stays_while_reading() -> bool:
-    """On PostgreSQL, commits in other databases of the server change the mark, too: those of other tests, say."""
+    """On PostgreSQL, commits in other databases of the server, such as those of other tests, change the mark too."""
     before = engines.change_mark()
     with reading() as session:
         session.execute(text("SELECT count(*) FROM jobs")).all()
     return before is not None and engines.change_mark() == before
 
 
-def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
+def test_a_change_mark_is_stable_without_commits_and_differs_after_each_commit(
     app: Flask, eventually: Callable[..., Any]
 ) -> None:
     marks = [eventually(engines.change_mark)]
@@ -169,7 +169,9 @@ def test_a_mark_stays_while_somebody_reads_and_differs_after_each_commit(
     assert len(set(marks)) == len(marks)
 
 
-def test_a_mark_tells_what_another_process_commits_and_not_before_it_can_be_read(sqlite_app: Flask, home: Path) -> None:
+def test_a_change_mark_shows_commits_of_other_processes_only_once_they_are_readable(
+    sqlite_app: Flask, home: Path
+) -> None:
     begun = engines.change_mark()
     with writing() as session:
         session.execute(text("UPDATE control SET pulse = pulse + 1"))
@@ -183,7 +185,7 @@ def test_a_mark_tells_what_another_process_commits_and_not_before_it_can_be_read
     assert len(set(marks)) == 3
 
 
-def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
+def test_all_threads_of_a_process_have_the_same_change_mark(sqlite_app: Flask) -> None:
     marks = [engines.change_mark()]
 
     def look() -> None:
@@ -197,7 +199,7 @@ def test_all_threads_of_a_process_have_the_same_mark(sqlite_app: Flask) -> None:
     assert marks[0] is not None
 
 
-def test_a_mark_that_cannot_be_told_is_none_and_the_next_one_differs(sqlite_app: Flask) -> None:
+def test_an_unknown_change_mark_is_none_and_the_next_one_differs(sqlite_app: Flask) -> None:
     begun = engines.change_mark()
     watch = sqlite_app.extensions["queuectl_changes"]
     watch._connection.close()

@@ -1,4 +1,4 @@
-"""The schema's history: it leads to what the models say, eight starts at once are safe, a newer one is refused."""
+"""Migrations: they produce the models, eight concurrent starts are safe, a newer schema is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BEFORE_SCHEDULES = (
 
 @pytest.fixture
 def migrated() -> bool:
-    """Each test here begins with an empty database, for how it is brought up to date is what is looked at."""
+    """An empty database, because the tests here check its migration."""
     return False
 
 
@@ -52,12 +52,12 @@ def test_head_names_the_newest_revision() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
-def test_the_migrations_lead_to_the_models(app: Flask) -> None:
+def test_the_migrations_produce_the_models(app: Flask) -> None:
     models.load_all()
     with db.read_engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, models.Job.metadata)
-    if db.is_sqlite():  # where an index with DESC cannot be compared; PostgreSQL compares it for both
+    if db.is_sqlite():  # SQLite cannot compare an index with DESC; PostgreSQL checks it for both
         differences = [
             one
             for one in differences
@@ -66,7 +66,7 @@ def test_the_migrations_lead_to_the_models(app: Flask) -> None:
     assert differences == []
 
 
-def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> None:
+def test_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> None:
     digest = "0123456789abcdef" * 2
     keys: dict[Optional[str], Optional[str]] = {
         digest: None,
@@ -96,7 +96,7 @@ def test_the_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> No
     assert found == {**keys, None: None}
 
 
-def test_dead_letters_without_a_group_get_the_one_of_new_failures(
+def test_dead_letters_without_a_group_get_the_group_of_new_failures(
     app: Flask, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = "working directory /gone does not exist"
@@ -126,7 +126,7 @@ def _error_keys() -> dict[str, Optional[str]]:
         return dict(session.execute(select(models.Job.id, models.Job.error_key)).tuples().all())
 
 
-def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -> None:
+def test_both_claim_indexes_exist(app: Flask) -> None:
     statement = (
         "SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_claim'"
         if db.is_sqlite()
@@ -138,7 +138,7 @@ def test_both_claim_indexes_are_there_though_no_tool_compares_them(app: Flask) -
     assert "pending" in sql
 
 
-def test_eight_processes_that_start_at_once_make_one_database(config: Config) -> None:
+def test_eight_processes_started_at_once_create_one_database(config: Config) -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); from webapp.db.application import create_core; create_core()"
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(CHECKOUT)], stderr=subprocess.PIPE, text=True)
@@ -166,14 +166,14 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(home: Path) -> Non
     assert (home / "queue.db").read_bytes() == b"these are somebody's notes" * 200
 
 
-def test_the_home_and_all_in_it_are_for_its_owner_alone(sqlite_app: Flask, home: Path) -> None:
+def test_the_home_and_its_files_are_private(sqlite_app: Flask, home: Path) -> None:
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(home)}
     assert {"queue.db", "queue.lock"} <= modes.keys()
     assert set(modes.values()) == {0o600}
 
 
-def test_sqlite_is_set_up_for_many_processes(sqlite_app: Flask) -> None:
+def test_sqlite_is_configured_for_many_processes(sqlite_app: Flask) -> None:
     def pragma(role: str, name: str) -> object:
         with closing(Connection(Database(db.database().config, role))) as connection:
             return connection.scalar(f"PRAGMA {name}")
@@ -186,14 +186,14 @@ def test_sqlite_is_set_up_for_many_processes(sqlite_app: Flask) -> None:
     assert pragma("write", "foreign_keys") == 1
 
 
-def test_a_reader_can_not_write(app: Flask) -> None:
+def test_a_reader_cannot_write(app: Flask) -> None:
     from sqlalchemy.exc import DBAPIError
 
     with pytest.raises(DBAPIError, match=r"readonly|read-only"), db.reading() as session:
         session.execute(text("UPDATE control SET revision = 99"))
 
 
-def test_a_write_that_raises_leaves_nothing(app: Flask) -> None:
+def test_a_failed_write_leaves_nothing(app: Flask) -> None:
     def write_and_raise() -> None:
         with db.writing() as session:
             session.execute(text("WITH one AS (SELECT 99 AS r) UPDATE control SET revision = (SELECT r FROM one)"))

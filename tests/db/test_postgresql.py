@@ -1,4 +1,4 @@
-"""What connections to PostgreSQL are given, and what is told of a server that makes one wait."""
+"""Connections to PostgreSQL: their settings, and messages about a server that blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from webapp.jobs.settings import bump_revision
 pytestmark = [pytest.mark.only("postgresql"), pytest.mark.postgresql]
 
 
-def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_frees_its_rows(
+def test_the_server_ends_a_silent_transaction_and_frees_its_rows(
     config: Config, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(postgresql, "IDLE_TRANSACTION_SECONDS", 1)
@@ -52,7 +52,7 @@ def test_a_transaction_of_ours_that_says_nothing_is_ended_by_the_server_and_free
         db.disconnect()
 
 
-def test_who_has_little_patience_is_told_busy_where_a_row_is_held(app: Flask) -> None:
+def test_a_short_timeout_reports_a_locked_row_as_busy(app: Flask) -> None:
     job = make_job("pending")
     with db.write_engine().begin() as holder:
         holder.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
@@ -60,7 +60,7 @@ def test_who_has_little_patience_is_told_busy_where_a_row_is_held(app: Flask) ->
             session.execute(select(Job.seq).where(Job.id == job.id).with_for_update())
 
 
-def test_many_jobs_on_their_way_into_a_new_queue_let_settings_be_changed_meanwhile(app: Flask) -> None:
+def test_jobs_for_a_new_queue_do_not_block_changes_of_settings(app: Flask) -> None:
     heard = []
 
     def stored(number: int) -> None:
@@ -72,7 +72,7 @@ def test_many_jobs_on_their_way_into_a_new_queue_let_settings_be_changed_meanwhi
     assert heard == [30]
 
 
-def test_a_page_sees_one_moment_whatever_is_committed_meanwhile(app: Flask) -> None:
+def test_a_page_sees_one_snapshot_despite_later_commits(app: Flask) -> None:
     with reading() as session:
         count = text("SELECT count(*) FROM jobs")
         assert session.execute(count).scalar_one() == 0
@@ -83,8 +83,8 @@ def test_a_page_sees_one_moment_whatever_is_committed_meanwhile(app: Flask) -> N
 
 
 @pytest.mark.parametrize("role", ["read", "worker"])
-def test_no_statement_of_a_page_or_a_worker_is_compiled_before_it_is_executed(config: Config, role: str) -> None:
-    """Without scans, what has no index looks dear enough for that to PostgreSQL up to 17."""
+def test_jit_and_sequential_scans_are_off_for_pages_and_workers(config: Config, role: str) -> None:
+    """With scans disabled, PostgreSQL up to 17 would use JIT for every query without an index."""
     with closing(postgresql.connect(config, role)) as connection:
         assert connection.execute("SHOW jit").fetchone() == ("off",)
         assert connection.execute("SHOW enable_seqscan").fetchone() == ("off",)
@@ -96,7 +96,7 @@ def test_a_reader_cannot_write(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("table", ["jobs", "output_chunks", "workers", "supervisors", "control"])
-def test_tables_in_which_rows_die_all_the_time_are_cleaned_more_often_than_by_default(app: Flask, table: str) -> None:
+def test_tables_with_many_dead_rows_are_vacuumed_more_often_than_by_default(app: Flask, table: str) -> None:
     with reading() as session:
         options = session.execute(text("SELECT reloptions FROM pg_class WHERE relname = :name"), {"name": table})
         found = dict(option.split("=") for option in options.scalar_one())
@@ -105,13 +105,13 @@ def test_tables_in_which_rows_die_all_the_time_are_cleaned_more_often_than_by_de
 
 
 @pytest.mark.parametrize("code", ["55P03", "40P01"])
-def test_a_lock_that_could_not_be_had_is_told_as_busy(app: Flask, code: str) -> None:
-    """Waited for too long, or in a circle with somebody."""
+def test_a_failed_lock_is_reported_as_busy(app: Flask, code: str) -> None:
+    """A lock timeout, or a deadlock."""
     with pytest.raises(Busy), writing() as session:
         session.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
 
 
-def test_limits_in_the_address_take_precedence(app: Flask, config: Config) -> None:
+def test_limits_in_the_url_take_precedence(app: Flask, config: Config) -> None:
     url = make_url(config.database_url or "").update_query_dict({"tcp_user_timeout": "1000"})
     address = url.render_as_string(hide_password=False)
     with closing(postgresql.connect(replace(config, database_url=address), "worker")) as connection:
@@ -120,8 +120,8 @@ def test_limits_in_the_address_take_precedence(app: Flask, config: Config) -> No
     assert given["keepalives_idle"] == "10"
 
 
-def test_the_states_are_counted_without_a_row_that_every_job_would_have_to_change(app: Flask) -> None:
-    """A worker's turn and somebody who stores a job meet in no row: both are open at once, and neither waits."""
+def test_a_claim_and_an_enqueue_wait_for_no_common_row(app: Flask) -> None:
+    """Both transactions are open at once, and neither waits."""
     from webapp.core import job_spec
     from webapp.core.labels import LabelSet
     from webapp.core.settings import Settings

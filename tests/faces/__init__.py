@@ -1,1 +1,1 @@
-"""The same rules by each way in: console, API and command line."""
+"""The same rules in every face: console, API and command line."""

@@ -1,4 +1,4 @@
-"""The three faces of one queue, each with the same few calls."""
+"""The three faces of one queue, each with the same methods."""
 
 from __future__ import annotations
 

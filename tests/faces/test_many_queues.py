@@ -1,4 +1,4 @@
-"""10,000 queues: each page and command needs as many statements as with three, and shows a bounded part of them."""
+"""10,000 queues: each page and command needs as many statements as with three, and shows a limited part."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ PAGES = [
 
 
 @pytest.mark.parametrize("with_jobs", [False, True])
-def test_pages_answer_with_as_many_statements_as_with_three_queues(
-    whole: Flask, browser: Browser, with_jobs: bool
-) -> None:
+def test_pages_need_as_many_statements_as_with_three_queues(whole: Flask, browser: Browser, with_jobs: bool) -> None:
     program = make_program(whole, "read")
     for name in ("a", "b"):
         make_job(queue=name)
@@ -116,7 +114,7 @@ def test_pages_answer_with_as_many_statements_as_with_three_queues(
 
 
 @pytest.mark.parametrize("with_jobs", [False, True])
-def test_commands_answer_with_as_many_statements_as_with_three_queues(whole: Flask, cli: Cli, with_jobs: bool) -> None:
+def test_commands_need_as_many_statements_as_with_three_queues(whole: Flask, cli: Cli, with_jobs: bool) -> None:
     first = ["queue", "list", "--json", "--limit", "100"]
     commands = (["queue", "list"], first, ["status"], ["status", "--json"], ["list"], ["doctor"])
 
@@ -141,7 +139,7 @@ def test_commands_answer_with_as_many_statements_as_with_three_queues(whole: Fla
     ]
 
 
-def test_the_api_reads_all_queues_page_by_page_and_back(whole: Flask) -> None:
+def test_the_api_reads_all_queues_by_page_in_both_directions(whole: Flask) -> None:
     make_queues(with_jobs=False)
     program = make_program(whole, "read")
     first = program("GET", "/queues?limit=300&like=customer-99")
@@ -164,7 +162,7 @@ def test_the_api_reads_all_queues_page_by_page_and_back(whole: Flask) -> None:
     assert of_jobs.status_code == 422
 
 
-def test_the_page_goes_forth_and_back_and_keeps_its_search(browser: Browser) -> None:
+def test_the_queues_page_pages_in_both_directions_and_keeps_its_search(browser: Browser) -> None:
     make_queues(with_jobs=False)
 
     def shown(url: str) -> tuple[list[str], dict[str, str]]:
@@ -184,7 +182,7 @@ def test_the_page_goes_forth_and_back_and_keeps_its_search(browser: Browser) -> 
     assert browser.get("/queues?show=all").status_code == 404
 
 
-def test_the_queue_of_the_list_of_jobs_is_typed_when_there_are_many(browser: Browser) -> None:
+def test_the_queue_field_of_the_job_list_is_a_text_field_with_many_queues(browser: Browser) -> None:
     make_job(queue="mail")
     assert '<select name="queue"' in browser.get("/jobs").get_data(as_text=True)
     make_queues(with_jobs=False)
@@ -239,7 +237,7 @@ def test_a_queue_is_removed_by_a_command(whole: Flask, cli: Cli) -> None:
     assert cli("list", "--queue", "mail", "--json").json[0]["id"] == "old"
 
 
-def test_what_needs_attention_is_found_among_many_queues(whole: Flask, browser: Browser) -> None:
+def test_queues_that_need_attention_are_found_among_many(whole: Flask, browser: Browser) -> None:
     make_queues(with_jobs=True)
     make_job(queue="zoo", requires="gpu")
     make_worker(id="w1", queues=json.dumps(["zoo", "customer-1"]))

@@ -57,7 +57,7 @@ SEARCHES = [
 ]
 
 
-def test_a_field_is_refused_in_the_same_words_and_nothing_is_stored(face: Face) -> None:
+def test_every_face_refuses_a_field_with_the_same_message_and_stores_nothing(face: Face) -> None:
     for field, value, words in REFUSED:
         said = face.submit(**{"command": "true", field: value})
         assert field in said, (field, value)
@@ -66,17 +66,17 @@ def test_a_field_is_refused_in_the_same_words_and_nothing_is_stored(face: Face) 
         assert session.query(Job).count() == 0
 
 
-def test_every_fault_is_told_at_once(face: Face) -> None:
+def test_every_face_reports_all_errors_together(face: Face) -> None:
     said = face.submit(command="", id="-", priority=900)
     assert [field in said for field in ("command", "id", "priority")] == [True, True, True]
 
 
-def test_a_taken_id_is_told_with_the_state_of_its_job(face: Face) -> None:
+def test_every_face_reports_a_taken_id_with_the_state_of_its_job(face: Face) -> None:
     make_job("dead", id="job1")
     assert "'job1' is already used by a dead job" in face.submit(command="true", id="job1")
 
 
-def test_every_field_reaches_the_job(face: Face) -> None:
+def test_every_face_passes_every_field_to_the_job(face: Face) -> None:
     said = face.submit(command="echo hi", id="job1", queue="mail", requires="ssd, gpu", priority=-5, max_retries=7,
                        timeout="10m", cwd="/srv", env={"A": "b=c"}, delay="1h")  # fmt: skip
     assert said == ""
@@ -87,7 +87,7 @@ def test_every_field_reaches_the_job(face: Face) -> None:
     assert (job.state, job.run_at - job.created_at) == ("scheduled", clock.seconds(3600))
 
 
-def test_a_script_of_another_system_has_the_line_ends_of_a_shell(face: Face) -> None:
+def test_every_face_converts_line_ends_to_those_of_a_shell(face: Face) -> None:
     for command in ("\ufeffmkdir a\r\nmkdir b\r\n", "mkdir a\rmkdir b\r", "mkdir a\nmkdir b\n"):
         assert face.submit(command=command) == ""
     with reading() as session:
@@ -95,7 +95,7 @@ def test_a_script_of_another_system_has_the_line_ends_of_a_shell(face: Face) -> 
 
 
 @pytest.mark.postgresql
-def test_a_verb_moves_what_it_may_and_refuses_the_rest(face: Face) -> None:
+def test_every_face_moves_jobs_in_allowed_states_and_refuses_others(face: Face) -> None:
     for verb, before, after, other in VERBS:
         make_job(before, id=f"may-{verb}")
         make_job(other, id=f"not-{verb}")
@@ -106,7 +106,7 @@ def test_a_verb_moves_what_it_may_and_refuses_the_rest(face: Face) -> None:
         assert (moved.state if moved else None, left.state if left else None) == (after, other), verb
 
 
-def test_a_running_job_is_asked_to_end(face: Face) -> None:
+def test_every_face_requests_a_running_job_to_stop(face: Face) -> None:
     make_job("processing", id="job1")
     assert face.act("cancel", "job1")
     with reading() as session:
@@ -116,7 +116,7 @@ def test_a_running_job_is_asked_to_end(face: Face) -> None:
 
 
 @pytest.mark.postgresql
-def test_a_search_finds_the_same_jobs(face: Face) -> None:
+def test_a_search_finds_the_same_jobs_in_every_face(face: Face) -> None:
     make_job("dead", id="a", queue="mail", command="send a LETTER", exit_code=1)
     make_job("dead", id="b", command="report", exit_code=7)
     make_job("completed", id="c", queue="mail", command="send letter")

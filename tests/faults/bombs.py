@@ -1,4 +1,4 @@
-"""Bombs: commands that take all the memory, or all the processes, that they can get. Limits hold them."""
+"""Bombs: commands that take all memory or all processes that they can get. Limits contain them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOMBS = {
 
 
 def set_off(rig: Rig, rounds: int) -> None:
-    """Each bomb beside ordinary jobs, in the same worker and in another: it dies for the right reason, they do not."""
+    """Run each bomb beside ordinary jobs, in the same and another worker. Only the bomb dies, with the right reason."""
     if len(cgroups.offered()) < 2:
         raise Impossible("no control groups can be made here")
     rig.run("config", "set", "job_memory_limit", "128")

@@ -1,4 +1,4 @@
-"""A wall clock that is set an hour ahead or back under running workers."""
+"""Sets the wall clock an hour ahead or back under running workers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LIMIT = 4  # seconds
 
 
 def set_the_clock(rig: Rig, rounds: int) -> None:
-    """Nobody expires but who stands still, limits are lengths of time, and due times follow the wall clock.
+    """Only a suspended worker is marked lost, time limits keep their length, and due times follow the wall clock.
 
-    The processes see another time than the machine has (`shim/sitecustomize.py`): a real step would hit everything else
-    that runs here, and a time namespace shifts every clock but this one. The keeper's is an hour ahead of the workers':
-    whoever compared times of two machines would take everybody for dead.
+    The processes see a shifted time (`shim/sitecustomize.py`): a real step would affect everything on this machine, and
+    a time namespace shifts every clock except the wall clock. The clock of maintenance is an hour ahead of that of the
+    workers: code that compared times of two machines would mark all workers lost.
     """
     rig.run("config", "set", "lease", str(LEASE))
     expired = set()
@@ -44,7 +44,7 @@ def set_the_clock(rig: Rig, rounds: int) -> None:
         dies(shell)
         rig.reaches(limited, "dead")
         rig.reaches(long, "completed")
-        # It was there before the clock was set back: its lease is counted on, not begun anew an hour later.
+        # It started before the clock was set back: its lease continues and does not restart an hour later.
         dies(still)
         eventually("another one is there", lambda: len(rig.worker_pids()) == 3)
         rig.submit(2)
@@ -62,7 +62,7 @@ def _set(rig: Rig, keeper: int, offset: int) -> None:
 
 
 def _stop_without_the_lock(rig: Rig, pid: int) -> bool:
-    """STOP a process; where it has the write lock in its hand, which is another fault (`stops.py`), let it go on."""
+    """STOP a process. If it holds the write lock, which is another fault (`stops.py`), continue it and try again."""
     kill(pid, signal.SIGSTOP)
     eventually("it stands still", lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     if WriteLock(rig.home / "queue.lock").holder() != pid:
@@ -72,6 +72,6 @@ def _stop_without_the_lock(rig: Rig, pid: int) -> bool:
 
 
 def _beat_before(rig: Rig, job_id: str) -> bool:
-    """Whether every worker says that it was seen last before this job was made, which cannot be."""
+    """Whether every worker seems to have been seen last before this job was created, which is impossible."""
     statement = "SELECT max(seen_at) < (SELECT created_at FROM jobs WHERE id = ?) FROM workers WHERE state = 'running'"
     return bool(rig.query(statement, job_id)[0][0])

@@ -1,6 +1,6 @@
-"""A PostgreSQL server of a test's own, which it may stop, kill, starve of connections, copy and promote.
+"""A PostgreSQL server for one test, which can stop, kill, copy and promote it, or use up its connections.
 
-A test gets a copy of one that was made once, with the queue's database up to date.
+A test gets a copy of a prepared server with a current queue database.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.deadline import DEADLINE
 from tests.postgresql import SUPERUSER, control, create_cluster, folder_of_servers, free_port, give, run_program
 
 USER, DATABASE = SUPERUSER, "queue"
-STANDBY = "standby"  # the name under which the copy of a primary presents itself to it
+STANDBY = "standby"  # application name of the standby
 _SETTINGS = """
 shared_buffers = 16MB
 max_connections = 60
@@ -32,7 +32,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid()
 
 
 class Server:
-    """One cluster on 127.0.0.1. `folder` holds its data; it belongs to the user as whom the server runs."""
+    """One cluster on 127.0.0.1. `folder` has its data and belongs to the user that runs the server."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -40,25 +40,25 @@ class Server:
 
     @staticmethod
     def made(folder: Path) -> Server:
-        """A new cluster, stopped."""
+        """Create a cluster, stopped."""
         create_cluster(folder, _SETTINGS)
         return Server(folder, free_port())
 
     @staticmethod
     def copied(stopped: Server, folder: Path) -> Server:
-        """The same again, at a port of its own, stopped."""
+        """Copy this cluster to another port, stopped."""
         shutil.copytree(stopped.folder, folder)
         give(folder)
         return Server(folder, free_port())
 
     @staticmethod
     def standby_of(primary: Server, folder: Path) -> Server:
-        """One that follows a running server, which waits for it before it says that anything is stored. It runs."""
+        """Start a synchronous standby of a running server: commits wait for it."""
         server = Server(folder, free_port())
         where = f"host=127.0.0.1 port={primary.port} user={USER} application_name={STANDBY}"
         run_program("pg_basebackup", "-D", folder, "-d", where, "-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
         server.start()
-        primary.say(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")  # of the primary alone
+        primary.say(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")  # on the primary only
         primary.say("SELECT pg_reload_conf()")
         return server
 
@@ -66,7 +66,7 @@ class Server:
     def url(self) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{DATABASE}"
 
-    # --- its life ---
+    # --- start and stop ---
 
     def start(self) -> None:
         control(self.folder, "start", port=self.port)
@@ -75,11 +75,11 @@ class Server:
         control(self.folder, "-m", mode, "stop")
 
     def restart(self, mode: str) -> None:
-        """`fast` breaks off what is under way and ends in good order; `immediate` is a crash, it recovers from it."""
+        """`fast` aborts running transactions and shuts down cleanly; `immediate` is a crash with recovery."""
         control(self.folder, "-m", mode, "restart", port=self.port)
 
     def kill(self) -> None:
-        """KILL all of its processes in the same moment."""
+        """KILL all of its processes at once."""
         postmaster = psutil.Process(self.pid)
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
@@ -95,33 +95,33 @@ class Server:
         return int((self.folder / "postmaster.pid").read_text().split()[0])
 
     def end(self) -> None:
-        """Leave nothing of it, whatever state it is in."""
+        """Stop and remove it in any state."""
         with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # --- what it is told ---
+    # --- queries ---
 
     def connect(self, **options: Any) -> psycopg.Connection[Any]:
-        """A connection of somebody else's. Raises psycopg.OperationalError where there is none to be had."""
+        """A foreign connection. Raises psycopg.OperationalError if none is available."""
         return psycopg.connect(
             host="127.0.0.1", port=self.port, user=USER, dbname=options.pop("dbname", DATABASE), **options
         )
 
     def say(self, statement: str, values: Sequence[object] = (), dbname: str = DATABASE) -> list[tuple[Any, ...]]:
-        """Execute one statement outside of any transaction; return the rows, if it has any."""
+        """Execute one statement outside of a transaction; return its rows, if any."""
         with closing(self.connect(autocommit=True, dbname=dbname)) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
     def terminate_all(self) -> int:
-        """End the session of everybody else in the database; return how many they were."""
+        """End all other sessions of the database; return how many."""
         return len(self.say(_TERMINATE_OTHERS))
 
     def take_all_connections(self, held: ExitStack) -> psycopg.Connection[Any]:
-        """End everybody's session, and hold every connection that there may be, the superuser's too, with `held`.
+        """End all sessions, and take every possible connection, including the superuser's, into `held`.
 
-        Returns one of them, for whoever wants to look.
+        Returns one of them for queries.
         """
         self.terminate_all()
         first = held.enter_context(closing(self.connect(autocommit=True)))
@@ -133,7 +133,7 @@ class Server:
 
 @contextmanager
 def new_servers(number: int) -> Iterator[list[Server]]:
-    """Servers that run, with an empty database, all but the first its standbys; nothing is left of them afterwards."""
+    """Running servers with an empty database. All but the first are its standbys. They are removed afterwards."""
     with folder_of_servers() as folder, ExitStack() as stack:
         primary = Server.made(folder / "1")
         stack.callback(primary.end)

@@ -1,4 +1,4 @@
-"""A rig for each test, closed with it; faults need Linux and the tools that a job of the ledger uses."""
+"""A rig for each test. Faults need Linux and the tools that jobs of the ledger use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.faults.rig import Rig
 
 R = TypeVar("R", bound=Rig)
-SEED = 3  # of the fast part: it is to do the same thing each time
+SEED = 3  # of the fast part, which must do the same each time
 
 
 @pytest.fixture

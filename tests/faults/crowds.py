@@ -1,4 +1,4 @@
-"""Many at once: 10,000 jobs and 50 workers, two supervisors and consoles, a million due jobs, a reader that stays."""
+"""Crowds: 10,000 jobs and 50 workers, two supervisors and consoles, a million due jobs, a reader that stays."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.faults.rig import Rig, eventually, free_port
 from webapp.core.sqlite import library as sqlite
 
 LEASE = 30.0  # seconds, the default
-LONGEST_LOCK = 5.0  # seconds for another writer: one transaction for all of these jobs would take longer
+LONGEST_LOCK = 5.0  # seconds for another writer; one transaction for all these jobs would take longer
 
 
 class Watch(threading.Thread):
-    """Looks from outside at when each worker was seen last; remembers the longest silence of any."""
+    """Watches when each worker was seen last, and remembers the longest silence."""
 
     def __init__(self, rig: Rig) -> None:
         super().__init__(daemon=True)
@@ -44,7 +44,7 @@ class Watch(threading.Thread):
 
 
 def crowd(rig: Rig, jobs: int, workers: int) -> None:
-    """Many short jobs and many workers: nobody starves beyond a third of the lease, nothing is ever 'locked'."""
+    """Many short jobs and many workers: no worker is silent beyond a third of the lease, no error says 'locked'."""
     rig.submit(jobs)
     watch = Watch(rig)
     watch.start()
@@ -58,7 +58,7 @@ def crowd(rig: Rig, jobs: int, workers: int) -> None:
 
 
 def two_of_each(rig: Rig, rounds: int) -> None:
-    """Two supervisors and two consoles on one database, one of each killed and started again."""
+    """Two supervisors and two consoles on one database. One of each is killed and restarted."""
     ports = free_port(), free_port()
     consoles = [rig.console(port) for port in ports]
     persons = [rig.person(ports[0]), Person(f"http://127.0.0.1:{ports[1]}")]
@@ -82,7 +82,7 @@ def two_of_each(rig: Rig, rounds: int) -> None:
 
 @contextmanager
 def another_writer(rig: Rig) -> Iterator[list[float]]:
-    """Somebody who submits a job now and then, and how long each took (seconds)."""
+    """Submit a job now and then in a thread; collect how long each took (seconds)."""
     from webapp.config import Config
     from webapp.db import engines
     from webapp.db.application import create_core
@@ -114,7 +114,7 @@ def percentile(waits: list[float], part: float) -> float:
 
 
 def many_due_at_once(rig: Rig, jobs: int) -> dict[str, float]:
-    """So many jobs become due in the same moment, and then a bulk act takes them all: another writer hardly notices."""
+    """Many jobs become due at the same moment, then a bulk action moves them all. Another writer is hardly delayed."""
     rig.run("status")
     _plant(rig, jobs)
     figures = {}
@@ -136,7 +136,7 @@ def many_due_at_once(rig: Rig, jobs: int) -> dict[str, float]:
 
 
 def _plant(rig: Rig, jobs: int) -> None:
-    """Put the jobs there at once, half of them due in a moment and half dead: no command line takes a million."""
+    """Insert the jobs directly, half of them due soon and half dead: a command line cannot take a million."""
     now = int(time.time() * 1_000_000)
     with closing(sqlite.connect(str(rig.database), isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -155,7 +155,7 @@ def _plant(rig: Rig, jobs: int) -> None:
 
 
 def a_reader_that_stays(rig: Rig, jobs: int) -> int:
-    """Somebody holds a transaction open and reads nothing. Returns the log's size (bytes) when he has gone."""
+    """Hold a read transaction open. Returns the size of the log (bytes) after its end."""
     supervisor = rig.workers(2)
     rig.submit()
     rig.rest()
@@ -174,14 +174,14 @@ def a_reader_that_stays(rig: Rig, jobs: int) -> int:
 
 
 def kill_in_backup(rig: Rig, rounds: int, jobs: int = 150) -> None:
-    """KILL a backup at a random moment of its work: the source is fine, and no half copy bears the final name.
+    """KILL a backup at a random moment: the source stays sound, and no partial copy has the final name.
 
-    What such a backup leaves lies under another name, for its owner alone, and is in the way of no other backup.
+    The remains have another name, are private, and do not hinder other backups.
     """
     rig.submit(jobs, command=rig.ledger.command() + " # " + "x" * 60_000)
     target = rig.folder / "copies" / "copy.db"
     target.parent.mkdir()
-    whole = rig.database.stat().st_size  # nobody has it open: its log is empty
+    whole = rig.database.stat().st_size  # no process has it open, so its log is empty
     left = 0
     for _ in range(rounds):
         size = rig.random.uniform(0, 0.9) * whole
@@ -208,7 +208,7 @@ def kill_in_backup(rig: Rig, rounds: int, jobs: int = 150) -> None:
 def _has_grown(target: Path, size: float, process: subprocess.Popen[bytes]) -> bool:
     if process.poll() is not None:
         return True
-    with contextlib.suppress(FileNotFoundError):  # it has got its name since we looked
+    with contextlib.suppress(FileNotFoundError):  # renamed since the check
         return any(path.stat().st_size >= size for path in _partials(target))
     return False
 

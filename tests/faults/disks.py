@@ -1,4 +1,4 @@
-"""Disks that are full, cannot be written or are gone, and databases that were damaged on them."""
+"""Full, read-only and missing disks, and damaged databases."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.faults.rig import Rig, eventually, free_port, is_alive, wait_until
 
 SOURCE = Path(__file__).with_name("shim") / "readonly.c"
 
-BULKY = "x" * 50_000  # of a command: what is left of the log's last page is soon used up
+BULKY = "x" * 50_000  # of a command, which soon fills the last page of the log
 
 
 def fill_the_disk(rig: Rig, rounds: int) -> None:
-    """A full disk under console and workers: they say so, keep what they acknowledged, and go on when there is room."""
+    """Fill the disk under console and workers: they report it, lose nothing acknowledged, and continue with space."""
     port = free_port()
     console, supervisor = rig.console(port), rig.workers(1, "--slots", "2")
     person = rig.person(port)
@@ -67,7 +67,7 @@ def _refused_by_console(rig: Rig, person: Person) -> bool:
 
 
 def read_only_database(rig: Rig, rounds: int) -> None:
-    """The file, then the folder, cannot be written: one clear line, no claims, and no console that looks healthy."""
+    """Make the file, then the folder, read-only: one clear line, no claims, and the console is not healthy."""
     rig.submit()
     for place in (rig.database, rig.home) * rounds:
         with read_only(place):
@@ -83,10 +83,10 @@ def read_only_database(rig: Rig, rounds: int) -> None:
 
 
 def turn_read_only(rig: Rig, rounds: int, *, seconds: float = 12, lease: float = 5) -> None:
-    """The disk turns read-only under a running console and workers, for so many seconds, and back.
+    """Make the disk read-only under a running console and workers for some seconds.
 
-    What only reads goes on, whoever writes is told why not, nothing is claimed, nobody is taken for dead; and then all
-    goes on by itself. See `shim/readonly.c` for how it is made.
+    Reads continue, writes are refused with the reason, nothing is claimed, no worker is marked lost. Afterwards
+    everything continues by itself. `shim/readonly.c` simulates it.
     """
     order, port = rig.folder / "read-only", free_port()
     library = build(SOURCE, rig.folder)
@@ -131,7 +131,7 @@ def turn_read_only(rig: Rig, rounds: int, *, seconds: float = 12, lease: float =
 
 
 def _refused_form(rig: Rig, person: Person) -> dict[str, str]:
-    """A form that was refused with a sentence that says why, to be sent again."""
+    """A form that was refused with a reason, to be sent again."""
     fields = person.form()
     assert fields, "a page that only reads must be there"
     [job_id] = rig.new_ids(1)
@@ -144,7 +144,7 @@ def _refused_form(rig: Rig, person: Person) -> dict[str, str]:
 
 
 def take_the_home_away(rig: Rig, rounds: int) -> None:
-    """The folder vanishes under running processes: no claims, health is red; nothing is made anew in its place."""
+    """Remove the folder under running processes: no claims, failing health checks, and no new folder in its place."""
     for _ in range(rounds):
         port = free_port()
         console, supervisor = rig.console(port), rig.workers(1)
@@ -172,7 +172,7 @@ def _health_is(status: int, person: Person) -> bool:
 
 
 def damage(rig: Rig, rounds: int) -> None:
-    """Bytes flipped in the header or in pages: nothing starts over it, and what to do is said."""
+    """Flip bytes in the header or in pages: nothing starts or recreates it, and a remedy is named."""
     rig.submit(40, command=rig.ledger.command() + " # " + BULKY[:2000])
     rig.run("db", "backup", str(rig.folder / "backup"))
     whole = _checkpointed(rig)
@@ -205,7 +205,7 @@ def _checkpointed(rig: Rig) -> bytes:
 
 
 def _flip(rig: Rig, whole: bytes, *, header: bool) -> None:
-    """Flip a byte of the header's first words, or the heads of some pages, where structure lies."""
+    """Flip a byte at the start of the file, or in the headers of some pages."""
     damaged = bytearray(whole)
     if header:
         damaged[rig.random.randrange(16)] ^= 0xFF

@@ -1,6 +1,6 @@
-"""What a job of `floods.py` writes: `flood.py KIND`, for the command, and the same bytes for whoever compares.
+"""Writes the output of a job of `floods.py`: `flood.py KIND`. Tests compare with the same bytes.
 
-Imports nothing of ours: a job runs this file by its path.
+Imports nothing of queuectl, because a job runs this file by its path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SPLIT = "zażółć gęślą jaźń, 読み込み中, 😀\n".encode()  # charac
 
 
 def pieces(kind: str) -> Iterator[bytes]:
-    """What is written, in the pieces in which it is written."""
+    """The output, in the parts in which it is written."""
     return {
         "lines": _lines,
         "no newline": _no_newline,
@@ -28,19 +28,19 @@ def pieces(kind: str) -> Iterator[bytes]:
 
 
 def _lines() -> Iterator[bytes]:
-    """100 MB, every line its own."""
+    """100 MB of different lines."""
     for first in range(0, 1_000_000, 1000):
         yield b"".join(b"%08d %s\n" % (number, b"x" * 90) for number in range(first, first + 1000))
 
 
 def _no_newline() -> Iterator[bytes]:
-    """10 MB, and not one newline."""
+    """10 MB without a newline."""
     for first in range(0, 1_250_000, 5000):
         yield b"".join(b"%08d" % number for number in range(first, first + 5000))
 
 
 def _bars() -> Iterator[bytes]:
-    r"""A progress bar that begins its only line anew with `\r`, many times."""
+    r"""A progress bar that rewrites its line with `\r` many times."""
     for step in range(50_000):
         part = step * 40 // 50_000
         yield b"\r%6.2f%% [%s%s]" % (step / 500, b"#" * part, b"." * (40 - part))
@@ -48,27 +48,27 @@ def _bars() -> Iterator[bytes]:
 
 
 def _random() -> Iterator[bytes]:
-    """As /dev/urandom, but the same each time."""
+    """Like /dev/urandom, but the same each time."""
     luck = random.Random(7)
     for _ in range(48):
         yield luck.getrandbits(8 * MIB // 8).to_bytes(MIB // 8, "little")
 
 
 def _nul() -> Iterator[bytes]:
-    """Text and NUL bytes, and then nothing but those."""
+    """Text and NUL bytes, then only NUL bytes."""
     for number in range(20_000):
         yield b"a\0b %d \0\0\n" % number
     yield bytes(MIB)
 
 
 def _split() -> Iterator[bytes]:
-    """Characters torn apart: a write for each byte."""
+    """Split characters: one write for each byte."""
     for byte in SPLIT * 10:
         yield bytes([byte])
 
 
 def _long() -> Iterator[bytes]:
-    """Characters of three bytes, none of which can begin or end where the middle is cut out."""
+    """Characters of three bytes that do not align with the cut."""
     yield b"." + "読".encode() * MIB + b"."
 
 

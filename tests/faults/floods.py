@@ -1,5 +1,5 @@
-"""Commands that write far more than anybody can keep, and what no terminal would bear: the worker stays small, the
-beginning and the end are kept byte for byte, and the page opens.
+"""Commands with enormous or unprintable output: the worker stays small, the beginning and the end are kept byte for
+byte, and the page opens.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tests.faults.rig import Rig, eventually, free_port
 SCRIPT = Path(__file__).with_name("flood.py")
 KINDS = ("no newline", "bars", "random", "NUL", "split UTF-8", "long UTF-8")
 MOST_GROWTH = 20 * flood.MIB  # bytes, of a worker's memory
-HALF = 128 * 1024  # bytes: by default so much of the beginning and of the end is kept
+HALF = 128 * 1024  # bytes of the beginning and of the end that are kept by default
 _EARLIER = re.compile(r'hx-get="(/job/[^"]+/output[^"]*to=[^"]*)"')
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What must be kept of all that was written: its first and its last HALF, or all where that is less."""
+    """The output that must be kept: the first and the last HALF, or all if it is shorter."""
 
     total: int
     first: bytes
@@ -54,12 +54,12 @@ def _ends_of_kind(kind: str) -> Ends:
 
 
 def flood_the_worker(rig: Rig, rounds: int) -> str:
-    """Every kind of flood, several at once, and one that is looked at while it runs. Returns what it cost."""
+    """Run every kind of flood, several at once, and view one while it runs. Returns the cost."""
     port = free_port()
     console, supervisor = rig.console(port), rig.workers(1, "--slots", "3")
     person = rig.person(port)
     [first] = rig.submit(command=f"head -c 1000000 /dev/zero && {rig.ledger.command()}")
-    rig.reaches(first, "completed")  # what any output costs, once
+    rig.reaches(first, "completed")  # the fixed cost of any output
     [worker] = rig.worker_pids()
     before, opened = _memory(worker, "VmRSS"), 0.0
     for number in range(rounds):
@@ -84,7 +84,7 @@ def flood_the_worker(rig: Rig, rounds: int) -> str:
         opened = max(opened, _check(rig, person, urandom, ends_of([written.read_bytes()])))
         opened = max(opened, _check(rig, person, live, whole))
         assert _marked_truncated(rig, live)
-    growth = _memory(worker, "VmHWM") - before  # the peak: nothing between two looks is missed
+    growth = _memory(worker, "VmHWM") - before  # the peak, so nothing between two reads is missed
     assert growth < MOST_GROWTH, f"the worker grew by {growth:,} bytes"
     assert rig.worker_pids() == [worker]
     assert "Traceback" not in rig.said()
@@ -98,14 +98,14 @@ def _flood(kind: str) -> str:
 
 
 def _stored(rig: Rig, job_id: str) -> int:
-    """How far the output of a job that runs is stored."""
+    """The number of stored bytes of a running job."""
     statement = """
         SELECT max(c.position + length(c.data)) FROM output_chunks c JOIN jobs j ON j.seq = c.job_seq WHERE j.id = ?"""
     return int(rig.query(statement, job_id)[0][0] or 0)
 
 
 def _open(person: Person, job_id: str, words: str = "") -> float:
-    """Open the job's page, which has these words. Returns how long it took, in seconds."""
+    """Open the job's page, which must contain this text. Returns the time in seconds."""
     began = time.monotonic()
     page = person.get(f"/job/{job_id}")
     took = time.monotonic() - began
@@ -116,7 +116,7 @@ def _open(person: Person, job_id: str, words: str = "") -> float:
 
 
 def _check(rig: Rig, person: Person, job_id: str, ends: Ends) -> float:
-    """What is kept is what was written, what is left out is counted and said. Returns how long the page took."""
+    """Kept output is exact, and omitted output is counted and reported. Returns the time of the page."""
     statement = """
         SELECT a.output, a.output_cut, a.output_dropped FROM attempts a JOIN jobs j ON j.seq = a.job_seq
         WHERE j.id = ? AND j.state = 'completed'"""
@@ -140,7 +140,7 @@ def _marked_truncated(rig: Rig, job_id: str) -> bool:
 
 
 def _whole_page(person: Person, job_id: str) -> str:
-    """The page, and what its button brings as long as it has one for earlier lines."""
+    """The page, and all earlier lines that its button loads."""
     text = ""
     more = person.get(f"/job/{job_id}").text
     while more:
@@ -151,7 +151,7 @@ def _whole_page(person: Person, job_id: str) -> str:
 
 
 def _memory(pid: int, name: str) -> int:
-    """VmRSS, or VmHWM, its peak since the process began; in bytes."""
+    """VmRSS, or VmHWM for its peak, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith(name + ":")]
     return int(line.split()[1]) * 1024

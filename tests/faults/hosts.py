@@ -1,7 +1,7 @@
-"""Three machines on one desk: network namespaces with names, processes and links of their own, around one PostgreSQL.
+"""Three simulated machines: network namespaces with their own names, processes and links, around one PostgreSQL.
 
-Each host has a link to a bridge; the server is reached over it, through a relay at the bridge's address. A link that is
-cut loses packets, and nobody is told, as when a cable is pulled. A host that is killed takes all its processes with it.
+Each host has a link to a bridge and reaches the server through a relay at the address of the bridge. A cut link drops
+packets without notice, like a pulled cable. A killed host takes all its processes with it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sqlalchemy.engine import URL
 from tests.commands.conftest import ENTRY
 from tests.deadline import DEADLINE
 
-# A network that leaves this machine nowhere, and names, of this process: others may run tests beside it.
+# The network never leaves this machine. Names are of this process, because other tests may run beside it.
 _NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 _PREFIX = f"172.31.{100 + _NUMBER}"
 _BRIDGE = f"qctl{_NUMBER}"
 
 
 def can_have_hosts() -> Optional[str]:
-    """Why there can be none here; None where there can."""
+    """Why this machine cannot have hosts; None if it can."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         return "network namespaces need Linux and root"
     tried = subprocess.run(["ip", "netns", "list"], capture_output=True, check=False)
@@ -40,11 +40,11 @@ def _ip(*words: str, check: bool = True) -> None:
 
 
 class Network:
-    """The bridge, and the way to a server that only listens at a socket in the file system."""
+    """The bridge, and the relay to a server that listens on a Unix socket only."""
 
     def __init__(self, server: URL) -> None:
         self._hosts: list[Host] = []
-        _ip("link", "del", _BRIDGE, check=False)  # of a run that was killed
+        _ip("link", "del", _BRIDGE, check=False)  # left by a killed run
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{_PREFIX}.1/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
@@ -64,7 +64,7 @@ class Network:
 
 
 class Host:
-    """A machine: its name, its link, and what runs on it."""
+    """A machine: its name, link and processes."""
 
     def __init__(self, name: str, number: int, url: str, folder: Path) -> None:
         self.name = name
@@ -86,7 +86,7 @@ class Host:
         }
 
     def start(self, *argv: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a command of the product, which sees no process of another host."""
+        """Start a command of the product. It sees no process of another host."""
         apart = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         named = ["sh", "-c", 'hostname "$0" && exec "$@"', self.name, sys.executable, str(ENTRY), *argv]
         with self.log.open("ab") as log:
@@ -102,7 +102,7 @@ class Host:
         return process
 
     def run(self, *argv: str) -> str:
-        """Run a command of the product to its end, which must be a good one; return what it says."""
+        """Run a command of the product, which must succeed; return its output."""
         process = subprocess.run(
             ["ip", "netns", "exec", self._space, sys.executable, str(ENTRY), *argv],
             capture_output=True, text=True, check=False, env=self._environment, timeout=DEADLINE,
@@ -114,19 +114,19 @@ class Host:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def cut(self) -> None:
-        """From now on nothing arrives, in either direction."""
+        """Drop all packets in both directions from now on."""
         _ip("link", "set", self._link, "down")
 
     def heal(self) -> None:
         _ip("link", "set", self._link, "up")
 
     def die(self) -> None:
-        """All its processes, the commands among them, in one moment; nobody is told, for the link goes first."""
+        """KILL all its processes and commands at once, without notice to others: the link is cut first."""
         self.cut()
         self.stop()
 
     def stop(self) -> None:
-        """All its processes, and whoever looks is told by the kernel."""
+        """KILL all its processes; the kernel closes their connections."""
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

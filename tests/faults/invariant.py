@@ -1,4 +1,4 @@
-"""The invariant, judged by the ledger, by what was acknowledged and by the database, in that order of trust.
+"""The invariant, checked with the ledger, the acknowledged jobs and the database, in this order of trust.
 
 Every acknowledged job reaches one terminal state; nothing appears that was not submitted; no two attempts of a job
 overlap; attempts never exceed the limit plus recorded losses; no attempt starts after the job was recorded complete;
@@ -18,7 +18,7 @@ TERMINAL = {"completed", "dead", "cancelled"}
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job as the database has it. `ended`: number of an ended attempt → how it ended."""
+    """A job in the database. `ended`: number of an ended attempt → its result."""
 
     id: str
     state: str
@@ -37,7 +37,7 @@ def violations(
     *,
     may_repeat: bool = False,
 ) -> list[str]:
-    """What breaks the invariant, a sentence each. `may_repeat`: after a power cut a number may be used again."""
+    """Violations of the invariant, one sentence each. `may_repeat`: a power cut may have repeated attempt numbers."""
     known = set(submitted)
     found = [f"{job_id} was acknowledged and is not there" for job_id in acknowledged if job_id not in rows]
     found += [f"{job_id} was never submitted" for job_id in rows if job_id not in known]

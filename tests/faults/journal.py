@@ -1,4 +1,4 @@
-"""The journal of what was done to the database's files, and what a power cut at any point of it leaves of them."""
+"""A journal of writes to the database's files, and the files that a power cut at any point of it leaves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Optional
 _HEAD = struct.Struct("<IIQQQ32s")
 _MAGIC = 0x51554555
 WRITE, TRUNCATE, SYNC, UNLINK = 1, 2, 3, 4
-_SECTOR = 512  # bytes that a disk writes whole or not at all
+_SECTOR = 512  # bytes that a disk writes completely or not at all
 
 
 @dataclass(frozen=True)
 class Record:
-    """`place` is where it begins in the journal, `seen` (of a sync) what came before it began."""
+    """`place` is its start in the journal. `seen` (of a sync) is what came before it began."""
 
     place: int
     kind: int
@@ -43,7 +43,7 @@ def _records(text: bytes) -> Iterator[Record]:
 
 
 def last_sync(path: Path) -> int:
-    """The place of the last sync so far; -1 before the first."""
+    """The place of the last sync; -1 before the first."""
     return max((record.place for record in read(path) if record.kind == SYNC), default=-1)
 
 
@@ -55,11 +55,10 @@ def cut(
     syncs: bool = True,
     survival: Optional[float] = None,
 ) -> dict[str, bytes]:
-    """The files as a power cut at this place of the journal leaves them.
+    """The files after a power cut at this place of the journal.
 
-    What a sync covers is there; of the rest each sector is there or not, in any order: `survival`, which luck chooses
-    where it is not given, says how many of them are. `syncs` False plays a database that never syncs
-    (`synchronous=OFF`).
+    Synced data survives. Each other sector survives or not, in any order; `survival` is their share, random by
+    default. `syncs` False simulates a database that never syncs (`synchronous=OFF`).
     """
     past = [record for record in records if record.place < place]
     covered: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Kills: of workers at random points, of the supervisor and its keeper, of everything at once."""
+"""Kills: workers at random points, the supervisor and its maintenance process, everything at once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import psutil
 
 from tests.faults.rig import Rig, dies, eventually, is_alive, kill
 
-GENERATION = 8  # kills under one supervisor, which starts what keeps dying after longer and longer pauses
+GENERATION = 8  # kills under one supervisor, which restarts processes after growing pauses
 BACK_AT_ONCE = 5.0  # seconds; well under any lease
 
 
 def kill_workers(rig: Rig, rounds: int) -> None:
-    """KILL one worker after another, each at a random moment of its work; now and then the keeper with it."""
+    """KILL one worker after another, each at a random moment; sometimes also the maintenance process."""
     rig.run("config", "set", "backoff_base", "1")
     left = rounds
     while left > 0:
@@ -32,7 +32,7 @@ def _kill_one(rig: Rig, supervisor: int) -> None:
         keepers = {child.pid for child in psutil.Process(supervisor).children()} - set(pids)
         for keeper in keepers:
             kill(keeper)
-    time.sleep(rig.random.uniform(0, 0.3))  # the point at random, not a wait for anything
+    time.sleep(rig.random.uniform(0, 0.3))  # a random moment, not a wait for a condition
     pid = rig.random.choice(pids)
     kill(pid)
     eventually(
@@ -50,7 +50,7 @@ def _kill_one(rig: Rig, supervisor: int) -> None:
 
 
 def kill_supervisors(rig: Rig, rounds: int) -> None:
-    """KILL a supervisor while its workers work: they finish what they run and end; a new one takes over the rest."""
+    """KILL a supervisor: its workers finish their jobs and exit, and a new supervisor takes over the rest."""
     for _ in range(rounds):
         supervisor = rig.workers(2)
         ids = rig.mixed(12)
@@ -67,10 +67,10 @@ def kill_supervisors(rig: Rig, rounds: int) -> None:
 
 
 def kill_everything(rig: Rig, rounds: int) -> None:
-    """KILL all of the product's processes at once while its commands live on: a restart ends or adopts what is left."""
+    """KILL all processes of the product at once while commands continue: a restart ends or adopts them."""
     for _ in range(rounds):
         rig.workers(2, "--slots", "2")
-        long = rig.submit(2, seconds=600)  # they would outlive any test: only the loss may end them
+        long = rig.submit(2, seconds=600)  # longer than any test: only the loss may end them
         rig.mixed(8)
         shells = [rig.started(job_id) for job_id in long]
         time.sleep(rig.random.uniform(0, 0.3))

@@ -1,4 +1,4 @@
-"""The ledger: what commands themselves wrote down, outside the database, with fsync before they went on."""
+"""The ledger: lines that commands write themselves, outside the database, each with fsync."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("attempt.sh")
 
 @dataclass(frozen=True)
 class Line:
-    """`word` is start, overlap or end. `value`: the shell's pid, or at the end its exit code."""
+    """`word` is start, overlap or end. `value` is the pid of the shell, or at the end its exit code."""
 
     word: str
     job_id: str
@@ -20,7 +20,7 @@ class Line:
 
 
 class Ledger:
-    """The lines of all attempts, in the order in which they reached the file."""
+    """The lines of all attempts, in the order of the file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +29,7 @@ class Ledger:
         self.path.touch()
 
     def command(self, seconds: float = 0, failures: int = 0) -> str:
-        """A command that keeps the ledger, takes so long, and fails for its first attempts."""
+        """A command that writes to the ledger, takes some time, and fails in its first attempts."""
         return f"sh {shlex.quote(str(SCRIPT))} {shlex.quote(str(self.folder))} {seconds:g} {failures}"
 
     def lines(self) -> list[Line]:

@@ -1,4 +1,4 @@
-"""Another writer that holds the database, for longer than anybody wants to wait, and for longer than the lease."""
+"""Another writer that holds the database lock, also for longer than the lease."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Callable
 from tests.faults.rig import Rig, dies, wait_until
 from tests.faults.stops import LEASE
 
-# A program of somebody else: it knows nothing of queue.lock. With a job's id it also asks it to stop, as `cancel` does.
+# A foreign program, which does not use queue.lock. With the id of a job it also requests its stop, as `cancel` does.
 _STRANGER = """
 import fcntl, sys
 from webapp.core.sqlite import library as sqlite
@@ -35,12 +35,12 @@ print("held", flush=True)
 sys.stdin.read()
 """
 
-LIMIT = 6  # seconds: long enough for a busy machine to have the lock taken before it is over
+LIMIT = 6  # seconds: long enough to take the lock on a busy machine
 
 
 @contextmanager
 def held(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterator[None]:
-    """Hold the database's write lock, SQLite's own or (with_flock) the product's, for as long as the block lasts."""
+    """Hold SQLite's write lock, or (with_flock) the product's, during the block."""
     with stranger(rig, with_flock=with_flock, cancelling=cancelling) as take:
         take()
         yield
@@ -48,7 +48,7 @@ def held(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterato
 
 @contextmanager
 def stranger(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Iterator[Callable[[], None]]:
-    """One who stands ready, for a program may take seconds to start; from `take()` to the end he holds the lock."""
+    """A started program, ready to take the lock at once. It holds the lock from `take()` to the end."""
     lock = str(rig.home / "queue.lock") if with_flock else ""
     with subprocess.Popen(
         [sys.executable, "-c", _STRANGER, str(rig.database), lock, cancelling],
@@ -70,9 +70,9 @@ def stranger(rig: Rig, *, with_flock: bool = False, cancelling: str = "") -> Ite
 
 
 def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2) -> None:
-    """A stranger's transaction for longer than the lease: limits bite meanwhile, and nobody is expired afterwards.
+    """A foreign transaction for longer than the lease: time limits work meanwhile, and no worker is marked lost.
 
-    Not even when the keeper is the first that can write again, and the heartbeats come after it.
+    Not even if maintenance is the first to write again, before the heartbeats.
     """
     rig.run("config", "set", "lease", str(LEASE))
     rig.run("config", "set", "kill_grace", "1")
@@ -102,7 +102,7 @@ def hold_past_the_lease(rig: Rig, rounds: int, *, seconds: float = 2 * LEASE + 2
 
 
 def cancel_while_the_lock_is_held(rig: Rig, rounds: int) -> None:
-    """Somebody cancels a running job, and from then on nobody can write: the command is ended all the same."""
+    """Cancel a running job, then block all writes: the command is ended anyway."""
     rig.run("config", "set", "kill_grace", "1")
     supervisor = rig.workers(1)
     for _ in range(rounds):
@@ -116,7 +116,7 @@ def cancel_while_the_lock_is_held(rig: Rig, rounds: int) -> None:
 
 
 def be_told_busy(rig: Rig, rounds: int) -> None:
-    """A caller that cannot have the lock is told so in one line, and nothing was half done."""
+    """A caller that cannot get the lock gets one line, and nothing is done partially."""
     rig.submit()
     for _ in range(rounds):
         [job_id] = rig.new_ids(1)

@@ -1,7 +1,7 @@
-"""`manage.py test --faults`: every fault in turn, for as long as it is told to, with a seed that repeats it.
+"""`manage.py test --faults`: every fault in turn for a given time, with a seed for repetition.
 
-The same seed makes the same choices; what the machine makes of them may still differ. A first turn goes through all
-faults, the big ones included; further turns repeat those that live from repetition. A table says what came of them.
+The same seed makes the same choices, but their timing may differ. The first turn runs all faults, including the large
+ones; further turns repeat those that profit from repetition. A table shows the results.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ SMALL_DISK = 48  # MiB
 
 @dataclass
 class Fault:
-    """One row. `run` gets a rig and `rounds`, the number for one turn; `once`: too big to be repeated.
+    """One fault. `run` gets a rig and `rounds`, the number for one turn. `once`: too large to repeat.
 
-    `servers`: so many of PostgreSQL are under it, all but the first standbys; else a SQLite file.
+    `servers`: the number of PostgreSQL servers, all but the first standbys; 0: a SQLite file.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Fault:
 
 
 def faults() -> list[Fault]:
-    """In the order of the first turn: what finds most in the shortest time comes first."""
+    """In the order of the first turn: faults that find most in the shortest time come first."""
     return [
         Fault("kill -9 of workers", kills.kill_workers, 24),
         Fault("kill -9 of the supervisor", kills.kill_supervisors, 3),
@@ -175,7 +175,7 @@ def play(fault: Fault, seed: str, keep: bool) -> None:
 
 def _judged(fault: Fault, rig: Rig) -> list[str]:
     if fault.run is _million:
-        return []  # its jobs are planted, and most are left where they are
+        return []  # its jobs are inserted directly, and most are never run
     return rig.judge(may_repeat=fault.may_repeat)
 
 

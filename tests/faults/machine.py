@@ -1,6 +1,6 @@
-"""What is done to the machine under the product: small disks, disks that cannot be written, libraries loaded before it.
+"""Changes to the machine under the product: small disks, read-only disks, preloaded libraries.
 
-Most of it only root can do.
+Most of them need root.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class Impossible(Exception):
-    """This machine does not let us do that; the message says what. The fault is skipped, not held."""
+    """This machine does not allow it; the message says what. The fault is skipped."""
 
 
 def _run(*command: str) -> None:
@@ -28,7 +28,7 @@ def _run(*command: str) -> None:
 
 @contextmanager
 def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own in memory, that can be filled."""
+    """A small file system in memory that can be filled."""
     place.mkdir()
     _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "tmpfs", str(place))
     try:
@@ -39,7 +39,7 @@ def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
 
 @contextmanager
 def read_only(place: Path) -> Iterator[None]:
-    """A folder or file that nobody can write, root included."""
+    """A folder or file that not even root can write."""
     _run("mount", "--bind", str(place), str(place))
     try:
         _run("mount", "-o", "remount,bind,ro", str(place))
@@ -49,7 +49,7 @@ def read_only(place: Path) -> Iterator[None]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all that is left; delete the file that is returned to give it back."""
+    """Fill the disk; delete the returned file to free it."""
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(4096)) == 4096:
@@ -58,7 +58,7 @@ def fill(disk: Path) -> Path:
 
 
 def build(source: Path, folder: Path) -> Path:
-    """Make a library of C, to be named in LD_PRELOAD."""
+    """Compile a C library for LD_PRELOAD."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise Impossible(f"there is no C compiler for {source.name}")

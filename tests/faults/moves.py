@@ -1,4 +1,4 @@
-"""A queue moves to another database while everybody writes to it, and back again."""
+"""A queue moves to another database under load, and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.person import Page, Person
 from tests.faults.rig import Answer, Rig, eventually, free_port
 
 REFUSALS = ("his queue is being moved to ", "his queue was moved to ")
-LONG = 3  # seconds that a job runs when the move begins
+LONG = 3  # seconds for which a job still runs when the move begins
 
 
 def move_to_a_file_and_back(rig: Rig, rounds: int) -> None:
@@ -23,7 +23,7 @@ def move_to_a_file_and_back(rig: Rig, rounds: int) -> None:
 
 
 def move_while_all_write(rig: Rig, there: str) -> None:
-    """Move to the database `there` under load, work on there, and move back to a SQLite file, to be judged there."""
+    """Move to the database `there` under load, continue there, and move back to a SQLite file, which is checked."""
     port = free_port()
     console, supervisor = rig.console(port), rig.workers(2, "--slots", "2")
     person = rig.person(port)
@@ -74,7 +74,7 @@ def _work_off(rig: Rig) -> None:
 
 
 class _Submitter(threading.Thread):
-    """Submits one job after another, until it is refused; what it was told is accepted counts as acknowledged."""
+    """Submits one job after another until it is refused. Accepted jobs count as acknowledged."""
 
     what = ""
 

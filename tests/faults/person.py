@@ -1,4 +1,4 @@
-"""A person at the console, over real HTTP: logs in, sends forms, and notices what was answered."""
+"""A user of the console over real HTTP: signs in, sends forms and records the answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME, PASSWORD = "ana", "a horse, a battery"
 
 @dataclass(frozen=True)
 class Page:
-    """An answer; status 0 is none at all."""
+    """A response; status 0 means none."""
 
     status: int
     body: bytes = b""
@@ -38,7 +38,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 class Person:
-    """Signed in for as long as the secret key lives: a restart of the console does not end a session."""
+    """A signed-in user. A restart of the console does not end the session."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -59,7 +59,7 @@ class Person:
         assert page.status == 303, page.text
 
     def form(self) -> Optional[dict[str, str]]:
-        """The hidden fields of a fresh submit form; None while the console does not answer."""
+        """The hidden fields of a new submit form; None while the console does not answer."""
         page = self.get("/submit")
         token, key = _TOKEN.search(page.text), _KEY.search(page.text)
         return {"csrf_token": token[1], "form_key": key[1], "start": "now"} if token and key else None
@@ -70,10 +70,8 @@ class Person:
                 return Page(answer.status, answer.read())
         except urllib.error.HTTPError as error:
             body = b""
-            with contextlib.suppress(
-                OSError, http.client.HTTPException
-            ):  # broken off, but what it said of itself holds
+            with contextlib.suppress(OSError, http.client.HTTPException):  # incomplete, but its status line counts
                 body = error.read()
             return Page(error.code, body, error.headers.get("Location", ""))
-        except (OSError, http.client.HTTPException):  # nobody there, or the answer broke off in its middle
+        except (OSError, http.client.HTTPException):  # no server, or an incomplete response
             return Page(0)

@@ -1,4 +1,4 @@
-"""The console killed in the middle of a POST: every answer that says 'done' is true, a repeated form makes one job."""
+"""Kills the console during a POST: every acknowledged form is stored, and a repeated form creates one job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.rig import Rig, eventually, free_port, kill
 
 
 def kill_console_in_mid_post(rig: Rig, rounds: int) -> None:
-    """KILL the console's processes while a form is on its way; then send the same form again."""
+    """KILL the console while a form is sent; then send the same form again."""
     port = free_port()
     console = rig.console(port)
     person = rig.person(port)
@@ -27,7 +27,7 @@ def kill_console_in_mid_post(rig: Rig, rounds: int) -> None:
         )
         family = [psutil.Process(console.pid), *psutil.Process(console.pid).children(recursive=True)]
         poster.start()
-        time.sleep(rig.random.uniform(0, 0.03))  # the point at random, not a wait for anything
+        time.sleep(rig.random.uniform(0, 0.03))  # a random moment, not a wait for a condition
         for process in family:
             kill(process.pid)
         console.wait()

@@ -1,4 +1,4 @@
-"""Power cuts: what was not synced is lost, and nothing that anyone was told is among it."""
+"""Power cuts: unsynced data is lost, but no acknowledged data."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from worker import processes
 
 SOURCE = Path(__file__).with_name("shim") / "journal.c"
 OTHER_BOOT = "00000000-0000-4000-8000-000000000000"
-VERBS = ("enqueue", "cancel", "requeue", "config", "user")  # beside sessions, which need a console
+VERBS = ("enqueue", "cancel", "requeue", "config", "user")  # besides sessions, which need a console
 
-# What people and programs do, one thing after another; whatever returns, they were told.
+# Requests of users and programs. A returned value is an acknowledgement.
 _TELL = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
@@ -64,7 +64,7 @@ with create_core().app_context():
 
 @dataclass(frozen=True)
 class Told:
-    """Something that somebody was told, and how long the journal was by then."""
+    """An acknowledgement, and the length of the journal at that time."""
 
     place: int
     what: str
@@ -74,9 +74,9 @@ class Told:
 
 @dataclass
 class Recording:
-    """What was done and told up to the moment at which everything was killed.
+    """Everything done and acknowledged until all processes were killed.
 
-    `sessions`: people who were let in, and how long the journal was by then; all at the console on `port`.
+    `sessions`: users who signed in to the console on `port`, with the length of the journal at that time.
     """
 
     records: list[journal.Record]
@@ -87,13 +87,13 @@ class Recording:
 
 
 def record(rig: Rig, turns: int) -> Recording:
-    """Work and tell for a while on a disk that is watched, then kill everything, commands too."""
+    """Run a load on a recorded disk for a while, then kill all processes and commands."""
     library, path, port = build(SOURCE, rig.folder), rig.folder / "journal", free_port()
     path.touch()
     rig.environment.update(LD_PRELOAD=str(library), FAULTS_JOURNAL=str(path), FAULTS_DISK=str(rig.home))
     ours = [rig.console(port), rig.workers(3)]
     rig.person(port)
-    # Its claim is durable when the power is cut, for others are told something afterwards.
+    # Its claim is durable at the cut, because later requests are acknowledged.
     at_first = f"if [ $QUEUECTL_ATTEMPT = 1 ]; then {rig.ledger.command(600)}; else {rig.ledger.command()}; fi"
     [interrupted] = rig.submit(command=at_first)
     rig.started(interrupted)
@@ -112,7 +112,7 @@ def record(rig: Rig, turns: int) -> Recording:
 
 
 def _tell(rig: Rig, path: Path, port: int, turns: int) -> tuple[list[Told], list[tuple[int, Person]]]:
-    """Have a program told one thing after another, and let people in meanwhile."""
+    """Send requests one after another, and sign users in meanwhile."""
     answers, sessions = rig.folder / "told", list[tuple[int, Person]]()
     with answers.open("wb") as out:
         teller = subprocess.Popen(
@@ -129,7 +129,7 @@ def _tell(rig: Rig, path: Path, port: int, turns: int) -> tuple[list[Told], list
 
 
 def _some_may_repeat(rig: Rig, path: Path, before: dict[int, int]) -> bool:
-    """Whether attempts have begun and ended of which, for all that was synced, nobody knows. `before` is ours."""
+    """Whether the synced data may miss attempts that have started and ended. `before` is ours."""
     ended = sum(line.word == "end" for line in rig.ledger.lines())
     return ended - before.setdefault(journal.last_sync(path), ended) > 5
 
@@ -143,7 +143,7 @@ def lost(
     syncs: bool = True,
     survival: Optional[float] = None,
 ) -> list[str]:
-    """What a cut at this place costs of what was told by then; and damage, if there is any."""
+    """The acknowledged data that a cut at this place loses, and any damage."""
     files = journal.cut(recording.records, place, luck, syncs=syncs, survival=survival)
     _lay(files, folder)
     told = [one for one in recording.told if one.place <= place]
@@ -179,13 +179,13 @@ def _lay(files: dict[str, bytes], folder: Path) -> None:
 
 
 def cut_the_power(rig: Rig, cuts: int, turns: int) -> list[str]:
-    """Cut one recording at random places, and where somebody has just been told something, with nothing left but what
-    was synced. Returns what was lost; without syncs some must be.
+    """Cut one recording at random places, and right after acknowledgements, with only synced data left.
+    Returns the losses; without syncs there must be some.
     """
     recording = record(rig, turns)
     assert len(recording.told) > turns
     end = recording.records[-1].place + 1
-    # Not while the database is being made: nobody was told anything yet.
+    # Not during the creation of the database: nothing is acknowledged yet.
     start = recording.told[0].place
     cut = rig.folder / "cut"
     found, control = [], 0
@@ -209,13 +209,13 @@ def cut_the_power(rig: Rig, cuts: int, turns: int) -> list[str]:
 
 
 def _put_back(rig: Rig, recording: Recording, place: int) -> None:
-    """Have for a home what a cut at this place leaves of it at the least."""
+    """Restore the least that a cut at this place leaves of a home."""
     _lay(journal.cut(recording.records, place, rig.random, survival=0.0), rig.home)
     (rig.home / "secret.key").write_bytes(recording.key)  # written once, long ago
 
 
 def _shut_out(rig: Rig, recording: Recording, place: int) -> list[str]:
-    """Who had been let in by then and is a stranger to a console that starts now."""
+    """Users who had signed in by then and are unknown to a console that starts now."""
     console = rig.console(recording.port)
     let_in = [(told, person) for told, person in recording.sessions if told <= place]
     assert let_in
@@ -230,7 +230,7 @@ def _shut_out(rig: Rig, recording: Recording, place: int) -> list[str]:
 
 
 def _resume(rig: Rig, recording: Recording) -> None:
-    """Start again under another boot id: what ran is lost, for that reason, and what nobody knows of runs again."""
+    """Restart with another boot id: running attempts are lost with that reason, and unrecorded ones run again."""
     for name in {one.name for one in recording.told if one.what in {"enqueue", "requeue"}}:
         rig.submitted.add(name)
         rig.acknowledged.add(name)
@@ -238,7 +238,7 @@ def _resume(rig: Rig, recording: Recording) -> None:
     assert interrupted > 0
     boot = rig.folder / "boot_id"
     boot.write_text(OTHER_BOOT + "\n")
-    # A mount namespace of its own: there alone the machine has been started anew.
+    # In a mount namespace, where the boot id differs.
     script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
     stranger = subprocess.Popen(["sleep", "600"])
     _give_pid(rig, stranger.pid)
@@ -260,7 +260,7 @@ def _resume(rig: Rig, recording: Recording) -> None:
 
 
 def _give_pid(rig: Rig, pid: int) -> None:
-    """Since the machine was started anew a stranger has the pid of a worker, and began as long after the boot."""
+    """After the restart a foreign process has the pid of a worker and the same start time since the boot."""
     with closing(sqlite.connect(str(rig.database))) as connection:
         row = (pid, processes.started(pid))
         connection.execute("UPDATE workers SET pid = ?, pid_started = ? WHERE state = 'running'", row)
@@ -268,7 +268,7 @@ def _give_pid(rig: Rig, pid: int) -> None:
 
 
 def _check_repeated(rig: Rig) -> None:
-    """Attempts that ran twice under one number: each is recorded as one of the machine that was started anew."""
+    """Attempts that ran twice with one number are recorded as lost by the restart."""
     starts = Counter((line.job_id, line.attempt) for line in rig.ledger.lines() if line.word == "start")
     repeated = [key for key, times in starts.items() if times > 1]
     assert repeated, "the cut cost no attempt that had run: nothing was to be repeated"

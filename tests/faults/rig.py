@@ -1,6 +1,6 @@
-"""The rig: the product's processes, started as a person would, on a home of their own, and all of them ended for sure.
+"""The rig: real processes of the product with their own home, all of which end with it.
 
-It remembers what was submitted and what was acknowledged. What it kills, stops and measures, it does from outside.
+It remembers submitted and acknowledged jobs. It kills, stops and measures from outside.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from tests.faults.person import NAME, PASSWORD, Person
 from webapp.config import CHECKOUT
 from webapp.core.sqlite import library as sqlite
 
-MARK = "FAULTS_RIG"  # the variable by which every process of a rig, and every command that it runs, is known
+MARK = "FAULTS_RIG"  # this variable marks every process and command of a rig
 SHIM = Path(__file__).with_name("shim")
-MAX_RETRIES = 3  # of jobs that name none
+MAX_RETRIES = 3  # of jobs without their own
 T = TypeVar("T")
 
 
 class NotInTime(AssertionError):
-    """Something that must happen has not happened by its deadline."""
+    """A condition was not met by its deadline."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command ended, and what it wrote where."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -51,7 +51,7 @@ class Answer:
 
 
 def eventually(what: str, condition: Callable[[], Optional[T]], within: float = 0.0) -> T:
-    """Wait until the condition gives something true, and return it. Raises NotInTime when it seems to hang."""
+    """Wait until the condition returns a true value, and return it. Raises NotInTime after the deadline."""
     within = max(within, DEADLINE)
     deadline = time.monotonic() + within
     while True:
@@ -64,7 +64,7 @@ def eventually(what: str, condition: Callable[[], Optional[T]], within: float = 
 
 
 class Rig:
-    """See the module. `folder` must be there and empty; `home` may lie elsewhere, on a disk that is to fail."""
+    """See the module. `folder` must exist and be empty; `home` may be elsewhere, on a disk that will fail."""
 
     def __init__(self, folder: Path, seed: int, home: Optional[Path] = None) -> None:
         self.folder = folder
@@ -102,9 +102,9 @@ class Rig:
         return Answer(done.returncode, done.stdout, done.stderr)
 
     def start(self, *argv: str, shim: bool = False, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """Start one that runs on; with `shim` on a machine that can be made to misbehave, see `shim/sitecustomize.py`.
+        """Start a command in the background. With `shim`, its machine can misbehave, see `shim/sitecustomize.py`.
 
-        `before` are the words in front of the command, such as `unshare`. What it says goes to `log`.
+        `before`: arguments in front of the command, such as `unshare`. Output goes to `log`.
         """
         bent = {"FAULTS_SHIM": str(self._orders), "PYTHONPATH": str(SHIM)} if shim else {}
         with self.log.open("ab") as log:
@@ -126,7 +126,7 @@ class Rig:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def workers(self, count: int = 1, *options: str, shim: bool = False) -> subprocess.Popen[bytes]:
-        """Start a supervisor with so many workers, and wait until they are there."""
+        """Start a supervisor with this number of workers, and wait for them."""
         before = set(self.worker_pids())
         process = self.start("worker", "start", "--count", str(count), *options, shim=shim)
         eventually("workers are there", lambda: len(set(self.worker_pids()) - before) >= count, 30)
@@ -139,7 +139,7 @@ class Rig:
         return process
 
     def person(self, port: int) -> Person:
-        """Somebody who may do everything, signed in."""
+        """A signed-in admin."""
         answer = self.run("user", "add", NAME, "--role", "admin", "--password-stdin", stdin=PASSWORD + "\n")
         assert answer.code == 0, answer.err
         person = Person(f"http://127.0.0.1:{port}")
@@ -147,19 +147,19 @@ class Rig:
         return person
 
     def order(self, name: str, text: str = "") -> None:
-        """Tell the shim what is to go wrong."""
+        """Tell the shim which fault to simulate."""
         draft = self._orders / f".{name}"
         draft.write_text(text)
         draft.rename(self._orders / name)
 
     @staticmethod
     def stop(process: subprocess.Popen[bytes], within: float = DEADLINE) -> None:
-        """Ask a process of the product to end, as Ctrl-C does; it must do so in good order."""
+        """Stop a process of the product as Ctrl-C does; it must exit cleanly."""
         process.terminate()
         assert process.wait(within) == 0
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that lives and carries this rig's mark: the product's processes and the commands they run."""
+        """All living processes of this rig: the product's processes and their commands."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -168,7 +168,7 @@ class Rig:
         return found
 
     def commands(self) -> list[psutil.Process]:
-        """Those of them that belong to a job."""
+        """The processes that belong to a job."""
         found = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -177,7 +177,7 @@ class Rig:
         return found
 
     def kill_everything(self, spare: tuple[int, ...] = ()) -> None:
-        """KILL all processes of the product at once; commands live on, as they would."""
+        """KILL all processes of the product at once; commands continue."""
         commands = {one.pid for one in self.commands()}
         mine = [one for one in self.processes() if one.pid not in commands and one.pid not in spare]
         for process in mine:
@@ -185,7 +185,7 @@ class Rig:
         psutil.wait_procs(mine, timeout=DEADLINE)
 
     def close(self) -> None:
-        """End whatever is left, commands too."""
+        """End everything that is left, including commands."""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             left = self.processes()
@@ -204,7 +204,7 @@ class Rig:
         return ids
 
     def submit(self, number: int = 1, *, command: Optional[str] = None, seconds: float = 0, **fields: Any) -> list[str]:
-        """Submit jobs by the command line. They count as acknowledged, for it must say so."""
+        """Submit jobs with the command line. It must acknowledge them."""
         return self.submit_many([{"command": command or self.ledger.command(seconds), **fields} for _ in range(number)])
 
     def submit_many(self, specs: list[dict[str, Any]]) -> list[str]:
@@ -216,7 +216,7 @@ class Rig:
         return ids
 
     def mixed(self, number: int, longest: float = 0.3) -> list[str]:
-        """Submit short and long jobs, of which some fail once and some for good."""
+        """Submit short and long jobs; some fail once, some always."""
         specs = []
         for _ in range(number):
             failures = self.random.choices((0, 1, 99), (8, 2, 1))[0]
@@ -224,7 +224,7 @@ class Rig:
             specs.append({"command": self.ledger.command(seconds, failures), "max_retries": 1})
         return self.submit_many(specs)
 
-    # --- what the database says ---
+    # --- the database ---
 
     @property
     def database(self) -> Path:
@@ -259,12 +259,12 @@ class Rig:
     def worker_pids(self) -> list[int]:
         if not self.database.exists():
             return []
-        with contextlib.suppress(sqlite.Error):  # it is just being made
+        with contextlib.suppress(sqlite.Error):  # it is being created
             return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
         return []
 
     def keeper_pid(self, supervisor: int) -> int:
-        """The one child of a supervisor that is no worker."""
+        """The pid of the maintenance process: the child that is not a worker."""
         workers = set(self.worker_pids())
         [keeper] = [child.pid for child in psutil.Process(supervisor).children() if child.pid not in workers]
         return int(keeper)
@@ -275,13 +275,13 @@ class Rig:
     def expiries(self) -> int:
         return int(self.query("SELECT count(*) FROM workers WHERE state = 'expired'")[0][0])
 
-    # --- waiting and judging ---
+    # --- waiting and checking ---
 
     def reaches(self, job_id: str, *states: str, within: float = 0) -> None:
         eventually(f"{job_id} is {' or '.join(states)}", lambda: self.state(job_id) in states, within)
 
     def started(self, job_id: str, attempt: int = 1) -> int:
-        """Wait until an attempt has written its first line; return its shell's pid."""
+        """Wait for the first line of an attempt; return the pid of its shell."""
 
         def pid() -> int:
             return next((line.value for line in self.ledger.started(job_id) if line.attempt == attempt), 0)
@@ -289,13 +289,13 @@ class Rig:
         return eventually(f"attempt {attempt} of {job_id} begins", pid)
 
     def rest(self, within: float = 0) -> None:
-        """Wait until nothing is left to do."""
+        """Wait until all jobs have ended."""
         open_states = "('pending', 'processing', 'failed', 'scheduled')"
         statement = f"SELECT count(*) FROM jobs WHERE state IN {open_states}"
         eventually("all jobs have ended", lambda: self.query(statement)[0][0] == 0, within)
 
     def judge(self, *, may_repeat: bool = False) -> list[str]:
-        """What breaks the invariant, now that all has come to rest."""
+        """Violations of the invariant, when all jobs have ended."""
         found = violations(self.acknowledged, self.submitted, self.rows(), self.ledger.lines(), may_repeat=may_repeat)
         [(sound,)] = self.query("PRAGMA integrity_check(1)")
         if sound != "ok":
@@ -315,7 +315,7 @@ def dies(pid: int) -> None:
 
 
 def wait_until(moment: float) -> None:
-    """Until a moment of the monotonic clock: for faults that are lengths of time, not for anything to happen."""
+    """Sleep until a time of the monotonic clock: for faults with a duration, not to wait for a condition."""
     time.sleep(max(0.0, moment - time.monotonic()))
 
 

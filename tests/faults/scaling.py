@@ -1,4 +1,4 @@
-"""Scaling, while what carries it out is killed or stands still: no job is cut short, and what is wanted comes true."""
+"""Scaling while processes are killed or suspended: no job is interrupted, and the desired number is reached."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MOST = 4  # workers
 
 
 def kill_keepers_while_scaling(rig: Rig, rounds: int) -> None:
-    """Scale to and fro while jobs run, and KILL the keeper at a random moment after each wish."""
+    """Scale up and down while jobs run, and KILL the maintenance process at a random moment after each request."""
     supervisor = rig.workers(2)
     for _ in range(rounds):
         rig.mixed(6)
         _scale(rig, rig.random.randint(0, MOST))
-        time.sleep(rig.random.uniform(0, 0.5))  # the point at random, not a wait for anything
+        time.sleep(rig.random.uniform(0, 0.5))  # a random moment, not a wait for a condition
         kill(_keeper(rig, supervisor.pid))
     _scale(rig, 1)
     rig.rest()
@@ -30,7 +30,7 @@ def kill_keepers_while_scaling(rig: Rig, rounds: int) -> None:
 
 
 def kill_supervisors_while_scaling(rig: Rig, rounds: int) -> None:
-    """KILL a supervisor that was just scaled: its workers finish and end, and it is known to have ended."""
+    """KILL a supervisor that was just scaled: its workers finish and exit, and it is recorded as stopped."""
     for _ in range(rounds):
         supervisor = rig.workers(2)
         ids = rig.mixed(10)
@@ -51,7 +51,7 @@ def kill_supervisors_while_scaling(rig: Rig, rounds: int) -> None:
 
 
 def stop_a_supervisor_while_scaling(rig: Rig, rounds: int) -> None:
-    """STOP a supervisor: those that are too many leave without it, and it has what is wanted once it goes on."""
+    """STOP a supervisor: surplus workers exit without it, and it reaches the desired number once it continues."""
     supervisor = rig.workers(3)
     for _ in range(rounds):
         long = rig.submit(3, seconds=2)
@@ -87,7 +87,7 @@ def _wishes(rig: Rig) -> list[str]:
 
 
 def _keeper(rig: Rig, supervisor: int) -> int:
-    """The one child that never was a worker; a worker that has just been started has no row yet."""
+    """The pid of the maintenance process: the child that never was a worker. A new worker has no row yet."""
 
     def found() -> int:
         workers = {pid for (pid,) in rig.query("SELECT pid FROM workers")}

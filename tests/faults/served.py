@@ -1,4 +1,4 @@
-"""A rig whose queue lies on PostgreSQL servers, and clients that submit jobs all the time while those fail."""
+"""A rig with its queue on PostgreSQL servers, and clients that submit jobs while the servers fail."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.faults.cluster import DATABASE, USER, Server
 from tests.faults.invariant import violations
 from tests.faults.rig import NotInTime, Rig, eventually
 
-PAUSE = 0.05  # seconds between two jobs of a client, so that a machine of two cores has time for them
-AGAIN = 0.3  # seconds before it tries again what failed
+PAUSE = 0.05  # seconds between two jobs of a client, enough for two cores
+AGAIN = 0.3  # seconds before a retry
 LONGEST = 0.4  # seconds that a job takes
-GIVE_UP = 30.0  # seconds after which a client that is told errors only takes the queue for broken
+GIVE_UP = 30.0  # seconds with errors only, after which a client gives up
 
 
 class ServedRig(Rig):
-    """The rig on these servers, of which the first that takes writes is the database."""
+    """The rig on these servers. The first one that accepts writes is the database."""
 
     def __init__(self, folder: Path, seed: int, *servers: Server) -> None:
         super().__init__(folder, seed)
@@ -45,12 +45,12 @@ class ServedRig(Rig):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The product's processes stand still; the commands that they run do not."""
+        """Suspend the processes of the product, but not their commands."""
         commands = {one.pid for one in self.commands()}
         mine = [one for one in self.processes() if one.pid not in commands]
         try:
             for process in mine:
-                with contextlib.suppress(psutil.NoSuchProcess):  # a command that began just now, and has ended
+                with contextlib.suppress(psutil.NoSuchProcess):  # a command that started just now and has ended
                     process.suspend()
             yield
         finally:
@@ -58,11 +58,11 @@ class ServedRig(Rig):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
 
-    # --- what the database says ---
+    # --- the database ---
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
-        """Whoever asks while no server is there waits for one."""
+        """A read transaction. Waits until a server answers."""
         connection = eventually("a server takes connections", self._connection)
         with contextlib.closing(connection):
             yield connection
@@ -83,7 +83,7 @@ class ServedRig(Rig):
         return super().query(statement.replace("?", "%s"), *values)
 
     def worker_pids(self) -> list[int]:
-        with contextlib.suppress(psycopg.errors.UndefinedTable):  # it is just being made
+        with contextlib.suppress(psycopg.errors.UndefinedTable):  # it is being created
             return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
         return []
 
@@ -92,18 +92,18 @@ class ServedRig(Rig):
         return found + [f"process {process.pid} outlives its claim" for process in self.commands()]
 
     def token(self) -> str:
-        """The secret with which a program may submit."""
+        """The token of a program that may submit."""
         answer = self.run("token", "create", "load", "--scope", "submit")
         assert answer.code == 0, answer.err
         return answer.out.split()[-1]
 
 
 class Client(threading.Thread):
-    """Submits one job after another. What it is told is no success it tries again, under the same id, until it is.
+    """Submits one job after another. It retries failures with the same id until they succeed.
 
     Attributes:
-        told: what it was told, and how often.
-        wrong: answers that nobody should get, whatever happens to the server.
+        told: the answers and how often each came.
+        wrong: answers that are never allowed, whatever happens to the server.
     """
 
     def __init__(self, rig: ServedRig) -> None:
@@ -143,7 +143,7 @@ class Client(threading.Thread):
 
     @abstractmethod
     def submit(self, job_id: str, command: str, key: str, again: bool) -> str:
-        """Try once. Return 'stored', or what else came of it; put into `wrong` what must not."""
+        """Try once. Return 'stored' or the failure; add forbidden answers to `wrong`."""
 
     def end(self) -> None:
         self._over.set()
@@ -154,7 +154,7 @@ _IDS = threading.Lock()
 
 
 class Program(Client):
-    """Asks the API, with an Idempotency-Key."""
+    """Uses the API, with an Idempotency-Key."""
 
     def __init__(self, rig: ServedRig, port: int, token: str) -> None:
         super().__init__(rig)
@@ -201,7 +201,7 @@ class Command(Client):
 
 @contextmanager
 def load(rig: ServedRig, port: int, token: str, *, commands: bool = True) -> Iterator[list[Client]]:
-    """Programs, and a command line, that submit for as long as the block lasts. Nobody may be told what is wrong."""
+    """Programs and a command line that submit during the block. No answer may be wrong."""
     clients: list[Client] = [Program(rig, port, token), Program(rig, port, token)]
     clients += [Command(rig)] if commands else []
     for client in clients:

@@ -1,4 +1,4 @@
-"""Faults of a PostgreSQL server: restarted, its sessions ended, no connection left, away, dead with a standby."""
+"""Faults of a PostgreSQL server: restart, ended sessions, no free connection, absence, failover."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.faults.rig import Rig, dies, eventually, free_port, wait_until
 from tests.faults.served import Client, ServedRig, load
 from tests.faults.stops import LEASE
 
-LIMIT = 4  # seconds that a job may take which is to reach its limit while the server is away
-ENOUGH = 6  # jobs that must end before the queue counts as going on
-BACK_WITHIN = 20.0  # seconds after which it must, once the server is there
+LIMIT = 4  # timeout of a job that reaches it while the server is away
+ENOUGH = 6  # jobs that must end until the queue counts as working
+BACK_WITHIN = 20.0  # seconds for that once the server is back
 
 
 @dataclass
 class House:
-    """Everything that `up` starts, on a rig's servers."""
+    """All processes of `up`, on the servers of a rig."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -30,7 +30,7 @@ class House:
 
 
 def start(rig: ServedRig) -> House:
-    """Start the console, two workers of two slots each and their keeper."""
+    """Start the console, two workers of two slots each, and maintenance."""
     token, port = rig.token(), free_port()
     process = rig.start("up", "--port", str(port), "--workers", "2", "--slots", "2")
     someone = Person(f"http://127.0.0.1:{port}")
@@ -41,7 +41,7 @@ def start(rig: ServedRig) -> House:
 
 @contextmanager
 def under_load(rig: ServedRig, *, commands: bool = True) -> Iterator[tuple[House, list[Client]]]:
-    """Everything runs and clients submit. When the block ends, all comes to rest, and is stopped in good order."""
+    """Run everything with submitting clients. At the end of the block, wait for all jobs and stop cleanly."""
     house = start(rig)
     with load(rig, house.port, house.token, commands=commands) as clients:
         goes_on(rig, clients)
@@ -54,7 +54,7 @@ def under_load(rig: ServedRig, *, commands: bool = True) -> Iterator[tuple[House
 
 
 def nobody_died(rig: Rig) -> None:
-    """No process of the product ended by the fault, and none said more than a person can read."""
+    """No process of the product ended by the fault, and the logs stayed short."""
     assert "Traceback" not in rig.said()
     nobody_is_replaced(rig)
 
@@ -64,7 +64,7 @@ def nobody_is_replaced(rig: Rig) -> None:
 
 
 def goes_on(rig: Rig, clients: Sequence[Client] = ()) -> None:
-    """Wait until each client had a job stored, and some jobs came to their end, after now."""
+    """Wait until each client has stored another job and some more jobs have ended."""
     stored = {client: client.told["stored"] for client in clients}
     ended = _ended(rig)
     eventually(f"{ENOUGH} jobs run", lambda: _ended(rig) >= ended + ENOUGH, BACK_WITHIN)
@@ -77,7 +77,7 @@ def _ended(rig: Rig) -> int:
 
 
 def restart(rig: ServedRig, rounds: int, *, mode: str) -> None:
-    """The server ends and comes back; `fast` in good order, `immediate` by a crash."""
+    """Restart the server; `fast`: cleanly, `immediate`: by a crash."""
     with under_load(rig) as (_, clients):
         for _ in range(rounds):
             rig.servers[0].restart(mode)
@@ -85,17 +85,17 @@ def restart(rig: ServedRig, rounds: int, *, mode: str) -> None:
 
 
 def terminate_everybody(rig: ServedRig, rounds: int) -> None:
-    """The session of every process of the queue is ended by an administrator of the server."""
+    """End all sessions of the queue, as an administrator of the server would."""
     with under_load(rig) as (_, clients):
         for _ in range(rounds):
-            time.sleep(rig.random.uniform(0, 0.3))  # the point at random, not a wait for anything
+            time.sleep(rig.random.uniform(0, 0.3))  # a random moment, not a wait for a condition
             ended = rig.servers[0].terminate_all()
             assert ended > 3, "nobody was there"
             goes_on(rig, clients)
 
 
 def crash_after_a_claim(rig: ServedRig, rounds: int) -> None:
-    """The server crashes when a command has just begun: it must not have forgotten who claimed its job."""
+    """Crash the server when a command has just started: the claim must be durable."""
     _write_late(rig.servers[0])
     supervisor = rig.workers(3)
     for _ in range(rounds):
@@ -109,7 +109,7 @@ def crash_after_a_claim(rig: ServedRig, rounds: int) -> None:
 
 
 def crash_after_an_end(rig: ServedRig, rounds: int) -> None:
-    """The server crashes when it has just been told that a job is complete, and may have forgotten that."""
+    """Crash the server when a job has just completed: the completion may be lost."""
     _write_late(rig.servers[0])
     supervisor = rig.workers(3)
     for _ in range(rounds):
@@ -122,13 +122,13 @@ def crash_after_an_end(rig: ServedRig, rounds: int) -> None:
 
 
 def _write_late(server: Server) -> None:
-    """What nobody waits for is written as late as may be; that is only one way for a crash to be the worst of all."""
+    """Delay asynchronous commits as long as possible, the worst case for a crash."""
     server.say("ALTER SYSTEM SET wal_writer_delay = '10s'")
     server.say("SELECT pg_reload_conf()")
 
 
 def leave_a_reader_idle(rig: ServedRig, rounds: int) -> None:
-    """Somebody reads all tables in a transaction and leaves it open: nobody waits for it, and it sees what it saw."""
+    """Read all tables in a transaction and leave it open: it blocks no process and keeps its snapshot."""
     server = rig.servers[0]
     with under_load(rig) as (_, clients), closing(server.connect()) as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -145,14 +145,14 @@ def leave_a_reader_idle(rig: ServedRig, rounds: int) -> None:
 
 
 def take_all_connections(rig: ServedRig, rounds: int) -> None:
-    """Others have all of the server's connections: commands run on and are settled later, the console says so."""
+    """Take all connections of the server: commands continue and settle later, and the console reports it."""
     with under_load(rig, commands=False) as (house, clients):
         console = Person(f"http://127.0.0.1:{house.port}")
         for _ in range(rounds):
             [job_id] = rig.submit(seconds=3)
             rig.started(job_id)
             with ExitStack() as held:
-                with rig.paused():  # else whoever lost a connection would be the first to take it again
+                with rig.paused():  # otherwise the process that lost a connection would take it again first
                     one = rig.servers[0].take_all_connections(held)
                 page = console.get("/login")
                 assert page.status == 503
@@ -173,7 +173,7 @@ def _has_ended(rig: Rig, job_id: str) -> bool:
 
 
 def stay_away_past_the_lease(rig: ServedRig, rounds: int, *, seconds: float = LEASE + 3) -> None:
-    """No server for longer than the lease: limits bite meanwhile, and nobody is taken for dead afterwards."""
+    """Stop the server for longer than the lease: time limits work meanwhile, and no worker is marked lost."""
     rig.run("config", "set", "lease", str(LEASE))
     rig.run("config", "set", "kill_grace", "1")
     supervisor = rig.workers(2, "--slots", "2")
@@ -202,11 +202,11 @@ def goes_on_alone(rig: Rig) -> None:
 
 
 def fail_over(rig: ServedRig, rounds: int = 1) -> None:
-    """The primary is killed and its standby promoted; the queue finds it by itself."""
+    """Kill the primary and promote its standby; the queue finds it by itself."""
     assert rounds == 1, "there is one standby"
     primary, standby = rig.servers
     with under_load(rig) as (_, clients):
         primary.kill()
-        time.sleep(rig.random.uniform(0, 0.5))  # until somebody notices
+        time.sleep(rig.random.uniform(0, 0.5))  # until a process notices
         standby.promote()
         goes_on(rig, clients)

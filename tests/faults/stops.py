@@ -1,4 +1,4 @@
-"""Processes that stand still: workers stopped past their lease, between claim and spawn, or with the lock in hand."""
+"""Suspended processes: workers past their lease, between claim and spawn, or while they hold the lock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEASE = 5  # seconds, the shortest that the setting allows
 
 
 def stop_past_the_lease(rig: Rig, rounds: int) -> None:
-    """STOP a worker past twice its lease, then CONT: it was replaced, and nothing of its attempt goes on."""
+    """STOP a worker for twice its lease, then CONT: it is replaced, and nothing of its attempt continues."""
     rig.run("config", "set", "lease", str(LEASE))
     supervisor = rig.workers(1)
     for _ in range(rounds):
@@ -34,7 +34,7 @@ def stop_past_the_lease(rig: Rig, rounds: int) -> None:
 
 
 def stop_between_claim_and_spawn(rig: Rig, rounds: int) -> None:
-    """A worker stands still between the commit of its claim and the start of the command, past its lease."""
+    """Suspend a worker past its lease between the commit of its claim and the start of the command."""
     rig.run("config", "set", "lease", str(LEASE))
     supervisor = rig.workers(1, shim=True)
     for _ in range(rounds):
@@ -52,13 +52,13 @@ def stop_between_claim_and_spawn(rig: Rig, rounds: int) -> None:
 
 
 def stop_with_the_lock(rig: Rig, rounds: int) -> None:
-    """A worker stands still with the write lock in its hand: nobody can write, and all goes on without it."""
+    """Suspend a worker that holds the write lock: the queue recovers without it."""
     rig.run("config", "set", "lease", str(LEASE))
     supervisor = rig.workers(2, shim=True)
     for _ in range(rounds):
         eventually("both workers are there", lambda: len(rig.worker_pids()) == 2)
         workers = set(rig.worker_pids())
-        # A keeper may be the first to take the lock after the order: its supervisor replaces it.
+        # Maintenance may be the first to take the lock: its supervisor replaces it.
         rig.order("stop-in-lock")
         stopped = eventually("a process has stopped itself", lambda: _stopped(rig))
         rig.submit(4)
@@ -69,7 +69,7 @@ def stop_with_the_lock(rig: Rig, rounds: int) -> None:
 
 
 def stop_a_person_with_the_lock(rig: Rig, rounds: int) -> None:
-    """Ctrl-Z on a command that has the write lock: it is told to go on, for the queue must."""
+    """Suspend (Ctrl-Z) a command that holds the write lock: maintenance continues it."""
     rig.run("config", "set", "lease", str(LEASE))
     supervisor = rig.workers(1)
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Commands that want everything get what they are allowed."""
+"""Commands that use too many resources are stopped by their limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.rig import Rig
 pytestmark = pytest.mark.full
 
 
-def test_memory_and_process_bombs_go_off_alone(rig: Rig) -> None:
+def test_memory_and_process_bombs_harm_no_other_job(rig: Rig) -> None:
     try:
         bombs.set_off(rig, 1)
     except Impossible as reason:

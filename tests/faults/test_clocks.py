@@ -11,16 +11,16 @@ from worker import processes
 
 
 @pytest.mark.full
-def test_a_clock_set_by_an_hour_expires_nobody_but_who_stands_still_and_moves_due_times(rig: Rig) -> None:
+def test_a_clock_set_by_an_hour_marks_only_a_suspended_worker_lost_and_moves_due_times(rig: Rig) -> None:
     clocks.set_the_clock(rig, 1)
     assert rig.judge() == []
     assert rig.losses() == 0
 
 
-def test_a_process_is_known_by_the_same_start_time_whatever_the_clock_was_set_to(
+def test_a_process_keeps_its_start_time_when_the_clock_is_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Linux reckons the time of the boot, and with it start times, backwards from the wall clock.
+    # Linux computes the boot time, and so start times, backwards from the wall clock.
     pid = psutil.Process().pid
     before = processes.started(pid)
     monkeypatch.setattr("psutil._pslinux.boot_time", lambda: 1.0)

@@ -1,4 +1,4 @@
-"""Full, read-only, vanished and damaged disks: said in one line, and nothing acknowledged is lost."""
+"""Full, read-only, missing and damaged disks: one clear line, and no acknowledged data is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.faults.rig import Rig
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Rig]:
-    """A rig whose home lies on a disk that can be filled."""
+    """A rig with its home on a disk that can be filled."""
     try:
         with machine.small_disk(tmp_path / "disk", 48) as disk:
             (tmp_path / "rig").mkdir()
@@ -26,13 +26,13 @@ def small(tmp_path: Path) -> Iterator[Rig]:
         pytest.skip(str(reason))
 
 
-def test_on_a_full_disk_everybody_is_told_nothing_is_lost_and_all_goes_on_when_there_is_room(small: Rig) -> None:
+def test_a_full_disk_is_reported_loses_nothing_and_work_continues_with_space(small: Rig) -> None:
     disks.fill_the_disk(small, 1)
     assert small.judge() == []
 
 
 @pytest.mark.full
-def test_a_database_or_a_folder_that_cannot_be_written_is_one_clear_line(rig: Rig) -> None:
+def test_an_unwritable_database_or_folder_is_one_clear_line(rig: Rig) -> None:
     try:
         disks.read_only_database(rig, 1)
     except machine.Impossible as reason:
@@ -41,7 +41,7 @@ def test_a_database_or_a_folder_that_cannot_be_written_is_one_clear_line(rig: Ri
 
 
 @pytest.mark.full
-def test_a_disk_that_turns_read_only_under_everybody_costs_nothing_and_all_goes_on_afterwards(
+def test_a_disk_that_becomes_read_only_loses_nothing_and_work_continues_afterwards(
     rig: Rig,
 ) -> None:
     try:
@@ -53,12 +53,12 @@ def test_a_disk_that_turns_read_only_under_everybody_costs_nothing_and_all_goes_
 
 
 @pytest.mark.full
-def test_a_home_that_vanishes_stops_work_and_work_goes_on_when_it_is_back(rig: Rig) -> None:
+def test_a_home_that_vanishes_stops_work_until_it_is_back(rig: Rig) -> None:
     disks.take_the_home_away(rig, 1)
     assert rig.judge() == []
 
 
 @pytest.mark.full
-def test_a_damaged_database_is_not_started_over_and_the_way_back_is_named(rig: Rig) -> None:
+def test_a_damaged_database_is_not_recreated_and_the_remedy_is_named(rig: Rig) -> None:
     disks.damage(rig, 2)
     assert rig.judge() == []

@@ -1,4 +1,4 @@
-"""Output that nobody can keep, and that no terminal would bear."""
+"""Enormous and unprintable output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from tests.faults.rig import Rig
 pytestmark = pytest.mark.full
 
 
-def test_floods_of_output_are_kept_at_both_ends_and_the_worker_stays_small(rig: Rig) -> None:
+def test_floods_of_output_keep_both_ends_and_the_worker_stays_small(rig: Rig) -> None:
     print(floods.flood_the_worker(rig, 1))  # noqa: T201  shown where the test failed
     assert rig.judge() == []

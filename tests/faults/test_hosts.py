@@ -1,4 +1,4 @@
-"""A fleet on three hosts: what each sees of the others, and what becomes of the jobs of one that is cut off or dies."""
+"""Workers on three hosts: what each sees of the others, and the jobs of a host that is cut off or dies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Wait = Callable[..., Any]
 def machines(
     postgresql_server: URL, migrated_postgresql: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Hosts]:
-    """Three of them, whole again after each test; a database that they share with this process."""
+    """Three hosts, repaired after each test, with a database that this process shares."""
     hindrance = can_have_hosts()
     if hindrance is not None:
         pytest.fail(hindrance) if os.environ.get("CI") else pytest.skip(hindrance)
@@ -54,7 +54,7 @@ def machines(
 
 @pytest.fixture
 def hosts(machines: Hosts, eventually: Wait) -> Iterator[Hosts]:
-    """Each with a worker."""
+    """The hosts, each with a worker."""
     for host in machines.values():
         host.heal()
         host.start("worker", "start", "--slots", "2")
@@ -100,7 +100,7 @@ def completes(job_id: str) -> bool:
     return job(job_id).state == "completed"
 
 
-def test_a_job_runs_on_the_host_that_it_asks_for(hosts: Hosts, eventually: Wait) -> None:
+def test_a_job_runs_on_its_required_host(hosts: Hosts, eventually: Wait) -> None:
     asked = {submit("hostname", requires=f"host:{name}"): name for name in NAMES for _ in range(3)}
     eventually(lambda: all(map(completes, asked)))
     for job_id, name in asked.items():
@@ -121,7 +121,7 @@ def test_the_output_of_a_job_on_another_host_is_live_and_it_can_be_cancelled(hos
     eventually(lambda: job(job_id).state == "cancelled")
 
 
-def test_supervisors_of_every_host_are_seen_and_steered_from_any(hosts: Hosts, eventually: Wait) -> None:
+def test_supervisors_of_every_host_are_visible_and_controlled_from_any(hosts: Hosts, eventually: Wait) -> None:
     with reading() as session:
         views = fleet.supervisors(session, fleet.workers(session, LEASE))
     assert {view.host: view.wanted for view in views} == dict.fromkeys(NAMES, 1)
@@ -132,10 +132,10 @@ def test_supervisors_of_every_host_are_seen_and_steered_from_any(hosts: Hosts, e
     eventually(lambda: {worker.host for worker in workers()} == {"alpha", "gamma"})
 
 
-def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_nothing(
+def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_returns_breaks_nothing(
     hosts: Hosts, eventually: Wait, tmp_path: Path
 ) -> None:
-    """INV: whoever was acknowledged reaches its end, and no attempt begins beside another that nobody has recorded."""
+    """The invariant: every acknowledged job ends, and no unrecorded attempt overlaps another."""
     ledger = Ledger(tmp_path / "ledger")
     cut = worker_on("beta")
     held = submit(ledger.command(60), id="held", requires="host:beta")
@@ -152,7 +152,7 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
     with reading() as session:
         told = session.scalars(select(Event.detail).where(Event.verb == "lose", Event.subject == f"job:{held}")).one()
     assert "may still be running there" in (told or "")
-    # Only the other hosts were heard of, and they lost nothing.
+    # Only the other hosts were reported, and they lost nothing.
     assert {worker.host for worker in workers("expired")} == {"beta"}
     assert job(long).losses == 0
 
@@ -167,8 +167,8 @@ def test_a_host_that_is_cut_off_for_longer_than_a_lease_and_comes_back_breaks_no
         assert len(attempts(one)) == 1 or attempts(one)[0].state == "lost"
 
 
-def test_two_containers_of_one_name_leave_each_other_alone(hosts: Hosts, eventually: Wait) -> None:
-    """Each numbers its processes itself: by its pid, a worker of the other would be gone."""
+def test_two_containers_with_one_name_leave_each_other_alone(hosts: Hosts, eventually: Wait) -> None:
+    """Each container has its own pids, so a worker of the other one would seem dead."""
     hosts["beta"].start("worker", "start")
     eventually(lambda: len(workers()) == 4)
     jobs = [submit("sleep 0.5", requires="host:beta") for _ in range(6)]
@@ -176,7 +176,7 @@ def test_two_containers_of_one_name_leave_each_other_alone(hosts: Hosts, eventua
     assert workers("expired") == []
 
 
-def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(hosts: Hosts, eventually: Wait) -> None:
+def test_jobs_of_a_dead_host_return_after_a_lease_and_not_before(hosts: Hosts, eventually: Wait) -> None:
     submit("sleep 100", id="first", requires="host:gamma")
     eventually(lambda: job("first").state == "processing")
     died_at = clock.now()
@@ -187,7 +187,7 @@ def test_the_jobs_of_a_dead_host_come_back_after_a_lease_and_not_before(hosts: H
     assert "may still be running there" in (lost.error or "")
 
 
-def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_kills_nobody(
+def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_marks_no_worker_lost(
     hosts: Hosts, eventually: Wait, tmp_path: Path
 ) -> None:
     orders = tmp_path / "orders"

@@ -1,4 +1,4 @@
-"""A queue that moves under load loses nothing that anybody was told is accepted, and repeats nothing."""
+"""A queue that moves under load loses no acknowledged job and repeats none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What anyone was told survives a power cut."""
+"""Acknowledged data survives a power cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.machine import Impossible
 from tests.faults.rig import Rig
 
 
-def test_what_anyone_was_told_survives_a_power_cut_and_without_syncs_it_would_not(rig: Rig) -> None:
+def test_acknowledged_data_survives_a_power_cut_and_would_not_without_syncs(rig: Rig) -> None:
     try:
         assert power.cut_the_power(rig, cuts=10, turns=40) == []
     except Impossible as reason:

@@ -1,4 +1,4 @@
-"""Scaling loses nothing and is not lost, whatever is killed or stands still meanwhile."""
+"""Scaling loses no job and is completed, whatever is killed or suspended meanwhile."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tests.faults.rig import Rig
 pytestmark = pytest.mark.full
 
 
-def test_what_is_wanted_survives_keepers_that_are_killed_and_no_job_is_cut_short(rig: Rig) -> None:
+def test_the_desired_number_survives_killed_maintenance_and_no_job_is_interrupted(rig: Rig) -> None:
     scaling.kill_keepers_while_scaling(rig, 3)
     assert rig.judge() == []
     assert rig.losses() == 0
 
 
-def test_jobs_survive_a_supervisor_that_is_killed_while_it_scales(rig: Rig) -> None:
+def test_jobs_survive_a_supervisor_killed_while_it_scales(rig: Rig) -> None:
     scaling.kill_supervisors_while_scaling(rig, 1)
     assert rig.judge() == []
     assert rig.losses() == 0
 
 
-def test_a_supervisor_that_stands_still_scales_down_and_catches_up(rig: Rig) -> None:
+def test_a_suspended_supervisor_scales_down_and_catches_up(rig: Rig) -> None:
     scaling.stop_a_supervisor_while_scaling(rig, 1)
     assert rig.judge() == []
     assert rig.losses() == 0

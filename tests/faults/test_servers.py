@@ -1,4 +1,4 @@
-"""Nothing is lost when the PostgreSQL server fails, and everything goes on by itself when it is back."""
+"""Nothing is lost when the PostgreSQL server fails, and everything continues by itself when it is back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.full
 
 @pytest.fixture(scope="session")
 def migrated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a database that is up to date, stopped, to be copied."""
+    """A stopped server with a current database, to copy."""
     with folder_of_servers() as folder:
         server = Server.made(folder / "migrated")
         server.start()
@@ -37,7 +37,7 @@ def migrated_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 @pytest.fixture
 def server(migrated_server: Server) -> Iterator[Server]:
-    """A server of the test's own, with an empty queue."""
+    """A server for one test, with an empty queue."""
     with folder_of_servers() as folder:
         one = Server.copied(migrated_server, folder / "data")
         try:
@@ -49,7 +49,7 @@ def server(migrated_server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def standby(server: Server) -> Iterator[Server]:
-    """A server that has all that the other one has, before anybody is told that it is stored."""
+    """A synchronous standby of the server."""
     one = Server.standby_of(server, server.folder.with_name("standby"))
     try:
         yield one
@@ -67,62 +67,62 @@ def served_by_two(tmp_path: Path, server: Server, standby: Server) -> Iterator[S
     yield from closed_afterwards(lambda: ServedRig(tmp_path, SEED, server, standby))
 
 
-def test_a_server_that_is_restarted_twice_under_load_costs_no_job_and_nobodys_help(served: ServedRig) -> None:
+def test_a_server_restarted_twice_under_load_loses_no_job_and_needs_no_help(served: ServedRig) -> None:
     servers.restart(served, 2, mode="fast")
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_a_server_that_crashes_twice_under_load_costs_no_job_and_nobodys_help(served: ServedRig) -> None:
+def test_a_server_that_crashes_twice_under_load_loses_no_job_and_needs_no_help(served: ServedRig) -> None:
     servers.restart(served, 2, mode="immediate")
     assert served.judge(may_repeat=True) == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_sessions_that_an_administrator_ends_are_made_anew(served: ServedRig) -> None:
+def test_sessions_ended_by_an_administrator_are_reopened(served: ServedRig) -> None:
     servers.terminate_everybody(served, 4)
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_a_crash_right_after_a_claim_lets_no_job_run_beside_itself(served: ServedRig) -> None:
+def test_after_a_crash_right_after_a_claim_no_job_runs_twice_at_the_same_time(served: ServedRig) -> None:
     servers.crash_after_a_claim(served, 3)
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_a_crash_right_after_an_end_may_have_the_attempt_run_again(served: ServedRig) -> None:
+def test_after_a_crash_right_after_an_end_the_attempt_can_run_again(served: ServedRig) -> None:
     servers.crash_after_an_end(served, 3)
     assert served.judge(may_repeat=True) == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_with_durable_settles_a_crash_right_after_an_end_has_nothing_run_again(served: ServedRig) -> None:
+def test_with_durable_settles_a_crash_right_after_an_end_repeats_nothing(served: ServedRig) -> None:
     served.environment["QUEUECTL_DURABLE_SETTLES"] = "1"
     servers.crash_after_an_end(served, 3)
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_a_reader_that_sits_idle_in_a_transaction_keeps_nobody_waiting(served: ServedRig) -> None:
+def test_a_reader_idle_in_a_transaction_blocks_no_process(served: ServedRig) -> None:
     servers.leave_a_reader_idle(served, 2)
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_without_a_connection_commands_run_on_and_are_settled_later_and_people_are_told(served: ServedRig) -> None:
+def test_without_a_connection_commands_continue_and_settle_later_and_users_are_informed(served: ServedRig) -> None:
     servers.take_all_connections(served, 1)
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_a_server_that_stays_away_past_the_lease_takes_no_living_worker_for_dead(served: ServedRig) -> None:
+def test_a_server_away_past_the_lease_marks_no_living_worker_lost(served: ServedRig) -> None:
     servers.stay_away_past_the_lease(served, 1)
     assert served.judge() == []
     assert served.losses() == served.expiries() == 0
 
 
-def test_when_the_primary_dies_its_standby_has_all_that_was_acknowledged_and_work_goes_on_there(
+def test_when_the_primary_dies_its_standby_has_all_acknowledged_data_and_work_continues(
     served_by_two: ServedRig,
 ) -> None:
     servers.fail_over(served_by_two)
@@ -130,7 +130,7 @@ def test_when_the_primary_dies_its_standby_has_all_that_was_acknowledged_and_wor
     assert served_by_two.losses() == served_by_two.expiries() == 0
 
 
-def test_a_standby_alone_is_told_from_a_database(served: ServedRig, standby: Server) -> None:
+def test_a_standby_alone_is_not_taken_for_a_database(served: ServedRig, standby: Server) -> None:
     served.submit()
     served.environment["QUEUECTL_DATABASE_URL"] = standby.url
     [found] = [one for one in json.loads(served.run("doctor", "--json").out) if one["check"] == "database"]

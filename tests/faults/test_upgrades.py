@@ -10,6 +10,6 @@ from tests.faults.rig import Rig
 pytestmark = pytest.mark.full
 
 
-def test_when_the_next_version_takes_over_old_workers_leave_cleanly_and_nothing_is_lost(rig: Rig) -> None:
+def test_after_an_upgrade_old_workers_exit_cleanly_and_nothing_is_lost(rig: Rig) -> None:
     upgrades.take_over(rig, 1)
     assert rig.judge() == []

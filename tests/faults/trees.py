@@ -1,4 +1,4 @@
-"""Commands that will not go: daemons that forked twice, TERM ignored, a poison that kills its worker."""
+"""Commands that do not end: daemons, ignored TERM, a poison job that kills its worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _JOIN = " FROM jobs j JOIN attempts a ON a.job_seq = j.seq WHERE j.id = ?"
 
 
 def leave_daemons(rig: Rig, rounds: int) -> None:
-    """Daemons that hold stdout: the job ends within 2 s of its shell, and they with it."""
+    """Daemons that hold stdout: the job ends within 2 s of its shell, and the daemons end with it."""
     supervisor = rig.workers(1, "--slots", "2")
     for number in range(rounds):
         for how, start in (
@@ -38,7 +38,7 @@ def leave_daemons(rig: Rig, rounds: int) -> None:
 
 
 def ignore_the_request_to_end(rig: Rig, rounds: int) -> None:
-    """TERM ignored: KILL after the grace, and an end by limit + grace + 1 s, with state and reason right."""
+    """TERM is ignored: KILL follows after the grace, and the job ends by limit + grace + 1 s with the right reason."""
     rig.run("config", "set", "kill_grace", "1")
     supervisor = rig.workers(1)
     for _ in range(rounds):
@@ -52,10 +52,10 @@ def ignore_the_request_to_end(rig: Rig, rounds: int) -> None:
 
 
 def poison_among_seven(rig: Rig, rounds: int) -> None:
-    """Eight slots, one job that kills its worker: it is buried with that reason, the seven beside it are not.
+    """Eight slots and one job that kills its worker: only that job becomes a dead letter.
 
-    The first time it kills all eight run. From then on each of them runs alone, and the poison costs three more; jobs
-    that came later and could run beside it wait until it is dead.
+    All eight run at the first kill. From then on each runs alone, and the poison job kills three more workers. Later
+    jobs wait until it is dead.
     """
     supervisor = rig.workers(1, "--slots", "8")
     for number in range(rounds):
@@ -91,13 +91,13 @@ def poison_among_seven(rig: Rig, rounds: int) -> None:
 
 
 def _toll(rig: Rig, job_id: str) -> tuple[str, int, int, int, list[str]]:
-    """Where a job came to rest: its state, losses, lone losses and failures, and how its attempts ended."""
+    """The end of a job: its state, losses, lone losses and failures, and the results of its attempts."""
     [row] = rig.query("SELECT state, losses, lone_losses, failures FROM jobs WHERE id = ?", job_id)
     return (*row, [state for (state,) in rig.query("SELECT a.state" + _JOIN + " ORDER BY a.number", job_id)])
 
 
 def _company(rig: Rig, job_id: str) -> dict[int, int]:
-    """For each attempt of a job, how many others ran in its worker beside it."""
+    """For each attempt of a job, how many others ran in its worker at the same time."""
     statement = """
         SELECT a.number, (SELECT count(*) FROM attempts b WHERE b.worker_id = a.worker_id AND b.job_seq != a.job_seq
                           AND b.started_at < a.finished_at AND b.finished_at > a.started_at)"""
@@ -105,7 +105,7 @@ def _company(rig: Rig, job_id: str) -> dict[int, int]:
 
 
 def cancel_then_die(rig: Rig, rounds: int) -> None:
-    """A running job is cancelled, and before it has ended its worker dies: cancelled, and not run again."""
+    """Cancel a running job and kill its worker before it ends: the job is cancelled and does not run again."""
     rig.run("config", "set", "kill_grace", "60")
     supervisor = rig.workers(1)
     for _ in range(rounds):
@@ -121,9 +121,9 @@ def cancel_then_die(rig: Rig, rounds: int) -> None:
 
 
 def settle_too_late(rig: Rig, rounds: int) -> None:
-    """A slow worker is taken for dead: its tree is killed under it, its settle touches nothing, no retry is burnt.
+    """A slow worker is marked lost: its process tree is killed, its settle changes nothing, no retry is used up.
 
-    The keeper's part is done by hand here, for ours kills the worker before it kills the tree.
+    The test does the work of maintenance, because that kills the worker before the tree.
     """
     from webapp.config import Config
     from webapp.core.transaction import Connection
@@ -146,7 +146,7 @@ def settle_too_late(rig: Rig, rounds: int) -> None:
         eventually("the worker has tried to settle", lambda: "the claim was lost before" in rig.said())
         assert rig.query("SELECT state, failures FROM jobs WHERE id = ?", job_id) == [("processing", 0)]
         assert rig.query("SELECT count(*) FROM attempts WHERE job_seq = ?", seq) == [(0,)]
-        # Now the worker does die, and a keeper finds what was seized.
+        # Now the worker dies, and maintenance finds the seized claim.
         kill(eventually("the worker lives", rig.worker_pids)[0])
         rig.started(job_id, 2)
         assert rig.run("cancel", job_id).code == 0

@@ -1,4 +1,4 @@
-"""The next version takes over the database while this one's console and workers run."""
+"""The next version upgrades the database while this version's console and workers run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def upgrade() -> None:
 
 
 def take_over(rig: Rig, rounds: int) -> None:
-    """Old workers finish what they run and leave, the old console serves nobody and ends; the new ones go on."""
+    """Old workers finish their jobs and exit, the old console refuses requests and exits, the new ones continue."""
     assert rounds == 1, "a database has one next version"
     entry = _next_version(rig.folder / "next")
     port = free_port()
@@ -63,7 +63,7 @@ def _is_outdated(person: Person) -> bool:
 
 
 def _next_version(folder: Path) -> Path:
-    """A copy of this checkout whose database has one column more; returns its entry."""
+    """A copy of this checkout with one more migration; returns its manage.py."""
     for name in ("webapp", "worker", "templates", "static"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     package = folder / "webapp" / "db" / "migrations"

@@ -248,7 +248,7 @@ def test_two_processes_that_continue_the_same_action_move_each_job_once(monkeypa
         found = look(act)
         if len(turns) < 3:
             turns.append(1)
-            actions.advance(act_id)  # somebody else, between this one's look and its move
+            actions.advance(act_id)  # another process, between the search and the move
         return found
 
     monkeypatch.setattr(actions, "_find_next", overtaken)

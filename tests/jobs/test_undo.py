@@ -105,7 +105,7 @@ def test_the_undo_of_a_running_action_stops_it_first(monkeypatch: pytest.MonkeyP
     act_id = actions.start("requeue", JobFilter(state="dead"), ANA)
     actions.advance(act_id)
     assert undo(act_id).moved == 2
-    assert actions.resume(act_id).moved == 2  # whoever carried it out finds it stopped
+    assert actions.resume(act_id).moved == 2  # the process that runs it finds it stopped
     assert {row(job.id)[0] for job in jobs} == {"dead"}
 
 

@@ -1,4 +1,4 @@
-"""One clock for all that share a queue: on PostgreSQL the server's, whatever a machine's own says."""
+"""One clock for all processes of a queue: on PostgreSQL that of the server, whatever the machine clock shows."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def off_by() -> int:
 
 
 @pytest.mark.only("sqlite")
-def test_on_sqlite_it_is_the_machines(app: Flask) -> None:
+def test_on_sqlite_the_clock_is_that_of_the_machine(app: Flask) -> None:
     assert abs(clock.now() - time.time_ns() // 1000) < clock.SECOND
 
 
 @on_postgresql
-def test_a_machine_whose_clock_is_wrong_goes_by_the_servers(app: Flask) -> None:
+def test_a_machine_with_a_wrong_clock_follows_the_server(app: Flask) -> None:
     with time_machine.travel(1_000_000_000):
         engines.write_engine().dispose()
         with engines.writing():
@@ -59,16 +59,14 @@ def test_a_machine_whose_clock_is_wrong_goes_by_the_servers(app: Flask) -> None:
 
 
 @on_postgresql
-def test_a_clock_that_is_set_while_the_process_runs_changes_nothing(app: Flask) -> None:
+def test_setting_the_machine_clock_in_a_running_process_changes_nothing(app: Flask) -> None:
     before = servers()
     with time_machine.travel(time.time() + 7200):
         assert abs(clock.now() - before) < 5 * clock.SECOND
 
 
 @on_postgresql
-def test_a_clock_that_drifted_is_put_right_when_a_connection_is_taken(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_drifted_is_corrected_by_a_new_connection(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     servers()
     clock.follow(clock.now() + HOUR)
     monkeypatch.setattr(postgresql, "CLOCK_INTERVAL", 0)
@@ -77,12 +75,12 @@ def test_a_clock_that_drifted_is_put_right_when_a_connection_is_taken(
 
 
 @pytest.mark.only("sqlite")
-def test_an_answer_that_took_longer_than_another_does_not_set_the_clock_back(app: Flask) -> None:
+def test_a_slow_answer_does_not_set_the_clock_back(app: Flask) -> None:
     clock.follow(1_000_000 * clock.SECOND)
     before = clock.now()
     clock.follow(
         before - clock.seconds(3), clock.counter() - clock.seconds(4)
-    )  # it fits: it was three seconds under way
+    )  # it fits: the answer took three seconds
     assert clock.now() >= before
     clock.follow(before - clock.seconds(3), clock.counter() - clock.seconds(1))
     assert before - clock.seconds(2.5) < clock.now() < before
@@ -90,7 +88,7 @@ def test_an_answer_that_took_longer_than_another_does_not_set_the_clock_back(app
 
 
 @on_postgresql
-def test_what_is_due_is_decided_by_the_server_and_not_by_a_worker_whose_clock_is_ahead(
+def test_the_server_decides_what_is_due_even_if_a_worker_clock_is_ahead(
     app: Flask,
 ) -> None:
     submit(id="later", delay=60)
@@ -105,7 +103,7 @@ def test_what_is_due_is_decided_by_the_server_and_not_by_a_worker_whose_clock_is
 
 
 @on_postgresql
-def test_a_job_for_later_is_for_later_by_the_server_whoever_submits_it(app: Flask) -> None:
+def test_a_delay_counts_on_the_clock_of_the_server(app: Flask) -> None:
     with time_machine.travel(time.time() + 7200):
         job = stored(submit(delay=60))
     assert abs(job.run_at - servers() - clock.seconds(60)) < 5 * clock.SECOND

@@ -1,4 +1,4 @@
-"""What a command's shape keeps, and that a search finds what a shape came from."""
+"""The pattern of a command, and that a search for it finds the command."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("command", "shape", "words"), SHAPES)
-def test_a_commands_shape_names_its_program_and_masks_what_differs(command: str, shape: str, words: str) -> None:
+def test_a_command_pattern_keeps_the_program_and_masks_what_varies(command: str, shape: str, words: str) -> None:
     assert command_shape(command) == shape
     assert words_of(shape) == words
     assert words in " ".join(command.split())
 
 
-def test_a_shape_is_short_however_long_the_command() -> None:
+def test_a_pattern_is_short_for_a_command_of_any_length() -> None:
     shape = command_shape("print " + "word " * 20_000)
     assert len(shape) == SHAPE_LIMIT
     assert words_of(shape) in "print " + "word " * 20_000

@@ -1,4 +1,4 @@
-"""What a line of `.env` means, for the start that makes the virtual environment and for everything after it."""
+"""The meaning of a line in `.env`, for the start that creates the virtual environment and for everything after it."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ from webapp.lib import dotenv
         ("A=$B", "$B"),
     ],
 )
-def test_a_line_means_what_users_of_python_dotenv_expect(
-    text: str, value: Optional[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_line_is_read_as_in_python_dotenv(text: str, value: Optional[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "here")
     monkeypatch.delenv("NOT_HERE", raising=False)
     assert dotenv.parse(text).get("A") == value
@@ -73,13 +71,13 @@ def test_both_readers_of_the_file_find_the_same_value(tmp_path: Path, monkeypatc
     assert configuration.load({"HOME": str(tmp_path)}).home == Path("/srv/a queue")
 
 
-def test_there_need_be_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUEUECTL_VENV", raising=False)
     assert dotenv.load(str(tmp_path / ".env")) == {}
     assert setting("QUEUECTL_VENV", str(tmp_path)) == ""
 
 
-def test_a_file_that_cannot_be_read_is_refused_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_refused_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 

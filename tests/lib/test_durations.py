@@ -1,4 +1,4 @@
-"""Lengths of time: every place reads and shows them the same way."""
+"""Durations: every place reads and shows them the same way."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from webapp.lib import clock, durations
         ("1.5d", 129_600), ("1W", 604_800), ("1e3", 1000), ("1e3s", 1000), ("0", 0),
     ],
 )  # fmt: skip
-def test_a_number_and_its_unit_are_seconds(typed: str, seconds: float) -> None:
+def test_a_number_with_a_unit_is_read_as_seconds(typed: str, seconds: float) -> None:
     assert durations.parse(typed) == seconds
 
 
 @pytest.mark.parametrize(
     "typed", ["", "soon", "h", "2h30", "5y", "-5", "nan", "inf", "1e999", "inf d", "1 h 5", "1_0", "\uff11m"]
 )
-def test_what_is_no_duration_is_told_with_examples(typed: str) -> None:
+def test_an_invalid_duration_is_refused_with_examples(typed: str) -> None:
     with pytest.raises(ValueError) as told:
         durations.parse(typed)
     assert str(told.value) == (
@@ -42,7 +42,7 @@ def test_a_duration_counts_back_from_now(typed: str, seconds: float) -> None:
     assert before - clock.seconds(seconds) <= since <= clock.now() - clock.seconds(seconds)
 
 
-def test_a_date_is_its_beginning_in_utc_and_a_time_names_its_zone() -> None:
+def test_a_date_starts_at_midnight_utc_and_a_time_names_its_zone() -> None:
     assert durations.parse_since("2026-11-24") == clock.parse_iso("2026-11-24T00:00:00Z")
     assert durations.parse_since("2026-11-24T09:30:00+02:00") == clock.parse_iso("2026-11-24T07:30:00Z")
     assert durations.parse_since("5000w") == 0  # before all times
@@ -51,7 +51,7 @@ def test_a_date_is_its_beginning_in_utc_and_a_time_names_its_zone() -> None:
 @pytest.mark.parametrize(
     "typed", ["yesterday", "2h30", "999999999w", "1e300d", "nan", "2026-11-24T09:30", "1960-01-01"]
 )
-def test_what_is_no_time_is_told_with_examples(typed: str) -> None:
+def test_an_invalid_time_is_refused_with_examples(typed: str) -> None:
     with pytest.raises(
         ValueError, match="is not a time; expected a duration before now, such as 30min, 2h or 7d, or a date"
     ):
@@ -66,7 +66,7 @@ def test_what_is_no_time_is_told_with_examples(typed: str) -> None:
         (3 * 86400 + 4 * 3600 + 59, "3 d 4 h"), (86400, "1 d"),
     ],
 )  # fmt: skip
-def test_a_duration_is_shown_in_two_units_at_most(seconds: float, shown: str) -> None:
+def test_a_duration_is_shown_in_at_most_two_units(seconds: float, shown: str) -> None:
     assert durations.duration(seconds) == shown
 
 
@@ -77,7 +77,7 @@ def test_an_estimate_has_two_digits(seconds: float, shown: str) -> None:
     assert durations.about(seconds) == shown
 
 
-def test_the_time_between_two_moments_is_never_below_zero() -> None:
+def test_the_time_between_two_moments_is_never_negative() -> None:
     assert durations.between(0, 1_500_000) == "1.5 s"
     assert durations.between(5, 0) == "0 s"
     assert durations.between(None, 5) == durations.between(5, None) == "\u2013"

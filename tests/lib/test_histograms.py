@@ -1,4 +1,4 @@
-"""Histograms of durations: how exact they are, and that adding them up is counting all at once."""
+"""Histograms of durations: their accuracy, and that sums equal a common count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DURATIONS = st.lists(st.integers(-5, 40 * 86_400_000_000), min_size=1, max_size=
 
 
 @given(DURATIONS, st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0]))
-def test_a_quantile_is_within_five_percent_of_the_true_one(durations: list[int], part: float) -> None:
+def test_a_quantile_is_within_five_percent_of_the_exact_one(durations: list[int], part: float) -> None:
     found = histograms.quantile(Counter(map(histograms.bucket, durations)), part)
     true = sorted(durations)[math.ceil(part * len(durations)) - 1] / 1_000_000
     assert found is not None
@@ -25,11 +25,11 @@ def test_a_quantile_is_within_five_percent_of_the_true_one(durations: list[int],
 
 
 @given(DURATIONS, DURATIONS)
-def test_sums_of_histograms_survive_being_written_down(one: list[int], other: list[int]) -> None:
+def test_sums_of_histograms_survive_serialization(one: list[int], other: list[int]) -> None:
     apart = [Counter(map(histograms.bucket, durations)) for durations in (one, other)]
     together = Counter(map(histograms.bucket, one + other))
     assert histograms.load(histograms.dump(apart[0])) + histograms.load(histograms.dump(apart[1])) == together
 
 
-def test_of_nothing_there_is_no_quantile() -> None:
+def test_an_empty_histogram_has_no_quantile() -> None:
     assert histograms.quantile(Counter(), 0.5) is None

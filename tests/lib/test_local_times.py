@@ -1,4 +1,4 @@
-"""Times that a person writes without a zone: the next 08:00, and what happens where the clock is changed."""
+"""Times that users write without a zone: the next 08:00, and clock changes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def set_now(monkeypatch: pytest.MonkeyPatch, at: str) -> None:
 
 
 @pytest.mark.parametrize(("at", "written", "meant"), CASES)
-def test_a_time_without_a_zone_is_on_the_clock_of_a_zone(
+def test_a_time_without_a_zone_uses_the_given_zone(
     monkeypatch: pytest.MonkeyPatch, at: str, written: str, meant: str
 ) -> None:
     set_now(monkeypatch, at)
@@ -54,7 +54,7 @@ def test_a_time_without_a_zone_is_on_the_clock_of_a_zone(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no tzset")
-def test_without_a_zone_it_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_without_any_zone_uses_that_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.environ.get("TZ")
     monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")  # a rule: not every machine has the files of zones
     time.tzset()
@@ -73,6 +73,6 @@ def test_without_a_zone_it_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "written", ["", "tomorrow", "25:00", "08:60", "8", "2026-13-01", "0001-01-01 00:00", "9999-01-01"]
 )
-def test_what_is_no_time_is_told_with_examples(written: str) -> None:
+def test_an_invalid_time_is_refused_with_examples(written: str) -> None:
     with pytest.raises(ValueError, match=r"is not a time; expected a time such as 08:00 \(the next one\), a date"):
         clock.parse_local(written)

@@ -1,4 +1,4 @@
-"""The log for programs: an object a line, with the job and the worker as fields, and no secret in it."""
+"""The log as JSON: one object per line, with the job and the worker as fields, and no secret."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def failing_job(home: Path) -> str:
         return actions.enqueue([spec], "person:test")[0]
 
 
-def test_every_line_is_an_object_and_names_its_job_and_worker(failing_job: str) -> None:
+def test_every_line_is_an_object_with_its_job_and_worker(failing_job: str) -> None:
     lines = [json.loads(line) for line in worker("--log-format", "json")]
     assert {"level", "logger", "process", "message", "timestamp"} <= set.intersection(*(set(line) for line in lines))
     [failure] = [line for line in lines if "job" in line]
@@ -41,6 +41,6 @@ def test_every_line_is_an_object_and_names_its_job_and_worker(failing_job: str) 
     assert len(started) == 1
 
 
-def test_the_environment_may_say_so_too(failing_job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_turns_it_on(failing_job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUECTL_LOG_FORMAT", "json")
     assert all(json.loads(line) for line in worker())

@@ -27,7 +27,7 @@ def reason(*paths: Path) -> str:
     return as_user(NOBODY, lambda: str(denial(paths)))
 
 
-def test_a_private_file_is_made_once_and_then_opened(tmp_path: Path) -> None:
+def test_a_private_file_is_created_once_and_then_opened(tmp_path: Path) -> None:
     file = tmp_path / "queue.lock"
     first = open_private(file, os.O_RDWR)
     os.write(first, b"x")
@@ -40,7 +40,7 @@ def test_a_private_file_is_made_once_and_then_opened(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_what_root_makes_belongs_to_the_owner_of_the_folder(folder: Path) -> None:
+def test_a_file_created_by_root_belongs_to_the_owner_of_the_folder(folder: Path) -> None:
     os.close(open_private(folder / "queue.lock", os.O_RDWR))
     make_folder(folder / "homes" / "queue")
     made = [folder / "queue.lock", folder / "homes", folder / "homes" / "queue"]
@@ -49,7 +49,7 @@ def test_what_root_makes_belongs_to_the_owner_of_the_folder(folder: Path) -> Non
 
 
 @needs_root
-def test_root_gives_away_no_file_behind_a_link(folder: Path, tmp_path: Path) -> None:
+def test_root_changes_no_owner_through_a_link(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "shadow").touch()
     (folder / "queue.lock").symlink_to(tmp_path / "shadow")
     (folder / "queue.use").symlink_to(tmp_path / "missing")
@@ -61,7 +61,7 @@ def test_root_gives_away_no_file_behind_a_link(folder: Path, tmp_path: Path) -> 
 
 
 @needs_root
-def test_files_of_another_user_are_named_with_owner_mode_and_remedy(folder: Path) -> None:
+def test_files_of_another_user_are_reported_with_owner_mode_and_remedy(folder: Path) -> None:
     files = [folder / "queue.db", folder / "queue.lock"]
     for file in files:
         file.touch(0o600)
@@ -78,7 +78,7 @@ def test_files_of_another_user_are_named_with_owner_mode_and_remedy(folder: Path
     ("owner", "mode", "remedy"),
     [(NOBODY, 0o500, "Run `chmod 700 {}`"), ("daemon", 0o700, "Run this command as daemon, or use another folder")],
 )
-def test_a_folder_that_cannot_be_used_says_whose_it_is(folder: Path, owner: str, mode: int, remedy: str) -> None:
+def test_an_unusable_folder_is_reported_with_its_owner(folder: Path, owner: str, mode: int, remedy: str) -> None:
     (folder / "queue.db").touch()
     os.chown(folder, uid_of(owner), 0)
     folder.chmod(mode)
@@ -88,7 +88,7 @@ def test_a_folder_that_cannot_be_used_says_whose_it_is(folder: Path, owner: str,
 
 
 @needs_root
-def test_a_file_of_ones_own_with_another_mode_needs_chmod(folder: Path) -> None:
+def test_an_own_file_with_another_mode_needs_chmod(folder: Path) -> None:
     file = folder / "queue.db"
     file.touch()
     os.chown(file, uid_of(NOBODY), 0)
@@ -97,7 +97,7 @@ def test_a_file_of_ones_own_with_another_mode_needs_chmod(folder: Path) -> None:
 
 
 @needs_root
-def test_what_can_be_used_has_no_reason(folder: Path) -> None:
+def test_a_usable_file_has_no_error(folder: Path) -> None:
     (folder / "queue.db").touch()
     os.chown(folder / "queue.db", uid_of(NOBODY), 0)
     assert reason(folder, folder / "queue.db", folder / "queue.lock") == "None"
@@ -106,12 +106,12 @@ def test_what_can_be_used_has_no_reason(folder: Path) -> None:
 
 @needs_root
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
-def test_root_in_a_container_without_rights_is_told_too(folder: Path) -> None:
+def test_root_in_a_container_without_capabilities_gets_the_reason_too(folder: Path) -> None:
     script = f"from pathlib import Path; from webapp.lib.private_files import denial; print(denial([Path('{folder}')]))"
     command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=CHECKOUT)
     assert f"{folder} belongs to {NOBODY} (mode 0700), and this process runs as root. " in done.stdout, done.stderr
 
 
-def test_a_user_without_a_name_is_a_number() -> None:
+def test_a_user_without_a_name_is_shown_as_a_number() -> None:
     assert private_files._name(3_999_999) == "3999999"

@@ -1,4 +1,4 @@
-"""One child process with a session of its own: how it is stopped, and that it ends with its parent."""
+"""A child process with its own session: how it is stopped, and that it ends with its parent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOP = "import time\nwhile True: time.sleep(0.05)"
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Have children run this text instead of a command; returns the file that they make once they run."""
+    """Let children run this text instead of a command; returns the file that they create at their start."""
 
     def write(text: str) -> Path:
         entry, ready = tmp_path / "entry.py", tmp_path / "ready"
@@ -28,7 +28,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
     return write
 
 
-def test_a_child_has_its_own_session_and_is_asked_to_stop(
+def test_a_child_has_its_own_session_and_receives_a_stop_request(
     script: Callable[[str], Path], eventually: Callable[..., Any]
 ) -> None:
     ready = script("")
@@ -51,6 +51,6 @@ def test_a_child_that_ignores_the_request_is_killed(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own signal is Linux's")
-def test_a_process_whose_parent_is_gone_already_ends() -> None:
+def test_a_process_whose_parent_has_gone_exits() -> None:
     with pytest.raises(SystemExit):
         process_group.end_with(os.getppid() + 1_000_000)

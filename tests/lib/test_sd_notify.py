@@ -1,4 +1,4 @@
-"""What is said to a service manager over a real socket, and to a parent over a pipe."""
+"""Messages to a service manager over a real socket, and to a parent over a pipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Service:
         self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
 
     def heard(self) -> list[str]:
-        """What came since the last call: each message is in the queue as soon as it was sent."""
+        """The messages since the last call. Each is in the queue as soon as it is sent."""
         messages = []
         with suppress(BlockingIOError):
             while True:
@@ -49,7 +49,7 @@ def environment(service: Service, **more: str) -> dict[str, str]:
     return {"NOTIFY_SOCKET": service.address, "PATH": "/bin", **more}
 
 
-def test_each_message_is_a_datagram_and_what_is_true_already_is_not_repeated(service: Service) -> None:
+def test_each_message_is_a_datagram_and_an_unchanged_state_is_not_repeated(service: Service) -> None:
     manager = sd_notify.take(environment(service))
     manager.status("2 workers")
     manager.ready()
@@ -60,15 +60,13 @@ def test_each_message_is_a_datagram_and_what_is_true_already_is_not_repeated(ser
     assert service.heard() == ["STATUS=2 workers", "READY=1", "STATUS=1 worker", "STOPPING=1"]
 
 
-def test_whoever_takes_the_variables_is_the_last_to_have_them(service: Service) -> None:
+def test_the_variables_are_removed_once_they_are_read(service: Service) -> None:
     given = environment(service, WATCHDOG_USEC="5000000", WATCHDOG_PID=str(os.getpid()))
     assert sd_notify.take(given).interval == 5.0
     assert given == {"PATH": "/bin"}
 
 
-def test_ticks_come_at_half_of_the_interval_however_often_they_are_offered(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watchdog_messages_are_sent_at_half_of_the_interval(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("webapp.lib.sd_notify.time.monotonic", lambda: now)
     manager = sd_notify.take(environment(service, WATCHDOG_USEC="4000000"))
@@ -82,7 +80,7 @@ def test_ticks_come_at_half_of_the_interval_however_often_they_are_offered(
 @pytest.mark.parametrize(
     "watch", [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "1"}]
 )
-def test_nobody_is_told_of_life_who_does_not_watch_this_process(service: Service, watch: dict[str, str]) -> None:
+def test_no_watchdog_message_is_sent_for_another_process(service: Service, watch: dict[str, str]) -> None:
     manager = sd_notify.take(environment(service, **watch))
     manager.tick()
     assert manager.due_in() == float("inf")
@@ -90,7 +88,7 @@ def test_nobody_is_told_of_life_who_does_not_watch_this_process(service: Service
 
 
 @pytest.mark.parametrize("address", ["", "notify", "vsock:2:1234", "/nonexistent/notify", "@nobody-is-there"])
-def test_a_manager_that_is_not_there_is_no_reason_to_fail(address: str) -> None:
+def test_a_missing_manager_is_no_error(address: str) -> None:
     manager = sd_notify.take({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
     manager.status("1 worker")
     manager.ready()
@@ -98,7 +96,7 @@ def test_a_manager_that_is_not_there_is_no_reason_to_fail(address: str) -> None:
     manager.stopping()
 
 
-def test_a_manager_that_does_not_read_holds_nobody_for_long_and_hears_it_later(
+def test_a_manager_that_does_not_read_blocks_briefly_and_gets_the_message_later(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sd_notify, "SEND_TIMEOUT", 0.05)
@@ -120,10 +118,10 @@ def fill(service: Service) -> None:
                 other.send(b"x")
 
 
-# --- a child whose parent speaks for it ---
+# --- a child that reports to its parent ---
 
 
-def test_a_parent_hears_a_byte_for_what_it_has_to_know_and_is_never_waited_for() -> None:
+def test_a_parent_gets_one_byte_per_message_and_never_blocks_the_child() -> None:
     read_end, write_end = os.pipe()
     child = Parent(write_end)
     child.status("answers")

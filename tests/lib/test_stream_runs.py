@@ -11,7 +11,7 @@ _writes = st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 9)), max_si
 
 
 @given(_writes)
-def test_each_byte_stays_in_its_stream_and_its_place(writes: list[tuple[int, int]]) -> None:
+def test_each_byte_keeps_its_stream_and_its_place(writes: list[tuple[int, int]]) -> None:
     runs: list[int] = []
     for stream, length in writes:
         add_run(runs, stream, length)

@@ -1,4 +1,4 @@
-"""Text from commands and people: what a terminal or a page is not to obey, what is alike, and short forms."""
+"""Text from commands and users: escaping for terminals and pages, masking, and short forms."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MISLEADING = ["\x00", "\x1b", "\x7f", "\x9b", "\r", "\u202e", "\u061c", "\u2066"
 
 
 @pytest.mark.parametrize("char", MISLEADING)
-def test_no_control_and_no_mark_is_left_on_the_command_line_or_on_a_page(char: str) -> None:
+def test_control_and_bidi_characters_are_escaped_in_terminals_and_pages(char: str) -> None:
     for shown in (text.escape_controls, text.escape_lines, text.show_controls):
         assert char not in shown(f"a{char}b")
         assert shown(f"a{char}b").encode()
 
 
-def test_newlines_stay_where_lines_are_shown() -> None:
+def test_newlines_stay_in_multi_line_text() -> None:
     assert text.escape_controls("a\tb\nc") == r"a\tb\nc"
     assert text.escape_lines("a\tb\nc\x1b") == "a\\tb\nc\\x1b"
     assert text.show_controls("a\tb\nc\x1b\x7f\x00\u202e") == "a\tb\nc\u241b\u2421\ufffd\u2039U+202E\u203a"
@@ -40,12 +40,12 @@ def test_every_line_end_becomes_a_line_feed(given: str, kept: str) -> None:
     assert text.unix_lines(given) == kept
 
 
-def test_what_holds_an_emoji_together_stays() -> None:
+def test_emoji_joiners_stay() -> None:
     family = "\U0001f468\u200d\U0001f469"
     assert text.escape_controls(family) == text.show_controls(family) == family
 
 
-def test_a_terminal_gets_colours_and_lines_and_nothing_else_to_obey() -> None:
+def test_a_terminal_receives_only_colours_and_lines() -> None:
     looks = "\x1b[1;31mred\x1b[0m\tx\r\n"
     assert text.escape_for_terminal(looks) == looks
     assert text.escape_for_terminal("\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m\u202e") == (
@@ -57,7 +57,7 @@ def test_a_terminal_gets_colours_and_lines_and_nothing_else_to_obey() -> None:
     ("given", "stored", "controls"),
     [("a\nb", True, True), ("a\0", False, True), ("\udcff", False, True), ("na\u200cme \U0001f600", True, False)],
 )
-def test_a_text_that_no_database_takes_is_known(given: str, stored: bool, controls: bool) -> None:
+def test_text_that_a_database_cannot_store_is_detected(given: str, stored: bool, controls: bool) -> None:
     assert text.can_be_stored(given) is stored
     assert text.has_controls(given) is controls
 
@@ -71,14 +71,14 @@ def test_a_text_that_no_database_takes_is_known(given: str, stored: bool, contro
         (b"a\x00b\xff\nc", "ab\N{REPLACEMENT CHARACTER}\nc"),
     ],
 )
-def test_output_is_plain_without_what_steers_a_terminal(output: bytes, plain: str) -> None:
+def test_terminal_controls_are_removed_from_output(output: bytes, plain: str) -> None:
     assert text.plain_text(output) == plain
 
 
 @pytest.mark.parametrize(
     ("limit", "tail"), [(100, "one\ntwo three\n"), (12, "two three\n"), (10, "two three\n"), (5, "hree\n")]
 )
-def test_a_tail_begins_with_a_whole_line_where_there_is_one(limit: int, tail: str) -> None:
+def test_a_tail_starts_with_a_whole_line_if_there_is_one(limit: int, tail: str) -> None:
     assert text.plain_tail(b"one\ntwo\tthree\n", limit) == tail
 
 
@@ -111,7 +111,7 @@ def test_several_lines_are_shown_as_one(given: str, limit: Optional[int], line: 
     assert text.one_line(given, limit) == line
 
 
-def test_amounts_and_lists_are_told_in_words() -> None:
+def test_amounts_and_lists_are_shown_in_words() -> None:
     assert [text.plural(number, "job") for number in (0, 1, 2413)] == ["0 jobs", "1 job", "2,413 jobs"]
     assert text.plural(2, "job is", "jobs are") == "2 jobs are"
     assert [text.listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [

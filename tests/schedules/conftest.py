@@ -1,4 +1,4 @@
-"""A clock that tests set, a decider on the test's database, and what it left there."""
+"""A clock that tests set, a decider on the test's database, and the rows that it wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When cron would fire, found another way than the product does: a walk over every minute of UTC with zoneinfo."""
+"""The fires of cron, computed independently of the product: a walk over every minute of UTC with zoneinfo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a crontab becomes, and what is reported because it does not carry over."""
+"""The import of a crontab, and the report of lines that cannot be imported."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_escaped_percent_signs_are_plain_ones() -> None:
     assert entry.spec.job.command == "date +%F"
 
 
-def test_variables_count_for_the_lines_below_them() -> None:
+def test_variables_apply_to_the_lines_below_them() -> None:
     found = read(
         '0 1 * * * a\nCRON_TZ="Asia/Tokyo"\nHOME=/srv\nX = y z\nSHELL=/bin/bash\n0 2 * * * b', user_column=False
     )
@@ -90,7 +90,7 @@ def test_variables_count_for_the_lines_below_them() -> None:
     assert "SHELL=/bin/bash is not imported" in notes(found)
 
 
-def test_the_time_zone_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_time_zone_of_the_machine_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TZ")
     localtime = tmp_path / "localtime"
     localtime.symlink_to("/usr/share/zoneinfo/America/New_York")

@@ -168,7 +168,7 @@ def test_overlap_replace_cancels_a_job_that_has_not_started(schedules: Schedules
         assert session.scalars(select(Event.actor).where(Event.verb == "cancel")).all() == ["schedule:s"]
 
 
-def test_run_now_obeys_the_overlap(schedules: Schedules) -> None:
+def test_run_now_follows_the_overlap_rule(schedules: Schedules) -> None:
     """A rival started one schedule three times in this way."""
     schedules.add()
     job_id = actions.run_now("s", "person:ana")

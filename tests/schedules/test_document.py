@@ -42,7 +42,7 @@ def apply(text: str, *, prune: bool = False) -> document.FilePlan:
     return planned
 
 
-def test_yaml_and_toml_say_the_same() -> None:
+def test_yaml_and_toml_mean_the_same() -> None:
     assert document.read(YAML, is_toml=False) == document.read(TOML, is_toml=True)
 
 
@@ -54,7 +54,7 @@ def test_an_applied_file_is_applied_once(schedules: Schedules) -> None:
     assert document.plan(stored(), document.read(exported, is_toml=False), prune=True).changes == []
 
 
-def test_a_change_names_its_fields_and_the_fires_that_move(schedules: Schedules) -> None:
+def test_a_change_shows_its_fields_and_the_moved_fires(schedules: Schedules) -> None:
     apply(YAML.replace("0 2 * * *", "0 5 * * *"))
     (change,) = apply(YAML.replace("0 2 * * *", "30 5 * * *")).changes
     assert (change.name, list(change.fields)) == ("nightly", ["cron"])
@@ -62,7 +62,7 @@ def test_a_change_names_its_fields_and_the_fires_that_move(schedules: Schedules)
     assert {new - old for old, new in change.preview.move} == {30 * 60 * 1_000_000}
 
 
-def test_a_pause_stays_unless_the_file_says_enabled(schedules: Schedules) -> None:
+def test_a_pause_stays_unless_the_file_sets_enabled(schedules: Schedules) -> None:
     apply(YAML)
     actions.pause("poll", "person:ana")
     assert apply(YAML).changes == []
@@ -72,7 +72,7 @@ def test_a_pause_stays_unless_the_file_says_enabled(schedules: Schedules) -> Non
     assert stored()["poll"].enabled
 
 
-def test_only_prune_removes(schedules: Schedules) -> None:
+def test_only_prune_removes_schedules(schedules: Schedules) -> None:
     apply(YAML)
     schedules.add("other")
     assert apply(YAML).changes == []
@@ -100,7 +100,7 @@ def test_nothing_is_applied_if_a_schedule_was_removed_meanwhile(schedules: Sched
         ("- {name: a, every: 60, job: {command: x}}\n- {name: a, every: 60, job: {command: x}}", "name", 1),
     ],
 )
-def test_a_wrong_file_names_the_schedule_and_the_field(text: str, field: str, place: object) -> None:
+def test_an_invalid_file_names_the_schedule_and_the_field(text: str, field: str, place: object) -> None:
     with pytest.raises(SpecError) as refused:
         document.read(text, is_toml=False)
     assert (field, place) in {(error.field, error.place) for error in refused.value.errors}

@@ -1,4 +1,4 @@
-"""The description of a schedule: what is read, what is refused, and that it comes back as it was."""
+"""The description of a schedule: accepted and refused values, and that it comes back unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fields_of(data: object) -> dict[str, str]:
     return {error.field: error.message for error in refused.value.errors}
 
 
-def test_all_fields_come_back_as_they_were() -> None:
+def test_all_fields_come_back_unchanged() -> None:
     whole = {
         **SMALLEST,
         "tz": "Europe/Berlin",
@@ -72,10 +72,10 @@ def test_all_fields_come_back_as_they_were() -> None:
         ({"frequency": 1}, "frequency", "known key"),
     ],
 )
-def test_a_wrong_field_is_named(more: dict[str, Any], field: str, words: str) -> None:
+def test_an_invalid_field_is_named(more: dict[str, Any], field: str, words: str) -> None:
     assert words in fields_of({**SMALLEST, **more})[field]
 
 
-def test_all_errors_are_told_together() -> None:
+def test_all_errors_are_reported_together() -> None:
     assert set(fields_of({"name": "a b", "cron": "x", "tz": "y", "job": {}})) == {"name", "cron", "tz", "job.command"}
     assert "" in fields_of([])

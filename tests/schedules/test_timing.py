@@ -1,4 +1,4 @@
-"""When schedules fire, compared with a walk over every minute; expressions, words, changes of the clock."""
+"""The fires of schedules, compared with a walk over every minute; expressions, words, clock changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def between(timing: Timing, start: datetime, end: datetime) -> list[datetime]:
 
 
 @pytest.mark.parametrize("zone", ZONES[:5])
-def test_fires_around_changes_of_the_clock_are_those_of_cron(zone: str) -> None:
+def test_fires_around_clock_changes_match_cron(zone: str) -> None:
     for start in CHANGES:
         end = start + timedelta(days=2)
         for cron in CRONS[:5]:
@@ -42,7 +42,7 @@ def test_fires_around_changes_of_the_clock_are_those_of_cron(zone: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("zone", ZONES)
-def test_fires_of_three_years_are_those_of_cron(zone: str) -> None:
+def test_fires_of_three_years_match_cron(zone: str) -> None:
     start, end = utc(2026, 1, 1), utc(2029, 1, 1)
     for cron in CRONS:
         assert between(Timing("x", cron=cron, tz=zone), start, end) == list(fires(cron, zone, start, end)), cron
@@ -50,7 +50,7 @@ def test_fires_of_three_years_are_those_of_cron(zone: str) -> None:
 
 @pytest.mark.parametrize("cron", ["30 1 * * *", "30 2 * * *", "*/20 2 * * *", "15 * * * *", "0 2,3 * * *"])
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe"])
-def test_it_does_not_matter_at_which_minute_of_a_changing_night_the_computation_starts(cron: str, zone: str) -> None:
+def test_the_result_does_not_depend_on_the_minute_at_which_the_computation_starts(cron: str, zone: str) -> None:
     """Started in the repeated hour, the library returns a time in the past."""
     for night in (utc(2026, 10, 24, 22), utc(2026, 3, 28, 22), utc(2026, 4, 4, 12), utc(2026, 10, 3, 12)):
         timing = Timing("x", cron=cron, tz=zone)
@@ -61,12 +61,12 @@ def test_it_does_not_matter_at_which_minute_of_a_changing_night_the_computation_
             assert between(timing, start, end) == [fire for fire in whole if fire > start], start
 
 
-def test_a_fixed_time_of_the_repeated_hour_fires_once() -> None:
+def test_a_fixed_time_in_the_repeated_hour_fires_once() -> None:
     night = Timing("x", cron="30 2 * * *", tz="Europe/Berlin")
     assert between(night, utc(2026, 10, 24, 12), utc(2026, 10, 25, 12)) == [utc(2026, 10, 25, 0, 30)]
 
 
-def test_intervals_ignore_changes_of_the_clock_and_count_from_the_anchor() -> None:
+def test_intervals_ignore_clock_changes_and_count_from_the_anchor() -> None:
     timing = Timing("x", every=900, anchor=micros(utc(2026, 1, 1, 0, 7)), tz="Europe/Berlin")
     found = between(timing, utc(2026, 3, 29, 0), utc(2026, 3, 29, 1))
     assert found == [utc(2026, 3, 29, 0, minute) for minute in (7, 22, 37, 52)]
@@ -133,11 +133,11 @@ def test_an_unknown_zone_is_refused(zone: str) -> None:
         ("0 9 * * 1-5", "At 09:00 on Monday through Friday"),
     ],
 )
-def test_an_expression_in_words(cron: str, words: str) -> None:
+def test_an_expression_is_shown_in_words(cron: str, words: str) -> None:
     assert in_words(Timing("x", cron=cron)) == words
 
 
-def test_changes_of_the_clock_are_named() -> None:
+def test_clock_changes_are_named() -> None:
     def changes(cron: str, zone: str) -> list[str]:
         timing = Timing("x", cron=cron, tz=zone)
         return [
@@ -154,7 +154,7 @@ def test_changes_of_the_clock_are_named() -> None:
     assert changes("30 2 * * *", "UTC") == []
 
 
-def test_fires_end_with_the_dates() -> None:
+def test_fires_end_with_the_range_of_dates() -> None:
     start = clock.parse_iso("9997-06-01T00:00:00Z")
     assert len(list(Timing("x", every=366 * 86400, starts_at=start).after(0))) == 2
     yearly = Timing("x", cron="30 2 29 3 *", tz="Europe/Berlin", starts_at=start)

@@ -40,7 +40,7 @@ class Answer:
 
 
 class Attacker:
-    """A client that sends any header, cookie and body. It keeps cookies only if told to."""
+    """A client that sends any header, cookie and body. It keeps cookies only on request."""
 
     def __init__(self, port: int, *, tls: bool = False, host: Optional[str] = None, source: str = "127.0.0.1") -> None:
         self.port = port
@@ -141,14 +141,14 @@ class Target:
         return self.processes.run(*argv, stdin=stdin, cwd=None, **{"QUEUECTL_HOME": str(self.home), **environment})
 
     def run_here(self, *argv: str, stdin: str = "") -> Result:
-        """The same without a process, for what only prepares an attack."""
+        """The same without a process, to prepare an attack."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("QUEUECTL_HOME", str(self.home))
             return commands.run_here(*argv, stdin=stdin.encode())
 
     @property
     def errors(self) -> str:
-        """What the console has logged."""
+        """The log of the console."""
         return self.processes.errors
 
     def stranger(self) -> Attacker:
@@ -178,7 +178,7 @@ class Target:
         return job_id
 
     def trail(self) -> list[tuple[str, str, str, str, str]]:
-        """Actor, verb, subject, outcome and address of every line in the audit trail, oldest first."""
+        """Actor, verb, subject, outcome and address of every audit entry, oldest first."""
         with closing(sqlite.connect(f"file:{self.home}/queue.db?mode=ro", uri=True)) as connection:
             return list(connection.execute("SELECT actor, verb, subject, outcome, address FROM audit ORDER BY id"))
 

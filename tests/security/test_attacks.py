@@ -104,7 +104,7 @@ def test_a_write_without_csrf_token_or_by_get_changes_nothing(target: Target) ->
 # --- sessions  6.3.1 7.2 7.3 7.4 ---
 
 
-def test_log_in_starts_a_new_session_and_log_out_ends_it(target: Target) -> None:
+def test_sign_in_starts_a_new_session_and_sign_out_ends_it(target: Target) -> None:
     ana, mine = target.person("admin"), target.stranger()
     mine.send("GET", "/login")
     planted = dict(mine.cookies)
@@ -130,7 +130,7 @@ def test_a_new_password_a_lower_role_and_disabling_a_user_end_sessions(target: T
         assert person.send("GET", "/jobs").status == 303, command
 
 
-def test_a_changed_cookie_signs_nobody_in(target: Target) -> None:
+def test_a_changed_cookie_does_not_sign_in(target: Target) -> None:
     ana = target.person("admin")
     name = f"queuectl_{target.port}"
     good = ana.cookies[name]
@@ -155,7 +155,7 @@ def test_password_guesses_slow_down_and_do_not_reveal_known_names(target: Target
     assert set(known) == set(unknown)
 
 
-# --- where one is led  3.7.2 ---
+# --- redirects  3.7.2 ---
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_password_guesses_slow_down_and_do_not_reveal_known_names(target: Target
      "///evil.example", "http:evil.example", "javascript:alert(1)", "/\x00/evil.example", "/%0d%0aSet-Cookie:x=1",
      "@evil.example"],
 )  # fmt: skip
-def test_log_in_redirects_only_to_this_console(target: Target, viewer_name: str, target_page: str) -> None:
+def test_sign_in_redirects_only_to_this_console(target: Target, viewer_name: str, target_page: str) -> None:
     answer = target.stranger().log_in(viewer_name, next_page=target_page)
     assert answer.status == 303
     location = answer.headers["location"]
@@ -189,7 +189,7 @@ def test_job_output_and_names_are_shown_as_text(target: Target) -> None:
         pages = ["/", "/jobs", f"/job/{job_id}", "/dead", f"/jobs?q={quote(text, safe='')}", f"/submit?from={job_id}"]
         for path in pages:
             answer = ana.send("GET", path)
-            # A search that no search can be, for a quote that is not closed, say, is told so on its page.
+            # An invalid search, such as one with an open quote, is reported on its page.
             assert answer.status == 200 or (answer.status == 422 and path.startswith("/jobs?q=")), path
             for markup in ("<script>alert", "<img src=x", "<svg onload", "<div hx-get=/logout"):
                 assert markup not in answer.text, path
@@ -205,13 +205,13 @@ def test_job_output_and_names_are_shown_as_text(target: Target) -> None:
 
 
 def _that_says(text: str) -> str:
-    """A command that has the text in itself, in its output and in its last words, and fails."""
+    """A failing command with the text in itself, in its output and in its last line."""
     quoted = shlex.quote(text)
     return f"printf '%s\\n' {quoted}; printf '%s\\n' {quoted} >&2; exit 1"
 
 
 def _without_fields(page: str) -> str:
-    """A page without what stands in its fields, where a person may edit what he has typed, whatever it is."""
+    """A page without the contents of its fields, which keep any typed text."""
     return re.sub(r'<textarea[^>]*>[^<]*</textarea>|\bvalue="[^"]*"', "", page)
 
 
@@ -336,7 +336,7 @@ def test_our_secrets_are_not_in_the_environment_of_a_job(target: Target) -> None
     assert ours == of_claim | {"QUEUECTL_HOME", "QUEUECTL_DATABASE_URL", "QUEUECTL_VENV"}  # for a nested manage.py
 
 
-# --- who may do what  8.2.2 16.3 ---
+# --- authorization  8.2.2 16.3 ---
 
 
 def test_refusals_are_in_the_audit_trail(target: Target) -> None:

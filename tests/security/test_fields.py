@@ -26,7 +26,7 @@ FORMS = ("/login", "/jobs", "/dead", "/dead/exit:1", "/job/job1", "/config/max_r
          "/people/new", "/tokens/new", "/audit")  # fmt: skip
 ALL_AT_ONCE = " ".join(text.replace("\n", " ") for text in HOSTILE)
 TYPED = (HOSTILE[2], HOSTILE[5], HOSTILE[7], ALL_AT_ONCE)
-# What an input takes as text; the rest (numbers, choices) cannot be typed into by a person, but can be by a program.
+# Inputs that take text. Users cannot type text into the others (numbers, choices), but programs can send it.
 FIELDS = ":is(input:not([type=hidden]):not([type=checkbox]):not([type=radio]), textarea)"
 _FILL = """([node, text]) => {
     node.removeAttribute('maxlength'); node.removeAttribute('pattern');
@@ -36,7 +36,7 @@ _FILL = """([node, text]) => {
 
 
 class Watch:
-    """What a page did that it must not do."""
+    """Forbidden actions of a page."""
 
     def __init__(self, page: Page, server: str) -> None:
         self.bad: list[str] = []
@@ -62,8 +62,8 @@ class Watch:
 def test_no_form_field_runs_typed_script(
     open_browser: Callable[..., Page], server: str, watched: of_browser.Watched, path: str
 ) -> None:
-    watched.expect("Failed to load resource")  # a form that was refused: 422, and 429 at log-in
-    watched.expect("does not conform to the required format")  # Chromium, of a time that is none
+    watched.expect("Failed to load resource")  # a refused form: 422, and 429 at sign-in
+    watched.expect("does not conform to the required format")  # Chromium's message about an invalid time
     make_attempt(make_job("dead", id="job1"), output=b"hello\n")
     page = open_browser(None if path == "/login" else "admin")
     watch = Watch(page, server)

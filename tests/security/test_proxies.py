@@ -31,7 +31,7 @@ BOTH = pytest.mark.parametrize("program", ["nginx", pytest.param("caddy", marks=
 def behind(
     processes: Processes, home: Path, tmp_path: Path, certificate: tuple[Path, Path], eventually: Callable[..., Any]
 ) -> Iterator[Callable[..., Proxied]]:
-    """Start a proxy with a console behind it. Return the console itself, and a maker of people who come through the
+    """Start a proxy with a console behind it. Return the console, and a function that creates users behind the
     proxy."""
     started: list[subprocess.Popen[bytes]] = []
 

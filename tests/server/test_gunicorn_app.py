@@ -40,7 +40,7 @@ def test_the_list_is_complete() -> None:
         assert {name for name in vars(ours) if not name.startswith("__") and hasattr(theirs, name)} == known
 
 
-def test_gunicorn_still_answers_what_it_cannot_read_with_write_error() -> None:
+def test_gunicorn_still_answers_unreadable_requests_with_write_error() -> None:
     assert hasattr(util, "write_error"), "gunicorn.util has no function write_error any more"
     from gunicorn.workers import base
 

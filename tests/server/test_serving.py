@@ -1,4 +1,4 @@
-"""Where the console listens, who may reach it, and what its log leaves out."""
+"""The addresses of the console, access from other machines, and what its log omits."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def config(public_url: Optional[str] = None) -> Config:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
-def test_this_machine_is_no_exposure(host: str) -> None:
+def test_a_loopback_address_is_not_exposed(host: str) -> None:
     serving.check_exposure(host, config(), insecure=False)
 
 
-def test_https_in_front_or_a_word_allows_other_machines() -> None:
+def test_https_in_front_or_insecure_allows_other_machines() -> None:
     serving.check_exposure("0.0.0.0", config("https://queue.example.org"), insecure=False)
     serving.check_exposure("0.0.0.0", config(), insecure=True)
     with pytest.raises(ConfigError):
         serving.check_exposure("0.0.0.0", config("http://queue.example.org"), insecure=False)
 
 
-def test_a_bound_socket_tells_its_address_and_the_public_one_goes_first() -> None:
+def test_a_bound_socket_gives_its_address_and_the_public_url_precedes_it() -> None:
     with serving.bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         assert serving.address_of(listener, config()) == f"http://127.0.0.1:{port}"
@@ -50,7 +50,7 @@ def test_a_bound_socket_tells_its_address_and_the_public_one_goes_first() -> Non
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104
-def test_a_socket_on_all_addresses_tells_one_of_them(host: str) -> None:
+def test_a_socket_on_all_addresses_shows_one_of_them(host: str) -> None:
     try:
         listener = serving.bind(host, 0)
     except ConfigError:
@@ -63,7 +63,7 @@ def test_a_socket_on_all_addresses_tells_one_of_them(host: str) -> None:
         assert url.hostname not in ("0.0.0.0", "::")  # noqa: S104
 
 
-def test_an_ipv4_address_in_ipv6_form_is_told_as_ipv4() -> None:
+def test_an_ipv4_address_in_ipv6_form_is_shown_as_ipv4() -> None:
     try:
         listener = serving.bind("::ffff:127.0.0.1", 0)
     except ConfigError:
@@ -91,7 +91,7 @@ def test_the_printed_set_up_link_is_served_and_other_addresses_are_not(home: Pat
 
 
 @pytest.mark.full
-def test_waitress_serves_the_address_of_the_connection_and_passes_on_x_forwarded_for(home: Path) -> None:
+def test_waitress_provides_the_connection_address_and_passes_on_x_forwarded_for(home: Path) -> None:
     pytest.importorskip("waitress", reason="only Windows has it")
     script = (
         "import sys; from webapp import create_app; from webapp.server import listener, waitress_app;"
@@ -123,18 +123,18 @@ def _ask(url: SplitResult, request: str) -> bytes:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def test_a_host_that_is_none_is_one_line() -> None:
+def test_an_invalid_host_is_reported_in_one_line() -> None:
     with pytest.raises(ConfigError, match="there is no host 'no such host'"):
         serving.bind("no such host", 0)
 
 
-def test_the_log_never_carries_a_set_up_token() -> None:
+def test_the_log_never_contains_a_set_up_token() -> None:
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "Error handling request %s", ("/setup/s3cr3t-token",), None)
     assert logs.WithoutSecrets().filter(record)
     assert record.getMessage() == "Error handling request /setup/…"
 
 
-def test_what_a_job_brought_forges_no_line_in_the_log() -> None:
+def test_job_data_cannot_forge_log_lines() -> None:
     record = logging.LogRecord(
         "x", logging.INFO, "f", 1, "its folder %s", ("/a\n2026 INFO all is well\x1b]0;t\x07",), None
     )
@@ -144,7 +144,7 @@ def test_what_a_job_brought_forges_no_line_in_the_log() -> None:
 @pytest.mark.parametrize(
     "beginning", [b"GET / HTTP/1.1\r\nHost: local", b"POST /login HTTP/1.1\r\nContent-Length: 9\r\n"]
 )
-def test_clients_that_stop_in_the_middle_of_a_request_do_not_hold_the_console(home: Path, beginning: bytes) -> None:
+def test_clients_that_stop_in_the_middle_of_a_request_do_not_block_the_console(home: Path, beginning: bytes) -> None:
     script = (
         "import sys; from webapp.server import gunicorn_app; gunicorn_app.REQUEST_SECONDS = 0.5;"
         "from webapp.commands import main; sys.exit(main(['web', '--port', '0']))"

@@ -43,18 +43,18 @@ sys.exit(supervisor.run(load(), **options))
 """
 
 
-# For what holds whether workers are forks or, as on Windows, programs: there on one database, for it is all the same.
+# For behaviour that is the same without fork, as on Windows. There one database is enough.
 _no_fork = pytest.param("no fork", id="no-fork", marks=[pytest.mark.only("sqlite"), pytest.mark.full])
 both_ways = pytest.mark.parametrize("way", ["fork", _no_fork], indirect=True)
 
 
 def assignment(slots: int = 1, labels: Sequence[str] = (), queues: Optional[Sequence[str]] = None) -> Assignment:
-    """What a supervisor would tell one worker. `queues` None: all."""
+    """The assignment of one worker. `queues` None: all."""
     return Assignment("a-supervisor", 1, 1, slots, queues, labels, False)
 
 
 class Queue:
-    """The test's own view of the queue, beside the workers."""
+    """Reads and changes the queue for a test, beside the workers."""
 
     def __init__(self, app: Flask, config: Config, eventually: Callable[..., Any]) -> None:
         self.app = app
@@ -125,7 +125,7 @@ class Fleet:
         return self.process.wait(DEADLINE)
 
     def kill_all(self) -> None:
-        """Nothing of a test may outlive it."""
+        """Kill all processes of the test."""
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
@@ -142,7 +142,7 @@ def queue(app: Flask, config: Config, eventually: Callable[..., Any]) -> Queue:
 
 @pytest.fixture
 def connection(app: Flask) -> Iterator[Connection]:
-    """A worker's own, in this process."""
+    """A worker's connection in this process."""
     one = worker_connection()
     yield one
     one.close()
@@ -150,7 +150,7 @@ def connection(app: Flask) -> Iterator[Connection]:
 
 @pytest.fixture
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the processes of a fleet have: 'fork', or 'no fork' and nothing else of what Windows has not."""
+    """How processes of a fleet start: 'fork', or 'no fork' as on Windows."""
     name: str = getattr(request, "param", "fork")
     if name == "no fork":
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).with_name("no_fork")))
@@ -159,7 +159,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def fleet(queue: Queue, tmp_path: Path, eventually: Callable[..., Any], way: str) -> Iterator[Callable[..., Fleet]]:
-    """Start supervisors; with `ready=False` without waiting for their workers. All are ended with the test."""
+    """Start supervisors; with `ready=False` do not wait for their workers. All end with the test."""
     started: list[Fleet] = []
 
     def start(ready: bool = True, **options: Any) -> Fleet:
@@ -173,7 +173,7 @@ def fleet(queue: Queue, tmp_path: Path, eventually: Callable[..., Any], way: str
 
     yield start
     for one in started:
-        sys.stdout.write(one.text())  # shown where the test failed
+        sys.stdout.write(one.text())  # shown if the test fails
         one.kill_all()
 
 
@@ -188,7 +188,7 @@ def alive() -> Callable[[int], bool]:
 
 
 def read_pid(path: Path) -> int:
-    """A pid that a command wrote, 0 while there is none."""
+    """The pid that a command wrote; 0 until then."""
     with contextlib.suppress(OSError, ValueError):
         return int(path.read_text())
     return 0

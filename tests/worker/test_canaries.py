@@ -18,7 +18,7 @@ Start = Callable[..., Fleet]
 
 @pytest.fixture
 def dead(queue: Queue, fleet: Start, tmp_path: Path) -> list[str]:
-    """Three jobs that died for want of a file, by workers that go on."""
+    """Three dead letters that failed because of a missing file; the workers continue."""
     fleet(count=2)
     queue.set(backoff_base=1, backoff_jitter=0)
     ids = [queue.enqueue(f"test -e {tmp_path}/fixed", max_retries=0) for _ in range(3)]
@@ -32,7 +32,7 @@ def act(act_id: int) -> BulkAction:
         return actions.find(session, act_id)
 
 
-def test_the_rest_follows_a_canary_that_completes(
+def test_the_other_jobs_follow_a_canary_that_completes(
     dead: list[str], queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     (tmp_path / "fixed").touch()
@@ -44,7 +44,7 @@ def test_the_rest_follows_a_canary_that_completes(
 
 
 @pytest.mark.full
-def test_the_rest_stays_when_the_canary_dies_again(
+def test_the_other_jobs_stay_dead_if_the_canary_dies_again(
     dead: list[str], queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     act_id = canary.start(JobFilter(), "person:ana", dead[0])

@@ -1,4 +1,4 @@
-"""The hot path on the database, without processes: what claims and settles change, and by which query plan."""
+"""The hot path on the database, without processes: what claims and settles change, and their query plans."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def settle(claims: Claims, one: AttemptResult, wait: float = 60) -> str | None:
         return turn.settle(one, SETTINGS, wait)
 
 
-def test_a_claim_takes_as_many_as_it_asked_for_in_order_over_several_queues(queue: Queue, claims: Claims) -> None:
+def test_a_claim_takes_the_requested_number_in_order_over_several_queues(queue: Queue, claims: Claims) -> None:
     for id_, name, priority in (("c", "q1", 0), ("a", "q2", 9), ("d", "q2", 0), ("b", "q1", 5), ("x", "q3", 50)):
         queue.enqueue("true", id=id_, queue=name, priority=priority)
     assert [one.id for one in take(claims, 3, ("q1", "q2"))] == ["a", "b", "c"]
     assert [one.id for one in take(claims, 3, ("q1", "q2"))] == ["d"]
 
 
-def test_a_job_that_is_not_pending_any_more_is_not_taken(app: Flask, connection: Connection) -> None:
+def test_a_job_that_is_no_longer_pending_is_not_claimed(app: Flask, connection: Connection) -> None:
     jobs = [make_job(state) for state in STATES if state != "pending"]
     with connection.transaction() as transaction:
         for job in jobs:
@@ -67,7 +67,7 @@ def test_a_job_that_is_not_pending_any_more_is_not_taken(app: Flask, connection:
             assert transaction.execute(statements.TAKE, values).rowcount == 0
 
 
-def test_every_claim_has_a_fresh_token_and_a_new_number(queue: Queue, claims: Claims) -> None:
+def test_every_claim_has_a_new_token_and_a_new_number(queue: Queue, claims: Claims) -> None:
     queue.enqueue("true", id="job1")
     [first] = take(claims)
     assert settle(claims, ended(first, "released")) == "pending"
@@ -76,7 +76,7 @@ def test_every_claim_has_a_fresh_token_and_a_new_number(queue: Queue, claims: Cl
     assert first.token != second.token
 
 
-def test_a_settle_without_the_claim_touches_nothing(queue: Queue, claims: Claims) -> None:
+def test_a_settle_without_the_claim_changes_nothing(queue: Queue, claims: Claims) -> None:
     queue.enqueue("true", id="job1")
     [first] = take(claims)
     settle(claims, ended(first, "released"))
@@ -104,7 +104,7 @@ def test_output_without_the_claim_is_not_stored(queue: Queue, claims: Claims) ->
 
 
 @pytest.mark.parametrize(("max_retries", "failures", "state"), [(0, 0, "dead"), (1, 0, "failed"), (1, 1, "dead")])
-def test_a_failure_is_retried_up_to_the_limit_and_then_buried(
+def test_a_failure_is_retried_up_to_the_limit_and_then_becomes_a_dead_letter(
     queue: Queue, claims: Claims, max_retries: int, failures: int, state: str
 ) -> None:
     queue.enqueue("true", id="job1", max_retries=max_retries)
@@ -119,21 +119,21 @@ def test_a_failure_is_retried_up_to_the_limit_and_then_buried(
 
 
 @pytest.mark.parametrize("kind", ["failed", "released"])
-def test_a_request_to_cancel_wins_over_a_retry_and_a_release(queue: Queue, claims: Claims, kind: str) -> None:
+def test_a_cancel_request_wins_over_a_retry_and_a_release(queue: Queue, claims: Claims, kind: str) -> None:
     queue.enqueue("true", id="job1", max_retries=5)
     [claim] = take(claims)
     actions.apply("cancel", ["job1"], "person:ana")
     assert settle(claims, ended(claim, kind)) == "cancelled"
 
 
-def test_a_request_to_cancel_loses_against_success(queue: Queue, claims: Claims) -> None:
+def test_a_cancel_request_loses_against_success(queue: Queue, claims: Claims) -> None:
     queue.enqueue("true", id="job1")
     [claim] = take(claims)
     actions.apply("cancel", ["job1"], "person:ana")
     assert settle(claims, ended(claim)) == "completed"
 
 
-def test_a_jobs_priority_claim_order_survives_a_release(queue: Queue, claims: Claims) -> None:
+def test_the_claim_order_of_a_job_survives_a_release(queue: Queue, claims: Claims) -> None:
     queue.enqueue("true", id="first")
     queue.enqueue("true", id="second")
     [claim] = take(claims)
@@ -155,7 +155,7 @@ def test_a_job_that_lost_a_worker_is_left_out_of_ordinary_claims(queue: Queue, c
     assert (alone.id, alone.run_exclusively) == ("lost", True)
 
 
-def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> None:
+def test_a_promotion_takes_a_limited_number(queue: Queue, claims: Claims) -> None:
     from webapp.core import job_spec
 
     actions.enqueue([job_spec.parse({"command": "x", "delay": 3600})] * (PROMOTE_LIMIT + 50), "person:test")
@@ -167,7 +167,7 @@ def test_a_promotion_takes_a_bounded_number(queue: Queue, claims: Claims) -> Non
         assert turn.promote() == 50
 
 
-def test_a_look_knows_when_the_next_job_is_due(queue: Queue, claims: Claims) -> None:
+def test_a_read_returns_when_the_next_job_is_due(queue: Queue, claims: Claims) -> None:
     with claims as turn:
         assert turn.read_state().next_due is None
     queue.enqueue("true", delay=500)
@@ -186,13 +186,13 @@ def _explained(connection: Connection, statement: str, values: dict[str, Any]) -
         if not sqlite:
             transaction.execute(
                 "SET LOCAL enable_seqscan = off"
-            )  # the table is small: only what an index can do counts
+            )  # the table is small: the planner must not choose a scan
         rows = transaction.execute(("EXPLAIN QUERY PLAN " if sqlite else "EXPLAIN ") + statement, values).fetchall()
         yield "\n".join(str(row[3] if sqlite else row[0]) for row in rows)
 
 
 def statement_named(name: str, connection: Connection) -> str:
-    """One that differs between the databases, or one that is the same."""
+    """A statement by name: one that differs between the databases, or a common one."""
     differing = Statements(is_sqlite=connection.is_sqlite)
     return str(getattr(differing, name, None) or getattr(statements, name.upper()))
 
@@ -210,7 +210,7 @@ def _full_scans(plan: str) -> list[str]:
     ]
 
 
-def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
+def test_a_claim_uses_its_index_for_each_label_set(connection: Connection) -> None:
     with _explained(connection, Statements(is_sqlite=connection.is_sqlite).pick, _values()) as plan:
         assert "ix_jobs_claim" in plan
         assert _full_scans(plan) == []
@@ -233,7 +233,7 @@ def test_a_claim_walks_its_index_lane_by_lane(connection: Connection) -> None:
         ("left_in", "ix_jobs_claim"),
     ],
 )
-def test_what_a_turn_asks_is_answered_by_an_index(connection: Connection, name: str, index: str) -> None:
+def test_every_query_of_a_turn_uses_an_index(connection: Connection, name: str, index: str) -> None:
     with _explained(connection, statement_named(name, connection), _values()) as plan:
         assert index in plan
         assert _full_scans(plan) == []
@@ -242,7 +242,7 @@ def test_what_a_turn_asks_is_answered_by_an_index(connection: Connection, name: 
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("way", ["enable_hashjoin", "enable_mergejoin"])
 @pytest.mark.parametrize("name", ["pick", "pick_of"])
-def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
+def test_a_claim_of_one_takes_one_with_any_postgresql_join(
     queue: Queue, connection: Connection, way: str, name: str
 ) -> None:
     """With a plain IN, a nested-loop plan ran the locking select again for each row and claimed all."""
@@ -258,8 +258,8 @@ def test_a_claim_of_one_takes_one_whatever_join_postgresql_chooses(
 
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("way", ["turn", "glance"])
-def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue: Queue, app: Flask, way: str) -> None:
-    """Whoever looks at the same moment would find nothing, and rest for ten seconds beside the other job."""
+def test_a_claim_from_several_label_sets_locks_only_the_jobs_that_it_takes(queue: Queue, app: Flask, way: str) -> None:
+    """Otherwise another worker at this moment would find no job and rest for ten seconds."""
     queue.enqueue("true", id="one", queue="a")
     queue.enqueue("true", id="two", queue="b")
     first, second = worker_connection(), worker_connection()
@@ -279,7 +279,7 @@ def test_who_claims_from_several_lanes_holds_no_job_that_it_does_not_take(queue:
     assert [claim.id for claim in mine + theirs] == ["one", "two"]
 
 
-@pytest.mark.only("postgresql")  # on SQLite only one claims at a time
+@pytest.mark.only("postgresql")  # on SQLite claims never overlap
 def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")

@@ -1,4 +1,4 @@
-"""What a command may do, and what the queue records: exit codes, signals, limits, output, left-behind processes."""
+"""Commands as jobs, and what the queue records: exit codes, signals, limits, output, processes left behind."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_a_command_that_exits_with_0_completes_and_its_output_is_kept(queue: Que
 
 
 @both_ways
-def test_what_a_command_uses_of_the_machine_is_recorded(queue: Queue, fleet: Start) -> None:
+def test_the_resource_usage_of_a_command_is_recorded(queue: Queue, fleet: Start) -> None:
     fleet()
-    # A child of the shell works for 0.2 s. Without fork one looks now and then, and sees half of it at the least.
+    # A child of the shell works for 0.2 s. Without fork, sampling sees at least half of it.
     work = "while read -r line < /proc/$$/stat; set -- $line; [ $((${14} + ${15})) -lt 20 ]; do :; done; sleep 0.5"
     job_id = queue.enqueue(f"sh -c {shlex.quote(work)}; true")
     queue.reaches(job_id, "completed")
@@ -38,8 +38,8 @@ def test_what_a_command_uses_of_the_machine_is_recorded(queue: Queue, fleet: Sta
     assert (attempt.cpu_time or 0) > 50_000
 
 
-def test_the_memory_that_a_command_needed_is_told_only_where_it_is_known(queue: Queue, fleet: Start) -> None:
-    # Every command begins as a copy of its worker, whose memory is not its own.
+def test_peak_memory_is_recorded_only_if_it_is_known(queue: Queue, fleet: Start) -> None:
+    # Every command starts as a copy of its worker, whose memory does not count.
     fleet()
     small = queue.reaches(queue.enqueue("true"), "completed")
     assert queue.attempts(small.id)[0].peak_memory is None
@@ -60,11 +60,11 @@ def test_a_failed_command_is_explained_in_plain_words(queue: Queue, fleet: Start
     ids = {queue.enqueue(command, max_retries=0): error for command, error in errors.items()}
     jobs = [queue.reaches(job_id, "dead") for job_id in ids]
     assert all(job.error_key for job in jobs)
-    # What the command or its shell wrote last stands behind a colon.
+    # The last output of the command or its shell follows a colon.
     assert {job.id: (job.last_error or "")[: len(ids[job.id])] for job in jobs} == ids
 
 
-def test_a_command_that_begins_with_a_dash_is_a_command_and_no_option_of_the_shell(
+def test_a_command_that_begins_with_a_dash_is_not_an_option_of_the_shell(
     queue: Queue, fleet: Start, tmp_path: Path
 ) -> None:
     fleet()
@@ -84,7 +84,7 @@ def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue
 
 
 @both_ways
-def test_a_job_that_runs_too_long_is_ended_with_its_whole_tree(
+def test_a_job_past_its_timeout_is_ended_with_its_process_tree(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
@@ -99,7 +99,7 @@ def test_a_job_that_runs_too_long_is_ended_with_its_whole_tree(
 
 
 @both_ways
-def test_a_command_that_ignores_the_request_to_end_is_killed_after_the_grace(queue: Queue, fleet: Start) -> None:
+def test_a_command_that_ignores_the_stop_request_is_killed_after_the_grace(queue: Queue, fleet: Start) -> None:
     queue.set(kill_grace=1)
     fleet()
     job_id = queue.enqueue("trap '' TERM; while :; do sleep 0.1; done", timeout=1, max_retries=0)
@@ -111,7 +111,7 @@ def test_a_command_that_ignores_the_request_to_end_is_killed_after_the_grace(que
 
 @pytest.mark.every_python
 @both_ways
-def test_what_a_shell_leaves_behind_neither_holds_the_job_nor_outlives_it(
+def test_processes_left_by_a_shell_neither_block_the_job_nor_outlive_it(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
@@ -124,7 +124,7 @@ def test_what_a_shell_leaves_behind_neither_holds_the_job_nor_outlives_it(
 
 
 @pytest.mark.every_python
-def test_a_daemon_that_hid_its_parent_and_its_environment_is_ended_too(
+def test_a_daemon_without_parent_and_environment_is_ended_too(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
@@ -134,7 +134,7 @@ def test_a_daemon_that_hid_its_parent_and_its_environment_is_ended_too(
     assert not alive(pid_in(pid_file))
 
 
-def test_one_jobs_leftovers_are_ended_while_its_neighbour_in_the_same_worker_goes_on(
+def test_left_processes_of_one_job_are_ended_while_another_job_of_the_worker_continues(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet(slots=2)
@@ -147,7 +147,7 @@ def test_one_jobs_leftovers_are_ended_while_its_neighbour_in_the_same_worker_goe
     assert queue.job(neighbour).state == "processing"
 
 
-def test_the_command_sees_its_job_and_none_of_our_settings(
+def test_a_command_gets_its_job_variables_and_none_of_our_settings(
     queue: Queue, fleet: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUEUECTL_SECRET_OF_OURS", "hush")
@@ -164,7 +164,7 @@ def test_the_command_sees_its_job_and_none_of_our_settings(
     assert "stdin:" in lines
 
 
-def test_the_commands_signals_are_as_a_shell_would_have_them(queue: Queue, fleet: Start) -> None:
+def test_a_command_has_the_signal_handlers_of_a_shell(queue: Queue, fleet: Start) -> None:
     fleet()
     job_id = queue.enqueue("grep -E 'SigIgn|SigBlk' /proc/self/status")
     queue.reaches(job_id, "completed")
@@ -172,7 +172,7 @@ def test_the_commands_signals_are_as_a_shell_would_have_them(queue: Queue, fleet
     assert [mask & 0x7FFFFFFF for mask in masks] == [0, 0]  # above are the C library's own, which it never lets through
 
 
-def test_no_descriptor_of_ours_reaches_the_command(queue: Queue, fleet: Start) -> None:
+def test_a_command_inherits_no_file_descriptor_of_ours(queue: Queue, fleet: Start) -> None:
     fleet()
     job_id = queue.enqueue("ls /proc/$$/fd")
     queue.reaches(job_id, "completed")
@@ -180,9 +180,7 @@ def test_no_descriptor_of_ours_reaches_the_command(queue: Queue, fleet: Start) -
 
 
 @both_ways
-def test_of_too_much_output_the_beginning_and_the_end_are_kept_and_the_rest_is_counted(
-    queue: Queue, fleet: Start
-) -> None:
+def test_too_much_output_keeps_its_beginning_and_end_and_counts_the_rest(queue: Queue, fleet: Start) -> None:
     queue.set(output_limit=2048)
     fleet()
     job_id = queue.enqueue("seq 1 100000; echo the end")
@@ -193,7 +191,7 @@ def test_of_too_much_output_the_beginning_and_the_end_are_kept_and_the_rest_is_c
     assert (attempt.output_cut, attempt.output_dropped) == (1024, len(written) - 2048)
 
 
-def test_output_that_is_no_text_is_kept_byte_for_byte(queue: Queue, fleet: Start) -> None:
+def test_binary_output_is_kept_byte_for_byte(queue: Queue, fleet: Start) -> None:
     fleet()
     job_id = queue.enqueue(r"printf '\000\377\303'; printf '\251' >&2; head -c 5000 /dev/zero")
     queue.reaches(job_id, "completed")
@@ -203,7 +201,9 @@ def test_output_that_is_no_text_is_kept_byte_for_byte(queue: Queue, fleet: Start
     assert output.stream(2) == b"\xa9"
 
 
-def test_the_output_of_a_running_job_can_be_watched(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+def test_the_output_of_a_running_job_can_be_followed(
+    queue: Queue, fleet: Start, eventually: Callable[..., Any]
+) -> None:
     fleet()
     job_id = queue.enqueue("echo first; sleep 0.1; echo second >&2; sleep 3600")
 
@@ -216,7 +216,7 @@ def test_the_output_of_a_running_job_can_be_watched(queue: Queue, fleet: Start, 
 
 
 @both_ways
-def test_the_end_of_a_jobs_output_is_not_lost_when_it_ends_at_once_after_a_flood(queue: Queue, fleet: Start) -> None:
+def test_the_end_of_the_output_is_kept_when_a_job_ends_right_after_a_flood(queue: Queue, fleet: Start) -> None:
     fleet()
     ids = [queue.enqueue("head -c 200000 /dev/zero | tr '\\0' x; printf end") for _ in range(20)]
     for job_id in ids:
@@ -228,7 +228,7 @@ def test_the_end_of_a_jobs_output_is_not_lost_when_it_ends_at_once_after_a_flood
 def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
-    # Each waits until four are there: with fewer slots none would ever end.
+    # Each waits for four: with fewer slots, none would end.
     wait = (
         f"touch {tmp_path}/$QUEUECTL_JOB_ID.here; while [ $(ls {tmp_path}/*.here | wc -l) -lt 4 ]; do sleep 0.02; done"
     )
@@ -239,13 +239,13 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_has_slots(
 
 
 @both_ways
-def test_an_idle_worker_starts_a_new_job_without_waiting_for_its_slow_look(queue: Queue, fleet: Start) -> None:
+def test_an_idle_worker_starts_a_new_job_before_its_next_poll(queue: Queue, fleet: Start) -> None:
     fleet(check_every=86_400)
     for _ in range(3):
         queue.reaches(queue.enqueue("true"), "completed")
 
 
-def test_a_worker_that_was_rung_while_it_was_full_hears_the_next_ring(
+def test_a_worker_notified_while_full_receives_the_next_notification(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
     fleet(count=1, check_every=86_400)
@@ -257,7 +257,7 @@ def test_a_worker_that_was_rung_while_it_was_full_hears_the_next_ring(
     eventually(lambda: queue.job(third).state == "completed")
 
 
-def test_the_worker_itself_stays_small_while_a_command_floods_it(
+def test_a_worker_stays_small_during_a_flood_of_output(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
     import psutil

@@ -1,6 +1,6 @@
-"""What a job costs its worker, counted and not timed: transactions, statements, and steps of SQLite's machine.
+"""The cost of a job, counted and not timed: transactions, statements, and steps of SQLite's virtual machine.
 
-A change that adds one has to say so here.
+A change that adds one must change the number here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.postgresql
 
 
 class Counted(Connection):
-    """A connection that keeps the first words of each statement, transaction by transaction."""
+    """A connection that records the start of each statement by transaction."""
 
     def __init__(self) -> None:
         super().__init__(worker_database())
@@ -85,12 +85,12 @@ LOOK = "SELECT (SELECT"
 
 
 def settle_of(connection: Counted) -> list[str]:
-    """On PostgreSQL both in one trip to the server."""
+    """On PostgreSQL both are one round trip."""
     return ["UPDATE jobs", "INSERT INTO attempts"] if connection.is_sqlite else ["WITH settled"]
 
 
 def claim_of(connection: Counted, jobs: int) -> list[str]:
-    """On SQLite a look at what is first, and an UPDATE for each."""
+    """On SQLite a SELECT of the first jobs, and an UPDATE for each."""
     return ["SELECT seq,", *["UPDATE jobs"] * jobs] if connection.is_sqlite else ["UPDATE jobs"]
 
 
@@ -108,7 +108,7 @@ def test_a_short_job_costs_one_transaction_of_few_statements(
 
 
 @pytest.mark.usefixtures("worker")
-def test_of_several_that_ended_together_each_costs_two_statements_to_settle(queue: Queue, connection: Counted) -> None:
+def test_each_of_several_finished_jobs_costs_two_statements_to_settle(queue: Queue, connection: Counted) -> None:
     for _ in range(8):
         queue.enqueue("true")
     dispatcher = make_dispatcher(connection, slots=4)
@@ -119,7 +119,7 @@ def test_of_several_that_ended_together_each_costs_two_statements_to_settle(queu
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_failure_costs_no_more_and_a_death_its_last_words(
+def test_a_failure_costs_the_same_and_a_dead_letter_also_its_last_output(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     queue.enqueue("false", max_retries=1)
@@ -137,10 +137,10 @@ def test_a_failure_costs_no_more_and_a_death_its_last_words(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("postgresql")
-def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_server(
+def test_a_notified_worker_reads_and_claims_in_one_round_trip(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
-    """All that are idle are told of each, and one of them has it."""
+    """All idle workers are notified of each job, and one of them gets it."""
     assert dispatcher.turn() == []  # the first one also reads the settings
     assert dispatcher.turn() == []
     job_id = queue.enqueue("true", id="told")
@@ -152,7 +152,7 @@ def test_a_worker_that_is_told_of_a_job_asks_and_takes_it_in_one_trip_to_the_ser
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("what", ["paused", "due", "alone"])
-def test_where_there_is_more_to_do_the_one_trip_takes_nothing_and_a_whole_turn_follows(
+def test_with_more_to_do_the_round_trip_claims_nothing_and_a_full_turn_follows(
     queue: Queue, connection: Counted, dispatcher: Dispatcher, what: str
 ) -> None:
     assert dispatcher.turn() == []
@@ -164,7 +164,7 @@ def test_where_there_is_more_to_do_the_one_trip_takes_nothing_and_a_whole_turn_f
     assert len(connection.transactions) == 2
 
 
-# --- steps of SQLite's machine, which are the same for the same work on any day ---
+# --- steps of SQLite's virtual machine, which are exact ---
 
 _FILL = """
 INSERT INTO jobs (id, command, queue, requires, priority, state, run_at, created_at, created_by, changed_at, attempts,
@@ -206,7 +206,7 @@ def fill(kind: str, number: int) -> None:
 
 
 def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> int:
-    """What a turn that settles one job and claims the next takes."""
+    """The steps of a turn that settles one job and claims the next."""
     count = 0
 
     def step() -> int:
@@ -228,7 +228,7 @@ def steps(connection: Connection, dispatcher: Dispatcher, held: list[Claim]) -> 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
 @pytest.mark.parametrize("kind", list(_ELSEWHERE))
-def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
+def test_settle_and_claim_take_the_same_steps_with_any_number_of_rows(
     kind: str, queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     fill(kind, CLAIM_LOOKAHEAD + 8)  # more than a claim from all queues reads
@@ -244,7 +244,7 @@ def test_settle_and_claim_take_the_same_steps_however_many_rows_there_are(
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
 @pytest.mark.parametrize("queues", [None, ["default"]])
-def test_a_turn_prepares_no_statement_again(queue: Queue, connection: Counted, queues: Optional[list[str]]) -> None:
+def test_a_turn_prepares_no_statement_twice(queue: Queue, connection: Counted, queues: Optional[list[str]]) -> None:
     """SQLite does so where a value may change the plan, such as that of a LIMIT. It calls the authorizer meanwhile."""
     for _ in range(3):
         queue.enqueue("true")
@@ -270,7 +270,7 @@ def test_a_turn_prepares_no_statement_again(queue: Queue, connection: Counted, q
 
 
 def fill_queues(number: int, jobs: int, **columns: Any) -> None:
-    """So many queues, each with so many pending jobs: `queue-1`, `queue-2` …"""
+    """Create queues with pending jobs: `queue-1`, `queue-2` …"""
     values = {"number": number, "jobs": jobs, "priority": 0, "paused": None, "name": "queue", **columns}
     with writing() as session:
         session.execute(text(_QUEUES), values)
@@ -294,7 +294,7 @@ FROM n WHERE :jobs > 0
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
 @pytest.mark.parametrize("jobs", [0, 2])
-def test_a_worker_of_all_queues_takes_the_same_steps_however_many_queues_there_are(
+def test_a_worker_of_all_queues_takes_the_same_steps_with_any_number_of_queues(
     jobs: int, queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     for _ in range(6):
@@ -310,7 +310,7 @@ def test_a_worker_of_all_queues_takes_the_same_steps_however_many_queues_there_a
 
 
 @pytest.mark.usefixtures("worker")
-def test_an_empty_claim_costs_one_statement_more_however_many_queue_names_there_are(
+def test_an_empty_claim_costs_one_more_statement_with_any_number_of_queue_names(
     connection: Counted, dispatcher: Dispatcher
 ) -> None:
     fill_queues(10_000, 0)
@@ -330,7 +330,7 @@ def test_jobs_of_thousands_of_queues_are_claimed_in_order(connection: Counted) -
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_paused_queue_full_of_jobs_in_front_hides_no_job_and_changes_no_order(connection: Counted) -> None:
+def test_a_full_paused_queue_in_front_hides_no_job_and_keeps_the_order(connection: Counted) -> None:
     fill_queues(1, 5_000, name="paused", paused=1, priority=9)
     fill_queues(300, 2)
     fill_queues(3, 1, name="urgent", priority=5)
@@ -341,7 +341,7 @@ def test_a_paused_queue_full_of_jobs_in_front_hides_no_job_and_changes_no_order(
 
 @pytest.mark.usefixtures("worker")
 @pytest.mark.only("sqlite")
-def test_a_paused_queue_in_front_costs_the_same_however_many_jobs_it_has(
+def test_a_paused_queue_in_front_costs_the_same_with_any_number_of_jobs(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     fill_queues(1, 100, name="paused", paused=1, priority=9)

@@ -39,7 +39,7 @@ class Bench:
         self.dispatcher = Dispatcher(self.connection, "w1", assignment(slots=2), lambda: 10.0, list)
 
     def turn(self) -> list[str]:
-        """The jobs that one turn takes."""
+        """The ids that one turn claims."""
         return [claim.id for claim in self.dispatcher.turn()]
 
 
@@ -55,13 +55,13 @@ def jobs(queue: Queue) -> Callable[[int], list[str]]:
     return lambda number: [queue.enqueue("true") for _ in range(number)]
 
 
-def test_it_takes_what_fits_and_no_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+def test_it_claims_what_fits_and_no_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
     ids = jobs(3)
     assert bench.turn() == ids[:2]
     assert bench.turn() == []
 
 
-def test_an_expired_worker_takes_nothing_in_the_very_turn_in_which_it_learns_of_it(
+def test_an_expired_worker_claims_nothing_in_the_turn_that_detects_it(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:
     jobs(1)
@@ -71,14 +71,14 @@ def test_an_expired_worker_takes_nothing_in_the_very_turn_in_which_it_learns_of_
     assert bench.dispatcher.expired
 
 
-def test_a_worker_that_is_told_to_stop_takes_nothing_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
+def test_a_worker_with_a_stop_request_claims_nothing_more(bench: Bench, jobs: Callable[[int], list[str]]) -> None:
     jobs(1)
     worker_actions.request_state("stop", ["w1"], "person:ana")
     assert bench.turn() == []
     assert bench.dispatcher.stop_requested
 
 
-def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held(
+def test_claims_of_a_commit_without_an_answer_are_recovered_and_count_as_held(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:
     ids = jobs(4)
@@ -89,7 +89,7 @@ def test_claims_of_a_commit_whose_answer_was_lost_are_taken_up_and_count_as_held
     assert bench.turn() == []
 
 
-def test_a_commit_that_comes_to_pass_after_the_connection_was_made_anew_is_taken_up_too(
+def test_a_commit_that_succeeds_after_a_reconnect_is_recovered_too(
     bench: Bench, jobs: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [job_id] = jobs(1)
@@ -118,7 +118,7 @@ def test_it_does_not_recover_a_claim_that_maintenance_has_seized(
     assert bench.dispatcher.expired
 
 
-def test_live_output_of_a_commit_whose_answer_was_lost_is_stored_once_and_dropped_at_the_end(
+def test_live_output_of_a_commit_without_an_answer_is_stored_once_and_dropped_at_the_end(
     bench: Bench, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = queue.enqueue("echo")
@@ -177,7 +177,7 @@ def test_it_claims_nothing_while_an_exclusive_job_runs(bench: Bench, jobs: Calla
 
 @pytest.mark.only("postgresql")
 @pytest.mark.parametrize("serves", ["named queues", "all queues"])
-def test_who_finds_nothing_where_others_may_hold_jobs_looks_once_more_soon_and_then_rests(
+def test_after_an_empty_claim_that_may_miss_jobs_it_looks_again_soon_and_then_rests(
     bench: Bench, queue: Queue, serves: str
 ) -> None:
     queue.enqueue("true", id="other", queue="other")
@@ -204,8 +204,8 @@ def test_it_does_not_spin_while_another_transaction_holds_a_due_job(bench: Bench
     assert bench.turn() == [job.id]
 
 
-def test_what_the_database_does_not_know_any_more_after_trouble_is_ended(bench: Bench, queue: Queue) -> None:
-    """A server that crashed may have forgotten a claim, and others have the job by now."""
+def test_claims_that_the_database_has_lost_after_a_failure_are_ended(bench: Bench, queue: Queue) -> None:
+    """A crashed server may have lost a claim, so another worker may have the job."""
     queue.enqueue("true", id="forgotten")
     [claim] = bench.dispatcher.turn()
     factories.change_job("forgotten", state="pending", worker_id=None, token=None)

@@ -20,7 +20,7 @@ from worker.runner import failure_text
         (b"x" * 10_000, "x" * failure_text.LINE_LIMIT),
     ],
 )
-def test_the_last_line_that_says_anything_is_quoted_safely(output: bytes, line: str) -> None:
+def test_the_last_meaningful_line_is_quoted_safely(output: bytes, line: str) -> None:
     assert failure_text.last_line(output) == line
 
 
@@ -33,11 +33,11 @@ def test_the_last_line_that_says_anything_is_quoted_safely(output: bytes, line: 
         ("user 123e4567-e89b-12d3-a456-426614174000", "user 99999999-e89b-12d3-a456-426614174aaa"),
     ],
 )
-def test_failures_that_differ_in_numbers_paths_and_ids_are_alike(one: str, other: str) -> None:
+def test_failures_that_differ_in_numbers_paths_and_ids_are_similar(one: str, other: str) -> None:
     assert error_key("exit 1", one, "cmd") == error_key("exit 1", other, "cmd")
 
 
-def test_failures_of_another_kind_or_with_other_words_or_of_other_commands_are_not() -> None:
+def test_failures_of_another_kind_text_or_command_are_not_similar() -> None:
     keys = {
         error_key("exit 1", "no route to host", "curl a"),
         error_key("exit 2", "no route to host", "curl a"),

@@ -1,4 +1,4 @@
-"""What a job or its surroundings bring ends no worker: letters outside the locale, NUL, a folder that is gone."""
+"""No job and no environment ends a worker: characters outside the locale, NUL, a missing folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.config import CHECKOUT
 
 pytestmark = pytest.mark.every_python
 
-# In a process of its own, for a runner takes signal handlers and reaps whatever child there is.
+# In a separate process, because a runner installs signal handlers and reaps all children.
 _RUN = """
 import json, os, resource, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -44,7 +44,7 @@ def descriptors():
 
 
 def run(script: str, folder: Path, runner: str = "posix", **environment: str) -> Any:
-    """What the script prints as JSON."""
+    """The JSON that the script prints."""
     done = subprocess.run(
         [sys.executable, "-c", _RUN + script, str(CHECKOUT), runner],
         cwd=folder,
@@ -59,7 +59,7 @@ def run(script: str, folder: Path, runner: str = "posix", **environment: str) ->
 
 
 @pytest.mark.parametrize("runner", ["posix", pytest.param("threads", marks=pytest.mark.full)])
-def test_what_no_process_can_get_fails_the_attempt_and_names_the_field(tmp_path: Path, runner: str) -> None:
+def test_a_value_that_no_process_can_receive_fails_the_attempt_and_names_the_field(tmp_path: Path, runner: str) -> None:
     bad = """
 odd = [run("echo \\0"), run(env={"A": "1", "B\\ud800": "2"}), run(cwd="/\\ud800"), run("exit 3 # " + "x" * 200_000)]
 print(json.dumps([*odd, run()]))
@@ -72,7 +72,7 @@ print(json.dumps([*odd, run()]))
     assert fine == ["completed", "exit", ""]
 
 
-def test_without_room_for_another_command_nothing_is_started_and_nothing_leaks(tmp_path: Path) -> None:
+def test_without_room_for_another_command_nothing_starts_and_nothing_leaks(tmp_path: Path) -> None:
     full = """
 before = descriptors()
 found = []
@@ -91,7 +91,7 @@ print(json.dumps([found, descriptors() - before, run()]))
     assert leaked == 0
 
 
-def test_jobs_of_a_worker_whose_folder_was_deleted_fail_until_there_is_one_again(tmp_path: Path) -> None:
+def test_jobs_fail_while_the_folder_of_the_worker_is_missing(tmp_path: Path) -> None:
     home = tmp_path / "app"
     home.mkdir()
     deleted = """
@@ -111,7 +111,7 @@ print(json.dumps([gone, elsewhere, run("pwd")]))
 LETTERS = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Python then has ASCII
 
 
-def test_what_goes_to_the_system_is_utf8_whatever_the_locale(
+def test_text_for_the_system_is_utf8_in_any_locale(
     queue: Queue, fleet: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = tmp_path / "日本"

@@ -1,4 +1,4 @@
-"""What jobs find in their environment, and that a `manage.py` of theirs reaches their own queue."""
+"""The environment of jobs: `manage.py` inside a job reaches the job's own queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANAGE = shlex.join([sys.executable, str(CHECKOUT / "manage.py")])
 PASSWORD = "s3cret/:@%"
 
 
-def test_jobs_get_what_the_worker_was_started_with_and_nothing_that_was_meant_for_it(
+def test_jobs_get_the_environment_of_the_worker_without_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUEUECTL_SECRET_OF_OURS", "hush")
@@ -37,7 +37,7 @@ def test_jobs_get_what_the_worker_was_started_with_and_nothing_that_was_meant_fo
     assert environment.of_jobs(Config(tmp_path, None, None))["QUEUECTL_VENV"] == sys.prefix
 
 
-def test_python_programs_write_at_once_unless_told_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_programs_write_unbuffered_unless_set_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(tmp_path, None, None)
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     assert environment.of_jobs(config)["PYTHONUNBUFFERED"] == "1"
@@ -45,7 +45,7 @@ def test_python_programs_write_at_once_unless_told_otherwise(tmp_path: Path, mon
     assert environment.of_jobs(config)["PYTHONUNBUFFERED"] == ""
 
 
-def test_an_address_is_passed_on_and_its_password_is_in_no_variable(tmp_path: Path) -> None:
+def test_the_database_url_is_passed_on_without_its_password_in_a_variable(tmp_path: Path) -> None:
     def passed_on(url: str) -> str:
         return environment.of_jobs(Config(tmp_path, url, None))["QUEUECTL_DATABASE_URL"]
 
@@ -57,9 +57,7 @@ def test_an_address_is_passed_on_and_its_password_is_in_no_variable(tmp_path: Pa
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("postgresql://ana:s3cret@db/q", 0o600)
 
 
-def test_where_there_are_no_files_in_memory_a_password_is_passed_on_to_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_files_in_memory_no_password_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("os.memfd_create")
     assert "QUEUECTL_DATABASE_URL" not in environment.of_jobs(Config(tmp_path, "postgresql+psycopg://a:b@db/q", None))
 
@@ -83,7 +81,7 @@ def test_a_job_that_enqueues_a_job_reaches_its_own_queue(
     assert b"s3cret" not in queue.attempts(job_id)[0].output
 
 
-def test_a_job_that_lost_the_name_of_its_queue_is_refused(queue: Queue, fleet: Start) -> None:
+def test_a_job_that_lost_the_address_of_its_queue_is_refused(queue: Queue, fleet: Start) -> None:
     fleet()
     job_id = queue.enqueue(f"unset QUEUECTL_HOME; {MANAGE} enqueue --command true", max_retries=0)
     job = queue.reaches(job_id, "dead")

@@ -23,7 +23,7 @@ HERE = processes.host_name()
 
 @pytest.fixture(params=[None, ["mail", "default"]], ids=["all-queues", "named-queues"])
 def taker(connection: Connection, request: pytest.FixtureRequest) -> Taker:
-    """A worker's dispatcher, with labels beside its host's. A worker of named queues claims in another way."""
+    """The dispatcher of a worker with these labels. A worker of named queues claims in another way."""
 
     def make(*had: str, slots: int = 8) -> Dispatcher:
         worker = factories.make_worker(slots=slots)
@@ -36,7 +36,7 @@ def takes(dispatcher: Dispatcher) -> list[str]:
     return [claim.id for claim in dispatcher.turn()]
 
 
-# --- who ---
+# --- which worker ---
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def takes(dispatcher: Dispatcher) -> list[str]:
         ([], ("gpu",), True),
     ],
 )
-def test_a_worker_takes_a_job_only_if_it_has_all_that_is_required(
+def test_a_worker_takes_a_job_only_if_it_has_all_required_labels(
     queue: Queue, taker: Taker, requires: Any, had: Sequence[str], fits: bool
 ) -> None:
     job_id = queue.enqueue("true", requires=requires)
     assert takes(taker(*had)) == ([job_id] if fits else [])
 
 
-def test_a_worker_of_other_queues_does_not_take_it_whatever_it_has(queue: Queue, connection: Connection) -> None:
+def test_a_worker_of_other_queues_never_takes_the_job(queue: Queue, connection: Connection) -> None:
     queue.enqueue("true", queue="mail", requires="gpu")
     factories.make_worker(id="w1")
     served = assignment(labels=["gpu"])
@@ -71,7 +71,7 @@ def test_a_worker_of_other_queues_does_not_take_it_whatever_it_has(queue: Queue,
     assert takes(Dispatcher(connection, "w1", elsewhere, lambda: 10.0, list)) == []
 
 
-def test_a_worker_that_runs_already_sees_a_lane_that_is_new(queue: Queue, taker: Taker) -> None:
+def test_a_running_worker_sees_a_new_label_set(queue: Queue, taker: Taker) -> None:
     queue.enqueue("true")
     dispatcher = taker("gpu", "ssd")
     assert len(takes(dispatcher)) == 1
@@ -80,7 +80,7 @@ def test_a_worker_that_runs_already_sees_a_lane_that_is_new(queue: Queue, taker:
         assert takes(dispatcher) == [job_id]
 
 
-def test_what_becomes_due_is_promoted_by_anybody_and_taken_by_who_has_the_label(queue: Queue, taker: Taker) -> None:
+def test_any_worker_promotes_a_due_job_and_a_matching_one_claims_it(queue: Queue, taker: Taker) -> None:
     job_id = queue.enqueue("true", requires="gpu", delay=1000)
     change_job(job_id, run_at=1)
     assert takes(taker()) == []
@@ -89,7 +89,7 @@ def test_what_becomes_due_is_promoted_by_anybody_and_taken_by_who_has_the_label(
 
 
 @pytest.mark.parametrize("requires", ["", "gpu"])
-def test_no_job_of_a_paused_queue_is_taken_until_it_is_resumed(queue: Queue, taker: Taker, requires: str) -> None:
+def test_no_job_of_a_paused_queue_is_claimed_until_it_is_resumed(queue: Queue, taker: Taker, requires: str) -> None:
     dispatcher = taker("gpu")
     job_id = queue.enqueue("true", queue="mail", requires=requires or [])
     queue_actions.pause_queue("mail", "person:ana")
@@ -102,7 +102,7 @@ def test_no_job_of_a_paused_queue_is_taken_until_it_is_resumed(queue: Queue, tak
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8])
-def test_all_lanes_together_go_by_priority_and_then_first_come(queue: Queue, taker: Taker, slots: int) -> None:
+def test_jobs_of_all_label_sets_are_claimed_by_priority_and_age(queue: Queue, taker: Taker, slots: int) -> None:
     asked = [("", 0), ("gpu", 0), ("gpu,ssd", 5), ("", 5), ("gpu", -1), ("ssd", 5), ("tape", 100), ("", 1)]
     jobs = [
         (queue.enqueue("true", requires=requires or [], priority=priority), requires, priority)
@@ -154,7 +154,7 @@ def test_a_busy_worker_makes_room_for_an_exclusive_job_of_its_label_sets(
 
 
 @both_ways
-def test_each_worker_runs_what_it_has_the_labels_for(queue: Queue, fleet: Start) -> None:
+def test_each_worker_runs_the_jobs_that_match_its_labels(queue: Queue, fleet: Start) -> None:
     fleet()
     fleet(labels=["gpu", "ssd"])
     both = queue.enqueue("true", requires="gpu, ssd", priority=-100)
@@ -169,7 +169,7 @@ def test_each_worker_runs_what_it_has_the_labels_for(queue: Queue, fleet: Start)
 
 
 @both_ways
-def test_a_drain_ends_although_jobs_wait_for_labels_that_its_workers_have_not(queue: Queue, fleet: Start) -> None:
+def test_a_drain_ends_although_jobs_wait_for_labels_of_other_workers(queue: Queue, fleet: Start) -> None:
     others = [queue.enqueue("true", requires=requires, priority=9) for requires in ("gpu", "host:elsewhere")]
     lone = queue.enqueue("true", requires="gpu")
     change_job(lone, losses=1)
@@ -181,7 +181,7 @@ def test_a_drain_ends_although_jobs_wait_for_labels_that_its_workers_have_not(qu
 
 
 @pytest.mark.full
-def test_a_job_of_a_lost_worker_comes_back_to_its_lane(
+def test_a_job_of_a_lost_worker_returns_to_its_label_set(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
     queue.set(lease=5)

@@ -51,7 +51,7 @@ _ENDS = st.sampled_from(["completed", "failed", "failed", "released", "cancelled
 
 @dataclass
 class Model:
-    """What is known of one job."""
+    """The expected state of one job."""
 
     seq: int
     id: str
@@ -114,7 +114,7 @@ class Lifecycle(RuleBasedStateMachine):
         if self.server is not None:
             execute(self.server, f"UPDATE machine.clock SET now = {time}")
 
-    # --- the world ---
+    # --- clock and processes ---
 
     @initialize()
     def two_workers(self) -> None:
@@ -138,7 +138,7 @@ class Lifecycle(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.set_time(self.time + clock.seconds(seconds))
 
-    # --- people ---
+    # --- users ---
 
     @rule(
         target=jobs, priority=st.integers(-2, 2), max_retries=st.integers(0, 2), delay=st.sampled_from([0, 0, 30, 90])
@@ -232,7 +232,7 @@ class Lifecycle(RuleBasedStateMachine):
             self.taken.append((worker_id, claim))
 
     def running(self) -> list[tuple[str, Claim]]:
-        """The claims that still are their workers'."""
+        """The claims that their workers still hold."""
         tokens = {one.token for one in self.model.values()}
         return [held for held in self.taken if held[1].token in tokens]
 
@@ -309,9 +309,7 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 @pytest.mark.postgresql
-def test_the_database_says_what_a_model_says(
-    fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_database_matches_the_model(fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lifecycle, "fresh_config", staticmethod(fresh_config), raising=False)
     run_state_machine_as_test(  # type: ignore[no-untyped-call,unused-ignore]
         Lifecycle,

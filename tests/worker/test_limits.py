@@ -22,11 +22,11 @@ grouped = pytest.mark.skipif(len(cgroups.offered()) < 2, reason="no control grou
 
 
 def _left(worker: int) -> list[Path]:
-    """The groups that a worker, by its pid, has made and not removed."""
+    """The groups that the worker with this pid has created and not removed."""
     return [group for base in cgroups.bases().values() for group in base.glob(f"queuectl-job-{worker}-*")]
 
 
-def test_an_attempt_that_wants_too_much_memory_fails_and_says_so_and_its_neighbour_goes_on(
+def test_an_attempt_with_too_much_memory_fails_with_the_reason_and_its_neighbour_continues(
     queue: Queue, fleet: Start
 ) -> None:
     queue.set(job_memory_limit=64)
@@ -43,7 +43,7 @@ def test_an_attempt_that_wants_too_much_memory_fails_and_says_so_and_its_neighbo
 
 
 @grouped
-def test_an_attempt_that_wants_too_many_processes_is_refused_them_and_says_so(queue: Queue, fleet: Start) -> None:
+def test_an_attempt_with_too_many_processes_gets_errors_and_a_reason(queue: Queue, fleet: Start) -> None:
     queue.set(job_process_limit=20)
     fleet(slots=2)
     neighbour = queue.enqueue("for one in 1 2 3 4 5; do sleep 1 & done; wait")
@@ -56,9 +56,7 @@ def test_an_attempt_that_wants_too_many_processes_is_refused_them_and_says_so(qu
 
 
 @grouped
-def test_what_stays_below_its_limits_runs_as_without_them_and_leaves_no_group(
-    queue: Queue, fleet: Start, tmp_path: Path
-) -> None:
+def test_a_job_below_its_limits_runs_unchanged_and_leaves_no_group(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     queue.set(job_memory_limit=64, job_process_limit=20)
     fleet()
     job_id = queue.enqueue("cat; pwd; echo $0; ls /proc/self/fd | wc -l; exit 3", cwd=str(tmp_path), max_retries=0)
@@ -70,7 +68,7 @@ def test_what_stays_below_its_limits_runs_as_without_them_and_leaves_no_group(
 
 
 @grouped
-def test_with_a_group_around_it_no_daemon_hides_though_others_run_beside_it(
+def test_with_a_control_group_no_daemon_escapes_although_others_run_beside_it(
     queue: Queue, fleet: Start, tmp_path: Path, alive: Callable[[int], bool], pid_in: Callable[[Path], int]
 ) -> None:
     queue.set(job_process_limit=50)
@@ -96,7 +94,7 @@ def test_groups_of_a_killed_worker_are_removed_by_the_next(
     assert _left(worker) == []
 
 
-def test_what_waits_for_its_limits_never_begins_when_its_worker_dies(tmp_path: Path) -> None:
+def test_a_command_that_waits_for_its_limits_never_starts_if_its_worker_dies(tmp_path: Path) -> None:
     for word, begun in ((b"go\n", True), (b"", False)):
         here = tmp_path / f"begun-{begun}"
         subprocess.run([*_GATE, "touch", str(here)], input=word, check=False)
@@ -139,14 +137,14 @@ def test_groups_of_version_1_are_found_by_controller(tmp_path: Path) -> None:
     assert {name for place in found for name in place.controllers} >= {"memory", "pids"}
 
 
-def test_a_group_that_lies_outside_of_what_is_mounted_is_not_used(tmp_path: Path) -> None:
+def test_a_group_outside_of_the_mounted_tree_is_not_used(tmp_path: Path) -> None:
     mounts = "30 24 0:26 /docker/one /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
     assert cgroups._own_groups(_proc(tmp_path, "10:pids:/docker/two\n", mounts)) == []
     [place] = cgroups._own_groups(_proc(tmp_path, "10:pids:/docker/one/below\n", mounts))
     assert str(place.base) == "/sys/fs/cgroup/pids/below"
 
 
-def test_a_group_of_version_2_is_ours_where_nothing_lies_above_it_and_its_processes_move_into_the_house(
+def test_a_group_of_version_2_at_the_top_is_used_and_its_processes_move_into_a_subgroup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounted = tmp_path / "cgroup fs".replace(" ", "-")

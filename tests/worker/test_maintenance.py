@@ -1,4 +1,4 @@
-"""A maintenance process while all workers live: bulk actions, roll-ups, and no worker marked lost by mistake."""
+"""Maintenance while all workers live: bulk actions, roll-ups, and no worker marked lost by mistake."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_long_bulk_action_is_continued_in_several_rounds(
     assert is_left[:3] == [True, True, True]
 
 
-def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app: Flask) -> None:
+def test_a_worker_with_a_heartbeat_is_not_marked_lost_whatever_its_clock_shows(app: Flask) -> None:
     worker = factories.make_worker(host="elsewhere", seen_at=1, heartbeat=5)
     one = maintenance._Maintenance(worker_database())
     for beat in range(3):
@@ -82,7 +82,7 @@ def test_a_worker_whose_heart_beats_is_not_expired_however_its_clock_stands(app:
         assert kept.state == "running"
 
 
-def test_maintenance_on_the_workers_own_machine_marks_it_lost_first_because_it_can_end_its_commands(
+def test_maintenance_on_the_same_machine_marks_a_worker_lost_first_because_it_can_end_its_commands(
     app: Flask,
 ) -> None:
     me = {"pid": os.getpid(), "pid_started": processes.started(os.getpid())}
@@ -101,7 +101,7 @@ def test_maintenance_on_the_workers_own_machine_marks_it_lost_first_because_it_c
     assert gone["there"] == gone["here"] + 2
 
 
-def test_a_heart_that_stands_still_for_the_lease_expires_and_its_job_goes_back(app: Flask) -> None:
+def test_a_worker_without_a_heartbeat_for_the_lease_is_marked_lost_and_its_job_is_requeued(app: Flask) -> None:
     settings.set_setting("lease", 5, "person:test")
     worker = factories.make_worker(host="elsewhere", heartbeat=5)
     job = factories.make_job("processing", worker_id=worker.id, attempts=1)
@@ -132,7 +132,7 @@ def test_chores_fold_ended_attempts_into_roll_ups_and_delete_old_ones(chores_pro
 
 
 class _NoScaling(Scaling):
-    """One of a supervisor that is not there."""
+    """A scaling without a supervisor."""
 
     def __init__(self) -> None:
         self.ended = 0
@@ -144,10 +144,10 @@ class _NoScaling(Scaling):
         self.ended += 1
 
 
-def test_maintenance_ends_with_its_supervisor_also_when_a_change_is_signalled_at_the_same_time(
+def test_maintenance_ends_with_its_supervisor_even_if_a_change_is_signalled_at_the_same_time(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wake-up signal after the supervisor's last word does not make the maintenance process forget that word."""
+    """A wake-up signal after the last message of the supervisor does not hide that message."""
 
     def say_both(_pipe: int, hear: Callable[[str], None]) -> None:
         hear(GONE)

@@ -20,7 +20,7 @@ def _told(writes: list[tuple[int, bytes]], limit: int) -> tuple[Capture, bytes]:
 
 
 @given(_writes, st.integers(8, 200))
-def test_what_is_kept_is_the_beginning_and_the_end(writes: list[tuple[int, bytes]], limit: int) -> None:
+def test_the_beginning_and_the_end_are_kept(writes: list[tuple[int, bytes]], limit: int) -> None:
     capture, whole = _told(writes, limit)
     kept = capture.kept()
     assert len(kept.data) <= limit
@@ -34,7 +34,7 @@ def test_what_is_kept_is_the_beginning_and_the_end(writes: list[tuple[int, bytes
 
 
 @given(_writes, st.integers(8, 4000))
-def test_each_stream_can_be_told_from_the_other(writes: list[tuple[int, bytes]], limit: int) -> None:
+def test_the_two_streams_can_be_told_apart(writes: list[tuple[int, bytes]], limit: int) -> None:
     capture, _ = _told(writes, limit)
     kept = capture.kept()
     runs = decode_runs(kept.runs)
@@ -46,7 +46,7 @@ def test_each_stream_can_be_told_from_the_other(writes: list[tuple[int, bytes]],
 
 
 @given(_writes, st.integers(8, 200), st.integers(1, 7))
-def test_live_pieces_put_together_are_the_whole_as_far_as_it_is_held(
+def test_live_parts_joined_together_equal_the_kept_output(
     writes: list[tuple[int, bytes]], limit: int, every: int
 ) -> None:
     capture = Capture(limit)

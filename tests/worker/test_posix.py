@@ -13,8 +13,8 @@ from webapp.config import CHECKOUT
 
 pytestmark = pytest.mark.every_python
 
-# In a process of its own, for a runner takes signal handlers and reaps whatever child there is. Here the second command
-# ends exactly when the runner has seen that no more have ended, and before it waits again.
+# In a separate process, because a runner installs signal handlers and reaps all children. The second command ends after
+# the runner has checked for ended commands and before it waits again.
 _END_BETWEEN = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -52,7 +52,7 @@ print([one.exit_code for one in ended], bool(opened), time.monotonic() < until)
 """
 
 
-def test_a_command_that_ends_just_after_the_others_were_collected_is_not_overlooked(tmp_path: Path) -> None:
+def test_a_command_that_ends_just_after_the_check_is_not_missed(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     subprocess.run(["mkfifo", str(gate)], check=True)
     command = [sys.executable, "-c", _END_BETWEEN, str(CHECKOUT), str(gate)]

@@ -1,6 +1,6 @@
-"""What PostgreSQL's planner chooses by itself on a large table: how many rows a claim, a promotion and a list touch.
+"""PostgreSQL's own plans on a large table: how many rows a claim, a promotion and a list read.
 
-Other tests forbid it a scan, to see that an index can do. Here nothing is forbidden, and what counts is what was read.
+Other tests disable scans to check that an index is possible. Here the planner is free, and the read rows count.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def large(
     migrated_postgresql: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Flask]:
-    """A queue of many jobs, whose statistics are fresh, or say nothing yet, as right after a move."""
+    """A queue of many jobs, with current statistics or none, as right after a move."""
     with postgresql_database(postgresql_server, migrated_postgresql) as url:
         for app in opened(create_core(configuration(tmp_path_factory.mktemp("large"), url))):
             with writing() as session:
@@ -78,7 +78,7 @@ def how(state: str) -> dict[str, Any]:
 
 
 def rows_read(plan: dict[str, Any]) -> int:
-    """Rows of `jobs` that its steps looked at, whether they kept them or not."""
+    """Rows of `jobs` that the steps of the plan read, used or not."""
     here = 0
     if plan.get("Relation Name") == "jobs" and "Scan" in plan["Node Type"]:
         seen = sum(plan.get(name, 0) for name in ("Actual Rows", *REMOVED))
@@ -97,7 +97,7 @@ def parsed(rows: Any) -> dict[str, Any]:
 
 
 class _TakenBack(Exception):
-    """Nothing that a plan did shall stay."""
+    """Rolls back the effects of a plan."""
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ class _TakenBack(Exception):
         ("promote", 3 * PROMOTE_LIMIT),
     ],
 )
-def test_what_a_turn_asks_reads_no_more_than_it_takes(large: Flask, name: str, most: int) -> None:
+def test_a_turn_reads_no_more_rows_than_it_takes(large: Flask, name: str, most: int) -> None:
     plan = plan_of(name)
     assert rows_read(plan) <= most, json.dumps(plan, indent=1)
 
 
 @pytest.mark.parametrize("name", ["pick", "pick_of", "busy_label_sets"])
-def test_a_claim_from_a_label_set_never_walks_the_first_jobs_of_all_queues(large: Flask, name: str) -> None:
+def test_a_claim_from_a_label_set_never_reads_the_first_jobs_of_all_queues(large: Flask, name: str) -> None:
     """With old statistics PostgreSQL did, and read all jobs of other queues that stand before them."""
     with writing() as session:
         session.execute(text("UPDATE jobs SET priority = 50 WHERE queue = 'mail' AND state = 'pending'"))
@@ -154,7 +154,7 @@ def plan_of(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def planned() -> Iterator[tuple[Session, list[dict[str, Any]]]]:
-    """A reader's session, and the plans of what it asks of the jobs."""
+    """A reader's session, and the plans of its queries on jobs."""
     plans: list[dict[str, Any]] = []
     with engines.read_engine().connect() as connection:
 
@@ -178,7 +178,7 @@ def test_a_page_of_a_list_reads_little_more_than_it_shows(large: Flask, typed: s
         assert rows_read(plan) <= 3 * PAGE, json.dumps(plan, indent=1)
 
 
-def test_what_pages_show_of_queues_reads_little(large: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_figures_on_pages_read_few_rows(large: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "COUNT_CAP", 100)
     with planned() as (session, plans):
         queries.oldest_pending(session)
@@ -191,7 +191,7 @@ def test_what_pages_show_of_queues_reads_little(large: Flask, monkeypatch: pytes
 
 @pytest.mark.parametrize("typed", ["state:completed", "state:pending", "state:dead"])
 def test_a_count_stops_at_its_cap(large: Flask, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
-    """The rows of a state lie together, as after an import: the planner believes them to be everywhere."""
+    """The rows of a state are adjacent, as after an import, but the planner expects them everywhere."""
     monkeypatch.setattr(queries, "COUNT_CAP", 100)
     with planned() as (session, plans):
         assert queries.count_found(session, search.parse(typed))[0].capped

@@ -1,4 +1,4 @@
-"""Workers that die: their jobs are requeued, their commands end first, poison jobs become dead letters."""
+"""Workers that die: their commands end first, then their jobs are requeued; poison jobs become dead letters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Start = Callable[..., Fleet]
 @pytest.mark.every_python
 @pytest.mark.postgresql
 @both_ways
-def test_a_killed_workers_job_goes_back_at_once_and_its_command_is_dead_by_then(
+def test_a_job_of_a_killed_worker_is_requeued_at_once_after_its_command_has_ended(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     fleet()
@@ -48,8 +48,8 @@ def test_a_killed_workers_job_goes_back_at_once_and_its_command_is_dead_by_then(
 
 @pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
-def test_a_claim_is_taken_over_before_its_command_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a worker that was only suspended could report the end of the command as the job's failure."""
+def test_a_claim_is_seized_before_its_command_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a suspended worker could report the end of the command as a failure of the job."""
     job = make_job("processing", token="first")  # its worker's row is gone
     seen: list[Optional[str]] = []
 
@@ -65,7 +65,7 @@ def test_a_claim_is_taken_over_before_its_command_is_ended(monkeypatch: pytest.M
 
 
 @pytest.mark.full
-def test_what_a_lost_attempt_had_written_is_kept(
+def test_the_output_of_a_lost_attempt_is_kept(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
     from webapp.jobs import job_detail
@@ -87,7 +87,7 @@ def test_what_a_lost_attempt_had_written_is_kept(
 
 
 @pytest.mark.every_python
-def test_a_job_that_kills_its_worker_is_buried_after_three_losses_suffered_alone(queue: Queue, fleet: Start) -> None:
+def test_a_job_that_kills_its_worker_becomes_a_dead_letter_after_three_losses_alone(queue: Queue, fleet: Start) -> None:
     fleet()
     # The first loss only makes it run alone; the three that count come after it.
     job_id = queue.enqueue("kill -9 $PPID; sleep 3600")
@@ -99,7 +99,7 @@ def test_a_job_that_kills_its_worker_is_buried_after_three_losses_suffered_alone
 
 
 @pytest.mark.full
-def test_the_neighbours_of_a_poisonous_job_are_not_buried_with_it(queue: Queue, fleet: Start) -> None:
+def test_the_neighbours_of_a_poison_job_do_not_become_dead_letters(queue: Queue, fleet: Start) -> None:
     ids = [queue.enqueue("sleep 1.5") for _ in range(7)]
     poison = queue.enqueue("sleep 0.3; kill -9 $PPID; sleep 3600")
     fleet(slots=8)
@@ -122,7 +122,7 @@ def test_a_cancelled_job_whose_worker_dies_is_cancelled_and_not_run_again(
     assert job.attempts == 1
 
 
-def test_a_worker_taken_for_dead_ends_what_it_runs_and_is_replaced(
+def test_a_worker_marked_lost_ends_its_commands_and_is_replaced(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     queue.set(lease=5)
@@ -138,7 +138,7 @@ def test_a_worker_taken_for_dead_ends_what_it_runs_and_is_replaced(
 
 
 @both_ways
-def test_workers_whose_supervisor_was_killed_finish_what_they_run_and_end(
+def test_workers_of_a_killed_supervisor_finish_their_jobs_and_exit(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any], alive: Callable[[int], bool]
 ) -> None:
     one = fleet(count=2)
@@ -153,7 +153,7 @@ def test_workers_whose_supervisor_was_killed_finish_what_they_run_and_end(
 
 
 @pytest.mark.full
-def test_after_everything_was_killed_a_new_start_takes_up_what_was_left(
+def test_after_everything_was_killed_a_new_start_recovers_the_jobs(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     one = fleet()
@@ -191,7 +191,7 @@ def test_a_suspended_maintenance_process_is_replaced(
     eventually(lambda: "maintenance ended (signal 9); starting another" in one.text(), 30)
 
 
-def test_a_command_is_known_by_its_token_whatever_else_its_environment_says(eventually: Callable[..., Any]) -> None:
+def test_a_command_is_identified_by_its_token_alone(eventually: Callable[..., Any]) -> None:
     for others in ({}, {"X_QUEUECTL_TOKEN": "mine"}, {"NOTE": "see QUEUECTL_TOKEN=theirs"}):
         with subprocess.Popen(["sleep", "60"], env={**os.environ, **others, "QUEUECTL_TOKEN": "a-token"}) as process:
             eventually(lambda: processes.token_of(process.pid) == "a-token")

@@ -1,4 +1,4 @@
-"""More and fewer workers while a supervisor runs: the number is reached, and no job is interrupted."""
+"""Scaling while a supervisor runs: the desired number is reached, and no job is interrupted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scale(**how: int) -> worker_actions.Scaled:
 
 
 def maintenance_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.Process:
-    """The one child of a supervisor that is no worker, once its workers have told who they are."""
+    """The pid of the maintenance process, once all workers are registered."""
 
     def found() -> Optional[psutil.Process]:
         pids = {worker.pid for state in ("running", "stopped", "expired") for worker in queue.workers(state)}
@@ -45,7 +45,7 @@ def maintenance_of(one: Fleet, queue: Queue, eventually: Eventually) -> psutil.P
 
 
 @both_ways
-def test_a_supervisor_is_scaled_up_and_down_to_none_and_up_again(
+def test_a_supervisor_is_scaled_up_then_to_zero_then_up_again(
     queue: Queue, fleet: Start, eventually: Eventually
 ) -> None:
     one = fleet(count=1, slots=2, queues=["mail"])
@@ -70,10 +70,10 @@ def test_a_supervisor_is_scaled_up_and_down_to_none_and_up_again(
 
 @pytest.mark.full
 @both_ways
-def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes(
+def test_scaling_down_stops_idle_workers_first_and_a_busy_one_finishes_its_job(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
 ) -> None:
-    queue.set(shutdown_grace=0)  # a signal would hand the jobs back at once
+    queue.set(shutdown_grace=0)  # a signal would release the jobs at once
     fleet(count=3)
     wait = f"touch {tmp_path}/$QUEUECTL_JOB_ID; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
     ids = [queue.enqueue(wait) for _ in range(2)]
@@ -90,7 +90,7 @@ def test_of_fewer_the_idle_ones_go_and_a_busy_one_finishes_however_long_it_takes
 
 
 @pytest.mark.full
-def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling(
+def test_a_worker_stopped_by_a_user_is_not_replaced_until_the_next_scaling(
     queue: Queue, fleet: Start, eventually: Eventually
 ) -> None:
     one = fleet(count=2)
@@ -109,7 +109,7 @@ def test_a_worker_that_a_person_stops_is_not_replaced_and_is_got_back_by_scaling
 
 
 @pytest.mark.full
-def test_a_worker_that_leaves_makes_room_before_it_has_gone(
+def test_a_stopping_worker_makes_room_before_it_exits(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Eventually
 ) -> None:
     fleet(count=1)
@@ -126,7 +126,7 @@ def test_a_worker_that_leaves_makes_room_before_it_has_gone(
 
 
 @pytest.mark.full
-def test_a_worker_that_is_ended_by_a_signal_is_replaced(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+def test_a_worker_ended_by_a_signal_is_replaced(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     fleet(count=1)
     [worker] = queue.workers()
     os.kill(worker.pid, signal.SIGTERM)
@@ -150,7 +150,7 @@ def test_the_desired_number_survives_the_death_of_maintenance(
 
 
 @pytest.mark.full
-def test_stopping_all_ends_the_supervisors_too(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+def test_stopping_all_workers_ends_the_supervisors_too(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     one = fleet(count=2)
     two = fleet(count=1)
     worker_actions.scale(row_of(two).id, "person:ana", to=0)
@@ -167,9 +167,7 @@ def row_of(one: Fleet) -> Supervisor:
 
 
 @pytest.mark.full
-def test_a_supervisor_that_was_killed_is_written_down_as_ended(
-    queue: Queue, fleet: Start, eventually: Eventually
-) -> None:
+def test_a_killed_supervisor_is_recorded_as_stopped(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     one = fleet(count=1)
     one.process.kill()
     eventually(lambda: row().stopped_at is not None)
@@ -178,7 +176,7 @@ def test_a_supervisor_that_was_killed_is_written_down_as_ended(
 
 @pytest.mark.full
 @both_ways
-def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
+def test_a_supervisor_without_workers_exits_when_a_newer_version_owns_the_database(
     queue: Queue, fleet: Start, eventually: Eventually
 ) -> None:
     one = fleet(count=1)
@@ -191,7 +189,7 @@ def test_one_without_workers_leaves_when_a_newer_version_has_the_database(
 
 
 @pytest.mark.full
-def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, tmp_path: Path) -> None:
+def test_a_draining_supervisor_cannot_be_scaled(queue: Queue, fleet: Start, tmp_path: Path) -> None:
     queue.enqueue(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
     one = fleet(count=2, drain=True)
     with reading() as session:
@@ -202,7 +200,7 @@ def test_one_that_drains_is_not_there_to_be_scaled(queue: Queue, fleet: Start, t
 
 
 @pytest.mark.full
-def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventually: Eventually) -> None:
+def test_a_worker_records_its_resource_usage(queue: Queue, fleet: Start, eventually: Eventually) -> None:
     queue.set(lease=5)
     fleet(count=1)
     eventually(lambda: (queue.workers()[0].cpu_time or 0) > 0)
@@ -218,18 +216,18 @@ def test_a_worker_writes_down_what_it_uses(queue: Queue, fleet: Start, eventuall
 # --- reports ---
 
 
-def test_a_report_is_read_as_it_was_written_and_fits_one_atomic_write() -> None:
+def test_a_usage_report_is_read_back_and_fits_one_atomic_write() -> None:
     wanted = DesiredWorkers(256, tuple(range(2**22 - 512, 2**22)), "end")
     assert DesiredWorkers.parse(wanted.line()) == wanted
     assert len(DesiredWorkers(256, wanted.leaving[:256], RELOCATED).line()) < 4096
 
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"3", b"[1, 2]", b'["x", [], ""]', b"[1, 2, 3]", b"\xff", b'{"a": 1}'])
-def test_anything_else_that_a_process_prints_is_passed_over(line: bytes) -> None:
+def test_other_output_of_a_process_is_ignored(line: bytes) -> None:
     assert DesiredWorkers.parse(line) is None
 
 
-# --- what cannot be ---
+# --- invalid numbers ---
 
 
 @pytest.mark.parametrize("number", [-1, 257])

@@ -1,4 +1,4 @@
-"""Commands with a shebang line: who runs them, why one cannot run, and that no file stays behind."""
+"""Commands with a shebang line: which interpreter runs them, errors, and that no file stays behind."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ FILE = Path("/scripts/1-1")
         ("##!/bin/bash", None),
     ],
 )
-def test_only_a_first_line_with_the_path_of_an_interpreter_is_a_shebang_line(
-    command: str, argv: Optional[list[str]]
-) -> None:
+def test_only_a_first_line_with_an_interpreter_path_is_a_shebang_line(command: str, argv: Optional[list[str]]) -> None:
     shebang = shebang_of(command)
     assert (None if shebang is None else shebang.argv(FILE)) == (None if argv is None else [*argv, str(FILE)])
 
@@ -51,7 +49,7 @@ def test_the_script_begins_with_its_shebang_line() -> None:
     assert shebang.script == "#!/usr/bin/perl -w\nprint 1;\n"
 
 
-def test_a_script_is_for_its_owner_only_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_script_is_private_with_any_umask(tmp_path: Path) -> None:
     scripts, before = Scripts(tmp_path / "scripts"), os.umask(0)
     try:
         file = scripts.write("1-1", "#!/bin/sh\necho ü\n")
@@ -63,7 +61,7 @@ def test_a_script_is_for_its_owner_only_whatever_the_umask(tmp_path: Path) -> No
     assert list((tmp_path / "scripts").iterdir()) == []
 
 
-def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+def test_a_removed_folder_is_recreated(tmp_path: Path) -> None:
     scripts = Scripts(tmp_path / "scripts")
     first = scripts.write("1-1", "#!/bin/sh")
     first.unlink()
@@ -71,7 +69,7 @@ def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
     assert scripts.write("2-1", "#!/bin/sh").exists()
 
 
-def test_what_another_worker_uses_stays(tmp_path: Path) -> None:
+def test_files_of_other_workers_stay(tmp_path: Path) -> None:
     running, dead = Scripts(tmp_path / "scripts"), Scripts(tmp_path / "scripts")
     used, left = running.write("1-1", "#!/bin/sh"), dead.write("2-1", "#!/bin/sh")
     os.close(dead._lock)  # as its end does
@@ -94,7 +92,7 @@ def test_an_interpreter_that_cannot_run_is_a_failure_that_names_it(queue: Queue,
         assert job.error_key  # so it is in a group of dead letters
 
 
-def test_a_script_goes_with_its_job_also_when_its_worker_is_killed(
+def test_a_script_is_deleted_with_its_job_even_if_the_worker_is_killed(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
     fleet()

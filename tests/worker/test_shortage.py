@@ -1,4 +1,4 @@
-"""A machine without room for more commands: jobs are not charged for it, workers take fewer, and people see why."""
+"""A machine without room for more commands: jobs are not charged, workers run fewer, and users see the reason."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from worker.loop.dispatcher import Dispatcher
 
 NOBODY = 65534
 
-# --- what is a shortage, and what the limits allow ---
+# --- shortages and limits ---
 
 
 @pytest.mark.parametrize("number", ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "ENOSPC", "EDQUOT"])
-def test_these_errors_are_the_machines_fault(number: str) -> None:
+def test_these_errors_are_a_resource_shortage(number: str) -> None:
     assert str(shortage.of(OSError(getattr(errno, number), "text")))
 
 
-def test_so_are_no_memory_and_no_thread_but_other_errors_are_not() -> None:
+def test_no_memory_and_no_thread_are_a_shortage_but_other_errors_are_not() -> None:
     assert shortage.of(MemoryError())
     assert "processes or threads" in str(shortage.of(RuntimeError("can't start new thread")))
     for error in (OSError(errno.ENOENT, ""), OSError(errno.E2BIG, ""), RuntimeError("text"), OSError("text")):
@@ -46,7 +46,7 @@ def test_so_are_no_memory_and_no_thread_but_other_errors_are_not() -> None:
 
 
 @pytest.mark.parametrize(("limit", "fit"), [(None, 40), (119, 40), (118, 39), (64, 12), (20, 1)])
-def test_open_files_allow_so_many_jobs(monkeypatch: pytest.MonkeyPatch, limit: Any, fit: int) -> None:
+def test_open_files_limit_the_number_of_jobs(monkeypatch: pytest.MonkeyPatch, limit: Any, fit: int) -> None:
     monkeypatch.setattr(shortage, "_open_files", lambda: 19)
     monkeypatch.setattr(shortage, "soft_limit", lambda _: limit)
     found, why = shortage.files_allow(40)
@@ -66,7 +66,7 @@ def test_open_files_allow_so_many_jobs(monkeypatch: pytest.MonkeyPatch, limit: A
         (44, 1, 9, 11),
     ],
 )
-def test_processes_of_the_user_allow_so_many_jobs_but_root_has_no_limit(
+def test_processes_of_the_user_limit_the_number_of_jobs_except_for_root(
     monkeypatch: pytest.MonkeyPatch, limit: Any, uid: int, running: int, fit: int
 ) -> None:
     monkeypatch.setattr(shortage, "processes_of_this_user", lambda: 20)
@@ -77,7 +77,7 @@ def test_processes_of_the_user_allow_so_many_jobs_but_root_has_no_limit(
     assert (why == "") == (fit == 40)
 
 
-def test_a_worker_that_was_short_takes_half_and_then_more_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_shortage_a_worker_takes_half_and_then_more_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     one, seen = Capacity(40), []
@@ -95,7 +95,7 @@ def test_a_worker_that_was_short_takes_half_and_then_more_step_by_step(monkeypat
     assert (one.slots, one.shown) == (0, 1), "not even one could be started"
 
 
-def test_it_takes_no_more_than_the_machine_seems_to_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_claims_no_more_than_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     one = Capacity(40, lambda running: running + 2)
@@ -113,7 +113,7 @@ def test_it_takes_no_more_than_the_machine_seems_to_have_room_for(monkeypatch: p
 
 @pytest.mark.parametrize("number", ["EMFILE", "ENFILE"])
 def test_no_process_counts_as_dead_because_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
-    """Else maintenance would mark all workers lost, and run their jobs again beside the first ones."""
+    """Otherwise maintenance would mark all workers lost, and their jobs would run twice."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(getattr(errno, number), "Too many open files")
@@ -129,7 +129,7 @@ def test_no_process_counts_as_dead_because_no_file_can_be_opened(monkeypatch: py
 
 
 class Bench:
-    """A dispatcher of three slots, whose claims the test gives back."""
+    """A dispatcher of three slots. The test gives its claims back."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
@@ -148,7 +148,7 @@ def bench(app: Flask, queue: Queue) -> Bench:
 
 
 @pytest.mark.postgresql
-def test_a_claim_that_cannot_be_started_is_undone_and_charged_to_nobody(bench: Bench) -> None:
+def test_a_claim_that_cannot_be_started_is_undone_without_a_charge(bench: Bench) -> None:
     claims = bench.claim(3)
     bench.dispatcher.give_back(claims[1:], "no memory is left", 1)
     assert bench.dispatcher.turn() == [], "it would only fail again"
@@ -211,7 +211,7 @@ def test_a_hundred_jobs_complete_with_64_open_files_and_40_slots(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
-def test_a_worker_that_runs_out_of_files_gives_jobs_back_and_goes_on_with_fewer(
+def test_a_worker_that_runs_out_of_files_releases_jobs_and_continues_with_fewer(
     queue: Queue, fleet: Callable[..., Fleet], eventually: Callable[..., Any]
 ) -> None:
     fleet(slots=40)
@@ -227,9 +227,9 @@ def test_a_worker_that_runs_out_of_files_gives_jobs_back_and_goes_on_with_fewer(
 
 @pytest.fixture
 def as_nobody(tmp_path: Path, config: Config) -> Iterator[list[str]]:
-    """What starts a process as a user who is held to limits of processes and may use this test's files.
+    """A command prefix for a user to whom process limits apply.
 
-    Root is not held to them, so another user gets the home, and the right to read the program.
+    They do not apply to root, so another user gets the home and may read the program.
     """
     setpriv = shutil.which("setpriv")
     if os.getuid() != 0:
@@ -253,14 +253,14 @@ def as_nobody(tmp_path: Path, config: Config) -> Iterator[list[str]]:
 @pytest.mark.full
 @pytest.mark.only("sqlite")
 @pytest.mark.skipif(sys.platform != "linux", reason="how processes are counted is Linux's")
-def test_a_hundred_jobs_complete_where_the_user_may_have_few_processes(
+def test_a_hundred_jobs_complete_for_a_user_with_few_processes(
     queue: Queue,
     fleet: Callable[..., Fleet],
     eventually: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     as_nobody: list[str],
 ) -> None:
-    """Their shells fork, too: jobs that run at the limit would fail."""
+    """Their shells fork too, so jobs at the limit would fail."""
     ids = [queue.enqueue("sleep 0.05; true", max_retries=0) for _ in range(100)]
     if as_nobody:
         monkeypatch.setattr(os, "getuid", lambda: NOBODY)

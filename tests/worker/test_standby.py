@@ -1,4 +1,4 @@
-"""Which thread attends to the commands while the main thread waits for the database, and what it reads."""
+"""The thread that attends to commands while the main thread waits for the database, and what it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.loop.standby import READ_EVERY, STAND_IN_AFTER, STUCK_AFTER, Standby
 
 
 class Attendance:
-    """What is attended to: by whom, and whether by two at once."""
+    """Records which thread attends, and whether two do so at once."""
 
     def __init__(self) -> None:
         self.by: list[str] = []
@@ -36,7 +36,7 @@ def attendance() -> Attendance:
 
 
 class Reads:
-    """A connection on which the job with the token `a` was cancelled; reads fail or block when told so."""
+    """A connection that reports token `a` as cancelled; reads can fail or block."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -79,19 +79,19 @@ def standby(attendance: Attendance, reads: Reads) -> Standby:
     return one
 
 
-def test_it_attends_while_a_turn_lasts_and_leaves_when_it_ends(
+def test_it_attends_during_a_long_turn_and_stops_with_it(
     standby: Standby, attendance: Attendance, eventually: Callable[..., Any]
 ) -> None:
     standby.need(True)
     with standby.turn():
         eventually(lambda: len(attendance.by) >= 3)
         assert standby.stands_in
-    attendance.attend(0)  # fails where the other is still there
+    attendance.attend(0)  # fails while the other one exists
     eventually(lambda: not standby.stands_in)
     assert set(attendance.by) == {"standby", threading.current_thread().name}
 
 
-def test_short_turns_are_nothing_to_it(standby: Standby, attendance: Attendance) -> None:
+def test_it_ignores_short_turns(standby: Standby, attendance: Attendance) -> None:
     standby.need(True)
     for _ in range(2000):
         with standby.turn():
@@ -106,7 +106,7 @@ def test_it_rests_while_nothing_runs(standby: Standby, attendance: Attendance, r
     assert attendance.by == []
 
 
-def test_while_a_turn_is_stuck_cancelled_jobs_are_stopped_and_then_its_connection_is_closed(
+def test_during_a_stuck_turn_it_stops_cancelled_jobs_and_then_closes_the_connection(
     standby: Standby, attendance: Attendance, reads: Reads, eventually: Callable[..., Any]
 ) -> None:
     standby.need(True)
@@ -118,7 +118,7 @@ def test_while_a_turn_is_stuck_cancelled_jobs_are_stopped_and_then_its_connectio
     eventually(lambda: reads.closed == 1)
 
 
-def test_a_read_that_blocks_does_not_keep_it_from_the_commands_and_is_the_only_one(
+def test_a_blocked_read_does_not_stop_it_from_attending_and_is_the_only_read(
     standby: Standby, attendance: Attendance, reads: Reads, eventually: Callable[..., Any]
 ) -> None:
     standby.need(True)
@@ -133,7 +133,7 @@ def test_a_read_that_blocks_does_not_keep_it_from_the_commands_and_is_the_only_o
         assert reads.stopped.wait(10), "the next stuck turn still has its reader"
 
 
-def test_a_read_that_fails_is_tried_again(standby: Standby, reads: Reads, eventually: Callable[..., Any]) -> None:
+def test_a_failed_read_is_retried(standby: Standby, reads: Reads, eventually: Callable[..., Any]) -> None:
     standby.need(True)
     reads.fails = True
     with standby.turn():
@@ -142,7 +142,7 @@ def test_a_read_that_fails_is_tried_again(standby: Standby, reads: Reads, eventu
         assert reads.stopped.wait(10)
 
 
-def test_it_comes_again_when_attending_failed(
+def test_it_attends_again_after_an_error(
     standby: Standby, attendance: Attendance, eventually: Callable[..., Any]
 ) -> None:
     standby.need(True)

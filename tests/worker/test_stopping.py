@@ -1,4 +1,4 @@
-"""A worker receives a stop at any time, also while it starts, and nothing delays it."""
+"""A worker receives a stop at any time, also during its start, and nothing delays it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from worker.supervisor import supervisor
 {so}
 sys.exit(supervisor.run(load()))
 """
-# As on a machine so busy that a fork needs a second before it has handlers of its own.
+# As on a busy machine where a fork needs a second to install its handlers.
 _SLOW_FORKS = """
 detach = signal_pipe.SignalPipe.detach
 signal_pipe.SignalPipe.detach = lambda self: (print("forked", flush=True), time.sleep(1), detach(self))
 """
-# As from a server that has one connection left for each of them.
+# As with a server that has one connection left for each of them.
 _NO_SECOND_CONNECTION = """
 import itertools
 connect, numbers = worker.connect, itertools.count()
@@ -59,9 +59,7 @@ def supervisor(log: Path, so: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.full
-def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
-    queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
-) -> None:
+def test_a_worker_receives_a_stop_during_its_fork(queue: Queue, tmp_path: Path, eventually: Callable[..., Any]) -> None:
     log = tmp_path / "log"
     with supervisor(log, _SLOW_FORKS) as process:
         eventually(lambda: log.read_text().count("forked") == 2)  # the maintenance process and the worker
@@ -69,7 +67,7 @@ def test_a_worker_that_is_just_being_forked_hears_of_a_stop(
         assert process.wait(DEADLINE) == 0, log.read_text()
 
 
-def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
+def test_two_stops_in_a_row_reach_a_worker_that_was_not_ready(
     queue: Queue, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
     log, file = tmp_path / "log", tmp_path / "pid"
@@ -87,7 +85,7 @@ def test_two_stops_in_a_row_are_both_heard_by_a_worker_that_could_not_listen(
         assert queue.job(job_id).state == "pending"
 
 
-# On SQLite it may be stopped with the write lock in its hand, and is then replaced before the worker can leave.
+# On SQLite it may hold the write lock while suspended, and is then replaced before the worker can exit.
 @pytest.mark.only("postgresql")
 def test_a_suspended_maintenance_process_does_not_delay_a_stop(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
@@ -103,11 +101,11 @@ def test_a_suspended_maintenance_process_does_not_delay_a_stop(
         assert not psutil.pid_exists(maintenance)
 
 
-def test_a_worker_that_can_have_no_connection_for_its_heartbeat_takes_no_job(
+def test_a_worker_without_a_heartbeat_connection_takes_no_job(
     queue: Queue, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     log, job_id = tmp_path / "log", queue.enqueue("true")
     with supervisor(log, _NO_SECOND_CONNECTION):
-        eventually(lambda: log.read_text().count("OSError: no connection is left") >= 2)  # it is tried again
+        eventually(lambda: log.read_text().count("OSError: no connection is left") >= 2)  # it is retried
         assert queue.job(job_id).attempts == 0
         assert queue.workers() == []

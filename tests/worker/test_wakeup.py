@@ -49,7 +49,7 @@ def test_each_stored_job_sends_a_signal(signal: Wakeup, queue: Queue) -> None:
     assert is_signalled(signal)
 
 
-def test_changes_by_people_send_a_signal(signal: Wakeup, queue: Queue) -> None:
+def test_changes_by_users_send_a_signal(signal: Wakeup, queue: Queue) -> None:
     queue.set(max_retries=1)
     assert is_signalled(signal)
 
@@ -83,7 +83,7 @@ def test_a_wakeup_file_that_was_replaced_is_watched_again(signal: Wakeup, config
     assert is_signalled(signal)
 
 
-def test_without_a_bell_enqueue_does_what_it_must(app: Flask, config: Config, queue: Queue) -> None:
+def test_enqueue_works_without_a_wakeup_signal(app: Flask, config: Config, queue: Queue) -> None:
     wakeup_signal.path_of(config).unlink(missing_ok=True)
     assert queue.job(queue.enqueue("true")).state == "pending"
 

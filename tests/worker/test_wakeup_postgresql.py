@@ -37,7 +37,7 @@ Start = Callable[..., Fleet]
 
 
 class Listening:
-    """A heartbeat's thread that only listens."""
+    """A heartbeat thread that only listens."""
 
     def __init__(self, app: Flask, connected: Callable[[], None] = lambda: None) -> None:
         self.wakeup = Notified(selects=True)
@@ -76,7 +76,7 @@ def listening(app: Flask, eventually: Callable[..., Any]) -> Iterator[Listening]
     one.end()
 
 
-def test_it_rings_for_each_job_that_is_stored(
+def test_each_stored_job_sends_a_notification(
     listening: Listening, queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     for _ in range(2):
@@ -85,26 +85,24 @@ def test_it_rings_for_each_job_that_is_stored(
         eventually(listening.wakeup.signalled)
 
 
-def test_it_rings_when_people_change_what_workers_may_do(
+def test_changes_of_queues_and_workers_send_a_notification(
     listening: Listening, queue: Queue, eventually: Callable[..., Any]
 ) -> None:
     queue.set(max_retries=1)
     eventually(listening.wakeup.signalled)
 
 
-def test_it_rings_for_nothing_that_was_rolled_back(
-    listening: Listening, queue: Queue, eventually: Callable[..., Any]
-) -> None:
+def test_a_rollback_sends_no_notification(listening: Listening, queue: Queue, eventually: Callable[..., Any]) -> None:
     with pytest.raises(ZeroDivisionError), db.writing():
         raise ZeroDivisionError
     with db.writing(wakes_workers=False):
         pass
     assert not listening.wakeup.signalled()
-    queue.enqueue("true")  # what is notified arrives in order: had they rung, this would be the second
+    queue.enqueue("true")  # notifications arrive in order, so earlier ones would come first
     eventually(listening.wakeup.signalled)
 
 
-def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
+def test_after_its_connection_ends_it_polls_more_often_and_listens_again(
     listening: Listening, queue: Queue, eventually: Callable[..., Any], postgresql_server: URL
 ) -> None:
     before = listening.connection.driver
@@ -117,7 +115,7 @@ def test_when_its_connection_is_ended_it_rings_looks_more_often_and_hears_again(
     eventually(listening.wakeup.signalled)
 
 
-def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a_second(
+def test_if_its_own_notification_is_missing_it_logs_that_and_polls_twice_a_second(
     app: Flask,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -133,16 +131,16 @@ def test_where_its_own_notification_does_not_arrive_it_says_so_and_looks_twice_a
 
 
 def number(condition: str) -> int:
-    """How many connections to this database, beside the one that asks, are such."""
+    """The number of other connections to this database that match."""
     others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     with db.reading() as session:
         return int(session.execute(text(f"SELECT count(*) {others} AND {condition}")).scalar_one())
 
 
-def test_where_no_second_connection_can_be_had_it_listens_all_the_same(
+def test_without_a_second_connection_it_still_listens(
     app: Flask, queue: Queue, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
 ) -> None:
-    """As on a server that takes no more of them: then it does not know whether it hears, and looks twice a second."""
+    """As on a full server: it cannot test its notifications, and polls twice a second."""
 
     take = Database.take
 
@@ -170,7 +168,7 @@ def test_no_transaction_is_open_while_a_command_runs(
     assert number("state LIKE 'idle in transaction%' AND xact_start < now() - interval '1 second'") == 0
 
 
-def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
+def test_a_worker_uses_two_connections(queue: Queue, fleet: Start, eventually: Callable[..., Any]) -> None:
     """PostgreSQL allows a hundred by default."""
     queue.enqueue("true")
     maintenance = 2  # it reads and writes
@@ -183,7 +181,7 @@ def test_a_worker_holds_two_connections(queue: Queue, fleet: Start, eventually: 
     eventually(lambda: number(f"backend_start > '{begun}'") == 3 * 2 + maintenance)
 
 
-# --- behind a pooler that hands out its connections by the transaction ---
+# --- behind a transaction pooler ---
 
 
 @pytest.fixture
@@ -227,7 +225,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
+def test_behind_pgbouncer_jobs_run_and_the_worker_reports_missing_notifications(
     queue: Queue,
     pooled: str,
     fleet: Start,
@@ -244,7 +242,7 @@ def test_behind_pgbouncer_jobs_run_and_the_worker_says_that_it_is_not_told(
     eventually(lambda: queue.job(last).state == "completed")
 
 
-def test_what_one_session_sets_behind_pgbouncer_reaches_no_other(app: Flask, pooled: str, tmp_path: Path) -> None:
+def test_settings_of_a_session_behind_pgbouncer_reach_no_other_session(app: Flask, pooled: str, tmp_path: Path) -> None:
     """A reader's transactions are read-only and a worker's not durable; the connections are the same."""
     from webapp.db.application import create_core
 

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def test_workers_and_maintenance_process_are_programs_of_this_checkout_whatever_the_folder(
+def test_workers_and_maintenance_are_programs_of_this_checkout_in_any_folder(
     queue: Queue, fleet: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -36,11 +36,11 @@ def test_workers_and_maintenance_process_are_programs_of_this_checkout_whatever_
 
 
 @pytest.mark.full
-def test_a_stranger_who_holds_a_jobs_pipes_does_not_hold_the_job(
+def test_a_foreign_process_that_holds_the_pipes_of_a_job_does_not_block_it(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int]
 ) -> None:
     fleet()
-    # It hides its parent and its environment: without subreapers it cannot be found.
+    # It has neither parent nor environment: without subreapers it cannot be found.
     hide = f"(env -i setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 3600' &)"
     job_id = queue.enqueue(f"{hide}; while [ ! -s {tmp_path}/pid ]; do sleep 0.02; done; echo done")
     stranger = pid_in(tmp_path / "pid")
@@ -51,7 +51,7 @@ def test_a_stranger_who_holds_a_jobs_pipes_does_not_hold_the_job(
         os.kill(stranger, signal.SIGKILL)
 
 
-def test_a_process_that_dies_hard_is_replaced_and_its_successor_hears_the_supervisor(
+def test_a_killed_process_is_replaced_and_its_successor_receives_signals(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
     one = fleet()
@@ -81,7 +81,7 @@ sys.exit(supervisor.run(load(), console=Console(listener)))
 
 
 @pytest.mark.full
-def test_a_console_is_started_again_and_stopped_there_too(
+def test_a_console_is_restarted_and_stopped_there_too(
     queue: Queue, way: str, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     entry, log = tmp_path / "entry.py", tmp_path / "log"

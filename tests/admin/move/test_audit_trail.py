@@ -1,4 +1,4 @@
-"""The audit trail after a move: the same lines, the same guard, and retention goes on."""
+"""The audit trail after a move: the same entries, the same guard, and retention continues."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Other queues, measured beside ours with the same command: which they are, and how each is told to work.
+"""Other queues, measured beside ours with the same command: their packages, scripts and workers.
 
-Each has a module here with its `PEERS`; `running.py` installs and runs them. They work as they come: default settings,
-results stored where they do so by default.
+Each has a module here with its `PEERS`; `running.py` installs and runs them. They have their default settings,
+and store results where they do so by default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REDIS, POSTGRESQL = "redis", "postgresql"
 
 @dataclass(frozen=True)
 class Peer:
-    """One of them.
+    """A peer.
 
     Attributes:
         name: of its module in the scratch folder, and in the keys of its figures.

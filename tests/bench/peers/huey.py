@@ -1,4 +1,4 @@
-"""huey, on SQLite and on Redis, with worker processes: its default are threads, of which Python runs one at a time."""
+"""huey, on SQLite and on Redis, with worker processes: Python runs one of its default threads at a time."""
 
 from __future__ import annotations
 

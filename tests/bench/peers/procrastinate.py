@@ -1,4 +1,4 @@
-"""Procrastinate, on PostgreSQL: one process that runs as many jobs at a time as there are to be workers."""
+"""Procrastinate on PostgreSQL: one process that runs one job at a time for each worker."""
 
 from __future__ import annotations
 

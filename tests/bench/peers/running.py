@@ -1,6 +1,6 @@
-"""Installs the peers in a scratch environment and runs them: what they drain, how soon they begin, what they cost idle.
+"""Installs the peers in a scratch environment and measures them: drain, pick-up and idle cost.
 
-Every task writes when it began and when it ended to a file, whoever runs it.
+Every task writes its start and end to a file, in all peers.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Place:
         return self.bench.scratch.start(list(command), self.environment(), cwd=self.folder)
 
     def run(self, *command: str, within: float = 300) -> str:
-        """Run something to its end; what it printed. Raises BenchError."""
+        """Run a program to its end; return its output. Raises BenchError."""
         answer = self.folder / "answer"
         with answer.open("wb") as out:
             process = self.bench.scratch.start(list(command), self.environment(), cwd=self.folder, out=out.fileno())
@@ -185,7 +185,7 @@ class Running:
             return spent, sum(map(pss_of, family))
 
     def reset(self) -> None:
-        """Empty its queue, which is made where there is none. Raises BenchError."""
+        """Empty its queue, or create it. Raises BenchError."""
         self.place.run(self.place.program("python"), "-c", self.peer.reset)
         self.place.times.write_text("")
 
@@ -198,7 +198,7 @@ class Running:
 
     @contextmanager
     def working(self, count: int) -> Iterator[subprocess.Popen[bytes]]:
-        """So many of its workers, which are killed in the end."""
+        """Start this number of workers, which are killed at the end."""
         program, *options = self.peer.workers(count)
         words = [word.format(redis=self.place.redis) for word in options]
         process = self.place.start(self.place.program(program), *words)
@@ -209,7 +209,7 @@ class Running:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a peer with all that it started. What it had to do is done."""
+    """End a peer and all its processes, after its work."""
     family = [psutil.Process(process.pid)] if process.poll() is None else []
     family += family[0].children(recursive=True) if family else []
     for one in family:
@@ -220,7 +220,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def attempt(bench: Bench, peer: Running, look: Callable[[Running], Measured]) -> Optional[Measured]:
-    """Measure a peer. One that fails is left out from then on, with what it said."""
+    """Measure a peer. After a failure it is left out, with its error."""
     try:
         return look(peer)
     except BenchError as error:
@@ -273,7 +273,7 @@ def _install(place: Place, peers: Sequence[Peer]) -> None:
 
 
 def _redis(place: Place, servers: contextlib.ExitStack) -> str:
-    """Start a Redis of our own, as it comes. Returns why there is none."""
+    """Start a private Redis with default settings. Returns why there is none."""
     program = shutil.which("redis-server")
     if program is None:
         return "there is no redis-server on the PATH."

@@ -1,7 +1,7 @@
-"""postgresql: what the queue does on a PostgreSQL server, of what procrastinate does on the same one.
+"""postgresql: the queue on a PostgreSQL server, compared with procrastinate on the same server.
 
-Both sides take turns in each round. Procrastinate is there with `--peers`; without it ours is measured alone. All of it
-happens in databases that are made for it and dropped afterwards.
+Both sides take turns in each round. Procrastinate needs `--peers`; without it ours is measured alone. All databases
+are created for it and dropped afterwards.
 """
 
 from __future__ import annotations

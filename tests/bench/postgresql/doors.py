@@ -1,8 +1,8 @@
-"""Claim and settle without any command between: ours by the worker's own code, procrastinate's by its own SQL.
+"""Claim and settle without a command in between: ours with the worker's code, procrastinate's with its SQL.
 
-Of procrastinate only its functions in the database are called, each as one statement that commits itself, and no more
-durably than ours does. Its Python does more: it asks the connection whether it lives, begins, commits, and waits for
-the disk. So it is measured at its best.
+Of procrastinate, only its database functions are called, each as one statement with its own commit and the durability
+of ours. Its Python does more: it tests the connection, begins, commits, and waits for the disk. So it is measured at
+its best.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from webapp.lib import clock
 
 
 class Door(Protocol):
-    """One worker's. What it holds is its own affair."""
+    """The claims of one worker. It keeps the held job itself."""
 
     database: Database
 
     def fill(self, finished: int, pending: int) -> None:
-        """Put so many jobs into an empty queue, as if they had come and gone in good order."""
+        """Put this number of jobs into an empty queue, without dead rows."""
 
     def claim(self) -> None:
-        """Take one job. Raises BenchError where there is none."""
+        """Claim one job. Raises BenchError if there is none."""
 
     def settle(self) -> None:
-        """Give it back as completed."""
+        """Settle the job as completed."""
 
     def turn(self) -> None:
-        """Settle what is held and claim the next, as a busy worker does."""
+        """Settle the held job and claim the next, like a busy worker."""
 
 
 _OURS = """
@@ -86,7 +86,7 @@ class Ours:
         self.database.run("VACUUM (ANALYZE)")
 
     def claim(self) -> None:
-        """As a worker that was idle."""
+        """Claim like an idle worker."""
         found = self._claims.claim_fast_path([LabelSet("default")], 1, self._settings, self._revision)
         self._hold([] if found is None else found[1])
 

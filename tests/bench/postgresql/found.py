@@ -1,4 +1,4 @@
-"""What the parts of the section found, and the rows that come of it. Pure."""
+"""The values that the parts of the section found, and their rows. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Found:
         self.values.setdefault(name, {}).setdefault(side, []).append(value)
 
     def rows(self) -> list[Row]:
-        """As ratios of theirs; where those are not complete, ours alone."""
+        """As ratios to theirs; if those are incomplete, ours alone."""
         return [self._row(name, sides) for name, sides in self.values.items()]
 
     def _row(self, name: str, sides: Mapping[str, list[float]]) -> Row:

@@ -1,7 +1,7 @@
-"""Pools of workers on the server, ours and procrastinate's: how soon they begin, and how fast they drain a queue.
+"""Pools of workers on the server, ours and procrastinate's: pick-up and drain.
 
-A pool is there and idle before anything is measured, so that neither side's start counts. It then picks up jobs one at
-a time, and empties a queue that one transaction filled.
+A pool is running and idle before the measurement, so the start does not count. It then picks up jobs one at a time,
+and empties a queue that one transaction filled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM = 3  # samples of ours that are left out, as the first of a peer are
 
 @dataclass(frozen=True)
 class Pool:
-    """What one pool did: milliseconds until each sample began, jobs a second."""
+    """The results of a pool: milliseconds until each sample started, jobs per second."""
 
     picked_up: list[float]
     rate: float
@@ -96,7 +96,7 @@ def _theirs(peer: Running, count: int, form: str, samples: int, jobs: int) -> Po
 
 
 def stores(database: Database, peer: Optional[Running], singles: int, many: int, found: Found) -> None:
-    """One round of enqueues while no worker is there, jobs a second."""
+    """One round of enqueues without workers, jobs per second."""
     database.run("TRUNCATE jobs CASCADE")
     began = time.perf_counter()
     for _ in range(singles):

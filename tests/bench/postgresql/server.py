@@ -1,4 +1,4 @@
-"""The PostgreSQL server that a person names for the benchmark: scratch databases in it, and what it says of them."""
+"""The PostgreSQL server for the benchmark: scratch databases, and queries about them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "queuectl_bench_"
 
 
 def missing() -> str:
-    """Why nothing can be measured on PostgreSQL here, in one line; empty where it can."""
+    """Why PostgreSQL cannot be measured here, in one line; empty if it can."""
     address = os.environ.get(ADDRESS)
     if not address:
         return f"name a PostgreSQL in which databases may be made in {ADDRESS} (postgresql://user@host/database)."
@@ -38,7 +38,7 @@ def missing() -> str:
 
 @dataclass(frozen=True)
 class Database:
-    """One in that server. `url` as libpq takes it."""
+    """A database of that server. `url` is in the form of libpq."""
 
     url: str
 
@@ -73,7 +73,7 @@ class Database:
         return int(size)
 
     def dead(self) -> int:
-        """Versions of rows that nobody but an old snapshot can see, as the server counts them."""
+        """Dead row versions, as the server counts them."""
         [(number,)] = self.run("SELECT sum(n_dead_tup) FROM pg_stat_user_tables")
         return int(number)
 

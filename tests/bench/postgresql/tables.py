@@ -1,4 +1,4 @@
-"""What a claim costs in a large table, what a finished job takes there, and what a long read does to both."""
+"""The cost of a claim in a large table, the size of a finished job, and the effect of a long read on both."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _round(doors: Mapping[str, Door], claims: int) -> dict[str, tuple[float, flo
 
 
 def bytes_of_finished(bench: Bench, peer: Optional[Running], jobs: int, found: Found) -> None:
-    """What a job takes that has come and gone in good order, with its attempt, without output."""
+    """The size of a completed job with its attempt, without output."""
     with _doors(bench, peer) as doors:
         for side, door in doors.items():
             empty = door.database.size()
@@ -66,7 +66,7 @@ def bytes_of_finished(bench: Bench, peer: Optional[Running], jobs: int, found: F
 
 @dataclass(frozen=True)
 class Read:
-    """What became of a table whose jobs all ran while one snapshot was held: of each job, and at the end."""
+    """A table whose jobs all ran while a snapshot was held: per job, and at the end."""
 
     dead: float  # versions of rows
     size: float  # bytes
@@ -74,7 +74,7 @@ class Read:
 
 
 def beside_a_reader(bench: Bench, peer: Optional[Running], jobs: int, found: Found) -> None:
-    """Once, for it takes long: who holds a snapshot keeps every version of every row, and claims must pass them."""
+    """Measured once, because it is slow: a held snapshot keeps all row versions, and claims must skip them."""
     with _doors(bench, peer) as doors:
         for side, door in doors.items():
             one = _read(door, jobs)
@@ -100,7 +100,7 @@ def _read(door: Door, jobs: int) -> Read:
 
 @contextmanager
 def _snapshot(database: Database) -> Iterator[None]:
-    """A session that has looked once and holds on to what it saw, as a long report or a dump does."""
+    """A session that keeps its snapshot, like a long report or a dump."""
     with database.connect() as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         connection.execute("SELECT count(*) FROM pg_class")

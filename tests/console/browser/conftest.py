@@ -1,4 +1,4 @@
-"""A real console server and a real Chromium: every page that a test opens fails it on a script error or CSP report."""
+"""A real console server and a real Chromium. A script error or a CSP report on an opened page fails the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ expect.set_options(timeout=DEADLINE * 1000)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser sees the same pages from either database; a few flows, which are marked, prove it on PostgreSQL."""
+    """Both databases give a browser the same pages. Only the marked flows run on PostgreSQL too."""
     for item in items:
         if "/browser/" in str(item.path):
             item.add_marker(pytest.mark.browser)
@@ -39,7 +39,7 @@ def console(config: Config) -> Iterator[Flask]:
 
 @pytest.fixture
 def server(console: Flask) -> Iterator[str]:
-    """The address of a console that serves the test's own home."""
+    """The URL of a console that serves the home folder of the test."""
     console.testing = False
     live = make_server("127.0.0.1", 0, console, threaded=True)
     thread = threading.Thread(target=live.serve_forever, daemon=True)
@@ -51,7 +51,7 @@ def server(console: Flask) -> Iterator[str]:
 
 @dataclass
 class Watched:
-    """What a page complained about. `expect` takes one complaint that the test itself provokes."""
+    """Messages of the browser console. `expect` allows a message that the test provokes."""
 
     complaints: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ def watched() -> Iterator[Watched]:
 
 @pytest.fixture
 def open_browser(chromium: Browser, server: str, console: Flask, watched: Watched) -> Iterator[Callable[..., Page]]:
-    """Open a fresh browser as somebody with a role (None: a stranger); the page's base is the server."""
+    """Open a new browser, signed in with a role (None: without a session). The server is its base URL."""
     contexts: list[BrowserContext] = []
 
     def opened(role: Optional[str] = "admin", *, name: Optional[str] = None, **options: Any) -> Page:
@@ -92,7 +92,7 @@ def open_browser(chromium: Browser, server: str, console: Flask, watched: Watche
 
 
 def press(page: Page, *keys: str) -> None:
-    """Press keys that app.js hears: a page that has just come shows its words before its scripts have run."""
+    """Press keys that app.js handles, after the page has loaded: text appears before the scripts have run."""
     page.wait_for_load_state("load")
     for key in keys:
         page.keyboard.press(key)
@@ -104,7 +104,7 @@ def _note(watched: Watched, message: ConsoleMessage) -> None:
 
 
 def session_cookie(console: Flask, server: str, name: str, role: str) -> Any:
-    """The cookie that a log-in would have given; the log-in itself has its own test."""
+    """The session cookie that a sign-in would set. Sign-in has its own test."""
     from webapp.accounts import sessions
 
     serializer = console.session_interface.get_signing_serializer(console)  # type: ignore[attr-defined]
@@ -115,5 +115,5 @@ def session_cookie(console: Flask, server: str, name: str, role: str) -> Any:
 
 @pytest.fixture
 def page(open_browser: Callable[..., Page]) -> Page:
-    """An administrator's browser."""
+    """The browser of an admin."""
     return open_browser("admin")

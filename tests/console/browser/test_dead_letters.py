@@ -1,4 +1,4 @@
-"""Dead letters in a real Chromium: groups and one group, what people say of it, and what two of them do at once."""
+"""Dead letters in a real Chromium: groups, notes, acknowledgement, and two users at the same time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from webapp.jobs import job_detail
 
 @pytest.fixture(autouse=True)
 def _refusals_are_expected(watched: Any) -> None:
-    for status in ("404", "409", "422"):  # Chromium reports each such answer as an error of its own
+    for status in ("404", "409", "422"):  # Chromium reports each such response as an error
         watched.expect(f"status of {status}")
 
 
@@ -25,12 +25,12 @@ def state_of(job_id: str) -> Optional[str]:
     return job.state if job else None
 
 
-def said() -> Optional[Group]:
+def group() -> Optional[Group]:
     with reading() as session:
         return session.get(Group, "exit:1")
 
 
-def test_a_group_is_looked_into_and_requeued_once_its_impact_is_told(page: Page) -> None:
+def test_a_group_is_examined_and_requeued_after_its_impact_is_shown(page: Page) -> None:
     make_worker(id="w1", queues='["default"]', slots=2)
     good = make_job("completed", command="import 7")
     make_attempt(good, 1, "completed", output=b"read\nwrote\n")
@@ -54,7 +54,7 @@ def test_a_group_is_looked_into_and_requeued_once_its_impact_is_told(page: Page)
 
 
 @pytest.mark.full
-def test_what_died_after_the_question_is_not_discarded(page: Page) -> None:
+def test_a_dead_letter_that_arrives_after_the_dialog_is_not_discarded(page: Page) -> None:
     make_job("dead", id="seen")
     page.goto("/dead/exit:1")
     page.get_by_role("button", name="Discard all…").click()
@@ -68,7 +68,7 @@ def test_what_died_after_the_question_is_not_discarded(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_all_of_a_group_are_ticked_at_once_and_no_others_are_moved(page: Page) -> None:
+def test_all_jobs_of_a_group_are_selected_and_no_others_are_moved(page: Page) -> None:
     for number in range(60):
         make_job("dead", id=f"job{number}")
     make_job("dead", id="other", error_key="other")
@@ -95,7 +95,7 @@ def test_a_group_is_acknowledged_until_it_recurs(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_who_acknowledges_what_another_already_has_or_has_not_seen_is_told(open_browser: Callable[..., Page]) -> None:
+def test_a_stale_acknowledgement_is_reported(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="job1")
     first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
     for page in (first, second):
@@ -112,7 +112,7 @@ def test_who_acknowledges_what_another_already_has_or_has_not_seen_is_told(open_
     expect(first.locator(".group-head .badge")).to_have_text("acknowledged")
 
 
-def test_two_people_write_a_note_and_the_second_is_told(open_browser: Callable[..., Page]) -> None:
+def test_two_users_write_a_note_and_the_second_is_warned(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="job1")
     first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
     for page in (first, second):
@@ -129,13 +129,13 @@ def test_two_people_write_a_note_and_the_second_is_told(open_browser: Callable[.
     expect(second.locator("#note")).to_have_value("it is <b>the</b> network")
     second.get_by_role("button", name="Save").click()
     expect(second.locator(".note")).to_contain_text("it is <b>the</b> network")
-    kept = said()
-    assert kept is not None
-    assert (kept.note, kept.changed_by) == ("it is <b>the</b> network", "person:ben")
+    stored = group()
+    assert stored is not None
+    assert (stored.note, stored.changed_by) == ("it is <b>the</b> network", "person:ben")
 
 
 @pytest.mark.full
-def test_dead_letters_are_found_by_what_they_wrote(page: Page) -> None:
+def test_dead_letters_are_found_by_their_output(page: Page) -> None:
     for name, words in (("job1", "connecting\nno route to host\n"), ("job2", "permission denied\n")):
         job = make_job("dead", id=name)
         with writing() as session:

@@ -1,4 +1,4 @@
-"""Each flow as a person goes through it, in a real Chromium."""
+"""Complete user flows in a real Chromium."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def state_of(job_id: str) -> Optional[str]:
         return job.state if job is not None else None
 
 
-def test_the_set_up_link_makes_an_administrator_who_can_log_out_and_in(open_browser: Callable[..., Page]) -> None:
+def test_the_set_up_link_creates_an_admin_who_can_sign_out_and_in(open_browser: Callable[..., Page]) -> None:
     token = users.new_setup_link()
     page = open_browser(None)
     page.goto("/jobs?state=dead")
@@ -61,12 +61,12 @@ def url_with(part: str) -> re.Pattern[str]:
 
 @pytest.fixture(autouse=True)
 def _wrong_inputs_are_expected(watched: Watched) -> None:
-    for status in ("422", "409"):  # Chromium reports each such answer as an error of its own
+    for status in ("422", "409"):  # Chromium reports each such response as an error
         watched.expect(f"Failed to load resource: the server responded with a status of {status}")
 
 
 @pytest.mark.postgresql
-def test_a_job_is_submitted_with_wrong_inputs_corrected_on_the_way(page: Page) -> None:
+def test_a_job_is_submitted_after_corrections(page: Page) -> None:
     page.goto("/submit")
     page.fill("#priority", "900")
     page.locator("#priority").blur()
@@ -104,7 +104,7 @@ def test_a_dead_letter_is_requeued_in_place(page: Page) -> None:
     assert state_of("job1") == "pending"
 
 
-def test_who_comes_second_is_told_and_nothing_happens_twice(open_browser: Callable[..., Page]) -> None:
+def test_a_stale_action_is_reported_and_nothing_happens_twice(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="job1")
     first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
     for page in (first, second):
@@ -122,7 +122,7 @@ def test_who_comes_second_is_told_and_nothing_happens_twice(open_browser: Callab
 
 
 @pytest.mark.full
-def test_discarding_asks_first_and_keeps_the_job_when_told_so(page: Page) -> None:
+def test_a_discard_asks_first_and_cancel_keeps_the_job(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/job/job1")
     page.get_by_role("button", name="Discard job1").click()
@@ -138,7 +138,7 @@ def test_discarding_asks_first_and_keeps_the_job_when_told_so(page: Page) -> Non
     assert state_of("job1") is None
 
 
-def test_ticked_jobs_are_requeued_after_a_question(page: Page) -> None:
+def test_selected_jobs_are_requeued_after_confirmation(page: Page) -> None:
     for number in range(4):
         make_job("dead", id=f"job{number}")
     page.goto("/jobs?state=dead")
@@ -156,7 +156,7 @@ def test_ticked_jobs_are_requeued_after_a_question(page: Page) -> None:
     expect(page.locator("#bulk")).to_be_hidden()
 
 
-def test_all_that_match_are_moved_and_not_only_the_page(page: Page) -> None:
+def test_all_matching_jobs_are_moved_beyond_the_page(page: Page) -> None:
     for number in range(60):
         make_job("dead", id=f"job{number}", command="true" if number % 2 else "false")
     make_job("dead", id="other")
@@ -173,7 +173,7 @@ def test_all_that_match_are_moved_and_not_only_the_page(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_a_refresh_waits_while_rows_are_ticked_and_goes_on_after(page: Page) -> None:
+def test_a_refresh_waits_while_rows_are_selected_and_then_continues(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/dead/exit:1")
     page.locator("#tick").select_option("1")
@@ -197,10 +197,10 @@ TICK = """() => new Promise(done => {
     document.dispatchEvent(new CustomEvent('tick')) })"""
 
 
-def test_a_tick_that_brings_nothing_new_touches_nothing(page: Page) -> None:
+def test_a_refresh_without_changes_touches_no_element(page: Page) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(600))
     job = make_job("dead", id="job1", finished_at=clock.now() - clock.seconds(7000))
-    ended = clock.now() - clock.seconds(7000)  # out of what counts as lately, which moves on by itself
+    ended = clock.now() - clock.seconds(7000)  # too old for recent figures, which change with time
     make_attempt(job, 1, output=b"hello\n", started_at=ended - clock.SECOND, finished_at=ended)
     pages = "/ /jobs /dead /dead/exit:1 /job/job1 /workers /queues /config /people /tokens"
     for url in pages.split():
@@ -208,7 +208,7 @@ def test_a_tick_that_brings_nothing_new_touches_nothing(page: Page) -> None:
         page.locator("#tick").select_option("0")
         page.evaluate(WATCH)
         for known in (True, False):
-            if not known:  # the same once more, but sent in full and morphed
+            if not known:  # the same again, but with a full response that is morphed
                 page.evaluate("""document.addEventListener('htmx:before:request', ({detail: {ctx}}) =>
                     delete ctx.request.headers['If-None-Match'])""")
             with page.expect_response(lambda answer: answer.request.headers.get("hx-request") == "true") as answer:
@@ -217,7 +217,7 @@ def test_a_tick_that_brings_nothing_new_touches_nothing(page: Page) -> None:
             assert page.evaluate("window.seen") == [], url
 
 
-def test_a_changed_tick_keeps_the_rows_that_stay_and_what_is_open(page: Page) -> None:
+def test_a_refresh_keeps_unchanged_rows_and_open_details(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/dead/exit:1")
     page.locator("#tick").select_option("0")
@@ -231,7 +231,7 @@ def test_a_changed_tick_keeps_the_rows_that_stay_and_what_is_open(page: Page) ->
 
 
 @pytest.mark.full
-def test_when_a_focused_row_leaves_the_focus_goes_to_the_next_one(page: Page) -> None:
+def test_if_the_focused_row_disappears_the_next_row_gets_the_focus(page: Page) -> None:
     for number in (1, 2, 3):
         make_job("dead", id=f"job{number}", finished_at=clock.now() - clock.seconds(number))
     page.goto("/dead/exit:1")
@@ -257,7 +257,7 @@ def test_output_is_followed_until_the_attempt_ends(page: Page) -> None:
 
 
 def settle(job: Job, output: bytes) -> None:
-    """What a worker does at the end of an attempt."""
+    """Write what a worker writes at the end of an attempt."""
     now = clock.now()
     with writing() as session:
         session.query(OutputChunk).delete()
@@ -273,7 +273,7 @@ def settle(job: Job, output: bytes) -> None:
 
 
 @pytest.mark.full
-def test_earlier_lines_come_on_request(page: Page) -> None:
+def test_earlier_lines_are_loaded_on_request(page: Page) -> None:
     job = make_job("completed", id="job1")
     make_attempt(job, 1, "completed", output=b"".join(b"line %d\n" % number for number in range(2500)))
     page.goto("/job/job1")
@@ -287,7 +287,7 @@ def test_earlier_lines_come_on_request(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_on_a_phone_nothing_covers_the_bar_of_ticked_rows_and_the_menu_says_what_calls(
+def test_on_a_phone_the_selection_bar_is_visible_and_the_menu_shows_alarms(
     open_browser: Callable[..., Page],
 ) -> None:
     for name in ("a", "b", "c"):
@@ -305,18 +305,18 @@ def test_on_a_phone_nothing_covers_the_bar_of_ticked_rows_and_the_menu_says_what
 
 
 @pytest.mark.full
-def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> None:
+def test_a_setting_is_changed_after_its_effect_is_shown(page: Page) -> None:
     page.goto("/config/backoff_base")
     page.fill("#value", "900")
     expect(page.locator("#value-problem")).to_contain_text("from 1 to 100")
     page.fill("#value", "3")
     expect(page.locator("#consequence .differs")).to_have_count(3)
-    expect(page.locator("#value-problem:empty")).to_have_count(1)  # or the field would stay marked
+    expect(page.locator("#value-problem:empty")).to_have_count(1)  # otherwise the field would stay marked as invalid
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("backoff_base = 3")).to_be_visible()
     expect(page.locator(".timeline")).to_contain_text("2 default → 3")
     page.fill("#value", "4")
-    page.press("#value", "Enter")  # a form's first button is pressed: it must not be the one that goes back
+    page.press("#value", "Enter")  # Enter presses the first button of a form, which must not be Reset
     expect(page.get_by_text("backoff_base = 4")).to_be_visible()
     page.get_by_role("button", name="Reset to default (2)", exact=True).click()
     expect(page.get_by_text("(default)")).to_be_visible()
@@ -325,7 +325,7 @@ def test_a_setting_is_changed_with_its_consequence_shown_before(page: Page) -> N
 
 
 @pytest.mark.full
-def test_a_worker_is_asked_to_be_quiet_and_a_queue_is_paused(page: Page) -> None:
+def test_a_worker_is_drained_and_a_queue_is_paused(page: Page) -> None:
     make_worker(id="w1")
     make_queue("mail")
     page.goto("/workers")
@@ -362,7 +362,7 @@ def test_everything_works_without_javascript(open_browser: Callable[..., Page]) 
 
 
 @pytest.mark.full
-def test_keys_lead_to_pages_and_rows(page: Page, console: Flask) -> None:
+def test_keyboard_shortcuts_open_pages_and_rows(page: Page, console: Flask) -> None:
     make_job("dead", id="job1")
     page.goto("/")
     press(page, "g", "d")
@@ -382,7 +382,7 @@ def test_keys_lead_to_pages_and_rows(page: Page, console: Flask) -> None:
     expect(page.locator("#keys")).to_be_visible()
 
 
-def test_who_was_signed_out_elsewhere_is_told_and_the_refresh_stops(
+def test_after_sign_out_elsewhere_a_message_appears_and_the_refresh_stops(
     open_browser: Callable[..., Page], watched: Watched
 ) -> None:
     watched.expect("status of 401")

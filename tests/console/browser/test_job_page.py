@@ -1,4 +1,4 @@
-"""One job's page and the form that makes jobs, in a real Chromium: wrong input at each step, and no scripts."""
+"""The page of one job and the submit form in a real Chromium: invalid input at each step, and no scripts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.factories import change_job, make_attempt, make_chunk, make_job, make_queue, make_worker
 from webapp.db.engines import reading, writing
 from webapp.db.models import Job, OutputChunk
@@ -29,7 +29,7 @@ def with_path(part: str) -> re.Pattern[str]:
 
 
 def in_view(page: Page, selector: str) -> bool:
-    """Whether the pane has been scrolled so that it shows this line."""
+    """Whether the pane is scrolled to this line."""
     return bool(
         page.evaluate(
             """selector => { const pane = document.querySelector('#pane').getBoundingClientRect(),
@@ -43,7 +43,7 @@ def in_view(page: Page, selector: str) -> bool:
 # --- why it waits ----------------------------------------------------------------------------------------------------
 
 
-def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> None:
+def test_the_button_beside_the_wait_reason_resolves_it(page: Page) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(600))
     make_queue("mail", paused_by="person:ben")
     make_job("failed", id="job1", queue="mail")
@@ -51,7 +51,7 @@ def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> Non
     why = page.locator(".why-box")
     expect(why).to_contain_text("next retry in")
     expect(why).to_contain_text("Queue mail was paused by ben")
-    expect(page.locator(".job-head").get_by_role("button", name="Run now")).to_have_count(0)  # it is in the sentence
+    expect(page.locator(".job-head").get_by_role("button", name="Run now")).to_have_count(0)  # shown beside the reason
     why.get_by_role("button", name="Run now job1").click()
     expect(page.locator(".job-head .badge")).to_have_text("pending")
     why.get_by_role("button", name="Resume mail").click()
@@ -59,7 +59,7 @@ def test_the_button_beside_the_sentence_changes_what_it_names(page: Page) -> Non
 
 
 @pytest.mark.full
-def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page]) -> None:
+def test_draining_workers_are_resumed_by_admins(open_browser: Callable[..., Page]) -> None:
     make_worker(id="w1", requested_state="quiet", seen_at=clock.now() + clock.seconds(600))
     make_job("pending", id="job1")
     operator = open_browser("operator")
@@ -76,7 +76,7 @@ def test_quiet_workers_are_resumed_by_who_may(open_browser: Callable[..., Page])
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_line_is_linked_and_the_link_leads_there_from_anywhere(
+def test_a_link_to_a_line_works_from_anywhere(
     page: Page, open_browser: Callable[..., Page], eventually: Callable[..., Any]
 ) -> None:
     job = make_job("dead", id="job1", attempts=1)
@@ -92,13 +92,13 @@ def test_a_line_is_linked_and_the_link_leads_there_from_anywhere(
     expect(other.locator("#L700")).to_have_text("line 700")
     eventually(lambda: in_view(other, "#L700"))
     other.goto("about:blank")
-    other.goto("/job/job1#L900")  # somebody typed it: the page does not show this line yet
+    other.goto("/job/job1#L900")  # a typed URL: the page does not show this line yet
     expect(other).to_have_url(with_path("?attempt=1&line=L900#L900"))
     expect(other.locator("#L900")).to_have_class("marked")
 
 
 @pytest.mark.full
-def test_from_the_middle_one_reads_on_to_either_end(page: Page) -> None:
+def test_from_the_middle_of_the_output_both_ends_can_be_reached(page: Page) -> None:
     make_attempt(make_job("dead", id="job1", attempts=1), 1, output=LINES)
     page.goto("/job/job1")
     page.get_by_label("Go to line").fill("nonsense")
@@ -121,7 +121,7 @@ def test_from_the_middle_one_reads_on_to_either_end(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[..., Any]) -> None:
+def test_a_search_in_the_output_moves_between_hits(page: Page, eventually: Callable[..., Any]) -> None:
     make_attempt(make_job("dead", id="job1", attempts=1), 1, output=LINES + b"\x1b[31mLI\x1b[0mNE 7 again\n")
     page.goto("/job/job1")
     page.get_by_label("Find in output").fill("no such thing")
@@ -151,7 +151,7 @@ def test_output_is_searched_from_hit_to_hit(page: Page, eventually: Callable[...
 
 
 @pytest.mark.full
-def test_line_names_stay_while_output_comes(page: Page) -> None:
+def test_line_links_stay_valid_while_output_arrives(page: Page) -> None:
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
     job = make_job("processing", id="job1", worker_id="w1", attempts=1)
     make_chunk(job, b"one\ntw")
@@ -186,7 +186,7 @@ def test_a_page_that_runs_for_days_keeps_the_last_lines_only(page: Page) -> None
 
 
 @pytest.mark.full
-def test_the_next_attempt_takes_the_place_of_the_one_that_ended(page: Page) -> None:
+def test_the_next_attempt_replaces_the_ended_one(page: Page) -> None:
     make_worker(id="w1", seen_at=clock.now() + clock.seconds(600))
     job = make_job("pending", id="job1")
     page.goto("/job/job1?watch=1#output")
@@ -226,7 +226,7 @@ def test_two_attempts_are_compared(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_output_is_read_without_javascript(open_browser: Callable[..., Page]) -> None:
+def test_output_can_be_read_without_javascript(open_browser: Callable[..., Page]) -> None:
     job = make_job("dead", id="job1", attempts=2)
     make_attempt(job, 1, output=LINES)
     make_attempt(job, 2, output=LINES)
@@ -257,7 +257,7 @@ def submitted() -> list[Job]:
         return session.query(Job).order_by(Job.seq).all()
 
 
-def test_many_lines_become_many_jobs_after_what_was_wrong_is_put_right(page: Page) -> None:
+def test_many_lines_become_many_jobs_after_corrections(page: Page) -> None:
     page.goto("/submit")
     page.fill("#command", "echo one\necho two \\\n\necho three")
     page.locator("#command").blur()
@@ -319,7 +319,7 @@ def test_a_job_is_submitted_again_with_changes(page: Page) -> None:
     assert (again.cwd, again.env, again.timeout, again.queue) == ("/srv/app", '{"A": "1", "B": "x=y"}', 90.0, "mail")
 
 
-# --- how it looks ----------------------------------------------------------------------------------------------------
+# --- appearance ------------------------------------------------------------------------------------------------------
 
 
 def full(state: str) -> None:
@@ -333,7 +333,7 @@ def full(state: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_its_pages_have_no_fault_that_axe_can_find(
+def test_axe_finds_no_violation_on_the_job_pages(
     open_browser: Callable[..., Page], watched: Any, scheme: str, width: int
 ) -> None:
     for state in ("failed", "dead", "processing"):
@@ -356,7 +356,7 @@ def test_its_pages_have_no_fault_that_axe_can_find(
 
 
 @pytest.mark.full
-def test_on_paper_there_is_what_was_and_nothing_to_press(page: Page) -> None:
+def test_a_printed_page_has_all_information_and_no_controls(page: Page) -> None:
     full("failed")
     page.goto("/job/failed")
     page.emulate_media(media="print", color_scheme="dark")

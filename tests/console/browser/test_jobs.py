@@ -1,4 +1,4 @@
-"""The list of jobs in a real Chromium: narrow it at once, search, keep a view, take a file, all that match, keys."""
+"""The list of jobs in a real Chromium: filter, search, saved views, export, actions on all matches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.console.browser.test_flows import url_with
 from tests.factories import make_job, make_jobs
 from webapp.db.engines import reading
@@ -27,7 +27,7 @@ def shown(page: Page) -> Any:
     return page.locator("#live td.job .id")
 
 
-def test_the_queue_narrows_the_list_as_it_is_chosen(page: Page) -> None:
+def test_choosing_a_queue_filters_the_list(page: Page) -> None:
     make_job("dead", id="a", queue="mail", exit_code=7)
     make_job("dead", id="b", queue="media", exit_code=7)
     page.goto("/jobs?state=dead")
@@ -39,7 +39,7 @@ def test_the_queue_narrows_the_list_as_it_is_chosen(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_the_queue_narrows_the_list_without_javascript_by_its_button(open_browser: Callable[..., Page]) -> None:
+def test_without_javascript_a_button_filters_the_list(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="a", queue="mail")
     make_job("dead", id="b", queue="media")
     page = open_browser("viewer", java_script_enabled=False)
@@ -53,7 +53,7 @@ def test_the_queue_narrows_the_list_without_javascript_by_its_button(open_browse
 
 
 @pytest.mark.full
-def test_a_search_is_corrected_where_it_was_typed(page: Page) -> None:
+def test_an_invalid_search_is_corrected_in_place(page: Page) -> None:
     make_job("dead", id="a", command="docker run redis:7")
     make_job("completed", id="b", command="docker run redis:7")
     page.goto("/jobs")
@@ -72,7 +72,7 @@ def test_a_search_is_corrected_where_it_was_typed(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_a_search_is_kept_as_a_view_renamed_and_removed(page: Page) -> None:
+def test_a_search_is_saved_as_a_view_renamed_and_removed(page: Page) -> None:
     make_job("dead", id="a", exit_code=7)
     page.goto("/jobs?state=dead&q=exit:7")
     page.get_by_text("Save view").click()
@@ -99,7 +99,7 @@ def test_a_search_is_kept_as_a_view_renamed_and_removed(page: Page) -> None:
     expect(page).to_have_url(url_with("/jobs?state=dead&q=exit%3A7"))
 
 
-def test_the_list_is_taken_as_a_file(page: Page, tmp_path: Path) -> None:
+def test_the_list_is_exported_as_a_file(page: Page, tmp_path: Path) -> None:
     make_jobs([{"state": "dead", "id": f"d{n}", "command": "=1+1"} for n in range(3)])
     page.goto("/jobs?state=dead&q=id:d1")
     page.get_by_text("Export").click()
@@ -116,7 +116,7 @@ def test_the_list_is_taken_as_a_file(page: Page, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "jobs.jsonl").read_text())["id"] == "d1"
 
 
-def test_all_that_match_are_moved_past_the_page_and_the_cap(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_matching_jobs_are_moved_beyond_the_page_and_the_cap(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 60)
     make_jobs([{"state": "dead", "id": f"d{n}", "command": "needle" if n % 2 else "hay"} for n in range(150)])
     page.goto("/jobs?state=dead&q=needle")
@@ -135,9 +135,7 @@ def test_all_that_match_are_moved_past_the_page_and_the_cap(page: Page, monkeypa
 
 @pytest.mark.full
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_what_opens_on_the_page_has_no_fault_that_axe_can_find(
-    open_browser: Callable[..., Page], width: int, scheme: str
-) -> None:
+def test_axe_finds_no_violation_in_opened_menus(open_browser: Callable[..., Page], width: int, scheme: str) -> None:
     make_job("dead", id="a", exit_code=7)
     page = open_browser("viewer", color_scheme=scheme, viewport={"width": width, "height": 800})
     page.goto("/jobs?state=dead&q=exit:7")

@@ -1,4 +1,4 @@
-"""Every flow by keyboard alone, and a focus that can be seen wherever it goes."""
+"""Flows by keyboard alone, with a visible focus everywhere."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.console.browser.test_pages import PAGES, fill
 from tests.factories import make_job
 from webapp.accounts import users
 
-MOST_STOPS = 400  # of the tab key on one page
+MOST_STOPS = 400  # presses of the tab key on one page
 
-# What the eye can find: the element with the focus, and how it is marked.
+# Returns the element with the focus, and how it is marked.
 FOCUS = """() => {
   const one = document.activeElement;
   if (!one || one === document.body) return null;
@@ -33,7 +33,7 @@ FOCUS = """() => {
 
 
 def tab_to(page: Page, name: str, role: str = "button") -> None:
-    """Press the tab key until something with this role and name has the focus."""
+    """Press the tab key until the element with this role and name has the focus."""
     wanted = page.get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
     expect(wanted.first).to_be_visible()
     for _ in range(MOST_STOPS):
@@ -44,7 +44,9 @@ def tab_to(page: Page, name: str, role: str = "button") -> None:
 
 
 @pytest.mark.full
-def test_the_tab_key_reaches_everything_and_shows_where_it_is(open_browser: Callable[..., Page], watched: Any) -> None:
+def test_the_tab_key_reaches_every_control_and_the_focus_is_visible(
+    open_browser: Callable[..., Page], watched: Any
+) -> None:
     watched.expect("status of 404")
     watched.expect("status of 422")
     fill()
@@ -72,7 +74,7 @@ def test_the_tab_key_reaches_everything_and_shows_where_it_is(open_browser: Call
     assert faults == []
 
 
-def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Callable[..., Page]) -> None:
+def test_a_user_signs_in_submits_and_cancels_by_keyboard(open_browser: Callable[..., Page]) -> None:
     users.add("ben", "a horse eats blue staples", "operator", "person:test")
     page = open_browser(None)
     page.goto("/")
@@ -101,7 +103,7 @@ def test_somebody_logs_in_submits_and_cancels_without_a_mouse(open_browser: Call
     assert state_of(job_id) == "pending"
 
 
-def test_rows_are_ticked_and_requeued_without_a_mouse(page: Page) -> None:
+def test_rows_are_selected_and_requeued_by_keyboard(page: Page) -> None:
     for number in range(3):
         make_job("dead", id=f"job{number}")
     page.goto("/jobs?state=dead")

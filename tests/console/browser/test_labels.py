@@ -1,4 +1,4 @@
-"""A job that asks for labels, as a person submits it: wrong at first, then from what is offered, and served at last."""
+"""A job with label requirements, as a user submits it: a typo, then offered labels, then a matching worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
     watched.expect("Failed to load resource: the server responded with a status of 422")
 
 
-def test_labels_are_mistyped_chosen_and_waited_for_until_a_worker_has_them(page: Page) -> None:
+def test_labels_are_mistyped_corrected_and_matched_by_a_new_worker(page: Page) -> None:
     later = clock.now() + clock.seconds(600)
     make_worker(host="web-1", labels='["gpu"]', seen_at=later)
     make_worker(host="web-2", labels='["ssd"]', seen_at=later)

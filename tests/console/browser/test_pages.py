@@ -1,4 +1,4 @@
-"""What axe and a narrow screen find: on every page, in both themes, empty and full."""
+"""axe and narrow screens: every page, in both colour schemes, empty and full."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Callable
 import pytest
 from playwright.sync_api import Page
 
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
 from webapp.accounts import sessions, tokens, users
 from webapp.core import job_spec
@@ -80,7 +80,7 @@ def fill_with_people() -> None:
 
 @pytest.mark.parametrize(
     ("full", "width", "scheme"),
-    # All rules once. Other widths and the other scheme change only what overflows and what contrasts.
+    # All rules run once. Other widths and the other colour scheme change only overflow and contrast.
     [
         (True, 1280, "light"),
         (False, 390, "dark"),
@@ -90,7 +90,7 @@ def fill_with_people() -> None:
         pytest.param(False, 390, "light", marks=pytest.mark.full),
     ],
 )
-def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
+def test_no_page_has_an_axe_violation_or_is_wider_than_the_screen(
     open_browser: Callable[..., Page], watched: Any, scheme: str, width: int, full: bool
 ) -> None:
     watched.expect("status of 404")
@@ -117,7 +117,7 @@ def test_no_page_has_a_fault_that_axe_can_find_or_is_wider_than_the_screen(
     assert faults == []
 
 
-def test_a_theme_that_was_chosen_overrules_the_systems(open_browser: Callable[..., Page]) -> None:
+def test_a_chosen_theme_overrides_the_system_theme(open_browser: Callable[..., Page]) -> None:
     page = open_browser("viewer", color_scheme="light")
     page.goto("/account")
     page.locator("#theme").select_option("dark")

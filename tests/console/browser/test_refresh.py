@@ -1,4 +1,4 @@
-"""The control that refreshes: each of its paces, what it waits for, and times that go on by themselves."""
+"""The refresh control: its intervals, what pauses it, and relative times that update by themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNT = "window.ticks = 0; document.addEventListener('tick', () => { window.tick
 
 
 class Watch:
-    """How often a page wants to refresh itself. Its time stands still but for what the test lets pass."""
+    """Counts the refreshes of a page. Its clock moves only when the test advances it."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -43,7 +43,7 @@ def watch(page: Page) -> Watch:
 
 
 @pytest.mark.parametrize(("pace", "times"), [("0", 0), ("2", 15)])
-def test_a_page_asks_at_the_chosen_pace_and_keeps_it(watch: Watch, pace: str, times: int) -> None:
+def test_a_page_refreshes_at_the_chosen_interval_and_remembers_it(watch: Watch, pace: str, times: int) -> None:
     page = watch.open("/")
     page.locator("#tick").select_option(pace)
     assert watch.in_the_next(30) == times
@@ -52,7 +52,7 @@ def test_a_page_asks_at_the_chosen_pace_and_keeps_it(watch: Watch, pace: str, ti
     assert watch.in_the_next(30) == times
 
 
-def test_a_tab_that_is_hidden_asks_for_nothing_and_once_it_is_seen_at_once(watch: Watch) -> None:
+def test_a_hidden_tab_does_not_refresh_until_it_is_visible(watch: Watch) -> None:
     page = watch.open("/")
     page.evaluate("Object.defineProperty(document, 'hidden', {configurable: true, get: () => true})")
     assert watch.in_the_next(20) == 0
@@ -63,7 +63,7 @@ def test_a_tab_that_is_hidden_asks_for_nothing_and_once_it_is_seen_at_once(watch
 
 def test_a_refresh_waits_while_text_is_selected_and_says_so(watch: Watch) -> None:
     page = watch.open("/")
-    for selected in ("document.querySelector('#live h2')", "document.body"):  # a part of the region, and all of it
+    for selected in ("document.querySelector('#live h2')", "document.body"):  # a part of the region, then all of it
         page.evaluate(f"getSelection().selectAllChildren({selected})")
         assert watch.in_the_next(12) == 0
         expect(page.locator("#fresh")).to_have_text("Paused while text is selected")
@@ -72,7 +72,7 @@ def test_a_refresh_waits_while_text_is_selected_and_says_so(watch: Watch) -> Non
         expect(page.locator("#fresh")).to_be_hidden()
 
 
-def test_a_refresh_waits_while_somebody_types_in_the_region(watch: Watch) -> None:
+def test_a_refresh_waits_while_a_user_types_in_the_region(watch: Watch) -> None:
     page = watch.open("/")
     page.evaluate(
         "document.querySelector('#live').append(Object.assign(document.createElement('input'), {id: 'typed'}))"
@@ -86,7 +86,7 @@ def test_a_refresh_waits_while_somebody_types_in_the_region(watch: Watch) -> Non
 
 
 @pytest.mark.full
-def test_times_are_relative_go_on_by_themselves_and_have_the_exact_one_on_hover(watch: Watch) -> None:
+def test_times_are_relative_update_by_themselves_and_show_the_exact_time_on_hover(watch: Watch) -> None:
     page = watch.open("/")
     died = page.locator("tr:has-text('charge-card') time")
     expect(died).to_have_text(re.compile(r"^1 min ago$"))
@@ -97,7 +97,7 @@ def test_times_are_relative_go_on_by_themselves_and_have_the_exact_one_on_hover(
 
 
 @pytest.mark.full
-def test_the_range_is_kept_by_the_refresh_and_a_table_that_was_opened_stays_open(watch: Watch) -> None:
+def test_a_refresh_keeps_the_chosen_range_and_an_open_table(watch: Watch) -> None:
     job = make_job("completed", command="send-invoice 3")
     make_attempt(job, 1, "completed", started_at=clock.now() - clock.seconds(2), finished_at=clock.now())
     page = watch.open("/")
@@ -113,7 +113,7 @@ def test_the_range_is_kept_by_the_refresh_and_a_table_that_was_opened_stays_open
 
 
 @pytest.mark.full
-def test_badges_call_for_a_person_on_every_page(open_browser: Callable[..., Page], watched: Watched) -> None:
+def test_every_page_shows_badges_for_problems(open_browser: Callable[..., Page], watched: Watched) -> None:
     page = open_browser("viewer")
     page.goto("/jobs")
     expect(page.locator("#badge-workers")).to_have_class(re.compile("alarm"))

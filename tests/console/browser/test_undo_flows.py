@@ -1,4 +1,4 @@
-"""Taking back what a button did, as a person does it, in a real Chromium."""
+"""Undo of actions in a real Chromium."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from webapp.jobs import actions, canary
 from webapp.jobs.filters import JobFilter
 
 
-def test_a_toast_takes_back_what_the_button_did_and_goes(page: Page) -> None:
+def test_a_toast_offers_an_undo_that_restores_the_job(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/jobs?state=dead")
     page.get_by_role("button", name="Requeue job1").click()
@@ -26,20 +26,20 @@ def test_a_toast_takes_back_what_the_button_did_and_goes(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_an_undo_that_comes_too_late_says_so(page: Page, watched: Watched) -> None:
+def test_a_late_undo_is_refused_with_the_reason(page: Page, watched: Watched) -> None:
     watched.expect("status of 409")
     make_job("dead", id="job1")
     page.goto("/job/job1")
     page.get_by_role("button", name="Requeue job1").click()
     undo = page.locator("#toasts").get_by_role("button", name="Undo")
     expect(undo).to_be_visible()
-    change_job("job1", attempts=2)  # a worker was faster
+    change_job("job1", attempts=2)  # a worker has claimed it
     undo.click()
     expect(page.locator("#toasts")).to_contain_text("Nothing to undo")
 
 
 @pytest.mark.full
-def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> None:
+def test_activity_shows_a_running_canary_and_can_undo_it(page: Page) -> None:
     make_worker()
     for number in range(3):
         make_job("dead", id=f"job{number}")
@@ -55,7 +55,7 @@ def test_activity_shows_a_canary_on_its_way_and_takes_it_back(page: Page) -> Non
     assert {state_of(f"job{number}") for number in range(3)} == {"dead"}
 
 
-def test_an_act_on_all_is_taken_back_from_activity(page: Page) -> None:
+def test_a_bulk_action_is_undone_from_activity(page: Page) -> None:
     for number in range(5):
         make_job("failed", id=f"job{number}")
     actions.apply("cancel", JobFilter(state="failed"), "person:ana")

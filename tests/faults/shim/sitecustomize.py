@@ -1,7 +1,7 @@
-"""Put on PYTHONPATH by the rig: makes the machine around a process misbehave. The product knows nothing of it.
+"""The rig puts it on PYTHONPATH: it simulates faults of the machine. The product does not know it.
 
 In the folder FAULTS_SHIM names,
-- a file `offset` holds seconds by which the wall clock is wrong, `offset-PID` those of one process, which go before;
+- a file `offset` has the seconds by which the wall clock is wrong; `offset-PID` takes precedence for one process;
 - a file `stop-at-spawn` stops the first process that is about to start a command: its claim is committed by then;
 - a file `stop-in-lock` stops the first process that has taken the write lock;
 - a file `unlucky` names processes (pids) that always come last to a lock that others wait for.
@@ -17,7 +17,7 @@ _folder = os.environ.get("FAULTS_SHIM", "")
 
 
 def _mine(name: str) -> bool:
-    """Whether this process is the first to take up the order; there is one file for one process."""
+    """Whether this process is the first to take the order; each file is for one process."""
     try:
         os.rename(os.path.join(_folder, name), os.path.join(_folder, f"{name}.{os.getpid()}"))
     except OSError:
@@ -26,7 +26,7 @@ def _mine(name: str) -> bool:
 
 
 def _stand_still() -> None:
-    # To this very thread: a signal to the process would let it run on until some thread has taken it.
+    # To this thread: with a signal to the process, this thread would continue until another one takes it.
     signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 

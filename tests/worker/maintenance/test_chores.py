@@ -42,7 +42,7 @@ OLD = clock.now() - 10 * rollups.FOLD_DELAY
 
 
 class _Process:
-    """Stands for the process that would be started."""
+    """Replaces the process that would be started."""
 
     def __init__(self, task: Mapping[str, Any]) -> None:
         self.task = task
@@ -54,7 +54,7 @@ class _Process:
 
 
 class _Counted(Connection):
-    """A connection that keeps what it asked."""
+    """A connection that records its statements."""
 
     def __init__(self) -> None:
         super().__init__(worker_database())
@@ -104,7 +104,7 @@ def starter(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[Starter]:
 
 
 def ended_attempts(number: int, finished_at: int = OLD) -> None:
-    """So many attempts that ended at this time, of one job."""
+    """Add attempts of one job that ended at this time."""
     job = factories.make_job("completed")
     with writing() as session:
         session.add_all(
@@ -152,7 +152,7 @@ def test_nothing_starts_on_an_idle_queue_and_a_check_costs_few_statements(starte
     assert not starter.check(after=3)
 
 
-def test_an_abandoned_bulk_action_starts_it_and_one_that_runs_does_not(starter: Starter) -> None:
+def test_an_abandoned_bulk_action_starts_it_and_a_running_one_does_not(starter: Starter) -> None:
     action = abandoned_action()
     with writing() as session:
         session.execute(update(BulkAction).values(lease_until=clock.now() + 60 * clock.SECOND))
@@ -182,7 +182,7 @@ def test_a_canary_starts_it_when_the_canary_has_ended(starter: Starter, state: s
     starts = starter.check()
     canary.check_all()
     with reading() as session:
-        assert starts is not canary.any_waiting(session)  # it starts for exactly what it then does
+        assert starts is not canary.any_waiting(session)  # it starts only for work that it then does
 
 
 def test_many_ended_attempts_start_it_at_once_and_fewer_after_a_while(starter: Starter) -> None:
@@ -201,7 +201,7 @@ def test_many_ended_attempts_start_it_at_once_and_fewer_after_a_while(starter: S
 
 
 def test_attempts_that_cannot_be_folded_start_nothing(starter: Starter) -> None:
-    """Too young, as after a burst, or too old, as after a long rest: such a process would start again and again."""
+    """Too new, as after a burst, or too old, as after a long rest: the process would start again and again."""
     assert (chore_starter.FOLD_DELAY, chore_starter.KEEP_ROLLUPS) == (rollups.FOLD_DELAY, rollups.KEEP_FOR)
     ended_attempts(FOLD_MIN, clock.now())
     assert not starter.check()
@@ -246,10 +246,8 @@ def test_a_setting_that_changes_soon_after_the_start_starts_it_too(starter: Star
 @pytest.mark.parametrize(
     ("state", "days", "starts"), [("completed", 31, True), ("completed", 29, False), ("dead", 99, False)]
 )
-def test_retention_runs_at_the_start_where_jobs_are_overdue(
-    starter: Starter, state: str, days: int, starts: bool
-) -> None:
-    """Workers that run only to drain, from cron, may never live for five minutes."""
+def test_retention_runs_at_the_start_if_jobs_are_overdue(starter: Starter, state: str, days: int, starts: bool) -> None:
+    """Workers that cron starts with --drain may never live for five minutes."""
     factories.make_job(state, finished_at=clock.now() - days * clock.DAY)
     assert starter.check() is starts
     if starts:
@@ -281,7 +279,7 @@ def test_jobs_behind_a_mark_are_not_overdue(starter: Starter) -> None:
     assert not starter.check()
 
 
-def test_output_that_is_overdue_starts_it(starter: Starter) -> None:
+def test_overdue_output_starts_it(starter: Starter) -> None:
     factories.make_job("completed", finished_at=clock.now() - 3 * clock.DAY)
     starter.settings = Settings({"keep_output@default": "2"})
     assert starter.check()
@@ -293,7 +291,7 @@ def test_a_dead_letter_without_a_group_starts_it(starter: Starter) -> None:
 
 
 @pytest.mark.parametrize("how", ["exit code", "start"])
-def test_after_a_failure_it_starts_again_only_later_and_does_what_was_due(starter: Starter, how: str) -> None:
+def test_after_a_failure_it_waits_and_then_does_what_was_due(starter: Starter, how: str) -> None:
     starter.now += chore_starter.FIRST_RETENTION
     starter.fails = how == "start"
     assert starter.check() is not starter.fails
@@ -327,7 +325,7 @@ def test_it_ends_when_nothing_is_left(
     assert rollups.fold() == 0
 
 
-def test_it_says_so_when_it_could_not_use_the_database(
+def test_it_reports_that_it_could_not_use_the_database(
     app: Flask, config: Config, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chores, "LONG_PAUSE", 0.01)
@@ -339,10 +337,10 @@ def test_it_says_so_when_it_could_not_use_the_database(
     assert chores.run(app, config, pipe[0], retains=False) == BROKEN
 
 
-def test_it_leaves_the_database_of_another_version_alone_and_logs_as_its_parent_does(
+def test_it_leaves_a_database_of_another_version_alone_and_logs_like_its_parent(
     app: Flask, config: Config, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files may be newer than the workers that run: people replace them before they restart."""
+    """The files may be newer than the running workers, because users replace them before the restart."""
     action = abandoned_action()
     with writing() as session:
         session.connection().exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
@@ -358,7 +356,7 @@ def test_it_leaves_the_database_of_another_version_alone_and_logs_as_its_parent_
 
 # --- in a fleet ---
 
-# A chores process that does not end when nothing is left.
+# A chores process that does not end by itself.
 _PATIENT = """
 import runpy, sys
 sys.path.insert(0, {checkout!r})
@@ -382,7 +380,7 @@ with create_core(load()).app_context():
 
 @pytest.fixture
 def chores_of(eventually: Callable[..., Any]) -> Callable[[Fleet], psutil.Process]:
-    """The chores process of a fleet, when it has started."""
+    """Wait for the chores process of a fleet."""
 
     def find(fleet: Fleet) -> Optional[psutil.Process]:
         for process in psutil.Process(fleet.process.pid).children(recursive=True):
@@ -395,7 +393,7 @@ def chores_of(eventually: Callable[..., Any]) -> Callable[[Fleet], psutil.Proces
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
-def test_an_action_whose_process_was_killed_is_finished_by_a_fleet(
+def test_an_action_whose_process_was_killed_is_finished_by_the_workers(
     queue: Queue, fleet: Callable[..., Fleet], eventually: Callable[..., Any]
 ) -> None:
     for _ in range(7):

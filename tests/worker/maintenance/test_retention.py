@@ -1,4 +1,4 @@
-"""Old rows are deleted in small transactions at each tick, and nothing else waits for that."""
+"""Old rows are deleted in small transactions at each tick, without delaying other work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def keep(**values: int) -> Settings:
 
 
 def prune(**values: int) -> None:
-    """A whole round."""
+    """Run a whole round of retention."""
     some = Retention(5.0)
     while some.resume(keep(**values)):
         pass
@@ -56,7 +56,7 @@ def prune(**values: int) -> None:
 
 @dataclass
 class Stock:
-    """What the tables of jobs hold, or what one transaction took from them."""
+    """The rows of the job tables, or the rows that one transaction deleted."""
 
     jobs: int
     attempts: int
@@ -76,7 +76,7 @@ class Stock:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
-    """What each write transaction of retention took, in order; those that took none of it are left out."""
+    """The rows that each write transaction of retention deleted, in order, without empty ones."""
     found: list[Stock] = []
 
     @contextmanager
@@ -93,11 +93,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[Stock]:
     return found
 
 
-# --- what goes -------------------------------------------------------------------------------------------------------
+# --- deletion --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled", "dead"])
-def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_setting(state: str) -> None:
+def test_ended_jobs_older_than_their_setting_are_deleted_with_their_attempts(state: str) -> None:
     old, young = ended(state, 8.1), ended(state, 6.9)
     others = {ended(other, 400).id for other in {"completed", "cancelled", "dead"} - {state}}
     nothing = {f"keep_{other}": 0 for other in ("completed", "cancelled", "dead")}
@@ -107,14 +107,14 @@ def test_ended_jobs_go_with_their_attempts_when_they_are_older_than_their_settin
         assert session.scalar(select(func.count()).select_from(Attempt).where(Attempt.job_seq == old.seq)) == 0
 
 
-def test_dead_letters_are_kept_for_ever_unless_a_setting_says_otherwise() -> None:
+def test_dead_letters_are_kept_forever_by_default() -> None:
     dead = ended("dead", 5000)
     ended("completed", 31)
     prune()
     assert left() == {dead.id}
 
 
-def test_jobs_that_have_not_ended_are_kept_however_old_they_are() -> None:
+def test_unfinished_jobs_are_kept_at_any_age() -> None:
     jobs = {
         factories.make_job(state, created_at=1, changed_at=1, run_at=1).id
         for state in ("pending", "failed", "scheduled")
@@ -123,7 +123,7 @@ def test_jobs_that_have_not_ended_are_kept_however_old_they_are() -> None:
     assert left() == jobs
 
 
-def test_a_job_that_was_requeued_and_ended_again_in_the_meantime_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_was_requeued_and_ended_again_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     old = ended("completed", 400)
 
     def requeued(session: Session, seqs: list[int]) -> list[int]:
@@ -135,7 +135,7 @@ def test_a_job_that_was_requeued_and_ended_again_in_the_meantime_stays(monkeypat
     assert left() == {old.id}
 
 
-def test_old_records_go_and_those_of_existing_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_records_are_deleted_and_those_of_existing_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "RECORDS", 2)
     actions.enqueue([job_spec.parse({"id": f"job{n}", "command": "true"}) for n in range(3)], "person:test")
     actions.apply("cancel", ["job0", "job1", "job2"], "person:test")
@@ -148,10 +148,10 @@ def test_old_records_go_and_those_of_existing_jobs_stay(monkeypatch: pytest.Monk
         assert list(session.scalars(select(Event.verb))) == ["cancel"] * 3
 
 
-def test_old_records_are_found_behind_many_of_existing_jobs_and_young_ones_stay(
+def test_old_records_are_found_behind_many_of_existing_jobs_and_recent_ones_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retention, "RECORDS", 1)  # a look is ten rows
+    monkeypatch.setattr(retention, "RECORDS", 1)  # a read is ten rows
     job = factories.make_job()
     for number in range(25):
         factories.make_event("cancel", "person:ana", f"job:{job.id}", job=job, number=number)
@@ -166,7 +166,7 @@ def test_old_records_are_found_behind_many_of_existing_jobs_and_young_ones_stay(
         assert list(session.scalars(select(Event.verb).order_by(Event.id))) == ["cancel"] * 25 + ["resume"]
 
 
-def test_old_answers_of_the_api_go_however_long_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_stored_responses_of_the_api_are_deleted_at_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "BYTES", 1000)
     _, token = tokens.make("deploy", "submit", None, "person:ana")
     with writing() as session:
@@ -179,10 +179,10 @@ def test_old_answers_of_the_api_go_however_long_they_are(monkeypatch: pytest.Mon
         assert list(session.scalars(select(IdempotencyKey.key))) == ["new"]
 
 
-# --- in how small pieces ---------------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_transaction_deletes_no_more_jobs_and_no_more_output_than_is_allowed(
+def test_a_transaction_deletes_a_limited_number_of_jobs_and_bytes_of_output(
     monkeypatch: pytest.MonkeyPatch, taken: list[Stock]
 ) -> None:
     monkeypatch.setattr(deletion, "JOBS", 10)
@@ -195,10 +195,10 @@ def test_a_transaction_deletes_no_more_jobs_and_no_more_output_than_is_allowed(
     assert left() == set()
     assert sum(one.jobs for one in taken) == 47
     assert max(one.jobs for one in taken) == 10
-    assert max(one.output for one in taken) == 60_000  # a third one would be too much
+    assert max(one.output for one in taken) == 60_000  # a third one would exceed the limit
 
 
-def test_a_job_with_more_output_than_is_allowed_goes_attempt_by_attempt(
+def test_a_job_with_more_output_than_allowed_is_deleted_attempt_by_attempt(
     monkeypatch: pytest.MonkeyPatch, taken: list[Stock]
 ) -> None:
     monkeypatch.setattr(deletion, "BYTES", 100_000)
@@ -212,19 +212,19 @@ def test_a_job_with_more_output_than_is_allowed_goes_attempt_by_attempt(
 
 
 @pytest.mark.full
-def test_many_attempts_are_a_bound_too(monkeypatch: pytest.MonkeyPatch, taken: list[Stock]) -> None:
+def test_the_number_of_attempts_is_limited_too(monkeypatch: pytest.MonkeyPatch, taken: list[Stock]) -> None:
     for number in range(4):
         ended("completed", 40 - number, *[b""] * 400)
     prune()
     assert [(one.jobs, one.attempts) for one in taken] == [(2, 800), (2, 800)]
 
 
-# --- beside everything else ------------------------------------------------------------------------------------------
+# --- budget of a tick ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tick has time for one batch, and a batch is three jobs."""
+    """Limit a tick to one batch, and a batch to three jobs."""
     monkeypatch.setattr(retention, "BUDGET", 0.0)
     monkeypatch.setattr(deletion, "JOBS", 3)
 

@@ -1,4 +1,4 @@
-"""Output goes before its job, by age and by the size of the database; a queue may have its own ages."""
+"""Output is deleted before its job, by age and by the size of the database. A queue can have its own ages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def used() -> int:
 
 
 def prune_as_set() -> None:
-    """A whole round with the settings of the database."""
+    """Run a whole round with the stored settings."""
     with reading() as session:
         values = settings.load(session)
     round_ = Retention(5.0)
@@ -61,7 +61,7 @@ def marks() -> dict[str, int]:
 # --- by age ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_output_of_ended_jobs_goes_at_its_own_age_and_the_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_ended_jobs_is_deleted_at_its_own_age_and_the_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "BYTES", 100)
     old = ended("completed", 3, b"x" * 60, b"y" * 60, b"", b"z" * 500)
     cancelled, dead = ended("cancelled", 3, b"c"), ended("dead", 3, b"d")
@@ -83,7 +83,7 @@ def test_the_output_of_ended_jobs_goes_at_its_own_age_and_the_jobs_stay(monkeypa
     assert found == [(60, 0, ""), (60, 0, ""), (0, None, "0"), (507, 0, "")]
 
 
-def test_a_round_begins_where_the_last_one_ended_until_a_setting_changes() -> None:
+def test_a_round_starts_where_the_last_one_ended_until_a_setting_changes() -> None:
     old = ended("completed", 3, b"x")
     ended("completed", 2.9, b"")
     settings.set_setting("keep_output", 2, "person:ana")
@@ -99,7 +99,7 @@ def test_a_round_begins_where_the_last_one_ended_until_a_setting_changes() -> No
     assert outputs()[old.id] == [b""]
 
 
-def test_an_undo_puts_jobs_before_the_mark_and_so_removes_it() -> None:
+def test_an_undo_that_puts_jobs_before_the_mark_removes_it() -> None:
     job = ended("cancelled", 9)
     with writing() as session:
         session.add(RetentionMark(name="keep_output/cancelled/2", finished_at=clock.now()))
@@ -160,7 +160,7 @@ def limited(mib: int) -> None:
     prune_as_set()
 
 
-def test_the_oldest_output_of_completed_jobs_goes_first_and_then_that_of_cancelled_ones() -> None:
+def test_the_oldest_output_of_completed_jobs_is_deleted_first_and_then_that_of_cancelled_ones() -> None:
     completed = [large("completed", 20 - number) for number in range(6)]
     cancelled, dead, empty = large("cancelled", 29, 1024), large("dead", 29, 16), ended("completed", 29)
     unfinished = factories.make_job("failed")
@@ -183,7 +183,7 @@ def test_the_oldest_output_of_completed_jobs_goes_first_and_then_that_of_cancell
     assert left() == {job.id for job in (*completed, cancelled, dead, empty, unfinished)}
 
 
-def test_when_output_is_not_enough_jobs_go_and_what_stays_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_if_output_is_not_enough_jobs_are_deleted_and_the_rest_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     dead = [large("dead", 9) for _ in range(4)]
     unfinished = factories.make_job("pending")
     for number in range(5):
@@ -232,7 +232,7 @@ def on_sqlite(app: Flask) -> None:
 
 
 @pytest.mark.usefixtures("on_sqlite")
-def test_free_pages_go_back_to_the_disk_in_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_pages_return_to_the_disk_in_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(free_space, "PAGES", 50)
     for _ in range(5):
         large("completed", 40)
@@ -245,7 +245,7 @@ def test_free_pages_go_back_to_the_disk_in_the_same_round(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("on_sqlite")
-def test_a_log_that_grew_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_log_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     path = engines.database().config.sqlite_path
     log = path.with_name(path.name + "-wal")
     large("completed", 1)

@@ -1,4 +1,4 @@
-"""Takes from a Python on Linux what one on Windows does not have, as far as the libraries can do without.
+"""Removes from Python on Linux what Windows does not have, as far as the libraries allow.
 
 Tests put this folder on PYTHONPATH; every Python that starts under it imports this file first. `os.name` and
 `sys.platform` stay as they are: psutil and subprocess must go on using Linux.

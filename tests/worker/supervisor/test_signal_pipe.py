@@ -9,7 +9,7 @@ from worker.supervisor.signal_pipe import SignalPipe
 from worker.supervisor.supervisor import STOPS
 
 
-def test_under_nohup_a_hang_up_stays_ignored_and_in_a_shells_background_an_interrupt_is_heard() -> None:
+def test_under_nohup_hang_up_stays_ignored_and_in_the_background_interrupt_is_received() -> None:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
     pipe = SignalPipe()
     try:

@@ -1,6 +1,6 @@
-"""What a supervisor does about its children, without any: which it starts again, gives up, stops, kills and speaks for.
+"""How a supervisor treats its children: which it restarts, gives up, stops, kills and reports as alive.
 
-The children are numbers here and the clock stands still until the supervisor waits, so each test decides what happens.
+Children are simulated and the clock moves only while the supervisor waits, so each test controls the events.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from worker.supervisor import supervisor
 from worker.supervisor.console import Console
 
 Life = Generator[None, None, None]
-INTERVAL = 4.0  # seconds without a tick after which the manager takes the supervisor for dead
+INTERVAL = 4.0  # seconds without a watchdog message after which the manager restarts the supervisor
 
 
 class Service(Manager):
-    """A service manager that writes down what it hears."""
+    """A service manager that records its messages."""
 
     def __init__(self) -> None:
         super().__init__("@manager", INTERVAL)
@@ -39,14 +39,14 @@ class Service(Manager):
 
 
 class Scene:
-    """Stands for the children, the signals and the clock. A test's generator runs until each of its `yield`s."""
+    """Simulates the children, the signals and the clock. A test's generator runs until each of its `yield`s."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         self.service = Service()
         self.console: Optional[Console] = None
         self.starts: Counter[str] = Counter()
-        self.refusals: Counter[str] = Counter()  # how often the system will not make this process
+        self.refusals: Counter[str] = Counter()  # how often this process cannot be created
         self.told: list[tuple[str, str]] = []
         self.pids: dict[str, int] = {}
         self.killed: list[str] = []
@@ -76,11 +76,11 @@ class Scene:
         self._signals.append(number)
 
     def hear(self, count: int = 1, then: str = "", serving: int = 0) -> None:
-        """The maintenance process says how many workers are wanted, and how many serve."""
+        """Send the desired and the serving number of workers, as the maintenance process does."""
         self._heard.append(DesiredWorkers(count, (), then, serving))
 
     def say(self, what: bytes) -> None:
-        """The console says something."""
+        """Send a message of the console."""
         assert self.console is not None
         os.write(self.console._write_end, what)
 
@@ -92,7 +92,7 @@ class Scene:
         pytest.fail("the condition never came true")
 
     def end(self) -> Life:
-        """All end as they are asked to."""
+        """Let all children exit after the stop request."""
         yield
         for name in [name for name in self.pids if name != "maintenance"]:
             self.die(name, 0)
@@ -128,7 +128,7 @@ class Scene:
         self.told.append((self._name(pid), word))
 
     def send_to_maintenance(self, word: str) -> None:
-        """There is no maintenance process that could look."""
+        """No maintenance process reads it."""
 
     def end_maintenance(self) -> None:
         self.told.append(("maintenance", "end"))
@@ -180,7 +180,7 @@ def test_a_signal_lets_all_children_finish_and_the_maintenance_process_ends_last
     assert set(scene.starts.values()) == {1}
 
 
-def test_a_second_signal_does_not_wait_and_what_is_left_then_is_killed(scene: Scene) -> None:
+def test_a_second_signal_does_not_wait_and_kills_the_rest(scene: Scene) -> None:
     def life() -> Life:
         scene.signal(signal.SIGINT)
         yield
@@ -210,7 +210,7 @@ def test_a_maintenance_process_that_does_not_end_is_killed(scene: Scene) -> None
 
 
 @pytest.mark.parametrize(("number", "in_terminal"), [("SIGUSR1", True), ("SIGTSTP", False), ("SIGTSTP", True)])
-def test_workers_drain_until_cont_and_ctrl_z_suspends_as_it_does_any_command(
+def test_ctrl_z_drains_workers_and_suspends_like_any_command_and_cont_resumes_them(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, number: str, in_terminal: bool
 ) -> None:
     sent: list[tuple[int, int]] = []
@@ -233,7 +233,7 @@ def test_workers_drain_until_cont_and_ctrl_z_suspends_as_it_does_any_command(
     assert scene.run(life()) == 0
 
 
-def test_quit_stops_at_once_usr2_does_nothing_and_a_second_hang_up_is_the_same_terminal(scene: Scene) -> None:
+def test_quit_stops_at_once_usr2_does_nothing_and_a_second_hang_up_does_not_count(scene: Scene) -> None:
     def life() -> Life:
         scene.signal(signal.SIGUSR2)
         scene.signal(signal.SIGHUP)
@@ -249,7 +249,7 @@ def test_quit_stops_at_once_usr2_does_nothing_and_a_second_hang_up_is_the_same_t
     assert set(supervisor.SIGNALS) == set(scene.listens)
 
 
-def test_a_process_that_cannot_be_made_is_tried_again_and_the_console_is_not_given_up(scene: Scene) -> None:
+def test_a_process_that_cannot_be_created_is_retried_and_the_console_is_not_given_up(scene: Scene) -> None:
     for name in ("console", "worker 1"):
         scene.refusals[name] = 2 * supervisor.CONSOLE_DEATHS_LIMIT
 
@@ -263,7 +263,7 @@ def test_a_process_that_cannot_be_made_is_tried_again_and_the_console_is_not_giv
     assert scene.run(life()) == 0
 
 
-def test_a_console_that_dies_at_once_again_and_again_is_given_up_after_growing_pauses(scene: Scene) -> None:
+def test_a_console_that_dies_repeatedly_at_once_is_given_up_after_growing_pauses(scene: Scene) -> None:
     pauses = []
 
     def life() -> Life:
@@ -281,7 +281,7 @@ def test_a_console_that_dies_at_once_again_and_again_is_given_up_after_growing_p
     assert pauses == pytest.approx([1, 2, 4, 8], abs=0.01)
 
 
-def test_a_console_that_lived_well_may_die_any_number_of_times(scene: Scene) -> None:
+def test_a_console_that_lived_long_enough_can_die_any_number_of_times(scene: Scene) -> None:
     def life() -> Life:
         for _ in range(2 * supervisor.CONSOLE_DEATHS_LIMIT):
             started_at = scene.now
@@ -294,7 +294,7 @@ def test_a_console_that_lived_well_may_die_any_number_of_times(scene: Scene) -> 
     assert scene.run(life()) == 0
 
 
-def test_a_console_that_ended_with_0_is_not_started_again_and_workers_go_on(scene: Scene) -> None:
+def test_a_console_that_exited_with_0_is_not_restarted_and_workers_continue(scene: Scene) -> None:
     def life() -> Life:
         scene.die("console", 0)
         yield
@@ -307,7 +307,7 @@ def test_a_console_that_ended_with_0_is_not_started_again_and_workers_go_on(scen
     assert scene.starts["console"] == 1
 
 
-def test_a_console_goes_on_when_people_have_stopped_the_workers(scene: Scene) -> None:
+def test_a_console_continues_when_users_have_stopped_the_workers(scene: Scene) -> None:
     def life() -> Life:
         scene.hear(0, STOP_REQUESTED)
         scene.die("worker 1", 0)
@@ -328,7 +328,7 @@ def test_a_console_goes_on_when_people_have_stopped_the_workers(scene: Scene) ->
 
 
 @pytest.mark.parametrize("how", ["a worker", "maintenance"])
-def test_a_queue_that_is_in_other_hands_ends_the_console_too(scene: Scene, how: str) -> None:
+def test_a_moved_or_upgraded_queue_ends_the_console_too(scene: Scene, how: str) -> None:
     def life() -> Life:
         if how == "maintenance":
             scene.hear(0, RELOCATED)
@@ -342,10 +342,10 @@ def test_a_queue_that_is_in_other_hands_ends_the_console_too(scene: Scene, how: 
     assert scene.run(life()) == 1, "the service manager starts it again"
 
 
-# --- what the service manager hears ---
+# --- messages to the service manager ---
 
 
-def test_it_is_ready_when_the_console_serves_and_a_worker_does(scene: Scene) -> None:
+def test_it_is_ready_when_the_console_serves_and_a_worker_runs(scene: Scene) -> None:
     def life() -> Life:
         scene.hear(serving=1)
         yield from scene.until(lambda: scene.now > 1010)
@@ -382,7 +382,7 @@ def test_it_is_not_ready_before_the_first_worker_is(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("which", ["console", "workers"])
-def test_what_was_stopped_from_elsewhere_is_not_waited_for(scene: Scene, which: str) -> None:
+def test_workers_stopped_from_elsewhere_are_not_waited_for(scene: Scene, which: str) -> None:
     def life() -> Life:
         if which == "console":
             scene.die("console", 0)
@@ -400,7 +400,7 @@ def test_what_was_stopped_from_elsewhere_is_not_waited_for(scene: Scene, which: 
     assert scene.run(life(), watched=True) == 0
 
 
-def test_a_console_that_fell_silent_silences_the_supervisor_but_not_one_that_starts(scene: Scene) -> None:
+def test_a_silent_console_stops_the_watchdog_but_a_starting_one_does_not(scene: Scene) -> None:
     def ticks_within(seconds: float) -> Generator[None, None, int]:
         before, until = scene.service.heard.count("WATCHDOG=1"), scene.now + seconds
         yield from scene.until(lambda: scene.now >= until)

@@ -1,4 +1,4 @@
-"""Searches that a person keeps, and the list as a file: whose they are, what the trail says."""
+"""Saved views and the list as a file: owners, names, formats, audit trail."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from webapp.db.engines import reading
 from webapp.db.models import Audit, View
 
 
-def trail() -> list[tuple[str, str, str]]:
+def audit_rows() -> list[tuple[str, str, str]]:
     with reading() as session:
         rows = session.query(Audit).filter(Audit.verb != "sign_in").order_by(Audit.id)
         return [(row.actor, row.verb, row.subject) for row in rows]
 
 
-def kept() -> list[tuple[str, str]]:
+def saved_views() -> list[tuple[str, str]]:
     with reading() as session:
         return [(view.name, view.query) for view in session.query(View).order_by(View.id)]
 
 
-def shown(browser: Browser, url: str = "/jobs") -> list[tuple[str, str]]:
+def view_links(browser: Browser, url: str = "/jobs") -> list[tuple[str, str]]:
     text = browser.get(url).get_data(as_text=True)
     found = re.findall(r'<a class="view" href="([^"]*)"[^>]*>([^<]*)</a>', text)
     return [(html.unescape(name), html.unescape(url)) for url, name in found]
 
 
-def test_a_search_is_kept_under_a_name_renamed_and_removed(viewer: Browser) -> None:
+def test_a_search_is_saved_renamed_and_removed(viewer: Browser) -> None:
     form = {"name": "  dead   mails ", "state": "dead", "queue": "mail", "q": "exit:1 since:2h", "sort": "oldest"}
     response = viewer.post("/views", form)
     url = "/jobs?state=dead&queue=mail&q=exit%3A1+since%3A2h&sort=oldest"
     assert (response.status_code, response.headers["Location"]) == (303, url)
-    assert shown(viewer) == [("dead mails", url)]
+    assert view_links(viewer) == [("dead mails", url)]
     text = viewer.get(url).get_data(as_text=True)
     assert 'aria-current="page">dead mails</a>' in text
     found = re.search(r'action="/view/(\d+)/rename"', text)
     assert found is not None
     assert viewer.post(f"/view/{found[1]}/rename", {"name": "old mails"}).headers["Location"] == url
-    assert shown(viewer) == [("old mails", url)]
+    assert view_links(viewer) == [("old mails", url)]
     assert viewer.post(f"/view/{found[1]}/remove").headers["Location"] == url
-    assert shown(viewer) == []
+    assert view_links(viewer) == []
     assert viewer.post(f"/view/{found[1]}/remove").status_code == 404
     who = "person:the-viewer"
-    assert trail() == [
+    assert audit_rows() == [
         (who, "save_view", "view:dead mails"),
         (who, "rename_view", "view:old mails"),
         (who, "remove_view", "view:old mails"),
     ]
 
 
-def test_a_state_in_the_search_is_kept_as_the_list_has_it(viewer: Browser) -> None:
+def test_a_typed_state_is_saved_as_the_state_filter(viewer: Browser) -> None:
     viewer.post("/views", {"name": "x", "q": "state:dead boom"})
-    assert kept() == [("x", "state=dead&q=boom")]
+    assert saved_views() == [("x", "state=dead&q=boom")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_state_in_the_search_is_kept_as_the_list_has_it(viewer: Browser) -> No
         ("MAILS", "You already have a view named 'MAILS'"),
     ],
 )
-def test_a_name_that_cannot_be_is_told_and_what_was_typed_is_kept(viewer: Browser, name: str, words: str) -> None:
+def test_an_invalid_name_is_reported_and_the_input_is_kept(viewer: Browser, name: str, words: str) -> None:
     viewer.post("/views", {"name": "mails", "queue": "mail"})
     response = viewer.post("/views", {"name": name, "state": "dead", "q": "exit:1"})
     text = html.unescape(response.get_data(as_text=True))
@@ -78,30 +78,30 @@ def test_a_name_that_cannot_be_is_told_and_what_was_typed_is_kept(viewer: Browse
     assert words in text
     assert f'id="view-name" name="name" value="{name}"' in text
     assert '<input type="hidden" name="q" value="exit:1">' in text
-    assert 'hx-get="/jobs?state=dead&q=exit%3A1"' in text, "the list behind it goes on"
-    assert kept() == [("mails", "queue=mail")]
+    assert 'hx-get="/jobs?state=dead&q=exit%3A1"' in text, "the list continues to refresh"
+    assert saved_views() == [("mails", "queue=mail")]
 
 
-def test_a_search_that_cannot_be_is_not_kept(viewer: Browser) -> None:
+def test_an_invalid_search_is_not_saved(viewer: Browser) -> None:
     response = viewer.post("/views", {"name": "x", "q": "redis:7"})
     assert response.status_code == 422
     assert b"Unknown search term redis:" in response.data
-    assert kept() == []
+    assert saved_views() == []
 
 
-def test_nobody_sees_or_changes_the_views_of_another(sign_in: Callable[[str], Browser]) -> None:
+def test_a_user_can_neither_see_nor_change_the_views_of_another_user(sign_in: Callable[[str], Browser]) -> None:
     first, second = sign_in("viewer"), sign_in("admin")
     first.post("/views", {"name": "mine", "state": "dead"})
     with reading() as session:
         (view,) = session.query(View).all()
-    assert shown(second) == []
+    assert view_links(second) == []
     assert second.post(f"/view/{view.id}/rename", {"name": "yours"}).status_code == 404
     assert second.post(f"/view/{view.id}/remove").status_code == 404
     second.post("/views", {"name": "mine", "state": "failed"})
-    assert kept() == [("mine", "state=dead"), ("mine", "state=failed")]
+    assert saved_views() == [("mine", "state=dead"), ("mine", "state=failed")]
 
 
-def test_a_name_is_changed_to_none_that_is_taken_but_may_change_its_case(viewer: Browser) -> None:
+def test_a_view_cannot_take_the_name_of_another_but_can_change_its_case(viewer: Browser) -> None:
     viewer.post("/views", {"name": "a", "state": "dead"})
     viewer.post("/views", {"name": "b", "state": "failed"})
     with reading() as session:
@@ -110,10 +110,10 @@ def test_a_name_is_changed_to_none_that_is_taken_but_may_change_its_case(viewer:
     assert response.status_code == 422
     assert b"already" in response.data
     assert viewer.post(f"/view/{first}/rename", {"name": "A"}).status_code == 303
-    assert [name for name, _ in kept()] == ["A", "b"]
+    assert [name for name, _ in saved_views()] == ["A", "b"]
 
 
-def test_there_are_fifty_at_the_most(console: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_views_per_user_is_limited(console: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved_searches, "MAX_VIEWS", 2)
     user = make_user("ana")
     for name in ("a", "b"):
@@ -122,7 +122,7 @@ def test_there_are_fifty_at_the_most(console: object, monkeypatch: pytest.Monkey
         saved_searches.save(user.id, "c", "", "person:ana")
 
 
-def test_a_name_with_markup_stays_text(viewer: Browser) -> None:
+def test_a_view_name_is_escaped(viewer: Browser) -> None:
     viewer.post("/views", {"name": "<img src=x>\u202e", "state": "dead"})
     text = viewer.get("/jobs").get_data(as_text=True)
     assert "<img src=x" not in text
@@ -130,10 +130,10 @@ def test_a_name_with_markup_stays_text(viewer: Browser) -> None:
     assert "&lt;img src=x&gt;\u2039U+202E\u203a" in text
 
 
-# --- the list as a file ----------------------------------------------------------------------------------------------
+# --- export ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_is_a_file_with_a_name_and_the_trail_knows_who_took_it(viewer: Browser) -> None:
+def test_an_export_has_a_file_name_and_an_audit_entry(viewer: Browser) -> None:
     make_job("dead", id="a", command="=1+1", env='{"SECRET": "s3cr3t"}', exit_code=1)
     make_job("dead", id="b", exit_code=2)
     text = html.unescape(viewer.get("/jobs?state=dead&q=exit:1").get_data(as_text=True))
@@ -150,25 +150,25 @@ def test_the_list_is_a_file_with_a_name_and_the_trail_knows_who_took_it(viewer: 
     assert json.loads(response.get_data())["env"] == {"SECRET": None}
     with reading() as session:
         row = session.query(Audit).filter_by(verb="export_jobs").first()
-    assert trail() == [("person:the-viewer", "export_jobs", "jobs")] * 2
+    assert audit_rows() == [("person:the-viewer", "export_jobs", "jobs")] * 2
     assert row is not None
     assert json.loads(row.detail or "") == {"format": "csv", "search": "state=dead&q=exit%3A1"}
 
 
-def test_operators_get_variables_with_their_values_as_json_only(operator: Browser) -> None:
+def test_operators_get_environment_values_in_json_only(operator: Browser) -> None:
     make_job(id="a", env='{"SECRET": "s3cr3t"}')
     assert b"s3cr3t" in operator.get("/jobs.jsonl").data
     assert b"s3cr3t" not in operator.get("/jobs.csv").data
 
 
 @pytest.mark.parametrize(("query", "status"), [("q=redis:7", 400), ("state=gone", 404), ("sort=upwards", 404)])
-def test_a_file_of_what_cannot_be_is_refused_and_leaves_no_trail(viewer: Browser, query: str, status: int) -> None:
+def test_an_invalid_export_is_refused_and_not_audited(viewer: Browser, query: str, status: int) -> None:
     for kind in ("csv", "jsonl"):
         assert viewer.get(f"/jobs.{kind}?{query}").status_code == status
-    assert trail() == []
+    assert audit_rows() == []
 
 
-def test_a_stranger_gets_no_file(stranger: Browser) -> None:
-    location: Optional[str] = stranger.get("/jobs.csv?state=dead").headers["Location"]
+def test_an_export_needs_a_session(anonymous: Browser) -> None:
+    location: Optional[str] = anonymous.get("/jobs.csv?state=dead").headers["Location"]
     assert location is not None
     assert location.startswith("/login?next=")

@@ -1,4 +1,4 @@
-"""People, tokens, the trail and one's account, as a person goes through them; with JavaScript and without."""
+"""Users, tokens, the audit trail and the own account in a real Chromium, with JavaScript and without."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOOD = "correct horse battery"
 
 @pytest.fixture(autouse=True)
 def _wrong_inputs_are_expected(watched: Watched) -> None:
-    for status in ("422", "409"):  # Chromium reports each such answer as an error of its own
+    for status in ("422", "409"):  # Chromium reports each such response as an error
         watched.expect(f"Failed to load resource: the server responded with a status of {status}")
 
 
@@ -55,7 +55,7 @@ def add_a_person(page: Page) -> None:
     expect(page.get_by_text("User ben added as viewer.")).to_be_visible()
 
 
-def test_a_person_is_added_promoted_and_disabled(page: Page) -> None:
+def test_a_user_is_added_promoted_and_disabled(page: Page) -> None:
     add_a_person(page)
     page.get_by_label("operator").check()
     page.get_by_role("button", name="Change role").click()
@@ -72,7 +72,7 @@ def test_a_person_is_added_promoted_and_disabled(page: Page) -> None:
     expect(page.get_by_text("ben can sign in again.")).to_be_visible()
 
 
-def test_all_of_it_works_without_javascript(open_browser: Callable[..., Page]) -> None:
+def test_all_user_pages_work_without_javascript(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", java_script_enabled=False)
     add_a_person(page)
     sessions.begin(user("ben"), "192.0.2.7", "curl/8")
@@ -100,7 +100,7 @@ def test_all_of_it_works_without_javascript(open_browser: Callable[..., Page]) -
 
 
 @pytest.mark.full
-def test_the_last_administrator_is_told_why_it_must_stay(page: Page) -> None:
+def test_a_refused_change_of_the_last_admin_is_explained(page: Page) -> None:
     page.goto("/person/a-admin")
     page.get_by_role("button", name="Disable yourself").click()
     page.get_by_role("button", name="Disable me").click()
@@ -112,7 +112,7 @@ def test_the_last_administrator_is_told_why_it_must_stay(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_a_secret_is_shown_once_and_copied(open_browser: Callable[..., Page]) -> None:
+def test_a_secret_is_shown_once_and_can_be_copied(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", permissions=["clipboard-read", "clipboard-write"])
     page.goto("/tokens")
     page.get_by_role("link", name="Create token").first.click()
@@ -146,7 +146,7 @@ def test_a_token_is_revoked_in_place(page: Page) -> None:
         assert tokens.find(session, secret) is None
 
 
-def test_after_a_while_the_password_is_asked_for_and_the_way_goes_on(open_browser: Callable[..., Page]) -> None:
+def test_an_old_session_confirms_its_password_and_continues(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", name="ana")
     users.set_password("ana", GOOD, "rule:test", spare=session_of(page))
     page.goto("/people")
@@ -162,7 +162,7 @@ def test_after_a_while_the_password_is_asked_for_and_the_way_goes_on(open_browse
 
 
 def session_of(page: Page) -> str:
-    """The id that the browser's cookie holds."""
+    """The session id in the browser's cookie."""
     import base64
 
     [value] = [one["value"] for one in page.context.cookies() if one["name"].startswith("queuectl_")]
@@ -171,7 +171,7 @@ def session_of(page: Page) -> str:
 
 
 @pytest.mark.full
-def test_ones_password_is_changed_and_other_browsers_are_signed_out(open_browser: Callable[..., Page]) -> None:
+def test_a_changed_password_signs_other_browsers_out(open_browser: Callable[..., Page]) -> None:
     page = open_browser("viewer", name="ana")
     sessions.begin(user("ana"), "192.0.2.7", "curl/8")
     page.goto("/account")
@@ -190,7 +190,7 @@ def test_ones_password_is_changed_and_other_browsers_are_signed_out(open_browser
 
 
 @pytest.mark.full
-def test_another_browser_of_ones_own_is_signed_out(open_browser: Callable[..., Page]) -> None:
+def test_a_user_signs_another_own_browser_out(open_browser: Callable[..., Page]) -> None:
     page = open_browser("viewer", name="ana")
     for address in ("192.0.2.7", "192.0.2.8", "192.0.2.9"):
         sessions.begin(user("ana"), address, "curl/8")
@@ -203,7 +203,7 @@ def test_another_browser_of_ones_own_is_signed_out(open_browser: Callable[..., P
 
 
 @pytest.mark.full
-def test_the_trail_is_narrowed_and_kept_as_a_file(page: Page, tmp_path: Path) -> None:
+def test_the_audit_trail_is_filtered_and_exported(page: Page, tmp_path: Path) -> None:
     settings.set_setting("lease", 40, "person:ana")
     page.goto("/jobs")
     page.locator(".menu.user summary").click()

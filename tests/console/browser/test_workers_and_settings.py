@@ -1,4 +1,4 @@
-"""Workers and Config as a person uses them, in a real Chromium: steering, scaling, foreseeing, taking back."""
+"""Workers and settings in a real Chromium: draining, stopping, scaling, previewing, reverting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import Watched
-from tests.console.browser.faults import faults_of
+from tests.console.browser.page_faults import faults_of
 from tests.factories import make_job, make_supervisor, make_worker
 from webapp.db.engines import reading
 from webapp.db.models import Supervisor, Worker
@@ -23,7 +23,7 @@ def wanted() -> int:
         return session.get_one(Supervisor, "s1").wanted
 
 
-def wish_of(worker_id: str) -> str:
+def requested_state_of(worker_id: str) -> str:
     with reading() as session:
         return session.get_one(Worker, worker_id).requested_state
 
@@ -33,7 +33,7 @@ def value_of(key: str) -> object:
         return getattr(settings.load(session), key)
 
 
-def test_a_supervisor_is_scaled_by_a_button_and_to_none_after_a_question(page: Page) -> None:
+def test_a_supervisor_is_scaled_by_buttons_and_to_zero_after_confirmation(page: Page) -> None:
     make_supervisor(id="s1", wanted=1)
     make_worker(id="w1", supervisor_id="s1")
     page.goto("/workers")
@@ -56,7 +56,7 @@ def test_a_supervisor_is_scaled_by_a_button_and_to_none_after_a_question(page: P
 
 
 @pytest.mark.full
-def test_a_supervisor_is_scaled_by_keyboard_to_a_number(page: Page, watched: Watched) -> None:
+def test_a_supervisor_is_scaled_to_a_number_by_keyboard(page: Page, watched: Watched) -> None:
     watched.expect("status of 422")
     make_supervisor(id="s1", wanted=1)
     page.goto("/workers")
@@ -75,7 +75,7 @@ def test_a_supervisor_is_scaled_by_keyboard_to_a_number(page: Page, watched: Wat
 
 
 @pytest.mark.full
-def test_the_last_worker_is_stopped_after_a_question_only(page: Page) -> None:
+def test_the_last_worker_is_stopped_only_after_confirmation(page: Page) -> None:
     make_supervisor(id="s1", wanted=2)
     for name in ("w1", "w2"):
         make_worker(id=name, supervisor_id="s1")
@@ -86,13 +86,13 @@ def test_the_last_worker_is_stopped_after_a_question_only(page: Page) -> None:
     page.get_by_role("button", name="Stop worker w2").click()
     expect(page.locator("#dialog")).to_contain_text("Stop the last worker?")
     expect(page.locator("#dialog")).to_contain_text("echo last")
-    assert wish_of("w2") == "run"
+    assert requested_state_of("w2") == "run"
     page.locator("#dialog").get_by_role("button", name="Stop worker").click()
     expect(page.get_by_role("button", name="Stop worker w2")).to_have_count(0)
-    assert (wish_of("w2"), wanted()) == ("stop", 0)
+    assert (requested_state_of("w2"), wanted()) == ("stop", 0)
 
 
-def test_a_value_is_foreseen_saved_and_taken_back(page: Page) -> None:
+def test_a_value_is_previewed_saved_and_reverted(page: Page) -> None:
     make_job("failed")
     page.goto("/config/backoff_base")
     page.fill("#value", "3")
@@ -108,7 +108,7 @@ def test_a_value_is_foreseen_saved_and_taken_back(page: Page) -> None:
 
 
 @pytest.mark.full
-def test_a_shorter_keep_warns_before_it_is_saved(page: Page) -> None:
+def test_a_shorter_retention_warns_before_it_is_saved(page: Page) -> None:
     for days in (5, 9):
         make_job("completed", finished_at=clock.now() - days * clock.DAY)
     page.goto("/config/keep_completed")
@@ -119,9 +119,7 @@ def test_a_shorter_keep_warns_before_it_is_saved(page: Page) -> None:
     expect(page.locator("#consequence .warn")).to_have_count(0)
 
 
-def test_of_two_people_who_change_a_setting_the_second_is_told_and_loses_nothing(
-    open_browser: Open, watched: Watched
-) -> None:
+def test_two_users_change_a_setting_and_the_second_is_warned(open_browser: Open, watched: Watched) -> None:
     watched.expect("status of 409")
     ana, ben = open_browser("admin", name="ana"), open_browser("admin", name="ben")
     settings.set_setting("backoff_base", 9, "person:ana")
@@ -141,7 +139,7 @@ def test_of_two_people_who_change_a_setting_the_second_is_told_and_loses_nothing
     assert value_of("backoff_base") == 5
 
 
-def test_it_all_works_without_javascript(open_browser: Open) -> None:
+def test_workers_and_settings_work_without_javascript(open_browser: Open) -> None:
     make_supervisor(id="s1", wanted=1)
     make_worker(id="w1", supervisor_id="s1")
     page = open_browser("admin", java_script_enabled=False)
@@ -171,7 +169,7 @@ def test_it_all_works_without_javascript(open_browser: Open) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
+def test_axe_finds_no_violation_on_a_busy_workers_page_and_changed_settings(
     open_browser: Open, scheme: str, width: int
 ) -> None:
     later = clock.now() + clock.seconds(600)
@@ -202,7 +200,7 @@ def test_axe_finds_nothing_on_a_fleet_and_on_settings_that_were_changed(
 
 
 @pytest.mark.full
-def test_a_refresh_of_an_unchanged_fleet_is_not_sent_again(page: Page) -> None:
+def test_a_refresh_of_unchanged_workers_is_a_304(page: Page) -> None:
     make_supervisor(id="s1", wanted=3, seen_at=clock.now() + clock.seconds(600))
     for _ in range(3):
         make_worker(supervisor_id="s1", seen_at=clock.now() + clock.seconds(600))

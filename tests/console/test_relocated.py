@@ -1,4 +1,4 @@
-"""A console whose queue was moved still shows it, says where it is, and takes nothing."""
+"""The console after the queue has moved: it shows the queue, names the new address, and refuses writes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from webapp.config import Config
 
 @pytest.fixture
 def new_address(admin: Browser, console: Flask, home: Path, tmp_path: Path) -> str:
-    """The queue of the console has moved there; somebody is signed in since before that."""
+    """The address that the console's queue has moved to. The admin signed in before the move."""
     make_job(id="old")
     target = Config(home, f"sqlite:///{tmp_path}/moved.db", None)
     go(target)
     return str(target.database_url)
 
 
-def test_pages_show_what_was_and_where_the_queue_is(new_address: str, admin: Browser) -> None:
+def test_pages_show_the_old_jobs_and_the_new_address(new_address: str, admin: Browser) -> None:
     for path in ("/", "/jobs", "/workers", "/job/old"):
         answer = admin.get(path)
         assert answer.status_code == 200
@@ -47,14 +47,14 @@ def test_a_button_is_refused_with_a_toast(new_address: str, admin: Browser) -> N
     assert f"This queue was moved to {new_address} on " in answer.get_data(as_text=True)
 
 
-def test_who_signs_in_is_told_as_well(new_address: str, stranger: Browser) -> None:
-    stranger.get("/login")
-    answer = stranger.post("/login", {"name": "ana", "password": "a horse, a battery"})
+def test_sign_in_is_refused_with_the_new_address(new_address: str, anonymous: Browser) -> None:
+    anonymous.get("/login")
+    answer = anonymous.post("/login", {"name": "ana", "password": "a horse, a battery"})
     assert answer.status_code == 503
     assert new_address in answer.get_data(as_text=True)
 
 
-def test_it_is_not_ready(new_address: str, stranger: Browser) -> None:
-    answer = stranger.get("/readyz")
+def test_the_readiness_check_fails(new_address: str, anonymous: Browser) -> None:
+    answer = anonymous.get("/readyz")
     assert answer.status_code == 503
     assert answer.get_data(as_text=True) == "database: the queue has moved to another one, or is moving\n"

@@ -1,4 +1,4 @@
-"""What buttons do to jobs, with and without htmx, alone, ticked and by filter; and what the second to come is told."""
+"""Buttons for jobs, with and without htmx: one job, selected jobs, all matching jobs; and conflicts between users."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MAY = {
         ("discard", "completed", "discard"),
     ],
 )
-def test_a_button_does_its_verb_and_is_a_409_where_the_state_does_not_allow_it(
+def test_a_button_runs_its_action_and_gets_a_409_if_the_state_does_not_allow_it(
     operator: Browser, verb: str, state: str, done: str
 ) -> None:
     make_job(state, id="job1")
@@ -60,7 +60,7 @@ def test_a_button_does_its_verb_and_is_a_409_where_the_state_does_not_allow_it(
     assert verbs_done() == [done]
 
 
-def test_a_button_offers_what_the_verb_may_do(operator: Browser) -> None:
+def test_a_job_page_offers_the_actions_that_its_state_allows(operator: Browser) -> None:
     for state in STATES:
         make_job(state, id=state)
         text = operator.get(f"/job/{state}").get_data(as_text=True)
@@ -68,7 +68,7 @@ def test_a_button_offers_what_the_verb_may_do(operator: Browser) -> None:
         assert offered == {verb for verb, states in MAY.items() if state in states}
 
 
-def test_a_plain_form_returns_to_where_it_came_from_with_a_message(operator: Browser) -> None:
+def test_a_plain_form_redirects_to_its_page_with_a_message(operator: Browser) -> None:
     make_job("dead", id="job1")
     where = "/jobs?state=dead"
     response = operator.post("/job/job1/requeue", headers={"Referer": f"http://localhost{where}"})
@@ -78,27 +78,27 @@ def test_a_plain_form_returns_to_where_it_came_from_with_a_message(operator: Bro
 
 
 @pytest.mark.parametrize("referrer", ["http://evil.example/x", "http://["])
-def test_a_plain_form_that_came_from_nowhere_known_goes_to_the_job(operator: Browser, referrer: str) -> None:
+def test_a_plain_form_with_a_foreign_referrer_redirects_to_the_job(operator: Browser, referrer: str) -> None:
     make_job("dead", id="job1")
     response = operator.post("/job/job1/requeue", headers={"Referer": referrer})
     assert (response.status_code, response.headers["Location"]) == (303, "/job/job1")
 
 
-def test_a_plain_form_that_comes_second_gets_a_page_that_says_so(operator: Browser) -> None:
+def test_a_plain_form_with_a_stale_state_gets_a_page_with_the_reason(operator: Browser) -> None:
     make_job("pending", id="job1")
     response = operator.post("/job/job1/requeue")
     assert response.status_code == 409
     assert b"job1 is pending. Requeue works for dead" in response.data
 
 
-def test_a_job_that_is_gone_is_a_404(operator: Browser) -> None:
+def test_a_missing_job_is_a_404(operator: Browser) -> None:
     assert operator.post("/job/none/requeue").status_code == 404
     assert operator.get("/job/none").status_code == 404
     assert operator.post("/job/none/explode").status_code == 404
 
 
 @pytest.mark.parametrize(("verb", "state"), [("discard", "dead"), ("cancel", "processing")])
-def test_what_cannot_be_taken_back_asks_first(operator: Browser, verb: str, state: str) -> None:
+def test_an_action_without_undo_asks_for_confirmation(operator: Browser, verb: str, state: str) -> None:
     make_job(state, id="job1")
     dialog = operator.post(f"/job/job1/{verb}", partial=True)
     assert json.loads(dialog.headers["HX-Trigger"]) == {"ask": {}}
@@ -109,20 +109,20 @@ def test_what_cannot_be_taken_back_asks_first(operator: Browser, verb: str, stat
     assert verbs_done() == []
 
 
-def test_cancelling_what_waits_does_not_ask(operator: Browser) -> None:
+def test_cancelling_a_pending_job_needs_no_confirmation(operator: Browser) -> None:
     make_job("pending", id="job1")
     assert operator.post("/job/job1/cancel", partial=True).status_code == 200
     assert state_of("job1") == "cancelled"
 
 
-def test_discarding_from_the_jobs_page_leaves_it(operator: Browser) -> None:
+def test_a_discard_on_the_job_page_redirects_to_the_list(operator: Browser) -> None:
     make_job("dead", id="job1")
     response = operator.post("/job/job1/discard", {"confirmed": "1", "at": "job"}, partial=True)
     assert response.headers["HX-Redirect"] == "/jobs"
     assert state_of("job1") is None
 
 
-def test_ticked_jobs_are_moved_and_those_that_left_are_counted(operator: Browser) -> None:
+def test_selected_jobs_are_moved_and_changed_ones_are_counted(operator: Browser) -> None:
     for name in ("a", "b", "c"):
         make_job("dead", id=name)
     change_job("c", state="pending", finished_at=None)
@@ -136,7 +136,7 @@ def test_ticked_jobs_are_moved_and_those_that_left_are_counted(operator: Browser
     assert verbs_done() == ["requeue", "requeue"]
 
 
-def test_a_plain_form_without_a_tick_comes_back_and_says_so(operator: Browser) -> None:
+def test_a_plain_form_without_a_selection_returns_with_a_message(operator: Browser) -> None:
     make_job("dead", id="job1")
     origin = {"Referer": "http://localhost/dead"}
     response = operator.post("/jobs/requeue", headers=origin)
@@ -145,14 +145,14 @@ def test_a_plain_form_without_a_tick_comes_back_and_says_so(operator: Browser) -
     assert state_of("job1") == "dead"
 
 
-def test_a_single_ticked_requeue_does_not_ask_and_no_tick_is_a_422(operator: Browser) -> None:
+def test_one_selected_job_needs_no_confirmation_and_an_empty_selection_is_a_422(operator: Browser) -> None:
     make_job("dead", id="a")
     assert operator.post("/jobs/requeue", partial=True).status_code == 422
     assert operator.post("/jobs/requeue", {"id": "a"}, partial=True).status_code == 200
     assert state_of("a") == "pending"
 
 
-def test_all_that_match_are_moved_and_the_others_are_not(operator: Browser) -> None:
+def test_all_matching_jobs_are_moved_and_no_others(operator: Browser) -> None:
     for number in range(7):
         make_job("dead", id=f"mail{number}", queue="mail")
     make_job("dead", id="other")
@@ -173,7 +173,7 @@ def test_an_unknown_state_in_a_form_is_refused(operator: Browser) -> None:
     assert operator.post("/jobs/discard", {"all": "1", "state": "gone"}).status_code == 400
 
 
-def test_a_queue_is_paused_once(operator: Browser) -> None:
+def test_a_queue_can_be_paused_only_once(operator: Browser) -> None:
     make_queue("mail")
     assert operator.post("/queue/mail/pause", partial=True).status_code == 200
     assert operator.post("/queue/mail/pause", partial=True).status_code == 409
@@ -181,7 +181,7 @@ def test_a_queue_is_paused_once(operator: Browser) -> None:
     assert operator.post("/queue/none/pause").status_code == 404
 
 
-def test_a_worker_is_asked_and_one_that_has_ended_is_a_409(admin: Browser) -> None:
+def test_a_running_worker_can_be_stopped_and_a_stopped_one_is_a_409(admin: Browser) -> None:
     make_worker(id="w1")
     make_worker(id="w2", state="stopped", stopped_at=1)
     assert admin.post("/worker/w1/stop", partial=True).status_code == 200

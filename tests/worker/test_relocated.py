@@ -1,4 +1,4 @@
-"""Workers whose queue moves: they finish and end, also those that learn it only from the mark in the database."""
+"""Workers of a moved queue: they finish and exit, also if they learn of the move from the database only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def target(home: Path, tmp_path: Path) -> Config:
 
 @pytest.mark.full
 @both_ways
-def test_workers_finish_what_runs_and_leave_before_the_queue_moves(queue: Queue, fleet: Start, target: Config) -> None:
+def test_workers_finish_running_jobs_and_exit_before_the_queue_moves(
+    queue: Queue, fleet: Start, target: Config
+) -> None:
     one = fleet(count=2)
     long = queue.enqueue("sleep 1.5; echo whole")
     queue.reaches(long, "processing")
@@ -47,7 +49,7 @@ def test_workers_finish_what_runs_and_leave_before_the_queue_moves(queue: Queue,
 
 
 def mark(app: Flask, address: str) -> str:
-    """The mark alone, as if a worker had been out of hearing for all the time before it."""
+    """Set only the mark in the database, for workers that missed all signals."""
     words = relocated.moved(address, clock.now())
     side = Side(app)
 
@@ -61,7 +63,7 @@ def mark(app: Flask, address: str) -> str:
 
 @pytest.mark.full
 @both_ways
-def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_again(
+def test_workers_without_a_signal_exit_at_their_next_write_and_are_not_restarted(
     queue: Queue, fleet: Start, app: Flask
 ) -> None:
     queue.set(lease=5)
@@ -75,7 +77,7 @@ def test_workers_that_heard_nothing_end_at_their_next_word_and_are_not_started_a
     assert len(queue.workers()) == 2, "their rows are as the mark found them"
 
 
-def test_a_worker_is_not_started_on_a_queue_that_was_moved(queue: Queue, fleet: Start, app: Flask) -> None:
+def test_a_worker_does_not_start_on_a_moved_queue(queue: Queue, fleet: Start, app: Flask) -> None:
     words = mark(app, "postgresql://ana@db/queue")
     one = fleet(ready=False)
     assert one.process.wait(DEADLINE) != 0
@@ -83,11 +85,11 @@ def test_a_worker_is_not_started_on_a_queue_that_was_moved(queue: Queue, fleet: 
 
 
 @pytest.mark.full
-def test_a_worker_that_dies_when_its_queue_has_moved_has_no_successor(queue: Queue, fleet: Start, app: Flask) -> None:
+def test_a_worker_that_dies_after_the_move_has_no_successor(queue: Queue, fleet: Start, app: Flask) -> None:
     one = fleet(count=1)
     [worker] = queue.workers()
     words = mark(app, "postgresql://ana@db/queue")
-    psutil.Process(worker.pid).kill()  # its successor could not even say that it is there
+    psutil.Process(worker.pid).kill()  # its successor could not register
     assert one.process.wait(DEADLINE) == 1
     text = one.text()
     assert words in text

@@ -1,4 +1,4 @@
-"""`db` and `doctor`: is the database sound, and the machine fit?"""
+"""`db` and `doctor`: checks of the database and of the machine."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from webapp.lib import clock
 
 @pytest.fixture
 def migrated(request: pytest.FixtureRequest) -> bool:
-    """Only a test that asks for an application begins with a database: the others begin with none, or a broken one."""
+    """Only a test with an application starts with a database; the others start with none, or a broken one."""
     return bool({"app", "sqlite_app"} & set(request.fixturenames))
 
 
-def test_upgrade_makes_a_database_and_then_finds_it_up_to_date(home: Path, cli: Cli) -> None:
+def test_upgrade_creates_a_database_and_then_finds_it_up_to_date(home: Path, cli: Cli) -> None:
     assert cli("db", "upgrade").out == f"Database upgraded from empty to schema {HEAD}.\n"
     assert cli("db", "upgrade").out == f"The database is up to date (schema {HEAD}).\n"
 
 
-def test_a_sound_database_is_told_so(app: Flask, cli: Cli) -> None:
+def test_a_sound_database_is_reported_as_sound(app: Flask, cli: Cli) -> None:
     make_job()
     assert cli("db", "check").code == 0
 
 
-def test_a_reference_into_nothing_is_found(sqlite_app: Flask, cli: Cli) -> None:
+def test_a_dangling_reference_is_found(sqlite_app: Flask, cli: Cli) -> None:
     job = make_job("completed", id="a")
     with db.engine.connect() as connection:
         connection.exec_driver_sql("COMMIT")
@@ -58,7 +58,7 @@ def test_a_file_that_is_no_database_is_one_line_and_left_alone(home: Path, cli: 
     assert (home / "queue.db").read_bytes() == b"this is no database" * 1000
 
 
-def test_the_doctor_looks_at_everything_and_is_content_with_this_machine(app: Flask, cli: Cli) -> None:
+def test_the_doctor_checks_everything_and_finds_this_machine_sound(app: Flask, cli: Cli) -> None:
     result = cli("doctor", "--json")
     assert result.code == 0
     found = {one["check"]: one for one in result.json}
@@ -69,14 +69,14 @@ def test_the_doctor_looks_at_everything_and_is_content_with_this_machine(app: Fl
     assert [line.split()[0] for line in cli("doctor").lines] == [one["result"] for one in result.json]
 
 
-def test_the_doctor_names_what_to_do_where_jobs_wait_for_no_worker(app: Flask, cli: Cli) -> None:
+def test_the_doctor_names_a_remedy_if_jobs_wait_without_a_worker(app: Flask, cli: Cli) -> None:
     make_job()
     (workers,) = [one for one in cli("doctor", "--json").json if one["check"] == "workers"]
     assert workers["result"] == "warn"
     assert "manage.py worker start" in workers["advice"]
 
 
-def test_the_doctor_names_workers_that_their_machine_has_no_room_for(app: Flask, cli: Cli) -> None:
+def test_the_doctor_names_workers_short_of_resources(app: Flask, cli: Cli) -> None:
     make_supervisor(id="s1", slots=40)
     make_worker(id="w1", supervisor_id="s1", slots=12)
     make_event(SHORT, "worker:w1", "worker:w1", text="runs at most 12 of 40 jobs at a time: `ulimit -n` is 64")
@@ -106,7 +106,7 @@ def test_the_doctor_names_a_locale_that_is_not_utf8(
 
 
 @pytest.mark.only("sqlite")
-def test_the_doctor_notices_a_clock_that_was_set_back(app: Flask, cli: Cli) -> None:
+def test_the_doctor_detects_a_clock_that_was_set_back(app: Flask, cli: Cli) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(3600))
     (finding,) = [one for one in cli("doctor", "--json").json if one["check"] == "clock"]
     assert finding["result"] == "warn"
@@ -114,7 +114,7 @@ def test_the_doctor_notices_a_clock_that_was_set_back(app: Flask, cli: Cli) -> N
 
 
 @pytest.mark.only("postgresql")
-def test_the_doctor_of_a_queue_on_postgresql_looks_at_notifications_and_at_this_machines_clock(
+def test_the_doctor_on_postgresql_checks_notifications_and_the_machine_clock(
     app: Flask, config: Config, cli: Cli
 ) -> None:
     found = {one["check"]: one for one in cli("doctor", "--json").json}
@@ -174,7 +174,7 @@ def test_the_file_system_of_a_folder_is_that_of_its_nearest_mount() -> None:
     assert doctor.file_system_of(Path("/proc/self")) == "proc"
 
 
-def test_too_little_room_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_too_little_space_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 50 * 1024**2}))
     result, _, advice = doctor.disk_space(tmp_path)
     assert (result, advice) == ("fail", "Free up disk space.")

@@ -1,4 +1,4 @@
-"""After a move, writes get a problem of their own kind, and reads still work."""
+"""After a move, writes get their own kind of problem, and reads still work."""
 
 from __future__ import annotations
 

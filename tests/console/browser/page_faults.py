@@ -1,11 +1,11 @@
-"""What no page may have, at any width and in any scheme: a fault that axe can find, and words beside the screen."""
+"""What no page may have, at any width and in any colour scheme: an axe violation, or content wider than the screen."""
 
 from __future__ import annotations
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-# Asked for here and not by Axe().run, which has everything sent that is in good order as well: three times as long.
+# Axe().run also returns everything that passes, which takes three times as long.
 _VIOLATIONS = """async rules => {
   const {violations} = await axe.run({resultTypes: ["violations"], ...rules});
   return violations.flatMap(({id, nodes}) => nodes.slice(0, 3).map(({html}) => `${id}: ${html.slice(0, 200)}`));
@@ -14,7 +14,7 @@ _AXE = Axe().axe_script
 
 
 def faults_of(page: Page, *, only_looks: bool = False) -> list[str]:
-    """What is wrong on the screen now, each with the page's address; `only_looks`: contrast and width alone."""
+    """All faults of the current page, each with its URL. `only_looks` checks contrast and width only."""
     page.evaluate(_AXE)
     rules = {"runOnly": ["color-contrast"]} if only_looks else {}
     faults: list[str] = page.evaluate(_VIOLATIONS, rules)

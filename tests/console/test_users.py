@@ -1,4 +1,4 @@
-"""People in the console: adding one, roles, doors that close, passwords, sessions; and one's own account."""
+"""Users in the console: adding, roles, disabling, passwords, sessions; and the user's own account."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def handles(name: str) -> list[str]:
         return [sessions.handle_of(row) for row in sessions.of_user(session, found.id)]
 
 
-def let_an_hour_pass() -> None:
-    """Since the password was typed; not since the last page."""
+def expire_confirmation() -> None:
+    """Move the last password confirmation one hour back, but not the last use of the session."""
     with writing() as session:
         session.execute(update(UserSession).values(confirmed_at=clock.now() - clock.seconds(3600)))
 
@@ -54,7 +54,7 @@ def problem(text: str, field: str) -> str:
     return found[1]
 
 
-def test_a_person_is_added_with_what_is_wrong_under_its_field_and_what_was_typed_kept(admin: Browser) -> None:
+def test_a_user_is_added_and_errors_stand_at_their_fields_with_the_input_kept(admin: Browser) -> None:
     form = {"name": "b n", "role": "viewer", "password": GOOD}
     for wrong, field, words in (
         ({"name": "b n"}, "name", "is not allowed"),
@@ -75,7 +75,7 @@ def test_a_person_is_added_with_what_is_wrong_under_its_field_and_what_was_typed
     assert "User ben added as viewer." in admin.get("/person/ben").get_data(as_text=True)
 
 
-def test_the_list_says_who_is_signed_in_and_who_may_not(admin: Browser) -> None:
+def test_the_list_shows_sessions_and_disabled_users(admin: Browser) -> None:
     sessions.begin(add("ana"), "192.0.2.7", FIREFOX)
     add("ben")
     users.set_disabled("ben", True, "person:test")
@@ -88,7 +88,7 @@ def test_the_list_says_who_is_signed_in_and_who_may_not(admin: Browser) -> None:
     assert "not signed in" in ben[0]
 
 
-def test_a_persons_page_shows_each_session_with_address_and_browser(admin: Browser) -> None:
+def test_a_users_page_shows_each_session_with_address_and_browser(admin: Browser) -> None:
     sessions.begin(add("ana"), "192.0.2.7", FIREFOX)
     text = admin.get("/person/ana").get_data(as_text=True)
     assert "Firefox 128 on Linux" in text
@@ -118,7 +118,7 @@ def test_a_browser_is_named_in_a_few_words(agent: str, words: str) -> None:
     assert browser(agent) == words
 
 
-def test_a_lesser_role_ends_sessions_and_an_unknown_one_is_refused(admin: Browser) -> None:
+def test_a_lower_role_ends_sessions_and_an_unknown_role_is_refused(admin: Browser) -> None:
     sessions.begin(add("ana", "operator"), None, "")
     response = admin.post("/person/ana/role", {"role": "king"})
     assert response.status_code == 422
@@ -132,7 +132,7 @@ def test_a_lesser_role_ends_sessions_and_an_unknown_one_is_refused(admin: Browse
     assert "already viewer" in admin.get("/person/ana").get_data(as_text=True)
 
 
-def test_whoever_takes_rights_from_themselves_is_asked_and_told(admin: Browser) -> None:
+def test_lowering_ones_own_role_needs_confirmation_and_ends_the_session(admin: Browser) -> None:
     add("ana", "admin")
     asked = admin.post("/person/the-admin/role", {"role": "viewer"}).get_data(as_text=True)
     assert "Change your own role to viewer?" in asked
@@ -144,7 +144,7 @@ def test_whoever_takes_rights_from_themselves_is_asked_and_told(admin: Browser) 
     assert admin.get("/people").headers["Location"].startswith("/login")
 
 
-def test_the_last_administrator_can_neither_go_nor_lock_the_door(admin: Browser) -> None:
+def test_the_last_admin_can_be_neither_demoted_nor_disabled(admin: Browser) -> None:
     response = admin.post("/person/the-admin/role", {"role": "viewer", "confirmed": "1"})
     assert response.status_code == 422
     assert "this is the last admin" in problem(response.get_data(as_text=True), "role")
@@ -155,7 +155,7 @@ def test_the_last_administrator_can_neither_go_nor_lock_the_door(admin: Browser)
     assert user("the-admin").disabled_at is None
 
 
-def test_disabling_is_asked_ends_sessions_and_can_be_taken_back(admin: Browser) -> None:
+def test_disabling_needs_confirmation_ends_sessions_and_can_be_reverted(admin: Browser) -> None:
     sessions.begin(add("ana"), None, "")
     asked = admin.post("/person/ana/disable", partial=True)
     assert "Disable ana?" in asked.get_data(as_text=True)
@@ -171,7 +171,7 @@ def test_disabling_is_asked_ends_sessions_and_can_be_taken_back(admin: Browser) 
     assert "Disable yourself?" in admin.post("/person/the-admin/disable").get_data(as_text=True)
 
 
-def test_a_new_password_is_weighed_and_ends_sessions(admin: Browser) -> None:
+def test_a_new_password_is_checked_and_ends_sessions(admin: Browser) -> None:
     sessions.begin(add("ana"), None, "")
     response = admin.post("/person/ana/password", {"password": "ana-ana-ana"})
     assert response.status_code == 422
@@ -183,7 +183,7 @@ def test_a_new_password_is_weighed_and_ends_sessions(admin: Browser) -> None:
         assert users.authenticate(session, "ana", "another horse battery") is not None
 
 
-def test_sessions_end_one_at_once_and_all_after_a_question(admin: Browser) -> None:
+def test_one_session_ends_at_once_and_all_sessions_after_confirmation(admin: Browser) -> None:
     ana = add("ana")
     for _ in range(3):
         sessions.begin(ana, None, "")
@@ -198,7 +198,7 @@ def test_sessions_end_one_at_once_and_all_after_a_question(admin: Browser) -> No
     assert handles("ana") == []
 
 
-def test_ending_ones_own_sessions_spares_this_browser(admin: Browser) -> None:
+def test_ending_all_own_sessions_keeps_the_current_one(admin: Browser) -> None:
     sessions.begin(user("the-admin"), None, "")
     admin.post("/person/the-admin/sessions/end", {"confirmed": "1"})
     assert len(handles("the-admin")) == 1
@@ -206,10 +206,10 @@ def test_ending_ones_own_sessions_spares_this_browser(admin: Browser) -> None:
 
 
 @pytest.mark.parametrize("url", ["/people/new", "/person/ana", "/tokens/new"])
-def test_what_gives_rights_asks_for_the_password_again_before_its_form(admin: Browser, url: str) -> None:
+def test_forms_that_grant_rights_ask_for_the_password_first(admin: Browser, url: str) -> None:
     add("ana")
     admin.get("/account")
-    let_an_hour_pass()
+    expire_confirmation()
     assert admin.get(url).headers["Location"] == f"/reauth?next={url}"
     assert admin.get("/people").status_code == 200
 
@@ -219,20 +219,20 @@ def test_what_gives_rights_asks_for_the_password_again_before_its_form(admin: Br
     ["/people/new", "/person/ana/role", "/person/ana/disable", "/person/ana/enable", "/person/ana/password",
      "/person/ana/sessions/end", "/tokens/new"],
 )  # fmt: skip
-def test_what_gives_or_takes_rights_does_nothing_without_a_fresh_password(admin: Browser, url: str) -> None:
+def test_changes_of_rights_are_refused_without_a_recent_password(admin: Browser, url: str) -> None:
     add("ana")
     admin.get("/account")
-    let_an_hour_pass()
+    expire_confirmation()
     form = {"name": "eve", "role": "admin", "password": GOOD, "scope": "admin", "confirmed": "1"}
     response = admin.post(url, {**form, "back": "/person/ana"})
     assert response.headers["Location"] == "/reauth?next=/person/ana"
     assert user("ana").role == "viewer"
 
 
-# --- one's own account -----------------------------------------------------------------------------------------------
+# --- own account -----------------------------------------------------------------------------------------------------
 
 
-def test_whoever_has_just_logged_in_changes_the_password_and_stays(viewer: Browser) -> None:
+def test_a_user_who_just_signed_in_changes_the_password_and_stays_signed_in(viewer: Browser) -> None:
     sessions.begin(user("the-viewer"), None, "")
     page = viewer.get("/account").get_data(as_text=True)
     assert 'name="current"' not in page
@@ -244,13 +244,13 @@ def test_whoever_has_just_logged_in_changes_the_password_and_stays(viewer: Brows
     assert viewer.get("/account").status_code == 200
     after = handles("the-viewer")
     assert len(after) == 1
-    assert after[0] not in before  # the session goes on under another id
+    assert after[0] not in before  # the session continues under another id
 
 
-def test_after_a_while_the_old_password_is_asked_for_once(viewer: Browser) -> None:
+def test_an_older_session_must_confirm_the_old_password_once(viewer: Browser) -> None:
     users.set_password("the-viewer", GOOD, "person:test", spare=cookie_id(viewer))
     viewer.get("/account")
-    let_an_hour_pass()
+    expire_confirmation()
     assert 'name="current"' in viewer.get("/account").get_data(as_text=True)
     for typed in ({}, {"current": "wrong"}):
         response = viewer.post("/account/password", {"password": "another horse battery", **typed})
@@ -268,17 +268,17 @@ def cookie_id(browser: Browser) -> str:
         return str(session["_user_id"])
 
 
-def test_too_many_wrong_passwords_have_to_wait(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_wrong_passwords_are_throttled(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     viewer.get("/account")
-    let_an_hour_pass()
+    expire_confirmation()
     now = clock.now()
-    monkeypatch.setattr(clock, "now", lambda: now)  # on a busy machine a wait of a second would be over
+    monkeypatch.setattr(clock, "now", lambda: now)  # a wait of one second could end on a busy machine
     answers = [viewer.post("/account/password", {"current": "wrong", "password": GOOD}) for _ in range(8)]
     assert [answer.status_code for answer in answers][-1] == 429
     assert int(answers[-1].headers["Retry-After"]) > 0
 
 
-def test_ones_sessions_are_marked_and_end_one_by_one_or_all_others(viewer: Browser) -> None:
+def test_own_sessions_are_listed_and_can_be_ended(viewer: Browser) -> None:
     for _ in range(2):
         sessions.begin(user("the-viewer"), "192.0.2.7", FIREFOX)
     page = viewer.get("/account").get_data(as_text=True)
@@ -292,16 +292,14 @@ def test_ones_sessions_are_marked_and_end_one_by_one_or_all_others(viewer: Brows
     assert viewer.get("/account").status_code == 200
 
 
-def test_nobody_ends_somebody_elses_session_from_their_account(viewer: Browser) -> None:
+def test_a_user_cannot_end_the_session_of_another_user(viewer: Browser) -> None:
     sessions.begin(add("ana"), None, "")
     assert viewer.post("/account/sessions/end", {"handle": handles("ana")[0]}).status_code == 409
     assert len(handles("ana")) == 1
 
 
 @pytest.mark.parametrize("public", [None, "https://queue.example.org"])
-def test_every_cookie_says_by_whom_and_over_what_it_may_be_read(
-    console: Flask, config: Config, public: Optional[str]
-) -> None:
+def test_every_cookie_has_the_right_attributes(console: Flask, config: Config, public: Optional[str]) -> None:
     add("ana")
     app = create_app(replace(config, public_url=public))
     base = public or "http://localhost"
@@ -322,10 +320,10 @@ def test_every_cookie_says_by_whom_and_over_what_it_may_be_read(
         assert ("HttpOnly" in cookie) is (name not in {"theme", "tick", "keys"}), cookie
         assert ("Secure" in cookie) is (public is not None), cookie
         assert name.startswith("__Host-") is (public is not None and "queuectl" in name), cookie
-    assert not any("_known_" in cookie for cookie in gone)  # the browser stays known
+    assert not any("_known_" in cookie for cookie in gone)  # the browser remains a known one
 
 
-def test_the_menu_offers_what_the_role_opens(sign_in: Callable[[str], Browser]) -> None:
+def test_the_menu_offers_only_pages_of_the_role(sign_in: Callable[[str], Browser]) -> None:
     menus = {role: menu_of(sign_in(role)) for role in ("viewer", "operator", "admin")}
     assert menus["viewer"] == menus["operator"]
     assert {"/people", "/tokens", "/audit"}.isdisjoint(menus["viewer"])

@@ -1,4 +1,4 @@
-"""Getting in: slowly where it fails, never locked out for good, and once more before something sensitive."""
+"""Sign-in: throttling without lock-out, sessions, password confirmation, client addresses."""
 
 from __future__ import annotations
 
@@ -30,102 +30,100 @@ def ana(console: Flask) -> str:
     return "ana"
 
 
-def try_in(browser: Browser, name: str, password: str, **headers: str) -> TestResponse:
+def attempt_sign_in(browser: Browser, name: str, password: str, **headers: str) -> TestResponse:
     browser.get("/login")
     return browser.post("/login", {"name": name, "password": password}, headers=headers)
 
 
-def trail() -> list[tuple[str, str, str, str]]:
+def audit_rows() -> list[tuple[str, str, str, str]]:
     with reading() as session:
         rows = session.scalars(select(Audit).where(Audit.verb == "sign_in").order_by(Audit.id)).all()
     return [(row.actor, row.subject, row.outcome, row.address or "") for row in rows]
 
 
-# --- slower and slower ---
+# --- throttling ---
 
 
 @pytest.fixture
-def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a wait of a second would be over."""
+def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this, a wait of one second could end on a busy machine."""
     now = clock.now()
     monkeypatch.setattr(clock, "now", lambda: now)
 
 
 @pytest.mark.parametrize("name", ["ana", "nobody"])
-@pytest.mark.usefixtures("standing_clock")
-def test_too_many_wrong_passwords_are_told_to_wait_whether_the_name_is_known_or_not(
-    stranger: Browser, ana: str, name: str
+@pytest.mark.usefixtures("frozen_clock")
+def test_too_many_wrong_passwords_are_throttled_for_known_and_unknown_names(
+    anonymous: Browser, ana: str, name: str
 ) -> None:
-    answers = [try_in(stranger, name, WRONG) for _ in range(8)]
+    answers = [attempt_sign_in(anonymous, name, WRONG) for _ in range(8)]
     assert [answer.status_code for answer in answers[:5]] == [422] * 5
     assert answers[-1].status_code == 429
     assert int(answers[-1].headers["Retry-After"]) >= 1
     assert "Too many attempts. Wait" in answers[-1].text
 
 
-@pytest.mark.usefixtures("standing_clock")
-def test_while_it_waits_the_right_password_opens_nothing(stranger: Browser, ana: str) -> None:
+@pytest.mark.usefixtures("frozen_clock")
+def test_during_a_wait_the_right_password_is_refused(anonymous: Browser, ana: str) -> None:
     for _ in range(8):
-        try_in(stranger, ana, WRONG)
-    assert try_in(stranger, ana, GOOD).status_code == 429
+        attempt_sign_in(anonymous, ana, WRONG)
+    assert attempt_sign_in(anonymous, ana, GOOD).status_code == 429
 
 
-@pytest.mark.usefixtures("standing_clock")
-def test_who_attacks_an_account_does_not_keep_its_owner_out(console: Flask, ana: str) -> None:
+@pytest.mark.usefixtures("frozen_clock")
+def test_an_attacker_does_not_lock_out_the_owner_of_an_account(console: Flask, ana: str) -> None:
     home, elsewhere = Browser(console.test_client()), Browser(console.test_client())
-    assert try_in(home, ana, GOOD).status_code == 303
+    assert attempt_sign_in(home, ana, GOOD).status_code == 303
     home.get("/account")
     home.post("/logout")
     for _ in range(10):
-        try_in(elsewhere, ana, WRONG)
-    assert try_in(elsewhere, ana, GOOD).status_code == 429
-    assert try_in(home, ana, GOOD).status_code == 303
+        attempt_sign_in(elsewhere, ana, WRONG)
+    assert attempt_sign_in(elsewhere, ana, GOOD).status_code == 429
+    assert attempt_sign_in(home, ana, GOOD).status_code == 303
 
 
-@pytest.mark.usefixtures("standing_clock")
-def test_who_attacks_from_the_owners_own_network_does_not_keep_the_owner_out_either(
+@pytest.mark.usefixtures("frozen_clock")
+def test_an_attacker_in_the_same_network_does_not_lock_out_the_owner(
     console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(login_throttle.FREE, "address", 3)
     home, elsewhere = Browser(console.test_client()), Browser(console.test_client())
-    assert try_in(home, ana, GOOD).status_code == 303
+    assert attempt_sign_in(home, ana, GOOD).status_code == 303
     home.get("/account")
     home.post("/logout")
-    assert [try_in(elsewhere, f"name{n}", WRONG).status_code for n in range(6)][-1] == 429
-    assert try_in(home, ana, GOOD).status_code == 303
+    assert [attempt_sign_in(elsewhere, f"name{n}", WRONG).status_code for n in range(6)][-1] == 429
+    assert attempt_sign_in(home, ana, GOOD).status_code == 303
 
 
-def test_a_known_browser_is_known_for_its_owner_alone_and_slows_down_too(console: Flask, ana: str) -> None:
+def test_a_known_browser_counts_for_its_owner_only_and_is_throttled_too(console: Flask, ana: str) -> None:
     users.add("ben", GOOD, "viewer", "rule:test")
     home = Browser(console.test_client())
-    assert try_in(home, "ben", GOOD).status_code == 303
+    assert attempt_sign_in(home, "ben", GOOD).status_code == 303
     home.get("/account")
     home.post("/logout")
-    assert [try_in(home, ana, WRONG).status_code for _ in range(8)][-1] == 429
-    assert [try_in(home, "ben", WRONG).status_code for _ in range(14)][-1] == 429
+    assert [attempt_sign_in(home, ana, WRONG).status_code for _ in range(8)][-1] == 429
+    assert [attempt_sign_in(home, "ben", WRONG).status_code for _ in range(14)][-1] == 429
 
 
-def test_one_address_that_tries_many_names_is_slowed_down(stranger: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_tries_many_names_is_throttled(anonymous: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(login_throttle.FREE, "address", 3)
-    assert [try_in(stranger, f"name{n}", WRONG).status_code for n in range(6)][-1] == 429
+    assert [attempt_sign_in(anonymous, f"name{n}", WRONG).status_code for n in range(6)][-1] == 429
 
 
-def test_sign_ins_and_their_refusals_are_in_the_trail_but_not_what_was_typed_for_a_name(
-    stranger: Browser, ana: str
-) -> None:
-    try_in(stranger, ana, WRONG)
-    try_in(stranger, "my-secret-typed-in-the-wrong-field", WRONG)
-    try_in(stranger, ana, GOOD)
-    assert trail() == [
+def test_sign_ins_and_refusals_are_audited_without_the_typed_name(anonymous: Browser, ana: str) -> None:
+    attempt_sign_in(anonymous, ana, WRONG)
+    attempt_sign_in(anonymous, "my-secret-typed-in-the-wrong-field", WRONG)
+    attempt_sign_in(anonymous, ana, GOOD)
+    assert audit_rows() == [
         ("anonymous", "user:ana", "refused", "127.0.0.1"),
         ("anonymous", "user", "refused", "127.0.0.1"),
         ("person:ana", "user:ana", "done", "127.0.0.1"),
     ]
 
 
-def test_the_password_once_more_is_in_the_trail_with_who_typed_it(console: Flask, ana: str) -> None:
+def test_a_password_confirmation_is_audited_with_its_user(console: Flask, ana: str) -> None:
     browser = Browser(console.test_client())
-    try_in(browser, ana, GOOD)
+    attempt_sign_in(browser, ana, GOOD)
     browser.get("/reauth")
     browser.post("/reauth", {"password": WRONG})
     browser.post("/reauth", {"password": GOOD})
@@ -140,9 +138,9 @@ def test_the_password_once_more_is_in_the_trail_with_who_typed_it(console: Flask
 # --- sessions ---
 
 
-def test_a_copied_cookie_is_dead_after_log_out(console: Flask, ana: str) -> None:
+def test_a_copied_cookie_is_invalid_after_sign_out(console: Flask, ana: str) -> None:
     browser = Browser(console.test_client())
-    try_in(browser, ana, GOOD)
+    attempt_sign_in(browser, ana, GOOD)
     thief = Browser(console.test_client())
     cookie = browser.client.get_cookie("queuectl_80")
     assert cookie is not None
@@ -153,7 +151,7 @@ def test_a_copied_cookie_is_dead_after_log_out(console: Flask, ana: str) -> None
     assert thief.client.get("/jobs").status_code == 303
 
 
-def test_pages_and_acts_keep_a_session_alive_and_polls_do_not(operator: Browser) -> None:
+def test_pages_extend_a_session_and_refreshes_do_not(operator: Browser) -> None:
     def seen_at() -> int:
         with reading() as session:
             return session.scalars(select(UserSession.seen_at)).one()
@@ -167,7 +165,7 @@ def test_pages_and_acts_keep_a_session_alive_and_polls_do_not(operator: Browser)
     assert seen_at() > before
 
 
-def test_no_database_can_say_who_a_cookie_is(operator: Browser) -> None:
+def test_the_database_does_not_contain_the_session_id_of_a_cookie(operator: Browser) -> None:
     with operator.client.session_transaction() as session:
         session_id = session["_user_id"]
     with reading() as database:
@@ -176,12 +174,12 @@ def test_no_database_can_say_who_a_cookie_is(operator: Browser) -> None:
         assert sessions.is_this(row, session_id)
 
 
-# --- once more ---
+# --- password confirmation ---
 
 
 @pytest.fixture
 def sensitive(console: Flask) -> list[str]:
-    """A route of the console that needs a fresh password, and what it has done."""
+    """Adds a route that needs a recent password. Returns the list of its calls."""
     done: list[str] = []
 
     @needs("operator", fresh=True)
@@ -194,18 +192,18 @@ def sensitive(console: Flask) -> list[str]:
     return done
 
 
-def make_stale() -> None:
+def expire_confirmation() -> None:
     with writing() as session:
         session.execute(update(UserSession).values(confirmed_at=clock.now() - sessions.FRESH - 1))
 
 
-def test_something_sensitive_asks_for_the_password_once_more_and_then_comes_back(
+def test_a_sensitive_action_asks_for_the_password_and_then_continues(
     console: Flask, ana: str, sensitive: list[str]
 ) -> None:
     browser = Browser(console.test_client())
-    try_in(browser, ana, GOOD)
+    attempt_sign_in(browser, ana, GOOD)
     assert browser.get("/sensitive").text == "done"
-    make_stale()
+    expire_confirmation()
     for answer in (browser.get("/sensitive"), browser.post("/sensitive")):
         assert answer.status_code == 303
         assert answer.headers["Location"].startswith("/reauth?next=")
@@ -220,19 +218,19 @@ def test_something_sensitive_asks_for_the_password_once_more_and_then_comes_back
     answer = browser.post("/reauth", {"password": GOOD, "next": "/sensitive"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/sensitive")
     with browser.client.session_transaction() as session:
-        assert session["_user_id"] != before, "the session goes on under another id"
+        assert session["_user_id"] != before, "the session continues under another id"
     assert browser.get("/sensitive").text == "done"
 
 
-def test_guessing_there_is_slowed_down_as_at_log_in(console: Flask, ana: str) -> None:
+def test_password_confirmation_is_throttled_like_sign_in(console: Flask, ana: str) -> None:
     browser = Browser(console.test_client())
-    try_in(browser, ana, GOOD)
+    attempt_sign_in(browser, ana, GOOD)
     browser.client.delete_cookie("queuectl_known_80")
     browser.get("/reauth")
     assert [browser.post("/reauth", {"password": WRONG}).status_code for _ in range(8)][-1] == 429
 
 
-# --- from where ---
+# --- client addresses ---
 
 
 @pytest.mark.parametrize(
@@ -247,7 +245,7 @@ def test_guessing_there_is_slowed_down_as_at_log_in(console: Flask, ana: str) ->
         ("::1", "::1", "2001:db8::1", "2001:db8::1"),
     ],
 )
-def test_an_address_is_believed_from_trusted_proxies_alone(
+def test_x_forwarded_for_is_read_from_trusted_proxies_only(
     home: object, trusted: str, peer: str, forwarded: str, found: str
 ) -> None:
     app = create_app(load({"QUEUECTL_HOME": str(home), "HOME": str(home), "QUEUECTL_TRUSTED_PROXIES": trusted}))
@@ -255,12 +253,12 @@ def test_an_address_is_believed_from_trusted_proxies_alone(
         assert address() == found
 
 
-def test_a_proxy_that_is_none_is_refused_by_name_of_the_setting() -> None:
+def test_an_invalid_proxy_address_is_refused_with_the_name_of_the_setting() -> None:
     with pytest.raises(ConfigError, match="QUEUECTL_TRUSTED_PROXIES is 'the proxy'"):
         load({"HOME": "/", "QUEUECTL_HOME": "/nowhere", "QUEUECTL_TRUSTED_PROXIES": "the proxy"})
 
 
-def test_unknown_names_cost_the_one_slow_look_that_known_ones_do(
+def test_unknown_and_known_names_cost_one_password_hash_each(
     console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasher, looks = users._hasher(), []
@@ -281,7 +279,7 @@ def test_unknown_names_cost_the_one_slow_look_that_known_ones_do(
 
 
 @pytest.mark.parametrize("name", ["ana", "nobody"])
-def test_the_first_look_of_a_process_costs_the_same_for_any_name(
+def test_the_first_sign_in_of_a_process_costs_the_same_for_any_name(
     console: Flask, ana: str, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     hashed: list[str] = []
@@ -298,9 +296,9 @@ def test_the_first_look_of_a_process_costs_the_same_for_any_name(
     assert len(hashed) == 1
 
 
-def test_the_cookies_are_kept_from_scripts_and_say_so(console: Flask, ana: str) -> None:
+def test_sign_in_cookies_are_hidden_from_scripts(console: Flask, ana: str) -> None:
     browser = Browser(console.test_client())
-    cookies = try_in(browser, ana, GOOD).headers.getlist("Set-Cookie")
+    cookies = attempt_sign_in(browser, ana, GOOD).headers.getlist("Set-Cookie")
     assert {re.split("[=;]", cookie)[0] for cookie in cookies} == {"queuectl_80", "queuectl_known_80"}
     assert all("HttpOnly" in cookie and "SameSite=Lax" in cookie for cookie in cookies)
     app = create_app(Config(home=_home(console), database_url=None, public_url="https://queue.example.org"))

@@ -1,4 +1,4 @@
-"""A refresh that brings nothing new: answered before anything is read, and never when something was written."""
+"""Refreshes without changes: answered from the ETag cache without reading jobs, and never stale after a write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webapp.db.models import Job
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What stands for the database's state, in the test's hand."""
+    """The change mark of the database, set by the test."""
     mark = [1]
     monkeypatch.setattr(engines, "change_mark", lambda: (mark[0],))
     return mark
@@ -47,7 +47,7 @@ def poll(browser: Browser, url: str, etag: str) -> Any:
 
 
 @pytest.mark.parametrize("url", ["/", "/jobs", "/jobs?state=dead&q=echo", "/dead", "/job/job1", "/workers", "/queues"])
-def test_the_second_look_at_what_has_not_changed_reads_no_jobs(viewer: Browser, mark: list[int], url: str) -> None:
+def test_a_second_refresh_without_changes_reads_no_jobs(viewer: Browser, mark: list[int], url: str) -> None:
     make_job("dead", id="job1")
     make_worker()
     etag = viewer.get(url, partial=True).headers["ETag"]
@@ -58,7 +58,7 @@ def test_the_second_look_at_what_has_not_changed_reads_no_jobs(viewer: Browser, 
     assert seen == []
 
 
-def test_what_was_written_is_shown_at_once(viewer: Browser, mark: list[int]) -> None:
+def test_a_write_is_shown_at_once(viewer: Browser, mark: list[int]) -> None:
     make_job("pending", id="job1")
     etag = viewer.get("/jobs", partial=True).headers["ETag"]
     poll(viewer, "/jobs", etag)
@@ -67,33 +67,35 @@ def test_what_was_written_is_shown_at_once(viewer: Browser, mark: list[int]) -> 
     changed = poll(viewer, "/jobs", etag)
     assert changed.status_code == 200
     assert b"job2" in changed.data
-    assert poll(viewer, "/jobs", etag).status_code == 200  # a tab that still shows the old one
+    assert poll(viewer, "/jobs", etag).status_code == 200  # for a tab that still shows the old page
 
 
-def test_what_only_time_brings_about_is_shown_after_a_while(
+def test_a_change_by_time_alone_is_shown_when_the_entry_expires(
     viewer: Browser, mark: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_job("pending", id="job1")
     etag = viewer.get("/jobs", partial=True).headers["ETag"]
     poll(viewer, "/jobs", etag)
     with writing() as session:
-        session.execute(update(Job).values(command="another"))  # in the place of time: the mark says nothing of it
+        session.execute(update(Job).values(command="another"))  # stands for a change by time: the mark stays the same
     assert poll(viewer, "/jobs", etag).status_code == 304
     monkeypatch.setattr(htmx, "ENTRY_LIFE_SECONDS", -1.0)
     assert poll(viewer, "/jobs", etag).status_code == 200
 
 
-def test_a_role_shares_nothing_with_another_and_a_stranger_is_told_nothing(
-    console: Flask, viewer: Browser, operator: Browser, stranger: Browser, mark: list[int]
+def test_roles_share_no_entry_and_a_client_without_session_gets_none(
+    console: Flask, viewer: Browser, operator: Browser, anonymous: Browser, mark: list[int]
 ) -> None:
     make_job("dead", id="job1")
     etag = viewer.get("/jobs", partial=True).headers["ETag"]
     poll(viewer, "/jobs", etag)
     assert poll(operator, "/jobs", etag).status_code == 200
-    assert poll(stranger, "/jobs", etag).status_code == 401
+    assert poll(anonymous, "/jobs", etag).status_code == 401
 
 
-def test_without_a_mark_each_look_is_a_look(viewer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_change_mark_every_refresh_reads_the_database(
+    viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engines, "change_mark", lambda: None)
     make_job("dead", id="job1")
     etag = viewer.get("/jobs", partial=True).headers["ETag"]
@@ -104,7 +106,7 @@ def test_without_a_mark_each_look_is_a_look(viewer: Browser, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "identity"])
-def test_text_is_compressed_as_the_browser_wishes_and_its_etag_holds(viewer: Browser, encoding: str) -> None:
+def test_responses_are_compressed_as_requested_and_keep_their_etag(viewer: Browser, encoding: str) -> None:
     for number in range(30):
         make_job("dead", id=f"job{number}")
     page = viewer.client.get("/jobs", headers={"Accept-Encoding": encoding})
@@ -116,11 +118,11 @@ def test_text_is_compressed_as_the_browser_wishes_and_its_etag_holds(viewer: Bro
     assert again.status_code == 304
 
 
-def test_a_first_load_and_a_refresh_are_light(viewer: Browser) -> None:
-    """A hundred thousand bytes for all that a page needs, fifteen thousand for the fullest region."""
+def test_a_first_load_and_a_refresh_stay_small(viewer: Browser) -> None:
+    """At most 100,000 bytes for a page with its files, and 15,000 bytes for the largest region."""
     for number in range(60):
         make_job("failed", command=f"import-orders --since {number} " + "x" * 60, last_error=f"exit code {number}")
-    accept = {"Accept-Encoding": "gzip, deflate"}  # all that a browser offers without HTTPS
+    accept = {"Accept-Encoding": "gzip, deflate"}  # what browsers accept without HTTPS
     page = viewer.client.get("/jobs", headers=accept)
     total = len(page.data)
     for name in ("app.css", "app.js", "htmx.min.js", "icons.svg", "icon.svg", "ansi.css"):

@@ -1,4 +1,4 @@
-"""Config in the console: values with their bounds and history, what a new one would do, and who may."""
+"""Settings in the console: bounds, history, the effect of a new value, and each role's rights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_setting_is_listed_and_has_a_page(admin: Browser) -> None:
         assert admin.get(f"/config/{key}").status_code == 200
 
 
-def test_a_change_is_stored_and_stands_in_the_history_with_its_author(admin: Browser) -> None:
+def test_a_change_is_stored_and_the_history_shows_its_author(admin: Browser) -> None:
     assert admin.post("/config/backoff_base", {"value": "3"}).headers["Location"] == "/config/backoff_base"
     assert value_of("backoff_base") == 3
     text = admin.get("/config/backoff_base").get_data(as_text=True)
@@ -40,24 +40,24 @@ def test_a_change_is_stored_and_stands_in_the_history_with_its_author(admin: Bro
     assert value_of("backoff_base") == 2
 
 
-def test_a_value_out_of_bounds_is_refused_and_kept_in_the_field(admin: Browser) -> None:
+def test_a_value_out_of_bounds_is_refused_and_stays_in_the_field(admin: Browser) -> None:
     response = admin.post("/config/max_retries", {"value": "2.5"})
     text = response.get_data(as_text=True)
     assert response.status_code == 422
     assert "expected a whole number from 0 to 1000" in text
     assert 'value="2.5"' in text
-    assert '<table class="plan">' in text  # what the value that stands does
+    assert '<table class="plan">' in text  # the effect of the current value
     assert value_of("max_retries") == 3
 
 
-def test_an_unknown_setting_names_the_nearest(admin: Browser) -> None:
+def test_an_unknown_setting_suggests_the_nearest_name(admin: Browser) -> None:
     response = admin.get("/config/backof_base")
     assert response.status_code == 404
     assert b"Did you mean backoff_base?" in response.data
     assert admin.post("/config/nothing", {"value": "1"}).status_code == 404
 
 
-def test_a_new_value_shows_both_timetables_before_it_is_saved(admin: Browser) -> None:
+def test_a_new_value_shows_both_retry_schedules_before_it_is_saved(admin: Browser) -> None:
     text = admin.post("/config/backoff_base/check", {"value": "3"}, partial=True).get_data(as_text=True)
     rows = re.findall(r'<tr class="differs"><td>(\d)</td><td class="number muted">([^<]+)</td>'
                       r'<td class="number">([^<]+)</td>', text)  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_new_value_shows_both_timetables_before_it_is_saved(admin: Browser) ->
     assert "consequence" not in wrong
 
 
-def test_a_shorter_keep_says_how_many_it_would_delete(admin: Browser) -> None:
+def test_a_shorter_retention_shows_how_many_jobs_it_would_delete(admin: Browser) -> None:
     for days in (1, 5, 9):
         make_job("dead", finished_at=clock.now() - days * clock.DAY)
     text = admin.post("/config/keep_dead/check", {"value": "4"}, partial=True).get_data(as_text=True)
@@ -78,7 +78,7 @@ def test_a_shorter_keep_says_how_many_it_would_delete(admin: Browser) -> None:
     )
 
 
-def test_a_keep_counts_no_further_than_the_cap(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_of_old_jobs_stops_at_its_cap(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "COUNT_CAP", 3)
     for _ in range(5):
         make_job("completed", finished_at=clock.now() - 9 * clock.DAY)
@@ -91,16 +91,16 @@ def test_a_queue_has_a_page_for_its_own_value(admin: Browser, monkeypatch: pytes
         for queue in ("mail", "mail", "default"):
             make_job("completed", queue=queue, finished_at=clock.now() - days * clock.DAY)
 
-    def told(key: str, value: str) -> str:
+    def preview(key: str, value: str) -> str:
         return admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
 
     assert admin.get("/config/keep_completed/queue?queue=+mail").headers["Location"] == "/config/keep_completed@mail"
-    assert "Saving deletes 4 completed jobs of queue mail within minutes" in told("keep_completed@mail", "4")
-    assert "of queue mail is that old" in told("keep_completed@mail", "20")
+    assert "Saving deletes 4 completed jobs of queue mail within minutes" in preview("keep_completed@mail", "4")
+    assert "of queue mail is that old" in preview("keep_completed@mail", "20")
     assert admin.post("/config/keep_completed@mail", {"value": "20"}).status_code == 303
-    assert "Saving deletes 2 completed jobs within minutes" in told("keep_completed", "4")  # not those of mail
+    assert "Saving deletes 2 completed jobs within minutes" in preview("keep_completed", "4")  # without those of mail
     monkeypatch.setattr(filters, "SEARCH_CAP", 5)
-    assert "Saving deletes at least 1 completed job within minutes" in told("keep_completed", "4")
+    assert "Saving deletes at least 1 completed job within minutes" in preview("keep_completed", "4")
     assert 'href="/config/keep_completed@mail">mail</a>: 20 days' in admin.get("/config/keep_completed").text
     assert "1 queue has another value." in admin.get("/config").text
     page = admin.get("/config/keep_completed@mail").text
@@ -111,48 +111,48 @@ def test_a_queue_has_a_page_for_its_own_value(admin: Browser, monkeypatch: pytes
     assert admin.get("/config/lease@mail").status_code == 404
 
 
-def test_the_limits_of_output_and_size_say_what_they_would_delete(
+def test_the_limits_of_output_and_size_show_what_they_would_delete(
     admin: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for state in ("completed", "cancelled", "dead"):
         make_job(state, finished_at=clock.now() - 9 * clock.DAY)
 
-    def told(key: str, value: str) -> str:
+    def preview(key: str, value: str) -> str:
         return admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
 
-    assert "Saving deletes the output of 2 ended jobs within minutes" in told("keep_output", "4")
-    assert "Output is deleted with its job" in told("keep_output", "0")
+    assert "Saving deletes the output of 2 ended jobs within minutes" in preview("keep_output", "4")
+    assert "Output is deleted with its job" in preview("keep_output", "0")
     monkeypatch.setattr(size_limit, "used", lambda _: 5 * 1024**2)
-    assert "Saving deletes about 3.0 MiB within minutes" in told("max_database_size", "2")
-    assert "The database holds 5.0 MiB. Nothing is deleted now." in told("max_database_size", "6")
-    assert "No limit" in told("max_database_size", "0")
+    assert "Saving deletes about 3.0 MiB within minutes" in preview("max_database_size", "2")
+    assert "The database holds 5.0 MiB. Nothing is deleted now." in preview("max_database_size", "6")
+    assert "No limit" in preview("max_database_size", "0")
 
 
-def test_a_shorter_keep_of_the_audit_trail_says_how_many_lines_it_would_delete(admin: Browser) -> None:
-    def told(days: int) -> str:
+def test_a_shorter_audit_retention_shows_how_many_entries_it_would_delete(admin: Browser) -> None:
+    def preview(days: int) -> str:
         return admin.post("/config/keep_audit/check", {"value": str(days)}, partial=True).get_data(as_text=True)
 
-    write_lines(-1)  # of a wrong clock
-    assert "No audit entry is that old" in told(300)
+    write_lines(-1)  # written by a wrong clock
+    assert "No audit entry is that old" in preview(300)
     write_lines(400, 390, 380)
-    assert "Saving deletes 3 audit entries within a day" in told(300)
-    assert "3 audit entries are older than that and will be deleted within a day" in told(365)
-    assert "All audit entries are kept" in told(0)
+    assert "Saving deletes 3 audit entries within a day" in preview(300)
+    assert "3 audit entries are older than that and will be deleted within a day" in preview(365)
+    assert "All audit entries are kept" in preview(0)
 
 
-def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None:
+def test_a_new_backoff_does_not_move_waiting_retries_and_says_so(admin: Browser) -> None:
     run_at = make_job("failed").run_at
     make_job("failed")
     text = admin.post("/config/backoff_base/check", {"value": "9"}, partial=True).get_data(as_text=True)
     assert "2 jobs are waiting for a retry. Their start times do not change" in text
-    assert "start times" not in admin.get("/config/backoff_base").get_data(as_text=True)  # what stands moves nothing
+    assert "start times" not in admin.get("/config/backoff_base").get_data(as_text=True)  # moves nothing
     admin.post("/config/backoff_base", {"value": "9"})
     with reading() as session:
         assert run_at in session.scalars(select(Job.run_at)).all()
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "expected"),
     [
         ("lease", "10", "for 10 s is presumed dead"),
         ("lease", "10", "1 worker has been silent for longer than that."),
@@ -168,14 +168,14 @@ def test_waiting_retries_are_said_to_stay_where_they_are(admin: Browser) -> None
         ("backoff_jitter", "0.5", "Up to 50 % is added"),
     ],
 )
-def test_every_setting_says_what_it_would_do(admin: Browser, key: str, value: str, told: str) -> None:
+def test_every_setting_shows_its_effect(admin: Browser, key: str, value: str, expected: str) -> None:
     make_worker(seen_at=clock.now() - clock.seconds(20))
     make_job("processing", started_at=clock.now() - clock.seconds(90))
     make_job("processing", started_at=clock.now() - clock.seconds(90), timeout=500)
-    assert told in admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
+    assert expected in admin.post(f"/config/{key}/check", {"value": value}, partial=True).get_data(as_text=True)
 
 
-def test_without_javascript_a_button_shows_what_would_come_and_saves_nothing(admin: Browser) -> None:
+def test_without_javascript_a_button_previews_the_effect_and_saves_nothing(admin: Browser) -> None:
     response = admin.post("/config/backoff_base", {"value": "3", "preview": "1"})
     text = response.get_data(as_text=True)
     assert (response.status_code, value_of("backoff_base")) == (200, 2)
@@ -193,7 +193,7 @@ def newest(key: str = "backoff_base") -> int:
         return settings.history(session, key, 1)[0].id
 
 
-def test_a_change_is_put_back_with_one_button(admin: Browser) -> None:
+def test_a_change_is_reverted_with_one_button(admin: Browser) -> None:
     settings.set_setting("backoff_base", 3, "person:ana")
     settings.set_setting("backoff_base", 4, "person:ben")
     text = admin.get("/config/backoff_base").get_data(as_text=True)
@@ -206,7 +206,7 @@ def test_a_change_is_put_back_with_one_button(admin: Browser) -> None:
     assert re.search(r"reverted</span></p><p class=\"sub\">.*?the-admin", text, re.DOTALL)
 
 
-def test_the_default_is_put_back_as_the_default(admin: Browser) -> None:
+def test_a_revert_to_the_default_restores_the_default(admin: Browser) -> None:
     settings.set_setting("backoff_base", 3, "person:ana")
     admin.post("/config/backoff_base/revert", {"change": newest(), "seen": newest()})
     text = admin.get("/config/backoff_base").get_data(as_text=True)
@@ -214,7 +214,7 @@ def test_the_default_is_put_back_as_the_default(admin: Browser) -> None:
     assert 'name="reset"' not in text
 
 
-def test_whoever_comes_second_is_told_and_loses_nothing(admin: Browser) -> None:
+def test_a_stale_form_is_refused_and_keeps_the_input(admin: Browser) -> None:
     settings.set_setting("backoff_base", 3, "person:ana")
     seen = newest()
     settings.set_setting("backoff_base", 4, "person:ben")
@@ -234,20 +234,20 @@ def test_whoever_comes_second_is_told_and_loses_nothing(admin: Browser) -> None:
     assert value_of("backoff_base") == 5
 
 
-def test_a_change_that_is_none_of_the_settings_is_not_put_back(admin: Browser) -> None:
+def test_a_change_of_another_setting_cannot_be_reverted(admin: Browser) -> None:
     settings.set_setting("max_retries", 5, "person:ana")
     assert admin.post("/config/backoff_base/revert", {"change": newest("max_retries")}).status_code == 404
     assert admin.post("/config/backoff_base/revert", {"change": "x"}).status_code == 400
     assert admin.post("/config/nothing/revert", {"change": "1"}).status_code == 404
 
 
-def test_a_viewer_reads_the_history_and_puts_nothing_back(viewer: Browser) -> None:
+def test_a_viewer_can_read_the_history_but_not_revert(viewer: Browser) -> None:
     settings.set_setting("max_retries", 7, "person:ana")
     assert "/revert" not in viewer.get("/config/max_retries").get_data(as_text=True)
     assert viewer.post("/config/max_retries/revert", {"change": newest("max_retries")}).status_code == 403
 
 
-def test_a_viewer_sees_the_value_and_no_form(viewer: Browser) -> None:
+def test_a_viewer_sees_the_value_without_a_form(viewer: Browser) -> None:
     settings.set_setting("max_retries", 7, "person:ana")
     text = viewer.get("/config/max_retries").get_data(as_text=True)
     assert "Only admins can change it" in text

@@ -1,4 +1,4 @@
-"""The lists: what a tab shows, what the filter keeps, where the pages lead; why a job waits."""
+"""The list of jobs: tabs, filters, pages, wait reasons, times, escaping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def ids(browser: Browser, url: str) -> list[str]:
     return re.findall(r'<span class="id">([^<]+)</span>', browser.get(url).get_data(as_text=True).split("<main")[1])
 
 
-def test_pages_lead_through_all_jobs_and_back_without_a_gap(operator: Browser) -> None:
+def test_pages_cover_all_jobs_in_both_directions_without_a_gap(operator: Browser) -> None:
     for number in range(120):
         make_job("completed", id=f"job{number:03}", finished_at=clock.now() + number)
     wanted = [f"job{number:03}" for number in reversed(range(120))]
@@ -34,7 +34,7 @@ def test_pages_lead_through_all_jobs_and_back_without_a_gap(operator: Browser) -
     assert [len(page) for page in pages] == [50, 50, 20]
 
 
-def test_the_search_finds_ids_and_commands_and_stays_in_the_links(operator: Browser) -> None:
+def test_a_search_finds_ids_and_commands_and_stays_in_the_links(operator: Browser) -> None:
     make_job("dead", id="alpha", command="true")
     make_job("dead", id="beta", command="echo ALPHA", queue="mail")
     make_job("dead", id="gamma", command="true")
@@ -50,7 +50,7 @@ def test_the_search_finds_ids_and_commands_and_stays_in_the_links(operator: Brow
     ["/jobs?state=gone", "/jobs?after=x", "/jobs?after=1,2,3", "/dead?page=0", "/dead?page=1e9", "/dead?sort=x",
      "/dead?q=job1&before=9e9", "/dead/exit:1?after=x"],
 )  # fmt: skip
-def test_an_address_that_makes_no_sense_is_told_so(operator: Browser, url: str) -> None:
+def test_an_invalid_url_is_refused(operator: Browser, url: str) -> None:
     assert operator.get(url).status_code in {400, 404}
 
 
@@ -61,7 +61,7 @@ def why(browser: Browser, job_id: str) -> str:
     return re.sub(r"<[^>]+>", "", found[1])
 
 
-def test_a_pending_job_says_what_it_waits_for(operator: Browser) -> None:
+def test_a_pending_job_shows_why_it_waits(operator: Browser) -> None:
     make_job("pending", id="job1", queue="mail")
     assert "No workers running" in why(operator, "job1")
     make_worker(id="w1", queues='["other"]', slots=2)
@@ -79,7 +79,7 @@ def test_a_pending_job_says_what_it_waits_for(operator: Browser) -> None:
     assert b'formaction="/queue/mail/resume"' in operator.get("/job/job1").data
 
 
-def test_a_failed_job_says_when_it_runs_again_and_what_then(operator: Browser) -> None:
+def test_a_failed_job_shows_its_next_retry_and_what_follows(operator: Browser) -> None:
     make_job("failed", id="first", failures=1, max_retries=2)
     make_job("failed", id="last", failures=2, max_retries=2)
     assert "1 of 3 attempts failed; next retry" in why(operator, "first")
@@ -87,12 +87,12 @@ def test_a_failed_job_says_when_it_runs_again_and_what_then(operator: Browser) -
     assert "If it fails again, it becomes a dead letter." in why(operator, "last")
 
 
-def test_a_time_of_another_year_says_which(operator: Browser) -> None:
+def test_a_time_in_another_year_shows_the_year(operator: Browser) -> None:
     make_job("scheduled", id="job1", run_at=clock.parse_iso("2099-03-01T06:00:00Z"))
     assert b">1 Mar 2099 06:00 UTC<" in operator.get("/jobs?state=scheduled").data
 
 
-def test_times_are_written_in_the_readers_zone_and_named(operator: Browser) -> None:
+def test_times_are_shown_in_the_users_time_zone_with_its_name(operator: Browser) -> None:
     at = clock.parse_iso("2026-07-01T12:00:00Z")
     make_job("pending", id="job1", created_at=at)
     operator.client.set_cookie("tz", "Europe/Berlin")
@@ -102,7 +102,7 @@ def test_times_are_written_in_the_readers_zone_and_named(operator: Browser) -> N
         assert b"1 Jul 2026, 12:00:00 UTC" in operator.get("/job/job1").data
 
 
-def test_what_is_shown_as_text_stays_text(operator: Browser) -> None:
+def test_user_text_is_escaped(operator: Browser) -> None:
     hostile = "<img src=x onerror=alert(1)>\u202egpj.exe\x1b[31m{{ 7*7 }}' hx-get=/x \""
     make_job("dead", id="job1", command=hostile, last_error=hostile, cwd="/" + hostile, env='{"A": "<b>"}')
     for url in ("/", "/jobs", "/dead", "/dead/exit:1", "/dead?q=img", "/job/job1", "/submit?from=job1"):

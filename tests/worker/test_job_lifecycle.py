@@ -23,7 +23,7 @@ Start = Callable[..., Fleet]
 
 
 @pytest.mark.postgresql
-def test_a_failing_job_is_retried_with_growing_waits_and_then_buried(queue: Queue, fleet: Start) -> None:
+def test_a_failing_job_is_retried_with_growing_waits_and_then_becomes_a_dead_letter(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1.2, backoff_jitter=0)
     fleet()
     job_id = queue.enqueue("echo try $QUEUECTL_ATTEMPT; exit 5", max_retries=2)
@@ -52,7 +52,7 @@ def test_a_job_that_recovers_completes_and_keeps_its_failed_attempts(
 
 
 @pytest.mark.full
-def test_a_changed_setting_holds_for_the_next_failure_of_jobs_that_set_none(queue: Queue, fleet: Start) -> None:
+def test_a_changed_setting_applies_to_the_next_failure_of_jobs_without_their_own(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1, backoff_jitter=0, max_retries=0)
     fleet()
     own = queue.enqueue("exit 1", max_retries=1)
@@ -64,7 +64,7 @@ def test_a_changed_setting_holds_for_the_next_failure_of_jobs_that_set_none(queu
     assert queue.reaches(own, "dead").attempts == 2
 
 
-def test_higher_priority_goes_first_and_among_equals_the_first_to_come(
+def test_higher_priority_runs_first_and_equal_jobs_run_in_order_of_arrival(
     queue: Queue, fleet: Start, tmp_path: Path
 ) -> None:
     order = tmp_path / "order"
@@ -93,7 +93,7 @@ def test_many_workers_run_each_of_many_jobs_once(queue: Queue, fleet: Start, tmp
 
 @pytest.mark.full
 @both_ways
-def test_draining_waits_for_retries_and_leaves_what_is_scheduled(queue: Queue, fleet: Start) -> None:
+def test_a_drain_waits_for_retries_and_leaves_scheduled_jobs(queue: Queue, fleet: Start) -> None:
     queue.set(backoff_base=1, backoff_jitter=0)
     failing = queue.enqueue("exit 1", max_retries=1)
     later = queue.enqueue("true", delay=3600)
@@ -110,7 +110,7 @@ def test_a_worker_of_one_queue_leaves_the_others_alone(queue: Queue, fleet: Star
     assert (queue.job(mail).state, queue.job(other).state) == ("completed", "pending")
 
 
-def test_a_paused_queue_rests_and_goes_on_when_resumed(queue: Queue, fleet: Start) -> None:
+def test_a_paused_queue_starts_no_job_until_it_is_resumed(queue: Queue, fleet: Start) -> None:
     fleet()
     queue.reaches(queue.enqueue("true", queue="mail"), "completed")
     queue_actions.pause_queue("mail", "person:test")
@@ -158,7 +158,7 @@ def is_ending(supervisor: str) -> bool:
 
 
 @both_ways
-def test_stopping_in_good_order_lets_running_jobs_finish(
+def test_a_graceful_stop_lets_running_jobs_finish(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     one = fleet()
@@ -179,7 +179,7 @@ def test_stopping_in_good_order_lets_running_jobs_finish(
 
 
 @both_ways
-def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
+def test_a_job_that_does_not_finish_in_time_is_released_without_a_failure(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], alive: Callable[[int], bool]
 ) -> None:
     queue.set(shutdown_grace=0.5)
@@ -194,7 +194,7 @@ def test_what_does_not_finish_in_time_is_handed_back_without_a_failure(
 
 
 @both_ways
-def test_a_second_signal_hands_back_at_once(
+def test_a_second_signal_releases_jobs_at_once(
     queue: Queue, fleet: Start, tmp_path: Path, pid_in: Callable[[Path], int], eventually: Callable[..., Any]
 ) -> None:
     queue.set(shutdown_grace=86_400)
@@ -208,7 +208,7 @@ def test_a_second_signal_hands_back_at_once(
 
 
 @pytest.mark.full
-def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
+def test_a_draining_worker_takes_nothing_until_it_is_resumed(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
     one = fleet()
@@ -224,7 +224,7 @@ def test_a_quiet_worker_takes_nothing_until_it_is_resumed(
     queue.reaches(job_id, "completed")
 
 
-def test_a_worker_that_got_ctrl_z_drains_with_a_word_and_goes_on_with_cont(
+def test_ctrl_z_drains_a_worker_with_a_message_and_cont_resumes_it(
     queue: Queue, fleet: Start, eventually: Callable[..., Any]
 ) -> None:
     one = fleet()
@@ -244,7 +244,7 @@ def test_a_worker_that_got_ctrl_z_drains_with_a_word_and_goes_on_with_cont(
 
 
 @pytest.mark.full
-def test_stopping_a_worker_by_wish_ends_it_for_good(queue: Queue, fleet: Start) -> None:
+def test_a_requested_stop_of_a_worker_is_final(queue: Queue, fleet: Start) -> None:
     one = fleet(count=2)
     first, second = sorted(worker.id for worker in queue.workers())
     worker_actions.request_state("stop", [first], "person:ana")
@@ -265,7 +265,7 @@ def test_requeued_dead_letters_run_again(queue: Queue, fleet: Start, tmp_path: P
     assert queue.verbs(job_id) == ["requeue"]
 
 
-def test_what_is_due_is_pending_even_while_every_worker_is_busy(
+def test_a_due_job_becomes_pending_even_while_every_worker_is_busy(
     queue: Queue, fleet: Start, tmp_path: Path, eventually: Callable[..., Any]
 ) -> None:
     fleet()
