@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from webapp.core.states import TERMINAL
 from webapp.db.engines import writing
@@ -208,3 +208,18 @@ def change_job(job_id: str, **values: Any) -> None:
     """Change a job as another process would."""
     with writing() as session:
         session.execute(update(Job).where(Job.id == job_id).values(**values))
+
+
+_SCHEDULES = """
+INSERT INTO schedules (name, spec, version, cursor, next_fire_at, created_at, created_by, changed_at, changed_by)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number)
+SELECT 'yearly-' || i, '{"name": "yearly-' || i || '", "cron": "0 0 1 1 *", "job": {"command": "true"}}', 1, :now,
+       :next, :now, 'person:test', :now, 'person:test' FROM n
+"""
+
+
+def make_schedules(number: int) -> None:
+    """Schedules that fire once a year, none of them today."""
+    now = clock.now()
+    with writing() as session:
+        session.execute(text(_SCHEDULES), {"number": number, "now": now, "next": now + 100 * clock.DAY})

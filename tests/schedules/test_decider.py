@@ -17,7 +17,7 @@ from webapp.db.models import Event, Schedule
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.schedules import actions, decider, health, spec, timing
-from webapp.schedules.decider import Decider, Row, decide_one, due_of
+from webapp.schedules.decider import Decider, Row, decide_all, due_of
 
 pytestmark = pytest.mark.postgresql
 
@@ -193,12 +193,12 @@ def test_two_deciders_decide_each_fire_once(schedules: Schedules) -> None:
     """Both have read the same rows before the first one commits."""
     schedules.add(overlap="allow")
     schedules.time.pass_(1)
-    rows = [Row(*row) for row in schedules.connection.query(decider._DUE, {"now": schedules.time.now})]
+    rows = [Row(*row) for row in schedules.connection.query(decider._OLDEST, {"now": schedules.time.now})]
     (due,) = [due_of(row, schedules.time.now) for row in rows]
     other = Connection(schedules.connection.database)
     for connection, expected in ((schedules.connection, 1), (other, 0)):
         with connection.transaction() as transaction:
-            assert decide_one(transaction, due, schedules.time.now) == expected
+            assert decide_all(transaction, [due], schedules.time.now) == expected
     other.close()
     assert schedules.outcomes() == ["fired"]
     assert len(schedules.jobs()) == 1
@@ -332,7 +332,7 @@ def test_due_schedules_are_found_by_an_index(schedules: Schedules) -> None:
     explain = "EXPLAIN QUERY PLAN " if schedules.connection.is_sqlite else "EXPLAIN "
     if not schedules.connection.is_sqlite:
         schedules.connection.query("SELECT set_config('enable_seqscan', 'off', false)")
-    plan = str(schedules.connection.query(explain + decider._DUE, {"now": 1}))
+    plan = str(schedules.connection.query(explain + decider._OLDEST, {"now": 1}))
     active = str(schedules.connection.query(explain + decider._ACTIVE, {"name": "s"}))
     assert "ix_schedules_due" in plan
     assert "ix_jobs_scheduled" in active

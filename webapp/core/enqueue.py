@@ -117,6 +117,15 @@ def store(transaction: Transaction, specs: Sequence[JobSpec], actor: str, *, sch
     return [row.id for row in rows]
 
 
+def store_fires(transaction: Transaction, jobs: Sequence[tuple[JobSpec, str, str]]) -> list[str]:
+    """The same for jobs of many schedules. Each job has its actor, which is not audited, and its schedule."""
+    now = clock.now()
+    rows = [_row(spec, actor, now, schedule=schedule) for spec, actor, schedule in jobs]
+    if rows:
+        _store(transaction, rows, rows[0].created_by)
+    return [row.id for row in rows]
+
+
 def _store(
     transaction: Transaction, rows: Sequence[_Row], actor: str, stored: Optional[Callable[[int], None]] = None
 ) -> None:

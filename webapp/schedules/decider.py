@@ -6,14 +6,16 @@ from the cursor that it has read. So each fire is decided once, and no decider w
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 from webapp.core import enqueue, events, schema
-from webapp.core.job_spec import SpecError, load_json
+from webapp.core.job_spec import JobSpec, SpecError, load_json
 from webapp.core.statements import ASK_CANCEL, CANCEL, RULE_MOVE, RULE_RESTORE
 from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
@@ -23,18 +25,22 @@ from webapp.schedules.spec import ScheduleSpec, parse
 
 log = logging.getLogger("queuectl.schedules")
 
-BATCH = 30  # schedules of one transaction: about 15 ms under the write lock
+BATCH = 30  # schedules of one transaction: about 3 ms under the write lock
 FIRES = 500  # fires of one transaction
 REFRESH_BATCH = 100  # schedules
+CHECKPOINT_FIRES = 500  # about 4 MiB of SQLite's log
+LONGEST_WAIT = 5 * clock.SECOND  # for the write lock; after a longer wait, other fires are due
 
 _COLUMNS = "id, name, spec, cursor, version, paused_at, paused_until, paused_by, waiting_since, next_fire_at, broken"
 _DUE = f"""
 SELECT {_COLUMNS} FROM schedules WHERE next_fire_at <= :now AND waiting_since IS NULL
-ORDER BY next_fire_at LIMIT {BATCH}
+ORDER BY next_fire_at {{order}} LIMIT {BATCH}
 """  # noqa: S608
+_OLDEST, _NEWEST = _DUE.format(order="ASC"), _DUE.format(order="DESC")
 _WAITING = f"""
 SELECT {_COLUMNS} FROM schedules WHERE waiting_since IS NOT NULL
-AND NOT EXISTS (SELECT 1 FROM jobs WHERE schedule = schedules.name AND finished_at IS NULL) ORDER BY waiting_since
+AND NOT EXISTS (SELECT 1 FROM jobs WHERE schedule = schedules.name AND finished_at IS NULL)
+ORDER BY waiting_since LIMIT {BATCH}
 """  # noqa: S608
 _NAMED = f"SELECT {_COLUMNS} FROM schedules WHERE name = :name"  # noqa: S608
 _ALL = f"SELECT {_COLUMNS} FROM schedules WHERE id > :id ORDER BY id LIMIT {REFRESH_BATCH}"  # noqa: S608
@@ -42,7 +48,11 @@ NEXT = """
 SELECT (SELECT min(next_fire_at) FROM schedules WHERE waiting_since IS NULL),
        (SELECT count(*) FROM schedules WHERE waiting_since IS NOT NULL)
 """
-_LOCK = "SELECT 1 FROM schedules WHERE id = :id AND cursor = :cursor AND version = :version"
+_LOCK = """
+SELECT id, cursor, version, EXISTS (SELECT 1 FROM jobs WHERE schedule = schedules.name AND finished_at IS NULL)
+FROM schedules WHERE id
+"""
+_LISTED = {True: "IN (SELECT value FROM json_each(:ids))", False: "= ANY(:ids) FOR UPDATE SKIP LOCKED"}
 _ACTIVE = """
 SELECT id, state FROM jobs WHERE schedule = :name AND finished_at IS NULL
 ORDER BY CASE state WHEN 'processing' THEN 0 ELSE 1 END, seq LIMIT 100
@@ -131,6 +141,7 @@ class Decider:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._logged = 0  # fires since the last checkpoint
 
     def decide(self) -> bool:
         """Decide what is due, in a few short transactions. Returns whether anything was decided.
@@ -138,15 +149,33 @@ class Decider:
         Raises the connection's errors.
         """
         connection, now = self._connection, clock.now()
-        rows = [Row(*row) for row in connection.query(_DUE, {"now": now})]
-        rows += [Row(*row) for row in connection.query(_WAITING)]
+        rows = self._due(now)
         if not rows or connection.scalar(schema.REVISION) != schema.HEAD:
             return False  # the decider of the newer version does the work
         decided = 0
         for some in _transactions(self._readable(rows, now)):
             with connection.transaction(wakes_workers=True) as transaction:
-                decided += sum(decide_one(transaction, one, now) for one in some)
+                if clock.now() - now > LONGEST_WAIT:
+                    return True  # look again: some of these fires are not on time any more
+                decided += decide_all(transaction, some, now)
+        self._checkpoint(decided)
         return decided > 0
+
+    def _checkpoint(self, decided: int) -> None:
+        """Move SQLite's log into the database without the write lock, before a commit does it with the lock."""
+        self._logged += decided
+        if self._connection.is_sqlite and self._logged >= CHECKPOINT_FIRES:
+            self._logged = 0
+            with suppress(*self._connection.errors):
+                self._connection.query("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _due(self, now: int) -> list[Row]:
+        """Some schedules to decide. Those with a long backlog do not keep the others waiting."""
+        rows = self._connection.query(_OLDEST, {"now": now})
+        if len(rows) == BATCH:
+            rows = self._connection.query(_NEWEST, {"now": now}) + rows
+        rows += self._connection.query(_WAITING)
+        return [Row(*row) for row in dict.fromkeys(rows)]
 
     def until_next(self) -> tuple[Optional[int], bool]:
         """The next fire of the schedules that do not wait (microseconds), and whether any fire waits for a job."""
@@ -174,28 +203,43 @@ class Decider:
                 yield found
 
     def _due_unless_broken(self, row: Row, now: int) -> Optional[Due]:
+        due, following, broken = None, None, None
         try:
-            return due_of(row, now)
-        except SpecError as error:
-            words = str(error)
-        log.error("schedule %s is broken and does nothing: %s", row.name, words)
-        values = {"id": row.id, "cursor": row.cursor, "version": row.version, "next": None, "broken": words}
-        with self._connection.transaction() as transaction:
-            transaction.execute(_REFRESH, values)
+            due = due_of(row, now)
+            following = due.following
+        except Exception as error:  # other schedules go on
+            broken = _why_broken(row, error)
+        if due is not None and due.fires:
+            return due
+        # It is broken, or the stored time is wrong: another host knows other rules of its time zone.
+        values = _refresh_values(row, following, broken)
+        if values is not None:
+            with self._connection.transaction() as transaction:
+                transaction.execute(_REFRESH, values)
         return None
 
 
 def _refreshed(row: Row) -> Optional[dict[str, Any]]:
     """The values of _REFRESH, if they change anything."""
-    broken: Optional[str] = None
-    following = None
     try:
-        following = spec_of(row.text).timing.next_after(row.cursor)
-    except SpecError as error:
-        broken = str(error)
+        return _refresh_values(row, spec_of(row.text).timing.next_after(row.cursor), None)
+    except Exception as error:  # other schedules go on
+        return _refresh_values(row, None, _why_broken(row, error))
+
+
+def _refresh_values(row: Row, following: Optional[int], broken: Optional[str]) -> Optional[dict[str, Any]]:
     if (following, broken) == (row.next_fire_at, row.broken):
         return None
     return {"id": row.id, "cursor": row.cursor, "version": row.version, "next": following, "broken": broken}
+
+
+def _why_broken(row: Row, error: Exception) -> str:
+    """The message, which is also logged if it is new."""
+    is_fault = not isinstance(error, SpecError)
+    words = f"a fault in this program: {error!r}" if is_fault else str(error)
+    if words != row.broken:
+        log.error("schedule %s is broken and does nothing: %s", row.name, words, exc_info=is_fault)
+    return words
 
 
 def _transactions(found: Iterator[Due]) -> Iterator[list[Due]]:
@@ -212,20 +256,33 @@ def _transactions(found: Iterator[Due]) -> Iterator[list[Due]]:
         yield some
 
 
-def decide_one(transaction: Transaction, due: Due, now: int) -> int:
-    """Decide fires of one schedule. Returns how many; 0 if another decider or an edit was first."""
-    row = due.row
-    guard = {"id": row.id, "cursor": row.cursor, "version": row.version}
-    lock = _LOCK if transaction.is_sqlite else f"{_LOCK} FOR UPDATE SKIP LOCKED"
-    if not due.fires or transaction.execute(lock, guard).fetchone() is None:
-        return 0
-    active = transaction.execute(_ACTIVE, {"name": row.name}).fetchall()
-    plan = _plan(due, active, now)
-    if plan.replaces and row.waiting_since is None:
-        running = _cancel(transaction, row.name, active)
-        plan = plan if running else _plan(due, [], now)
-    write(transaction, due, plan, now)
-    return len(plan.decisions)
+def decide_all(transaction: Transaction, some: Sequence[Due], now: int) -> int:
+    """Decide fires of some schedules. Returns how many: none of a schedule that another decider or an edit has changed.
+
+    All schedules share each statement, because on PostgreSQL trips to the server cost most.
+    """
+    ids = [due.row.id for due in some]
+    statement = f"{_LOCK} {_LISTED[transaction.is_sqlite]}"
+    found = transaction.execute(statement, {"ids": json.dumps(ids) if transaction.is_sqlite else ids}).fetchall()
+    locked = {(key, cursor, version): bool(active) for key, cursor, version, active in found}
+    planned = []
+    for due in some:
+        active = locked.get((due.row.id, due.row.cursor, due.row.version))
+        if active is not None:
+            planned.append((due, _plan_one(transaction, due, now, active=active)))
+    _write_all(transaction, planned, now)
+    return sum(len(plan.decisions) for _, plan in planned)
+
+
+def _plan_one(transaction: Transaction, due: Due, now: int, *, active: bool) -> Plan:
+    """The decisions for one schedule. Jobs that it replaces are cancelled. `active`: some have not ended."""
+    row, jobs = due.row, []
+    if active and due.spec.overlap != "allow":
+        jobs = transaction.execute(_ACTIVE, {"name": row.name}).fetchall()
+    plan = _plan(due, jobs, now)
+    if plan.replaces and row.waiting_since is None and not _cancel(transaction, row.name, jobs):
+        return _plan(due, [], now)
+    return plan
 
 
 def _plan(due: Due, active: Sequence[tuple[str, str]], now: int) -> Plan:
@@ -242,36 +299,71 @@ def _plan(due: Due, active: Sequence[tuple[str, str]], now: int) -> Plan:
 
 def write(transaction: Transaction, due: Due, plan: Plan, now: int) -> None:
     """Store decisions with their jobs, and move the cursor behind them."""
-    row, decisions = due.row, list(plan.decisions)
-    jobs: list[Optional[str]] = [None] * len(decisions)
-    for place, decision in enumerate(decisions):
-        if decision.runs:
-            try:
-                (jobs[place],) = enqueue.store(transaction, [due.spec.job], actor_of(row.name), schedule=row.name)
-            except SpecError as error:
-                decisions[place] = Decision(decision.due, "skipped", f"not enqueued: {error}")
-    add_fires(transaction, row.id, decisions, jobs, now)
+    _write_all(transaction, [(due, plan)], now)
+
+
+def _write_all(transaction: Transaction, planned: Sequence[tuple[Due, Plan]], now: int) -> None:
+    stored, fires, moves = iter(_store_jobs(transaction, planned)), [], []
+    for due, plan in planned:
+        decisions = []
+        for decision in plan.decisions:
+            job_id = next(stored) if decision.runs else None
+            if isinstance(job_id, SpecError):
+                decision, job_id = Decision(decision.due, "skipped", f"not enqueued: {job_id}"), None
+            decisions.append(decision)
+            fires.append(_fire_row(due.row.id, decision, job_id, now))
+        moves += _move(due, plan, decisions)
+    if fires:
+        transaction.insert("fires", _FIRE, fires)
+    if moves:
+        transaction.execute_many(_MOVE, moves)
+
+
+def _store_jobs(transaction: Transaction, planned: Sequence[tuple[Due, Plan]]) -> list[Union[str, SpecError]]:
+    """The id of the job of each fire that runs, or why there is none."""
+    jobs = [
+        (due.spec.job, actor_of(due.row.name), due.row.name)
+        for due, plan in planned
+        for decision in plan.decisions
+        if decision.runs
+    ]
+    try:
+        return [*enqueue.store_fires(transaction, jobs)]
+    except SpecError:
+        return [_store_job(transaction, job) for job in jobs]
+
+
+def _store_job(transaction: Transaction, job: tuple[JobSpec, str, str]) -> Union[str, SpecError]:
+    try:
+        return enqueue.store_fires(transaction, [job])[0]
+    except SpecError as error:
+        return error
+
+
+def _move(due: Due, plan: Plan, decisions: Sequence[Decision]) -> list[dict[str, Any]]:
+    """The values of _MOVE, if anything changes."""
+    row = due.row
     undecided = due.fires[len(decisions) :]
     following = undecided[0] if undecided else due.following
     waiting = (row.waiting_since or following) if plan.waits else None
     if not decisions and waiting == row.waiting_since:
-        return
+        return []
     last = max((decision.due for decision in decisions if decision.runs), default=None)
     cursor = decisions[-1].due if decisions else row.cursor
-    values = {"id": row.id, "cursor": cursor, "next": following, "waiting": waiting, "last": last}
-    transaction.execute(_MOVE, values)
+    return [{"id": row.id, "cursor": cursor, "next": following, "waiting": waiting, "last": last}]
 
 
 def add_fires(
     transaction: Transaction, schedule_id: int, decisions: Sequence[Decision], jobs: Sequence[Optional[str]], now: int
 ) -> None:
     """Add rows to the ledger. `jobs`: the id of the job that each fire made."""
-    rows = [
-        (schedule_id, decision.due, now, decision.outcome, decision.reason or None, job_id)
-        for decision, job_id in zip(decisions, jobs)
-    ]
+    rows = [_fire_row(schedule_id, decision, job_id, now) for decision, job_id in zip(decisions, jobs)]
     if rows:
         transaction.insert("fires", _FIRE, rows)
+
+
+def _fire_row(schedule_id: int, decision: Decision, job_id: Optional[str], now: int) -> tuple[Any, ...]:
+    return schedule_id, decision.due, now, decision.outcome, decision.reason or None, job_id
 
 
 def actor_of(name: str) -> str:

@@ -29,6 +29,7 @@ FAILURE_PAUSE = 3.0  # seconds after an error of the database
 REFRESH_EVERY = 3600.0  # seconds
 HEALTH_EVERY = 30.0  # seconds
 SHORTEST_REST = 0.005  # seconds: other writers get the lock in between
+LOCKED_REST = 0.05  # seconds, if a fire is due that another process is deciding
 
 
 class Scheduler:
@@ -111,4 +112,5 @@ class Scheduler:
 def _rest(following: Optional[int], longest: float) -> float:
     if following is None:
         return longest
-    return min(max((following - clock.now()) / clock.SECOND, SHORTEST_REST), longest)
+    left = (following - clock.now()) / clock.SECOND
+    return min(max(left, SHORTEST_REST) if left > 0 else LOCKED_REST, longest)
