@@ -23,6 +23,7 @@ SECTIONS = {
     "slots": "fifty commands at a time that only sleep",
     "idle": "CPU and memory of a pool of workers that has nothing to do",
     "enqueue": "jobs stored durably, one at a time and many from a file",
+    "schedules": "what ten thousand of them cost, how late fires are, five thousand in one second",
     "growth": "a claim and a settle in tables of a thousand rows and of a million",
     "postgresql": "on a PostgreSQL server, of what procrastinate does on it",
     "console": "the console's pages, at a thousand jobs and at a million",

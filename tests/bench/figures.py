@@ -124,6 +124,14 @@ _POSTGRESQL = [
     Figure("postgresql.reader.size", f"PostgreSQL: table size a job, under an open snapshot{BESIDE}", RATIO, _most(1)),
     Figure("postgresql.reader.last", f"PostgreSQL: the last claims + settles under it{BESIDE}", RATIO, _most(1)),
 ]
+_SCHEDULES = [
+    Figure("schedules.cpu", "CPU of the maintenance process, 10k schedules, 100 fires a minute", "%", _most(2)),
+    Figure("schedules.start.p50", "from due to the command's first moment, p50", "ms"),
+    Figure("schedules.start.p99", "from due to the command's first moment, p99", "ms", _most(1000)),
+    Figure("schedules.burst", "5,000 fires due in the same second, all decided", "s", _most(5)),
+    Figure("schedules.lock.p50", "of it the write lock, held by one transaction, p50", "ms"),
+    Figure("schedules.lock.longest", "the same, the longest", "ms", _most(50)),
+]
 _REST = [
     Figure("submit.alone", "submit form, 303 received, one client, p50", "ms", _most(15)),
     Figure("submit.crowd", "submit form, 16 clients beside 2 working workers", "jobs/s", _least(300)),
@@ -135,6 +143,6 @@ _REST = [
 ]
 FIGURES = {
     figure.key: figure
-    for group in (_DRAIN, _PICKUP, _IDLE, _ENQUEUE, _GROWTH, _CONSOLE, _POSTGRESQL, _REST)
+    for group in (_DRAIN, _PICKUP, _IDLE, _ENQUEUE, _GROWTH, _CONSOLE, _POSTGRESQL, _SCHEDULES, _REST)
     for figure in group
 }

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from sqlalchemy.engine import URL
 
 from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
+from tests.faults import schedules
 from tests.faults.hosts import Host, Network, can_have_hosts
 from tests.faults.ledger import Ledger
 from webapp.core import job_spec
 from webapp.db import engines
 from webapp.db.application import create_core
 from webapp.db.engines import reading
-from webapp.db.models import Attempt, Event, Job, OutputChunk, Supervisor, Worker
+from webapp.db.models import Attempt, Event, Fire, Job, OutputChunk, Schedule, Supervisor, Worker
 from webapp.insight import fleet
 from webapp.jobs import actions, job_detail, settings, worker_actions
 from webapp.lib import clock
@@ -60,11 +61,16 @@ def hosts(machines: Hosts, eventually: Wait) -> Iterator[Hosts]:
         host.start("worker", "start", "--slots", "2")
     eventually(lambda: sorted(worker.host for worker in workers()) == sorted(NAMES))
     yield machines
+    _end(machines)
+
+
+def _end(machines: Hosts) -> None:
+    """Stop all hosts, and forget what they did."""
     for host in machines.values():
         sys.stdout.write(f"{host.name}: {host.said()[-5000:]}")  # shown where the test failed
         host.stop()
     with engines.writing() as session:
-        for table in (Attempt, Event, OutputChunk, Job, Worker, Supervisor):
+        for table in (Attempt, Event, OutputChunk, Job, Worker, Supervisor, Fire, Schedule):
             session.execute(delete(table))
 
 
@@ -187,14 +193,18 @@ def test_jobs_of_a_dead_host_return_after_a_lease_and_not_before(hosts: Hosts, e
     assert "may still be running there" in (lost.error or "")
 
 
+def clock_ahead(folder: Path, seconds: int) -> dict[str, str]:
+    """The environment of processes whose clock is wrong by so much."""
+    orders = folder / f"clock-{seconds}"
+    orders.mkdir()
+    (orders / "offset").write_text(str(seconds))
+    return {"FAULTS_SHIM": str(orders), "PYTHONPATH": str(Path(__file__).with_name("shim"))}
+
+
 def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_marks_no_worker_lost(
     hosts: Hosts, eventually: Wait, tmp_path: Path
 ) -> None:
-    orders = tmp_path / "orders"
-    orders.mkdir()
-    (orders / "offset").write_text("3600")
-    wrong = {"FAULTS_SHIM": str(orders), "PYTHONPATH": str(Path(__file__).with_name("shim"))}
-    hosts["beta"].start("worker", "start", "--label", "wrong", **wrong)
+    hosts["beta"].start("worker", "start", "--label", "wrong", **clock_ahead(tmp_path, 3600))
     eventually(lambda: len(workers()) == 4)
     later = submit("date", delay=1800)
     now = submit("date", requires="wrong")
@@ -208,3 +218,53 @@ def test_a_host_whose_clock_is_an_hour_ahead_runs_nothing_early_and_marks_no_wor
     eventually(lambda: clock.now() - started > clock.seconds(2 * LEASE))
     assert job(later).state == "scheduled"
     assert workers("expired") == []
+
+
+@pytest.fixture
+def idle(machines: Hosts) -> Iterator[Hosts]:
+    """Hosts without a worker."""
+    for host in machines.values():
+        host.heal()
+    yield machines
+    _end(machines)
+
+
+def test_hosts_with_clocks_ten_minutes_apart_decide_each_fire_once_at_its_time(
+    idle: Hosts, eventually: Wait, tmp_path: Path
+) -> None:
+    """Each host alone, then all together. The time is the server's, asked by this test itself."""
+    clocks = {"alpha": 0, "beta": 600, "gamma": -600}
+    wrong = {name: clock_ahead(tmp_path, seconds) for name, seconds in clocks.items()}
+    schedules.add()
+
+    def fires_on_time() -> None:
+        began, _ = server_time_and_last_fire()
+
+        def some_more() -> bool:
+            now, last = server_time_and_last_fire()
+            assert last <= now, "a fire was decided before its time"
+            return last > began + 3 * clock.SECOND
+
+        eventually(some_more)
+
+    for name, host in idle.items():
+        host.start("worker", "start", "--slots", "8", **wrong[name])
+        fires_on_time()
+        host.stop()
+    for name, host in idle.items():
+        host.start("worker", "start", "--slots", "8", **wrong[name])
+    fires_on_time()
+    schedules.come_to_rest()
+    for host in idle.values():
+        host.stop()
+    assert schedules.violations() == []
+
+
+def server_time_and_last_fire() -> tuple[int, int]:
+    """Microseconds. The server looks at its clock when it has read the fires."""
+    asked = """
+        SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, last
+        FROM (SELECT coalesce(max(due_at), 0) AS last FROM fires) AS found
+    """
+    with reading() as session:
+        return tuple(session.execute(text(asked)).one())

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import make_url
 
-from tests.faults import servers
+from tests.conftest import configuration, opened
+from tests.faults import schedules, servers
 from tests.faults.cluster import DATABASE, Server
 from tests.faults.conftest import SEED, closed_afterwards
 from tests.faults.served import ServedRig
@@ -128,6 +130,17 @@ def test_when_the_primary_dies_its_standby_has_all_acknowledged_data_and_work_co
     servers.fail_over(served_by_two)
     assert served_by_two.judge(may_repeat=True) == []
     assert served_by_two.losses() == served_by_two.expiries() == 0
+
+
+def test_a_server_that_stops_and_crashes_while_schedules_fire_has_each_fire_once(
+    served: ServedRig, tmp_path: Path
+) -> None:
+    url = make_url(served.url).set(drivername="postgresql+psycopg")
+    for _ in opened(create_core(configuration(tmp_path / "here", url))):
+        schedules.crash_servers(served, 4)
+        assert schedules.violations() == []
+        ran = {line.job_id for line in served.ledger.lines()}
+        assert ran == {job_id for (job_id,) in served.query("SELECT id FROM jobs")}
 
 
 def test_a_standby_alone_is_not_taken_for_a_database(served: ServedRig, standby: Server) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -14,6 +14,7 @@ class Cron:
     """The five fields as sets, by Debian's rules. Understands lists, ranges, steps and names of days."""
 
     def __init__(self, text: str) -> None:
+        self.text = text
         minute, hour, day, month, weekday = text.split()
         self.minutes, self.hours = _numbers(minute, 0, 59), _numbers(hour, 0, 23)
         self.days, self.months = _numbers(day, 1, 31), _numbers(month, 1, 12)
@@ -21,10 +22,9 @@ class Cron:
         self.both_days = day.startswith("*") or weekday.startswith("*")
         self.is_wildcard = minute.startswith("*") or hour.startswith("*")
 
-    def matches(self, wall: datetime) -> bool:
+    def has_day(self, wall: datetime) -> bool:
         days = (wall.day in self.days, wall.isoweekday() % 7 in self.weekdays)
-        day = all(days) if self.both_days else any(days)
-        return day and wall.month in self.months and wall.hour in self.hours and wall.minute in self.minutes
+        return wall.month in self.months and (all(days) if self.both_days else any(days))
 
 
 def _numbers(field: str, lowest: int, highest: int) -> set[int]:
@@ -41,23 +41,37 @@ def _numbers(field: str, lowest: int, highest: int) -> set[int]:
     return found
 
 
-def fires(text: str, zone: str, start: datetime, end: datetime) -> Iterator[datetime]:
-    """The fires after `start`, until `end`, in UTC. Both are whole minutes of UTC."""
-    cron, local = Cron(text), ZoneInfo(zone)
+def fires(texts: Sequence[str], zone: str, start: datetime, end: datetime) -> dict[str, list[datetime]]:
+    """The fires of each expression after `start`, until `end`, in UTC. Both are whole minutes of UTC.
+
+    One walk serves all expressions, because the time on the wall costs most.
+    """
+    crons = [Cron(one) for one in texts]
+    by_time = [
+        [cron for cron in crons if time // 60 in cron.hours and time % 60 in cron.minutes] for time in range(24 * 60)
+    ]
+
+    def matching(wall: datetime) -> list[Cron]:
+        return [cron for cron in by_time[wall.hour * 60 + wall.minute] if cron.has_day(wall)]
+
+    found: dict[str, list[datetime]] = {one: [] for one in texts}
+    local = ZoneInfo(zone)
     moment = start - timedelta(days=1)  # so that the latest time on the wall is known
     latest = _wall(moment, local)
     while moment < end:
         moment += MINUTE
         wall = _wall(moment, local)
-        if cron.is_wildcard:
-            found = cron.matches(wall)
-        else:
+        shown = now = matching(wall)
+        if wall - latest != MINUTE:
             # The times that the clock jumped over fire now, once; those that it shows again do not.
-            skipped = int((wall - latest) / MINUTE)
-            found = any(cron.matches(latest + place * MINUTE) for place in range(1, skipped + 1))
+            jumped = [latest + place * MINUTE for place in range(1, int((wall - latest) / MINUTE) + 1)]
+            shown = list({cron for one in jumped for cron in matching(one)})
         latest = max(latest, wall)
-        if found and moment > start:
-            yield moment
+        if moment > start:
+            for cron in crons if now is not shown else now:
+                if cron in (now if cron.is_wildcard else shown):
+                    found[cron.text].append(moment)
+    return found
 
 
 def _wall(moment: datetime, zone: ZoneInfo) -> datetime:

@@ -71,6 +71,22 @@ def test_a_run_that_takes_far_longer_than_usual_is_long(schedules: Schedules) ->
     assert events("schedule_recovered") == 1
 
 
+def test_a_schedule_whose_runs_take_longer_than_its_interval_is_flagged(schedules: Schedules) -> None:
+    now = schedules.time.now
+
+    def flagged() -> bool:
+        with reading() as session:
+            return views.view_of(session, views.find(session, "s")).too_frequent(now) is not None
+
+    schedules.add(every=120)
+    for _ in range(5):
+        make_job("completed", schedule="s", started_at=now - 4 * MINUTE, finished_at=now - 3 * MINUTE)
+    assert not flagged()
+    for _ in range(6):
+        make_job("completed", schedule="s", started_at=now - 4 * MINUTE, finished_at=now - MINUTE)
+    assert flagged()
+
+
 def test_a_fire_that_no_supervisor_decides_needs_attention(schedules: Schedules) -> None:
     schedules.add()
     schedules.time.pass_(3)

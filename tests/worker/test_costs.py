@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import text
 
-from tests.factories import make_job, make_worker
+from tests.factories import make_job, make_schedules, make_worker
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
 from tests.worker_connection import worker_database
@@ -95,9 +95,12 @@ def claim_of(connection: Counted, jobs: int) -> list[str]:
 
 
 @pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("schedules", [0, 10_000])
 def test_a_short_job_costs_one_transaction_of_few_statements(
-    queue: Queue, connection: Counted, dispatcher: Dispatcher
+    schedules: int, queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
+    if schedules:
+        make_schedules(schedules)
     for _ in range(4):
         queue.enqueue("true")
     [claim] = dispatcher.turn()  # the first one also reads the settings
@@ -238,6 +241,19 @@ def test_settle_and_claim_take_the_same_steps_with_any_number_of_rows(
     few = steps(connection, dispatcher, held)
     assert few == steps(connection, dispatcher, held)
     fill(kind, 20_000)
+    assert steps(connection, dispatcher, held) == few
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.only("sqlite")
+def test_settle_and_claim_take_the_same_steps_however_many_schedules_there_are(
+    queue: Queue, connection: Counted, dispatcher: Dispatcher
+) -> None:
+    for _ in range(4):
+        queue.enqueue("true")
+    held = dispatcher.turn()
+    few = steps(connection, dispatcher, held)
+    make_schedules(10_000)
     assert steps(connection, dispatcher, held) == few
 
 
