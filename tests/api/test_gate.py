@@ -49,6 +49,7 @@ OPERATE = {
     "api-schedules.pause_schedule",
     "api-schedules.resume_schedule",
     "api-schedules.run_schedule",
+    "api-schedules.run_fire",
 }
 ADMIN = {
     "api-config.set_setting",

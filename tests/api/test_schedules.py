@@ -7,8 +7,10 @@ from typing import Any, Callable
 import pytest
 
 from tests.api.conftest import Program
+from webapp.db.engines import writing
+from webapp.db.models import Fire
 from webapp.lib import clock
-from webapp.schedules import actions, spec
+from webapp.schedules import actions, spec, views
 
 BODY = {"name": "nightly", "cron": "30 2 * * *", "tz": "Europe/Berlin", "job": {"command": "./x.sh", "env": {"A": "s"}}}
 
@@ -57,6 +59,24 @@ def test_programs_need_the_scope(program: Callable[[str], Program]) -> None:
     assert operator("POST", "/schedules/nightly/run").status_code == 409
     assert operator("POST", "/schedules", BODY).status_code == 403
     assert operator("DELETE", "/schedules/nightly").status_code == 403
+
+
+def test_a_skipped_fire_runs_once(program: Callable[[str], Program]) -> None:
+    actions.add(spec.parse({**BODY, "overlap": "allow"}), "person:ana")
+    due = clock.parse_iso("2026-11-01T01:30:00Z")
+    with writing() as session:
+        fire = {"due_at": due, "decided_at": due, "outcome": "missed", "reason": "catch-up is none"}
+        session.add(Fire(schedule_id=views.find(session, "nightly").id, **fire))
+    path, operator = "/schedules/nightly/fires/run", program("operate")
+    assert program("read")("POST", path, {"due_at": clock.to_iso(due)}).status_code == 403
+    ran = operator("POST", path, {"due_at": "2026-11-01T02:30:00+01:00"})
+    assert ran.status_code == 201
+    (fire,) = operator("GET", "/schedules/nightly/fires").get_json()["fires"]
+    assert (fire["outcome"], fire["job_id"]) == ("caught_up", ran.get_json()["job_id"])
+    assert fire["reason"].endswith("after it was missed: catch-up is none")
+    for body, status in (({"due_at": clock.to_iso(due)}, 409), ({"due_at": "2026-11-01T02:30:00Z"}, 404),
+                         ({"due_at": "02:30"}, 422), ({}, 422)):  # fmt: skip
+        assert operator("POST", path, body).status_code == status
 
 
 def test_a_pause_may_have_an_end(admin: Program) -> None:

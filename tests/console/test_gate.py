@@ -32,11 +32,11 @@ from webapp.web.secret_key import secret_key
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
-          "token": "none", "filename": "app.css"}  # fmt: skip
+          "token": "none", "due": "1", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
              "queues.remove", "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe",
              "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group", "schedules.pause",
-             "schedules.resume", "schedules.run"}  # fmt: skip
+             "schedules.resume", "schedules.run", "schedules.run_fires"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",

@@ -66,6 +66,12 @@ def test_an_invalid_form_names_each_field_and_keeps_the_input(admin: Browser) ->
         views.find(session, "a b")
 
 
+def test_an_interval_that_is_missing_is_told_at_its_field(admin: Browser) -> None:
+    page = admin.post("/schedules/new", {**FORM, "repeat": "every", "every": ""}).get_data(as_text=True)
+    assert "Fix this field" in page
+    assert "Enter an interval such as 15m" in page
+
+
 def test_a_taken_name_is_reported_at_its_field(admin: Browser) -> None:
     add()
     response = admin.post("/schedules/new", FORM)
@@ -96,6 +102,14 @@ def test_an_edit_that_moves_no_fire_is_saved_at_once(admin: Browser) -> None:
     changed = {**FORM, "command": "./other.sh", "seen": str(version())}
     assert admin.post("/schedule/nightly/edit", changed).status_code == 303
     assert stored().job.command == "./other.sh"
+
+
+def test_a_run_in_between_does_not_spoil_an_edit(admin: Browser) -> None:
+    add(tz="Europe/Berlin")
+    seen = str(version())
+    actions.run_now("nightly", "person:ben")
+    assert admin.post("/schedule/nightly/edit", {**FORM, "command": "./new.sh", "seen": seen}).status_code == 303
+    assert stored().job.command == "./new.sh"
 
 
 def test_an_edit_does_not_overwrite_a_change_of_another_user(admin: Browser) -> None:
@@ -143,6 +157,57 @@ def test_a_schedule_is_paused_resumed_and_run_now(admin: Browser) -> None:
     assert "Waiting" in page
 
 
+def skip(*minutes: int, reason: str = "paused") -> list[int]:
+    """Write skipped fires, so many minutes ago. Returns their due times."""
+    with reading() as session:
+        schedule_id = views.find(session, "nightly").id
+    dues = [clock.now() // clock.SECOND * clock.SECOND - 60 * ago * clock.SECOND for ago in minutes]
+    row = {"schedule_id": schedule_id, "decided_at": 1, "outcome": "skipped", "reason": reason, "job_id": None}
+    with writing() as session:
+        session.execute(insert(Fire), [{**row, "due_at": due} for due in dues])
+    return dues
+
+
+def test_skipped_fires_are_offered_one_by_one_and_all(admin: Browser) -> None:
+    add(overlap="allow")
+    first, _, last = skip(3, 2, 1)
+    actions.pause("nightly", "person:ana")
+    resumed = admin.post("/schedule/nightly/resume", partial=True).get_data(as_text=True)
+    assert "3 fires were skipped while it was paused" in resumed
+    page = admin.get("/schedule/nightly").get_data(as_text=True)
+    for words in ("3 fires were skipped while it was paused.", "Run the last one", "Run all 3"):
+        assert words in page
+    assert page.count(f"/fires/{first}/run") == 2, "of one button, for htmx and without"
+    url = f"/schedule/nightly/fires/{first}/run"
+    assert admin.post(url).status_code == 303
+    again = admin.post(url, partial=True)
+    assert again.status_code == 409
+    assert "has run already" in again.get_data(as_text=True)
+    assert admin.post(f"/schedule/nightly/fires/{last}/run", {"since": str(first)}).status_code == 303
+    page = admin.get("/schedule/nightly").get_data(as_text=True)
+    assert page.count("run by person:") == 3
+    assert "Run all" not in page
+
+
+def test_only_one_fire_is_offered_if_its_jobs_may_not_overlap(admin: Browser) -> None:
+    add()
+    skip(3, 2, 1)
+    page = admin.get("/schedule/nightly").get_data(as_text=True)
+    assert "Run the last one" in page
+    assert "Run all" not in page
+
+
+def test_at_most_a_hundred_fires_run_at_once(admin: Browser) -> None:
+    add(overlap="allow")
+    dues = skip(*range(110, 0, -1))
+    page = admin.get("/schedule/nightly").get_data(as_text=True)
+    assert "More than 100 fires were skipped while it was paused" in page
+    assert "Run the last 100" in page
+    assert admin.post(f"/schedule/nightly/fires/{dues[-1]}/run", {"since": str(dues[10])}).status_code == 303
+    with reading() as session:
+        assert views.count_fires(session, views.find(session, "nightly"), "caught_up") == 100
+
+
 def test_a_schedule_is_removed_after_confirmation(admin: Browser) -> None:
     add()
     assert "Remove schedule nightly?" in admin.post("/schedule/nightly/remove").get_data(as_text=True)
@@ -156,26 +221,40 @@ def test_operators_run_and_pause_and_only_admins_edit(
     sign_in: Callable[[str], Browser], role: str, run: int, edit: int
 ) -> None:
     add()
+    (due,) = skip(1)
     browser = sign_in(role)
     page = browser.get("/schedule/nightly").get_data(as_text=True)
     assert ("Run now" in page) == (run == 303)
+    assert ("Run it" in page) == (run == 303)
     assert ("/schedule/nightly/edit" in page) == (edit != 403)
-    assert browser.post("/schedule/nightly/run").status_code == run
+    assert browser.post(f"/schedule/nightly/fires/{due}/run").status_code == run
+    assert browser.post("/schedule/nightly/run").status_code == (403 if run == 403 else 409)
     assert browser.post("/schedules/new", {**FORM, "cron": "x"}).status_code == edit
 
 
-def break_it() -> None:
+def break_it(stored: bool = True) -> None:
+    """`stored`: a decider has noticed."""
     gone = {"spec": '{"name": "nightly", "cron": "0 2 * * *", "tz": "Mars/X", "job": {"command": "x"}}'}
     with writing() as session:
-        session.execute(update(Schedule).values(**gone, broken="tz: 'Mars/X' is unknown", next_fire_at=None))
+        session.execute(update(Schedule).values(**gone))
+        if stored:
+            session.execute(update(Schedule).values(broken="tz: 'Mars/X' is unknown", next_fire_at=None))
 
 
-def test_a_broken_schedule_shows_the_reason(admin: Browser) -> None:
+@pytest.mark.parametrize("stored", [True, False], ids=["a decider noticed", "no decider noticed"])
+def test_a_broken_schedule_shows_the_reason(admin: Browser, stored: bool) -> None:
     add(tz="Europe/Berlin")
-    break_it()
-    for url in ("/schedules", "/schedule/nightly", "/schedules?show=attention"):
+    (due,) = skip(1)
+    break_it(stored)
+    for url in ("/schedules", "/schedule/nightly", *(["/schedules?show=attention"] if stored else [])):
         assert "Mars/X" in admin.get(url).get_data(as_text=True)
-    assert admin.get("/schedule/nightly/edit").status_code == 200
+    form = admin.get("/schedule/nightly/edit").get_data(as_text=True)
+    assert 'value="0 2 * * *"' in form
+    assert "Mars/X&#39; is unknown" in form
+    for verb in ("run", "pause", "resume", f"fires/{due}/run"):
+        response = admin.post(f"/schedule/nightly/{verb}", partial=True)
+        assert (response.status_code, "Mars/X" in response.get_data(as_text=True)) == (409, verb != "resume")
+    assert admin.get("/schedules/new?from=nightly").status_code == 409
 
 
 def test_a_broken_schedule_is_reported_to_users_and_monitors(admin: Browser) -> None:

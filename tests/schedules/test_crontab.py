@@ -95,10 +95,48 @@ def test_the_time_zone_of_the_machine_is_found(monkeypatch: pytest.MonkeyPatch, 
     localtime = tmp_path / "localtime"
     localtime.symlink_to("/usr/share/zoneinfo/America/New_York")
     monkeypatch.setattr(crontab, "LOCALTIME", localtime)
-    assert crontab.system_zone() == "America/New_York"
-    monkeypatch.setattr(crontab, "LOCALTIME", tmp_path / "none")
+    assert crontab.system_zone() == ("America/New_York", str(localtime))
+    copied = tmp_path / "copied"
+    copied.write_bytes(Path("/usr/share/zoneinfo/Asia/Kathmandu").read_bytes())
+    timezone = tmp_path / "timezone"
+    timezone.write_text("Asia/Katmandu\n")  # an older name of this zone
+    monkeypatch.setattr(crontab, "LOCALTIME", copied)
+    monkeypatch.setattr(crontab, "TIMEZONE", timezone)
+    assert crontab.system_zone() == ("Asia/Katmandu", str(copied))
     monkeypatch.setattr(crontab, "TIMEZONE", tmp_path / "none")
-    assert crontab.system_zone() == "UTC"
+    assert crontab.system_zone() == ("Asia/Kathmandu", str(copied))
+    monkeypatch.setattr(crontab, "LOCALTIME", tmp_path / "none")
+    assert crontab.system_zone()[0] == "UTC"
+
+
+@pytest.mark.parametrize(
+    ("value", "zone"),
+    [
+        (":Europe/Paris", "Europe/Paris"),
+        (":{localtime}", "America/New_York"),
+        ("{localtime}", "America/New_York"),
+        ("/usr/share/zoneinfo/Asia/Tokyo", "Asia/Tokyo"),
+        ("", "UTC"),
+        (":", "UTC"),
+        ("CET-1CEST,M3.5.0,M10.5.0/3", "CET-1CEST,M3.5.0,M10.5.0/3"),
+        ("/none", "/none"),
+    ],
+)
+def test_the_zone_of_tz_is_the_one_that_cron_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, zone: str
+) -> None:
+    localtime = tmp_path / "localtime"
+    localtime.symlink_to("/usr/share/zoneinfo/America/New_York")
+    value = value.format(localtime=localtime)
+    monkeypatch.setenv("TZ", value)
+    found = read(f"0 2 * * * a\nCRON_TZ={value}\n0 2 * * * b", user_column=False)
+    assert (found.zone, found.zone_from) == (zone, f"TZ={value}")
+    for entry in found.entries:
+        if zone in ("/none", "CET-1CEST,M3.5.0,M10.5.0/3"):
+            assert "expected a time zone such as Europe/Berlin" in " ".join(entry.notes)
+        else:
+            assert entry.spec is not None
+            assert entry.spec.timing.tz == zone
 
 
 @pytest.mark.parametrize(

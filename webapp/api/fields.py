@@ -94,8 +94,8 @@ def flag(about: str) -> fields.Boolean:
     return fields.Boolean(truthy=[True], falsy=[False], metadata={"description": about})
 
 
-def timestamp(about: str) -> fields.String:
-    return fields.String(validate=_check_time, metadata={"description": about, "format": "date-time"})
+def timestamp(about: str, **options: Any) -> fields.String:
+    return fields.String(validate=_check_time, metadata={"description": about, "format": "date-time"}, **options)
 
 
 def _check_time(value: str) -> None:

@@ -30,7 +30,7 @@ IN_PATH = {
     name: {"in": "path", "name": name, "required": True, "description": about, "schema": schema, "example": example}
     for name, about, schema, example in (
         ("job_id", "job id", _NAME, "job1"),
-        ("name", "queue name", _NAME, "default"),
+        ("name", "name of the queue or schedule", _NAME, "default"),
         ("group", "key of a group of dead letters", _NAME, "GROUP"),
         ("key", "setting name", _TEXT, "backoff_base"),
         ("worker_id", "worker id", _TEXT, "WORKER"),

@@ -1,4 +1,4 @@
-"""Schedules: add, list, get, replace, remove; pause, resume, run now; the ledger and the next fires."""
+"""Schedules: add, list, get, replace, remove; pause, resume, run now; the ledger, run one of it; the next fires."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from webapp.api.jobs import JobRequest
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.core import job_spec
-from webapp.core.job_spec import FieldError, SpecError
+from webapp.core.states import FIRE_OUTCOMES
 from webapp.db.engines import reading
 from webapp.lib import clock
 from webapp.lib.text import capitalize
 from webapp.schedules import actions, spec, timing, views
-from webapp.schedules.policy import OUTCOMES
 from webapp.schedules.spec import CATCH_UPS, OVERLAPS
 
 LIST, LEDGER = "schedules", "fires"  # in cursors
@@ -108,7 +107,7 @@ class Schedule(fields.Answer):
 class Fire(fields.Answer):
     due_at = fields.time("when it was due; the key")
     decided_at = fields.time("when it was decided")
-    outcome = fields.text("what happened", enum=list(OUTCOMES))
+    outcome = fields.text("what happened", enum=list(FIRE_OUTCOMES))
     reason = fields.text("why", null=True)
     job_id = fields.text("the job that it made", null=True)
 
@@ -121,7 +120,7 @@ class ScheduleQuery(Schema):
 
 
 class FireQuery(Schema):
-    outcome = fields.choice("only fires with this outcome", OUTCOMES)
+    outcome = fields.choice("only fires with this outcome", FIRE_OUTCOMES)
     limit = fields.bounded("fires per page", 1, MAX_PAGE, load_default=50)
     cursor = pagination.cursor_field()
 
@@ -151,6 +150,12 @@ class PauseRequest(Schema):
     example: ClassVar[Any] = {"until": "2030-01-31T08:00:00Z"}
 
     until = fields.timestamp("when the pause ends by itself; without it, until it is resumed")
+
+
+class FireToRun(Schema):
+    example: ClassVar[Any] = {"due_at": "2026-12-01T02:00:00Z"}
+
+    due_at = fields.timestamp("when it was due, as in the ledger", required=True)
 
 
 class Ran(fields.Answer):
@@ -202,19 +207,20 @@ def remove_schedule(name: str) -> Response:
     return Response(status=204)
 
 
-@routes.on("POST", "/schedules/<name>/pause", {200: Schedule}, scope="operate", body=PauseRequest)
+@routes.on("POST", "/schedules/<name>/pause", {200: Schedule}, scope="operate", body=PauseRequest, errors=(409,))
 def pause_schedule(name: str) -> Any:
     """Pause a schedule. The ledger records its fires as skipped."""
     until = request_body.body(PauseRequest).get("until")
-    actions.pause(name, actor(), None if until is None else clock.parse_iso(until))
+    end = None if until is None else clock.parse_iso(until)
+    _unless_conflict(lambda: actions.pause(name, actor(), end))
     return _one(name)
 
 
-@routes.on("POST", "/schedules/<name>/resume", {200: Schedule}, scope="operate")
+@routes.on("POST", "/schedules/<name>/resume", {200: Schedule}, scope="operate", errors=(409,))
 def resume_schedule(name: str) -> Any:
     """Resume a schedule. It fires from now on."""
     request_body.no_body()
-    actions.resume(name, actor())
+    _unless_conflict(lambda: actions.resume(name, actor()))
     return _one(name)
 
 
@@ -240,15 +246,25 @@ def list_fires(name: str) -> Response:
     return pagination.answer({"fires": [views.fire_json(fire) for fire in shown]}, LEDGER, older, None)
 
 
-@routes.on("GET", "/schedules/<name>/next", {200: NextFires}, scope="read", query=NextQuery)
+@routes.on(
+    "POST", "/schedules/<name>/fires/run", {201: Ran}, scope="operate", repeatable=True, body=FireToRun, errors=(409,)
+)
+def run_fire(name: str) -> Response:
+    """Run a fire of the ledger that was skipped or missed. 409 if it has run, or as for the request to run now."""
+    due = clock.parse_iso(request_body.body(FireToRun)["due_at"])
+    (job_id,) = _unless_conflict(lambda: actions.run_fires(name, actor(), [due]))
+    return request_body.answer({"job_id": job_id}, 201)
+
+
+@routes.on("GET", "/schedules/<name>/next", {200: NextFires}, scope="read", query=NextQuery, errors=(409,))
 def next_fires(name: str) -> Any:
     """List the next fires of a schedule."""
     number = request_body.query(NextQuery)["n"]
     with reading() as session:
         row = views.find(session, name)
-        described = views.described(row)
+    described = views.described(row)
     if described is None:
-        raise SpecError([FieldError("tz", row.broken or "this machine cannot read the schedule.")])
+        raise Problem("conflict", f"Schedule {name} is broken: {views.why_broken(row)}")
     found = [clock.to_iso(fire) for fire, _ in zip(described.timing.after(clock.now()), range(number))]
     return {"fires": found, "reading": timing.in_words(described.timing)}
 

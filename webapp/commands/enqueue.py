@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,34 +34,34 @@ QUOTING = (
 Tick = Callable[[int], None]
 
 
-_JOB_OPTIONS = (
-    click.option("--id", metavar="ID", help="Job ID (default: generated)."),
-    click.option("--queue", metavar="NAME", help="Queue (default: default)."),
-    click.option(
+_JOB_OPTIONS = {
+    "id": click.option("--id", metavar="ID", help="Job ID (default: generated)."),
+    "queue": click.option("--queue", metavar="NAME", help="Queue (default: default)."),
+    "requires": click.option(
         "--requires",
         metavar="LABEL",
         multiple=True,
         help="Run only on workers with this label, such as gpu or host:web-1. Can be repeated.",
     ),
-    click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0)."),
-    click.option("--delay", **DURATION, help="Time to wait before the first attempt."),
-    click.option(
+    "priority": click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0)."),
+    "delay": click.option("--delay", **DURATION, help="Time to wait before the first attempt."),
+    "run_at": click.option(
         "--run-at",
         metavar="TIME",
         help="Run at 08:00 (the next one) or at '2030-01-31 08:00', in this machine's time zone, or at "
         "2030-01-31T08:00:00Z.",
     ),
-    click.option("--max-retries", type=int, help="Retries after a failed first attempt."),
-    click.option("--timeout", **DURATION, help="Time limit of each attempt."),
-    click.option("--cwd", metavar="FOLDER", help="Working directory."),
-    click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
-)
+    "max_retries": click.option("--max-retries", type=int, help="Retries after a failed first attempt."),
+    "timeout": click.option("--timeout", **DURATION, help="Time limit of each attempt."),
+    "cwd": click.option("--cwd", metavar="FOLDER", help="Working directory."),
+    "env": click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
+}
 
 
-def job_options(command: Any) -> Any:
-    """Add the options for the fields of a job."""
-    for option in reversed(_JOB_OPTIONS):
-        command = option(command)
+def job_options(command: Any, names: Container[str] = _JOB_OPTIONS) -> Any:
+    """Add the options for the fields of a job, or for those with these names."""
+    for name, option in reversed(_JOB_OPTIONS.items()):
+        command = option(command) if name in names else command
     return command
 
 
@@ -169,17 +169,24 @@ def _in_folder(spec: JobSpec, folder: Optional[str]) -> JobSpec:
     return spec if folder is None or spec.cwd is not None else replace(spec, cwd=folder)
 
 
-def from_options(command: str, options: dict[str, Any]) -> JobSpec:
+def from_options(command: str, options: Mapping[str, Any]) -> JobSpec:
     """The job of a command with values of `job_options`. Raises SpecError and BadParameter."""
-    if "requires" in options:
-        options["requires"] = ",".join(options["requires"])
-    if "cwd" in options:
-        options["cwd"] = _folder(options["cwd"], "--cwd")
-    try:
-        env = job_spec.read_env(map(as_utf8, options.pop("env", ())))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--env") from None
-    return job_spec.parse({"command": command, **options, "env": env or None})
+    return job_spec.parse({"command": command, **fields_of(options)})
+
+
+def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a job from values of `job_options`. Raises BadParameter."""
+    found = dict(options)
+    if "requires" in found:
+        found["requires"] = ",".join(found["requires"])
+    if "cwd" in found:
+        found["cwd"] = _folder(found["cwd"], "--cwd")
+    if "env" in found:
+        try:
+            found["env"] = job_spec.read_env(map(as_utf8, found["env"]))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--env") from None
+    return found
 
 
 def _from_argument(text: str) -> JobSpec:

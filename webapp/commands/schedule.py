@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
 from webapp.commands import schedule_files
+from webapp.commands.enqueue import fields_of, job_options
 from webapp.commands.exit_codes import ExitCode, Failure
-from webapp.commands.shared.core import actor, core, count_option, json_option, limit_option, parsed, read_session
+from webapp.commands.shared.core import (
+    actor,
+    as_utf8,
+    core,
+    count_option,
+    json_option,
+    limit_option,
+    parsed,
+    read_session,
+)
 from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, span
-from webapp.core import job_spec
 from webapp.core.job_spec import FieldError, SpecError, load_json
+from webapp.core.states import FIRE_OUTCOMES
 from webapp.lib import clock
+from webapp.schedules.spec import JOB_FIELDS
 
 if TYPE_CHECKING:
     from webapp.db.models import Fire
-    from webapp.schedules.spec import ScheduleSpec
     from webapp.schedules.views import ScheduleView
 
 _TIMING = (
@@ -38,26 +48,26 @@ _TIMING = (
     click.option("--paused", is_flag=True, help="Add it paused."),
     click.option("--note", metavar="TEXT"),
     click.option("--owner", metavar="NAME"),
-)
-_JOB = (
     click.option("--command", help="Shell command to run."),
-    click.option("--queue", metavar="NAME", help="Queue (default: default)."),
-    click.option("--requires", metavar="LABEL", multiple=True, help="Required worker label. Can be repeated."),
-    click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0)."),
-    click.option("--max-retries", type=int, help="Retries after a failed first attempt."),
-    click.option("--timeout", metavar="DURATION", help="Time limit of each attempt."),
-    click.option("--cwd", metavar="FOLDER", help="Working directory."),
-    click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
 )
-_JOB_KEYS = ("command", "queue", "requires", "priority", "max_retries", "timeout", "cwd", "env")
-TIME = parsed("TIME", clock.parse_iso)
 PAGE = 500  # schedules of one read
 
 
+def _object(_context: click.Context, _parameter: click.Parameter, value: Optional[str]) -> Optional[str]:
+    if value and not value.lstrip().startswith("{"):
+        raise click.BadParameter("expected a JSON object. To print JSON only, put --json at the end.")
+    return value
+
+
 def _described(command: Any) -> Any:
-    for option in reversed((*_TIMING, *_JOB)):
+    """Add the options for the fields. `--json` prints JSON; with an object, it also reads the fields from there."""
+    command = job_options(command, JOB_FIELDS)
+    for option in reversed(_TIMING):
         command = option(command)
-    return click.option("--json", "text", metavar="OBJECT", help="All fields as JSON, instead of options.")(command)
+    about = "Print the schedule as JSON. With an OBJECT: read all fields from it, instead of options."
+    return click.option(
+        "--json", "text", metavar="[OBJECT]", is_flag=False, flag_value="", is_eager=True, callback=_object, help=about
+    )(command)
 
 
 @click.group(epilog="Example: manage.py schedule add nightly --cron '0 2 * * *' --command ./backup.sh")
@@ -87,9 +97,22 @@ def add(name: str, text: Optional[str], **options: Any) -> None:
     read = spec.parse(data)
     with core():
         actions.add(read, actor())
-    following = read.timing.next_after(clock.now())
-    when = f"next fire {local_time(following)}" if following is not None else "no fire left"
-    click.echo(f"{name}: added. {timing.in_words(read.timing)}; {'paused' if not read.enabled else when}")
+        following = read.timing.next_after(clock.now())
+        when = f"next fire {local_time(following)}" if following is not None else "no fire left"
+        words = f"added. {timing.in_words(read.timing)}; {'paused' if not read.enabled else when}"
+        _tell(name, words, text is not None)
+
+
+def _tell(name: str, words: str, as_json: bool, **more: Any) -> None:
+    """Say what was done to a schedule, or print the schedule as JSON, with `more`."""
+    from webapp.db.engines import reading
+    from webapp.schedules import views
+
+    if not as_json:
+        click.echo(f"{name}: {words}")
+        return
+    with reading() as session:
+        print_json({**views.schedule_json(views.find(session, name)), **more})
 
 
 @schedule.command(epilog="Example: manage.py schedule edit nightly --cron '30 2 * * *'")
@@ -102,50 +125,46 @@ def edit(name: str, text: Optional[str], resume: bool, dry_run: bool, **options:
     from webapp.db.engines import reading
     from webapp.schedules import actions, preview, spec, views
 
+    if not (text or resume or any(value not in (None, (), False) for value in options.values())):
+        raise click.UsageError("Nothing to change. Give at least one field, or --resume.")
     with core():
         with reading() as session:
             row = views.find(session, name)
             before, version = views.described(row), row.version
-        known = {} if before is None else spec.to_json(before)
+        known = views.fields_of(row) if before is None else spec.to_json(before)
         data = _given(name, text, options, known)
         if resume:
             data["enabled"] = True
-        after = spec.parse(data)
-        schedule_files.tell_preview(preview.preview(before, after, clock.now()))
-        if dry_run:
-            say("Nothing was changed.")
-            return
-        actions.edit(name, after, actor(), seen=version)
-    click.echo(f"{name}: changed")
+        after, as_json = spec.parse(data), text is not None
+        fires = preview.preview(before, after, clock.now())
+        if not as_json:
+            schedule_files.tell_preview(fires)
+        if not dry_run:
+            actions.edit(name, after, actor(), seen=version)
+        words = "would change. Nothing was changed." if dry_run else "changed"
+        _tell(name, words, as_json, dry_run=dry_run, preview=schedule_files.preview_json(fires))
 
 
 def _given(name: str, text: Optional[str], options: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     """The description from JSON or options, on top of what is known."""
     given = {key: value for key, value in options.items() if value is not None and value is not False and value != ()}
-    if text is not None:
+    if text:
         if given:
-            raise click.UsageError("Give either --json or the other options.")
+            raise click.UsageError("Give either --json OBJECT or the other options.")
         data = load_json(text)
         if not isinstance(data, dict):
             raise SpecError([FieldError("", "expected a JSON object.")])
+        if data.get("name", name) != name:
+            raise SpecError([FieldError("name", f"differs from the argument {name}. Leave it out of the JSON.")])
         return {**known, **({"cron": None, "every": None} if {"cron", "every"} & {*data} else {}), **data, "name": name}
-    job = dict(known.get("job", {}))
-    for key in _JOB_KEYS:
-        if key in given:
-            value = given.pop(key)
-            job[key] = _env(value) if key == "env" else list(value) if key == "requires" else value
+    if "command" in given:
+        given["command"] = as_utf8(given["command"])
+    job = {**known.get("job", {}), **fields_of({key: given.pop(key) for key in JOB_FIELDS if key in given})}
     if given.pop("paused", False):
         given["enabled"] = False
     if "cron" in given or "every" in given:
         known = {**known, "cron": None, "every": None, "anchor": None}
     return {**known, **given, "name": name, "job": job}
-
-
-def _env(pairs: tuple[str, ...]) -> dict[str, str]:
-    try:
-        return job_spec.read_env(pairs)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--env") from None
 
 
 @schedule.command("list", epilog="Example: manage.py schedule list --attention")
@@ -204,7 +223,7 @@ def show_schedule(name: str, as_json: bool) -> None:
 
     with read_session() as session:
         view = views.view_of(session, views.find(session, name))
-        fires = views.fires(session, view.row, 5)
+        fires, not_run = views.fires(session, view.row, 5), views.not_run(session, view.row)
     if as_json:
         print_json({**views.schedule_json(view.row), "fires": [views.fire_json(fire) for fire in fires]})
         return
@@ -219,13 +238,14 @@ def show_schedule(name: str, as_json: bool) -> None:
         until = f" until {local_time(row.paused_until)}" if row.paused_until else ""
         lines.append(("paused", f"{ago(row.paused_at, row.paused_by)}{until}"))
     lines += [(name, words) for name, words in (("note", spec.note), ("owner", spec.owner)) if words] if spec else []
+    lines += [("not run", not_run.words)] if not_run is not None else []
     lines += [("last", f"{local_time(fire.due_at)}  {_told(fire)}") for fire in fires]
     show(grid(lines))
 
 
 @schedule.command(epilog="Example: manage.py schedule fires nightly --limit 20")
 @click.argument("name")
-@click.option("--outcome", type=click.Choice(["fired", "caught_up", "skipped", "missed"]), default=None)
+@click.option("--outcome", type=click.Choice(FIRE_OUTCOMES), default=None)
 @limit_option(50)
 @json_option
 def fires(name: str, outcome: Optional[str], limit: Optional[int], as_json: bool) -> None:
@@ -259,7 +279,10 @@ def next_fires(name: str, n: int, as_json: bool) -> None:
     from webapp.schedules import timing, views
 
     with read_session() as session:
-        spec = _readable(views.described(views.find(session, name)), name)
+        row = views.find(session, name)
+    spec = views.described(row)
+    if spec is None:
+        raise Failure(ExitCode.REFUSED, f"schedule {name} is broken: {views.why_broken(row)}")
     now = clock.now()
     found = [fire for fire, _ in zip(spec.timing.after(now), range(n))]
     zone = timing.zone_of(spec.timing.tz)
@@ -275,57 +298,87 @@ def next_fires(name: str, n: int, as_json: bool) -> None:
         say(f"{change.wall:%a %Y-%m-%d}: {change.words}")
 
 
-def _readable(spec: Optional[ScheduleSpec], name: str) -> ScheduleSpec:
-    if spec is None:
-        raise Failure(ExitCode.REFUSED, f"schedule {name} is broken. `manage.py schedule show {name}` says why.")
-    return spec
-
-
 @schedule.command(epilog="Example: manage.py schedule pause nightly --until 2030-01-31T08:00:00Z")
 @click.argument("name")
-@click.option("--until", **TIME, help="Resume by itself at this time, such as 2030-01-31T08:00:00Z.")
-def pause(name: str, until: Optional[int]) -> None:
+@click.option(
+    "--until",
+    **parsed("TIME", clock.parse_local),
+    help="Resume by itself at this time, such as 08:00 or 2030-01-31T08:00:00Z.",
+)
+@json_option
+def pause(name: str, until: Optional[int], as_json: bool) -> None:
     """Pause the schedule NAME. The ledger records its fires as skipped."""
     from webapp.schedules import actions
 
+    end = f" until {local_time(until)}" if until is not None else ""
     with core():
         changed = actions.pause(name, actor(), until)
-    end = f" until {local_time(until)}" if until is not None else ""
-    click.echo(f"{name}: {'' if changed else 'already '}paused{end}")
+        _tell(name, f"{'' if changed else 'already '}paused{end}", as_json, changed=changed)
 
 
 @schedule.command(epilog="Example: manage.py schedule resume nightly")
 @click.argument("name")
-def resume(name: str) -> None:
+@json_option
+def resume(name: str, as_json: bool) -> None:
     """Resume the schedule NAME. It fires from now on."""
-    from webapp.schedules import actions
+    from webapp.db.engines import reading
+    from webapp.schedules import actions, views
 
     with core():
         changed = actions.resume(name, actor())
-    click.echo(f"{name}: {'resumed' if changed else 'not paused'}")
+        with reading() as session:
+            left = views.not_run(session, views.find(session, name))
+        times = [] if left is None else [clock.to_iso(due) for due in left.dues]
+        _tell(name, "resumed" if changed else "not paused", as_json, changed=changed, not_run=times)
+        if left is not None and not as_json:
+            say(f"{left.words}. `manage.py schedule fires {name}` lists them, `run {name} --due TIME` runs one.")
 
 
-@schedule.command(epilog="Example: manage.py schedule run nightly")
+def _due_time(text: str) -> int:
+    """A date and a time, also as `schedule fires` shows it, with the zone after a space."""
+    try:
+        return clock.parse_local(re.sub(r"\s([+-]\d\d)(\d\d)\Z", r"\1:\2", text.strip()) if "-" in text else "")
+    except ValueError:
+        rule = "expected a date and a time such as '2030-01-31 02:00', as `schedule fires` shows them"
+        raise ValueError(f"{text[:40]!r} is not a time; {rule}.") from None
+
+
+@schedule.command(
+    epilog="""\b
+Examples:
+  manage.py schedule run nightly
+  manage.py schedule run nightly --due '2030-01-31 02:00'
+"""
+)
 @click.argument("name")
+@click.option(
+    "--due",
+    **parsed("TIME", _due_time),
+    help="Run the fire that was due at this time and was skipped or missed. See `schedule fires`.",
+)
 @json_option
-def run(name: str, as_json: bool) -> None:
+def run(name: str, due: Optional[int], as_json: bool) -> None:
     """Enqueue the job of the schedule NAME now, and print the job's ID."""
     from webapp.schedules import actions
 
     with core():
-        job_id = actions.run_now(name, actor())
+        job_id = actions.run_now(name, actor()) if due is None else actions.run_fires(name, actor(), [due])[0]
     if as_json:
-        click.echo(json.dumps({"schedule": name, "job_id": job_id}))
+        print_json({"schedule": name, "job_id": job_id, **({} if due is None else {"due_at": clock.to_iso(due)})})
     else:
         click.echo(job_id)
 
 
 @schedule.command("rm", epilog="Example: manage.py schedule rm nightly")
 @click.argument("name")
-def remove(name: str) -> None:
+@json_option
+def remove(name: str, as_json: bool) -> None:
     """Remove the schedule NAME with its ledger. Its jobs stay."""
     from webapp.schedules import actions
 
     with core():
         actions.remove(name, actor())
-    click.echo(f"{name}: removed")
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"{name}: removed")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import actor, core, json_option, read_session
 from webapp.commands.shared.output import local_time, print_json, say
 from webapp.core.job_spec import SpecError
 from webapp.lib import clock
-from webapp.lib.text import plural, shorten
+from webapp.lib.text import listed, plural, shorten
+from webapp.schedules.preview import MOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from webapp.schedules.crontab import Crontab
     from webapp.schedules.document import PlannedChange
     from webapp.schedules.preview import Preview
+    from webapp.schedules.spec import ScheduleSpec
 
 SHOWN_FIRES = 3
 
@@ -47,23 +50,37 @@ def import_(crontab: str, user_column: bool, prefix: str, enable: bool, dry_run:
 
     found = read(_text_of(crontab), user_column=user_column, prefix=prefix, enabled=enable)
     specs = [entry.spec for entry in found.entries if entry.spec is not None]
-    if as_json:
-        print_json(_crontab_json(found))
-    else:
-        _tell_crontab(found)
     left = len(found.entries) - len(specs)
+    if not as_json:
+        _tell_crontab(found)
+    with core():
+        _refuse_taken([spec.name for spec in specs])
+        if not dry_run:
+            actions.apply([Change(spec.name, spec, known=False) for spec in specs], actor())
+    if as_json:
+        print_json(_crontab_json(found, applied=not dry_run))
     if dry_run:
         say(f"{plural(len(specs), 'schedule')} would be added, {left} left out. Nothing was changed.")
         return
-    with core():
-        actions.apply([Change(spec.name, spec, known=False) for spec in specs], actor())
     state = "They fire from now on." if enable else "They are paused: `manage.py schedule resume NAME` starts one."
     say(f"{plural(len(specs), 'schedule')} added, {left} left out. {state if specs else ''}".rstrip())
+
+
+def _refuse_taken(names: Sequence[str]) -> None:
+    from webapp.db.engines import reading
+    from webapp.schedules import views
+
+    with reading() as session:
+        taken = sorted({*names} & {*views.stored(session)})
+    if taken:
+        words = f"taken by other schedules: {listed(taken)}. Nothing was changed. Use --prefix, or remove them."
+        raise Failure(ExitCode.TAKEN, words)
 
 
 def _tell_crontab(found: Crontab) -> None:
     from webapp.schedules.timing import in_words
 
+    click.echo(f"time zone: {found.zone} (from {found.zone_from})")
     for line, note in found.notes:
         click.echo(f"line {line}: {note}")
     for entry in found.entries:
@@ -71,20 +88,26 @@ def _tell_crontab(found: Crontab) -> None:
         if entry.spec is not None:
             timing = entry.spec.timing
             click.echo(f"  {entry.spec.name}: {in_words(timing)}, {timing.tz}")
-            times = [local_time(fire) for fire, _ in zip(timing.after(clock.now()), range(SHOWN_FIRES))]
-            click.echo(f"  next, as with cron: {', '.join(times)}")
+            click.echo(f"  next, as with cron: {', '.join(local_time(fire) for fire in _next_of(entry.spec))}")
         for note in entry.notes:
             click.echo(f"  {note}")
 
 
-def _crontab_json(found: Crontab) -> dict[str, Any]:
+def _crontab_json(found: Crontab, *, applied: bool) -> dict[str, Any]:
     from webapp.schedules.spec import to_json
 
-    entries = [
-        {"line": one.line, "text": one.text, "schedule": to_json(one.spec) if one.spec else None, "notes": one.notes}
-        for one in found.entries
-    ]
-    return {"entries": entries, "notes": [{"line": line, "note": note} for line, note in found.notes]}
+    entries = []
+    for one in found.entries:
+        entry = {"line": one.line, "text": one.text, "schedule": None, "next": [], "notes": one.notes}
+        if one.spec is not None:
+            entry.update(schedule=to_json(one.spec), next=[clock.to_iso(fire) for fire in _next_of(one.spec)])
+        entries.append(entry)
+    notes = [{"line": line, "note": note} for line, note in found.notes]
+    return {"tz": found.zone, "tz_from": found.zone_from, "applied": applied, "entries": entries, "notes": notes}
+
+
+def _next_of(spec: ScheduleSpec) -> list[int]:
+    return [fire for fire, _ in zip(spec.timing.after(clock.now()), range(SHOWN_FIRES))]
 
 
 @click.command(epilog="Example: manage.py schedule export > schedules.yaml")
@@ -98,8 +121,11 @@ def export(names: tuple[str, ...], as_json: bool) -> None:
     with read_session() as session:
         for name in names:
             views.find(session, name)
-        stored = views.stored(session)
-    specs = [spec for name, spec in stored.items() if not names or name in names]
+        wanted = {name: spec for name, spec in views.stored(session).items() if not names or name in names}
+    specs = [spec for spec in wanted.values() if spec is not None]
+    if len(specs) < len(wanted):
+        broken = listed([name for name, spec in wanted.items() if spec is None])
+        say(f"Left out, because this machine cannot read them: {broken}. `manage.py schedule show NAME` says why.")
     if as_json:
         print_json([to_json(spec) for spec in specs])
     else:
@@ -136,13 +162,14 @@ def apply(file: str, prune: bool, dry_run: bool, as_json: bool) -> None:
         with reading() as session:
             stored = views.stored(session)
         planned = document.plan(stored, described, prune=prune)
-        if as_json:
-            print_json([_change_json(change) for change in planned.changes])
-        else:
+        if not as_json:
             for change in planned.changes:
                 _tell_change(change)
         if not dry_run and planned.changes:
             actions.apply(planned.as_changes(), actor())
+        if as_json:
+            changes = [_change_json(change) for change in planned.changes]
+            print_json({"applied": not dry_run, "changes": changes, "unchanged": planned.unchanged})
     changed = f"{plural(len(planned.changes), 'change')}, {planned.unchanged} unchanged"
     say(f"{changed}. Nothing was changed." if dry_run else f"{changed}.")
 
@@ -156,20 +183,25 @@ def _refusal(file: str, error: SpecError) -> click.ClickException:
 
 
 def _tell_change(change: PlannedChange) -> None:
-    if change.before is None and change.after is not None:
-        click.echo(f"+ {change.name}: added")
-    elif change.after is None:
-        click.echo(f"- {change.name}: removed")
-        return
-    else:
-        click.echo(f"~ {change.name}: {', '.join(change.fields)}")
+    told = {"add": "+ {}: added", "remove": "- {}: removed", "change": "~ {}: {}"}[change.kind]
+    click.echo(told.format(change.name, ", ".join(change.fields)))
     if change.preview is not None:
         tell_preview(change.preview, indent="  ")
 
 
 def _change_json(change: PlannedChange) -> dict[str, Any]:
-    kind = "add" if change.before is None else "remove" if change.after is None else "change"
-    return {"name": change.name, "kind": kind, "fields": list(change.fields)}
+    fires = None if change.preview is None else preview_json(change.preview)
+    return {"name": change.name, "kind": change.kind, "fields": list(change.fields), "preview": fires}
+
+
+def preview_json(found: Preview) -> dict[str, Any]:
+    """Which fires of the next days a change adds, removes and moves. `is_cut`: not all were compared."""
+    return {
+        "appear": [clock.to_iso(time) for time in found.appear],
+        "vanish": [clock.to_iso(time) for time in found.vanish],
+        "move": [{"from": clock.to_iso(old), "to": clock.to_iso(new)} for old, new in found.move],
+        "is_cut": found.is_cut,
+    }
 
 
 def tell_preview(found: Preview, indent: str = "") -> None:
@@ -180,6 +212,8 @@ def tell_preview(found: Preview, indent: str = "") -> None:
     if found.move:
         moves = [f"{local_time(old)} → {local_time(new)}" for old, new in found.move]
         click.echo(f"{indent}fires that move: {_listed(moves)}")
+    if found.is_cut:
+        click.echo(f"{indent}only the first {MOST} fires are compared")
 
 
 def _listed(times: Sequence[str]) -> str:

@@ -18,17 +18,19 @@ from webapp.console.display.schedule_strip import strip_of
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number, with_query
 from webapp.console.frame.person import actor, needs
-from webapp.core.job_spec import FieldError, SpecError
+from webapp.core.job_spec import SpecError
+from webapp.core.states import FIRE_OUTCOMES
 from webapp.db.engines import reading
+from webapp.db.models import Schedule
 from webapp.insight.queues import some_names
 from webapp.jobs import job_detail, settings
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.durations import parse as parse_duration
-from webapp.lib.text import capitalize
+from webapp.lib.text import capitalize, plural
 from webapp.schedules import actions, timing, views
 from webapp.schedules.preview import Preview, preview
-from webapp.schedules.spec import ScheduleSpec, with_anchor
+from webapp.schedules.spec import ScheduleSpec, parse, with_anchor
 from webapp.web.request_info import came_from
 
 pages = Blueprint("schedules", __name__)
@@ -37,7 +39,6 @@ PAGE = 50  # schedules
 LEDGER_PAGE = 50  # fires
 NEXT = 10  # fires
 CHECKED_NEXT = 5  # fires that the form shows
-OUTCOMES = ("fired", "caught_up", "skipped", "missed")
 TIME_FIELDS = ("name", "repeat", "cron", "every", "tz", "spread", "starts_at", "ends_at")  # with fires in their check
 
 
@@ -76,8 +77,8 @@ def _url(asked: Mapping[str, str], **at: Optional[str]) -> str:
 def show(name: str) -> ResponseReturnValue:
     """One schedule. `outcome` and `before` (microseconds) select a part of its ledger."""
     outcome, before = request.args.get("outcome", ""), whole_number(request.args.get("before", ""), 16)
-    if outcome not in ("", *OUTCOMES):
-        abort(404, f"Unknown outcome. Expected {', '.join(OUTCOMES)}.")
+    if outcome not in ("", *FIRE_OUTCOMES):
+        abort(404, f"Unknown outcome. Expected {', '.join(FIRE_OUTCOMES)}.")
     now = clock.now()
     with reading() as session:
         view = views.view_of(session, views.find(session, name))
@@ -94,7 +95,8 @@ def show(name: str) -> ResponseReturnValue:
             view=view,
             ledger=ledger[:LEDGER_PAGE],
             outcome=outcome,
-            outcomes=OUTCOMES,
+            outcomes=FIRE_OUTCOMES,
+            not_run=views.not_run(session, view.row),
             older=("Older", older) if older else None,
             top=with_query(here, {"outcome": outcome}) if before else None,
             now=now,
@@ -129,7 +131,10 @@ def new() -> ResponseReturnValue:
     form = ScheduleForm.empty()
     with reading() as session:
         if request.args.get("from"):
-            spec = _readable(views.find(session, request.args["from"]))
+            row = views.find(session, request.args["from"])
+            spec = views.described(row)
+            if spec is None:
+                return htmx.refused(f"Schedule {row.name} is broken: {views.why_broken(row)}")
             form = ScheduleForm.of_spec(spec)
             form.values["name"] = ""
         elif request.args.get("job"):
@@ -162,9 +167,21 @@ def edit(name: str) -> ResponseReturnValue:
     with reading() as session:
         row = views.find(session, name)
         spec = views.described(row)
-        form = ScheduleForm.empty() if spec is None else ScheduleForm.of_spec(spec)
+        form = _form_of_broken(row) if spec is None else ScheduleForm.of_spec(spec)
         form.values["name"] = name
         return _form(session, form, name=name, seen=row.version)
+
+
+def _form_of_broken(row: Schedule) -> ScheduleForm:
+    """Filled in from a schedule whose time zone this machine does not know, with the error at the zone."""
+    fields = views.fields_of(row)
+    try:
+        form = ScheduleForm.of_spec(parse({**fields, "tz": "UTC"}))
+    except SpecError:
+        return ScheduleForm.empty()
+    form.values["tz"] = fields["tz"]
+    form.errors["tz"] = capitalize(str(views.why_broken(row)).removeprefix("tz: "))
+    return form
 
 
 @pages.post("/schedule/<name>/edit")
@@ -209,7 +226,7 @@ def check() -> ResponseReturnValue:
     return htmx.fragment(
         "schedules/_check.html",
         name=name,
-        problem=form.errors.get(name, "") if name in FIELDS else "",
+        problem=form.errors.get(name, ""),
         timed=name in TIME_FIELDS,
         reading=timing.in_words(spec.timing) if spec is not None else "",
         upcoming=_upcoming(spec, clock.now(), CHECKED_NEXT),
@@ -254,13 +271,6 @@ def _zones() -> list[str]:
     )
 
 
-def _readable(row: Any) -> ScheduleSpec:
-    spec = views.described(row)
-    if spec is None:
-        raise SpecError([FieldError("tz", row.broken or "this machine cannot read the schedule.")])
-    return spec
-
-
 # --- verbs -----------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +289,8 @@ def pause(name: str) -> ResponseReturnValue:
         changed = actions.pause(name, actor(), until)
     except SpecError as error:
         return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
+    except actions.Conflict as error:
+        return htmx.refused(capitalize(str(error)))
     if not changed:
         return htmx.refused(f"Schedule {name} is already paused. Nothing changed.")
     end = f" until {times.brief(until)}" if until is not None else ""
@@ -288,9 +300,16 @@ def pause(name: str) -> ResponseReturnValue:
 @pages.post("/schedule/<name>/resume")
 @needs("operator")
 def resume(name: str) -> ResponseReturnValue:
-    if not actions.resume(name, actor()):
+    try:
+        changed = actions.resume(name, actor())
+    except actions.Conflict as error:
+        return htmx.refused(capitalize(str(error)))
+    if not changed:
         return htmx.refused(f"Schedule {name} is not paused. Nothing changed.")
-    return htmx.done(f"Schedule {name} resumed. It fires from now on.", back=_back(name))
+    with reading() as session:
+        not_run = views.not_run(session, views.find(session, name))
+    left = f" {not_run.words}; its page can run them." if not_run is not None else ""
+    return htmx.done(f"Schedule {name} resumed. It fires from now on.{left}", back=_back(name))
 
 
 @pages.post("/schedule/<name>/run")
@@ -302,6 +321,24 @@ def run(name: str) -> ResponseReturnValue:
     except actions.Conflict as error:
         return htmx.refused(capitalize(str(error)))
     return htmx.done(f"{job_id} submitted.", back=_back(name))
+
+
+@pages.post("/schedule/<name>/fires/<int(max=9007199254740991):due>/run")
+@needs("operator")
+def run_fires(name: str, due: int) -> ResponseReturnValue:
+    """Enqueue its job for a skipped or missed fire; with `since`, for all from that one on. Times in microseconds."""
+    since = whole_number(request.form.get("since", ""), 16)
+    dues = [due]
+    if since is not None:
+        with reading() as session:
+            dues = views.runnable(session, views.find(session, name), since, due)
+        if not dues:
+            return htmx.refused("These fires have run already. Nothing changed.")
+    try:
+        ids = actions.run_fires(name, actor(), dues)
+    except actions.Conflict as error:
+        return htmx.refused(capitalize(str(error)))
+    return htmx.done(f"{ids[0] if len(ids) == 1 else plural(len(ids), 'job')} submitted.", back=_back(name))
 
 
 @pages.post("/schedule/<name>/remove")

@@ -1,4 +1,6 @@
-"""The states of a job and the transitions between them. `jobs/lifecycle.py` and `core/statements.py` move jobs.
+"""The states of a job and the transitions between them; the outcomes of a fire of a schedule.
+
+`jobs/lifecycle.py` and `core/statements.py` move jobs.
 
 Enqueue creates a job as pending or scheduled. All other transitions are in ARROWS.
 """
@@ -11,6 +13,7 @@ from typing import Optional
 
 STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
 TERMINAL = ("completed", "dead", "cancelled")
+FIRE_OUTCOMES = ("fired", "caught_up", "skipped", "missed")  # of these, the first two made a job
 
 # SQLite uses a partial index only if the statement contains its condition word for word. So queries on these states
 # need this condition in addition to `state = …`.

@@ -1,7 +1,7 @@
 """What people and programs do to schedules. Console, CLI and API call these; each is one durable transaction.
 
 Adding, editing and resuming start from now: fires that were due before do not run. Those that nothing had decided are
-in the ledger as skipped.
+in the ledger as skipped, from where `run_fires` can run them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from webapp.core.transaction import Transaction, transaction_on
 from webapp.db.engines import database, raising_as_sqlalchemy
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
+from webapp.lib.ids import new_job_id
 from webapp.schedules import decider, timing
 from webapp.schedules.decider import Row
-from webapp.schedules.policy import Decision, Plan
+from webapp.schedules.policy import Decision, Plan, is_paused
 from webapp.schedules.spec import ScheduleSpec, to_json, with_anchor
 
 _ADD = """
@@ -36,9 +37,20 @@ UPDATE schedules SET spec = :spec, version = version + 1, cursor = :now, next_fi
                      changed_at = :now, changed_by = :actor
 WHERE id = :id
 """
-_RAN = "UPDATE schedules SET last_fire_at = :now, version = version + 1 WHERE id = :id"
+# `version` stays the same, so that an edit which a user has open can be saved. A decider that has read the row before
+# still decides rightly: it locks the row, and only then reads the active jobs, so it sees the new one. With SQLite it
+# holds the write lock by then. With PostgreSQL a statement sees what was committed before it (READ COMMITTED), and the
+# decider skips the row while this transaction has it locked.
+_RAN = "UPDATE schedules SET last_fire_at = :now WHERE id = :id"
+_RUN_FIRE = """
+UPDATE fires SET outcome = 'caught_up', job_id = :job, decided_at = :now,
+                 reason = CAST(:ran AS text) || ' after it was ' || outcome || coalesce(': ' || reason, '')
+WHERE schedule_id = :id AND due_at = :due AND outcome IN ('skipped', 'missed')
+"""
+_FIRE = "SELECT job_id FROM fires WHERE schedule_id = :id AND due_at = :due"
 _LATEST = "SELECT max(due_at) FROM fires WHERE schedule_id = :id AND due_at >= :now"
 _ACTIVE = "SELECT id FROM jobs WHERE schedule = :name AND finished_at IS NULL ORDER BY seq LIMIT 1"
+MOST_RUN = 100  # fires of one call of `run_fires`
 
 
 class Conflict(Exception):
@@ -60,6 +72,15 @@ class Change:
     name: str
     spec: Optional[ScheduleSpec]
     known: bool
+
+
+@dataclass(frozen=True)
+class _Pause:
+    """The columns `paused_at`, `paused_until` and `paused_by`. Empty: not paused."""
+
+    at: Optional[int] = None
+    until: Optional[int] = None
+    by: Optional[str] = None
 
 
 @contextmanager
@@ -113,7 +134,7 @@ def apply(changes: Sequence[Change], actor: str) -> None:
 def pause(name: str, actor: str, until: Optional[int] = None) -> bool:
     """Skip fires until a time (microseconds; None: until it is resumed). Returns whether anything changed.
 
-    Raises NotFound, and SpecError for a time in the past or after the year 9998.
+    Raises NotFound, SpecError for a time in the past or after the year 9998, and Conflict if it is broken.
     """
     now = clock.now()
     if until is not None and until <= now:
@@ -122,23 +143,26 @@ def pause(name: str, actor: str, until: Optional[int] = None) -> bool:
         raise SpecError([FieldError("until", "is after the year 9998. Pause without an end instead.")])
     with _changing() as transaction:
         row = _find(transaction, name)
-        if _is_paused(row, now) and row.paused_until == until:
+        if is_paused(row.paused_at, row.paused_until, now) and row.paused_until == until:
             return False
-        _set_pause(transaction, row, actor, now, (now, until, actor))
+        _set_pause(transaction, row, actor, now, _Pause(now, until, actor))
         detail = {"until": clock.to_iso(until)} if until is not None else None
         _record(transaction, "pause", name, actor, after={"paused": True, **(detail or {})})
         return True
 
 
 def resume(name: str, actor: str) -> bool:
-    """Let a schedule fire again, from now on. Returns whether anything changed. Raises NotFound."""
+    """Let a schedule fire again, from now on. Returns whether anything changed.
+
+    Raises NotFound, and Conflict if it is broken.
+    """
     now = clock.now()
     with _changing() as transaction:
         row = _find(transaction, name)
         if row.paused_at is None:
             return False
-        was_paused = _is_paused(row, now)
-        _set_pause(transaction, row, actor, now, (None, None, None))
+        was_paused = is_paused(row.paused_at, row.paused_until, now)
+        _set_pause(transaction, row, actor, now, _Pause())
         if was_paused:
             _record(transaction, "resume", name, actor, after={"paused": False})
         return was_paused
@@ -147,17 +171,12 @@ def resume(name: str, actor: str) -> bool:
 def run_now(name: str, actor: str) -> str:
     """Enqueue the schedule's job now, as a fire of its own. Returns the job's id.
 
-    Raises NotFound, and Conflict if a job of this schedule has not ended and its overlap is not `allow`.
+    Raises NotFound, and Conflict if it is broken, or a job of it has not ended and its overlap is not `allow`.
     """
     with _changing() as transaction:
         row = _find(transaction, name)
-        spec, now = decider.spec_of(row.text), clock.now()
-        active = transaction.execute(_ACTIVE, {"name": name}).fetchone()
-        if active is not None and spec.overlap != "allow":
-            raise Conflict(
-                f"schedule {name} did not run: its job {active[0]} has not ended, and its overlap is {spec.overlap}. "
-                "Wait for the job, or cancel it."
-            )
+        spec, now = _readable(row), clock.now()
+        _obey_overlap(transaction, spec)
         (job_id,) = enqueue.store(transaction, [spec.job], actor, schedule=name)
         due = (transaction.execute(_LATEST, {"id": row.id, "now": now}).fetchone()[0] or now) + 1
         due += due % clock.SECOND == 0  # other fires are due at whole seconds
@@ -165,6 +184,33 @@ def run_now(name: str, actor: str) -> str:
         transaction.execute(_RAN, {"id": row.id, "now": now})
         _record(transaction, "run_schedule", name, actor, after={"job": job_id})
         return job_id
+
+
+def run_fires(name: str, actor: str, dues: Sequence[int]) -> list[str]:
+    """Enqueue the schedule's job for fires of its ledger that were skipped or missed: all of them, or none.
+
+    `dues`: 1 to MOST_RUN due times in microseconds. Returns the ids of the jobs, in their order. Each fire runs at most
+    once. Raises NotFound for a schedule or fire that does not exist, and Conflict if a fire has run, or as `run_now`
+    does.
+    """
+    if not 1 <= len(dues) <= MOST_RUN:
+        raise Conflict(f"{len(dues):,} fires cannot run at once; choose 1 to {MOST_RUN}.")
+    with _changing() as transaction:
+        row = _find(transaction, name)
+        spec, now = _readable(row), clock.now()
+        ids = [new_job_id() for _ in dues]
+        values = {"id": row.id, "now": now, "ran": f"run by {actor}"}
+        for due, job_id in zip(dues, ids):
+            if not transaction.execute(_RUN_FIRE, {**values, "due": due, "job": job_id}).rowcount:
+                raise _why_not(transaction, row, due)
+        _obey_overlap(transaction, spec, len(ids))
+        enqueue.store(transaction, [replace(spec.job, id=job_id) for job_id in ids], actor, schedule=name)
+        transaction.execute(_RAN, {"id": row.id, "now": now})
+        ran: dict[str, Any] = {"job": ids[0], "due": clock.to_iso(dues[0])}
+        if len(ids) > 1:
+            ran = {"jobs": len(ids), "first_due": clock.to_iso(min(dues)), "last_due": clock.to_iso(max(dues))}
+        _record(transaction, "run_schedule", name, actor, after=ran)
+        return ids
 
 
 # --- in the caller's transaction -------------------------------------------------------------------------------------
@@ -184,49 +230,54 @@ def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
 def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) -> None:
     now = clock.now()
     spec = with_anchor(spec, now)
-    paused: tuple[Optional[int], Optional[int], Optional[str]] = (None, None, None)
-    if not spec.enabled:
-        paused = (row.paused_at, row.paused_until, row.paused_by) if _is_paused(row, now) else (now, None, actor)
-    before = {"broken": row.broken} if row.broken else _brief(decider.spec_of(row.text))
+    pause = _Pause() if spec.enabled else _Pause(now, None, actor)
+    if not spec.enabled and is_paused(row.paused_at, row.paused_until, now):
+        pause = _Pause(row.paused_at, row.paused_until, row.paused_by)
     _skip(transaction, row, now, "the schedule was edited")
-    _write(transaction, row, spec, actor, now, paused)
-    _record(transaction, "edit_schedule", row.name, actor, before=before, after=_brief(spec))
+    _write(transaction, row, spec, actor, now, pause)
+    _record(transaction, "edit_schedule", row.name, actor, before=_stored_in_brief(row), after=_brief(spec))
 
 
-def _set_pause(
-    transaction: Transaction,
-    row: Row,
-    actor: str,
-    now: int,
-    paused: tuple[Optional[int], Optional[int], Optional[str]],
-) -> None:
-    spec = decider.spec_of(row.text)
+def _set_pause(transaction: Transaction, row: Row, actor: str, now: int, pause: _Pause) -> None:
+    spec = _readable(row)
     _skip(transaction, row, now, "paused")
-    _write(transaction, row, replace(spec, enabled=paused[0] is None), actor, now, paused)
+    _write(transaction, row, replace(spec, enabled=pause.at is None), actor, now, pause)
 
 
-def _write(
-    transaction: Transaction,
-    row: Row,
-    spec: ScheduleSpec,
-    actor: str,
-    now: int,
-    paused: tuple[Optional[int], Optional[int], Optional[str]],
-) -> None:
+def _write(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str, now: int, pause: _Pause) -> None:
     values = {"id": row.id, "spec": _text(spec), "now": now, "next": spec.timing.next_after(now), "actor": actor}
-    at, until, by = paused
-    transaction.execute(_EDIT, {**values, "paused_at": at, "paused_until": until, "paused_by": by})
+    paused = {"paused_at": pause.at, "paused_until": pause.until, "paused_by": pause.by}
+    transaction.execute(_EDIT, {**values, **paused})
 
 
 def _remove(transaction: Transaction, row: Row, actor: str) -> None:
     transaction.execute("DELETE FROM schedules WHERE id = :id", {"id": row.id})
-    before = {"broken": row.broken} if row.broken else _brief(decider.spec_of(row.text))
-    _record(transaction, "remove_schedule", row.name, actor, before=before)
+    _record(transaction, "remove_schedule", row.name, actor, before=_stored_in_brief(row))
 
 
-def _skip(transaction: Transaction, row: Optional[Row], now: int, reason: str) -> int:
-    """Record fires that are due as skipped and move the cursor behind them. Returns how many."""
-    skipped = 0
+def _obey_overlap(transaction: Transaction, spec: ScheduleSpec, number: int = 1) -> None:
+    """Raise Conflict if so many jobs may not start now."""
+    if spec.overlap == "allow":
+        return
+    active = transaction.execute(_ACTIVE, {"name": spec.name}).fetchone()
+    if active is not None:
+        raise Conflict(
+            f"schedule {spec.name} did not run: its job {active[0]} has not ended, and its overlap is {spec.overlap}. "
+            "Wait for the job, or cancel it."
+        )
+    if number > 1:
+        raise Conflict(f"schedule {spec.name} did not run: its overlap is {spec.overlap}. Run one fire at a time.")
+
+
+def _why_not(transaction: Transaction, row: Row, due: int) -> Exception:
+    found = transaction.execute(_FIRE, {"id": row.id, "due": due}).fetchone()
+    if found is None:
+        return NotFound(f"schedule {row.name} has no fire at {clock.to_iso(due)} in its ledger.")
+    return Conflict(f"the fire of {clock.to_iso(due)} has run already, as {found[0]}. Each fire runs at most once.")
+
+
+def _skip(transaction: Transaction, row: Optional[Row], now: int, reason: str) -> None:
+    """Record fires that are due as skipped, and move the cursor behind them."""
     while row is not None:
         try:
             due = decider.due_of(row, now)
@@ -235,9 +286,7 @@ def _skip(transaction: Transaction, row: Optional[Row], now: int, reason: str) -
         if not due.fires:
             break
         decider.write(transaction, due, Plan([Decision(fire, "skipped", reason) for fire in due.fires]), now)
-        skipped += len(due.fires)
         row = decider.named(transaction, row.name)
-    return skipped
 
 
 def _find(transaction: Transaction, name: str, seen: Optional[int] = None) -> Row:
@@ -249,10 +298,6 @@ def _find(transaction: Transaction, name: str, seen: Optional[int] = None) -> Ro
     return row
 
 
-def _is_paused(row: Row, now: int) -> bool:
-    return row.paused_at is not None and (row.paused_until is None or row.paused_until > now)
-
-
 def _text(spec: ScheduleSpec) -> str:
     return json.dumps(to_json(spec))
 
@@ -262,6 +307,20 @@ def _brief(spec: ScheduleSpec) -> dict[str, Any]:
     described = {key: value for key, value in to_json(spec).items() if value is not None and key not in ("name", "job")}
     job = {**audit_lines.command_in_brief(spec.job.command), "queue": spec.job.queue}
     return {**described, **job}
+
+
+def _readable(row: Row) -> ScheduleSpec:
+    try:
+        return decider.spec_of(row.text)
+    except SpecError as error:
+        raise Conflict(f"schedule {row.name} is broken: {error} Nothing was changed.") from None
+
+
+def _stored_in_brief(row: Row) -> dict[str, Any]:
+    try:
+        return _brief(decider.spec_of(row.text))
+    except SpecError as error:  # this machine cannot read it, whether or not a decider has noticed
+        return {"broken": str(error)}
 
 
 def _record(

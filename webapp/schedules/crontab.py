@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import zoneinfo
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 from webapp.core.job_spec import SpecError
 from webapp.schedules.spec import ScheduleSpec, parse
+from webapp.schedules.timing import zone_of
 
 _VARIABLE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*\Z")
 _UNESCAPED_PERCENT = re.compile(r"(?<!\\)%")
@@ -32,8 +35,10 @@ class Entry:
 
 @dataclass
 class Crontab:
-    """What a crontab says. `notes` are about its variables, with their line."""
+    """What a crontab says. `notes` are about its variables, with their line. `zone`, `zone_from`: see `system_zone`."""
 
+    zone: str
+    zone_from: str
     entries: list[Entry] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
 
@@ -48,8 +53,7 @@ def read(text: str, *, user_column: bool, prefix: str = "", enabled: bool = Fals
 
     The schedules do what cron does: they allow overlaps, do not catch up, and do not retry.
     """
-    found = Crontab()
-    zone, variables = system_zone(), dict[str, str]()
+    found, variables = Crontab(*system_zone()), dict[str, str]()
     names: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
@@ -60,23 +64,61 @@ def read(text: str, *, user_column: bool, prefix: str = "", enabled: bool = Fals
             found.notes += [(number, note) for note in _take_variable(variables, variable[1], _unquoted(variable[2]))]
             continue
         entry = Entry(number, stripped)
-        _read_entry(entry, variables, zone, user_column=user_column, prefix=prefix, names=names, enabled=enabled)
+        _read_entry(entry, variables, found.zone, user_column=user_column, prefix=prefix, names=names, enabled=enabled)
         found.entries.append(entry)
     return found
 
 
-def system_zone() -> str:
-    """The name of this machine's time zone; UTC if it has none."""
-    named = os.environ.get("TZ", "").lstrip(":")
-    if named:
-        return named
-    target = os.path.realpath(LOCALTIME)
-    if "zoneinfo/" in target:
-        return target.partition("zoneinfo/")[2].removeprefix("posix/")
+def system_zone() -> tuple[str, str]:
+    """The name of this machine's time zone, and what it is from. As for cron, the variable TZ comes first."""
+    named = os.environ.get("TZ")
+    if named is not None:
+        return zone_called(named), f"TZ={named}"
+    zone = _zone_in(LOCALTIME)
+    if zone is not None:
+        return zone, str(LOCALTIME)
+    zone = _named_in(TIMEZONE)
+    return (zone, str(TIMEZONE)) if zone else ("UTC", f"no {LOCALTIME}")
+
+
+def zone_called(text: str) -> str:
+    """The name of the zone that a value of TZ means to the C library: a name or a file, after ':'; empty: UTC.
+
+    A value that it cannot find stays as it is.
+    """
+    text = text.removeprefix(":")
+    if not text or _is_zone(text):
+        return text or "UTC"
+    paths = [Path(text)] if text.startswith("/") else [Path(folder, text) for folder in zoneinfo.TZPATH]
+    return next((zone for path in paths if (zone := _zone_in(path)) is not None), text)
+
+
+def _zone_in(path: Path) -> Optional[str]:
+    """The name of the zone in a file: of the file that it links to, or of one with the same content."""
+    _, _, name = os.path.realpath(path).partition("zoneinfo/")
+    name = name.removeprefix("posix/").removeprefix("right/")
+    if name and _is_zone(name):
+        return name
     try:
-        return TIMEZONE.read_text(encoding="utf-8").strip() or "UTC"
-    except (OSError, UnicodeDecodeError):
-        return "UTC"
+        content = path.read_bytes()
+    except OSError:
+        return None
+    names = [_named_in(TIMEZONE), *sorted(zoneinfo.available_timezones())]
+    places = ((name, Path(folder, name)) for name in names if name for folder in zoneinfo.TZPATH)
+    return next((name for name, place in places if place.is_file() and place.read_bytes() == content), None)
+
+
+def _named_in(path: Path) -> Optional[str]:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").strip()
+    return None
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        return bool(zone_of(name))
+    except SpecError:
+        return False
 
 
 def _take_variable(variables: dict[str, str], name: str, value: str) -> Iterator[str]:
@@ -136,7 +178,7 @@ def _read_entry(
     described = {
         "name": _unused(names, prefix, job["command"]),
         "cron": cron,
-        "tz": variables.get("CRON_TZ", zone),
+        "tz": zone_called(variables["CRON_TZ"]) if "CRON_TZ" in variables else zone,
         "overlap": "allow",
         "catch_up": "none",
         "enabled": enabled,

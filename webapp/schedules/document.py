@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date, time
+from functools import cache
 from typing import Any, Optional
 
 from webapp.core.job_spec import FieldError, SpecError
@@ -20,17 +23,13 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class PlannedChange:
-    """A schedule to add (`before` is None), change, or remove (`after` is None)."""
+    """A schedule to add, change, or remove (`after` is None)."""
 
-    before: Optional[ScheduleSpec]
+    name: str
+    kind: str  # add, change or remove
     after: Optional[ScheduleSpec]
     fields: Sequence[str] = ()
     preview: Optional[Preview] = None
-
-    @property
-    def name(self) -> str:
-        spec = self.after or self.before
-        return spec.name if spec is not None else ""
 
 
 @dataclass
@@ -41,7 +40,7 @@ class FilePlan:
     unchanged: int = 0
 
     def as_changes(self) -> list[Change]:
-        return [Change(change.name, change.after, change.before is not None) for change in self.changes]
+        return [Change(change.name, change.after, change.kind != "add") for change in self.changes]
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,14 @@ def _read_one(one: object, place: int, described: list[Described], errors: list[
         errors += [FieldError(wrong.field, wrong.message, place) for wrong in error.errors]
 
 
-def plan(stored: Mapping[str, ScheduleSpec], wanted: Sequence[Described], *, prune: bool) -> FilePlan:
-    """Compare the stored schedules with those of a file.
+def plan(stored: Mapping[str, Optional[ScheduleSpec]], wanted: Sequence[Described], *, prune: bool) -> FilePlan:
+    """Compare the stored schedules, see `views.stored`, with those of a file.
 
     A pause stays if the file does not say `enabled`, and intervals stay if it does not say `anchor`.
     """
     found, now = FilePlan(), clock.now()
     for one in wanted:
-        before = stored.get(one.spec.name)
+        name, before = one.spec.name, stored.get(one.spec.name)
         after = one.spec if before is None else _with_kept(before, one)
         if before == after:
             found.unchanged += 1
@@ -102,10 +101,11 @@ def plan(stored: Mapping[str, ScheduleSpec], wanted: Sequence[Described], *, pru
         old = to_json(before) if before is not None else {}
         new = to_json(after)
         fields = [key for key in new if new[key] != old.get(key)]
-        found.changes.append(PlannedChange(before, after, fields, preview(before, after, now)))
+        kind = "change" if name in stored else "add"
+        found.changes.append(PlannedChange(name, kind, after, fields, preview(before, after, now)))
     if prune:
         kept = {one.spec.name for one in wanted}
-        found.changes += [PlannedChange(spec, None) for name, spec in sorted(stored.items()) if name not in kept]
+        found.changes += [PlannedChange(name, "remove", None) for name in sorted(stored) if name not in kept]
     return found
 
 
@@ -138,15 +138,60 @@ def _load_yaml(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 -- a SafeLoader
+    except RecursionError:
+        raise SpecError([FieldError("", "this YAML is nested too deeply for schedules.")]) from None
     except yaml.YAMLError as error:
         raise SpecError([FieldError("", f"invalid YAML: {error}")]) from None
+
+
+@cache
+def _yaml_loader() -> Any:
+    """PyYAML's SafeLoader reads 22:30 as 1350 and 2026-12-01 as a date. This one reads both as texts, as YAML 1.2 does.
+
+    It also refuses a key that is given twice, of which the other keeps the last.
+    """
+    import yaml
+
+    def mapping(loader: Any, node: Any) -> Any:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        yield from loader.construct_yaml_map(node)
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    numbers = {"int": r"[-+]?(?:0|[1-9][0-9_]*)\Z", "float": r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z"}
+    for kind, rule in numbers.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rule), list("-+.0123456789"))
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    return Loader
 
 
 def _load_toml(text: str) -> Any:
     import tomli
 
     try:
-        return tomli.loads(text)
+        return _with_texts(tomli.loads(text))
+    except RecursionError:
+        raise SpecError([FieldError("", "this TOML is nested too deeply for schedules.")]) from None
     except tomli.TOMLDecodeError as error:
         raise SpecError([FieldError("", f"invalid TOML: {error}")]) from None
+
+
+def _with_texts(value: Any) -> Any:
+    """TOML has dates and times of its own; fields of schedules are texts."""
+    if isinstance(value, dict):
+        return {key: _with_texts(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with_texts(inner) for inner in value]
+    if isinstance(value, time):
+        return value.isoformat("auto" if value.second or value.microsecond else "minutes")
+    return value.isoformat() if isinstance(value, date) else value

@@ -14,6 +14,7 @@ from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.schedules.decider import spec_of
+from webapp.schedules.policy import is_paused
 
 BREACHES = ("late", "long", "failing")
 MIN_RUNS = 5  # completed runs from which the usual duration is known
@@ -69,7 +70,7 @@ class Health:
             return
         values = {"name": name, "limit": max(SAMPLE, spec.failing_after)}
         ended = self._connection.query(_ENDED, values)
-        paused = paused_at is not None and (paused_until is None or paused_until > now)
+        paused = is_paused(paused_at, paused_until, now)
         reasons = {
             "late": None if paused else _late(active, clock.seconds(spec.late_after), now),
             "long": _long(active, ended, now),

@@ -13,7 +13,6 @@ from webapp.schedules.spec import ScheduleSpec, time_of_day
 from webapp.schedules.timing import zone_of
 
 ON_TIME = 60 * clock.SECOND  # a fire that is decided within this time of its due time is on time
-OUTCOMES = ("fired", "caught_up", "skipped", "missed")
 WAITS_FOR_END = ("queue_one", "queue_all", "replace")  # overlaps that decide a fire when the active jobs have ended
 
 
@@ -26,6 +25,11 @@ class Pause:
 
     def covers(self, due: int) -> bool:
         return self.until is None or due < self.until
+
+
+def is_paused(paused_at: Optional[int], paused_until: Optional[int], now: int) -> bool:
+    """Whether a schedule with this pause is paused now. Times in microseconds."""
+    return paused_at is not None and Pause(paused_until).covers(now)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Optional
 
 from webapp.core.job_spec import SpecError
 from webapp.lib import clock
-from webapp.schedules.spec import ScheduleSpec
+from webapp.schedules.spec import ScheduleSpec, with_anchor
 from webapp.schedules.timing import Timing
 
 DAYS = 7
@@ -34,7 +34,7 @@ class Preview:
 def preview(before: Optional[ScheduleSpec], after: Optional[ScheduleSpec], now: int) -> Preview:
     """Compare the fires of two versions of a schedule. None, or paused: no fires."""
     end = now + DAYS * clock.DAY
-    old, new = _fires(before, now, end), _fires(after, now, end)
+    old, new = _fires(before, now, end), _fires(after and with_anchor(after, now), now, end)
     cut = len(old) > MOST or len(new) > MOST
     if cut:  # compare the time that both lists cover
         horizon = min(times[MOST] for times in (old, new) if len(times) > MOST)

@@ -21,7 +21,7 @@ from cronsim import CronSim, CronSimError
 from webapp.core.job_spec import FieldError, SpecError
 from webapp.lib import clock
 from webapp.lib.durations import duration
-from webapp.lib.text import shorten
+from webapp.lib.text import plural, shorten
 
 ALIASES = {
     "@hourly": "0 * * * *",
@@ -123,7 +123,7 @@ def plain_cron(text: str, name: str) -> str:
     parts = stripped.upper().split()
     if len(parts) != len(_FIELDS):
         names = ", ".join(field for field, _, _ in _FIELDS)
-        raise _bad(f"has {len(parts)} fields; expected 5: {names}. Example: 0 2 * * *")
+        raise _bad(f"has {plural(len(parts), 'field')}; expected 5: {names}. Example: 0 2 * * *")
     for index in (2, 4):
         parts[index] = "*" if parts[index] == "?" else parts[index]
     plain = [_without_hash(part, name, index) for index, part in enumerate(parts)]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Optional
 
 from sqlalchemy import ColumnElement, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
-from webapp.core.job_spec import SpecError
+from webapp.core.job_spec import SpecError, load_json
 from webapp.db import text_match
 from webapp.db.models import Fire, Job, Schedule
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.durations import duration
+from webapp.lib.text import plural
+from webapp.schedules import policy
+from webapp.schedules.actions import MOST_RUN
 from webapp.schedules.decider import spec_of
 from webapp.schedules.health import BREACHES, usual_seconds
 from webapp.schedules.spec import ScheduleSpec, to_json
@@ -23,6 +27,7 @@ RUNS = 30  # of a sparkline
 STRIP_SCHEDULES = 300  # schedules that the next 24 hours show
 SHOWN = ("paused", "attention")  # values of `show`
 GRACE = 60 * clock.SECOND  # a fire that nothing decided for so long is late: no supervisor runs
+_MEANT = ("overlap:", "not enqueued:")  # reasons of fires that did not run, and should not
 _HAS_SCHEDULE: ColumnElement[bool] = literal_column(
     "jobs.schedule IS NOT NULL"
 )  # the planner needs this text for the partial index
@@ -43,7 +48,7 @@ class ScheduleView:
     """A schedule with its last fire and last runs.
 
     Attributes:
-        spec: None if it is broken; then `row.broken` says why.
+        spec: None if it is broken, see `why_broken`.
         last: its last fire in the ledger.
         runs: its newest jobs, newest first.
     """
@@ -77,6 +82,21 @@ class ScheduleView:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """The newest fires of a schedule, if they did not run because of a pause, a stop, an edit or a move.
+
+    Attributes:
+        dues: their due times in microseconds, newest first, at most MOST_RUN.
+        is_cut: there are more.
+        words: '3 fires were skipped while it was paused', without a full stop.
+    """
+
+    dues: Sequence[int]
+    is_cut: bool
+    words: str
+
+
+@dataclass(frozen=True)
 class Page:
     """Schedules by name. `newer` and `older`: the names at which the pages before and after it begin, if any."""
 
@@ -87,7 +107,8 @@ class Page:
 
 def problems(row: Schedule, now: int) -> list[str]:
     """What is wrong with a schedule, in words; most urgent first."""
-    found = [] if row.broken is None else [f"broken: {row.broken}"]
+    broken = why_broken(row)
+    found = [] if broken is None else [f"broken: {broken}"]
     if is_undecided(row, now):
         found.append("late: no worker supervisor decided its last fire")
     names = {"late": "late: its job has not started", "long": "running longer than usual", "failing": "failing"}
@@ -95,7 +116,7 @@ def problems(row: Schedule, now: int) -> list[str]:
 
 
 def is_paused(row: Schedule) -> bool:
-    return row.paused_at is not None and (row.paused_until is None or row.paused_until > clock.now())
+    return policy.is_paused(row.paused_at, row.paused_until, clock.now())
 
 
 def is_undecided(row: Schedule, now: int) -> bool:
@@ -122,6 +143,21 @@ def described(row: Schedule) -> Optional[ScheduleSpec]:
         return replace(spec_of(row.spec), enabled=not is_paused(row))
     except SpecError:
         return None
+
+
+def why_broken(row: Schedule) -> Optional[str]:
+    """Why it does nothing, also if no decider has noticed yet. None: it works."""
+    try:
+        spec_of(row.spec)
+    except SpecError as error:
+        return str(error)
+    return row.broken
+
+
+def fields_of(row: Schedule) -> dict[str, Any]:
+    """The stored fields, also of a broken schedule."""
+    found: dict[str, Any] = load_json(row.spec)
+    return found
 
 
 def runs_of(session: Session, name: str, limit: int = RUNS) -> list[Run]:
@@ -199,15 +235,35 @@ def fires(
     return list(session.scalars(statement.order_by(Fire.due_at.desc()).limit(limit)))
 
 
+def not_run(session: Session, row: Schedule) -> Optional[NotRun]:
+    """The newest fires, if a person may want to run them now. Not those that a running job or the queue kept off."""
+    newest = fires(session, row, MOST_RUN + 1)
+    found = list(takewhile(lambda fire: fire.job_id is None and not (fire.reason or "").startswith(_MEANT), newest))
+    if not found:
+        return None
+    cut, number = len(found) > MOST_RUN, plural(min(len(found), MOST_RUN), "fire")
+    was, what = "was" if len(found) == 1 else "were", "did not run"
+    if all(fire.reason == "paused" for fire in found):
+        what = f"{was} skipped while it was paused"
+    elif all(fire.outcome == "missed" or (fire.reason or "").startswith("too late") for fire in found):
+        what = f"{was} missed while no worker supervisor ran"
+    return NotRun([fire.due_at for fire in found[:MOST_RUN]], cut, f"{'More than ' * cut}{number} {what}")
+
+
+def runnable(session: Session, row: Schedule, first: int, last: int) -> list[int]:
+    """Due times of the first MOST_RUN fires between two times that were skipped or missed."""
+    statement = select(Fire.due_at).where(Fire.schedule_id == row.id, Fire.due_at.between(first, last))
+    return list(session.scalars(statement.where(Fire.job_id.is_(None)).order_by(Fire.due_at).limit(MOST_RUN)))
+
+
 def count_fires(session: Session, row: Schedule, outcome: str = "") -> int:
     statement = select(func.count()).select_from(Fire).where(Fire.schedule_id == row.id)
     return session.scalar(statement.where(Fire.outcome == outcome) if outcome else statement) or 0
 
 
-def stored(session: Session) -> dict[str, ScheduleSpec]:
-    """The descriptions of all schedules that this machine can read."""
-    rows = session.scalars(select(Schedule).order_by(Schedule.name))
-    return {row.name: spec for row in rows if (spec := described(row)) is not None}
+def stored(session: Session) -> dict[str, Optional[ScheduleSpec]]:
+    """The descriptions of all schedules by name; None: this machine cannot read it."""
+    return {row.name: described(row) for row in session.scalars(select(Schedule).order_by(Schedule.name))}
 
 
 def schedule_json(row: Schedule) -> dict[str, Any]:
@@ -220,7 +276,7 @@ def schedule_json(row: Schedule) -> dict[str, Any]:
         "enabled": not is_paused(row),
         "paused_until": clock.to_iso(row.paused_until) if is_paused(row) else None,
         **{name: clock.to_iso(getattr(row, name)) for name in times},
-        "broken": row.broken,
+        "broken": why_broken(row),
         "created_at": clock.to_iso(row.created_at),
         "created_by": row.created_by,
         "changed_at": clock.to_iso(row.changed_at),

@@ -96,6 +96,8 @@ class ScheduleForm:
                 form.errors.setdefault(one.field.removeprefix("job."), capitalize(one.message))
         else:
             form.spec = spec if not form.errors else None
+        if values["repeat"] == "every":
+            form.errors.pop("cron", None)  # this field is hidden
         form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # in page order
         return form
 

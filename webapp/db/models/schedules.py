@@ -7,6 +7,7 @@ from typing import Optional
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.core.states import FIRE_OUTCOMES
 from webapp.db.engines import Model
 from webapp.db.models.base import Sequence, one_of, partial_index
 
@@ -56,7 +57,7 @@ class Fire(Model):
     job_id: Mapped[Optional[str]]  # the job may be deleted since
 
     __table_args__ = (
-        CheckConstraint(one_of("outcome", ("fired", "caught_up", "skipped", "missed")), name="outcome"),
+        CheckConstraint(one_of("outcome", FIRE_OUTCOMES), name="outcome"),
         CheckConstraint("(job_id IS NOT NULL) = (outcome IN ('fired', 'caught_up'))", name="job_if_fired"),
         Index("ix_fires_decided", "decided_at"),  # for retention
     )
