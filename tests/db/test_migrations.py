@@ -22,6 +22,7 @@ from tests.factories import make_attempt, make_job
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.core import schema
 from webapp.core.database import Database
+from webapp.core.sqlite import library as sqlite
 from webapp.core.transaction import Connection
 from webapp.db import engines as db
 from webapp.db import failure_keys, migrations, models
@@ -94,6 +95,20 @@ def test_batches_of_old_jobs_are_filled_in(app: Flask, config: Config) -> None:
     with db.reading() as session:
         found = dict(session.execute(select(models.Job.form_key, models.Job.batch)).tuples().all())
     assert found == {**keys, None: None}
+
+
+def test_an_upgrade_copies_the_old_database_and_tells_running_workers(app: Flask, config: Config) -> None:
+    with db.writing() as session:
+        for statement in (*BEFORE_SCHEDULES, "UPDATE alembic_version SET version_num = '0009'"):
+            session.execute(text(statement))
+        before = session.execute(text("SELECT revision FROM control")).scalar_one()
+    migrations.ensure_current(config)
+    with db.reading() as session:
+        assert session.execute(text("SELECT revision FROM control")).scalar_one() > before
+    if config.is_sqlite:
+        copy = config.sqlite_path.with_name(f"queue.db.before-{schema.HEAD}")
+        with closing(sqlite.connect(str(copy))) as connection:
+            assert connection.execute(schema.REVISION).fetchone() == ("0009",)
 
 
 def test_dead_letters_without_a_group_get_the_group_of_new_failures(

@@ -6,14 +6,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from tests.schedules.conftest import MINUTE, Schedules
 from webapp.core.job_spec import SpecError
 from webapp.core.statements import RULE_MOVE, RULE_RESTORE, SKIP_DUE_FIRES
 from webapp.core.transaction import Connection, Transaction
 from webapp.db.engines import reading, writing
-from webapp.db.models import Event, Schedule
+from webapp.db.models import Event, Fire, Schedule
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.schedules import actions, decider, health, spec, timing
@@ -202,6 +203,16 @@ def test_two_deciders_decide_each_fire_once(schedules: Schedules) -> None:
     other.close()
     assert schedules.outcomes() == ["fired"]
     assert len(schedules.jobs()) == 1
+
+
+def test_the_database_refuses_a_second_row_for_the_same_fire(schedules: Schedules) -> None:
+    schedules.add()
+    schedules.later(1)
+    with reading() as session:
+        fire = session.scalars(select(Fire)).one()
+    again = {"schedule_id": fire.schedule_id, "due_at": fire.due_at, "decided_at": fire.decided_at + 1}
+    with pytest.raises(IntegrityError), writing() as session:
+        session.execute(insert(Fire).values(**again, outcome="skipped", reason="twice"))
 
 
 @pytest.mark.only("postgresql")

@@ -78,6 +78,17 @@ def test_a_worker_with_a_stop_request_claims_nothing_more(bench: Bench, jobs: Ca
     assert bench.dispatcher.stop_requested
 
 
+def test_a_worker_stops_when_a_newer_version_has_upgraded_the_database(
+    bench: Bench, jobs: Callable[[int], list[str]]
+) -> None:
+    jobs(1)
+    with writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+        session.execute(text(BUMP_REVISION))
+    assert bench.turn() == []
+    assert (bench.dispatcher.outdated, bench.dispatcher.stop_requested) == (True, True)
+
+
 def test_claims_of_a_commit_without_an_answer_are_recovered_and_count_as_held(
     bench: Bench, jobs: Callable[[int], list[str]]
 ) -> None:

@@ -7,11 +7,12 @@ from typing import Any, Callable
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from tests import factories
 from tests.worker_connection import worker_database
-from webapp.core import job_spec, postgresql
+from webapp.core import db_errors, job_spec, postgresql
+from webapp.core.locks import Busy
 from webapp.core.transaction import Connection
 from webapp.db import engines
 from webapp.db.engines import reading, writing
@@ -116,6 +117,30 @@ def test_a_worker_without_a_heartbeat_for_the_lease_is_marked_lost_and_its_job_i
         [attempt] = job_detail.attempts(session, again)
         assert (again.state, again.losses, attempt.state) == ("pending", 1, "lost")
         assert "may still be running there" in (attempt.error or "")
+
+
+def test_no_worker_is_marked_lost_while_maintenance_cannot_write(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.set_setting("lease", 5, "person:test")
+    factories.make_worker(host="elsewhere")
+    one = maintenance._Maintenance(worker_database())
+    one.tick()
+
+    def after_ticks(number: int) -> tuple[str, int]:
+        for _ in range(number):
+            one._last_tick -= maintenance.TICK
+            one.tick()
+        with reading() as session:
+            revision = session.scalar(text("SELECT revision FROM control"))
+            return session.scalars(select(Worker.state)).one(), int(revision or 0)
+
+    def refuse(*_: object) -> None:
+        raise Busy("the database is busy")
+
+    with monkeypatch.context() as locked:
+        locked.setattr(db_errors, "prove_writable", refuse)
+        state, revision = after_ticks(6)
+    assert state == "running"
+    assert after_ticks(12) == ("expired", revision + 1)  # the revision tells the worker, in case it still runs
 
 
 @pytest.mark.usefixtures("app")
