@@ -144,6 +144,7 @@ def announce(**values: Any) -> None:
 
 
 @pytest.mark.usefixtures("app")
+@pytest.mark.postgresql
 def test_even_an_old_entry_cannot_be_deleted_without_a_pruning_entry() -> None:
     write_lines(400)
     with pytest.raises(DBAPIError, match=WORDS):
@@ -156,6 +157,7 @@ def test_even_an_old_entry_cannot_be_deleted_without_a_pruning_entry() -> None:
 
 
 @pytest.mark.usefixtures("app")
+@pytest.mark.postgresql
 def test_with_a_pruning_entry_only_old_entries_can_be_deleted() -> None:
     old, young = write_lines(366, 364)
     announce()

@@ -75,6 +75,7 @@ def test_a_failed_write_leaves_no_entry() -> None:
     assert [verb for _, verb, _, _ in trail()] == ["add_user"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("statement", ["UPDATE audit SET actor = 'person:eve'", "DELETE FROM audit"])
 def test_an_entry_cannot_be_changed_or_deleted(statement: str) -> None:
     refuses(statement)

@@ -25,7 +25,7 @@ from webapp.db.models import Job
 from webapp.jobs import actions
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
-from worker.loop.claims import Claims
+from worker.loop.claims import Claims, Served, Turn
 
 pytestmark = pytest.mark.postgresql
 
@@ -280,14 +280,32 @@ def test_a_claim_from_several_label_sets_locks_only_the_jobs_that_it_takes(queue
 
 
 @pytest.mark.only("postgresql")  # on SQLite claims never overlap
-def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask) -> None:
+@pytest.mark.parametrize("serves", ["one label set", "all queues"])
+def test_two_workers_that_claim_at_once_take_different_jobs(queue: Queue, app: Flask, serves: str) -> None:
+    def claim(turn: Turn, n: int) -> list[str]:
+        if serves == "all queues":
+            found = turn.claim_first(Served(frozenset()), n, SETTINGS, crowded=False)
+        else:
+            found = turn.claim([LabelSet("default")], n, SETTINGS)
+        return [one.id for one in found]
+
     queue.enqueue("true", id="one")
     queue.enqueue("true", id="two")
     first, second = worker_connection(), worker_connection()
+    second.driver.execute("SET lock_timeout = '10s'")  # it must not wait at all; without this, it would wait forever
     with Claims(first, "w1") as turn:
-        mine = turn.claim([LabelSet("default")], 1, SETTINGS)
+        mine = claim(turn, 1)
         with Claims(second, "w2") as other:
-            theirs = other.claim([LabelSet("default")], 2, SETTINGS)
+            theirs = claim(other, 2)
     first.close()
     second.close()
-    assert ([one.id for one in mine], [one.id for one in theirs]) == (["one"], ["two"])
+    assert (mine, theirs) == (["one"], ["two"])
+
+
+@pytest.mark.only("postgresql")  # SQLite crashes only together with the commands
+def test_a_claim_survives_a_crash_of_the_server(queue: Queue, connection: Connection) -> None:
+    queue.enqueue("true")
+    with Claims(connection, "w1") as turn:
+        assert not turn._transaction.durable
+        assert turn.claim([LabelSet("default")], 1, SETTINGS)
+        assert turn._transaction.durable
