@@ -64,25 +64,18 @@ def _run(spec: Any) -> int:
 
 
 def follow_to_end(job_id: str) -> int:
-    """Print the output of a job until it ends. Returns the exit code that its command had."""
-    code = None
-    while code is None:
-        code = _follow(job_id)
-    return code
+    """Print the output of a new job until it ends. Returns the exit code that its command had."""
+    from webapp.commands.shared.logs import Follower
 
-
-def _follow(job_id: str) -> Optional[int]:
-    """The exit code; None if the job was cancelled by Ctrl-C and its end must be awaited."""
-    from webapp.commands.shared.logs import follow
-
-    try:
-        return exit_code(job_id, follow(job_id, None, quiet=True))
-    except KeyboardInterrupt:
-        if not _wants_cancel(job_id):
-            say(f"Detached. The job goes on: manage.py logs -f {job_id}")
-            return ExitCode.INTERRUPTED
-    _cancel(job_id)
-    return None
+    follower = Follower(job_id, quiet=True)
+    while True:
+        try:
+            return exit_code(job_id, follower.run())
+        except KeyboardInterrupt:
+            if not _wants_cancel(job_id):
+                say(f"Detached. The job goes on: manage.py logs -f {job_id}")
+                return ExitCode.INTERRUPTED
+        _cancel(job_id)
 
 
 def _wants_cancel(job_id: str) -> bool:

@@ -60,8 +60,8 @@ class _Printer:
         for piece in pieces:
             if piece.position > self.position:
                 say(f"… {piece.position - self.position:,} bytes omitted (see the setting output_limit) …")
+            self.position = piece.position + len(piece.data)  # first: after Ctrl-C no byte is printed again
             self._streams[1 if piece.stream == 1 else 2].write(piece.data)
-            self.position = piece.position + len(piece.data)
 
 
 def print_kept(job_id: str, number: Optional[int]) -> None:
@@ -86,11 +86,10 @@ def _check_attempt(job: Job, number: int) -> None:
         raise Failure(ExitCode.NOT_FOUND, f"{job.id} has no attempt {number}: {last}.")
 
 
-def follow(job_id: str, only: Optional[int], *, quiet: bool = False) -> Optional[Attempt]:
+def follow(job_id: str, only: Optional[int]) -> Optional[Attempt]:
     """Print new output of one attempt; None: of the latest and all retries. stderr gets each change of the job once.
 
-    `quiet`: stderr gets only what a person must know: that nothing runs the job, and that it is tried again. Returns
-    the last attempt. Raises ClickException if the job is discarded meanwhile.
+    Returns the last attempt. Raises ClickException if the job is discarded meanwhile.
     """
     with reading() as session:
         job = find_job(session, job_id)
@@ -100,13 +99,16 @@ def follow(job_id: str, only: Optional[int], *, quiet: bool = False) -> Optional
     elif job.state in TERMINAL and not job.attempts:
         say(f"{job.id}: {job.state}, never started.")
         return None
-    return _Follower(job_id, number, only=only is not None, quiet=quiet).run()
+    return Follower(job_id, number, only=only is not None).run()
 
 
-class _Follower:
-    """Reads the job again and again, and prints what is new."""
+class Follower:
+    """Reads the job again and again, and prints what is new.
 
-    def __init__(self, job_id: str, number: int, *, only: bool, quiet: bool) -> None:
+    `quiet`: stderr gets only what a person must know: that nothing runs the job, and that it is tried again.
+    """
+
+    def __init__(self, job_id: str, number: int = 1, *, only: bool = False, quiet: bool = False) -> None:
         self._job_id = job_id
         self._number = number
         self._only = only
@@ -115,6 +117,7 @@ class _Follower:
         self._printer = _Printer()
 
     def run(self) -> Optional[Attempt]:
+        """Return the last attempt. After Ctrl-C, another call goes on where this one stopped."""
         while True:
             try:
                 done, ended = self._look()
