@@ -43,27 +43,27 @@ def _most(bound: float) -> Goal:
 
 
 _DRAIN = [
-    Figure("drain.2x1", "drain of `true`, --count 2, of the bare spawn loops", RATIO, _least(0.60)),
-    Figure("drain.2x4", "the same, --count 2 --slots 4", RATIO, _least(0.80)),
+    Figure("drain.2x1", "drain of `true`, --count 2, of the bare spawn loops", RATIO, _least(0.70)),
+    Figure("drain.2x4", "the same, --count 2 --slots 4", RATIO, _least(0.85)),
     Figure("drain.2x4.durable", "--count 2 --slots 4, settles durable, too", RATIO, _least(0.55)),
     Figure("slots.rate", "50 slots of `sleep 1` on 2 processes", "jobs/s", _least(48)),
     Figure("slots.cpu", "CPU of that pool, of one core", "%", _most(10)),
 ]
 _PICKUP = [
-    Figure("pickup.p50", "pick-up, p50, of a bare spawn", RATIO, _most(1.5)),
+    Figure("pickup.p50", "pick-up, p50, of a bare spawn", RATIO, _most(1.4)),
     Figure("pickup.p95", "pick-up, p95, of a bare spawn", RATIO),
-    Figure("pickup.p99", "pick-up, p99, of a bare spawn", RATIO, _most(2.5)),
+    Figure("pickup.p99", "pick-up, p99, of a bare spawn", RATIO, _most(2.0)),
     Figure("pickup.enqueue", "of it the enqueue, until it returns, p50", "ms"),
 ]
 _IDLE = [
-    Figure("idle.cpu", "CPU of an idle pool of 4 with its supervisor and keeper", "s/min", _most(0.06)),
-    Figure("idle.pss", "PSS of that pool", "MiB", _most(65)),
+    Figure("idle.cpu", "CPU of an idle pool of 4 with its supervisor and maintenance process", "s/min", _most(0.05)),
+    Figure("idle.pss", "PSS of that pool", "MiB", _most(50)),
     Figure("idle.pss.used", "PSS of that pool after its first jobs", "MiB"),
 ]
 _ENQUEUE = [
-    Figure("enqueue.one", "enqueue one at a time, of bare durable INSERT", RATIO, _least(0.70)),
+    Figure("enqueue.one", "enqueue one at a time, of bare durable INSERT", RATIO, _least(0.75)),
     Figure("enqueue.one.bound", "its bound: bare INSERTs of job and audit line, of bare INSERT", RATIO),
-    Figure("enqueue.many", "enqueue --file of 100k, of executemany", RATIO, _least(0.25)),
+    Figure("enqueue.many", "enqueue --file of 100k, of executemany", RATIO, _least(0.30)),
     Figure("enqueue.many.whole", "the same with the start of the process", RATIO),
 ]
 _GROWTH = [
@@ -135,7 +135,7 @@ _SCHEDULES = [
 _REST = [
     Figure("submit.alone", "submit form, 303 received, one client, p50", "ms", _most(15)),
     Figure("submit.crowd", "submit form, 16 clients beside 2 working workers", "jobs/s", _least(300)),
-    Figure("cli.enqueue", "`manage.py enqueue`, of a bare Python's durable INSERT", RATIO, _most(12)),
+    Figure("cli.enqueue", "`manage.py enqueue`, of a bare Python's durable INSERT", RATIO, _most(5)),
     Figure("cli.import", "`import flask_sqlalchemy` alone, of the same", RATIO),
     Figure("start.cold", "`up` on a fresh home, until the console answers", "s"),
     Figure("start.warm", "`up` again", "s"),

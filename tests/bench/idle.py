@@ -86,7 +86,7 @@ def _memory(pool: Pool) -> dict[str, float]:
 
 
 def _each(pool: Pool, look: Callable[[int], float]) -> dict[str, float]:
-    found = {"supervisor": look(pool.supervisor), "keeper": sum(map(look, pool.keeper))}
+    found = {"supervisor": look(pool.supervisor), "maintenance": sum(map(look, pool.maintenance))}
     return {**found, **{f"worker {place}": look(pid) for place, pid in enumerate(pool.workers, 1)}}
 
 

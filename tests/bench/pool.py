@@ -90,12 +90,12 @@ class Pool:
     """The processes of one `worker start`, by pid. Those of the jobs' commands are none of them."""
 
     supervisor: int
-    keeper: list[int]
+    maintenance: list[int]
     workers: list[int]
 
     @property
     def all(self) -> list[int]:
-        return [self.supervisor, *self.keeper, *self.workers]
+        return [self.supervisor, *self.maintenance, *self.workers]
 
 
 def pool_of(process: subprocess.Popen[bytes]) -> Pool:

@@ -52,7 +52,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
         with workers(bench, config.home, 1, "--slots", "4") as process:
             time.sleep(sizes.settling)
             for turn in range(rounds):
-                steady.append(_steady(pool_of(process).keeper, sizes))
+                steady.append(_steady(pool_of(process).maintenance, sizes))
                 bench.say(f"schedules, round {turn + 1}: {steady[-1].cpu:.2f} % of a core")
     for turn in range(rounds):
         bursts.append(_burst(bench, sizes))
@@ -95,10 +95,10 @@ def _add_steady(sizes: Sizes) -> None:
     _add("busy", sizes.each_minute, 60, now, 60 / sizes.each_minute)
 
 
-def _steady(keeper: list[int], sizes: Sizes) -> _Steady:
-    since, before, began = clock.now(), sum(map(cpu_of, keeper)), time.monotonic()
+def _steady(maintenance: list[int], sizes: Sizes) -> _Steady:
+    since, before, began = clock.now(), sum(map(cpu_of, maintenance)), time.monotonic()
     time.sleep(sizes.window)
-    cpu = (sum(map(cpu_of, keeper)) - before) / (time.monotonic() - began)
+    cpu = (sum(map(cpu_of, maintenance)) - before) / (time.monotonic() - began)
     until = clock.now()
     eventually("the jobs are done", lambda: number(f"{UNFINISHED} AND created_at <= {until}") == 0)
     with reading() as session:

@@ -34,7 +34,7 @@ def measure(bench: Bench, sizes: Sizes) -> Sequence[Row]:
         rates.append(rate)
         costs.append(cost)
         bench.say(f"slots, round {turn + 1}: {rate:.1f} jobs/s, {cost:.1f} % of a core")
-    note = "of supervisor, keeper and workers, the commands left out"
+    note = "of supervisor, maintenance and workers, the commands left out"
     return [plain_row("slots.rate", rates), plain_row("slots.cpu", costs, note=note)]
 
 

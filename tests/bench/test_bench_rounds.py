@@ -18,10 +18,10 @@ def test_a_ratio_compares_two_values_of_the_same_round() -> None:
 
 
 def test_a_plain_figure_has_its_values_in_its_own_unit() -> None:
-    row = plain_row("idle.cpu", [0.05, 0.06, 0.055], parts={"keeper": 0.01})
+    row = plain_row("idle.cpu", [0.05, 0.06, 0.055], parts={"maintenance": 0.01})
     assert row.value == Spread(0.055, 0.05, 0.06)
     assert (row.ours, row.limit) == (None, None)
-    assert row.parts == {"keeper": 0.01}
+    assert row.parts == {"maintenance": 0.01}
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 50), (0.95, 95), (0.99, 99), (0.991, 100), (1.0, 100)])

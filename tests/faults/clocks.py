@@ -27,8 +27,8 @@ def set_the_clock(rig: Rig, rounds: int) -> None:
     for _ in range(rounds):
         rig.order("offset", "0")
         supervisor = rig.workers(3, shim=True)
-        keeper = rig.keeper_pid(supervisor.pid)
-        _set(rig, keeper, 0)
+        maintenance = rig.maintenance_pid(supervisor.pid)
+        _set(rig, maintenance, 0)
         still, *lively = rig.worker_pids()
         eventually("a worker stands still that holds nobody up", partial(_stop_without_the_lock, rig, still))
         [long] = rig.submit(seconds=LEASE + 4, timeout=HOUR // 2)
@@ -37,9 +37,9 @@ def set_the_clock(rig: Rig, rounds: int) -> None:
         rig.started(long)
         shell = rig.started(limited)
         assert rig.state(later) == "scheduled"
-        _set(rig, keeper, HOUR)
+        _set(rig, maintenance, HOUR)
         rig.reaches(later, "completed")  # its time has come
-        _set(rig, keeper, -HOUR)
+        _set(rig, maintenance, -HOUR)
         eventually("the others have beaten by the clock that was set back", partial(_beat_before, rig, later))
         dies(shell)
         rig.reaches(limited, "dead")
@@ -56,8 +56,8 @@ def set_the_clock(rig: Rig, rounds: int) -> None:
         rig.stop(supervisor)
 
 
-def _set(rig: Rig, keeper: int, offset: int) -> None:
-    rig.order(f"offset-{keeper}", str(offset + HOUR))
+def _set(rig: Rig, maintenance: int, offset: int) -> None:
+    rig.order(f"offset-{maintenance}", str(offset + HOUR))
     rig.order("offset", str(offset))
 
 

@@ -167,7 +167,7 @@ def a_reader_that_stays(rig: Rig, jobs: int) -> int:
         rig.rest(300)
         grown = log.stat().st_size
         assert grown > jobs * 100_000 / 2, "the reader held nothing back"
-        eventually("the keeper raises the alarm", lambda: "the log of the database has grown" in rig.said(), 90)
+        eventually("maintenance raises the alarm", lambda: "the log of the database has grown" in rig.said(), 90)
     eventually("the log is small again", lambda: log.stat().st_size < grown / 4, 120)
     rig.stop(supervisor)
     return log.stat().st_size if log.exists() else 0

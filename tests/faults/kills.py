@@ -29,9 +29,9 @@ def kill_workers(rig: Rig, rounds: int) -> None:
 def _kill_one(rig: Rig, supervisor: int) -> None:
     pids = eventually("a worker lives", rig.worker_pids)
     if rig.random.random() < 0.2:
-        keepers = {child.pid for child in psutil.Process(supervisor).children()} - set(pids)
-        for keeper in keepers:
-            kill(keeper)
+        maintenance_pids = {child.pid for child in psutil.Process(supervisor).children()} - set(pids)
+        for pid in maintenance_pids:
+            kill(pid)
     time.sleep(rig.random.uniform(0, 0.3))  # a random moment, not a wait for a condition
     pid = rig.random.choice(pids)
     kill(pid)

@@ -73,7 +73,7 @@ def faults() -> list[Fault]:
     return [
         Fault("kill -9 of workers", kills.kill_workers, 24),
         Fault("kill -9 of the supervisor", kills.kill_supervisors, 3),
-        Fault("kill -9 of keepers while scaling", scaling.kill_keepers_while_scaling, 6),
+        Fault("kill -9 of maintenance while scaling", scaling.kill_maintenance_while_scaling, 6),
         Fault("kill -9 of a supervisor that scales", scaling.kill_supervisors_while_scaling, 3),
         Fault("a supervisor stopped while scaling", scaling.stop_a_supervisor_while_scaling, 2),
         Fault("kill -9 of everything at once", kills.kill_everything, 3),

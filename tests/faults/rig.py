@@ -263,11 +263,11 @@ class Rig:
             return [pid for (pid,) in self.query("SELECT pid FROM workers WHERE state = 'running'")]
         return []
 
-    def keeper_pid(self, supervisor: int) -> int:
+    def maintenance_pid(self, supervisor: int) -> int:
         """The pid of the maintenance process: the child that is not a worker."""
         workers = set(self.worker_pids())
-        [keeper] = [child.pid for child in psutil.Process(supervisor).children() if child.pid not in workers]
-        return int(keeper)
+        [maintenance] = [child.pid for child in psutil.Process(supervisor).children() if child.pid not in workers]
+        return int(maintenance)
 
     def losses(self) -> int:
         return int(self.query("SELECT count(*) FROM attempts WHERE state = 'lost'")[0][0])

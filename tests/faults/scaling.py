@@ -15,14 +15,14 @@ from tests.faults.rig import Rig, dies, eventually, kill
 MOST = 4  # workers
 
 
-def kill_keepers_while_scaling(rig: Rig, rounds: int) -> None:
+def kill_maintenance_while_scaling(rig: Rig, rounds: int) -> None:
     """Scale up and down while jobs run, and KILL the maintenance process at a random moment after each request."""
     supervisor = rig.workers(2)
     for _ in range(rounds):
         rig.mixed(6)
         _scale(rig, rig.random.randint(0, MOST))
         time.sleep(rig.random.uniform(0, 0.5))  # a random moment, not a wait for a condition
-        kill(_keeper(rig, supervisor.pid))
+        kill(_maintenance(rig, supervisor.pid))
     _scale(rig, 1)
     rig.rest()
     eventually("one worker is left", lambda: len(rig.worker_pids()) == 1, 30)
@@ -86,7 +86,7 @@ def _wishes(rig: Rig) -> list[str]:
     return [wish for (wish,) in rig.query("SELECT wish FROM workers WHERE state = 'running'")]
 
 
-def _keeper(rig: Rig, supervisor: int) -> int:
+def _maintenance(rig: Rig, supervisor: int) -> int:
     """The pid of the maintenance process: the child that never was a worker. A new worker has no row yet."""
 
     def found() -> int:
@@ -94,4 +94,4 @@ def _keeper(rig: Rig, supervisor: int) -> int:
         others = [child.pid for child in psutil.Process(supervisor).children() if child.pid not in workers]
         return others[0] if len(others) == 1 else 0
 
-    return eventually("the keeper is there", found)
+    return eventually("the maintenance process is there", found)

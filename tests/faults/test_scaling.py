@@ -11,7 +11,7 @@ pytestmark = pytest.mark.full
 
 
 def test_the_desired_number_survives_killed_maintenance_and_no_job_is_interrupted(rig: Rig) -> None:
-    scaling.kill_keepers_while_scaling(rig, 3)
+    scaling.kill_maintenance_while_scaling(rig, 3)
     assert rig.judge() == []
     assert rig.losses() == 0
 

@@ -254,11 +254,11 @@ def test_processes_that_fold_at_the_same_time_fold_nothing_twice(
                 if not number:
                     return
 
-    keepers = [threading.Thread(target=keep) for _ in range(4)]
-    for keeper in keepers:
-        keeper.start()
-    for keeper in keepers:
-        keeper.join(DEADLINE)
+    folders = [threading.Thread(target=keep) for _ in range(4)]
+    for folder in folders:
+        folder.start()
+    for folder in folders:
+        folder.join(DEADLINE)
     fold_all()
     check(history.seen, now)
 
