@@ -41,7 +41,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [
             ratio_row("drain.2x1", [4000.0, 4100.0], [2600.0, 2650.0], "jobs/s", note="CPU 300 µs a job"),
             ratio_row("drain.2x4", [4000.0, 8000.0], [2600.0, 5200.0], "jobs/s"),
-            plain_row("idle.pss", [72.5], parts={"keeper": 20.0}),
+            plain_row("idle.pss", [72.5], parts={"maintenance": 20.0}),
             plain_row("start.warm", [1.25]),
         ]
 
@@ -78,7 +78,7 @@ def test_json_has_each_round_and_why_a_figure_is_too_noisy(cli: Cli, measured: l
     assert met["rounds"][0] == {"limit": 4000.0, "ours": 2600.0, "ratio": 0.65}
     assert (met["key"], met["goal"], met["met"], met["too_noisy"]) == ("drain.2x1", {"at_least": 0.6}, True, None)
     assert noisy["too_noisy"] == "the limit moved by 67% between rounds"
-    assert (missed["met"], missed["parts"]) == (False, {"keeper": 20.0})
+    assert (missed["met"], missed["parts"]) == (False, {"maintenance": 20.0})
     assert (without["goal"], without["met"]) == (None, None)
 
 
