@@ -17,7 +17,7 @@ from webapp.config import CHECKOUT
 pytestmark = pytest.mark.every_python
 
 FRAMEWORKS = {"flask", "werkzeug", "jinja2", "sqlalchemy", "flask_sqlalchemy", "alembic"}
-SLOW = {"asyncio", "email", "http", "ssl", "xml", "difflib"}
+SLOW = {"asyncio", "email", "http", "ssl", "xml", "difflib", "hmac"}  # hmac: secrets needs it
 # The chores process works with SQLAlchemy, and therefore ends; see worker/maintenance/chore_starter.py.
 CHORES = {f"worker.maintenance.{name}" for name in ("chores", "retention", "ended_jobs", "size_limit", "free_space")}
 
@@ -70,7 +70,7 @@ def test_enqueue_imports_neither_a_framework_nor_a_slow_module(home: Path) -> No
     assert imported_by(home, "enqueue", "--command", "true") >= {"click", "sqlalchemy"}  # it creates the database
     found = imported_by(home, "enqueue", "--command", "true")
     assert found >= {"click", "json"}
-    assert found & (FRAMEWORKS | SLOW | {"ctypes", "rich", "psycopg", "subprocess"}) == set()
+    assert found & (FRAMEWORKS | SLOW | {"ctypes", "hashlib", "rich", "psycopg", "subprocess"}) == set()
 
 
 @pytest.mark.postgresql

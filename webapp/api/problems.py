@@ -116,7 +116,7 @@ def problem_of(error: Exception) -> Optional[Problem]:
     if isinstance(error, SpecError):
         more = len(error.errors) - 1
         detail = str(error).partition("\n")[0] + (f" And {more} more." if more else "")
-        return Problem("invalid", detail, errors=[vars(one) for one in error.errors[:MOST_ERRORS]])
+        return Problem("invalid", detail, errors=[one._asdict() for one in error.errors[:MOST_ERRORS]])
     if isinstance(error, SettingError):
         return field_problem("value", str(error))
     if isinstance(error, FilterError):

@@ -5,7 +5,6 @@ The origin is set once for each request, so operations do not pass it on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -81,5 +80,7 @@ def command_in_brief(command: str) -> dict[str, str]:
     """
     if len(command) <= COMMAND_SHOWN:
         return {"command": command}
+    import hashlib  # only here: it loads OpenSSL
+
     digest = hashlib.sha256(command.encode(errors="surrogatepass")).hexdigest()
     return {"command": command[:COMMAND_SHOWN] + "…", "command_sha256": digest[:16]}

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import labels
 from webapp.lib import clock, durations
@@ -31,8 +31,7 @@ MAX_DELAY = 10 * 365 * 86400  # seconds
 LONG_PAST = clock.DAY  # a `run_at` before this is likely a mistake; a little earlier than now is usual
 
 
-@dataclass(frozen=True)
-class FieldError:
+class FieldError(NamedTuple):
     """An error: the field, a sentence with value and rule, and the place of the job in a list (from 0)."""
 
     field: str

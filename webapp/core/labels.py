@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MOST = 8  # labels of one job, and of one worker
 HOST = "host:"
 
 
-@dataclass(frozen=True)
-class LabelSet:
+class LabelSet(NamedTuple):
     """The pending jobs of a queue that require these labels; `requires` as `text_of` writes it, empty for no labels."""
 
     queue: str

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from webapp.lib.stream_runs import add_run, decode_runs, spans
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """Stdout and stderr in order of arrival.
 
     Attributes:

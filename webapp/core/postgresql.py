@@ -6,7 +6,7 @@ become read-only or less durable. Such settings are therefore sent with each tra
 
 from __future__ import annotations
 
-import secrets
+import os
 from contextlib import closing
 from typing import Any
 
@@ -70,7 +70,7 @@ def connect(config: Config, role: str) -> Any:
 
 def brings_notifications(config: Config, within: float) -> bool:
     """Whether a notification reaches another connection within so many seconds."""
-    channel = f"queuectl_{secrets.token_hex(8)}"
+    channel = f"queuectl_{os.urandom(8).hex()}"
     with closing(connect(config, "worker")) as listener, closing(connect(config, "worker")) as sender:
         listener.execute(f"LISTEN {channel}")
         sender.execute(f"NOTIFY {channel}")

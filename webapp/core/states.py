@@ -8,8 +8,7 @@ Enqueue creates a job as pending or scheduled. All other transitions are in ARRO
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
 TERMINAL = ("completed", "dead", "cancelled")
@@ -26,8 +25,7 @@ INDEX_CONDITIONS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Arrow:
+class Arrow(NamedTuple):
     """A transition: the states it may start from, and the state it leads to (None: the row is deleted)."""
 
     leaves: tuple[str, ...]

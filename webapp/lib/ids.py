@@ -6,7 +6,6 @@ Crockford's base 32 (no i, l, o, u): 40 bits of milliseconds, 20 random bits.
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 
@@ -23,7 +22,7 @@ def new_job_id() -> str:
     with _lock:
         value = (max(time.time_ns() // 1_000_000 - _START, 0) << 20) | int.from_bytes(os.urandom(3), "big") >> 4
         if value <= _last:
-            value = _last + 1 + secrets.randbits(4)
+            value = _last + 1 + (os.urandom(1)[0] & 15)
         _last = value
     a, b, c, d, e, f = [_PAIRS[(value >> shift) & 1023] for shift in (50, 40, 30, 20, 10, 0)]
     return f"{a}{b}-{c}{d}-{e}{f}"

@@ -11,10 +11,9 @@ that has lost its claim changes nothing.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from webapp.core import events, labels, schema, statements
 from webapp.core.events import SHORT
@@ -36,8 +35,7 @@ _VERBS = {
 }
 
 
-@dataclass(frozen=True)
-class QueueState:
+class QueueState(NamedTuple):
     """What a turn reads before it claims.
 
     Attributes:
@@ -51,8 +49,7 @@ class QueueState:
     crowded: bool
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """Which jobs a worker that serves all queues may run: not those of `paused` queues, and with its `labels` only."""
 
     labels: frozenset[str]
@@ -223,7 +220,7 @@ class Turn:
 
     def _take(self, rows: Sequence[Sequence[Any]], settings: Settings) -> list[Claim]:
         """SQLite: take these jobs, which the write lock protects since they were read."""
-        token = secrets.token_hex(16)
+        token = os.urandom(16).hex()
         for row in rows:
             values = {"now": self.now, "worker": self._worker, "token": f"{token}-{row[0]}", "seq": row[0]}
             self._transaction.execute(statements.TAKE, values)
@@ -231,7 +228,7 @@ class Turn:
 
     def _take_returning(self, statement: str, n: int, settings: Settings, which: dict[str, Any]) -> list[Claim]:
         """PostgreSQL: find and take jobs in one statement."""
-        values = {"now": self.now, "worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, **which}
+        values = {"now": self.now, "worker": self._worker, "token": f"{os.urandom(16).hex()}-", "n": n, **which}
         rows = sorted(self._transaction.execute(statement, values).fetchall(), key=_order)  # RETURNING has no order
         if rows:  # if the server lost this claim in a crash, another worker would run the job again
             self._transaction.durable = True
@@ -321,7 +318,7 @@ class Claims:
         Returns None if a whole turn has more to do: people changed something since `revision`, a job is due, a job
         must run exclusively, or other jobs stand before those that this worker may run.
         """
-        values = {"worker": self._worker, "token": f"{secrets.token_hex(16)}-", "n": n, "revision": revision}
+        values = {"worker": self._worker, "token": f"{os.urandom(16).hex()}-", "n": n, "revision": revision}
         if isinstance(which, Served):
             statement, parameters = self._sql.claim_fast_path_head, which.parameters
         else:

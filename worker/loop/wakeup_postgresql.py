@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import secrets
+import os
 import selectors
 import socket
 import threading
@@ -38,7 +38,7 @@ class Notified(Wakeup):
         self._write_end.setblocking(False)
         self._driver: Any = None  # the driver's connection that listens
         self._hears = False
-        self._echo = f"{CHANNEL}_{secrets.token_hex(8)}"  # the channel of the test notification
+        self._echo = f"{CHANNEL}_{os.urandom(8).hex()}"  # the channel of the test notification
         self._echo_until = math.inf
         self._test_at = 0.0
         self._warned = False

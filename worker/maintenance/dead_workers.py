@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from webapp.core import db_errors
 from webapp.core.events import record
@@ -30,8 +30,7 @@ WHERE id = :id AND state = 'running' AND heartbeat = :heartbeat
 """
 
 
-@dataclass(frozen=True)
-class RunningWorker:
+class RunningWorker(NamedTuple):
     """A row of a worker that runs, or seems to."""
 
     id: str

@@ -7,8 +7,7 @@ time. If this process dies in between, the next tick finds the same jobs.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from webapp.core import output, statements
 from webapp.core.events import record
@@ -50,8 +49,7 @@ WHERE seq = :seq AND token = :token AND state = 'processing'
 """
 
 
-@dataclass(frozen=True)
-class _Worker:
+class _Worker(NamedTuple):
     """The worker of an orphan."""
 
     id: str
@@ -61,8 +59,7 @@ class _Worker:
     boot_id: str
 
 
-@dataclass(frozen=True)
-class Orphan:
+class Orphan(NamedTuple):
     """A job in `processing` whose worker does not run. `worker` None: its row is gone."""
 
     seq: int

@@ -12,8 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from webapp.core.events import record
 from webapp.core.schema import BUMP_REVISION
@@ -39,8 +38,7 @@ _BEAT = "UPDATE supervisors SET seen_at = :now WHERE id = :id"
 _END = "UPDATE supervisors SET stopped_at = :now WHERE id = :id AND stopped_at IS NULL"
 
 
-@dataclass(frozen=True)
-class _Worker:
+class _Worker(NamedTuple):
     id: str
     pid: int
     pid_started: float

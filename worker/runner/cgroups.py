@@ -11,9 +11,8 @@ import contextlib
 import errno
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 log = logging.getLogger("queuectl.worker")
 
@@ -43,8 +42,7 @@ def offered() -> dict[str, _Place]:
     return {}
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """A group that this process is in."""
 
     group: Path

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from webapp.lib.stream_runs import add_run, encode_runs
 
 _SEGMENT = 4096  # pieces of one stream are joined up to this size, because a piece of one byte would take 100
 
 
-@dataclass(frozen=True)
-class CapturedOutput:
+class CapturedOutput(NamedTuple):
     """The stored output of an attempt, as in `models.Attempt`.
 
     Attributes:
@@ -34,8 +33,7 @@ class CapturedOutput:
 NOTHING = CapturedOutput()
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A piece of live output. `position`: offset of its first byte in everything that was written."""
 
     position: int
