@@ -1,4 +1,4 @@
-"""The wait of the main thread on POSIX: it misses no command that ends between the check and the wait."""
+"""The wait of the main thread on POSIX: it misses no command that ends and no output."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from webapp.config import CHECKOUT
 
 pytestmark = pytest.mark.every_python
 
-# In a separate process, because a runner installs signal handlers and reaps all children. The second command ends after
-# the runner has checked for ended commands and before it waits again.
-_END_BETWEEN = """
+# In a separate process, because a runner installs signal handlers and reaps all children.
+_RUNNER = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import psutil
 from webapp.core.settings import Settings
 from worker.attempt import Claim
-from worker.runner.posix import PosixRunner
+from worker.runner import posix
 
 life, _ = os.pipe()
-runner = PosixRunner(life, dict(os.environ))
-gate = sys.argv[2]
+runner = posix.PosixRunner(life, dict(os.environ))
 def start(seq, command):
     claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0, 0)
     runner.start(claim, Settings())
+"""
+
+# The second command ends after the runner has checked for ended commands and before it waits again.
+_END_BETWEEN = """
+gate = sys.argv[2]
 start(1, "exit 1")
 start(2, f"read line < {gate}; exit 2")
 [second] = [pid for pid, running in runner._running.items() if running.claim.seq == 2]
@@ -55,6 +58,40 @@ print([one.exit_code for one in ended], bool(opened), time.monotonic() < until)
 def test_a_command_that_ends_just_after_the_check_is_not_missed(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     subprocess.run(["mkfifo", str(gate)], check=True)
-    command = [sys.executable, "-c", _END_BETWEEN, str(CHECKOUT), str(gate)]
+    assert printed_by(_END_BETWEEN, str(gate)) == "[1, 2] True True\n"
+
+
+# The second command writes more than a pipe holds, so it waits until its output is read.
+_OUTPUT = """
+class Counted:
+    waits = 0
+    def __init__(self, poll):
+        self.register, self.unregister, self._poll = poll.register, poll.unregister, poll
+    def poll(self, timeout):
+        self.waits += 1
+        return self._poll.poll(timeout)
+
+def run(command):
+    runner._poll = Counted(runner._poll)
+    start(1, command)
+    ended = []
+    while not ended:
+        ended = runner.poll(20)
+    return runner._poll.waits, len(ended[0].output.data), runner._watch_pipes()
+
+posix.WATCH_AFTER = 60
+print(*run("echo so much; sleep 0.1"))
+posix.WATCH_AFTER = 0.01
+print(*run("head -c 200000 /dev/zero; echo and more >&2")[1:])
+"""
+
+
+def test_output_of_a_short_command_is_read_at_its_end_and_other_output_at_once() -> None:
+    assert printed_by(_OUTPUT) == "1 8 inf\n200009 inf\n"
+
+
+def printed_by(script: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", _RUNNER + script, str(CHECKOUT), *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
-    assert (ran.stdout, ran.stderr) == ("[1, 2] True True\n", "")
+    assert ran.stderr == ""
+    return ran.stdout

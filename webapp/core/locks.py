@@ -45,7 +45,7 @@ class WriteLock:
 
     def __init__(self, path: Optional[Path]) -> None:
         """With `path` None the lock is always free: PostgreSQL needs none, Windows has no flock."""
-        self._path = path if _HAS_FLOCK else None
+        self._path = os.fspath(path) if path is not None and _HAS_FLOCK else None
         self._thread_lock = threading.Lock()
         self._descriptor = -1
         self._place = (0, 0)  # inode and device of the open file
@@ -67,7 +67,7 @@ class WriteLock:
             raise Busy(BUSY)
         try:
             if self._descriptor < 0:
-                self._descriptor = open_private(self._path, os.O_RDWR | os.O_CLOEXEC)
+                self._descriptor = open_private(Path(self._path), os.O_RDWR | os.O_CLOEXEC)
                 self._place = _place(os.fstat(self._descriptor))
             if timeout < 0:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
@@ -100,14 +100,14 @@ class WriteLock:
                     return int(words[4])
         return None
 
-    def _check_place(self, path: Path) -> None:
+    def _check_place(self, path: str) -> None:
         """Raise Gone if the folder was removed or replaced: data written to its open files would be lost."""
         with contextlib.suppress(FileNotFoundError):
             if _place(os.stat(path)) == self._place:
                 return
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         raise Gone(
-            f"the folder {path.parent} was removed, or its files were replaced while this process used them. "
+            f"the folder {os.path.dirname(path)} was removed, or its files were replaced while this process used them. "
             "Restore it, or restart the workers and the console"
         )
 

@@ -130,7 +130,7 @@ class Dispatcher:
     @property
     def has_room(self) -> bool:
         """Whether it can claim more jobs."""
-        return self._free(list(self._held.values())) > 0  # a copy: the worker's turn may change it meanwhile
+        return self._free(self._held.values()) > 0
 
     # --- turns ---
 
@@ -177,17 +177,17 @@ class Dispatcher:
                 self._connection.reconnect()
             return []
         self._retry_pause = 0.0
+        has_room = self.has_room
         # It found jobs and still has room: there may be more.
-        self._turn_at = 0.0 if claimed and self.has_room else time.monotonic() + self._rest()
+        self._turn_at = 0.0 if claimed and has_room else time.monotonic() + self._rest(idle=has_room)
         # More workers than the statement allows for may have been claiming the first jobs, of all or of a label set.
         self._claims_again = not (claimed or self._claims_again or self._connection.is_sqlite)
         may_be_skipped = self._crowded or len(self._open_label_sets) > 1
-        if self._claims_again and may_be_skipped and self.has_room:
+        if self._claims_again and may_be_skipped and has_room:
             self._turn_at = min(self._turn_at, time.monotonic() + CLAIM_AGAIN_AFTER)
         return claimed
 
-    def _rest(self) -> float:
-        idle = self.has_room
+    def _rest(self, *, idle: bool) -> float:
         check_every = self._check_every()
         rest = check_every if idle and not self._drain else min(CHECK_REQUESTS_EVERY, check_every)
         if idle and self._next_due is not None:
@@ -204,10 +204,12 @@ class Dispatcher:
 
     def _free(self, holding: Collection[Claim]) -> int:
         """The number of free slots beside these claims."""
+        free = self.capacity.slots - len(holding)
         leaving = self._quiet or self.stop_requested or self.expired or not self._accepting
-        if leaving or any(claim.run_exclusively for claim in holding):
+        # A copy, because the worker's turn may change it meanwhile.
+        if free <= 0 or leaving or any(claim.run_exclusively for claim in list(holding)):
             return 0
-        return max(0, self.capacity.slots - len(holding))
+        return free
 
     @property
     def _has_stop_to_record(self) -> bool:
@@ -216,9 +218,11 @@ class Dispatcher:
     @property
     def _only_claims(self) -> bool:
         """Whether a turn would only claim, on PostgreSQL, where a claim alone costs less."""
+        if self._connection.is_sqlite:
+            return False
         more = self._outbox or self._held or self._signalled_state or self._short or self._unsure or self._drain
         has_any = self._queues is None or bool(self._open_label_sets)
-        return not self._connection.is_sqlite and self.has_room and has_any and not more
+        return self.has_room and has_any and not more
 
     def _claim_fast_path(self) -> Optional[list[Claim]]:
         which = self._served if self._queues is None else self._open_label_sets
@@ -366,12 +370,14 @@ class Dispatcher:
             self._stored.pop(one.claim.token, None)
             self.completed += state == "completed"
             self.failed += state in {"failed", "dead"}
-            _log_result(one, state)
+            if state in {None, "failed", "dead"}:
+                _log_trouble(one, state)
         if claimed and not self._held:
             self._live_at = time.monotonic()
-        self._held.update((claim.token, claim) for claim in claimed)
-        # A recovered job may have been cancelled meanwhile.
-        self.to_stop.extend(claim.token for claim in claimed if claim.token in self._cancelled)
+        for claim in claimed:
+            self._held[claim.token] = claim
+            if claim.token in self._cancelled:  # a recovered job may have been cancelled meanwhile
+                self.to_stop.append(claim.token)
 
 
 def _next_due(state: QueueState, now: int, retries: list[int], promoted: int) -> Optional[int]:
@@ -381,13 +387,11 @@ def _next_due(state: QueueState, now: int, retries: list[int], promoted: int) ->
     return min((max(due, soonest) for due in (state.next_due, *retries) if due is not None), default=None)
 
 
-def _log_result(ended: AttemptResult, state: Optional[str]) -> None:
+def _log_trouble(ended: AttemptResult, state: Optional[str]) -> None:
     claim = ended.claim
     facts = {"job": claim.id, "attempt": claim.attempt, "state": state, "reason": ended.reason}
     if state is None:
         log.warning("job %s: the claim was lost before attempt %d ended", claim.id, claim.attempt, extra=facts)
-    elif state in {"failed", "dead"}:
+    else:
         text = "job %s: attempt %d failed (%s), now %s"
         log.info(text, claim.id, claim.attempt, ended.error, state, extra=facts)
-    else:
-        log.debug("job %s: %s", claim.id, state, extra=facts)

@@ -195,11 +195,9 @@ class _Worker:
         self._runner.wake()
 
     def _stop_cancelled(self) -> None:
-        tokens = set()
         while self._dispatcher.to_stop:
-            tokens.add(self._dispatcher.to_stop.popleft())
-        if tokens:
-            self._runner.stop("cancelled", self._dispatcher.settings.kill_grace, tokens)
+            token = self._dispatcher.to_stop.popleft()
+            self._runner.stop("cancelled", self._dispatcher.settings.kill_grace, {token})
 
     def _handle_messages(self) -> None:
         while self._runner.messages:

@@ -15,8 +15,8 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Callable, Generic, Optional, TypeVar
+from collections.abc import Collection
+from typing import Callable, Generic, Optional, TypeVar
 
 from webapp.core.settings import Settings
 from webapp.lib import clock
@@ -34,14 +34,9 @@ _GONE = "Create it again, start the worker in another folder, or give the job a 
 _UTF8: bool = sys.getfilesystemencoding() == "utf-8"
 
 
-@dataclass
 class Running:
-    """A command that runs. The last fields are set when its shell has ended (`over`). Times in microseconds."""
+    """A command that runs. The last attributes are set when its shell has ended (`over`). Times in microseconds."""
 
-    pid: int  # the shell's
-    claim: Claim
-    capture: Capture
-    started_at: int
     deadline: Optional[float] = None  # on the monotonic clock
     limit: float = 0.0  # of its time, in seconds
     limits: Limits = NO_LIMITS
@@ -54,8 +49,15 @@ class Running:
     peak_memory: Optional[int] = None
     used_up: str = ""  # the limit that it reached: memory, processes
     ended_at: int = 0
-    left_behind: set[int] = field(default_factory=set)
+    left_behind: Collection[int] = ()
     give_up_at: float = 0.0  # until when to wait for left-behind processes that hang in the kernel
+
+    def __init__(self, pid: int, claim: Claim, capture: Capture, started_at: int) -> None:
+        """`pid`: the shell's."""
+        self.pid = pid
+        self.claim = claim
+        self.capture = capture
+        self.started_at = started_at
 
 
 R = TypeVar("R", bound=Running)
@@ -308,24 +310,30 @@ def _unsuitable(claim: Claim) -> str:
 
 
 def _result(running: Running) -> AttemptResult:
-    kept, exit_code, number = running.capture.kept(), running.exit_code, running.signal
-    facts: dict[str, Any] = {
-        "started_at": running.started_at,
-        "finished_at": running.ended_at,
-        "exit_code": exit_code,
-        "signal": number,
-        "cpu_time": running.cpu_time,
-        "peak_memory": running.peak_memory,
-        "output": kept,
-        "left_behind": 0 if running.why else len(running.left_behind),  # a stopped command had no chance to end them
-    }
+    result = AttemptResult(
+        running.claim,
+        "completed",
+        "exit",
+        running.started_at,
+        running.ended_at,
+        running.exit_code,
+        running.signal,
+        cpu_time=running.cpu_time,
+        peak_memory=running.peak_memory,
+        output=running.capture.kept(),
+        left_behind=0 if running.why else len(running.left_behind),  # a stopped command had no chance to end them
+    )
+    if running.exit_code == 0 and not running.why:
+        return result
     if running.why == "cancelled":
-        return AttemptResult(running.claim, "cancelled", "cancelled", error="cancelled while running", **facts)
+        return result._replace(kind="cancelled", reason="cancelled", error="cancelled while running")
     if running.why == "released":
-        return AttemptResult(running.claim, "released", "released", error="interrupted: worker shut down", **facts)
-    if exit_code == 0 and not running.why:
-        return AttemptResult(running.claim, "completed", "exit", **facts)
-    line = failure_text.last_line(kept.data)
+        return result._replace(kind="released", reason="released", error="interrupted: worker shut down")
+    return _failed(result, running)
+
+
+def _failed(result: AttemptResult, running: Running) -> AttemptResult:
+    exit_code, number, line = result.exit_code, result.signal, failure_text.last_line(result.output.data)
     reason = "timeout" if running.why == "timeout" else running.used_up or ("exit" if number is None else "signal")
     if reason == "timeout":
         what, ending = reason, f"timed out after {running.limit:g} s"
@@ -336,4 +344,4 @@ def _result(running: Running) -> AttemptResult:
         ending = f"{failure_text.describe_limit(running.used_up, running.limits)}; {ending}"
     error = f"{ending}: {line}" if line else ending
     key = error_key(what, line, running.claim.command)
-    return AttemptResult(running.claim, "failed", reason, error=error, error_key=key, **facts)
+    return result._replace(kind="failed", reason=reason, error=error, error_key=key)

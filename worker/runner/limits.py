@@ -13,10 +13,9 @@ import logging
 import os
 import sys
 from collections.abc import Container
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import psutil
 
@@ -31,8 +30,7 @@ _numbers = itertools.count(1)
 _leaving: list[Path] = []
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(NamedTuple):
     """Of one attempt: memory in bytes; processes, each thread counts. 0: no limit."""
 
     memory: int

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from collections import deque
 from pathlib import Path
 from typing import Optional
 
@@ -30,6 +30,9 @@ from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import Capture
 from worker.runner.scripts import Scripts, Shebang, shebang_of
 
+# Seconds until output of a command wakes this thread. A shorter command wakes it once, when it ends; else the end of
+# each of its pipes would, too.
+WATCH_AFTER = 0.01
 FINAL_READS = 64  # reads of a pipe when its job has ended, because another process may hold the pipe and still write
 # A command with limits starts when it is told that they are set, and never if its worker dies before.
 # No job has a variable of this name, and the job's variables keep their values.
@@ -50,11 +53,11 @@ _MESSAGES = {
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one of ru_maxrss
 
 
-@dataclass
 class _Running(Running):
-    pipes: list[int] = field(default_factory=list)
     enclosure: Optional[ResourceLimits] = None
     script: Optional[Path] = None
+    pipes: dict[int, int]  # the stream of each open pipe
+    watch_at: float  # when to watch them, on the monotonic clock
 
 
 class PosixRunner(Runner[_Running]):
@@ -68,13 +71,15 @@ class PosixRunner(Runner[_Running]):
         self._parent = parent
         # Signals and other threads write to this pair to end the wait.
         self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_fd = self._wake_read.fileno()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
         # Not epoll: adding and removing a pipe there costs more than passing a few of them at each wait.
         self._poll = select.poll()
-        self._pipes: dict[int, tuple[_Running, int]] = {}  # each pipe's command and stream
+        self._pipes: dict[int, _Running] = {}  # each watched pipe's command
+        self._unwatched: deque[_Running] = deque()  # in the order of their start
         self._armed: Optional[int] = None
-        for descriptor in (self._wake_read.fileno(), parent):
+        for descriptor in (self._wake_fd, parent):
             self._poll.register(descriptor, select.POLLIN)
         self._stop_received = False
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
@@ -88,6 +93,7 @@ class PosixRunner(Runner[_Running]):
         # Ignored signals stay ignored across exec, and Python ignores some. All are reset, because looking each one up
         # takes the child longer.
         self._signals = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+        self._peak = 0  # the greatest memory of this process, as last read
         self._devnull = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._subreaper = processes.become_subreaper()
         self._children: Optional[int] = None
@@ -122,18 +128,32 @@ class PosixRunner(Runner[_Running]):
 
     def _wait(self, timeout: Optional[float]) -> None:
         until = math.inf if timeout is None else time.monotonic() + timeout
-        while self._only_output(timeout) and until > time.monotonic():
-            timeout = None if timeout is None else until - time.monotonic()
+        while self._only_output(min(until, self._watch_pipes()) - time.monotonic()) and until > time.monotonic():
+            pass
 
-    def _only_output(self, timeout: Optional[float]) -> bool:
-        """Wait once, and process what happened. Returns whether it was output only, which the caller need not know."""
+    def _watch_pipes(self) -> float:
+        """Watch the pipes of commands that have run for a while. Returns the monotonic time when the next one has."""
+        now = time.monotonic()
+        while self._unwatched:
+            running = self._unwatched[0]
+            if running.pipes and running.watch_at > now:
+                return running.watch_at
+            self._unwatched.popleft()
+            for pipe in running.pipes:
+                self._pipes[pipe] = running
+                self._poll.register(pipe, select.POLLIN)
+        return math.inf
+
+    def _only_output(self, timeout: float) -> bool:
+        """Wait once, and process what happened. Returns whether that was at most output: the caller need not know."""
         woken, output = False, 0
-        happened = self._poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000)))
+        happened = self._poll.poll(None if timeout == math.inf else max(0, math.ceil(timeout * 1000)))
         for descriptor, _ in happened:
-            if descriptor in self._pipes:
+            running = self._pipes.get(descriptor)
+            if running is not None:
                 output += 1
-                self._read(descriptor, *self._pipes[descriptor])
-            elif descriptor == self._wake_read.fileno():
+                self._read(running, descriptor)
+            elif descriptor == self._wake_fd:
                 woken = True
                 # Before the reaping: a command that ends after it must wake this thread again.
                 with contextlib.suppress(BlockingIOError):
@@ -146,7 +166,7 @@ class PosixRunner(Runner[_Running]):
                 self.messages.append(GONE)
         if woken:
             self._reap()
-        return 0 < output == len(happened)
+        return output == len(happened)
 
     def _reap(self) -> None:
         """Collect every child that has ended: shells, and adopted orphans."""
@@ -169,13 +189,16 @@ class PosixRunner(Runner[_Running]):
             if running is None or running.over:
                 continue
             running.ended_at = clock.now()
-            if os.WIFSIGNALED(status):
-                running.signal = os.WTERMSIG(status)
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0:
+                running.signal = -code
             else:
-                running.exit_code = os.WEXITSTATUS(status)
+                running.exit_code = code
             running.cpu_time = clock.seconds(usage.ru_utime + usage.ru_stime)
             # A spawned child starts with its parent's peak. Below that, its own peak is unknown.
-            if usage.ru_maxrss > _own_peak():
+            if usage.ru_maxrss > self._peak:
+                self._peak = _own_peak()
+            if usage.ru_maxrss > self._peak:
                 running.peak_memory = usage.ru_maxrss * _MEMORY_UNIT
             over.append(running)
 
@@ -225,12 +248,13 @@ class PosixRunner(Runner[_Running]):
             raise
         for end in (write_out, write_err, *ends[4:]):
             os.close(end)
-        running = _Running(pid, claim, capture, started_at, limits=limits, enclosure=enclosure, script=script)
-        for stream, pipe in ((STDOUT, read_out), (STDERR, read_err)):
+        running = _Running(pid, claim, capture, started_at)
+        running.limits, running.enclosure, running.script = limits, enclosure, script
+        running.pipes = {read_out: STDOUT, read_err: STDERR}
+        for pipe in running.pipes:
             os.set_blocking(pipe, False)
-            running.pipes.append(pipe)
-            self._pipes[pipe] = running, stream
-            self._poll.register(pipe, select.POLLIN)
+        running.watch_at = time.monotonic() + WATCH_AFTER
+        self._unwatched.append(running)
         return running
 
     def _script(self, claim: Claim, shebang: Shebang) -> Path:
@@ -241,33 +265,31 @@ class PosixRunner(Runner[_Running]):
 
     # --- reading ---
 
-    def _read(self, pipe: int, running: _Running, stream: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not self._read_once(pipe, running, stream):
-                self._close_pipe(running, pipe)
-
-    def _read_once(self, pipe: int, running: _Running, stream: int) -> bool:
-        """False at the end of the pipe. Raises BlockingIOError if there is no output now."""
-        size = os.readv(pipe, [self._buffer])
+    def _read(self, running: _Running, pipe: int) -> bool:
+        """Read once; close the pipe at its end. Returns whether there was output."""
+        try:
+            size = os.readv(pipe, [self._buffer])
+        except BlockingIOError:
+            return False
         if size:
-            running.capture.write(stream, bytes(memoryview(self._buffer)[:size]))
+            running.capture.write(running.pipes[pipe], bytes(memoryview(self._buffer)[:size]))
+        else:
+            self._close_pipe(running, pipe)
         return size > 0
 
     def _close_pipe(self, running: _Running, pipe: int) -> None:
-        self._poll.unregister(pipe)
-        del self._pipes[pipe]
+        del running.pipes[pipe]
+        if self._pipes.pop(pipe, None) is not None:
+            self._poll.unregister(pipe)
         os.close(pipe)
-        running.pipes[running.pipes.index(pipe)] = -1
 
     def _collect(self, running: _Running, now: float) -> Optional[float]:  # noqa: ARG002  it never has to wait
-        for stream, pipe in enumerate(running.pipes):
-            if pipe < 0:
-                continue
-            with contextlib.suppress(BlockingIOError):
-                for _ in range(FINAL_READS):
-                    if not self._read_once(pipe, running, stream):
-                        break
-            self._close_pipe(running, pipe)
+        for pipe in list(running.pipes):
+            for _ in range(FINAL_READS):
+                if not self._read(running, pipe):
+                    break
+            if pipe in running.pipes:
+                self._close_pipe(running, pipe)
         if running.enclosure is not None:
             running.used_up = running.enclosure.reached()
             running.enclosure.remove()

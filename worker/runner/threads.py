@@ -16,7 +16,6 @@ import queue
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
 from typing import IO, Any, Optional
 
 import psutil
@@ -36,13 +35,15 @@ PIPES_WAIT = 2.0  # seconds to wait for the pipes of an ended command, because a
 _FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 
-@dataclass
 class _Running(Running):
-    pipes_open: int = 2
+    pipes_open = 2
     give_up_pipes_at: Optional[float] = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
     shell: Any = None  # held, because Windows does not reuse the pid while its handle is open
     found_left: Optional[set[int]] = None  # set by the waiting thread when the shell has ended
+
+    def __init__(self, pid: int, claim: Claim, capture: Capture, started_at: int) -> None:
+        super().__init__(pid, claim, capture, started_at)
+        self.lock = threading.Lock()
 
 
 class ThreadRunner(Runner[_Running]):
@@ -89,7 +90,8 @@ class ThreadRunner(Runner[_Running]):
             start_new_session=True,  # for POSIX, as the flags are for Windows
             creationflags=_FLAGS,
         )
-        running = _Running(shell.pid, claim, capture, started_at, shell=shell)
+        running = _Running(shell.pid, claim, capture, started_at)
+        running.shell = shell
         try:
             for stream, pipe in ((STDOUT, shell.stdout), (STDERR, shell.stderr)):
                 _in_thread(f"read {claim.id}", self._read, running, stream, pipe)
