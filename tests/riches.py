@@ -10,6 +10,7 @@ import random
 from typing import Any
 
 from sqlalchemy import delete, insert, text, update
+from sqlalchemy.orm import Session
 
 from tests.factories import (
     make_attempt,
@@ -25,16 +26,22 @@ from webapp.accounts import tokens
 from webapp.core.states import STATES
 from webapp.db import audit, engines, models
 from webapp.db.models import (
+    Alert,
     BulkAction,
+    Channel,
     CommandHour,
     Control,
+    Delivery,
     Fire,
     Group,
     IdempotencyKey,
     Job,
+    JobWatch,
     Minute,
+    Notice,
     OutputTail,
     RetentionMark,
+    Rule,
     Schedule,
     SetupLink,
     Throttle,
@@ -115,6 +122,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
             Fire(schedule_id=schedule.id, due_at=place, decided_at=now, outcome=outcome, job_id=job_id, reason=reason)
             for place, (outcome, job_id, reason) in enumerate(fires)
         )
+        _add_notifications(session, now, hard.seq, by)
         session.add(RetentionMark(name="keep_output/completed/3", finished_at=now))
         session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
         session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
@@ -128,6 +136,25 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
             IdempotencyKey(token_id=token.id, key="k", request_hash="r", at=now, status=201, answer=b"\0{}\xff")
         )
         session.add(IdempotencyKey(token_id=token.id, key="K", request_hash="r", at=now))
+
+
+def _add_notifications(session: Session, now: int, job_seq: int, by: dict[str, Any]) -> None:
+    channel = Channel(
+        name="ops", kind="webhook", target=json.dumps({"url": HARD}), secret="whsec_s", hourly_cap=0, **by
+    )
+    session.add(channel)
+    session.flush()
+    rule = Rule(name="deaths", channel_id=channel.id, events=",job-dead,", spec=HARD, muted_until=2**62, **by)
+    session.add(rule)
+    session.flush()
+    alert = Alert(rule_id=rule.id, event="job-dead", key=f"group:{HARD}", opened_at=1, last_at=2, count=3, detail=HARD)
+    session.add(alert)
+    session.flush()
+    told = {"channel_id": channel.id, "rule_id": rule.id, "alert_id": alert.id, "kind": "alert", "detail": HARD}
+    session.add(Delivery(**told, state="waiting", created_at=now, not_before=now))
+    session.add(Delivery(**told, state="sent", created_at=now, not_before=now, ended_at=now, answer=HARD, body=HARD))
+    session.add(Notice(at=now, event="job-dead", subject=HARD, job_seq=job_seq, detail=HARD))
+    session.add(JobWatch(job_seq=job_seq, channel_id=channel.id, created_by="person:Zoë"))
 
 
 def _minute(at: int, queue: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("webapp.db",),),
     (("webapp.jobs",),),
     (("webapp.accounts",), ("webapp.insight",), ("webapp.schedules",), ("worker",)),
+    (("webapp.notifications",),),
     (("webapp.web",), ("worker.maintenance",)),
     (("webapp.console",), ("webapp.api",), ("webapp.admin",), ("worker.supervisor", "worker.__main__")),
     (("webapp", "webapp.server", "webapp.commands"),),

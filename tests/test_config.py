@@ -26,6 +26,12 @@ def test_common_postgresql_url_schemes_are_accepted(tmp_path: Path, url: str) ->
     assert not loaded.is_sqlite
 
 
+def test_the_url_of_the_heartbeat_is_taken_as_it_is(tmp_path: Path) -> None:
+    url = "http://10.0.0.5:8080/ping/5b1d?key=a%20b"
+    assert configuration.load({"HOME": str(tmp_path), "QUEUECTL_HEARTBEAT_URL": url}).heartbeat_url == url
+    assert configuration.load({"HOME": str(tmp_path), "QUEUECTL_HEARTBEAT_URL": ""}).heartbeat_url is None
+
+
 SEVERAL = "host=h1,h2&port=5432,5433&target_session_attrs=read-write"
 
 
@@ -223,3 +229,32 @@ def test_inside_a_job_dotenv_does_not_select_another_queue(tmp_path: Path, monke
 )
 def test_a_url_with_a_secret_is_recognized(url: str, secret: bool) -> None:
     assert postgres_dsn.has_secret(url) is secret
+
+
+def test_what_sends_messages_is_read_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    home, secret = {"HOME": str(tmp_path)}, tmp_path / "smtp"
+    assert configuration.load(home).smtp_url is None
+    secret.write_text("smtp://ana:s3cret@mail.example.org\n")
+    for url in ("smtp://ana:s3cret@mail.example.org", f"file://{secret}"):
+        given = {"QUEUECTL_SMTP_URL": url, "QUEUECTL_MAIL_FROM": "Queue <q@example.org>"}
+        loaded = configuration.load({**home, **given, "QUEUECTL_ALLOW_PRIVATE_TARGETS": "1"})
+        assert loaded.smtp_url == "smtp://ana:s3cret@mail.example.org"
+        assert (loaded.mail_from, loaded.allow_private_targets) == ("Queue <q@example.org>", True)
+        assert "s3cret" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("QUEUECTL_SMTP_URL", "mail.example.org:s3cret"),
+        ("QUEUECTL_SMTP_URL", "http://ana:s3cret@mail.example.org"),
+        ("QUEUECTL_MAIL_FROM", "queue"),
+        ("QUEUECTL_MAIL_FROM", "Queue <q@example.org"),
+        ("QUEUECTL_MAIL_FROM", "q@example.org\nBcc: eve@evil.example"),
+        ("QUEUECTL_ALLOW_PRIVATE_TARGETS", "yes"),
+    ],
+)
+def test_what_cannot_send_messages_is_named_without_a_secret(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} ") as refused:
+        configuration.load({"HOME": str(tmp_path), name: value})
+    assert "s3cret" not in str(refused.value)

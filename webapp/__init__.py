@@ -20,7 +20,7 @@ def create_app(config: Optional[Config] = None) -> Flask:
     from webapp.web import gate, setup
 
     app = create_core(config)
-    setup.init_app(app, [api.Api(), console.Console()])
+    setup.init_app(app, [api.Metrics(), api.Api(), console.Console()])
     console.init_app(app)
     api.init_app(app)
     gate.check_routes(app)

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
 from urllib.parse import unquote, urlsplit
@@ -22,7 +22,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?\Z")
 _PUBLIC_PATH = re.compile(r"(/(?!\.{1,2}(/|\Z))[A-Za-z0-9._~-]+)*\Z")  # nothing that a proxy could decode or rewrite
-HOME, ADDRESS = "QUEUECTL_HOME", "QUEUECTL_DATABASE_URL"
+_VISIBLE = re.compile(r"[!-~]+\Z")  # what a request line can have
+_ADDRESS = r"[!-;=?-~]+@[A-Za-z0-9][A-Za-z0-9.-]*"
+_SENDER = re.compile(rf"(?:[^<>\x00-\x1f\x7f]*<{_ADDRESS}>|{_ADDRESS})\Z")
+HOME, ADDRESS, PUBLIC_URL = "QUEUECTL_HOME", "QUEUECTL_DATABASE_URL", "QUEUECTL_PUBLIC_URL"
+SMTP_URL, MAIL_FROM = "QUEUECTL_SMTP_URL", "QUEUECTL_MAIL_FROM"
+ALLOW_PRIVATE_TARGETS = "QUEUECTL_ALLOW_PRIVATE_TARGETS"
 ADDRESS_FILE = "file://"  # before the path of a file that has the address
 
 
@@ -45,6 +50,10 @@ class Config:
         trusted_proxies: addresses and networks whose `X-Forwarded-For` is trusted.
         durable_settles: whether workers commit as durably as enqueue. Then only jobs that were running run again after
             a power cut, and each job takes longer.
+        smtp_url: the mail server for notifications, see `lib/smtp_url.py`. May have a password.
+        mail_from: the sender of these mails, such as `queue@example.org` or `Queue <queue@example.org>`.
+        allow_private_targets: whether webhooks may lead to private addresses.
+        heartbeat_url: is pinged each minute while jobs are being served. It is a secret.
     """
 
     home: Path
@@ -52,6 +61,10 @@ class Config:
     public_url: Optional[str]
     trusted_proxies: tuple[Network, ...] = ()
     durable_settles: bool = False
+    smtp_url: Optional[str] = field(default=None, repr=False)
+    mail_from: Optional[str] = None
+    allow_private_targets: bool = False
+    heartbeat_url: Optional[str] = None
 
     @property
     def public_origin(self) -> Optional[str]:
@@ -90,15 +103,18 @@ def load(environ: Optional[Mapping[str, str]] = None) -> Config:
     _refuse_to_guess(given)
     values = {**_dotenv(), **given}
     home_text = values.get(HOME) or os.path.join(_user_home(values), ".queuectl")
-    url = values.get(ADDRESS) or ""
-    if url.startswith(f"{ADDRESS_FILE}/"):
-        url = _read_address(unquote(url[len(ADDRESS_FILE) :]))
+    url = _secret(ADDRESS, values)
+    smtp_url = _secret(SMTP_URL, values)
     return Config(
         home=_home(home_text),
         database_url=database_url(url, ADDRESS) if url else None,
-        public_url=_public_url(values.get("QUEUECTL_PUBLIC_URL") or ""),
+        public_url=_public_url(values.get(PUBLIC_URL) or ""),
         trusted_proxies=_networks(values.get("QUEUECTL_TRUSTED_PROXIES") or ""),
         durable_settles=_yes("QUEUECTL_DURABLE_SETTLES", values.get("QUEUECTL_DURABLE_SETTLES") or "0"),
+        smtp_url=_smtp_url(smtp_url) if smtp_url else None,
+        mail_from=_mail_from(values.get(MAIL_FROM) or ""),
+        allow_private_targets=_yes(ALLOW_PRIVATE_TARGETS, values.get(ALLOW_PRIVATE_TARGETS) or "0"),
+        heartbeat_url=_heartbeat_url(values.get("QUEUECTL_HEARTBEAT_URL") or ""),
     )
 
 
@@ -159,13 +175,18 @@ def _refuse_to_guess(given: Mapping[str, str]) -> None:
     )
 
 
-def _read_address(path: str) -> str:
+def _secret(name: str, values: Mapping[str, str]) -> str:
+    """A value that may be in a file: `file:///path`. '' if there is none."""
+    text = values.get(name) or ""
+    if not text.startswith(f"{ADDRESS_FILE}/"):
+        return text
+    path = unquote(text[len(ADDRESS_FILE) :])
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         ended = " The worker of this job may have ended." if path.startswith("/proc/") else ""
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"{ADDRESS}: cannot read the address in {path}: {reason}.{ended}") from None
+        raise ConfigError(f"{name}: cannot read the address in {path}: {reason}.{ended}") from None
 
 
 def _home(text: str) -> Path:
@@ -255,6 +276,19 @@ def _public_url(url: str) -> Optional[str]:
     return f"{parts.scheme}://{host}{port}{path}"
 
 
+def _heartbeat_url(url: str) -> Optional[str]:
+    """The message of the error does not show the URL: who has it can forge the heartbeat."""
+    if not url:
+        return None
+    parts = urlsplit(url if _has_readable_port(url.partition("://")[2]) and _VISIBLE.match(url) else "")
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.username is not None:
+        raise ConfigError(
+            "QUEUECTL_HEARTBEAT_URL is not a valid URL. Expected something like https://hc-ping.com/ID, "
+            "without user name and password, and without spaces."
+        )
+    return url
+
+
 def _browser_host(name: str) -> str:
     """The host as browsers send it. '' if it cannot be a host."""
     address = ip_addresses.parse(name)
@@ -265,6 +299,24 @@ def _browser_host(name: str) -> str:
     except UnicodeError:
         return ""
     return name.rstrip(".") if _HOST_NAME.match(name) else ""
+
+
+def _smtp_url(url: str) -> str:
+    from webapp.lib import smtp_url  # only where mail is sent
+
+    try:
+        smtp_url.parse(url)
+    except ValueError as error:  # without the URL, which may have a password
+        raise ConfigError(
+            f"{SMTP_URL} {error}. Expected smtp://user:password@host:587 or smtps://user:password@host:465."
+        ) from None
+    return url
+
+
+def _mail_from(text: str) -> Optional[str]:
+    if text and not _SENDER.match(text):
+        raise ConfigError(f"{MAIL_FROM} is {text!r}. Expected queue@example.org or 'Queue <queue@example.org>'.")
+    return text or None
 
 
 def _yes(name: str, text: str) -> bool:

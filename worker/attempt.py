@@ -25,6 +25,7 @@ class Claim(NamedTuple):
     run_exclusively: bool  # an earlier attempt lost its worker: no other job may run in this worker
     kill_grace: float
     due_at: int
+    queue: str
 
 
 class AttemptResult(NamedTuple):

@@ -28,7 +28,7 @@ from webapp.web.gate import check_routes
 pytestmark = pytest.mark.usefixtures("own_clock")
 
 FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "supervisor_id": "s1",
-          "act_id": "1", "group": "exit:1"}  # fmt: skip
+          "act_id": "1", "delivery_id": "1", "group": "exit:1"}  # fmt: skip
 # Said once more, by name: who changes a scope changes it here as well.
 SUBMIT = {"api-jobs.submit_job", "api-jobs.submit_jobs"}
 OPERATE = {
@@ -50,6 +50,13 @@ OPERATE = {
     "api-schedules.resume_schedule",
     "api-schedules.run_schedule",
     "api-schedules.run_fire",
+    "api-channels.test_channel",
+    "api-channels.drop_backlog",
+    "api-notifications.mute_rule",
+    "api-notifications.unmute_rule",
+    "api-notifications.send_again",
+    "api-notifications.watch_job",
+    "api-notifications.unwatch_job",
 }
 ADMIN = {
     "api-config.set_setting",
@@ -59,6 +66,8 @@ ADMIN = {
     "api-schedules.add_schedule",
     "api-schedules.replace_schedule",
     "api-schedules.remove_schedule",
+    *(f"api-channels.{verb}" for verb in ("add_channel", "replace_channel", "remove_channel", "rotate_secret")),
+    *(f"api-notifications.{verb}_rule" for verb in ("add", "replace", "remove")),
 }
 
 
@@ -141,7 +150,7 @@ def test_the_api_ignores_session_cookies(app: Flask) -> None:
 def test_a_token_does_not_open_pages(app: Flask) -> None:
     program = make_program(app, "admin")
     for rule in app.url_map.iter_rules():
-        if not rule.rule.startswith("/api/") and not rule.arguments and "GET" in (rule.methods or ()):
+        if faces.face_of(app, rule.rule).name != "api" and not rule.arguments and "GET" in (rule.methods or ()):
             bare = app.test_client().get(rule.rule)
             shown = app.test_client().get(rule.rule, headers=program.headers)
             assert (shown.status_code, shown.headers.get("Location")) == (
@@ -174,6 +183,7 @@ def test_an_expired_token_is_refused(app: Flask) -> None:
         assert program("GET", "/status").status_code == 401
 
 
+@time_machine.travel(1_900_000_000, tick=False)  # else a slow machine waits out the throttle
 def test_invalid_tokens_are_throttled_and_a_valid_one_from_the_same_address_is_not(app: Flask) -> None:
     program, client = make_program(app, "read"), app.test_client()
     for _ in range(FREE["token"]):
@@ -203,7 +213,7 @@ def test_too_many_requests_get_a_429_with_the_time_to_wait(app: Flask) -> None:
     program = make_program(app, "read")
     statuses = [program("GET", "/config").status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
-    assert program("GET", "/config").headers["Retry-After"] == "100"
+    assert 1 <= int(program("GET", "/config").headers["Retry-After"]) <= 100
 
 
 def test_a_token_bucket_refills_over_time() -> None:

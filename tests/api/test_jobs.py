@@ -44,6 +44,14 @@ def test_a_submitted_job_is_returned_with_its_location(submitter: Program) -> No
     assert submitter("GET", response.headers["Location"]).get_json()["timeline"][0]["actor"] == "token:the-submit"
 
 
+def test_the_trace_of_the_request_becomes_a_variable_of_its_jobs(submitter: Program) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    for header, env in ((trace, {"TRACEPARENT": trace}), ("nonsense", {})):
+        assert submitter("POST", "/jobs", {"command": "true"}, traceparent=header).get_json()["env"] == env
+        (id_,) = submitter("POST", "/jobs/batch", [{"command": "true"}], traceparent=header).get_json()["ids"]
+        assert submitter("GET", f"/jobs/{id_}").get_json()["env"] == env
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_body_may_begin_with_a_byte_order_mark(submitter: Program, encoding: str) -> None:
     body = '{"command": "echo ä\\r\\necho b", "timeout": "10m"}'.encode(encoding)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bootstrap.conftest import BASE_PYTHON, Door
 from tests.deadline import DEADLINE
-from webapp.bootstrap.venv import STAMP, wanted_locks
+from webapp.bootstrap.venv import STAMP, BootstrapError, wanted_locks
 from webapp.config import CHECKOUT
 
 
@@ -67,6 +67,18 @@ def test_a_command_gets_the_smallest_sufficient_set(
     if url:
         monkeypatch.setenv("QUEUECTL_DATABASE_URL", url)
     assert wanted_locks(str(tmp_path), argv)[0] == lock
+
+
+@pytest.mark.parametrize("url", ["", "postgres://db/queue"])
+def test_apprise_is_installed_if_the_environment_asks_for_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUEUECTL_DATABASE_URL", url)
+    monkeypatch.setenv("QUEUECTL_EXTRAS", "notify")
+    assert wanted_locks(str(tmp_path), ["up"])[0] == "requirements-notify.lock"
+    monkeypatch.setenv("QUEUECTL_EXTRAS", "apprise")
+    with pytest.raises(BootstrapError, match=r"QUEUECTL_EXTRAS is 'apprise'. Expected notify"):
+        wanted_locks(str(tmp_path), ["up"])
 
 
 def test_dotenv_can_set_the_database(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
@@ -11,12 +12,15 @@ from flask import Flask
 
 from tests.commands.conftest import Cli
 from tests.factories import make_event, make_job, make_supervisor, make_worker
+from tests.notifications.factories import channel_named, make_channel, make_delivery
 from webapp.admin import doctor
 from webapp.config import Config
 from webapp.core.events import SHORT
 from webapp.core.schema import HEAD
 from webapp.db.engines import db
 from webapp.lib import clock
+from worker.maintenance import outgoing_heartbeat
+from worker.maintenance.outgoing_heartbeat import LastPing
 
 
 @pytest.fixture
@@ -86,6 +90,51 @@ def test_the_doctor_names_workers_short_of_resources(app: Flask, cli: Cli) -> No
     assert "LimitNOFILE" in found["advice"]
 
 
+def test_the_doctor_names_channels_that_fail_and_messages_that_nobody_sends(app: Flask, cli: Cli) -> None:
+    hour_ago = clock.now() - clock.seconds(3600)
+    make_delivery(make_channel("good"), "sent")
+    failed = make_channel("failed")
+    make_delivery(failed, "sent", ended_at=hour_ago)
+    make_delivery(failed, "failed", answer="410 Gone")
+    trying = make_channel("trying")
+    make_delivery(trying, "waiting", tries=2, answer="no connection", created_at=hour_ago, not_before=hour_ago)
+    make_delivery(trying, "waiting", not_before=hour_ago)  # it waits for the one before
+    make_channel("letters", to="ana@example.org")
+    found = {one["check"]: one for one in cli("doctor", "--json").json}
+    assert found["channels"]["result"] == "warn"
+    assert found["channels"]["detail"].split("; ") == [
+        "failed: a message failed 0 s ago: 410 Gone.",
+        "letters: no mail server is configured. Set QUEUECTL_SMTP_URL in .env, and restart the workers.",
+        "trying: a message of 1 h ago is not sent yet: no connection.",
+    ]
+    assert "messages" not in found
+    make_delivery(channel_named("good"), "waiting", not_before=hour_ago)
+    found = {one["check"]: one for one in cli("doctor", "--json").json}
+    assert found["messages"]["detail"] == "1 message should have been sent more than 10 min ago."
+
+
+def test_the_doctor_says_whether_the_last_ping_of_the_heartbeat_worked(
+    app: Flask, config: Config, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> Any:
+        return [(one["result"], one["detail"]) for one in cli("doctor", "--json").json if one["check"] == "heartbeat"]
+
+    assert found() == []
+    monkeypatch.setenv("QUEUECTL_HEARTBEAT_URL", "https://hc.example/secret")
+    assert found() == [("warn", "https://hc.example/… was never pinged.")]
+    monkeypatch.setattr(outgoing_heartbeat, "age", lambda ping: float(ping.at))
+    for age, error, expected in (
+        (5, None, ("ok", "pinged https://hc.example/… 5 s ago")),
+        (5, "timed out", ("warn", "the ping of https://hc.example/… 5 s ago failed: timed out.")),
+        (7200, None, ("warn", "last pinged https://hc.example/… 2 h ago.")),
+    ):
+        ping = LastPing(age, "https://hc.example/…", error)
+        outgoing_heartbeat._store(outgoing_heartbeat.path_of(config), ping)
+        assert found() == [expected]
+    monkeypatch.delenv("QUEUECTL_HEARTBEAT_URL")
+    assert found() == []
+
+
 @pytest.mark.parametrize(
     ("encoding", "named", "result"),
     [
@@ -118,7 +167,7 @@ def test_the_doctor_on_postgresql_checks_notifications_and_the_machine_clock(
     app: Flask, config: Config, cli: Cli
 ) -> None:
     found = {one["check"]: one for one in cli("doctor", "--json").json}
-    assert found["notifications"]["result"] == "ok"
+    assert found["wake-up"]["result"] == "ok"
     assert found["clock"]["result"] == "ok"
     with time_machine.travel(time.time() + 3600):
         [clock_] = [one for one in doctor.examine() if one.check == "clock"]

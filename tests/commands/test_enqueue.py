@@ -20,6 +20,8 @@ from webapp.lib import clock
 
 pytestmark = pytest.mark.every_python
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 def stored(job_id: str) -> Job:
     with reading() as session:
@@ -47,6 +49,24 @@ def test_it_stores_the_job_and_prints_only_its_id(app: Flask, cli: Cli) -> None:
 def test_it_creates_a_missing_id(app: Flask, cli: Cli) -> None:
     result = cli("enqueue", '{"command":"true"}')
     assert stored(result.out.strip()).command == "true"
+
+
+def test_all_ways_to_enqueue_pass_the_trace_of_their_caller_on(
+    app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").write_bytes(
+        lines({"command": "true", "id": "c"}, {"command": "true", "env": {"TRACEPARENT": "own"}})
+    )
+    monkeypatch.setenv("TRACEPARENT", TRACE)
+    cli("enqueue", '{"command": "true", "id": "a"}')
+    cli("enqueue", "--command", "true", "--id", "b", "--env", "A=1")
+    *_, own = cli("enqueue", "--file", str(tmp_path / "jobs")).lines
+    cli("enqueue", "-", stdin=lines({"command": "true", "id": "d"}))
+    assert [json.loads(stored(one).env or "{}").get("TRACEPARENT") for one in "abcd"] == [TRACE] * 4
+    assert json.loads(stored(own).env or "") == {"TRACEPARENT": "own"}
+    monkeypatch.setenv("TRACEPARENT", "nonsense")
+    cli("enqueue", "--command", "true", "--id", "e")
+    assert stored("e").env is None
 
 
 def test_options_cover_all_json_fields(app: Flask, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

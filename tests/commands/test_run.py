@@ -102,9 +102,13 @@ def test_the_last_attempt_counts_and_a_retry_is_reported(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("worker")
-def test_it_runs_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_in_the_current_folder_and_continues_the_callers_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run("run", "pwd") == (0, f"{tmp_path}\n".encode(), b"")
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    monkeypatch.setenv("TRACEPARENT", trace)
+    assert run("run", "pwd; echo $TRACEPARENT") == (0, f"{tmp_path}\n{trace}\n".encode(), b"")
     assert run("run", "--cwd", "/", "pwd") == (0, b"/\n", b"")
 
 

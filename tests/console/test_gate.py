@@ -32,23 +32,27 @@ from webapp.web.secret_key import secret_key
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
-          "token": "none", "due": "1", "filename": "app.css"}  # fmt: skip
+          "token": "none", "due": "1", "delivery_id": "1", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
              "queues.remove", "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe",
              "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group", "schedules.pause",
-             "schedules.resume", "schedules.run", "schedules.run_fires"}  # fmt: skip
+             "schedules.resume", "schedules.run", "schedules.run_fires", "notifications.send_again", "channels.test",
+             "channels.drop_backlog", "rules.mute", "rules.unmute", "job.watch", "job.unwatch"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",
           "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export",
-          "schedules.new", "schedules.add", "schedules.edit", "schedules.change", "schedules.remove"}  # fmt: skip
+          "schedules.new", "schedules.add", "schedules.edit", "schedules.change", "schedules.remove",
+          "notifications.start", "notifications.begin", "channels.new", "channels.add", "channels.edit",
+          "channels.change", "channels.ask_to_rotate", "channels.rotate", "channels.remove", "rules.new",
+          "rules.add", "rules.edit", "rules.change", "rules.remove"}  # fmt: skip
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:
     """Every page endpoint with each of its methods and a URL that reaches it. tests/api covers the API."""
     found = []
     for rule in app.url_map.iter_rules():
-        if rule.rule.startswith("/api/"):
+        if faces.face_of(app, rule.rule).name != "console":
             continue
         url = re.sub(r"<(?:[^:<>]+:)?(\w+)>", lambda match: FILLED[str(match[1])], rule.rule)
         found += [(rule.endpoint, method, url) for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})]

@@ -50,6 +50,14 @@ def test_no_module_imports_a_framework_or_a_slow_module(package: str) -> None:
     assert json.loads(done.stdout) == {}
 
 
+def test_optional_parts_of_the_maintenance_process_are_light_too() -> None:
+    names = ["webapp.schedules.decider", "webapp.schedules.health", "webapp.notifications.dispatcher"]
+    arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, "click", *SLOW]), json.dumps(names)]
+    command = [sys.executable, "-c", _IMPORT_EACH, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=DEADLINE)
+    assert json.loads(done.stdout) == {}
+
+
 def test_the_guard_finds_forbidden_imports() -> None:
     arguments = [str(CHECKOUT), json.dumps([*FRAMEWORKS, *SLOW]), json.dumps(sorted(CHORES))]
     command = [sys.executable, "-c", _IMPORT_EACH, *arguments]

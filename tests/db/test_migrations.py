@@ -33,6 +33,9 @@ from worker.maintenance import chores
 pytestmark = pytest.mark.postgresql
 
 BEFORE_SCHEDULES = (
+    *(f"DROP TABLE {name}" for name in ("job_watches", "deliveries", "alerts", "notices")),
+    *(f"DROP TABLE {name}" for name in ("notification_rules", "channels")),
+    "DROP INDEX ix_jobs_system",
     "DROP TABLE fires",
     "DROP TABLE schedules",
     "DROP INDEX ix_jobs_schedule",

@@ -24,6 +24,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("command", "a\0b", "NUL character"),
     ("id", "no spaces", "expected 1 to 128 characters"),
     ("queue", "-x", "the first a letter or digit"),
+    ("queue", "_system", "the first a letter or digit"),  # of the jobs that send messages
     ("requires", "gpu, -x", "'-x' is not a valid label"),
     ("priority", 101, "101 is not allowed; expected a whole number from -100 to 100"),
     ("max_retries", -1, "from 0 to 1000"),

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from tests import factories
 from tests.deadline import DEADLINE
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
@@ -147,6 +148,11 @@ def _queues(app: Flask) -> None:
         factories.make_queue(name)
 
 
+def total_of_all_time() -> rollups.Sum:
+    with reading() as session:
+        return rollups.sum_of(session.scalars(select(Minute).where(Minute.at == 0)).one())
+
+
 def count(seen: list[Seen], since: int, until: int) -> tuple[int, int, int, int, Counter[int], Counter[int]]:
     here = [one for one in seen if since <= one.finished_at <= until]
     states = Counter(one.state for one in here)
@@ -193,6 +199,8 @@ def test_folded_and_unfolded_attempts_together_equal_a_count_at_any_moment(
     with reading() as session:
         total = session.scalars(select(func.sum(Minute.completed)).where(Minute.queue == "*1")).one()
     assert total == sum(one.state == "completed" for one in history.seen)
+    all_ = total_of_all_time()
+    assert (all_.completed, all_.failed, all_.dead, all_.lost, all_.waits, all_.runs) == count(history.seen, 0, 2**62)
 
 
 def test_an_attempt_that_commits_half_a_minute_after_it_finished_is_not_missed(at: Callable[[int], None]) -> None:
@@ -227,10 +235,15 @@ def test_a_week_is_folded_in_small_transactions_and_pruned_when_it_is_old(
     check(history.seen, now)
     with reading() as session:
         assert session.scalars(select(Control.folded_until)).one() > now - clock.DAY
+    total = total_of_all_time()
+    assert sum(total.waits.values()) == len(
+        [one for one in history.seen if one.finished_at <= now - rollups.FOLD_DELAY]
+    )
     at(now + 9 * clock.DAY)
     rollups.prune()
+    assert total_of_all_time() == total, "a counter must not shrink"
     with reading() as session:
-        assert session.scalar(select(func.count()).select_from(Minute)) == 0
+        assert session.scalar(select(func.count()).select_from(Minute)) == 1
         assert session.scalar(select(func.count()).select_from(CommandHour)) == 0
 
 
@@ -310,8 +323,21 @@ def test_a_clock_that_was_set_back_leaves_charts_right(at: Callable[[int], None]
     assert rollups.fold() == 0
     with reading() as session:
         assert session.scalars(select(Control.folded_until)).one() < now
+    before = total_of_all_time()
     fold_all()
     check([one for one in history.seen if one.finished_at <= now], now)
+    assert total_of_all_time().completed >= before.completed
+
+
+def test_attempts_of_the_queue_of_the_product_itself_are_passed_and_not_counted(at: Callable[[int], None]) -> None:
+    for minute, queue in enumerate((SYSTEM_QUEUE, "mail")):
+        moment = BEGIN + minute * MINUTE
+        job = factories.make_job("completed", queue=queue, finished_at=moment)
+        factories.make_attempt(job, 1, "completed", started_at=moment, finished_at=moment)
+        at(moment + 2 * MINUTE)
+        assert rollups.fold() == 1, "they do not stay unfolded"
+    with reading() as session:
+        assert set(session.scalars(select(Minute.queue))) == {"mail", "*", *rollups.SUMS}
 
 
 def test_unfolded_attempts_are_found_by_index() -> None:

@@ -16,8 +16,8 @@ from webapp.core.transaction import Connection, Transaction
 from webapp.db.engines import reading, writing
 from webapp.db.models import Event, Fire, Schedule
 from webapp.jobs.lifecycle import NotFound
-from webapp.lib import clock
-from webapp.schedules import actions, decider, health, spec, timing
+from webapp.lib import clock, time_zones
+from webapp.schedules import actions, decider, health, spec
 from webapp.schedules.decider import Decider, Row, decide_all, due_of
 
 pytestmark = pytest.mark.postgresql
@@ -274,7 +274,7 @@ def test_a_schedule_whose_zone_vanished_is_broken_until_it_is_back(
 
     decider.spec_of.cache_clear()
     whole = ZoneInfo
-    monkeypatch.setattr(timing, "ZoneInfo", lambda name: unknown(name) if name == "Europe/Berlin" else whole(name))
+    monkeypatch.setattr(time_zones, "ZoneInfo", lambda name: unknown(name) if name == "Europe/Berlin" else whole(name))
     schedules.later(1)
     row = schedules.row()
     assert row.next_fire_at is None

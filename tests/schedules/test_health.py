@@ -22,8 +22,13 @@ def events(verb: str) -> int:
 
 
 def attention(schedules: Schedules) -> list[str]:
+    """What is wrong with the schedule, in words; the counts for Prometheus must say the same."""
     with reading() as session:
-        return views.view_of(session, views.find(session, "s")).attention(schedules.time.now)
+        found = views.view_of(session, views.find(session, "s")).attention(schedules.time.now)
+        number, problems = views.count_problems(session)
+    words = {word for text in found for word in problems if word in text}
+    assert (number, problems) == (1, {problem: int(problem in words) for problem in problems})
+    return found
 
 
 def test_a_job_that_does_not_start_makes_its_schedule_late_once(schedules: Schedules) -> None:

@@ -151,6 +151,9 @@ def test_users_log_in_over_https_and_cannot_forge_their_address(
     assert liar.send("POST", "/login", lies, fields=fields).status == 422
     seen = [line[-2:] for line in target.trail() if line[1] == "sign_in"]
     assert seen == [("done", "127.0.0.2"), ("refused", "127.0.0.3")]
+    for claim in ({}, {"X-Forwarded-For": "127.0.0.1"}, {"X-Forwarded-For": "127.0.0.1", "Host": "localhost"}):
+        assert "queuectl_" not in liar.send("GET", "/metrics", claim).text, "only this machine needs no token"
+    assert Attacker(target.port, host="localhost").send("GET", "/metrics").status == 200
 
 
 def test_forwarded_headers_without_the_proxy_are_ignored(

@@ -39,6 +39,9 @@ for name, most in options.pop("limits", {}).items():
     resource.setrlimit(getattr(resource, name), (most, most))
 program.ENTRY = options.pop("entry", program.ENTRY)
 wakeup.CHECK_EVERY = options.pop("check_every", wakeup.CHECK_EVERY)
+if "calm" in options:
+    from webapp.notifications import group_recovery
+    group_recovery.CALM = options.pop("calm")
 sys.exit(supervisor.run(load(), **options))
 """
 

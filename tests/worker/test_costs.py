@@ -21,6 +21,7 @@ from webapp.core.schema import BUMP_REVISION
 from webapp.core.statements import CLAIM_LOOKAHEAD
 from webapp.core.transaction import Connection, Transaction
 from webapp.db.engines import writing
+from webapp.db.models import Channel, Rule
 from webapp.jobs import queue_actions
 from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
@@ -82,6 +83,7 @@ def worker(queue: Queue) -> None:
 
 
 LOOK = "SELECT (SELECT"
+NOTICE = "INSERT INTO notices"  # stores nothing unless a rule asks for it
 
 
 def settle_of(connection: Counted) -> list[str]:
@@ -111,6 +113,24 @@ def test_a_short_job_costs_one_transaction_of_few_statements(
 
 
 @pytest.mark.usefixtures("worker")
+def test_a_rule_of_notifications_costs_a_job_that_does_not_fail_no_statement(
+    queue: Queue, connection: Counted, dispatcher: Dispatcher
+) -> None:
+    stamps = {"created_at": 1, "created_by": "person:ana", "changed_at": 1, "changed_by": "person:ana"}
+    with writing() as session:
+        session.add(Channel(id=1, name="ops", kind="webhook", target="{}", hourly_cap=20, **stamps))
+        session.flush()
+        session.add(Rule(name="r", channel_id=1, events=",job-dead,attempt-failed,group-new,", spec="{}", **stamps))
+    for _ in range(4):
+        queue.enqueue("true")
+    [claim] = dispatcher.turn()
+    for kind in ("completed", "cancelled"):
+        dispatcher.done(ended(claim, kind))
+        [claim] = dispatcher.turn()
+    assert connection.transactions[1:] == [[LOOK, *settle_of(connection), *claim_of(connection, 1)]] * 2
+
+
+@pytest.mark.usefixtures("worker")
 def test_each_of_several_finished_jobs_costs_two_statements_to_settle(queue: Queue, connection: Counted) -> None:
     for _ in range(8):
         queue.enqueue("true")
@@ -122,7 +142,7 @@ def test_each_of_several_finished_jobs_costs_two_statements_to_settle(queue: Que
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_failure_costs_the_same_and_a_dead_letter_also_its_last_output(
+def test_a_failure_costs_a_notice_and_a_dead_letter_also_its_last_output(
     queue: Queue, connection: Counted, dispatcher: Dispatcher
 ) -> None:
     queue.enqueue("false", max_retries=1)
@@ -133,8 +153,8 @@ def test_a_failure_costs_the_same_and_a_dead_letter_also_its_last_output(
         [claim, *_] = dispatcher.turn() or [claim]
     rings = [] if connection.is_sqlite else ["NOTIFY queuectl"]  # others may rest past the retry's time
     assert connection.transactions[1:] == [
-        [LOOK, *settle_of(connection), *claim_of(connection, 1), *rings],
-        [LOOK, *settle_of(connection), "INSERT INTO output_tails", *claim_of(connection, 0)],
+        [LOOK, *settle_of(connection), NOTICE, *claim_of(connection, 1), *rings],
+        [LOOK, *settle_of(connection), "INSERT INTO output_tails", NOTICE, *claim_of(connection, 0)],
     ]
 
 

@@ -29,10 +29,10 @@ from worker.shortage import Shortage
 
 parent, _ = os.pipe()
 environment = {**os.environ, "QUEUECTL_HOME": "/nonexistent"}
-runner = (PosixRunner if sys.argv[2] == "posix" else ThreadRunner)(parent, environment)
+runner = (PosixRunner if sys.argv[2] == "posix" else ThreadRunner)(parent, environment, {})
 
 def run(command="true", cwd=None, env={}):
-    runner.start(Claim(1, "job1", "token", 1, command, None, cwd, env, 0, None, False, 1.0, 0), Settings())
+    runner.start(Claim(1, "job1", "token", 1, command, None, cwd, env, 0, None, False, 1.0, 0, "default"), Settings())
     until = time.monotonic() + 60
     while time.monotonic() < until:
         for one in runner.poll(20):

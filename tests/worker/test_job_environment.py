@@ -23,12 +23,14 @@ def test_jobs_get_the_environment_of_the_worker_without_its_own_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUEUECTL_SECRET_OF_OURS", "hush")
-    monkeypatch.setenv("WATCHDOG_USEC", "1")
+    for name in ("WATCHDOG_USEC", "TRACEPARENT", "TRACESTATE"):
+        monkeypatch.setenv(name, "1")
     monkeypatch.setenv("THEIRS", "seen")
     monkeypatch.setenv("QUEUECTL_PYTHONHOME", "/usr")
     monkeypatch.delenv("QUEUECTL_VENV", raising=False)
     found = environment.of_jobs(Config(tmp_path, None, "https://queue.example.org"))
-    assert (found["THEIRS"], found["PYTHONHOME"], "WATCHDOG_USEC" in found) == ("seen", "/usr", False)
+    assert (found["THEIRS"], found["PYTHONHOME"]) == ("seen", "/usr")
+    assert {"WATCHDOG_USEC", "TRACEPARENT", "TRACESTATE"} & set(found) == set()
     assert {name: value for name, value in found.items() if name.startswith("QUEUECTL_")} == {
         "QUEUECTL_HOME": str(tmp_path),
         "QUEUECTL_DATABASE_URL": "",

@@ -23,9 +23,9 @@ from worker.attempt import Claim
 from worker.runner import posix
 
 life, _ = os.pipe()
-runner = posix.PosixRunner(life, dict(os.environ))
+runner = posix.PosixRunner(life, dict(os.environ), {})
 def start(seq, command):
-    claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0, 0)
+    claim = Claim(seq, f"job-{seq}", f"token-{seq}", 1, command, None, None, {}, 0, None, False, 1.0, 0, "default")
     runner.start(claim, Settings())
 """
 

@@ -31,9 +31,14 @@ from webapp.insight import blockers, fleet
 from webapp.insight import size_limit as limits
 from webapp.jobs import queries, settings
 from webapp.lib import clock
-from webapp.lib.text import plural, size
+from webapp.lib.durations import duration
+from webapp.lib.text import one_line, plural, size
+from webapp.lib.urls import masked
+from webapp.notifications import views as notifications
+from webapp.notifications.views import ChannelView
 from webapp.schedules import views as schedules
 from worker import shortage
+from worker.maintenance import outgoing_heartbeat
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3 and in these older versions.
 SHOWN_SCHEDULES = 10
@@ -79,11 +84,13 @@ def examine() -> list[Finding]:
         checks["database"] = lambda: sqlite_database(loaded)
         checks["file system"] = lambda: file_system(folder)
     else:
-        checks.update({"database": postgresql_database, "notifications": notifications})
+        checks.update({"database": postgresql_database, "wake-up": wakeup})
     checks["disk space"] = lambda: disk_space(folder)
     checks["size limit"] = size_limit
     checks.update({"machine limits": machine_limits, "clock": wall_clock, "address": address, "workers": workers})
     checks["schedules"] = late_schedules
+    checks.update({"channels": lambda: channels(loaded), "messages": unsent_messages})
+    checks["heartbeat"] = lambda: heartbeat(loaded)
     checks["people"] = administrators
     with app.app_context():
         findings += _run(checks)
@@ -127,6 +134,53 @@ def late_schedules() -> Optional[Result]:
         found = "; ".join(f"{row.name} is {', '.join(schedules.problems(row, clock.now()))}" for row in rows)
         return "warn", f"{found}.", "See: manage.py schedule list --attention"
     return ("ok", plural(number, "schedule"), "") if number else None
+
+
+def channels(loaded: Config) -> Optional[Result]:
+    """Channels that cannot send, or whose last message failed."""
+    with db.reading() as session:
+        views = notifications.channels(session)
+    found = [f"{view.row.name}: {failure}" for view in views if (failure := _failure_of(view, loaded)) is not None]
+    if found:
+        advice = "Correct it, then try it: manage.py channel test NAME. See docs/notifications.md"
+        return "warn", "; ".join(found), advice
+    return ("ok", plural(len(views), "channel"), "") if views else None
+
+
+def _failure_of(view: ChannelView, loaded: Config) -> Optional[str]:
+    if view.failure is not None:
+        at, tried = view.failure.ended_at, view.failure.state == "waiting"
+        ago = duration(round((clock.now() - (at or view.failure.created_at)) / clock.SECOND))
+        how = f"a message of {ago} ago is not sent yet" if tried else f"a message failed {ago} ago"
+        return f"{how}: {one_line(view.failure.answer or '')}."
+    return notifications.obstacle(view, loaded)
+
+
+def unsent_messages() -> Optional[Result]:
+    """A finding only if messages should have been sent by now."""
+    with db.reading() as session:
+        number = notifications.overdue(session)
+    if not number:
+        return None
+    minutes = notifications.OVERDUE // clock.SECOND // 60
+    detail = f"{plural(number, 'message')} should have been sent more than {minutes} min ago."
+    return "warn", detail, "A worker sends them: manage.py worker start. Their jobs: manage.py list --queue _system"
+
+
+def heartbeat(loaded: Config) -> Optional[Result]:
+    """Whether the last ping of the heartbeat URL worked. A finding only if there is a URL, here or at the workers."""
+    last = outgoing_heartbeat.last_ping(loaded)
+    age = None if last is None else outgoing_heartbeat.age(last)
+    is_recent = age is not None and age <= 3 * outgoing_heartbeat.PING_EVERY
+    if loaded.heartbeat_url is None and not is_recent:
+        return None
+    advice = "Workers ping it each minute while they take jobs. Start them with QUEUECTL_HEARTBEAT_URL."
+    if last is None or age is None:
+        return "warn", f"{masked(loaded.heartbeat_url or '')} was never pinged.", advice
+    when = f"{last.url} {duration(round(age))} ago"
+    if last.error is not None:
+        return "warn", f"the ping of {when} failed: {last.error}.", "Check the URL, and the way there."
+    return ("ok", f"pinged {when}", "") if is_recent else ("warn", f"last pinged {when}.", advice)
 
 
 def machine_limits() -> Optional[Result]:
@@ -268,7 +322,7 @@ def size_limit() -> Optional[Result]:
     return "warn", f"{found}, and nothing is left that may be deleted: {found.rest}.", advice
 
 
-def notifications() -> Result:
+def wakeup() -> Result:
     database = db.database()
     try:
         arrive = postgresql.brings_notifications(database.config, NOTIFICATION_TIMEOUT_SECONDS)

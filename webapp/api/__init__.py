@@ -13,7 +13,21 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
 
 from webapp.accounts import tokens
-from webapp.api import actions, dead_letters, gate, jobs, output, problems, queues, schedules, settings, workers
+from webapp.api import (
+    actions,
+    channels,
+    dead_letters,
+    gate,
+    jobs,
+    metrics,
+    notifications,
+    output,
+    problems,
+    queues,
+    schedules,
+    settings,
+    workers,
+)
 from webapp.api.problems import KINDS
 from webapp.api.routes import Noun
 from webapp.lib.version import __version__
@@ -34,6 +48,8 @@ NOUNS = (
     workers.routes,
     queues.routes,
     schedules.routes,
+    notifications.routes,
+    channels.routes,
     settings.routes,
     queues.status,
     description,
@@ -46,6 +62,7 @@ def init_app(app: Flask) -> None:
     for noun in NOUNS:
         app.register_blueprint(noun)
         app.extensions["csrf"].exempt(noun)  # the API reads no cookies
+    app.register_blueprint(metrics.routes)
 
 
 @description.on("GET", "/openapi.json", {200: {"type": "object"}}, scope="read")
@@ -101,3 +118,10 @@ class Api:
     admit = staticmethod(gate.admit)
     refuse = staticmethod(problems.refuse)
     explain = staticmethod(problems.explain)
+
+
+class Metrics(Api):
+    """The same for `/metrics`, which also answers programs on this machine without a token."""
+
+    prefix = metrics.PATH
+    admit = staticmethod(metrics.admit)

@@ -73,6 +73,12 @@ def duration(about: str, highest: int, *, above_zero: bool = False) -> fields.Fi
     return fields.Raw(metadata={"description": about, "anyOf": kinds, "examples": [600, "10m"]})
 
 
+def texts(about: str, item: dict[str, Any], **options: Any) -> fields.Raw:
+    """A list of texts, or one text with commas between them."""
+    kinds = [{"type": "array", "items": item}, {"type": "string"}, {"type": "null"}]
+    return fields.Raw(metadata={"description": about, "anyOf": kinds}, **options)
+
+
 def name(about: str) -> fields.String:
     return fields.String(validate=_check_name, metadata={"description": about, "pattern": NAME_PATTERN})
 

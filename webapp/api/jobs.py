@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, ClassVar, Optional
 
-from flask import Response
+from flask import Response, request
 from marshmallow import Schema
 from marshmallow import fields as ma
 from sqlalchemy.orm import Session
@@ -16,13 +16,14 @@ from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
 from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import PREFIX, Noun
-from webapp.core import job_spec, labels
-from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core import job_spec, labels, trace_context
+from webapp.core.job_spec import MAX_NOTIFIED, FieldError, JobSpec, SpecError
 from webapp.core.states import STATES, TERMINAL
 from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
 from webapp.jobs.filters import JobFilter
+from webapp.notifications import views as notifications
 from webapp.web.request_info import below_root
 
 MAX_PAGE = 500  # jobs
@@ -84,6 +85,17 @@ class JobRequest(Schema):
         metadata={
             "description": f"additional environment variables; names: {job_spec.ENV_NAME_RULE}",
             "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+        },
+    )
+    notify = ma.Raw(
+        metadata={
+            "description": "channels that hear of its end; default: none",
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}, "maxItems": MAX_NOTIFIED},
+                {"type": "string", "description": "separated by commas or spaces"},
+                {"type": "null"},
+            ],
+            "examples": [["ops"]],
         },
     )
 
@@ -170,6 +182,7 @@ class TimelineEntry(fields.Answer):
 
 
 class JobDetail(Job):
+    notify = fields.strings("channels that hear of its end")
     attempt_history = fields.list_of(Attempt, "ended attempts, oldest first")
     events = fields.list_of(Event, "actions on the job, without its attempts")
     timeline = fields.list_of(TimelineEntry, "everything that happened to the job, oldest first")
@@ -203,8 +216,8 @@ def list_jobs() -> Response:
     first, all other lists newest first. `next` and the header Link lead to the next page.
 
     `q` is a search as in the console: words in ids and commands, "phrases", and exit:127, worker:ID, since:2h, by:ana,
-    id:ID, requires:gpu. A search without an index reads up to 20,000 jobs per page. Then the page ends, possibly
-    empty, with `search_capped`, and `next` continues the search.
+    id:ID, requires:gpu, notified:ops. A search without an index reads up to 20,000 jobs per page. Then the page ends,
+    possibly empty, with `search_capped`, and `next` continues the search.
     """
     asked = request_body.query(JobQuery)
     wanted = search.parse(asked.get("q", ""), state=asked.get("state"), queue=asked.get("queue"))
@@ -227,8 +240,12 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
 
 @routes.on("POST", "/jobs", {201: SubmittedJob}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)
 def submit_job() -> Response:
-    """Submit a job."""
-    specs = [job_spec.parse(request_body.raw())]
+    """Submit a job.
+
+    A valid header `traceparent` (W3C Trace Context) becomes the variable TRACEPARENT of the command, unless `env` has
+    one.
+    """
+    specs = _traced([job_spec.parse(request_body.raw())])
     (job_id,) = actions.enqueue(specs, actor(), form_key=idempotency.form_key())
     submitted = {**job_json(job_id), "warnings": job_spec.warnings(specs)}
     return request_body.answer(submitted, 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
@@ -240,9 +257,13 @@ def submit_jobs() -> Response:
 
     In an error, `place` is the position of the job, from 0.
     """
-    specs = _parse_batch(request_body.raw())
+    specs = _traced(_parse_batch(request_body.raw()))
     ids = actions.enqueue(specs, actor(), form_key=idempotency.form_key())
     return request_body.answer({"ids": ids, "warnings": job_spec.warnings(specs)}, 201)
+
+
+def _traced(specs: list[JobSpec]) -> list[JobSpec]:
+    return trace_context.carried_by(specs, request.headers.get(trace_context.HEADER))
 
 
 def _parse_batch(data: Any) -> list[JobSpec]:
@@ -276,8 +297,8 @@ def get_job(job_id: str) -> Any:
     with reading() as session:
         job = find_job(session, job_id)
         attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
-        values = settings.load(session)
-    return job_detail.whole_json(job, attempts, events, values, with_env=may("submit"))
+        values, watches = settings.load(session), notifications.watches(session, job.seq)
+    return job_detail.whole_json(job, attempts, events, values, watches, with_env=may("submit"))
 
 
 def _wait_for_end(job_id: str, seconds: int) -> None:

@@ -30,12 +30,13 @@ IN_PATH = {
     name: {"in": "path", "name": name, "required": True, "description": about, "schema": schema, "example": example}
     for name, about, schema, example in (
         ("job_id", "job id", _NAME, "job1"),
-        ("name", "name of the queue or schedule", _NAME, "default"),
+        ("name", "name of the queue, schedule, channel or rule", _NAME, "default"),
         ("group", "key of a group of dead letters", _NAME, "GROUP"),
         ("key", "setting name", _TEXT, "backoff_base"),
         ("worker_id", "worker id", _TEXT, "WORKER"),
         ("supervisor_id", "supervisor id", _TEXT, "SUPERVISOR"),
         ("act_id", "action id", _NUMBER, 1),
+        ("delivery_id", "id of the message", _NUMBER, 1),
     )
 }
 IDEMPOTENCY_KEY = {

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Each has all packages of the previous one in the same versions, so a venv from a later file serves earlier ones too.
-LOCKS = ("requirements.lock", "requirements-postgres.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-postgres.lock", "requirements-notify.lock", "requirements-dev.lock")
+EXTRAS = "QUEUECTL_EXTRAS"
 STAMP = "queuectl.stamp"
 # A running `up` may import more from its venv at any time, so that is never replaced. After an upgrade, and for a
 # command that needs more packages, another one is made beside it. The first install without the old `up` removes it.
@@ -47,7 +48,12 @@ def setting(name: str, checkout: str) -> str:
 def wanted_locks(checkout: str, argv: Sequence[str]) -> tuple[str, ...]:
     """The lock files that serve this command, the smallest first."""
     if argv[:1] == ["test"] and not {"-h", "--help"}.intersection(argv):  # its help needs no packages
+        return LOCKS[3:]
+    extras = setting(EXTRAS, checkout)
+    if extras == "notify":
         return LOCKS[2:]
+    if extras:
+        raise BootstrapError(f"{EXTRAS} is {extras!r}. Expected notify, or nothing")
     given = (part for word in argv for part in (word, word.partition("=")[2]))  # --to URL and --to=URL
     url = setting("QUEUECTL_DATABASE_URL", checkout)
     if url.startswith("file:"):  # the address is in this file, because it has a password

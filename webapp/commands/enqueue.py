@@ -55,6 +55,9 @@ _JOB_OPTIONS = {
     "timeout": click.option("--timeout", **DURATION, help="Time limit of each attempt."),
     "cwd": click.option("--cwd", metavar="FOLDER", help="Working directory."),
     "env": click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
+    "notify": click.option(
+        "--notify", metavar="CHANNEL", multiple=True, help="Tell this channel when it ends. Can be repeated."
+    ),
 }
 
 
@@ -75,7 +78,7 @@ Examples:
   manage.py enqueue --file jobs.jsonl
   generate-jobs | manage.py enqueue -
 
-Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env
+Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify
 """,
 )
 @click.argument("job", nargs=-1)
@@ -129,11 +132,13 @@ def _store(
     specs: Sequence[JobSpec], exists_ok: bool, stored: Optional[Tick] = None
 ) -> tuple[list[str], dict[str, str]]:
     """Store jobs; return all ids, and the states of the jobs that were there already."""
+    from webapp.core import trace_context
     from webapp.core.enqueue import enqueue as store
 
     found: dict[str, str] = {}
+    traced = trace_context.carried_by(specs, os.environ.get(trace_context.VARIABLE))
     with plain_database() as database:
-        ids = store(database, specs, actor(), stored=stored, found=found if exists_ok else None)
+        ids = store(database, traced, actor(), stored=stored, found=found if exists_ok else None)
     for warning in job_spec.warnings(specs):
         say(f"Warning: {warning}")
     if found:
@@ -179,6 +184,8 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(options)
     if "requires" in found:
         found["requires"] = ",".join(found["requires"])
+    if "notify" in found:
+        found["notify"] = list(found["notify"])
     if "cwd" in found:
         found["cwd"] = _folder(found["cwd"], "--cwd")
     if "env" in found:

@@ -38,6 +38,8 @@ _CODES = {
     "webapp.jobs.queue_actions.QueueInUse": ExitCode.REFUSED,
     "webapp.schedules.actions.Conflict": ExitCode.REFUSED,
     "webapp.schedules.actions.NameTaken": ExitCode.TAKEN,
+    "webapp.notifications.actions.Conflict": ExitCode.REFUSED,
+    "webapp.notifications.actions.NameTaken": ExitCode.TAKEN,
     "webapp.jobs.worker_actions.Unheard": ExitCode.REFUSED,
     "webapp.config.Unavailable": ExitCode.UNAVAILABLE,
     "webapp.core.locks.Busy": ExitCode.UNAVAILABLE,

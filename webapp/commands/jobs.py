@@ -112,21 +112,23 @@ def show(job_id: str, as_json: bool) -> None:
     """Show the job ID with its attempts and timeline."""
     from webapp.jobs import job_detail
     from webapp.jobs.settings import load
+    from webapp.notifications import views
 
     with read_session() as session:
         job = find_job(session, job_id)
         settings = load(session)
         attempts = job_detail.attempts(session, job, with_output=as_json)
         events = job_detail.events(session, job)
+        watches = views.watches(session, job.seq)
     if as_json:
-        whole = job_detail.whole_json(job, attempts, events, settings)
+        whole = job_detail.whole_json(job, attempts, events, settings, watches)
         for shown, one in zip(whole["attempt_history"], attempts):
             shown.update(job_detail.output_json(one))
         print_json(whole)
     else:
         from webapp.commands.shared.show import print_job
 
-        print_job(job, attempts, events, settings)
+        print_job(job, attempts, events, settings, watches)
 
 
 @click.command(epilog="Example: manage.py logs job1 --follow")

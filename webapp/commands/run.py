@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from contextlib import suppress
@@ -57,9 +58,11 @@ def run(command: tuple[str, ...], **options: Any) -> int:
 
 
 def _run(spec: Any) -> int:
+    from webapp.core import trace_context
     from webapp.jobs import actions
 
-    (job_id,) = actions.enqueue([spec], actor())
+    traced = trace_context.carried_by([spec], os.environ.get(trace_context.VARIABLE))
+    (job_id,) = actions.enqueue(traced, actor())
     return follow_to_end(job_id)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from webapp.accounts import users
 from webapp.console.activity import on_all
+from webapp.console.display import notification_text
 from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
@@ -28,12 +29,14 @@ from webapp.jobs import lifecycle, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
+from webapp.notifications import views as notifications
 from webapp.web.request_info import below_root
 
 pages = Blueprint("dead_letters", __name__)
 
 SHOWN_GROUPS = 25
 MOST_PAGES = -(-failure_groups.MAX_GROUPS // SHOWN_GROUPS)
+MOST_ALERTS, MOST_TOLD = 5, 3  # alerts and messages that a group shows
 CACHED_EVIDENCE = 64  # jobs whose evidence is kept for a minute, so that refreshes are cheap
 
 
@@ -150,12 +153,16 @@ def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
             response = htmx.page("dead/gone", session, **values)
             return response if htmx.is_partial() else (response, 422 if form.problem else 404)
         wanted = JobFilter(state="dead", group=group)
+        told = notifications.deliveries(session, key=f"group:{group}", limit=MOST_TOLD)
         response = htmx.page(
             "dead/group",
             session,
             group=found,
             spark=sparkline(found.deaths),
             evidence=_evidence(session, found.example),
+            alerts=notifications.alerts_open(session, MOST_ALERTS, key=f"group:{group}"),
+            told=told,
+            told_summaries=notification_text.summaries(session, told),
             **values,
             **_job_values(session, wanted),
         )

@@ -11,28 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from webapp.console.display import ansi, output_lines, timeline
+from webapp.console.display import ansi, notification_text, output_lines, timeline
 from webapp.console.display.output_lines import Lines, RenderOptions
 from webapp.console.display.wait_reason import why
 from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, whole_number
+from webapp.console.frame.person import actor, needs
 from webapp.core.output import Output
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Job
 from webapp.jobs import job_detail, job_phases, lifecycle, queries, settings
 from webapp.lib import text_diff
-from webapp.lib.text import plural
+from webapp.lib.text import capitalize, plural
+from webapp.notifications import actions as notify
+from webapp.notifications import views
 
 pages = Blueprint("job", __name__)
 
 SHOWN_ATTEMPTS = 50  # in the table, so that a job with 1,000 retries loads fast
 MOST_OTHERS = 100  # attempts in the Compare list
+SHOWN_MESSAGES = 5  # of notifications
 LONGEST_SEARCH = 200  # characters
 
 
@@ -62,8 +66,23 @@ def show(job_id: str) -> ResponseReturnValue:
             bar=timeline.bar_of(phases),
             attempts=list(reversed(ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:])),
             earlier=0 if "all" in request.args else max(len(ended) - SHOWN_ATTEMPTS, 0),
+            notifications=_notifications(session, job),
             **output,
         )
+
+
+def _notifications(session: Session, job: Job) -> dict[str, Any]:
+    """Which channels hear of its end, which else could, and the newest messages about it."""
+    watching = [] if job.state in TERMINAL else views.watches(session, job.seq)
+    names = [] if job.state in TERMINAL else views.channel_names(session)
+    messages = views.deliveries(session, job=job, limit=SHOWN_MESSAGES)
+    return {
+        "watching": watching,
+        "others": [name for name in names if name not in watching],
+        "messages": messages,
+        "summaries": notification_text.summaries(session, messages),
+        "has_ended": job.state in TERMINAL,
+    }
 
 
 def _verbs(job: Job) -> list[Verb]:
@@ -212,6 +231,34 @@ def _position(kept: Output, text: str) -> Optional[int]:
         return None
     # Before the cut, where lines have numbers, offset and position are equal.
     return output_lines.find_line(kept, text) if match["kind"] == "L" else int(match["number"])
+
+
+# --- notify me -------------------------------------------------------------------------------------------------------
+
+
+@pages.post("/job/<job_id>/notify")
+@needs("operator")
+def watch(job_id: str) -> ResponseReturnValue:
+    """Send a message to `channel` when the job ends. 409 if it has ended."""
+    channel = request.form.get("channel", "")
+    if not channel:
+        return htmx.refused("Select a channel. Nothing changed.")
+    try:
+        changed = notify.watch(job_id, channel, actor())
+    except notify.Conflict as error:
+        return htmx.refused(capitalize(str(error)))
+    if not changed:
+        return htmx.refused(f"{channel} hears of it already. Nothing changed.")
+    return htmx.done(f"{channel} gets a message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
+
+
+@pages.post("/job/<job_id>/unnotify")
+@needs("operator")
+def unwatch(job_id: str) -> ResponseReturnValue:
+    channel = request.form.get("unwatch", "")
+    if not notify.unwatch(job_id, channel, actor()):
+        return htmx.refused(f"{channel} does not hear of it. Nothing changed.")
+    return htmx.done(f"{channel} gets no message when {job_id} ends.", back=url_for("job.show", job_id=job_id))
 
 
 # --- more output -----------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def page_of_jobs(
 
 def count_of(session: Session, wanted: JobFilter) -> Optional[queries.Count]:
     """The number of jobs. None if the search has to scan rows: one scan for each state's tab would be too slow."""
-    return None if wanted.scans else queries.count(session, wanted.where())
+    return None if wanted.scans else queries.count_indexed(session, wanted)
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
 from webapp.lib import histograms
 from webapp.lib.command_patterns import words_of
+from webapp.notifications import views as notifications
 
 pages = Blueprint("overview", __name__)
 
@@ -33,6 +34,7 @@ def index() -> ResponseReturnValue:
             "overview",
             session,
             needs=needs(session, running, values),
+            unheard=not notifications.has_rules(session),
             counts=counts,
             fleet=running,
             trend=trend,

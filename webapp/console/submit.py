@@ -31,6 +31,7 @@ from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names
 from webapp.jobs import actions, job_detail, lifecycle, queries, settings
 from webapp.lib.text import plural
+from webapp.notifications import views as notifications
 
 pages = Blueprint("submit", __name__)
 
@@ -157,6 +158,7 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
         place=place,
         offered=_offered(session),
         queues=some_names(session, 200),
+        channels=notifications.channel_names(session),
         recent=queries.recent_commands(session, actor()),
         zone_name=zone_name(),
         most_lines=MOST_LINES,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
+
+MESSAGE_WAIT = 300.0  # seconds at the most between two tries to send a message: its receiver may be back
 
 
 def delay(failures: int, base: float, longest: float, jitter: float, luck: float) -> float:
@@ -15,6 +18,12 @@ def delay(failures: int, base: float, longest: float, jitter: float, luck: float
     reaches_limit = failures * math.log(base) >= math.log(longest)  # the power itself may overflow
     wait = longest if reaches_limit else base**failures
     return wait * (1 + jitter * luck)
+
+
+def of_job(queue: str, failures: int, settings: Settings, luck: float) -> float:
+    """The delay of a job in this queue, by the settings."""
+    longest = min(settings.backoff_max, MESSAGE_WAIT) if queue == SYSTEM_QUEUE else settings.backoff_max
+    return delay(failures, settings.backoff_base, longest, settings.backoff_jitter, luck)
 
 
 def timetable(settings: Settings, max_retries: int) -> list[float]:

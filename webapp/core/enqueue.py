@@ -7,7 +7,7 @@ idle workers wait for it. People and programs call `actions.enqueue`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import audit_lines, labels, relocated
@@ -95,7 +95,9 @@ def enqueue(
                 if found is None:
                     raise _id_taken(taken, given)
             wanted = [row for row in rows if row.id not in taken] if taken else rows
+            check_channels(transaction, specs)
             _store(transaction, wanted, actor, stored)
+            _watch(transaction, [(row, spec) for row, spec in zip(rows, specs) if row.id not in taken])
         if found is not None:
             found.update(taken)
         return [row.id for row in rows]
@@ -107,13 +109,17 @@ def enqueue(
         return store()
 
 
-def store(transaction: Transaction, specs: Sequence[JobSpec], actor: str, *, schedule: str) -> list[str]:
-    """Store jobs of a schedule in the caller's transaction; return their ids in order.
+def store(
+    transaction: Transaction, specs: Sequence[JobSpec], actor: str, *, schedule: Optional[str] = None
+) -> list[str]:
+    """Store jobs in the caller's transaction; return their ids in order. `schedule`: the name of theirs, if any.
 
-    Raises SpecError before anything is stored.
+    An id that a spec has must be new. A channel that is gone hears nothing: the jobs run all the same. Raises SpecError
+    before anything is stored.
     """
     rows = [_row(spec, actor, clock.now(), schedule=schedule) for spec in specs]
     _store(transaction, rows, actor)
+    _watch(transaction, list(zip(rows, specs)))
     return [row.id for row in rows]
 
 
@@ -123,7 +129,42 @@ def store_fires(transaction: Transaction, jobs: Sequence[tuple[JobSpec, str, str
     rows = [_row(spec, actor, now, schedule=schedule) for spec, actor, schedule in jobs]
     if rows:
         _store(transaction, rows, rows[0].created_by)
+        _watch(transaction, [(row, spec) for row, (spec, _, _) in zip(rows, jobs)])
     return [row.id for row in rows]
+
+
+def check_channels(transaction: Transaction, specs: Sequence[JobSpec]) -> None:
+    """Raises SpecError if jobs name channels that do not exist."""
+    channels = _channels(transaction, specs)
+    errors = [
+        FieldError("notify", f"no such channel: {name!r}. `manage.py channel list` shows all.", place)
+        for place, spec in enumerate(specs)
+        for name in spec.notify
+        if name not in channels
+    ]
+    if errors:
+        raise SpecError(errors)
+
+
+def _channels(transaction: Transaction, specs: Iterable[JobSpec]) -> dict[str, int]:
+    """The ids of the channels that jobs name. Jobs that name none cost no statement."""
+    names = {name for spec in specs for name in spec.notify}
+    return dict(transaction.select_where_in("SELECT name, id FROM channels", "name", sorted(names)))
+
+
+def _watch(transaction: Transaction, jobs: Sequence[tuple[_Row, JobSpec]]) -> None:
+    """Store which channels hear of the end of these jobs."""
+    watched = {row.id: (row, spec) for row, spec in jobs if spec.notify}
+    if not watched:
+        return
+    channels = _channels(transaction, [spec for _, spec in watched.values()])
+    found = transaction.select_where_in("SELECT id, seq FROM jobs", "id", list(watched))
+    watches = []
+    for job_id, seq in found:
+        row, spec = watched[job_id]
+        watches += [(seq, channels[name], row.created_by) for name in spec.notify if name in channels]
+    if watches:
+        transaction.insert("job_watches", ("job_seq", "channel_id", "created_by"), watches)
 
 
 def _store(

@@ -28,6 +28,7 @@ ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")  # a shell cannot use other n
 ENV_NAME_RULE = "letters, digits and _, the first not a digit"
 MAX_TIMEOUT = 30 * 86400  # seconds
 MAX_DELAY = 10 * 365 * 86400  # seconds
+MAX_NOTIFIED = 10  # channels
 LONG_PAST = clock.DAY  # a `run_at` before this is likely a mistake; a little earlier than now is usual
 
 
@@ -55,7 +56,10 @@ class IdTaken(SpecError):
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting."""
+    """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting.
+
+    `notify` has the names of channels that hear of its end.
+    """
 
     command: str
     id: Optional[str] = None
@@ -68,6 +72,7 @@ class JobSpec:
     timeout: Optional[float] = None
     cwd: Optional[str] = None
     env: Mapping[str, str] = field(default_factory=dict)
+    notify: tuple[str, ...] = ()
 
 
 def parse_json(text: str) -> JobSpec:
@@ -234,6 +239,19 @@ def _labels(value: object) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _channels(value: object) -> tuple[str, ...]:
+    """One name of a channel, several separated by commas or spaces, or a list."""
+    names = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"{_show(value)} is not allowed; expected names of channels.")
+    for name in names:
+        if not isinstance(name, str) or not NAME.match(name):
+            raise ValueError(f"{_show(name)} is not a channel; expected {NAME_RULE}.")
+    if len(names) > MAX_NOTIFIED:
+        raise ValueError(f"has {len(names)} channels; at most {MAX_NOTIFIED} are allowed.")
+    return tuple(dict.fromkeys(names))
+
+
 def _command(value: object) -> str:
     text = _text(unix_lines(value) if isinstance(value, str) else value, COMMAND_LIMIT, "a shell command")
     if not text.strip():
@@ -310,4 +328,5 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "timeout": partial(_duration, highest=MAX_TIMEOUT, above_zero=True),
     "cwd": read_folder,
     "env": _env,
+    "notify": _channels,
 }

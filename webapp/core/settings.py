@@ -99,6 +99,7 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition("keep_dead", int, 0, 0, 100 * _YEAR, "days", "Dead letters are deleted after this many days. 0: never."),
         Definition("keep_output", int, 0, 0, 100 * _YEAR, "days", "The output of completed and cancelled jobs is deleted after this many days; the jobs stay. 0: as long as the job."),
         Definition("keep_fires", int, 90, 0, 100 * _YEAR, "days", "Decided fires of schedules stay in their ledger for this many days. 0: for ever."),
+        Definition("keep_deliveries", int, 90, 0, 100 * _YEAR, "days", "Messages of notifications stay in the history for this many days. 0: for ever."),
         Definition("keep_audit", int, 365, 0, 100 * _YEAR, "days", "Lines of the audit trail are deleted after this many days. 0: never."),
         Definition("max_database_size", int, 0, 0, 2**30, "MiB", "When the database is larger, the oldest output of completed and cancelled jobs is deleted, then the oldest of these jobs. Dead letters and unfinished jobs stay. 0: no limit."),
     )
@@ -127,6 +128,7 @@ class Settings:
     keep_audit: int
     max_database_size: int
     keep_fires: int
+    keep_deliveries: int
 
     def __init__(self, changed: Optional[Mapping[str, str]] = None) -> None:
         """`changed` maps names to JSON texts, as the table has them. Unknown names are ignored."""

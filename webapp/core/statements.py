@@ -33,7 +33,9 @@ _DUE = f"SELECT seq FROM jobs WHERE {may_leave('promote')} AND run_at <= :now LI
 # Skips jobs that another worker promotes at this moment.
 _FREE = f"= ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED))"
 
-_COLUMNS = "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at"
+_COLUMNS = (
+    "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at, queue"
+)
 
 _TAKE = f"""
 UPDATE jobs SET state = '{ARROWS["claim"].enters}', attempts = attempts + 1, started_at = :now, changed_at = :now,
@@ -57,7 +59,7 @@ SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requi
 {_ORDER} {_LIMIT}"""  # noqa: S608
 # The first jobs of all queues. More of them than it takes, because the worker may not run all.
 _HEAD = f"""
-SELECT {_COLUMNS}, queue, requires FROM jobs WHERE state = 'pending' AND losses = 0 {_ORDER} {_LIMIT}"""  # noqa: S608
+SELECT {_COLUMNS}, requires FROM jobs WHERE state = 'pending' AND losses = 0 {_ORDER} {_LIMIT}"""  # noqa: S608
 _PICKED_FIRST = f"""= ANY(ARRAY(SELECT seq FROM jobs
       WHERE state = 'pending' AND {{which}} AND seq = ANY(ARRAY(SELECT first.seq
         FROM (SELECT seq, queue, requires FROM jobs WHERE state = 'pending' AND {{which}}
@@ -165,6 +167,16 @@ WITH RECURSIVE found (seq, queue, requires, priority, run_at) AS (
 SELECT queue, requires FROM found ORDER BY priority DESC, run_at, seq
 """
 BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (_BUSY_LABEL_SETS.format(which=which) for which in _WHICH)
+# The earliest due time among pending jobs; {jobs} is a condition. Their indexes sort by priority first, so the
+# recursion steps from priority to priority, not from row to row.
+OLDEST_PENDING = """
+WITH RECURSIVE levels(priority) AS (
+  SELECT max(priority) FROM jobs WHERE {jobs}
+  UNION ALL
+  SELECT (SELECT max(priority) FROM jobs WHERE {jobs} AND priority < levels.priority)
+  FROM levels WHERE levels.priority IS NOT NULL)
+SELECT min((SELECT min(run_at) FROM jobs WHERE {jobs} AND priority = levels.priority)) FROM levels
+"""
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 CAPACITY = "UPDATE workers SET slots = :slots WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from webapp.config import Config, ensure_home
-from webapp.core import schema
+from webapp.core import notices, schema
 from webapp.core.locks import hold_alone
 from webapp.core.sqlite import library as sqlite
 from webapp.core.statements import RULE_RESTORE, SKIP_DUE_FIRES
@@ -80,6 +80,7 @@ def restore(config: Config, source: Path, actor: str, *, run: bool = False) -> t
         with _partial(target, aside=aside) as partial:
             _copy(source, partial, target)
             _skip_due_fires(partial)
+            _forget_notices(partial)
             if not run:
                 paused = _pause_queues(partial, actor)
             verify(partial)
@@ -87,12 +88,17 @@ def restore(config: Config, source: Path, actor: str, *, run: bool = False) -> t
 
 
 def _pause_queues(path: Path, actor: str) -> list[str]:
-    """Pause all queues of a database that no process uses, also one with an older schema; return their names."""
+    """Pause all queues of a database that no process uses, also one with an older schema; return their names.
+
+    The queue of messages goes on: no message of the copy is left to send.
+    """
     with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(queues)")}
         kept = " AND removed_at IS NULL" if "removed_at" in columns else ""
-        statement = f"UPDATE queues SET paused_at = ?, paused_by = ? WHERE paused_at IS NULL{kept} RETURNING name"  # noqa: S608
-        return sorted(row[0] for row in connection.execute(statement, (clock.now(), actor)).fetchall())
+        unpaused = f"paused_at IS NULL AND name <> ?{kept}"
+        statement = f"UPDATE queues SET paused_at = ?, paused_by = ? WHERE {unpaused} RETURNING name"  # noqa: S608
+        values = (clock.now(), actor, notices.SYSTEM_QUEUE)
+        return sorted(row[0] for row in connection.execute(statement, values).fetchall())
 
 
 def _skip_due_fires(path: Path) -> None:
@@ -100,6 +106,14 @@ def _skip_due_fires(path: Path) -> None:
     with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schedules'").fetchone() is not None:
             connection.execute(SKIP_DUE_FIRES, {"now": clock.now(), "rule": RULE_RESTORE})
+
+
+def _forget_notices(path: Path) -> None:
+    """No message is sent because of a restore, also of a database with an older schema."""
+    with closing(sqlite.connect(str(path), isolation_level=None)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'notices'").fetchone() is not None:
+            for statement in notices.FORGET:
+                connection.execute(statement, {"now": clock.now()})
 
 
 def verify(path: Path) -> None:

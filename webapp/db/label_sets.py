@@ -14,6 +14,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from webapp.core.labels import LabelSet
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.engines import is_sqlite
 
 # Label sets with pending jobs: each step reads the next entry of the index after all jobs of the last label set.
@@ -64,7 +65,7 @@ def select_busy(
     """A SELECT with a row for each label set that has pending jobs; `columns` may use `found.queue`, `found.requires`.
 
     Args:
-        queues: only of these queues.
+        queues: only of these queues; None: of all but SYSTEM_QUEUE.
         labelled: without the label set of jobs that require nothing.
         not_in: without these queues.
         limit: the highest number of rows.
@@ -74,6 +75,8 @@ def select_busy(
     if queues is not None:
         statement = _WITH_BUSY_IN.format(names=_names("queues"))
         values["queues"] = _list(queues)
+    else:
+        conditions.append(f"found.queue <> '{SYSTEM_QUEUE}'")
     if labelled:
         conditions.append("found.requires <> ''")
     if not_in:

@@ -11,6 +11,7 @@ from typing import Optional
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.label_sets import busy_label_sets
 from webapp.db.models import Queue
 from webapp.insight import fleet, trends
@@ -70,7 +71,7 @@ def fleet_of(session: Session, name: str, requires: str = "") -> Fleet:
 
 def serving(name: str, queue: Optional[Queue], alive: list[fleet.WorkerView], requires: str = "") -> Fleet:
     """The running workers that serve a label set; `queue` is its row, None if it has none yet."""
-    serve = [view for view in alive if view.queues is None or name in view.queues]
+    serve = [view for view in alive if view.queues is None or name in (*view.queues, SYSTEM_QUEUE)]
     able = [view for view in serve if labels.suffice(view.labels, requires)]
     if queue is not None and queue.paused_at is not None:
         return Fleet(Obstacle("paused", name, requires, paused_by=queue.paused_by, paused_at=queue.paused_at), able)

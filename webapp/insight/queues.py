@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session
 
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.models import Job, Queue
 from webapp.db.text_match import contains
 from webapp.insight import trends
@@ -38,13 +39,13 @@ class QueueView:
 
 @dataclass(frozen=True)
 class QueueFilter:
-    """`like`: a part of the name, in any case. `show`: one of SHOWN."""
+    """`like`: a part of the name, in any case. `show`: one of SHOWN. SYSTEM_QUEUE matches no filter."""
 
     like: str = ""
     show: str = ""
 
     def where(self) -> ColumnElement[bool]:
-        found: ColumnElement[bool] = Queue.removed_at.is_(None)
+        found: ColumnElement[bool] = and_(Queue.removed_at.is_(None), Queue.name != SYSTEM_QUEUE)
         if self.like:
             found &= contains(Queue.name, self.like)
         if self.show == "paused":

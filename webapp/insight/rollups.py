@@ -7,8 +7,9 @@ later commit, such as after an hour with a full disk, is missing from the charts
 after the watermark directly.
 
 `minutes` has a row for each queue and minute, and sums over all queues under names that no queue can have (SUMS), so
-that a chart reads one row per point. `command_hours` has the MAX_SHAPES command shapes that ran or failed most in each
-hour, and REST for all others.
+that a chart reads one row per point. One more row, TOTAL, sums up all attempts that were ever folded. It is never
+deleted, so that the counters of `web/metrics.py` only grow. `command_hours` has the MAX_SHAPES command shapes that
+ran or failed most in each hour, and REST for all others. The jobs that send messages are in none of these sums.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sqlalchemy import Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from webapp.core.locks import BUSY_TIMEOUT
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
@@ -40,6 +42,7 @@ PRUNE_BATCH = 2000
 
 SUMS = {"*1": MINUTE, "*30": 30 * MINUTE, "*180": 3 * HOUR}  # name → span of each row
 MAX_SUM_SPAN = max(SUMS.values())
+TOTAL = (0, "*")  # time and name of the row with all attempts since queuectl has this row
 MAX_SHAPES = 50
 REST = "…"
 FAILURE_WEIGHT = 10  # keeps commands that fail but rarely run
@@ -119,7 +122,8 @@ def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
     folded = Folded(until, more, len(rows))
     deaths = _deaths(session, rows)
     for row in rows:
-        _add(folded, row, (row.job_seq, row.number) in deaths)
+        if row.queue != SYSTEM_QUEUE:  # read all the same, so that they do not stay unfolded
+            _add(folded, row, (row.job_seq, row.number) in deaths)
     _add_sums(folded.minutes)
     return folded
 
@@ -214,6 +218,7 @@ def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
     for (at, _), one in list(minutes.items()):
         for name, span in SUMS.items():
             minutes.setdefault((at // span * span, name), Sum()).add(one)
+        minutes.setdefault(TOTAL, Sum()).add(one)
 
 
 # --- folding ---------------------------------------------------------------------------------------------------------
@@ -301,7 +306,8 @@ def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: list[dic
     with writing(patience, wakes_workers=False) as session:
         if not _move_watermark(session, seen, until):
             return False
-        session.execute(_STORE_MINUTES, minutes)
+        if minutes:
+            session.execute(_STORE_MINUTES, minutes)
         if hours:
             session.execute(delete(CommandHour).where(CommandHour.at.in_({row["at"] for row in hours})))
             session.execute(insert(CommandHour), hours)
@@ -314,7 +320,11 @@ def _move_watermark(session: Session, seen: int, until: int) -> bool:
 
 
 def _set_back(seen: int, patience: float) -> None:
-    """After the clock was set back, fold the current span and everything later again."""
+    """After the clock was set back, fold the current span and everything later again.
+
+    TOTAL then has these attempts twice. A counter that shrinks would be worse: Prometheus takes it for a restart, and
+    counts everything again.
+    """
     begin = clock.now() // MAX_SUM_SPAN * MAX_SUM_SPAN
     with writing(patience, wakes_workers=False) as session:
         if _move_watermark(session, seen, begin):
@@ -330,14 +340,14 @@ def prune(patience: float = BUSY_TIMEOUT) -> bool:
     before = clock.now() - KEEP_FOR
     with reading() as session:
         minutes, hours = (
-            session.scalars(select(at).where(at < before).order_by(at).limit(PRUNE_BATCH)).all()
+            session.scalars(select(at).where(at < before, at > TOTAL[0]).order_by(at).limit(PRUNE_BATCH)).all()
             for at in (Minute.at, CommandHour.at)
         )
     if not minutes and not hours:
         return False
     with writing(patience, wakes_workers=False) as session:
         if minutes:
-            session.execute(delete(Minute).where(Minute.at <= minutes[-1]))
+            session.execute(delete(Minute).where(Minute.at <= minutes[-1], Minute.at > TOTAL[0]))
         if hours:
             session.execute(delete(CommandHour).where(CommandHour.at <= hours[-1]))
     return PRUNE_BATCH in (len(minutes), len(hours))

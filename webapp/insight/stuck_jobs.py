@@ -11,6 +11,7 @@ from typing import Optional
 
 from sqlalchemy.orm import Session
 
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.db.models import Job
 from webapp.insight import trends
@@ -41,6 +42,8 @@ def stuck(session: Session, fleet: Sequence[WorkerView], values: Settings) -> li
     found, long = [], []
     for view in fleet:
         for job in view.jobs[:MAX_JOBS_PER_WORKER]:
+            if job.queue == SYSTEM_QUEUE:
+                continue
             why = "silent" if not view.alive else _overdue(job, values, now)
             if why is not None:
                 found.append(Stuck(job, why))

@@ -10,10 +10,10 @@ import json
 from dataclasses import replace
 from typing import Optional
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from webapp.core import audit_lines
+from webapp.core import audit_lines, notices
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.db import audit
 from webapp.db.engines import writing
@@ -55,13 +55,19 @@ def check_all(patience: float = BUSY_TIMEOUT) -> list[int]:
             failure = _failure(job, action)
             if failure is not None:
                 action.state, action.finished_at = "stopped", clock.now()
-                record(session, "canary_failed", [(f"act:{action.id}", None)], RULE, {"text": failure}, action.id)
+                _ended(session, action, "canary_failed", failure)
             elif job is not None and job.state == "completed":
                 action.state, action.lease_until = "running", clock.now() + actions.LEASE
-                detail = {"text": f"{job.id} completed, the rest is requeued"}
-                record(session, "canary_passed", [(f"act:{action.id}", None)], RULE, detail, action.id)
+                _ended(session, action, "canary_passed", f"{job.id} completed, the rest is requeued")
                 released.append(action.id)
     return released
+
+
+def _ended(session: Session, action: BulkAction, verb: str, words: str) -> None:
+    record(session, verb, [(f"act:{action.id}", None)], RULE, {"text": words}, action.id)
+    detail = {"action": action.id, "passed": verb == "canary_passed", "text": words}
+    notice = notices.values("canary-ended", f"action:{action.id}", detail=detail)
+    session.execute(text(notices.RECORD), notice)
 
 
 def any_waiting(session: Session) -> bool:

@@ -8,15 +8,21 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
-from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, literal_column, or_, select, true
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, cast, func, literal, literal_column, or_, select, true
+from sqlalchemy.dialects.postgresql import JSON
 
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES, TERMINAL
-from webapp.db.models import Attempt, Job, OutputTail
+from webapp.db.engines import is_sqlite
+from webapp.db.models import Attempt, Channel, Delivery, Job, OutputTail
 from webapp.db.text_match import contains, starts_with
 from webapp.jobs.lifecycle import in_state
 
 SEARCH_CAP = 20_000  # rows that one read searches without an index
+MOST_MESSAGES = 5_000  # of a channel, whose jobs `notified` finds
 MAX_WORDS = 8  # of a text: each word is searched in every row
+# As text: no condition on a queue may look to the planner as if it had this value.
+NOT_SYSTEM: ColumnElement[bool] = literal_column(f"jobs.queue <> '{SYSTEM_QUEUE}'")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 
 
@@ -32,6 +38,8 @@ class FilterError(ValueError):
 class JobFilter:
     """Conditions that must all hold; None means any.
 
+    Jobs that send messages (SYSTEM_QUEUE) match only if their queue, an id or a group is named.
+
     Attributes:
         text: words and quoted phrases; each must be in the id or the command, in any case (`db/text_match.py`).
         output: the words may also be in a dead letter's error or last output.
@@ -44,6 +52,7 @@ class JobFilter:
         requires: one required label.
         label_set: all required labels as in the job's row; for pending jobs.
         schedule: the name of the schedule that submitted the job.
+        notified: the name of a channel that was sent a message about the job, in its last MOST_MESSAGES.
         lost: whether a worker died while it ran the job; for pending jobs.
     """
 
@@ -62,6 +71,7 @@ class JobFilter:
     label_set: Optional[str] = None
     lost: Optional[bool] = None
     schedule: Optional[str] = None
+    notified: Optional[str] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -71,8 +81,12 @@ class JobFilter:
 
     def where(self) -> ColumnElement[bool]:
         """The whole filter as one SQL condition, with the conditions that an index answers in front."""
-        conditions = sorted(self._conditions(), key=lambda pair: not pair[0])
-        return and_(true(), *(condition for _, condition in conditions))
+        conditions = [condition for _, condition in sorted(self._conditions(), key=lambda pair: not pair[0])]
+        return and_(true(), *conditions, *([NOT_SYSTEM] if self.leaves_system_out else []))
+
+    @property
+    def leaves_system_out(self) -> bool:
+        return self.queue is None and self.id is None and self.group is None
 
     def found(self) -> ColumnElement[bool]:
         """The conditions that an index answers, in the order of the state's list."""
@@ -117,6 +131,8 @@ class JobFilter:
             yield False, Job.exit_code == literal(self.exit, BigInteger())  # Windows has codes past 2^31
         if self.by is not None:
             yield False, Job.created_by == self.by
+        if self.notified is not None:
+            yield False, Job.seq.in_(_told(self.notified))
         for word in words(self.text or ""):
             yield False, or_(*self._says(word))
         if self.worker is not None:
@@ -148,6 +164,24 @@ class JobFilter:
     @classmethod
     def from_json(cls, text: str) -> JobFilter:
         return cls(**json.loads(text))
+
+
+def _told(channel: str) -> Select[tuple[int]]:
+    """The jobs that the last messages to a channel name. The index on how messages ended answers it."""
+    to = select(Channel.id).where(Channel.name == channel).scalar_subquery()
+    newest = (
+        select(Delivery.detail)
+        .where(Delivery.channel_id == to, Delivery.state == "sent")
+        .order_by(Delivery.ended_at.desc())
+        .limit(MOST_MESSAGES)
+        .subquery()
+    )
+    seq = (
+        func.json_extract(newest.c.detail, "$.job_seq")
+        if is_sqlite()
+        else cast(cast(newest.c.detail, JSON)["job_seq"].astext, BigInteger)
+    )
+    return select(seq)
 
 
 def words(text: str) -> list[str]:

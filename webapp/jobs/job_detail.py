@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -175,11 +175,21 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
 
 
 def whole_json(
-    job: Job, ended: list[Attempt], recorded: list[Event], settings: Settings, *, with_env: bool = True
+    job: Job,
+    ended: list[Attempt],
+    recorded: list[Event],
+    settings: Settings,
+    notify: Sequence[str],
+    *,
+    with_env: bool = True,
 ) -> dict[str, Any]:
-    """A job with its ended attempts (without output), events and timeline, oldest first."""
+    """A job with its ended attempts (without output), events and timeline, oldest first.
+
+    `notify`: the channels that hear of its end.
+    """
     return {
         **job_json(job, settings, with_env=with_env),
+        "notify": list(notify),
         "attempt_history": [attempt_json(one) for one in ended],
         "events": [event_json(one) for one in recorded],
         "timeline": [{**vars(one), "at": clock.to_iso(one.at)} for one in timeline(job, ended, recorded)],

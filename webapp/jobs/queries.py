@@ -25,15 +25,18 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from webapp.core.labels import LabelSet
+from webapp.core.notices import SYSTEM_QUEUE
+from webapp.core.statements import OLDEST_PENDING
 from webapp.core.states import STATES, TERMINAL
 from webapp.db import label_sets
 from webapp.db.models import Event, Job, Queue
 from webapp.jobs import listing
-from webapp.jobs.filters import JobFilter
+from webapp.jobs.filters import NOT_SYSTEM, JobFilter
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 
 COUNT_CAP = 10_000
+_SYSTEM = text("SELECT state, count(*) FROM jobs WHERE substr(queue, 1, 1) = '_' GROUP BY state")  # as its index says
 UNFINISHED = tuple(state for state in STATES if state not in TERMINAL)
 
 
@@ -67,8 +70,32 @@ def count(session: Session, *conditions: ColumnElement[bool]) -> Count:
 
 def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
     """How many jobs match, and whether the search read all rows: without an index it stops where a list does."""
+    if not wanted.scans:
+        return count_indexed(session, wanted), True
     parts, whole = listing.window(session, wanted)
     return total(count(session, part) for part in parts), whole
+
+
+def count_indexed(session: Session, wanted: JobFilter) -> Count:
+    """How many jobs match a filter that an index answers.
+
+    Of a whole state, jobs that send messages are subtracted: to look at each job's queue, its row must be read.
+    """
+    if wanted != JobFilter(state=wanted.state):
+        return count(session, wanted.where())
+    hidden = _count_system(session)
+    number = sum(hidden.values()) if wanted.state is None else hidden.get(wanted.state, 0)
+    return _without(count(session, wanted.found()), number)
+
+
+def _count_system(session: Session) -> dict[str, int]:
+    """How many jobs that send messages are in each state, by their own index."""
+    return dict(session.execute(_SYSTEM).tuples().all())
+
+
+def _without(counted: Count, number: int) -> Count:
+    """A count without so many jobs. A capped one stays."""
+    return counted if counted.capped else Count(max(0, counted.number - number))
 
 
 def total(counts: Iterable[Count]) -> Count:
@@ -79,8 +106,8 @@ def total(counts: Iterable[Count]) -> Count:
 
 def count_states(session: Session) -> dict[str, Count]:
     """How many jobs are in each state, in the order of a job's life."""
-    numbers = session.execute(_all_states(), {"most": COUNT_CAP + 1}).one()
-    return {state: Count.up_to(number) for state, number in zip(STATES, numbers)}
+    hidden, numbers = _count_system(session), session.execute(_all_states(), {"most": COUNT_CAP + 1}).one()
+    return {state: _without(Count.up_to(number), hidden.get(state, 0)) for state, number in zip(STATES, numbers)}
 
 
 def count_unfinished(session: Session, queue: str) -> dict[str, Count]:
@@ -109,37 +136,31 @@ def _count_each(states: Sequence[str], *conditions: ColumnElement[bool]) -> Sele
 
 def count_states_exactly(session: Session) -> dict[str, int]:
     """Exact numbers, for single requests; pages that refresh use `count_states`."""
-    every = select(func.count()).select_from(Job)
+    every, hidden = select(func.count()).select_from(Job), _count_system(session)
     return {
-        state: (session.scalar(every.where(in_state(state))) or 0) if counted.capped else counted.number
+        state: (session.scalar(every.where(in_state(state))) or 0) - hidden.get(state, 0)
+        if counted.capped
+        else counted.number
         for state, counted in count_states(session).items()
     }
 
 
 def count_finished_since(session: Session, since: int, states: Sequence[str] = ("completed", "dead")) -> Count:
     """How many jobs reached one of these terminal states since a time (microseconds)."""
-    counts = [count(session, in_state(state), Job.finished_at >= since) for state in states]
+    counts = [count(session, in_state(state), Job.finished_at >= since, NOT_SYSTEM) for state in states]
     return Count(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
-# The earliest due time among pending jobs. Their indexes sort by priority first, so the recursion steps from priority
-# to priority, not from row to row.
-_OLDEST = """
-WITH RECURSIVE levels(priority) AS (
-  SELECT max(priority) FROM jobs WHERE {jobs}
-  UNION ALL
-  SELECT (SELECT max(priority) FROM jobs WHERE {jobs} AND priority < levels.priority)
-  FROM levels WHERE levels.priority IS NOT NULL)
-SELECT min((SELECT min(run_at) FROM jobs WHERE {jobs} AND priority = levels.priority)) FROM levels
-"""
-_OLDEST_OF_ALL = text(_OLDEST.format(jobs="state = 'pending' AND losses = 0"))
+_OLDEST_OF_ALL = text(OLDEST_PENDING.format(jobs=f"state = 'pending' AND losses = 0 AND queue <> '{SYSTEM_QUEUE}'"))
 # Jobs whose worker died are usually few.
-_OLDEST_LOST = text("SELECT min(run_at) FROM jobs WHERE state = 'pending' AND losses > 0")
+_OLDEST_LOST = text(
+    f"SELECT min(run_at) FROM jobs WHERE state = 'pending' AND losses > 0 AND queue <> '{SYSTEM_QUEUE}'"  # noqa: S608
+)
 _IN_FOUND = "state = 'pending' AND queue = found.queue AND requires = found.requires"
 # Columns for `label_sets.select_busy`: the number of pending jobs and the earliest due time.
 _PENDING = f"""
 queue, requires, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_IN_FOUND} LIMIT :most) AS counted),
-({_OLDEST.format(jobs=_IN_FOUND)})
+({OLDEST_PENDING.format(jobs=_IN_FOUND)})
 """  # noqa: S608  no part comes from a user
 
 
@@ -171,7 +192,7 @@ def waiting_jobs(
 
 
 def oldest_pending(session: Session) -> Optional[int]:
-    """When the job that has waited longest became due (microseconds), or None."""
+    """When the job that has waited longest became due (microseconds), or None. Without SYSTEM_QUEUE."""
     times = session.scalar(_OLDEST_OF_ALL), session.scalar(_OLDEST_LOST)
     return min((at for at in times if at is not None), default=None)
 
@@ -191,8 +212,8 @@ def paused_queues(session: Session) -> list[str]:
 
 
 def unpaused_queues(session: Session) -> list[str]:
-    """Names of queues that are neither paused nor removed, sorted."""
-    kept = Queue.paused_at.is_(None), Queue.removed_at.is_(None)
+    """Names of queues that are neither paused nor removed, sorted. Not the queue of the jobs that send messages."""
+    kept = Queue.paused_at.is_(None), Queue.removed_at.is_(None), Queue.name != SYSTEM_QUEUE
     return list(session.scalars(select(Queue.name).where(*kept).order_by(Queue.name)))
 
 
@@ -234,11 +255,12 @@ def recent_failures(session: Session, limit: int = 8, look: int = 100) -> list[J
 
     No index sorts retrying jobs by their last failure, so this reads the `look` jobs that are due first and last.
     """
-    dead = list(session.scalars(select(Job).where(in_state("dead")).order_by(Job.finished_at.desc()).limit(limit)))
+    died = select(Job).where(in_state("dead"), NOT_SYSTEM)
+    dead = list(session.scalars(died.order_by(Job.finished_at.desc()).limit(limit)))
     waiting = {
         job.seq: job
         for order in (Job.run_at.asc(), Job.run_at.desc())
-        for job in session.scalars(select(Job).where(in_state("failed")).order_by(order).limit(look))
+        for job in session.scalars(select(Job).where(in_state("failed"), NOT_SYSTEM).order_by(order).limit(look))
     }
     return sorted([*dead, *waiting.values()], key=lambda job: job.changed_at, reverse=True)[:limit]
 

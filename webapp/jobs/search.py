@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional
 
 from webapp.core import labels
 from webapp.core.job_spec import NAME, NAME_RULE
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES
 from webapp.jobs.filters import FilterError, JobFilter, unescaped, words
 from webapp.lib import clock, durations
@@ -33,6 +34,7 @@ QUALIFIERS = (
     ("id", "id:job1", "the job with this id"),
     ("requires", "requires:gpu", "jobs that need a worker with this label"),
     ("schedule", "schedule:nightly", "jobs that this schedule submitted"),
+    ("notified", "notified:ops", "a message about the job was sent to this channel"),
 )
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
@@ -142,7 +144,7 @@ def _state(value: str) -> str:
 
 def _name(kind: str) -> Callable[[str], str]:
     def read(value: str) -> str:
-        if not NAME.match(value):
+        if not NAME.match(value) and (kind, value) != ("queue", SYSTEM_QUEUE):
             raise SearchError(f"{kind}:{value[:40]} is not a valid name; expected {NAME_RULE}.")
         return value
 
@@ -178,5 +180,6 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "by": _by,
     "id": _name("id"),
     "schedule": _name("schedule"),
+    "notified": _name("notified"),
     "requires": lambda value: labels.tidy(_name("requires")(value)),
 }

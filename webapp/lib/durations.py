@@ -60,6 +60,16 @@ def duration(seconds: Optional[float]) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
+def short(seconds: int) -> str:
+    """'15m' from 900, '' from 0: what `parse` reads, for a form."""
+    if not seconds:
+        return ""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
 def about(seconds: Optional[float]) -> str:
     """A duration with two significant digits: '1 h 20 min', '170 ms', 'under 1 ms'."""
     if seconds is not None and seconds < 0.001:

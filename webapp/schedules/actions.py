@@ -217,6 +217,7 @@ def run_fires(name: str, actor: str, dues: Sequence[int]) -> list[str]:
 
 
 def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
+    _check_channels(transaction, spec)
     now = clock.now()
     spec = with_anchor(spec, now)
     paused = None if spec.enabled else now
@@ -228,6 +229,7 @@ def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
 
 
 def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) -> None:
+    _check_channels(transaction, spec)
     now = clock.now()
     spec = with_anchor(spec, now)
     pause = _Pause() if spec.enabled else _Pause(now, None, actor)
@@ -236,6 +238,13 @@ def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) ->
     _skip(transaction, row, now, "the schedule was edited")
     _write(transaction, row, spec, actor, now, pause)
     _record(transaction, "edit_schedule", row.name, actor, before=_stored_in_brief(row), after=_brief(spec))
+
+
+def _check_channels(transaction: Transaction, spec: ScheduleSpec) -> None:
+    try:
+        enqueue.check_channels(transaction, [spec.job])
+    except SpecError as error:
+        raise SpecError([FieldError(f"job.{one.field}", one.message) for one in error.errors]) from None
 
 
 def _set_pause(transaction: Transaction, row: Row, actor: str, now: int, pause: _Pause) -> None:

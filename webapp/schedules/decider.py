@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Callable, Optional, Union
 
-from webapp.core import enqueue, events, schema
+from webapp.core import enqueue, events, notices, schema
 from webapp.core.job_spec import JobSpec, SpecError, load_json
 from webapp.core.statements import ASK_CANCEL, CANCEL, RULE_MOVE, RULE_RESTORE
 from webapp.core.transaction import Connection, Transaction
@@ -313,10 +313,18 @@ def _write_all(transaction: Transaction, planned: Sequence[tuple[Due, Plan]], no
             decisions.append(decision)
             fires.append(_fire_row(due.row.id, decision, job_id, now))
         moves += _move(due, plan, decisions)
+        _record_missed(transaction, due.row, decisions, now)
     if fires:
         transaction.insert("fires", _FIRE, fires)
     if moves:
         transaction.execute_many(_MOVE, moves)
+
+
+def _record_missed(transaction: Transaction, row: Row, decisions: Sequence[Decision], now: int) -> None:
+    missed = [decision for decision in decisions if decision.outcome == "missed"]
+    if missed:
+        detail = {"number": len(missed), "first": missed[0].due, "last": missed[-1].due, "reason": missed[-1].reason}
+        notices.record(transaction, "schedule-missed", f"schedule:{row.name}", at=now, detail=detail)
 
 
 def _store_jobs(transaction: Transaction, planned: Sequence[tuple[Due, Plan]]) -> list[Union[str, SpecError]]:

@@ -170,7 +170,8 @@ def _yaml_loader() -> Any:
     }
     numbers = {"int": r"[-+]?(?:0|[1-9][0-9_]*)\Z", "float": r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z"}
     for kind, rule in numbers.items():
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(rule), list("-+.0123456789"))
+        add: Any = Loader.add_implicit_resolver  # some versions of its types have none for this
+        add(f"tag:yaml.org,2002:{kind}", re.compile(rule), list("-+.0123456789"))
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     return Loader
 

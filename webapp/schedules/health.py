@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-from webapp.core import events
+from webapp.core import events, notices
 from webapp.core.job_spec import SpecError
 from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
@@ -95,11 +95,13 @@ def _latch(
         if reason is not None and since is None:
             if transaction.execute(_SET.format(breach=breach), {**values, "now": now}).rowcount:
                 events.record(transaction, f"schedule_{breach}", subject, RULE, detail={"reason": reason})
+                notices.record(transaction, f"schedule-{breach}", subject, at=now, detail={"reason": reason})
         elif (
             reason is None and since is not None and transaction.execute(_CLEAR.format(breach=breach), values).rowcount
         ):
             detail = {"what": breach, "for": (now - since) / clock.SECOND}
             events.record(transaction, "schedule_recovered", subject, RULE, detail=detail)
+            notices.record(transaction, f"schedule-{breach}", subject, at=now, detail={"recovered": True})
 
 
 def _late(active: list[tuple[str, Optional[int], int]], late_after: int, now: int) -> Optional[str]:

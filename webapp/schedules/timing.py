@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from webapp.core.job_spec import FieldError, SpecError
-from webapp.lib import clock
+from webapp.lib import clock, time_zones
 from webapp.lib.durations import duration
 from webapp.lib.text import plural, shorten
 
@@ -38,8 +38,6 @@ _H_HIGHEST = (59, 23, 28, 12, 6)
 _H = re.compile(r"H(?:\((\d+)-(\d+)\))?(?:/(\d+))?")
 _HOUR = timedelta(hours=1)
 LATEST = clock.parse_iso("9998-12-31T23:59:59Z")  # no fire is after it: dates end a year later
-# They mean another zone on each machine, or count leap seconds.
-_NOT_ZONES = re.compile(r"localtime\Z|posixrules\Z|right/", re.IGNORECASE)
 _LONGEST_CHANGE = timedelta(hours=25)  # of a clock; Samoa left out a day
 
 
@@ -103,12 +101,9 @@ class Timing:
 def zone_of(name: str) -> ZoneInfo:
     """Raises SpecError for an unknown zone."""
     try:
-        if _NOT_ZONES.match(name):
-            raise KeyError(name)
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # OSError: the name of a folder such as 'Europe'
-        message = f"{shorten(ascii(name), 60)} is unknown on this machine; expected a time zone such as Europe/Berlin."
-        raise SpecError([FieldError("tz", message)]) from None
+        return time_zones.zone_of(name)
+    except ValueError as error:
+        raise SpecError([FieldError("tz", str(error))]) from None
 
 
 @lru_cache(maxsize=4096)

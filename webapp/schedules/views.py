@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, case, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from webapp.core.job_spec import SpecError, load_json
@@ -256,6 +256,14 @@ def runnable(session: Session, row: Schedule, first: int, last: int) -> list[int
     return list(session.scalars(statement.where(Fire.job_id.is_(None)).order_by(Fire.due_at).limit(MOST_RUN)))
 
 
+def count_problems(session: Session) -> tuple[int, dict[str, int]]:
+    """The number of schedules, and of those with each problem. A schedule can have several."""
+    conditions = _problem_conditions()
+    columns = [func.count(case((condition, 1))) for condition in conditions.values()]
+    number, *each = session.execute(select(func.count(), *columns).select_from(Schedule)).one()
+    return number, dict(zip(conditions, each))
+
+
 def count_fires(session: Session, row: Schedule, outcome: str = "") -> int:
     statement = select(func.count()).select_from(Fire).where(Fire.schedule_id == row.id)
     return session.scalar(statement.where(Fire.outcome == outcome) if outcome else statement) or 0
@@ -306,6 +314,12 @@ def _conditions(like: str, show: str) -> list[ColumnElement[bool]]:
 
 
 def _needs_attention() -> ColumnElement[bool]:
+    return or_(*_problem_conditions().values())
+
+
+def _problem_conditions() -> dict[str, ColumnElement[bool]]:
+    """The rules of `problems`."""
     undecided = Schedule.waiting_since.is_(None) & (Schedule.next_fire_at < clock.now() - GRACE)
-    breaches = [getattr(Schedule, f"{breach}_since").is_not(None) for breach in BREACHES]
-    return or_(Schedule.broken.is_not(None), undecided, *breaches)
+    found: dict[str, ColumnElement[bool]] = {"broken": Schedule.broken.is_not(None)}
+    found.update({breach: getattr(Schedule, f"{breach}_since").is_not(None) for breach in BREACHES})
+    return {**found, "late": found["late"] | undecided}

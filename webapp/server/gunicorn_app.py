@@ -28,8 +28,10 @@ from webapp.core import schema
 from webapp.db import migrations
 from webapp.lib.logs import WithoutSecrets
 from webapp.lib.sd_notify import Manager
+from webapp.web import request_counts
 from webapp.web.gate import SERVER
 from webapp.web.headers import ALWAYS
+from webapp.web.request_counts import MOST_PROCESSES, RequestCounts
 from webapp.web.request_info import CONNECTED_TO
 
 HANG_SECONDS = 60  # a process that does not respond for so long is replaced
@@ -122,6 +124,26 @@ class QuietLogger(Logger):  # type: ignore[misc]
             handler.addFilter(WithoutSecrets())
 
 
+class _Rows:
+    """Gives each process of the server its row in the counts of requests. The next process takes over a free row."""
+
+    def __init__(self, counts: RequestCounts) -> None:
+        self._counts = counts
+        self._free = list(range(MOST_PROCESSES))
+
+    def options(self) -> dict[str, Callable[[Any, Any], None]]:
+        return {"pre_fork": self._before_fork, "post_fork": self._in_fork, "child_exit": self._after_exit}
+
+    def _before_fork(self, _arbiter: object, worker: Any) -> None:
+        worker.request_counts_row = self._free.pop()
+
+    def _in_fork(self, _arbiter: object, worker: Any) -> None:
+        self._counts.use_row(worker.request_counts_row)
+
+    def _after_exit(self, _arbiter: object, worker: Any) -> None:
+        self._free.append(worker.request_counts_row)
+
+
 def _leave_signals(_worker: object) -> None:
     """Leave signals to the main process: Ctrl-C and a closed terminal reach all processes of the group."""
     for name in ("INT", "HUP", *IGNORED):
@@ -160,6 +182,7 @@ def serve(app: Flask, listener: socket.socket, processes: int, threads: int, man
         "forwarder_headers": "",
         "worker_tmp_dir": _memory_folder(),  # on a busy disk, heartbeats would be late
         "control_socket_disable": True,  # since version 25 gunicorn opens one in the home folder by default
+        **_Rows(request_counts.of(app)).options(),
     }
 
     def serve_connected(environ: dict[str, Any], start_response: Any) -> Any:

@@ -14,6 +14,8 @@ from webapp.lib import ip_addresses
 # In the environ of a request: a function that returns the server's own end of the connection, as `getsockname` does.
 CONNECTED_TO = "queuectl.connected_to"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# With X-Forwarded-…: what proxies add. In lower case.
+PROXY_HEADERS = frozenset({"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"})
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+?)\.?(?::[0-9]{1,5})?\Z")
 
@@ -120,6 +122,19 @@ def address() -> Optional[str]:
             break
         here = _plain(before.strip())
     return here
+
+
+def is_from_this_machine() -> bool:
+    """Whether a program on this machine asks the console directly, without a proxy.
+
+    A proxy may run here too, for clients from anywhere. So a request with a header of a proxy does not count, whatever
+    address it names.
+    """
+    peer = ip_addresses.parse(request.remote_addr or "")
+    if peer is None or not peer.is_loopback or requested_host() not in LOOPBACK:
+        return False
+    names = {name.lower() for name, _ in request.headers}
+    return not any(name.startswith("x-forwarded") or name in PROXY_HEADERS for name in names)
 
 
 def _plain(text: Optional[str]) -> Optional[str]:

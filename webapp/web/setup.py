@@ -8,7 +8,7 @@ from flask import Flask
 from flask_compress import Compress
 
 from webapp.accounts import refusals
-from webapp.web import errors, faces, gate, headers, health, path_prefix, proxy_hints
+from webapp.web import errors, faces, gate, headers, health, path_prefix, proxy_hints, request_counts
 
 BODY_LIMIT = 1024 * 1024  # bytes: a command and an environment of 64 KiB each, percent-encoded, and some room
 # Compression is safe for secrets (BREACH): the CSRF token differs in each response, and SameSite cookies stop other
@@ -37,4 +37,5 @@ def init_app(app: Flask, served: Sequence[faces.Face]) -> None:
     errors.init_app(app)
     path_prefix.init_app(app)
     proxy_hints.init_app(app)
+    request_counts.init_app(app)
     app.register_blueprint(health.pages)

@@ -15,9 +15,10 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
-from webapp.core import events, labels, schema, statements
+from webapp.core import events, labels, notices, schema, statements
 from webapp.core.events import SHORT
 from webapp.core.labels import LabelSet
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
@@ -33,6 +34,7 @@ _VERBS = {
     "released": "release",
     "unclaimed": "settle_cancel",
 }
+_NOTICED = {"dead": "job-dead", "failed": "attempt-failed"}  # for rules, by the job's new state
 
 
 class QueueState(NamedTuple):
@@ -93,7 +95,8 @@ class Turn:
             "kind": "cancelled" if ended.kind == "unclaimed" else ended.kind,
             "reason": ended.reason,
             "error": ended.error,
-            "error_key": ended.error_key,
+            # Jobs that send messages are in no failure group.
+            "error_key": None if claim.queue == SYSTEM_QUEUE else ended.error_key,
             "worker": self._worker,
             "started_at": ended.started_at,
             "ended_at": ended.finished_at,
@@ -114,6 +117,9 @@ class Turn:
             return None
         if state == "dead":
             self._transaction.execute(statements.TAIL, {"seq": claim.seq, "text": failure_text.tail(kept.data)})
+        if state in _NOTICED:
+            subject = f"group:{ended.error_key}"
+            notices.record(self._transaction, _NOTICED[state], subject, at=self.now, seq=claim.seq)
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
             self._record_of_job("end_left_behind", claim, f"ended {some} that the command had left behind")
@@ -371,4 +377,5 @@ def _claim(row: Sequence[Any], settings: Settings, token: str, attempt: int) -> 
         run_exclusively=row[10] > 0,
         kill_grace=settings.kill_grace,
         due_at=row[12],
+        queue=row[13],
     )

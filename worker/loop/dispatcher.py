@@ -16,6 +16,7 @@ from typing import Callable, Optional
 
 from webapp.core import backoff, labels
 from webapp.core.labels import LabelSet
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
 from webapp.core.statements import EXCLUSIVE_IN, LEFT_IN, REQUEST_QUIET, REQUEST_RUN, REQUEST_STOP
@@ -65,7 +66,8 @@ class Dispatcher:
             assignment.slots,
             lambda running: shortage.processes_allow(assignment.slots, assignment.count, running)[0],
         )
-        self._queues = assignment.queues
+        # Every worker sends messages too.
+        self._queues = None if assignment.queues is None else {*assignment.queues, SYSTEM_QUEUE}
         self._labels = labels.of_worker(assignment.labels, processes.host_name())
         self._drain = assignment.drain
         self._check_every = check_every
@@ -78,8 +80,8 @@ class Dispatcher:
         self._outbox: deque[AttemptResult] = deque()
         self._held: dict[str, Claim] = {}
         self._served = Served(self._labels)  # for a worker of all queues
-        self._label_sets: list[LabelSet] = []  # for a worker of named queues, and to drain: whose jobs it may run
-        self._open_label_sets: list[LabelSet] = []  # those whose queue is not paused
+        self._label_sets: list[LabelSet] = []  # to drain: which must be empty
+        self._open_label_sets: list[LabelSet] = []  # for a worker of named queues: whose jobs it may run
         self._revision = -1
         self._next_due: Optional[int] = None
         self._cancelled: set[str] = set()
@@ -321,7 +323,8 @@ class Dispatcher:
         self._served = Served(self._labels, turn.paused_queues())
         if self._queues is not None or self._drain:
             mine = [(label_set, is_open) for label_set, is_open in turn.label_sets() if self._may_run(label_set)]
-            self._label_sets = [label_set for label_set, _ in mine]
+            # A message that cannot be sent may wait for a day.
+            self._label_sets = [label_set for label_set, _ in mine if label_set.queue != SYSTEM_QUEUE]
             self._open_label_sets = [label_set for label_set, is_open in mine if is_open]
         self.outdated = turn.is_outdated()
         requested, state = turn.requested_state()
@@ -338,9 +341,8 @@ class Dispatcher:
     def _backoff(self, ended: AttemptResult) -> float:
         if ended.kind != "failed":
             return 0.0
-        now = self.settings
         luck = random.random()  # noqa: S311  spreads retries, keeps no secret
-        return backoff.delay(ended.claim.failures + 1, now.backoff_base, now.backoff_max, now.backoff_jitter, luck)
+        return backoff.of_job(ended.claim.queue, ended.claim.failures + 1, self.settings, luck)
 
     def _store_live(self, turn: Turn, stored: dict[str, int]) -> None:
         now = time.monotonic()

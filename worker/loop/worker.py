@@ -49,7 +49,9 @@ class _Worker:
         self._facts = {"worker": self.id}  # for the log
         self._assignment = assignment
         runner = PosixRunner if processes.FORKS else ThreadRunner
-        self._runner: Runner[Any] = runner(assignment.parent, environment.of_jobs(database.config))
+        self._runner: Runner[Any] = runner(
+            assignment.parent, environment.of_jobs(database.config), environment.of_system_jobs(database.config)
+        )
         selects = self._runner.selects
         self._wakeup = (
             wakeup.for_sqlite(database.config, selects=selects) if database.is_sqlite else Notified(selects=selects)

@@ -50,7 +50,7 @@ SELECT 1 FROM jobs WHERE state = :state AND finished_at < :before
   AND finished_at > coalesce((SELECT finished_at FROM retention_marks WHERE name = :mark), -1) LIMIT 1
 """
 WITHOUT_GROUP = "SELECT 1 FROM jobs WHERE state = 'dead' AND error_key IS NULL LIMIT 1"
-_KEEP = (*PER_QUEUE, "keep_audit", "keep_fires", "max_database_size")
+_KEEP = (*PER_QUEUE, "keep_audit", "keep_fires", "keep_deliveries", "max_database_size")
 
 
 class ChoreStarter:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Optional
 
-from webapp.core import db_errors
+from webapp.core import db_errors, notices
 from webapp.core.events import record
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.transaction import Connection
@@ -124,6 +124,8 @@ class DeadWorkers:
                 return  # it is alive, or another maintenance process was first
             transaction.execute(BUMP_REVISION)  # tells the worker, in case it still runs
             record(transaction, "expire", f"worker:{worker.id}", "rule:maintenance", detail={"text": reason})
+            lost = {"worker": worker.id, "host": worker.host, "text": reason}
+            notices.record(transaction, "worker-lost", f"host:{worker.host}", detail=lost)  # a message for each machine
         log.warning("worker %s on %s is marked lost: %s", worker.id, worker.host, reason, extra={"worker": worker.id})
 
     def _resume_lock_holder(self) -> None:

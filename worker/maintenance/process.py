@@ -13,10 +13,11 @@ import select
 import signal
 import threading
 import time
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from webapp.core import schema, statements
 from webapp.core.database import Database
+from webapp.core.locks import Busy
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
 from webapp.core.transaction import Connection
@@ -25,16 +26,23 @@ from worker.loop import wakeup
 from worker.maintenance import recovery
 from worker.maintenance.chore_starter import ChoreStarter
 from worker.maintenance.dead_workers import DeadWorkers, line_of, running
+from worker.maintenance.outgoing_heartbeat import OutgoingHeartbeat
 from worker.maintenance.scaling import Scaling
 from worker.maintenance.scheduler import Scheduler
 from worker.messages import CHECK, GONE, STOP, listen
+
+if TYPE_CHECKING:
+    from webapp.notifications.dispatcher import Dispatcher
 
 log = logging.getLogger("queuectl.maintenance")
 
 TICK = 3.0  # seconds between ticks; the supervisor reports the end of its own workers at once
 REST = 15.0  # seconds between ticks while nothing runs, if the wake-up signal tells about changes
+SHORT_REST = 0.02  # seconds between ticks while notices are left
+FAULT_PAUSE = 60.0  # seconds after a fault of the notifications
 
 _ANYTHING_RUNS = "SELECT 1 FROM jobs WHERE state = 'processing' LIMIT 1"
+_HAS_CHANNELS = "SELECT 1 FROM channels LIMIT 1"  # without one there are no rules and no messages
 
 
 def run(database: Database, supervisor: int, scaling: Scaling) -> int:
@@ -47,7 +55,8 @@ def run(database: Database, supervisor: int, scaling: Scaling) -> int:
     listen(supervisor, received.put)
     has_signal = _listen_for_changes(database, received.put)
     scheduler = Scheduler(database, has_signal=has_signal)
-    maintenance, messages = _Maintenance(database, scaling, ChoreStarter(database)), set[str]()
+    heartbeat = OutgoingHeartbeat(database.config)
+    maintenance, messages = _Maintenance(database, scaling, ChoreStarter(database), heartbeat), set[str]()
     while True:
         maintenance.attend(ends=bool(messages & {STOP, GONE}))
         if GONE in messages:
@@ -55,7 +64,7 @@ def run(database: Database, supervisor: int, scaling: Scaling) -> int:
             maintenance.close()
             return 0
         with contextlib.suppress(queue.Empty):
-            messages.add(received.get(timeout=maintenance.rest if has_signal else TICK))
+            messages.add(received.get(timeout=maintenance.rest if has_signal else min(maintenance.rest, TICK)))
             scheduler.wake()
             while True:  # one tick answers all messages so far
                 messages.add(received.get_nowait())
@@ -96,13 +105,20 @@ def without_supervisor(database: Database) -> Callable[[], None]:
 
 class _Maintenance:
     def __init__(
-        self, database: Database, scaling: Optional[Scaling] = None, chores: Optional[ChoreStarter] = None
+        self,
+        database: Database,
+        scaling: Optional[Scaling] = None,
+        chores: Optional[ChoreStarter] = None,
+        heartbeat: Optional[OutgoingHeartbeat] = None,
     ) -> None:
         self.rest = TICK  # seconds until the next tick without a message
         self._connection = Connection(database)
         self._scaling = scaling
         self._chores = chores
+        self._heartbeat = heartbeat
         self._dead_workers = DeadWorkers(self._connection, TICK)
+        self._dispatcher: Optional[Dispatcher] = None
+        self._notify_at = 0.0
         self._last_tick = time.monotonic()
 
     def attend(self, *, ends: bool) -> None:
@@ -138,6 +154,33 @@ class _Maintenance:
             self._scaling.tick(connection)
         if self._chores is not None:
             self._chores.start_if_due(connection, values)
+        if self._heartbeat is not None:  # all before this needed the database
+            self._heartbeat.ping_if_due(connection)
+        if self._chores is not None:
+            self._notify()
+
+    def _notify(self) -> None:
+        """Turn notices into messages. Last in a tick: it delays no recovery, and its faults stop nothing else."""
+        connection = self._connection
+        if time.monotonic() < self._notify_at or connection.scalar(_HAS_CHANNELS) is None:
+            return
+        try:
+            if self._dispatcher is None:
+                from webapp.notifications.dispatcher import Dispatcher  # only queues with channels need it
+
+                self._dispatcher = Dispatcher(connection)
+            if self._dispatcher.tick():
+                self.rest = SHORT_REST
+        except Busy:
+            log.debug("notifications wait for the write lock")
+        except Relocated:
+            raise
+        except connection.errors:
+            raise
+        except Exception:
+            log.exception("notifications: a fault in this program; next try in %g s", FAULT_PAUSE)
+            connection.close()
+            self._notify_at = time.monotonic() + FAULT_PAUSE
 
     def close(self) -> None:
         if self._chores is not None:

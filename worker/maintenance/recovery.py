@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple, Optional
 
-from webapp.core import output, statements
+from webapp.core import notices, output, statements
 from webapp.core.events import record
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
@@ -35,7 +36,7 @@ _SEIZE = "UPDATE jobs SET token = :seized WHERE seq = :seq AND token = :token AN
 _FREE = "SELECT 1 FROM jobs WHERE seq = :seq AND state = 'processing' FOR UPDATE SKIP LOCKED"
 _COLUMNS = (
     *("id", "command", "attempts", "losses", "lone_losses", "started_at", "run_at", "worker_id", "error_key"),
-    "cancel_requested_at",
+    *("cancel_requested_at", "queue"),
 )
 _JOB = f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE seq = :seq AND token = :token AND state = 'processing'"  # noqa: S608
 _CHUNKS = """
@@ -130,7 +131,8 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     now, state, error = clock.now(), ARROWS[verb].enters, _explain(orphan.worker, verified)
     if verb == "bury":
         error += f". Poison job: {job['losses'] + 1} workers crashed on it, {lone_losses} of them while it ran alone"
-    poison = error_key("poison", "", job["command"]) if verb == "bury" else None
+    is_grouped = verb == "bury" and job["queue"] != SYSTEM_QUEUE
+    poison = error_key("poison", "", job["command"]) if is_grouped else None
     output = _keep_output(transaction, orphan.seq, job, error, poison, now)
     if verb == "bury":
         transaction.execute(statements.TAIL, {"seq": orphan.seq, "text": failure_text.tail(output)})
@@ -145,6 +147,8 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     transaction.execute(_MOVE_ON, {**mine, **changes})
     detail = {"text": error, "worker": f"worker:{job['worker_id']}"}
     record(transaction, "lose", f"job:{job['id']}", "rule:maintenance", seq=orphan.seq, detail=detail)
+    if poison is not None:
+        notices.record(transaction, "job-dead", f"group:{poison}", at=now, seq=orphan.seq)
     worker_id = orphan.worker.id if orphan.worker is not None else None
     facts = {"job": job["id"], "attempt": job["attempts"], "worker": worker_id, "state": state}
     log.warning("job %s: attempt %d was lost (%s), now %s", job["id"], job["attempts"], error, state, extra=facts)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Callable
+from typing import Any, Callable
 
-from sqlalchemy import delete, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, delete, func, literal_column, or_, select, tuple_
 
 from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
@@ -22,10 +22,23 @@ from webapp.core.size import FREED
 from webapp.core.states import TERMINAL
 from webapp.db import audit, engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Audit, BulkAction, Event, Fire, IdempotencyKey, SetupLink, Supervisor, Worker
+from webapp.db.models import (
+    Alert,
+    Audit,
+    BulkAction,
+    Delivery,
+    Event,
+    Fire,
+    IdempotencyKey,
+    Notice,
+    SetupLink,
+    Supervisor,
+    Worker,
+)
 from webapp.insight import rollups
 from webapp.jobs import deletion
 from webapp.lib import clock
+from webapp.notifications.policy import NEW_AGAIN  # rules about new groups ask for alerts of this time
 from worker.maintenance import free_space
 from worker.maintenance.ended_jobs import Walk
 from worker.maintenance.size_limit import SizeLimit
@@ -38,11 +51,13 @@ RECORDS = 500  # rows of a table, other than jobs, that one transaction deletes
 KEEP_WORKERS = clock.DAY  # workers and supervisors that ended
 KEEP_SILENT = 30 * clock.DAY  # supervisors that disappeared
 KEEP_IDEMPOTENCY_KEYS = clock.DAY
+KEEP_NOTICES = clock.DAY  # after the rules were applied to them
 KEEP_RECORDS = 400 * clock.DAY  # bulk actions, and events without a job
 
 # By id, because there is no index by time.
 _SIZE = func.coalesce(func.length(Audit.detail), 0).label("size")
 _FIRST_LINES = select(Audit.id, Audit.at, _SIZE).order_by(Audit.id).limit(2 * RECORDS)
+_TAKEN: ColumnElement[bool] = literal_column("notices.taken_at IS NOT NULL")  # the text of the partial index
 
 
 class Retention:
@@ -86,6 +101,8 @@ class Retention:
         yield from (
             self._delete_audit,
             self._delete_fires,
+            self._delete_messages,
+            self._delete_notices,
             self._delete_events,
             self._delete_answers,
             self._delete_others,
@@ -150,6 +167,31 @@ class Retention:
             with writing(self._lock_timeout, wakes_workers=False) as session:
                 session.execute(delete(Fire).where(tuple_(*key).in_(keys)))
         return len(keys) == RECORDS
+
+    def _delete_messages(self) -> bool:
+        """Delete old messages of notifications, and alerts that ended so long ago."""
+        before, days = clock.now() - self._values.keep_deliveries * clock.DAY, self._values.keep_deliveries
+        # Messages by id, which is about the order of time: their texts are long, and no index has all by time.
+        first = select(Delivery.id, Delivery.ended_at).order_by(Delivery.id).limit(2 * RECORDS)
+        closed = select(Alert.id).where(Alert.closed_at < min(before, clock.now() - NEW_AGAIN)).limit(RECORDS)
+        with reading() as session:
+            sent = [row.id for row in session.execute(first) if row.ended_at is not None and row.ended_at < before]
+            ids = {Delivery: sent[:RECORDS], Alert: list(session.scalars(closed))} if days else {}
+        return self._delete_by_id(ids)
+
+    def _delete_notices(self) -> bool:
+        """Delete notices to which the rules were applied."""
+        old = select(Notice.id).where(_TAKEN, Notice.taken_at < clock.now() - KEEP_NOTICES)
+        with reading() as session:
+            ids = list(session.scalars(old.order_by(Notice.taken_at).limit(RECORDS)))
+        return self._delete_by_id({Notice: ids})
+
+    def _delete_by_id(self, ids: Mapping[Any, Sequence[int]]) -> bool:
+        if any(ids.values()):
+            with writing(self._lock_timeout, wakes_workers=False) as session:
+                for model, old in ids.items():
+                    session.execute(delete(model).where(model.id.in_(old)))
+        return any(len(old) == RECORDS for old in ids.values())
 
     def _delete_events(self) -> bool:
         """Delete events without a job. Events of a job are deleted with it."""

@@ -15,9 +15,10 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Callable, Generic, Optional, TypeVar
 
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.lib import clock
 from webapp.lib.error_key import error_key
@@ -84,14 +85,18 @@ class Runner(ABC, Generic[R]):
 
     selects = False
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        """`environment`: what every job gets, see `worker/runner/environment.py`."""
+    def __init__(self, environment: dict[str, str], of_system: Mapping[str, str]) -> None:
+        """`environment`: what every job gets; `of_system`: what jobs of SYSTEM_QUEUE get too.
+
+        See `worker/runner/environment.py`.
+        """
         self.messages: deque[str] = deque()
         self.called: Callable[[], object] = lambda: None
         self.signalled = False
         self._running: dict[int, R] = {}  # by the shell's pid
         self._ended: list[AttemptResult] = []
         self._environment = environment
+        self._system_environment = {**environment, **of_system}
         try:
             self._own_folder = os.getcwd()
         except FileNotFoundError:
@@ -187,6 +192,10 @@ class Runner(ABC, Generic[R]):
         """Stop listening."""
 
     # --- for the platform ---
+
+    def _environment_of(self, claim: Claim) -> dict[str, str]:
+        """What a job finds in its environment besides its own variables."""
+        return self._system_environment if claim.queue == SYSTEM_QUEUE else self._environment
 
     @abstractmethod
     def _spawn(self, claim: Claim, capture: Capture, started_at: int, limits: Limits) -> R:

@@ -12,8 +12,21 @@ import sys
 from contextlib import suppress
 
 from webapp.bootstrap.enter import PYTHON_HOME
-from webapp.config import ADDRESS, ADDRESS_FILE, HOME, Config
+from webapp.config import (
+    ADDRESS,
+    ADDRESS_FILE,
+    ALLOW_PRIVATE_TARGETS,
+    CHECKOUT,
+    HOME,
+    MAIL_FROM,
+    PUBLIC_URL,
+    SMTP_URL,
+    Config,
+)
+from webapp.core import trace_context
 from webapp.lib import postgres_dsn, sd_notify
+
+_NOT_FOR_JOBS = {*sd_notify.VARIABLES, *trace_context.VARIABLES}
 
 
 def of_jobs(config: Config) -> dict[str, str]:
@@ -21,7 +34,7 @@ def of_jobs(config: Config) -> dict[str, str]:
     given = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("QUEUECTL_") and name not in sd_notify.VARIABLES
+        if not name.startswith("QUEUECTL_") and name not in _NOT_FOR_JOBS
     }
     if PYTHON_HOME in os.environ:
         given["PYTHONHOME"] = os.environ[PYTHON_HOME]
@@ -39,8 +52,29 @@ def _of_queue(config: Config) -> dict[str, str]:
     else:
         # Without a file in memory (not on Linux) the variable is missing, and a nested manage.py says what to do.
         with suppress(OSError, AttributeError):
-            file = os.memfd_create("queuectl-address")  # never closed: it is open while this process lives
-            os.fchmod(file, 0o600)
-            os.write(file, url.encode())
-            found[ADDRESS] = f"{ADDRESS_FILE}/proc/{os.getpid()}/fd/{file}"
+            found[ADDRESS] = _in_memory(url)
     return found
+
+
+def of_system_jobs(config: Config) -> dict[str, str]:
+    """What jobs of SYSTEM_QUEUE get too: how to start `manage.py`, and what sends their messages."""
+    smtp = config.smtp_url or ""
+    if "@" in smtp:
+        with suppress(OSError, AttributeError):  # not on Linux, but these jobs run our own program only
+            smtp = _in_memory(smtp)
+    return {
+        "QUEUECTL_PYTHON": sys.executable,
+        "QUEUECTL_MANAGE": str(CHECKOUT / "manage.py"),
+        SMTP_URL: smtp,  # also if empty: that overrides .env, which may have changed since the worker's start
+        MAIL_FROM: config.mail_from or "",
+        PUBLIC_URL: config.public_url or "",
+        ALLOW_PRIVATE_TARGETS: "1" if config.allow_private_targets else "0",
+    }
+
+
+def _in_memory(secret: str) -> str:
+    """The address of a file in memory with this text. Raises OSError, and AttributeError where there are none."""
+    file = os.memfd_create("queuectl-address")  # never closed: it is open while this process lives
+    os.fchmod(file, 0o600)
+    os.write(file, secret.encode())
+    return f"{ADDRESS_FILE}/proc/{os.getpid()}/fd/{file}"

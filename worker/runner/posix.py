@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
@@ -65,9 +66,9 @@ class PosixRunner(Runner[_Running]):
 
     selects = True
 
-    def __init__(self, parent: int, environment: dict[str, str]) -> None:
+    def __init__(self, parent: int, environment: dict[str, str], of_system: Mapping[str, str]) -> None:
         """`parent`: the read end of the pipe from the supervisor."""
-        super().__init__(environment)
+        super().__init__(environment, of_system)
         self._parent = parent
         # Signals and other threads write to this pair to end the wait.
         self._wake_read, self._wake_write = socket.socketpair()
@@ -226,7 +227,7 @@ class PosixRunner(Runner[_Running]):
             pid = os.posix_spawn(
                 argv[0],
                 argv,
-                {**self._environment, **claim.env, **identity(claim)},
+                {**self._environment_of(claim), **claim.env, **identity(claim)},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, write_out, 1),

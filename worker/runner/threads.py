@@ -16,6 +16,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from typing import IO, Any, Optional
 
 import psutil
@@ -49,9 +50,9 @@ class _Running(Running):
 class ThreadRunner(Runner[_Running]):
     """See the module."""
 
-    def __init__(self, parent: int, environment: dict[str, str]) -> None:
+    def __init__(self, parent: int, environment: dict[str, str], of_system: Mapping[str, str]) -> None:
         """`parent`: the descriptor of the supervisor's messages."""
-        super().__init__(environment)
+        super().__init__(environment, of_system)
         # Ended shells; None: wake up. Not a SimpleQueue: in Python 3.9 a get() with a short timeout may wait for ever.
         self._happened: queue.Queue[Optional[_Running]] = queue.Queue()
         messages.listen(parent, self._receive)
@@ -82,7 +83,7 @@ class ThreadRunner(Runner[_Running]):
             claim.command,
             shell=True,
             cwd=claim.cwd,
-            env={**self._environment, **own, **identity(claim)},
+            env={**self._environment_of(claim), **own, **identity(claim)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@ from typing import Optional
 
 import pytest
 from flask import Flask
+from sqlalchemy import select, update
 from sqlalchemy.engine import URL
 
 from tests import riches
@@ -18,6 +19,8 @@ from webapp.admin.move import MoveError
 from webapp.config import Config, ConfigError
 from webapp.core.relocated import Relocated
 from webapp.db.application import create_core
+from webapp.db.engines import reading, writing
+from webapp.db.models import Alert, Channel, Notice
 
 
 def test_a_move_can_be_undone_while_the_copy_is_unchanged(app: Flask, target: Config) -> None:
@@ -29,6 +32,19 @@ def test_a_move_can_be_undone_while_the_copy_is_unchanged(app: Flask, target: Co
     assert len(riches.contents()["jobs"]) == len(before["jobs"]) + 1
     with pytest.raises(ConfigError, match="this copy of the queue was given up"):
         create_core(target)
+
+
+def test_a_move_can_be_undone_after_a_dispatcher_looked_at_the_copy(app: Flask, target: Config) -> None:
+    riches.fill(large=10)
+    go(target)
+    for _ in opened(create_core(target)):
+        with writing() as session:
+            session.execute(update(Notice).values(taken_at=1))
+            session.execute(update(Alert).values(next_at=1))
+            session.execute(update(Channel).values(sender_job="a-job"))
+    back(target)
+    with reading() as session:
+        assert session.scalars(select(Notice.taken_at)).all() == [None]
 
 
 def test_changes_in_the_copy_are_given_up_only_with_force(app: Flask, target: Config) -> None:

@@ -6,26 +6,31 @@ from typing import Any, Callable
 
 import pytest
 from playwright.sync_api import Page
+from sqlalchemy import select
 
 from tests.console.browser.page_faults import faults_of
 from tests.factories import make_attempt, make_job, make_queue, make_user, make_worker
+from tests.notifications.factories import channel_named, make_alert, make_channel, make_delivery, make_rule
 from webapp.accounts import sessions, tokens, users
 from webapp.core import job_spec
+from webapp.core.notices import DELIVERY_STATES, EVENTS
 from webapp.core.states import STATES
 from webapp.db import audit
-from webapp.db.engines import writing
-from webapp.db.models import OutputTail
+from webapp.db.engines import reading, writing
+from webapp.db.models import Job, OutputTail
 from webapp.insight import failure_groups
 from webapp.jobs import actions, canary, settings
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
+from webapp.notifications import actions as notifying
 
 PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/dead?sort=count", "/dead?q=very",
          "/dead?q=exit:x", "/jobs?q=nothing-like-it", "/jobs?q=redis:7",
          "/jobs?state=dead&q=exit:1&queue=default&sort=oldest", "/dead/exit:1", "/dead/other", "/workers", "/queues",
          "/activity", "/config", "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
          "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",
-         "/audit?since=never", "/audit?actor=nobody"]  # fmt: skip
+         "/audit?since=never", "/audit?actor=nobody", "/notifications", "/notifications/start", "/channels/new",
+         "/rules/new", "/jobs?q=notified:ops"]  # fmt: skip
 COLOURS = b"".join(
     b"\x1b[38;5;%dmink %d\x1b[0m \x1b[48;5;%dmground\x1b[0m \x1b[2mfaint\x1b[0m\n" % (n, n, n) for n in range(256)
 )
@@ -53,6 +58,7 @@ def fill() -> None:
     canary.start(JobFilter(), "person:ana", make_job("dead").id)
     fill_with_groups()
     fill_with_people()
+    fill_with_notifications()
 
 
 def fill_with_groups() -> None:
@@ -76,6 +82,32 @@ def fill_with_people() -> None:
     actions.enqueue([job_spec.parse({"command": "printf " + "y" * 400, "id": "z" * 120})], "token:deploy")
     with writing() as session:
         audit.note(session, "post", ["route:queues.pause"], "person:ben", outcome="refused", details=[{"needs": "x"}])
+
+
+def fill_with_notifications() -> None:
+    """Channels and rules with long names, alerts, and messages in each state."""
+    ops, longest = make_channel(), "n" * 128
+    make_channel(longest, to=[f"{'a' * 60}{number}@example.org" for number in range(9)])
+    make_channel("mail", to="ana@example.org")
+    rule = make_rule(queue="q" * 128, command="*" + "c" * 200, quiet_hours="22:00-07:00 Europe/Berlin")
+    make_rule(longest, longest, on=list(EVENTS))
+    notifying.mute(longest, clock.now() + clock.DAY, "person:ana")
+    detail = {"event": "job-dead", "key": "group:exit:1"}
+    with reading() as session:
+        seq = session.scalar(select(Job.seq).where(Job.error_key == "exit:1").limit(1))
+    alert = make_alert(rule, key="group:exit:1", job_seq=seq, count=1234, next_at=clock.now() + clock.DAY)
+    make_alert(rule, event="queue-old", key="queue-old queue:" + "q" * 128, told=0)
+    for state in DELIVERY_STATES:
+        text = {"subject": "s" * 150, "body": "b" * 300} if state in ("sent", "failed") else {}
+        values: dict[str, Any] = {
+            "rule_id": rule.id,
+            "alert_id": alert.id,
+            "detail": detail,
+            "answer": "a" * 300,
+            **text,
+        }
+        make_delivery(ops, state, **values)
+    make_delivery(channel_named("mail"), subject="one", body="text", answer="250 OK")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +136,13 @@ def test_no_page_has_an_axe_violation_or_is_wider_than_the_screen(
             "/person/ben",
             "/activity/1",
             "/activity/2",
+            "/channel/ops",
+            "/channel/ops/edit",
+            "/channel/ops/rotate-secret",
+            "/rule/deaths",
+            "/rule/deaths/edit",
+            "/notification/1",
+            "/notification/2",
             "/job/" + "w" * 128,
             "/submit?from=" + "w" * 128,
             *(f"/job/{state}" for state in STATES),

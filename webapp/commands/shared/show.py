@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from webapp.db.models import Event, Job
 
 
-def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], settings: Settings) -> None:
-    show(grid(_fields(job, settings)))
+def print_job(
+    job: Job, attempts: Sequence[Attempt], events: Sequence[Event], settings: Settings, notify: Sequence[str]
+) -> None:
+    show(grid(_fields(job, settings, notify)))
     if attempts or job.state == "processing":
         show("", Text("Attempts", style="bold"), _attempts(job, attempts))
     columns = [
@@ -36,7 +38,7 @@ def print_job(job: Job, attempts: Sequence[Attempt], events: Sequence[Event], se
     show("", Text("Timeline", style="bold"), table(columns, timeline))
 
 
-def _fields(job: Job, settings: Settings) -> list[tuple[str, Text]]:
+def _fields(job: Job, settings: Settings, notify: Sequence[str]) -> list[tuple[str, Text]]:
     retries = settings.max_retries if job.max_retries is None else job.max_retries
     timeout = settings.job_timeout if job.timeout is None else job.timeout
     failures = f"{job.failures} of {retries + 1} allowed failures" + _default(job.max_retries)
@@ -48,6 +50,7 @@ def _fields(job: Job, settings: Settings) -> list[tuple[str, Text]]:
         "timeout": (duration(timeout) if timeout else "none") + _default(job.timeout),
         "folder": job.cwd,
         "variables": "\n".join(f"{key}={value}" for key, value in json.loads(job.env or "{}").items()),
+        "notifies": ", ".join(notify),
         "submitted": f"{local_time(job.created_at)} · {ago(job.created_at, job.created_by)}",
         "due": local_time(job.run_at) if job.state in ("scheduled", "failed") else None,
         "started": job.started_at and f"{local_time(job.started_at)} · {ago(job.started_at)}",

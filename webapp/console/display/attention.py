@@ -22,6 +22,7 @@ from webapp.jobs import queries
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count, Waiting
 from webapp.lib import clock
+from webapp.notifications import views as notifications
 from webapp.schedules import views as schedules
 
 MOST_SCHEDULES = 20  # that are read
@@ -42,6 +43,7 @@ class Needs:
         unserved: queues whose pending jobs no running worker serves, with their number.
         short: workers whose machine has no room for all their jobs.
         schedules: names and problems of schedules that are broken, late, long or failing.
+        channels: names and answers of channels whose last message failed.
         stranded: label sets with pending jobs that no running worker has.
     """
 
@@ -57,6 +59,7 @@ class Needs:
     unserved: dict[str, Count]
     stranded: list[tuple[Waiting, Obstacle]]
     schedules: list[tuple[str, str]]
+    channels: list[tuple[str, str]]
 
 
 def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Needs:
@@ -79,7 +82,14 @@ def needs(session: Session, fleet: Sequence[WorkerView], values: Settings) -> Ne
             (row.name, "; ".join(schedules.problems(row, clock.now())))
             for row in schedules.needing_attention(session, MOST_SCHEDULES)
         ],
+        channels=[
+            (view.row.name, failure) for view in notifications.failing_channels(session) if (failure := _answer(view))
+        ],
     )
+
+
+def _answer(view: notifications.ChannelView) -> str:
+    return "" if view.failure is None else view.failure.answer or "no answer"
 
 
 def _is_overdue(session: Session, state: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from webapp.console.display import times
-from webapp.core import labels
+from webapp.core import labels, trace_context
 from webapp.core.job_spec import JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
 from webapp.db.models import Job
@@ -21,7 +21,7 @@ MOST_LINES = 5000  # jobs per form
 SHOWN_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
-    "env",
+    "env", "notify",
 )  # fmt: skip
 STARTS = ("now", "delay", "run_at")
 
@@ -48,6 +48,7 @@ class SubmitForm:
         """Filled in from a job, without its id and start time."""
         form = cls.empty()
         env = json.loads(job.env) if job.env else {}
+        env.pop(trace_context.VARIABLE, None)  # the new job is no part of that trace
         form.values.update(
             command=job.command,
             queue="" if job.queue == "default" else job.queue,
@@ -132,7 +133,7 @@ class SubmitForm:
     def _description(self) -> dict[str, Any]:
         """The mapping for `job_spec.parse`, without the command and without empty fields."""
         values = self.values
-        plain = ("id", "queue", "requires", "cwd", "timeout")
+        plain = ("id", "queue", "requires", "cwd", "timeout", "notify")
         found: dict[str, Any] = {name: values[name].strip() or None for name in plain}
         for name in ("priority", "max_retries"):
             found[name] = self._read(name, _whole)

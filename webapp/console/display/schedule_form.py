@@ -10,10 +10,11 @@ from webapp.console.display import times
 from webapp.console.display.forms import SubmitForm
 from webapp.core.job_spec import JobSpec, SpecError
 from webapp.lib import clock
+from webapp.lib.durations import short
 from webapp.lib.text import capitalize
 from webapp.schedules.spec import ScheduleSpec, job_to_json, parse, time_of_day
 
-JOB_FIELDS = ("command", "queue", "priority", "requires", "max_retries", "timeout", "cwd", "env")
+JOB_FIELDS = ("command", "queue", "priority", "requires", "max_retries", "timeout", "cwd", "env", "notify")
 SCHEDULE_FIELDS = (
     "name", "repeat", "cron", "every", "tz", "spread", "starts_at", "ends_at", "overlap", "catch_up",
     "catch_up_window", "catch_up_max", "not_later_than", "late_after", "failing_after", "note", "owner",
@@ -52,17 +53,17 @@ class ScheduleForm:
             name=timing.name,
             repeat="cron" if timing.cron is not None else "every",
             cron=timing.cron or "",
-            every="" if timing.every is None else _short(timing.every),
+            every="" if timing.every is None else short(timing.every),
             tz=timing.tz,
-            spread=_short(timing.spread),
+            spread=short(timing.spread),
             starts_at=_local(timing.starts_at),
             ends_at=_local(timing.ends_at),
             overlap=spec.overlap,
             catch_up=spec.catch_up,
-            catch_up_window="0s" if spec.catch_up_window == 0 else _short(spec.catch_up_window or 0),
+            catch_up_window="0s" if spec.catch_up_window == 0 else short(spec.catch_up_window or 0),
             catch_up_max=str(spec.catch_up_max) if spec.catch_up == "all" else "",
             not_later_than=time_of_day(spec.not_later_than) or "",
-            late_after=_short(spec.late_after),
+            late_after=short(spec.late_after),
             failing_after=str(spec.failing_after),
             note=spec.note,
             owner=spec.owner,
@@ -74,6 +75,7 @@ class ScheduleForm:
             timeout="" if job.timeout is None else f"{job.timeout:g}",
             cwd=job.cwd or "",
             env="\n".join(f"{name}={value}" for name, value in job.env.items()),
+            notify=", ".join(job.notify),
         )
         return form
 
@@ -120,16 +122,6 @@ class ScheduleForm:
             found[name] = times.parse_form(self.values[name].strip())
         except ValueError as error:
             self.errors[name] = str(error)
-
-
-def _short(seconds: int) -> str:
-    """'15m' from 900, '' from 0."""
-    if not seconds:
-        return ""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
 
 
 def _local(micros: Optional[int]) -> str:

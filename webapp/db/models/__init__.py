@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     from webapp.db.models.jobs import OutputChunk as OutputChunk
     from webapp.db.models.jobs import OutputTail as OutputTail
     from webapp.db.models.jobs import Queue as Queue
+    from webapp.db.models.notifications import CHANNEL_KINDS as CHANNEL_KINDS
+    from webapp.db.models.notifications import Alert as Alert
+    from webapp.db.models.notifications import Channel as Channel
+    from webapp.db.models.notifications import Delivery as Delivery
+    from webapp.db.models.notifications import JobWatch as JobWatch
+    from webapp.db.models.notifications import Notice as Notice
+    from webapp.db.models.notifications import Rule as Rule
     from webapp.db.models.schedules import Fire as Fire
     from webapp.db.models.schedules import Schedule as Schedule
 
@@ -57,6 +64,7 @@ _NAMES = {
     "fleet": ("BulkAction", "Control", "RetentionMark", "Setting", "Supervisor", "Worker"),
     "insight": ("CommandHour", "Group", "Minute"),
     "jobs": ("ATTEMPT_STATES", "Attempt", "Event", "Job", "LabelSetRow", "OutputChunk", "OutputTail", "Queue"),
+    "notifications": ("CHANNEL_KINDS", "Alert", "Channel", "Delivery", "JobWatch", "Notice", "Rule"),
     "schedules": ("Fire", "Schedule"),
 }
 _FILES = {name: file for file, names in _NAMES.items() for name in names}

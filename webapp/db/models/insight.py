@@ -12,7 +12,8 @@ from webapp.db.engines import Model
 class Minute(Model):
     """Totals of one queue for one minute, computed from its attempts. Charts read these.
 
-    Rows with names that no queue can have are totals of all queues, see insight/rollups.py.
+    Rows with names that no queue can have are totals of all queues, see insight/rollups.py. One of them, at 0, has all
+    attempts ever.
     """
 
     __tablename__ = "minutes"

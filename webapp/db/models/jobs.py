@@ -100,6 +100,8 @@ class Job(Model):
         partial_index("ix_jobs_scheduled", "schedule", where="schedule IS NOT NULL AND finished_at IS NULL"),
         # The jobs that a bulk action moved, for its undo.
         partial_index("ix_jobs_act", "act_id", "state", "seq", where="act_id IS NOT NULL"),
+        # The jobs that send messages, which counts leave out. Its condition: see the migration.
+        partial_index("ix_jobs_system", "state", where="substr(queue, 1, 1) = '_'"),
         # Failure groups.
         partial_index("ix_jobs_group", "error_key", "finished_at", "seq", where="state = 'dead'"),
         # AUTOINCREMENT: no new job gets the number of a discarded one, which a running bulk action would then move.

@@ -1,0 +1,1 @@
+"""Notifications: channels, rules, and the messages that they send. See docs/architecture.md."""
