@@ -70,6 +70,7 @@ def make_delivery(
         "tries": int(state in ("sent", "failed")),
     }
     made["ended_at"] = None if state == "waiting" else now
+    made["job_seq"] = (detail or {}).get("job_seq")
     row = Delivery(channel_id=channel.id, state=state, detail=json.dumps(detail or {}), **{**made, **values})
     return _stored(row)
 

@@ -15,9 +15,10 @@ def url(receiver: Receiver) -> str:
     return f"ntfy://ana:s3cret-pass@127.0.0.1:{receiver.port}/t0pic-secret"
 
 
-def test_a_message_reaches_a_service(receiver: Receiver) -> None:
-    answer = apprise_urls.send(url(receiver), "it failed", "why")
+def test_a_message_reaches_a_service_and_calls_nobody_in_the_chat(receiver: Receiver) -> None:
+    answer = apprise_urls.send(url(receiver), "it failed", "why: @everyone")
     [request] = receiver.requests
+    assert b"@everyone" not in request.body
     assert b"it failed" in request.body
     assert b"why" in request.body
     assert "t0pic-secret" not in answer

@@ -44,7 +44,7 @@ def test_old_messages_alerts_and_notices_are_deleted(app: Flask) -> None:
     for days in (100, 1):
         at = now - days * clock.DAY
         make_delivery(channel, "sent", ended_at=at)
-        make_alert(rule, closed_at=at)
+        make_alert(rule, closed_at=at, last_at=at)
         make_notice(taken_at=at - clock.DAY)
     make_delivery(channel, "waiting", created_at=now - 100 * clock.DAY)
     make_alert(rule, opened_at=now - 100 * clock.DAY)

@@ -111,15 +111,18 @@ def test_a_receiver_that_was_away_gets_everything_in_order_and_within_the_limit(
         assert [request.headers["webhook-id"].rpartition("_")[2] for request in back.requests] == [
             str(one) for one in ids[:3]
         ]
-        assert states() == ["sent"] * 3 + ["suppressed"] * 2
+        assert states() == ["sent"] * 3 + ["suppressed", "waiting"]  # the newest waits for the next hour
         assert delivery(ids[3]).answer == sender.CAPPED
+        oldest = delivery(ids[0]).ended_at
+        assert oldest is not None
+        assert delivery(ids[4]).not_before == oldest + HOUR
         with writing() as session:  # an hour later
             for row in session.scalars(select(Delivery)):
-                row.ended_at = (row.ended_at or 0) - HOUR - 1
-        add_delivery(channel, "alert", detail={"event": "disk-low", "count": 1})
+                row.ended_at = None if row.ended_at is None else row.ended_at - HOUR - 1
+                row.not_before -= HOUR + clock.SECOND
         add_delivery(channel, "alert", detail={"event": "disk-low", "count": 1})
         run(channel, ready)
-        assert [request.json["data"].get("suppressed") for request in back.requests[3:]] == [2, None]
+        assert [request.json["data"].get("suppressed") for request in back.requests[3:]] == [1, None]
 
 
 def test_a_test_is_sent_beyond_the_limit(ready: Config, receiver: Receiver) -> None:
@@ -128,7 +131,7 @@ def test_a_test_is_sent_beyond_the_limit(ready: Config, receiver: Receiver) -> N
     add_delivery(channel, "alert", detail={"event": "disk-low"})
     add_delivery(channel)
     assert run(channel, ready)[0] == 0
-    assert states() == ["sent", "suppressed", "sent"]
+    assert states() == ["sent", "waiting", "sent"]
 
 
 def test_without_a_limit_all_are_sent(ready: Config, receiver: Receiver) -> None:
@@ -240,7 +243,7 @@ def test_a_message_that_was_dropped_meanwhile_stays_dropped(
     channel = hook(receiver)
     dropped = add_delivery(channel)
 
-    def drop(_: object) -> str:
+    def drop(*_: object) -> str:
         with writing() as session:
             row = session.get_one(Delivery, dropped)
             row.state, row.ended_at = "dropped", clock.now()

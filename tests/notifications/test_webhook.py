@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import pytest
 from tests.notifications.receivers import SECRET, Receiver, http_receiver
 from tests.notifications.test_guarded_connect import answers
 from webapp.notifications.sending import outcome, webhook
-from webapp.notifications.sending.outcome import PermanentFailure, TemporaryFailure
+from webapp.notifications.sending.outcome import PermanentFailure, TemporaryFailure, kept, secrets_of
 
 
 def post(receiver: Receiver, *secrets: str, body: bytes = b"{}", url: str = "") -> str:
@@ -138,3 +139,9 @@ def test_what_a_call_raises_comes_through_and_its_result_too() -> None:
         outcome.within(lambda: 1 // 0)
     with pytest.raises(TemporaryFailure):
         outcome.within(lambda: time.sleep(5), 0.01)
+
+
+def test_an_answer_that_repeats_the_login_does_not_show_it() -> None:
+    secrets = secrets_of("https://bot:passw0rd@hooks.example/SERVICES/secrettoken")
+    answer = kept("400: Authorization: Basic Ym90OnBhc3N3MHJk, /services/SecretToken", secrets)
+    assert not re.search("Ym90|secrettoken|passw0rd", answer, re.IGNORECASE)

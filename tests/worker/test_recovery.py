@@ -18,6 +18,7 @@ from tests.deadline import DEADLINE
 from tests.factories import make_job
 from tests.worker.conftest import Fleet, Queue, both_ways
 from tests.worker_connection import worker_connection
+from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import actions
@@ -96,6 +97,18 @@ def test_a_job_that_kills_its_worker_becomes_a_dead_letter_after_three_losses_al
     assert "Poison job" in (job.last_error or "")
     assert job.error_key
     assert [attempt.error_key for attempt in queue.attempts(job_id)] == [None, None, None, job.error_key]
+
+
+@pytest.mark.usefixtures("app")
+def test_a_lost_sender_of_messages_is_replaced_and_need_not_run_alone() -> None:
+    """The dispatcher of notifications enqueues another one when it has ended."""
+    job = make_job("processing", queue=SYSTEM_QUEUE, worker_id="gone")
+    with closing(worker_connection()) as connection:
+        assert recovery.recover_orphans(connection) == 1
+    with reading() as session:
+        after = session.get_one(Job, job.seq)
+    assert (after.state, after.error_key) == ("dead", None)
+    assert "Poison" not in (after.last_error or "")
 
 
 @pytest.mark.full

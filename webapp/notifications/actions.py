@@ -60,8 +60,8 @@ _MUTE = "UPDATE notification_rules SET muted_until = :until, changed_at = :now, 
 # Without a message: what they were about is not the rule's subject any more.
 _CLOSE_ALERTS = "UPDATE alerts SET closed_at = :now, next_at = NULL WHERE rule_id = :id AND closed_at IS NULL"
 _ADD_DELIVERY = """
-INSERT INTO deliveries (channel_id, rule_id, alert_id, kind, state, created_at, not_before, tries, detail)
-VALUES (:channel, :rule, :alert, :kind, 'waiting', :now, :now, 0, :detail) RETURNING id
+INSERT INTO deliveries (channel_id, rule_id, alert_id, job_seq, kind, state, created_at, not_before, tries, detail)
+VALUES (:channel, :rule, :alert, :seq, :kind, 'waiting', :now, :now, 0, :detail) RETURNING id
 """
 _DELIVERY = "SELECT channel_id, rule_id, alert_id, kind, state, detail FROM deliveries WHERE id = :id"
 _DROP = """
@@ -378,7 +378,7 @@ def _add_delivery(
     alert: Optional[int] = None,
 ) -> int:
     values = {"channel": channel, "rule": rule, "alert": alert, "kind": kind, "now": clock.now(), "detail": detail}
-    (found,) = transaction.execute(_ADD_DELIVERY, values).fetchone()
+    (found,) = transaction.execute(_ADD_DELIVERY, {**values, "seq": load_json(detail).get("job_seq")}).fetchone()
     return int(found)
 
 

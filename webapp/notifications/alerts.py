@@ -57,6 +57,7 @@ WHERE id = :id AND told = :seen AND closed_at IS NULL
 _HEARD = "SELECT 1 FROM deliveries WHERE alert_id = :id AND state IN ('waiting', 'sent') LIMIT 1"
 _DELIVERY = (
     *("channel_id", "rule_id", "alert_id", "kind", "state", "created_at", "not_before", "tries", "ended_at", "answer"),
+    "job_seq",
     "detail",
 )
 
@@ -150,7 +151,7 @@ def _spec(name: str, channel: str, text: str) -> Optional[RuleSpec]:
 
 def open_alerts(connection: Connection, where: str, values: Mapping[str, Any], limit: int) -> list[Row]:
     """Open alerts that fulfil an SQL condition, without a lock."""
-    statement = f"SELECT {_COLUMNS} FROM alerts WHERE closed_at IS NULL AND {where} ORDER BY id LIMIT {limit}"  # noqa: S608
+    statement = f"SELECT {_COLUMNS} FROM alerts WHERE closed_at IS NULL AND {where} ORDER BY id + 0 LIMIT {limit}"  # noqa: S608  + 0: else SQLite reads closed alerts too
     return [_row(row) for row in connection.query(statement, values)]
 
 
@@ -340,5 +341,5 @@ def add_delivery(
     """
     state, ended_at = ("waiting", None) if suppressed is None else ("suppressed", now)
     start = now if not_before is None else not_before
-    row = (channel_id, rule_id, alert_id, kind, state, now, start, 0, ended_at, suppressed, json.dumps(detail))
-    transaction.insert("deliveries", _DELIVERY, [row])
+    row = (channel_id, rule_id, alert_id, kind, state, now, start, 0, ended_at, suppressed)
+    transaction.insert("deliveries", _DELIVERY, [(*row, detail.get("job_seq"), json.dumps(detail))])

@@ -129,7 +129,7 @@ def _of_kind(kind: str, found: Mapping[str, Any], given: Mapping[str, Any], wron
 
 def to_json(spec: ChannelSpec) -> dict[str, Any]:
     """The description that `parse` reads, with its secrets: for a move or a backup, never for a page."""
-    target = {"to": list(spec.to)} if spec.kind == "mail" else {"url": spec.url}
+    target: dict[str, Any] = {"to": list(spec.to)} if spec.kind == "mail" else {"url": spec.url}
     return {"name": spec.name, "kind": spec.kind, **target, "hourly_cap": spec.hourly_cap}
 
 

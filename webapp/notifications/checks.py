@@ -26,7 +26,7 @@ MOST_LABEL_SETS = 2000  # that one look reads
 MOST_ALERTS = 5000
 ORPHANS = 500  # alerts that one look closes
 
-_SERVED = "SELECT queues FROM workers WHERE state = 'running'"
+_SERVED = "SELECT queues FROM workers WHERE state = 'running' AND wish = 'run'"
 _OLDEST = statements.OLDEST_PENDING.format(jobs="state = 'pending' AND queue = :queue AND requires = :requires")
 _ARE_STATES = f"event IN ({', '.join(repr(event) for event in STATES)})"
 _BREACHES = " OR ".join(

@@ -193,7 +193,8 @@ def _apply(transaction: Transaction, rule: Rule, notices: Sequence[Notice], now:
 def event_of(rule: Rule, notice: Notice) -> Optional[str]:
     """The event of the rule for which a notice counts. None: the rule is not about it, or is newer."""
     event = rule.spec.event_for(notice.event)
-    return event if event is not None and notice.at >= rule.created_at and matches(rule, event, notice) else None
+    since = min(rule.created_at, clock.now())  # the clock may have been set back since then
+    return event if event is not None and notice.at >= since and matches(rule, event, notice) else None
 
 
 def key_of(event: str, subject: str) -> str:

@@ -208,6 +208,10 @@ def _events(value: object) -> tuple[str, ...]:
 def _pattern(value: object) -> str:
     if not isinstance(value, str) or len(value) > MAX_COMMAND or not can_be_stored(value) or not value.strip():
         raise ValueError(f"expected a pattern such as *backup.sh*, of at most {MAX_COMMAND:,} characters.")
+    try:
+        fnmatchcase("", value)
+    except re.error:  # on older Pythons
+        raise ValueError("has a range such as [z-a] that ends before it begins.") from None
     return value
 
 

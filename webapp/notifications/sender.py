@@ -25,7 +25,15 @@ from webapp.notifications import channels, message
 from webapp.notifications.channels import ChannelSpec
 from webapp.notifications.message import Message
 from webapp.notifications.sending import apprise_urls, mail, webhook
-from webapp.notifications.sending.outcome import PermanentFailure, TemporaryFailure, kept, secrets_of, within
+from webapp.notifications.sending.outcome import (
+    DEADLINE,
+    MAIL_DEADLINE,
+    PermanentFailure,
+    TemporaryFailure,
+    kept,
+    secrets_of,
+    within,
+)
 
 GIVE_UP_AFTER = clock.DAY
 HOUR = 3600 * clock.SECOND
@@ -36,6 +44,17 @@ CAPPED = "suppressed: the channel has sent as many messages as it may in an hour
 _SUPPRESS = """
 UPDATE deliveries SET state = 'suppressed', ended_at = :now, answer = :answer
 WHERE channel_id = :channel AND state = 'waiting' AND not_before <= :now AND kind <> 'test'
+  AND id < (SELECT max(id) FROM deliveries WHERE channel_id = :channel AND state = 'waiting' AND not_before <= :now
+            AND kind <> 'test')
+"""
+# The newest is sent as soon as the limit allows it, and says how many were suppressed.
+_POSTPONE = """
+UPDATE deliveries SET not_before = :later
+WHERE channel_id = :channel AND state = 'waiting' AND not_before <= :now AND kind <> 'test'
+"""
+_OLDEST_SENT = """
+SELECT min(ended_at) FROM deliveries
+WHERE channel_id = :channel AND state = 'sent' AND ended_at > :since AND ended_at <= :now
 """
 _END = """
 UPDATE deliveries SET state = :state, ended_at = :now, tries = tries + :tried, answer = :answer,
@@ -115,15 +134,20 @@ def _next(session: Session, channel_id: int, config: Config) -> Union[_Task, str
 def _is_capped(session: Session, channel: Channel, now: int) -> bool:
     if channel.hourly_cap == 0:
         return False
-    ended = Delivery.channel_id == channel.id, Delivery.state == "sent", Delivery.ended_at > now - HOUR
+    ended = Delivery.channel_id == channel.id, Delivery.state == "sent", Delivery.ended_at.between(now - HOUR + 1, now)
     lately = session.scalars(select(Delivery.id).where(*ended).limit(channel.hourly_cap)).all()
     return len(lately) >= channel.hourly_cap
 
 
 def _suppress(channel_id: int) -> int:
+    """Suppress what waits now but the newest message, which waits until the limit allows it. Returns how many."""
     with transaction_on(database(), wakes_workers=False) as transaction:
-        values = {"channel": channel_id, "now": clock.now(), "answer": CAPPED}
-        return int(transaction.execute(_SUPPRESS, values).rowcount)
+        now = clock.now()
+        values = {"channel": channel_id, "now": now}
+        number = int(transaction.execute(_SUPPRESS, {**values, "answer": CAPPED}).rowcount)
+        (oldest,) = transaction.execute(_OLDEST_SENT, {**values, "since": now - HOUR}).fetchone()
+        transaction.execute(_POSTPONE, {**values, "later": (oldest or now) + HOUR})
+        return number
 
 
 def _suppressed(session: Session, channel: Channel) -> int:
@@ -146,7 +170,8 @@ def _send_one(task: _Task, config: Config, say: Callable[[str], object]) -> bool
         say(f"{name}: {why}")
         return True
     try:
-        answer = within(lambda: _send(task, sent, config))
+        seconds = MAIL_DEADLINE if task.target.kind == "mail" else DEADLINE
+        answer = within(lambda: _send(task, sent, config), seconds)
     except PermanentFailure as failure:
         _end(task, "failed", str(failure))
         say(f"{name}: failed: {failure}")

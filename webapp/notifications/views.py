@@ -287,10 +287,10 @@ def _about(job: Job) -> ColumnElement[bool]:
     while_open = and_(Alert.opened_at <= at, or_(Alert.closed_at.is_(None), Alert.closed_at >= at))
     of_rules = Alert.rule_id.in_(select(Rule.id))  # for the index
     told = select(Alert.id).where(of_rules, Alert.key == f"group:{job.error_key}", while_open)
-    ended = and_(
-        Delivery.kind == "job-ended", Delivery.detail.contains(f'"job": {json.dumps(job.id)}', autoescape=True)
-    )
-    return or_(ended, Delivery.alert_id.in_(told)) if job.error_key is not None else ended
+    # Ids first, each by its index.
+    found = select(Delivery.id).where(Delivery.job_seq == job.seq)
+    of_group = select(Delivery.id).where(Delivery.alert_id.in_(told))
+    return Delivery.id.in_(found if job.error_key is None else found.union_all(of_group))
 
 
 # --- as JSON ---------------------------------------------------------------------------------------------------------

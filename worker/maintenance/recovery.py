@@ -124,14 +124,14 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     lone_losses = job["lone_losses"] + (job["losses"] > 0)  # after its first loss a job runs exclusively
     if job["cancel_requested_at"] is not None:
         verb = "settle_cancel"
-    elif lone_losses >= POISON_LIMIT:
+    elif lone_losses >= POISON_LIMIT or job["queue"] == SYSTEM_QUEUE:  # messages get a new job, not an exclusive one
         verb = "bury"
     else:
         verb = "lose"
     now, state, error = clock.now(), ARROWS[verb].enters, _explain(orphan.worker, verified)
-    if verb == "bury":
-        error += f". Poison job: {job['losses'] + 1} workers crashed on it, {lone_losses} of them while it ran alone"
     is_grouped = verb == "bury" and job["queue"] != SYSTEM_QUEUE
+    if is_grouped:
+        error += f". Poison job: {job['losses'] + 1} workers crashed on it, {lone_losses} of them while it ran alone"
     poison = error_key("poison", "", job["command"]) if is_grouped else None
     output = _keep_output(transaction, orphan.seq, job, error, poison, now)
     if verb == "bury":

@@ -173,7 +173,8 @@ class Retention:
         before, days = clock.now() - self._values.keep_deliveries * clock.DAY, self._values.keep_deliveries
         # Messages by id, which is about the order of time: their texts are long, and no index has all by time.
         first = select(Delivery.id, Delivery.ended_at).order_by(Delivery.id).limit(2 * RECORDS)
-        closed = select(Alert.id).where(Alert.closed_at < min(before, clock.now() - NEW_AGAIN)).limit(RECORDS)
+        old = min(before, clock.now() - NEW_AGAIN)
+        closed = select(Alert.id).where(Alert.closed_at < old, Alert.last_at < old).limit(RECORDS)
         with reading() as session:
             sent = [row.id for row in session.execute(first) if row.ended_at is not None and row.ended_at < before]
             ids = {Delivery: sent[:RECORDS], Alert: list(session.scalars(closed))} if days else {}

@@ -122,6 +122,7 @@ class Delivery(Model):
     detail: Mapped[str]  # a JSON object: what the message tells
     subject: Mapped[Optional[str]]  # the message as it was sent; None before the first try
     body: Mapped[Optional[str]]
+    job_seq: Mapped[Optional[int]] = mapped_column(Sequence)  # that it tells about
 
     __table_args__ = (
         CheckConstraint(one_of("kind", DELIVERY_KINDS), name="kind"),
@@ -129,6 +130,7 @@ class Delivery(Model):
         CheckConstraint("(state = 'waiting') = (ended_at IS NULL)", name="ended_unless_waiting"),
         partial_index("ix_deliveries_waiting", "channel_id", "id", where="state = 'waiting'"),
         Index("ix_deliveries_ended", "channel_id", "state", "ended_at"),  # for caps
+        partial_index("ix_deliveries_job", "job_seq", where="job_seq IS NOT NULL"),
         Index("ix_deliveries_alert", "alert_id"),
         {"sqlite_autoincrement": True},
     )

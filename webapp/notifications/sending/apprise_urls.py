@@ -41,7 +41,7 @@ def send(url: str, subject: str, text: str) -> str:
             raise PermanentFailure(f"Apprise does not take this URL: {kept(str(error), secrets)}") from None
         if not service:
             raise PermanentFailure("Apprise does not take this URL. Check its parts")
-        sent = service.notify(body=text[:MAX_TEXT], title=subject, body_format=apprise.NotifyFormat.TEXT)
+        sent = service.notify(body=_calm(text[:MAX_TEXT]), title=_calm(subject), body_format=apprise.NotifyFormat.TEXT)
         said = captured.getvalue()
     answer = kept(said, secrets) or str(service.service_name)
     if sent:
@@ -50,3 +50,8 @@ def send(url: str, subject: str, text: str) -> str:
     if code and 400 <= int(code[1]) < 500 and int(code[1]) not in _LATER:
         raise PermanentFailure(answer)
     raise TemporaryFailure(answer)
+
+
+def _calm(text: str) -> str:
+    """The same text, in which no words of a job call everyone in a chat."""
+    return re.sub(r"@(?=everyone|here|channel|all)|<(?=[@!])", lambda found: f"{found[0]}\u200b", text)

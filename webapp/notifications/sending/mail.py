@@ -17,7 +17,7 @@ from webapp.config import MAIL_FROM, SMTP_URL, Config
 from webapp.lib import clock, smtp_url
 from webapp.lib.smtp_url import SmtpServer
 from webapp.lib.text import escape_controls, shorten
-from webapp.notifications.sending.outcome import OPERATION_TIMEOUT, PermanentFailure, TemporaryFailure, kept, reason_of
+from webapp.notifications.sending.outcome import MAIL_TIMEOUT, PermanentFailure, TemporaryFailure, kept, reason_of
 
 MAX_SUBJECT = 200  # characters
 # 7bit: a server need not accept other characters. The policy refuses header values with a line end.
@@ -126,9 +126,9 @@ def _connect(server: SmtpServer) -> Any:
     context = ssl.create_default_context()
     client: Any
     if server.security == "tls":
-        client = _SmtpOverTls(server.host, server.port, timeout=OPERATION_TIMEOUT, context=context)
+        client = _SmtpOverTls(server.host, server.port, timeout=MAIL_TIMEOUT, context=context)
     else:
-        client = _Smtp(server.host, server.port, timeout=OPERATION_TIMEOUT)
+        client = _Smtp(server.host, server.port, timeout=MAIL_TIMEOUT)
     try:
         if server.security == "starttls":
             client.starttls(context=context)
@@ -152,6 +152,7 @@ def _deliver(client: Any, mail: EmailMessage, sender: Address, to: Sequence[str]
     except (OSError, smtplib.SMTPException) as error:
         raise TemporaryFailure(kept(f"no answer of the mail server: {reason_of(error)}")) from None
     with suppress(OSError, smtplib.SMTPException):  # it has taken the mail
+        client.sock.settimeout(1.0)
         client.quit()
     said: str = client.answer
     return f"{said}; {_refused(refused)}" if refused else said

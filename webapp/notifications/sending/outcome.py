@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 import threading
@@ -13,6 +14,8 @@ from webapp.lib.text import escape_controls, shorten
 
 DEADLINE = 30.0  # seconds for one message, from the look-up of the name to the end of the answer
 OPERATION_TIMEOUT = 15.0  # seconds for one step, such as to connect
+# A mail server may look at a mail for a while before it accepts it. Giving up then would send the mail again.
+MAIL_DEADLINE, MAIL_TIMEOUT = 180.0, 120.0
 KEPT_ANSWER = 500  # characters
 SHORTEST_SECRET = 6  # characters: shorter parts of a URL are words such as 'api'
 _SEPARATORS = re.compile(r"[/?&=@:#]")
@@ -69,7 +72,7 @@ def kept(answer: str, secrets: Iterable[str] = ()) -> str:
     """
     text = answer[: 8 * KEPT_ANSWER]
     for secret in sorted({form for one in secrets for form in _forms(one)}, key=len, reverse=True):
-        text = text.replace(secret, "…")
+        text = re.sub(re.escape(secret), "…", text, flags=re.IGNORECASE)
     return shorten(escape_controls(" ".join(text.split())), KEPT_ANSWER)
 
 
@@ -80,7 +83,8 @@ def secrets_of(url: str, *, with_host: bool = False) -> list[str]:
     login = parts.netloc.rpartition("@")[0]
     words = _SEPARATORS.split(f"{rest}/{parts.netloc if with_host else login}")
     whole = [url, rest.rstrip("?#"), parts.path, parts.query, login]
-    return [one for one in (*whole, *words) if len(one) >= SHORTEST_SECRET]
+    basic = base64.b64encode(unquote(login).encode()).decode() if login else ""  # as the header Authorization has it
+    return [one for one in (*whole, *words, basic) if len(one) >= SHORTEST_SECRET]
 
 
 def _forms(secret: str) -> set[str]:

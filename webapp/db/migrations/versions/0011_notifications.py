@@ -75,6 +75,7 @@ def upgrade() -> None:
         _text("answer", nullable=True),
         _text("detail"),
         *(_text(name, nullable=True) for name in ("subject", "body")),
+        sa.Column("job_seq", _ID, nullable=True),
         _refers("deliveries", "channel_id", "channels.id"),
         sa.CheckConstraint(
             "kind IN ('alert', 'update', 'recovery', 'flapping', 'job-ended', 'test')", name=op.f("ck_deliveries_kind")
@@ -86,6 +87,7 @@ def upgrade() -> None:
     )
     _partial_index("ix_deliveries_waiting", "deliveries", ["channel_id", "id"], "state = 'waiting'")
     op.create_index("ix_deliveries_ended", "deliveries", ["channel_id", "state", "ended_at"])
+    _partial_index("ix_deliveries_job", "deliveries", ["job_seq"], "job_seq IS NOT NULL")
     op.create_index("ix_deliveries_alert", "deliveries", ["alert_id"])
     op.create_table(
         "job_watches",
