@@ -20,7 +20,7 @@ from webapp.db.engines import database, raising_as_sqlalchemy
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 from webapp.lib.text import shorten
-from webapp.notifications import channels, rules
+from webapp.notifications import alerts, channels, rules
 from webapp.notifications.channels import ChannelSpec
 from webapp.notifications.rules import RuleSpec
 
@@ -230,10 +230,10 @@ def unmute(name: str, actor: str) -> bool:
     """Let a rule send again, from now on. Returns whether it was muted. Raises NotFound."""
     with _changing() as transaction:
         id_, _, _, until = _find_rule(transaction, name)
-        now = clock.now()
-        if until is None or until <= now:
+        if until is None or until <= (now := clock.now()):
             return False
         transaction.execute(_MUTE, {"id": id_, "until": None, "now": now, "actor": actor})
+        alerts.tell_held(transaction, id_, now)
         _record(transaction, "unmute_rule", f"rule:{name}", actor, before={"muted_until": clock.to_iso(until)})
         return True
 

@@ -55,6 +55,9 @@ WHERE id = :id AND told = :seen AND closed_at IS NULL
 """
 # A message that was only suppressed, or not accepted, told nothing.
 _HEARD = "SELECT 1 FROM deliveries WHERE alert_id = :id AND state IN ('waiting', 'sent') LIMIT 1"
+_TELL_HELD = """
+UPDATE alerts SET next_at = :now WHERE rule_id = :rule AND told = 0 AND next_at > :now AND closed_at IS NULL
+"""
 _DELIVERY = (
     *("channel_id", "rule_id", "alert_id", "kind", "state", "created_at", "not_before", "tries", "ended_at", "answer"),
     "job_seq",
@@ -222,9 +225,14 @@ def count_in(transaction: Transaction, rule: Rule, event: str, key: str, seen: S
 def decide(transaction: Transaction, rule: Rule, row: Row, now: int) -> None:
     """Do what the policy says about an alert."""
     after = rule.spec.after if row.alert.event in OF_JOBS else 1
-    step = policy.decide(row.alert, now, after=after, quiet=rule.spec.quiet_hours)
+    step = policy.decide(row.alert, now, after=after, quiet=rule.spec.quiet_hours, muted_until=rule.muted_until)
     if step is not None:
         _take(transaction, rule, row, step, now)
+
+
+def tell_held(transaction: Transaction, rule_id: int, now: int) -> None:
+    """The rule is not muted any more: tell what still holds."""
+    transaction.execute(_TELL_HELD, {"rule": rule_id, "now": now})
 
 
 def recover(transaction: Transaction, rule: Rule, row: Row, now: int) -> None:

@@ -17,6 +17,7 @@ GROWTH = (600 * clock.SECOND, _HOUR, 6 * _HOUR, 24 * _HOUR)  # between two messa
 CALM = _HOUR  # without anything new, until a flapping alert recovers, or an alert that has no recovery is closed
 FLAPS = 3  # so often closed within CALM: the next alert about the same is flapping
 MOMENTS = ("schedule-missed", "worker-lost", "canary-ended")  # events that have no recovery
+TOLD_AGAIN = ("job-dead", "attempt-failed", *MOMENTS)  # the next failure is told, also if the first was muted
 NEW_AGAIN = 30 * clock.DAY  # a failure group without a failure for so long is new again
 
 
@@ -64,14 +65,18 @@ class Step:
     closes: bool = False
 
 
-def decide(alert: Alert, now: int, *, after: int = 1, quiet: Optional[QuietHours] = None) -> Optional[Step]:
+def decide(
+    alert: Alert, now: int, *, after: int = 1, quiet: Optional[QuietHours] = None, muted_until: Optional[int] = None
+) -> Optional[Step]:
     """What to do after new notices, and when `next_at` has come. None: nothing.
 
-    `after`: so many notices are needed for the first message.
+    `after`: so many notices are needed for the first message. `muted_until`: what still holds then is told then.
     """
     if alert.told == 0:
         if alert.count < after:
             return None
+        if muted_until is not None and muted_until > now and alert.event not in TOLD_AGAIN:
+            return Step(next_at=muted_until)
         return Step("flapping" if alert.flapping else "alert", _next(alert, now, quiet))
     if alert.next_at is not None and alert.next_at > now:
         return None

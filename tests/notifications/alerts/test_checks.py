@@ -15,7 +15,7 @@ from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db.engines import writing
 from webapp.db.models import Alert, Job, Worker
 from webapp.lib import clock
-from webapp.notifications import checks
+from webapp.notifications import actions, checks
 
 pytestmark = pytest.mark.postgresql
 
@@ -45,6 +45,21 @@ def test_the_oldest_pending_job_of_a_queue_is_too_old_until_it_is_claimed(alerti
         session.execute(delete(Job).where(Job.queue == "mail"))
     alerting.tick(checks=True)
     assert alerting.kinds() == ["alert", "recovery"]
+
+
+@pytest.mark.parametrize("unmuted", [False, True])
+def test_what_still_holds_after_a_mute_is_told_then(alerting: Alerting, unmuted: bool) -> None:
+    alerting.add_rule("queue-old", older_than="10min", muted_until=clock.now() + 60 * MINUTE)
+    make_job("pending", queue="mail")
+    alerting.time.pass_(15)
+    alerting.tick(checks=True)
+    assert alerting.kinds() == []
+    if unmuted:
+        assert actions.unmute("rule", "person:ana")
+    else:
+        alerting.time.pass_(46)
+    alerting.tick(checks=True)
+    assert alerting.kinds() == ["alert"]
 
 
 @pytest.mark.parametrize("condition", [{}, {"queue": "mail"}])
