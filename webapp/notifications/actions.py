@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
 
-from webapp.core import audit_lines, events
+from webapp.core import events
 from webapp.core.job_spec import FieldError, SpecError, load_json
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.transaction import Transaction, transaction_on
@@ -123,7 +123,9 @@ def edit_channel(name: str, spec: ChannelSpec, actor: str) -> None:
         before = channels.masked(channels.of_row(name, kind, target, cap))
         values = {"target": channels.target_text(spec), "cap": spec.hourly_cap, "now": clock.now(), "actor": actor}
         transaction.execute(_EDIT_CHANNEL, {**values, "id": id_})
-        _record(transaction, "edit_channel", f"channel:{name}", actor, before=before, after=channels.masked(spec))
+        events.record_change(
+            transaction, "edit_channel", f"channel:{name}", actor, before=before, after=channels.masked(spec)
+        )
 
 
 def remove_channel(name: str, actor: str) -> None:
@@ -136,7 +138,7 @@ def remove_channel(name: str, actor: str) -> None:
             raise Conflict(f"channel {name} is used by {some}. Remove it there first.")
         transaction.execute("DELETE FROM channels WHERE id = :id", {"id": id_})
         before = channels.masked(channels.of_row(name, kind, target, cap))
-        _record(transaction, "remove_channel", f"channel:{name}", actor, before=before)
+        events.record_change(transaction, "remove_channel", f"channel:{name}", actor, before=before)
 
 
 def rotate_secret(name: str, actor: str) -> str:
@@ -152,7 +154,7 @@ def rotate_secret(name: str, actor: str) -> str:
         values = {"id": id_, "secret": secret, "until": now + ROTATION, "now": now, "actor": actor}
         transaction.execute(_ROTATE, values)
         after = {"old_secret_until": clock.to_iso(now + ROTATION)}
-        _record(transaction, "rotate_secret", f"channel:{name}", actor, after=after)
+        events.record_change(transaction, "rotate_secret", f"channel:{name}", actor, after=after)
     return secret
 
 
@@ -161,7 +163,7 @@ def test_channel(name: str, actor: str) -> int:
     with _changing() as transaction:
         id_, *_ = _find_channel(transaction, name)
         found = _add_delivery(transaction, id_, kind="test", detail=json.dumps({"actor": actor}))
-        _record(transaction, "test_channel", f"channel:{name}", actor, after={"delivery": found})
+        events.record_change(transaction, "test_channel", f"channel:{name}", actor, after={"delivery": found})
         return found
 
 
@@ -172,7 +174,7 @@ def drop_backlog(name: str, actor: str) -> int:
         values = {"id": id_, "now": clock.now(), "why": f"dropped by {actor}"}
         number: int = transaction.execute(_DROP_OF_CHANNEL, values).rowcount
         if number:
-            _record(transaction, "drop_backlog", f"channel:{name}", actor, after={"dropped": number})
+            events.record_change(transaction, "drop_backlog", f"channel:{name}", actor, after={"dropped": number})
         return number
 
 
@@ -199,7 +201,7 @@ def edit_rule(name: str, spec: RuleSpec, actor: str) -> None:
         transaction.execute(_EDIT_RULE, {**values, "id": id_, "now": now, "actor": actor})
         if any(before.get(key) != after.get(key) for key in ("on", "queue", "schedule", "command")):
             transaction.execute(_CLOSE_ALERTS, {"id": id_, "now": now})
-        _record(transaction, "edit_rule", f"rule:{name}", actor, before=before, after=after)
+        events.record_change(transaction, "edit_rule", f"rule:{name}", actor, before=before, after=after)
 
 
 def remove_rule(name: str, actor: str) -> None:
@@ -208,7 +210,7 @@ def remove_rule(name: str, actor: str) -> None:
         id_, channel, text, _ = _find_rule(transaction, name)
         transaction.execute(_DROP_OF_RULE, {"id": id_, "now": clock.now(), "why": f"{actor} removed the rule"})
         transaction.execute("DELETE FROM notification_rules WHERE id = :id", {"id": id_})
-        _record(transaction, "remove_rule", f"rule:{name}", actor, before=_rule_json(name, channel, text))
+        events.record_change(transaction, "remove_rule", f"rule:{name}", actor, before=_rule_json(name, channel, text))
 
 
 def mute(name: str, until: int, actor: str) -> None:
@@ -223,7 +225,9 @@ def mute(name: str, until: int, actor: str) -> None:
     with _changing() as transaction:
         id_, *_ = _find_rule(transaction, name)
         transaction.execute(_MUTE, {"id": id_, "until": until, "now": clock.now(), "actor": actor})
-        _record(transaction, "mute_rule", f"rule:{name}", actor, after={"muted_until": clock.to_iso(until)})
+        events.record_change(
+            transaction, "mute_rule", f"rule:{name}", actor, after={"muted_until": clock.to_iso(until)}
+        )
 
 
 def unmute(name: str, actor: str) -> bool:
@@ -234,7 +238,9 @@ def unmute(name: str, actor: str) -> bool:
             return False
         transaction.execute(_MUTE, {"id": id_, "until": None, "now": now, "actor": actor})
         alerts.tell_held(transaction, id_, now)
-        _record(transaction, "unmute_rule", f"rule:{name}", actor, before={"muted_until": clock.to_iso(until)})
+        events.record_change(
+            transaction, "unmute_rule", f"rule:{name}", actor, before={"muted_until": clock.to_iso(until)}
+        )
         return True
 
 
@@ -254,7 +260,7 @@ def send_again(delivery_id: int, actor: str) -> int:
         if state == "waiting":
             raise Conflict(f"message {delivery_id} still waits to be sent.")
         new = _add_delivery(transaction, channel, kind=kind, detail=detail, rule=rule, alert=alert)
-        _record(transaction, "send_again", f"delivery:{delivery_id}", actor, after={"delivery": new})
+        events.record_change(transaction, "send_again", f"delivery:{delivery_id}", actor, after={"delivery": new})
         return new
 
 
@@ -272,7 +278,7 @@ def watch(job_id: str, channel: str, actor: str) -> bool:
             raise Conflict(f"job {job_id} has ended: it is {state}.")
         if not transaction.execute(_WATCH, {"seq": seq, "channel": channel_id, "actor": actor}).rowcount:
             return False
-        _record(transaction, "watch", f"job:{job_id}", actor, after={"channel": channel}, seq=seq)
+        events.record_change(transaction, "watch", f"job:{job_id}", actor, after={"channel": channel}, seq=seq)
         return True
 
 
@@ -287,7 +293,7 @@ def unwatch(job_id: str, channel: str, actor: str) -> bool:
         )
         if not gone.rowcount:
             return False
-        _record(transaction, "unwatch", f"job:{job_id}", actor, before={"channel": channel}, seq=seq)
+        events.record_change(transaction, "unwatch", f"job:{job_id}", actor, before={"channel": channel}, seq=seq)
         return True
 
 
@@ -300,7 +306,7 @@ def _add_channel(transaction: Transaction, spec: ChannelSpec, actor: str) -> Opt
     values = {**described, "cap": spec.hourly_cap, "now": clock.now(), "actor": actor}
     if not transaction.execute(_ADD_CHANNEL, values).rowcount:
         raise NameTaken([FieldError("name", f"{spec.name!r} is taken by another channel.")])
-    _record(transaction, "add_channel", f"channel:{spec.name}", actor, after=channels.masked(spec))
+    events.record_change(transaction, "add_channel", f"channel:{spec.name}", actor, after=channels.masked(spec))
     return secret
 
 
@@ -308,7 +314,7 @@ def _add_rule(transaction: Transaction, spec: RuleSpec, actor: str) -> None:
     values = {**_rule_values(transaction, spec), "name": spec.name, "now": clock.now(), "actor": actor}
     if not transaction.execute(_ADD_RULE, values).rowcount:
         raise NameTaken([FieldError("name", f"{spec.name!r} is taken by another rule.")])
-    _record(transaction, "add_rule", f"rule:{spec.name}", actor, after=rules.to_json(spec))
+    events.record_change(transaction, "add_rule", f"rule:{spec.name}", actor, after=rules.to_json(spec))
 
 
 def _new_secret() -> str:
@@ -380,20 +386,3 @@ def _add_delivery(
     values = {"channel": channel, "rule": rule, "alert": alert, "kind": kind, "now": clock.now(), "detail": detail}
     (found,) = transaction.execute(_ADD_DELIVERY, {**values, "seq": load_json(detail).get("job_seq")}).fetchone()
     return int(found)
-
-
-def _record(
-    transaction: Transaction,
-    verb: str,
-    subject: str,
-    actor: str,
-    *,
-    before: Optional[Mapping[str, Any]] = None,
-    after: Optional[Mapping[str, Any]] = None,
-    seq: Optional[int] = None,
-) -> None:
-    """Write an event, and a line of the audit trail if the actor is a person or a program."""
-    detail = {key: dict(value) for key, value in (("before", before), ("after", after)) if value}
-    events.record(transaction, verb, subject, actor, seq=seq, detail=detail or None)
-    if audit_lines.is_audited(actor):
-        transaction.execute_many(audit_lines.LINE, audit_lines.lines(verb, [subject], actor, details=[detail]))

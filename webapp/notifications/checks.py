@@ -75,9 +75,9 @@ class Checks:
     def check_states(self) -> None:
         """Open and close alerts about states that hold now, or no longer."""
         rules = {rule.id: rule for rule in alerts.peek_rules(self._connection) if {*STATES} & {*rule.spec.on}}
-        rows = alerts.open_alerts(self._connection, _ARE_STATES, {}, MOST_ALERTS)
         if not rules:
             return
+        rows = alerts.open_alerts(self._connection, _ARE_STATES, {}, MOST_ALERTS)
         found = self._found(rules)
         told = {(row.rule_id, row.key): row for row in rows}
         new = {

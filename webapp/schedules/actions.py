@@ -7,7 +7,7 @@ in the ledger as skipped, from where `run_fires` can run them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Optional
@@ -147,7 +147,7 @@ def pause(name: str, actor: str, until: Optional[int] = None) -> bool:
             return False
         _set_pause(transaction, row, actor, now, _Pause(now, until, actor))
         detail = {"until": clock.to_iso(until)} if until is not None else None
-        _record(transaction, "pause", name, actor, after={"paused": True, **(detail or {})})
+        events.record_change(transaction, "pause", f"schedule:{name}", actor, after={"paused": True, **(detail or {})})
         return True
 
 
@@ -164,7 +164,7 @@ def resume(name: str, actor: str) -> bool:
         was_paused = is_paused(row.paused_at, row.paused_until, now)
         _set_pause(transaction, row, actor, now, _Pause())
         if was_paused:
-            _record(transaction, "resume", name, actor, after={"paused": False})
+            events.record_change(transaction, "resume", f"schedule:{name}", actor, after={"paused": False})
         return was_paused
 
 
@@ -182,7 +182,7 @@ def run_now(name: str, actor: str) -> str:
         due += due % clock.SECOND == 0  # other fires are due at whole seconds
         decider.add_fires(transaction, row.id, [Decision(due, "fired", f"run now by {actor}")], [job_id], now)
         transaction.execute(_RAN, {"id": row.id, "now": now})
-        _record(transaction, "run_schedule", name, actor, after={"job": job_id})
+        events.record_change(transaction, "run_schedule", f"schedule:{name}", actor, after={"job": job_id})
         return job_id
 
 
@@ -209,7 +209,7 @@ def run_fires(name: str, actor: str, dues: Sequence[int]) -> list[str]:
         ran: dict[str, Any] = {"job": ids[0], "due": clock.to_iso(dues[0])}
         if len(ids) > 1:
             ran = {"jobs": len(ids), "first_due": clock.to_iso(min(dues)), "last_due": clock.to_iso(max(dues))}
-        _record(transaction, "run_schedule", name, actor, after=ran)
+        events.record_change(transaction, "run_schedule", f"schedule:{name}", actor, after=ran)
         return ids
 
 
@@ -225,7 +225,7 @@ def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
     values = {**values, "paused_at": paused, "paused_by": None if spec.enabled else actor}
     if not transaction.execute(_ADD, values).rowcount:
         raise NameTaken([FieldError("name", f"{spec.name!r} is taken by another schedule.")])
-    _record(transaction, "add_schedule", spec.name, actor, after=_brief(spec))
+    events.record_change(transaction, "add_schedule", f"schedule:{spec.name}", actor, after=_brief(spec))
 
 
 def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) -> None:
@@ -237,7 +237,9 @@ def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) ->
         pause = _Pause(row.paused_at, row.paused_until, row.paused_by)
     _skip(transaction, row, now, "the schedule was edited")
     _write(transaction, row, spec, actor, now, pause)
-    _record(transaction, "edit_schedule", row.name, actor, before=_stored_in_brief(row), after=_brief(spec))
+    events.record_change(
+        transaction, "edit_schedule", f"schedule:{row.name}", actor, before=_stored_in_brief(row), after=_brief(spec)
+    )
 
 
 def _check_channels(transaction: Transaction, spec: ScheduleSpec) -> None:
@@ -261,7 +263,7 @@ def _write(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str, n
 
 def _remove(transaction: Transaction, row: Row, actor: str) -> None:
     transaction.execute("DELETE FROM schedules WHERE id = :id", {"id": row.id})
-    _record(transaction, "remove_schedule", row.name, actor, before=_stored_in_brief(row))
+    events.record_change(transaction, "remove_schedule", f"schedule:{row.name}", actor, before=_stored_in_brief(row))
 
 
 def _obey_overlap(transaction: Transaction, spec: ScheduleSpec, number: int = 1) -> None:
@@ -330,20 +332,3 @@ def _stored_in_brief(row: Row) -> dict[str, Any]:
         return _brief(decider.spec_of(row.text))
     except SpecError as error:  # this machine cannot read it, whether or not a decider has noticed
         return {"broken": str(error)}
-
-
-def _record(
-    transaction: Transaction,
-    verb: str,
-    name: str,
-    actor: str,
-    *,
-    before: Optional[Mapping[str, Any]] = None,
-    after: Optional[Mapping[str, Any]] = None,
-) -> None:
-    """Write an event, and a line of the audit trail if the actor is a person or a program."""
-    detail = {key: value for key, value in (("before", before), ("after", after)) if value}
-    subject = f"schedule:{name}"
-    events.record(transaction, verb, subject, actor, detail=detail or None)
-    if audit_lines.is_audited(actor):
-        transaction.execute_many(audit_lines.LINE, audit_lines.lines(verb, [subject], actor, details=[detail]))
