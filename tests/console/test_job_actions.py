@@ -30,7 +30,7 @@ def verbs_done() -> list[str]:
 MAY = {
     "requeue": ("dead", "cancelled", "completed"),
     "run-now": ("scheduled", "failed"),
-    "cancel": ("scheduled", "pending", "failed", "processing"),
+    "cancel": ("blocked", "scheduled", "pending", "failed", "processing"),
     "discard": tuple(state for state in STATES if state != "processing"),
 }
 

@@ -44,8 +44,8 @@ def number_of_actions() -> int:
 
 MOVES = {
     "requeue": (("dead", "cancelled", "completed"), "pending"),
-    "run_now": (("scheduled", "failed"), "pending"),
-    "cancel": (("scheduled", "pending", "failed"), "cancelled"),
+    "run_now": (("blocked", "scheduled", "failed"), "pending"),
+    "cancel": (("blocked", "scheduled", "pending", "failed"), "cancelled"),
     "discard": (tuple(state for state in STATES if state != "processing"), "gone"),
 }
 

@@ -135,7 +135,7 @@ def test_an_invalid_page_key_is_refused(key: str) -> None:
 
 
 def test_a_filter_with_an_unknown_state_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(FilterError, match=r"no such state: 'done'\. Expected one of scheduled, pending"):
+    with pytest.raises(FilterError, match=r"no such state: 'done'\. Expected one of blocked, scheduled, pending"):
         JobFilter(state="done")
 
 

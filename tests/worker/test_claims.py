@@ -215,7 +215,7 @@ def test_a_claim_uses_its_index_for_each_label_set(connection: Connection) -> No
         assert "ix_jobs_claim" in plan
         assert _full_scans(plan) == []
         if connection.is_sqlite:
-            assert "SEARCH jobs USING INDEX ix_jobs_claim (queue=? AND requires=?)" in plan
+            assert "SEARCH jobs USING INDEX ix_jobs_claim (queue=? AND requires=? AND limits=?)" in plan
 
 
 @pytest.mark.parametrize(

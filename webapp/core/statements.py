@@ -14,6 +14,9 @@ PROMOTE_LIMIT = 200  # due jobs that one claim makes pending: without it, a mill
 CLAIM_LOOKAHEAD = 32  # more jobs to read, because other workers may take the first ones or run only some of them
 
 
+# Not `losses = 0`: PostgreSQL would then also consider the index of the first jobs of all queues, and with old
+# statistics read all jobs that stand before those of a label set.
+_WHICH = "losses < 1", "losses > 0"
 # Not min(run_at): PostgreSQL 13 and 14 read all rows for it if the table was never analyzed.
 _FIRST_DUE = f"""
 SELECT run_at FROM jobs WHERE {INDEX_CONDITIONS["failed"]} AND state = '%s' ORDER BY run_at LIMIT 1"""  # noqa: S608
@@ -21,7 +24,7 @@ _LOOK = f"""
 SELECT (SELECT revision FROM control) AS revision,
        ({_FIRST_DUE % "scheduled"}) AS scheduled,
        ({_FIRST_DUE % "failed"}) AS failed,
-       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0) AS exclusive,
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND limits = '') AS exclusive,
        {{now}} AS told, {{crowded}} AS crowded
 """  # noqa: S608  every part is ours
 
@@ -46,33 +49,32 @@ WHERE {may_leave("claim")} AND seq {{picked}}
 _ORDER = "ORDER BY priority DESC, run_at, seq"
 # Cast: SQLite prepares a statement again at each execution if its LIMIT is a bare parameter, for four times the cost.
 _LIMIT = "LIMIT CAST(:n AS bigint)"
-# Not `losses = 0`: PostgreSQL would then also consider the index of the first jobs of all queues, and with old
-# statistics read all jobs that stand before those of a label set.
-_WHICH = "losses < 1", "losses > 0"
-
+# Limited jobs are claimed elsewhere.
+_IN_SET = "state = 'pending' AND queue = :queue AND requires = :requires AND limits = ''"
 # The first n jobs of each label set are merged. SQLite holds the write lock, so jobs can be read first and then taken
 # one by one; this costs a third of an UPDATE with a list and a RETURNING, which each make a temporary table. On
 # PostgreSQL a round trip costs more than that. The list is an ARRAY there: with a plain IN, a nested-loop plan runs
 # the locking select again for each row and claims too many.
 _PICK = f"""
-SELECT {_COLUMNS} FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
+SELECT {_COLUMNS} FROM jobs WHERE {_IN_SET} AND {{which}}
 {_ORDER} {_LIMIT}"""  # noqa: S608
 # The first jobs of all queues. More of them than it takes, because the worker may not run all.
 _HEAD = f"""
-SELECT {_COLUMNS}, requires FROM jobs WHERE state = 'pending' AND losses = 0 {_ORDER} {_LIMIT}"""  # noqa: S608
+SELECT {_COLUMNS}, requires FROM jobs WHERE state = 'pending' AND losses = 0 AND limits = '' {_ORDER} {_LIMIT}"""  # noqa: S608
 _PICKED_FIRST = f"""= ANY(ARRAY(SELECT seq FROM jobs
       WHERE state = 'pending' AND {{which}} AND seq = ANY(ARRAY(SELECT first.seq
-        FROM (SELECT seq, queue, requires FROM jobs WHERE state = 'pending' AND {{which}}
+        FROM (SELECT seq, queue, requires FROM jobs WHERE state = 'pending' AND limits = '' AND {{which}}
               {_ORDER} {_LIMIT} + {CLAIM_LOOKAHEAD}) AS first
         WHERE first.queue <> ALL(CAST(:paused AS text[]))
           AND (first.requires = '' OR string_to_array(first.requires, ',') <@ CAST(:labels AS text[]))))
       {_ORDER} {_LIMIT} FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 # Whether there are more pending jobs than _PICKED_FIRST reads.
 _CROWDED = f"""
-(SELECT count(*) > {CLAIM_LOOKAHEAD}
- FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND losses = 0 LIMIT {CLAIM_LOOKAHEAD + 1}) AS counted)"""  # noqa: S608
+(SELECT count(*) > {CLAIM_LOOKAHEAD} FROM (
+    SELECT 1 FROM jobs WHERE state = 'pending' AND losses = 0 AND limits = '' LIMIT {CLAIM_LOOKAHEAD + 1}
+ ) AS counted)"""  # noqa: S608
 _PICKED_IN_ONE = f"""= ANY(ARRAY(
-      SELECT seq FROM jobs WHERE state = 'pending' AND queue = :queue AND requires = :requires AND {{which}}
+      SELECT seq FROM jobs WHERE {_IN_SET} AND {{which}}
       {_ORDER} {_LIMIT} FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 # Locks only the jobs that it takes: otherwise other workers would find none at the same moment and go idle although
 # there are more. So it reads the first jobs of each label set, and some more.
@@ -81,7 +83,7 @@ _PICKED = f"""= ANY(ARRAY(SELECT seq FROM jobs
         FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires)
         CROSS JOIN LATERAL (
           SELECT seq FROM jobs
-          WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND {{which}}
+          WHERE state = 'pending' AND queue = lane.queue AND requires = lane.requires AND limits = '' AND {{which}}
           {_ORDER} {_LIMIT} + {CLAIM_LOOKAHEAD}) AS first))
       {_ORDER} {_LIMIT} FOR UPDATE SKIP LOCKED))"""  # noqa: S608
 _TAKE_RETURNING = _TAKE.replace("{token}", "CAST(:token AS TEXT) || seq") + f"RETURNING {_COLUMNS}"
@@ -151,20 +153,22 @@ SELECT name, '', paused_at IS NULL FROM queues WHERE removed_at IS NULL
 UNION ALL SELECT lanes.queue, lanes.requires, paused_at IS NULL FROM lanes JOIN queues ON queues.name = lanes.queue
 """
 # Label sets with pending jobs, in the order of their first jobs. Each step reads the next entry of the index after all
-# jobs of the last label set, so it costs the same however many jobs a label set has.
+# jobs of the last label set, so it costs the same however many jobs a label set has. The jobs without limits of a label
+# set come first.
 _BUSY_LABEL_SETS = """
-WITH RECURSIVE found (seq, queue, requires, priority, run_at) AS (
-    SELECT seq, queue, requires, priority, run_at FROM (
-        SELECT seq, queue, requires, priority, run_at FROM jobs WHERE state = 'pending' AND {which}
-        ORDER BY queue, requires, priority DESC, run_at, seq LIMIT 1) AS first
+WITH RECURSIVE found (seq, queue, requires, limits, priority, run_at) AS (
+    SELECT seq, queue, requires, limits, priority, run_at FROM (
+        SELECT seq, queue, requires, limits, priority, run_at FROM jobs WHERE state = 'pending' AND {which}
+        ORDER BY queue, requires, limits, priority DESC, run_at, seq LIMIT 1) AS first
     UNION ALL
-    SELECT jobs.seq, jobs.queue, jobs.requires, jobs.priority, jobs.run_at FROM found JOIN jobs ON jobs.seq = coalesce(
+    SELECT jobs.seq, jobs.queue, jobs.requires, jobs.limits, jobs.priority, jobs.run_at
+    FROM found JOIN jobs ON jobs.seq = coalesce(
         (SELECT seq FROM jobs AS later
          WHERE later.state = 'pending' AND {which} AND later.queue = found.queue AND later.requires > found.requires
-         ORDER BY later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1),
+         ORDER BY later.requires, later.limits, later.priority DESC, later.run_at, later.seq LIMIT 1),
         (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND {which} AND later.queue > found.queue
-         ORDER BY later.queue, later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1)))
-SELECT queue, requires FROM found ORDER BY priority DESC, run_at, seq
+         ORDER BY later.queue, later.requires, later.limits, later.priority DESC, later.run_at, later.seq LIMIT 1)))
+SELECT queue, requires FROM found WHERE limits = '' ORDER BY priority DESC, run_at, seq
 """
 BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (_BUSY_LABEL_SETS.format(which=which) for which in _WHICH)
 # The earliest due time among pending jobs; {jobs} is a condition. Their indexes sort by priority first, so the
@@ -200,7 +204,7 @@ WHERE id = :id AND state = 'processing' AND cancel_requested_at IS NULL RETURNIN
 """
 
 _IN_LABEL_SET = "queue = :queue AND requires = :requires"
-EXCLUSIVE_IN = f"SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND {_IN_LABEL_SET} LIMIT 1"  # noqa: S608
+EXCLUSIVE_IN = f"SELECT 1 FROM jobs WHERE {_IN_SET} AND losses > 0 LIMIT 1"  # noqa: S608
 # Each by its own index: no index has all three states.
 _LEFT = ("state = 'pending'", "state = 'processing'", f"{INDEX_CONDITIONS['failed']} AND state = 'failed'")
 _EACH = " OR ".join(f"EXISTS (SELECT 1 FROM jobs WHERE {state} AND {_IN_LABEL_SET})" for state in _LEFT)  # noqa: S608

@@ -2,7 +2,7 @@
 
 `jobs/lifecycle.py` and `core/statements.py` move jobs.
 
-Enqueue creates a job as pending or scheduled. All other transitions are in ARROWS.
+Enqueue creates a job as pending, scheduled or blocked (it waits for other jobs). All other transitions are in ARROWS.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
-STATES = ("scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
+STATES = ("blocked", "scheduled", "pending", "processing", "completed", "failed", "dead", "cancelled")
 TERMINAL = ("completed", "dead", "cancelled")
 FIRE_OUTCOMES = ("fired", "caught_up", "skipped", "missed")  # of these, the first two made a job
 
@@ -25,6 +25,13 @@ INDEX_CONDITIONS: Mapping[str, str] = {
 }
 
 
+# The jobs that hold their unique key: until their first start, until their end, or for a period.
+HOLDS_KEY = """unique_key IS NOT NULL AND (
+    (unique_while = 'waiting' AND state IN ('blocked', 'scheduled', 'pending', 'failed'))
+    OR (unique_while = 'unfinished' AND state IN ('blocked', 'scheduled', 'pending', 'failed', 'processing'))
+    OR unique_while = 'period')"""
+
+
 class Arrow(NamedTuple):
     """A transition: the states it may start from, and the state it leads to (None: the row is deleted)."""
 
@@ -35,6 +42,7 @@ class Arrow(NamedTuple):
 _RUNNING = ("processing",)
 ARROWS: Mapping[str, Arrow] = {
     "promote": Arrow(("scheduled", "failed"), "pending"),  # its time has come
+    "unblock": Arrow(("blocked",), "scheduled"),  # the jobs that it follows have ended; `promote` takes it on
     "claim": Arrow(("pending",), "processing"),  # a worker takes it; attempts + 1
     "complete": Arrow(_RUNNING, "completed"),
     "retry": Arrow(_RUNNING, "failed"),  # failures + 1, with the next run_at
@@ -44,9 +52,9 @@ ARROWS: Mapping[str, Arrow] = {
     "unclaim": Arrow(_RUNNING, "pending"),  # its machine had no room for the command: no attempt, attempts - 1
     "settle_cancel": Arrow(_RUNNING, "cancelled"),  # a cancelled command has ended
     # Requested by people and programs:
-    "cancel": Arrow(("scheduled", "pending", "failed"), "cancelled"),
+    "cancel": Arrow(("blocked", "scheduled", "pending", "failed"), "cancelled"),
     "requeue": Arrow(("dead", "cancelled", "completed"), "pending"),  # failures = 0
-    "run_now": Arrow(("scheduled", "failed"), "pending"),
+    "run_now": Arrow(("blocked", "scheduled", "failed"), "pending"),
     "discard": Arrow(tuple(state for state in STATES if state != "processing"), None),
 }
 

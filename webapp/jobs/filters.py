@@ -54,6 +54,7 @@ class JobFilter:
         schedule: the name of the schedule that submitted the job.
         notified: the name of a channel that was sent a message about the job, in its last MOST_MESSAGES.
         lost: whether a worker died while it ran the job; for pending jobs.
+        limited: whether the job names limits; for pending jobs.
     """
 
     state: Optional[str] = None
@@ -70,6 +71,7 @@ class JobFilter:
     requires: Optional[str] = None
     label_set: Optional[str] = None
     lost: Optional[bool] = None
+    limited: Optional[bool] = None
     schedule: Optional[str] = None
     notified: Optional[str] = None
 
@@ -117,6 +119,8 @@ class JobFilter:
             yield True, Job.requires == self.label_set
         if self.lost is not None:  # in the words of the partial indexes
             yield True, literal_column("losses > 0" if self.lost else "losses = 0")
+        if self.limited is not None:
+            yield True, literal_column("limits <> ''" if self.limited else "limits = ''")
         if self.group is not None:
             yield self.state == "dead", Job.error_key == self.group
         if self.ended_by is not None:

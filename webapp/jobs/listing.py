@@ -113,6 +113,7 @@ _NEWEST = _Order(("seq",), (-1,))
 _NEXT_DUE = _Order(("run_at", "seq"), (1, 1))
 _LAST_ENDED = _Order(("finished_at", "seq"), (-1, -1))
 _ORDERS = {
+    "blocked": _NEXT_DUE,
     "scheduled": _NEXT_DUE,
     "pending": _ClaimOrder(("priority", "run_at", "seq"), (-1, 1, 1)),
     "failed": _NEXT_DUE,
@@ -140,8 +141,8 @@ def page_of_jobs(
 ) -> Page:
     """One page of a list, in the order that fits the state, or with `turned` in the opposite order.
 
-    scheduled and failed: next due first; pending: in claim order; processing: longest first; ended and all jobs: newest
-    first. `after` continues after a key, `before` ends in front of it: `Page.older` is the `after` of the next page,
+    blocked, scheduled and failed: next due first; pending: in claim order; processing: longest first; ended and all
+    jobs: newest first. `after` continues after a key, `before` ends in front of it: `Page.older` is the `after` of the next page,
     `Page.newer` the `before` of the previous one. Jobs past `highest_seq` are left out. Raises ValueError for a key
     that is not from this list.
     """
@@ -190,7 +191,7 @@ def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
     """The index ranges of the list.
 
     Pending jobs of one queue: its label sets, because no index sorts these together. Pending jobs of all queues have
-    such an index, apart from those whose worker died, which are few.
+    such an index, apart from those whose worker died, which are few, and from limited jobs, which have another one.
     """
     if wanted.state != "pending":
         return [wanted]
@@ -202,13 +203,23 @@ def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
     found = [one for one in busy if asked <= set(labels.split(one.requires))]
     if wanted.queue is None and len(found) > MAX_LINES:
         return _lines_of_all(session, wanted)
-    return [replace(wanted, queue=one.queue, label_set=one.requires) for one in found]
+    of_sets = [replace(wanted, queue=one.queue, label_set=one.requires, limited=False) for one in found]
+    return of_sets + _if_any(session, wanted, JobFilter("pending", limited=True))
 
 
 def _lines_of_all(session: Session, wanted: JobFilter) -> list[JobFilter]:
-    lost = replace(wanted, lost=True)
-    any_lost = session.execute(select(Job.seq).where(JobFilter("pending", lost=True).where()).limit(1)).first()
-    return [replace(wanted, lost=False), *([lost] if any_lost is not None else [])]
+    lost = _if_any(session, wanted, JobFilter("pending", lost=True, limited=False))
+    return [
+        replace(wanted, lost=False, limited=False),
+        *lost,
+        *_if_any(session, wanted, JobFilter("pending", limited=True)),
+    ]
+
+
+def _if_any(session: Session, wanted: JobFilter, special: JobFilter) -> list[JobFilter]:
+    """The jobs of the list that are also in `special`, whose jobs stand in an index of their own."""
+    there = session.execute(select(Job.seq).where(special.where()).limit(1)).first()
+    return [] if there is None else [replace(wanted, lost=special.lost, limited=special.limited)]
 
 
 def _rows(

@@ -151,12 +151,13 @@ def count_finished_since(session: Session, since: int, states: Sequence[str] = (
     return Count(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
-_OLDEST_OF_ALL = text(OLDEST_PENDING.format(jobs=f"state = 'pending' AND losses = 0 AND queue <> '{SYSTEM_QUEUE}'"))
+_FIRST = "state = 'pending' AND losses = 0 AND limits = ''"  # as the index has it
+_OLDEST_OF_ALL = text(OLDEST_PENDING.format(jobs=f"{_FIRST} AND queue <> '{SYSTEM_QUEUE}'"))
 # Jobs whose worker died are usually few.
 _OLDEST_LOST = text(
     f"SELECT min(run_at) FROM jobs WHERE state = 'pending' AND losses > 0 AND queue <> '{SYSTEM_QUEUE}'"  # noqa: S608
 )
-_IN_FOUND = "state = 'pending' AND queue = found.queue AND requires = found.requires"
+_IN_FOUND = "state = 'pending' AND queue = found.queue AND requires = found.requires AND limits = ''"
 # Columns for `label_sets.select_busy`: the number of pending jobs and the earliest due time.
 _PENDING = f"""
 queue, requires, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_IN_FOUND} LIMIT :most) AS counted),
@@ -219,7 +220,7 @@ def unpaused_queues(session: Session) -> list[str]:
 
 def count_ahead(session: Session, job: Job) -> Count:
     """How many pending jobs of the same label set a worker takes before this pending job."""
-    there = (in_state("pending"), Job.queue == job.queue, Job.requires == job.requires)
+    there = (in_state("pending"), Job.queue == job.queue, Job.requires == job.requires, Job.limits == job.limits)
     higher = count(session, *there, Job.priority > job.priority)
     position, edge = tuple_(Job.run_at, Job.seq), tuple_(literal(job.run_at), literal(job.seq))
     sooner = count(session, *there, Job.priority == job.priority, position < edge)

@@ -27,7 +27,9 @@ MOST_ALERTS = 5000
 ORPHANS = 500  # alerts that one look closes
 
 _SERVED = "SELECT queues FROM workers WHERE state = 'running' AND wish = 'run'"
-_OLDEST = statements.OLDEST_PENDING.format(jobs="state = 'pending' AND queue = :queue AND requires = :requires")
+_OLDEST = statements.OLDEST_PENDING.format(
+    jobs="state = 'pending' AND queue = :queue AND requires = :requires AND limits = ''"
+)
 _ARE_STATES = f"event IN ({', '.join(repr(event) for event in STATES)})"
 _BREACHES = " OR ".join(
     f"(alerts.event = 'schedule-{one}' AND {one}_since IS NOT NULL)" for one in ("late", "long", "failing")

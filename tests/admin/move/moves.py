@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import pytest
 
-from tests import riches
+from tests import full_database
 from tests.conftest import opened
 from webapp.admin import move as moving
 from webapp.admin.move import Side, copying
@@ -48,7 +48,7 @@ def examine(target: Config) -> moving.Report:
 
 def contents_of(config: Config) -> dict[str, list[tuple[Any, ...]]]:
     for _ in opened(create_core(config)):
-        return riches.contents()
+        return full_database.contents()
     raise AssertionError
 
 

@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import inspect, text, update
 
-from tests import riches
+from tests import full_database
 from tests.admin.move.moves import back, contents_of, examine, go
 from tests.conftest import opened
 from tests.factories import make_job
@@ -21,13 +21,13 @@ from webapp.db.application import create_core
 
 
 def test_a_dry_run_counts_and_changes_nothing(app: Flask, target: Config) -> None:
-    riches.fill()
-    before = riches.contents()
+    full_database.fill()
+    before = full_database.contents()
     report = examine(target)
     assert report.counts == {table: len(rows) for table, rows in before.items()}
-    assert report.size > 3 * riches.MEBIBYTE
+    assert report.size > 3 * full_database.MEBIBYTE
     assert (report.faults, report.misfits, report.running, report.target_state) == ([], [], [], "nothing")
-    assert riches.contents() == before
+    assert full_database.contents() == before
     with Side.at(target) as side:
         assert not (target.is_sqlite and target.sqlite_path.exists())
         if not target.is_sqlite:
@@ -72,7 +72,7 @@ def test_a_value_that_does_not_fit_and_comes_after_the_check_is_reported_by_the_
 def test_a_database_that_is_not_empty_is_refused_and_left_alone(app: Flask, target: Config) -> None:
     for _ in opened(create_core(target)):
         make_job(id="theirs")
-        before = riches.contents()
+        before = full_database.contents()
     with pytest.raises(MoveError, match=r"is not empty \(jobs: 1\)\. Use an empty database"):
         go(target)
     assert contents_of(target) == before
@@ -81,9 +81,9 @@ def test_a_database_that_is_not_empty_is_refused_and_left_alone(app: Flask, targ
 
 def test_a_database_that_was_only_started_counts_as_empty(app: Flask, target: Config) -> None:
     create_core(target)
-    riches.fill(large=10)
+    full_database.fill(large=10)
     go(target)
-    assert contents_of(target) == riches.contents()
+    assert contents_of(target) == full_database.contents()
 
 
 def test_the_tables_of_another_program_are_left_alone(app: Flask, postgresql_target: Config) -> None:

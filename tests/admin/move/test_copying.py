@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import delete, inspect, text
 
-from tests import riches
+from tests import full_database
 from tests.admin.move.moves import contents_of, go
 from tests.conftest import opened
 from tests.factories import make_attempt, make_job, make_worker
@@ -26,10 +26,10 @@ from worker.loop.dispatcher import Dispatcher
 
 @pytest.mark.postgresql
 def test_every_table_arrives_equal(app: Flask, target: Config) -> None:
-    riches.fill()
+    full_database.fill()
     go(target)
-    here = riches.contents()
-    assert {table: len(rows) for table, rows in here.items() if not rows} == {}, "give that table rows in riches.py"
+    here = full_database.contents()
+    assert {table: len(rows) for table, rows in here.items() if not rows} == {}, "give it rows in full_database.py"
     assert contents_of(target) == here
 
 
@@ -58,7 +58,7 @@ def test_a_batch_is_limited_by_the_bytes_of_its_outputs(
         make_attempt(job, output=bytes(size))
     sizes = [[len(row[-1]) for row in rows] for rows in _pages(app, ["job_seq", "number", "output"])]
     assert sizes == [[4000, 4000], [4000], [50_000], [1, 1]]
-    before = riches.contents()
+    before = full_database.contents()
     go(target)
     assert contents_of(target)["attempts"] == before["attempts"]
 
@@ -85,7 +85,7 @@ def test_required_labels_move_with_the_jobs(app: Flask, target: Config) -> None:
 
 
 def test_a_difference_of_one_value_is_found(app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    riches.fill(large=1000)
+    full_database.fill(large=1000)
     stored = copying._store
 
     def alter(connection: Any, table: Any, rows: Any) -> None:

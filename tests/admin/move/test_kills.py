@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from tests import riches
+from tests import full_database
 from tests.admin.move.moves import contents_of
 from tests.conftest import configuration, opened
 from tests.databases import postgresql_database
@@ -92,7 +92,7 @@ def pair(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator
 def rich_sqlite(folder: Path) -> Iterator[str]:
     config = configuration(folder)
     for _ in opened(create_core(config)):
-        riches.fill(large=1000)
+        full_database.fill(large=1000)
     assert not Path(f"{config.sqlite_path}-wal").exists(), "the file alone is not the whole database"
     yield str(config.sqlite_path)
 
@@ -101,7 +101,7 @@ def rich_sqlite(folder: Path) -> Iterator[str]:
 def rich_postgresql(server: URL, home: Path) -> Iterator[str]:
     with postgresql_database(server) as url:
         for _ in opened(create_core(configuration(home, url))):
-            riches.fill(large=1000)
+            full_database.fill(large=1000)
         yield str(url.database)
 
 

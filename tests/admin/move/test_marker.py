@@ -11,7 +11,7 @@ from sqlalchemy import inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
-from tests import riches
+from tests import full_database
 from tests.admin.move.moves import Interrupted, back, contents_of, go, stop_at
 from tests.conftest import configuration, opened
 from tests.factories import make_job
@@ -25,7 +25,7 @@ from webapp.db.application import create_core
 
 
 def test_every_table_refuses_every_write_with_the_new_address(app: Flask, target: Config) -> None:
-    riches.fill(large=10)
+    full_database.fill(large=10)
     go(target)
     address = Side(create_core(target)).address
     with engines.read_engine().connect() as connection:
@@ -81,7 +81,7 @@ def test_no_password_is_shown_anywhere(app: Flask, postgresql_target: Config, ho
 def test_an_unfinished_copy_cannot_be_used_and_the_source_refuses_writes(
     app: Flask, target: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    riches.fill(large=10)
+    full_database.fill(large=10)
     stop_at(monkeypatch, "audit")
     with pytest.raises(Interrupted):
         go(target)
@@ -95,14 +95,14 @@ def test_an_unfinished_copy_cannot_be_used_and_the_source_refuses_writes(
         make_job()
     monkeypatch.undo()
     go(target)
-    assert contents_of(target) == riches.contents()
+    assert contents_of(target) == full_database.contents()
 
 
 def test_an_unfinished_copy_is_refused_to_other_queues(
     app: Flask, target: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(monkeypatch, "audit")
-    riches.fill(large=10)
+    full_database.fill(large=10)
     with pytest.raises(Interrupted):
         go(target)
     for _ in opened(create_core(Config(tmp_path / "another", None, None))):
@@ -114,7 +114,7 @@ def test_a_queue_that_is_being_moved_cannot_move_elsewhere(
     app: Flask, target: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(monkeypatch, "audit")
-    riches.fill(large=10)
+    full_database.fill(large=10)
     with pytest.raises(Interrupted):
         go(target)
     monkeypatch.undo()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 1_000_000  # columns where stdout is not a terminal: nothing is cut
 STYLES = {
+    "blocked": "cyan",
     "scheduled": "cyan",
     "pending": "yellow",
     "processing": "blue",

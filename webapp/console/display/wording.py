@@ -17,6 +17,7 @@ ROLE_HELP = {
 }
 EMPTY = {
     "": ("No jobs yet", "A job is a shell command. Submit one here, or from a terminal."),
+    "blocked": ("No blocked jobs", "Jobs that run after other jobs wait here until those have ended."),
     "scheduled": ("No scheduled jobs", "Jobs with a start time or a delay wait here until they are due."),
     "pending": ("No pending jobs", "Jobs that are due wait here for a worker."),
     "processing": ("No running jobs", "Jobs appear here while a worker runs them."),

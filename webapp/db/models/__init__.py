@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from webapp.db.models.fleet import Setting as Setting
     from webapp.db.models.fleet import Supervisor as Supervisor
     from webapp.db.models.fleet import Worker as Worker
+    from webapp.db.models.flow import Batch as Batch
+    from webapp.db.models.flow import BatchCallback as BatchCallback
+    from webapp.db.models.flow import Dependency as Dependency
+    from webapp.db.models.flow import Limit as Limit
+    from webapp.db.models.flow import LimitStart as LimitStart
+    from webapp.db.models.flow import Report as Report
     from webapp.db.models.insight import CommandHour as CommandHour
     from webapp.db.models.insight import Group as Group
     from webapp.db.models.insight import Minute as Minute
@@ -62,6 +68,7 @@ _NAMES = {
     ),
     "audit": ("Audit",),
     "fleet": ("BulkAction", "Control", "RetentionMark", "Setting", "Supervisor", "Worker"),
+    "flow": ("Batch", "BatchCallback", "Dependency", "Limit", "LimitStart", "Report"),
     "insight": ("CommandHour", "Group", "Minute"),
     "jobs": ("ATTEMPT_STATES", "Attempt", "Event", "Job", "LabelSetRow", "OutputChunk", "OutputTail", "Queue"),
     "notifications": ("CHANNEL_KINDS", "Alert", "Channel", "Delivery", "JobWatch", "Notice", "Rule"),

@@ -7,10 +7,11 @@ from typing import Optional
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from webapp.core.states import STATES, TERMINAL
+from webapp.core.states import HOLDS_KEY, STATES, TERMINAL
 from webapp.db.engines import Model
 from webapp.db.models.base import Sequence, one_of, partial_index
 
+_CLAIM_ORDER = (text("priority DESC"), "run_at", "seq")
 ATTEMPT_STATES = ("completed", "failed", "cancelled", "released", "lost")
 
 
@@ -51,6 +52,13 @@ class Job(Model):
     cancel_requested_at: Mapped[Optional[int]]
     cancel_requested_by: Mapped[Optional[str]]
 
+    limits: Mapped[str] = mapped_column(server_default="", default="")  # keys of limits, see core/limits.py
+    unique_key: Mapped[Optional[str]]
+    unique_while: Mapped[Optional[str]]  # see HOLDS_KEY in core/states.py
+    unique_until: Mapped[Optional[int]]
+    followed: Mapped[Optional[int]] = mapped_column(Integer)  # 1: jobs wait for its end; 0: they were told
+    retry: Mapped[Optional[str]]  # a JSON object, see core/retry_rules.py; None: settings decide
+
     form_key: Mapped[Optional[str]]  # a form that is sent twice creates its jobs once
     batch: Mapped[Optional[str]]  # shared by the jobs that one form created
     schedule: Mapped[Optional[str]]  # the name of the schedule that enqueued it
@@ -70,31 +78,31 @@ class Job(Model):
         CheckConstraint(f"({one_of('state', TERMINAL)}) = (finished_at IS NOT NULL)", name="finished_when_terminal"),
         CheckConstraint("cancel_requested_at IS NULL OR state = 'processing'", name="cancel_while_processing"),
         # For claims: one range for each label set. With one range for all, a million paused jobs cost 71 ms a claim
-        # instead of 0.03.
-        partial_index(
-            "ix_jobs_claim", "queue", "requires", text("priority DESC"), "run_at", "seq", where="state = 'pending'"
-        ),
+        # instead of 0.03. Limited jobs stand behind the others of their label set.
+        partial_index("ix_jobs_claim", "queue", "requires", "limits", *_CLAIM_ORDER, where="state = 'pending'"),
         # The same for workers that serve all queues, so that many queues cost no more than one.
+        partial_index("ix_jobs_first", *_CLAIM_ORDER, where="state = 'pending' AND losses = 0 AND limits = ''"),
+        # The same for limited jobs. An ordinary job is in none of these two.
         partial_index(
-            "ix_jobs_first", text("priority DESC"), "run_at", "seq", where="state = 'pending' AND losses = 0"
+            "ix_jobs_limited", "limits", "queue", "requires", *_CLAIM_ORDER, where="state = 'pending' AND limits <> ''"
         ),
+        partial_index("ix_jobs_limited_first", *_CLAIM_ORDER, where="state = 'pending' AND limits <> ''"),
         # Jobs whose worker died run alone. Usually there are none, so this query costs nothing.
         partial_index(
-            "ix_jobs_lone",
-            "queue",
-            "requires",
-            text("priority DESC"),
-            "run_at",
-            "seq",
-            where="state = 'pending' AND losses > 0",
+            "ix_jobs_lone", "queue", "requires", "limits", *_CLAIM_ORDER, where="state = 'pending' AND losses > 0"
         ),
         # Due jobs, and the lists of scheduled and failed jobs.
         partial_index("ix_jobs_waiting", "state", "run_at", "seq", where="state IN ('scheduled', 'failed')"),
         partial_index("ix_jobs_processing", "started_at", "seq", where="state = 'processing'"),
         partial_index("ix_jobs_ended", "state", "finished_at", "seq", where="finished_at IS NOT NULL"),
         partial_index("ix_jobs_form_key", "form_key", where="form_key IS NOT NULL", unique=True),
+        partial_index("ix_jobs_unique", "unique_key", where=HOLDS_KEY, unique=True),
+        # Ended jobs whose followers do not know it yet.
+        partial_index("ix_jobs_followed", "finished_at", "seq", where="followed = 1 AND finished_at IS NOT NULL"),
+        partial_index("ix_jobs_blocked", "state", "run_at", "seq", where="state = 'blocked'"),
         # The page of a batch. Most jobs have no batch, so settling them does not touch this index.
         partial_index("ix_jobs_batch", "batch", "seq", where="batch IS NOT NULL"),
+        partial_index("ix_jobs_batch_open", "batch", where="batch IS NOT NULL AND finished_at IS NULL"),
         # The jobs of a schedule, and those of them that have not ended.
         partial_index("ix_jobs_schedule", "schedule", "seq", where="schedule IS NOT NULL"),
         partial_index("ix_jobs_scheduled", "schedule", where="schedule IS NOT NULL AND finished_at IS NULL"),
@@ -191,6 +199,7 @@ class Queue(Model):
     paused_at: Mapped[Optional[int]]
     paused_by: Mapped[Optional[str]]
     removed_at: Mapped[Optional[int]]  # the row stays because finished jobs refer to it; the next job clears this
+    retry: Mapped[Optional[str]]  # a JSON object, see core/retry_rules.py: for jobs without rules of their own
 
 
 class LabelSetRow(Model):

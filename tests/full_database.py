@@ -27,19 +27,25 @@ from webapp.core.states import STATES
 from webapp.db import audit, engines, models
 from webapp.db.models import (
     Alert,
+    Batch,
+    BatchCallback,
     BulkAction,
     Channel,
     CommandHour,
     Control,
     Delivery,
+    Dependency,
     Fire,
     Group,
     IdempotencyKey,
     Job,
     JobWatch,
+    Limit,
+    LimitStart,
     Minute,
     Notice,
     OutputTail,
+    Report,
     RetentionMark,
     Rule,
     Schedule,
@@ -123,6 +129,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
             for place, (outcome, job_id, reason) in enumerate(fires)
         )
         _add_notifications(session, now, hard.seq, by)
+        _add_flow(session, now, hard.seq)
         session.add(RetentionMark(name="keep_output/completed/3", finished_at=now))
         session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
         session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
@@ -136,6 +143,19 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
             IdempotencyKey(token_id=token.id, key="k", request_hash="r", at=now, status=201, answer=b"\0{}\xff")
         )
         session.add(IdempotencyKey(token_id=token.id, key="K", request_hash="r", at=now))
+
+
+def _add_flow(session: Session, now: int, job_seq: int) -> None:
+    session.add(Limit(key="db", most=2**31 - 1, rate=1, per=2**40, note=HARD, changed_at=now, changed_by="person:Zoë"))
+    session.add(LimitStart(key="Ä db", number=2**40, started_at=now))
+    session.add(Dependency(job_seq=job_seq, parent_id="gone", parent_seq=2**40, wants="finish", met_at=None))
+    batch = Batch(
+        name="a-batch", created_at=now, created_by="person:Zoë", on_done=json.dumps({"command": HARD}), generation=2
+    )
+    session.add(batch)
+    session.flush()
+    session.add(BatchCallback(batch="a-batch", event="done", generation=1, at=now, job_id="a-completed"))
+    session.add(Report(job_seq=job_seq, attempt=2, progress=0.1 + 0.2, note=HARD, result="{}", updated_at=now))
 
 
 def _add_notifications(session: Session, now: int, job_seq: int, by: dict[str, Any]) -> None:
