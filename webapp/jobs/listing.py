@@ -142,9 +142,9 @@ def page_of_jobs(
     """One page of a list, in the order that fits the state, or with `turned` in the opposite order.
 
     blocked, scheduled and failed: next due first; pending: in claim order; processing: longest first; ended and all
-    jobs: newest first. `after` continues after a key, `before` ends in front of it: `Page.older` is the `after` of the next page,
-    `Page.newer` the `before` of the previous one. Jobs past `highest_seq` are left out. Raises ValueError for a key
-    that is not from this list.
+    jobs: newest first. `after` continues after a key, `before` ends in front of it: `Page.older` is the `after` of the
+    next page, `Page.newer` the `before` of the previous one. Jobs past `highest_seq` are left out. Raises ValueError
+    for a key that is not from this list.
     """
     order, backwards = _order(wanted), before is not None
     key = before if backwards else after
