@@ -73,7 +73,6 @@ def test_an_unreachable_index_is_reported_with_the_reason(door: Door) -> None:
     assert "Connection refused" in refusal
 
 
-@pytest.mark.every_python
 def test_a_killed_install_does_not_count_as_finished(door: Door, slow_index: SlowIndex) -> None:
     killed = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -88,6 +87,7 @@ def test_a_killed_install_does_not_count_as_finished(door: Door, slow_index: Slo
     assert door.left_overs() == []
 
 
+@pytest.mark.full
 def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slow_index: SlowIndex) -> None:
     stopped = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)

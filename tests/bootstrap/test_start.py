@@ -166,6 +166,7 @@ def test_folders_in_pythonpath_work_with_any_name(finished: Door, tmp_path: Path
     assert told["home_for_jobs"] == sys.base_prefix
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the environment of a process's start")
 def test_the_coerced_c_locale_of_python_is_not_passed_on(used_door: Door) -> None:
     for name in ("LANG", "LC_ALL", "LC_CTYPE"):

@@ -71,6 +71,7 @@ def test_two_alternating_pythons_install_once(door: Door) -> None:
         assert json.loads(told.stdout)["prefix"] == str(door.venv)
 
 
+@pytest.mark.full
 def test_an_environment_in_use_is_not_replaced_but_gets_a_second_one_beside_it(used_door: Door) -> None:
     beside = used_door.checkout / ".venv.next"
     inode = used_door.venv.stat().st_ino
@@ -105,6 +106,7 @@ def folder_and_owner(tmp_path: Path) -> Iterator[tuple[Path, int]]:
         yield folder, uid_of(NOBODY)
 
 
+@pytest.mark.full
 def test_an_environment_belongs_to_the_owner_of_its_folder_and_others_cannot_write(door: Door, tmp_path: Path) -> None:
     umask = os.umask(0)
     try:

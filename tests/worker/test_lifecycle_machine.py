@@ -309,11 +309,14 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 @pytest.mark.postgresql
-def test_the_database_matches_the_model(fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(25, marks=pytest.mark.full)])
+def test_the_database_matches_the_model(
+    fresh_config: Callable[[], Config], monkeypatch: pytest.MonkeyPatch, examples: int
+) -> None:
     monkeypatch.setattr(Lifecycle, "fresh_config", staticmethod(fresh_config), raising=False)
     run_state_machine_as_test(  # type: ignore[no-untyped-call,unused-ignore]
         Lifecycle,
         settings=settings(
-            max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
