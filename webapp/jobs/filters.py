@@ -8,8 +8,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Optional
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, cast, func, literal, literal_column, or_, select, true
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+)
 
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES, TERMINAL
@@ -183,7 +195,7 @@ def _told(channel: str) -> Select[tuple[int]]:
     seq = (
         func.json_extract(newest.c.detail, "$.job_seq")
         if is_sqlite()
-        else cast(cast(newest.c.detail, JSON)["job_seq"].astext, BigInteger)
+        else cast(cast(newest.c.detail, JSON)["job_seq"].as_string(), BigInteger)
     )
     return select(seq)
 
