@@ -37,6 +37,7 @@ from webapp.db.models import (
     Dependency,
     Fire,
     Group,
+    GroupAction,
     IdempotencyKey,
     Job,
     JobWatch,
@@ -133,7 +134,10 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
         session.add(RetentionMark(name="keep_output/completed/3", finished_at=now))
         session.execute(insert(Minute), [_minute(at, queue) for at in range(40) for queue in ("b", "B", "ä", "a", "_")])
         session.add(CommandHour(at=0, shape=HARD, runs=1, failures=0, run_time=2**50))
-        session.add(BulkAction(**_act(), undoes=None))
+        action = BulkAction(**_act(), undoes=None)
+        session.add(action)
+        session.flush()
+        session.add(GroupAction(key=HARD, act_id=action.id, moved=2**40))
         audit.note(session, "sign_in", ["user:ana"], "person:ana", details=[{"after": {"text": HARD}}])
         session.execute(update(Control).values(folded_until=now, pulse=17))
         session.execute(delete(Job).where(Job.seq == gone.seq))  # so that the last number is no row's

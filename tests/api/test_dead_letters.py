@@ -6,6 +6,7 @@ from tests.api.conftest import Program
 from tests.api.test_actions import state_of
 from tests.api.test_jobs import refused
 from tests.factories import make_job, make_user
+from webapp.db import failure_keys
 from webapp.db.engines import writing
 from webapp.db.models import OutputTail
 from webapp.insight import failure_groups
@@ -88,3 +89,23 @@ def test_dead_letters_are_found_and_requeued_by_their_output(operator: Program) 
     assert operator("GET", "/jobs?q=%22no%20route%22").get_json()["jobs"] == []
     operator("POST", "/dead-letters/requeue", {"all": True, "q": '"no route"'})
     assert [state_of(name) for name in ("a", "b", "c")] == ["pending", "pending", "dead"]
+
+
+def test_a_group_of_an_earlier_version_is_read_and_not_acted_on(operator: Program) -> None:
+    make_job("dead", error_key="one")
+    with writing() as session:
+        failure_keys.adopt(session.connection(), "old", "one")
+    assert operator("GET", "/dead-letters/groups/old").get_json()["key"] == "one"
+    for url in ("/dead-letters/requeue", "/dead-letters/discard", "/dead-letters/canary"):
+        told = refused(operator("POST", url, {"all": True, "group": "old"}), 404, "not-found")
+        assert "is a part of group 'one' now" in told["detail"]
+    refused(operator("GET", "/dead-letters?group=old"), 404, "not-found")
+
+
+def test_a_canary_of_several_jobs_runs_before_the_others(operator: Program) -> None:
+    for number in range(4):
+        make_job("dead", id=f"job{number}")
+    refused(operator("POST", "/dead-letters/canary", {"all": True, "after": "2"}), 422, "invalid")
+    started = operator("POST", "/dead-letters/canary", {"all": True, "after": "3", "first": "job1"}).get_json()
+    assert (started["act"]["state"], started["act"]["moved"]) == ("waiting", 3)
+    assert state_of("job1") == "pending"

@@ -7,7 +7,8 @@ from flask import Flask
 
 from tests.commands.conftest import Cli
 from tests.factories import make_job, make_user
-from webapp.db.engines import reading
+from webapp.db import failure_keys
+from webapp.db.engines import reading, writing
 from webapp.insight import failure_groups
 from webapp.jobs import job_detail
 
@@ -143,6 +144,26 @@ def test_a_canary_runs_before_its_group(app: Flask, cli: Cli) -> None:
     assert cli("dlq", "retry", "--group", "one", "--canary").code == 0
     assert sorted(states("a", "b")) == ["dead", "pending"]
     assert states("c") == ["dead"]
+
+
+def test_a_canary_of_several_jobs_runs_before_the_others(app: Flask, cli: Cli) -> None:
+    for number in range(5):
+        make_job("dead", id=f"job{number}")
+    assert "--after works only with --canary" in cli("dlq", "retry", "--all", "--after", "3").err
+    assert cli("dlq", "retry", "--all", "--canary", "--after", "2").code == 2
+    assert cli("dlq", "retry", "--all", "--canary", "--after", "3").code == 0
+    assert sorted(states(*(f"job{number}" for number in range(5)))) == ["dead"] * 2 + ["pending"] * 3
+
+
+def test_a_group_of_an_earlier_version_is_named_with_its_key_now(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="a", error_key="one")
+    with writing() as session:
+        failure_keys.adopt(session.connection(), "old", "one")
+    for argv in (["list"], ["retry"], ["discard", "--yes"]):
+        result = cli("dlq", *argv, "--group", "old")
+        assert (result.code, "is a part of group 'one' now" in result.err) == (4, True)
+    assert cli("dlq", "note", "old", "they know").code == 0
+    assert states("a") == ["dead"]
 
 
 def test_a_group_gets_a_note_an_owner_and_an_acknowledgement(app: Flask, cli: Cli) -> None:

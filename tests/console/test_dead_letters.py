@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import pytest
 
 from tests.console.conftest import Browser
-from tests.factories import change_job, make_attempt, make_job, make_user, make_worker
+from tests.factories import change_job, make_attempt, make_job, make_jobs, make_user, make_worker
 from webapp.console import dead_letters
+from webapp.db import failure_keys
 from webapp.db.engines import reading, writing
-from webapp.db.models import OutputTail
+from webapp.db.models import Group, OutputTail
 from webapp.insight import failure_groups
-from webapp.jobs import filters
+from webapp.jobs import actions, canary, filters, queries
+from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
 
@@ -64,7 +67,7 @@ def test_an_empty_group_keeps_its_note_and_a_refresh_shows_that_it_is_empty(oper
     failure_groups.update("exit:1", "person:ana", note="ask the shop")
     change_job("job1", state="pending", finished_at=None)
     page = operator.get("/dead/exit:1")
-    assert page.status_code == 404
+    assert page.status_code == 200
     assert "This group is empty" in page.get_data(as_text=True)
     assert "ask the shop" in page.get_data(as_text=True)
     refreshed = operator.get("/dead/exit:1", partial=True)
@@ -166,3 +169,112 @@ def test_an_invalid_search_shows_the_reason(viewer: Browser) -> None:
     assert response.status_code == 422
     assert b'role="alert"' in response.data
     assert b'value="exit:x"' in response.data
+
+
+def test_an_emptied_group_says_what_happened_and_how_it_goes_on(operator: Browser) -> None:
+    for number in range(3):
+        make_job("dead", id=f"job{number}")
+    make_job("dead", id="other", error_key="other", last_error="exit code 9")
+    first = clock.now() - clock.DAY
+    change_job("job0", finished_at=first)
+    actions.apply("requeue", JobFilter(state="dead"), "person:ana")
+    change_job("job1", state="completed", attempts=2, finished_at=clock.now())
+    html = text_of(operator, "/dead/exit:1")
+    assert "exit code 1" in html
+    assert "3 requeued by ana with 1 job of other groups" in html
+    assert ": 1 completed, 3 pending" in html
+    make_job("dead")
+    assert "3 requeued by ana" in text_of(operator, "/dead/exit:1")
+    actions.undo(1, "person:ben")
+    html = text_of(operator, "/dead/exit:1")
+    assert "undone by ben; 1 completed" in html
+    with reading() as session:
+        group = failure_groups.find(session, "exit:1")
+    assert group is not None
+    assert group.first_at == first
+    actions.apply("discard", JobFilter(state="dead"), "person:ana")
+    assert re.search(r"3 discarded by ana with \d jobs? of other groups", text_of(operator, "/dead/exit:1"))
+
+
+def test_commands_of_a_group_are_counted_and_filter_its_jobs(operator: Browser) -> None:
+    for number, command in enumerate(("charge-card order-1", "charge-card order-2", "refund order-3")):
+        make_job("dead", id=f"job{number}", command=command)
+    make_job("dead", id="other", error_key="other", command="refund order-4")
+    assert re.search(r"charge-card order-N <[^>]+>. 2</span>, refund order-N", text_of(operator, "/dead"))
+    html = text_of(operator, "/dead/exit:1")
+    link = re.search(r'href="(/dead/exit:1\?q=[^"]*refund[^"]*)"', html)
+    assert link is not None
+    shown = text_of(operator, link[1].replace("&amp;", "&"))
+    assert job_ids(shown) == ["job2"]
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', shown))
+    form = {name: unescape(fields[name]) for name in ("state", "q", "group")}
+    assert b"Requeue 1 job?" in operator.post("/jobs/requeue", {**form, "all": "1"}, partial=True).data
+    wrong = operator.get("/dead/exit:1?q=exit:x")
+    assert wrong.status_code == 422
+    assert b'role="alert"' in wrong.data
+
+
+def test_a_link_to_a_group_of_an_earlier_version_leads_to_its_group_now(operator: Browser) -> None:
+    make_job("dead")
+    with writing() as session:
+        failure_keys.adopt(session.connection(), "old", "exit:1")
+    assert operator.get("/dead/old").headers["Location"] == "/dead/exit:1"
+    form = {"note": "x", "owner": "", "seen": failure_groups.fingerprint(None)}
+    assert operator.post("/dead/old/note", {**form, "seen": "other"}).status_code == 422
+    assert operator.post("/dead/old/note", form).status_code == 303
+    assert operator.post("/dead/old/requeue", partial=True).status_code == 409
+    with reading() as session:
+        assert session.get_one(Group, "exit:1").note == "x"
+
+
+def test_a_group_shows_how_its_canary_ended(operator: Browser) -> None:
+    for number in range(5):
+        make_job("dead", id=f"job{number}", finished_at=clock.now() - number * clock.SECOND)
+    canary.start(JobFilter(group="exit:1"), "person:ana")
+    assert "canary runs" in text_of(operator, "/dead")
+    assert "job0 waits for a worker" in text_of(operator, "/dead/exit:1")
+    change_job("job0", state="failed", attempts=2, finished_at=None)
+    assert "job0 failed and is retried" in text_of(operator, "/dead/exit:1")
+    change_job("job0", state="dead", finished_at=clock.now())
+    canary.check_all()
+    assert "canary ended" in text_of(operator, "/dead")
+    html = text_of(operator, "/dead/exit:1")
+    assert "Canary job0 failed for good again." in html
+    assert "Release 4 others" in html
+    canary.start(JobFilter(group="exit:1"), "person:ana", rule="3")
+    for number in range(3):
+        change_job(f"job{number}", state="completed", attempts=3, finished_at=clock.now())
+    for action in canary.check_all():
+        actions.resume(action)
+    html = text_of(operator, "/dead/exit:1")
+    assert "3 canary jobs completed, the rest is requeued." in html
+    assert "Requeued 2 jobs." in html
+    assert ": 3 completed, 2 pending" in html
+
+
+def test_the_pass_rule_of_a_canary_is_chosen_and_checked(operator: Browser) -> None:
+    for number in range(40):
+        make_job("dead", id=f"job{number}")
+    asked = operator.post("/dead/exit:1/canary", partial=True).get_data(as_text=True)
+    assert re.findall(r'name="after" value="([^"]+)"', asked) == ["1", "3", "10%"]
+    assert "4 jobs (10 %) succeeded" in asked
+    bad = operator.post("/dead/exit:1/canary", {"confirmed": "1", "after": "2"}, partial=True)
+    assert bad.status_code == 400
+    assert b"Expected one of 1, 3, 10%" in bad.data
+    done = operator.post("/dead/exit:1/canary", {"confirmed": "1", "after": "10%"}, partial=True)
+    assert b"36 jobs wait for its result." in done.data
+
+
+def test_a_question_about_what_cannot_be_undone_counts_exactly(
+    operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "COUNT_CAP", 10)
+    make_jobs([{"state": "dead"} for _ in range(24)] + [{"state": "dead", "queue": "_system"}])
+    for url, form in (("/dead/exit:1/discard", {}), ("/jobs/discard", {"all": "1", "state": "dead"})):
+        asked = operator.post(url, form, partial=True).get_data(as_text=True)
+        number = 25 if "exit:1" in url else 24  # a named group has all of its jobs
+        assert f"Discard {number} jobs?" in asked
+        assert f"and {number - 5} more" in asked
+    asked = operator.post("/dead/exit:1/requeue", partial=True).get_data(as_text=True)
+    assert "Requeue 10+ jobs?" in asked
+    assert "and 5+ more" in asked

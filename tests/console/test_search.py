@@ -137,9 +137,11 @@ def test_an_action_on_all_matches_covers_jobs_beyond_the_cap_and_says_so(
     make_jobs(jobs)
     form = {"all": "1", "state": "dead", "queue": "mail", "q": "needle"}
     asked = html.unescape(operator.post("/jobs/discard", form, partial=True).get_data(as_text=True))
-    assert "Discard all matching jobs?" in asked
-    assert "1 job matches among the first 10 jobs searched." in asked
-    assert "The action covers all jobs" in asked
+    assert "Discard 6 jobs?" in asked  # what cannot be undone is counted beyond the cap
+    asked_to_requeue = html.unescape(operator.post("/jobs/requeue", form, partial=True).get_data(as_text=True))
+    assert "Requeue all matching jobs?" in asked_to_requeue
+    assert "1 job matches among the first 10 jobs searched." in asked_to_requeue
+    assert "The action covers all jobs" in asked_to_requeue
     hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', asked))
     response = operator.post("/jobs/discard", hidden, partial=True)
     assert b"Discarded 6 jobs." in response.data

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -16,9 +17,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import Flask
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from tests.deadline import DEADLINE
-from tests.factories import make_attempt, make_job
+from tests.factories import change_job, make_attempt, make_job
 from webapp.config import CHECKOUT, Config, ConfigError
 from webapp.core import schema
 from webapp.core.database import Database
@@ -27,11 +29,18 @@ from webapp.core.transaction import Connection
 from webapp.db import engines as db
 from webapp.db import failure_keys, migrations, models
 from webapp.db.application import create_core
-from webapp.lib.error_key import error_key
+from webapp.lib.error_key import error_key, old_error_keys
 from worker.maintenance import chores
 
 pytestmark = pytest.mark.postgresql
 
+BEFORE_CAUSES = (
+    "DROP TABLE group_actions",
+    "DROP INDEX ix_failure_groups_last_at",
+    *(f"ALTER TABLE failure_groups DROP COLUMN {name}" for name in ("first_at", "last_at", "deaths")),
+    *(f"ALTER TABLE failure_groups DROP COLUMN {name}" for name in ("error", "merged_into")),
+    *(f"ALTER TABLE acts DROP COLUMN {name}" for name in ("canary_count", "canary_rule")),
+)
 # SQLite drops a column only if no index names it. The CHECK of the state stays as it is.
 BEFORE_FLOW = (
     *(f"DROP TABLE {name}" for name in ("batch_callbacks", "batches", "dependencies", "limit_starts", "limits")),
@@ -46,6 +55,7 @@ BEFORE_FLOW = (
     "CREATE INDEX ix_jobs_lone ON jobs (priority) WHERE state = 'pending'",
 )
 BEFORE_SCHEDULES = (
+    *BEFORE_CAUSES,
     *BEFORE_FLOW,
     *(f"DROP TABLE {name}" for name in ("job_watches", "deliveries", "alerts", "notices")),
     *(f"DROP TABLE {name}" for name in ("notification_rules", "channels")),
@@ -138,20 +148,71 @@ def test_dead_letters_without_a_group_get_the_group_of_new_failures(
         make_attempt(job, 1, reason="cwd", error=error, error_key=None)
     make_job("dead", id="of a group")
     make_job("completed", id="completed", error_key=None)
-    with db.writing() as session:
-        for statement in ("DROP TABLE retention_marks", *BEFORE_SCHEDULES):
-            session.execute(text(statement))
-        session.execute(text("UPDATE alembic_version SET version_num = '0008'"))
-    assign = failure_keys.assign
-    with monkeypatch.context() as patched:
-        patched.setattr(failure_keys, "assign", lambda connection, most: assign(connection, min(most, 2)))
-        migrations.ensure_current(config)
-    new = error_key("cwd", error, "echo hello")
+    _go_back_to("0008", "DROP TABLE retention_marks", *BEFORE_SCHEDULES)
+    monkeypatch.setattr(failure_keys, "FIRST", 2)
+    migrations.ensure_current(config)
+    new = error_key(error, "echo hello")
     keys: dict[str, Optional[str]] = {"last": new, "middle": new, "first": None, "of a group": "exit:1"}
     assert _error_keys() == {**keys, "completed": None}  # bounded, because it holds the write lock
     while chores.Chores(config, retains=False).do_some():
         pass
     assert _error_keys() == {**keys, "completed": None, "first": new}
+
+
+def test_groups_of_earlier_versions_become_parts_of_their_cause(
+    app: Flask, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = "exit code 3: no route to host"
+    commands = {"a": "curl a", "b": "curl b", "c": "wget c", "d": "sync d"}
+    olds = {name: old_error_keys(error, command)[0] for name, command in commands.items()}
+    new = error_key(error, "any")
+    for name, command in commands.items():
+        job = make_job("dead", id=name, command=command, last_error=error, error_key=olds[name])
+        make_attempt(job, 1, error=error, error_key=olds[name])
+    change_job("d", state="completed")  # its group is empty, and has an alert
+    _go_back_to("0012", *BEFORE_CAUSES)
+    with db.writing() as session:
+        for at, (name, owner) in enumerate({"a": "ana", "b": "ben"}.items()):
+            said = {"key": olds[name], "note": f"ask {owner}", "owner": owner, "acknowledged_at": 1}
+            _insert(session, "failure_groups", **said, changed_at=at, changed_by="person:ana")
+        stamps = {"created_at": 1, "created_by": "", "changed_at": 1, "changed_by": ""}
+        _insert(session, "channels", id=1, name="c", kind="mail", target="{}", hourly_cap=1, **stamps)
+        _insert(session, "notification_rules", id=1, name="r", channel_id=1, events=",job-dead,", spec="{}", **stamps)
+        told = {"rule_id": 1, "event": "job-dead", "told": 1, "told_count": 1, "flapping": 0, "count": 1}
+        for name in ("a", "b", "d"):
+            seq = session.scalar(select(models.Job.seq).where(models.Job.id == name))
+            _insert(session, "alerts", **told, key=f"group:{olds[name]}", opened_at=1, last_at=1, job_seq=seq)
+        named = json.dumps({"state": "dead", "group": olds["c"]})
+        places = {"highest_seq": 9, "cursor_seq": 0, "created_at": 1, "lease_until": 1, "moved": 0, "skipped": 0}
+        _insert(session, "acts", verb="requeue", filter=named, actor="person:ana", state="waiting", **places)
+    migrations.ensure_current(config)
+    keys = {name: key for name, key in _error_keys().items() if name != "d"}
+    assert keys == {"a": new, "b": new, "c": olds["c"]}  # an action waits for c
+    with db.writing() as session:
+        session.execute(text("UPDATE acts SET state = 'done'"))
+    while chores.Chores(config, retains=False).do_some():
+        pass
+    assert _error_keys()["c"] == new
+    with db.reading() as session:
+        group = session.get_one(models.Group, new)
+        assert sorted(group.note.split("\n\n"))[1:] == ["ask ana", "ask ben"]
+        assert "Owner of a part of this group" in group.note
+        assert {session.get_one(models.Group, olds[name]).merged_into for name in ("a", "b", "c", "d")} == {new}
+        assert (group.acknowledged_at, group.deaths, group.error) == (None, 0, error)
+        alerts = session.execute(text("SELECT key, closed_at IS NULL FROM alerts ORDER BY 2")).all()
+    assert [(key, bool(is_open)) for key, is_open in alerts] == [(f"group:{new}", False)] * 2 + [(f"group:{new}", True)]
+
+
+def _insert(session: Session, table: str, **values: Any) -> None:
+    """With the columns of the old schema."""
+    parameters = ", ".join(f":{name}" for name in values)
+    session.execute(text(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({parameters})"), values)
+
+
+def _go_back_to(revision: str, *statements: str) -> None:
+    with db.writing() as session:
+        for statement in (*statements, f"UPDATE alembic_version SET version_num = '{revision}'"):
+            session.execute(text(statement))
 
 
 def _error_keys() -> dict[str, Optional[str]]:

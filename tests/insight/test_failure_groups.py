@@ -7,17 +7,20 @@ from typing import Any, Optional
 
 import pytest
 from flask import Flask
-from sqlalchemy import event, select, text, update
+from sqlalchemy import event, exists, select, text, update
 from sqlalchemy.orm import Session
 
-from tests.factories import change_job, make_job, make_user
+from tests.factories import change_job, make_attempt, make_job, make_user
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Audit, Group, Job, User
-from webapp.insight import failure_groups
+from webapp.insight import failure_commands, failure_groups, rollups
 from webapp.jobs import actions, queries
+from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
+from webapp.lib.error_key import error_key, old_error_keys
+from worker.maintenance import retention
 
 pytestmark = pytest.mark.postgresql
 
@@ -156,7 +159,10 @@ def test_groups_are_found_by_the_index_for_any_number_of_jobs(app: Flask) -> Non
 
         event.listen(connection, "before_cursor_execute", see)
         failure_groups.listing(session, by="count")
-    assert len(plans) == 5
+        failure_groups.count_deaths(session, "key1")
+        failure_commands.of_groups(session, ["key0", "key1"], 5)
+        session.execute(select(Group.key).where(~exists().where(retention._IS_DEAD, Job.error_key == Group.key)))
+    assert len(plans) == 8
     for plan in plans:
         assert "ix_jobs_group" in plan or "jobs USING INTEGER PRIMARY KEY" in plan or "pk_jobs" in plan
         assert "ix_jobs_ended" not in plan
@@ -320,3 +326,64 @@ def test_changes_of_a_group_are_recorded() -> None:
         "before": {"note": "", "owner": None},
         "after": {"note": "why", "owner": None},
     }
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+
+
+def folded(key: str) -> tuple[Optional[int], Optional[int], int, Optional[str]]:
+    with reading() as session:
+        row = session.get_one(Group, key)
+    return row.first_at, row.last_at, row.deaths, row.error
+
+
+@pytest.mark.usefixtures("app")
+def test_deaths_are_rolled_up_once_also_of_jobs_that_were_requeued_since() -> None:
+    old = clock.now() - 10 * rollups.FOLD_DELAY
+    for number in range(3):
+        job = make_job("dead", id=f"job{number}", error_key="a", finished_at=old + number)
+        make_attempt(job, 1, error_key="a", error=f"exit code {number}: no", finished_at=old + number)
+    retried = make_job("failed", error_key="a")
+    make_attempt(retried, 1, error_key="a", finished_at=old)
+    actions.apply("requeue", ["job0"], "person:ana")
+    assert folded("a") == (old, old, 0, "exit code 1")
+    rollups.fold()
+    rollups.fold()
+    assert folded("a") == (old, old + 2, 3, "exit code 2: no")
+    die("a")
+    with reading() as session:
+        assert failure_groups.count_deaths(session, "a") == queries.Count(4)
+    actions.apply("discard", JobFilter(state="dead"), "person:ana")
+    with reading() as session:
+        assert failure_groups.count_deaths(session, "a") == queries.Count(3)
+
+
+@pytest.mark.usefixtures("app")
+def test_a_death_brings_back_what_was_said_about_its_group_in_an_earlier_version() -> None:
+    error, command, old = "exit code 3: no route to host", "sync north 7", clock.now() - 10 * rollups.FOLD_DELAY
+    before = old_error_keys(error, "sync north 8")[0]
+    with writing() as session:
+        session.add(Group(key=before, note="ask ana", owner="ana", changed_at=1, changed_by="person:ana"))
+    new = error_key(error, command)
+    job = make_job("dead", error_key=new, command=command, last_error=error, finished_at=old)
+    make_attempt(job, 1, error_key=new, error=error, finished_at=old)
+    rollups.fold()
+    with reading() as session:
+        group = session.get_one(Group, new)
+        assert failure_groups.current_key(session, before) == new
+        with pytest.raises(NotFound, match=f"is a part of group '{new}' now"):
+            failure_groups.check_current(session, before)
+    assert (group.note, group.owner, group.deaths) == ("ask ana", "ana", 1)
+
+
+@pytest.mark.usefixtures("app")
+def test_commands_of_a_group_are_counted_by_their_pattern_in_its_newest_jobs() -> None:
+    for number, command in enumerate(("charge order-1", "charge order-2", "refund 3", "charge order-4")):
+        die("a", number, command=command)
+    die("b", command="tar /x")
+    with reading() as session:
+        found = failure_commands.of_groups(session, ["a", "b", "none"], 3)
+    assert [(one.pattern, one.number) for one in found["a"].patterns] == [("charge order-N", 2), ("refund N", 1)]
+    assert (found["a"].whole, found["b"].whole, found["a"].text) == (False, True, "charge order-N and 1 more")
+    assert [one.search for one in found["a"].patterns] == ['"charge order-"', '"refund"']
+    assert found["none"].patterns == []

@@ -112,3 +112,47 @@ def test_a_waiting_canary_can_be_undone(three: list[Job]) -> None:
     assert [state(job) for job in three] == ["dead"] * 3
     look()
     assert act(act_id).state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("rule", "number", "size"), [("1", 25, 1), ("3", 25, 3), ("3", 2, 2), ("10%", 25, 3), ("10%", 10, 1), ("10%", 1, 1)]
+)
+def test_the_pass_rule_says_how_many_jobs_must_succeed(rule: str, number: int, size: int) -> None:
+    assert canary.size(rule, number) == size
+    assert canary.size("10%", 10**6) == actions.BATCH
+
+
+def test_the_others_wait_until_all_canary_jobs_have_completed(three: list[Job]) -> None:
+    four = [make_job("dead", finished_at=clock.now() - clock.seconds(40)), *three]
+    act_id = canary.start(DEAD, ANA, four[0].id, "3")
+    assert [state(job) for job in four] == ["pending", "dead", "pending", "pending"]
+    assert (act(act_id).canary_count, act(act_id).canary_rule) == (3, "3")
+    for job in (four[0], four[3]):
+        settle(job, "completed")
+    look()
+    assert act(act_id).state == "waiting"
+    with reading() as session:
+        assert [job.id for job in canary.jobs(session, act(act_id), 2)] == [four[2].id, four[3].id]
+        assert canary.completed(session, act(act_id)) == 2
+    settle(four[2], "completed")
+    look()
+    assert (act(act_id).state, act(act_id).moved) == ("done", 4)
+
+
+@pytest.mark.parametrize("end", ["dead", "cancelled", "discarded"])
+def test_one_bad_canary_job_is_enough_to_leave_the_others_alone(end: str, three: list[Job]) -> None:
+    four = [make_job("dead", finished_at=clock.now() - clock.seconds(40)), *three]
+    act_id = canary.start(DEAD, ANA, rule="3")
+    settle(four[1], "completed")
+    if end == "discarded":
+        actions.apply("discard", [four[2].id], ANA)
+    else:
+        settle(four[2], end)
+    look()
+    assert (act(act_id).state, act(act_id).moved, state(four[0])) == ("stopped", 3, "dead")
+
+
+def test_an_unknown_pass_rule_is_refused(three: list[Job]) -> None:
+    with pytest.raises(canary.RuleError, match=r"'2'\. Expected one of 1, 3, 10%"):
+        canary.start(DEAD, ANA, rule="2")
+    assert [state(job) for job in three] == ["dead"] * 3

@@ -56,7 +56,7 @@ def test_a_death_says_what_failed_with_its_last_lines_note_and_links() -> None:
             Group(key="k1", note="Ask Bob first.", owner="bob", changed_at=clock.now(), changed_by="person:bob")
         )
     made = built("alert", of_group(job, count=3), url="https://q.example.org/queue")
-    assert made.subject == "3 jobs failed: backup.sh --day 17: exit code 1: cannot open /srv/db"
+    assert made.subject == "3 jobs failed: exit code 1: cannot open /srv/db (backup.sh --day 17)"
     for part in (
         "Owner: bob",
         "Note: Ask Bob first.",
@@ -81,11 +81,11 @@ def test_a_death_says_what_failed_with_its_last_lines_note_and_links() -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "subject"),
     [
-        ("alert", {"event": "group-new"}, "New kind of failure: backup.sh --day 17: exit"),
-        ("alert", {"event": "attempt-failed"}, "1 attempt failed: backup.sh"),
-        ("update", {"count": 12, "new": 9}, "9 more jobs failed: backup.sh"),
-        ("recovery", {"count": 12, "seconds": 7500.0}, "Recovered after 2 h 5 min: backup.sh"),
-        ("flapping", {}, "Fails and recovers again and again: backup.sh"),
+        ("alert", {"event": "group-new"}, "New kind of failure: exit code 1: cannot open /srv/db (backup.sh"),
+        ("alert", {"event": "attempt-failed"}, "1 attempt failed: exit code 1"),
+        ("update", {"count": 12, "new": 9}, "9 more jobs failed: exit code 1"),
+        ("recovery", {"count": 12, "seconds": 7500.0}, "Recovered after 2 h 5 min: exit code 1"),
+        ("flapping", {}, "Fails and recovers again and again: exit code 1"),
     ],
 )
 def test_each_kind_says_what_happened(kind: str, changes: dict[str, Any], subject: str) -> None:

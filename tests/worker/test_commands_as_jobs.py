@@ -78,7 +78,7 @@ def test_a_missing_working_folder_is_a_failed_attempt_that_names_it(queue: Queue
     fleet()
     gone = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path / "gone"), max_retries=0), "dead")
     assert gone.last_error == f"working directory {tmp_path}/gone does not exist"
-    assert gone.error_key == queue.attempts(gone.id)[0].error_key == error_key("cwd", gone.last_error, "pwd")
+    assert gone.error_key == queue.attempts(gone.id)[0].error_key == error_key(gone.last_error, "pwd")
     here = queue.reaches(queue.enqueue("pwd", cwd=str(tmp_path)), "completed")
     assert queue.attempts(here.id)[0].output.decode() == f"{tmp_path}\n"
 

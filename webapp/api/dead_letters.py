@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from flask import Response
@@ -52,6 +53,11 @@ class CanaryRequest(Schema):
     q = fields.free_text("only jobs that match this search", search.MAX_TYPED)
     group = fields.name("only jobs of this group")
     first = fields.name("the job to try first; default: the newest")
+    after = fields.choice(
+        "how many jobs must succeed before the others follow: `1`, `3`, or `10%` of them, at most 500",
+        tuple(canary.PASS_RULES),
+        load_default="1",
+    )
 
 
 class GroupRequest(Schema):
@@ -70,10 +76,10 @@ class Group(fields.Answer):
     key = fields.text("the key")
     count = fields.integer("number of dead letters, up to a limit")
     count_is_more = fields.boolean("whether there are more than `count`")
-    first_death = fields.time("when the oldest of its jobs died")
+    first_death = fields.time("when a job first died like this, also one that was requeued since")
     last_death = fields.time("when the newest of its jobs died")
     example: ClassVar[Any] = fields.text("id of the newest job")
-    command = fields.text("of the newest job")
+    command = fields.text("of the newest job; a group may have several commands")
     error = fields.text("of the newest job", null=True)
     open = fields.boolean("false: acknowledged, and no job has died since")
     acknowledged_by = fields.text("who acknowledged it", null=True)
@@ -95,19 +101,20 @@ routes = Noun("Dead letters", "Jobs out of retries, and groups of them by cause.
 def list_dead_letters() -> Response:
     """List the dead letters, newest first. Words of a search also match errors and last output."""
     asked = request_body.query(DeadQuery)
+    _check_group(asked)
     return page(filter_of(asked, "dead"), asked["limit"], asked.get("cursor"))
 
 
 @routes.on("POST", "/dead-letters/requeue", EITHER, scope="operate", repeatable=True, body=DeadLetterSelection)
 def requeue_dead_letters() -> Response:
     """Requeue dead letters by their ids, or all that match, with retries reset."""
-    return move_many("requeue", request_body.body(DeadLetterSelection), only="dead")
+    return _move_many("requeue")
 
 
 @routes.on("POST", "/dead-letters/discard", EITHER, scope="operate", repeatable=True, body=DeadLetterSelection)
 def discard_dead_letters() -> Response:
     """Delete dead letters with their attempts and output, by their ids, or all that match. This cannot be undone."""
-    return move_many("discard", request_body.body(DeadLetterSelection), only="dead")
+    return _move_many("discard")
 
 
 @routes.on(
@@ -122,11 +129,13 @@ def discard_dead_letters() -> Response:
 def requeue_one_first() -> Response:
     """Retry one dead letter first (a canary); requeue the others that match only if it succeeds.
 
-    The action waits for the canary, including its retries. If the canary dies, is cancelled or is discarded, the action
-    ends and the others are left alone. It selects only jobs that are dead at the time of the request.
+    With `after`, several are retried first, and all of them must succeed. The action waits for them, including their
+    retries. If one dies, is cancelled or is discarded, the action ends and the others are left alone. It selects only
+    jobs that are dead at the time of the request.
     """
     asked = request_body.body(CanaryRequest)
-    return act_answer(canary.start(filter_of(asked, "dead"), actor(), asked.get("first")), 202)
+    _check_group(asked)
+    return act_answer(canary.start(filter_of(asked, "dead"), actor(), asked.get("first"), asked["after"]), 202)
 
 
 @routes.on("GET", "/dead-letters/groups", {200: Groups}, scope="read", query=GroupQuery, headers=NEXT)
@@ -171,9 +180,21 @@ def describe_group(group: str) -> Any:
     return _group(group)
 
 
+def _move_many(verb: str) -> Response:
+    asked = request_body.body(DeadLetterSelection)
+    _check_group(asked)
+    return move_many(verb, asked, only="dead")
+
+
+def _check_group(asked: Mapping[str, Any]) -> None:
+    """Refuse the key that an earlier version gave a group: its jobs are a part of a larger one now."""
+    with reading() as session:
+        failure_groups.check_current(session, asked.get("group"))
+
+
 def _group(key: str) -> dict[str, Any]:
     with reading() as session:
-        found = failure_groups.find(session, key) if "\0" not in key else None
+        found = failure_groups.find(session, failure_groups.current_key(session, key)) if "\0" not in key else None
     if found is None:
         raise lifecycle.NotFound(f"there is no group {key[:64]!r} of dead letters. It may be empty by now.")
     return serializers.dead_group(found)

@@ -27,8 +27,12 @@ def dlq() -> None:
 @json_option
 def list_dead(queue: Optional[str], group: Optional[str], limit: Optional[int], as_json: bool) -> None:
     """List dead letters, newest first, with the error of their last attempt."""
+    from webapp.insight import failure_groups
     from webapp.jobs.filters import JobFilter
 
+    if group is not None:
+        with read_session() as session:
+            failure_groups.check_current(session, group)
     columns = [
         Column("ID", lambda job: job.id),
         Column("QUEUE", lambda job: job.queue),
@@ -46,12 +50,14 @@ def list_dead(queue: Optional[str], group: Optional[str], limit: Optional[int], 
 @json_option
 def list_groups(largest: bool, limit: Optional[int], as_json: bool) -> None:
     """List dead letters grouped by cause, open groups first."""
-    from webapp.insight import failure_groups
+    from webapp.insight import failure_commands, failure_groups
     from webapp.web import serializers
 
     with read_session() as session:
         size = limit or failure_groups.MAX_GROUPS
         listing = failure_groups.listing(session, by="count" if largest else "last", size=size)
+        keys = [one.key for one in listing.groups]
+        commands = failure_commands.of_groups(session, keys, failure_commands.SAMPLE)
     columns = [
         Column("KEY", lambda one: one.key),
         Column("JOBS", lambda one: one.count, right=True),
@@ -59,7 +65,7 @@ def list_groups(largest: bool, limit: Optional[int], as_json: bool) -> None:
         Column("LAST FAILURE", lambda one: ago(one.last_at)),
         Column("OWNER", lambda one: one.said and one.said.owner),
         Column("ERROR", lambda one: one.example.last_error, flexible=True),
-        Column("COMMAND", lambda one: one.example.command, flexible=True),
+        Column("COMMANDS", lambda one: commands[one.key].text, flexible=True),
     ]
     more = see_more(size, f"{listing.number:,}") if listing.more else ""
     if listing.capped:
@@ -99,13 +105,23 @@ def _which(command: Command) -> Command:
 @dlq.command(epilog="Example: manage.py dlq retry job1")
 @_which
 @click.option("--canary", is_flag=True, help="Retry one first, and the others only if it succeeds.")
-def retry(job_ids: tuple[str, ...], all_: bool, group: Optional[str], canary: bool, as_json: bool) -> int:
+@click.option(
+    "--after",
+    type=click.Choice(("1", "3", "10%")),
+    help="With --canary: retry 1 job, 3 jobs or 10% of the jobs first, and the others after these have succeeded. "
+    "The default is 1.",
+)
+def retry(
+    job_ids: tuple[str, ...], all_: bool, group: Optional[str], canary: bool, after: Optional[str], as_json: bool
+) -> int:
     """Requeue dead letters, with retries reset.
 
     --canary works with --all and --group.
     """
     from webapp.jobs import canary as canaries
 
+    if after is not None and not canary:
+        raise click.UsageError("--after works only with --canary.")
     wanted = _filter(job_ids, all_, group)
     if not canary:
         with core():
@@ -113,7 +129,7 @@ def retry(job_ids: tuple[str, ...], all_: bool, group: Optional[str], canary: bo
     if wanted is None:
         raise click.UsageError("--canary works only with --all or --group.")
     with core():
-        action_id = canaries.start(wanted, actor())
+        action_id = canaries.start(wanted, actor(), rule=after or "1")
         started = f"Canary started; the other jobs wait for its result. Undo: manage.py activity undo {action_id}"
         return _tell(action_id, started, as_json)
 
@@ -130,7 +146,7 @@ def discard(job_ids: tuple[str, ...], all_: bool, group: Optional[str], yes: boo
     with core():
         if wanted is not None and not yes:
             with reading() as session:
-                count = queries.count(session, wanted.where())
+                count = queries.count_exactly(session, wanted)[0]
             question = f"Delete {count} dead letter{'s' if count.number > 1 else ''} with their output for good?"
             if count.number and not click.confirm(question, err=True):
                 say("Nothing was discarded.")
@@ -140,10 +156,14 @@ def discard(job_ids: tuple[str, ...], all_: bool, group: Optional[str], yes: boo
 
 def _filter(job_ids: tuple[str, ...], all_: bool, group: Optional[str]) -> Optional[JobFilter]:
     """Return the filter for --all or --group, or None if jobs are named."""
+    from webapp.insight import failure_groups
     from webapp.jobs.filters import JobFilter
 
     if [bool(job_ids), all_, group is not None].count(True) != 1:
         raise click.UsageError("Give one of: job IDs, --all, or --group.")
+    if group is not None:
+        with read_session() as session:
+            failure_groups.check_current(session, group)
     return None if job_ids else JobFilter(state="dead", group=group)
 
 

@@ -174,14 +174,18 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
     }
     return htmx.ask(
         f"{verb.label} {jobs}?",
-        f"{_how_many(found)} {verb.consequence}",
+        f"{_how_many(verb, found)} {verb.consequence}",
         f"{verb.label} {jobs}",
         impact=impact,
         examples=found.examples,
-        more=number.number - len(found.examples) if found.whole else 0,
+        more=_more(number, len(found.examples)) if found.whole else 0,
         hidden=[(name, value) for name, value in fields.items() if value],
         back=came_from(url_for("jobs.index")),
     )
+
+
+def _more(number: queries.Count, shown: int) -> str:
+    return f"{number.number - shown:,}{'+' if number.capped else ''}" if number.number > shown else ""
 
 
 def _impact(
@@ -195,9 +199,11 @@ def _impact(
     return requeue_impact.of(session, dead, number) if number.number else None
 
 
-def _how_many(found: activity.Preview) -> str:
+def _how_many(verb: Verb, found: activity.Preview) -> str:
     if found.whole:
         return "All jobs matching right now."
+    if verb.name in activity.COUNTED_EXACTLY:
+        return f"At least {found.number.of('job')} match; there are too many jobs to search them all now."
     number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
     return (
         f"{number} among the first {filters.SEARCH_CAP:,} jobs searched. The action covers all jobs, so it may "
@@ -210,30 +216,50 @@ def _how_many(found: activity.Preview) -> str:
 def canary(group: str) -> ResponseReturnValue:
     """Requeue one dead letter of a group, and the rest only if it completes."""
     wanted = JobFilter(state="dead", group=group)
-    back = url_for("dead_letters.index")
     if "confirmed" not in request.form:
-        with reading() as session:
-            number = queries.count(session, wanted.where())
-            newest = select(Job).where(wanted.where(), in_state("dead")).order_by(Job.finished_at.desc()).limit(1)
-            job = session.scalar(newest)
-        if job is None:
-            return htmx.refused("This group is empty. Nothing changed.")
-        more = "+" if number.capped else ""
-        rest = "the other one is" if number.number == 2 else f"the other {number.number - 1:,}{more} are"
-        return htmx.ask(
-            "Retry one first?",
-            f"This job is requeued with retries reset. If it succeeds, {rest} requeued automatically. "
-            "If it fails for good, is cancelled or discarded, nothing else is requeued.",
-            "Retry one first",
-            examples=[job],
-            hidden=[("id", job.id)],
-            back=came_from(back),
-        )
-    act_id = canaries.start(wanted, actor(), request.form.get("id") or None)
+        return _ask_for_canary(wanted)
+    rule = request.form.get("after", "1")
+    if rule not in canaries.PASS_RULES:
+        abort(400, f"after: {rule[:64]!r} is no pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
+    act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
     with reading() as session:
         held = canaries.held_back(session, actions.find(session, act_id))
     text = f"Canary started; {held} {'job waits' if held.number == 1 else 'jobs wait'} for its result."
-    return htmx.done(text, back=back, undo=act_id)
+    return htmx.done(text, back=url_for("dead_letters.show", group=group), undo=act_id)
+
+
+def _ask_for_canary(wanted: JobFilter) -> ResponseReturnValue:
+    with reading() as session:
+        number = queries.count(session, wanted.where())
+        newest = select(Job).where(wanted.where(), in_state("dead")).order_by(Job.finished_at.desc()).limit(1)
+        job = session.scalar(newest)
+    if job is None:
+        return htmx.refused("This group is empty. Nothing changed.")
+    sizes = {rule: canaries.size(rule, number.number) for rule in canaries.PASS_RULES}
+    if number.capped:
+        sizes["10%"] = canaries.MOST_CANARIES
+    by_size = {size: rule for rule, size in reversed(sizes.items()) if size < number.number}  # each size once
+    choices = [
+        (rule, f"{plural(size, 'job')}{' (10 %)' if rule == '10%' else ''} succeeded")
+        for size, rule in sorted(by_size.items())
+    ]
+    more = "+" if number.capped else ""
+    rest = "the other one is" if number.number == 2 else f"the other {number.number - 1:,}{more} are"
+    text = (
+        f"This job is requeued with retries reset. If it succeeds, {rest} requeued automatically. "
+        "If it fails for good, is cancelled or discarded, nothing else is requeued."
+    )
+    if len(choices) > 1:
+        text += " With more than one job, the newest ones are tried, and all of them must succeed."
+    return htmx.ask(
+        "Retry one first?",
+        text,
+        "Retry one first",
+        examples=[job],
+        hidden=[("id", job.id)],
+        options=htmx.Options("after", "Requeue the others after", choices) if len(choices) > 1 else None,
+        back=came_from(url_for("dead_letters.index")),
+    )
 
 
 # --- activity --------------------------------------------------------------------------------------------------------
@@ -276,13 +302,15 @@ def index() -> ResponseReturnValue:
 def show(act_id: int) -> ResponseReturnValue:
     with reading() as session:
         act = actions.find(session, act_id)
-        canary = canaries.canary(session, act)
         events = queries.events_of(session, f"act:{act_id}")
         return htmx.page(
             "act",
             session,
             view=_view(session, act),
-            canary=canary,
+            canaries=canaries.jobs(session, act, SHOWN_JOBS) if act.canary_seq is not None else [],
+            group=json.loads(act.filter).get("group"),
+            canary_rule=canaries.PASS_RULES.get(act.canary_rule or "1"),
+            succeeded=canaries.completed(session, act),
             held_back=canaries.held_back(session, act) if act.state == "waiting" else None,
             taken_back=activity.undos_of(session, act_id),
             happened=[(event, json.loads(event.detail or "{}")) for event in reversed(events)],

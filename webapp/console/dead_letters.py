@@ -6,16 +6,17 @@ The actions on their jobs are in `activity.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Optional
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.accounts import users
 from webapp.console.activity import on_all
-from webapp.console.display import notification_text
+from webapp.console.display import group_moves, notification_text
 from webapp.console.display.charts import sparkline
 from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
@@ -24,8 +25,8 @@ from webapp.console.frame.person import actor, needs
 from webapp.console.jobs import count_of, page_of_jobs
 from webapp.db.engines import reading
 from webapp.db.models import Group, Job, OutputTail
-from webapp.insight import failure_evidence, failure_groups
-from webapp.jobs import lifecycle, queries, search
+from webapp.insight import failure_commands, failure_evidence, failure_groups
+from webapp.jobs import canary, lifecycle, queries, search
 from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
@@ -37,6 +38,8 @@ pages = Blueprint("dead_letters", __name__)
 SHOWN_GROUPS = 25
 MOST_PAGES = -(-failure_groups.MAX_GROUPS // SHOWN_GROUPS)
 MOST_ALERTS, MOST_TOLD = 5, 3  # alerts and messages that a group shows
+SAMPLE = 200  # newest jobs of a group whose commands are counted
+MOST_PATTERNS = 8  # of commands
 CACHED_EVIDENCE = 64  # jobs whose evidence is kept for a minute, so that refreshes are cheap
 
 
@@ -59,6 +62,8 @@ def index() -> ResponseReturnValue:
             listing=listing,
             by=by,
             sparks={one.key: sparkline(one.deaths) for one in listing.groups},
+            commands=failure_commands.of_groups(session, [one.key for one in listing.groups], failure_commands.SAMPLE),
+            canaries=canary.of_groups(session, clock.now() - group_moves.RECENT),
             total=queries.count(session, in_state("dead")),
             most=failure_groups.MAX_GROUPS,
             look=failure_groups.NEWEST_JOBS,
@@ -137,36 +142,62 @@ STORED = NoteForm()
 @pages.get("/dead/<group>")
 def show(group: str, form: NoteForm = STORED) -> ResponseReturnValue:
     with reading() as session:
-        found, said = failure_groups.find(session, group), session.get(Group, group)
-        owner = {said.owner} if said and said.owner else set()
-        values = {
-            "typed": "",
-            "key": group,
-            "said": said,
-            "history": [] if said is None else queries.events_of(session, f"group:{group}", 10),
-            "form": form,
-            "fingerprint": failure_groups.fingerprint(said),
-            "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
-            "longest_note": failure_groups.MAX_NOTE_LENGTH,
-        }
-        if found is None:  # a page load answers 404, a refresh 200
-            response = htmx.page("dead/gone", session, **values)
-            return response if htmx.is_partial() else (response, 422 if form.problem else 404)
-        wanted = JobFilter(state="dead", group=group)
-        told = notifications.deliveries(session, key=f"group:{group}", limit=MOST_TOLD)
+        now = failure_groups.current_key(session, group)
+        if now != group:  # a link in an old message
+            return redirect(url_for("dead_letters.show", group=now))
+        found, values = failure_groups.find(session, group), _group_values(session, group, form)
+        if found is None:  # a page load of an unknown group answers 404, a refresh 200
+            response = htmx.page("dead/gone", session, group=None, commands=None, **values)
+            status = 422 if form.problem else 404 if values["said"] is None else 200
+            return response if htmx.is_partial() else (response, status)
+        wanted, asked, problem = _wanted(group)
+        values.update(first_at=found.first_at, last_at=found.last_at, asked=asked, problem=problem)
         response = htmx.page(
             "dead/group",
             session,
             group=found,
             spark=sparkline(found.deaths),
+            commands=failure_commands.of_groups(session, [group], SAMPLE)[group],
             evidence=_evidence(session, found.example),
-            alerts=notifications.alerts_open(session, MOST_ALERTS, key=f"group:{group}"),
-            told=told,
-            told_summaries=notification_text.summaries(session, told),
             **values,
             **_job_values(session, wanted),
         )
-    return (response, 422) if form.problem else response
+    return (response, 422) if form.problem or problem else response
+
+
+def _group_values(session: Session, group: str, form: NoteForm) -> dict[str, Any]:
+    """What a page shows of a group even if it has no dead letters any more."""
+    said, moves = session.get(Group, group), group_moves.of_group(session, group)
+    told = notifications.deliveries(session, key=f"group:{group}", limit=MOST_TOLD)
+    owner = {said.owner} if said and said.owner else set()
+    return {
+        "typed": "",
+        "key": group,
+        "said": said,
+        "first_at": said.first_at if said else None,
+        "last_at": said.last_at if said else None,
+        "deaths": failure_groups.count_deaths(session, group),
+        "moves": moves,
+        "canary": group_moves.canary_of(session, group, moves),
+        "most_patterns": MOST_PATTERNS,
+        "alerts": notifications.alerts_open(session, MOST_ALERTS, key=f"group:{group}"),
+        "told": told,
+        "told_summaries": notification_text.summaries(session, told),
+        "history": [] if said is None else queries.events_of(session, f"group:{group}", 10),
+        "form": form,
+        "fingerprint": failure_groups.fingerprint(said),
+        "owners": sorted(owner | {one.name for one in users.list_all(session) if one.disabled_at is None}),
+        "longest_note": failure_groups.MAX_NOTE_LENGTH,
+    }
+
+
+def _wanted(group: str) -> tuple[JobFilter, str, str]:
+    """The group's jobs that match the search in the URL, that search, and its fault."""
+    everything, asked = JobFilter(state="dead", group=group), request.args.get("q", "").strip()
+    try:
+        return replace(search.parse(asked, state="dead"), group=group), asked, ""
+    except FilterError as error:
+        return everything, asked, str(error)
 
 
 _evidence_cache: dict[tuple[int, int, int], failure_evidence.Evidence] = {}
@@ -196,6 +227,8 @@ def _evidence(session: Session, example: Job) -> failure_evidence.Evidence:
 def describe(group: str) -> ResponseReturnValue:
     """Set note and owner. If another user has changed them, show that change first."""
     note, owner = request.form.get("note", ""), request.form.get("owner", "")
+    with reading() as session:
+        group = failure_groups.current_key(session, group)
     try:
         changed = failure_groups.update(group, actor(), note=note, owner=owner, seen=request.form.get("seen", ""))
     except failure_groups.GroupError as error:

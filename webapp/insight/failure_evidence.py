@@ -13,7 +13,7 @@ from typing import Optional
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from webapp.db.models import Attempt, Job, OutputTail
+from webapp.db.models import Attempt, Job, OutputChunk, OutputTail
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import text_diff
 from webapp.lib.text import mask, plain_tail, plural
@@ -22,6 +22,7 @@ from webapp.lib.text_diff import Row
 COMPLETED_SAMPLE_SIZE = 5_000  # newest completed jobs that are searched for a success
 LINES, BYTES = 200, 32 * 1024  # compared output of the dead letter
 GOOD_LINES, GOOD_BYTES = 400, 64 * 1024  # compared output of the success, which ran longer
+LIVE_CHUNKS, LIVE_BYTES = 8, 4 * 1024  # of a running job's output
 MAX_LINE_LENGTH = 400  # characters
 MAX_RUN = 8  # consecutive lines of one side; of more, only the first and last are shown
 MAX_SHOWN_LINES = 300  # of a difference
@@ -63,6 +64,18 @@ def of(session: Session, job: Job) -> Evidence:
         lines = difference(before, _lines(session, job.seq, last, LINES, BYTES))
     text = tail.text if tail is not None else "\n".join(_lines(session, job.seq, last or 0, 40, 2_000))
     return Evidence(job, last or 0, text, good, lines)
+
+
+def last_lines(session: Session, job: Job, number: int = 12) -> list[str]:
+    """The last lines of a job's newest attempt, also while it runs. Reads a few KiB."""
+    chunks = select(OutputChunk.data).where(OutputChunk.job_seq == job.seq, OutputChunk.attempt == job.attempts)
+    newest = list(session.scalars(chunks.order_by(OutputChunk.position.desc()).limit(LIVE_CHUNKS)))
+    if newest:
+        text = plain_tail(b"".join(bytes(data) for data in reversed(newest)), LIVE_BYTES)
+        lines = [line[:MAX_LINE_LENGTH] for line in text.split("\n")]
+    else:
+        lines = _lines(session, job.seq, job.attempts, number, LIVE_BYTES)
+    return list(_trimmed(lines))[-number:]
 
 
 # --- the last success ------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Dead-letter groups: jobs with the same kind of failure, their number and times, notes and owners.
+"""Dead-letter groups: jobs with the same cause, their number and times, notes and owners.
 
-A group is the dead jobs with one `error_key` (`worker/runner/failure_text.py`). It exists while it has jobs; note and
-owner stay. It is open until a user acknowledges it, and again when another job dies with the same key. Queries skip
-through an index, so their cost does not depend on the number of dead letters.
+A group is the dead jobs with one `error_key` (`webapp/lib/error_key.py`), whatever their commands. Its row stays when
+it has no more jobs: note, owner and history (`jobs/group_history.py`). It is open until a user acknowledges it, and
+again when another job dies with the same key. Queries skip through an index, so their cost does not depend on the
+number of dead letters.
 """
 
 from __future__ import annotations
@@ -74,6 +75,13 @@ SELECT error_key, start, (SELECT count(*) FROM (
 ) AS these)
 FROM keys CROSS JOIN hours
 """  # noqa: S608
+# Those that the roll-ups have read, and later ones.
+_ALL_DEATHS = f"""
+WITH keys(error_key, since) AS (SELECT CAST(:key AS TEXT), (SELECT folded_until FROM control))
+SELECT (SELECT deaths FROM failure_groups WHERE key = keys.error_key),
+       (SELECT count(*) FROM (SELECT 1 {_OF_GROUP} AND finished_at >= keys.since LIMIT :cap) AS later)
+FROM keys
+"""  # noqa: S608
 # DO NOTHING: another user may create the row at the same time.
 _INSERT_ROW = """
 INSERT INTO failure_groups (key, note, changed_at, changed_by) VALUES (:key, '', :now, '') ON CONFLICT (key) DO NOTHING
@@ -111,7 +119,10 @@ class Deaths:
 
 @dataclass(frozen=True)
 class DeadGroup:
-    """A group that has jobs. `example` is the newest job; `said` is the row with note, owner and acknowledgement."""
+    """A group that has jobs. `example` is the newest job; `said` is the row with note, owner and acknowledgement.
+
+    `first_at`: the first death of the group, also of a job that was requeued since.
+    """
 
     key: str
     count: Count
@@ -198,9 +209,28 @@ def _groups(session: Session, keys: Sequence[str]) -> list[DeadGroup]:
     groups = []
     for row in there:
         count = Count(min(row.number, cap), row.number > cap)
-        example = jobs[row.newest]
-        groups.append(DeadGroup(row.key, count, row.first_at, row.last_at, example, deaths[row.key], said.get(row.key)))
+        one = said.get(row.key)
+        first_at = min(row.first_at, one.first_at) if one is not None and one.first_at is not None else row.first_at
+        groups.append(DeadGroup(row.key, count, first_at, row.last_at, jobs[row.newest], deaths[row.key], one))
     return groups
+
+
+def current_key(session: Session, key: str) -> str:
+    """The key of a group now, for a key that an earlier version may have given it."""
+    return session.scalar(select(Group.merged_into).where(Group.key == key[:128])) or key
+
+
+def check_current(session: Session, key: Optional[str]) -> None:
+    """Raises NotFound for a key of an earlier version: to act on its jobs would also act on those of other commands."""
+    now = current_key(session, key) if key and can_be_stored(key) else key
+    if key is not None and now != key:
+        raise NotFound(f"dead letter group {key!r} is a part of group {now!r} now, which may have more commands.")
+
+
+def count_deaths(session: Session, key: str) -> Count:
+    """All deaths of a group: those that the roll-ups have read, and later ones of jobs that are still dead."""
+    read, later = session.execute(text(_ALL_DEATHS), {"key": key, "cap": COUNT_CAP + 1}).one()
+    return Count((read or 0) + min(later, COUNT_CAP), later > COUNT_CAP)
 
 
 def _deaths(session: Session, last_at: dict[str, int]) -> dict[str, Deaths]:
@@ -252,6 +282,7 @@ def update(
     """
     note = None if note is None else _checked_note(note)
     with writing() as session:
+        key = current_key(session, key)
         said, last_at = session.get(Group, key, with_for_update=True), _last_death(session, key)
         if last_at is None and (said is None or only_with_jobs):
             why = "" if said is None else " It may be empty by now."

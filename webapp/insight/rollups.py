@@ -8,8 +8,9 @@ after the watermark directly.
 
 `minutes` has a row for each queue and minute, and sums over all queues under names that no queue can have (SUMS), so
 that a chart reads one row per point. One more row, TOTAL, sums up all attempts that were ever folded. It is never
-deleted, so that the counters of `web/metrics.py` only grow. `command_hours` has the MAX_SHAPES command shapes that
-ran or failed most in each hour, and REST for all others. The jobs that send messages are in none of these sums.
+deleted, so that the counters of `web/metrics.py` only grow. `failure_groups` gets the deaths of each group.
+`command_hours` has the MAX_SHAPES command shapes that ran or failed most in each hour, and REST for all others. The
+jobs that send messages are in none of these sums.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db import engines
 from webapp.db.engines import reading, writing
+from webapp.db.failure_keys import ADD_DEATHS, adopt_known
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
 from webapp.lib import clock, histograms
 from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
@@ -103,6 +105,18 @@ class Folded:
     number: int = 0
     minutes: dict[tuple[int, str], Sum] = field(default_factory=dict)
     hours: dict[tuple[int, str], Commands] = field(default_factory=dict)
+    groups: dict[str, Deaths] = field(default_factory=dict)
+
+
+@dataclass
+class Deaths:
+    """Deaths of one failure group; `error` and `command` are of the last one."""
+
+    first_at: int
+    last_at: int
+    error: str
+    command: str
+    deaths: int = 1
 
 
 # --- reading attempts ------------------------------------------------------------------------------------------------
@@ -124,6 +138,8 @@ def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
     for row in rows:
         if row.queue != SYSTEM_QUEUE:  # read all the same, so that they do not stay unfolded
             _add(folded, row, (row.job_seq, row.number) in deaths)
+            if row.error_key is not None and (row.job_seq, row.number) in deaths:
+                _add_death(folded.groups, row)
     _add_sums(folded.minutes)
     return folded
 
@@ -138,6 +154,8 @@ def _attempts(session: Session, since: int, until: int, limit: Optional[int]) ->
             Attempt.started_at,
             Attempt.finished_at,
             Attempt.due_at,
+            Attempt.error_key,
+            Attempt.error,
             before.finished_at.label("ended_before"),
             Job.queue,
             Job.state.label("job_state"),
@@ -214,6 +232,13 @@ def _add(folded: Folded, row: Row[Any], died: bool) -> None:
     folded.hours.setdefault((hour, shape), Commands(shape)).add(Commands(shape, 1, int(failed), took))
 
 
+def _add_death(groups: dict[str, Deaths], row: Row[Any]) -> None:
+    """Rows come in the order of time."""
+    one = groups.setdefault(row.error_key, Deaths(row.finished_at, 0, "", "", 0))
+    one.last_at, one.error, one.command = row.finished_at, row.error or "", row.command
+    one.deaths += 1
+
+
 def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
     for (at, _), one in list(minutes.items()):
         for name, span in SUMS.items():
@@ -239,7 +264,7 @@ def fold(*, patience: float = BUSY_TIMEOUT, longest: float = FOLD_SECONDS) -> in
             if not folded.number:
                 return number  # an idle queue writes nothing
             minutes, hours = _rows_of_minutes(session, folded), _rows_of_hours(session, folded)
-        if not _store(seen, folded.until, minutes, hours, patience):
+        if not _store(seen, folded, minutes, hours, patience):
             return number  # another process was first
         number += folded.number
         if not folded.more or time.monotonic() > until:
@@ -301,16 +326,22 @@ ON CONFLICT (at, queue) DO UPDATE SET completed = excluded.completed, failed = e
 """)
 
 
-def _store(seen: int, until: int, minutes: list[dict[str, Any]], hours: list[dict[str, Any]], patience: float) -> bool:
+def _store(
+    seen: int, folded: Folded, minutes: list[dict[str, Any]], hours: list[dict[str, Any]], patience: float
+) -> bool:
     """Move the watermark and store the sums. False: another process has moved it, so nothing is stored."""
     with writing(patience, wakes_workers=False) as session:
-        if not _move_watermark(session, seen, until):
+        if not _move_watermark(session, seen, folded.until):
             return False
         if minutes:
             session.execute(_STORE_MINUTES, minutes)
         if hours:
             session.execute(delete(CommandHour).where(CommandHour.at.in_({row["at"] for row in hours})))
             session.execute(insert(CommandHour), hours)
+        if folded.groups:
+            now, groups = clock.now(), sorted(folded.groups.items())
+            session.execute(text(ADD_DEATHS), [{**vars(one), "key": key, "now": now} for key, one in groups])
+            adopt_known(session.connection(), [(key, one.error, one.command) for key, one in groups])
         return True
 
 

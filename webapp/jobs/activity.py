@@ -13,13 +13,16 @@ from webapp.db.models import BulkAction, Job
 from webapp.jobs import listing, queries, search
 from webapp.jobs.actions import movable
 from webapp.jobs.filters import JobFilter
+from webapp.jobs.queries import Count
+
+COUNTED_EXACTLY = ("discard", "cancel")  # verbs that cannot be undone, or not for running jobs
 
 
 @dataclass(frozen=True)
 class Preview:
     """The jobs that an action on all matching jobs would change: their number and a few examples in list order.
 
-    `whole`: the number is exact. Otherwise there may be more, because the action itself reads every job.
+    `whole`: no search has stopped before the end. Otherwise there may be more: the action itself reads every job.
     """
 
     number: queries.Count
@@ -28,13 +31,16 @@ class Preview:
 
 
 def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -> Preview:
-    """Search as far as a list does: SEARCH_CAP rows of a state if no index helps."""
+    """Count exactly what cannot be undone. Else search as far as a list does: SEARCH_CAP rows if no index helps."""
     parts = [replace(wanted, state=state) for state in movable(verb) if wanted.state in (None, state)]
-    counts = [queries.count_found(session, part) for part in parts]
+    count = queries.count_exactly if verb in COUNTED_EXACTLY else queries.count_found
+    counts = [count(session, part) for part in parts]
     jobs = [job for part in parts for job in listing.page_of_jobs(session, part, limit=examples).jobs]
     if len(parts) > 1:
         jobs.sort(key=lambda job: -job.seq)
-    return Preview(queries.total(one for one, _ in counts), all(whole for _, whole in counts), jobs[:examples])
+    whole, numbers = all(whole for _, whole in counts), [one for one, _ in counts]
+    number = Count(sum(one.number for one in numbers)) if verb in COUNTED_EXACTLY else queries.total(numbers)
+    return Preview(number, whole, jobs[:examples])
 
 
 def what(action: BulkAction) -> str:

@@ -20,9 +20,11 @@ from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
 from webapp.db import audit
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
+from webapp.jobs import group_history
 from webapp.lib import clock
 
 _MOVED = (Job.seq, Job.id, Job.queue, Job.requires)
+_OF_GROUP = (Job.error_key, Job.last_error)
 
 
 class NotFound(LookupError):
@@ -63,7 +65,7 @@ def in_state(*states: str) -> ColumnElement[bool]:
 
 def move(
     session: Session, action: BulkAction, which: ColumnElement[bool], values: Mapping[str, Any], *, audited: bool
-) -> list[Row[tuple[int, str, str, str]]]:
+) -> list[Row[Any]]:
     """Move the jobs that match `which` and that the action's verb can move; write an event for each.
 
     The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. Each
@@ -89,8 +91,13 @@ def move(
             "prior_attempts": Job.attempts,
         }
         statement = update(Job).where(which, guard).values({**new, **values})
-    rows = session.execute(statement.returning(*_MOVED).execution_options(synchronize_session=False))
+    # After an UPDATE, the row has its old state in the columns for an undo.
+    was, ended_at = (Job.state, Job.finished_at) if arrow.enters is None else (Job.prior_state, Job.prior_finished_at)
+    returned = statement.returning(*_MOVED, *_OF_GROUP, was.label("was"), ended_at.label("died_at"))
+    rows = session.execute(returned.execution_options(synchronize_session=False))
     moved = sorted(rows, key=lambda job: job.seq)
+    dead = [job for job in moved if job.was == "dead" and job.error_key is not None]
+    group_history.record(session, action.id, dead)
     if arrow.enters is not None and arrow.enters not in TERMINAL and set(arrow.leaves) <= set(TERMINAL):
         _restore_queues(session, moved)
     subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]

@@ -187,6 +187,17 @@ def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool
     return parts, until is None
 
 
+def windows(session: Session, wanted: JobFilter) -> Iterator[list[ColumnElement[bool]]]:
+    """The rows of the whole list, as conditions, in windows of the size that one search reads."""
+    order, lines, at = _order(wanted), _lines(session, wanted), None
+    while True:
+        until = _until(session, lines, order, at, False)
+        yield [and_(line.where(), piece) for line in lines for piece in order.pieces(at, until, False)]
+        if until is None:
+            return
+        at = until
+
+
 def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
     """The index ranges of the list.
 

@@ -5,6 +5,7 @@ Pages of jobs are in `jobs/listing.py`; one job's attempts, events and output ar
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +37,7 @@ from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 
 COUNT_CAP = 10_000
+COUNT_SECONDS = 5.0  # that an exact count may take
 _SYSTEM = text("SELECT state, count(*) FROM jobs WHERE substr(queue, 1, 1) = '_' GROUP BY state")  # as its index says
 UNFINISHED = tuple(state for state in STATES if state not in TERMINAL)
 
@@ -86,6 +88,26 @@ def count_indexed(session: Session, wanted: JobFilter) -> Count:
     hidden = _count_system(session)
     number = sum(hidden.values()) if wanted.state is None else hidden.get(wanted.state, 0)
     return _without(count(session, wanted.found()), number)
+
+
+def count_exactly(session: Session, wanted: JobFilter, seconds: float = COUNT_SECONDS) -> tuple[Count, bool]:
+    """How many jobs match, beyond COUNT_CAP too, and whether these are all: a search stops after `seconds`."""
+    if not wanted.scans:
+        which = wanted.where() if wanted.id is not None else wanted.found()
+        number = _count_all(session, which)
+        if wanted.leaves_system_out and wanted.id is None:  # apart, so that the index alone answers each count
+            number -= _count_all(session, which, literal_column("substr(jobs.queue, 1, 1) = '_'"))
+        return Count(number), True
+    number, until = 0, time.monotonic() + seconds
+    for part in listing.windows(session, wanted):
+        if time.monotonic() > until:
+            return Count(number), False
+        number += sum(_count_all(session, condition) for condition in part)
+    return Count(number), True
+
+
+def _count_all(session: Session, *conditions: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).select_from(Job).where(*conditions)) or 0
 
 
 def _count_system(session: Session) -> dict[str, int]:

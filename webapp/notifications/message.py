@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from webapp.core.notices import EVENTS
 from webapp.db.models import Channel, Delivery, Group, Job
-from webapp.insight import failure_evidence
+from webapp.insight import failure_evidence, failure_groups
 from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.lib.text import escape_controls, escape_lines, one_line, plural, shorten, size
@@ -224,7 +224,7 @@ def _what_of_jobs(event: str, job: Optional[Job]) -> str:
         return EVENTS.get(event, event)
     error = one_line(job.last_error or "", 100)
     command = one_line(job.command, 60)
-    return f"{command}: {error}" if error else command
+    return f"{error} ({command})" if error else command
 
 
 def _what(event: str, detail: Mapping[str, Any]) -> str:
@@ -270,7 +270,7 @@ def _add_page(draft: _Draft, subject: str, links: _Links) -> None:
 
 def _add_group(session: Session, draft: _Draft, subject: str, links: _Links) -> None:
     """Note and owner of the failure group."""
-    key = subject.partition(":")[2]
+    key = failure_groups.current_key(session, subject.partition(":")[2])
     group = session.get(Group, key)
     note, owner = (group.note, group.owner) if group is not None else ("", None)
     draft.facts(("Owner", owner), ("Note", escape_lines(shorten(note, MAX_NOTE))))

@@ -16,6 +16,7 @@ from webapp.core.size import FREED, MIB, used_bytes
 from webapp.core.states import TERMINAL
 from webapp.core.transaction import Connection
 from webapp.lib import clock
+from webapp.lib.error_key import IS_OLD
 from worker import program
 from worker.messages import DONE
 
@@ -34,11 +35,11 @@ FAILURE_PAUSE = 60.0  # seconds until the next start after a process that failed
 FOLD_DELAY, KEEP_ROLLUPS = 60 * clock.SECOND, 8 * clock.DAY
 
 _ACTIONS = "SELECT 1 FROM acts WHERE state = 'running' AND lease_until < :now LIMIT 1"
+# A canary job is gone, ended badly or was moved by another action; or all have completed.
 _CANARIES = """
-SELECT 1 FROM acts LEFT JOIN jobs ON jobs.seq = acts.canary_seq
-WHERE acts.state = 'waiting'
-  AND (jobs.seq IS NULL OR jobs.state IN ('completed', 'dead', 'cancelled') OR jobs.act_id <> acts.id
-       OR jobs.act_id IS NULL)
+SELECT 1 FROM acts WHERE state = 'waiting' AND (
+    canary_count > (SELECT count(*) FROM jobs WHERE act_id = acts.id AND jobs.state NOT IN ('dead', 'cancelled'))
+    OR canary_count = (SELECT count(*) FROM jobs WHERE act_id = acts.id AND jobs.state = 'completed'))
 LIMIT 1
 """
 _UNFOLDED = """
@@ -49,7 +50,11 @@ _OVERDUE = """
 SELECT 1 FROM jobs WHERE state = :state AND finished_at < :before
   AND finished_at > coalesce((SELECT finished_at FROM retention_marks WHERE name = :mark), -1) LIMIT 1
 """
-WITHOUT_GROUP = "SELECT 1 FROM jobs WHERE state = 'dead' AND error_key IS NULL LIMIT 1"
+# Dead letters without a fingerprint, or with one of an earlier version; each by the index of the groups.
+WITHOUT_GROUP = f"""
+SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'dead' AND error_key IS NULL)
+            OR EXISTS (SELECT 1 FROM jobs WHERE state = 'dead' AND {IS_OLD})
+"""  # noqa: S608
 _KEEP = (*PER_QUEUE, "keep_audit", "keep_fires", "keep_deliveries", "max_database_size")
 
 

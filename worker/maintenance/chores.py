@@ -91,12 +91,12 @@ class Chores:
 
 
 def _group_dead_letters() -> bool:
-    """Give some dead letters without a fingerprint one. Returns whether there may be more."""
+    """Give some dead letters without a fingerprint one, and old ones a new one. Returns whether there may be more."""
     with reading() as session:
         if session.execute(text(WITHOUT_GROUP)).first() is None:
             return False
     with writing(LOCK_TIMEOUT, wakes_workers=False) as session:
-        return failure_keys.assign(session.connection(), DEAD_LETTERS) == DEAD_LETTERS
+        return failure_keys.assign(session.connection(), DEAD_LETTERS) > 0
 
 
 def _warn_of_large_log(config: Config) -> None:

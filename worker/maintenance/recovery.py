@@ -132,7 +132,7 @@ def _lose(transaction: Transaction, orphan: Orphan, verified: bool) -> bool:
     is_grouped = verb == "bury" and job["queue"] != SYSTEM_QUEUE
     if is_grouped:
         error += f". Poison job: {job['losses'] + 1} workers crashed on it, {lone_losses} of them while it ran alone"
-    poison = error_key("poison", "", job["command"]) if is_grouped else None
+    poison = error_key(error, job["command"]) if is_grouped else None
     output = _keep_output(transaction, orphan.seq, job, error, poison, now)
     if verb == "bury":
         transaction.execute(statements.TAIL, {"seq": orphan.seq, "text": failure_text.tail(output)})

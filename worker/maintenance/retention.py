@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Callable
 
-from sqlalchemy import ColumnElement, delete, func, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, delete, exists, func, literal_column, or_, select, tuple_
 
 from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
@@ -29,7 +29,9 @@ from webapp.db.models import (
     Delivery,
     Event,
     Fire,
+    Group,
     IdempotencyKey,
+    Job,
     Notice,
     SetupLink,
     Supervisor,
@@ -52,11 +54,13 @@ KEEP_WORKERS = clock.DAY  # workers and supervisors that ended
 KEEP_SILENT = 30 * clock.DAY  # supervisors that disappeared
 KEEP_IDEMPOTENCY_KEYS = clock.DAY
 KEEP_NOTICES = clock.DAY  # after the rules were applied to them
-KEEP_RECORDS = 400 * clock.DAY  # bulk actions, and events without a job
+KEEP_RECORDS = 400 * clock.DAY  # bulk actions, failure groups, and events without a job
 
 # By id, because there is no index by time.
 _SIZE = func.coalesce(func.length(Audit.detail), 0).label("size")
 _FIRST_LINES = select(Audit.id, Audit.at, _SIZE).order_by(Audit.id).limit(2 * RECORDS)
+# Not `in_state`: the index of the groups answers this.
+_IS_DEAD: ColumnElement[bool] = literal_column("jobs.state = 'dead'")
 _TAKEN: ColumnElement[bool] = literal_column("notices.taken_at IS NOT NULL")  # the text of the partial index
 
 
@@ -105,6 +109,7 @@ class Retention:
             self._delete_notices,
             self._delete_events,
             self._delete_answers,
+            self._delete_groups,
             self._delete_others,
         )
         yield partial(rollups.prune, self._lock_timeout)
@@ -222,6 +227,17 @@ class Retention:
             with writing(self._lock_timeout, wakes_workers=False) as session:
                 session.execute(delete(IdempotencyKey).where(tuple_(*key).in_(keys)))
         return len(rows) == RECORDS or len(rows) > number
+
+    def _delete_groups(self) -> bool:
+        """Delete the history of failure groups without dead letters and without a note or an owner."""
+        has_jobs = exists().where(_IS_DEAD, Job.error_key == Group.key)
+        silent = Group.last_at < clock.now() - KEEP_RECORDS, Group.note == "", Group.owner.is_(None), ~has_jobs
+        with reading() as session:
+            keys = list(session.scalars(select(Group.key).where(*silent).order_by(Group.last_at).limit(RECORDS)))
+        if keys:
+            with writing(self._lock_timeout, wakes_workers=False) as session:
+                session.execute(delete(Group).where(Group.key.in_(keys), *silent))
+        return len(keys) == RECORDS
 
     def _delete_others(self) -> bool:
         """Delete from small tables."""

@@ -294,7 +294,7 @@ def _check_folder(cwd: str) -> None:
 
 
 def _not_started(claim: Claim, error: CannotStart, started_at: int) -> AttemptResult:
-    key = error_key(error.reason, str(error), claim.command)
+    key = error_key(str(error), claim.command)
     return AttemptResult(claim, "failed", error.reason, started_at, clock.now(), error=str(error), error_key=key)
 
 
@@ -345,12 +345,11 @@ def _failed(result: AttemptResult, running: Running) -> AttemptResult:
     exit_code, number, line = result.exit_code, result.signal, failure_text.last_line(result.output.data)
     reason = "timeout" if running.why == "timeout" else running.used_up or ("exit" if number is None else "signal")
     if reason == "timeout":
-        what, ending = reason, f"timed out after {running.limit:g} s"
+        ending = f"timed out after {running.limit:g} s"
     else:
-        what = f"{reason} {exit_code if number is None else number}"
         ending = failure_text.describe_exit(exit_code or 0) if number is None else failure_text.describe_signal(number)
     if running.used_up:
         ending = f"{failure_text.describe_limit(running.used_up, running.limits)}; {ending}"
     error = f"{ending}: {line}" if line else ending
-    key = error_key(what, line, running.claim.command)
+    key = error_key(error, running.claim.command)
     return result._replace(kind="failed", reason=reason, error=error, error_key=key)

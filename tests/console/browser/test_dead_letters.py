@@ -7,10 +7,11 @@ from typing import Any, Callable, Optional
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.factories import make_attempt, make_job, make_user, make_worker
+from tests.factories import change_job, make_attempt, make_chunk, make_job, make_user, make_worker
 from webapp.db.engines import reading, writing
 from webapp.db.models import Group, OutputTail
 from webapp.jobs import job_detail
+from webapp.lib import clock
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,9 @@ def test_a_group_is_examined_and_requeued_after_its_impact_is_shown(page: Page) 
     expect(dialog).to_contain_text("No running worker serves queue mail: 2 jobs will wait")
     dialog.get_by_role("button", name="Requeue 3 jobs").click()
     expect(page.locator("#toasts")).to_contain_text("Requeued 3 jobs.")
-    expect(page.get_by_role("heading", name="No dead letters in this group")).to_be_visible()
+    expect(page.get_by_text("no dead letters left")).to_be_visible()
+    expect(page.locator(".moves")).to_contain_text("3 requeued by")
+    expect(page.locator(".moves")).to_contain_text("3 pending")
     assert [state_of(f"job{number}") for number in range(3)] == ["pending"] * 3
 
 
@@ -79,6 +82,32 @@ def test_all_jobs_of_a_group_are_selected_and_no_others_are_moved(page: Page) ->
     page.get_by_role("dialog").get_by_role("button", name="Requeue 60 jobs").click()
     expect(page.locator("#toasts")).to_contain_text("Requeued 60 jobs.")
     assert (state_of("job59"), state_of("other")) == ("pending", "dead")
+
+
+def test_a_canary_is_watched_on_the_page_of_its_group_and_stopped(page: Page) -> None:
+    for number in range(5):
+        make_job("dead", id=f"job{number}", finished_at=clock.now() - number * clock.SECOND)
+    page.goto("/dead")
+    page.get_by_role("button", name="Retry one first… of group exit code 1").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("3 jobs succeeded").check()
+    dialog.get_by_role("button", name="Retry one first").click()
+    expect(page.locator("#toasts")).to_contain_text("2 jobs wait for its result")
+    page.get_by_role("link", name="Watch canary").click()
+    steps = page.locator("#canary .steps > li")
+    expect(steps.nth(0)).to_contain_text("Requeue 3 jobs")
+    expect(steps.nth(1)).to_contain_text("job0 waits for a worker")
+    expect(steps.nth(2)).to_contain_text("Release 2 others")
+    change_job("job0", state="processing", attempts=2, token="t", worker_id="w1", started_at=clock.now())
+    with reading() as session:
+        job = job_detail.find(session, "job0")
+    assert job is not None
+    make_chunk(job, b"charging card\n50 %")
+    expect(steps.nth(1)).to_contain_text("charging card")
+    page.get_by_role("button", name="Stop canary").click()
+    expect(steps.nth(2)).to_contain_text("They were left alone.")
+    expect(page.get_by_role("button", name="Requeue all…")).to_be_visible()
+    assert state_of("job4") == "dead"
 
 
 def test_a_group_is_acknowledged_until_it_recurs(page: Page) -> None:
@@ -167,6 +196,6 @@ def test_a_group_works_without_javascript(open_browser: Callable[..., Page]) -> 
     expect(page.get_by_role("heading", name="Requeue 2 jobs?")).to_be_visible()
     expect(page.locator(".impact")).to_contain_text("No workers running")
     page.get_by_role("button", name="Requeue 2 jobs").click()
-    expect(page.get_by_role("heading", name="No dead letters in this group")).to_be_visible()
+    expect(page.get_by_text("no dead letters left")).to_be_visible()
     expect(page.get_by_text("Requeued 2 jobs.")).to_be_visible()
     expect(page.locator(".note")).to_contain_text("known")

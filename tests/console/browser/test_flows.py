@@ -352,7 +352,7 @@ def test_everything_works_without_javascript(open_browser: Callable[..., Page]) 
     page.get_by_role("button", name="Discard 1 job").click()
     expect(page.get_by_text("Discarded 1 job.")).to_be_visible()
     page.goto("/dead")
-    page.get_by_role("button", name="Requeue all…").click()
+    page.get_by_role("button", name="Requeue all…", exact=True).click()
     page.get_by_role("button", name="Requeue 1 job").click()
     assert [state_of(f"job{number}") for number in (1, 2, 3)] == ["pending", None, "pending"]
     page.goto("/submit")

@@ -15,7 +15,7 @@ from typing import Any, Optional
 import psutil
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from tests import factories
 from tests.deadline import DEADLINE
@@ -174,7 +174,7 @@ def test_a_canary_starts_it_when_the_canary_has_ended(starter: Starter, state: s
         if state == "changed":
             session.execute(of_job.values(act_id=None))
         elif not state:
-            session.execute(update(BulkAction).values(canary_seq=None))
+            session.execute(delete(Job).where(Job.seq == job.seq))
         else:
             final = state in {"completed", "dead", "cancelled"}
             owner = {"worker_id": "w1", "token": "t", "started_at": 1} if state == "processing" else {}

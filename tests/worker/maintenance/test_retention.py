@@ -17,7 +17,7 @@ from webapp.core import job_spec
 from webapp.core.settings import Settings
 from webapp.db import engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Attempt, Event, IdempotencyKey, Job
+from webapp.db.models import Attempt, Event, Group, IdempotencyKey, Job
 from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
 from worker.maintenance import ended_jobs, retention
@@ -146,6 +146,16 @@ def test_old_records_are_deleted_and_those_of_existing_jobs_stay(monkeypatch: py
     prune(keep_cancelled=0)
     with reading() as session:
         assert list(session.scalars(select(Event.verb))) == ["cancel"] * 3
+
+
+def test_the_history_of_old_groups_is_deleted_and_what_people_said_stays() -> None:
+    factories.make_job("dead", error_key="dead")
+    with writing() as session:
+        for key, note, last_at in (("old", "", 1), ("said", "x", 1), ("dead", "", 1), ("new", "", clock.now())):
+            session.add(Group(key=key, note=note, changed_at=1, changed_by="", last_at=last_at))
+    prune()
+    with reading() as session:
+        assert set(session.scalars(select(Group.key))) == {"said", "dead", "new"}
 
 
 def test_old_records_are_found_behind_many_of_existing_jobs_and_recent_ones_stay(

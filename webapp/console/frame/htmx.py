@@ -15,6 +15,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
 from flask import Flask, Response, current_app, flash, g, make_response, redirect, render_template, request
@@ -118,15 +119,26 @@ def toast(
 def ask(title: str, text: str, button: str, *, back: str, **values: Any) -> Response:
     """Ask for confirmation: a dialog with htmx, else a page. The button repeats the request with `confirmed`.
 
-    `values`: `examples` are jobs to show, `more` is the number of jobs not shown, `hidden` are the pairs that the
-    button sends, `danger` makes it red, `impact` is the effect of requeueing.
+    `values`: `examples` are jobs to show, `more` is the number of jobs not shown or its text, `hidden` are the pairs
+    that the button sends, `options` what is chosen, `danger` makes it red, `impact` is the effect of requeueing.
     """
-    values = {"examples": (), "more": 0, "hidden": (), "danger": False, "action": below_root(request.path), **values}
+    defaults = {"examples": (), "hidden": (), "options": None, "danger": False, "action": below_root(request.path)}
+    values = {**defaults, **values}
+    more = values.get("more", 0)
+    values["more"] = more if isinstance(more, str) else f"{more:,}" if more > 0 else ""
     template = "_confirm.html" if is_partial() else "confirm.html"
     response = make_response(render_template(template, title=title, text=text, button=button, back=back, **values))
     if is_partial():
         response.headers["HX-Trigger"] = json.dumps({"ask": {}})
     return response
+
+
+class Options(NamedTuple):
+    """Radio buttons of a question: value and text of each; the first is chosen."""
+
+    name: str
+    legend: str
+    choices: Sequence[tuple[str, str]]
 
 
 def refused(message: str, title: Optional[str] = None) -> Response:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from webapp.db.models.audit import Audit as Audit
     from webapp.db.models.fleet import BulkAction as BulkAction
     from webapp.db.models.fleet import Control as Control
+    from webapp.db.models.fleet import GroupAction as GroupAction
     from webapp.db.models.fleet import RetentionMark as RetentionMark
     from webapp.db.models.fleet import Setting as Setting
     from webapp.db.models.fleet import Supervisor as Supervisor
@@ -67,7 +68,7 @@ _NAMES = {
         "View",
     ),
     "audit": ("Audit",),
-    "fleet": ("BulkAction", "Control", "RetentionMark", "Setting", "Supervisor", "Worker"),
+    "fleet": ("BulkAction", "Control", "GroupAction", "RetentionMark", "Setting", "Supervisor", "Worker"),
     "flow": ("Batch", "BatchCallback", "Dependency", "Limit", "LimitStart", "Report"),
     "insight": ("CommandHour", "Group", "Minute"),
     "jobs": ("ATTEMPT_STATES", "Attempt", "Event", "Job", "LabelSetRow", "OutputChunk", "OutputTail", "Queue"),

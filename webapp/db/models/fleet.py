@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from sqlalchemy import CheckConstraint, Integer
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -117,9 +117,23 @@ class BulkAction(Model):
     moved: Mapped[int] = mapped_column(default=0)
     skipped: Mapped[int] = mapped_column(default=0)
     undoes: Mapped[Optional[int]] = mapped_column(Sequence)  # the action that this one undoes
-    canary_seq: Mapped[Optional[int]]  # the job that must complete before the others
+    canary_seq: Mapped[Optional[int]]  # the first job that must complete before the others
+    canary_count: Mapped[Optional[int]] = mapped_column(Integer)  # how many jobs must; their `act_id` is this action
+    canary_rule: Mapped[Optional[str]]  # as asked for: '1', '3' or '10%'
 
     __table_args__ = (
         CheckConstraint(one_of("state", ("waiting", "running", "done", "stopped")), name="state"),
         {"sqlite_autoincrement": True},
     )
+
+
+class GroupAction(Model):
+    """How many dead letters of a failure group a bulk action has moved. It goes with its action."""
+
+    __tablename__ = "group_actions"
+
+    key: Mapped[str] = mapped_column(primary_key=True)  # Job.error_key
+    act_id: Mapped[int] = mapped_column(Sequence, ForeignKey("acts.id", ondelete="CASCADE"), primary_key=True)
+    moved: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("ix_group_actions_act_id", "act_id"),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from sqlalchemy import BigInteger, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.db.engines import Model
@@ -41,7 +42,10 @@ class CommandHour(Model):
 
 
 class Group(Model):
-    """A note on a failure group. Groups without note, owner or acknowledgement have no row."""
+    """A failure group: its history, and what people said about it. Its dead letters have its key.
+
+    A roll-up of the chores writes the deaths, up to `Control.folded_until`, so a death costs no statement here.
+    """
 
     __tablename__ = "failure_groups"
 
@@ -51,4 +55,11 @@ class Group(Model):
     acknowledged_at: Mapped[Optional[int]]  # a later death reopens the group
     acknowledged_by: Mapped[Optional[str]]
     changed_at: Mapped[int]
-    changed_by: Mapped[str]
+    changed_by: Mapped[str]  # '': no user has said anything
+    first_at: Mapped[Optional[int]]  # of all its deaths, also of jobs that were requeued or deleted since
+    last_at: Mapped[Optional[int]]
+    deaths: Mapped[int] = mapped_column(BigInteger, server_default="0", default=0)
+    error: Mapped[Optional[str]]  # of its last death
+    merged_into: Mapped[Optional[str]]  # the key that this group has since another version groups failures otherwise
+
+    __table_args__ = (Index("ix_failure_groups_last_at", "last_at"),)
