@@ -69,6 +69,7 @@
   function whyWait() {
     if ($("dialog[open]")) return "a dialog is open";
     if (ticked().length) return "rows are selected";
+    if ($("tr.further")) return "a long search is shown";  // a refresh would start it again
     if (selecting()) return "text is selected";
     if (typing()) return "you are typing";
     return "";
@@ -82,11 +83,14 @@
   }
 
   function say(text, late = false) {
-    const element = $("#fresh");
-    if (!element || element.textContent === text) return;  // do not touch the page without need
-    element.textContent = text;
-    element.hidden = !text;
-    element.classList.toggle("late", late);
+    const selecting = Boolean($("#bulk.on"));  // then the selection bar says it: a notice would cover its text
+    for (const element of $$(".fresh")) {
+      const own = selecting === Boolean(element.closest("#bulk")) ? text : "";
+      if (element.textContent === own) continue;  // do not touch the page without need
+      element.textContent = own;
+      element.hidden = !own;
+      element.classList.toggle("late", late);
+    }
   }
 
   function tick() {
@@ -173,6 +177,7 @@
       else focusHeading();
     }
     focused = null;
+    takeFirst();
     showTicked();
     showNewest();
     wrap();
@@ -207,12 +212,13 @@
 
   document.addEventListener("ask", () => {
     const dialog = $("#dialog");
+    $("#palette")?.close();
     if (!dialog.open) dialog.showModal();
     $(".buttons [data-close]", dialog)?.focus();
   });
 
   document.addEventListener("settled", ({ detail }) => {
-    $("#dialog")?.close();
+    for (const dialog of $$("#dialog, #palette")) dialog.close();
     $(".toast.spent")?.remove();
     if (detail.refresh) setTimeout(tick);  // after htmx has released the region
     for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
@@ -405,6 +411,66 @@
     else if (button) show(button);
   });
 
+  // --- lists below a field: results of the palette (Ctrl-K), suggestions of the search box ---
+
+  const itemsOf = (field) => $$("a, button", document.getElementById(field.dataset.list));
+
+  function openPalette() {
+    const palette = $("#palette");
+    if (!palette || $("dialog[open]")) return;
+    palette.showModal();
+    const field = $("#goto");
+    field.select();
+    field.dispatchEvent(new Event("open"));
+  }
+
+  let entered = null;     // a field in which Enter was pressed: its first item is taken once the items are for its text
+
+  function takeFirst() {
+    const list = entered && document.getElementById(entered.dataset.list);
+    if (!list || $("[data-for]", list)?.dataset.for !== entered.value.trim()) return;
+    const first = itemsOf(entered)[0];
+    entered = null;
+    first?.click();
+  }
+
+  // Arrows move between the field and the items, Enter in the field takes the first one, other keys go to the field.
+  function moveInList(event) {
+    const field = event.target.closest("[data-list]") || $$("[data-list]").find((one) => document.getElementById(one.dataset.list)?.contains(event.target));
+    if (!field || event.ctrlKey || event.metaKey || event.altKey) return;
+    entered = null;
+    const items = itemsOf(field);
+    const at = items.indexOf(event.target);
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      const next = at + (event.key === "ArrowDown" ? 1 : -1);
+      if (next === -2 || !items.length) return;
+      (next === -1 ? field : items[Math.min(next, items.length - 1)]).focus();
+      event.preventDefault();
+    } else if (event.key === "Enter" && at === -1 && "first" in field.dataset) {
+      entered = field;
+      takeFirst();
+      event.preventDefault();
+    } else if (event.key === "Escape" && !("first" in field.dataset) && items.length) {
+      document.getElementById(field.dataset.list).replaceChildren();
+      field.focus();
+      event.preventDefault();  // the browser would clear the field
+    } else if (at !== -1 && (event.key.length === 1 && event.key !== " " || event.key === "Backspace")) {
+      field.focus();
+    }
+  }
+
+  document.addEventListener("keydown", moveInList);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("[data-palette]");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) { event.preventDefault(); openPalette(); }
+    const choice = event.target.closest("[data-fill]");
+    if (!choice) return;
+    const field = document.querySelector(`[data-list="${choice.closest("[id]").id}"]`);
+    field.value = choice.dataset.fill;
+    field.focus();
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+
   // --- keyboard shortcuts ---
 
   const GO = { o: "/", j: "/jobs", d: "/dead", s: "/schedules", w: "/workers", q: "/queues", a: "/activity", c: "/config" };
@@ -419,7 +485,7 @@
   }
 
   const KEYS = {
-    "/": () => $("#search, #find")?.focus(),
+    "/": () => { const field = $("#search, #find, #goto-page"); if (field) field.focus(); else openPalette(); },
     n: () => { const link = $(`a[href="${ROOT}/submit"]`); if (link) link.click(); },
     j: () => moveRow(1),
     k: () => moveRow(-1),
@@ -432,6 +498,11 @@
     if (event.key === "Escape") {
       const menu = $("details.menu[open]");
       if (menu) { menu.open = false; $("summary", menu).focus(); }
+      return;
+    }
+    if ((event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "k") {
+      event.preventDefault();
+      openPalette();
       return;
     }
     const busy = event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]");

@@ -189,6 +189,7 @@ def test_q_is_the_search_of_the_console_and_next_continues_a_capped_search(
     reader: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 4)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     make_jobs([{"state": "dead", "id": f"d{n}", "exit_code": 7 if n in (0, 9) else 1} for n in range(10)])
     found: list[list[str]] = []
     path = "/jobs?q=state:dead+exit:7+since:1h"
@@ -198,6 +199,7 @@ def test_q_is_the_search_of_the_console_and_next_continues_a_capped_search(
         assert answer["search_capped"] is (answer["next"] is not None)
         path = f"/jobs?q=state:dead+exit:7+since:1h&cursor={answer['next']}" if answer["next"] else ""
     assert found == [["d9"], [], ["d0"]]
+    assert "2026-11-24 (UTC)" in refused(reader("GET", "/jobs?q=on:never"), 422, "invalid")["detail"]
     told = refused(reader("GET", "/jobs?state=failed&q=state:dead"), 422, "invalid")
     assert told["errors"][0]["field"] == "q"
 

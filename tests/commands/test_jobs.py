@@ -88,6 +88,7 @@ def test_a_search_is_that_of_the_console_and_continues_past_its_cap(
     app: Flask, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 2)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     make_jobs([{"state": "dead", "id": f"d{n}", "exit_code": 127 if n == 0 else 1} for n in range(7)])
     found = cli("list", "--search", "state:dead exit:127 since:2h", "--json").json
     assert [job["id"] for job in found] == ["d0"]
@@ -97,6 +98,7 @@ def test_a_search_is_that_of_the_console_and_continues_past_its_cap(
     assert "unknown search term redis:" in result.err
     result = cli("list", "--state", "failed", "--search", "state:dead")
     assert (result.code, "the list is of state failed" in result.err) == (2, True)
+    assert "2026-11-24 (this machine's time zone)" in cli("list", "--search", "on:never").err.replace("\n", " ")
 
 
 def test_pending_jobs_are_listed_in_claim_order(app: Flask, cli: Cli) -> None:

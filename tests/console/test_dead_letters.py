@@ -12,9 +12,9 @@ from tests.factories import change_job, make_attempt, make_job, make_jobs, make_
 from webapp.console import dead_letters
 from webapp.db import failure_keys
 from webapp.db.engines import reading, writing
-from webapp.db.models import Group, OutputTail
+from webapp.db.models import Group
 from webapp.insight import failure_groups
-from webapp.jobs import actions, canary, filters, queries
+from webapp.jobs import actions, canary, queries
 from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 
@@ -130,47 +130,6 @@ def test_a_requeue_of_selected_jobs_shows_its_impact_first(operator: Browser) ->
     )
 
 
-def test_a_search_reads_output_and_shows_where_it_stopped(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = clock.now()
-    for age in range(6):
-        job = make_job("dead", id=f"job{age}", finished_at=now - age * clock.SECOND)
-        if age in (1, 5):
-            with writing() as session:
-                session.add(OutputTail(job_seq=job.seq, text="fine\n<b>No route</b>\n"))
-    html = text_of(operator, "/dead?q=%22no+route%22")
-    assert job_ids(html) == ["job1", "job5"]
-    assert "&lt;b&gt;No route&lt;/b&gt;" in html
-    assert "Search older" not in html
-    monkeypatch.setattr(filters, "SEARCH_CAP", 3)
-    html = text_of(operator, "/dead?q=%22no+route%22")
-    assert job_ids(html) == ["job1"]
-    older = re.search(r'<a href="([^"]+)">Search older', html)
-    assert older is not None
-    assert job_ids(text_of(operator, older[1].replace("&amp;", "&"))) == ["job5"]
-
-
-def test_a_requeue_of_all_search_results_moves_no_other_job(operator: Browser) -> None:
-    job = make_job("dead", id="job1")
-    make_job("dead", id="job2")
-    with writing() as session:
-        session.add(OutputTail(job_seq=job.seq, text="No route"))
-    html = text_of(operator, "/dead?q=route")
-    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', html))
-    assert (fields["state"], fields["q"], fields["output"]) == ("dead", "route", "1")
-    form = {name: fields[name] for name in ("state", "queue", "q", "output")}
-    asked = operator.post("/jobs/requeue", {**form, "all": "1"}, partial=True)
-    assert b"Requeue 1 job?" in asked.data or b"all that match" in asked.data
-    done = operator.post("/jobs/requeue", {**form, "all": "1", "confirmed": "1"}, partial=True)
-    assert b"Requeued 1 job." in done.data
-
-
-def test_an_invalid_search_shows_the_reason(viewer: Browser) -> None:
-    response = viewer.get("/dead?q=exit:x")
-    assert response.status_code == 422
-    assert b'role="alert"' in response.data
-    assert b'value="exit:x"' in response.data
-
-
 def test_an_emptied_group_says_what_happened_and_how_it_goes_on(operator: Browser) -> None:
     for number in range(3):
         make_job("dead", id=f"job{number}")
@@ -278,3 +237,10 @@ def test_a_question_about_what_cannot_be_undone_counts_exactly(
     asked = operator.post("/dead/exit:1/requeue", partial=True).get_data(as_text=True)
     assert "Requeue 10+ jobs?" in asked
     assert "and 5+ more" in asked
+
+
+def test_the_search_box_of_dead_letters_leads_to_the_search_of_jobs(operator: Browser) -> None:
+    html = text_of(operator, "/dead")
+    assert 'action="/jobs"' in html
+    assert '<input type="hidden" name="state" value="dead">' in html
+    assert operator.get("/dead?q=no+route").headers["Location"] == "/jobs?state=dead&q=no+route"

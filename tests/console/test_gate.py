@@ -97,7 +97,7 @@ def test_pages_hide_what_the_role_does_not_allow(viewer: Browser) -> None:
         "/jobs",
         "/dead",
         "/dead/exit:1",
-        "/dead?q=job1",
+        "/jobs?q=job1",
         "/job/job1",
         "/workers",
         "/queues",

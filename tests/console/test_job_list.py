@@ -48,7 +48,7 @@ def test_a_search_finds_ids_and_commands_and_stays_in_the_links(operator: Browse
 @pytest.mark.parametrize(
     "url",
     ["/jobs?state=gone", "/jobs?after=x", "/jobs?after=1,2,3", "/dead?page=0", "/dead?page=1e9", "/dead?sort=x",
-     "/dead?q=job1&before=9e9", "/dead/exit:1?after=x"],
+     "/dead/exit:1?after=x"],
 )  # fmt: skip
 def test_an_invalid_url_is_refused(operator: Browser, url: str) -> None:
     assert operator.get(url).status_code in {400, 404}
@@ -105,7 +105,7 @@ def test_times_are_shown_in_the_users_time_zone_with_its_name(operator: Browser)
 def test_user_text_is_escaped(operator: Browser) -> None:
     hostile = "<img src=x onerror=alert(1)>\u202egpj.exe\x1b[31m{{ 7*7 }}' hx-get=/x \""
     make_job("dead", id="job1", command=hostile, last_error=hostile, cwd="/" + hostile, env='{"A": "<b>"}')
-    for url in ("/", "/jobs", "/dead", "/dead/exit:1", "/dead?q=img", "/job/job1", "/submit?from=job1"):
+    for url in ("/", "/jobs", "/dead", "/dead/exit:1", "/jobs?q=img", "/job/job1", "/submit?from=job1"):
         text = operator.get(url).get_data(as_text=True)
         assert "<img src=x" not in text
         assert "{{ 7*7 }}" in text

@@ -144,7 +144,7 @@ def test_an_export_has_a_file_name_and_an_audit_entry(viewer: Browser) -> None:
     assert response.content_type == "text/csv; charset=utf-8"
     disposition = response.headers["Content-Disposition"]
     assert re.fullmatch(r"attachment; filename=queuectl-jobs-dead-\d{4}-\d\d-\d\d\.csv", disposition)
-    assert [line.split(",")[0] for line in response.get_data(as_text=True).split("\r\n")] == ["id", "a", ""]
+    assert [line.split(",")[0] for line in response.get_data(as_text=True).split("\r\n")] == ["\ufeffid", "a", ""]
     response = viewer.get(json_url)
     assert response.content_type == "application/jsonl; charset=utf-8"
     assert json.loads(response.get_data())["env"] == {"SECRET": None}

@@ -12,8 +12,8 @@ import pytest
 from tests.console.conftest import Browser
 from tests.console.test_job_list import ids
 from tests.factories import change_job, make_job, make_jobs
-from webapp.db.engines import reading
-from webapp.db.models import BulkAction, Job
+from webapp.db.engines import reading, writing
+from webapp.db.models import BulkAction, Job, OutputTail
 from webapp.jobs import actions, filters, search
 from webapp.lib import clock
 
@@ -73,7 +73,7 @@ def test_an_invalid_search_is_reported_at_the_box_and_the_rest_is_kept(operator:
     assert '<input type="hidden" name="sort" value="latest">' in text
     assert '<option value="mail" selected>mail</option>' in text
     assert "Unknown search term redis:. Known terms: state:" in text
-    assert "hx-get" not in text, "an invalid search has nothing to refresh"
+    assert "data-live" not in text, "an invalid search has nothing to refresh"
     assert "A search has at most 500 characters; this one has 501." in main_of(operator, "/jobs?q=" + "x" * 501, 422)
 
 
@@ -97,27 +97,74 @@ def test_a_list_is_reversed_if_an_index_supports_it(operator: Browser) -> None:
     assert operator.get("/jobs?state=scheduled&sort=oldest").status_code == 404
 
 
-def test_a_capped_search_says_so_and_can_continue(operator: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_whose_time_is_over_says_so_and_continues_in_the_same_page(
+    operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
-    make_jobs([{"id": f"j{n:02}", "state": "completed", "exit_code": 7 if n in (3, 28) else 0} for n in range(30)])
-    first = main_of(operator, "/jobs?q=exit:7")
-    assert re.findall(r'<span class="id">([^<]+)', first) == ["j28"]
-    assert "Searched 10 jobs from the top of this list. Jobs further down are not searched yet." in first
-    on = link(first, "Search older")
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
+    make_jobs([{"id": f"j{n:02}", "state": "completed", "exit_code": 7 if n in (3, 28) else 0} for n in range(35)])
+    text = main_of(operator, "/jobs?q=exit:7")
+    assert "1 match so far. Searched 10 jobs." in text
+    assert 'id="bulk"' in text
+    found = re.findall(r'<span class="id">([^<]+)', text)
+    for searched in (20, 30):
+        on = re.search(r'hx-get="([^"]*)" hx-trigger="load', text)
+        assert on is not None
+        text = html.unescape(operator.get(on[1], partial=True).get_data(as_text=True))
+        assert text.lstrip().startswith("<tr")
+        assert f"1 match so far. Searched {searched} jobs." in text
+        found += re.findall(r'<span class="id">([^<]+)', text)
+    plain = link(text, "Search further")
+    on = re.search(r'hx-get="([^"]*)" hx-trigger="load', text)
     assert on is not None
-    second = main_of(operator, on)
-    assert "Nothing found so far" in second
-    assert "Searched 10 more jobs" in second
-    last = link(second, "Search older")
-    assert last is not None
-    third = main_of(operator, last)
-    assert re.findall(r'<span class="id">([^<]+)', third) == ["j03"]
-    assert "Searched " not in third
-    assert "Search older" not in third
-    back = link(third, "Newer")
-    assert back is not None
-    assert "Search newer" in main_of(operator, back)
+    text = html.unescape(operator.get(on[1], partial=True).get_data(as_text=True))
+    found += re.findall(r'<span class="id">([^<]+)', text)
+    assert found == ["j28", "j03"]
+    assert "Searched to the end. 2 matches on this page." in text
+    assert "hx-trigger" not in text
+    assert plain is not None
+    assert ids(operator, plain) == ["j03"], "without JavaScript the link leads on"
     assert "Searched " not in main_of(operator, "/jobs?state=completed")
+
+
+def test_a_page_that_a_search_has_filled_leads_to_the_next_one(
+    operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 40)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
+    make_jobs([{"id": f"j{n:03}", "state": "completed", "exit_code": 7} for n in range(120)])
+    first = main_of(operator, "/jobs?q=exit:7")
+    assert len(re.findall(r'<span class="id">', first)) == 40
+    on = re.search(r'hx-get="([^"]*)" hx-trigger="load', first)
+    assert on is not None
+    rest = html.unescape(operator.get(on[1], partial=True).get_data(as_text=True))
+    assert len(re.findall(r'<span class="id">', rest)) == 10
+    more = link(rest, "Next page")
+    assert more is not None
+    assert ids(operator, more)[0] == "j069"
+
+
+def test_a_search_reads_errors_and_output_and_shows_the_line_found(operator: Browser) -> None:
+    job = make_job("dead", id="a", last_error="exit code 1")
+    make_job("dead", id="b", last_error="<b>No route</b>")
+    make_job("completed", id="c")
+    with writing() as session:
+        session.add(OutputTail(job_seq=job.seq, text="fine\n<i>no route to host</i>\n"))
+    response = operator.get("/jobs?q=%22no+route%22").get_data(as_text=True)
+    assert ids(operator, "/jobs?q=%22no+route%22") == ["b", "a"]
+    assert "… &lt;i&gt;no route to host&lt;/i&gt;" in response
+    assert "fine" not in response
+    form = {"all": "1", "state": "", "q": '"no route" -error:route', "confirmed": "1"}
+    assert b"Requeued 1 job." in operator.post("/jobs/requeue", form, partial=True).data
+
+
+def test_days_are_in_the_zone_of_the_reader(operator: Browser) -> None:
+    make_job("completed", id="a", changed_at=clock.parse_iso("2026-11-24T23:30:00Z"))
+    assert ids(operator, "/jobs?q=on:2026-11-24") == ["a"]
+    operator.client.set_cookie("tz", "Europe/Berlin")
+    assert ids(operator, "/jobs?q=on:2026-11-24") == []
+    assert ids(operator, "/jobs?q=on:2026-11-25") == ["a"]
+    assert "2026-11-24 (Europe/Berlin)" in main_of(operator, "/jobs?q=on:never", 422)
 
 
 # --- all matches -----------------------------------------------------------------------------------------------------
@@ -128,6 +175,7 @@ def test_an_action_on_all_matches_covers_jobs_beyond_the_cap_and_says_so(
 ) -> None:
     """The action covers exactly the matching jobs, within and beyond the cap of the search."""
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     monkeypatch.setattr(actions, "READS_PER_BATCH", 2)
     jobs = [
         {"id": f"{state}{n:02}", "state": state, "command": "needle" if n % 9 == 0 else "hay", "queue": "mail"}
@@ -140,7 +188,7 @@ def test_an_action_on_all_matches_covers_jobs_beyond_the_cap_and_says_so(
     assert "Discard 6 jobs?" in asked  # what cannot be undone is counted beyond the cap
     asked_to_requeue = html.unescape(operator.post("/jobs/requeue", form, partial=True).get_data(as_text=True))
     assert "Requeue all matching jobs?" in asked_to_requeue
-    assert "1 job matches among the first 10 jobs searched." in asked_to_requeue
+    assert "1 job matches among those searched in 0 s." in asked_to_requeue
     assert "The action covers all jobs" in asked_to_requeue
     hidden = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', asked))
     response = operator.post("/jobs/discard", hidden, partial=True)
@@ -154,9 +202,10 @@ def test_an_action_on_all_matches_is_allowed_before_the_first_match(
     operator: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 3)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     make_jobs([{"state": "dead", "id": f"d{n}", "command": "needle" if n == 0 else "hay"} for n in range(9)])
     asked = operator.post("/jobs/requeue", {"all": "1", "q": "needle"}, partial=True)
-    assert b"0 jobs match among the first 3" in asked.data
+    assert b"0 jobs match among those searched" in asked.data
     done = operator.post("/jobs/requeue", {"all": "1", "q": "needle", "confirmed": "1"}, partial=True)
     assert b"Requeued 1 job." in done.data
     none = operator.post("/jobs/requeue", {"all": "1", "q": "id:nothing"}, partial=True)

@@ -21,7 +21,7 @@ def file(kind: str, typed: str = "", **how: bool) -> str:
 
 
 def rows(typed: str = "", **how: bool) -> list[dict[str, str]]:
-    text = file("csv", typed, **how)
+    text = file("csv", typed, **how).removeprefix("\ufeff")
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
@@ -36,6 +36,7 @@ def test_all_matching_jobs_are_exported_once_in_list_order_across_reads_and_caps
 ) -> None:
     monkeypatch.setattr(exports, "PAGE", 7)
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     now = clock.now()
     make_jobs([{"state": "dead", "id": f"d{n:02}", "exit_code": n % 3, "finished_at": now + n} for n in range(40)])
     make_job("completed", id="other", exit_code=1)
@@ -101,13 +102,27 @@ def test_a_csv_with_any_content_reads_back_unchanged() -> None:
     hostile = '=HYPERLINK("http://evil.example","x"),\r\n"quoted"; é'
     make_job("dead", id="job1", command=hostile, last_error='-2+3, "so"\nand so', priority=-5, exit_code=1)
     text = file("csv")
-    assert text.split("\r\n")[0] == ",".join(exports.COLUMNS)
+    assert text.split("\r\n")[0] == "\ufeff" + ",".join(exports.COLUMNS)
     assert text.endswith("\r\n")
     assert "env" not in exports.COLUMNS
     (row,) = rows()
     assert row["command"] == "'" + hostile
     assert row["last_error"] == "'" + '-2+3, "so"\nand so'
     assert (row["id"], row["priority"], row["exit_code"], row["timeout"]) == ("job1", "-5", "1", "")
+
+
+@pytest.mark.parametrize("text", ["x" * 32_767, "\N{SNAKE}" * 16_383, "é", "", 7, None])
+def test_a_cell_that_excel_takes_is_whole(text: Any) -> None:
+    assert exports.short(text) == text
+
+
+@pytest.mark.parametrize("text", ["x" * 32_768, "=" * 40_000, "\N{SNAKE}" * 16_384, "a" + "\N{SNAKE}" * 20_000])
+def test_a_cell_that_is_too_long_for_excel_is_cut_and_says_so(text: str) -> None:
+    cut = exports.short(exports.safe(text))
+    assert 32_760 <= len(cut.encode("utf-16-le")) // 2 <= 32_767
+    kept = cut.removesuffix(exports.CUT)
+    assert kept != cut
+    assert exports.safe(text).startswith(kept)
 
 
 @pytest.mark.usefixtures("app")
@@ -128,5 +143,5 @@ def test_environment_values_are_only_for_users_who_may_submit() -> None:
 
 @pytest.mark.usefixtures("app")
 def test_an_empty_list_is_a_header_or_nothing() -> None:
-    assert file("csv") == ",".join(exports.COLUMNS) + "\r\n"
+    assert file("csv") == "\ufeff" + ",".join(exports.COLUMNS) + "\r\n"
     assert file("jsonl") == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from tests.factories import make_attempt, make_job, make_jobs
+from tests.factories import change_job, make_attempt, make_job, make_jobs
 from webapp.core.states import STATES
 from webapp.db import engines
-from webapp.db.engines import reading
+from webapp.db.engines import reading, writing
+from webapp.db.models import OutputTail
 from webapp.jobs import actions, filters, listing, queries, search
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.listing import Page
@@ -24,7 +26,7 @@ from webapp.lib import clock
 
 
 def given_in(typed: str) -> dict[str, Any]:
-    return {name: value for name, value in vars(search.parse(typed)).items() if value is not None}
+    return {name: value for name, value in vars(search.parse(typed)).items() if value is not None and value != ()}
 
 
 @pytest.mark.parametrize(
@@ -41,14 +43,22 @@ def given_in(typed: str) -> dict[str, Any]:
         ('queue:"mail"', {"queue": "mail"}),
         ("since:2026-11-24", {"since": clock.parse_iso("2026-11-24T00:00:00Z")}),
         ("since:2026-11-24T09:30:00+02:00", {"since": clock.parse_iso("2026-11-24T07:30:00Z")}),
-        ("send letter", {"text": "send letter"}),
-        ('"send letter" now', {"text": '"send letter" now'}),
-        ('"redis:7"', {"text": '"redis:7"'}),
-        (r'"say \"hi\""', {"text": r'"say \"hi\""'}),
-        ('5" x"y', {"text": '5" x"y'}),
+        ("error:Space Failed-Attempt:any", {"error": "Space", "failed_attempt": "any"}),
+        ("send letter", {"text": "send letter", "output": True}),
+        ('"send letter" now', {"text": '"send letter" now', "output": True}),
+        ('"redis:7"', {"text": '"redis:7"', "output": True}),
+        (r'"say \"hi\""', {"text": r'"say \"hi\""', "output": True}),
+        ('5" x"y', {"text": '5" x"y', "output": True}),
         # What commands are full of is text without quotes.
-        (r"https://a.example/ 12:30 C:\x -rf --all $HOME", {"text": r"https://a.example/ 12:30 C:\x -rf --all $HOME"}),
-        ("error: no such", {"text": '"error:" no such'}),
+        (r"https://a.b/ 12:30 C:\x --all - $HOME", {"text": r"https://a.b/ 12:30 C:\x --all - $HOME", "output": True}),
+        ("warning: no such", {"text": '"warning:" no such', "output": True}),
+        # A single hyphen excludes.
+        ("-rf", {"excluded": (JobFilter(text="rf", output=True),)}),
+        ('"-rf"', {"text": '"-rf"', "output": True}),
+        (
+            '-queue:mail -queue:web -"a b" -queue:mail',
+            {"excluded": (JobFilter(queue="mail"), JobFilter(queue="web"), JobFilter(text='"a b"', output=True))},
+        ),
     ],
 )  # fmt: skip
 def test_a_search_is_read(typed: str, found: dict[str, Any]) -> None:
@@ -63,7 +73,14 @@ def test_a_search_is_read(typed: str, found: dict[str, Any]) -> None:
         ("state:done", ["state:done is not a state", "scheduled, pending"]),
         ("exit:x", ["exit:x is not an exit code", "such as exit:127"]),
         ("exit:99999999999", ["is not an exit code"]),
-        ("since:yesterday", ["since: 'yesterday' is not a time", "2h or 7d"]),
+        ("since:morning", ["since: 'morning' is not a time", "2h or 7d", "2026-11-24 (UTC)"]),
+        ("until:08:00", ["until: '08:00' is not a time"]),
+        ("on:2h", ["on: '2h' is not a day", "today, yesterday, a weekday"]),
+        ("on:today since:1h", ["since: is given twice"]),
+        ("since:1h on:today", ["on: already says since when"]),
+        ("error:", ["error: needs a value", 'such as error:"no space"']),
+        ("-state:done", ["state:done is not a state"]),
+        ("-a -b -c -d -e -f -g -h -i", ["at most 8 words"]),
         ("since:2026", ["since: 2026 has no unit", "2h or 7d"]),
         ("queue: mail", ["queue: needs a value, without a space before it"]),
         ("queue:-", ["queue:- is not a valid name", "the first a letter or digit"]),
@@ -96,6 +113,9 @@ _values = {
     "exit": st.integers(-(2**31), 2**32 - 1),
     "worker": st.text("ab\" \\:", min_size=1, max_size=8),
     "since": st.integers(0, 2**51),
+    "until": st.integers(0, 2**51),
+    "error": st.text("ab: -", min_size=1, max_size=6),
+    "failed_attempt": st.text("ab: -", min_size=1, max_size=6),
     "by": st.text("ab: ", min_size=1, max_size=6).map("person:".__add__),
     "notified": st.from_regex(r"[a-z0-9][a-z0-9._:-]{0,8}", fullmatch=True),
     "id": st.from_regex(r"[a-z0-9][a-z0-9._:-]{0,8}", fullmatch=True),
@@ -104,11 +124,15 @@ _values = {
 
 @given(
     st.fixed_dictionaries({}, optional=_values),
-    st.lists(st.text("ab:/\"\\ \n\té", min_size=1, max_size=8), max_size=filters.MAX_WORDS),
+    st.lists(st.text("ab:/\"\\ \n\té-", min_size=1, max_size=8), max_size=filters.MAX_WORDS),
+    st.lists(st.sampled_from(list(_values)), max_size=4, unique=True),
 )  # fmt: skip
-def test_a_filter_written_as_text_is_read_as_the_same_filter(values: dict[str, Any], words: list[str]) -> None:
+def test_a_filter_written_as_text_is_read_as_the_same_filter(
+    values: dict[str, Any], words: list[str], excluded: list[str]
+) -> None:
     typed = " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
-    wanted = JobFilter(**values, text=search.parse(typed).text)
+    others = tuple(JobFilter(**{name: values[name]}) for name in excluded if name in values)
+    wanted = replace(search.parse(typed), **values, excluded=others)
     assert filters.words(wanted.text or "") == words
     told = search.to_text(wanted)
     assert search.parse(told) == wanted
@@ -118,7 +142,7 @@ def test_a_filter_written_as_text_is_read_as_the_same_filter(values: dict[str, A
     assert JobFilter.from_json(wanted.to_json()) == wanted
 
 
-@given(st.text(max_size=60))
+@given(st.text(max_size=60) | st.text('ab:-" ', max_size=20))
 def test_any_text_is_read_or_refused(typed: str) -> None:
     try:
         wanted = search.parse(typed)
@@ -153,6 +177,45 @@ def test_each_qualifier_finds_its_jobs_and_all_must_hold() -> None:
     assert ids('"send letter"') == ["a"]
     assert ids("state:dead letter exit:1 by:token:deploy") == ["b"]
     assert ids("state:dead queue:none") == ids("id:a state:failed") == []
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("app")
+def test_words_are_found_in_errors_and_the_last_output_and_terms_can_be_excluded() -> None:
+    now = clock.now()
+    dead = make_job("dead", id="a", command="charge", last_error="exit 1: Card declined", exit_code=1)
+    make_job("dead", id="b", command="charge", queue="mail", exit_code=None)
+    retried = make_job("completed", id="c", command="charge", exit_code=0, changed_at=now - clock.DAY)
+    make_job("pending", id="d", command="charge", last_error="declined")
+    with writing() as session:
+        for seq, tail in ((dead.seq, "ok"), (retried.seq, "declined"), (dead.seq + 1, "DECLINED by the bank")):
+            session.add(OutputTail(job_seq=seq, text=tail))
+    make_attempt(retried, number=1, state="failed", error="timed out after 5 s")
+    make_attempt(retried, number=2, state="completed")
+    change_job("c", attempts=2)
+    make_attempt(dead, number=1, state="failed", error="exit 1: Card declined")
+    assert ids("declined") == ["d", "b", "a"], "not the old output of a job that runs again"
+    assert ids("error:declined") == ["d", "a"]
+    assert ids("-error:declined") == ["c", "b"]
+    assert ids("charge -declined") == ["c"]
+    assert ids("-exit:1") == ["d", "c", "b"], "a job without an exit code is not excluded"
+    assert ids("-queue:mail -state:pending") == ["c", "a"]
+    assert ids("failed-attempt:TIMED") == ids("state:completed failed-attempt:any") == ["c"]
+    assert ids("failed-attempt:any") == ["c", "a"]
+    assert ids("-failed-attempt:any") == ["d", "b"]
+    assert ids("until:2h") == ["c"]
+    assert ids("since:2h until:2000-01-01") == []
+    assert ids("-on:2000-01-01/2099-01-01") == []
+    actions.apply("discard", search.parse("-error:declined charge -state:pending -queue:none"), "person:ana")
+    assert ids("") == ["d", "a"]
+
+
+@pytest.mark.usefixtures("app")
+def test_an_action_from_before_the_search_in_output_keeps_its_jobs() -> None:
+    make_job("dead", id="a", command="true", last_error="declined")
+    assert JobFilter.from_json('{"state": "dead", "text": "declined"}').output is None
+    actions.apply("requeue", JobFilter.from_json('{"state": "dead", "text": "declined"}'), "person:ana")
+    assert ids("state:dead") == ["a"]
 
 
 @pytest.mark.usefixtures("app")
@@ -196,7 +259,7 @@ def test_case_is_ignored_alike_on_both_databases(typed: str, found: list[str]) -
     make_attempt(make_job("dead", id="d", command="true", last_error="strasse"), worker_id="Web-é1")
     make_attempt(make_job("dead", id="e", command="straße"), worker_id="web-É2")
     with reading() as session:
-        wanted = search.parse(typed).in_output()
+        wanted = search.parse(typed)
         assert [job.id for job in listing.page_of_jobs(session, wanted).jobs] == found
     if "worker" not in typed:
         actions.apply("requeue", wanted, "person:ana")
@@ -254,6 +317,7 @@ def test_a_search_ends_at_its_cap_and_continues_after_the_last_row_it_read(
     commands = {one["id"]: one["command"] for one in many}
     assert uncapped == [id_ for id_ in whole if commands[id_] == "needle"]
     monkeypatch.setattr(filters, "SEARCH_CAP", 12)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     for limit in (1, 2, 50):
         found, pages = _walk(sought, limit=limit, turned=turned)
         assert found == uncapped
@@ -268,6 +332,7 @@ def test_a_search_ends_at_its_cap_and_continues_after_the_last_row_it_read(
 @pytest.mark.parametrize("state", ["dead", "pending"])
 def test_a_page_that_is_full_or_at_the_end_is_not_capped(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 10)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     for number in range(10):
         make_job(state, command="needle" if number % 2 else "hay")
     with reading() as session:
@@ -287,8 +352,24 @@ def test_a_page_that_is_full_or_at_the_end_is_not_capped(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("app")
+def test_a_search_reads_on_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "SEARCH_CAP", 3)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 600.0)
+    make_jobs([{"command": "needle" if number == 0 else "hay"} for number in range(20)])
+    sought = search.parse("needle")
+    with reading() as session:
+        page = listing.page_of_jobs(session, sought)
+        assert (len(page.jobs), page.search_capped, page.searched) == (1, False, 21)
+        monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
+        page = listing.page_of_jobs(session, sought)
+        assert (len(page.jobs), page.search_capped, page.searched) == (0, True, 3)
+        assert queries.count_found(session, sought, seconds=9) == (queries.Count(1), True)
+
+
+@pytest.mark.usefixtures("app")
 def test_a_search_that_an_index_answers_is_never_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 3)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     for number in range(9):
         make_job("dead", id=f"d{number}")
         make_job("pending", id=f"p{number}", queue="mail")
@@ -328,6 +409,7 @@ def test_a_search_reads_the_index_of_its_list_and_sorts_nothing(
     app: Flask, typed: str, turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filters, "SEARCH_CAP", 2)
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.0)
     make_jobs([{"state": state, "queue": "a"} for state in STATES for _ in range(5)])
     after = None
     for words in ("", " needle exit:1 since:1h by:ana worker:w"):

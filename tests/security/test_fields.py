@@ -100,7 +100,18 @@ def test_no_page_runs_script_from_jobs(open_browser: Callable[..., Page], server
     jobs = [f"/job/hostile-{number}" for number in range(len(HOSTILE))]
     groups = [f"/dead/exit:1?job=hostile-{number}" for number in range(len(HOSTILE))]
     acts = [f"/activity/{number}" for number in range(1, len(HOSTILE) + 1)]
-    paths = ["/", "/?over=7d", "/jobs", "/dead", "/dead?q=e", "/workers", "/queues", "/activity", "/audit", *jobs]
+    paths = [
+        "/",
+        "/?over=7d",
+        "/jobs",
+        "/dead",
+        "/jobs?state=dead&q=e",
+        "/workers",
+        "/queues",
+        "/activity",
+        "/audit",
+        *jobs,
+    ]
     paths += groups + acts
     for path in paths:
         page.goto(server + path)

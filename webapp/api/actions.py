@@ -161,9 +161,9 @@ def move_many(verb: str, selection: dict[str, Any], *, only: str = "") -> Respon
 
 
 def filter_of(selection: dict[str, Any], state: str = "") -> JobFilter:
-    """The filter of a Selection with `all`. For dead letters, words also match errors and output."""
+    """The filter of a Selection with `all`."""
     wanted = search.parse(selection.get("q", ""), state=state or selection.get("state"), queue=selection.get("queue"))
-    return replace(wanted.in_output(), group=selection.get("group")) if state == "dead" else wanted
+    return replace(wanted, group=selection.get("group")) if state == "dead" else wanted
 
 
 @routes.on("GET", "/acts", {200: Acts}, scope="read", query=ActQuery, headers=pagination.NEXT)

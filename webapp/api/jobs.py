@@ -215,9 +215,11 @@ def list_jobs() -> Response:
     Order: scheduled and failed jobs by due time, pending jobs in the order in which they start, processing jobs longest
     first, all other lists newest first. `next` and the header Link lead to the next page.
 
-    `q` is a search as in the console: words in ids and commands, "phrases", and exit:127, worker:ID, since:2h, by:ana,
-    id:ID, requires:gpu, notified:ops. A search without an index reads up to 20,000 jobs per page. Then the page ends,
-    possibly empty, with `search_capped`, and `next` continues the search.
+    `q` is a search as in the console: words in ids, commands, errors and the last output of dead letters, "phrases",
+    and exit:127, error:TEXT, failed-attempt:TEXT, worker:ID, since:2h, until:2026-11-24, on:yesterday (days are UTC),
+    by:ana, id:ID, requires:gpu, notified:ops. A `-` in front excludes what a term finds. A search without an index
+    reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next` continues the
+    search.
     """
     asked = request_body.query(JobQuery)
     wanted = search.parse(asked.get("q", ""), state=asked.get("state"), queue=asked.get("queue"))

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 def _filters(command: Command) -> Command:
     for option in (
-        click.option("--since", **SINCE, help="Entries since a time (2026-11-24T09:30:00Z), or of a period (2h)."),
+        click.option(
+            "--since", **SINCE, help="Entries since a time (yesterday, 2026-11-24T09:30), or of a period (2h)."
+        ),
         click.option("--outcome", type=click.Choice(("done", "refused")), help="Entries with this outcome."),
         click.option("--verb", metavar="ACTION", help="Entries of this action, such as requeue or sign_in."),
         click.option("--subject", metavar="TARGET", help="Entries of this target, or with this prefix: job:job1."),

@@ -146,7 +146,7 @@ def discard(job_ids: tuple[str, ...], all_: bool, group: Optional[str], yes: boo
     with core():
         if wanted is not None and not yes:
             with reading() as session:
-                count = queries.count_exactly(session, wanted)[0]
+                count = queries.count_all(session, wanted)[0]
             question = f"Delete {count} dead letter{'s' if count.number > 1 else ''} with their output for good?"
             if count.number and not click.confirm(question, err=True):
                 say("Nothing was discarded.")

@@ -33,8 +33,8 @@ action_argument = click.argument("action_id", metavar="ID", type=click.IntRange(
     "text",
     default="",
     metavar="SEARCH",
-    help="Only jobs with these words in their ID or command, or with exit:127, worker:ID, since:2h, by:NAME, id:ID, "
-    "requires:LABEL.",
+    help="Only jobs with these words in their ID, command, error or last output, or with exit:127, error:TEXT, "
+    "worker:ID, since:2h, on:yesterday, by:NAME, id:ID, requires:LABEL. -WORD excludes.",
 )
 @limit_option(50)
 @json_option
@@ -42,13 +42,13 @@ def list_jobs(state: Optional[str], queue: Optional[str], text: str, limit: Opti
     """List jobs, newest first.
 
     With --state the order fits the state: pending jobs next first, scheduled and failed jobs by time, running jobs
-    longest first. --search takes the same terms as the console, such as 'state:dead queue:mail exit:127 since:2h
-    "a phrase"'. All terms must match.
+    longest first. --search takes the same terms as the console, such as 'state:dead -queue:mail exit:127 since:2h
+    "a phrase"'. All terms must match. Days are in this machine's time zone.
     """
     from webapp.jobs import search
 
     try:
-        wanted = search.parse(text, state=state, queue=queue)
+        wanted = search.parse(text, state=state, queue=queue, zone=None)
     except search.SearchError as error:
         raise click.BadParameter(str(error), ctx=click.get_current_context(), param_hint="'--search'") from None
     columns = [

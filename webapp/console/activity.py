@@ -16,6 +16,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from webapp.console.display import times
 from webapp.console.display.wording import VERBS, Verb
 from webapp.console.frame import htmx
 from webapp.console.frame.params import id_before, whole_number
@@ -105,10 +106,11 @@ def _wanted() -> JobFilter:
     """The list's filter, from the hidden fields of the form."""
     form = request.form
     try:
-        wanted = search.parse(form.get("q", ""), state=form.get("state") or None, queue=form.get("queue") or None)
+        state, queue = form.get("state") or None, form.get("queue") or None
+        wanted = search.parse(form.get("q", ""), state=state, queue=queue, zone=times.zone())
     except FilterError as error:
         abort(400, str(error))
-    return replace(wanted, group=form.get("group") or None, output="output" in form or None)
+    return replace(wanted, group=form.get("group") or None)
 
 
 def _ask_for_ids(verb: Verb, ids: Sequence[str]) -> ResponseReturnValue:
@@ -169,7 +171,6 @@ def _ask_for_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
         "state": wanted.state,
         "q": search.to_text(wanted, without=("state",)),
         "group": wanted.group,
-        "output": "1" if wanted.output else "",
         "ended_by": str(wanted.ended_by or ""),
     }
     return htmx.ask(
@@ -206,7 +207,7 @@ def _how_many(verb: Verb, found: activity.Preview) -> str:
         return f"At least {found.number.of('job')} match; there are too many jobs to search them all now."
     number = f"{found.number} jobs match" if found.number.number != 1 else "1 job matches"
     return (
-        f"{number} among the first {filters.SEARCH_CAP:,} jobs searched. The action covers all jobs, so it may "
+        f"{number} among those searched in {filters.SEARCH_SECONDS:g} s. The action covers all jobs, so it may "
         "change many more."
     )
 

@@ -1,11 +1,10 @@
-"""Dead letters: jobs out of retries, in groups with the same cause; one group; search.
+"""Dead letters: jobs out of retries, in groups with the same cause; one group.
 
 The actions on their jobs are in `activity.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Optional
 
@@ -22,12 +21,12 @@ from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
-from webapp.console.jobs import count_of, page_of_jobs
+from webapp.console.jobs import page_of_jobs
 from webapp.db.engines import reading
-from webapp.db.models import Group, Job, OutputTail
-from webapp.insight import failure_commands, failure_evidence, failure_groups
+from webapp.db.models import Group, Job
+from webapp.insight import exact_counts, failure_commands, failure_evidence, failure_groups
 from webapp.jobs import canary, lifecycle, queries, search
-from webapp.jobs.filters import SEARCH_CAP, FilterError, JobFilter, words
+from webapp.jobs.filters import FilterError, JobFilter
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from webapp.notifications import views as notifications
@@ -48,8 +47,8 @@ CACHED_EVIDENCE = 64  # jobs whose evidence is kept for a minute, so that refres
 
 @pages.get("/dead")
 def index() -> ResponseReturnValue:
-    if request.args.get("q", "").strip():
-        return _search()
+    if "q" in request.args:  # a link from before the search of all jobs read errors and output
+        return redirect(with_query(url_for("jobs.index"), {"state": "dead", "q": request.args["q"]}), 303)
     by = request.args.get("sort", "last")
     number = whole_number(request.args.get("page", "1")) or 0
     if by not in failure_groups.ORDERS or not 0 < number <= MOST_PAGES:
@@ -64,64 +63,28 @@ def index() -> ResponseReturnValue:
             sparks={one.key: sparkline(one.deaths) for one in listing.groups},
             commands=failure_commands.of_groups(session, [one.key for one in listing.groups], failure_commands.SAMPLE),
             canaries=canary.of_groups(session, clock.now() - group_moves.RECENT),
-            total=queries.count(session, in_state("dead")),
+            total=exact_counts.of(session, JobFilter(state="dead")),
             most=failure_groups.MAX_GROUPS,
             look=failure_groups.NEWEST_JOBS,
-            typed="",
         )
 
 
-# --- search ----------------------------------------------------------------------------------------------------------
-
-
-def _search() -> ResponseReturnValue:
-    """Jobs with these words in id, command, error or last output, newest first."""
-    typed = request.args["q"].strip()
-    with reading() as session:
-        try:
-            wanted = search.parse(typed, state="dead").in_output()
-        except FilterError as error:
-            return htmx.page("dead/search", session, typed=typed, problem=str(error)), 422
-        return htmx.page("dead/search", session, typed=typed, problem="", **_job_values(session, wanted))
-
-
 def _job_values(session: Session, wanted: JobFilter) -> dict[str, Any]:
-    """Values for the list of jobs of a group or a search."""
+    """Values for the list of jobs of a group."""
     before, after = request.args.get("before"), request.args.get("after")
     page = page_of_jobs(session, wanted, before, after)
-    fixed = {name: value for name, value in request.args.items() if name in ("q", "job")}
 
     def url(**key: Optional[str]) -> str:
-        return with_query(below_root(request.path), {**fixed, **key})
+        return with_query(below_root(request.path), {"job": request.args.get("job"), **key})
 
     return {
         "page": page,
         "wanted": wanted,
-        "searched": search.to_text(wanted, without=("state", "queue")),
-        "snippets": _snippets(session, page.jobs, words(wanted.text or "")),
         "newer": ("Newer", url(before=page.newer)) if page.newer else None,
-        "older": ("Search older" if page.search_capped else "Older", url(after=page.older)) if page.older else None,
+        "older": ("Older", url(after=page.older)) if page.older else None,
         "top": url() if before or after else None,
-        "total": count_of(session, wanted),
-        "search_cap": SEARCH_CAP,
+        "total": exact_counts.of(session, wanted),
     }
-
-
-def _snippets(session: Session, jobs: Sequence[Job], looked_for: Sequence[str]) -> dict[int, str]:
-    """Matching output lines for words that the row does not show elsewhere."""
-    if not looked_for:
-        return {}
-    found: dict[int, str] = {}
-    seqs = [job.seq for job in jobs]
-    tails = {one.job_seq: one.text for one in session.scalars(select(OutputTail).where(OutputTail.job_seq.in_(seqs)))}
-    for job in jobs:
-        shown = " ".join((job.id, job.command, job.last_error or "")).casefold()
-        hidden = [word.casefold() for word in looked_for if word.casefold() not in shown]
-        lines = tails.get(job.seq, "").splitlines() if hidden else []
-        line = next((line for line in lines if hidden[0] in line.casefold()), None)
-        if line is not None:
-            found[job.seq] = line.strip()
-    return found
 
 
 # --- one group -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Any, Optional
 from urllib.parse import parse_qsl, urlencode
 
 from flask import Blueprint, Response, abort, redirect, request, url_for
@@ -15,26 +15,51 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from webapp.accounts import saved_searches
-from webapp.console.display import times
+from webapp.console.display import suggestions, times, wait_reason
 from webapp.console.display.wording import EMPTY
 from webapp.console.frame import htmx
-from webapp.console.frame.params import attachment, no_such_page, streamed, with_query
+from webapp.console.frame.params import attachment, no_such_page, streamed, whole_number, with_query
 from webapp.console.frame.person import actor, needs, this_person
-from webapp.core.states import STATES
+from webapp.console.frame.templating import may_open
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import View
+from webapp.insight import exact_counts
 from webapp.insight.queues import some_names
 from webapp.jobs import exports, filters, listing, queries, search, settings
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
-from webapp.lib.text import capitalize
+from webapp.lib.text import capitalize, plural, storable
 
 pages = Blueprint("jobs", __name__)
 
 PAGE = 50  # rows
+# The columns of each state's list after Job: names, and their titles.
+COLUMNS = {
+    "": "state queue submitted attempts duration error",
+    "blocked": "due queue priority submitted",
+    "scheduled": "due queue priority submitted",
+    "pending": "reason waiting queue priority submitted",
+    "processing": "worker running queue attempt submitted",
+    "failed": "retry failures queue error",
+    "completed": "ended duration queue attempts submitted",
+    "dead": "ended queue attempts duration error",
+    "cancelled": "ended queue attempts duration error",
+}
+TITLES = {
+    "reason": "Waits for", "running": "Running for", "retry": "Next retry", "failures": "Failed attempts",
+    "ended": "Finished", "error": "Last error",
+}  # fmt: skip
+NUMBERS = ("attempts", "priority", "attempt", "duration")
+# The column by which an index sorts the list, and whether it rises in the usual order.
+SORTED_BY = {
+    "": ("submitted", False), "blocked": ("due", True), "scheduled": ("due", True), "pending": ("waiting", False),
+    "processing": ("running", False), "failed": ("retry", True),
+}  # fmt: skip
+MOST_FOUND = 10**9  # rows that a URL says were searched
 MANY_QUEUES = 30  # from here the queue is typed, with suggestions, instead of chosen
 SORTS = {  # the two sort orders of a state's list, the default first
+    "blocked": ("soonest", "latest"),
     "scheduled": ("soonest", "latest"),
     "pending": ("next", "last"),
     "processing": ("longest", "shortest"),
@@ -70,7 +95,7 @@ class Asked:
                 raise search.SearchError(
                     f"a search has at most {search.MAX_TYPED} characters; this one has {len(q):,}."
                 )
-            found = search.parse(q)
+            found = search.parse(q, zone=times.zone())
             wanted = replace(found, state=found.state or wanted.state, queue=found.queue or wanted.queue)
             moved = found.state is not None or found.queue is not None
             q = search.without(q, "state", "queue")
@@ -110,6 +135,8 @@ def index() -> ResponseReturnValue:
     asked = Asked.read(request.args)
     if asked.moved and not asked.problem and not htmx.is_partial():
         return redirect(asked.url(), 303)
+    if "found" in request.args and htmx.is_partial() and not asked.problem:
+        return _more_rows(asked)
     return show(asked)
 
 
@@ -120,32 +147,89 @@ def show(asked: Asked, *, view_name: str = "", view_problem: str = "") -> Respon
         page = None
         if not asked.problem:
             page = page_of_jobs(session, wanted, asked.before, asked.after, turned=bool(asked.sort))
-        counts = {state: count_of(session, replace(wanted, state=state or None)) for state in ("", *STATES)}
+        counts = exact_counts.of_lists(session, wanted)
         response = htmx.page(
             "jobs",
             session,
-            asked=asked,
             # Not the URL of the request: a form that saves a view shows the list under another URL.
             here=asked.url(before=asked.before, after=asked.after),
-            page=page,
-            wanted=wanted,
             tabs=[(state, count, asked.url(state=state, sort=None)) for state, count in counts.items()],
             queues=_queue_choice(session, wanted.queue),
             many_queues=MANY_QUEUES,
             total=counts[wanted.state or ""],
-            default_retries=settings.load(session).max_retries,
             teach=EMPTY[wanted.state or ""],
-            search_cap=filters.SEARCH_CAP,
             searched=asked.q,
             without_filter=asked.url(q=None, queue=None),
             qualifiers=search.QUALIFIERS,
             views=saved_searches.of(session, this_person().user_id) if not htmx.is_partial() else [],
             view_name=view_name,
             view_problem=view_problem,
+            further=_further(asked, page) if page and page.search_capped else None,
+            **_table(session, asked, page),
         )
     if asked.problem or view_problem:
         response.status_code = 422
     return response
+
+
+def _table(session: Session, asked: Asked, page: Optional[listing.Page]) -> dict[str, Any]:
+    """Values for the rows and their head."""
+    wanted, jobs = asked.wanted, page.jobs if page else []
+    sorted_by, rises = SORTED_BY.get(wanted.state or "", ("ended", False))
+    names, values = COLUMNS[wanted.state or ""].split(), settings.load(session)
+    return {
+        "asked": asked,
+        "wanted": wanted,
+        "page": page,
+        "columns": {name: TITLES.get(name, name.capitalize()) for name in names},
+        "numbers": NUMBERS,
+        "sorted_by": sorted_by,
+        "rising": rises != bool(asked.sort),
+        "default_retries": values.max_retries,
+        "reasons": wait_reason.short_reasons(session, jobs, values.lease),
+        "lines": queries.lines_found(session, jobs, filters.words(wanted.text or "")),
+    }
+
+
+# --- searches that take long -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Further:
+    """The row at the end of a search whose time was over. `more`: where htmx gets the next rows; '' at the end.
+
+    `at` is where the search stopped: another place is another row, which htmx loads anew after a refresh.
+    """
+
+    at: str
+    text: str
+    more: str = ""
+    url: str = ""
+    label: str = ""
+
+
+def _more_rows(asked: Asked) -> ResponseReturnValue:
+    """The next rows of a search, and the row that continues it. `found` rows are on the page already."""
+    found, searched = (min(whole_number(request.args.get(name, "")) or 0, MOST_FOUND) for name in ("found", "searched"))
+    with reading() as session:
+        limit = max(PAGE - found, 1)
+        page = page_of_jobs(session, asked.wanted, asked.before, asked.after, turned=bool(asked.sort), limit=limit)
+        further = _further(asked, page, found, searched)
+        return htmx.fragment("jobs/_rows.html", further=further, **_table(session, asked, page))
+
+
+def _further(asked: Asked, page: listing.Page, found: int = 0, searched: int = 0) -> Further:
+    """`found` and `searched`: rows of the page, and rows that were read, before this part of the search."""
+    found, searched = found + len(page.jobs), searched + page.searched
+    key, at = ("before", page.newer) if asked.before else ("after", page.older)
+    if at is None:
+        return Further("end", f"Searched to the end. {plural(found, 'match', 'matches')} on this page.")
+    url = asked.url(**{key: at})
+    text = f"{plural(found, 'match', 'matches')} so far. Searched {searched:,} jobs."
+    if found >= PAGE:
+        return Further("full", "This page is full.", url=url, label="Next page")
+    more = asked.url(**{key: at, "found": str(found or "0"), "searched": str(searched)})
+    return Further(at, text, more, url, "Search further")
 
 
 def _queue_choice(session: Session, chosen: Optional[str]) -> list[str]:
@@ -154,18 +238,28 @@ def _queue_choice(session: Session, chosen: Optional[str]) -> list[str]:
 
 
 def page_of_jobs(
-    session: Session, wanted: JobFilter, before: Optional[str], after: Optional[str], *, turned: bool = False
+    session: Session,
+    wanted: JobFilter,
+    before: Optional[str],
+    after: Optional[str],
+    *,
+    turned: bool = False,
+    limit: int = PAGE,
 ) -> listing.Page:
     """A page of a list. Aborts if the URL names no page."""
     try:
-        return listing.page_of_jobs(session, wanted, limit=PAGE, before=before, after=after, turned=turned)
+        return listing.page_of_jobs(session, wanted, limit=limit, before=before, after=after, turned=turned)
     except ValueError:
         no_such_page()
 
 
-def count_of(session: Session, wanted: JobFilter) -> Optional[queries.Count]:
-    """The number of jobs. None if the search has to scan rows: one scan for each state's tab would be too slow."""
-    return None if wanted.scans else queries.count_indexed(session, wanted)
+@pages.get("/jobs/suggestions")
+def suggest() -> ResponseReturnValue:
+    """Completion of the last word in the search box."""
+    typed = storable(request.args.get("q", "")[: search.MAX_TYPED])
+    with reading() as session:
+        found = suggestions.suggestions(session, typed, may_open)
+        return htmx.fragment("jobs/_suggestions.html", suggestions=found)
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from webapp.console.display import charts, times
 from webapp.console.display.attention import needs
 from webapp.console.frame import htmx
 from webapp.db.engines import reading
-from webapp.insight import fleet, trends
+from webapp.insight import exact_counts, fleet, trends
 from webapp.insight.rollups import REST
 from webapp.jobs import queries, settings
 from webapp.lib import histograms
@@ -26,7 +26,7 @@ def index() -> ResponseReturnValue:
     if wanted is None:
         abort(404, f"Unknown time range. Expected {', '.join(trends.RANGES)}.")
     with reading() as session:
-        counts = queries.count_states(session)
+        counts = exact_counts.of_states(session)
         values = settings.load(session)
         running = fleet.workers(session, values.lease)
         trend = trends.trend(session, wanted)

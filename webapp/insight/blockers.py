@@ -5,9 +5,11 @@ The console's templates have the texts and the buttons that help (`templates/job
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Optional
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from webapp.core import labels
@@ -67,6 +69,18 @@ def fleet_of(session: Session, name: str, requires: str = "") -> Fleet:
     """The workers for jobs of this queue that require these labels."""
     alive = [view for view in fleet.workers(session, settings.load(session).lease) if view.alive]
     return serving(name, session.get(Queue, name), alive, requires)
+
+
+def obstacles(session: Session, label_sets: Iterable[labels.LabelSet], lease: float) -> dict[labels.LabelSet, Obstacle]:
+    """What keeps workers from the pending jobs of these label sets; those that some worker takes are left out."""
+    asked = set(label_sets)
+    if not asked:
+        return {}
+    alive = [view for view in fleet.workers(session, lease, with_jobs=False) if view.alive]
+    rows = session.scalars(select(Queue).where(Queue.name.in_({one.queue for one in asked})))
+    queues = {queue.name: queue for queue in rows}
+    found = {one: serving(one.queue, queues.get(one.queue), alive, one.requires).obstacle for one in asked}
+    return {one: obstacle for one, obstacle in found.items() if obstacle is not None}
 
 
 def serving(name: str, queue: Optional[Queue], alive: list[fleet.WorkerView], requires: str = "") -> Fleet:

@@ -59,12 +59,15 @@ class WorkerView:
         return {"run": "running", "quiet": "quiet", "stop": "stopping"}[self.worker.requested_state]
 
 
-def workers(session: Session, lease: float, *, ended_since: Optional[int] = None) -> list[WorkerView]:
+def workers(
+    session: Session, lease: float, *, ended_since: Optional[int] = None, with_jobs: bool = True
+) -> list[WorkerView]:
     """Running workers and those that ended since a time, oldest first. `lease` is the setting, in seconds."""
     which = RUNNING if ended_since is None else or_(RUNNING, Worker.stopped_at >= ended_since)
     rows = session.scalars(select(Worker).where(which).order_by(Worker.started_at, Worker.id)).all()
     jobs: dict[str, list[Job]] = {}
-    for job in session.scalars(select(Job).where(in_state("processing")).order_by(Job.started_at).limit(COUNT_CAP)):
+    running = select(Job).where(in_state("processing")).order_by(Job.started_at).limit(COUNT_CAP)
+    for job in session.scalars(running) if with_jobs else ():
         jobs.setdefault(job.worker_id or "", []).append(job)
     fresh = clock.now() - clock.seconds(lease)
     return [WorkerView(row, jobs.get(row.id, []), row.state == "running" and row.seen_at >= fresh) for row in rows]

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from webapp.db.models import BulkAction, Job
-from webapp.jobs import listing, queries, search
+from webapp.jobs import filters, listing, queries, search
 from webapp.jobs.actions import movable
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.queries import Count
@@ -31,10 +31,13 @@ class Preview:
 
 
 def preview(session: Session, verb: str, wanted: JobFilter, examples: int = 5) -> Preview:
-    """Count exactly what cannot be undone. Else search as far as a list does: SEARCH_CAP rows if no index helps."""
+    """Count exactly what cannot be undone. Else search as long as a list does if no index helps."""
     parts = [replace(wanted, state=state) for state in movable(verb) if wanted.state in (None, state)]
-    count = queries.count_exactly if verb in COUNTED_EXACTLY else queries.count_found
-    counts = [count(session, part) for part in parts]
+    if verb in COUNTED_EXACTLY:
+        counts = [queries.count_all(session, part) for part in parts]
+    else:
+        seconds = filters.SEARCH_SECONDS / max(1, len(parts))
+        counts = [queries.count_found(session, part, seconds) for part in parts]
     jobs = [job for part in parts for job in listing.page_of_jobs(session, part, limit=examples).jobs]
     if len(parts) > 1:
         jobs.sort(key=lambda job: -job.seq)

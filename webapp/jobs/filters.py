@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Optional
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
 
 from sqlalchemy import (
     JSON,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
+    case,
     cast,
     func,
     literal,
@@ -30,9 +31,11 @@ from webapp.db.models import Attempt, Channel, Delivery, Job, OutputTail
 from webapp.db.text_match import contains, starts_with
 from webapp.jobs.lifecycle import in_state
 
-SEARCH_CAP = 20_000  # rows that one read searches without an index
+SEARCH_CAP = 20_000  # rows that one statement searches without an index
+SEARCH_SECONDS = 0.3  # how long one read searches, in several statements
 MOST_MESSAGES = 5_000  # of a channel, whose jobs `notified` finds
-MAX_WORDS = 8  # of a text: each word is searched in every row
+MAX_WORDS = 8  # of a text, and excluded terms: each is searched in every row
+ANY = "any"  # failed-attempt:any
 # As text: no condition on a queue may look to the planner as if it had this value.
 NOT_SYSTEM: ColumnElement[bool] = literal_column(f"jobs.queue <> '{SYSTEM_QUEUE}'")
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
@@ -54,19 +57,24 @@ class JobFilter:
 
     Attributes:
         text: words and quoted phrases; each must be in the id or the command, in any case (`db/text_match.py`).
-        output: the words may also be in a dead letter's error or last output.
+        output: the words may also be in the error, or in a dead letter's last output. Each search says so; only stored
+            actions from before do not.
+        error: the last attempt's error has this text, in any case.
+        failed_attempt: an attempt failed with this text in its error, even if a later one succeeded; ANY: it failed.
         group: the fingerprint of a dead-letter group.
         ended_by: ended at this time (microseconds) or earlier.
         exit: exit code of the latest ended attempt.
         worker: start of the id, in any case, of a worker that runs the job or ran an attempt.
         by: the actor who submitted the job.
         since: changed at this time (microseconds) or later.
+        until: changed before this time (microseconds).
         requires: one required label.
         label_set: all required labels as in the job's row; for pending jobs.
         schedule: the name of the schedule that submitted the job.
         notified: the name of a channel that was sent a message about the job, in its last MOST_MESSAGES.
         lost: whether a worker died while it ran the job; for pending jobs.
         limited: whether the job names limits; for pending jobs.
+        excluded: none of these may match.
     """
 
     state: Optional[str] = None
@@ -86,11 +94,15 @@ class JobFilter:
     limited: Optional[bool] = None
     schedule: Optional[str] = None
     notified: Optional[str] = None
+    error: Optional[str] = None
+    until: Optional[int] = None
+    failed_attempt: Optional[str] = None
+    excluded: tuple[JobFilter, ...] = ()
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
             raise FilterError(f"no such state: {self.state!r}. Expected one of {', '.join(STATES)}.")
-        if self.text and len(words(self.text)) > MAX_WORDS:
+        if max(len(words(self.text or "")), len(self.excluded)) > MAX_WORDS:
             raise FilterError(f"a search has at most {MAX_WORDS} words. Quote words that belong together.", "q")
 
     def where(self) -> ColumnElement[bool]:
@@ -143,12 +155,16 @@ class JobFilter:
             yield False, func.replace(asked, f",{self.requires},", "") != asked
         if self.since is not None:
             yield False, Job.changed_at >= self.since
+        if self.until is not None:
+            yield False, Job.changed_at < self.until
         if self.exit is not None:
             yield False, Job.exit_code == literal(self.exit, BigInteger())  # Windows has codes past 2^31
         if self.by is not None:
             yield False, Job.created_by == self.by
         if self.notified is not None:
             yield False, Job.seq.in_(_told(self.notified))
+        if self.error is not None:
+            yield False, contains(Job.last_error, self.error)
         for word in words(self.text or ""):
             yield False, or_(*self._says(word))
         if self.worker is not None:
@@ -157,6 +173,11 @@ class JobFilter:
             by = starts_with(Attempt.worker_id, self.worker)
             last = select(func.max(Attempt.number)).where(Attempt.job_seq == Job.seq, by).correlate(Job)
             yield False, or_(runs, last.scalar_subquery().is_not(None))
+        if self.failed_attempt is not None:
+            yield False, _failed(self.failed_attempt)
+        for other in self.excluded:
+            # Not NOT: what compares with NULL does not match, so it is not excluded.
+            yield False, case((and_(true(), *(condition for _, condition in other._conditions())), 1), else_=0) == 0
 
     def _says(self, word: str) -> list[ColumnElement[bool]]:
         """The conditions for one word, one for each place."""
@@ -167,19 +188,33 @@ class JobFilter:
         if self.output:
             # A scalar subquery: for an EXISTS, PostgreSQL would read the tails of all jobs first.
             text = select(OutputTail.text).where(OutputTail.job_seq == Job.seq).correlate(Job).scalar_subquery()
-            places += [contains(Job.last_error, word), contains(text, word)]
+            # What a requeued job did before is not its last output.
+            places += [contains(Job.last_error, word), and_(in_state("dead"), contains(text, word))]
         return places
 
-    def in_output(self) -> JobFilter:
-        """The same filter, whose words may also be in errors and output."""
-        return replace(self, output=True) if self.text else self
-
     def to_json(self) -> str:
-        return json.dumps({key: value for key, value in asdict(self).items() if value is not None})
+        return json.dumps(_given(asdict(self)))
 
     @classmethod
     def from_json(cls, text: str) -> JobFilter:
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        return cls(**{**values, "excluded": tuple(cls(**other) for other in values.get("excluded", ()))})
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in values.items() if value is not None and value != ()}
+    return {**given, **({"excluded": [_given(other) for other in values["excluded"]]} if values["excluded"] else {})}
+
+
+def _failed(word: str) -> ColumnElement[bool]:
+    """An attempt failed, with this word in its error unless it is ANY."""
+    conditions = [Attempt.job_seq == Job.seq, Attempt.state == "failed"]
+    if word.lower() != ANY:
+        conditions.append(contains(Attempt.error, word))
+    # A scalar subquery: for an EXISTS, PostgreSQL may read all attempts first.
+    last = select(func.max(Attempt.number)).where(*conditions).correlate(Job).scalar_subquery()
+    at_once = in_state("completed") & (Job.attempts <= 1)  # most jobs: their attempts need not be read
+    return case((at_once, 0), (last.is_not(None), 1), else_=0) == 1
 
 
 def _told(channel: str) -> Select[tuple[int]]:

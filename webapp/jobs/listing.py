@@ -1,12 +1,13 @@
 """Pages of jobs: in the order that fits the state, by key and not by offset, at a cost independent of the table size.
 
-An index answers some conditions. For the others (text, exit code, queue of jobs that are not pending) a page reads the
-next SEARCH_CAP rows; then it ends, and the next page continues after the last row that was read.
+An index answers some conditions. For the others (text, exit code, queue of jobs that are not pending) a page reads row
+after row for SEARCH_SECONDS; then it ends, and the next page continues after the last row that was read.
 """
 
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional
@@ -24,20 +25,22 @@ from webapp.jobs.filters import JobFilter
 
 Key = tuple[Any, ...]  # integers
 MAX_LINES = 50  # label sets that a list of all queues reads one by one
+FIRST_STEP = 2_000  # rows of a search's first statement; the next ones fit the time that it took
 
 
 @dataclass(frozen=True)
 class Page:
     """One page of jobs. `older` and `newer` are keys for `after` and `before`; None: there are no more jobs.
 
-    `search_capped`: the search stopped after SEARCH_CAP rows, before the page was full. It continues at `older`, or at
-    `newer` when it goes backwards.
+    `search_capped`: the search stopped after SEARCH_SECONDS, before the page was full. It continues at `older`, or at
+    `newer` when it goes backwards. `searched`: how many rows it read at most; 0 for a list that an index answers.
     """
 
     jobs: list[Job]
     older: Optional[str]
     newer: Optional[str]
     search_capped: bool = False
+    searched: int = 0
 
 
 # --- orders ----------------------------------------------------------------------------------------------------------
@@ -151,18 +154,24 @@ def page_of_jobs(
     at = order.parse(key) if key is not None else None
     against = turned != backwards
     lines = _lines(session, wanted)
-    until = _until(session, lines, order, at, against)
     low = true() if highest_seq is None else Job.seq <= highest_seq
-    found = [_rows(session, line, low, order, at, until, against, limit + 1) for line in lines]
-    rows = list(heapq.merge(*found, key=lambda job: order.rank(order.key(job)), reverse=against))[: limit + 1]
+    rows: list[Job] = []
+    until, searched = None, 0
+    for start, until, number in _steps(session, lines, order, at, against):
+        found = [_rows(session, line, low, order, start, until, against, limit + 1 - len(rows)) for line in lines]
+        merged = heapq.merge(*found, key=lambda job: order.rank(order.key(job)), reverse=against)
+        rows += list(merged)[: limit + 1 - len(rows)]
+        searched += number
+        if len(rows) > limit:
+            break
     more, rows = len(rows) > limit, rows[:limit]
     stopped = until if not more else None
     ends = [_text(order.key(row)) for row in (rows[-1:] + rows[:1])]  # last and first in reading order
     ahead = ends[0] if more else _text(stopped) if stopped else None
     back = (ends[1] if rows else _text(stopped) if stopped else None) if key is not None else None
     if backwards:
-        return Page(rows[::-1], back, ahead, stopped is not None)
-    return Page(rows, ahead, back, stopped is not None)
+        return Page(rows[::-1], back, ahead, stopped is not None, searched)
+    return Page(rows, ahead, back, stopped is not None, searched)
 
 
 def pages(wanted: JobFilter, limit: int, *, turned: bool = False, highest_seq: Optional[int] = None) -> Iterator[Page]:
@@ -177,25 +186,18 @@ def pages(wanted: JobFilter, limit: int, *, turned: bool = False, highest_seq: O
             return
 
 
-def window(session: Session, wanted: JobFilter) -> tuple[list[ColumnElement[bool]], bool]:
-    """The rows that the first page's search reads, as conditions, and whether these are all rows of the list."""
+def ranges(
+    session: Session, wanted: JobFilter, seconds: Optional[float] = None
+) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
+    """The rows that a search of the whole list reads within `seconds`, range by range: conditions of rows that match,
+    and whether the list ends with them."""
     if not wanted.scans:
-        return [wanted.where()], True
+        yield [wanted.where()], True
+        return
     order, lines = _order(wanted), _lines(session, wanted)
-    until = _until(session, lines, order, None, False)
-    parts = [and_(line.where(), piece) for line in lines for piece in order.pieces(None, until, False)]
-    return parts, until is None
-
-
-def windows(session: Session, wanted: JobFilter) -> Iterator[list[ColumnElement[bool]]]:
-    """The rows of the whole list, as conditions, in windows of the size that one search reads."""
-    order, lines, at = _order(wanted), _lines(session, wanted), None
-    while True:
-        until = _until(session, lines, order, at, False)
-        yield [and_(line.where(), piece) for line in lines for piece in order.pieces(at, until, False)]
-        if until is None:
-            return
-        at = until
+    for start, until, _ in _steps(session, lines, order, None, False, seconds):
+        parts = [and_(line.where(), piece) for line in lines for piece in order.pieces(start, until, False)]
+        yield parts, until is None
 
 
 def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
@@ -255,16 +257,43 @@ def _rows(
 # --- where a search stops --------------------------------------------------------------------------------------------
 
 
-def _until(
-    session: Session, lines: Sequence[JobFilter], order: _Order, at: Optional[Key], against: bool
-) -> Optional[Key]:
-    """The last row that a search from `at` on reads; None if it reads all rows.
+def _steps(
+    session: Session,
+    lines: Sequence[JobFilter],
+    order: _Order,
+    at: Optional[Key],
+    against: bool,
+    seconds: Optional[float] = None,
+) -> Iterator[tuple[Optional[Key], Optional[Key], int]]:
+    """The ranges that a search reads one after the other from `at` on: start, end, number of rows.
 
-    Several lines share the cap: the search ends at the first of their ends.
+    After `seconds` (None: SEARCH_SECONDS) it stops. Without an end the range has all rows that are left. The caller
+    reads a range before it takes the next one: the time that this takes decides how long the next range is.
     """
     if not any(line.scans for line in lines):
-        return None
-    share = max(1, filters.SEARCH_CAP // len(lines))
+        yield at, None, 0
+        return
+    number = min(FIRST_STEP, filters.SEARCH_CAP)
+    begun = time.monotonic()
+    end = begun + (filters.SEARCH_SECONDS if seconds is None else seconds)
+    while True:
+        until = _until(session, lines, order, at, against, number)
+        yield at, until, number
+        now = time.monotonic()
+        if until is None or now >= end:
+            return
+        fits = number * (end - now) / max(now - begun, 0.000_1)
+        number, begun, at = max(1, int(min(number * 4, fits, filters.SEARCH_CAP))), now, until
+
+
+def _until(
+    session: Session, lines: Sequence[JobFilter], order: _Order, at: Optional[Key], against: bool, number: int
+) -> Optional[Key]:
+    """The last of the next `number` rows from `at` on; None if there are no others after them.
+
+    Several lines share the number: the range ends at the first of their ends.
+    """
+    share = max(1, number // max(1, len(lines)))
     ends = [end for line in lines if (end := _end(session, line, order, at, against, share)) is not None]
     if not ends:
         return None

@@ -1,11 +1,10 @@
-"""Counts of jobs, pending jobs by label set, batches, and other small reads. Counts stop at COUNT_CAP.
+"""Counts of jobs, pending jobs by label set, batches, and other small reads. Counts of pages stop at COUNT_CAP.
 
 Pages of jobs are in `jobs/listing.py`; one job's attempts, events and output are in `jobs/job_detail.py`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +29,7 @@ from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.statements import OLDEST_PENDING
 from webapp.core.states import STATES, TERMINAL
 from webapp.db import label_sets
-from webapp.db.models import Event, Job, Queue
+from webapp.db.models import Event, Job, OutputTail, Queue
 from webapp.jobs import listing
 from webapp.jobs.filters import NOT_SYSTEM, JobFilter
 from webapp.jobs.lifecycle import in_state
@@ -38,13 +37,14 @@ from webapp.lib import clock
 
 COUNT_CAP = 10_000
 COUNT_SECONDS = 5.0  # that an exact count may take
+MILLION = 1_000_000  # from here a number is shown as '1.2M'
 _SYSTEM = text("SELECT state, count(*) FROM jobs WHERE substr(queue, 1, 1) = '_' GROUP BY state")  # as its index says
 UNFINISHED = tuple(state for state in STATES if state not in TERMINAL)
 
 
 @dataclass(frozen=True)
 class Count:
-    """A number of rows, exact up to COUNT_CAP. `capped`: there are more."""
+    """A number of rows. `capped`: there are more, because a count stopped at COUNT_CAP."""
 
     number: int
     capped: bool = False
@@ -55,7 +55,9 @@ class Count:
         return cls(min(number, COUNT_CAP), more or number > COUNT_CAP)
 
     def __str__(self) -> str:
-        return f"{COUNT_CAP:,}+" if self.capped else f"{self.number:,}"
+        if self.number >= MILLION:
+            return f"{self.number // (MILLION // 10) / 10}M{'+' * self.capped}"  # not rounded up
+        return f"{self.number:,}{'+' * self.capped}"
 
     def of(self, one: str, many: Optional[str] = None) -> str:
         """'1 job', '10,000+ jobs'"""
@@ -70,44 +72,51 @@ def count(session: Session, *conditions: ColumnElement[bool]) -> Count:
     return Count.up_to(session.scalar(select(func.count()).select_from(limited)) or 0)
 
 
-def count_found(session: Session, wanted: JobFilter) -> tuple[Count, bool]:
-    """How many jobs match, and whether the search read all rows: without an index it stops where a list does."""
+def count_found(session: Session, wanted: JobFilter, seconds: Optional[float] = None) -> tuple[Count, bool]:
+    """How many jobs match, and whether the search read all rows: without an index it stops after `seconds`.
+
+    None: filters.SEARCH_SECONDS, as a list. For single requests: what an index answers is counted to the end.
+    """
     if not wanted.scans:
-        return count_indexed(session, wanted), True
-    parts, whole = listing.window(session, wanted)
-    return total(count(session, part) for part in parts), whole
+        return Count(count_exactly(session, wanted)), True
+    counts, whole = [], False
+    for parts, last in listing.ranges(session, wanted, seconds):
+        counts += [count(session, part) for part in parts]
+        whole = last
+    return total(counts), whole
 
 
 def count_indexed(session: Session, wanted: JobFilter) -> Count:
-    """How many jobs match a filter that an index answers.
-
-    Of a whole state, jobs that send messages are subtracted: to look at each job's queue, its row must be read.
-    """
+    """How many jobs match a filter that an index answers."""
     if wanted != JobFilter(state=wanted.state):
         return count(session, wanted.where())
+    return _without(count(session, wanted.found()), _count_hidden(session, wanted))
+
+
+def count_exactly(session: Session, wanted: JobFilter) -> int:
+    """The same without a limit: 40 ms for a million jobs. Pages take `insight/exact_counts.py`."""
+    every = select(func.count()).select_from(Job)
+    if wanted != JobFilter(state=wanted.state):
+        return session.scalar(every.where(wanted.where())) or 0
+    return max(0, (session.scalar(every.where(wanted.found())) or 0) - _count_hidden(session, wanted))
+
+
+def _count_hidden(session: Session, wanted: JobFilter) -> int:
+    """How many jobs of a whole state send messages. They are subtracted: to look at each job's queue, its row must be
+    read."""
     hidden = _count_system(session)
-    number = sum(hidden.values()) if wanted.state is None else hidden.get(wanted.state, 0)
-    return _without(count(session, wanted.found()), number)
+    return sum(hidden.values()) if wanted.state is None else hidden.get(wanted.state, 0)
 
 
-def count_exactly(session: Session, wanted: JobFilter, seconds: float = COUNT_SECONDS) -> tuple[Count, bool]:
+def count_all(session: Session, wanted: JobFilter, seconds: float = COUNT_SECONDS) -> tuple[Count, bool]:
     """How many jobs match, beyond COUNT_CAP too, and whether these are all: a search stops after `seconds`."""
     if not wanted.scans:
-        which = wanted.where() if wanted.id is not None else wanted.found()
-        number = _count_all(session, which)
-        if wanted.leaves_system_out and wanted.id is None:  # apart, so that the index alone answers each count
-            number -= _count_all(session, which, literal_column("substr(jobs.queue, 1, 1) = '_'"))
-        return Count(number), True
-    number, until = 0, time.monotonic() + seconds
-    for part in listing.windows(session, wanted):
-        if time.monotonic() > until:
-            return Count(number), False
-        number += sum(_count_all(session, condition) for condition in part)
-    return Count(number), True
-
-
-def _count_all(session: Session, *conditions: ColumnElement[bool]) -> int:
-    return session.scalar(select(func.count()).select_from(Job).where(*conditions)) or 0
+        return Count(count_exactly(session, wanted)), True
+    every, number, whole = select(func.count()).select_from(Job), 0, False
+    for parts, last in listing.ranges(session, wanted, seconds):
+        number += sum(session.scalar(every.where(part)) or 0 for part in parts)
+        whole = last
+    return Count(number), whole
 
 
 def _count_system(session: Session) -> dict[str, int]:
@@ -121,15 +130,16 @@ def _without(counted: Count, number: int) -> Count:
 
 
 def total(counts: Iterable[Count]) -> Count:
-    """The sum, also exact up to COUNT_CAP."""
     counts = list(counts)
-    return Count.up_to(sum(one.number for one in counts), any(one.capped for one in counts))
+    return Count(sum(one.number for one in counts), any(one.capped for one in counts))
 
 
-def count_states(session: Session) -> dict[str, Count]:
-    """How many jobs are in each state, in the order of a job's life."""
-    hidden, numbers = _count_system(session), session.execute(_all_states(), {"most": COUNT_CAP + 1}).one()
-    return {state: _without(Count.up_to(number), hidden.get(state, 0)) for state, number in zip(STATES, numbers)}
+def count_states(session: Session, states: tuple[str, ...] = STATES) -> dict[str, Count]:
+    """How many jobs are in each of these states."""
+    if not states:
+        return {}
+    hidden, numbers = _count_system(session), session.execute(_count_whole(states), {"most": COUNT_CAP + 1}).one()
+    return {state: _without(Count.up_to(number), hidden.get(state, 0)) for state, number in zip(states, numbers)}
 
 
 def count_unfinished(session: Session, queue: str) -> dict[str, Count]:
@@ -141,10 +151,10 @@ def count_unfinished(session: Session, queue: str) -> dict[str, Count]:
     return {state: Count.up_to(number) for state, number in zip(UNFINISHED, numbers) if number}
 
 
-@lru_cache(maxsize=1)
-def _all_states() -> Select[Any]:
+@lru_cache(maxsize=50)
+def _count_whole(states: tuple[str, ...]) -> Select[Any]:
     """Built once, because every page refresh runs it."""
-    return _count_each(STATES)
+    return _count_each(states)
 
 
 def _count_each(states: Sequence[str], *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -157,12 +167,9 @@ def _count_each(states: Sequence[str], *conditions: ColumnElement[bool]) -> Sele
 
 
 def count_states_exactly(session: Session) -> dict[str, int]:
-    """Exact numbers, for single requests; pages that refresh use `count_states`."""
-    every, hidden = select(func.count()).select_from(Job), _count_system(session)
+    """Exact numbers, for single requests; pages take `insight/exact_counts.py`."""
     return {
-        state: (session.scalar(every.where(in_state(state))) or 0) - hidden.get(state, 0)
-        if counted.capped
-        else counted.number
+        state: count_exactly(session, JobFilter(state=state)) if counted.capped else counted.number
         for state, counted in count_states(session).items()
     }
 
@@ -297,6 +304,24 @@ def recent_commands(session: Session, actor: str, limit: int = 10, look_back: in
     ):
         jobs.setdefault(job.command, job)
     return list(jobs.values())[:limit]
+
+
+def lines_found(session: Session, jobs: Sequence[Job], searched: Sequence[str]) -> dict[int, str]:
+    """The line of a dead letter's last output with a word that the search found nowhere else, by `seq`."""
+    dead = [job for job in jobs if job.state == "dead"] if searched else []
+    if not dead:
+        return {}
+    rows = session.scalars(select(OutputTail).where(OutputTail.job_seq.in_([job.seq for job in dead])))
+    tails = {one.job_seq: one.text for one in rows}
+    found: dict[int, str] = {}
+    for job in dead:
+        shown = " ".join((job.id, job.command, job.last_error or "")).casefold()
+        hidden = [word.casefold() for word in searched if word.casefold() not in shown]
+        lines = tails.get(job.seq, "").splitlines() if hidden else []
+        line = next((line for line in lines if hidden[0] in line.casefold()), None)
+        if line is not None:
+            found[job.seq] = line.strip()
+    return found
 
 
 def events_of(session: Session, subject: str, limit: Optional[int] = 50) -> list[Event]:

@@ -1,7 +1,8 @@
-"""The search language: `state:dead queue:mail exit:127 since:2h text`, parsed into a `JobFilter` and back.
+"""The search language: `state:dead queue:mail -exit:127 since:2h text`, parsed into a `JobFilter` and back.
 
-A word that starts with letters and a colon is a qualifier; everything else is text. Quotes make a phrase, or turn a
-qualifier into text. The console's search box, `list --search` and the API's `q` use it.
+A word that starts with letters and a colon is a qualifier; everything else is text. A `-` in front excludes what the
+term finds. Quotes make a phrase, or turn a qualifier or an excluded word into text. The console's search box, `list
+--search` and the API's `q` use it; completion is in `console/display/suggestions.py`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any, Callable, Optional
+from datetime import timezone, tzinfo
+from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import labels
 from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES
 from webapp.jobs.filters import FilterError, JobFilter, unescaped, words
-from webapp.lib import clock, durations
+from webapp.lib import clock, past_times
 from webapp.lib.text import can_be_stored
 
 MAX_LENGTH = 1000  # characters
@@ -29,7 +31,11 @@ QUALIFIERS = (
     ("queue", "queue:mail", "jobs in this queue"),
     ("exit", "exit:127", "last attempt had this exit code"),
     ("worker", "worker:web-1", "run by a worker whose id starts with this"),
+    ("error", 'error:"no space"', "the last attempt's error has this text"),
+    ("failed-attempt", "failed-attempt:timeout", "an attempt failed so, even if a later one succeeded; or any"),
     ("since", "since:2h", "changed in the last 30m, 2h, 7d, or since a date"),
+    ("until", "until:2026-11-24", "changed up to this day, or before a time"),
+    ("on", "on:yesterday", "changed on this day: today, monday, 2026-11-24, or on days: 2026-11-24/2026-11-26"),
     ("by", "by:ana", "submitted by this user, or by:token:deploy"),
     ("id", "id:job1", "the job with this id"),
     ("requires", "requires:gpu", "jobs that need a worker with this label"),
@@ -38,7 +44,19 @@ QUALIFIERS = (
 )
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
-_TOKEN = re.compile(r'\s*(?:([A-Za-z]{2,}):(?!//))?("(?:[^"\\]|\\.)*"(?=\s|\Z)|"|\S*)', re.DOTALL)
+_QUALIFIER = r"(?:[A-Za-z]{2,}|failed-attempt):(?!//)"
+_TOKEN = re.compile(
+    rf'\s*(-(?=[^-\s]))?(?:({_QUALIFIER}))?("(?:[^"\\]|\\.)*"(?=\s|\Z)|"|\S*)', re.DOTALL | re.IGNORECASE
+)
+_NEEDS_QUOTES = re.compile(rf'"|-[^-\s]|{_QUALIFIER}', re.IGNORECASE)
+
+
+class Token(NamedTuple):
+    """A term as typed: `name` is its qualifier, '' for a word."""
+
+    excluded: bool
+    name: str
+    value: str
 
 
 class SearchError(FilterError):
@@ -48,40 +66,67 @@ class SearchError(FilterError):
         super().__init__(message, "q")
 
 
-def parse(text: str, *, state: Optional[str] = None, queue: Optional[str] = None) -> JobFilter:
-    """Parse a search. `state` and `queue` narrow the list further. A duration counts from now. Raises SearchError."""
+def parse(
+    text: str, *, state: Optional[str] = None, queue: Optional[str] = None, zone: Optional[tzinfo] = timezone.utc
+) -> JobFilter:
+    """Parse a search. `state` and `queue` narrow the list further. A duration counts from now. Raises SearchError.
+
+    Days and times without a zone are in `zone`; None: the machine's.
+    """
     if len(text) > MAX_LENGTH:
         raise SearchError(f"a search has at most {MAX_LENGTH} characters; this one has {len(text):,}.")
     if not can_be_stored(text):
         raise SearchError("the search contains an invalid character.")
     found: dict[str, Any] = {}
     texts: list[str] = []
-    for name, value in _tokens(text):
-        if not name:
-            texts.append(value)
-        elif name in found:
-            raise SearchError(f"{name}: is given twice. Give it once.")
+    excluded: list[JobFilter] = []
+    for token in tokens(text):
+        if token.excluded:
+            one = JobFilter(**_value(token, zone)) if token.name else _of_words([token.value])
+            if one not in excluded:
+                excluded.append(one)
+        elif not token.name:
+            texts.append(token.value)
         else:
-            found[name] = _READERS[name](value)
+            _add(found, token.name, _value(token, zone))
     for name, given in (("state", state), ("queue", queue)):
         if given is not None and found.setdefault(name, given) != given:
             raise SearchError(f"{name}:{found[name]} is in the search, but the list is of {name} {given}.")
-    return JobFilter(**found, text=" ".join(_quoted(word) for word in texts) or None)
+    return replace(_of_words(texts), excluded=tuple(excluded), **found)
+
+
+def _add(found: dict[str, Any], name: str, values: dict[str, Any]) -> None:
+    if name == "on" and values.keys() & found.keys():
+        raise SearchError("on: already says since when and until when. Remove since: and until:.")
+    if values.keys() & found.keys():
+        raise SearchError(f"{name}: is given twice. Give it once.")
+    found.update(values)
+
+
+def _of_words(texts: list[str]) -> JobFilter:
+    return JobFilter(text=" ".join(map(_quoted, texts)), output=True) if texts else JobFilter()
 
 
 def to_text(wanted: JobFilter, *, without: tuple[str, ...] = ()) -> str:
     """A filter as a user would type it. `parse` returns the same filter, without `group` and `ended_by`."""
-    values = asdict(replace(wanted, **dict.fromkeys(without)))
-    if values["since"] is not None:
-        values["since"] = clock.to_iso(values["since"])
-    parts = [f"{name}:{_quoted(str(values[name]))}" for name in NAMES if values[name] is not None]
-    return " ".join([*parts, *(_quoted(word) for word in words(values["text"] or ""))])
+    values = {**asdict(wanted), **dict.fromkeys(without)}
+    for name in ("since", "until"):
+        values[name] = clock.to_iso(values[name])
+    if values["since"] and values["until"]:  # one term, because it may be excluded
+        values.update(on=f"{values['since']}/{values['until']}", since=None, until=None)
+    parts = [
+        f"{name}:{_quoted(str(value))}" for name in NAMES if (value := values.get(name.replace("-", "_"))) is not None
+    ]
+    texts = [_quoted(word) for word in words(values["text"] or "")]
+    return " ".join([*parts, *texts, *(f"-{to_text(other)}" for other in wanted.excluded)])
 
 
 def without(text: str, *names: str) -> str:
     """A valid search without some of its qualifiers, otherwise as typed."""
     kept = [
-        f"{name}:{_quoted(value)}" if name else _quoted(value) for name, value in _tokens(text) if name not in names
+        "-" * token.excluded + (f"{token.name}:" if token.name else "") + _quoted(token.value)
+        for token in tokens(text)
+        if token.excluded or token.name not in names
     ]
     return " ".join(kept)
 
@@ -89,22 +134,21 @@ def without(text: str, *names: str) -> str:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    """(qualifier, value), or ('', word)."""
+def tokens(text: str) -> Iterator[Token]:
     for match in _TOKEN.finditer(text):  # without gaps: it matches at each position
-        typed, raw = match[1] or "", match[2]
+        excluded, typed, raw = bool(match[1]), (match[2] or "")[:-1], match[3]
         if raw == '"':
-            rest = text[match.start(2) : match.start(2) + 40]
+            rest = text[match.start(3) : match.start(3) + 40]
             raise SearchError(f'the quote before {rest[1:]!r} is not closed. A quote inside a phrase is written \\".')
         quoted = raw.startswith('"')
         value = unescaped(raw[1:-1]) if quoted else raw
         name = typed.lower()
         if typed and name not in NAMES and not value:
-            yield "", f"{typed}:"
+            yield Token(excluded, "", f"{typed}:")
         elif typed:
-            yield _known(typed, match[0].strip()), _given(name, value)
+            yield Token(excluded, _known(typed, match[0].strip()), _given(name, value))
         elif value:
-            yield "", value
+            yield Token(excluded, "", value)
 
 
 def _known(typed: str, whole: str) -> str:
@@ -127,8 +171,8 @@ def _given(name: str, value: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word as typed text: quoted if it has a space or looks like a qualifier."""
-    if not re.search(r"\s", word) and not re.match(r'"|[A-Za-z]{2,}:(?!//)', word):
+    """A word as typed text: quoted if it has a space or looks like a qualifier or an excluded word."""
+    if not re.search(r"\s", word) and not _NEEDS_QUOTES.match(word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -162,13 +206,17 @@ def _by(value: str) -> str:
     return value if ":" in value else f"person:{value}"
 
 
-def _since(value: str) -> int:
+def _times(name: str, value: str, zone: Optional[tzinfo]) -> dict[str, int]:
     if value.isdecimal():  # more likely a year than seconds
-        raise SearchError(f"since: {value[:40]} has no unit; {durations.SINCE_RULE}.")
+        raise SearchError(f"{name}: {value[:40]} has no unit; {past_times.rule(zone)}.")
     try:
-        return durations.parse_since(value)
+        if name == "on":
+            first, both, last = value.partition("/")
+            days = (past_times.since(first, zone), past_times.until(last, zone)) if both else None
+            return dict(zip(("since", "until"), days or past_times.day(value, zone)))
+        return {name: past_times.since(value, zone) if name == "since" else past_times.until(value, zone)}
     except ValueError as error:
-        raise SearchError(f"since: {error}") from None
+        raise SearchError(f"{name}: {error}") from None
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -176,10 +224,18 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "queue": _name("queue"),
     "exit": _exit,
     "worker": str,
-    "since": _since,
+    "error": str,
+    "failed-attempt": str,
     "by": _by,
     "id": _name("id"),
     "schedule": _name("schedule"),
     "notified": _name("notified"),
     "requires": lambda value: labels.tidy(_name("requires")(value)),
 }
+
+
+def _value(token: Token, zone: Optional[tzinfo]) -> dict[str, Any]:
+    """The fields of a JobFilter that a qualifier sets."""
+    if token.name in ("since", "until", "on"):
+        return dict(_times(token.name, token.value, zone))
+    return {token.name.replace("-", "_"): _READERS[token.name](token.value)}

@@ -1,23 +1,15 @@
-"""Durations as people write and read them: `10min`, `1.5h`, '3 min 20 s'. Also times given as a duration before now."""
+"""Durations as people write and read them: `10min`, `1.5h`, '3 min 20 s'."""
 
 from __future__ import annotations
 
 import math
-import re
-from contextlib import suppress
 from string import ascii_letters
 from typing import Optional
 
 from webapp.lib import clock
 
 UNITS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # seconds
-MAX_AGO = 100 * 365 * 86400  # seconds
 RULE = "expected seconds, or a number with s, min, h, d or w, such as 90, 10min, 1.5h or 2d"
-SINCE_RULE = (
-    "expected a duration before now, such as 30min, 2h or 7d, or a date such as 2026-11-24 (UTC), or a time with its "
-    "zone, such as 2026-11-24T09:30:00Z"
-)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 
 
 def parse(text: str) -> float:
@@ -32,18 +24,6 @@ def parse(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{text[:40]!r} is not a duration; {RULE}.")
     return seconds
-
-
-def parse_since(text: str) -> int:
-    """Microseconds since 1970, from a duration before now, a date, or a time with its zone. Raises ValueError."""
-    with suppress(ValueError):
-        seconds = parse(text)
-        if seconds <= MAX_AGO:
-            return max(0, clock.now() - clock.seconds(seconds))
-    try:
-        return clock.parse_iso(text + "T00:00:00Z" if _DATE.match(text) else text)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text[:40]!r} is not a time; {SINCE_RULE}.") from None
 
 
 def duration(seconds: Optional[float]) -> str:

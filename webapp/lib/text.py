@@ -53,6 +53,11 @@ def can_be_stored(text: str) -> bool:
     return not _CANNOT_BE_STORED.search(text)
 
 
+def storable(text: str) -> str:
+    """The text without what databases cannot store. For a search, which then finds nothing by it."""
+    return _CANNOT_BE_STORED.sub("", text)
+
+
 def has_controls(text: str) -> bool:
     """Whether the text has a control character or half of a surrogate pair."""
     return bool(_CONTROL.search(text))

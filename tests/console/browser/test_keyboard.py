@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.console.browser.conftest import press
+from tests.console.browser.page_faults import faults_of
 from tests.console.browser.test_flows import state_of
 from tests.console.browser.test_pages import PAGES, fill
 from tests.factories import make_job
@@ -128,3 +129,43 @@ def test_rows_are_selected_and_requeued_by_keyboard(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#toasts")).to_contain_text("Requeued 2 jobs.")
     expect(page.locator("#live tbody tr")).to_have_count(1)
+
+
+def test_the_palette_acts_and_leads_by_keyboard(page: Page) -> None:
+    make_job("dead", id="job1")
+    page.goto("/workers")
+    press(page, "Control+k")
+    expect(page.get_by_role("link", name="Page Overview")).to_be_visible()
+    page.keyboard.type("requeue job1")
+    page.keyboard.press("Enter")  # before the results are there: the first one for this text
+    expect(page.locator("#toasts")).to_contain_text("job1 requeued.")
+    expect(page.locator("#palette")).not_to_be_visible()
+    assert state_of("job1") == "pending"
+    press(page, "Control+k")
+    page.keyboard.type("job1")
+    expect(page.get_by_role("link", name="Job job1")).to_be_visible()
+    assert faults_of(page) == []
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("button", name="Action Cancel job1")).to_be_focused()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/job/job1$"))
+
+
+def test_the_search_box_completes_words_by_keyboard(page: Page) -> None:
+    make_job("dead", id="a")
+    make_job("completed", id="b")
+    page.goto("/jobs")
+    press(page, "/")
+    page.keyboard.type("echo -sta")
+    expect(page.locator("#suggestions")).to_contain_text("-state:")
+    assert faults_of(page) == []
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#search")).to_have_value("echo -state:")
+    page.keyboard.type("com")
+    page.get_by_role("button", name="-state:completed").click()
+    expect(page.locator("#search")).to_have_value("echo -state:completed ")
+    page.keyboard.press("Enter")
+    expect(page.locator("#live td.job .id")).to_have_text(["a"])

@@ -24,8 +24,8 @@ from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from webapp.notifications import actions as notifying
 
-PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/dead?sort=count", "/dead?q=very",
-         "/dead?q=exit:x", "/jobs?q=nothing-like-it", "/jobs?q=redis:7",
+PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "/dead?sort=count",
+         "/jobs?state=dead&q=very", "/palette?q=dead", "/jobs?q=exit:x", "/jobs?q=nothing-like-it", "/jobs?q=redis:7",
          "/jobs?state=dead&q=exit:1&queue=default&sort=oldest", "/dead/exit:1", "/dead/other", "/workers", "/queues",
          "/activity", "/config", "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
          "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",

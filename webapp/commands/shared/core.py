@@ -15,7 +15,7 @@ import click
 from webapp.commands.exit_codes import ExitCode, Failure, code_of_refusals
 from webapp.commands.shared.output import one_line, print_json, say
 from webapp.core import relocated
-from webapp.lib import durations
+from webapp.lib import durations, past_times
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -192,7 +192,7 @@ def parsed(metavar: str, read: Callable[[str], Any]) -> dict[str, Any]:
 
 
 DURATION = parsed("DURATION", durations.parse)
-SINCE = parsed("TIME", durations.parse_since)
+SINCE = parsed("TIME", lambda text: past_times.since(text, None))
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

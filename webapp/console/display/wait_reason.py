@@ -80,6 +80,29 @@ def why(session: Session, job: Job) -> Why:
     return Why(job, due, None, ahead, estimate, fleet.free == 0)
 
 
+# What a list shows beside 'pending', by the kind of the obstacle.
+SHORT = {
+    "paused": "queue paused",
+    "none": "no workers",
+    "unserved": "no worker for {queue}",
+    "unlabelled": "needs {labels}",
+    "quiet": "workers draining",
+}
+
+
+def short_reasons(session: Session, jobs: Sequence[Job], lease: float) -> dict[int, str]:
+    """Why pending jobs wait, in two or three words, by their `seq`. Not those that only wait for their turn."""
+    pending = {job.seq: labels.LabelSet(job.queue, job.requires) for job in jobs if job.state == "pending"}
+    found = blockers.obstacles(session, pending.values(), lease)
+    return {seq: _short(found[one]) for seq, one in pending.items() if one in found}
+
+
+def _short(obstacle: blockers.Obstacle) -> str:
+    names = obstacle.missing or tuple(labels.split(obstacle.requires))
+    words = listed([name.removeprefix(labels.HOST) for name in names])
+    return SHORT[obstacle.kind].format(queue=obstacle.queue, labels=words)
+
+
 def about(seconds: float, least: str = "about ") -> str:
     """'under a minute', 'about 3 min', 'about 5 h': one unit, because it is an estimate."""
     if seconds < 55:

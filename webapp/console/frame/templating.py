@@ -14,9 +14,9 @@ from webapp.console.frame.person import Need, current_person, need_of
 from webapp.core import labels
 from webapp.db import engines
 from webapp.db.models import Worker
-from webapp.insight import fleet
+from webapp.insight import exact_counts, fleet
 from webapp.jobs import queries, settings
-from webapp.jobs.lifecycle import in_state
+from webapp.jobs.filters import JobFilter
 from webapp.lib import clock, durations, text
 from webapp.lib.version import __version__
 from webapp.web.request_info import requested_path
@@ -78,7 +78,7 @@ def nav_of(session: Session) -> dict[str, Any]:
     alive = (Worker.state == literal_column("'running'"), Worker.seen_at >= clock.now() - clock.seconds(lease))
     workers = session.scalar(select(func.count()).select_from(Worker).where(*alive)) or 0
     return {
-        "dead": queries.count(session, in_state("dead")),
+        "dead": exact_counts.of(session, JobFilter(state="dead")),
         "workers": workers,
         "paused": len(queries.paused_queues(session)),
         # Where the queue is, if it was moved. A moved queue has no workers.
