@@ -20,7 +20,16 @@
   // --- times: absolute in the HTML, made relative here ---
 
   const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-  const MONTHS = 30 * 86400;
+  const DAY = 86400;
+  const WEEK = 6 * DAY;  // after that, a weekday could be the wrong one
+  const ZONE = document.body.dataset.zone === "utc" ? "UTC" : undefined;
+  const CLOCK = new Intl.DateTimeFormat("en-GB", { weekday: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23", timeZone: ZONE });
+
+  // "Sat 14:02", in UTC with its name
+  function weekday(moment) {
+    const { weekday: day, hour, minute } = Object.fromEntries(CLOCK.formatToParts(Date.parse(moment)).map(({ type, value }) => [type, value]));
+    return `${day} ${hour}:${minute}${ZONE ? " UTC" : ""}`;
+  }
 
   function spoken(seconds) {
     const [length, unit] = UNITS.find(([size]) => seconds >= size) || UNITS[3];
@@ -32,7 +41,8 @@
     const seconds = Math.floor(Math.abs(away));
     if (element.dataset.when === "for") return spoken(Math.max(0, Math.floor(-away)));
     if (element.dataset.when === "due" && away <= 0) return "any moment now";  // a worker promotes it
-    if (seconds > MONTHS) return null;
+    if (seconds >= WEEK) return null;
+    if (seconds >= DAY) return weekday(element.dateTime);
     if (seconds < 1) return "now";
     return away > 0 ? `in ${spoken(seconds)}` : `${spoken(seconds)} ago`;
   }
@@ -51,7 +61,8 @@
   let failures = 0;
   let since = 0;          // seconds since the last tick
   let lastGood = new Date();
-  let stopped = false;    // signed out, or the page is gone
+  let stopped = false;    // signed out
+  let gone = false;       // the page is not there any more
 
   const chosen = () => Number($("#tick")?.value || 0);
   const ticked = () => $$('#live input[name="id"]:checked');
@@ -82,15 +93,23 @@
     return $("[data-fast]") || $("#tail[hx-get]") ? 1 : seconds;
   }
 
-  function say(text, late = false) {
-    const selecting = Boolean($("#bulk.on"));  // then the selection bar says it: a notice would cover its text
-    for (const element of $$(".fresh")) {
-      const own = selecting === Boolean(element.closest("#bulk")) ? text : "";
-      if (element.textContent === own) continue;  // do not touch the page without need
-      element.textContent = own;
-      element.hidden = !own;
-      element.classList.toggle("late", late);
-    }
+  // The pill in the header. `kind`: live, paused, late or off.
+  function say(text, kind) {
+    const pill = $("#pill");
+    if (!pill || (pill.dataset.kind === kind && pill.title === text)) return;  // do not touch the page without need
+    pill.hidden = false;
+    pill.dataset.kind = kind;
+    pill.title = text;
+    $("#fresh").textContent = text;
+  }
+
+  function sayState(wait) {
+    if (stopped) say("Signed out", "late");
+    else if (gone) say("Not found any more", "late");
+    else if (failures) say(`Not refreshed since ${lastGood.toTimeString().slice(0, 5)}`, "late");
+    else if (!chosen()) say("Off", "off");
+    else if (wait) say(`Paused while ${wait}`, "paused");
+    else say("Live", "live");
   }
 
   function tick() {
@@ -100,11 +119,11 @@
 
   function everySecond() {
     tellTimes(document, 90_000);
-    if (document.hidden || stopped || !live()) return;
+    if (document.hidden || !live()) return;
     const wait = whyWait();
     since += 1;
-    if (failures) say(`Not refreshed since ${lastGood.toTimeString().slice(0, 5)}`, true);
-    else say(wait && chosen() ? `Paused while ${wait}` : "");
+    sayState(wait);
+    if (stopped || gone) return;
     const every = interval();
     if (every && since >= every && !wait) tick();
   }
@@ -112,12 +131,13 @@
   setInterval(everySecond, 1000);
   setInterval(tellTimes, 10_000);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && chosen() && !stopped && !whyWait()) tick();
+    if (!document.hidden && chosen() && !stopped && !gone && !whyWait()) tick();
   });
 
   $("#tick")?.addEventListener("change", (event) => {
     keep("tick", event.target.value);
     event.target.blur();
+    sayState(whyWait());
     if (chosen()) tick();
   });
 
@@ -144,7 +164,7 @@
 
   document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
     if (ctx.response.status === 401) stopped = true;
-    if (ctx.response.status === 404 && isLive(ctx)) stopped = true;  // the page is gone
+    if (ctx.response.status === 404 && isLive(ctx)) gone = true;
   });
 
   document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
@@ -224,6 +244,12 @@
     for (const box of $$('input[name="id"]:checked, #all, #tick-all')) box.checked = false;
     if ($("#bulk")?.contains(document.activeElement)) focusHeading();  // the bar disappears: keep the focus on the page
     showTicked();
+  });
+
+  // A person signed in again in another tab: the forms of this page get the new token.
+  document.addEventListener("renewed", ({ detail }) => {
+    for (const field of $$('input[name="csrf_token"]')) field.value = detail.token;
+    stopped = false;
   });
 
   document.addEventListener("click", (event) => {
@@ -495,6 +521,11 @@
   };
 
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      const form = event.target.form;
+      if (form?.matches("[data-ctrl-enter]")) form.requestSubmit();
+      return;
+    }
     if (event.key === "Escape") {
       const menu = $("details.menu[open]");
       if (menu) { menu.open = false; $("summary", menu).focus(); }
@@ -514,10 +545,19 @@
     else if (KEYS[event.key]) { KEYS[event.key](); event.preventDefault(); }
   });
 
+  // --- a text area grows with its text, where the stylesheet cannot do it ---
+
+  if (!CSS.supports("field-sizing", "content")) {
+    document.addEventListener("input", ({ target }) => {
+      if (target.matches?.("textarea.grows")) target.rows = Math.max(3, Math.min(30, target.value.split("\n").length));
+    });
+  }
+
   // --- start ---
 
   $("#theme")?.addEventListener("change", ({ target }) => { document.documentElement.dataset.theme = target.value; });
   tellTimes();
+  if (live()) sayState(whyWait());
   showTicked();
   wrap();
   findLine();

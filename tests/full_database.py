@@ -109,7 +109,7 @@ def fill(*, seed: int = 7, large: int = 3 * MEBIBYTE) -> None:
     ana = make_user("ana")
     make_user("Björn", role="viewer")
     settings.set_setting("backoff_base", "3.5", "person:ana")
-    settings.set_setting("keep_output@default", 3, "person:ana")
+    settings.set_setting("keep_output@default", 3, "person:ana", confirmed=True)
     with engines.writing() as session:
         session.add(OutputTail(job_seq=hard.seq, text=HARD))
         session.add(Group(key="exit:1", note=HARD, owner=None, changed_at=now, changed_by="person:ana"))

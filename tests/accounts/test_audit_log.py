@@ -175,10 +175,10 @@ def test_the_guard_follows_the_setting() -> None:
     [line] = write_lines(40)
     announce()
     for days in (41, 0):
-        settings.set_setting("keep_audit", days, "rule:test")
+        settings.set_setting("keep_audit", days, "rule:test", confirmed=True)
         with pytest.raises(DBAPIError, match=WORDS):
             delete(f"id = {line}")
-    settings.set_setting("keep_audit", 39, "rule:test")
+    settings.set_setting("keep_audit", 39, "rule:test", confirmed=True)
     delete(f"id = {line}")
 
 

@@ -12,6 +12,7 @@ from tests.factories import make_job, make_queue, make_supervisor, make_worker
 from webapp.api import actions as acts
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail
+from webapp.lib import clock
 
 
 def state_of(job_id: str) -> str:
@@ -167,6 +168,17 @@ def test_a_setting_is_changed_and_reverted(admin: Program) -> None:
     assert (own["value"], own["default"], own["queue"]) == (7, 0, "mail")
     assert own in admin("GET", "/config").get_json()["settings"]
     assert admin("DELETE", "/config/keep_dead@mail").get_json()["changed_by"] is None
+
+
+def test_a_setting_that_deletes_jobs_needs_a_confirmation(admin: Program) -> None:
+    make_job("completed", finished_at=clock.now() - 50 * clock.DAY)
+    told = refused(admin("PUT", "/config/keep_completed", {"value": 4}), 409, "confirm")
+    assert told["deletes"] == 1
+    assert "keep_completed = 4 deletes 1 completed job" in told["detail"]
+    assert admin("PUT", "/config/keep_completed", {"value": 4, "confirm": True}).get_json()["value"] == 4
+    assert admin("PUT", "/config/keep_completed", {"value": 90}).get_json()["value"] == 90
+    refused(admin("DELETE", "/config/keep_completed"), 409, "confirm")
+    assert admin("DELETE", "/config/keep_completed?confirm=true").get_json()["value"] == 30
 
 
 def test_the_status_equals_that_of_the_command_line(admin: Program) -> None:

@@ -10,9 +10,10 @@ import pytest
 from flask import Flask
 
 from tests.commands.conftest import Cli
-from tests.factories import make_queue
+from tests.factories import make_job, make_queue
 from webapp.config import CHECKOUT
 from webapp.core.settings import DEFINITIONS
+from webapp.lib import clock
 
 pytestmark = pytest.mark.every_python
 
@@ -106,3 +107,14 @@ def test_a_queue_has_its_own_value_by_option_or_by_key(app: Flask, cli: Cli) -> 
     assert cli("config", "unset", "keep_output", "--queue", "mail").out == "keep_output@mail = 0 (default)\n"
     assert "no such queue: 'none'" in cli("config", "set", "keep_output", "3", "--queue", "none").err
     assert "one value for all queues" in cli("config", "set", "lease", "30", "--queue", "mail").err
+
+
+def test_a_value_that_deletes_jobs_asks_first(app: Flask, cli: Cli) -> None:
+    make_job("dead", finished_at=clock.now() - 9 * clock.DAY)
+    asked = cli("config", "set", "keep_dead", "4", stdin=b"n\n")
+    assert (asked.code, asked.out) == (1, "")
+    assert "keep_dead = 4 deletes 1 dead letter within minutes, with attempts and output." in asked.err
+    assert "Nothing was saved." in asked.err
+    assert "needs an answer, but there is no input" in cli("config", "set", "keep_dead", "4").err
+    assert cli("config", "set", "keep_dead", "4", stdin=b"y\n").out == "keep_dead = 4\n"
+    assert cli("config", "set", "keep_dead", "3", "--yes").out == "keep_dead = 3\n"

@@ -53,7 +53,7 @@ CASES = [
     (["run-now", "done"], ExitCode.REFUSED),
     (["dlq", "discard", "done"], ExitCode.REFUSED),
     (["queue", "remove", "busy"], ExitCode.REFUSED),
-    (["worker", "quiet", "w1"], ExitCode.REFUSED),
+    (["worker", "drain", "w1"], ExitCode.REFUSED),
     (["user", "disable", "ana"], ExitCode.REFUSED),
 ]
 

@@ -144,7 +144,7 @@ def test_stopped_workers_are_listed_on_request(app: Flask, cli: Cli) -> None:
     assert [one["id"] for one in cli("worker", "list", "--all", "--json").json] == ["w1"]
 
 
-@pytest.mark.parametrize(("verb", "wish"), [("quiet", "quiet"), ("stop", "stop")])
+@pytest.mark.parametrize(("verb", "wish"), [("drain", "quiet"), ("quiet", "quiet"), ("stop", "stop")])
 def test_named_workers_receive_a_request_and_others_do_not(app: Flask, cli: Cli, verb: str, wish: str) -> None:
     make_worker(id="w1")
     make_worker(id="w2")
@@ -161,6 +161,13 @@ def test_without_a_name_all_workers_receive_a_request(app: Flask, cli: Cli) -> N
     assert (wish_of("w1"), wish_of("w2")) == ("run", "run")
 
 
+def test_a_stop_says_how_the_pool_shrinks_and_how_to_undo_it(app: Flask, cli: Cli) -> None:
+    make_supervisor(id="s1", wanted=4)
+    make_worker(id="w1", supervisor_id="s1")
+    said = cli("worker", "stop", "w1").err
+    assert said == "Supervisor s1: 4 → 3 workers. Undo: manage.py worker scale s1 4\n"
+
+
 def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
     make_worker(id="w1", state="stopped", stopped_at=clock.now())
     result = cli("worker", "stop", "w1", "w9")
@@ -169,7 +176,7 @@ def test_a_worker_that_does_not_run_is_refused(app: Flask, cli: Cli) -> None:
     assert result.err.splitlines()[1] == "w9: no such worker."
 
 
-@pytest.mark.parametrize("verb", ["quiet", "resume"])
+@pytest.mark.parametrize("verb", ["drain", "resume"])
 def test_a_stopping_worker_accepts_no_other_request(app: Flask, cli: Cli, verb: str) -> None:
     make_worker(id="w1", requested_state="stop")
     for names in ([], ["w1"]):

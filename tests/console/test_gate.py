@@ -32,16 +32,18 @@ from webapp.web.secret_key import secret_key
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
-          "token": "none", "due": "1", "delivery_id": "1", "filename": "app.css"}  # fmt: skip
+          "token": "none", "what": "tour", "due": "1", "delivery_id": "1", "filename": "app.css"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
              "queues.remove", "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe",
              "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group", "schedules.pause",
              "schedules.resume", "schedules.run", "schedules.run_fires", "notifications.send_again", "channels.test",
-             "channels.drop_backlog", "rules.mute", "rules.unmute", "job.watch", "job.unwatch"}  # fmt: skip
+             "channels.drop_backlog", "rules.mute", "rules.unmute", "job.watch", "job.unwatch",
+             "submit.act_on_batch", "submit.start_demo", "submit.clear_demo"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",
-          "tokens.index", "tokens.new", "tokens.make", "tokens.revoke", "audit.index", "audit.export",
+          "tokens.index", "tokens.new", "tokens.make", "tokens.make_first", "tokens.revoke",
+          "audit.index", "audit.export",
           "schedules.new", "schedules.add", "schedules.edit", "schedules.change", "schedules.remove",
           "notifications.start", "notifications.begin", "channels.new", "channels.add", "channels.edit",
           "channels.change", "channels.ask_to_rotate", "channels.rotate", "channels.remove", "rules.new",
@@ -86,6 +88,9 @@ def test_each_role_reaches_only_its_own_routes(console: Flask, sign_in: Callable
         allowed = ROLES.index(role) >= ROLES.index(needed)
         response = browser.client.open(url, method=method, data={"csrf_token": browser.token})
         assert (response.status_code != 403) is allowed, (method, url, response.status_code)
+        if not allowed:
+            told = f"This needs the role {needed}. Your role is {role}. An admin can change it"
+            assert told in response.text, (method, url)
 
 
 def test_pages_hide_what_the_role_does_not_allow(viewer: Browser) -> None:
@@ -104,7 +109,7 @@ def test_pages_hide_what_the_role_does_not_allow(viewer: Browser) -> None:
         "/config/max_retries",
     ):
         text = viewer.get(url).get_data(as_text=True)
-        assert re.findall(r'formaction="([^"]*)"', text) == ["/logout"], url
+        assert re.findall(r'formaction="([^"]*)"', text) == ["/account", "/logout"], url
         assert 'type="checkbox" form="bulk"' not in text, url
         assert 'href="/submit' not in text, url
 

@@ -78,6 +78,18 @@ def test_a_shorter_retention_shows_how_many_jobs_it_would_delete(admin: Browser)
     )
 
 
+def test_enter_in_a_field_that_deletes_jobs_asks_first(admin: Browser) -> None:
+    for _ in range(3):
+        make_job("completed", finished_at=clock.now() - 9 * clock.DAY)
+    asked = admin.post("/config/keep_completed", {"value": "4", "seen": "0"})
+    assert "Delete 3 completed jobs?" in asked.text
+    assert "Save and delete 3 jobs</button>" in asked.text
+    hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', asked.text))
+    assert (hidden["value"], hidden["seen"], value_of("keep_completed")) == ("4", "0", 30)
+    assert admin.post("/config/keep_completed", hidden).status_code == 303
+    assert value_of("keep_completed") == 4
+
+
 def test_the_count_of_old_jobs_stops_at_its_cap(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "COUNT_CAP", 3)
     for _ in range(5):

@@ -104,6 +104,24 @@ def test_only_the_newest_stopped_workers_are_listed(admin: Browser, monkeypatch:
 # --- stopping and scaling ---
 
 
+@pytest.mark.postgresql
+def test_a_stopped_worker_shrinks_the_pool_and_undo_restores_it(admin: Browser) -> None:
+    make_supervisor(id="s1", wanted=4)
+    for number in range(4):
+        make_worker(id=f"w{number}", supervisor_id="s1")
+    said = admin.post("/worker/w1/stop", partial=True).get_data(as_text=True)
+    assert "Worker w1 is stopping: it finishes its jobs first. Pool 4 → 3." in said
+    assert wanted_of("s1") == 3
+    undo = re.search(r'formaction="([^"]*)"[^>]*name="(\w+)" value="(\d+)"[^>]*>Undo<', said)
+    assert undo is not None
+    admin.post(undo[1], {undo[2]: undo[3]})
+    assert wanted_of("s1") == 4
+    page = text_of(admin)
+    assert page.index("Drain</b>: finishes its jobs and takes no new ones") < page.index("Stop</b>: finishes its jobs")
+    admin.post("/worker/w2/stop")  # without JavaScript
+    assert ">Undo<" in text_of(admin)
+
+
 @pytest.mark.parametrize(
     ("data", "after", "said"),
     [

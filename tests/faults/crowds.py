@@ -96,7 +96,7 @@ def another_writer(rig: Rig) -> Iterator[list[float]]:
         with app.app_context():
             while not over.wait(0.02):
                 began = time.monotonic()
-                settings.set_setting("keep_dead", len(waits) % 1000, "person:other")
+                settings.set_setting("keep_dead", len(waits) % 1000, "person:other", confirmed=True)
                 waits.append(time.monotonic() - began)
             engines.disconnect()
 

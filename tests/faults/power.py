@@ -49,7 +49,7 @@ with create_core().app_context():
             actions.apply("cancel", [f"later-{turn}"], "person:ana")
             told("cancel", f"later-{turn}")
         if turn % 5 == 0:
-            settings.set_setting("keep_dead", turn + 1, "person:ana")
+            settings.set_setting("keep_dead", turn + 1, "person:ana", confirmed=True)
             told("config", "keep_dead", turn + 1)
         if turn % 10 == 0:
             submit(f"again-{turn}", delay=3600)

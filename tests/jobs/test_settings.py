@@ -12,9 +12,10 @@ from tests.factories import make_job, make_queue
 from webapp.core import settings as setting_values
 from webapp.core.settings import DEFINITIONS, Definition, SettingError
 from webapp.db.engines import reading
-from webapp.jobs import lifecycle, queue_actions, settings
+from webapp.jobs import lifecycle, queries, queue_actions, setting_deletions, settings
 from webapp.jobs.lifecycle import NotFound
 from webapp.jobs.queries import events_of
+from webapp.lib import clock
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS.values(), ids=lambda definition: definition.key)
@@ -182,3 +183,54 @@ def test_a_removed_queue_keeps_its_own_values_because_its_finished_jobs_stay() -
     queue_actions.remove_queue("mail", "person:ana")
     with reading() as session:
         assert settings.find(session, "keep_completed@mail").value == 400
+
+
+# --- what a value deletes ---
+
+
+@pytest.mark.postgresql
+@pytest.mark.usefixtures("app")
+def test_a_value_that_deletes_jobs_needs_a_confirmation_with_their_exact_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queries, "COUNT_CAP", 2)
+    for queue in ("mail", "default", "default", "default"):
+        for state in ("completed", "cancelled", "dead"):
+            make_job(state, queue=queue, finished_at=clock.now() - 9 * clock.DAY)
+
+    def deleted_by(save: Callable[..., object], *arguments: object) -> str:
+        with pytest.raises(settings.NeedsConfirmation) as refused:
+            save(*arguments, "person:ana")
+        return refused.value.deletion.what
+
+    assert deleted_by(settings.set_setting, "keep_completed", 1) == "4 completed jobs"
+    assert deleted_by(settings.set_setting, "keep_dead", "1") == "4 dead letters"
+    assert deleted_by(settings.set_setting, "keep_output", 1) == "the output of 8 ended jobs"
+    assert deleted_by(settings.set_setting, "keep_completed@mail", 1) == "1 completed job of queue mail"
+    settings.set_setting("keep_completed@mail", 20, "person:ana")
+    settings.set_setting("keep_completed", 0, "person:ana")
+    assert deleted_by(settings.set_setting, "keep_completed", 1) == "3 completed jobs"  # queue mail has its own value
+    settings.set_setting("keep_completed", 10, "person:ana")  # no job is that old
+    settings.set_setting("keep_completed", 2, "person:ana", confirmed=True)
+    settings.set_setting("keep_completed", 5, "person:ana")  # keeps more than before
+
+
+@pytest.mark.usefixtures("app")
+def test_every_way_to_a_lower_value_asks_and_every_setting_of_retention_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = {key for key in DEFINITIONS if key.startswith("keep_")}
+    assert kept == set(setting_deletions._NOUNS)
+    make_job("completed", finished_at=clock.now() - 50 * clock.DAY)
+    settings.set_setting("keep_completed", 100, "person:ana", confirmed=True)
+    settings.set_setting("keep_completed", 90, "person:ana")
+    with reading() as session:
+        first = settings.history(session, "keep_completed")[-1]
+    for save in (settings.unset_setting, lambda *a: settings.revert_setting(a[0], first.id, a[1])):
+        with pytest.raises(settings.NeedsConfirmation, match="keep_completed = 30 deletes 1 completed job"):
+            save("keep_completed", "person:ana")
+    with reading() as session:
+        assert settings.find(session, "keep_completed").value == 90
+    monkeypatch.setattr(setting_deletions, "used_bytes", lambda *_, **__: 5 * 1024**2)
+    with pytest.raises(settings.NeedsConfirmation, match=r"deletes about 3\.0 MiB within minutes"):
+        settings.set_setting("max_database_size", 2, "person:ana")

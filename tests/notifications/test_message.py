@@ -133,7 +133,7 @@ def test_a_job_that_was_deleted_is_told_without_it() -> None:
 @pytest.mark.usefixtures("app")
 def test_suppressed_messages_are_counted() -> None:
     made = built("test", {"actor": "person:ana"}, suppressed=4)
-    assert "4 more messages were suppressed: this channel sends at most 20 in an hour." in made.text
+    assert "4 more messages were suppressed: this channel sends at most 20 per hour." in made.text
     assert made.event["data"]["suppressed"] == 4
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from webapp.accounts import AccountError as AccountError
 from webapp.accounts import LastAdmin, NameTaken, NoSuchUser, hash_secret, login_throttle, sessions
 from webapp.db.engines import writing
-from webapp.db.models import ROLES, SetupLink, User
+from webapp.db.models import ROLES, SetupLink, User, UserSession
 from webapp.jobs.lifecycle import record
 from webapp.lib import clock
 
@@ -27,6 +27,27 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 SETUP_LINK_LIFE = clock.seconds(3600)
 SHORTEST, LONGEST = 10, 1000  # characters of a password
 MIN_SCORE = 3  # of zxcvbn's 0 to 4: more than 10^8 guesses
+
+
+NAME_RULE = "1 to 64 characters of A-Z a-z 0-9 . _ @ -, the first a letter or digit"
+
+
+def problems(name: str, password: str, role: str = "admin") -> dict[str, str]:
+    """Every field that `add` and `set_up` would refuse, with the reason; a name that is taken is not known here."""
+    errors = (
+        _error_of(_check_name, name),
+        _error_of(_check_role, role),
+        _error_of(_check_password, password, name),
+    )
+    return {error.field: str(error) for error in errors if error is not None}
+
+
+def _error_of(check: Callable[..., None], *values: str) -> Optional[AccountError]:
+    try:
+        check(*values)
+    except AccountError as error:
+        return error
+    return None
 
 
 def add(name: str, password: str, role: str, actor: str) -> None:
@@ -93,6 +114,14 @@ def end_sessions(name: str, actor: str, *, handle: str = "", spare: str = "") ->
 
 def list_all(session: Session) -> list[User]:
     return list(session.scalars(select(User).order_by(User.name)))
+
+
+def admins(session: Session, limit: int) -> list[str]:
+    """Names of people who can change roles, the last signed in first."""
+    last = select(func.max(UserSession.seen_at)).where(UserSession.user_id == User.id).scalar_subquery()
+    active = User.role == "admin", User.disabled_at.is_(None)
+    order = func.coalesce(last, 0).desc(), User.name
+    return list(session.scalars(select(User.name).where(*active).order_by(*order).limit(limit)))
 
 
 def find(session: Session, name: str) -> Optional[User]:
@@ -185,11 +214,14 @@ def _keep_an_administrator(session: Session, had_admin: bool) -> None:
 
 
 def _check(name: str, password: str, role: str) -> None:
-    if not NAME.match(name):
-        rule = "1 to 64 characters of A-Z a-z 0-9 . _ @ -, the first a letter or digit"
-        raise AccountError("name", f"{name!r} is not allowed; expected {rule}.")
+    _check_name(name)
     _check_role(role)
     _check_password(password, name)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.match(name):
+        raise AccountError("name", f"{name!r} is not allowed; expected {NAME_RULE}.")
 
 
 def _check_role(role: str) -> None:

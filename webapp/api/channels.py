@@ -32,7 +32,7 @@ class ChannelRequest(Schema):
     url = fields.optional(ma.String, "of a webhook, or for Apprise; in its masked form it stays as it is")
     hourly_cap = fields.optional(
         ma.Integer,
-        f"messages in an hour; 0: no limit; default: {channels.HOURLY_CAP}",
+        f"messages per hour; 0: no limit; default: {channels.HOURLY_CAP}",
         minimum=0,
         maximum=channels.MAX_HOURLY_CAP,
     )
@@ -43,7 +43,7 @@ class Channel(fields.Answer):
     kind = fields.text("where it leads", enum=list(channels.KINDS))
     to = fields.strings("mail addresses")
     url = fields.text("masked; empty for mail")
-    hourly_cap = fields.integer("messages in an hour; 0: no limit")
+    hourly_cap = fields.integer("messages per hour; 0: no limit")
     old_secret_until = fields.time("until when the secret from before a rotation signs as well", null=True)
     rules = fields.strings("rules that send to it")
     waiting = fields.integer("messages that it has not sent yet")

@@ -118,7 +118,9 @@ def _check_scope() -> None:
         return
     refusals.note(actor(), request.method.lower(), request.endpoint, {"needs": needed, "scope": token().scope})
     challenge = f'Bearer realm="queuectl", error="insufficient_scope", scope="{needed}"'
-    text = f"This needs the scope {needed}; the token {token().name} has {token().scope}."
+    text = (
+        f"This needs the scope {needed}; the token {token().name} has {token().scope}. An admin can create one with it."
+    )
     raise Problem("scope", text, headers={"WWW-Authenticate": challenge}, needs=needed)
 
 

@@ -20,6 +20,7 @@ from webapp.core.job_spec import SpecError
 from webapp.core.relocated import Relocated
 from webapp.core.settings import SettingError
 from webapp.jobs.filters import FilterError
+from webapp.jobs.setting_deletions import NeedsConfirmation
 from webapp.web.request_info import below_root
 
 ROOT = "/api/"
@@ -46,6 +47,7 @@ KINDS: Mapping[str, Kind] = {
     "not-acceptable": Kind(406, "Not acceptable", "The header Accept names no media type that this URL returns."),
     "conflict": Kind(409, "Already changed", "The state does not allow this any more. Nothing was changed."),
     "in-flight": Kind(409, "Request in progress", "Another request with this Idempotency-Key has not finished yet."),
+    "confirm": Kind(409, "Confirmation required", "The change deletes something. Send `confirm` to do it anyway."),
     "too-large": Kind(413, "Request too large", "A request can have up to 1 MiB. Split it into several requests."),
     "media-type": Kind(415, "Unsupported media type", "Send JSON with `Content-Type: application/json`."),
     "range": Kind(416, "Range not satisfiable", "The range starts after the end, or is not a single range of bytes."),
@@ -74,6 +76,7 @@ class ProblemSchema(fields.Answer):
     state = ma.String(allow_none=True, metadata={"description": "in a conflict: the current state"})
     group = ma.Dict(metadata={"description": "in a conflict about a group: the current group"})
     needs = ma.String(metadata={"description": "the required scope"})
+    deletes = ma.Integer(metadata={"description": "how many rows the change deletes; bytes for the size limit"})
 
 
 class Problem(Exception):
@@ -119,6 +122,8 @@ def problem_of(error: Exception) -> Optional[Problem]:
         return Problem("invalid", detail, errors=[one._asdict() for one in error.errors[:MOST_ERRORS]])
     if isinstance(error, SettingError):
         return field_problem("value", str(error))
+    if isinstance(error, NeedsConfirmation):
+        return Problem("confirm", f"{error} Send `confirm` with true to do it.", deletes=error.deletion.number)
     if isinstance(error, FilterError):
         return field_problem(error.field, str(error))
     if isinstance(error, Relocated):

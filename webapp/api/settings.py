@@ -17,11 +17,18 @@ from webapp.web import serializers
 
 VALUE = "a number between `lowest` and `highest`; of seconds also a text such as 10m"
 
+CONFIRM = "true: also if the new value deletes something at once, such as older jobs. Without it, that is refused (409)"
+
 
 class SettingRequest(Schema):
     example: ClassVar[Any] = {"value": 3}
 
     value = ma.Raw(required=True, metadata={"description": VALUE, "type": ["number", "string"]})
+    confirm = fields.flag(CONFIRM)
+
+
+class ResetQuery(Schema):
+    confirm = ma.Boolean(load_default=False, metadata={"description": CONFIRM})
 
 
 class Setting(fields.Answer):
@@ -53,22 +60,23 @@ def get_setting(key: str) -> Any:
     return _setting(key)
 
 
-@routes.on("PUT", "/config/<key>", {200: Setting}, scope="admin", body=SettingRequest)
+@routes.on("PUT", "/config/<key>", {200: Setting}, scope="admin", body=SettingRequest, errors=[409])
 def set_setting(key: str) -> Any:
     """Change a setting. The change applies at once to all jobs that do not set their own value.
 
     With `keep_completed@mail` as key, likewise for the other `keep_` settings of jobs, change it for one queue.
     """
     _setting(key)
-    settings.set_setting(key, request_body.body(SettingRequest)["value"], actor())
+    sent = request_body.body(SettingRequest)
+    settings.set_setting(key, sent["value"], actor(), confirmed=sent.get("confirm", False))
     return _setting(key)
 
 
-@routes.on("DELETE", "/config/<key>", {200: Setting}, scope="admin")
+@routes.on("DELETE", "/config/<key>", {200: Setting}, scope="admin", query=ResetQuery, errors=[409])
 def reset_setting(key: str) -> Any:
     """Reset a setting to its default, or a queue's own value to that of all queues."""
     _setting(key)
-    settings.unset_setting(key, actor())
+    settings.unset_setting(key, actor(), confirmed=request_body.query(ResetQuery)["confirm"])
     return _setting(key)
 
 

@@ -33,7 +33,7 @@ class WishRequest(Schema):
     example: ClassVar[Any] = {"wish": "quiet"}
 
     wish = fields.choice(
-        "`quiet`: take no more jobs; `run`: take jobs again; `stop`: finish the running jobs, then exit",
+        "`quiet`: drain (take no more jobs); `run`: take jobs again; `stop`: finish the running jobs, then exit",
         ("run", "quiet", "stop"),
         required=True,
     )

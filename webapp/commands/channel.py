@@ -24,7 +24,7 @@ _TARGET = (
     click.option(
         "--apprise", metavar="URL", help="URL of Apprise, such as slack://… '-' reads it from standard input."
     ),
-    click.option("--hourly-cap", metavar="N", help="Messages in an hour (default: 20; 0: no limit)."),
+    click.option("--hourly-cap", metavar="N", help="Messages per hour (default: 20; 0: no limit)."),
 )
 
 

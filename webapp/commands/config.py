@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Optional
 
 import click
 
 from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session
-from webapp.commands.shared.output import Column, ago, present, print_json, see_more
+from webapp.commands.shared.output import Column, ago, present, print_json, say, see_more
 from webapp.core.settings import define
+
+if TYPE_CHECKING:
+    from webapp.jobs.settings import Value
 
 queue_option = click.option("--queue", metavar="NAME", help="Only for this queue, such as with keep_completed.")
 
@@ -67,6 +71,22 @@ def get(key: str, queue: Optional[str], as_json: bool) -> None:
         click.echo(value.value)
 
 
+yes_option = click.option("--yes", is_flag=True, help="Do not ask, also if this deletes something.")
+
+
+def _save(save: Callable[..., Value], confirmed: bool) -> Optional[Value]:
+    """Change a setting; ask first if that deletes something. None: the answer was no."""
+    from webapp.jobs.settings import NeedsConfirmation
+
+    try:
+        return save(confirmed=confirmed)
+    except NeedsConfirmation as error:
+        if not click.confirm(f"{error} Save?", err=True):
+            say("Nothing was saved.")
+            return None
+    return save(confirmed=True)
+
+
 # A negative number is a value here, not an unknown option.
 @config.command(
     "set", context_settings={"ignore_unknown_options": True}, epilog="Example: manage.py config set backoff_base 3"
@@ -74,30 +94,38 @@ def get(key: str, queue: Optional[str], as_json: bool) -> None:
 @click.argument("key")
 @click.argument("value")
 @queue_option
-def set_(key: str, value: str, queue: Optional[str]) -> None:
+@yes_option
+def set_(key: str, value: str, queue: Optional[str], yes: bool) -> int:
     """Set the setting KEY to VALUE.
 
-    This applies at once, to every job without a value of its own.
+    This applies at once, to every job without a value of its own. If it deletes something, it asks first.
     """
     from webapp.jobs import settings
 
     key = _key(key, queue)
     with core():
-        now = settings.set_setting(key, value, actor())
+        now = _save(partial(settings.set_setting, key, value, actor()), yes)
+    if now is None:
+        return 1
     click.echo(f"{key} = {now.value}")
+    return 0
 
 
 @config.command(epilog="Example: manage.py config unset backoff_base")
 @click.argument("key")
 @queue_option
-def unset(key: str, queue: Optional[str]) -> None:
+@yes_option
+def unset(key: str, queue: Optional[str], yes: bool) -> int:
     """Reset the setting KEY to its default. With --queue, to the value of all queues."""
     from webapp.jobs import settings
 
     key = _key(key, queue)
     with core():
-        now = settings.unset_setting(key, actor())
+        now = _save(partial(settings.unset_setting, key, actor()), yes)
+    if now is None:
+        return 1
     click.echo(f"{key} = {now.value} (default)")
+    return 0
 
 
 @config.command(epilog="Example: manage.py config history backoff_base")

@@ -47,7 +47,7 @@ def list_queues(like: str, show: Optional[str], limit: Optional[int], as_json: b
         more = count_queues(session, wanted) - len(views) if after is not None else 0
     columns = [
         Column("QUEUE", lambda view: view.queue.name),
-        Column("STATE", lambda view: "running" if view.queue.paused_at is None else "paused"),
+        Column("STATE", lambda view: "active" if view.queue.paused_at is None else "paused"),
         Column("PENDING", lambda view: view.pending, right=True),
         Column("RUNNING", lambda view: f"{view.processing:,}", right=True),
         Column("OLDEST", lambda view: view.oldest_run_at and span(view.oldest_run_at), right=True),

@@ -172,7 +172,7 @@ def list_rules(as_json: bool) -> None:
         Column("STATE", _state),
         Column("OPEN ALERTS", lambda view: f"{view.open:,}" if view.open else None, right=True, optional=True),
     ]
-    present(found, columns, as_json, views.rule_json, "No rules: nobody hears of failures. `manage.py rule add --help`")
+    present(found, columns, as_json, views.rule_json, "No rules: no failure is told. See manage.py rule add --help")
 
 
 def _conditions(view: RuleView) -> str:

@@ -135,8 +135,8 @@ def scale(supervisor_id: str, workers: str) -> None:
     click.echo(f"{supervisor_id}: {plural(scaled.after, 'worker')} ({before})")
 
 
-def _steering(name: str, wish: str, help_: str, done: str) -> None:
-    @worker.command(name, help=help_, epilog=f"Example: manage.py worker {name}")
+def _steering(name: str, wish: str, help_: str, done: str, *, hidden: bool = False) -> None:
+    @worker.command(name, help=help_, hidden=hidden, epilog=f"Example: manage.py worker {name}")
     @click.argument("worker_ids", metavar="[ID]...", nargs=-1)
     def steer(worker_ids: tuple[str, ...]) -> int:
         from webapp.jobs import worker_actions
@@ -145,7 +145,13 @@ def _steering(name: str, wish: str, help_: str, done: str) -> None:
             outcome = worker_actions.request_state(wish, list(worker_ids) or None, actor())
         if not worker_ids and not outcome.moved and not outcome.refused:
             say("No workers are running.")
-        return tell_outcome(outcome, done, f"{name} works only for running workers", thing="worker")
+        code = tell_outcome(outcome, done, f"{name} works only for running workers", thing="worker")
+        for one in outcome.scaled:
+            say(
+                f"Supervisor {one.supervisor}: {one.before} → {one.after} workers. "
+                f"Undo: manage.py worker scale {one.supervisor} {one.before}"
+            )
+        return code
 
 
 _steering(
@@ -154,11 +160,13 @@ _steering(
     "Stop the named workers, or all.\n\nThey finish their jobs, then exit. Without IDs, supervisors exit too.",
     "stop requested; it finishes its jobs first",
 )
-_steering(
-    "quiet",
-    "quiet",
-    "Drain the named workers, or all.\n\nThey finish their jobs and take no new ones until `resume`. A worker that "
-    "replaces a crashed one does take jobs: pause a queue to hold its jobs back.",
-    "draining",
-)
-_steering("resume", "run", "Let the named workers, or all, take jobs again after `quiet`.", "taking jobs")
+for _name in ("drain", "quiet"):  # its earlier name still works
+    _steering(
+        _name,
+        "quiet",
+        "Drain the named workers, or all.\n\nThey finish their jobs and take no new ones until `resume`. A worker that "
+        "replaces a crashed one does take jobs: pause a queue to hold its jobs back.",
+        "draining",
+        hidden=_name == "quiet",
+    )
+_steering("resume", "run", "Let the named workers, or all, take jobs again after `drain`.", "taking jobs")

@@ -11,7 +11,7 @@ from webapp.console.frame import htmx
 from webapp.db.engines import reading
 from webapp.insight import exact_counts, fleet, trends
 from webapp.insight.rollups import REST
-from webapp.jobs import queries, settings
+from webapp.jobs import demo, queries, settings
 from webapp.lib import histograms
 from webapp.lib.command_patterns import words_of
 from webapp.notifications import views as notifications
@@ -50,4 +50,5 @@ def index() -> ResponseReturnValue:
             words_of=words_of,
             failures=queries.recent_failures(session),
             oldest=queries.oldest_pending(session),
+            first_run=demo.first_run(session),
         )

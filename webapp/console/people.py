@@ -25,7 +25,7 @@ from webapp.db.engines import reading
 from webapp.db.models import ROLES, User
 from webapp.jobs import lifecycle
 from webapp.lib.text import capitalize, plural
-from webapp.web.request_info import cookie_path, is_public_https
+from webapp.web.request_info import came_from, cookie_path, is_public_https
 
 pages = Blueprint("people", __name__)
 account = Blueprint("account", __name__)
@@ -74,10 +74,15 @@ def new(typed: Optional[dict[str, str]] = None, errors: Optional[dict[str, str]]
 @needs("admin", fresh=True)
 def add() -> ResponseReturnValue:
     typed = {"name": request.form.get("name", "").strip(), "role": request.form.get("role", "")}
-    try:
-        users.add(typed["name"], request.form.get("password", ""), typed["role"], actor())
-    except users.AccountError as error:
-        return new(typed, {error.field: capitalize(str(error))}), 422
+    password = request.form.get("password", "")
+    errors = users.problems(typed["name"], password, typed["role"])
+    if not errors:
+        try:
+            users.add(typed["name"], password, typed["role"], actor())
+        except users.AccountError as error:
+            errors[error.field] = str(error)
+    if errors:
+        return new(typed, {field: capitalize(text) for field, text in errors.items()}), 422
     return _done(typed["name"], f"User {typed['name']} added as {typed['role']}.")
 
 
@@ -232,7 +237,7 @@ def show_account(errors: Optional[dict[str, str]] = None) -> str:
 @account.post("/account", endpoint="choose")
 @needs("viewer")
 def choose_preferences() -> ResponseReturnValue:
-    response = htmx.done("Saved for this browser.", back=url_for("account.show"), leave=True)
+    response = htmx.done("Saved for this browser.", back=came_from(url_for("account.show")), leave=True)
     for name, allowed in PREFERENCES.items():
         value = request.form.get(name)
         if value in allowed:  # not HttpOnly: app.js uses them too

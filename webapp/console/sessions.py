@@ -16,12 +16,13 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.wrappers import Response
 
 from webapp.accounts import login_throttle, sessions, users
+from webapp.console.frame import kept_form
 from webapp.console.frame.person import SESSION_ID, Person, current_person, needs, this_person
 from webapp.db import audit
 from webapp.db.engines import reading, writing
 from webapp.db.models import User
 from webapp.lib import clock
-from webapp.lib.text import plural
+from webapp.lib.text import capitalize, plural
 from webapp.web.faces import face_of
 from webapp.web.request_info import address, cookie_path, is_public_https, local_path, port
 from webapp.web.secret_key import secret_key
@@ -75,22 +76,15 @@ def log_in() -> ResponseReturnValue:
     """Sign in, then go to the requested page."""
     target = local_path(request.values.get("next"), url_for("overview.index"))
     if request.method != "POST":
-        return _log_in_page(target) if current_person() is None else redirect(target, 303)
+        return kept_form.log_in_page(target) if current_person() is None else redirect(target, 303)
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
     user, wait = _authenticate(name, password)
     if wait:
-        return _log_in_page(target, name, _too_many(wait)), 429, {"Retry-After": str(wait)}
+        return kept_form.log_in_page(target, name, _too_many(wait)), 429, {"Retry-After": str(wait)}
     if user is None:
-        return _log_in_page(target, name, WRONG), 422
-    response = redirect(target, 303)
-    _begin(user, response)
-    return response
-
-
-def _log_in_page(target: str, name: str = "", problem: str = "") -> str:
-    with reading() as database:
-        fresh = users.needs_setup(database)
-    return render_template("sessions/log_in.html", target=target, name=name, problem=problem, fresh=fresh)
+        return kept_form.log_in_page(target, name, WRONG), 422
+    _begin(user)
+    return _remember_browser(user, kept_form.go_on(target))
 
 
 @pages.route("/reauth", methods=["GET", "POST"])
@@ -102,8 +96,8 @@ def confirm() -> ResponseReturnValue:
     if request.method == "POST":
         problem, status, headers = confirm_password(request.form.get("password", ""))
         if not problem:
-            return redirect(target, 303)
-    return render_template("sessions/confirm.html", target=target, problem=problem), status, headers
+            return kept_form.go_on(target)
+    return kept_form.confirm_page(target, problem), status, headers
 
 
 def confirm_password(password: str) -> tuple[str, int, dict[str, str]]:
@@ -167,12 +161,15 @@ def _known_browsers() -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(current_app.secret_key or b"", salt="known browser")
 
 
-def _begin(user: User, response: Response) -> None:
+def _begin(user: User) -> None:
     session_id = sessions.begin(user, address(), request.headers.get("User-Agent", ""))
     session.clear()  # drop everything of the anonymous session, also its CSRF token
     session.permanent = True
     session[SESSION_ID] = session_id
     g.person = Person(user, session_id)
+
+
+def _remember_browser(user: User, response: Response) -> Response:
     response.set_cookie(
         _cookie_name("_known"),
         _known_browsers().dumps([user.id, user.name, secrets.token_hex(8)]),
@@ -182,6 +179,7 @@ def _begin(user: User, response: Response) -> None:
         samesite="Lax",
         secure=is_public_https(),
     )
+    return response
 
 
 @pages.post("/logout")
@@ -205,26 +203,38 @@ def set_up(token: str) -> ResponseReturnValue:
             good = users.setup_link_is_good(database, token)
         return _set_up_page(token) if good else _spent_link()
     name, password = request.form.get("name", "").strip(), request.form.get("password", "")
+    errors = {field: capitalize(text) for field, text in users.problems(name, password).items()}
     if password != request.form.get("again", ""):
-        return _set_up_page(token, name, "again", "The two passwords differ."), 422
-    try:
-        made = users.set_up(token, name, password)
-    except users.AccountError as error:
-        return _set_up_page(token, name, error.field, str(error)), 422
+        errors["again"] = "The two passwords differ."
+    made = False
+    if not errors:
+        try:
+            made = users.set_up(token, name, password)
+        except users.AccountError as error:
+            errors[error.field] = capitalize(str(error))
+    if errors:
+        with reading() as database:
+            good = users.setup_link_is_good(database, token)
+        return (_set_up_page(token, name, errors), 422) if good else _spent_link()
     if not made:
         return _spent_link()
     response = redirect(url_for("overview.index"), 303)
     with reading() as database:
         user = users.authenticate(database, name, password)
     if user is not None:
-        _begin(user, response)
+        _begin(user)
+        _remember_browser(user, response)
     flash(f"Welcome, {name}. You're all set.", "success")
     return response
 
 
-def _set_up_page(token: str, name: str = "", bad: str = "", problem: str = "") -> str:
-    values = {"token": token, "name": name, "bad": bad, "problem": problem, "shortest": users.SHORTEST}
-    return render_template("sessions/set_up.html", **values)
+def _set_up_page(token: str, name: str = "", errors: Optional[dict[str, str]] = None) -> str:
+    """After an error, with what was typed; with the passwords if nothing is wrong with them."""
+    errors = errors or {}
+    kept = not errors.keys() & {"password", "again"}
+    typed = {field: request.form.get(field, "") if kept else "" for field in ("password", "again")}
+    values = {"token": token, "name": name, "errors": errors, "typed": typed, "rule": users.NAME_RULE}
+    return render_template("sessions/set_up.html", **values, shortest=users.SHORTEST)
 
 
 def _spent_link() -> ResponseReturnValue:

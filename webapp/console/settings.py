@@ -18,6 +18,7 @@ from webapp.console.frame.person import actor, needs
 from webapp.core.settings import PER_QUEUE, Definition, SettingError
 from webapp.db.engines import reading
 from webapp.jobs import lifecycle, settings
+from webapp.jobs.setting_deletions import Deletion
 
 pages = Blueprint("config", __name__)
 
@@ -99,8 +100,12 @@ def _save(
     key: str, save: Callable[..., settings.Value], typed: Optional[str], wanted: Optional[str], then: str
 ) -> ResponseReturnValue:
     """Save and go to the page. On an error it shows `typed`; after a change by another user, `wanted` and `then`."""
+    seen = request.form.get("seen", "")
     try:
-        after = save(seen=whole_number(request.form.get("seen", "")))  # the newest change that the user saw
+        # The newest change that the user saw.
+        after = save(seen=whole_number(seen), confirmed="confirmed" in request.form)
+    except settings.NeedsConfirmation as unconfirmed:
+        return _ask(key, unconfirmed.deletion)
     except SettingError as error:
         return show(key, typed, problem=_without_key(error, key)), 422
     except settings.Outdated as error:
@@ -111,6 +116,19 @@ def _save(
     default = "" if after.changed_by else " (default)"
     message = f"Saved: {key} = {number(after.value)}{default}"
     return htmx.done(message, back=url_for("config.show", key=key), leave=True)
+
+
+def _ask(key: str, deletion: Deletion) -> ResponseReturnValue:
+    """Ask before a change that deletes something. The button repeats the form."""
+    sent = [(name, request.form[name]) for name in ("value", "reset", "change", "seen") if name in request.form]
+    return htmx.ask(
+        f"Delete {deletion.what}?",
+        f"{key} = {number(deletion.new)} {deletion}",
+        deletion.button,
+        hidden=sent,
+        back=url_for("config.show", key=key),
+        danger=True,
+    )
 
 
 @pages.post("/config/<key>/check")

@@ -1,4 +1,4 @@
-"""The submit page: the form, its live checks, the retry schedule. And the batch of jobs that one form made.
+"""The submit page: the form, its live checks, the retry schedule. The batch of jobs that one form made. The demo.
 
 `display/forms.py` reads the fields.
 """
@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from flask import Blueprint, abort, request, url_for
@@ -19,6 +20,7 @@ from webapp.console.display.forms import FIELDS, MOST_LINES, SubmitForm
 from webapp.console.display.setting_effects import Timetable
 from webapp.console.display.times import zone_name
 from webapp.console.display.wait_reason import place, start_command
+from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
@@ -27,10 +29,12 @@ from webapp.core.job_spec import SpecError, warnings
 from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
 from webapp.db.engines import reading
+from webapp.db.models import Job
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names
-from webapp.jobs import actions, job_detail, lifecycle, queries, settings
-from webapp.lib.text import plural
+from webapp.jobs import actions, demo, job_detail, lifecycle, queries, settings
+from webapp.lib.command_patterns import command_shape
+from webapp.lib.text import one_line, plural
 from webapp.notifications import views as notifications
 
 pages = Blueprint("submit", __name__)
@@ -179,16 +183,74 @@ def show_batch(key: str) -> ResponseReturnValue:
             abort(404, "All jobs of this batch were discarded.")
         first = min(whole_number(request.args.get("from", ""), 6) or 0, there - 1) // BATCH_PAGE * BATCH_PAGE
         ended = sum(counts[state] for state in TERMINAL)
+        jobs = queries.page_of_batch(session, key, first, BATCH_PAGE)
         return htmx.page(
             "batch",
             session,
+            name="Demo" if demo.is_demo(key) else _name_of([job for _, job in jobs]),
+            made=jobs[0][1],
+            tour=demo.tour([job for _, job in jobs]) if demo.is_demo(key) else [],
             size=queries.size_of_batch(key),
             counts={state: number for state, number in counts.items() if number},
             there=there,
             ended=ended,
             watched="watch" in request.args and ended < there,
-            jobs=queries.page_of_batch(session, key, first, BATCH_PAGE),
+            jobs=jobs,
             key=key,
             first=first,
             rows=BATCH_PAGE,
         )
+
+
+def _name_of(jobs: Sequence[Job]) -> str:
+    """The pattern of the commands: 'resize.sh PATH', or 'make report and others'."""
+    shapes = {command_shape(job.command) for job in jobs}
+    return shapes.pop() if len(shapes) == 1 else f"{one_line(jobs[0].command, 60)} and others"
+
+
+@pages.post("/batch/<key>/<verb_path>")
+@needs("operator")
+def act_on_batch(key: str, verb_path: str) -> ResponseReturnValue:
+    """Requeue the jobs of a batch that are dead, or cancel those that have not ended. Asks first."""
+    states = {"requeue": ("dead",), "cancel": queries.UNFINISHED}.get(verb_path) or abort(404)
+    with reading() as session:
+        ids = queries.ids_of_batch(session, key, states) if "\0" not in key else []
+    if not ids:
+        return htmx.refused("No job of this batch is in such a state any more. Nothing changed.")
+    verb, number = VERBS[verb_path], plural(len(ids), "job")
+    back = url_for("submit.show_batch", key=key)
+    if "confirmed" not in request.form:
+        button = f"Retry {number}" if verb_path == "requeue" else f"Cancel {number}"
+        return htmx.ask(f"{button}?", verb.consequence, button, back=back, danger=verb.danger)
+    result = actions.apply(verb.name, ids, actor())
+    if not result.moved and not result.outcome.asked:
+        return htmx.refused("The jobs were changed meanwhile. Nothing changed.")
+    asked = f" {plural(len(result.outcome.asked), 'running job')} asked to stop." if result.outcome.asked else ""
+    return htmx.done(f"{verb.past} {plural(result.moved, 'job')}.{asked}", back=back, undo=result.undo)
+
+
+# --- the first run ---------------------------------------------------------------------------------------------------
+
+
+@pages.post("/demo/<what>")
+@needs("operator")
+def start_demo(what: str) -> ResponseReturnValue:
+    """Run a test job (`job`) or the three jobs of the tour (`tour`), and go there."""
+    if what == "job":
+        return htmx.go_to(url_for("job.show", job_id=demo.run_test_job(actor()), watch=1) + "#output")
+    if what != "tour":
+        abort(404)
+    return htmx.go_to(url_for("submit.show_batch", key=demo.start(actor()), watch=1))
+
+
+@pages.post("/batch/<key>/clear")
+@needs("operator")
+def clear_demo(key: str) -> ResponseReturnValue:
+    """Discard the jobs of a demo."""
+    if not demo.is_demo(key) or "\0" in key:
+        abort(404)
+    running = demo.clear(key, actor())
+    if running:
+        text = f"{plural(running, 'demo job')} still stopping. Press Clear demo again in a moment."
+        return htmx.done(text, back=url_for("submit.show_batch", key=key), level="info")
+    return htmx.done("Demo cleared.", back=url_for("overview.index"), leave=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Optional
 
 from flask import Blueprint, request, url_for
@@ -15,6 +16,7 @@ from webapp.db.engines import reading
 from webapp.db.models import SCOPES, Token
 from webapp.lib import clock
 from webapp.lib.text import capitalize
+from webapp.web.request_info import requested_origin
 
 pages = Blueprint("tokens", __name__)
 
@@ -66,6 +68,15 @@ def make() -> ResponseReturnValue:
     except tokens.AccountError as error:
         return new(typed, {error.field: capitalize(str(error))}), 422
     return htmx.form_page("tokens/made.html", token=token, secret=secret, meanings=tokens.MEANINGS)
+
+
+@pages.post("/tokens/first")
+@needs("admin", fresh=True)
+def make_first() -> ResponseReturnValue:
+    """Create a token for a first try, and show the lines that submit a job with it, once."""
+    name = f"first-try-{secrets.token_hex(3)}"
+    secret, token = tokens.make(name, "submit", int(USUAL_LIFE), actor())
+    return htmx.form_page("tokens/first.html", token=token, secret=secret, url=requested_origin() + request.script_root)
 
 
 @pages.post("/token/<name>/revoke")

@@ -28,7 +28,7 @@ MOST_ENDED = 20  # a worker that crashes at each start leaves many
 WISHES = {
     "quiet": ("quiet", "is draining: it finishes its jobs and takes no new ones."),
     "resume": ("run", "takes jobs again."),
-    "stop": ("stop", "is stopping: it finishes its jobs first. Its supervisor keeps one worker less."),
+    "stop": ("stop", "is stopping: it finishes its jobs first."),
 }
 
 
@@ -80,7 +80,20 @@ def wish_of(worker_id: str, wish: str) -> ResponseReturnValue:
         if state is None:
             raise lifecycle.NotFound(f"worker {worker_id!r} does not exist.")
         return htmx.refused(f"Worker {worker_id} is already {fleet.state_text(state)}. Nothing changed.")
-    return htmx.done(f"Worker {worker_id} {effect}", back=url_for("workers.index"))
+    pool = _pool(outcome.scaled[0]) if outcome.scaled else ""
+    undo = _undo(outcome.scaled[0]) if outcome.scaled else None
+    return htmx.done(f"Worker {worker_id} {effect}{pool}", back=url_for("workers.index"), undo=undo)
+
+
+def _pool(scaled: worker_actions.Scaled) -> str:
+    return f" Pool {scaled.before} → {scaled.after}."
+
+
+def _undo(scaled: worker_actions.Scaled) -> Optional[htmx.Undo]:
+    """The button that gives the supervisor its number of workers back. A worker that stops is replaced by a new one."""
+    if scaled.before == scaled.after:
+        return None
+    return htmx.Undo(url_for("workers.scale", supervisor_id=scaled.supervisor), "workers", str(scaled.before))
 
 
 def _going_on(session: Session) -> list[WorkerView]:
@@ -140,7 +153,7 @@ def scale(supervisor_id: str) -> ResponseReturnValue:
     message = f"Scaling {scaled.supervisor} from {scaled.before} to {number}. {then}"
     if scaled.after == scaled.before:
         message = f"Supervisor {scaled.supervisor} already has {number}."
-    return htmx.done(message, back=url_for("workers.index"))
+    return htmx.done(message, back=url_for("workers.index"), undo=_undo(scaled))
 
 
 def _leaves_none(supervisor_id: str, to: Optional[int], by: int) -> bool:

@@ -271,6 +271,11 @@ def page_of_batch(session: Session, batch: str, first: int, limit: int) -> list[
     return [(int((job.form_key or "").partition(".")[2] or 0) + 1, job) for job in jobs]
 
 
+def ids_of_batch(session: Session, batch: str, states: Sequence[str]) -> list[str]:
+    """The jobs of a batch that are in one of these states, in line order."""
+    return list(session.scalars(select(Job.id).where(Job.batch == batch, in_state(*states)).order_by(Job.seq)))
+
+
 def count_states_of_batch(session: Session, batch: str) -> dict[str, int]:
     """How many jobs are in each state, without discarded ones."""
     found = select(Job.state, func.count()).where(Job.batch == batch).group_by(Job.state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
@@ -16,10 +16,12 @@ from sqlalchemy.orm import Session
 from webapp.core.job_spec import NAME
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.settings import DEFINITIONS, PER_QUEUE, Definition, Number, Settings, define
-from webapp.db.engines import writing
+from webapp.db.engines import reading, writing
 from webapp.db.models import Control, Event, Queue, RetentionMark, Setting
 from webapp.jobs.lifecycle import NotFound, record
 from webapp.jobs.queries import events_of
+from webapp.jobs.setting_deletions import NeedsConfirmation as NeedsConfirmation
+from webapp.jobs.setting_deletions import of_change
 from webapp.lib import clock
 
 
@@ -118,33 +120,65 @@ def _as_change(definition: Definition, event: Event) -> Change:
     )
 
 
-def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None) -> Value:
+def set_setting(key: str, text: object, actor: str, *, seen: Optional[int] = None, confirmed: bool = False) -> Value:
     """Change one setting and record it, in a transaction of its own.
 
-    `seen` is the newest change that the caller knows (0: none). Raises SettingError, Outdated, and NotFound for a queue
-    that never had a job; then nothing is stored.
+    `seen` is the newest change that the caller knows (0: none). `confirmed`: also if the value deletes something, see
+    `setting_deletions.py`. Raises SettingError, Outdated, NeedsConfirmation, and NotFound for a queue that never had a
+    job; then nothing is stored.
     """
-    with writing() as session:
-        definition = _define(session, key)
-        return _store(session, definition, definition.parse(text), actor, seen)
+    return _change(key, lambda _, definition: definition.parse(text), actor, seen, confirmed)
 
 
-def unset_setting(key: str, actor: str, *, seen: Optional[int] = None) -> Value:
+def unset_setting(key: str, actor: str, *, seen: Optional[int] = None, confirmed: bool = False) -> Value:
     """Reset a setting to its default. Raises as `set_setting` does."""
-    with writing() as session:
-        return _store(session, _define(session, key), None, actor, seen)
+    return _change(key, lambda *_: None, actor, seen, confirmed)
 
 
-def revert_setting(key: str, change_id: int, actor: str, *, seen: Optional[int] = None) -> Value:
+def revert_setting(
+    key: str, change_id: int, actor: str, *, seen: Optional[int] = None, confirmed: bool = False
+) -> Value:
     """Restore the value before a change. Raises as `set_setting` does, and NotFound."""
-    with writing() as session:
-        definition = _define(session, key)
+
+    def value_before(session: Session, definition: Definition) -> Optional[Number]:
         event = session.get(Event, change_id)
         if event is None or event.subject != "setting:" + key:
             raise NotFound(f"this change of {key} is not on record.")
         old = _as_change(definition, event)
-        value = None if old.before_default else definition.parse(old.before)
-        return _store(session, definition, value, actor, seen, reverts=change_id)
+        return None if old.before_default else definition.parse(old.before)
+
+    return _change(key, value_before, actor, seen, confirmed, reverts=change_id)
+
+
+def _change(
+    key: str,
+    choose: Callable[[Session, Definition], Optional[Number]],
+    actor: str,
+    seen: Optional[int],
+    confirmed: bool,
+    *,
+    reverts: Optional[int] = None,
+) -> Value:
+    """Store the value that `choose` returns, None for the default."""
+    if not confirmed:
+        with reading() as session:  # before the transaction that writes: a large table takes a while to count
+            _require_confirmation(session, key, choose, seen)
+    with writing() as session:
+        definition = _define(session, key)
+        return _store(session, definition, choose(session, definition), actor, seen, reverts=reverts)
+
+
+def _require_confirmation(
+    session: Session, key: str, choose: Callable[[Session, Definition], Optional[Number]], seen: Optional[int]
+) -> None:
+    value = find(session, key)
+    new = choose(session, _define(session, key))
+    _check_seen(session, key, seen)
+    definition = value.definition
+    new = definition.tidy(definition.default) if new is None else new
+    deletion = of_change(session, definition, load(session), value.value, new)
+    if deletion is not None:
+        raise NeedsConfirmation(deletion)
 
 
 def _store(
@@ -158,6 +192,8 @@ def _store(
 ) -> Value:
     """Store a value, None for the default, and record the change. Raises Outdated."""
     key = definition.key
+    if seen is not None:
+        session.execute(select(Control.id).with_for_update())  # the second of two concurrent changes sees the first
     _check_seen(session, key, seen)
     row = session.get(Setting, key)
     detail: dict[str, Any] = {"from": definition.tidy(definition.default if row is None else json.loads(row.value))}
@@ -187,7 +223,6 @@ def _store(
 def _check_seen(session: Session, key: str, seen: Optional[int]) -> None:
     if seen is None:
         return
-    session.execute(select(Control.id).with_for_update())  # the second of two concurrent changes sees the first
     newest = history(session, key, 1)
     if newest and newest[0].id != seen:
         raise Outdated(newest[0])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
-from sqlalchemy import case, literal_column, select, update
+from sqlalchemy import literal_column, select, update
 from sqlalchemy.orm import Session
 
 from webapp.db.engines import writing
@@ -33,7 +33,23 @@ class Unheard(Exception):
     """The supervisor has ended or is silent, so it cannot change its workers. The message says why."""
 
 
-def request_state(requested: str, ids: Optional[Sequence[str]], actor: str) -> Outcome:
+@dataclass(frozen=True)
+class Scaled:
+    """From how many workers to how many. `supervisor` is its id."""
+
+    supervisor: str
+    before: int
+    after: int
+
+
+@dataclass
+class Requested(Outcome):
+    """`scaled`: the supervisors that keep fewer workers now, because some of theirs stop."""
+
+    scaled: list[Scaled] = field(default_factory=list)
+
+
+def request_state(requested: str, ids: Optional[Sequence[str]], actor: str) -> Requested:
     """Ask workers to drain (`quiet`: take no more jobs), to `run` again, or to `stop` (finish their jobs, then exit).
 
     `ids` None: all running workers. `Outcome.refused` names workers that do not run, do not exist or are `stopping`: a
@@ -42,10 +58,10 @@ def request_state(requested: str, ids: Optional[Sequence[str]], actor: str) -> O
     A supervisor does not replace a stopped worker: from then on it keeps one worker fewer, which `scale` changes. When
     all are stopped together, the supervisors exit too.
     """
-    outcome = Outcome()
+    outcome = Requested()
     with writing() as session:
         if requested == "stop":
-            _lower_wanted(session, ids)
+            outcome.scaled = _lower_wanted(session, ids)
         named = RUNNING if ids is None else Worker.id.in_(ids)
         asked = RUNNING if requested == "stop" else RUNNING & (Worker.requested_state != "stop")
         rows = session.scalars(
@@ -61,31 +77,27 @@ def request_state(requested: str, ids: Optional[Sequence[str]], actor: str) -> O
     return outcome
 
 
-def _lower_wanted(session: Session, ids: Optional[Sequence[str]]) -> None:
+def _lower_wanted(session: Session, ids: Optional[Sequence[str]]) -> list[Scaled]:
     """Each supervisor keeps fewer workers by those that stop; without `ids`, each ends."""
     if ids is None:
         session.execute(update(Supervisor).where(Supervisor.stopped_at.is_(None)).values(stopped_at=clock.now()))
-        return
+        return []
     stay = Worker.id.in_(ids), RUNNING, Worker.requested_state != "stop"
     rows = session.scalars(select(Worker.supervisor_id).where(*stay).with_for_update())
-    for supervisor_id, number in Counter(rows).items():
-        fewer = case((Supervisor.wanted > number, Supervisor.wanted - number), else_=0)
-        session.execute(update(Supervisor).where(Supervisor.id == supervisor_id).values(wanted=fewer))
+    scaled = []
+    for supervisor_id, number in sorted(Counter(rows).items()):
+        row = session.get(Supervisor, supervisor_id, with_for_update=True)
+        if row is not None:
+            before, row.wanted = row.wanted, max(0, row.wanted - number)
+            scaled.append(Scaled(supervisor_id, before, row.wanted))
+    session.flush()
+    return scaled
 
 
 def _record(session: Session, verb: str, ids: Sequence[str], actor: str) -> None:
     if ids:
         settings.bump_revision(session)
         record(session, verb, [("worker:" + id_, None) for id_ in ids], actor)
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """From how many workers to how many. `supervisor` is its id."""
-
-    supervisor: str
-    before: int
-    after: int
 
 
 def scale(supervisor_id: str, actor: str, *, to: Optional[int] = None, by: int = 0) -> Scaled:

@@ -24,7 +24,7 @@ KINDS = ("mail", "webhook", "apprise")
 MAX_RECIPIENTS = 50
 MAX_ADDRESS = 254  # characters, RFC 5321
 MAX_URL = 2000  # characters
-HOURLY_CAP, MAX_HOURLY_CAP = 20, 1000  # messages in an hour; 0: no limit
+HOURLY_CAP, MAX_HOURLY_CAP = 20, 1000  # messages per hour; 0: no limit
 SENDER_TIMEOUT = 900.0  # seconds of one run of a sender's job
 _CHATS = """
 dingtalk discord feishu gchat groupme guilded kook lark line matrix matrixs mmost mmosts nctalk
@@ -62,7 +62,7 @@ class ChannelSpec:
         kind: one of KINDS.
         to: the addresses of a mail channel.
         url: of a webhook, or for Apprise. A secret.
-        hourly_cap: so many messages in an hour; 0: no limit.
+        hourly_cap: so many messages per hour; 0: no limit.
     """
 
     name: str

@@ -102,7 +102,7 @@ def build(
     if suppressed:
         draft.data["suppressed"] = suppressed
         more = f"{plural(suppressed, 'more message was', 'more messages were')} suppressed"
-        draft.blocks.append(("text", f"{more}: this channel sends at most {channel.hourly_cap} in an hour."))
+        draft.blocks.append(("text", f"{more}: this channel sends at most {channel.hourly_cap} per hour."))
     if draft.links:
         draft.blocks.append(("links", list(draft.links.items())))
         draft.data["links"] = draft.links

@@ -39,7 +39,7 @@ GIVE_UP_AFTER = clock.DAY
 HOUR = 3600 * clock.SECOND
 LONGEST_RUN = 600.0  # seconds; what is left then gets the next sender
 MAX_BODY = 20_000  # characters of a message that the history keeps
-CAPPED = "suppressed: the channel has sent as many messages as it may in an hour"  # the answer of these deliveries
+CAPPED = "suppressed: the channel has sent as many messages as it may per hour"  # the answer of these deliveries
 
 _SUPPRESS = """
 UPDATE deliveries SET state = 'suppressed', ended_at = :now, answer = :answer
@@ -93,7 +93,7 @@ def deliver(channel_id: int, config: Config, say: Callable[[str], object]) -> in
         if found.is_capped:
             number = _suppress(channel_id)
             limit = found.target.hourly_cap
-            say(f"{found.target.name}: {plural(number, 'message')} suppressed, the limit is {limit} in an hour")
+            say(f"{found.target.name}: {plural(number, 'message')} suppressed, the limit is {limit} per hour")
         elif not _send_one(found, config, say):
             return 1
     return 0

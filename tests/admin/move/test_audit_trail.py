@@ -16,7 +16,7 @@ from webapp.jobs import settings
 
 def test_a_moved_queue_has_its_audit_trail_setting_and_guard(app: Flask, target: Config) -> None:
     old, kept = write_lines(400, 200)
-    settings.set_setting("keep_audit", 300, "rule:test")
+    settings.set_setting("keep_audit", 300, "rule:test", confirmed=True)
     go(target)
     for _ in opened(create_core(target)):
         with pytest.raises(DBAPIError, match=WORDS):

@@ -68,6 +68,7 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
 @pytest.mark.postgresql
 def test_a_job_is_submitted_after_corrections(page: Page) -> None:
     page.goto("/submit")
+    page.locator("details.options summary").click()
     page.fill("#priority", "900")
     page.locator("#priority").blur()
     expect(page.locator("#priority-problem")).to_contain_text("-100 to 100")
@@ -82,7 +83,7 @@ def test_a_job_is_submitted_after_corrections(page: Page) -> None:
     expect(page.locator("#priority")).to_have_value("900")
     page.fill("#command", "echo one\necho two")
     page.fill("#priority", "5")
-    page.get_by_role("button", name="Submit job").click()
+    page.locator("#command").press("Control+Enter")
     expect(page.get_by_text(" submitted.")).to_be_visible()
     expect(page.locator(".command-card")).to_contain_text("echo two")
     with reading() as session:
@@ -178,11 +179,9 @@ def test_a_refresh_waits_while_rows_are_selected_and_then_continues(page: Page) 
     page.goto("/dead/exit:1")
     page.locator("#tick").select_option("1")
     page.get_by_label("Select job1").check()
-    notice = page.locator("#bulk .fresh")  # in the bar: elsewhere it would cover the number
-    expect(notice).to_have_text("Paused while rows are selected")
-    expect(page.locator("#fresh")).to_be_hidden()
+    expect(page.locator("#fresh")).to_have_text("Paused while rows are selected")
     later = make_job("dead", id="job2")
-    expect(notice).to_be_visible()
+    expect(page.locator("#fresh")).to_be_visible()
     assert page.locator(f"#job-{later.seq}").count() == 0
     page.locator("#untick").click()
     expect(page.locator(f"#job-{later.seq}")).to_be_visible()
@@ -394,3 +393,4 @@ def test_after_sign_out_elsewhere_a_message_appears_and_the_refresh_stops(
     page.locator("#tick").select_option("1")
     expect(page.locator("#toasts")).to_contain_text("You are signed out.")
     expect(page.locator("#toasts").get_by_role("link", name="Sign in")).to_be_visible()
+    expect(page.locator("#fresh")).to_have_text("Signed out")

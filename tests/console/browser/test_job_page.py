@@ -285,7 +285,7 @@ def test_many_lines_become_many_jobs_after_corrections(page: Page) -> None:
     expect(page.locator(".batch")).to_contain_text("1 of 3 finished")
     page.get_by_role("link", name="echo two").click()
     page.get_by_role("link", name="with 2 others").click()
-    expect(page.get_by_role("heading", name="Batch of 3 jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="echo one and others")).to_be_visible()
 
 
 @pytest.mark.full
@@ -346,7 +346,7 @@ def test_axe_finds_no_violation_on_the_job_pages(
     page.fill("#command", "echo a\necho b")
     page.get_by_label("One job per line").check()
     page.get_by_role("button", name="Submit job").click()
-    expect(page.get_by_role("heading", name="Batch of 2 jobs")).to_be_visible()
+    expect(page.get_by_role("heading", name="echo a and others")).to_be_visible()
     faults: list[str] = []
     for url in (page.url, "/job/failed", "/job/dead?find=red&hit=3", "/job/dead?attempt=3&against=2", "/job/processing",
                 "/job/failed?line=9999", "/job/lone", "/job/paused"):  # fmt: skip

@@ -23,6 +23,7 @@ def test_labels_are_mistyped_corrected_and_matched_by_a_new_worker(page: Page) -
     make_worker(host="web-2", labels='["ssd"]', seen_at=later)
     page.goto("/submit")
     page.fill("#command", "./train.sh")
+    page.locator("details.options summary").click()
     page.fill("#requires", "gpu, no!")
     page.locator("#requires").blur()
     expect(page.locator("#requires-problem")).to_contain_text(

@@ -86,14 +86,14 @@ def test_output_of_ended_jobs_is_deleted_at_its_own_age_and_the_jobs_stay(monkey
 def test_a_round_starts_where_the_last_one_ended_until_a_setting_changes() -> None:
     old = ended("completed", 3, b"x")
     ended("completed", 2.9, b"")
-    settings.set_setting("keep_output", 2, "person:ana")
+    settings.set_setting("keep_output", 2, "person:ana", confirmed=True)
     prune_as_set()
     assert list(marks()) == ["keep_output/completed/2"]
     with writing() as session:
         session.execute(update(Attempt).where(Attempt.job_seq == old.seq).values(output=b"x"))
     prune_as_set()
     assert outputs()[old.id] == [b"x"]  # it was not read again
-    settings.set_setting("keep_output", 1, "person:ana")
+    settings.set_setting("keep_output", 1, "person:ana", confirmed=True)
     assert marks() == {}
     prune_as_set()
     assert outputs()[old.id] == [b""]
@@ -118,14 +118,14 @@ def test_a_queue_has_its_own_ages(monkeypatch: pytest.MonkeyPatch) -> None:
         for queue in ("default", "mail", "pay", "news")
     }
     for queue, days in (("mail", 7), ("pay", 0), ("news", 365)):
-        settings.set_setting(f"keep_completed@{queue}", days, "person:ana")
+        settings.set_setting(f"keep_completed@{queue}", days, "person:ana", confirmed=True)
     kept = {("default", 8), ("default", 3), ("mail", 3), ("news", 40), ("news", 8), ("news", 3)}
     kept |= {("pay", days) for days in (400, 40, 8, 3)}
     for _ in range(2):  # the second one begins at the marks
         prune_as_set()
         assert left() == {jobs[one] for one in kept}
-    settings.set_setting("keep_completed@pay", 100, "person:ana")
-    settings.unset_setting("keep_completed@news", "person:ana")
+    settings.set_setting("keep_completed@pay", 100, "person:ana", confirmed=True)
+    settings.unset_setting("keep_completed@news", "person:ana", confirmed=True)
     prune_as_set()
     assert left() == {jobs[one] for one in kept - {("pay", 400), ("news", 40)}}
 
@@ -156,7 +156,7 @@ def large(state: str, days: float, kib: int = 512) -> Job:
 
 
 def limited(mib: int) -> None:
-    settings.set_setting("max_database_size", mib, "person:ana")
+    settings.set_setting("max_database_size", mib, "person:ana", confirmed=True)
     prune_as_set()
 
 

@@ -39,6 +39,12 @@ class SubmitForm:
         """The error of every field, or ''."""
         return {name: self.errors.get(name, "") for name in FIELDS}
 
+    @property
+    def has_options(self) -> bool:
+        """Whether a field other than command and queue has a value or an error."""
+        values = {**self.values, "start": self.values["start"] != "now"}
+        return any(values[name] or name in self.errors for name in FIELDS if name not in ("command", "queue"))
+
     @classmethod
     def empty(cls) -> SubmitForm:
         return cls({**dict.fromkeys(FIELDS, ""), "start": "now", "many": ""})

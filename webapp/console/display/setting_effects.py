@@ -14,24 +14,18 @@ from sqlalchemy.orm import Session
 
 from webapp.core import backoff
 from webapp.core.settings import Definition, Number, Settings
-from webapp.core.size import FREED
-from webapp.db.models import Audit, Job, Worker
+from webapp.db.models import Audit, Delivery, Fire, Job, Worker
 from webapp.insight import size_limit
 from webapp.jobs import filters, queries, settings
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.queries import Count
+from webapp.jobs.setting_deletions import STATES, keeps_less
 from webapp.lib import clock
 from webapp.lib.durations import duration
 
 BACKOFF = frozenset({"max_retries", "backoff_base", "backoff_max", "backoff_jitter"})
 SHOWN_RETRIES = 8  # listed in a schedule
 COUNTED_RETRIES = 1000  # listed, or summed up
-KEPT = {
-    "keep_completed": ("completed",),
-    "keep_cancelled": ("cancelled",),
-    "keep_dead": ("dead",),
-    "keep_output": FREED,
-}
 
 
 @dataclass(frozen=True)
@@ -89,10 +83,15 @@ class Consequence:
     def changed(self) -> bool:
         return self.new != self.old
 
+    @property
+    def deletes(self) -> bool:
+        """For settings of retention: whether the new value keeps less than the current one."""
+        return keeps_less(self.old, self.new)
+
 
 def foresee(session: Session, value: settings.Value, new: Number) -> Consequence:
     definition, now = value.definition, settings.load(session)
-    if definition.base in KEPT:
+    if definition.base in STATES:
         return Consequence(definition, value.value, new, *_old_jobs(session, definition, now, new))
     affected = _affected(session, definition.key, new)
     if definition.key == "max_database_size":
@@ -111,7 +110,7 @@ def _old_jobs(session: Session, definition: Definition, values: Settings, new: N
     if not new:
         return Count(0), False
     before, own = clock.now() - int(new) * clock.DAY, values.own[definition.base]
-    old = [in_state(state) & (Job.finished_at < before) for state in KEPT[definition.base]]
+    old = [in_state(state) & (Job.finished_at < before) for state in STATES[definition.base]]
     if definition.queue is None and not own:
         return queries.total(queries.count(session, one) for one in old), False
     number, read = 0, 0
@@ -132,6 +131,10 @@ def _affected(session: Session, key: str, new: Number) -> Count:
         first = select(Audit.at).order_by(Audit.id).limit(queries.COUNT_CAP + 1).subquery()
         found = session.scalar(select(func.count()).select_from(first).where(first.c.at < before)) or 0
         return Count(min(found, queries.COUNT_CAP), found > queries.COUNT_CAP)
+    if key in ("keep_fires", "keep_deliveries") and new:
+        at = Fire.decided_at if key == "keep_fires" else Delivery.ended_at
+        old = select(literal_column("1")).where(at < before).limit(queries.COUNT_CAP + 1).subquery()
+        return Count.up_to(session.scalar(select(func.count()).select_from(old)) or 0)
     since = clock.now() - clock.seconds(new)
     if key == "job_timeout" and new:
         return queries.count(session, in_state("processing"), Job.started_at < since, Job.timeout.is_(None))

@@ -31,8 +31,10 @@ def _zone(name: str) -> tzinfo:
 
 
 def zone() -> tzinfo:
-    """The user's time zone from the cookie, else UTC."""
-    return _zone(request.cookies.get("tz", "UTC")[:64]) if has_request_context() else timezone.utc
+    """The user's time zone from the cookie, else UTC; UTC if the user wants that."""
+    if not has_request_context() or request.cookies.get("zone") == "utc":
+        return timezone.utc
+    return _zone(request.cookies.get("tz", "UTC")[:64])
 
 
 def local(micros: int) -> datetime:

@@ -10,22 +10,26 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Optional
 
-from flask import Flask, Response, current_app, make_response, redirect, render_template, request, url_for
+from flask import Flask, Response, current_app, flash, make_response, redirect, render_template, request, url_for
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import Forbidden, HTTPException, Unauthorized
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp.accounts import refusals, sessions
-from webapp.console.frame.htmx import go_to, is_partial, toast
-from webapp.console.frame.person import Need, Person, current_person, need_of
+from webapp.accounts import refusals, sessions, users
+from webapp.console.frame import kept_form
+from webapp.console.frame.htmx import go_to, is_partial, renew_token, toast
+from webapp.console.frame.person import Need, Person, current_person, need_of, this_person
 from webapp.core.locks import Busy
+from webapp.db.engines import reading
 from webapp.lib import clock
 from webapp.web import proxy_hints
-from webapp.web.request_info import came_from, config, is_own_url, is_public_host, requested_path
+from webapp.web.request_info import came_from, config, is_own_url, is_public_host, local_path, requested_path
 
+DOORS = frozenset({"sessions.log_in", "sessions.set_up"})  # their forms are sent by people who are signed out
 PUBLIC = frozenset({"static", "sessions.log_in", "sessions.set_up", "health.alive", "health.ready"})
+SHOWN_ADMINS = 3
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 RENEWAL_TIMEOUT_SECONDS = 1.0  # how long a page waits to store the last use of its session
 ERRORS = {  # of a status: its title and help
@@ -74,7 +78,7 @@ class Console:
         need = need_of(current_app, request.endpoint) or Need("viewer")
         if not person.may(need.role):
             _note_refusal(person, {"needs": need.role, "role": person.role})
-            raise Forbidden(f"This needs role {need.role}. Your role is {person.role}. Ask an admin.")
+            raise Forbidden(_who_may(need.role, person))
         if need.fresh and not person.fresh:
             return _ask_for_password()
         _renew(person)
@@ -83,9 +87,15 @@ class Console:
     def refuse(self, error: Exception) -> Optional[Response]:
         if not isinstance(error, CSRFError):
             return None
+        if request.endpoint in DOORS:
+            return _open_again()
         _note_forgery("no token of this session")
+        if is_partial():
+            text = "You signed in again since the page was loaded, so nothing changed. It is ready now: try once more."
+            return renew_token(toast(text, "error", 400, refresh=False))
+        offered = kept_form.offer_again()
         text = "You signed in or out since the page was loaded. Reload the page."
-        return self.explain(400, "This form has expired", text)
+        return self.explain(400, "This form has expired", text) if offered is None else make_response(offered)
 
     def explain(
         self,
@@ -98,8 +108,10 @@ class Console:
         title = title or usual_title or (error.name if error is not None else "Error")
         text = text or help_text or title
         if is_partial():
-            link = (url_for("sessions.log_in", next=None), "Sign in") if status == 401 else None
+            link = (url_for("sessions.log_in", next=came_from("") or None), "Sign in") if status == 401 else None
             response = toast(text, "error", status, refresh=status == 409, link=link)
+            if status == 401:
+                del response.headers["HX-Trigger"]  # it would close the dialog with what was typed
         else:
             response = make_response(render_template("error.html", status=status, title=title, text=text), status)
         if error is not None and error.get_headers():
@@ -107,6 +119,14 @@ class Console:
         if status == 503:
             response.headers["Retry-After"] = "5"
         return response
+
+
+def _who_may(role: str, person: Person) -> str:
+    """'This needs the role operator. Your role is viewer. An admin can change it: ana, ben.'"""
+    with reading() as session:
+        names = users.admins(session, SHOWN_ADMINS)
+    text = f"This needs the role {role}. Your role is {person.role}. An admin can change it"
+    return f"{text}: {', '.join(names)}." if names else f"{text}."
 
 
 def _refuse_other_sites() -> None:
@@ -126,17 +146,37 @@ def _refuse_other_sites() -> None:
         proxy_hints.public_origin_with_other_host()
 
 
+def _open_again() -> Response:
+    """A form to sign in or set up, from a tab that was opened before another tab signed in or out."""
+    target = local_path(request.form.get("next"), url_for("overview.index"))
+    if current_person() is not None:
+        flash(f"You are already signed in as {this_person().name}.", "info")
+        return make_response(kept_form.go_on(target))
+    problem = "This page was opened too long ago. Try again."
+    if request.endpoint == "sessions.log_in":
+        return make_response(kept_form.log_in_page(target, request.form.get("name", ""), problem), 400)
+    flash(problem, "error")
+    return make_response(redirect(requested_path(), 303))
+
+
 def _send_to_log_in() -> AnyResponse:
-    """Redirect page loads to sign-in and back. Answer fragments and writes with 401."""
-    if is_partial() or request.method not in SAFE:
-        raise Unauthorized("You are signed out. Sign in again. Nothing changed.")
+    """Send page loads to sign-in and back. A form is kept meanwhile. Answer fragments with 401."""
+    if is_partial():
+        if request.method in SAFE:
+            raise Unauthorized("You are signed out. This page is no longer refreshed.")
+        raise Unauthorized("You are signed out. Nothing changed. Sign in in the new tab, then try again here.")
+    if request.method not in SAFE:
+        return make_response(kept_form.log_in_page(came_from(url_for("overview.index")), kept=kept_form.keep()), 401)
     here = requested_path()
     return redirect(url_for("sessions.log_in", next=here if here != url_for("overview.index") else None), 303)
 
 
 def _ask_for_password() -> AnyResponse:
-    """Send the user to the password page, and back to this page after it."""
+    """Send the user to the password page, and back to this page after it. A form is kept meanwhile."""
     here = requested_path() if request.method in SAFE else came_from(url_for("overview.index"))
+    kept = "" if is_partial() or request.method in SAFE else kept_form.keep()
+    if kept:
+        return make_response(kept_form.confirm_page(here, kept=kept))
     return go_to(url_for("sessions.confirm", next=here))
 
 

@@ -16,12 +16,14 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
-from flask import Flask, Response, current_app, flash, g, make_response, redirect, render_template, request
+from flask import Flask, Response, current_app, flash, g, make_response, redirect, render_template, request, url_for
+from flask_wtf.csrf import generate_csrf
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
+from webapp.console.display.times import zone_name
 from webapp.console.frame.person import current_person
 from webapp.console.frame.templating import nav_of
 from webapp.db import engines
@@ -31,6 +33,15 @@ from webapp.web.request_info import below_root, came_from
 
 ENTRY_LIFE_SECONDS = 10.0
 MOST_ENTRIES = 500
+
+
+class Undo(NamedTuple):
+    """What the Undo button of a message posts: a field with a value, to a URL."""
+
+    url: str
+    name: str = ""
+    value: str = ""
+
 
 Key = tuple[str, str, str]  # what a refresh depends on besides the database: role, URL, time zone
 
@@ -75,13 +86,15 @@ def fragment(template: str, **values: Any) -> Response:
 
 
 def done(
-    message: str, *, back: str, level: str = "success", leave: bool = False, undo: Optional[int] = None
+    message: str, *, back: str, level: str = "success", leave: bool = False, undo: Union[int, Undo, None] = None
 ) -> Response:
     """Report a successful write, as a toast or on the next page.
 
     `back`: where a plain form goes if its origin is unknown. `leave`: always go to `back`. `undo`: the id of the action
-    that can be undone.
+    that can be undone, or what the Undo button posts.
     """
+    if isinstance(undo, int):
+        undo = Undo(url_for("activity.undo", act_id=undo))
     if is_partial() and not leave:
         return toast(message, level, undo=undo)
     flash({"text": message, "undo": undo}, level)  # type: ignore[arg-type]  # the session keeps any JSON
@@ -104,7 +117,7 @@ def toast(
     *,
     refresh: bool = True,
     link: Optional[tuple[str, str]] = None,
-    undo: Optional[int] = None,
+    undo: Optional[Undo] = None,
 ) -> Response:
     """A toast for htmx, with an event that makes app.js refresh the live region.
 
@@ -113,6 +126,12 @@ def toast(
     """
     response = make_response(render_template("_toast.html", message=message, level=level, link=link, undo=undo), status)
     response.headers["HX-Trigger"] = json.dumps({"settled": {"refresh": refresh}})
+    return response
+
+
+def renew_token(response: Response) -> Response:
+    """Give app.js the CSRF token of this session, for the forms of a page from before the sign-in."""
+    response.headers["HX-Trigger"] = json.dumps({"renewed": {"token": generate_csrf()}})
     return response
 
 
@@ -166,7 +185,7 @@ def init_app(app: Flask) -> None:
         mark, person = engines.change_mark(), current_person()
         if mark is None or person is None:
             return None
-        key = (person.role, request.full_path, request.cookies.get("tz", ""))
+        key = (person.role, request.full_path, zone_name())
         known = entries.get(key)
         fresh = known is not None and known.mark == mark and time.monotonic() - known.at <= ENTRY_LIFE_SECONDS
         if known is None or not fresh or not request.if_none_match.contains_weak(known.etag):

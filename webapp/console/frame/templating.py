@@ -25,6 +25,7 @@ PREFERENCES = {  # cookies of a browser and their values, the default first
     "theme": ("auto", "light", "dark"),
     "tick": ("5", "0", "1", "2", "15"),  # seconds between refreshes; 0: off
     "keys": ("on", "off"),
+    "zone": ("local", "utc"),  # of times; the name of the local one is in the cookie `tz`, which app.js sets
 }
 
 

@@ -26,7 +26,7 @@ class Channel(Model):
     secret: Mapped[Optional[str]]  # signs webhooks
     old_secret: Mapped[Optional[str]]  # also signs them, until old_secret_until
     old_secret_until: Mapped[Optional[int]]
-    hourly_cap: Mapped[int] = mapped_column(Integer)  # messages in an hour; 0: no limit
+    hourly_cap: Mapped[int] = mapped_column(Integer)  # messages per hour; 0: no limit
     sender_job: Mapped[Optional[str]]  # the last job that sends its messages
     created_at: Mapped[int]
     created_by: Mapped[str]
