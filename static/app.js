@@ -79,6 +79,7 @@
 
   function whyWait() {
     if ($("dialog[open]")) return "a dialog is open";
+    if (drag) return "you choose a time";
     if (ticked().length) return "rows are selected";
     if ($("tr.further")) return "a long search is shown";  // a refresh would start it again
     if (selecting()) return "text is selected";
@@ -496,6 +497,83 @@
     field.focus();
     field.dispatchEvent(new Event("input", { bubbles: true }));
   });
+
+  // --- charts: a tooltip, and a drag across one chooses the time that the page shows ---
+
+  const CLICK = 6;        // pixels; a shorter drag is a click
+  let drag = null;        // the chart, and where the drag began and is, in pixels from its left edge
+  let dragged = false;    // the click that ends a drag opens no link
+
+  // The browser would show the title too, and late.
+  function tipOf(mark) {
+    const title = $("title", mark);
+    if (title) {
+      mark.dataset.tip = title.textContent;
+      title.remove();
+    }
+    return mark.dataset.tip;
+  }
+
+  function showTip(event) {
+    const mark = event.pointerType === "touch" || drag?.rect ? null : event.target.closest?.(".drawn :is(a, .marker)");
+    const text = mark && tipOf(mark);
+    let tip = $("#tip");
+    if (!text) return tip?.remove();
+    if (!tip) {
+      tip = document.createElement("div");
+      tip.id = "tip";
+      document.body.append(tip);
+    }
+    if (tip.textContent !== text) tip.textContent = text;
+    const { width, height } = tip.getBoundingClientRect();
+    const left = event.clientX + 14 + width > innerWidth ? event.clientX - 14 - width : event.clientX + 14;
+    tip.style.left = `${Math.max(8, left)}px`;
+    tip.style.top = `${Math.max(8, event.clientY - height - 10)}px`;
+  }
+
+  function moveDrag(event) {
+    const { chart, from } = drag;
+    const box = chart.getBoundingClientRect();
+    drag.to = Math.max(0, Math.min(box.width, event.clientX - box.left));
+    if (!drag.rect && Math.abs(drag.to - from) < CLICK) return;
+    if (!drag.rect) {
+      drag.rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+      drag.rect.setAttribute("class", "chosen");
+      drag.rect.setAttribute("height", "180");
+      chart.append(drag.rect);
+      chart.setPointerCapture(event.pointerId);
+    }
+    drag.rect.setAttribute("x", Math.min(from, drag.to));
+    drag.rect.setAttribute("width", Math.abs(drag.to - from));
+  }
+
+  function endDrag(opens) {
+    const { chart, rect, from, to } = drag;
+    drag = null;
+    if (!rect) return;
+    rect.remove();
+    dragged = true;
+    setTimeout(() => { dragged = false; });
+    if (!opens) return;
+    const [start, end, step] = ["start", "end", "step"].map((name) => Number(chart.dataset[name]));
+    const at = (place) => start + (place / chart.getBoundingClientRect().width) * (end - start);
+    const url = new URL(chart.dataset.window, location.href);
+    const first = Math.floor(at(Math.min(from, to)) / step) * step;
+    url.searchParams.set("from", new Date(first).toISOString());
+    url.searchParams.set("to", new Date(Math.max(first + step, Math.ceil(at(Math.max(from, to)) / step) * step)).toISOString());
+    location.href = url;
+  }
+
+  document.addEventListener("pointerdown", (event) => {
+    const chart = event.button === 0 && event.target.closest?.(".drawn[data-window]");
+    if (chart) drag = { chart, from: event.clientX - chart.getBoundingClientRect().left };
+  });
+  document.addEventListener("pointermove", (event) => { if (drag) moveDrag(event); showTip(event); });
+  document.addEventListener("pointerup", () => { if (drag) endDrag(true); });
+  document.addEventListener("pointercancel", () => { if (drag) endDrag(false); });
+  document.addEventListener("keydown", (event) => { if (drag && event.key === "Escape") endDrag(false); });
+  document.addEventListener("dragstart", (event) => { if (event.target.closest?.(".drawn")) event.preventDefault(); });
+  document.addEventListener("click", (event) => { if (dragged) event.preventDefault(); }, true);
 
   // --- keyboard shortcuts ---
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.api.conftest import Program
 from tests.api.test_jobs import refused, stored
-from tests.factories import make_job, make_queue, make_supervisor, make_worker
+from tests.factories import make_attempt, make_job, make_queue, make_supervisor, make_worker
 from webapp.api import actions as acts
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail
@@ -179,6 +179,15 @@ def test_a_setting_that_deletes_jobs_needs_a_confirmation(admin: Program) -> Non
     assert admin("PUT", "/config/keep_completed", {"value": 90}).get_json()["value"] == 90
     refused(admin("DELETE", "/config/keep_completed"), 409, "confirm")
     assert admin("DELETE", "/config/keep_completed?confirm=true").get_json()["value"] == 30
+
+
+def test_commands_are_listed_by_pattern_with_failures_and_durations(admin: Program) -> None:
+    job = make_job("completed", command="make-report 7", finished_at=clock.now())
+    make_attempt(job, 1, "failed", started_at=clock.now() - 2 * clock.SECOND, finished_at=clock.now())
+    told = admin("GET", "/commands").get_json()
+    assert [(one["command"], one["runs"], one["failures"]) for one in told["commands"]] == [("make-report N", 1, 1)]
+    assert told["commands"][0]["run_seconds"]["p50"] == pytest.approx(2, rel=0.05)
+    assert admin("GET", "/commands?over=1y").status_code == 422
 
 
 def test_the_status_equals_that_of_the_command_line(admin: Program) -> None:

@@ -54,6 +54,8 @@ def test_status_and_queue_list_show_rates_wait_times_and_run_times(app: Flask, c
     out = cli("status").out
     assert "runs/min" in out
     assert "wait p50 2 s, p95 2 s; run p50 1 s" in out
+    assert [(one["command"], one["runs"]) for one in cli("commands", "--json").json] == [("echo hello", 4)]
+    assert "echo hello" in cli("commands", "--over", "7d").out
     queue = next(one for one in cli("queue", "list", "--json").json if one["name"] == "mail")
     assert 0.8 <= queue["runs_per_minute"] <= 4
     assert queue["drain_seconds"] == pytest.approx(60 / queue["runs_per_minute"], rel=0.06)

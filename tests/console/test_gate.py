@@ -32,7 +32,8 @@ from webapp.web.secret_key import secret_key
 
 FILLED = {"job_id": "job1", "verb_path": "requeue", "key": "max_retries", "name": "default", "worker_id": "w1",
           "supervisor_id": "s1", "wish": "quiet", "group": "exit:1", "act_id": "1", "view_id": "1",
-          "token": "none", "what": "tour", "due": "1", "delivery_id": "1", "filename": "app.css"}  # fmt: skip
+          "token": "none", "what": "tour", "due": "1", "delivery_id": "1", "filename": "app.css",
+          "pattern": "true"}  # fmt: skip
 OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queues.pause", "queues.resume",
              "queues.remove", "activity.undo", "activity.stop", "activity.canary", "dead_letters.describe",
              "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group", "schedules.pause",

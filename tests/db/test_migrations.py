@@ -29,6 +29,7 @@ from webapp.core.transaction import Connection
 from webapp.db import engines as db
 from webapp.db import failure_keys, migrations, models
 from webapp.db.application import create_core
+from webapp.lib import clock
 from webapp.lib.error_key import error_key, old_error_keys
 from worker.maintenance import chores
 
@@ -54,9 +55,11 @@ BEFORE_FLOW = (
     "CREATE INDEX ix_jobs_first ON jobs (priority) WHERE state = 'pending'",
     "CREATE INDEX ix_jobs_lone ON jobs (priority) WHERE state = 'pending'",
 )
+BEFORE_HALF_HOURS = ("ALTER TABLE command_hours DROP COLUMN durations", "DROP INDEX ix_events_changes")
 BEFORE_SCHEDULES = (
     *BEFORE_CAUSES,
     *BEFORE_FLOW,
+    *BEFORE_HALF_HOURS,
     *(f"DROP TABLE {name}" for name in ("job_watches", "deliveries", "alerts", "notices")),
     *(f"DROP TABLE {name}" for name in ("notification_rules", "channels")),
     "DROP INDEX ix_jobs_system",
@@ -213,6 +216,28 @@ def _go_back_to(revision: str, *statements: str) -> None:
     with db.writing() as session:
         for statement in (*statements, f"UPDATE alembic_version SET version_num = '{revision}'"):
             session.execute(text(statement))
+
+
+def test_the_half_hours_of_queues_are_summed_up_from_their_minutes(app: Flask, config: Config) -> None:
+    half, minute = 1800 * clock.SECOND, 60 * clock.SECOND
+    start = clock.now() // half * half - 4 * half
+    sums = {"failed": 1, "dead": 0, "lost": 2, "waits": '{"3":2}', "runs": '{"3":1,"9":1}'}
+    with db.writing() as session:
+        session.add(models.CommandHour(at=start, shape="true", runs=1, failures=0, run_time=5))
+        for at, queue in ((start, "mail"), (start + 29 * minute, "mail"), (start + 30 * minute, "mail"), (start, "*1")):
+            session.add(models.Minute(at=at, queue=queue, completed=3, **sums))
+    with db.writing() as session:
+        for statement in (*BEFORE_HALF_HOURS, "UPDATE alembic_version SET version_num = '0012'"):
+            session.execute(text(statement))
+    migrations.ensure_current(config)
+    with db.reading() as session:
+        rows = session.execute(select(models.Minute).where(models.Minute.queue.like("*30 %"))).scalars()
+        found = {(row.at, row.queue): (row.completed, row.lost, row.waits, row.runs) for row in rows}
+        assert session.scalars(select(models.CommandHour.durations)).one() == "{}"
+    assert found == {
+        (start, "*30 mail"): (6, 4, '{"3":4}', '{"3":2,"9":2}'),
+        (start + half, "*30 mail"): (3, 2, '{"3":2}', '{"3":1,"9":1}'),
+    }
 
 
 def _error_keys() -> dict[str, Optional[str]]:

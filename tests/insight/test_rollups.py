@@ -21,8 +21,8 @@ from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
 from webapp.insight import rollups, trends
-from webapp.insight.rollups import HOUR, MINUTE
-from webapp.insight.trends import RANGES
+from webapp.insight.rollups import HOUR, MINUTE, Sum
+from webapp.insight.windows import RANGES
 from webapp.lib import clock, histograms
 from webapp.lib.command_patterns import command_shape
 
@@ -171,6 +171,16 @@ def check(seen: list[Seen], now: int) -> None:
                 seen, begin, min(begin + wanted.step - 1, now)
             ), f"{wanted.key} from {begin}"
         assert shown.points[-1][0] <= now < shown.points[-1][0] + wanted.step
+        with reading() as session:
+            parts = {queue: trends.trend(session, wanted, queue).points for queue in QUEUES}
+            assert trends.trend(session, wanted, split=True).queues == {
+                queue: points for queue, points in parts.items() if any(one.ended for _, one in points)
+            }
+        for begin, one in shown.points:
+            of_queues = Sum()
+            for points in parts.values():
+                of_queues.add(dict(points)[begin])
+            assert of_queues == one, f"the queues of {wanted.key} from {begin}"
         here = [one for one in seen if one.finished_at >= shown.commands_since and one.state in ("completed", "failed")]
         runs = Counter(command_shape(one.command) for one in here)
         failures = Counter(command_shape(one.command) for one in here if one.state == "failed")
@@ -337,7 +347,7 @@ def test_attempts_of_the_queue_of_the_product_itself_are_passed_and_not_counted(
         at(moment + 2 * MINUTE)
         assert rollups.fold() == 1, "they do not stay unfolded"
     with reading() as session:
-        assert set(session.scalars(select(Minute.queue))) == {"mail", "*", *rollups.SUMS}
+        assert set(session.scalars(select(Minute.queue))) == {"mail", "*30 mail", "*", *rollups.SUMS}
 
 
 def test_unfolded_attempts_are_found_by_index() -> None:

@@ -106,7 +106,8 @@ def test_statistics_and_hints_leave_them_out() -> None:
     make_jobs([{"state": "processing", "queue": queue, **long} for queue in (SYSTEM_QUEUE, "default")])
     with reading() as session:
         summed = rollups.sum_up(session, 0, clock.now(), 100)
-        assert {queue for _, queue in summed.minutes} == {"default", rollups.TOTAL[1], *rollups.SUMS}
+        assert {queue for _, queue in summed.minutes} == {
+            "default", "*30 default", rollups.TOTAL[1], *rollups.SUMS}  # fmt: skip
         assert summed.minutes[rollups.TOTAL].completed == 1
         hints = stuck_jobs.stuck(session, fleet.workers(session, 60.0), Settings())
         assert [one.job.queue for one in hints] == ["default"]

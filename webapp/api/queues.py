@@ -15,7 +15,9 @@ from webapp.api.routes import Noun
 from webapp.api.workers import Worker
 from webapp.core import job_spec
 from webapp.db.engines import reading
+from webapp.insight import commands
 from webapp.insight.queues import SHOWN, QueueFilter, page_of_queues, view_of
+from webapp.insight.windows import RANGES
 from webapp.jobs import lifecycle, queue_actions
 from webapp.lib import clock
 from webapp.lib.text import capitalize
@@ -87,6 +89,22 @@ class Status(fields.Answer):
     paused_queues = fields.strings("names of the paused queues")
 
 
+class Command(fields.Answer):
+    command = fields.text("the pattern of the commands: N, ID and PATH stand for parts that differ; …: all rarer ones")
+    runs = fields.integer("ended attempts")
+    failures = fields.integer("how many of them failed")
+    mean_seconds = fields.number("average duration")
+    run_seconds = ma.Nested(Quantiles, required=True, metadata={"description": "durations; null before schema 0015"})
+
+
+class CommandQuery(Schema):
+    over = fields.choice("the last hour, day or week, in full hours", tuple(RANGES), load_default="24h")
+
+
+class CommandList(fields.Answer):
+    commands = fields.list_of(Command, "those with the most runs first")
+
+
 routes = Noun("Queues", "A queue is created by its first job.")
 status = Noun("Status", "A summary of the queue.")
 
@@ -104,7 +122,7 @@ def list_queues() -> Response:
             at = pagination.decode(asked.get("cursor"), LIST)
         except ValueError:
             raise pagination.invalid_cursor() from None
-        page = page_of_queues(session, wanted, limit=asked["limit"], **at)
+        page = page_of_queues(session, wanted, limit=asked["limit"], after=at.get("after"), before=at.get("before"))
     now = clock.now()
     views = [serializers.queue(view, now) for view in page.views]
     return pagination.answer({"queues": views}, LIST, page.older, page.newer)
@@ -154,6 +172,15 @@ def _check_name(name: str) -> None:
 
 def _not_found(name: str) -> lifecycle.NotFound:
     return lifecycle.NotFound(f"no such queue: {name[:128]!r}.")
+
+
+@status.on("GET", "/commands", {200: CommandList}, scope="read", query=CommandQuery)
+def list_commands() -> Any:
+    """List the commands that ran, by pattern, with failures and durations."""
+    over = RANGES[request_body.query(CommandQuery)["over"]]
+    with reading() as session:
+        found = commands.listing(session, over.window(clock.now()))
+    return {"commands": [serializers.command(one) for one in found]}
 
 
 @status.on("GET", "/status", {200: Status}, scope="read")

@@ -29,6 +29,7 @@ COMMANDS = {
     "run": ("run:run", "Submit a job, print its output, and end with its exit code."),
     "wait": ("run:wait", "Wait until jobs have completed."),
     "status": ("status:status", "Show job counts, workers and waiting jobs."),
+    "commands": ("status:commands", "Show what ran, by pattern, with failures and durations."),
     "list": ("jobs:list_jobs", "List jobs."),
     "show": ("jobs:show", "Show a job with its attempts and timeline."),
     "logs": ("jobs:logs", "Print the output of a job."),

@@ -1,20 +1,21 @@
-"""`status`: the queue at a glance."""
+"""`status`: the queue at a glance. `commands`: what ran, by pattern."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import click
 
 from webapp.commands.shared.core import json_option, read_session
-from webapp.commands.shared.output import STYLES, grid, print_json, show, two_digits
+from webapp.commands.shared.output import STYLES, Column, grid, present, print_json, show, two_digits
 from webapp.core import labels
-from webapp.lib import clock
+from webapp.lib import clock, histograms
 from webapp.lib.durations import about, duration
 from webapp.lib.text import plural
 
 if TYPE_CHECKING:
     from webapp.insight.blockers import Obstacle
+    from webapp.insight.rollups import Commands
     from webapp.jobs.queries import Waiting
 
 SHOWN_BLOCKED = 3  # groups of jobs without a matching worker
@@ -25,7 +26,7 @@ SHOWN_PAUSED = 20  # names of paused queues
 @json_option
 def status(as_json: bool) -> None:
     """Show job counts by state, workers, and waiting jobs."""
-    from webapp.insight import blockers, fleet, trends
+    from webapp.insight import blockers, fleet, trends, windows
     from webapp.jobs import queries, settings
     from webapp.web import serializers
 
@@ -39,7 +40,7 @@ def status(as_json: bool) -> None:
         waited = queries.waited(queries.oldest_pending(session), now)
         minute = queries.count_finished_since(session, now - serializers.MINUTE)
         hour = queries.count_finished_since(session, now - serializers.HOUR)
-        recent = trends.trend(session, trends.RANGES["1h"])
+        recent = trends.trend(session, windows.RANGES["1h"])
         paused = queries.paused_queues(session)
         alive = [view for view in workers if view.alive]
         blocked = blockers.stranded(session, alive)
@@ -98,3 +99,32 @@ def _latency(hour: dict[str, Any]) -> Optional[str]:
         if times["p50"] is not None
     ]
     return "; ".join(words) if hour["run_seconds"]["p50"] is not None else None
+
+
+@click.command(epilog="Example: manage.py commands --over 7d")
+@click.option("--over", type=click.Choice(("1h", "24h", "7d")), default="24h", show_default=True,
+              help="The last hour, day or week, in full hours.")  # fmt: skip
+@json_option
+def commands(over: str, as_json: bool) -> None:
+    """Show the commands that ran, by pattern, with failures and durations. The console shows each on a page."""
+    from webapp.insight import commands as insight
+    from webapp.insight.windows import RANGES
+    from webapp.web import serializers
+
+    with read_session() as session:
+        found = insight.listing(session, RANGES[over].window(clock.now()))
+    columns = [
+        Column("COMMAND", lambda one: one.shape, flexible=True),
+        Column("RUNS", lambda one: f"{one.runs:,}", right=True),
+        Column("FAILED", lambda one: f"{two_digits(100 * one.failures / one.runs)} %", right=True),
+        *(Column(name.upper(), _quantile(part), right=True) for name, part in (("p50", 0.5), ("p95", 0.95))),
+    ]
+    present(found, columns, as_json, serializers.command, "No runs in this time.")
+
+
+def _quantile(part: float) -> Callable[[Commands], Optional[str]]:
+    def cell(one: Commands) -> Optional[str]:
+        seconds = histograms.quantile(one.durations, part)
+        return None if seconds is None else about(seconds)
+
+    return cell

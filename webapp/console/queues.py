@@ -1,24 +1,44 @@
-"""The queues, in pages by name: pending and running jobs, rate, workers; pausing, resuming and removing."""
+"""The queues as a list with the problems first, and each as a page; pausing, resuming and removing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from flask import Blueprint, abort, request, url_for
 from flask.typing import ResponseReturnValue
 
+from webapp.console.display import chart_window, times, trend_charts
+from webapp.console.display.chart_window import AskedWindow
+from webapp.console.display.charts import run_sparkline
+from webapp.console.display.trend_charts import METRICS, QUANTILES
 from webapp.console.display.wait_reason import start_command
 from webapp.console.frame import htmx
-from webapp.console.frame.params import with_query
+from webapp.console.frame.params import no_such_page, whole_number, with_query
 from webapp.console.frame.person import actor, needs
 from webapp.db.engines import reading
 from webapp.insight import blockers, trends
 from webapp.insight.fleet import WorkerView, workers
-from webapp.insight.queues import SHOWN, QueueFilter, QueueView, count_queues, page_of_queues, some_names
+from webapp.insight.queues import (
+    LATEST_DEAD,
+    MAX_RANKED,
+    ORDERS,
+    SHOWN,
+    Page,
+    QueueFilter,
+    QueueView,
+    Ranked,
+    causes,
+    count_queues,
+    page_of_queues,
+    ranked,
+    some_names,
+    view_of,
+)
 from webapp.jobs import queries, queue_actions, settings
-from webapp.lib.text import capitalize
+from webapp.lib import histograms
+from webapp.lib.text import can_be_stored, capitalize
 from webapp.web.request_info import came_from
 
 pages = Blueprint("queues", __name__)
@@ -30,33 +50,97 @@ SUGGESTIONS = 30  # names for a form
 
 @pages.get("/queues")
 def index() -> ResponseReturnValue:
-    """`q` is a part of the name, `show` is busy or paused, `after` and `before` are the names between two pages."""
-    asked = {"q": request.args.get("q", "").strip()[:128], "show": request.args.get("show", "")}
+    """`q` is a part of the name, `show` is busy or paused, `sort` one of ORDERS.
+
+    By name, `after` and `before` are the names between two pages; in other orders `page` is a number.
+    """
+    asked = {name: request.args.get(name, "").strip()[:128] for name in ("q", "show", "sort")}
     if asked["show"] not in ("", *SHOWN):
         abort(404, f"Unknown selection. Expected {' or '.join(SHOWN)}.")
-    wanted = QueueFilter(asked["q"], asked["show"])
+    if asked["sort"] not in ("", *ORDERS):
+        abort(404, f"Unknown order. Expected {', '.join(ORDERS)}.")
     after, before = request.args.get("after") or None, request.args.get("before") or None
+    order = asked["sort"] or ("name" if after or before else ORDERS[0])
+    wanted = QueueFilter(asked["q"], asked["show"])
+    number = whole_number(request.args.get("page", "1"), digits=3)
+    if not number:
+        no_such_page()
     with reading() as session:
         alive = [view for view in workers(session, settings.load(session).lease) if view.alive]
-        page = page_of_queues(session, wanted, limit=PAGE, after=after, before=before)
+        found: Union[Page, Ranked]
+        if order == "name":
+            found = page_of_queues(session, wanted, limit=PAGE, after=after, before=before, with_day=True)
+        else:
+            found = ranked(session, wanted, alive, by=order, page=number, size=PAGE)
         return htmx.page(
             "queues",
             session,
-            rows=[_row(view, alive) for view in page.views],
+            rows=[_row(view, alive) for view in found.views],
             asked=asked,
+            order=order,
             number=count_queues(session, wanted),
-            newer=("Previous", _url(asked, before=page.newer)) if page.newer else None,
-            older=("Next", _url(asked, after=page.older)) if page.older else None,
-            top=_url(asked) if after or before else None,
+            capped=isinstance(found, Ranked) and found.capped,
+            most_ranked=MAX_RANKED,
             default=queue_actions.DEFAULT,
             any_alive=bool(alive),
             start_command=start_command,
             most_label_sets=MOST_LABEL_SETS,
+            sort_url=lambda by: _url(asked, sort="" if by == ORDERS[0] else by),
+            **_pager(asked, found, is_first=not (after or before)),
         )
+
+
+def _pager(asked: Mapping[str, str], found: Union[Page, Ranked], *, is_first: bool) -> dict[str, Any]:
+    """The links to the pages beside this one, and to the first."""
+    if isinstance(found, Page):
+        by_name = {**asked, "sort": "name"}
+        return {
+            "newer": ("Previous", _url(by_name, before=found.newer)) if found.newer else None,
+            "older": ("Next", _url(by_name, after=found.older)) if found.older else None,
+            "top": None if is_first else _url(by_name),
+        }
+    at = found.page
+    return {
+        "newer": ("Previous", _url(asked, page=str(at - 1) if at > 2 else None)) if at > 1 else None,
+        "older": ("Next", _url(asked, page=str(at + 1))) if found.more else None,
+        "top": _url(asked) if at > 1 else None,
+    }
 
 
 def _url(asked: Mapping[str, str], **at: Optional[str]) -> str:
     return with_query(url_for("queues.index"), {**asked, **at})
+
+
+@pages.get("/queue/<name>")
+def show(name: str) -> ResponseReturnValue:
+    """One queue. For the parameters see `display/chart_window.py`."""
+    asked = AskedWindow.read(request.args, "queues.show", name=name)
+    with reading() as session:
+        view = view_of(session, name, with_day=True) if can_be_stored(name) else None
+        if view is None:
+            abort(404, f"There is no queue {name[:128]}. A queue appears with its first job.")
+        alive = [one for one in workers(session, settings.load(session).lease) if one.alive]
+        trend = trends.trend(session, asked.window, name)
+        response = htmx.page(
+            "queue",
+            session,
+            row=_row(view, alive),
+            asked=asked,
+            zone=times.zone_name(),
+            metrics=METRICS,
+            trend=trend,
+            chart=chart_window.draw(session, asked, trend, name),
+            lines=trend_charts.rows(trend.points, trend.window),
+            quantile=histograms.quantile,
+            quantiles=QUANTILES,
+            causes=causes(session, name),
+            look=LATEST_DEAD,
+            default=queue_actions.DEFAULT,
+            start_command=start_command,
+            any_alive=bool(alive),
+        )
+    response.status_code = response.status_code if response.status_code == 304 else asked.status
+    return response
 
 
 @pages.get("/queues/names")
@@ -82,6 +166,7 @@ def _row(view: QueueView, alive: list[WorkerView]) -> dict[str, Any]:
         "stuck": sorted(stuck, key=lambda pair: -pair[0].number.number),
         "moving": moving,
         "drain_seconds": trends.drain_time(moving.number, view.per_minute),
+        "spark": run_sparkline(view.day.hours) if view.day else None,
     }
 
 
@@ -114,4 +199,9 @@ def remove(name: str) -> ResponseReturnValue:
         queue_actions.remove_queue(name, actor())
     except queue_actions.QueueInUse as error:
         return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
-    return htmx.done(f"Queue {name} removed.", back=url_for("queues.index"))
+    return htmx.done(f"Queue {name} removed.", back=url_for("queues.index"), leave=_is_from(name))
+
+
+def _is_from(name: str) -> bool:
+    """Whether the request comes from the page of this queue, which is gone now."""
+    return came_from("").partition("?")[0].endswith(url_for("queues.show", name=name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-HEAD = "0013"  # the newest revision in db/migrations/versions/; a test compares them
+HEAD = "0015"  # the newest revision in db/migrations/versions/; a test compares them
 REVISION = "SELECT version_num FROM alembic_version"
 # Workers poll this number: when it has grown, they read settings, queues and requested states again.
 BUMP_REVISION = "UPDATE control SET revision = revision + 1"

@@ -6,11 +6,11 @@ a moment after it finished (at worst when a held lock becomes free), so folding 
 later commit, such as after an hour with a full disk, is missing from the charts. `insight/trends.py` reads attempts
 after the watermark directly.
 
-`minutes` has a row for each queue and minute, and sums over all queues under names that no queue can have (SUMS), so
-that a chart reads one row per point. One more row, TOTAL, sums up all attempts that were ever folded. It is never
-deleted, so that the counters of `web/metrics.py` only grow. `failure_groups` gets the deaths of each group.
-`command_hours` has the MAX_SHAPES command shapes that ran or failed most in each hour, and REST for all others. The
-jobs that send messages are in none of these sums.
+`minutes` has a row for each queue and minute. Its sums have names that no queue can have (`is_sum`): sums over all
+queues (SUMS) and the half hours of each queue (`half_hours`), so that a chart reads one row per point. One more row,
+TOTAL, sums up all attempts that were ever folded. It is never deleted, so that the counters of `web/metrics.py` only
+grow. `failure_groups` gets the deaths of each group. `command_hours` has the MAX_SHAPES command shapes that ran or
+failed most in each hour, and REST for all others. The jobs that send messages are in none of these sums.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import Row, and_, delete, func, insert, select, text, update
+from sqlalchemy import Row, and_, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from webapp.core.locks import BUSY_TIMEOUT
@@ -42,7 +42,8 @@ FOLD_BATCH = 500  # attempts per transaction: the rows are written in a few mill
 FOLD_SECONDS = 1.0  # limit of one call; the next call continues
 PRUNE_BATCH = 2000
 
-SUMS = {"*1": MINUTE, "*30": 30 * MINUTE, "*180": 3 * HOUR}  # name → span of each row
+HALF_HOUR = 30 * MINUTE
+SUMS = {"*1": MINUTE, "*30": HALF_HOUR, "*180": 3 * HOUR}  # name → span of each row
 MAX_SUM_SPAN = max(SUMS.values())
 TOTAL = (0, "*")  # time and name of the row with all attempts since queuectl has this row
 MAX_SHAPES = 50
@@ -78,17 +79,23 @@ class Sum:
 
 @dataclass
 class Commands:
-    """Runs of the commands of one shape, or of all shapes beyond the cap (REST). `run_time`: in total, microseconds."""
+    """Runs of the commands of one shape, or of all shapes beyond the cap (REST). `run_time`: in total, microseconds.
+
+    `durations` are the run times. They are empty where they were not read, and for hours before schema 0015.
+    """
 
     shape: str
     runs: int = 0
     failures: int = 0
     run_time: int = 0
+    durations: Histogram = field(default_factory=Counter)
 
     def add(self, other: Commands) -> None:
         self.runs += other.runs
         self.failures += other.failures
         self.run_time += other.run_time
+        for number, count in other.durations.items():
+            self.durations[number] += count
 
     @property
     def mean(self) -> float:
@@ -117,6 +124,16 @@ class Deaths:
     error: str
     command: str
     deaths: int = 1
+
+
+def half_hours(queue: str) -> str:
+    """The name of the rows that sum up half hours of a queue."""
+    return f"*30 {queue}"
+
+
+def is_sum(name: str) -> bool:
+    """Whether a name in `minutes` is that of a sum."""
+    return name.startswith("*")
 
 
 # --- reading attempts ------------------------------------------------------------------------------------------------
@@ -227,9 +244,11 @@ def _add(folded: Folded, row: Row[Any], died: bool) -> None:
     took, failed = max(row.finished_at - row.started_at, 0), row.state == "failed"
     one.failed += failed
     one.completed += not failed
-    one.runs[histograms.bucket(took)] += 1
+    number = histograms.bucket(took)
+    one.runs[number] += 1
     hour, shape = row.finished_at // HOUR * HOUR, command_shape(row.command) or REST
-    folded.hours.setdefault((hour, shape), Commands(shape)).add(Commands(shape, 1, int(failed), took))
+    run = Commands(shape, 1, int(failed), took, Counter((number,)))
+    folded.hours.setdefault((hour, shape), Commands(shape)).add(run)
 
 
 def _add_death(groups: dict[str, Deaths], row: Row[Any]) -> None:
@@ -240,8 +259,8 @@ def _add_death(groups: dict[str, Deaths], row: Row[Any]) -> None:
 
 
 def _add_sums(minutes: dict[tuple[int, str], Sum]) -> None:
-    for (at, _), one in list(minutes.items()):
-        for name, span in SUMS.items():
+    for (at, queue), one in list(minutes.items()):
+        for name, span in (*SUMS.items(), (half_hours(queue), HALF_HOUR)):
             minutes.setdefault((at // span * span, name), Sum()).add(one)
         minutes.setdefault(TOTAL, Sum()).add(one)
 
@@ -282,16 +301,16 @@ def start_of(watermark: int) -> int:
 def _rows_of_minutes(session: Session, folded: Folded) -> list[dict[str, Any]]:
     """The stored sums, which change only together with the watermark, plus the new ones."""
     sums = folded.minutes
-    for row in session.scalars(select(Minute).where(Minute.at.in_({at for at, _ in sums}))):
-        if (row.at, row.queue) in sums:
-            sums[row.at, row.queue].add(sum_of(row))
+    for row in session.scalars(select(Minute).where(tuple_(Minute.at, Minute.queue).in_(sorted(sums)))):
+        sums[row.at, row.queue].add(sum_of(row))
     return [
         {**vars(one), "at": at, "queue": queue, "waits": histograms.dump(one.waits), "runs": histograms.dump(one.runs)}
         for (at, queue), one in sums.items()
     ]
 
 
-def sum_of(row: Minute) -> Sum:
+def sum_of(row: Any) -> Sum:
+    """Of a row of `minutes`."""
     waits, runs = histograms.load(row.waits), histograms.load(row.runs)
     return Sum(row.completed, row.failed, row.dead, row.lost, waits, runs)
 
@@ -302,9 +321,17 @@ def _rows_of_hours(session: Session, folded: Folded) -> list[dict[str, Any]]:
     for (at, shape), commands in folded.hours.items():
         hours.setdefault(at, {})[shape] = commands
     for row in session.scalars(select(CommandHour).where(CommandHour.at.in_(hours))):
-        stored = Commands(row.shape, row.runs, row.failures, row.run_time)
-        hours[row.at].setdefault(row.shape, Commands(row.shape)).add(stored)
-    return [{"at": at, **vars(one)} for at, shapes in hours.items() for one in _most(shapes)]
+        hours[row.at].setdefault(row.shape, Commands(row.shape)).add(commands_of(row))
+    return [
+        {**vars(one), "at": at, "durations": histograms.dump(one.durations)}
+        for at, shapes in hours.items()
+        for one in _most(shapes)
+    ]
+
+
+def commands_of(row: Any) -> Commands:
+    """Of a row of `command_hours`."""
+    return Commands(row.shape, row.runs, row.failures, row.run_time, histograms.load(row.durations))
 
 
 def _most(shapes: dict[str, Commands]) -> Iterable[Commands]:

@@ -30,7 +30,8 @@ PAGES = ["/", "/jobs", *[f"/jobs?state={state}" for state in STATES], "/dead", "
          "/activity", "/config", "/config/backoff_base", "/submit", "/account", "/api-docs", "/login",
          "/people", "/people/new", "/person/a-admin", "/tokens", "/tokens?ended=1", "/tokens/new", "/audit",
          "/audit?since=never", "/audit?actor=nobody", "/notifications", "/notifications/start", "/channels/new",
-         "/rules/new", "/jobs?q=notified:ops"]  # fmt: skip
+         "/rules/new", "/jobs?q=notified:ops", "/?metric=run&split=1", "/?from=2020-01-01T00:00Z", "/queue/mail",
+         "/command/echo%20hello"]  # fmt: skip
 COLOURS = b"".join(
     b"\x1b[38;5;%dmink %d\x1b[0m \x1b[48;5;%dmground\x1b[0m \x1b[2mfaint\x1b[0m\n" % (n, n, n) for n in range(256)
 )

@@ -13,8 +13,8 @@ from webapp.db.engines import Model
 class Minute(Model):
     """Totals of one queue for one minute, computed from its attempts. Charts read these.
 
-    Rows with names that no queue can have are totals of all queues, see insight/rollups.py. One of them, at 0, has all
-    attempts ever.
+    Rows with names that no queue can have are totals of all queues, or of half an hour of one queue, see
+    insight/rollups.py. One of them, at 0, has all attempts ever.
     """
 
     __tablename__ = "minutes"
@@ -39,6 +39,7 @@ class CommandHour(Model):
     runs: Mapped[int]
     failures: Mapped[int]
     run_time: Mapped[int]  # microseconds in total
+    durations: Mapped[str] = mapped_column(server_default="{}", default="{}")  # see lib/histograms.py
 
 
 class Group(Model):

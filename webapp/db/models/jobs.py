@@ -186,6 +186,7 @@ class Event(Model):
     __table_args__ = (
         partial_index("ix_events_job_seq", "job_seq", where="job_seq IS NOT NULL"),
         Index("ix_events_subject", "subject", "id"),
+        partial_index("ix_events_changes", "at", where="job_seq IS NULL"),  # what people changed in a window
         {"sqlite_autoincrement": True},
     )
 
