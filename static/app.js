@@ -40,6 +40,7 @@
     const away = (Date.parse(element.dateTime) - now) / 1000;
     const seconds = Math.floor(Math.abs(away));
     if (element.dataset.when === "for") return spoken(Math.max(0, Math.floor(-away)));
+    if (element.dataset.when === "span") return `for ${spoken(Math.max(0, Math.floor(-away)))}`;
     if (element.dataset.when === "due" && away <= 0) return "any moment now";  // a worker promotes it
     if (seconds >= WEEK) return null;
     if (seconds >= DAY) return weekday(element.dateTime);
@@ -47,8 +48,12 @@
     return away > 0 ? `in ${spoken(seconds)}` : `${spoken(seconds)} ago`;
   }
 
+  // When the page is no longer refreshed, its clocks show the moment of the last refresh.
+  const present = () => (stopped ? lastGood.getTime() : Date.now());
+
   function tellTimes(root = document, nearest = Infinity) {
-    const now = Date.now();
+    const now = present();
+    for (const element of $$(".time-to-go", root)) tellTimeToGo(element, now);
     for (const element of $$("time[data-when]", root)) {
       if (Math.abs(Date.parse(element.dateTime) - now) > nearest) continue;
       const text = relative(element, now);
@@ -56,25 +61,64 @@
     }
   }
 
+  // The bar of a running job: how far it is if it takes as long as usual.
+  function tellTimeToGo(element, now) {
+    const { since: start, usual, late } = element.dataset;
+    const passed = Math.max(0, (now - Date.parse(start)) / 1000);
+    const left = Math.ceil(usual - passed);
+    const value = Math.min(passed / Math.max(usual, 0.001), 1);
+    const bar = $("progress", element);
+    if (bar.value !== value) bar.value = value;
+    const isLate = passed > late && left < 0;
+    element.classList.toggle("late", isLate);
+    const text = left > 0 ? `About ${spoken(left)} to go.` : isLate ? "Longer than 95 % of its runs." : "Longer than usual.";
+    const told = $(".left", element);
+    if (told.textContent !== text) told.textContent = text;
+  }
+
   // --- the refresh timer: one `tick` event on the document ---
 
   let failures = 0;
   let since = 0;          // seconds since the last tick
   let lastGood = new Date();
-  let stopped = false;    // signed out
-  let gone = false;       // the page is not there any more
+  let stopped = false;    // signed out, or gone
+  let gone = false;       // what the page shows is not there any more
+
+  const clockTime = (date) => date.toTimeString().slice(0, 5);
+
+  // From now on the page does not change; a bar says so.
+  function stop(text, link) {
+    if (stopped) return;
+    stopped = true;
+    tellTimes();
+    const bar = document.createElement("div");
+    bar.className = "warning";
+    bar.id = "stopped";
+    bar.setAttribute("role", "alert");
+    const line = document.createElement("p");
+    line.textContent = live() ? `${text} This page shows the state at ${clockTime(lastGood)}. ` : `${text} `;
+    if (link) {
+      const anchor = document.createElement("a");
+      anchor.href = link[0];
+      anchor.textContent = link[1];
+      line.append(anchor);
+    }
+    bar.append(line);
+    $("header.top").append(bar);
+  }
 
   const chosen = () => Number($("#tick")?.value || 0);
   const ticked = () => $$('#live input[name="id"]:checked');
 
   function selecting() {
     const selection = document.getSelection();
-    return selection && !selection.isCollapsed && live() && selection.containsNode(live(), true);
+    if (!selection || selection.isCollapsed || !live()) return false;
+    return selection.containsNode(live(), true) && !$("#output")?.contains(selection.anchorNode);
   }
 
   function typing() {
     const element = document.activeElement;
-    return element && live()?.contains(element) && element.matches("input:not([type=checkbox]), textarea, select");
+    return element && live()?.contains(element) && !element.closest("#output") && element.matches("input:not([type=checkbox]), textarea, select");
   }
 
   function whyWait() {
@@ -105,9 +149,9 @@
   }
 
   function sayState(wait) {
-    if (stopped) say("Signed out", "late");
-    else if (gone) say("Not found any more", "late");
-    else if (failures) say(`Not refreshed since ${lastGood.toTimeString().slice(0, 5)}`, "late");
+    if (gone) say("Not found any more", "late");
+    else if (stopped) say("Signed out", "late");
+    else if (failures) say(`Not refreshed since ${clockTime(lastGood)}`, "late");
     else if (!chosen()) say("Off", "off");
     else if (wait) say(`Paused while ${wait}`, "paused");
     else say("Live", "live");
@@ -124,7 +168,7 @@
     const wait = whyWait();
     since += 1;
     sayState(wait);
-    if (stopped || gone) return;
+    if (stopped) return;
     const every = interval();
     if (every && since >= every && !wait) tick();
   }
@@ -164,8 +208,8 @@
   });
 
   document.addEventListener("htmx:response:error", ({ detail: { ctx } }) => {
-    if (ctx.response.status === 401) stopped = true;
-    if (ctx.response.status === 404 && isLive(ctx)) gone = true;
+    if (ctx.response.status === 401) stop("You are signed out.", [`${ROOT}/login?next=${encodeURIComponent(location.pathname + location.search)}`, "Sign in"]);
+    if (ctx.response.status === 404 && isLive(ctx)) { gone = true; stop("This no longer exists. It was discarded or deleted."); }
   });
 
   document.addEventListener("htmx:error", ({ detail: { ctx } }) => {
@@ -200,6 +244,7 @@
     focused = null;
     takeFirst();
     showTicked();
+    showTitle();
     showNewest();
     wrap();
     trim();
@@ -364,6 +409,27 @@
     if (box) box.checked = false;
   }
 
+  // The title and the icon of the tab follow the job's state.
+  function showTitle() {
+    const head = $("#live [data-title]");
+    if (!head) return;
+    if (document.title !== head.dataset.title) document.title = head.dataset.title;
+    const link = $('link[rel="icon"]');
+    if (link.getAttribute("href") !== head.dataset.icon) link.href = head.dataset.icon;
+  }
+
+  // The output of a failed attempt opens at its end, where the error is.
+  function showEnd() {
+    const pane = $("#pane[data-at-end]");
+    if (pane && !LINE.test(location.hash)) pane.scrollTop = pane.scrollHeight;
+  }
+
+  function fold(button) {
+    const folded = $("#output").classList.toggle("folded");
+    button.setAttribute("aria-expanded", String(!folded));
+    button.setAttribute("aria-label", folded ? "Show the output" : "Collapse the output");
+  }
+
   // A new attempt has started: show its output, unless the user is reading the old one.
   function showNewest() {
     const card = $("#output[data-newest]");
@@ -384,6 +450,8 @@
     if (box && deltaY < 0 && target.closest?.("#pane")) box.checked = false;  // the user scrolls up to read
   }, { passive: true });
   document.addEventListener("click", (event) => {
+    const folder = event.target.closest(".fold");
+    if (folder) fold(folder);
     const link = event.target.closest("#pane a[data-n]");
     if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) nameLine(event, link);
   });
@@ -640,5 +708,6 @@
   wrap();
   findLine();
   follow();
+  showEnd();
   hideToastsLater();
 })();

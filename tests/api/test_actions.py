@@ -37,6 +37,23 @@ def test_an_action_on_a_job_succeeds_once(operator: Program, verb: str, before: 
     refused(operator("POST", f"/jobs/none/{verb}"), 404, "not-found")
 
 
+def test_a_job_is_edited_and_retried(operator: Program, submitter: Program) -> None:
+    make_job("dead", id="job1", command="a", timeout=5.0)
+    for field, value in (("timeout", -1), ("id", "x")):
+        told = refused(operator("POST", "/jobs/job1/edit", {field: value}), 422, "invalid")
+        assert told["errors"][0]["field"] == field
+    refused(operator("POST", "/jobs/job1/edit", []), 422, "invalid")
+    refused(submitter("POST", "/jobs/job1/edit", {"command": "b"}), 403, "scope")
+    told = operator("POST", "/jobs/job1/edit", {"command": "b", "timeout": None}).get_json()
+    assert (told["id"], told["state"], told["command"], told["timeout"]) == ("job1", "pending", "b", None)
+    assert refused(operator("POST", "/jobs/job1/edit", {"command": "c"}), 409, "conflict")["state"] == "pending"
+    event = operator("GET", "/jobs/job1").get_json()["events"][0]
+    assert (event["verb"], event["detail"]["before"]["command"]) == ("edit", "a")
+    assert operator("POST", f"/acts/{told['action']}/undo").status_code == 200
+    assert state_of("job1") == "dead"
+    refused(operator("POST", "/jobs/none/edit", {"command": "b"}), 404, "not-found")
+
+
 def test_cancelling_a_running_job_requests_its_stop(operator: Program) -> None:
     make_job("processing", id="job1")
     assert operator("POST", "/jobs/job1/cancel").status_code == 202

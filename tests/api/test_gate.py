@@ -35,6 +35,7 @@ OPERATE = {
     "api-jobs.discard_job",
     *(f"api-acts.{verb}_job{many}" for verb in ("cancel", "requeue") for many in ("", "s")),
     "api-acts.run_job_now",
+    "api-acts.edit_job",
     "api-acts.run_jobs_now",
     "api-acts.discard_jobs",
     "api-acts.undo_act",

@@ -51,6 +51,8 @@ CASES = [
     (["cancel", "done"], ExitCode.REFUSED),
     (["cancel", "done", "nope"], ExitCode.REFUSED),
     (["run-now", "done"], ExitCode.REFUSED),
+    (["edit", "done", "--timeout", "5"], ExitCode.REFUSED),
+    (["edit", "nope", "--timeout", "5"], ExitCode.NOT_FOUND),
     (["dlq", "discard", "done"], ExitCode.REFUSED),
     (["queue", "remove", "busy"], ExitCode.REFUSED),
     (["worker", "drain", "w1"], ExitCode.REFUSED),

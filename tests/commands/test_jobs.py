@@ -247,5 +247,30 @@ def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli)
     assert state_of("later") == state_of("flaky") == "pending"
 
 
+def test_edit_changes_what_is_named_and_retries(app: Flask, cli: Cli) -> None:
+    make_job("dead", id="job1", command="a", timeout=5.0, env='{"A": "1", "B": "2"}')
+    result = cli("edit", "job1", "--command", "b", "--env", "B=3", "--default", "timeout")
+    assert (result.code, result.lines) == (0, ["job1: edited and requeued"])
+    assert result.err == "Undo: manage.py activity undo 1\n"
+    with reading() as session:
+        job = job_detail.find(session, "job1")
+    assert job is not None
+    assert (job.state, job.command, job.timeout, job.env) == ("pending", "b", None, '{"A": "1", "B": "3"}')
+    assert "edited and requeued" in cli("show", "job1").out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [((), 2, "Give at least one change"), (("--timeout", "5", "--default", "timeout"), 2, "cannot be combined"),
+     (("--priority", "900"), 1, "priority: 900 is not allowed"), (("--env", "x"), 2, "has no '='")],
+)  # fmt: skip
+def test_an_edit_names_what_is_wrong(app: Flask, cli: Cli, options: tuple[str, ...], code: int, said: str) -> None:
+    make_job("dead", id="job1")
+    result = cli("edit", "job1", *options)
+    assert result.code == code
+    assert said in result.err
+    assert state_of("job1") == "dead"
+
+
 def test_missing_ids_are_a_usage_error(cli: Cli) -> None:
     assert cli("cancel").code == cli("run-now").code == 2

@@ -39,6 +39,7 @@ OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queu
              "dead_letters.acknowledge", "dead_letters.reopen", "dead_letters.on_group", "schedules.pause",
              "schedules.resume", "schedules.run", "schedules.run_fires", "notifications.send_again", "channels.test",
              "channels.drop_backlog", "rules.mute", "rules.unmute", "job.watch", "job.unwatch",
+             "job.edit", "job.save", "job.reveal",
              "submit.act_on_batch", "submit.start_demo", "submit.clear_demo"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",

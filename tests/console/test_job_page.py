@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from typing import Any, Optional
 
 import pytest
+from sqlalchemy import select
 
 from tests.console.conftest import Browser
-from tests.factories import make_attempt, make_chunk, make_event, make_job, make_queue, make_worker
+from tests.factories import change_job, make_attempt, make_chunk, make_event, make_job, make_queue, make_worker
+from webapp.console.display import env_values
+from webapp.console.display.times import exact
 from webapp.console.display.wait_reason import about
+from webapp.db import audit
+from webapp.db.engines import reading
+from webapp.db.models import Job
+from webapp.insight import usual_time
 from webapp.lib import clock
 
 
@@ -153,20 +162,25 @@ def test_the_timeline_shows_events_and_the_phases_between_them(viewer: Browser) 
     )
     make_event("end_left_behind", "worker:w1", "job:job1", job=job, text="ended 2 processes")
     text = viewer.get("/job/job1").get_data(as_text=True)
-    timeline = text[text.index('<ol class="timeline"') : text.index("</ol>")]
-    lines = [re.sub(r"<[^>]+>", "", line) for line in re.findall(r"<p[^>]*>(.*?)</p>", timeline)]
+    lines = history(text)
     assert lines[0].startswith("Next retry ")
     assert [line for line in lines[1:] if " \N{MIDDLE DOT} " not in line] == [
         "End left behind: ended 2 processes",
         "backs off 6 min",
-        "Attempt 1 failed: exit code 3",
-        "ran 20 s",
-        "Attempt 1 started",
+        "Attempt 1 failed, exit 1 after 20 s",
         "waited 10 s",
         "not due for 10 s",
-        "Submitted",
+        "Submitted by ana",
+        exact(job.created_at),
     ]
     assert 'aria-label="Total: not due for 10 s, waited 10 s, ran 20 s, backed off 6 min"' in text
+
+
+def history(text: str) -> list[str]:
+    """The lines of attempts and history, without markup."""
+    part = text[text.index('<ol class="timeline"') : text.index("</ol>")]
+    lines = re.findall(r"<p[^>]*>(.*?)</p>", part, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", "", line).split()) for line in lines]
 
 
 def test_an_attempt_shows_its_result_duration_and_usage(viewer: Browser) -> None:
@@ -176,15 +190,35 @@ def test_an_attempt_shows_its_result_duration_and_usage(viewer: Browser) -> None
                  peak_memory=3 * 1024 * 1024, worker_id="w-one")  # fmt: skip
     make_attempt(job, 2, signal=9, exit_code=None, cpu_time=None, peak_memory=None)
     text = viewer.get("/job/job1").get_data(as_text=True)
-    cells = re.findall(r'<td role="cell" class="([\w ]+)">(.*?)</td>', text[text.index('id="attempt-1"') :])
-    found = {name: re.sub(r"<[^>]+>", "", value) for name, value in cells}
-    assert found["number meta mono exit"] == "75"
-    assert found["number meta"] == "1 min 5 s"
-    assert found["number cpu meta"] == "1.5 s"
-    assert found["number memory meta"] == "3.0 MiB"
-    assert found["worker meta mono"] == "w-one"
-    assert "signal 9" in text
+    lines = history(text)
+    assert "Attempt 1 failed, exit 75 after 1 min 5 s" in lines
+    assert any("CPU 1.5 s · 3.0 MiB · w-one" in line for line in lines)
+    assert "Attempt 2 failed, signal 9 after 2 s" in lines
     assert 'href="/job/job1/download?attempt=1"' in text
+
+
+def test_each_error_stands_once_on_the_page(viewer: Browser) -> None:
+    said = "exit code 1: card declined"
+    job = make_job("dead", id="job1", attempts=4, last_error=said, error_key="declined")
+    for number, (error, key) in enumerate([("timed out", "timeout"), (said, "declined"), ("timed out", "timeout")], 1):
+        make_attempt(job, number, error=error, error_key=key)
+    make_attempt(job, 4, error=said, error_key="declined", output=b"card declined\n\n")
+    page = re.sub(r'(?s)<div class="pane".*?</section>', "", viewer.get("/job/job1").get_data(as_text=True))
+    assert page.count("declined</a>") == 1
+    assert page.count("card declined") == 1
+    assert page.count("timed out") == 1
+    at = viewer.get("/job/job1?attempt=4&line=end").get_data(as_text=True)
+    assert re.search(r'<div id="L1" class="marked">.*?card declined', at)
+
+
+def test_the_history_says_nothing_twice(viewer: Browser) -> None:
+    job = make_job("pending", id="job1", attempts=2)
+    make_attempt(job, 1, "released", error="interrupted: worker shut down", exit_code=None)
+    make_attempt(job, 2, "cancelled", error="cancelled while running", exit_code=None)
+    lines = history(viewer.get("/job/job1").get_data(as_text=True))
+    assert "Attempt 1 interrupted (worker shut down) after 2 s" in lines
+    assert "Attempt 2 cancelled after 2 s" in lines
+    assert not any("interrupted: worker" in line or "while running" in line for line in lines)
 
 
 def test_only_the_newest_of_many_attempts_are_shown_at_first(viewer: Browser) -> None:
@@ -193,7 +227,7 @@ def test_only_the_newest_of_many_attempts_are_shown_at_first(viewer: Browser) ->
         make_attempt(job, number)
     text = viewer.get("/job/job1").get_data(as_text=True)
     assert text.count('id="attempt-') == 50
-    assert "and 10 earlier attempts." in text
+    assert "and 10 earlier entries." in text
     assert viewer.get("/job/job1?all=1").get_data(as_text=True).count('id="attempt-') == 60
     assert "Output of attempt 3<" in viewer.get("/job/job1?attempt=3").get_data(as_text=True)
 
@@ -231,3 +265,180 @@ def test_an_invalid_attempt_in_the_url_is_ignored(viewer: Browser) -> None:
     make_attempt(make_job("dead", id="job1"), 1, output=b"one\n" * 5)
     assert viewer.get("/job/job1?attempt=99").status_code == 200
     assert viewer.get("/job/job1?attempt=%D9%A1").status_code == 200  # a digit of another script
+
+
+# --- head, command, crumb --------------------------------------------------------------------------------------------
+
+
+def test_the_title_the_heading_and_the_icon_name_command_and_state(viewer: Browser) -> None:
+    make_job("dead", id="job1", command="#!/bin/bash\n\n  charge-card order-10421\necho more")
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    assert "<title>\N{BALLOT X} charge-card order-10421</title>" in text
+    assert '<h1 class="mono">charge-card order-10421</h1>' in text
+    assert re.search(r'<link rel="icon" href="/static/icon-dead\.svg', text)
+    make_job("pending", id="job2")
+    assert re.search(r'<link rel="icon" href="/static/icon\.svg', viewer.get("/job/job2").get_data(as_text=True))
+
+
+def test_a_long_command_says_how_many_lines_are_hidden(viewer: Browser) -> None:
+    make_job("pending", id="job1", command="\n".join(f"echo {number}" for number in range(13)))
+    assert "more line" not in viewer.get("/job/job1").get_data(as_text=True)
+    make_job("pending", id="job2", command="\n".join(f"echo {number}" for number in range(40)))
+    text = viewer.get("/job/job2").get_data(as_text=True)
+    assert "28 more lines" in text
+    assert "echo 39</span></pre>" in text
+
+
+def crumb(browser: Browser, path: str = "/job/job1", **headers: str) -> str:
+    text = browser.get(path, headers=headers).get_data(as_text=True)
+    found = re.search(r'<p class="crumb small"><a href="([^"]*)">', text)
+    assert found is not None
+    return found[1].replace("&amp;", "&")
+
+
+def test_the_crumb_leads_back_to_the_list(viewer: Browser) -> None:
+    make_job("pending", id="job1")
+    here = "http://localhost"
+    assert crumb(viewer) == "/jobs"
+    assert crumb(viewer, Referer=f"{here}/jobs?state=dead&q=exit%3A1") == "/jobs?state=dead&q=exit%3A1"
+    assert crumb(viewer, Referer=f"{here}/dead/abc") == "/dead/abc"
+    assert crumb(viewer, Referer=f"{here}/job/other") == "/jobs"  # no list
+    assert crumb(viewer, Referer="http://evil.example/jobs?q=1") == "/jobs"
+    assert crumb(viewer, "/job/job1?back=/jobs?state=failed", Referer=f"{here}/job/job1") == "/jobs?state=failed"
+    for evil in (
+        "//evil.example/jobs",
+        "https://evil.example/jobs",
+        "/\\evil.example/jobs",
+        "javascript:alert(1)",
+        "/login",
+    ):
+        assert crumb(viewer, f"/job/job1?back={evil}") == "/jobs", evil
+    text = viewer.get("/job/job1", headers={"Referer": f"{here}/jobs?state=dead"}).get_data(as_text=True)
+    assert 'hx-get="/job/job1?back=%2Fjobs%3Fstate%3Ddead"' in text  # a refresh has another Referer
+
+
+def test_a_dead_job_leads_to_its_group_and_to_the_last_success(operator: Browser, viewer: Browser) -> None:
+    job = make_job("dead", id="job1", command="charge 1", error_key="declined")
+    make_attempt(job, 1, output=b"begin\ndeclined\n")
+    assert "failed this way" not in wait_reason(operator)  # alone
+    make_job("dead", error_key="declined")
+    assert "2 jobs failed this way" in wait_reason(operator)
+    assert buttons(operator) == ["/dead/declined/canary"]
+    assert buttons(viewer) == []
+    asked = operator.post("/dead/declined/canary", {"id": "job1"}).get_data(as_text=True)
+    assert '<input type="hidden" name="id" value="job1">' in asked
+    none = operator.get("/job/job1?against=success&digits=1").get_data(as_text=True)
+    assert "No successful run of this command was found" in none
+    make_attempt(make_job("completed", id="good", command="charge 2"), 1, "completed", output=b"begin\nend\n")
+    compared = operator.get("/job/job1?against=success&digits=1").get_data(as_text=True)
+    assert "only in the last success (good): 1 line" in compared
+
+
+def test_a_running_job_shows_how_long_its_command_usually_takes(viewer: Browser) -> None:
+    make_job("processing", id="job1", command="charge 9", worker_id="w1")
+    usual_time.forget()
+    assert "time-to-go" not in viewer.get("/job/job1").get_data(as_text=True)
+    for number in (10, 20, 60):
+        make_job("completed", command=f"charge {number}", started_at=seconds(-100 - number), finished_at=seconds(-100))
+    assert "time-to-go" not in viewer.get("/job/job1").get_data(as_text=True)  # the answer is kept for a minute
+    usual_time.forget()
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    assert 'data-usual="20.0' in text
+    assert "Usually 20 s, p95 1 min (3 runs)." in text
+
+
+def test_a_time_that_counts_reads_right_without_javascript(viewer: Browser) -> None:
+    make_job("processing", id="job1", worker_id="w1")
+    text = re.sub(r"<[^>]+>", "", viewer.get("/job/job1").get_data(as_text=True))
+    assert re.search(r"Running since \d+ \w+ \d\d:\d\d UTC on worker w1\.", text)
+
+
+def test_a_failed_job_reads_retrying(viewer: Browser) -> None:
+    make_job("failed", id="job1")
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    assert re.search(r'<span class="badge failed">.*?<span>retrying <time', text)
+
+
+# --- masked variables ------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_masked_until_an_operator_asks_which_is_audited(operator: Browser, viewer: Browser) -> None:
+    make_job("dead", id="job1", env='{"REGION": "eu", "API_TOKEN": "t0psecret", "URL": "https://u:pw1234@host/"}')
+    for browser in (operator, viewer):
+        text = browser.get("/job/job1").get_data(as_text=True)
+        assert "t0psecret" not in text
+        assert "pw1234" not in text
+    assert "REGION=eu" in operator.get("/job/job1").get_data(as_text=True)
+    assert viewer.post("/job/job1/env").status_code == 403
+    assert operator.get("/job/job1/env").status_code == 405
+    page = operator.post("/job/job1/env").get_data(as_text=True)
+    assert "t0psecret" in page
+    assert "REGION" not in page
+    with reading() as session:
+        line = audit.page(session, audit.AuditFilter(verb="reveal"), limit=1)[0]
+    assert (line.actor, line.subject) == ("person:the-operator", "job:job1")
+    assert "t0psecret" not in (line.detail or "")
+    assert "API_TOKEN, URL" in (line.detail or "")
+    assert operator.post("/job/none/env").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [("DB_PASSWORD", "x", True), ("apikey", "x", True), ("AUTHOR", "ana", False), ("TOKEN", "", False),
+     ("DATABASE", "postgres://u:p@h/d", True), ("X", "ghp_abcdefgh", True), ("PAGE", "https://example.org/a@b", False)],
+)  # fmt: skip
+def test_what_looks_like_a_secret(name: str, value: str, secret: bool) -> None:
+    assert env_values.looks_secret(name, value) is secret
+
+
+# --- edit and retry --------------------------------------------------------------------------------------------------
+
+
+def edited(browser: Browser, **changes: str) -> dict[str, str]:
+    """The values of the edit form, with changes."""
+    text = browser.get("/job/job1/edit").get_data(as_text=True)
+    fields = dict(re.findall(r'<input id="(\w+)"[^>]*? value="([^"]*)"', text))
+    fields.update(re.findall(r'name="(seen)" value="(\d+)"', text))
+    fields.update(
+        (n, html.unescape(v)) for n, v in re.findall(r'<textarea id="(\w+)".*?>\n(.*?)</textarea>', text, re.DOTALL)
+    )
+    return {**fields, **changes}
+
+
+def test_the_edit_form_changes_the_job_and_keeps_masked_values(operator: Browser, viewer: Browser) -> None:
+    make_job("dead", id="job1", command="a", timeout=60.0, env='{"REGION": "eu", "API_TOKEN": "t0psecret"}')
+    form = edited(operator, command="b\r\nc", timeout="")
+    assert "API_TOKEN=\N{BULLET}" in form["env"]
+    form["env"] = form["env"].replace("eu", "us")
+    answer = operator.post("/job/job1/edit", form)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/job/job1")
+    with reading() as session:
+        job = session.scalars(select(Job).where(Job.id == "job1")).one()
+    assert (job.state, job.command, job.timeout) == ("pending", "b\nc", None)
+    assert json.loads(job.env or "") == {"REGION": "us", "API_TOKEN": "t0psecret"}
+    text = viewer.get("/job/job1").get_data(as_text=True)
+    assert any(line.startswith("command: a → b") for line in history(text))
+    assert "REGION changed" in text
+    assert viewer.get("/job/job1/edit").status_code == 403
+
+
+def test_the_edit_form_reports_errors_and_keeps_what_was_typed(operator: Browser) -> None:
+    make_job("failed", id="job1", command="a", env='{"API_TOKEN": "t0psecret"}')
+    answer = operator.post("/job/job1/edit", edited(operator, command=" ", queue="a b", priority="7"))
+    text = answer.get_data(as_text=True)
+    assert answer.status_code == 422
+    assert "Fix these 2 fields:" in text
+    assert 'value="a b"' in text
+    assert 'value="7"' in text
+    assert "t0psecret" not in text
+
+
+def test_a_job_that_changed_meanwhile_is_not_edited(operator: Browser) -> None:
+    make_job("dead", id="job1")
+    form = edited(operator, command="b")
+    change_job("job1", changed_at=clock.now() + 1)
+    assert operator.post("/job/job1/edit", form).status_code == 409
+    change_job("job1", state="pending", finished_at=None)
+    assert operator.get("/job/job1/edit").status_code == 409
+    assert operator.post("/job/job1/edit", form).status_code == 409
+    assert operator.post("/job/none/edit", form).status_code == 404

@@ -11,10 +11,20 @@ import pytest
 from tests.console.conftest import Browser
 from tests.factories import make_attempt, make_chunk, make_job
 from webapp.console.display import ansi
-from webapp.console.display.output_lines import after, around, before, find_line, hits, pattern_of, since, view_of
-from webapp.console.job import opened
+from webapp.console.display.output_lines import (
+    RenderOptions,
+    after,
+    around,
+    before,
+    find_line,
+    hits,
+    pattern_of,
+    since,
+    view_of,
+)
+from webapp.console.display.output_view import opened
 from webapp.core.output import Output
-from webapp.lib import text_diff
+from webapp.lib import clock, text_diff
 
 
 def html(data: bytes) -> str:
@@ -195,7 +205,7 @@ def test_a_line_name_leads_to_its_line_or_reports_that_it_is_gone(name: str, off
 def test_an_invalid_line_name_is_reported(name: str) -> None:
     with pytest.raises(ValueError, match="not a line name"):
         find_line(CUT, name)
-    assert "does not exist" in opened(CUT, 1, {"line": name}).notice or not name
+    assert "does not exist" in opened(CUT, RenderOptions(1), {"line": name}).notice or not name
 
 
 def test_the_last_line_gets_a_name_once_it_is_complete() -> None:
@@ -239,13 +249,13 @@ def test_search_hits_are_marked_in_the_visible_text(data: bytes, text: str, expe
 def test_a_search_moves_between_matching_lines() -> None:
     kept = Output(b"fail\nok\n\x1b[1mFA\x1b[0mIL\nfa", (30,), cut=None)
     assert hits(kept, pattern_of("fail")) == [0, 8]
-    second = opened(kept, 1, {"find": " Fail ", "hit": "2"})
+    second = opened(kept, RenderOptions(1), {"find": " Fail ", "hit": "2"})
     assert (second.hits, second.hit, second.marked) == (2, 2, True)
     assert second.lines.html.count("<mark>") == 3
     assert '<div id="L3" class="marked">' in second.lines.html
     for nonsense in ("0", "x", "99", "-1"):
-        assert opened(kept, 1, {"find": "fail", "hit": nonsense}).hit in (1, 2)
-    nothing = opened(kept, 1, {"find": "<nothing>"})
+        assert opened(kept, RenderOptions(1), {"find": "fail", "hit": nonsense}).hit in (1, 2)
+    nothing = opened(kept, RenderOptions(1), {"find": "<nothing>"})
     assert "not found" in nothing.notice
     assert not nothing.marked
 
@@ -357,3 +367,21 @@ def test_the_current_style_is_found_without_reading_all_output() -> None:
     near = b"\x1b[1m\x1b[0m\x1b[4mtext\x1b[m\x1b[32mgreen"
     assert ansi.style_after(near, len(near)) == ansi.Style(ink=2)
     assert ansi.style_after(near, 12) == ansi.Style(underline=True)
+
+
+def test_a_line_has_the_time_of_its_first_byte() -> None:
+    kept = Output(b"a\nb\nc\n", (6,), times=((2, 5), (4, 61)))
+    started = clock.parse_iso("2026-11-29T06:42:07Z")
+    html = view_of(kept, RenderOptions(started=started)).html
+    assert re.findall(r'<span class="clock">([\d:]+)</span>', html) == ["06:42:07", "06:42:12", "06:43:08"]
+    assert "clock" not in view_of(kept).html
+    assert "clock" not in view_of(Output(b"a\n", (2,)), RenderOptions(started=started)).html
+
+
+@pytest.mark.parametrize(
+    ("data", "runs", "cut", "name"),
+    [(b"a\nb\nc\n", (6,), None, ""), (b"a\nb\nc\n", (0, 6), None, "L1"), (b"a\nb\nc\n", (3, 3), None, "L2"),
+     (b"a\nb\nc\nd\n", (6, 2), 4, "B106")],
+)  # fmt: skip
+def test_the_first_line_of_stderr_is_found(data: bytes, runs: tuple[int, ...], cut: Optional[int], name: str) -> None:
+    assert opened(Output(data, runs, cut, 100 if cut else 0), RenderOptions(), {}).first_err == name

@@ -35,7 +35,16 @@ from worker.maintenance import chores
 
 pytestmark = pytest.mark.postgresql
 
+# Each goes back behind one migration, and behind all later ones.
+BEFORE_HALF_HOURS = ("ALTER TABLE command_hours DROP COLUMN durations", "DROP INDEX ix_events_changes")
+BEFORE_EDITS = (
+    *BEFORE_HALF_HOURS,
+    "ALTER TABLE jobs DROP COLUMN prior_fields",
+    "ALTER TABLE attempts DROP COLUMN output_times",
+    "ALTER TABLE output_chunks DROP COLUMN times",
+)
 BEFORE_CAUSES = (
+    *BEFORE_EDITS,
     "DROP TABLE group_actions",
     "DROP INDEX ix_failure_groups_last_at",
     *(f"ALTER TABLE failure_groups DROP COLUMN {name}" for name in ("first_at", "last_at", "deaths")),
@@ -44,6 +53,7 @@ BEFORE_CAUSES = (
 )
 # SQLite drops a column only if no index names it. The CHECK of the state stays as it is.
 BEFORE_FLOW = (
+    *BEFORE_CAUSES,
     *(f"DROP TABLE {name}" for name in ("batch_callbacks", "batches", "dependencies", "limit_starts", "limits")),
     "DROP TABLE reports",
     *(f"DROP INDEX ix_jobs_{name}" for name in ("limited", "limited_first", "unique", "followed", "blocked")),
@@ -55,11 +65,8 @@ BEFORE_FLOW = (
     "CREATE INDEX ix_jobs_first ON jobs (priority) WHERE state = 'pending'",
     "CREATE INDEX ix_jobs_lone ON jobs (priority) WHERE state = 'pending'",
 )
-BEFORE_HALF_HOURS = ("ALTER TABLE command_hours DROP COLUMN durations", "DROP INDEX ix_events_changes")
 BEFORE_SCHEDULES = (
-    *BEFORE_CAUSES,
     *BEFORE_FLOW,
-    *BEFORE_HALF_HOURS,
     *(f"DROP TABLE {name}" for name in ("job_watches", "deliveries", "alerts", "notices")),
     *(f"DROP TABLE {name}" for name in ("notification_rules", "channels")),
     "DROP INDEX ix_jobs_system",
@@ -227,7 +234,7 @@ def test_the_half_hours_of_queues_are_summed_up_from_their_minutes(app: Flask, c
         for at, queue in ((start, "mail"), (start + 29 * minute, "mail"), (start + 30 * minute, "mail"), (start, "*1")):
             session.add(models.Minute(at=at, queue=queue, completed=3, **sums))
     with db.writing() as session:
-        for statement in (*BEFORE_HALF_HOURS, "UPDATE alembic_version SET version_num = '0012'"):
+        for statement in (*BEFORE_HALF_HOURS, "UPDATE alembic_version SET version_num = '0014'"):
             session.execute(text(statement))
     migrations.ensure_current(config)
     with db.reading() as session:

@@ -360,8 +360,11 @@ def test_a_forged_request_is_in_the_audit_trail_under_its_user(target: Target) -
 def test_environment_values_are_hidden_from_viewers(target: Target) -> None:
     spec = '{"id": "with-env", "command": "true", "env": {"API_KEY": "hush-hush"}, "delay": 9999}'
     assert target.run_here("enqueue", spec).code == 0
-    assert "hush-hush" not in target.person("viewer").send("GET", "/job/with-env").text
-    assert "hush-hush" in target.person("operator").send("GET", "/job/with-env").text
+    viewer, operator = target.person("viewer"), target.person("operator")
+    for person in (viewer, operator):
+        assert "hush-hush" not in person.send("GET", "/job/with-env").text
+    assert viewer.post("/job/with-env/env").status == 403
+    assert "hush-hush" in operator.post("/job/with-env/env").text
 
 
 def test_plain_http_for_other_machines_needs_insecure_and_the_error_says_why(target: Target) -> None:

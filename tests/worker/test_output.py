@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.core.output import Output
-from webapp.lib.stream_runs import decode_runs
-from worker.runner.output import Capture
+from webapp.core.output import Output, join
+from webapp.lib.stream_runs import decode_runs, decode_times
+from worker.runner.output import MOST_MARKS, Capture
 
 _writes = st.lists(st.tuples(st.sampled_from([0, 1]), st.binary(min_size=1, max_size=40)), max_size=60)
 
@@ -63,3 +64,36 @@ def test_live_parts_joined_together_equal_the_kept_output(
         assert sum(decode_runs(chunk.runs)) == len(chunk.data)
     positions = [chunk.position for chunk in pieces]
     assert positions == sorted(positions)
+
+
+def test_the_times_of_output_are_kept_by_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("worker.runner.output.time.monotonic", lambda: now)
+    capture = Capture(20)
+    for now, data in ((0.2, b"12345"), (0.9, b"678"), (3.5, b"90"), (3.9, b"12"), (7.0, b"3456789012345")):  # noqa: B007
+        capture.write(0, data)
+    kept = capture.kept()
+    assert (kept.data, kept.cut, kept.dropped) == (b"1234567890" + b"6789012345", 10, 5)
+    assert decode_times(kept.times) == ((0, 0), (8, 3), (10, 7))
+    chunks = [(one.position, one.data, one.runs, one.times) for one in capture.since(0)]
+    assert join(chunks).times == ((0, 0), (8, 3), (10, 7))
+
+
+def test_output_of_the_first_second_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.runner.output.time.monotonic", lambda: 0.0)
+    capture = Capture(100)
+    capture.write(0, b"one")
+    assert capture.kept().times is None
+    assert capture.since(0)[0].times is None
+
+
+def test_a_job_that_writes_for_days_has_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("worker.runner.output.time.monotonic", lambda: now)
+    capture = Capture(2**20)
+    for now in range(5000):  # noqa: B007
+        capture.write(0, b"x")
+    marks = decode_times(capture.kept().times)
+    assert len(marks) <= MOST_MARKS
+    assert all(second == offset for offset, second in marks)
+    assert marks[-1][1] > 4900

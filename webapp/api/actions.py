@@ -11,12 +11,12 @@ from marshmallow import fields as ma
 
 from webapp.api import fields, pagination, request_body
 from webapp.api.gate import actor
-from webapp.api.jobs import MAX_PAGE, Job, check_moved, job_json
-from webapp.api.problems import Problem
+from webapp.api.jobs import MAX_PAGE, Job, JobEdit, check_moved, job_json
+from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import LARGEST_ID, PREFIX, Noun
 from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.jobs import actions, activity, search
+from webapp.jobs import actions, activity, editing, search
 from webapp.jobs.filters import JobFilter
 from webapp.web import serializers
 from webapp.web.request_info import below_root
@@ -114,6 +114,24 @@ def run_job_now(job_id: str) -> Response:
 def requeue_job(job_id: str) -> Response:
     """Requeue a dead, cancelled or completed job, with retries reset."""
     return _move_one("requeue", job_id)
+
+
+@routes.on("POST", "/jobs/<job_id>/edit", {200: MovedJob}, scope="operate", repeatable=True, body=JobEdit)
+def edit_job(job_id: str) -> Response:
+    """Change a dead, cancelled or failed job and requeue it, with retries reset.
+
+    It keeps its id, attempts and history. Fields that the body leaves out stay; null restores the default; `env`
+    replaces all variables. The event `edit` in the job's history has the old and the new values, without those of
+    variables. Undo the action to get the job back as it was.
+    """
+    changes = request_body.raw()
+    if not isinstance(changes, dict):
+        raise field_problem("", 'expected an object such as {"command": "echo hello"}.')
+    try:
+        result = editing.edit(job_id, changes, actor())
+    except editing.Conflict as error:
+        raise Problem("conflict", str(error), state=error.state) from None
+    return request_body.answer({**job_json(job_id), "action": result.action_id})
 
 
 def _move_one(verb: str, job_id: str) -> Response:

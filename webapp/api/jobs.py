@@ -100,6 +100,17 @@ class JobRequest(Schema):
     )
 
 
+class JobEdit(JobRequest):
+    """What an edit changes. Fields that are left out stay, null restores the default."""
+
+    example: ClassVar[Any] = {"command": "echo hello", "timeout": 600}
+
+    command = fields.optional(ma.String, "shell command; default: as it is", maxLength=job_spec.COMMAND_LIMIT)
+
+    class Meta:
+        exclude = ("id", "delay", "run_at", "notify")
+
+
 class JobsRequest(Schema):
     jobs = ma.List(
         ma.Nested(JobRequest),

@@ -34,6 +34,7 @@ COMMANDS = {
     "show": ("jobs:show", "Show a job with its attempts and timeline."),
     "logs": ("jobs:logs", "Print the output of a job."),
     "cancel": ("jobs:cancel", "Cancel jobs."),
+    "edit": ("edit:edit", "Change a failed or cancelled job and retry it."),
     "run-now": ("jobs:run_now", "Run scheduled or failed jobs now."),
     "notify": ("notification:notify", "Send a message when jobs end."),
     "dlq": ("dlq:dlq", "List, retry and discard dead letters."),

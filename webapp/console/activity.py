@@ -40,7 +40,7 @@ ACTION_TIMEOUT_SECONDS = 20.0  # how long a browser waits for a bulk action; a s
 EXAMPLES = 5  # jobs in a confirmation
 PAGE = 50  # rows
 SHOWN_JOBS = 20
-LABELS = {verb.name: verb.label for verb in VERBS.values()}
+LABELS = {**{verb.name: verb.label for verb in VERBS.values()}, "edit": "Edit & retry"}
 
 
 # --- buttons ---------------------------------------------------------------------------------------------------------
@@ -233,9 +233,11 @@ def _ask_for_canary(wanted: JobFilter) -> ResponseReturnValue:
     with reading() as session:
         number = queries.count(session, wanted.where())
         newest = select(Job).where(wanted.where(), in_state("dead")).order_by(Job.finished_at.desc()).limit(1)
-        job = session.scalar(newest)
+        asked = request.form.get("id", "")  # on a job's page: this job
+        job = session.scalar(newest.where(Job.id == asked) if asked else newest)
     if job is None:
-        return htmx.refused("This group is empty. Nothing changed.")
+        what = f"{asked[:128]} is no dead letter any more." if asked else "This group is empty."
+        return htmx.refused(f"{what} Nothing changed.")
     sizes = {rule: canaries.size(rule, number.number) for rule in canaries.PASS_RULES}
     if number.capped:
         sizes["10%"] = canaries.MOST_CANARIES

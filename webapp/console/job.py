@@ -1,43 +1,53 @@
-"""The page of one job: state and actions, explanation, command, details, timeline, attempts, and their output.
+"""The page of one job: its state and why, output, facts, attempts and history; its edit form; its masked variables.
 
-The output can be searched, compared, followed and downloaded. `display/output_lines.py` makes its lines.
+The output can be searched, compared, followed and downloaded. `display/output_view.py` and `display/output_lines.py`
+make its lines.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from flask import Blueprint, Response, abort, request, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.display import ansi, notification_text, output_lines, timeline
-from webapp.console.display.output_lines import Lines, RenderOptions
+from webapp.console.display import env_values, job_head, notification_text, output_lines, output_view, timeline, times
+from webapp.console.display.forms import SubmitForm
+from webapp.console.display.output_lines import RenderOptions
+from webapp.console.display.output_view import opened
 from webapp.console.display.wait_reason import why
 from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, whole_number
 from webapp.console.frame.person import actor, needs
+from webapp.core.job_spec import SpecError
 from webapp.core.output import Output
-from webapp.core.states import TERMINAL
-from webapp.db.engines import reading
+from webapp.core.states import ARROWS, TERMINAL
+from webapp.db import audit
+from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job
-from webapp.jobs import job_detail, job_phases, lifecycle, queries, settings
+from webapp.insight import failure_evidence, usual_time
+from webapp.insight.queues import some_names
+from webapp.jobs import actions, editing, job_detail, job_phases, lifecycle, queries, settings
+from webapp.jobs.filters import JobFilter
 from webapp.lib import text_diff
-from webapp.lib.text import capitalize, plural
+from webapp.lib.text import capitalize
 from webapp.notifications import actions as notify
 from webapp.notifications import views
+from webapp.web.request_info import came_from
 
 pages = Blueprint("job", __name__)
 
-SHOWN_ATTEMPTS = 50  # in the table, so that a job with 1,000 retries loads fast
+SHOWN_ATTEMPTS = 50  # in the history, so that a job with 1,000 retries loads fast
 MOST_OTHERS = 100  # attempts in the Compare list
 SHOWN_MESSAGES = 5  # of notifications
-LONGEST_SEARCH = 200  # characters
+OUTPUT_PLACE = Markup('<section id="output"></section>')  # where the page has the output
+SUCCESS = "success"  # what the output is compared with: the last success of this command
 
 
 @pages.get("/job/<job_id>")
@@ -48,27 +58,57 @@ def show(job_id: str) -> ResponseReturnValue:
         events = job_detail.events(session, job)
         values = settings.load(session)
         phases = job_phases.phases(job, ended, events)
-        # The output is outside the live region.
+        shown = ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:]
+        history = timeline.merged(job, job_detail.timeline(job, ended, events), shown, phases)
+        # The output is outside of what a refresh changes.
+        back = job_head.way_back()
         output = {} if htmx.is_partial() else _output(session, job, ended, request.args.get("attempt", ""))
         return htmx.page(
             "job",
             session,
             job=job,
+            head=job_head.of(job),
+            back=back,
+            here_back=job_head.with_way_back(back),
+            output_place=OUTPUT_PLACE,
             watched="watch" in request.args and job.state not in TERMINAL,
             why=why(session, job),
+            alike=_alike(session, job),
+            to_go=_to_go(session, job),
             verbs=_verbs(job),
+            editable=job.state in ARROWS["edit"].leaves,
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
             batch={"key": job.batch, "others": queries.size_of_batch(job.batch) - 1} if job.batch else None,
-            env=json.loads(job.env) if job.env else {},
-            timeline=timeline.merged(job_detail.timeline(job, ended, events), phases),
-            timeline_shown=timeline.SHOWN,
+            env=env_values.masked(_env(job)),
+            mask=env_values.MASK,
+            history=history if "all" in request.args else history[: timeline.SHOWN],
+            older=0 if "all" in request.args else max(len(history) - timeline.SHOWN, len(ended) - len(shown)),
             bar=timeline.bar_of(phases),
-            attempts=list(reversed(ended if "all" in request.args else ended[-SHOWN_ATTEMPTS:])),
-            earlier=0 if "all" in request.args else max(len(ended) - SHOWN_ATTEMPTS, 0),
+            last_attempt=ended[-1] if ended else None,
             notifications=_notifications(session, job),
             **output,
         )
+
+
+def _alike(session: Session, job: Job) -> Optional[queries.Count]:
+    """How many dead letters failed as this one did. None: it is not dead."""
+    if job.state != "dead" or not job.error_key:
+        return None
+    return queries.count(session, JobFilter(state="dead", group=job.error_key).where())
+
+
+def _to_go(session: Session, job: Job) -> Optional[dict[str, Any]]:
+    """Since when it runs, and how long its command usually does. None: it does not run, or that is not known."""
+    if job.state != "processing" or job.started_at is None:
+        return None
+    usual = usual_time.usual(session, job.command)
+    return {"since": times.iso(job.started_at), "usual": usual} if usual is not None else None
+
+
+def _env(job: Job) -> dict[str, str]:
+    found: dict[str, str] = json.loads(job.env) if job.env else {}
+    return found
 
 
 def _notifications(session: Session, job: Job) -> dict[str, Any]:
@@ -107,7 +147,7 @@ def newest(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = _found(session, job_id)
         output = _output(session, job, job_detail.attempts(session, job))
-        return htmx.fragment("job/_output.html", job=job, **output)
+        return htmx.fragment("job/_output.html", job=job, back=job_head.NOWHERE, **output)
 
 
 def _output(session: Session, job: Job, ended: Sequence[Attempt], wanted: str = "") -> dict[str, Any]:
@@ -116,121 +156,130 @@ def _output(session: Session, job: Job, ended: Sequence[Attempt], wanted: str = 
     numbers = sorted({*(one.number for one in ended), *running}, reverse=True)
     chosen = [one for one in numbers if one == whole_number(wanted)]
     number = next(iter(chosen or numbers), 0)
-    values = {"numbers": numbers, "newest": not chosen, "shown": number}
+    values = {"numbers": numbers, "newest": not chosen, "shown": number, "timed": "times" in request.args}
     kept = job_detail.output(session, job, number) if number else None
     if kept is None:
         return {**values, "opened": None, "compared": None, "others": []}
     others = [one for one in numbers if one != number]
+    found, compared, notice = opened(kept, _options(job, ended, number), request.args), None, ""
+    against = request.args.get("against", "")
+    if against == SUCCESS:
+        compared, notice = _with_success(session, job, kept)
+    elif whole_number(against, 9) in others:
+        compared = _compared(f"attempt {against}", f"attempt {number}", _of(session, job, int(against)), kept)
     return {
         **values,
-        "opened": opened(kept, number, request.args),
+        "opened": found,
+        "notice": notice or found.notice,
         "most_hits": output_lines.MOST_HITS,
-        "compared": _compared(session, job, kept, others),
+        "compared": compared,
         "others": others[:MOST_OTHERS],
+        "has_times": bool(kept.times),
+        "ended_badly": not kept.live and ended[-1].number == number and ended[-1].state == "failed",
     }
 
 
-@dataclass(frozen=True)
-class Opened:
-    """The output when the page opens. `marked`: it shows a line from the URL.
-
-    A search has `hits` lines; the current one is number `hit`, from 1.
-    """
-
-    lines: Lines
-    find: str = ""
-    hits: int = 0
-    hit: int = 0
-    notice: str = ""
-    marked: bool = False
+def _options(job: Job, ended: Sequence[Attempt], number: int) -> RenderOptions:
+    """With the times of the lines, if the URL asks for them."""
+    if "times" not in request.args:
+        return RenderOptions(number)
+    row = next((one for one in ended if one.number == number), None)
+    return RenderOptions(number, started=job.started_at if row is None else row.started_at)
 
 
-def opened(kept: Output, attempt: int, asked: Mapping[str, str]) -> Opened:
-    """The part of the output that the URL asks for. Invalid parameters are ignored."""
-    find = asked.get("find", "").strip()[:LONGEST_SEARCH]
-    if asked.get("line", "").strip():
-        return _at_line(kept, attempt, asked["line"].strip(), find)
-    if find:
-        return _at_hit(kept, attempt, find, asked.get("hit", ""))
-    options = RenderOptions(attempt)
-    for name, part in (("to", output_lines.before), ("from", output_lines.after)):
-        position = _position(kept, asked.get(name, ""))
-        if position is not None:
-            return Opened(part(kept, position, options))
-    return Opened(output_lines.view_of(kept, options))
+def _of(session: Session, job: Job, number: int) -> Output:
+    kept = job_detail.output(session, job, number)
+    if kept is None:
+        raise lifecycle.NotFound("this attempt does not exist any more.")
+    return kept
 
 
-def _at_line(kept: Output, attempt: int, name: str, find: str) -> Opened:
-    pattern = output_lines.pattern_of(find) if find else None
-    try:
-        offset = output_lines.find_line(kept, name)
-    except ValueError:
-        offset, name = None, name[:20]
-    if offset is not None:
-        return Opened(output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset)), find, marked=True)
-    numbered, name = output_lines.last_numbered(kept), name.lstrip("L")
-    if kept.dropped:
-        text = f"Some output was left out after line {numbered:,}, so later lines have no number."
-    else:
-        text = f"The output has {plural(numbered, 'line')}{' so far' if kept.live else ''}."
-    return Opened(
-        output_lines.view_of(kept, RenderOptions(attempt, pattern)), find, notice=f"Line {name} does not exist. {text}"
+def _with_success(session: Session, job: Job, kept: Output) -> tuple[Optional[dict[str, Any]], str]:
+    """The comparison with the last success of this command, or why there is none."""
+    good = failure_evidence.good_run(session, job)
+    if good is None:
+        return None, "No successful run of this command was found among the newest jobs."
+    name = f"the last success ({good.job.id if good.job.seq != job.seq else f'attempt {good.attempt}'})"
+    return {**_compared(name, "this job", _of(session, good.job, good.attempt), kept), "good": good}, ""
+
+
+def _compared(before: str, after: str, old: Output, new: Output) -> dict[str, Any]:
+    """The differences of two outputs, and what to call each."""
+    result: text_diff.Comparison = output_view.compare(old, new, digits="digits" not in request.args)
+    return {"before": before, "after": after, "it": result, "good": None}
+
+
+# --- edit and retry --------------------------------------------------------------------------------------------------
+
+
+@pages.get("/job/<job_id>/edit")
+@needs("operator")
+def edit(job_id: str) -> ResponseReturnValue:
+    """The form with the job's values. Values that look like secrets are masked."""
+    with reading() as session:
+        job = _found(session, job_id)
+        if job.state not in ARROWS["edit"].leaves:
+            return htmx.refused(actions.refusal("edit", job_id, job.state))
+        form = SubmitForm.of_job(job, keep_trace=True)
+        form.values["env"] = env_values.as_lines(_env(job))
+        return _edit_page(session, job, form, job.changed_at)
+
+
+@pages.post("/job/<job_id>/edit")
+@needs("operator")
+def save(job_id: str) -> ResponseReturnValue:
+    """Change the job and requeue it. 409 if it has changed since the form was opened."""
+    with reading() as session:
+        job = _found(session, job_id)
+    seen = whole_number(request.form.get("seen", ""))
+    form = SubmitForm.read({**request.form, "many": "", "id": "", "notify": "", "start": "now"})
+    if not form.errors:
+        changes = form.changes
+        changes["env"] = {**(changes["env"] or {}), **env_values.with_stored(form.values["env"], _env(job))} or None
+        try:
+            result = editing.edit(job_id, changes, actor(), seen=seen)
+        except SpecError as error:
+            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
+        except editing.Conflict as error:
+            return htmx.refused(str(error))
+        else:
+            back = url_for("job.show", job_id=job_id)
+            return htmx.done(f"{job_id} edited and requeued.", back=back, leave=True, undo=result.undo)
+    with reading() as session:
+        return _edit_page(session, job, form, seen or job.changed_at), 422
+
+
+def _edit_page(session: Session, job: Job, form: SubmitForm, seen: int) -> str:
+    return htmx.form_page(
+        "job/edit.html",
+        session,
+        job=job,
+        form=form,
+        seen=seen,
+        defaults=settings.load(session),
+        queues=some_names(session, 200),
+        masked=env_values.MASK in form.values["env"],
+        mask=env_values.MASK,
     )
 
 
-def _at_hit(kept: Output, attempt: int, find: str, hit: str) -> Opened:
-    pattern = output_lines.pattern_of(find)
-    places = output_lines.hits(kept, pattern)
-    where = (
-        ""
-        if len(kept.data) <= output_lines.SEARCHED
-        else f" Only the last {output_lines.SEARCHED >> 20} MiB were searched."
-    )
-    if not places:
-        nothing = f"\N{LEFT SINGLE QUOTATION MARK}{find}\N{RIGHT SINGLE QUOTATION MARK} not found.{where}"
-        return Opened(output_lines.view_of(kept, RenderOptions(attempt)), find, notice=nothing)
-    number = min(max(whole_number(hit, 6) or 1, 1), len(places))
-    offset = places[number - 1]
-    lines = output_lines.around(kept, offset, RenderOptions(attempt, pattern, offset))
-    return Opened(lines, find, len(places), number, where.strip(), marked=True)
-
-
-def _compared(
-    session: Session, job: Job, kept: Output, others: Sequence[int]
-) -> Optional[tuple[int, text_diff.Comparison]]:
-    """The attempt to compare with, and the differences. None if the URL names no other attempt."""
-    against = whole_number(request.args.get("against", ""), 9)
-    other = job_detail.output(session, job, against) if against is not None and against in others else None
-    if against is None or other is None:
-        return None
-    return against, text_diff.compare(_texts(other), _texts(kept), _without_digits if "digits" in request.args else str)
-
-
-def _without_digits(line: str) -> str:
-    """Lines that differ only in numbers, such as times, are the same."""
-    return re.sub("[0-9]+", "0", line)
-
-
-def _texts(kept: Output) -> list[str]:
-    """The lines as displayed, with a line for left-out bytes."""
-    cut = output_lines.cut_of(kept)
-    if cut is None:
-        return _lines(kept.data)
-    return [*_lines(kept.data[:cut]), f"[… {kept.dropped:,} bytes left out here …]", *_lines(kept.data[cut:])]
-
-
-def _lines(data: bytes) -> list[str]:
-    lines = [ansi.text_of(raw)[: ansi.LONGEST_LINE] for raw in data.split(b"\n")]
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def _position(kept: Output, text: str) -> Optional[int]:
-    """A position from a URL parameter (a position or a line name), or None."""
-    match = output_lines.NAME.match(text)
-    if match is None:
-        return None
-    # Before the cut, where lines have numbers, offset and position are equal.
-    return output_lines.find_line(kept, text) if match["kind"] == "L" else int(match["number"])
+@pages.post("/job/<job_id>/env")
+@needs("operator")
+def reveal(job_id: str) -> ResponseReturnValue:
+    """Show the masked variables. The audit trail has who saw them."""
+    with writing(wakes_workers=False) as session:
+        job = _found(session, job_id)
+        env = _env(job)
+        names = [name for name, value in env.items() if env_values.looks_secret(name, value)]
+        change = {"after": {"env": ", ".join(names)}}
+        audit.note(session, "reveal", [f"job:{job_id}"], actor(), details=[change])
+    shown = {name: env[name] for name in names}
+    back = came_from(url_for("job.show", job_id=job_id))
+    if not htmx.is_partial():
+        return htmx.form_page("job/env.html", job=job, secrets=shown, back=back)
+    response = htmx.fragment("job/_env_dialog.html", job=job, secrets=shown, back=back)
+    response.headers["HX-Trigger"] = json.dumps({"ask": {}})
+    return response
 
 
 # --- notify me -------------------------------------------------------------------------------------------------------
@@ -264,15 +313,16 @@ def unwatch(job_id: str) -> ResponseReturnValue:
 # --- more output -----------------------------------------------------------------------------------------------------
 
 
-def _asked(job_id: str) -> tuple[int, Output]:
-    """The attempt in the URL and its output, or 404."""
+def _asked(job_id: str) -> tuple[RenderOptions, Output]:
+    """How to show the attempt in the URL, and its output, or 404."""
     number = request.args.get("attempt", type=int) or 0
     with reading() as session:
         job = job_detail.find(session, job_id)
         kept = job_detail.output(session, job, number) if job is not None and 0 < number < 2**31 else None
-    if kept is None:
-        abort(404, "This attempt does not exist. Its job may have been discarded.")
-    return number, kept
+        if job is None or kept is None:
+            abort(404, "This attempt does not exist. Its job may have been discarded.")
+        row = None if kept.live else job_detail.attempt(session, job, number)
+        return _options(job, [] if row is None else [row], number), kept
 
 
 def _place(name: str) -> Optional[int]:
@@ -286,29 +336,28 @@ def _place(name: str) -> Optional[int]:
 def more_output(job_id: str) -> ResponseReturnValue:
     """Output lines as fragments: `from` a position on, or the lines before `to`. 204 if nothing is new.
 
-    `later`: the next lines of a page in the middle of the output, not new output.
+    `later`: the next lines of a page in the middle of the output, not new output. `times`: with the time of each line.
     """
-    number, kept = _asked(job_id)
-    start, end, options = _place("from"), _place("to"), RenderOptions(number)
+    options, kept = _asked(job_id)
+    start, end = _place("from"), _place("to")
+    place = {"job_id": job_id, "number": options.attempt, "timed": "times" in request.args}
     if end is not None:
-        return htmx.fragment(
-            "job/_earlier.html", job_id=job_id, number=number, output=output_lines.before(kept, end, options)
-        )
+        return htmx.fragment("job/_earlier.html", output=output_lines.before(kept, end, options), **place)
     later = "later" in request.args
     lines = output_lines.after(kept, start or 0, options) if later else output_lines.since(kept, start or 0, options)
     seen = request.args.get("open", type=int)  # length of the unfinished line on the page
     length = len(kept.data) - output_lines.offset_of(kept, lines.next)
     if kept.live and not lines.html and seen == length and not later:
         return Response("", 204)
-    return htmx.fragment("job/_more.html", job_id=job_id, number=number, output=lines, length=length, later=later)
+    return htmx.fragment("job/_more.html", output=lines, length=length, later=later, **place)
 
 
 @pages.get("/job/<job_id>/download")
 def download(job_id: str) -> ResponseReturnValue:
     """The kept bytes as a file."""
-    number, kept = _asked(job_id)
+    options, kept = _asked(job_id)
     data, cut = kept.data, output_lines.cut_of(kept)
     if cut is not None and "exact" not in request.args:
         data = data[:cut] + f"\n[… {kept.dropped} bytes left out here …]\n".encode() + data[cut:]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", job_id)
-    return attachment(data, "application/octet-stream", f"{name}-attempt-{number}.log")
+    return attachment(data, "application/octet-stream", f"{name}-attempt-{options.attempt}.log")

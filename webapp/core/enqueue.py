@@ -268,12 +268,16 @@ def _ensure_label_sets(transaction: Transaction, named: Sequence[tuple[str, str]
     for name in {label_set["queue"] for label_set in label_sets}:
         (number,) = first("SELECT count(*) FROM lanes WHERE queue = :queue", {"queue": name})
         if number + sum(label_set["queue"] == name for label_set in label_sets) > MOST_LABEL_SETS:
-            message = f"jobs of the queue {name} already require {MOST_LABEL_SETS:,} different sets of labels."
-            raise SpecError([FieldError("requires", f"{message} Use one of those sets, or another queue.")])
+            raise too_many_label_sets(name)
     for statement, rows in ((ADD_QUEUE, queues), (ADD_LABEL_SET, label_sets)):
         if rows:
             transaction.execute_many(statement, rows)
     return bool(queues or label_sets)
+
+
+def too_many_label_sets(queue: str) -> SpecError:
+    message = f"jobs of the queue {queue} already require {MOST_LABEL_SETS:,} different sets of labels."
+    return SpecError([FieldError("requires", f"{message} Use one of those sets, or another queue.")])
 
 
 def _audit(transaction: Transaction, rows: Sequence[_Row], actor: str) -> None:

@@ -118,11 +118,12 @@ WHERE seq = :seq AND token = :token AND {may_leave("unclaim")} AND cancel_reques
 
 _ATTEMPT = """
 INSERT INTO attempts (job_seq, number, state, reason, error, error_key, worker_id, started_at, finished_at, exit_code,
-                      signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped, due_at)
+                      signal, cpu_time, peak_memory, output, output_runs, output_cut, output_dropped, due_at,
+                      output_times)
 {from_what}
 """
 _ENDED = """:number, :kind, :reason, :error, :error_key, :worker, :started_at, :ended_at, :exit_code,
-        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped, :due_at"""
+        :signal, :cpu_time, :peak_memory, :output, :runs, :cut, :dropped, :due_at, :times"""
 ATTEMPT = _ATTEMPT.format(from_what=f"VALUES (:seq, {_ENDED})")
 # PostgreSQL: both in one round trip.
 _SETTLED = f"WITH settled AS ({SETTLE} RETURNING seq)"
@@ -133,8 +134,9 @@ INSERT INTO output_tails (job_seq, text) VALUES (:seq, :text) ON CONFLICT (job_s
 """
 
 CHUNK = """
-INSERT INTO output_chunks (job_seq, attempt, position, data, runs)
-SELECT seq, attempts, :position, :data, :runs FROM jobs WHERE seq = :seq AND token = :token AND state = 'processing'
+INSERT INTO output_chunks (job_seq, attempt, position, data, runs, times)
+SELECT seq, attempts, :position, :data, :runs, :times FROM jobs
+WHERE seq = :seq AND token = :token AND state = 'processing'
 """
 
 DROP_CHUNKS = """

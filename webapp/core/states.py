@@ -54,6 +54,7 @@ ARROWS: Mapping[str, Arrow] = {
     # Requested by people and programs:
     "cancel": Arrow(("blocked", "scheduled", "pending", "failed"), "cancelled"),
     "requeue": Arrow(("dead", "cancelled", "completed"), "pending"),  # failures = 0
+    "edit": Arrow(("dead", "cancelled", "failed"), "pending"),  # with another command or other fields; failures = 0
     "run_now": Arrow(("blocked", "scheduled", "failed"), "pending"),
     "discard": Arrow(tuple(state for state in STATES if state != "processing"), None),
 }

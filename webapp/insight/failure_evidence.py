@@ -57,7 +57,7 @@ def of(session: Session, job: Job) -> Evidence:
     last = session.scalar(
         select(Attempt.number).where(Attempt.job_seq == job.seq).order_by(Attempt.number.desc()).limit(1)
     )
-    good = _good_run(session, job)
+    good = good_run(session, job)
     lines: list[Row] = []
     if good is not None and last is not None:
         before = _lines(session, good.job.seq, good.attempt, GOOD_LINES, GOOD_BYTES)
@@ -81,7 +81,7 @@ def last_lines(session: Session, job: Job, number: int = 12) -> list[str]:
 # --- the last success ------------------------------------------------------------------------------------------------
 
 
-def _good_run(session: Session, job: Job) -> Optional[GoodRun]:
+def good_run(session: Session, job: Job) -> Optional[GoodRun]:
     """The newest success of this job, else of a job with the same command, else with a similar command."""
     own = select(Attempt.number).where(Attempt.job_seq == job.seq, Attempt.state == "completed")
     number = session.scalar(own.order_by(Attempt.number.desc()).limit(1))

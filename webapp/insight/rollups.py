@@ -15,6 +15,7 @@ failed most in each hour, and REST for all others. The jobs that send messages a
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -189,7 +190,7 @@ def _attempts(session: Session, since: int, until: int, limit: Optional[int]) ->
 
 
 def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
-    """The attempts with which their jobs died: jobs that are dead, or that were requeued after the attempt."""
+    """The attempts with which their jobs died: of jobs that are dead, or were requeued or edited since."""
     deaths, unclear = set(), dict[int, list[Any]]()
     for row in rows:
         if row.state not in ("failed", "lost"):
@@ -201,8 +202,8 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
     if not unclear:
         return deaths
     events = (
-        select(Event.job_seq, Event.verb, Event.at)
-        .where(Event.job_seq.in_(list(unclear)), Event.verb.in_(("requeue", "cancel")))
+        select(Event.job_seq, Event.verb, Event.at, Event.detail)
+        .where(Event.job_seq.in_(list(unclear)), Event.verb.in_(("requeue", "edit", "cancel")))
         .order_by(Event.id)
     )
     moves: dict[int, list[Any]] = {}
@@ -213,9 +214,15 @@ def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
         for row in unclear[seq]:
             after = starts.get((row.job_seq, row.number), 2**62)
             first = next((event for event in ended if row.finished_at <= event.at <= after), None)
-            if first is not None and first.verb == "requeue":
+            if first is not None and _leaves_dead(first):
                 deaths.add((row.job_seq, row.number))
     return deaths
+
+
+def _leaves_dead(event: Row[Any]) -> bool:
+    if event.verb == "edit":  # also a failed or a cancelled job can be edited
+        return bool(json.loads(event.detail or "{}").get("from") == "dead")
+    return bool(event.verb == "requeue")
 
 
 def _next_starts(session: Session, ended: Mapping[int, Sequence[Row[Any]]]) -> dict[tuple[int, int], int]:

@@ -36,7 +36,7 @@ BATCH = 500  # jobs in one transaction: it holds the write lock for at most abou
 READS_PER_BATCH = 5  # reads of SEARCH_CAP rows each to find the jobs of one batch
 LEASE = clock.seconds(30)  # without progress for so long, another process may continue the action
 SHOWN_IDS = 20  # ids that the row of a finished action keeps for display
-VERBS = ("requeue", "discard", "cancel", "run_now")
+VERBS = ("requeue", "discard", "cancel", "run_now", "edit")  # edit: see jobs/editing.py
 
 
 class CannotUndo(Exception):
@@ -83,8 +83,10 @@ def enqueue(
 def values_of(verb: str) -> dict[str, Any]:
     """The columns that a verb sets besides the state."""
     now = clock.now()
+    fresh = {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None, "run_at": now}
     values: dict[str, dict[str, Any]] = {
-        "requeue": {"failures": 0, "losses": 0, "lone_losses": 0, "finished_at": None, "run_at": now},
+        "requeue": fresh,
+        "edit": fresh,
         "run_now": {"run_at": now},
         "cancel": {"finished_at": now},
         "discard": {},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -15,7 +15,7 @@ from webapp.core.output import Output, join
 from webapp.core.settings import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk
 from webapp.lib import clock
-from webapp.lib.stream_runs import decode_runs, spans
+from webapp.lib.stream_runs import decode_runs, decode_times, spans
 
 
 def find(session: Session, job_id: str) -> Optional[Job]:
@@ -51,6 +51,7 @@ _TEXTS = {
     "lose": "lost (worker crashed)",
     "unclaim": "given back (no room on the machine)",
     "requeue": "requeued (retries reset)",
+    "edit": "edited and requeued",
     "run_now": "set to run now",
     "promote": "due, pending",
     "undo": "restored by undo",
@@ -59,19 +60,28 @@ _TEXTS = {
 
 @dataclass(frozen=True)
 class TimelineEntry:
-    """One line of a timeline. `verb` is a lifecycle verb or `start`; `attempt` is set when one started or ended."""
+    """One line of a timeline. `verb` is a lifecycle verb or `start`; `attempt` is set when one started or ended.
+
+    `change` is what an edit changed: `before`, `after` and, without values, `env`.
+    """
 
     at: int
     verb: str
     actor: str
     attempt: Optional[int] = None
     text: str = ""
+    change: Optional[Mapping[str, Any]] = None
 
     @property
     def happened(self) -> str:
         """'submitted', 'attempt 2 failed'"""
         text = _TEXTS.get(self.verb, self.verb)
-        return f"attempt {self.attempt} {text}" if self.attempt else text
+        return f"attempt {self.attempt} {text}" if self.attempt else text.replace("_", " ")
+
+    @property
+    def remark(self) -> str:
+        """What `happened` does not say: the error of a failed attempt, the text of an event, or ''."""
+        return "" if self.attempt and self.verb in ("release", "cancel") else self.text
 
 
 def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[TimelineEntry]:
@@ -88,7 +98,8 @@ def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[Time
     for event in recorded:
         if event.verb != "lose":  # the lost attempt is there already
             detail = json.loads(event.detail) if event.detail else {}
-            lines.append(TimelineEntry(event.at, event.verb, event.actor, None, str(detail.get("text", ""))))
+            change = detail if event.verb == "edit" else None
+            lines.append(TimelineEntry(event.at, event.verb, event.actor, None, str(detail.get("text", "")), change))
     return sorted(lines, key=lambda line: line.at)
 
 
@@ -96,7 +107,8 @@ def timeline(job: Job, ended: list[Attempt], recorded: list[Event]) -> list[Time
 
 
 def _kept(ended: Attempt) -> Output:
-    return Output(ended.output, decode_runs(ended.output_runs), ended.output_cut, ended.output_dropped)
+    times = decode_times(ended.output_times)
+    return Output(ended.output, decode_runs(ended.output_runs), ended.output_cut, ended.output_dropped, times=times)
 
 
 def output(session: Session, job: Job, number: int) -> Optional[Output]:
@@ -106,7 +118,7 @@ def output(session: Session, job: Job, number: int) -> Optional[Output]:
         return _kept(ended)
     if job.state != "processing" or job.attempts != number:
         return None
-    return join((chunk.position, chunk.data, chunk.runs) for chunk in _chunks(session, job.seq, number))
+    return join((chunk.position, chunk.data, chunk.runs, chunk.times) for chunk in _chunks(session, job.seq, number))
 
 
 def _chunks(session: Session, job_seq: int, number: int, position: int = 0) -> Iterable[OutputChunk]:
@@ -192,7 +204,7 @@ def whole_json(
         "notify": list(notify),
         "attempt_history": [attempt_json(one) for one in ended],
         "events": [event_json(one) for one in recorded],
-        "timeline": [{**vars(one), "at": clock.to_iso(one.at)} for one in timeline(job, ended, recorded)],
+        "timeline": [columns(one, "at", "verb", "actor", "attempt", "text") for one in timeline(job, ended, recorded)],
     }
 
 

@@ -6,6 +6,7 @@ and a requeue.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -52,9 +53,9 @@ def phases(job: Job, ended: Sequence[Attempt], recorded: Sequence[Event]) -> lis
     if job.state == "processing" and job.started_at is not None:
         blocks.append(_Block(job.started_at, None, "attempt", job.run_at, job.attempts))
     blocks += [
-        _Block(event.at, event.at, event.verb)
+        _Block(event.at, event.at, _as_requeue(event) if event.verb == "edit" else event.verb)
         for event in recorded
-        if event.verb in {"requeue", "run_now", "cancel", "undo"}
+        if event.verb in {"requeue", "run_now", "cancel", "undo", "edit"}
     ]
     blocks.sort(key=lambda block: block.start)
     found: list[Phase] = []
@@ -65,6 +66,11 @@ def phases(job: Job, ended: Sequence[Attempt], recorded: Sequence[Event]) -> lis
             found += _gap(job, block, block.end, following)
     least = {"ran": 0, "waited": 0}
     return [one for one in found if one.end is None or one.end - one.start > least.get(one.kind, MIN_WAIT)]
+
+
+def _as_requeue(edit: Event) -> str:
+    """What an edit did besides: it requeued a job that had ended, or ended the wait for a retry."""
+    return "requeue" if json.loads(edit.detail or "{}").get("from") in TERMINAL else "run_now"
 
 
 def _gap(job: Job, before: _Block, start: int, following: Optional[_Block]) -> Iterator[Phase]:

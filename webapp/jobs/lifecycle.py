@@ -7,7 +7,7 @@ same arrows. Retention deletes jobs by itself (`worker/maintenance/retention.py`
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -64,13 +64,19 @@ def in_state(*states: str) -> ColumnElement[bool]:
 
 
 def move(
-    session: Session, action: BulkAction, which: ColumnElement[bool], values: Mapping[str, Any], *, audited: bool
+    session: Session,
+    action: BulkAction,
+    which: ColumnElement[bool],
+    values: Mapping[str, Any],
+    *,
+    audited: bool,
+    detail: Optional[Mapping[str, Any]] = None,
 ) -> list[Row[Any]]:
     """Move the jobs that match `which` and that the action's verb can move; write an event for each.
 
     The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. Each
     row gets `values`, and keeps its old ones for an undo. Returns `seq`, `id`, `queue` and `requires` of each, by
-    sequence. Not `audited`: the audit trail has the action as a whole.
+    sequence. Not `audited`: the caller writes the line of the audit trail. `detail` goes into each event.
     """
     arrow = ARROWS[action.verb]
     guard = in_state(*arrow.leaves)
@@ -99,10 +105,10 @@ def move(
     dead = [job for job in moved if job.was == "dead" and job.error_key is not None]
     group_history.record(session, action.id, dead)
     if arrow.enters is not None and arrow.enters not in TERMINAL and set(arrow.leaves) <= set(TERMINAL):
-        _restore_queues(session, moved)
+        restore_queues(session, {(job.queue, job.requires) for job in moved})
     subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
-    record(session, action.verb, subjects, action.actor, act_id=action.id, changes=changes, audited=audited)
+    record(session, action.verb, subjects, action.actor, detail, action.id, changes=changes, audited=audited)
     return moved
 
 
@@ -114,10 +120,13 @@ def can_be_put_back(verb: str, act_id: int) -> ColumnElement[bool]:
 
 def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], back: BulkAction) -> int:
     """Put jobs back into their state before the action `undone`, for its undo `back`. Returns how many."""
+    there = can_be_put_back(undone.verb, undone.id) & which
+    fields = _prior_fields(session, there) if undone.verb == "edit" else {}
     statement = (
         update(Job)
-        .where(can_be_put_back(undone.verb, undone.id), which)
+        .where(there)
         .values(
+            **fields,
             state=Job.prior_state,
             run_at=Job.prior_run_at,
             failures=Job.prior_failures,
@@ -129,19 +138,25 @@ def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], b
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(statement).all()
-    _restore_queues(session, [row for row in rows if row.state not in TERMINAL])
+    restore_queues(session, {(row.queue, row.requires) for row in rows if row.state not in TERMINAL})
     if any(row.state in TERMINAL for row in rows):
         session.execute(delete(RetentionMark))  # they may have ended before the marks
     record(session, "undo", [("job:" + row.id, row.seq) for row in rows], back.actor, act_id=back.id, audited=False)
     return len(rows)
 
 
-def _restore_queues(session: Session, jobs: Sequence[Row[Any]]) -> None:
-    """Create the queues and label sets of jobs that are no longer finished, if they were removed.
+def _prior_fields(session: Session, which: ColumnElement[bool]) -> dict[str, Any]:
+    """The old values of the columns that an edit changed. An edit moves one job."""
+    fields: dict[str, Any] = json.loads(session.scalar(select(Job.prior_fields).where(which)) or "{}")
+    return {**fields, "prior_fields": None}
+
+
+def restore_queues(session: Session, label_sets: Iterable[tuple[str, str]]) -> None:
+    """Create the queues and label sets, as (queue, requires), of jobs that will run, if they do not exist.
 
     The lock on the rows of the queues (PostgreSQL) delays a removal until the commit, so that it sees these jobs.
     """
-    named = sorted({(job.queue, job.requires) for job in jobs})
+    named = sorted(label_sets)
     names = sorted({queue for queue, _ in named})
     if not names:
         return

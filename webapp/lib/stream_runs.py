@@ -1,11 +1,13 @@
 """Stdout and stderr in one sequence of bytes, with the lengths of their alternating runs, stdout first.
 
-'0,5,3' means 5 bytes of stderr, then 3 of stdout.
+'0,5,3' means 5 bytes of stderr, then 3 of stdout. The times of the bytes are marks: '0@2,120@7' means that the first
+120 bytes arrived from second 2 of the attempt on, the others from second 7 on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Optional
 
 STDOUT, STDERR = 0, 1
 
@@ -37,3 +39,16 @@ def encode_runs(runs: Iterable[int]) -> str:
 
 def decode_runs(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",") if part)
+
+
+Marks = Sequence[tuple[int, int]]  # offset of the first byte, seconds since the start of the attempt
+
+
+def encode_times(marks: Marks) -> Optional[str]:
+    """None if all arrived in the first second, as the output of most jobs does."""
+    return ",".join(f"{offset}@{second}" for offset, second in marks) if any(second for _, second in marks) else None
+
+
+def decode_times(text: Optional[str]) -> tuple[tuple[int, int], ...]:
+    pairs = (part.split("@") for part in (text or "").split(",") if part)
+    return tuple((int(offset), int(second)) for offset, second in pairs)

@@ -106,6 +106,7 @@ class Turn:
             "peak_memory": ended.peak_memory,
             "output": kept.data,
             "runs": kept.runs,
+            "times": kept.times,
             "cut": kept.cut,
             "dropped": kept.dropped,
             "due_at": claim.due_at,
@@ -157,7 +158,7 @@ class Turn:
     def store_output(self, claim: Claim, capture: Capture, chunks: Iterable[Chunk]) -> None:
         """Add live output, and delete what exceeds the output limit."""
         for chunk in chunks:
-            values = {"position": chunk.position, "data": chunk.data, "runs": chunk.runs}
+            values = {"position": chunk.position, "data": chunk.data, "runs": chunk.runs, "times": chunk.times}
             self._transaction.execute(statements.CHUNK, {**values, "seq": claim.seq, "token": claim.token})
         self.drop_output(claim, *capture.middle)
 

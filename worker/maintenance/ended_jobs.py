@@ -81,6 +81,7 @@ class Walk:
             empty = {
                 "output": b"",
                 "output_runs": "",
+                "output_times": None,
                 "output_cut": 0,
                 "output_dropped": Attempt.output_dropped + length,
             }

@@ -16,7 +16,7 @@ from webapp.core.states import ARROWS
 from webapp.core.transaction import Connection, Transaction
 from webapp.lib import clock
 from webapp.lib.error_key import error_key
-from webapp.lib.stream_runs import encode_runs
+from webapp.lib.stream_runs import encode_runs, encode_times
 from worker import processes
 from worker.runner import failure_text
 
@@ -40,7 +40,7 @@ _COLUMNS = (
 )
 _JOB = f"SELECT {', '.join(_COLUMNS)} FROM jobs WHERE seq = :seq AND token = :token AND state = 'processing'"  # noqa: S608
 _CHUNKS = """
-SELECT position, data, runs FROM output_chunks WHERE job_seq = :seq AND attempt = :attempt ORDER BY position
+SELECT position, data, runs, times FROM output_chunks WHERE job_seq = :seq AND attempt = :attempt ORDER BY position
 """
 _MOVE_ON = """
 UPDATE jobs SET state = :state, changed_at = :now, finished_at = :finished_at, losses = losses + 1,
@@ -177,6 +177,7 @@ def _keep_output(
         "peak_memory": None,
         "output": kept.data,
         "runs": encode_runs(kept.runs),
+        "times": encode_times(kept.times),
         "cut": kept.cut,
         "dropped": kept.dropped,
         "due_at": job["run_at"],

@@ -2,16 +2,21 @@
 
 stdout and stderr are one sequence, in the order in which they arrived, with the lengths of their alternating runs. So a
 page can show them interleaved and a program can separate them. One thread writes and another reads, hence the lock.
+
+When they arrived is kept as one mark for each second with output, MOST_MARKS at most: of more, every second one stays.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from bisect import bisect_right
 from collections import deque
 from typing import NamedTuple
 
-from webapp.lib.stream_runs import add_run, encode_runs
+from webapp.lib.stream_runs import add_run, encode_runs, encode_times
 
+MOST_MARKS = 500  # of one attempt, so that a job which writes for days needs little memory for them
 _SEGMENT = 4096  # pieces of one stream are joined up to this size, because a piece of one byte would take 100
 
 
@@ -28,6 +33,7 @@ class CapturedOutput(NamedTuple):
     runs: str = ""
     cut: int | None = None
     dropped: int = 0
+    times: str | None = None  # see lib/stream_runs.py
 
 
 NOTHING = CapturedOutput()
@@ -39,6 +45,7 @@ class Chunk(NamedTuple):
     position: int
     data: bytes
     runs: str
+    times: str | None = None
 
 
 class Capture:
@@ -53,6 +60,9 @@ class Capture:
         self._head_size = 0
         self._tail_size = 0
         self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._marks: list[tuple[int, int]] = []  # position, second
+        self._next_mark, self._step = 0.0, 1  # seconds
         self.total = 0
 
     @property
@@ -62,6 +72,9 @@ class Capture:
 
     def write(self, stream: int, data: bytes) -> None:
         with self._lock:
+            passed = time.monotonic() - self._begun
+            if passed >= self._next_mark:
+                self._mark(int(passed))
             self.total += len(data)
             room = self._head_limit - self._head_size
             if room > 0:
@@ -77,11 +90,25 @@ class Capture:
                 while self._tail_size - len(self._tail[0][1]) >= self._tail_limit:
                     self._tail_size -= len(self._tail.popleft()[1])
 
+    def _mark(self, second: int) -> None:
+        if len(self._marks) >= MOST_MARKS:
+            del self._marks[1::2]
+            self._step *= 2
+        self._marks.append((self.total, second))
+        self._next_mark = second + self._step
+
+    def _times(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The marks of the bytes between two positions, with offsets from `start`."""
+        first = max(bisect_right(self._marks, (start, 2**62)) - 1, 0)
+        return [(max(at - start, 0), second) for at, second in self._marks[first:] if at < end]
+
     def since(self, position: int) -> list[Chunk]:
         """The output since a position that is still held: at most one piece of the head and one of the tail."""
         with self._lock:
             parts = ((0, self._head), (self.total - self._tail_size, self._tail))
-            return [chunk for start, segments in parts for chunk in _from(segments, start, position)]
+            chunks = [chunk for start, segments in parts for chunk in _from(segments, start, position)]
+            ends = ((one, one.position + len(one.data)) for one in chunks)
+            return [one._replace(times=encode_times(self._times(one.position, end))) for one, end in ends]
 
     def kept(self) -> CapturedOutput:
         """The kept output."""
@@ -99,7 +126,12 @@ class Capture:
             for stream, segment in pieces:
                 add_run(runs, stream, len(segment))
                 data += segment
-            return CapturedOutput(bytes(data), encode_runs(runs), self._head_size if dropped else None, dropped)
+            times = self._times(0, self._head_size)
+            if tail_start < self.total:
+                times += [(self._head_size + at, second) for at, second in self._times(tail_start, self.total)]
+            return CapturedOutput(
+                bytes(data), encode_runs(runs), self._head_size if dropped else None, dropped, encode_times(times)
+            )
 
 
 def _append(segments: deque[tuple[int, bytearray]], stream: int, data: bytes) -> None:

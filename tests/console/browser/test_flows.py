@@ -126,12 +126,14 @@ def test_a_stale_action_is_reported_and_nothing_happens_twice(open_browser: Call
 def test_a_discard_asks_first_and_cancel_keeps_the_job(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/job/job1")
+    page.locator(".more-acts summary").click()
     page.get_by_role("button", name="Discard job1").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("This cannot be undone")
     dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_be_hidden()
     assert state_of("job1") == "dead"
+    page.locator(".more-acts summary").click()
     page.get_by_role("button", name="Discard job1").click()
     dialog.get_by_role("button", name="Discard job").click()
     expect(page).to_have_url(url_with("/jobs"))

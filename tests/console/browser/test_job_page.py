@@ -209,15 +209,21 @@ def test_the_next_attempt_replaces_the_ended_one(page: Page) -> None:
     expect(page.locator("#out > div")).to_have_text(["again"])
 
 
+def compare(page: Page) -> None:
+    page.locator(".compare-menu summary").click()
+    page.get_by_role("button", name="Compare").click()
+
+
 @pytest.mark.full
 def test_two_attempts_are_compared(page: Page) -> None:
     job = make_job("dead", id="job1", attempts=2)
     make_attempt(job, 1, output=b"10:00 start\nok\n")
     make_attempt(job, 2, output=b"10:09 start\n<b>boom</b>\n")
     page.goto("/job/job1")
-    page.get_by_role("button", name="Compare").click()
+    compare(page)
     expect(page.locator(".compared tr.gone")).to_have_text(re.compile("^2\\s*\N{MINUS SIGN}\\s*ok$"))
     expect(page.locator(".compared tr.new")).to_have_text(re.compile(r"^2\s*\+\s*<b>boom</b>$"))
+    page.locator(".compare-menu summary").click()
     page.get_by_label("Ignore numbers").uncheck()
     page.get_by_role("button", name="Compare").click()
     expect(page.locator(".compared tr.gone")).to_have_count(2)
@@ -245,8 +251,65 @@ def test_output_can_be_read_without_javascript(open_browser: Callable[..., Page]
     expect(page.locator("#L2500")).to_have_count(1)
     page.locator("#L2500 a").click()
     expect(page.locator(".marked")).to_have_text("line 2500")
-    page.get_by_role("button", name="Compare").click()
+    compare(page)
     expect(page.locator(".compared-head")).to_contain_text("have the same output, ignoring numbers")
+
+
+# --- edit and retry, masked values, a page that ends -----------------------------------------------------------------
+
+
+def test_a_dead_job_is_edited_and_the_edit_undone(page: Page) -> None:
+    job = make_job("dead", id="job1", command="exit 1", env='{"API_TOKEN": "t0psecret"}')
+    make_attempt(job, 1, output=b"one\n")
+    page.goto("/job/job1")
+    page.get_by_role("link", name="Edit & retry…").click()
+    page.get_by_label("Command").fill("exit 0")
+    page.get_by_label("Timeout").fill("soon")
+    page.get_by_role("button", name="Save and retry").click()
+    expect(page.get_by_role("alert")).to_contain_text("Timeout")
+    expect(page.get_by_label("Command")).to_have_value("exit 0")
+    page.get_by_label("Timeout").fill("10m")
+    page.get_by_role("button", name="Save and retry").click()
+    expect(page.locator(".timeline .edit")).to_contain_text("exit 1 → exit 0")
+    expect(page.locator("h1")).to_have_text("exit 0")
+    expect(page).to_have_title("\N{HORIZONTAL ELLIPSIS} exit 0")
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(page).to_have_title("\N{BALLOT X} exit 1")  # a refresh changes title and icon, and leaves the output
+    expect(page.locator('link[rel="icon"]')).to_have_attribute("href", re.compile("icon-dead"))
+    expect(page.locator("h1")).to_have_text("exit 1")
+    expect(page.locator("#out")).to_have_text("one")
+
+
+@pytest.mark.full
+def test_masked_values_are_shown_in_a_dialog(page: Page) -> None:
+    make_job("dead", id="job1", env='{"API_TOKEN": "t0psecret"}')
+    page.goto("/job/job1")
+    expect(page.locator(".facts")).not_to_contain_text("t0psecret")
+    page.get_by_role("button", name="Show masked values").click()
+    expect(page.get_by_role("dialog")).to_contain_text("t0psecret")
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+@pytest.mark.parametrize("how", [pytest.param("discarded", marks=pytest.mark.full), "signed out"])
+def test_the_clocks_of_a_page_that_is_not_refreshed_stop(page: Page, watched: Watched, how: str) -> None:
+    watched.expect("Failed to load resource: the server responded with a status of 40")
+    make_job("processing", id="job1", worker_id="w1", started_at=clock.now() - clock.seconds(70))
+    page.clock.install()
+    page.goto("/job/job1")
+    running = page.locator(".why-box time")
+    expect(running).to_have_text("for 1 min")
+    if how == "discarded":
+        with writing() as session:
+            session.query(Job).delete()
+    else:
+        page.context.clear_cookies()
+    page.clock.run_for(3000)
+    bar = page.locator("#stopped")
+    expect(bar).to_contain_text("You are signed out." if how == "signed out" else "It was discarded or deleted.")
+    expect(bar.get_by_role("link", name="Sign in")).to_have_count(int(how == "signed out"))
+    page.clock.run_for(120_000)
+    expect(running).to_have_text("for 1 min")
 
 
 # --- submit ----------------------------------------------------------------------------------------------------------
@@ -305,6 +368,7 @@ def test_a_job_is_submitted_again_with_changes(page: Page) -> None:
     make_job("dead", id="job1", command="echo one\necho two", queue="mail", priority=7, max_retries=4, timeout=90.0,
              cwd="/srv", env='{"A": "1", "B": "x=y"}')  # fmt: skip
     page.goto("/job/job1")
+    page.locator(".more-acts summary").click()
     page.get_by_role("link", name="Duplicate…").click()
     for name, value in (("command", "echo one\necho two"), ("queue", "mail"), ("priority", "7"), ("max_retries", "4"),
                         ("timeout", "90"), ("cwd", "/srv"), ("env", "A=1\nB=x=y"), ("id", "")):  # fmt: skip
@@ -360,11 +424,19 @@ def test_a_printed_page_has_all_information_and_no_controls(page: Page) -> None:
     full("failed")
     page.goto("/job/failed")
     page.emulate_media(media="print", color_scheme="dark")
-    for gone in (".top", ".buttons", ".output-bar", ".why-box .button", "#toasts", "#earlier a", ".rows .acts"):
+    for gone in (
+        ".top",
+        ".buttons",
+        ".find-form",
+        ".why-box .button",
+        "#toasts",
+        "#earlier a",
+        ".command-card .button",
+    ):
         for one in page.locator(gone).all():
             expect(one).to_be_hidden()
-    expect(page.get_by_role("heading", name="failed")).to_be_visible()
-    for there in (".command-card", ".facts", ".timeline", "table.attempts", "#out"):
+    expect(page.get_by_role("heading", name="echo hello")).to_be_visible()
+    for there in (".command-card", ".facts", ".timeline .attempt", "#out"):
         expect(page.locator(there).first).to_be_visible()
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("#pane").evaluate("pane => getComputedStyle(pane).overflowY") == "visible"

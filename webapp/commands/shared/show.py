@@ -32,7 +32,7 @@ def print_job(
         Column("TIME", lambda line: local_time(line.at)),
         Column("EVENT", lambda line: line.happened),
         Column("ACTOR", lambda line: line.actor),
-        Column("DETAIL", lambda line: line.text, flexible=True),
+        Column("DETAIL", lambda line: line.remark, flexible=True),
     ]
     timeline = job_detail.timeline(job, list(attempts), list(events))
     show("", Text("Timeline", style="bold"), table(columns, timeline))

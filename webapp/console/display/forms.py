@@ -15,6 +15,7 @@ from webapp.core import labels, trace_context
 from webapp.core.job_spec import JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
 from webapp.db.models import Job
+from webapp.jobs.editing import FIELDS as EDITABLE
 from webapp.lib.text import capitalize, unix_lines
 
 MOST_LINES = 5000  # jobs per form
@@ -50,11 +51,12 @@ class SubmitForm:
         return cls({**dict.fromkeys(FIELDS, ""), "start": "now", "many": ""})
 
     @classmethod
-    def of_job(cls, job: Job) -> SubmitForm:
-        """Filled in from a job, without its id and start time."""
+    def of_job(cls, job: Job, *, keep_trace: bool = False) -> SubmitForm:
+        """Filled in from a job, without its id and start time. Not `keep_trace`: a new job is no part of its trace."""
         form = cls.empty()
         env = json.loads(job.env) if job.env else {}
-        env.pop(trace_context.VARIABLE, None)  # the new job is no part of that trace
+        if not keep_trace:
+            env.pop(trace_context.VARIABLE, None)
         form.values.update(
             command=job.command,
             queue="" if job.queue == "default" else job.queue,
@@ -85,6 +87,11 @@ class SubmitForm:
     @property
     def command(self) -> str:
         return unix_lines(self.values["command"])  # browsers send CRLF
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The values as changes of a job: an empty field restores the default."""
+        return {**dict.fromkeys(EDITABLE), **self._description(), "command": self.command}
 
     @property
     def lines(self) -> list[str]:

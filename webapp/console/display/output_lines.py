@@ -16,13 +16,16 @@ from typing import Optional
 
 from markupsafe import Markup
 
-from webapp.console.display import ansi
+from webapp.console.display import ansi, times
 from webapp.core.output import Output
+from webapp.lib import clock
+from webapp.lib.stream_runs import STDERR, spans
 
 LINES = 1000  # shown at once
 ABOVE = 250  # of them, lines above a requested line
 SEARCHED = 2 * 1024 * 1024  # a search reads the last so many bytes
 MOST_HITS = 1000  # lines that a search counts
+NEWLINE = b"\n"
 NAME = re.compile(r"(?P<kind>[LB]?)(?P<number>[0-9]{1,18})\Z")
 
 
@@ -33,6 +36,7 @@ class RenderOptions:
     attempt: int = 1
     pattern: Optional[re.Pattern[str]] = None
     marked: Optional[int] = None  # offset in the kept data
+    started: Optional[int] = None  # of the attempt (microseconds): show the time of each line, if it is known
 
 
 DEFAULT_OPTIONS = RenderOptions()
@@ -126,6 +130,23 @@ def last_numbered(kept: Output) -> int:
     """The number of lines before the cut, or of all lines."""
     head = kept.data[: cut_of(kept)]
     return head.count(b"\n") + (not head.endswith(b"\n") and bool(head))
+
+
+def last_with_text(kept: Output) -> Optional[int]:
+    """The offset of the last line that is not empty. None: there is none."""
+    end = len(kept.data.rstrip())
+    return kept.data.rfind(b"\n", 0, end) + 1 if end else None
+
+
+def first_of_stderr(kept: Output) -> str:
+    """The name of the first line that has bytes of stderr, or ''."""
+    begin = next((start for stream, start, _ in spans(kept.runs) if stream == STDERR), None)
+    if begin is None:
+        return ""
+    cut = cut_of(kept)
+    if cut is None or begin < cut:
+        return f"L{kept.data.count(NEWLINE, 0, begin) + 1}"
+    return f"B{_position(kept, max(kept.data.rfind(NEWLINE, 0, begin) + 1, cut))}"
 
 
 def offset_of(kept: Output, position: int) -> int:
@@ -230,10 +251,10 @@ class _Page:
             note = _cut_note(self._kept)
         html, self._style = ansi.line(raw, self._style, self._options.pattern)
         classes = ["err"] if bisect_right(self._ends, offset) % 2 else []
-        here = ""
+        here = self._clock(offset)
         if self._options.marked == offset:
             classes.append("marked")
-            here = '<span id="at"></span>'
+            here = f'<span id="at"></span>{here}'
         kind = f' class="{" ".join(classes)}"' if classes else ""
         if not named:
             return f"{note}<div{kind}>{here}{html}</div>"
@@ -246,6 +267,15 @@ class _Page:
             f' aria-hidden="true"></a>'
         )
         return f'{note}<div id="{name}"{kind}>{link}{here}{html}</div>'
+
+    def _clock(self, offset: int) -> str:
+        """When the first byte of a line arrived, in the user's time zone."""
+        marks = self._kept.times
+        if self._options.started is None or not marks:
+            return ""
+        place = bisect_right(marks, (offset, 2**62)) - 1
+        moment = times.local(self._options.started + clock.seconds(marks[place][1] if place >= 0 else 0))
+        return f'<span class="clock">{moment:%H:%M:%S}</span>'
 
 
 def _cut_note(kept: Output) -> str:

@@ -1,4 +1,4 @@
-"""A job's timeline: events and the phases between them in one list, and the phases as a bar."""
+"""A job's history: events, attempts and the phases between them in one list, and the phases as a bar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Optional, Union
 
+from webapp.db.models import Attempt, Job
 from webapp.jobs.job_detail import TimelineEntry
 from webapp.jobs.job_phases import Phase, totals
 from webapp.lib import clock
@@ -25,7 +26,19 @@ WORDS = {
     "unclear": "backed off, then waited",
 }
 NOW_WORDS = {"backed_off": "backs off"}
-Line = Union[TimelineEntry, Phase]
+
+
+@dataclass(frozen=True)
+class AttemptLine:
+    """An attempt. `row` None: it runs. `error` is '' if a newer line or the head of the page says the same."""
+
+    number: int
+    started_at: int
+    row: Optional[Attempt] = None
+    error: str = ""
+
+
+Line = Union[TimelineEntry, AttemptLine, Phase]
 
 
 class Segment(NamedTuple):
@@ -51,17 +64,36 @@ class Bar:
         return ", ".join(f"{word} {total}" for _, word, total in self.legend)
 
 
-def merged(moments: Sequence[TimelineEntry], phases: Sequence[Phase]) -> list[Line]:
-    """Both in one list, newest first. A phase is placed between the events at its two ends."""
-    keyed = [(one.at, 0, place, one) for place, one in enumerate(moments)]
-    keyed += [(one.start, 1, place, one) for place, one in enumerate(phases)]  # type: ignore[misc]
+def merged(
+    job: Job, moments: Sequence[TimelineEntry], attempts: Sequence[Attempt], phases: Sequence[Phase]
+) -> list[Line]:
+    """All in one list, newest first. A phase is placed between the events at its two ends."""
+    lines: list[Line] = [one for one in moments if one.attempt is None]
+    keyed = [(line.at, 0, place, line) for place, line in enumerate(lines)]  # type: ignore[union-attr]
+    keyed += [(one.started_at, 0, len(keyed) + one.number, one) for one in _attempts(job, attempts)]
+    keyed += [(one.start, 1, place, one) for place, one in enumerate(phases) if one.kind != "ran"]
     return [line for *_, line in sorted(keyed, key=lambda key: key[:3], reverse=True)]
+
+
+def _attempts(job: Job, ended: Sequence[Attempt]) -> list[AttemptLine]:
+    """Newest first. Each error stands once: with the newest attempt that has it, or in the head of the page."""
+    said = {job.error_key, job.last_error} if job.state in ("failed", "dead") else set()
+    lines = []
+    if job.state == "processing" and job.started_at is not None:
+        lines.append(AttemptLine(job.attempts, job.started_at))
+    for one in reversed(ended):
+        cause = one.error_key or one.error
+        new = one.state in ("failed", "lost") and cause not in said
+        if new:
+            said.add(cause)
+        lines.append(AttemptLine(one.number, one.started_at, one, (one.error or "") if new else ""))
+    return lines
 
 
 def phase_text(phase: Phase) -> str:
     """'waited 3 s', 'backs off 40 s'. The template adds the duration of the current phase."""
     if phase.end is None:
-        return {"waited": "waiting for", "ran": "running for"}[phase.kind]
+        return {"waited": "waiting", "ran": "running"}[phase.kind]
     word = NOW_WORDS.get(phase.kind, WORDS[phase.kind]) if phase.end > clock.now() else WORDS[phase.kind]
     return f"{word} {duration((phase.end - phase.start) / clock.SECOND)}"
 

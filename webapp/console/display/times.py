@@ -17,6 +17,7 @@ from markupsafe import Markup
 from webapp.lib import clock
 
 ZONE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
+COUNTING = ("for", "span")  # modes of a duration that goes on
 _WHEN = Markup('<time datetime="{iso}" title="{exact}"{mode}>{text}</time>')
 
 
@@ -55,12 +56,16 @@ def brief(micros: int) -> str:
 
 
 def when(micros: Optional[int], mode: str = "ago") -> str:
-    """A time element. `mode`: `ago` ('3 min ago', 'in 5 s'), `for` ('3 min', still counting), `due` (as `ago`, but
-    'any moment now' when it is reached), or `exact` (absolute)."""
+    """A time element. `mode`, with the text that app.js makes of it:
+
+    `ago` '3 min ago', 'in 5 s'; `due` the same, but 'any moment now' when it is reached; `for` '3 min', still counting,
+    for cells; `span` 'for 3 min', for sentences; `exact` stays absolute. Before app.js has run, and without JavaScript,
+    the text of `for` and `span` is 'since 29 Nov 06:42 CET', so that a sentence reads right: 'Running since …'.
+    """
     if micros is None:
         return Markup('<span class="muted">\N{EN DASH}</span>')
     attribute = Markup("") if mode == "exact" else Markup(' data-when="{}"').format(mode)
-    text = exact(micros) if mode == "exact" else brief(micros)
+    text = exact(micros) if mode == "exact" else f"since {brief(micros)}" if mode in COUNTING else brief(micros)
     return _WHEN.format(iso=iso(micros), exact=exact(micros), mode=attribute, text=text)
 
 

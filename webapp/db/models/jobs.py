@@ -68,6 +68,7 @@ class Job(Model):
     prior_failures: Mapped[Optional[int]] = mapped_column(Integer)
     prior_finished_at: Mapped[Optional[int]]
     prior_attempts: Mapped[Optional[int]] = mapped_column(Integer)  # unchanged: no claim since
+    prior_fields: Mapped[Optional[str]]  # a JSON object of the columns that the last edit changed
 
     __table_args__ = (
         CheckConstraint(one_of("state", STATES), name="state"),
@@ -140,6 +141,7 @@ class Attempt(Model):
     output_runs: Mapped[str]  # see lib/stream_runs.py: '12,5,3'
     output_cut: Mapped[Optional[int]]  # offset in `output` where bytes were left out
     output_dropped: Mapped[int]  # number of bytes left out
+    output_times: Mapped[Optional[str]]  # see lib/stream_runs.py: '120@0,500@3'; None: not known, or all at once
     due_at: Mapped[Optional[int]]  # when it became ready to be claimed
 
     __table_args__ = (
@@ -167,6 +169,7 @@ class OutputChunk(Model):
     position: Mapped[int] = mapped_column(primary_key=True)  # offset of its first byte in all output
     data: Mapped[bytes]
     runs: Mapped[str]
+    times: Mapped[Optional[str]]  # as Attempt.output_times
 
 
 class Event(Model):
