@@ -15,24 +15,24 @@ failed most in each hour, and REST for all others. The jobs that send messages a
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, insert, select, text, tuple_, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Row, delete, insert, select, text, tuple_, update
+from sqlalchemy.orm import Session
 
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.db import engines
 from webapp.db.engines import reading, writing
 from webapp.db.failure_keys import ADD_DEATHS, adopt_known
-from webapp.db.models import Attempt, CommandHour, Control, Event, Job, Minute
+from webapp.db.models import CommandHour, Control, Minute
+from webapp.insight import ended_attempts
 from webapp.lib import clock, histograms
-from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
+from webapp.lib.command_patterns import command_shape
 from webapp.lib.histograms import Histogram
 
 MINUTE = clock.seconds(60)
@@ -142,17 +142,17 @@ def is_sum(name: str) -> bool:
 
 def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
     """Sum up attempts that finished from `since` until before `until`, at most the `limit` oldest."""
-    rows = _attempts(session, since, until, limit + 1)
+    rows = ended_attempts.read(session, since, until, limit + 1)
     more = len(rows) > limit
     if more:
         until = rows[-1].finished_at
         if rows[0].finished_at == until:  # all in one microsecond, which a watermark cannot split
             until += 1
-            rows = _attempts(session, since, until, None)
+            rows = ended_attempts.read(session, since, until, None)
         else:
             rows = [row for row in rows if row.finished_at < until]
     folded = Folded(until, more, len(rows))
-    deaths = _deaths(session, rows)
+    deaths = ended_attempts.deaths(session, rows)
     for row in rows:
         if row.queue != SYSTEM_QUEUE:  # read all the same, so that they do not stay unfolded
             _add(folded, row, (row.job_seq, row.number) in deaths)
@@ -160,79 +160,6 @@ def sum_up(session: Session, since: int, until: int, limit: int) -> Folded:
                 _add_death(folded.groups, row)
     _add_sums(folded.minutes)
     return folded
-
-
-def _attempts(session: Session, since: int, until: int, limit: Optional[int]) -> Sequence[Row[Any]]:
-    before = aliased(Attempt)
-    statement = (
-        select(
-            Attempt.job_seq,
-            Attempt.number,
-            Attempt.state,
-            Attempt.started_at,
-            Attempt.finished_at,
-            Attempt.due_at,
-            Attempt.error_key,
-            Attempt.error,
-            before.finished_at.label("ended_before"),
-            Job.queue,
-            Job.state.label("job_state"),
-            Job.attempts.label("latest"),
-            func.substr(Job.command, 1, COMMAND_PREFIX).label("command"),
-        )
-        .join(Job, Job.seq == Attempt.job_seq)
-        .outerjoin(before, and_(before.job_seq == Attempt.job_seq, before.number == Attempt.number - 1))
-        .where(Attempt.finished_at >= since, Attempt.finished_at < until)
-        .order_by(Attempt.finished_at)
-        .limit(limit)
-    )
-    return session.execute(statement).all()
-
-
-def _deaths(session: Session, rows: Iterable[Row[Any]]) -> set[tuple[int, int]]:
-    """The attempts with which their jobs died: of jobs that are dead, or were requeued or edited since."""
-    deaths, unclear = set(), dict[int, list[Any]]()
-    for row in rows:
-        if row.state not in ("failed", "lost"):
-            continue
-        if row.latest == row.number and row.job_state == "dead":
-            deaths.add((row.job_seq, row.number))
-        elif row.latest != row.number or row.job_state not in ("failed", "processing"):
-            unclear.setdefault(row.job_seq, []).append(row)
-    if not unclear:
-        return deaths
-    events = (
-        select(Event.job_seq, Event.verb, Event.at, Event.detail)
-        .where(Event.job_seq.in_(list(unclear)), Event.verb.in_(("requeue", "edit", "cancel")))
-        .order_by(Event.id)
-    )
-    moves: dict[int, list[Any]] = {}
-    for event in session.execute(events):
-        moves.setdefault(event.job_seq, []).append(event)
-    starts = _next_starts(session, {seq: unclear[seq] for seq in moves})
-    for seq, ended in moves.items():
-        for row in unclear[seq]:
-            after = starts.get((row.job_seq, row.number), 2**62)
-            first = next((event for event in ended if row.finished_at <= event.at <= after), None)
-            if first is not None and _leaves_dead(first):
-                deaths.add((row.job_seq, row.number))
-    return deaths
-
-
-def _leaves_dead(event: Row[Any]) -> bool:
-    if event.verb == "edit":  # also a failed or a cancelled job can be edited
-        return bool(json.loads(event.detail or "{}").get("from") == "dead")
-    return bool(event.verb == "requeue")
-
-
-def _next_starts(session: Session, ended: Mapping[int, Sequence[Row[Any]]]) -> dict[tuple[int, int], int]:
-    """The start of the attempt after each of these, if there is one."""
-    starts = select(Attempt.job_seq, Attempt.number, Attempt.started_at).where(Attempt.job_seq.in_(list(ended)))
-    found = {(row.job_seq, row.number - 1): row.started_at for row in session.execute(starts)}
-    running = [seq for seq, rows in ended.items() if rows[0].job_state == "processing"]
-    for job in session.execute(select(Job.seq, Job.attempts, Job.started_at).where(Job.seq.in_(running))):
-        found.setdefault((job.seq, job.attempts - 1), job.started_at or 2**62)
-    return found
 
 
 def _add(folded: Folded, row: Row[Any], died: bool) -> None:

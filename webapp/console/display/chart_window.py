@@ -19,12 +19,10 @@ from webapp.console.frame.params import with_query
 from webapp.insight.markers import Marker, markers
 from webapp.insight.trends import Trend
 from webapp.insight.windows import RANGES, Range, Window, WindowError, between
-from webapp.jobs import search
 from webapp.lib import clock
 from webapp.lib.text import capitalize
 
 FIELDS = ("from", "to")
-_HAS_UNTIL = any(name == "until" for name, *_ in search.QUALIFIERS)
 
 
 @dataclass
@@ -111,7 +109,7 @@ class AskedWindow:
 def jobs_url(start: int, end: int, **fields: Optional[str]) -> str:
     """The list of the jobs that changed from one time to another."""
     since, until = (f"{clock.to_datetime(at):%Y-%m-%dT%H:%M:%SZ}" for at in (start, end))
-    q = f"since:{since} until:{until}" if _HAS_UNTIL else f"since:{since}"
+    q = f"since:{since} until:{until}"
     words = fields.pop("q", None)
     return with_query(url_for("jobs.index"), {"q": f"{words} {q}" if words else q, **fields})
 
