@@ -26,6 +26,7 @@ from webapp.db.text_match import contains, starts_with
 from webapp.insight.queues import some_names
 from webapp.jobs.lifecycle import in_state
 from webapp.jobs.search import MAX_TYPED
+from webapp.lib.command_patterns import COMMAND_PREFIX, command_shape
 from webapp.lib.text import one_line, storable
 
 pages = Blueprint("palette", __name__)
@@ -130,7 +131,7 @@ def _queues(session: Session, typed: str) -> Iterator[Result]:
     names = some_names(session, MOST, "" if typed.casefold() in ("pause", "resume") else _last_word(typed))
     paused = set(session.scalars(select(Queue.name).where(Queue.name.in_(names), Queue.paused_at.is_not(None))))
     for name in names:
-        yield Result("Queue", name, url_for("jobs.index", queue=name), "paused" if name in paused else "", mono=True)
+        yield Result("Queue", name, url_for("queues.show", name=name), "paused" if name in paused else "", mono=True)
     if this_person().may("operator"):
         for name in names:
             verb = "resume" if name in paused else "pause"
@@ -172,10 +173,9 @@ def _groups(session: Session, words: list[str]) -> Iterator[Result]:
 
 
 def _commands(session: Session, typed: str) -> Iterator[Result]:
-    """Commands of the newest jobs; they lead to their jobs."""
+    """Patterns of the commands of the newest jobs; they lead to the pages of the patterns."""
     newest = select(Job.seq, Job.command).order_by(Job.seq.desc()).limit(NEWEST).subquery()
     found = select(newest.c.command).where(contains(newest.c.command, typed)).order_by(newest.c.seq.desc())
-    for command in list(dict.fromkeys(session.scalars(found.limit(200))))[:MOST]:
-        text = '"' + command.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        if len(text) <= MAX_TYPED:
-            yield Result("Command", one_line(command, 100), url_for("jobs.index", q=text), mono=True)
+    shapes = (command_shape(command[:COMMAND_PREFIX]) for command in session.scalars(found.limit(200)))
+    for shape in list(dict.fromkeys(filter(None, shapes)))[:MOST]:
+        yield Result("Command", one_line(shape, 100), url_for("command.show", pattern=shape), mono=True)
