@@ -234,9 +234,6 @@ def test_a_question_about_what_cannot_be_undone_counts_exactly(
         number = 25 if "exit:1" in url else 24  # a named group has all of its jobs
         assert f"Discard {number} jobs?" in asked
         assert f"and {number - 5} more" in asked
-    asked = operator.post("/dead/exit:1/requeue", partial=True).get_data(as_text=True)
-    assert "Requeue 10+ jobs?" in asked
-    assert "and 5+ more" in asked
 
 
 def test_the_search_box_of_dead_letters_leads_to_the_search_of_jobs(operator: Browser) -> None:

@@ -139,7 +139,7 @@ def test_stuck_jobs_are_shown_with_the_reason(viewer: Browser) -> None:
     shown = text_of(viewer)
     assert "3 jobs seem stuck" in shown
     assert re.search(
-        r"slow : running for .*?; usually takes about 30 s late : running for .*?, past its timeout", shown
+        r"slow : running since .*?; usually takes about 30 s late : running since .*?, past its timeout", shown
     )
     assert re.search(r"deaf : cancel requested .*?, but still running", shown)
     runs("orphan", "true", 1, worker="gone")

@@ -75,7 +75,7 @@ def _job_values(session: Session, wanted: JobFilter) -> dict[str, Any]:
     page = page_of_jobs(session, wanted, before, after)
 
     def url(**key: Optional[str]) -> str:
-        return with_query(below_root(request.path), {"job": request.args.get("job"), **key})
+        return with_query(below_root(request.path), {**{name: request.args.get(name) for name in ("job", "q")}, **key})
 
     return {
         "page": page,
@@ -83,7 +83,8 @@ def _job_values(session: Session, wanted: JobFilter) -> dict[str, Any]:
         "newer": ("Newer", url(before=page.newer)) if page.newer else None,
         "older": ("Older", url(after=page.older)) if page.older else None,
         "top": url() if before or after else None,
-        "total": exact_counts.of(session, wanted),
+        "total": queries.count_found(session, wanted)[0] if wanted.scans else exact_counts.of(session, wanted),
+        "searched": request.args.get("q", ""),
     }
 
 
