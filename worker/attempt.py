@@ -26,6 +26,7 @@ class Claim(NamedTuple):
     kill_grace: float
     due_at: int
     queue: str
+    limits: str = ""  # keys of limits, see core/limits.py
 
 
 class AttemptResult(NamedTuple):

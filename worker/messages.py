@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Callable, NoReturn, Optional
+from typing import Callable, NoReturn, Optional, Union
 
 from webapp.config import ConfigError
 from webapp.core.relocated import Relocated
@@ -43,6 +43,8 @@ class Assignment:
         slots: jobs that each worker runs at the same time.
         queues: None for all.
         labels: the workers' labels, without the host's.
+        order: in which order workers look at `queues`: 'strict', or the weights of the queues; None: by priority and
+            age of the jobs.
         parent: the descriptor of the pipe from the supervisor. Each child sets its own.
     """
 
@@ -54,6 +56,7 @@ class Assignment:
     labels: Sequence[str]
     drain: bool
     parent: int = -1
+    order: Union[str, Sequence[int], None] = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from webapp.api import document, gate
 from webapp.api.problems import KINDS
 from webapp.config import CHECKOUT, Config
 from webapp.db.models import SCOPES
+from webapp.jobs import limits
 
 KNOWN = {
     "job_id": "a-dead",
@@ -34,6 +35,7 @@ KNOWN = {
     "act_id": 1,
     "delivery_id": 1,
     "group": "exit:1",
+    "limit": "db",
 }
 
 
@@ -141,6 +143,7 @@ def test_generated_requests_get_responses_that_match_the_document(app: Flask, sc
     for state in ("dead", "processing", "scheduled", "completed"):
         make_attempt(make_job(state, id=f"a-{state}"), output=b"some output\n")
     make_queue("mail")
+    limits.set_limit("db", 2, None, None, "person:ana")
     make_supervisor(id="s1")
     make_worker(id="w1", supervisor_id="s1")
     program = make_program(app, scope)

@@ -28,7 +28,7 @@ from webapp.web.gate import check_routes
 pytestmark = pytest.mark.usefixtures("own_clock")
 
 FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "supervisor_id": "s1",
-          "act_id": "1", "delivery_id": "1", "group": "exit:1"}  # fmt: skip
+          "act_id": "1", "delivery_id": "1", "group": "exit:1", "limit": "db"}  # fmt: skip
 # Said once more, by name: who changes a scope changes it here as well.
 SUBMIT = {"api-jobs.submit_job", "api-jobs.submit_jobs"}
 OPERATE = {
@@ -62,6 +62,8 @@ OPERATE = {
 ADMIN = {
     "api-config.set_setting",
     "api-config.reset_setting",
+    "api-limits.set_limit",
+    "api-limits.remove_limit",
     "api-workers.wish_of_worker",
     "api-workers.scale_supervisor",
     "api-schedules.add_schedule",

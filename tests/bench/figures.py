@@ -73,11 +73,12 @@ _GROWTH = [
         for size, rows in (("many", "1M"), ("most", "10M"))
     ),
     *(
-        Figure(f"claim.{kind}", f"a claim with 1M {what}, of an empty table", RATIO, _most(1.5))
-        for kind, what in (
-            ("scheduled", "scheduled ahead at high priority"),
-            ("paused", "pending in a paused queue"),
-            ("unserved", "pending in a queue that is not served"),
+        Figure(f"claim.{kind}", f"a claim with 1M {what}, of an empty table", RATIO, _most(most))
+        for kind, what, most in (
+            ("scheduled", "scheduled ahead at high priority", 1.5),
+            ("paused", "pending in a paused queue", 1.5),
+            ("unserved", "pending in a queue that is not served", 1.5),
+            ("limited", "pending and limited", 1.1),
         )
     ),
 ]

@@ -43,16 +43,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "scheduled": {"state": "scheduled", "queue": "default", "priority": 100, "run_at": _FAR},
     "paused": {"state": "pending", "queue": "paused", "priority": 100, "run_at": 1},
     "unserved": {"state": "pending", "queue": "unserved", "priority": 100, "run_at": 1},
+    "limited": {"state": "pending", "queue": "default", "priority": 100, "run_at": 1, "limits": "db"},
 }
 GROWING = ("finished", "pending", "scheduled")
-IN_THE_WAY = ("scheduled", "paused", "unserved")
+IN_THE_WAY = ("scheduled", "paused", "unserved", "limited")
 
 _FILL = """
 INSERT INTO jobs (id, command, queue, priority, state, run_at, created_at, created_by, changed_at, attempts, failures,
-                  losses, lone_losses, finished_at)
+                  losses, lone_losses, finished_at, limits)
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number)
 SELECT lower(hex(randomblob(8))) || i, 'true', :queue, :priority, :state, :run_at, 1, 'person:bench', 1, 0, 0, 0, 0,
-       CASE WHEN :state = 'completed' THEN i END FROM n
+       CASE WHEN :state = 'completed' THEN i END, :limits FROM n
 """
 _ATTEMPTS = """
 INSERT INTO attempts (job_seq, number, state, reason, worker_id, started_at, finished_at, exit_code, output,
@@ -158,7 +159,7 @@ def _fill(kind: str, rows: int) -> None:
     if values["queue"] != "default":
         enqueue([JobSpec(command="true", queue=values["queue"])], ACTOR)  # which makes the queue
     with writing() as session:
-        session.execute(text(_FILL), {**values, "number": rows})
+        session.execute(text(_FILL), {"limits": "", **values, "number": rows})
         if values["state"] == "completed":
             session.execute(text(_ATTEMPTS))
     if kind == "paused":

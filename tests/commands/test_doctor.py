@@ -18,6 +18,7 @@ from webapp.config import Config
 from webapp.core.events import SHORT
 from webapp.core.schema import HEAD
 from webapp.db.engines import db
+from webapp.jobs import limits
 from webapp.lib import clock
 from worker.maintenance import outgoing_heartbeat
 from worker.maintenance.outgoing_heartbeat import LastPing
@@ -88,6 +89,15 @@ def test_the_doctor_names_workers_short_of_resources(app: Flask, cli: Cli) -> No
     assert found["result"] == "warn"
     assert found["detail"] == "worker w1 on a-host runs at most 12 of 40 jobs at a time: `ulimit -n` is 64."
     assert "LimitNOFILE" in found["advice"]
+
+
+def test_the_doctor_names_limits_that_hold_jobs_back_for_ever(app: Flask, cli: Cli) -> None:
+    limits.set_limit("closed", 0, None, None, "person:ana")
+    make_job("pending", limits="closed")
+    make_job("pending", limits="gone")
+    assert "1 job can never start, because these limits are 0: closed" in cli("doctor").out
+    limits.set_limit("closed", 1, None, None, "person:ana")
+    assert "pending jobs name keys without a limit, so nothing limits them: gone" in cli("doctor").out
 
 
 def test_the_doctor_names_channels_that_fail_and_messages_that_nobody_sends(app: Flask, cli: Cli) -> None:

@@ -49,7 +49,8 @@ ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "
           "schedules.new", "schedules.add", "schedules.edit", "schedules.change", "schedules.remove",
           "notifications.start", "notifications.begin", "channels.new", "channels.add", "channels.edit",
           "channels.change", "channels.ask_to_rotate", "channels.rotate", "channels.remove", "rules.new",
-          "rules.add", "rules.edit", "rules.change", "rules.remove"}  # fmt: skip
+          "rules.add", "rules.edit", "rules.change", "rules.remove",
+          "limits.new", "limits.add", "limits.edit", "limits.change", "limits.remove"}  # fmt: skip
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:
@@ -108,6 +109,7 @@ def test_pages_hide_what_the_role_does_not_allow(viewer: Browser) -> None:
         "/job/job1",
         "/workers",
         "/queues",
+        "/limits",
         "/config/max_retries",
     ):
         text = viewer.get(url).get_data(as_text=True)

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, text, update
 
-from tests.factories import make_job
+from tests.factories import make_job, make_jobs
 from webapp.core import job_spec
 from webapp.core.states import STATES
 from webapp.db import engines, label_sets
@@ -159,6 +159,23 @@ def test_a_queue_shows_its_pending_jobs_and_the_oldest_due_time() -> None:
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
 
 
+@pytest.mark.usefixtures("app")
+def test_limited_jobs_count_as_pending_and_may_be_the_oldest() -> None:
+    now = clock.now()
+    make_jobs(
+        [
+            {"queue": "a", "run_at": now - 10},
+            {"queue": "a", "run_at": now - 20, "limits": "db", "priority": 5},
+            {"queue": "a", "run_at": now - 90, "limits": "db", "priority": -5},
+            {"queue": "b", "run_at": now - 50, "limits": "db,s", "losses": 1},
+        ]
+    )
+    with reading() as session:
+        views = {view.queue.name: view for view in page_of_queues(session).views}
+        assert queries.oldest_pending(session) == now - 90
+    assert [(views[name].pending.number, views[name].oldest_run_at) for name in "ab"] == [(3, now - 90), (1, now - 50)]
+
+
 @pytest.mark.parametrize("queues", [None, ["a", "b"]])
 def test_pending_jobs_are_counted_by_index_label_set_by_label_set(app: Flask, queues: Optional[list[str]]) -> None:
     fill(3, "pending")
@@ -170,8 +187,12 @@ def test_pending_jobs_are_counted_by_index_label_set_by_label_set(app: Flask, qu
         values = busy.compile().params
         rows = session.execute(text(explain + busy.text), values).all()
         oldest = session.execute(text(explain + queries._OLDEST_OF_ALL.text)).all()
+        limited = session.execute(text(explain + queries._OLDEST_LIMITED.text)).all()
         lost = session.execute(text(explain + queries._OLDEST_LOST.text)).all()
-    plan, plan_of_all, plan_of_lost = ("\n".join(str(row[-1]) for row in each) for each in (rows, oldest, lost))
+    plan, plan_of_all, plan_of_limited, plan_of_lost = (
+        "\n".join(str(row[-1]) for row in each) for each in (rows, oldest, limited, lost)
+    )
+    assert "ix_jobs_limited_first" in plan_of_limited
     assert plan.count("ix_jobs_claim") >= 3
     assert "ix_jobs_first" in plan_of_all
     assert "ix_jobs_lone" in plan_of_lost

@@ -125,9 +125,7 @@ def test_jobs_for_other_workers_at_the_head_of_the_queue_delay_no_job(queue: Que
 def test_an_exclusive_job_waits_for_a_worker_with_its_labels_and_delays_no_other(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "worker.loop.dispatcher.EXCLUSIVE_WAIT", -1
-    )  # a worker that it concerns would make room at once
+    monkeypatch.setattr("worker.loop.selection.EXCLUSIVE_WAIT", -1)  # a worker that it concerns would make room at once
     lone = queue.enqueue("true", requires="gpu")
     change_job(lone, losses=1)
     others = [queue.enqueue("true") for _ in range(3)]
@@ -141,7 +139,7 @@ def test_an_exclusive_job_waits_for_a_worker_with_its_labels_and_delays_no_other
 def test_a_busy_worker_makes_room_for_an_exclusive_job_of_its_label_sets(
     queue: Queue, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.loop.dispatcher.EXCLUSIVE_WAIT", -1)
+    monkeypatch.setattr("worker.loop.selection.EXCLUSIVE_WAIT", -1)
     first = queue.enqueue("true")
     gpu = taker("gpu")
     assert takes(gpu) == [first]

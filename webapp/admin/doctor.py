@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from webapp import config
 from webapp.accounts import users
+from webapp.admin.limits import unmet_limits
 from webapp.config import Config, ConfigError
 from webapp.core import labels, postgresql, sqlite
 from webapp.core.db_errors import LITTLE_SPACE, NO_SPACE
@@ -88,7 +89,7 @@ def examine() -> list[Finding]:
     checks["disk space"] = lambda: disk_space(folder)
     checks["size limit"] = size_limit
     checks.update({"machine limits": machine_limits, "clock": wall_clock, "address": address, "workers": workers})
-    checks["schedules"] = late_schedules
+    checks.update({"schedules": late_schedules, "limits": unmet_limits})
     checks.update({"channels": lambda: channels(loaded), "messages": unsent_messages})
     checks["heartbeat"] = lambda: heartbeat(loaded)
     checks["people"] = administrators

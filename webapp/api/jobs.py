@@ -16,12 +16,12 @@ from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
 from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import PREFIX, Noun
-from webapp.core import job_spec, labels, trace_context
+from webapp.core import job_spec, labels, limits, trace_context
 from webapp.core.job_spec import MAX_NOTIFIED, FieldError, JobSpec, SpecError
 from webapp.core.states import STATES, TERMINAL
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import actions, job_detail, lifecycle, listing, search, settings
+from webapp.jobs import actions, job_detail, lifecycle, limit_use, listing, search, settings
 from webapp.jobs.filters import JobFilter
 from webapp.notifications import views as notifications
 from webapp.web.request_info import below_root
@@ -98,6 +98,11 @@ class JobRequest(Schema):
             "examples": [["ops"]],
         },
     )
+    limits = fields.texts(
+        f"keys of limits that it obeys, up to {limits.MOST_KEYS}; with the suffix `:exclusive`, no other job with that "
+        "key runs beside it; default: none. A key without a limit is refused",
+        {"type": "string", "pattern": NAME_PATTERN},
+    )
 
 
 class JobEdit(JobRequest):
@@ -139,6 +144,7 @@ class Job(fields.Answer):
     command = fields.text("the shell command")
     queue = fields.text("its queue")
     requires = fields.strings("labels that the worker must have")
+    limits = fields.strings("keys of limits that it obeys")
     priority = fields.integer("higher runs first")
     state = fields.text("the state", enum=list(STATES))
     attempts = fields.integer("number of attempts so far")
@@ -192,8 +198,20 @@ class TimelineEntry(fields.Answer):
     text = fields.text("its error")
 
 
+class Block(fields.Answer):
+    reason = fields.text("why the limit keeps it from starting", enum=list(limit_use.KINDS))
+    key = fields.text("the key")
+    text = fields.text("the same for people")
+    holders = fields.strings("ids of running jobs that hold the key, up to 20")
+    opens_at = fields.time("when the rate allows the next start", null=True)
+    first = fields.text("id of an earlier job that waits for the key", null=True)
+
+
 class JobDetail(Job):
     notify = fields.strings("channels that hear of its end")
+    blocked_by = ma.Nested(
+        Block, required=True, allow_none=True, metadata={"description": "the limit that keeps it from starting, if any"}
+    )
     attempt_history = fields.list_of(Attempt, "ended attempts, oldest first")
     events = fields.list_of(Event, "actions on the job, without its attempts")
     timeline = fields.list_of(TimelineEntry, "everything that happened to the job, oldest first")
@@ -228,8 +246,8 @@ def list_jobs() -> Response:
 
     `q` is a search as in the console: words in ids, commands, errors and the last output of dead letters, "phrases",
     and exit:127, error:TEXT, failed-attempt:TEXT, worker:ID, since:2h, until:2026-11-24, on:yesterday (days are UTC),
-    by:ana, id:ID, requires:gpu, notified:ops. A `-` in front excludes what a term finds. A search without an index
-    reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next` continues the
+    by:ana, id:ID, requires:gpu, limit:db, notified:ops. A `-` in front excludes what a term finds. A search without an
+    index reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next` continues the
     search.
     """
     asked = request_body.query(JobQuery)
@@ -311,7 +329,8 @@ def get_job(job_id: str) -> Any:
         job = find_job(session, job_id)
         attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
         values, watches = settings.load(session), notifications.watches(session, job.seq)
-    return job_detail.whole_json(job, attempts, events, values, watches, with_env=may("submit"))
+        block = limit_use.block(session, job)
+    return job_detail.whole_json(job, attempts, events, values, watches, block, with_env=may("submit"))
 
 
 def _wait_for_end(job_id: str, seconds: int) -> None:

@@ -33,6 +33,7 @@ IN_PATH = {
         ("name", "name of the queue, schedule, channel or rule", _NAME, "default"),
         ("group", "key of a group of dead letters", _NAME, "GROUP"),
         ("key", "setting name", _TEXT, "backoff_base"),
+        ("limit", "key of a limit", _TEXT, "LIMIT"),
         ("worker_id", "worker id", _TEXT, "WORKER"),
         ("supervisor_id", "supervisor id", _TEXT, "SUPERVISOR"),
         ("act_id", "action id", _NUMBER, 1),

@@ -59,6 +59,11 @@ class Worker(fields.Answer):
     pid = fields.integer("its process id")
     slots = fields.integer("how many jobs it runs at a time")
     queues = fields.strings("its queues; null: all", null=True)
+    queue_order = ma.Raw(
+        required=True,
+        allow_none=True,
+        metadata={"description": "`strict`, or the weights of its queues; null: by priority and age of the jobs"},
+    )
     labels = fields.strings("its labels, which jobs can require, including that of its host")
     jobs = fields.strings("ids of its running jobs")
     jobs_completed = fields.integer("since its start")

@@ -45,6 +45,7 @@ COMMANDS = {
     "channel": ("channel:channel", "Set where messages go: mail, webhooks, chats."),
     "notification": ("notification:notification", "List messages and open alerts."),
     "queue": ("queue:queue", "List, pause and resume queues."),
+    "limits": ("limits:limits", "Limit how many jobs run at a time."),
     "config": ("config:config", "Show and change settings."),
     "user": ("accounts:user", "Manage user accounts."),
     "token": ("accounts:token", "Manage API tokens."),

@@ -58,6 +58,13 @@ _JOB_OPTIONS = {
     "notify": click.option(
         "--notify", metavar="CHANNEL", multiple=True, help="Tell this channel when it ends. Can be repeated."
     ),
+    "limits": click.option(
+        "--limit",
+        "limits",
+        metavar="KEY",
+        multiple=True,
+        help="Obey the limit of this key, such as customer-7, or warehouse:exclusive. Can be repeated.",
+    ),
 }
 
 
@@ -78,7 +85,7 @@ Examples:
   manage.py enqueue --file jobs.jsonl
   generate-jobs | manage.py enqueue -
 
-Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify
+Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify limits
 """,
 )
 @click.argument("job", nargs=-1)
@@ -184,8 +191,8 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(options)
     if "requires" in found:
         found["requires"] = ",".join(found["requires"])
-    if "notify" in found:
-        found["notify"] = list(found["notify"])
+    for name in {"notify", "limits"} & found.keys():
+        found[name] = list(found[name])
     if "cwd" in found:
         found["cwd"] = _folder(found["cwd"], "--cwd")
     if "env" in found:

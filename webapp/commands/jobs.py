@@ -34,7 +34,7 @@ action_argument = click.argument("action_id", metavar="ID", type=click.IntRange(
     default="",
     metavar="SEARCH",
     help="Only jobs with these words in their ID, command, error or last output, or with exit:127, error:TEXT, "
-    "worker:ID, since:2h, on:yesterday, by:NAME, id:ID, requires:LABEL. -WORD excludes.",
+    "worker:ID, since:2h, on:yesterday, by:NAME, id:ID, requires:LABEL, limit:KEY. -WORD excludes.",
 )
 @limit_option(50)
 @json_option
@@ -110,7 +110,7 @@ class _Jobs:
 @json_option
 def show(job_id: str, as_json: bool) -> None:
     """Show the job ID with its attempts and timeline."""
-    from webapp.jobs import job_detail
+    from webapp.jobs import job_detail, limit_use
     from webapp.jobs.settings import load
     from webapp.notifications import views
 
@@ -119,16 +119,16 @@ def show(job_id: str, as_json: bool) -> None:
         settings = load(session)
         attempts = job_detail.attempts(session, job, with_output=as_json)
         events = job_detail.events(session, job)
-        watches = views.watches(session, job.seq)
+        watches, block = views.watches(session, job.seq), limit_use.block(session, job)
     if as_json:
-        whole = job_detail.whole_json(job, attempts, events, settings, watches)
+        whole = job_detail.whole_json(job, attempts, events, settings, watches, block)
         for shown, one in zip(whole["attempt_history"], attempts):
             shown.update(job_detail.output_json(one))
         print_json(whole)
     else:
         from webapp.commands.shared.show import print_job
 
-        print_job(job, attempts, events, settings, watches)
+        print_job(job, attempts, events, settings, watches, block)
 
 
 @click.command(epilog="Example: manage.py logs job1 --follow")

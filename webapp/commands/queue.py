@@ -1,4 +1,4 @@
-"""`queue`: list, pause, resume and remove queues. `list --queue` lists the jobs of one."""
+"""`queue`: list, pause, resume, limit and remove queues. `list --queue` lists the jobs of one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Optional
 
 import click
 
+from webapp.commands import limits
 from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session
 from webapp.commands.shared.output import Column, ago, present, say, span, two_digits
+from webapp.core.limits import OF_QUEUE
 from webapp.lib import clock
 from webapp.lib.durations import duration
 
@@ -20,7 +22,7 @@ PAGE = 500  # queues that are read at once
 
 @click.group(epilog="Example: manage.py queue pause mail")
 def queue() -> None:
-    """List, pause, resume and remove queues."""
+    """List, pause, resume, limit and remove queues."""
 
 
 @queue.command("list", epilog="Example: manage.py queue list --json")
@@ -118,3 +120,26 @@ def remove(name: str) -> None:
     with core():
         queue_actions.remove_queue(name, actor())
     click.echo(f"{name}: removed")
+
+
+@queue.command(
+    epilog="""\b
+Examples:
+  manage.py queue limit mail --rate 100/min
+  manage.py queue limit 'customer-*' --max 1
+  manage.py queue limit mail --off
+"""
+)
+@click.argument("name")
+@limits.bounded
+@click.option("--off", is_flag=True, help="Remove the limit.")
+@json_option
+def limit(name: str, off: bool, as_json: bool, **bounds: Optional[str]) -> None:
+    """Set the limit of the queue NAME, which all its jobs obey. A NAME that ends with * limits each queue by itself."""
+    if not off:
+        limits.store(OF_QUEUE + name, as_json=as_json, **bounds)
+        return
+    if any(value is not None for value in bounds.values()):
+        raise click.UsageError("Give --off alone.")
+    limits.drop(OF_QUEUE + name, force=False)
+    click.echo(f"{name}: no limit")

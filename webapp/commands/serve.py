@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
-from typing import TYPE_CHECKING, Optional
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Optional, Union
 
 import click
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from webapp.lib.sd_notify import Manager
 
 MOST_WORKERS = 256
+MOST_WEIGHT = 1000  # of a queue
 SHOWN_OTHERS = 3  # supervisors of the same queue
 
 
@@ -60,6 +63,41 @@ label_option = click.option(
     callback=_labels,
     help="Label of the workers, such as gpu, for jobs that require it. Can be repeated.",
 )
+
+
+def queue_options(command: Command) -> Command:
+    """Add --queue and --strict. `queues_of` reads them."""
+    strict = "Look at the queues in the given order: a job starts only if those before have none that may start."
+    command = click.option("--strict", is_flag=True, help=strict)(command)
+    help_ = "Run only jobs of this queue. Can be repeated; then NAME:3 gives it three times the slots of NAME:1."
+    return click.option("--queue", "queues", metavar="NAME", multiple=True, help=help_)(command)
+
+
+def queues_of(given: Sequence[str], *, strict: bool) -> tuple[Optional[list[str]], Union[str, list[int], None]]:
+    """The queues of workers, None for all; and their order, see `worker/messages.py`. Raises BadParameter.
+
+    A name may contain colons: only a number behind the last one is a weight.
+    """
+    weights: dict[str, int] = {}
+    weighted = False
+    for text in given:
+        name, _, number = text.rpartition(":")
+        has_weight = bool(name) and number.isascii() and number.isdigit()
+        name, weight = (name, int(number)) if has_weight else (text, 1)
+        if not NAME.match(name):
+            raise click.BadParameter(f"{name!r} is not a queue name; expected {NAME_RULE}.", param_hint="--queue")
+        if not 1 <= weight <= MOST_WEIGHT:
+            raise click.BadParameter(f"{text!r} has a weight outside of 1 to {MOST_WEIGHT}.", param_hint="--queue")
+        if weights.setdefault(name, weight) != weight:
+            raise click.BadParameter(f"{name!r} has two weights. Give one.", param_hint="--queue")
+        weighted = weighted or has_weight
+    if strict and weighted:
+        raise click.UsageError("Give weights or --strict, not both.")
+    if strict and len(weights) < 2:
+        raise click.UsageError("--strict needs at least two queues.")
+    return list(weights) or None, "strict" if strict else list(weights.values()) if weighted else None
+
+
 slots_option = count_option("--slots", 1, 256, "Jobs that each worker runs at a time.")
 log_option = click.option(
     "--log-format",
@@ -87,16 +125,29 @@ def start_service(log_format: str, parent: Optional[int] = None, report_to: Opti
 @address_options
 @count_option("--workers", 2, MOST_WORKERS, "Number of worker processes.")
 @slots_option
+@queue_options
 @label_option
 @log_option
-def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: list[str], log_format: str) -> int:
+def up(
+    host: str,
+    port: int,
+    insecure: bool,
+    workers: int,
+    slots: int,
+    queues: tuple[str, ...],
+    strict: bool,
+    labels: list[str],
+    log_format: str,
+) -> int:
     """Start the console and its workers.
 
     Ctrl-C waits for running jobs, then stops everything.
     """
+    from webapp.insight.fleet import serves
     from worker.supervisor import supervisor
     from worker.supervisor.console import Console
 
+    names, order = queues_of(queues, strict=strict)
     config = configuration.load()
     listener, address = _listen(config, host, port, insecure)
     manager = start_service(log_format)
@@ -105,9 +156,10 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
         link, _, others = prepared.partition("\n")
         each = " each" if workers > 1 else ""
         labelled = f", with {', '.join(labels)}" if labels else ""
+        served = f", of {serves(names, json.dumps(order))}" if names else ""
         click.echo(f"queuectl {__version__}")
         click.echo(f"console   {address}")
-        click.echo(f"workers   {workers}, {plural(slots, 'job')} at a time{each}{labelled}")
+        click.echo(f"workers   {workers}, {plural(slots, 'job')} at a time{each}{served}{labelled}")
         click.echo(f"database  {config.sqlite_path if config.is_sqlite else 'PostgreSQL'}")
         if others:
             click.echo(f"joins     {others}")
@@ -119,6 +171,8 @@ def up(host: str, port: int, insecure: bool, workers: int, slots: int, labels: l
         count=workers,
         slots=slots,
         labels=labels,
+        queues=names,
+        order=order,
         manager=manager,
         console=Console(listener, ["--log-format", log_format], manager),
         prepare=lambda: f"{_setup_link(address)}\n{_others()}",

@@ -11,7 +11,6 @@ from webapp import config as configuration
 from webapp.commands import serve
 from webapp.commands.shared.core import actor, core, count_option, json_option, read_session, tell_outcome
 from webapp.commands.shared.output import Column, ago, present, say
-from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.lib import clock
 from webapp.lib.text import plural
 
@@ -25,17 +24,18 @@ def worker() -> None:
     epilog="""\b
 Examples:
   manage.py worker start --count 3 --queue mail --queue default
+  manage.py worker start --queue mail:3 --queue default:1
   manage.py worker start --label gpu --label ssd
 """
 )
 @count_option("--count", 1, serve.MOST_WORKERS, "Number of worker processes.")
 @serve.slots_option
-@click.option("--queue", "queues", metavar="NAME", multiple=True, help="Run only jobs of this queue. Can be repeated.")
+@serve.queue_options
 @serve.label_option
 @click.option("--drain", is_flag=True, help="Exit when no job that they can run is pending, running or retrying.")
 @serve.log_option
 @serve.parent_option
-def start(queues: tuple[str, ...], log_format: str, with_parent: Optional[int], **options: Any) -> int:
+def start(queues: tuple[str, ...], strict: bool, log_format: str, with_parent: Optional[int], **options: Any) -> int:
     """Start workers in the foreground.
 
     Ctrl-C waits for running jobs, then exits. A second Ctrl-C exits at once and requeues them.
@@ -45,13 +45,11 @@ def start(queues: tuple[str, ...], log_format: str, with_parent: Optional[int], 
     """
     from worker.supervisor import supervisor
 
-    for name in queues:
-        if not NAME.match(name):
-            raise click.BadParameter(f"{name!r} is not a queue name; expected {NAME_RULE}.", param_hint="--queue")
+    names, order = serve.queues_of(queues, strict=strict)
     config = configuration.load()
     manager = serve.start_service(log_format, with_parent)
     # The other options are parameters of `run` too: count, slots, labels and drain.
-    return supervisor.run(config, queues=list(dict.fromkeys(queues)) or None, manager=manager, **options)
+    return supervisor.run(config, queues=names, order=order, manager=manager, **options)
 
 
 @worker.command("list", epilog="Example: manage.py worker list --json")
@@ -83,7 +81,7 @@ def list_workers(all_: bool, as_json: bool) -> None:
 
 
 _SERVES = (
-    Column("QUEUES", lambda view: ", ".join(view.queues or ["all"]), flexible=True),
+    Column("QUEUES", lambda view: view.serves, flexible=True),
     Column("LABELS", lambda view: ", ".join(view.given_labels), flexible=True, optional=True),
 )
 

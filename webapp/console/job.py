@@ -25,6 +25,7 @@ from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, whole_number
 from webapp.console.frame.person import actor, needs
+from webapp.core import limits
 from webapp.core.job_spec import SpecError
 from webapp.core.output import Output
 from webapp.core.states import ARROWS, TERMINAL
@@ -84,6 +85,7 @@ def show(job_id: str) -> ResponseReturnValue:
             mask=env_values.MASK,
             history=history if "all" in request.args else history[: timeline.SHOWN],
             older=0 if "all" in request.args else max(len(history) - timeline.SHOWN, len(ended) - len(shown)),
+            limit_keys=limits.split(job.limits),
             bar=timeline.bar_of(phases),
             last_attempt=ended[-1] if ended else None,
             notifications=_notifications(session, job),

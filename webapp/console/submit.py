@@ -24,7 +24,7 @@ from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
-from webapp.core import labels
+from webapp.core import labels, limits
 from webapp.core.job_spec import SpecError, warnings
 from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
@@ -32,9 +32,9 @@ from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names
-from webapp.jobs import actions, demo, job_detail, lifecycle, queries, settings
+from webapp.jobs import actions, demo, job_detail, lifecycle, limit_use, queries, settings
 from webapp.lib.command_patterns import command_shape
-from webapp.lib.text import one_line, plural
+from webapp.lib.text import capitalize, one_line, plural
 from webapp.notifications import views as notifications
 
 pages = Blueprint("submit", __name__)
@@ -73,7 +73,7 @@ def create() -> ResponseReturnValue:
         try:
             ids = actions.enqueue(form.specs, actor(), form_key=batch or made, batch=batch)
         except SpecError as error:
-            form.errors.update({one.field: one.message for one in error.errors})
+            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
         else:
             return _leave(ids, batch, warnings(form.specs), watch=request.form.get("then") == "watch")
     with reading() as session:
@@ -115,6 +115,10 @@ def check() -> ResponseReturnValue:
             taken = job_detail.find(session, form.specs[0].id)
             if taken is not None:
                 form.errors["id"] = f"{taken.id!r} is already used by a {taken.state} job. Choose another id."
+        if name == "limits" and form.specs:
+            unknown = limit_use.read(session).unknown(form.specs[0].limits)
+            if unknown:
+                form.errors["limits"] = capitalize(limits.no_limit(unknown[0]))
         obstacle = _obstacle(session, form) if name in {"queue", "requires"} else None
     return htmx.fragment(
         "submit/_check.html",

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import audit_lines, labels, relocated
+from webapp.core import audit_lines, labels, limits, relocated
 from webapp.core.database import Database
 from webapp.core.job_spec import FieldError, IdTaken, JobSpec, SpecError
 from webapp.core.schema import BUMP_REVISION
@@ -50,6 +50,7 @@ class _Row(NamedTuple):
     form_key: Optional[str]
     batch: Optional[str]
     schedule: Optional[str]
+    limits: str
     attempts: int = 0
     failures: int = 0
     losses: int = 0
@@ -95,7 +96,7 @@ def enqueue(
                 if found is None:
                     raise _id_taken(taken, given)
             wanted = [row for row in rows if row.id not in taken] if taken else rows
-            check_channels(transaction, specs)
+            check_names(transaction, specs)
             _store(transaction, wanted, actor, stored)
             _watch(transaction, [(row, spec) for row, spec in zip(rows, specs) if row.id not in taken])
         if found is not None:
@@ -133,10 +134,11 @@ def store_fires(transaction: Transaction, jobs: Sequence[tuple[JobSpec, str, str
     return [row.id for row in rows]
 
 
-def check_channels(transaction: Transaction, specs: Sequence[JobSpec]) -> None:
-    """Raises SpecError if jobs name channels that do not exist."""
+def check_names(transaction: Transaction, specs: Sequence[JobSpec]) -> None:
+    """Raises SpecError if jobs name channels or limits that do not exist."""
     channels = _channels(transaction, specs)
-    errors = [
+    errors = _unknown_limits(transaction, specs)
+    errors += [
         FieldError("notify", f"no such channel: {name!r}. `manage.py channel list` shows all.", place)
         for place, spec in enumerate(specs)
         for name in spec.notify
@@ -144,6 +146,20 @@ def check_channels(transaction: Transaction, specs: Sequence[JobSpec]) -> None:
     ]
     if errors:
         raise SpecError(errors)
+
+
+def _unknown_limits(transaction: Transaction, specs: Sequence[JobSpec]) -> list[FieldError]:
+    """Jobs that name no limits cost no statement."""
+    keys = {key.name: None for spec in specs for key in map(limits.read_key, spec.limits)}
+    if not keys:
+        return []
+    found = transaction.select_where_in(limits.READ, "key", list(keys))
+    known = limits.Limits([*found, *transaction.execute(limits.READ_PATTERNS).fetchall()])
+    return [
+        FieldError("limits", limits.no_limit(name), place)
+        for place, spec in enumerate(specs)
+        for name in known.unknown(spec.limits)
+    ]
 
 
 def _channels(transaction: Transaction, specs: Iterable[JobSpec]) -> dict[str, int]:
@@ -208,6 +224,7 @@ def _row(
         form_key=form_key,
         batch=batch,
         schedule=schedule,
+        limits=limits.text_of(spec.limits) if spec.limits else "",
     )
 
 
@@ -294,5 +311,5 @@ def _audit(transaction: Transaction, rows: Sequence[_Row], actor: str) -> None:
 
 
 def _changes(row: _Row) -> dict[str, str]:
-    changes = {"queue": row.queue, "requires": row.requires, "state": row.state}
+    changes = {"queue": row.queue, "requires": row.requires, "limits": row.limits, "state": row.state}
     return {key: value for key, value in changes.items() if value}

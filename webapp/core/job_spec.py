@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import labels
+from webapp.core import labels, limits
 from webapp.lib import clock, durations
 from webapp.lib.text import BYTE_ORDER_MARK, escape_controls, shorten, unix_lines
 
@@ -58,7 +58,7 @@ class IdTaken(SpecError):
 class JobSpec:
     """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting.
 
-    `notify` has the names of channels that hear of its end.
+    `notify` has the names of channels that hear of its end, `limits` the keys of limits, sorted.
     """
 
     command: str
@@ -73,6 +73,7 @@ class JobSpec:
     cwd: Optional[str] = None
     env: Mapping[str, str] = field(default_factory=dict)
     notify: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
 
 def parse_json(text: str) -> JobSpec:
@@ -239,6 +240,26 @@ def _labels(value: object) -> tuple[str, ...]:
     return tuple(words)
 
 
+def _limits(value: object) -> tuple[str, ...]:
+    """One key of a limit, several separated by commas or spaces, or a list."""
+    words = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)):
+        raise ValueError(f"{_show(value)} is not allowed; expected keys of limits, such as customer-7.")
+    keys: dict[str, limits.Key] = {}
+    for word in words:
+        try:
+            key = limits.read_key(word) if isinstance(word, str) else None
+        except ValueError as error:
+            raise ValueError(f"{_show(word)} {error}.") from None
+        if key is None:
+            raise ValueError(f"{_show(word)} is not a key; expected a text such as customer-7.")
+        if keys.setdefault(key.name, key) != key:
+            raise ValueError(f"has the key {key.name} both shared and exclusive. Give one of the two.")
+    if len(keys) > limits.MOST_KEYS:
+        raise ValueError(f"has {len(keys)} keys; at most {limits.MOST_KEYS} are allowed.")
+    return tuple(str(keys[name]) for name in sorted(keys))
+
+
 def _channels(value: object) -> tuple[str, ...]:
     """One name of a channel, several separated by commas or spaces, or a list."""
     names = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
@@ -329,4 +350,5 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "cwd": read_folder,
     "env": _env,
     "notify": _channels,
+    "limits": _limits,
 }

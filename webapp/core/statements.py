@@ -25,6 +25,7 @@ SELECT (SELECT revision FROM control) AS revision,
        ({_FIRST_DUE % "scheduled"}) AS scheduled,
        ({_FIRST_DUE % "failed"}) AS failed,
        EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND limits = '') AS exclusive,
+       EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND limits <> '') AS limited,
        {{now}} AS told, {{crowded}} AS crowded
 """  # noqa: S608  every part is ours
 
@@ -37,7 +38,8 @@ _DUE = f"SELECT seq FROM jobs WHERE {may_leave('promote')} AND run_at <= :now LI
 _FREE = f"= ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED))"
 
 _COLUMNS = (
-    "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at, queue"
+    "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at, limits, "
+    "queue"
 )
 
 _TAKE = f"""
@@ -95,8 +97,69 @@ WITH looked AS MATERIALIZED ({look}), taken AS ({take})
 SELECT looked.*, taken.* FROM looked LEFT JOIN taken ON true
 """
 _NOTHING_ELSE = """
-(SELECT revision = :revision AND NOT exclusive AND coalesce(least(scheduled, failed) > told, true) FROM looked)
+(SELECT revision = :revision AND NOT exclusive AND (NOT limited OR CAST(:limited_later AS boolean))
+        AND coalesce(least(scheduled, failed) > told, true) FROM looked)
 """
+
+# --- limited jobs: worker/loop/limited.py ---
+# One worker at a time chooses among them. On SQLite it holds the write lock. On PostgreSQL it needs this lock, and
+# reads in later statements, which see what the last holder did.
+TRY_LIMITED_LOCK = "SELECT pg_try_advisory_xact_lock(72620012)"
+# What runs, and the time: starts of a key are recorded in the order of this clock.
+_RUNNING = """
+SELECT queue, limits, count(*), NULL FROM jobs WHERE state = 'processing' GROUP BY queue, limits
+UNION ALL SELECT '', '', 0, {now}
+"""
+# What the choice needs of a job. Commands and variables may be long, so only the chosen jobs' are read.
+_CANDIDATE = "jobs.seq, jobs.priority, jobs.run_at, jobs.losses, jobs.limits, jobs.queue, jobs.requires"
+LIMITED_FIRST = f"""
+SELECT {_CANDIDATE} FROM jobs WHERE state = 'pending' AND limits <> '' {_ORDER} {_LIMIT}"""  # noqa: S608
+# The first job of each lane: jobs with the same keys, queue and labels. A lane with many blocked jobs costs one step.
+WITH_LIMITED_LANES = """
+WITH RECURSIVE found (seq, limits, queue, requires) AS (
+    SELECT seq, limits, queue, requires FROM (
+        SELECT seq, limits, queue, requires FROM jobs WHERE state = 'pending' AND limits <> '' AND limits > :after
+        ORDER BY limits, queue, requires, priority DESC, run_at, seq LIMIT 1) AS first
+    UNION ALL
+    SELECT jobs.seq, jobs.limits, jobs.queue, jobs.requires
+    FROM found JOIN jobs ON jobs.seq = coalesce(
+        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.limits <> ''
+            AND later.limits = found.limits AND later.queue = found.queue AND later.requires > found.requires
+         ORDER BY later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1),
+        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.limits <> ''
+            AND later.limits = found.limits AND later.queue > found.queue
+         ORDER BY later.queue, later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1),
+        (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND later.limits <> ''
+            AND later.limits > found.limits
+         ORDER BY later.limits, later.queue, later.requires, later.priority DESC, later.run_at, later.seq LIMIT 1)))
+"""
+LIMITED_LANES = f"""{WITH_LIMITED_LANES}
+SELECT {_CANDIDATE} FROM (SELECT seq FROM found {_LIMIT}) AS lane JOIN jobs ON jobs.seq = lane.seq
+"""  # noqa: S608
+# The first jobs of each label set of queues that have a limit.
+_FIRST_OF_SET = f"""
+    SELECT {{columns}} FROM jobs AS first
+    WHERE first.state = 'pending' AND first.queue = lane.queue AND first.requires = lane.requires AND first.limits = ''
+    ORDER BY first.priority DESC, first.run_at, first.seq {_LIMIT}"""  # noqa: S608
+_OF_SETS_SQLITE = f"""
+SELECT {_CANDIDATE} FROM (
+    SELECT json_extract(value, '$[0]') AS queue, json_extract(value, '$[1]') AS requires FROM json_each(:sets)) AS lane
+CROSS JOIN jobs WHERE jobs.seq IN ({_FIRST_OF_SET.format(columns="first.seq")})"""  # noqa: S608
+_OF_SETS_POSTGRESQL = f"""
+SELECT {_CANDIDATE} FROM unnest(CAST(:queues AS text[]), CAST(:requirements AS text[])) AS lane(queue, requires)
+CROSS JOIN LATERAL ({_FIRST_OF_SET.format(columns="first.*")}) AS jobs"""  # noqa: S608
+# The last starts of a key that matter for the next ones, and the number of its last start.
+STARTS = f"""
+SELECT number, started_at, last.number_of_last FROM limit_starts
+CROSS JOIN (SELECT max(number) AS number_of_last FROM limit_starts WHERE key = :key) AS last
+WHERE key = :key AND number > last.number_of_last - :rate ORDER BY number {_LIMIT}"""  # noqa: S608
+ADD_START = "INSERT INTO limit_starts (key, number, started_at) VALUES (:key, :number, :at)"
+DROP_STARTS = "DELETE FROM limit_starts WHERE key = :key AND number <= :number"
+# Workers that take jobs: a job that this worker may not run waits for one of them.
+TAKING_WORKERS = "SELECT queues, labels, host FROM workers WHERE state = 'running' AND wish = 'run'"
+PICK_THIS = f"SELECT {_COLUMNS} FROM jobs WHERE seq = :seq"  # noqa: S608
+_PICKED_THESE = """= ANY(ARRAY(SELECT seq FROM jobs
+      WHERE state = 'pending' AND seq = ANY(CAST(:seqs AS bigint[])) FOR UPDATE SKIP LOCKED))"""
 
 # Without RETURNING, which makes a temporary table on SQLite.
 TAKE = _TAKE.format(token=":token", picked="= :seq")  # noqa: S106
@@ -170,9 +233,12 @@ WITH RECURSIVE found (seq, queue, requires, limits, priority, run_at) AS (
          ORDER BY later.requires, later.limits, later.priority DESC, later.run_at, later.seq LIMIT 1),
         (SELECT seq FROM jobs AS later WHERE later.state = 'pending' AND {which} AND later.queue > found.queue
          ORDER BY later.queue, later.requires, later.limits, later.priority DESC, later.run_at, later.seq LIMIT 1)))
-SELECT queue, requires FROM found WHERE limits = '' ORDER BY priority DESC, run_at, seq
+SELECT queue, requires FROM found WHERE {of_found} ORDER BY priority DESC, run_at, seq
 """
-BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (_BUSY_LABEL_SETS.format(which=which) for which in _WHICH)
+BUSY_LABEL_SETS, EXCLUSIVE_LABEL_SETS = (
+    _BUSY_LABEL_SETS.format(which=which, of_found="limits = ''") for which in _WHICH
+)
+ALL_LABEL_SETS = _BUSY_LABEL_SETS.format(which="losses >= 0", of_found="true")  # also of limited jobs
 # The earliest due time among pending jobs; {jobs} is a condition. Their indexes sort by priority first, so the
 # recursion steps from priority to priority, not from row to row.
 OLDEST_PENDING = """
@@ -183,6 +249,22 @@ WITH RECURSIVE levels(priority) AS (
   FROM levels WHERE levels.priority IS NOT NULL)
 SELECT min((SELECT min(run_at) FROM jobs WHERE {jobs} AND priority = levels.priority)) FROM levels
 """
+# The same for the pending jobs of a label set. Their index sorts by keys of limits and then by priority, so the
+# recursion steps from one pair to the next, at most MOST_PAIRS times.
+MOST_PAIRS = 500
+OLDEST_IN_SET = f"""
+WITH RECURSIVE pairs(limits, priority, run_at) AS (
+  SELECT limits, priority, run_at FROM (
+    SELECT limits, priority, run_at FROM jobs WHERE {{jobs}}
+    ORDER BY limits, priority DESC, run_at, seq LIMIT 1) AS first
+  UNION ALL
+  SELECT next.limits, next.priority, next.run_at FROM pairs JOIN jobs AS next ON next.seq = coalesce(
+    (SELECT seq FROM jobs WHERE {{jobs}} AND limits = pairs.limits AND priority < pairs.priority
+     ORDER BY priority DESC, run_at, seq LIMIT 1),
+    (SELECT seq FROM jobs WHERE {{jobs}} AND limits > pairs.limits
+     ORDER BY limits, priority DESC, run_at, seq LIMIT 1)))
+SELECT min(run_at) FROM (SELECT run_at FROM pairs LIMIT {MOST_PAIRS}) AS read
+"""  # noqa: S608
 REQUESTED_STATE = "SELECT wish, state FROM workers WHERE id = :worker"
 CAPACITY = "UPDATE workers SET slots = :slots WHERE id = :worker"
 REQUEST_QUIET = "UPDATE workers SET wish = 'quiet' WHERE id = :worker AND wish = 'run'"
@@ -221,8 +303,12 @@ class Statements:
             now="NULL" if is_sqlite else f"({schema.SERVER_TIME})", crowded="NULL" if is_sqlite else _CROWDED
         )
         self.head = _HEAD if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_FIRST).format(which="losses = 0")
+        self.running = _RUNNING.format(now="NULL" if is_sqlite else f"({schema.SERVER_TIME})")
+        self.of_sets = _OF_SETS_SQLITE if is_sqlite else _OF_SETS_POSTGRESQL
+        self.take_these = _TAKE_RETURNING.format(picked=_PICKED_THESE)
         self.promote = _PROMOTE.format(due=f"IN ({_DUE})" if is_sqlite else _FREE)
         of_one = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED_IN_ONE)
+        self.peek, self.peek_head = _PICK.format(which=_WHICH[0]), _HEAD
         self.pick, self.pick_exclusive = (of_one.format(which=which) for which in _WHICH)
         of_several = _PICK if is_sqlite else _TAKE_RETURNING.format(picked=_PICKED)
         self.pick_of, self.pick_exclusive_of = (of_several.format(which=which) for which in _WHICH)

@@ -22,7 +22,7 @@ from webapp.lib import clock
 
 MIN_COPY_ROWS = 20  # from here PostgreSQL gets rows by COPY, in a fifth of the time of INSERT
 LIST_LIMIT = 500  # values in one condition
-_NO_VALUES: Mapping[str, Any] = {}
+NO_VALUES: Mapping[str, Any] = {}
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)(?!:)")
 
 
@@ -44,7 +44,7 @@ class Transaction:
         self._cursor = cursor
         self.is_sqlite = database.is_sqlite
 
-    def execute(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> Any:
+    def execute(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Any:
         """Execute one statement; return the driver's cursor with its rows and `rowcount`."""
         return self._cursor.execute(statement if self.is_sqlite else for_psycopg(statement), values)
 
@@ -143,7 +143,7 @@ class Connection:
             if self._borrowed:
                 self._give_back()
 
-    def query(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> list[tuple[Any, ...]]:
         """Execute a single statement and return its rows. A SELECT takes no lock and waits for no writer.
 
         On PostgreSQL the statement may also write: it is then a durable transaction.
@@ -157,7 +157,7 @@ class Connection:
                 raise
         return rows
 
-    def scalar(self, statement: str, values: Mapping[str, Any] = _NO_VALUES) -> Any:
+    def scalar(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Any:
         """The first value of the first row; None without a row."""
         rows = self.query(statement, values)
         return rows[0][0] if rows else None

@@ -26,6 +26,16 @@ def state_text(state: str) -> str:
     return _STATE_TEXTS.get(state, state)
 
 
+def serves(queues: Optional[list[str]], order: Optional[str]) -> str:
+    """'all', 'mail, default', 'mail 3 : default 1' (weights) or 'mail before default' (strict)."""
+    if queues is None:
+        return "all"
+    how = json.loads(order) if order else None
+    if how == "strict":
+        return " before ".join(queues)
+    return " : ".join(f"{queue} {weight}" for queue, weight in zip(queues, how)) if how else ", ".join(queues)
+
+
 @dataclass(frozen=True)
 class WorkerView:
     """A worker with its running jobs. `alive`: its last heartbeat is younger than the lease; for display only."""
@@ -38,6 +48,11 @@ class WorkerView:
     def queues(self) -> Optional[list[str]]:
         """Queues that it serves; None: all."""
         return json.loads(self.worker.queues) if self.worker.queues else None
+
+    @property
+    def serves(self) -> str:
+        """Its queues and their order, for people."""
+        return serves(self.queues, self.worker.queue_order)
 
     @property
     def given_labels(self) -> list[str]:
@@ -113,6 +128,11 @@ class SupervisorView:
     def queues(self) -> Optional[list[str]]:
         """Queues that its workers serve; None: all."""
         return json.loads(self._options.queues) if self._options.queues else None
+
+    @property
+    def serves(self) -> str:
+        """The queues and their order, for people."""
+        return serves(self.queues, self._options.queue_order)
 
     @property
     def given_labels(self) -> list[str]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     true,
 )
 
+from webapp.core.limits import EXCLUSIVE
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES, TERMINAL
 from webapp.db.engines import is_sqlite
@@ -70,6 +71,7 @@ class JobFilter:
         until: changed before this time (microseconds).
         requires: one required label.
         label_set: all required labels as in the job's row; for pending jobs.
+        limit: a key of a limit that the job names, or with a final `*` the start of one.
         schedule: the name of the schedule that submitted the job.
         notified: the name of a channel that was sent a message about the job, in its last MOST_MESSAGES.
         lost: whether a worker died while it ran the job; for pending jobs.
@@ -92,6 +94,7 @@ class JobFilter:
     label_set: Optional[str] = None
     lost: Optional[bool] = None
     limited: Optional[bool] = None
+    limit: Optional[str] = None
     schedule: Optional[str] = None
     notified: Optional[str] = None
     error: Optional[str] = None
@@ -153,6 +156,11 @@ class JobFilter:
             asked = literal(",") + Job.requires + literal(",")
             # Not LIKE, which ignores case only on SQLite.
             yield False, func.replace(asked, f",{self.requires},", "") != asked
+        if self.limit is not None:
+            keys = literal(",") + Job.limits + literal(",")
+            name = self.limit.rstrip("*")
+            ends = ("",) if self.limit.endswith("*") else (",", f"{EXCLUSIVE},")
+            yield False, or_(*(func.replace(keys, f",{name}{end}", "") != keys for end in ends))
         if self.since is not None:
             yield False, Job.changed_at >= self.since
         if self.until is not None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
-from webapp.core import labels
+from webapp.core import labels, limits
 from webapp.core.output import Output, join
 from webapp.core.settings import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk
 from webapp.lib import clock
 from webapp.lib.stream_runs import decode_runs, decode_times, spans
+
+if TYPE_CHECKING:
+    from webapp.jobs.limit_use import Block
 
 
 def find(session: Session, job_id: str) -> Optional[Job]:
@@ -182,6 +185,7 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
         "env": env if with_env else dict.fromkeys(env),
         **columns(job, "created_at", "started_at", "finished_at", "exit_code", "last_error"),
         "requires": labels.split(job.requires),
+        "limits": [str(key) for key in limits.split(job.limits)],
         "batch": job.batch,
     }
 
@@ -192,16 +196,18 @@ def whole_json(
     recorded: list[Event],
     settings: Settings,
     notify: Sequence[str],
+    block: Optional[Block] = None,
     *,
     with_env: bool = True,
 ) -> dict[str, Any]:
     """A job with its ended attempts (without output), events and timeline, oldest first.
 
-    `notify`: the channels that hear of its end.
+    `notify`: the channels that hear of its end. `block`: the limit that keeps it from starting.
     """
     return {
         **job_json(job, settings, with_env=with_env),
         "notify": list(notify),
+        "blocked_by": None if block is None else block.json(),
         "attempt_history": [attempt_json(one) for one in ended],
         "events": [event_json(one) for one in recorded],
         "timeline": [columns(one, "at", "verb", "actor", "attempt", "text") for one in timeline(job, ended, recorded)],

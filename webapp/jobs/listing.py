@@ -208,6 +208,8 @@ def _lines(session: Session, wanted: JobFilter) -> list[JobFilter]:
     """
     if wanted.state != "pending":
         return [wanted]
+    if wanted.limit is not None:
+        return [replace(wanted, limited=True)]
     if wanted.queue is None and wanted.requires is None:
         return _lines_of_all(session, wanted)
     named = None if wanted.queue is None else [wanted.queue]

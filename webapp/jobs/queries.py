@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from webapp.core.labels import LabelSet
 from webapp.core.notices import SYSTEM_QUEUE
-from webapp.core.statements import OLDEST_PENDING
+from webapp.core.statements import OLDEST_IN_SET, OLDEST_PENDING
 from webapp.core.states import STATES, TERMINAL
 from webapp.db import label_sets
 from webapp.db.models import Event, Job, OutputTail, Queue
@@ -182,15 +182,16 @@ def count_finished_since(session: Session, since: int, states: Sequence[str] = (
 
 _FIRST = "state = 'pending' AND losses = 0 AND limits = ''"  # as the index has it
 _OLDEST_OF_ALL = text(OLDEST_PENDING.format(jobs=f"{_FIRST} AND queue <> '{SYSTEM_QUEUE}'"))
+_OLDEST_LIMITED = text(OLDEST_PENDING.format(jobs=f"state = 'pending' AND limits <> '' AND queue <> '{SYSTEM_QUEUE}'"))
 # Jobs whose worker died are usually few.
 _OLDEST_LOST = text(
     f"SELECT min(run_at) FROM jobs WHERE state = 'pending' AND losses > 0 AND queue <> '{SYSTEM_QUEUE}'"  # noqa: S608
 )
-_IN_FOUND = "state = 'pending' AND queue = found.queue AND requires = found.requires AND limits = ''"
+_IN_FOUND = "state = 'pending' AND queue = found.queue AND requires = found.requires"
 # Columns for `label_sets.select_busy`: the number of pending jobs and the earliest due time.
 _PENDING = f"""
 queue, requires, (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE {_IN_FOUND} LIMIT :most) AS counted),
-({OLDEST_PENDING.format(jobs=_IN_FOUND)})
+({OLDEST_IN_SET.format(jobs=_IN_FOUND)})
 """  # noqa: S608  no part comes from a user
 
 
@@ -223,7 +224,7 @@ def waiting_jobs(
 
 def oldest_pending(session: Session) -> Optional[int]:
     """When the job that has waited longest became due (microseconds), or None. Without SYSTEM_QUEUE."""
-    times = session.scalar(_OLDEST_OF_ALL), session.scalar(_OLDEST_LOST)
+    times = [session.scalar(one) for one in (_OLDEST_OF_ALL, _OLDEST_LIMITED, _OLDEST_LOST)]
     return min((at for at in times if at is not None), default=None)
 
 

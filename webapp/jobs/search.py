@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from datetime import timezone, tzinfo
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import labels
+from webapp.core import labels, limits
 from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES
@@ -39,6 +39,7 @@ QUALIFIERS = (
     ("by", "by:ana", "submitted by this user, or by:token:deploy"),
     ("id", "id:job1", "the job with this id"),
     ("requires", "requires:gpu", "jobs that need a worker with this label"),
+    ("limit", "limit:db", "jobs that name this key of a limit, or such keys: limit:customer-*"),
     ("schedule", "schedule:nightly", "jobs that this schedule submitted"),
     ("notified", "notified:ops", "a message about the job was sent to this channel"),
 )
@@ -219,6 +220,13 @@ def _times(name: str, value: str, zone: Optional[tzinfo]) -> dict[str, int]:
         raise SearchError(f"{name}: {error}") from None
 
 
+def _limit(value: str) -> str:
+    try:
+        return limits.check_key(value)
+    except ValueError as error:
+        raise SearchError(f"limit: {error}") from None
+
+
 _READERS: dict[str, Callable[[str], Any]] = {
     "state": _state,
     "queue": _name("queue"),
@@ -230,6 +238,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "id": _name("id"),
     "schedule": _name("schedule"),
     "notified": _name("notified"),
+    "limit": _limit,
     "requires": lambda value: labels.tidy(_name("requires")(value)),
 }
 

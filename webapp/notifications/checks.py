@@ -27,9 +27,7 @@ MOST_ALERTS = 5000
 ORPHANS = 500  # alerts that one look closes
 
 _SERVED = "SELECT queues FROM workers WHERE state = 'running' AND wish = 'run'"
-_OLDEST = statements.OLDEST_PENDING.format(
-    jobs="state = 'pending' AND queue = :queue AND requires = :requires AND limits = ''"
-)
+_OLDEST = statements.OLDEST_IN_SET.format(jobs="state = 'pending' AND queue = :queue AND requires = :requires")
 _ARE_STATES = f"event IN ({', '.join(repr(event) for event in STATES)})"
 _BREACHES = " OR ".join(
     f"(alerts.event = 'schedule-{one}' AND {one}_since IS NOT NULL)" for one in ("late", "long", "failing")
@@ -137,7 +135,7 @@ class Checks:
     def _oldest(self) -> dict[str, int]:
         """By queue: when its pending job that has waited longest became due."""
         query = self._connection.query
-        label_sets = {*query(statements.BUSY_LABEL_SETS), *query(statements.EXCLUSIVE_LABEL_SETS)}
+        label_sets = query(statements.ALL_LABEL_SETS)
         found: dict[str, int] = {}
         for queue, requires in sorted(label_sets)[:MOST_LABEL_SETS]:
             since = self._connection.scalar(_OLDEST, {"queue": queue, "requires": requires})

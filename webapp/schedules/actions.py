@@ -217,7 +217,7 @@ def run_fires(name: str, actor: str, dues: Sequence[int]) -> list[str]:
 
 
 def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
-    _check_channels(transaction, spec)
+    _check_names(transaction, spec)
     now = clock.now()
     spec = with_anchor(spec, now)
     paused = None if spec.enabled else now
@@ -229,7 +229,7 @@ def _add(transaction: Transaction, spec: ScheduleSpec, actor: str) -> None:
 
 
 def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) -> None:
-    _check_channels(transaction, spec)
+    _check_names(transaction, spec)
     now = clock.now()
     spec = with_anchor(spec, now)
     pause = _Pause() if spec.enabled else _Pause(now, None, actor)
@@ -242,9 +242,9 @@ def _edit(transaction: Transaction, row: Row, spec: ScheduleSpec, actor: str) ->
     )
 
 
-def _check_channels(transaction: Transaction, spec: ScheduleSpec) -> None:
+def _check_names(transaction: Transaction, spec: ScheduleSpec) -> None:
     try:
-        enqueue.check_channels(transaction, [spec.job])
+        enqueue.check_names(transaction, [spec.job])
     except SpecError as error:
         raise SpecError([FieldError(f"job.{one.field}", one.message) for one in error.errors]) from None
 

@@ -16,7 +16,7 @@ from webapp.schedules.timing import Timing, plain_cron, zone_of
 
 OVERLAPS = ("skip", "queue_one", "queue_all", "replace", "allow")
 CATCH_UPS = ("none", "last", "all")
-JOB_FIELDS = ("command", "queue", "requires", "priority", "max_retries", "timeout", "cwd", "env", "notify")
+JOB_FIELDS = ("command", "queue", "requires", "priority", "max_retries", "timeout", "cwd", "env", "notify", "limits")
 MIN_EVERY, MAX_EVERY = 1, 366 * 86400  # seconds
 MAX_SPREAD = 86400  # seconds
 MAX_CATCH_UP = 1000  # fires
@@ -134,7 +134,7 @@ def job_to_json(job: JobSpec) -> dict[str, Any]:
     """The job's fields that differ from their defaults."""
     usual = JobSpec(command="")
     values = {key: getattr(job, key) for key in JOB_FIELDS if getattr(job, key) != getattr(usual, key)}
-    for key in {"requires", "notify"} & values.keys():
+    for key in {"requires", "notify", "limits"} & values.keys():
         values[key] = list(values[key])
     return {**values, "env": dict(job.env)} if job.env else values
 

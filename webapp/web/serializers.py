@@ -5,6 +5,7 @@ Times are ISO 8601 in UTC with a `Z`, durations are seconds. Jobs, attempts and 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -36,6 +37,7 @@ def worker(view: WorkerView) -> dict[str, Any]:
         "state": view.shown_state,
         "alive": view.alive,
         "queues": view.queues,
+        "queue_order": json.loads(view.worker.queue_order) if view.worker.queue_order else None,
         "labels": sorted(view.labels),
         "jobs": [job.id for job in view.jobs],
         "supervisor": one.supervisor_id,

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
-from webapp.core import events, labels, notices, schema, statements
+from webapp.core import events, labels, limits, notices, schema, statements
 from webapp.core.events import SHORT
 from webapp.core.labels import LabelSet
+from webapp.core.limits import Limits
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.core.states import ARROWS
-from webapp.core.transaction import Connection, Transaction
+from webapp.core.transaction import NO_VALUES, Connection, Transaction
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
@@ -35,6 +36,7 @@ _VERBS = {
     "unclaimed": "settle_cancel",
 }
 _NOTICED = {"dead": "job-dead", "failed": "attempt-failed"}  # for rules, by the job's new state
+Row = Sequence[Any]  # the columns of a job, as `statements._COLUMNS` has them; some statements add `requires`
 
 
 class QueueState(NamedTuple):
@@ -42,12 +44,14 @@ class QueueState(NamedTuple):
 
     Attributes:
         next_due: when the next scheduled or failed job is due, or None.
+        limited_waiting: whether jobs that name keys of limits are pending.
         crowded: whether there are more pending jobs than a claim from all queues reads; unknown on SQLite.
     """
 
     revision: int
     next_due: Optional[int]
     exclusive_waiting: bool
+    limited_waiting: bool
     crowded: bool
 
 
@@ -70,10 +74,16 @@ class Turn:
 
     def __init__(self, transaction: Transaction, sql: statements.Statements, worker_id: str) -> None:
         self._transaction = transaction
-        self._sql = sql
+        self._sql = self.sql = sql
         self._worker = worker_id
-        self._is_sqlite = transaction.is_sqlite
+        self._is_sqlite = self.is_sqlite = transaction.is_sqlite
         self.now = clock.now()
+
+    def fetch(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> list[Row]:
+        return list(self._transaction.execute(statement, values).fetchall())
+
+    def execute(self, statement: str, values: Mapping[str, Any]) -> None:
+        self._transaction.execute(statement, values)
 
     # --- settle ---
 
@@ -184,10 +194,10 @@ class Turn:
     def claim_first(self, served: Served, n: int, settings: Settings, *, crowded: bool) -> list[Claim]:
         """Claim up to `n` of the first jobs of all queues, in order. `crowded`: as `read_state` said."""
         if self._is_sqlite:
-            rows = self._execute_head(n)
+            rows = self.fetch(self._sql.head, {"n": n})
             allowed = [row for row in rows if served.allows(*row[-2:])]
             if len(allowed) < len(rows) == n:
-                rows = self._execute_head(n + statements.CLAIM_LOOKAHEAD)
+                rows = self.fetch(self._sql.head, {"n": n + statements.CLAIM_LOOKAHEAD})
                 allowed = [row for row in rows if served.allows(*row[-2:])][:n]
                 crowded = len(rows) == n + statements.CLAIM_LOOKAHEAD
             claimed = self._take(allowed, settings)
@@ -208,24 +218,24 @@ class Turn:
     def _allowed(self, label_sets: str, served: Served) -> list[LabelSet]:
         return [LabelSet(*row) for row in self._transaction.execute(label_sets).fetchall() if served.allows(*row)]
 
-    def _execute_head(self, n: int) -> list[Sequence[Any]]:
-        rows: list[Sequence[Any]] = self._transaction.execute(self._sql.head, {"n": n}).fetchall()
-        return rows
-
     def claim(
         self, label_sets: Sequence[LabelSet], n: int, settings: Settings, *, run_exclusively: bool = False
     ) -> list[Claim]:
         """Claim up to `n` jobs of these label sets, in order: either exclusive jobs only, or other jobs only."""
-        sql = self._sql
-        of_one, of_several = sql.pick, sql.pick_of
-        if run_exclusively:
-            of_one, of_several = sql.pick_exclusive, sql.pick_exclusive_of
+        sql, alone = self._sql, run_exclusively
+        of_one, of_several = (sql.pick_exclusive, sql.pick_exclusive_of) if alone else (sql.pick, sql.pick_of)
         if self._is_sqlite:
-            return self._take(self._first_of(label_sets, n, of_one), settings)
+            return self._take(self.first_of(label_sets, n, of_one), settings)
         statement = of_one if len(label_sets) == 1 else of_several
         return self._take_returning(statement, n, settings, _parameters(label_sets))
 
-    def _take(self, rows: Sequence[Sequence[Any]], settings: Settings) -> list[Claim]:
+    def take_these(self, seqs: Sequence[int], settings: Settings) -> list[Claim]:
+        """Claim jobs by their sequence numbers; on PostgreSQL only those that are still pending and not locked."""
+        if not self._is_sqlite:
+            return self._take_returning(self._sql.take_these, len(seqs), settings, {"seqs": list(seqs)})
+        return self._take([row for seq in seqs for row in self.fetch(statements.PICK_THIS, {"seq": seq})], settings)
+
+    def _take(self, rows: Sequence[Row], settings: Settings) -> list[Claim]:
         """SQLite: take these jobs, which the write lock protects since they were read."""
         token = os.urandom(16).hex()
         for row in rows:
@@ -236,27 +246,25 @@ class Turn:
     def _take_returning(self, statement: str, n: int, settings: Settings, which: dict[str, Any]) -> list[Claim]:
         """PostgreSQL: find and take jobs in one statement."""
         values = {"now": self.now, "worker": self._worker, "token": f"{os.urandom(16).hex()}-", "n": n, **which}
-        rows = sorted(self._transaction.execute(statement, values).fetchall(), key=_order)  # RETURNING has no order
-        if rows:  # if the server lost this claim in a crash, another worker would run the job again
-            self._transaction.durable = True
+        rows = sorted(self._transaction.execute(statement, values).fetchall(), key=order_of)  # RETURNING has no order
+        # If the server lost this claim in a crash, another worker would run the job again.
+        self._transaction.durable = self._transaction.durable or bool(rows)
         return [_claim(row, settings, row[2], row[3]) for row in rows]
 
-    def _first_of(self, label_sets: Sequence[LabelSet], n: int, pick: str) -> list[Sequence[Any]]:
-        rows: list[Sequence[Any]] = []
+    def first_of(self, label_sets: Sequence[LabelSet], n: int, pick: str) -> list[Row]:
+        """The first `n` jobs of these label sets; `pick` reads one label set."""
+        rows: list[Row] = []
         for label_set in label_sets:
-            rows += self._transaction.execute(pick, {**_parameters([label_set]), "n": n}).fetchall()
-        return rows if len(label_sets) == 1 else sorted(rows, key=_order)[:n]
+            rows += self.fetch(pick, {**_parameters([label_set]), "n": n})
+        return rows if len(label_sets) == 1 else sorted(rows, key=order_of)[:n]
 
     def exists(self, statement: str, label_sets: Iterable[LabelSet]) -> bool:
-        """Whether one of these label sets has a job: for EXCLUSIVE_IN, a pending one that must run exclusively; for
-        LEFT_IN, one that is pending, running or waiting for a retry."""
-        execute = self._transaction.execute
-        return any(execute(statement, _parameters([one])).fetchone() is not None for one in label_sets)
+        """Whether one of these label sets has a job as EXCLUSIVE_IN says, or as LEFT_IN: one that has not ended."""
+        return any(self.fetch(statement, _parameters([one])) for one in label_sets)
 
     def held(self, settings: Settings) -> list[Claim]:
         """The claims of this worker in the database: it may not know all of them, if a commit got no answer."""
-        rows = self._transaction.execute(statements.HELD, {"worker": self._worker})
-        return [_claim(row, settings, row[2], row[3]) for row in rows.fetchall()]
+        return [_claim(row, settings, *row[2:4]) for row in self.fetch(statements.HELD, {"worker": self._worker})]
 
     def wake_workers(self) -> None:
         """Wake waiting workers after the commit: there is work, or something is due sooner."""
@@ -268,11 +276,14 @@ class Turn:
         return Settings(dict(self._transaction.execute(statements.SETTINGS).fetchall()))
 
     def paused_queues(self) -> frozenset[str]:
-        return frozenset(name for (name,) in self._transaction.execute(statements.PAUSED).fetchall())
+        return frozenset(name for (name,) in self.fetch(statements.PAUSED))
+
+    def limits(self) -> Limits:
+        return Limits(self.fetch(limits.READ))
 
     def label_sets(self) -> list[tuple[LabelSet, bool]]:
         """All label sets, and whether their queue is open."""
-        rows = self._transaction.execute(statements.LABEL_SETS).fetchall()
+        rows = self.fetch(statements.LABEL_SETS)
         return [(LabelSet(queue, requires), bool(is_open)) for queue, requires, is_open in rows]
 
     def is_outdated(self) -> bool:
@@ -296,8 +307,7 @@ class Turn:
 
     def cancelled(self) -> set[str]:
         """Tokens of claims whose jobs people cancelled."""
-        rows = self._transaction.execute(statements.CANCELLED, {"worker": self._worker})
-        return {token for (token,) in rows.fetchall()}
+        return {token for (token,) in self.fetch(statements.CANCELLED, {"worker": self._worker})}
 
 
 class Claims:
@@ -318,12 +328,19 @@ class Claims:
         transaction.__exit__(*raised)
 
     def claim_fast_path(
-        self, which: Union[Served, Sequence[LabelSet]], n: int, settings: Settings, revision: int
+        self,
+        which: Union[Served, Sequence[LabelSet]],
+        n: int,
+        settings: Settings,
+        revision: int,
+        *,
+        limited_later: bool = False,
     ) -> Optional[tuple[QueueState, list[Claim]]]:
         """Claim up to `n` jobs in one round trip to PostgreSQL: the first ones, or those of these label sets.
 
         Returns None if a whole turn has more to do: people changed something since `revision`, a job is due, a job
-        must run exclusively, or other jobs stand before those that this worker may run.
+        must run exclusively, limited jobs wait (unless `limited_later`), or other jobs stand before those that this
+        worker may run.
         """
         values = {"worker": self._worker, "token": f"{os.urandom(16).hex()}-", "n": n, "revision": revision}
         if isinstance(which, Served):
@@ -332,23 +349,24 @@ class Claims:
             statement = self._sql.claim_fast_path if len(which) == 1 else self._sql.claim_fast_path_of
             parameters = _parameters(which)
         asked = clock.counter()
-        rows = self._connection.query(statement, {**values, **parameters})
+        rows = self._connection.query(statement, {**values, **parameters, "limited_later": limited_later})
         state, server_time = _queue_state(rows[0])
         clock.follow(server_time, asked)
         is_due = state.next_due is not None and server_time is not None and state.next_due <= server_time
-        if state.revision != revision or state.exclusive_waiting or is_due:
+        others = state.exclusive_waiting or (state.limited_waiting and not limited_later)
+        if state.revision != revision or others or is_due:
             return None
-        taken = sorted((row[6:] for row in rows if row[6] is not None), key=_order)
+        taken = sorted((row[7:] for row in rows if row[7] is not None), key=order_of)
         if state.crowded and not taken and isinstance(which, Served):
             return None
         return state, [_claim(row, settings, row[2], row[3]) for row in taken]
 
 
 def _queue_state(row: Sequence[Any]) -> tuple[QueueState, Optional[int]]:
-    """The first six columns of a row, and the server's time."""
-    revision, scheduled, failed, exclusive, server_time, crowded = row[:6]
+    """The first seven columns of a row, and the server's time."""
+    revision, scheduled, failed, exclusive, limited, server_time, crowded = row[:7]
     due = min((due for due in (scheduled, failed) if due is not None), default=None)
-    return QueueState(revision, due, bool(exclusive), bool(crowded)), server_time
+    return QueueState(revision, due, bool(exclusive), bool(limited), bool(crowded)), server_time
 
 
 def _parameters(label_sets: Sequence[LabelSet]) -> dict[str, Any]:
@@ -358,7 +376,7 @@ def _parameters(label_sets: Sequence[LabelSet]) -> dict[str, Any]:
     return {"queues": [one.queue for one in label_sets], "requirements": [one.requires for one in label_sets]}
 
 
-def _order(row: Sequence[Any]) -> tuple[int, int, int]:
+def order_of(row: Row) -> tuple[int, int, int]:
     """The order in which jobs are claimed."""
     return -row[11], row[12], row[0]
 
@@ -378,5 +396,6 @@ def _claim(row: Sequence[Any], settings: Settings, token: str, attempt: int) -> 
         run_exclusively=row[10] > 0,
         kill_grace=settings.kill_grace,
         due_at=row[12],
-        queue=row[13],
+        limits=row[13],
+        queue=row[14],
     )

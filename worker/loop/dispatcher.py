@@ -14,18 +14,17 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
-from webapp.core import backoff, labels
-from webapp.core.labels import LabelSet
-from webapp.core.notices import SYSTEM_QUEUE
+from webapp.core import backoff
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
-from webapp.core.statements import EXCLUSIVE_IN, LEFT_IN, REQUEST_QUIET, REQUEST_RUN, REQUEST_STOP
+from webapp.core.statements import REQUEST_QUIET, REQUEST_RUN, REQUEST_STOP
 from webapp.core.transaction import Connection
 from webapp.lib import clock
-from worker import processes, shortage
+from worker import shortage
 from worker.attempt import AttemptResult, Claim
 from worker.loop.capacity import Capacity
-from worker.loop.claims import Claims, QueueState, Served, Turn
+from worker.loop.claims import Claims, QueueState, Turn
+from worker.loop.selection import Selection
 from worker.messages import Assignment
 from worker.runner.output import Capture
 
@@ -37,7 +36,6 @@ COMPLAIN_EVERY = 60.0  # seconds between two log lines about the same error
 CLAIM_AGAIN_AFTER = 0.05  # seconds until the next claim, if other workers may have skipped jobs
 HELD_BY_OTHERS = 0.25  # seconds until the next try, if another transaction holds a due job's row
 UNSURE = 60.0  # seconds in which a server may still finish a commit whose connection is lost
-EXCLUSIVE_WAIT = 5.0  # seconds that an exclusive job waits before a busy worker makes room for it
 
 
 class Dispatcher:
@@ -66,9 +64,7 @@ class Dispatcher:
             assignment.slots,
             lambda running: shortage.processes_allow(assignment.slots, assignment.count, running)[0],
         )
-        # Every worker sends messages too.
-        self._queues = None if assignment.queues is None else {*assignment.queues, SYSTEM_QUEUE}
-        self._labels = labels.of_worker(assignment.labels, processes.host_name())
+        self._selection = Selection(assignment)
         self._drain = assignment.drain
         self._check_every = check_every
         self._captures = captures
@@ -79,15 +75,11 @@ class Dispatcher:
         self._stop_recorded = False
         self._outbox: deque[AttemptResult] = deque()
         self._held: dict[str, Claim] = {}
-        self._served = Served(self._labels)  # for a worker of all queues
-        self._label_sets: list[LabelSet] = []  # to drain: which must be empty
-        self._open_label_sets: list[LabelSet] = []  # for a worker of named queues: whose jobs it may run
         self._revision = -1
         self._next_due: Optional[int] = None
         self._cancelled: set[str] = set()
         self._stored: dict[str, int] = {}  # token → position up to which its live output is stored
         self._live_at = 0.0
-        self._exclusive_since: Optional[float] = None
         self._crowded = False  # more jobs were pending than a claim from all queues reads
         self._claims_again = False
         self._unsure = False  # a commit failed: the database may hold claims that this worker does not know
@@ -184,9 +176,11 @@ class Dispatcher:
         self._turn_at = 0.0 if claimed and has_room else time.monotonic() + self._rest(idle=has_room)
         # More workers than the statement allows for may have been claiming the first jobs, of all or of a label set.
         self._claims_again = not (claimed or self._claims_again or self._connection.is_sqlite)
-        may_be_skipped = self._crowded or len(self._open_label_sets) > 1
+        may_be_skipped = self._crowded or self._selection.may_be_skipped
         if self._claims_again and may_be_skipped and has_room:
             self._turn_at = min(self._turn_at, time.monotonic() + CLAIM_AGAIN_AFTER)
+        if self._selection.look_again_at is not None and has_room:
+            self._turn_at = min(self._turn_at, self._selection.look_again_at)
         return claimed
 
     def _rest(self, *, idle: bool) -> float:
@@ -223,12 +217,10 @@ class Dispatcher:
         if self._connection.is_sqlite:
             return False
         more = self._outbox or self._held or self._signalled_state or self._short or self._unsure or self._drain
-        has_any = self._queues is None or bool(self._open_label_sets)
-        return self.has_room and has_any and not more
+        return self.has_room and self._selection.has_fast_path and not more
 
     def _claim_fast_path(self) -> Optional[list[Claim]]:
-        which = self._served if self._queues is None else self._open_label_sets
-        found = self._claims.claim_fast_path(which, self.capacity.slots, self.settings, self._revision)
+        found = self._selection.claim_fast_path(self._claims, self.capacity.slots, self.settings, self._revision)
         if found is None:
             return None
         state, claimed = found
@@ -262,23 +254,21 @@ class Dispatcher:
                 # Once marked lost, it holds none: claims that maintenance took over keep its name for a while.
                 recovered = [claim for claim in recorded if claim.token not in self._held and not self.expired]
                 forgotten = self._held.keys() - {claim.token for claim in recorded} - leaving
-            for one in ended:
-                wait = self._backoff(one)
-                settled.append((one, turn.settle(one, self.settings, wait)))
-                if settled[-1][1] == "failed":
-                    retries.append(turn.now + clock.seconds(wait))
-                if one.claim.token in self._stored or self._unsure:
-                    turn.drop_output(one.claim)
+            settled = [(one, self._settle(turn, one, retries)) for one in ended]
+            released = self._selection.released([one.claim for one in ended], state)
             self._store_live(turn, stored)
             if state.next_due is not None and state.next_due <= turn.now:
                 promoted = turn.promote()  # also while all slots are busy: another worker may run the jobs
             holding = [claim for token, claim in self._held.items() if token not in leaving] + recovered
             free = self._free(holding)
             if free > 0:
-                claimed = self._claim(turn, free, state, holding=bool(holding))
-                drained = self._drain and not claimed and not turn.exists(LEFT_IN, self._label_sets)
-            if promoted or drained or any(entered in {"failed", "pending"} for _, entered in settled):
+                claimed = self._selection.claim(turn, free, state, self.settings, holding=bool(holding))
+                drained = self._drain and not claimed and self._selection.is_drained(turn)
+                released = released and self._selection.leaves_some
+            if promoted or drained or released or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
+        if free > 0 and self._selection.opens_at is not None:
+            retries.append(self._selection.opens_at)
         self._next_due = _next_due(state, turn.now, retries, promoted)
         self._revision, self._crowded = state.revision, state.crowded
         self._unsure = time.monotonic() < self._sure_at
@@ -297,35 +287,20 @@ class Dispatcher:
             self.stop_requested = True
         return recovered + claimed
 
-    def _claim(self, turn: Turn, free: int, state: QueueState, holding: bool) -> list[Claim]:
-        if not state.exclusive_waiting:
-            self._exclusive_since = None
-        else:
-            open_sets = turn.exclusive_label_sets(self._served) if self._queues is None else self._open_label_sets
-            if not holding:
-                self._exclusive_since = None
-                claimed = turn.claim(open_sets, 1, self.settings, run_exclusively=True) if open_sets else []
-                if claimed:
-                    return claimed
-            elif turn.exists(EXCLUSIVE_IN, open_sets):
-                self._exclusive_since = self._exclusive_since or time.monotonic()
-                if time.monotonic() - self._exclusive_since > EXCLUSIVE_WAIT:
-                    return []
-            else:
-                self._exclusive_since = None
-        if self._queues is None:
-            return turn.claim_first(self._served, free, self.settings, crowded=state.crowded)
-        return turn.claim(self._open_label_sets, free, self.settings) if self._open_label_sets else []
+    def _settle(self, turn: Turn, ended: AttemptResult, retries: list[int]) -> Optional[str]:
+        """The job's new state, as `turn.settle` returns it. The time of its retry is added to `retries`."""
+        wait = self._backoff(ended)
+        state = turn.settle(ended, self.settings, wait)
+        if state == "failed":
+            retries.append(turn.now + clock.seconds(wait))
+        if ended.claim.token in self._stored or self._unsure:
+            turn.drop_output(ended.claim)
+        return state
 
     def _read_changes(self, turn: Turn) -> None:
         """Read everything that people may have changed."""
         self.settings = turn.settings()
-        self._served = Served(self._labels, turn.paused_queues())
-        if self._queues is not None or self._drain:
-            mine = [(label_set, is_open) for label_set, is_open in turn.label_sets() if self._may_run(label_set)]
-            # A message that cannot be sent may wait for a day.
-            self._label_sets = [label_set for label_set, _ in mine if label_set.queue != SYSTEM_QUEUE]
-            self._open_label_sets = [label_set for label_set, is_open in mine if is_open]
+        self._selection.read_changes(turn)
         self.outdated = turn.is_outdated()
         requested, state = turn.requested_state()
         self.expired = state != "running"
@@ -333,10 +308,6 @@ class Dispatcher:
         self.stop_requested = self.stop_requested or requested == "stop" or self.outdated
         before, self._cancelled = self._cancelled, turn.cancelled()
         self.to_stop.extend(self._cancelled - before)
-
-    def _may_run(self, label_set: LabelSet) -> bool:
-        served = self._queues is None or label_set.queue in self._queues
-        return served and labels.suffice(self._labels, label_set.requires)
 
     def _backoff(self, ended: AttemptResult) -> float:
         if ended.kind != "failed":

@@ -28,14 +28,15 @@ log = logging.getLogger("queuectl.worker")
 
 # A supervisor has its row before its first worker. One that drains has none, because it cannot be scaled.
 ANNOUNCE = """
-INSERT INTO supervisors (id, host, pid, version, slots, queues, labels, wanted, started_at, seen_at)
-VALUES (:id, :host, :pid, :version, :slots, :queues, :labels, :wanted, :now, :now) ON CONFLICT (id) DO NOTHING
+INSERT INTO supervisors (id, host, pid, version, slots, queues, queue_order, labels, wanted, started_at, seen_at)
+VALUES (:id, :host, :pid, :version, :slots, :queues, :queue_order, :labels, :wanted, :now, :now)
+ON CONFLICT (id) DO NOTHING
 """
 
 _REGISTER = """
-INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, labels,
+INSERT INTO workers (id, supervisor_id, host, pid, pid_started, boot_id, version, slots, queues, queue_order, labels,
                      state, wish, started_at, heartbeat, seen_at, jobs_completed, jobs_failed)
-VALUES (:id, :supervisor, :host, :pid, :pid_started, :boot_id, :version, :slots, :queues, :labels,
+VALUES (:id, :supervisor, :host, :pid, :pid_started, :boot_id, :version, :slots, :queues, :queue_order, :labels,
         'running', 'run', :now, 0, :now, 0, 0)
 """
 
@@ -60,6 +61,7 @@ def supervisor_row(assignment: Assignment) -> dict[str, Any]:
         "version": __version__,
         "slots": assignment.slots,
         "queues": json.dumps(list(assignment.queues)) if assignment.queues is not None else None,
+        "queue_order": None if assignment.order is None else json.dumps(assignment.order),
         "labels": json.dumps(list(assignment.labels)) if assignment.labels else None,
         "wanted": assignment.count,
         "now": clock.now(),

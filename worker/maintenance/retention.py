@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, literal_column, or_,
 
 from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
+from webapp.core.limits import LONGEST_WINDOW
 from webapp.core.settings import Settings
 from webapp.core.size import FREED
 from webapp.core.states import TERMINAL
@@ -32,6 +33,7 @@ from webapp.db.models import (
     Group,
     IdempotencyKey,
     Job,
+    LimitStart,
     Notice,
     SetupLink,
     Supervisor,
@@ -110,6 +112,7 @@ class Retention:
             self._delete_events,
             self._delete_answers,
             self._delete_groups,
+            self._delete_starts,
             self._delete_others,
         )
         yield partial(rollups.prune, self._lock_timeout)
@@ -237,6 +240,17 @@ class Retention:
         if keys:
             with writing(self._lock_timeout, wakes_workers=False) as session:
                 session.execute(delete(Group).where(Group.key.in_(keys), *silent))
+        return len(keys) == RECORDS
+
+    def _delete_starts(self) -> bool:
+        """Delete starts of limited jobs that have left every window. Of keys in use, claims keep only the last ones."""
+        key = LimitStart.key, LimitStart.number
+        old = select(*key).where(LimitStart.started_at < clock.now() - LONGEST_WINDOW)
+        with reading() as session:
+            keys = session.execute(old.order_by(LimitStart.started_at).limit(RECORDS)).tuples().all()
+        if keys:
+            with writing(self._lock_timeout, wakes_workers=False) as session:
+                session.execute(delete(LimitStart).where(tuple_(*key).in_(keys)))
         return len(keys) == RECORDS
 
     def _delete_others(self) -> bool:

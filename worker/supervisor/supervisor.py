@@ -80,6 +80,7 @@ def run(
     queues: Optional[Sequence[str]] = None,
     labels: Sequence[str] = (),
     drain: bool = False,
+    order: Union[str, Sequence[int], None] = None,
     manager: Manager = NOBODY,
     console: Optional[Console] = None,
     prepare: Optional[Callable[[], str]] = None,
@@ -90,6 +91,7 @@ def run(
     Args:
         queues: None for all.
         labels: the workers' labels, without the host's.
+        order: see `worker/messages.py`.
         manager: is notified when a worker can take jobs and the console serves, that the supervisor lives, and when it
             stops.
         console: keeps running when people stop all workers. The supervisor ends if it cannot be kept running.
@@ -102,7 +104,7 @@ def run(
     """
     supervisor_id, pipe = processes.new_id(), SignalPipe()
     answer = database.prepare(config, prepare)
-    assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, labels, drain)
+    assignment = Assignment(supervisor_id, os.getpid(), count, slots, queues, labels, drain, order=order)
     children: Children = (forking.Forks if processes.FORKS else spawning.Spawns)(config, assignment, pipe)
     supervisor = _Supervisor(supervisor_id, children, pipe, count, drain, manager, console)
     return supervisor.run(lambda: started(answer))

@@ -32,7 +32,7 @@ def detail_of_last(alerting: Alerting) -> dict[str, Any]:
 def test_the_oldest_pending_job_of_a_queue_is_too_old_until_it_is_claimed(alerting: Alerting) -> None:
     alerting.add_rule("queue-old", older_than="10min")
     since = clock.now()
-    make_job("pending", queue="mail", priority=-5, requires="gpu")
+    make_job("pending", queue="mail", priority=-5, requires="gpu", limits="db")
     make_job("pending", queue="young", priority=5, run_at=since + 5 * MINUTE)
     make_job("pending", queue=SYSTEM_QUEUE)
     for _ in range(3):

@@ -17,7 +17,7 @@ from webapp.core import job_spec
 from webapp.core.settings import Settings
 from webapp.db import engines
 from webapp.db.engines import reading, writing
-from webapp.db.models import Attempt, Event, Group, IdempotencyKey, Job
+from webapp.db.models import Attempt, Event, Group, IdempotencyKey, Job, LimitStart
 from webapp.jobs import actions, deletion, settings
 from webapp.lib import clock
 from worker.maintenance import ended_jobs, retention
@@ -187,6 +187,16 @@ def test_old_stored_responses_of_the_api_are_deleted_at_any_length(monkeypatch: 
     prune()
     with reading() as session:
         assert list(session.scalars(select(IdempotencyKey.key))) == ["new"]
+
+
+def test_starts_of_limited_jobs_that_left_every_window_are_deleted() -> None:
+    now = clock.now()
+    with writing() as session:
+        for key, at in (("old", now - 2 * clock.DAY), ("new", now)):
+            session.add(LimitStart(key=key, number=1, started_at=at))
+    prune()
+    with reading() as session:
+        assert list(session.scalars(select(LimitStart.key))) == ["new"]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Optional, Union
 from rich.text import Text
 
 from webapp.commands.shared.output import STYLES, Column, ago, grid, local_time, show, standing, table
-from webapp.core import labels
+from webapp.core import labels, limits
 from webapp.db.models import Attempt
 from webapp.jobs import job_detail
 from webapp.lib import clock
@@ -20,12 +20,18 @@ from webapp.lib.text import escape_lines, size
 if TYPE_CHECKING:
     from webapp.core.settings import Settings
     from webapp.db.models import Event, Job
+    from webapp.jobs.limit_use import Block
 
 
 def print_job(
-    job: Job, attempts: Sequence[Attempt], events: Sequence[Event], settings: Settings, notify: Sequence[str]
+    job: Job,
+    attempts: Sequence[Attempt],
+    events: Sequence[Event],
+    settings: Settings,
+    notify: Sequence[str],
+    block: Optional[Block],
 ) -> None:
-    show(grid(_fields(job, settings, notify)))
+    show(grid(_fields(job, settings, notify, block)))
     if attempts or job.state == "processing":
         show("", Text("Attempts", style="bold"), _attempts(job, attempts))
     columns = [
@@ -38,7 +44,7 @@ def print_job(
     show("", Text("Timeline", style="bold"), table(columns, timeline))
 
 
-def _fields(job: Job, settings: Settings, notify: Sequence[str]) -> list[tuple[str, Text]]:
+def _fields(job: Job, settings: Settings, notify: Sequence[str], block: Optional[Block]) -> list[tuple[str, Text]]:
     retries = settings.max_retries if job.max_retries is None else job.max_retries
     timeout = settings.job_timeout if job.timeout is None else job.timeout
     failures = f"{job.failures} of {retries + 1} allowed failures" + _default(job.max_retries)
@@ -46,6 +52,8 @@ def _fields(job: Job, settings: Settings, notify: Sequence[str]) -> list[tuple[s
         "command": job.command,
         "queue": f"{job.queue} · priority {job.priority}",
         "requires": ", ".join(labels.split(job.requires)),
+        "limits": ", ".join(map(str, limits.split(job.limits))),
+        "waits": block and (block.text + (f", next start {local_time(block.opens_at)}" if block.opens_at else "")),
         "attempts": f"{job.attempts} · {failures}",
         "timeout": (duration(timeout) if timeout else "none") + _default(job.timeout),
         "folder": job.cwd,

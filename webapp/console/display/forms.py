@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from webapp.console.display import times
-from webapp.core import labels, trace_context
+from webapp.core import labels, limits, trace_context
 from webapp.core.job_spec import JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
 from webapp.db.models import Job
@@ -22,7 +22,7 @@ MOST_LINES = 5000  # jobs per form
 SHOWN_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
-    "env", "notify",
+    "env", "notify", "limits",
 )  # fmt: skip
 STARTS = ("now", "delay", "run_at")
 
@@ -62,6 +62,7 @@ class SubmitForm:
             queue="" if job.queue == "default" else job.queue,
             priority=str(job.priority) if job.priority else "",
             requires=", ".join(labels.split(job.requires)),
+            limits=", ".join(map(str, limits.split(job.limits))),
             max_retries="" if job.max_retries is None else str(job.max_retries),
             timeout="" if job.timeout is None else f"{job.timeout:g}",
             cwd=job.cwd or "",
@@ -146,7 +147,7 @@ class SubmitForm:
     def _description(self) -> dict[str, Any]:
         """The mapping for `job_spec.parse`, without the command and without empty fields."""
         values = self.values
-        plain = ("id", "queue", "requires", "cwd", "timeout", "notify")
+        plain = ("id", "queue", "requires", "cwd", "timeout", "notify", "limits")
         found: dict[str, Any] = {name: values[name].strip() or None for name in plain}
         for name in ("priority", "max_retries"):
             found[name] = self._read(name, _whole)

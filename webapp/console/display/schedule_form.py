@@ -14,7 +14,7 @@ from webapp.lib.durations import short
 from webapp.lib.text import capitalize
 from webapp.schedules.spec import ScheduleSpec, job_to_json, parse, time_of_day
 
-JOB_FIELDS = ("command", "queue", "priority", "requires", "max_retries", "timeout", "cwd", "env", "notify")
+JOB_FIELDS = ("command", "queue", "priority", "requires", "max_retries", "timeout", "cwd", "env", "notify", "limits")
 SCHEDULE_FIELDS = (
     "name", "repeat", "cron", "every", "tz", "spread", "starts_at", "ends_at", "overlap", "catch_up",
     "catch_up_window", "catch_up_max", "not_later_than", "late_after", "failing_after", "note", "owner",
@@ -76,6 +76,7 @@ class ScheduleForm:
             cwd=job.cwd or "",
             env="\n".join(f"{name}={value}" for name, value in job.env.items()),
             notify=", ".join(job.notify),
+            limits=", ".join(job.limits),
         )
         return form
 

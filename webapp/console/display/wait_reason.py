@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.db.models import Job
 from webapp.insight import blockers
-from webapp.jobs import queries
+from webapp.jobs import limit_use, queries
 from webapp.lib import clock
 from webapp.lib.text import listed
 
@@ -31,6 +31,7 @@ class Why:
         ahead: jobs that a worker takes before a pending one. None: another reason comes first.
         estimate: how long they take, or ''.
         all_busy: no worker for the job has a free slot.
+        block: the limit that keeps it from starting.
     """
 
     job: Job
@@ -39,6 +40,7 @@ class Why:
     ahead: Optional[queries.Count] = None
     estimate: str = ""
     all_busy: bool = False
+    block: Optional[limit_use.Block] = None
 
     @property
     def level(self) -> str:
@@ -71,8 +73,11 @@ def why(session: Session, job: Job) -> Why:
     if job.state not in {"pending", "scheduled", "failed"}:
         return Why(job, due)
     fleet = blockers.fleet_of(session, job.queue, job.requires)
-    if fleet.obstacle is not None or job.state != "pending" or job.losses:
+    if fleet.obstacle is not None or job.state != "pending":
         return Why(job, due, fleet.obstacle)
+    block = limit_use.block(session, job)
+    if block is not None or job.losses:
+        return Why(job, due, block=block)
     ahead = queries.count_ahead(session, job)
     # Rates are not counted by label.
     seconds = None if job.requires else blockers.seconds_for(session, job.queue, ahead.number)

@@ -25,6 +25,7 @@ class Worker(Model):
     version: Mapped[str]
     slots: Mapped[int] = mapped_column(Integer)
     queues: Mapped[Optional[str]]  # a JSON array of names; None: all
+    queue_order: Mapped[Optional[str]]  # JSON: "strict", or an array of weights; None: by priority and age of the jobs
     labels: Mapped[Optional[str]]  # a JSON array without the host's label; None: no others
     state: Mapped[str]  # running, stopped (in good order), expired
     requested_state: Mapped[str] = mapped_column("wish")  # run, quiet, stop
@@ -52,8 +53,9 @@ class Supervisor(Model):
     host: Mapped[str]
     pid: Mapped[int] = mapped_column(Integer)
     version: Mapped[str]
-    slots: Mapped[int] = mapped_column(Integer)  # of each of its workers, as are the next two
+    slots: Mapped[int] = mapped_column(Integer)  # of each of its workers, as are the next three
     queues: Mapped[Optional[str]]
+    queue_order: Mapped[Optional[str]]
     labels: Mapped[Optional[str]]
     wanted: Mapped[int] = mapped_column(Integer)  # desired number of workers
     started_at: Mapped[int]

@@ -49,6 +49,8 @@ def _add_columns() -> None:
     ):
         op.add_column("jobs", sa.Column(name, kind, nullable=True))
     op.add_column("queues", sa.Column("retry", sa.Text(), nullable=True))
+    for table in ("workers", "supervisors"):
+        op.add_column(table, sa.Column("queue_order", sa.Text(), nullable=True))
     order: list[Any] = [sa.text("priority DESC"), "run_at", "seq"]
     for name in ("ix_jobs_claim", "ix_jobs_first", "ix_jobs_lone"):
         op.drop_index(name, "jobs")

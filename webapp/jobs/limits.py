@@ -1,0 +1,153 @@
+"""Set and remove limits. Console, CLI and API call the same functions; each is one durable transaction.
+
+`core/limits.py` has the rules, `jobs/limit_use.py` who holds a key and who waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from sqlalchemy import delete, select, text
+from sqlalchemy.orm import Session
+
+from webapp.core import limits
+from webapp.core.job_spec import FieldError, SpecError
+from webapp.core.limits import OF_QUEUE
+from webapp.db.engines import writing
+from webapp.db.models import Job, Limit
+from webapp.jobs import limit_use, settings
+from webapp.jobs.lifecycle import NotFound, in_state, record
+from webapp.lib import clock
+from webapp.lib.text import can_be_stored, plural
+
+NOTE_LIMIT = 500  # characters
+
+
+class LimitInUse(Exception):
+    """Pending or running jobs name the key; the message says which."""
+
+
+def set_limit(key: str, most: object, rate: object, note: object, actor: str) -> Limit:
+    """Create or replace a limit. `most`: running jobs, None for any number; `rate`: a text such as '10/min', or None.
+
+    Raises SpecError. Workers obey it from their next claim on; running jobs continue.
+    """
+    values = check(key, most, rate, note)
+    with writing() as session:
+        row = session.get(Limit, values["key"])
+        before = shown(row) if row is not None else {}
+        if row is None:
+            row = Limit(**values, changed_at=clock.now(), changed_by=actor)
+            session.add(row)
+        else:
+            for name, value in values.items():
+                setattr(row, name, value)
+            row.changed_at, row.changed_by = clock.now(), actor
+        session.flush()
+        settings.bump_revision(session)
+        change = {"before": before, "after": shown(row)}
+        record(session, "set_limit", [(f"limit:{row.key}", None)], actor, changes=[change])
+        return row
+
+
+def remove_limit(key: str, actor: str, *, force: bool = False) -> None:
+    """Remove a limit. Raises NotFound; and LimitInUse if pending or running jobs name a key that only it covers.
+
+    With `force` these jobs go on without a bound on that key. Jobs that are due later are not looked at.
+    """
+    with writing() as session:
+        row = session.get(Limit, key)
+        if row is None:
+            raise not_found(key)
+        used = "" if force else in_use(session, key)
+        if used:
+            raise LimitInUse(used)
+        change = {"before": shown(row), "after": {}}
+        session.execute(delete(Limit).where(Limit.key == key))
+        settings.bump_revision(session)
+        record(session, "remove_limit", [(f"limit:{key}", None)], actor, changes=[change])
+
+
+def find(session: Session, key: str) -> Limit:
+    """Raises NotFound."""
+    row = session.get(Limit, key)
+    if row is None:
+        raise not_found(key)
+    return row
+
+
+def every(session: Session) -> list[Limit]:
+    """All limits, by key."""
+    return list(session.scalars(select(Limit).order_by(Limit.key)))
+
+
+def shown(row: Limit) -> dict[str, Any]:
+    """The values of a limit, as the audit trail and JSON have them."""
+    return {"max": row.most, "rate": limits.rate_text(row.rate, row.per), "note": row.note}
+
+
+def not_found(key: str) -> NotFound:
+    return NotFound(f"no such limit: {key[:128]!r}.")
+
+
+def in_use(session: Session, key: str) -> str:
+    """A sentence if pending or running jobs name a key that only this limit covers; else ''."""
+    if key.startswith(OF_QUEUE):
+        return ""  # jobs do not name it
+    others = limits.Limits(row for row in session.execute(text(limits.READ)).tuples() if row[0] != key)
+    lanes = {lane.text for lane in limit_use.waiting_lanes(session)}
+    running = set(session.scalars(select(Job.limits).where(in_state("processing"), Job.limits != "").distinct()))
+    named = {one.name for named in lanes | running for one in limits.split(named)}
+    left = sorted(name for name in named if limits.matches(key, name) and others.of(name) is None)
+    if not left:
+        return ""
+    some = ", ".join(left[:3]) + (f" and {plural(len(left) - 3, 'more key')}" if len(left) > 3 else "")
+    return f"Pending or running jobs name {some}."
+
+
+def check(key: str, most: object, rate: object, note: object) -> dict[str, Any]:
+    """The values of a limit. A text for `most` is read as a number; an empty text counts as not given.
+
+    Raises SpecError with all errors.
+    """
+    errors: list[FieldError] = []
+
+    def read(field: str, reader: Callable[[Any], Any], value: object) -> Any:
+        try:
+            return reader(value) if value not in (None, "") else None
+        except ValueError as error:
+            errors.append(FieldError(field, str(error)))
+        return None
+
+    values = {
+        "key": read("key", limits.check_key, key or " "),
+        "most": read("max", _read_most, most),
+        "note": read("note", _read_note, note),
+    }
+    values["rate"], values["per"] = read("rate", _read_rate, rate) or (None, None)
+    if not errors and key.startswith(OF_QUEUE) and values["most"] is None and values["rate"] is None:
+        errors.append(FieldError("max", "is missing: the limit of a queue needs a maximum or a rate."))
+    if errors:
+        raise SpecError(errors)
+    return values
+
+
+def _read_most(value: object) -> int:
+    text = value if isinstance(value, str) else ""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= limits.MOST_RUNNING:
+        shown = ascii(value)[:60]
+        raise ValueError(f"{shown} is not allowed; expected a whole number of jobs, 0 to {limits.MOST_RUNNING:,}.")
+    return number
+
+
+def _read_rate(value: object) -> tuple[int, int]:
+    if not isinstance(value, str):
+        raise ValueError(f"{ascii(value)[:60]} is not allowed; {limits.RATE_RULE}.")
+    return limits.read_rate(value)
+
+
+def _read_note(value: object) -> str:
+    if not isinstance(value, str) or len(value) > NOTE_LIMIT or not can_be_stored(value):
+        raise ValueError(f"is not allowed; expected a text of at most {NOTE_LIMIT} characters.")
+    return value
