@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
 from worker.runner.output import NOTHING, CapturedOutput
+from worker.runner.report import Report
 
 
 # Named tuples, because each job needs both: a frozen dataclass takes four times as long to create.
@@ -27,6 +28,7 @@ class Claim(NamedTuple):
     due_at: int
     queue: str
     limits: str = ""  # keys of limits, see core/limits.py
+    retry: Optional[str] = None  # its own retry rules, as JSON
 
 
 class AttemptResult(NamedTuple):
@@ -48,3 +50,5 @@ class AttemptResult(NamedTuple):
     peak_memory: Optional[int] = None
     output: CapturedOutput = NOTHING
     left_behind: int = 0
+    report: Optional[Report] = None  # what the command reported
+    rule: str = ""  # the retry rule that decided, and what it did

@@ -81,7 +81,7 @@ def test_an_action_on_several_jobs_reports_the_result_of_each(operator: Program)
     assert told == {
         "moved": ["a"],
         "asked": [],
-        "refused": [{"id": "b", "state": "pending"}, {"id": "c", "state": None}],
+        "refused": [{"id": "b", "state": "pending", "holder": None}, {"id": "c", "state": None, "holder": None}],
         "action": 1,
     }
     assert operator("POST", "/jobs/requeue", {"ids": ["a"]}).get_json()["action"] is None
@@ -128,7 +128,7 @@ def test_dead_letters_are_listed_and_only_dead_jobs_are_requeued(operator: Progr
     make_job("completed", id="b")
     assert [job["id"] for job in operator("GET", "/dead-letters").get_json()["jobs"]] == ["a"]
     told = operator("POST", "/dead-letters/requeue", {"ids": ["a", "b"]}).get_json()
-    assert (told["moved"], told["refused"]) == (["a"], [{"id": "b", "state": "completed"}])
+    assert (told["moved"], told["refused"]) == (["a"], [{"id": "b", "state": "completed", "holder": None}])
     make_job("dead", id="c")
     assert operator("POST", "/dead-letters/discard", {"all": True}).get_json()["act"]["moved"] == 1
     assert state_of("b") == "completed"

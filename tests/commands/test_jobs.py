@@ -35,6 +35,8 @@ FIELDS = [
     "last_error",
     "requires",
     "batch",
+    "unique",
+    "retry",
 ]
 ATTEMPT_FIELDS = {"number", "state", "started_at", "finished_at", "exit_code", "signal", "worker", "stdout", "stderr"}
 
@@ -193,7 +195,7 @@ def test_show_json_adds_attempts_with_their_output_and_events(app: Flask, cli: C
     )
     make_event("run_now", "person:ben", "job:job1", job=job)
     shown = cli("show", "job1", "--json").json
-    assert list(shown) == [*FIELDS, "notify", "attempt_history", "events", "timeline"]
+    assert list(shown) == [*FIELDS, "notify", "report", "attempt_history", "events", "timeline"]
     (attempt,) = shown["attempt_history"]
     assert set(attempt) >= ATTEMPT_FIELDS
     assert (attempt["stdout"], attempt["stderr"], attempt["truncated"]) == ("out\nout\ufffd", "err\n", True)

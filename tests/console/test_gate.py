@@ -50,7 +50,8 @@ ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "
           "notifications.start", "notifications.begin", "channels.new", "channels.add", "channels.edit",
           "channels.change", "channels.ask_to_rotate", "channels.rotate", "channels.remove", "rules.new",
           "rules.add", "rules.edit", "rules.change", "rules.remove",
-          "limits.new", "limits.add", "limits.edit", "limits.change", "limits.remove"}  # fmt: skip
+          "limits.new", "limits.add", "limits.edit", "limits.change", "limits.remove",
+          "retry_rules.change"}  # fmt: skip
 
 
 def routes(app: Flask) -> list[tuple[str, str, str]]:

@@ -233,7 +233,21 @@ _json = st.recursive(
     max_leaves=8,
 )
 _keys = st.sampled_from(
-    ["id", "command", "queue", "requires", "priority", "delay", "run_at", "max_retries", "timeout", "cwd", "env"]
+    [
+        "id",
+        "command",
+        "queue",
+        "requires",
+        "priority",
+        "delay",
+        "run_at",
+        "max_retries",
+        "timeout",
+        "cwd",
+        "env",
+        "unique",
+        "retry",
+    ]
 )
 
 

@@ -38,6 +38,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("env", {"#E": "1"}, "Leave out comments."),
     ("timeout", "soon", "'soon' is not a duration"),
     ("delay", "11y", "'11y' is not a duration"),
+    ("unique", "a\u2028b", "an invisible character"),
+    ("retry", "exit 0: success", "0 is not an exit code above 0"),
 ]
 
 # A verb, a state that it moves with the state afterwards, and a state that it leaves alone.

@@ -263,6 +263,21 @@ def test_one_schedule_that_cannot_enqueue_does_not_stop_others(
     assert schedules.outcomes("good") == ["fired"]
 
 
+def test_a_fire_whose_unique_key_is_held_is_skipped_with_the_holder(schedules: Schedules) -> None:
+    """Of several schedules in one transaction the others fire."""
+    key = {"command": "true", "unique": {"key": "k", "while": "waiting", "on_conflict": "return"}}
+    schedules.add("a", job=key, overlap="allow")
+    schedules.add("b", job=key, overlap="allow")
+    schedules.add("free")
+    schedules.later()
+    assert schedules.outcomes("a") + schedules.outcomes("b") == ["fired", "skipped not enqueued"]
+    assert schedules.outcomes("free") == ["fired"]
+    [holder] = schedules.jobs("a")
+    with reading() as session:
+        reason = session.scalar(select(Fire.reason).where(Fire.outcome == "skipped"))
+    assert reason == f"not enqueued: unique: 'k' is held by {holder.id} (pending)."
+
+
 def test_a_schedule_whose_zone_vanished_is_broken_until_it_is_back(
     schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -25,6 +26,8 @@ from webapp.db.models import Channel, Rule
 from webapp.jobs import queue_actions
 from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
+from worker.runner.output import Capture
+from worker.runner.report import ReportFile
 
 pytestmark = pytest.mark.postgresql
 
@@ -156,6 +159,32 @@ def test_a_failure_costs_a_notice_and_a_dead_letter_also_its_last_output(
         [LOOK, *settle_of(connection), NOTICE, *claim_of(connection, 1), *rings],
         [LOOK, *settle_of(connection), "INSERT INTO output_tails", NOTICE, *claim_of(connection, 0)],
     ]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_report_costs_one_statement_when_it_has_changed_and_none_if_there_is_no_report(
+    queue: Queue, connection: Counted, tmp_path: Path
+) -> None:
+    queue.enqueue("true")
+    capture = Capture(1000)
+    capture.report = ReportFile(str(tmp_path / "report"))
+    running: list[tuple[Claim, Capture]] = []
+    dispatcher = Dispatcher(connection, "w1", assignment(), lambda: 10.0, lambda: running)
+    [claim] = dispatcher.turn()
+    running.append((claim, capture))
+    costs = []
+    for line in ("", '{"progress": 0.5}', '{"progress": 0.5}', '{"progress": 0.6}'):
+        if line:
+            Path(capture.report.path).write_text(f"{line}\n")
+        dispatcher._live_at = 0.0
+        dispatcher.turn()
+        costs.append(connection.transactions[-1])
+    store = [LOOK, "INSERT INTO reports"]
+    assert costs == [[LOOK], store, [LOOK], store]
+    running.clear()
+    dispatcher.done(ended(claim)._replace(report=capture.report.finish()))
+    dispatcher.turn()
+    assert connection.transactions[-1] == [LOOK, *settle_of(connection), *claim_of(connection, 0)]
 
 
 @pytest.mark.usefixtures("worker")

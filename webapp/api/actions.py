@@ -51,12 +51,13 @@ class JobSelection(Selection):
 class Refused(fields.Answer):
     id = fields.text("job id")
     state = fields.text("its state; null: there is no such job", null=True)
+    holder = fields.text("id of the job that holds its unique key; null: its state is the reason", null=True)
 
 
 class Outcome(fields.Answer):
     moved = fields.strings("ids of the jobs that changed their state")
     asked = fields.strings("ids of running jobs whose worker was told to stop them")
-    refused = fields.list_of(Refused, "jobs whose state does not allow the action")
+    refused = fields.list_of(Refused, "jobs whose state or unique key does not allow the action")
     action = fields.integer("id of the action, for an undo; null: no job changed", null=True)
 
 

@@ -13,12 +13,14 @@ from sqlalchemy.orm import Session
 
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
+from webapp.api.flow_fields import RETRY, UNIQUE, Report
 from webapp.api.gate import actor, may
-from webapp.api.problems import Problem, field_problem
+from webapp.api.problems import Problem, field_problem, holder_json
 from webapp.api.routes import PREFIX, Noun
 from webapp.core import job_spec, labels, limits, trace_context
 from webapp.core.job_spec import MAX_NOTIFIED, FieldError, JobSpec, SpecError
 from webapp.core.states import STATES, TERMINAL
+from webapp.core.unique_keys import Holder
 from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, job_detail, lifecycle, limit_use, listing, search, settings
@@ -115,6 +117,9 @@ class JobEdit(JobRequest):
     class Meta:
         exclude = ("id", "delay", "run_at", "notify")
 
+    unique = ma.Raw(metadata=UNIQUE)
+    retry = ma.Raw(metadata=RETRY)
+
 
 class JobsRequest(Schema):
     jobs = ma.List(
@@ -161,6 +166,12 @@ class Job(fields.Answer):
     exit_code = fields.integer("of the latest ended attempt", null=True)
     last_error = fields.text("of the latest ended attempt", null=True)
     batch = fields.text("the same for all jobs that one form submitted together; null: submitted alone", null=True)
+    unique = ma.Dict(
+        required=True,
+        allow_none=True,
+        metadata={"description": "its unique key: `key`, `while`, `until` of a period, and whether it is `held` now"},
+    )
+    retry = ma.Dict(required=True, allow_none=True, metadata={"description": "its own retry rules"})
 
 
 class SubmittedJob(Job):
@@ -212,6 +223,12 @@ class JobDetail(Job):
     blocked_by = ma.Nested(
         Block, required=True, allow_none=True, metadata={"description": "the limit that keeps it from starting, if any"}
     )
+    report = ma.Nested(
+        Report,
+        required=True,
+        allow_none=True,
+        metadata={"description": "what its latest attempt wrote to `$QUEUECTL_REPORT`; null: nothing"},
+    )
     attempt_history = fields.list_of(Attempt, "ended attempts, oldest first")
     events = fields.list_of(Event, "actions on the job, without its attempts")
     timeline = fields.list_of(TimelineEntry, "everything that happened to the job, oldest first")
@@ -226,6 +243,11 @@ class JobPage(fields.Answer):
 
 class Ids(fields.Answer):
     ids = fields.strings("in the order of the request")
+    held = ma.List(
+        ma.Integer(),
+        required=True,
+        metadata={"description": "the places, from 0, whose id is that of the job that holds the unique key"},
+    )
     warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
 
 
@@ -246,9 +268,9 @@ def list_jobs() -> Response:
 
     `q` is a search as in the console: words in ids, commands, errors and the last output of dead letters, "phrases",
     and exit:127, error:TEXT, failed-attempt:TEXT, worker:ID, since:2h, until:2026-11-24, on:yesterday (days are UTC),
-    by:ana, id:ID, requires:gpu, limit:db, notified:ops. A `-` in front excludes what a term finds. A search without an
-    index reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next` continues the
-    search.
+    by:ana, id:ID, requires:gpu, limit:db, notified:ops, unique:KEY. A `-` in front excludes what a term finds. A search
+    without an index reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next`
+    continues the search.
     """
     asked = request_body.query(JobQuery)
     wanted = search.parse(asked.get("q", ""), state=asked.get("state"), queue=asked.get("queue"))
@@ -269,28 +291,42 @@ def page(wanted: JobFilter, limit: int, cursor: Optional[str]) -> Response:
     return pagination.answer({"jobs": jobs}, name, found.older, found.newer, search_capped=found.search_capped)
 
 
-@routes.on("POST", "/jobs", {201: SubmittedJob}, scope="submit", repeatable=True, body=JobRequest, headers=LOCATION)
+@routes.on(
+    "POST",
+    "/jobs",
+    {201: SubmittedJob, 200: SubmittedJob},
+    scope="submit",
+    repeatable=True,
+    body=JobRequest,
+    headers=LOCATION,
+    errors=(409,),
+)
 def submit_job() -> Response:
     """Submit a job.
+
+    If another job holds its unique key, the answer is 409 with the `holder`. With `on_conflict` return it is 200 with
+    the holder itself.
 
     A valid header `traceparent` (W3C Trace Context) becomes the variable TRACEPARENT of the command, unless `env` has
     one.
     """
     specs = _traced([job_spec.parse(request_body.raw())])
-    (job_id,) = actions.enqueue(specs, actor(), form_key=idempotency.form_key())
+    held: dict[int, Holder] = {}
+    (job_id,) = actions.enqueue(specs, actor(), form_key=idempotency.form_key(), held=held)
     submitted = {**job_json(job_id), "warnings": job_spec.warnings(specs)}
-    return request_body.answer(submitted, 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
+    return request_body.answer(submitted, 200 if held else 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
 
 
-@routes.on("POST", "/jobs/batch", {201: Ids}, scope="submit", repeatable=True, body=BATCH)
+@routes.on("POST", "/jobs/batch", {201: Ids}, scope="submit", repeatable=True, body=BATCH, errors=(409,))
 def submit_jobs() -> Response:
     """Submit up to 1,000 jobs; either all are stored or none.
 
     In an error, `place` is the position of the job, from 0.
     """
     specs = _traced(_parse_batch(request_body.raw()))
-    ids = actions.enqueue(specs, actor(), form_key=idempotency.form_key())
-    return request_body.answer({"ids": ids, "warnings": job_spec.warnings(specs)}, 201)
+    held: dict[int, Holder] = {}
+    ids = actions.enqueue(specs, actor(), form_key=idempotency.form_key(), held=held)
+    return request_body.answer({"ids": ids, "held": sorted(held), "warnings": job_spec.warnings(specs)}, 201)
 
 
 def _traced(specs: list[JobSpec]) -> list[JobSpec]:
@@ -329,8 +365,8 @@ def get_job(job_id: str) -> Any:
         job = find_job(session, job_id)
         attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
         values, watches = settings.load(session), notifications.watches(session, job.seq)
-        block = limit_use.block(session, job)
-    return job_detail.whole_json(job, attempts, events, values, watches, block, with_env=may("submit"))
+        block, report = limit_use.block(session, job), job_detail.report(session, job)
+    return job_detail.whole_json(job, attempts, events, values, watches, block, report, with_env=may("submit"))
 
 
 def _wait_for_end(job_id: str, seconds: int) -> None:
@@ -374,5 +410,9 @@ def check_moved(verb: str, job_id: str, result: actions.Result) -> None:
     """Raises NotFound, or Problem if the job was in another state."""
     if job_id in result.outcome.refused:
         state = result.outcome.refused[job_id]
-        text = actions.refusal(verb, job_id, state)
-        raise lifecycle.NotFound(text) if state is None else Problem("conflict", text, state=state)
+        text = actions.refusal(verb, job_id, state, result.outcome)
+        if state is None:
+            raise lifecycle.NotFound(text)
+        held = result.outcome.held.get(job_id)
+        more: dict[str, Any] = {"holder": holder_json(held)} if held is not None else {}
+        raise Problem("conflict", text, state=state, **more)

@@ -16,10 +16,12 @@ from marshmallow import fields as ma
 from werkzeug.exceptions import HTTPException
 
 from webapp.api import fields
-from webapp.core.job_spec import SpecError
+from webapp.core.job_spec import KeyTaken, SpecError
 from webapp.core.relocated import Relocated
 from webapp.core.settings import SettingError
+from webapp.core.unique_keys import Holder
 from webapp.jobs.filters import FilterError
+from webapp.jobs.lifecycle import KeyHeld
 from webapp.jobs.setting_deletions import NeedsConfirmation
 from webapp.web.request_info import below_root
 
@@ -74,6 +76,9 @@ class ProblemSchema(fields.Answer):
     detail = fields.text("what went wrong this time")
     errors = ma.List(ma.Nested(FieldError), metadata={"description": "the invalid fields"})
     state = ma.String(allow_none=True, metadata={"description": "in a conflict: the current state"})
+    holder = ma.Dict(
+        metadata={"description": "in a conflict about a unique key: id and state of the job that holds it"}
+    )
     group = ma.Dict(metadata={"description": "in a conflict about a group: the current group"})
     needs = ma.String(metadata={"description": "the required scope"})
     deletes = ma.Integer(metadata={"description": "how many rows the change deletes; bytes for the size limit"})
@@ -116,10 +121,15 @@ def problem_of(error: Exception) -> Optional[Problem]:
     """The problem for an exception of the queue, with the same message as in the console and the CLI."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, KeyHeld):
+        return Problem("conflict", str(error), holder=holder_json(error.holder))
+    if isinstance(error, KeyTaken) and error.holders[0].place is None:
+        found = _invalid(error)
+        return Problem(
+            "conflict", f"{found.detail} Nothing was stored.", holder=holder_json(error.holders[0]), **found.more
+        )
     if isinstance(error, SpecError):
-        more = len(error.errors) - 1
-        detail = str(error).partition("\n")[0] + (f" And {more} more." if more else "")
-        return Problem("invalid", detail, errors=[one._asdict() for one in error.errors[:MOST_ERRORS]])
+        return _invalid(error)
     if isinstance(error, SettingError):
         return field_problem("value", str(error))
     if isinstance(error, NeedsConfirmation):
@@ -130,6 +140,16 @@ def problem_of(error: Exception) -> Optional[Problem]:
         # A client that retries reaches the queue once this console restarts with the new database URL.
         return Problem("moved", f"{error}. Nothing was changed.", headers={"Retry-After": "60"})
     return None
+
+
+def _invalid(error: SpecError) -> Problem:
+    more = len(error.errors) - 1
+    detail = str(error).partition("\n")[0] + (f" And {more} more." if more else "")
+    return Problem("invalid", detail, errors=[one._asdict() for one in error.errors[:MOST_ERRORS]])
+
+
+def holder_json(holder: Holder) -> dict[str, str]:
+    return {"id": holder.id, "state": holder.state}
 
 
 def explain(

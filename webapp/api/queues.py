@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from flask import Response
 from marshmallow import Schema
 from marshmallow import fields as ma
 
 from webapp.api import fields, pagination, request_body
+from webapp.api.flow_fields import RETRY
 from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.api.workers import Worker
-from webapp.core import job_spec
+from webapp.core import job_spec, retry_rules
 from webapp.db.engines import reading
-from webapp.insight import commands
+from webapp.insight import commands, retry_preview
 from webapp.insight.queues import SHOWN, QueueFilter, page_of_queues, view_of
 from webapp.insight.windows import RANGES
 from webapp.jobs import lifecycle, queue_actions
@@ -105,6 +106,32 @@ class CommandList(fields.Answer):
     commands = fields.list_of(Command, "those with the most runs first")
 
 
+class RetryRulesRequest(Schema):
+    example: ClassVar[Any] = {"retry": ["exit 75: wait", "exit 64-78: bury"]}
+
+    retry = ma.Raw(required=True, allow_none=True, metadata=RETRY)
+
+
+class RetryRules(fields.Answer):
+    retry = ma.Dict(required=True, metadata={"description": "`rules` and `backoff`; empty: the settings decide"})
+    lines = fields.strings("the same as lines")
+
+
+class PreviewLine(fields.Answer):
+    ended = fields.text("how attempts ended, such as exit code 75")
+    then = fields.text("what followed", enum=["retried", "dead"])
+    now = fields.text("what the rules would have done", enum=["retried", "dead", "completed"])
+    rule = fields.text("the rule that decides; null: none does", null=True)
+    number = fields.integer("attempts")
+    example = fields.text("id of the newest job")
+
+
+class RetryPreview(fields.Answer):
+    failed = fields.integer("failed attempts that were looked at, up to 1,000")
+    changed = fields.integer("how many of them would have ended otherwise")
+    lines = fields.list_of(PreviewLine, "attempts that ended alike")
+
+
 routes = Noun("Queues", "A queue is created by its first job.")
 status = Noun("Status", "A summary of the queue.")
 
@@ -149,6 +176,41 @@ def remove_queue(name: str) -> Response:
     except queue_actions.QueueInUse as error:
         raise Problem("conflict", f"{capitalize(str(error))} Nothing was changed.") from None
     return Response(status=204)
+
+
+@routes.on("GET", "/queues/<name>/retry", {200: RetryRules}, scope="read")
+def get_retry_rules(name: str) -> Any:
+    """Get the retry rules of a queue. They hold for jobs that have none of their own."""
+    return _retry_rules(name)
+
+
+@routes.on("PUT", "/queues/<name>/retry", {200: RetryRules}, scope="admin", body=RetryRulesRequest)
+def set_retry_rules(name: str) -> Any:
+    """Set the retry rules of a queue. They count from the next failure; null removes them."""
+    _check_name(name)
+    queue_actions.set_retry_rules(name, _sent_rules(), actor())
+    return _retry_rules(name)
+
+
+@routes.on("POST", "/queues/<name>/retry/preview", {200: RetryPreview}, scope="read", body=RetryRulesRequest)
+def preview_retry_rules(name: str) -> Any:
+    """Get what retry rules would have done to the last 1,000 failed attempts of a queue. This changes nothing."""
+    _check_name(name)
+    rules = _sent_rules()
+    with reading() as session:
+        queue_actions.retry_rules_of(session, name)
+        return retry_preview.of(session, rules, name).as_json
+
+
+def _sent_rules() -> retry_rules.RetryRules:
+    return queue_actions.read_rules(request_body.body(RetryRulesRequest)["retry"] or {})
+
+
+def _retry_rules(name: str) -> dict[str, Any]:
+    _check_name(name)
+    with reading() as session:
+        rules = queue_actions.retry_rules_of(session, name)
+    return {"retry": rules.as_json, "lines": rules.lines}
 
 
 def _pause(name: str, *, paused: bool) -> dict[str, Any]:

@@ -174,9 +174,10 @@ def _apply(verb: str, which: Union[JobFilter, tuple[str, ...]], became: str, rul
     result = actions.apply(verb, which, actor(), only="dead")
     if isinstance(which, tuple):
         return tell_result(result, became, rule, as_json)
-    skipped = f"; {result.skipped:,} already changed by someone else" if result.skipped else ""
+    skipped = f"; {result.skipped:,} skipped" if result.skipped else ""
     undo = f" Undo: manage.py activity undo {result.undo}" if result.undo is not None else ""
-    message = f"{plural(result.moved, 'dead letter')} {became}{skipped}.{undo}"
+    stay = "".join(f" {id_}: its key {holder.key!r} {holder.text}." for id_, holder in result.outcome.held.items())
+    message = f"{plural(result.moved, 'dead letter')} {became}{skipped}.{stay}{undo}"
     return _tell(result.action_id, message if result.moved or result.skipped else "No dead letters.", as_json)
 
 

@@ -16,8 +16,9 @@ import click
 from webapp.commands.exit_codes import ExitCode, Failure, code_of
 from webapp.commands.shared.core import DURATION, actor, as_utf8, core, plain_database
 from webapp.commands.shared.output import local_time, progress_bars, say, span
-from webapp.core import job_spec
-from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core import job_spec, unique_keys
+from webapp.core.job_spec import FieldError, JobSpec, KeyTaken, SpecError
+from webapp.core.unique_keys import Holder
 from webapp.lib import clock
 from webapp.lib.text import BYTE_ORDER_MARK, plural, unix_lines
 
@@ -65,6 +66,26 @@ _JOB_OPTIONS = {
         multiple=True,
         help="Obey the limit of this key, such as customer-7, or warehouse:exclusive. Can be repeated.",
     ),
+    "unique": click.option("--unique", metavar="KEY", help="At most one job holds this key."),
+    "unique_while": click.option(
+        "--unique-while",
+        metavar="WHILE",
+        help="How long it holds the key: waiting (until it starts), unfinished, or a period such as 1h "
+        "(default: unfinished).",
+    ),
+    "on_conflict": click.option(
+        "--on-conflict",
+        type=click.Choice(unique_keys.ON_CONFLICT),
+        help="If another job holds the key: refuse this one, return the other one's ID, or replace it if it waits "
+        "(default: refuse).",
+    ),
+    "retry": click.option(
+        "--retry",
+        metavar="RULE",
+        multiple=True,
+        help="What follows a failure: 'exit 75: wait', 'signal KILL: retry', 'output PATTERN: bury', 'any: success', "
+        "'backoff linear 10s cap 10m'. Can be repeated; the first rule that matches counts.",
+    ),
 }
 
 
@@ -84,8 +105,9 @@ Examples:
   manage.py enqueue --command ./report.sh --cwd /srv/app --run-at 08:00
   manage.py enqueue --file jobs.jsonl
   generate-jobs | manage.py enqueue -
+  manage.py enqueue --command ./sync.sh --unique sync --unique-while waiting --on-conflict return
 
-Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify limits
+Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify limits unique retry
 """,
 )
 @click.argument("job", nargs=-1)
@@ -143,16 +165,26 @@ def _store(
     from webapp.core.enqueue import enqueue as store
 
     found: dict[str, str] = {}
+    held: dict[int, Holder] = {}
     traced = trace_context.carried_by(specs, os.environ.get(trace_context.VARIABLE))
     with plain_database() as database:
-        ids = store(database, traced, actor(), stored=stored, found=found if exists_ok else None)
+        ids = store(database, traced, actor(), stored=stored, found=found if exists_ok else None, held=held)
     for warning in job_spec.warnings(specs):
         say(f"Warning: {warning}")
     if found:
         one = next(iter(found))
         more = f" and {plural(len(found) - 1, 'other job')}" if len(found) > 1 else ""
         say(f"Already there: {one} ({found[one]}){more}. Left unchanged.")
-    return ids, found
+    tell_holders(held)
+    return ids, {**found, **{ids[place]: holder.state for place, holder in held.items()}}
+
+
+def tell_holders(held: Mapping[int, Holder]) -> None:
+    """Say which jobs were not stored because of their unique keys."""
+    for holder in list(held.values())[:SHOWN_ERRORS]:
+        say(f"Not stored: its unique key {holder.key!r} {holder.text}.")
+    if len(held) > SHOWN_ERRORS:
+        say(f"And {len(held) - SHOWN_ERRORS:,} more.")
 
 
 def read_start(options: dict[str, Any]) -> Optional[int]:
@@ -193,6 +225,10 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
         found["requires"] = ",".join(found["requires"])
     for name in {"notify", "limits"} & found.keys():
         found[name] = list(found[name])
+    found.update(_unique_of(found))
+    if "retry" in found:
+        is_json = len(found["retry"]) == 1 and found["retry"][0].lstrip().startswith("{")
+        found["retry"] = as_utf8(found["retry"][0]) if is_json else list(map(as_utf8, found["retry"]))
     if "cwd" in found:
         found["cwd"] = _folder(found["cwd"], "--cwd")
     if "env" in found:
@@ -201,6 +237,16 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--env") from None
     return found
+
+
+def _unique_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The field `unique` of the options for it, which this takes out."""
+    given = {"while": options.pop("unique_while", None), "on_conflict": options.pop("on_conflict", None)}
+    if "unique" in options:
+        return {"unique": {"key": as_utf8(options["unique"]), **given}}
+    if any(given.values()):
+        raise click.UsageError("--unique-while and --on-conflict work only with --unique.")
+    return {}
 
 
 def _from_argument(text: str) -> JobSpec:
@@ -229,10 +275,17 @@ def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> list[str
         try:
             ids, found = _store([_in_folder(spec, folder) for spec in specs], exists_ok, stored)
         except SpecError as error:
-            raise _refusal([(numbers[one.place or 0], one) for one in error.errors], code_of(error)) from None
+            names = {place: f"line {number}" for place, number in enumerate(numbers)}
+            faults = list(error.errors)
+            if isinstance(error, KeyTaken):
+                faults = [
+                    one._replace(message=f"{holder.key!r} {holder.told(names)}.")
+                    for one, holder in zip(error.errors, error.holders)
+                ]
+            raise _refusal([(numbers[one.place or 0], one) for one in faults], code_of(error)) from None
     _print_ids(ids)
     took = time.monotonic() - started
-    number = len(ids) - len(found)
+    number = len(ids) - sum(one in found for one in ids)
     say(f"Enqueued {plural(number, 'job')} in {took:.1f} s ({number / took:,.0f}/s).")
     return ids
 

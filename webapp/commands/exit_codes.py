@@ -36,6 +36,7 @@ _CODES = {
     "webapp.db.backup.QueueInUse": ExitCode.REFUSED,
     "webapp.jobs.actions.CannotUndo": ExitCode.REFUSED,
     "webapp.jobs.editing.Conflict": ExitCode.REFUSED,
+    "webapp.jobs.lifecycle.KeyHeld": ExitCode.REFUSED,
     "webapp.jobs.queue_actions.QueueInUse": ExitCode.REFUSED,
     "webapp.schedules.actions.Conflict": ExitCode.REFUSED,
     "webapp.schedules.actions.NameTaken": ExitCode.TAKEN,

@@ -120,15 +120,16 @@ def show(job_id: str, as_json: bool) -> None:
         attempts = job_detail.attempts(session, job, with_output=as_json)
         events = job_detail.events(session, job)
         watches, block = views.watches(session, job.seq), limit_use.block(session, job)
+        report = job_detail.report(session, job)
     if as_json:
-        whole = job_detail.whole_json(job, attempts, events, settings, watches, block)
+        whole = job_detail.whole_json(job, attempts, events, settings, watches, block, report)
         for shown, one in zip(whole["attempt_history"], attempts):
             shown.update(job_detail.output_json(one))
         print_json(whole)
     else:
         from webapp.commands.shared.show import print_job
 
-        print_job(job, attempts, events, settings, watches, block)
+        print_job(job, attempts, events, settings, watches, block, report)
 
 
 @click.command(epilog="Example: manage.py logs job1 --follow")

@@ -1,4 +1,4 @@
-"""`queue`: list, pause, resume, limit and remove queues. `list --queue` lists the jobs of one."""
+"""`queue`: list, pause, resume, limit and remove queues; their retry rules. `list --queue` lists the jobs of one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Optional
 import click
 
 from webapp.commands import limits
-from webapp.commands.shared.core import actor, core, json_option, limit_option, read_session
-from webapp.commands.shared.output import Column, ago, present, say, span, two_digits
+from webapp.commands.shared.core import actor, as_utf8, core, json_option, limit_option, read_session
+from webapp.commands.shared.output import Column, ago, present, print_json, say, span, two_digits
 from webapp.core.limits import OF_QUEUE
 from webapp.lib import clock
 from webapp.lib.durations import duration
+from webapp.lib.text import plural
 
 if TYPE_CHECKING:
     from webapp.insight.queues import QueueView
+    from webapp.insight.retry_preview import Preview
 
 
 PAGE = 500  # queues that are read at once
@@ -22,7 +24,7 @@ PAGE = 500  # queues that are read at once
 
 @click.group(epilog="Example: manage.py queue pause mail")
 def queue() -> None:
-    """List, pause, resume, limit and remove queues."""
+    """List, pause, resume, limit and remove queues; set their retry rules."""
 
 
 @queue.command("list", epilog="Example: manage.py queue list --json")
@@ -143,3 +145,67 @@ def limit(name: str, off: bool, as_json: bool, **bounds: Optional[str]) -> None:
         raise click.UsageError("Give --off alone.")
     limits.drop(OF_QUEUE + name, force=False)
     click.echo(f"{name}: no limit")
+
+
+@queue.command(
+    epilog="""\b
+Examples:
+  manage.py queue retry mail 'exit 75: wait' 'exit 64-78: bury' 'backoff linear 10s cap 10m'
+  manage.py queue retry mail 'output connection refused: retry' 'any: bury' --dry-run
+"""
+)
+@click.argument("name")
+@click.argument("rules", metavar="[RULE]...", nargs=-1)
+@click.option("--clear", is_flag=True, help="Remove all rules.")
+@click.option("--dry-run", is_flag=True, help="Show what the rules would have done to the last failed attempts.")
+@json_option
+def retry(name: str, rules: tuple[str, ...], clear: bool, dry_run: bool, as_json: bool) -> None:
+    """Show or set the retry rules of the queue NAME, for jobs that have none of their own.
+
+    A RULE is 'exit CODES: ACTION', 'signal NAMES: ACTION', 'output PATTERN: ACTION' or 'any: ACTION'. The first that
+    matches counts. ACTION is retry, wait (for the time that the command reports), bury (no retry) or success. 'backoff
+    exponential|linear|fixed BASE [cap TIME] [jitter PART]' sets the wait. One RULE may be a JSON object instead.
+    """
+    from webapp.db.engines import reading
+    from webapp.insight import retry_preview
+    from webapp.jobs import queue_actions
+
+    if (clear and (rules or dry_run)) or (dry_run and not rules):
+        raise click.UsageError("Give rules, with or without --dry-run, or --clear.")
+    texts = list(map(as_utf8, rules))
+    with core():
+        given = queue_actions.read_rules(texts[0] if len(texts) == 1 and texts[0].lstrip().startswith("{") else texts)
+        if dry_run:
+            with reading() as session:
+                queue_actions.retry_rules_of(session, name)
+                found = retry_preview.of(session, given, name)
+            return _print_preview(found, as_json)
+        if rules or clear:
+            changed = queue_actions.set_retry_rules(name, given, actor())
+            say("Saved." if changed else "Nothing changed.")
+        with reading() as session:
+            now = queue_actions.retry_rules_of(session, name)
+    if as_json:
+        print_json(now.as_json)
+    elif now.lines:
+        click.echo("\n".join(now.lines))
+    else:
+        say("No retry rules: the settings decide.")
+    return None
+
+
+def _print_preview(found: Preview, as_json: bool) -> None:
+    if as_json:
+        print_json(found.as_json)
+        return
+    columns = [
+        Column("ATTEMPTS", lambda line: f"{line.number:,}", right=True),
+        Column("ENDED", lambda line: line.ended),
+        Column("THEN", lambda line: line.then),
+        Column("WITH RULES", lambda line: line.now if line.differs else "the same"),
+        Column("RULE", lambda line: line.rule, flexible=True),
+        Column("EXAMPLE", lambda line: line.example),
+    ]
+    present(found.lines, columns, False, vars, "No failed attempts to try the rules on.")
+    if found.failed:
+        say(f"{found.changed:,} of the last {plural(found.failed, 'failed attempt')} would have ended otherwise.")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands.enqueue import from_options, job_options, read_start
+from webapp.commands.enqueue import from_options, job_options, read_start, tell_holders
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import DURATION, actor, as_utf8, core
 from webapp.commands.shared.output import say
+from webapp.core.unique_keys import Holder
 
 if TYPE_CHECKING:
     from webapp.db.models import Attempt
@@ -62,7 +63,9 @@ def _run(spec: Any) -> int:
     from webapp.jobs import actions
 
     traced = trace_context.carried_by([spec], os.environ.get(trace_context.VARIABLE))
-    (job_id,) = actions.enqueue(traced, actor())
+    held: dict[int, Holder] = {}
+    (job_id,) = actions.enqueue(traced, actor(), held=held)
+    tell_holders(held)
     return follow_to_end(job_id)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from webapp.db.models import Fire
     from webapp.schedules.views import ScheduleView
 
+JOB_OPTIONS = (*JOB_FIELDS, "unique_while", "on_conflict")
 _TIMING = (
     click.option("--cron", metavar="EXPRESSION", help="Five fields: minute hour day month weekday. Also @daily, H."),
     click.option("--every", metavar="DURATION", help="A fixed interval, such as 15m, instead of --cron."),
@@ -61,7 +62,7 @@ def _object(_context: click.Context, _parameter: click.Parameter, value: Optiona
 
 def _described(command: Any) -> Any:
     """Add the options for the fields. `--json` prints JSON; with an object, it also reads the fields from there."""
-    command = job_options(command, JOB_FIELDS)
+    command = job_options(command, JOB_OPTIONS)
     for option in reversed(_TIMING):
         command = option(command)
     about = "Print the schedule as JSON. With an OBJECT: read all fields from it, instead of options."
@@ -159,7 +160,7 @@ def _given(name: str, text: Optional[str], options: dict[str, Any], known: dict[
         return {**known, **({"cron": None, "every": None} if {"cron", "every"} & {*data} else {}), **data, "name": name}
     if "command" in given:
         given["command"] = as_utf8(given["command"])
-    job = {**known.get("job", {}), **fields_of({key: given.pop(key) for key in JOB_FIELDS if key in given})}
+    job = {**known.get("job", {}), **fields_of({key: given.pop(key) for key in JOB_OPTIONS if key in given})}
     if given.pop("paused", False):
         given["enabled"] = False
     if "cron" in given or "every" in given:

@@ -38,6 +38,7 @@ acts = Blueprint("acts", __name__)
 MOST_TICKED = 1000  # ids in one form
 ACTION_TIMEOUT_SECONDS = 20.0  # how long a browser waits for a bulk action; a supervisor finishes the rest
 EXAMPLES = 5  # jobs in a confirmation
+SHOWN_HELD = 3  # jobs in a message
 PAGE = 50  # rows
 SHOWN_JOBS = 20
 LABELS = {**{verb.name: verb.label for verb in VERBS.values()}, "edit": "Edit & retry"}
@@ -60,7 +61,7 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
         return _ask_for_one(verb, job)
     result = actions.apply(verb.name, [job_id], actor())
     if job_id in result.outcome.refused:
-        return htmx.refused(actions.refusal(verb.name, job_id, result.outcome.refused[job_id]))
+        return htmx.refused(actions.refusal(verb.name, job_id, result.outcome.refused[job_id], result.outcome))
     gone = verb.name == "discard" and request.form.get("at") == "job"
     back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
     past = "set to run now" if verb.name == "run_now" else verb.past.lower()
@@ -136,13 +137,22 @@ def _report(verb: Verb, result: actions.Result) -> ResponseReturnValue:
     if not result.done:
         text += " so far. The rest follows in the background."
     elif result.moved:
-        text += f", skipped {result.skipped:,} (already changed)." if result.skipped else "."
+        held = _held(result)
+        text += f", skipped {result.skipped:,} ({held or 'already changed'})." if result.skipped else "."
     elif result.skipped:
         skipped = plural(result.skipped, "job")
-        return htmx.refused(f"Nothing changed. {skipped} skipped: already changed, or in another state.")
+        why = _held(result) or "already changed, or in another state"
+        return htmx.refused(f"Nothing changed. {skipped} skipped: {why}.")
     else:
         return htmx.refused("No job matches any more. Nothing changed.")
     return htmx.done(text, back=url_for("jobs.index"), undo=result.undo)
+
+
+def _held(result: actions.Result) -> str:
+    """The first jobs that stay because another one holds their unique key."""
+    held = result.outcome.held
+    words = [f"{id_}, whose unique key {held[id_].text}" for id_ in list(held)[:SHOWN_HELD]]
+    return "; ".join([*words, *([f"and {len(held) - SHOWN_HELD} more"] if len(held) > SHOWN_HELD else [])])
 
 
 def on_all(verb: Verb, wanted: JobFilter) -> ResponseReturnValue:
@@ -222,7 +232,10 @@ def canary(group: str) -> ResponseReturnValue:
     rule = request.form.get("after", "1")
     if rule not in canaries.PASS_RULES:
         abort(400, f"after: {rule[:64]!r} is no pass rule. Expected one of {', '.join(canaries.PASS_RULES)}.")
-    act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
+    try:
+        act_id = canaries.start(wanted, actor(), request.form.get("id") or None, rule)
+    except lifecycle.KeyHeld as error:
+        return htmx.refused(f"{error} Nothing changed.")
     with reading() as session:
         held = canaries.held_back(session, actions.find(session, act_id))
     text = f"Canary started; {held} {'job waits' if held.number == 1 else 'jobs wait'} for its result."
@@ -335,7 +348,9 @@ def undo(act_id: int) -> ResponseReturnValue:
         return htmx.done(message, back=back)
     with reading() as session:
         left = actions.find(session, act_id).moved - result.moved
-    rest = f" {plural(left, 'job')} already claimed or changed." if left > 0 else ""
+    held = _held(result)
+    why = f"left as it is: {held}" if held else "already claimed or changed"
+    rest = f" {plural(left, 'job')} {why}." if left > 0 else ""
     return htmx.done(f"Restored {plural(result.moved, 'job')}.{rest}", back=back)
 
 

@@ -16,7 +16,16 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from webapp.console.display import env_values, job_head, notification_text, output_lines, output_view, timeline, times
+from webapp.console.display import (
+    env_values,
+    job_flow,
+    job_head,
+    notification_text,
+    output_lines,
+    output_view,
+    timeline,
+    times,
+)
 from webapp.console.display.forms import SubmitForm
 from webapp.console.display.output_lines import RenderOptions
 from webapp.console.display.output_view import opened
@@ -89,6 +98,7 @@ def show(job_id: str) -> ResponseReturnValue:
             bar=timeline.bar_of(phases),
             last_attempt=ended[-1] if ended else None,
             notifications=_notifications(session, job),
+            **job_flow.of(session, job),
             **output,
         )
 

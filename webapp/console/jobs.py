@@ -26,7 +26,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import View
 from webapp.insight import exact_counts
 from webapp.insight.queues import some_names
-from webapp.jobs import exports, filters, listing, queries, search, settings
+from webapp.jobs import exports, filters, job_detail, listing, queries, search, settings
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
 from webapp.lib.text import capitalize, plural, storable
@@ -147,6 +147,7 @@ def show(asked: Asked, *, view_name: str = "", view_problem: str = "") -> Respon
         page = None
         if not asked.problem:
             page = page_of_jobs(session, wanted, asked.before, asked.after, turned=bool(asked.sort))
+            job_detail.add_progress(session, page.jobs)
         counts = exact_counts.of_lists(session, wanted)
         response = htmx.page(
             "jobs",

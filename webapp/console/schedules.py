@@ -18,7 +18,7 @@ from webapp.console.display.schedule_strip import strip_of
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number, with_query
 from webapp.console.frame.person import actor, needs
-from webapp.core.job_spec import SpecError
+from webapp.core.job_spec import KeyTaken, SpecError
 from webapp.core.states import FIRE_OUTCOMES
 from webapp.db.engines import reading
 from webapp.db.models import Schedule
@@ -318,6 +318,8 @@ def run(name: str) -> ResponseReturnValue:
     """Enqueue its job now. 409 while a job of it has not ended, unless its overlap is allow."""
     try:
         job_id = actions.run_now(name, actor())
+    except KeyTaken as error:
+        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
     except actions.Conflict as error:
         return htmx.refused(capitalize(str(error)))
     return htmx.done(f"{job_id} submitted.", back=_back(name))
@@ -336,6 +338,8 @@ def run_fires(name: str, due: int) -> ResponseReturnValue:
             return htmx.refused("These fires have run already. Nothing changed.")
     try:
         ids = actions.run_fires(name, actor(), dues)
+    except KeyTaken as error:
+        return htmx.refused(f"{capitalize(str(error))} Nothing changed.")
     except actions.Conflict as error:
         return htmx.refused(capitalize(str(error)))
     return htmx.done(f"{ids[0] if len(ids) == 1 else plural(len(ids), 'job')} submitted.", back=_back(name))

@@ -28,6 +28,7 @@ from webapp.core import labels, limits
 from webapp.core.job_spec import SpecError, warnings
 from webapp.core.settings import Settings
 from webapp.core.states import TERMINAL
+from webapp.core.unique_keys import Holder
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.insight import blockers, fleet
@@ -70,28 +71,40 @@ def create() -> ResponseReturnValue:
     if form.specs:
         made, number = _key_of(key, form), len(form.specs)
         batch = f"{made}x{number}" if number > 1 else None
+        held: dict[int, Holder] = {}
         try:
-            ids = actions.enqueue(form.specs, actor(), form_key=batch or made, batch=batch)
+            ids = actions.enqueue(form.specs, actor(), form_key=batch or made, batch=batch, held=held)
         except SpecError as error:
-            form.errors.update({one.field: capitalize(one.message) for one in error.errors})
+            form.errors.update({one.field: capitalize(one.message) for one in reversed(error.errors)})
         else:
-            return _leave(ids, batch, warnings(form.specs), watch=request.form.get("then") == "watch")
+            warned = [*warnings(form.specs), *_told(held)]
+            batch = batch if len(held) < number else None
+            return _leave(ids, batch, warned, watch=request.form.get("then") == "watch", stored=number - len(held))
     with reading() as session:
         return _page(session, form, key), 422
 
 
-def _leave(ids: list[str], batch: Optional[str], warned: list[str], *, watch: bool) -> ResponseReturnValue:
+def _told(held: dict[int, Holder]) -> list[str]:
+    """What a person must know of jobs that were not stored."""
+    if not held:
+        return []
+    first = held[min(held)]
+    what = "It was" if len(held) == 1 else f"{len(held):,} jobs were"
+    return [f"{what} not stored: the unique key {first.key!r} {first.text}."]
+
+
+def _leave(ids: list[str], batch: Optional[str], warned: list[str], *, watch: bool, stored: int) -> ResponseReturnValue:
     """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
         back = url_for("submit.show_batch", key=batch, **asked)
-        return _done(plural(len(ids), "job"), warned, back)
+        return _done(f"{plural(stored, 'job')} submitted.", warned, back)
     back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
-    return _done(ids[0], warned, back)
+    return _done(f"{ids[0]} submitted." if stored else f"{ids[0]} is there already.", warned, back)
 
 
 def _done(what: str, warned: list[str], back: str) -> ResponseReturnValue:
-    text = " Warning: ".join([f"{what} submitted.", *warned])
+    text = " Warning: ".join([what, *warned])
     return htmx.done(text, back=back, leave=True, level="warn" if warned else "success")
 
 
@@ -104,7 +117,7 @@ def _key_of(key: str, form: SubmitForm) -> str:
 @pages.post("/submit/check")
 @needs("viewer")
 def check() -> ResponseReturnValue:
-    """Check one field. For the number of retries, also return the schedule."""
+    """Check one field. For the number and the rules of retries, also return the schedule."""
     name = request.args.get("field", "")
     if name not in FIELDS:
         abort(404)
@@ -124,7 +137,7 @@ def check() -> ResponseReturnValue:
         "submit/_check.html",
         name=name,
         problem=form.errors.get(name, ""),
-        plan=_plan(form, values) if name == "max_retries" else None,
+        plan=_plan(form, values) if name in {"max_retries", "retry"} else None,
         form=form,
         obstacle=obstacle,
         start_command=start_command,
@@ -149,7 +162,8 @@ def _offered(session: Session) -> list[str]:
 
 def _plan(form: SubmitForm, values: Settings) -> Timetable:
     own = whole_number(form.values["max_retries"].strip(), 4)
-    return Timetable.of(values, values.max_retries if own is None or "max_retries" in form.errors else own)
+    retries = values.max_retries if own is None or "max_retries" in form.errors else own
+    return Timetable.of(values, retries, None if "retry" in form.errors else form.backoff)
 
 
 def _page(session: Session, form: SubmitForm, key: str) -> str:

@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import audit_lines, labels, limits, relocated
+from webapp.core import audit_lines, labels, limits, relocated, unique_keys
 from webapp.core.database import Database
-from webapp.core.job_spec import FieldError, IdTaken, JobSpec, SpecError
+from webapp.core.job_spec import FieldError, IdTaken, JobSpec, KeyTaken, SpecError
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.transaction import Transaction, transaction_on
+from webapp.core.unique_keys import TRIES, Holder, Wanted
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 
@@ -51,10 +52,17 @@ class _Row(NamedTuple):
     batch: Optional[str]
     schedule: Optional[str]
     limits: str
+    unique_key: Optional[str]
+    unique_while: Optional[str]
+    unique_until: Optional[int]
+    retry: Optional[str]
     attempts: int = 0
     failures: int = 0
     losses: int = 0
     lone_losses: int = 0
+
+
+_Job = tuple[_Row, JobSpec, int]  # with its place in the call
 
 
 def enqueue(
@@ -66,17 +74,20 @@ def enqueue(
     batch: Optional[str] = None,
     stored: Optional[Callable[[int], None]] = None,
     found: Optional[dict[str, str]] = None,
+    held: Optional[dict[int, Holder]] = None,
 ) -> list[str]:
-    """Store all jobs or none; return their ids in order.
+    """Store all jobs or none; return their ids in order. Of a job that is not stored because another one holds its
+    unique key, this is the other one's id.
 
     Args:
         form_key: makes the call idempotent. A second call with this key stores nothing and returns the first one's ids.
         batch: the batch of all these jobs.
         stored: called before the commit with the number of jobs stored so far.
         found: if given, a job whose id is taken is not stored again; its id and the state of the stored job go here.
+        held: if given, the holder for each place in `specs` whose job was not stored goes here.
 
-    Raises IdTaken if a stored job has the id of one, SpecError if two jobs in `specs` have the same. Each of the errors
-    has the `place` of its job in `specs`.
+    Raises IdTaken if a stored job has the id of one, SpecError if two jobs in `specs` have the same, KeyTaken if a
+    unique key is held. Each of the errors has the `place` of its job in `specs`.
     """
     now = clock.now()
     keys: list[str] = []
@@ -95,13 +106,14 @@ def enqueue(
                 _refuse_relocated(transaction)
                 if found is None:
                     raise _id_taken(taken, given)
-            wanted = [row for row in rows if row.id not in taken] if taken else rows
             check_names(transaction, specs)
-            _store(transaction, wanted, actor, stored)
-            _watch(transaction, [(row, spec) for row, spec in zip(rows, specs) if row.id not in taken])
+            jobs = [(row, spec, place) for place, (row, spec) in enumerate(zip(rows, specs)) if row.id not in taken]
+            instead = _store(transaction, jobs, actor, stored, may_return=True)
         if found is not None:
             found.update(taken)
-        return [row.id for row in rows]
+        if held is not None:
+            held.update(instead)
+        return [instead[place].id if place in instead else row.id for place, row in enumerate(rows)]
 
     try:
         return store()
@@ -115,23 +127,22 @@ def store(
 ) -> list[str]:
     """Store jobs in the caller's transaction; return their ids in order. `schedule`: the name of theirs, if any.
 
-    An id that a spec has must be new. A channel that is gone hears nothing: the jobs run all the same. Raises SpecError
-    before anything is stored.
+    An id that a spec has must be new. A channel that is gone hears nothing: the jobs run all the same. A job whose
+    unique key is held is refused, also if it asks for the holder's id. Raises SpecError before anything is stored.
     """
-    rows = [_row(spec, actor, clock.now(), schedule=schedule) for spec in specs]
-    _store(transaction, rows, actor)
-    _watch(transaction, list(zip(rows, specs)))
-    return [row.id for row in rows]
+    jobs = [(_row(spec, actor, clock.now(), schedule=schedule), spec, place) for place, spec in enumerate(specs)]
+    instead = _store(transaction, jobs, actor)
+    return [instead[place].id if place in instead else row.id for row, _, place in jobs]
 
 
 def store_fires(transaction: Transaction, jobs: Sequence[tuple[JobSpec, str, str]]) -> list[str]:
     """The same for jobs of many schedules. Each job has its actor, which is not audited, and its schedule."""
     now = clock.now()
-    rows = [_row(spec, actor, now, schedule=schedule) for spec, actor, schedule in jobs]
-    if rows:
-        _store(transaction, rows, rows[0].created_by)
-        _watch(transaction, [(row, spec) for row, (spec, _, _) in zip(rows, jobs)])
-    return [row.id for row in rows]
+    made = [
+        (_row(spec, actor, now, schedule=schedule), spec, place) for place, (spec, actor, schedule) in enumerate(jobs)
+    ]
+    instead = _store(transaction, made, made[0][0].created_by) if made else {}
+    return [instead[place].id if place in instead else row.id for row, _, place in made]
 
 
 def check_names(transaction: Transaction, specs: Sequence[JobSpec]) -> None:
@@ -168,9 +179,9 @@ def _channels(transaction: Transaction, specs: Iterable[JobSpec]) -> dict[str, i
     return dict(transaction.select_where_in("SELECT name, id FROM channels", "name", sorted(names)))
 
 
-def _watch(transaction: Transaction, jobs: Sequence[tuple[_Row, JobSpec]]) -> None:
+def _watch(transaction: Transaction, jobs: Sequence[_Job]) -> None:
     """Store which channels hear of the end of these jobs."""
-    watched = {row.id: (row, spec) for row, spec in jobs if spec.notify}
+    watched = {row.id: (row, spec) for row, spec, _ in jobs if spec.notify}
     if not watched:
         return
     channels = _channels(transaction, [spec for _, spec in watched.values()])
@@ -184,8 +195,49 @@ def _watch(transaction: Transaction, jobs: Sequence[tuple[_Row, JobSpec]]) -> No
 
 
 def _store(
-    transaction: Transaction, rows: Sequence[_Row], actor: str, stored: Optional[Callable[[int], None]] = None
+    transaction: Transaction,
+    jobs: Sequence[_Job],
+    actor: str,
+    stored: Optional[Callable[[int], None]] = None,
+    *,
+    may_return: bool = False,
+) -> dict[int, Holder]:
+    """Store jobs, but not those whose unique key another job holds: these places and holders are returned.
+
+    Raises KeyTaken if the rule of such a job is to refuse it, or to return the holder unless `may_return`.
+    """
+    wanted = [Wanted(row.id, place, spec.unique) for row, spec, place in jobs if spec.unique is not None]
+    if not wanted:
+        _insert(transaction, jobs, actor, stored)
+        return {}
+    keys = {one.unique.key for one in wanted}
+    several = len(keys) > 1 or any(one.unique.on_conflict == "replace" for one in wanted)
+    for tries_left in reversed(range(TRIES)):
+        held = unique_keys.holders(transaction.execute, keys, is_sqlite=transaction.is_sqlite, lock=several)
+        answer = unique_keys.resolve(wanted, held, may_return=may_return)
+        if answer.refused:
+            raise _key_taken(answer.refused, {one.place: one.unique.key for one in wanted})
+        try:
+            with transaction.savepoint():
+                unique_keys.cancel_replaced(transaction, answer.cancelled, actor)
+                _insert(transaction, [job for job in jobs if job[2] not in answer.instead], actor, stored)
+            break
+        except (transaction.key_taken, unique_keys.Claimed):  # PostgreSQL: another transaction was faster
+            if not tries_left:
+                raise
+    return answer.instead
+
+
+def _key_taken(refused: Mapping[int, Holder], keys: Mapping[int, str]) -> KeyTaken:
+    places = sorted(refused)
+    errors = [FieldError("unique", f"{keys[place]!r} {refused[place].text}.", place) for place in places]
+    return KeyTaken(errors, [refused[place] for place in places])
+
+
+def _insert(
+    transaction: Transaction, jobs: Sequence[_Job], actor: str, stored: Optional[Callable[[int], None]] = None
 ) -> None:
+    rows = [row for row, _, _ in jobs]
     new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
     for start in range(0, len(rows), STORE_BATCH):
         transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
@@ -194,6 +246,7 @@ def _store(
     _audit(transaction, rows, actor)
     if new:  # last, because this locks the row until the commit
         transaction.execute(BUMP_REVISION)
+    _watch(transaction, jobs)
 
 
 def _row(
@@ -204,6 +257,7 @@ def _row(
     batch: Optional[str] = None,
     schedule: Optional[str] = None,
 ) -> _Row:
+    unique = spec.unique
     due = spec.run_at if spec.run_at is not None else now + clock.seconds(spec.delay or 0)
     return _Row(
         id=spec.id or new_job_id(),
@@ -225,6 +279,10 @@ def _row(
         batch=batch,
         schedule=schedule,
         limits=limits.text_of(spec.limits) if spec.limits else "",
+        unique_key=unique.key if unique else None,
+        unique_while=unique.while_ if unique else None,
+        unique_until=now + clock.seconds(unique.seconds) if unique and unique.seconds else None,
+        retry=spec.retry,
     )
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import labels, limits
+from webapp.core import labels, limits, retry_rules, unique_keys
+from webapp.core.unique_keys import Holder, Unique
 from webapp.lib import clock, durations
 from webapp.lib.text import BYTE_ORDER_MARK, escape_controls, shorten, unix_lines
 
@@ -54,11 +55,20 @@ class IdTaken(SpecError):
     """Other jobs have the ids. `errors` names each."""
 
 
+class KeyTaken(SpecError):
+    """Other jobs hold the unique keys. `holders` has the job that each error is about."""
+
+    def __init__(self, errors: list[FieldError], holders: list[Holder]) -> None:
+        self.holders = holders
+        super().__init__(errors)
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting.
 
     `notify` has the names of channels that hear of its end, `limits` the keys of limits, sorted.
+    `retry` is the text that `core/retry_rules.py` stores.
     """
 
     command: str
@@ -74,6 +84,8 @@ class JobSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     notify: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    unique: Optional[Unique] = None
+    retry: Optional[str] = None
 
 
 def parse_json(text: str) -> JobSpec:
@@ -351,4 +363,6 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "env": _env,
     "notify": _channels,
     "limits": _limits,
+    "unique": unique_keys.parse,
+    "retry": retry_rules.read,
 }

@@ -38,13 +38,14 @@ _DUE = f"SELECT seq FROM jobs WHERE {may_leave('promote')} AND run_at <= :now LI
 _FREE = f"= ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED))"
 
 _COLUMNS = (
-    "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at, limits, "
-    "queue"
+    "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at, retry, "
+    "limits, queue"
 )
 
 _TAKE = f"""
 UPDATE jobs SET state = '{ARROWS["claim"].enters}', attempts = attempts + 1, started_at = :now, changed_at = :now,
-                worker_id = :worker, token = {{token}}
+                worker_id = :worker, token = {{token}},
+                unique_while = CASE unique_while WHEN 'waiting' THEN 'started' ELSE unique_while END
 WHERE {may_leave("claim")} AND seq {{picked}}
 """  # noqa: S608
 

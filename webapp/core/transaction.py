@@ -36,6 +36,7 @@ class Transaction:
     Attributes:
         durable: whether the commit must survive a crash of the server. The block may set it.
         wakes_workers: whether the commit wakes idle workers. The block may set it.
+        key_taken: the driver's error for a key that already exists.
     """
 
     def __init__(self, cursor: Any, database: Database, *, wakes_workers: bool) -> None:
@@ -43,6 +44,7 @@ class Transaction:
         self.wakes_workers = wakes_workers
         self._cursor = cursor
         self.is_sqlite = database.is_sqlite
+        self.key_taken = database.key_taken
 
     def execute(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Any:
         """Execute one statement; return the driver's cursor with its rows and `rowcount`."""
@@ -67,6 +69,17 @@ class Transaction:
         with self._cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what the block did if it raises, so that the transaction can go on."""
+        self._cursor.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self._cursor.execute("ROLLBACK TO SAVEPOINT part")
+            raise
+        self._cursor.execute("RELEASE SAVEPOINT part")
 
     def select_where_in(self, select: str, column: str, values: Sequence[str]) -> list[tuple[Any, ...]]:
         """The rows of `select` (without WHERE) in which the column has one of these values."""

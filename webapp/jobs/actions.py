@@ -24,10 +24,11 @@ from webapp.core import enqueue as core_enqueue
 from webapp.core.job_spec import JobSpec
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
+from webapp.core.unique_keys import Holder
 from webapp.db import audit
 from webapp.db.engines import database, let_others_write, raising_as_sqlalchemy, reading, writing
 from webapp.db.models import BulkAction, Job
-from webapp.jobs import deletion, filters, queries, settings
+from webapp.jobs import deletion, filters, lifecycle, queries, settings
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import NotFound, Outcome, can_be_put_back, in_state, move, put_back, record
 from webapp.lib import clock
@@ -71,10 +72,12 @@ def enqueue(
     form_key: Optional[str] = None,
     batch: Optional[str] = None,
     stored: Optional[Callable[[int], None]] = None,
+    held: Optional[dict[int, Holder]] = None,
 ) -> list[str]:
     """Store all jobs or none, see `core/enqueue.py`. Also raises Busy, Relocated and DBAPIError."""
+    more: dict[str, Any] = {"form_key": form_key, "batch": batch, "stored": stored, "held": held}
     with raising_as_sqlalchemy():
-        return core_enqueue.enqueue(database(), specs, actor, form_key=form_key, batch=batch, stored=stored)
+        return core_enqueue.enqueue(database(), specs, actor, **more)
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------
@@ -104,8 +107,10 @@ def movable(verb: str) -> tuple[str, ...]:
     return ARROWS[verb].leaves + (("processing",) if verb == "cancel" else ())
 
 
-def refusal(verb: str, job_id: str, state: Optional[str]) -> str:
+def refusal(verb: str, job_id: str, state: Optional[str], outcome: Optional[Outcome] = None) -> str:
     """Why a job in this state was not moved; None: there is no such job."""
+    if outcome is not None and job_id in outcome.held:
+        return f"{lifecycle.KeyHeld(job_id, outcome.held[job_id])} Nothing changed."
     if state is None:
         return f"job {job_id[:128]!r} does not exist. It may have been discarded."
     if verb == "cancel" and state == "processing":
@@ -213,7 +218,7 @@ def _step(
     session: Session, action: BulkAction, found: Optional[tuple[list[int], Optional[int]]], outcome: Outcome
 ) -> None:
     if action.verb == "undo":
-        cursor = _put_back(session, action)
+        cursor = _put_back(session, action, outcome)
     elif found is None:
         cursor = _move_named(session, action, outcome)
     else:
@@ -221,6 +226,7 @@ def _step(
         which = Job.seq.in_(seqs) & JobFilter.from_json(action.filter).where()
         some = move_some(session, action, which, audited=False)
         outcome.asked += some.asked
+        lifecycle.tell_held(session, action, some.held, outcome)
         action.skipped += len(seqs) - len(some.moved) - len(some.asked)
     action.lease_until = clock.now() + LEASE
     if cursor is not None:
@@ -238,6 +244,7 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
     some = move_some(session, action, which)
     outcome.moved += [id_ for id_ in ids if id_ in some.moved]
     outcome.asked += some.asked
+    outcome.held.update(some.held)
     left = [id_ for id_ in ids if id_ not in {*some.moved, *some.asked}]
     if left:
         states = dict(session.execute(select(Job.id, Job.state).where(Job.id.in_(left))).tuples().all())
@@ -252,10 +259,11 @@ def _move_named(session: Session, action: BulkAction, outcome: Outcome) -> Optio
 
 def move_some(session: Session, action: BulkAction, which: ColumnElement[bool], *, audited: bool = True) -> Outcome:
     """Move jobs for an action in the caller's transaction; a cancel also asks running jobs to stop."""
-    moved = move(session, action, which, values_of(action.verb), audited=audited)
+    held: dict[str, Holder] = {}
+    moved = move(session, action, which, values_of(action.verb), audited=audited, held=held)
     asked = _ask_to_stop(session, which, action.actor) if action.verb == "cancel" else []
     action.moved += len(moved) + len(asked)
-    return Outcome([job.id for job in moved], asked)
+    return Outcome([job.id for job in moved], asked, held=held)
 
 
 def _ask_to_stop(session: Session, which: ColumnElement[bool], actor: str) -> list[str]:
@@ -349,11 +357,13 @@ def can_be_undone(session: Session, action: BulkAction) -> queries.Count:
     return queries.count(session, can_be_put_back(action.verb, action.id))
 
 
-def _put_back(session: Session, back: BulkAction) -> Optional[int]:
+def _put_back(session: Session, back: BulkAction, outcome: Outcome) -> Optional[int]:
     undone = find(session, back.undoes or 0)
     there = can_be_put_back(undone.verb, undone.id)
     seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > back.cursor_seq).order_by(Job.seq).limit(BATCH)))
-    moved = put_back(session, undone, Job.seq.in_(seqs), back)
+    held: dict[str, Holder] = {}
+    moved = put_back(session, undone, Job.seq.in_(seqs), back, held)
+    lifecycle.tell_held(session, back, held, outcome)
     back.moved += moved
     back.skipped += len(seqs) - moved
     return seqs[-1] if len(seqs) == BATCH else None

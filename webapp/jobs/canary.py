@@ -21,7 +21,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import NotFound, in_state, record
+from webapp.jobs.lifecycle import KeyHeld, NotFound, in_state, record
 from webapp.lib import clock
 from webapp.lib.text import plural
 
@@ -46,7 +46,8 @@ def size(rule: str, number: int) -> int:
 def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None, rule: str = "1") -> int:
     """Requeue as many matching dead letters as the pass rule says, the named and the newest, and hold the others back.
 
-    Returns the action's id. Raises NotFound if no dead letter matches, or not the named one; RuleError.
+    Returns the action's id. Raises NotFound if no dead letter matches, or not the named one; RuleError; KeyHeld if
+    another job holds the unique key of a chosen one.
     """
     fixed = replace(wanted, state="dead", ended_by=clock.now())
     seqs = _choose(fixed, job_id, rule)  # in bounded reads before the write lock is taken
@@ -58,7 +59,8 @@ def start(wanted: JobFilter, actor: str, job_id: Optional[str] = None, rule: str
         what = json.loads(fixed.to_json())
         more = {"canary_seq": chosen[0], "canary_count": len(chosen), "canary_rule": rule}
         action = actions.create(session, "requeue", what, actor, state="waiting", **more)
-        actions.move_some(session, action, Job.seq.in_(chosen), audited=False)
+        for stays, holder in actions.move_some(session, action, Job.seq.in_(chosen), audited=False).held.items():
+            raise KeyHeld(stays, holder)
         if audit_lines.is_audited(actor):
             first = session.get_one(Job, chosen[0]).id
             detail = {"filter": what, "canary": first, "after": rule, "jobs": len(chosen)}

@@ -74,6 +74,7 @@ class JobFilter:
         limit: a key of a limit that the job names, or with a final `*` the start of one.
         schedule: the name of the schedule that submitted the job.
         notified: the name of a channel that was sent a message about the job, in its last MOST_MESSAGES.
+        unique: the unique key that the job holds or held.
         lost: whether a worker died while it ran the job; for pending jobs.
         limited: whether the job names limits; for pending jobs.
         excluded: none of these may match.
@@ -101,6 +102,7 @@ class JobFilter:
     until: Optional[int] = None
     failed_attempt: Optional[str] = None
     excluded: tuple[JobFilter, ...] = ()
+    unique: Optional[str] = None
 
     def __post_init__(self) -> None:
         if self.state is not None and self.state not in STATES:
@@ -140,6 +142,9 @@ class JobFilter:
                 "jobs.schedule IS NOT NULL"
             )  # the planner needs this text for the partial index
             yield self.state is None, and_(there, Job.schedule == self.schedule)
+        if self.unique is not None:
+            keyed: ColumnElement[bool] = literal_column("jobs.unique_key IS NOT NULL")
+            yield self.state is None, and_(keyed, Job.unique_key == self.unique)
         if self.queue is not None:
             yield self.state == "pending", Job.queue == self.queue
         if self.label_set is not None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Optional
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
-from webapp.core import labels, limits
+from webapp.core import labels, limits, retry_rules, unique_keys
 from webapp.core.output import Output, join
 from webapp.core.settings import Settings
-from webapp.db.models import Attempt, Event, Job, OutputChunk
+from webapp.db.models import Attempt, Event, Job, OutputChunk, Report
 from webapp.lib import clock
 from webapp.lib.stream_runs import decode_runs, decode_times, spans
 
@@ -41,6 +41,22 @@ def events(session: Session, job: Job) -> list[Event]:
     return list(session.scalars(select(Event).where(Event.job_seq == job.seq).order_by(Event.id)))
 
 
+def report(session: Session, job: Job) -> Optional[Report]:
+    """What its latest attempt reported."""
+    found = session.get(Report, job.seq, populate_existing=True)
+    return found if found is not None and found.attempt == job.attempts else None
+
+
+def add_progress(session: Session, jobs: Sequence[Job]) -> None:
+    """Set `progress` of the running jobs that reported any. No statement if none of them runs."""
+    running = {job.seq: job for job in jobs if job.state == "processing"}
+    if running:
+        columns = Report.job_seq, Report.attempt, Report.progress
+        for seq, attempt, progress in session.execute(select(*columns).where(Report.job_seq.in_(running))).tuples():
+            if attempt == running[seq].attempts:
+                running[seq].progress = progress  # type: ignore[misc]
+
+
 # The texts of a timeline. A verb without a text is shown as it is.
 _TEXTS = {
     "enqueue": "submitted",
@@ -57,6 +73,7 @@ _TEXTS = {
     "edit": "edited and requeued",
     "run_now": "set to run now",
     "promote": "due, pending",
+    "retry_rule": "retry rule applied",
     "undo": "restored by undo",
 }
 
@@ -187,6 +204,8 @@ def job_json(job: Job, settings: Settings, *, with_env: bool = True) -> dict[str
         "requires": labels.split(job.requires),
         "limits": [str(key) for key in limits.split(job.limits)],
         "batch": job.batch,
+        "unique": unique_keys.as_json(job.unique_key, job.unique_while, job.unique_until, job.state),
+        "retry": retry_rules.stored(job.retry).as_json if job.retry else None,
     }
 
 
@@ -197,20 +216,31 @@ def whole_json(
     settings: Settings,
     notify: Sequence[str],
     block: Optional[Block] = None,
+    reported: Optional[Report] = None,
     *,
     with_env: bool = True,
 ) -> dict[str, Any]:
     """A job with its ended attempts (without output), events and timeline, oldest first.
 
     `notify`: the channels that hear of its end. `block`: the limit that keeps it from starting.
+    `reported`: from `report()`.
     """
     return {
         **job_json(job, settings, with_env=with_env),
         "notify": list(notify),
         "blocked_by": None if block is None else block.json(),
+        "report": None if reported is None else report_json(reported),
         "attempt_history": [attempt_json(one) for one in ended],
         "events": [event_json(one) for one in recorded],
         "timeline": [columns(one, "at", "verb", "actor", "attempt", "text") for one in timeline(job, ended, recorded)],
+    }
+
+
+def report_json(one: Report) -> dict[str, Any]:
+    return {
+        **columns(one, "attempt", "progress", "note"),
+        "result": None if one.result is None else json.loads(one.result),
+        **columns(one, "retry_after", "fault", "updated_at"),
     }
 
 

@@ -11,24 +11,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal_column, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, case, delete, insert, literal_column, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
 from webapp.core.enqueue import ADD_LABEL_SET, ADD_QUEUE
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
+from webapp.core.unique_keys import Holder
 from webapp.db import audit
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
-from webapp.jobs import group_history
+from webapp.jobs import group_history, key_guard
 from webapp.lib import clock
 
 _MOVED = (Job.seq, Job.id, Job.queue, Job.requires)
 _OF_GROUP = (Job.error_key, Job.last_error)
+MOST_NAMED = 20  # jobs that an action on all that match names
+ENDED: ColumnElement[bool] = Job.state.in_(TERMINAL)
 
 
 class NotFound(LookupError):
     """No such job, queue, worker, setting or action; the message names it."""
+
+
+class KeyHeld(Exception):
+    """A job cannot run again because another one holds its unique key. `holder`: the other one."""
+
+    def __init__(self, job_id: str, holder: Holder) -> None:
+        self.holder = holder
+        super().__init__(f"{job_id} stays as it is: its unique key {holder.key!r} {holder.text}.")
 
 
 @dataclass
@@ -39,11 +50,13 @@ class Outcome:
         moved: ids that the verb moved.
         asked: ids of running jobs that were asked to stop and will follow.
         refused: id → its state, which the verb cannot leave; None: there is no such id.
+        held: id → who holds its unique key; such jobs are refused.
     """
 
     moved: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     refused: dict[str, Optional[str]] = field(default_factory=dict)
+    held: dict[str, Holder] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -70,6 +83,7 @@ def move(
     values: Mapping[str, Any],
     *,
     audited: bool,
+    held: Optional[dict[str, Holder]] = None,
     detail: Optional[Mapping[str, Any]] = None,
 ) -> list[Row[Any]]:
     """Move the jobs that match `which` and that the action's verb can move; write an event for each.
@@ -77,17 +91,24 @@ def move(
     The WHERE names the states that the verb leaves: a job that another process moved first is not in the result. Each
     row gets `values`, and keeps its old ones for an undo. Returns `seq`, `id`, `queue` and `requires` of each, by
     sequence. Not `audited`: the caller writes the line of the audit trail. `detail` goes into each event.
+
+    A job whose unique key another one holds does not move; its id and the holder go into `held`. Without `held`, this
+    raises KeyHeld.
     """
     arrow = ARROWS[action.verb]
     guard = in_state(*arrow.leaves)
     before: dict[int, str] = {}
     if audited and audit_lines.is_audited(action.actor):
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
+    takers: Optional[ColumnElement[bool]] = None
     if arrow.enters is None:
         statement: Any = delete(Job).where(which, guard)
     else:
+        if arrow.enters not in TERMINAL and set(arrow.leaves) & set(TERMINAL):
+            takers = and_(which, guard, ENDED)
         new = {
             "state": arrow.enters,
+            "unique_while": case((and_(ENDED, Job.unique_while == "started"), "waiting"), else_=Job.unique_while),
             "changed_at": clock.now(),
             "act_id": action.id,  # any later move sets another one, so an undo leaves the job alone
             "prior_state": Job.state,
@@ -99,8 +120,10 @@ def move(
         statement = update(Job).where(which, guard).values({**new, **values})
     # After an UPDATE, the row has its old state in the columns for an undo.
     was, ended_at = (Job.state, Job.finished_at) if arrow.enters is None else (Job.prior_state, Job.prior_finished_at)
-    returned = statement.returning(*_MOVED, *_OF_GROUP, was.label("was"), ended_at.label("died_at"))
-    rows = session.execute(returned.execution_options(synchronize_session=False))
+    statement = statement.returning(*_MOVED, *_OF_GROUP, was.label("was"), ended_at.label("died_at"))
+    statement = statement.execution_options(synchronize_session=False)
+    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all())
+    _tell_held(stay, held)
     moved = sorted(rows, key=lambda job: job.seq)
     dead = [job for job in moved if job.was == "dead" and job.error_key is not None]
     group_history.record(session, action.id, dead)
@@ -112,15 +135,42 @@ def move(
     return moved
 
 
+def _tell_held(stay: Mapping[str, Holder], held: Optional[dict[str, Holder]]) -> None:
+    if held is not None:
+        held.update(stay)
+    elif stay:
+        raise KeyHeld(*next(iter(stay.items())))
+
+
+def tell_held(session: Session, action: BulkAction, held: Mapping[str, Holder], outcome: Outcome) -> None:
+    """Name the first jobs that stay because of their unique keys, in the result and on the page of the action."""
+    some = list(held.items())[: max(0, MOST_NAMED - len(outcome.held))]
+    outcome.held.update(some)
+    for job_id, holder in some:
+        detail = {"text": str(KeyHeld(job_id, holder))}
+        record(session, "key_held", [(f"act:{action.id}", None)], action.actor, detail, action.id, audited=False)
+
+
 def can_be_put_back(verb: str, act_id: int) -> ColumnElement[bool]:
     """Jobs that no user has moved and no worker has claimed since the action with this verb."""
     entered: ColumnElement[str] = literal_column(f"'{ARROWS[verb].enters}'")
     return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
 
 
-def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], back: BulkAction) -> int:
-    """Put jobs back into their state before the action `undone`, for its undo `back`. Returns how many."""
+def put_back(
+    session: Session,
+    undone: BulkAction,
+    which: ColumnElement[bool],
+    back: BulkAction,
+    held: Optional[dict[str, Holder]] = None,
+) -> int:
+    """Put jobs back into their state before the action `undone`, for its undo `back`. Returns how many.
+
+    `held`: as in `move`.
+    """
     there = can_be_put_back(undone.verb, undone.id) & which
+    # A job that had started before has left its key.
+    takers = and_(there, ENDED, Job.prior_state.not_in(TERMINAL), Job.unique_while.in_(("waiting", "unfinished")))
     fields = _prior_fields(session, there) if undone.verb == "edit" else {}
     statement = (
         update(Job)
@@ -137,7 +187,8 @@ def put_back(session: Session, undone: BulkAction, which: ColumnElement[bool], b
         .returning(*_MOVED, Job.state)
         .execution_options(synchronize_session=False)
     )
-    rows = session.execute(statement).all()
+    rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all())
+    _tell_held(stay, held)
     restore_queues(session, {(row.queue, row.requires) for row in rows if row.state not in TERMINAL})
     if any(row.state in TERMINAL for row in rows):
         session.execute(delete(RetentionMark))  # they may have ended before the marks

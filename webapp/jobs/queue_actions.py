@@ -1,12 +1,19 @@
-"""Pause, resume and remove a queue. Console, CLI and API call the same functions; each is one durable transaction."""
+"""Pause, resume and remove a queue, and set its retry rules.
+
+Console, CLI and API call the same functions; each is one durable transaction.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Optional
 
 from sqlalchemy import delete, null, select, update
+from sqlalchemy.orm import Session
 
-from webapp.core.job_spec import JobSpec
+from webapp.core import retry_rules
+from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core.retry_rules import RetryRules
 from webapp.db.engines import writing
 from webapp.db.models import LabelSetRow, Queue
 from webapp.jobs import queries, settings
@@ -50,6 +57,36 @@ def _set_pause(name: str, actor: str, at: Optional[int]) -> bool:
         return True
 
 
+def retry_rules_of(session: Session, name: str) -> RetryRules:
+    """The retry rules of a queue. Raises NotFound."""
+    row = session.execute(select(Queue.retry).where(Queue.name == name, Queue.removed_at.is_(None))).first()
+    if row is None:
+        raise _not_found(name)
+    return retry_rules.stored(row.retry)
+
+
+def read_rules(value: object) -> RetryRules:
+    """Raises SpecError."""
+    try:
+        return retry_rules.parse(value)
+    except ValueError as error:
+        raise SpecError([FieldError("retry", str(error))]) from None
+
+
+def set_retry_rules(name: str, rules: RetryRules, actor: str) -> bool:
+    """Set the rules for jobs of this queue that have none of their own. False: they are the same. Raises NotFound."""
+    with writing() as session:
+        before = retry_rules_of(session, name)
+        if before == rules:
+            return False
+        text = json.dumps(rules.as_json) if rules != RetryRules() else None
+        session.execute(update(Queue).where(Queue.name == name).values(retry=text))
+        settings.bump_revision(session)
+        change = {"before": {"retry": before.lines}, "after": {"retry": rules.lines}}
+        record(session, "retry_rules", [("queue:" + name, None)], actor, changes=[change])
+        return True
+
+
 def remove_queue(name: str, actor: str) -> None:
     """Remove a queue without unfinished jobs. Its finished jobs stay; its next job creates it again.
 
@@ -72,7 +109,7 @@ def remove_queue(name: str, actor: str) -> None:
             raise QueueInUse(f"queue {name} cannot be removed: it has {jobs} {noun}. {help_}")
         change = {"before": {"paused": queue.paused_at is not None}, "after": {}}
         session.execute(delete(LabelSetRow).where(LabelSetRow.queue == name))
-        queue.removed_at, queue.paused_at, queue.paused_by = clock.now(), None, None
+        queue.removed_at, queue.paused_at, queue.paused_by, queue.retry = clock.now(), None, None, None
         settings.bump_revision(session)
         record(session, "remove_queue", [("queue:" + name, None)], actor, changes=[change])
 

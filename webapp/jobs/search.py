@@ -42,6 +42,7 @@ QUALIFIERS = (
     ("limit", "limit:db", "jobs that name this key of a limit, or such keys: limit:customer-*"),
     ("schedule", "schedule:nightly", "jobs that this schedule submitted"),
     ("notified", "notified:ops", "a message about the job was sent to this channel"),
+    ("unique", "unique:report-7", "jobs that hold or held this unique key"),
 )
 NAMES = tuple(name for name, _, _ in QUALIFIERS)
 
@@ -239,6 +240,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "schedule": _name("schedule"),
     "notified": _name("notified"),
     "limit": _limit,
+    "unique": str,
     "requires": lambda value: labels.tidy(_name("requires")(value)),
 }
 

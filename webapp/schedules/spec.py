@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
-from webapp.core import job_spec
+from webapp.core import job_spec, retry_rules
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.lib import clock, durations
 from webapp.lib.text import can_be_stored, shorten
@@ -16,7 +16,20 @@ from webapp.schedules.timing import Timing, plain_cron, zone_of
 
 OVERLAPS = ("skip", "queue_one", "queue_all", "replace", "allow")
 CATCH_UPS = ("none", "last", "all")
-JOB_FIELDS = ("command", "queue", "requires", "priority", "max_retries", "timeout", "cwd", "env", "notify", "limits")
+JOB_FIELDS = (
+    "command",
+    "queue",
+    "requires",
+    "priority",
+    "max_retries",
+    "timeout",
+    "cwd",
+    "env",
+    "notify",
+    "limits",
+    "unique",
+    "retry",
+)
 MIN_EVERY, MAX_EVERY = 1, 366 * 86400  # seconds
 MAX_SPREAD = 86400  # seconds
 MAX_CATCH_UP = 1000  # fires
@@ -136,6 +149,10 @@ def job_to_json(job: JobSpec) -> dict[str, Any]:
     values = {key: getattr(job, key) for key in JOB_FIELDS if getattr(job, key) != getattr(usual, key)}
     for key in {"requires", "notify", "limits"} & values.keys():
         values[key] = list(values[key])
+    if job.unique is not None:
+        values["unique"] = job.unique.as_json
+    if job.retry is not None:
+        values["retry"] = retry_rules.stored(job.retry).as_json
     return {**values, "env": dict(job.env)} if job.env else values
 
 

@@ -113,7 +113,8 @@ def action(session: Session, action_id: int) -> dict[str, Any]:
 def outcome(result: actions.Result) -> dict[str, Any]:
     """The response to an action on jobs by id. `action` is null if no job changed."""
     found = result.outcome
-    refused = [{"id": id_, "state": state} for id_, state in found.refused.items()]
+    holders = {id_: holder.id for id_, holder in found.held.items()}
+    refused = [{"id": id_, "state": state, "holder": holders.get(id_)} for id_, state in found.refused.items()]
     return {"moved": found.moved, "asked": found.asked, "refused": refused, "action": result.action_id or None}
 
 

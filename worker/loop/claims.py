@@ -25,8 +25,10 @@ from webapp.core.states import ARROWS
 from webapp.core.transaction import NO_VALUES, Connection, Transaction
 from webapp.lib import clock
 from worker.attempt import AttemptResult, Claim
+from worker.loop import retries
 from worker.runner import failure_text
 from worker.runner.output import Capture, Chunk
+from worker.runner.report import Report
 
 # By an attempt's kind. If a claim cannot be undone, its job was cancelled, or it belongs to another process.
 _VERBS = {
@@ -87,8 +89,8 @@ class Turn:
 
     # --- settle ---
 
-    def settle(self, ended: AttemptResult, settings: Settings, wait: float) -> Optional[str]:
-        """Record the result of an attempt. `wait`: the backoff in seconds, if the job is retried.
+    def settle(self, ended: AttemptResult, settings: Settings, wait: Optional[float]) -> Optional[str]:
+        """Record the result of an attempt. `wait`: the seconds until a retry; None: no retry.
 
         Returns the job's new state, or None if another process took the claim over: then nothing is written.
         """
@@ -96,7 +98,7 @@ class Turn:
             return ARROWS["unclaim"].enters
         claim, kept = ended.claim, ended.output
         limit = settings.max_retries if claim.max_retries is None else claim.max_retries
-        verb = _VERBS.get(ended.kind) or ("retry" if claim.failures < limit else "bury")
+        verb = _VERBS.get(ended.kind) or ("retry" if wait is not None and claim.failures < limit else "bury")
         values = {
             "now": self.now,
             "seq": claim.seq,
@@ -121,7 +123,7 @@ class Turn:
             "dropped": kept.dropped,
             "due_at": claim.due_at,
         }
-        state = self._settle_as(verb, values, self.now + clock.seconds(wait) if verb == "retry" else None)
+        state = self._settle_as(verb, values, self.now + clock.seconds(wait or 0) if verb == "retry" else None)
         if state is None and verb in {"retry", "release"}:  # its cancellation was requested, or the claim is gone
             state = self._settle_as("settle_cancel", values, None)
         if state is None:
@@ -131,6 +133,8 @@ class Turn:
         if state in _NOTICED:
             subject = f"group:{ended.error_key}"
             notices.record(self._transaction, _NOTICED[state], subject, at=self.now, seq=claim.seq)
+        if ended.rule:
+            self._record_of_job("retry_rule", claim, ended.rule)
         if ended.left_behind:
             some = f"{ended.left_behind} process{'es' if ended.left_behind > 1 else ''}"
             self._record_of_job("end_left_behind", claim, f"ended {some} that the command had left behind")
@@ -176,6 +180,10 @@ class Turn:
         """Delete live output between two positions; by default all of it, because the attempt's row now has it."""
         place = {"seq": claim.seq, "attempt": claim.attempt, "first": first, "behind": behind}
         self._transaction.execute(statements.DROP_CHUNKS, place)
+
+    def store_report(self, statement: str, claim: Claim, report: Report) -> None:
+        values = {**report._asdict(), "now": self.now, "seq": claim.seq, "token": claim.token}
+        self._transaction.execute(statement, values)
 
     # --- claim ---
 
@@ -280,6 +288,10 @@ class Turn:
 
     def limits(self) -> Limits:
         return Limits(self.fetch(limits.READ))
+
+    def retry_rules(self) -> dict[str, str]:
+        """The retry rules of queues, as they are stored."""
+        return dict(self._transaction.execute(retries.QUEUE_RULES).fetchall())
 
     def label_sets(self) -> list[tuple[LabelSet, bool]]:
         """All label sets, and whether their queue is open."""
@@ -396,6 +408,7 @@ def _claim(row: Sequence[Any], settings: Settings, token: str, attempt: int) -> 
         run_exclusively=row[10] > 0,
         kill_grace=settings.kill_grace,
         due_at=row[12],
-        limits=row[13],
-        queue=row[14],
+        retry=row[13],
+        limits=row[14],
+        queue=row[15],
     )

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
-from webapp.core import backoff
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
 from webapp.core.statements import REQUEST_QUIET, REQUEST_RUN, REQUEST_STOP
@@ -22,8 +20,10 @@ from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker import shortage
 from worker.attempt import AttemptResult, Claim
+from worker.loop import retries
 from worker.loop.capacity import Capacity
 from worker.loop.claims import Claims, QueueState, Turn
+from worker.loop.reports import Reports
 from worker.loop.selection import Selection
 from worker.messages import Assignment
 from worker.runner.output import Capture
@@ -79,6 +79,8 @@ class Dispatcher:
         self._next_due: Optional[int] = None
         self._cancelled: set[str] = set()
         self._stored: dict[str, int] = {}  # token → position up to which its live output is stored
+        self._reports = Reports()
+        self._retry_rules: dict[str, str] = {}  # of queues
         self._live_at = 0.0
         self._crowded = False  # more jobs were pending than a claim from all queues reads
         self._claims_again = False
@@ -165,6 +167,7 @@ class Dispatcher:
             self._retry_pause = min(1.0, self._retry_pause * 2 or 0.05)
             self._turn_at = time.monotonic() + self._retry_pause
             self._unsure, self._revision = True, -1
+            self._reports.forget()
             self._sure_at = time.monotonic() + UNSURE
             self._complain(str(error).strip())
             with contextlib.suppress(*self._connection.errors):
@@ -230,12 +233,10 @@ class Dispatcher:
 
     def _turn(self) -> list[Claim]:
         ended = list(self._outbox)
-        settled: list[tuple[AttemptResult, Optional[str]]] = []
         stored: dict[str, int] = {}
         claimed: list[Claim] = []
         recovered: list[Claim] = []
         forgotten: set[str] = set()
-        retries: list[int] = []
         drained, promoted = False, 0
         signalled_state, stop_to_record, short = self._signalled_state, self._has_stop_to_record, self._short
         leaving = {one.claim.token for one in ended}
@@ -254,7 +255,7 @@ class Dispatcher:
                 # Once marked lost, it holds none: claims that maintenance took over keep its name for a while.
                 recovered = [claim for claim in recorded if claim.token not in self._held and not self.expired]
                 forgotten = self._held.keys() - {claim.token for claim in recorded} - leaving
-            settled = [(one, self._settle(turn, one, retries)) for one in ended]
+            settled, due = self._settle(turn, ended)
             released = self._selection.released([one.claim for one in ended], state)
             self._store_live(turn, stored)
             if state.next_due is not None and state.next_due <= turn.now:
@@ -268,8 +269,8 @@ class Dispatcher:
             if promoted or drained or released or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
         if free > 0 and self._selection.opens_at is not None:
-            retries.append(self._selection.opens_at)
-        self._next_due = _next_due(state, turn.now, retries, promoted)
+            due.append(self._selection.opens_at)
+        self._next_due = _next_due(state, turn.now, due, promoted)
         self._revision, self._crowded = state.revision, state.crowded
         self._unsure = time.monotonic() < self._sure_at
         # Only after the commit, because the transaction might have failed.
@@ -287,19 +288,26 @@ class Dispatcher:
             self.stop_requested = True
         return recovered + claimed
 
-    def _settle(self, turn: Turn, ended: AttemptResult, retries: list[int]) -> Optional[str]:
-        """The job's new state, as `turn.settle` returns it. The time of its retry is added to `retries`."""
-        wait = self._backoff(ended)
-        state = turn.settle(ended, self.settings, wait)
-        if state == "failed":
-            retries.append(turn.now + clock.seconds(wait))
-        if ended.claim.token in self._stored or self._unsure:
-            turn.drop_output(ended.claim)
-        return state
+    def _settle(
+        self, turn: Turn, ended: Sequence[AttemptResult]
+    ) -> tuple[list[tuple[AttemptResult, Optional[str]]], list[int]]:
+        """The results as the retry rules see them, with their jobs' new states; and when the retries are due."""
+        settled, due = list[tuple[AttemptResult, Optional[str]]](), list[int]()
+        for result in ended:
+            one, wait = retries.judge(result, self.settings, self._retry_rules)
+            self._reports.store_last(turn, one.claim, one.report)
+            state = turn.settle(one, self.settings, wait)
+            settled.append((one, state))
+            if state == "failed":
+                due.append(turn.now + clock.seconds(wait or 0))
+            if one.claim.token in self._stored or self._unsure:
+                turn.drop_output(one.claim)
+        return settled, due
 
     def _read_changes(self, turn: Turn) -> None:
         """Read everything that people may have changed."""
         self.settings = turn.settings()
+        self._retry_rules = turn.retry_rules()
         self._selection.read_changes(turn)
         self.outdated = turn.is_outdated()
         requested, state = turn.requested_state()
@@ -308,12 +316,6 @@ class Dispatcher:
         self.stop_requested = self.stop_requested or requested == "stop" or self.outdated
         before, self._cancelled = self._cancelled, turn.cancelled()
         self.to_stop.extend(self._cancelled - before)
-
-    def _backoff(self, ended: AttemptResult) -> float:
-        if ended.kind != "failed":
-            return 0.0
-        luck = random.random()  # noqa: S311  spreads retries, keeps no secret
-        return backoff.of_job(ended.claim.queue, ended.claim.failures + 1, self.settings, luck)
 
     def _store_live(self, turn: Turn, stored: dict[str, int]) -> None:
         now = time.monotonic()
@@ -328,6 +330,8 @@ class Dispatcher:
                     turn.drop_output(claim, before)  # a commit without an answer may have stored it
                 turn.store_output(claim, capture, chunks)
                 stored[claim.token] = chunks[-1].position + len(chunks[-1].data)
+            if claim.token in self._held:
+                self._reports.store(turn, claim, capture.report)
 
     def _committed(
         self,
@@ -344,7 +348,7 @@ class Dispatcher:
             self.completed += state == "completed"
             self.failed += state in {"failed", "dead"}
             if state in {None, "failed", "dead"}:
-                _log_trouble(one, state)
+                retries.log_trouble(one, state)
         if claimed and not self._held:
             self._live_at = time.monotonic()
         for claim in claimed:
@@ -358,13 +362,3 @@ def _next_due(state: QueueState, now: int, retries: list[int], promoted: int) ->
     if state.next_due is not None and state.next_due <= now and not promoted:
         soonest += clock.seconds(HELD_BY_OTHERS)
     return min((max(due, soonest) for due in (state.next_due, *retries) if due is not None), default=None)
-
-
-def _log_trouble(ended: AttemptResult, state: Optional[str]) -> None:
-    claim = ended.claim
-    facts = {"job": claim.id, "attempt": claim.attempt, "state": state, "reason": ended.reason}
-    if state is None:
-        log.warning("job %s: the claim was lost before attempt %d ended", claim.id, claim.attempt, extra=facts)
-    else:
-        text = "job %s: attempt %d failed (%s), now %s"
-        log.info(text, claim.id, claim.attempt, ended.error, state, extra=facts)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Callable, Optional
 
-from sqlalchemy import ColumnElement, Row, delete, exists, func, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, delete, exists, func, literal, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job, RetentionMark
 from webapp.jobs import deletion
 from webapp.jobs.lifecycle import in_state
+from webapp.lib import clock
 
 WINDOW = 2000  # jobs that a batch reads at most, if some of them stay
 
@@ -31,6 +32,7 @@ class Walk:
         before: jobs that ended at this time (microseconds) or later stay.
         concerns: whether jobs of a queue are deleted; None: those of all queues.
         mark: the name of its mark; None: it starts with the oldest job.
+        frees_keys: whether jobs go that hold a unique key for a period, which others could then take too early.
     """
 
     state: str
@@ -38,6 +40,7 @@ class Walk:
     lock_timeout: float
     concerns: Optional[Callable[[str], bool]] = None
     mark: Optional[str] = None
+    frees_keys: bool = False
     _position: tuple[int, int] = field(default=(-1, -1), init=False)
     _start: Optional[int] = field(default=None, init=False)
 
@@ -109,7 +112,9 @@ class Walk:
         return rows, len(rows) < limit
 
     def _old(self) -> ColumnElement[bool]:
-        return in_state(self.state) & (Job.finished_at < self.before)
+        old = in_state(self.state) & (Job.finished_at < self.before)
+        free = or_(Job.unique_while.is_(None), Job.unique_while != "period", Job.unique_until <= clock.now())
+        return old if self.frees_keys else old & free
 
     def _concerned(self, rows: Sequence[Row[tuple[int, Any, str]]]) -> list[Row[tuple[int, Any, str]]]:
         return [row for row in rows if self.concerns is None or self.concerns(row.queue)]

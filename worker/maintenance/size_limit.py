@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from functools import partial
 
 from sqlalchemy import delete
 
@@ -36,8 +37,9 @@ class SizeLimit:
         self._lock_timeout = lock_timeout
         self._has_begun = False
         self._to_free = 0  # bytes to delete before the next measurement
-        self._output = deque(Walk(state, _ALL, lock_timeout, mark=f"size/{state}") for state in FREED)
-        self._jobs = deque(Walk(state, _ALL, lock_timeout) for state in FREED)
+        walk = partial(Walk, before=_ALL, lock_timeout=lock_timeout, frees_keys=True)
+        self._output = deque(walk(state, mark=f"size/{state}") for state in FREED)
+        self._jobs = deque(walk(state) for state in FREED)
 
     def step(self) -> bool:
         """Delete a batch if the database is too large. Returns whether to go on."""

@@ -16,8 +16,11 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Callable, Generic, Optional, TypeVar
 
+from webapp.config import HOME
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.lib import clock
@@ -28,6 +31,8 @@ from worker.attempt import AttemptResult, Claim
 from worker.runner import failure_text
 from worker.runner.limits import NO_LIMITS, Limits
 from worker.runner.output import Capture
+from worker.runner.report import ReportFile
+from worker.runner.scripts import Scripts
 
 READ_SIZE = 65536
 LEFT_BEHIND_GRACE = 1.0  # seconds that processes which a shell left behind have to end
@@ -97,6 +102,7 @@ class Runner(ABC, Generic[R]):
         self._ended: list[AttemptResult] = []
         self._environment = environment
         self._system_environment = {**environment, **of_system}
+        self._scripts = Scripts(Path(environment[HOME]) / "scripts")
         try:
             self._own_folder = os.getcwd()
         except FileNotFoundError:
@@ -117,6 +123,8 @@ class Runner(ABC, Generic[R]):
         Raises Shortage if the machine has no room for it: then nothing was started.
         """
         capture = Capture(settings.output_limit)
+        with suppress(OSError):  # without a folder, the command cannot report, but runs
+            capture.report = ReportFile(str(self._scripts.path(f"{claim.seq}-{claim.attempt}.report")))
         started_at = clock.now()
         try:
             running = self._try(claim, capture, started_at, Limits.of(settings))
@@ -189,7 +197,8 @@ class Runner(ABC, Generic[R]):
         """End the wait of `poll()`, from any thread."""
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and delete the files."""
+        self._scripts.close()
 
     # --- for the platform ---
 
@@ -275,13 +284,16 @@ class Runner(ABC, Generic[R]):
         self._ended.append(_result(running))
 
 
-def identity(claim: Claim) -> dict[str, str]:
+def identity(claim: Claim, capture: Capture) -> dict[str, str]:
     """The variables that tell a command what it is. Neither the worker's environment nor the job's has them."""
-    return {
+    found = {
         "QUEUECTL_JOB_ID": claim.id,
         "QUEUECTL_ATTEMPT": str(claim.attempt),
         processes.TOKEN_VARIABLE: claim.token,
     }
+    if capture.report is not None:
+        found["QUEUECTL_REPORT"] = capture.report.path
+    return found
 
 
 def _check_folder(cwd: str) -> None:
@@ -330,6 +342,7 @@ def _result(running: Running) -> AttemptResult:
         cpu_time=running.cpu_time,
         peak_memory=running.peak_memory,
         output=running.capture.kept(),
+        report=running.capture.report.finish() if running.capture.report is not None else None,
         left_behind=0 if running.why else len(running.left_behind),  # a stopped command had no chance to end them
     )
     if running.exit_code == 0 and not running.why:

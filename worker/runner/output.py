@@ -15,6 +15,7 @@ from collections import deque
 from typing import NamedTuple
 
 from webapp.lib.stream_runs import add_run, encode_runs, encode_times
+from worker.runner.report import ReportFile
 
 MOST_MARKS = 500  # of one attempt, so that a job which writes for days needs little memory for them
 _SEGMENT = 4096  # pieces of one stream are joined up to this size, because a piece of one byte would take 100
@@ -49,7 +50,7 @@ class Chunk(NamedTuple):
 
 
 class Capture:
-    """The output of one running attempt."""
+    """The output of one running attempt. `report`: the file in which its command may report."""
 
     def __init__(self, limit: int) -> None:
         """Keep at most `limit` bytes: half of them from the beginning, half from the end."""
@@ -64,6 +65,7 @@ class Capture:
         self._marks: list[tuple[int, int]] = []  # position, second
         self._next_mark, self._step = 0.0, 1  # seconds
         self.total = 0
+        self.report: ReportFile | None = None
 
     @property
     def middle(self) -> tuple[int, int]:

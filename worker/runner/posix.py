@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-from webapp.config import HOME
 from webapp.lib import clock
 from webapp.lib.stream_runs import STDERR, STDOUT
 from worker import processes
@@ -29,7 +28,7 @@ from worker.messages import GONE, NOW, QUIET, RESUME, STOP
 from worker.runner.base import READ_SIZE, CannotStart, Runner, Running, identity
 from worker.runner.limits import Limits, ResourceLimits
 from worker.runner.output import Capture
-from worker.runner.scripts import Scripts, Shebang, shebang_of
+from worker.runner.scripts import Shebang, shebang_of
 
 # Seconds until output of a command wakes this thread. A shorter command wakes it once, when it ends; else the end of
 # each of its pipes would, too.
@@ -89,7 +88,6 @@ class PosixRunner(Runner[_Running]):
             signal.signal(number, self._signalled)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # the supervisor's fork blocked some
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is written to the pair
-        self._scripts = Scripts(Path(environment[HOME]) / "scripts")
         self._buffer = bytearray(READ_SIZE)  # else each read would allocate as much
         # Ignored signals stay ignored across exec, and Python ignores some. All are reset, because looking each one up
         # takes the child longer.
@@ -108,7 +106,7 @@ class PosixRunner(Runner[_Running]):
             self._wake_write.send(b"\0")
 
     def close(self) -> None:
-        self._scripts.close()
+        super().close()
         signal.set_wakeup_fd(-1)
 
     def _signalled(self, number: int, _frame: object) -> None:
@@ -227,7 +225,7 @@ class PosixRunner(Runner[_Running]):
             pid = os.posix_spawn(
                 argv[0],
                 argv,
-                {**self._environment_of(claim), **claim.env, **identity(claim)},
+                {**self._environment_of(claim), **claim.env, **identity(claim, capture)},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, stdin, 0),
                     (os.POSIX_SPAWN_DUP2, write_out, 1),

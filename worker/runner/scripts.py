@@ -1,4 +1,6 @@
-"""Commands with a shebang line: each becomes a file, and the interpreter that it names gets the file as its argument.
+"""The files of the commands of one worker: scripts, and where a command may write its report.
+
+A command with a shebang line becomes a file, and the interpreter that it names gets the file as its argument.
 
 Not the kernel starts the file: that would need a file system that allows it, and a line without a carriage return.
 The file must have a name, because some interpreters (Node.js) cannot run an open file without one. Each worker has a
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Optional
 
 from worker.processes import new_id
+from worker.runner.report import delete
 
 # Blank lines may precede it, because people write the command's quote on a line of its own. Without an absolute path it
 # is a comment: it does not say which file it means.
@@ -47,7 +50,7 @@ def shebang_of(command: str) -> Optional[Shebang]:
 
 
 class Scripts:
-    """The script files of one worker, in a folder below `base`."""
+    """The files of one worker, in a folder below `base`."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
@@ -59,11 +62,15 @@ class Scripts:
                 _remove(left)
                 os.close(lock)
 
-    def write(self, name: str, text: str) -> Path:
-        """A new file, for its owner only. Raises OSError."""
+    def path(self, name: str) -> Path:
+        """Where a file of this name may be made: in a folder for its owner only. Raises OSError."""
         if self._folder is None or not self._folder.is_dir():
             self._folder = self._new_folder()
-        path = self._folder / name
+        return self._folder / name
+
+    def write(self, name: str, text: str) -> Path:
+        """A new file, for its owner only. Raises OSError."""
+        path = self.path(name)
         # Executable, because a script may start itself again.
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700), "wb") as file:
             file.write(os.fsencode(text))  # bytes as they came, whatever the locale is
@@ -86,7 +93,10 @@ class Scripts:
 
 def _lock(folder: Path) -> int:
     """Lock a folder until this process ends or closes the descriptor. Raises OSError if it is locked."""
-    import fcntl  # Windows has none, and imports this module
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        raise OSError("no locks") from None
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -99,5 +109,5 @@ def _lock(folder: Path) -> int:
 
 def _remove(folder: Path) -> None:
     for file in folder.iterdir():
-        file.unlink()
+        delete(str(file))
     folder.rmdir()

@@ -83,7 +83,7 @@ class ThreadRunner(Runner[_Running]):
             claim.command,
             shell=True,
             cwd=claim.cwd,
-            env={**self._environment_of(claim), **own, **identity(claim)},
+            env={**self._environment_of(claim), **own, **identity(claim, capture)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

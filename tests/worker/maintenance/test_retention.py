@@ -123,6 +123,14 @@ def test_unfinished_jobs_are_kept_at_any_age() -> None:
     assert left() == jobs
 
 
+def test_an_ended_job_stays_while_it_holds_a_unique_key_for_a_period() -> None:
+    for name, until in (("held", clock.now() + DAY), ("over", clock.now() - 1)):
+        unique = {"unique_key": name, "unique_while": "period", "unique_until": until}
+        factories.make_job("completed", id=name, finished_at=clock.now() - 5 * DAY, **unique)
+    prune(keep_completed=1)
+    assert left() == {"held"}
+
+
 def test_a_job_that_was_requeued_and_ended_again_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     old = ended("completed", 400)
 

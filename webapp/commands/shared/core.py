@@ -208,6 +208,10 @@ def tell_outcome(outcome: Outcome, became: str, rule: str, *, asked: str = "", t
     for id_ in outcome.asked:
         click.echo(f"{id_}: {asked}")
     for id_, state in outcome.refused.items():
+        if id_ in outcome.held:
+            holder = outcome.held[id_]
+            say(f"{id_}: its unique key {holder.key!r} {holder.text}.")
+            continue
         say(f"{one_line(id_)}: {f'no such {thing}' if state is None else f'is {state}; {rule}'}.")
     return code_of_refusals(outcome.refused.values())
 

@@ -23,7 +23,7 @@ from webapp.lib.text import escape_for_terminal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from webapp.db.models import Attempt, Job
+    from webapp.db.models import Attempt, Job, Report
 
 POLL_SECONDS = 0.2  # a running job's output reaches the database about once a second
 _OBSTACLES = {
@@ -113,7 +113,7 @@ class Follower:
         self._number = number
         self._only = only
         self._quiet = quiet
-        self._told = ""
+        self._told = self._reported = ""
         self._printer = _Printer()
 
     def run(self) -> Optional[Attempt]:
@@ -146,10 +146,13 @@ class Follower:
             pieces = list(job_detail.pieces(session, found, number, printer.position))
             waits = found.state == "pending"
             obstacle = blockers.fleet_of(session, found.queue, found.requires).obstacle if waits else None
+            report = job_detail.report(session, found) if found.state == "processing" else None
         if ended is None:
             text, key = _doing(found, number, obstacle)
             self._tell(text, key, always=obstacle is not None)
             printer.print(pieces)
+            if report is not None and found.attempts == number:
+                self._tell_report(report)
             return found.state in TERMINAL, None
         if printer.position == 0:
             self._tell(f"attempt {number} started")
@@ -159,6 +162,14 @@ class Follower:
         if is_last and not self._only:
             self._tell(found.state)
         return is_last, ended
+
+    def _tell_report(self, report: Report) -> None:
+        """What the command says about itself, each change once. `quiet`: on a terminal only."""
+        part = [] if report.progress is None else [f"{report.progress:.0%}"]
+        text = " \u00b7 ".join([*part, *([one_line(report.note)] if report.note else [])])
+        if text and text != self._reported and (not self._quiet or sys.stderr.isatty()):
+            self._reported = text
+            say(f"[{self._job_id}: {text}]")
 
     def _tell(self, text: str, key: str = "", *, always: bool = False) -> None:
         if (key or text) != self._told:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Optional, Union
 from rich.text import Text
 
 from webapp.commands.shared.output import STYLES, Column, ago, grid, local_time, show, standing, table
-from webapp.core import labels, limits
+from webapp.core import labels, limits, retry_rules, unique_keys
 from webapp.db.models import Attempt
 from webapp.jobs import job_detail
 from webapp.lib import clock
@@ -19,7 +19,7 @@ from webapp.lib.text import escape_lines, size
 
 if TYPE_CHECKING:
     from webapp.core.settings import Settings
-    from webapp.db.models import Event, Job
+    from webapp.db.models import Event, Job, Report
     from webapp.jobs.limit_use import Block
 
 
@@ -30,8 +30,9 @@ def print_job(
     settings: Settings,
     notify: Sequence[str],
     block: Optional[Block],
+    report: Optional[Report],
 ) -> None:
-    show(grid(_fields(job, settings, notify, block)))
+    show(grid(_fields(job, settings, notify, block, report)))
     if attempts or job.state == "processing":
         show("", Text("Attempts", style="bold"), _attempts(job, attempts))
     columns = [
@@ -44,7 +45,9 @@ def print_job(
     show("", Text("Timeline", style="bold"), table(columns, timeline))
 
 
-def _fields(job: Job, settings: Settings, notify: Sequence[str], block: Optional[Block]) -> list[tuple[str, Text]]:
+def _fields(
+    job: Job, settings: Settings, notify: Sequence[str], block: Optional[Block], report: Optional[Report]
+) -> list[tuple[str, Text]]:
     retries = settings.max_retries if job.max_retries is None else job.max_retries
     timeout = settings.job_timeout if job.timeout is None else job.timeout
     failures = f"{job.failures} of {retries + 1} allowed failures" + _default(job.max_retries)
@@ -59,12 +62,15 @@ def _fields(job: Job, settings: Settings, notify: Sequence[str], block: Optional
         "folder": job.cwd,
         "variables": "\n".join(f"{key}={value}" for key, value in json.loads(job.env or "{}").items()),
         "notifies": ", ".join(notify),
+        "unique key": _key(job),
+        "retry rules": "\n".join(retry_rules.stored(job.retry).lines),
         "submitted": f"{local_time(job.created_at)} · {ago(job.created_at, job.created_by)}",
         "due": local_time(job.run_at) if job.state in ("scheduled", "failed") else None,
         "started": job.started_at and f"{local_time(job.started_at)} · {ago(job.started_at)}",
         "finished": job.finished_at and f"{local_time(job.finished_at)} · {ago(job.finished_at)}",
         "exit code": None if job.exit_code is None else str(job.exit_code),
         "error": None if job.state == "completed" else job.last_error,
+        **(_reported(report) if report is not None else {}),
     }
     state = Text(job.state, style=STYLES[job.state]).append(f" · {standing(job)}", style="default")
     return [
@@ -72,6 +78,20 @@ def _fields(job: Job, settings: Settings, notify: Sequence[str], block: Optional
         ("state", state),
         *((name, Text(escape_lines(str(value)), STYLES.get(name, ""))) for name, value in fields.items() if value),
     ]
+
+
+def _key(job: Job) -> Optional[str]:
+    held = unique_keys.holds(job.unique_while, job.unique_until, job.state)
+    return f"{job.unique_key}{' (held)' if held else ''}" if job.unique_key else None
+
+
+def _reported(report: Report) -> dict[str, Optional[str]]:
+    return {
+        "progress": None if report.progress is None else f"{report.progress:.0%}",
+        "note": report.note,
+        "result": report.result,
+        "report fault": report.fault,
+    }
 
 
 def _default(value: Optional[float]) -> str:

@@ -11,18 +11,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from webapp.console.display import times
-from webapp.core import labels, limits, trace_context
+from webapp.core import labels, limits, retry_rules, trace_context
 from webapp.core.job_spec import JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
+from webapp.core.unique_keys import Unique
 from webapp.db.models import Job
 from webapp.jobs.editing import FIELDS as EDITABLE
+from webapp.lib import clock
+from webapp.lib.durations import short
 from webapp.lib.text import capitalize, unix_lines
 
 MOST_LINES = 5000  # jobs per form
 SHOWN_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
-    "env", "notify", "limits",
+    "env", "notify", "limits", "unique", "unique_while", "on_conflict", "retry",
 )  # fmt: skip
 STARTS = ("now", "delay", "run_at")
 
@@ -67,6 +70,9 @@ class SubmitForm:
             timeout="" if job.timeout is None else f"{job.timeout:g}",
             cwd=job.cwd or "",
             env="\n".join(f"{name}={value}" for name, value in env.items()),
+            unique=job.unique_key or "",
+            unique_while=_scope_of(job),
+            retry=as_lines(job.retry),
         )
         return form
 
@@ -98,6 +104,14 @@ class SubmitForm:
     def lines(self) -> list[str]:
         """The command's lines without blank ones."""
         return [line.strip() for line in self.command.split("\n") if line.strip()]
+
+    @property
+    def backoff(self) -> Optional[retry_rules.Backoff]:
+        """That of the retry rules, if these are valid."""
+        try:
+            return retry_rules.parse(self.values["retry"]).backoff
+        except ValueError:
+            return None
 
     @property
     def label_set(self) -> Optional[LabelSet]:
@@ -156,6 +170,13 @@ class SubmitForm:
         if values["start"] == "run_at":
             found["run_at"] = self._read("run_at", times.parse_form, "Is missing. Enter a time.")
         found["env"] = self._environment(values["env"])
+        found["retry"] = unix_lines(values["retry"]).strip() or None
+        if values["unique"].strip():
+            scope = values["unique_while"].strip() or None
+            rule = values["on_conflict"] or None
+            found["unique"] = {"key": values["unique"].strip(), "while": scope, "on_conflict": rule}
+        elif values["unique_while"].strip():
+            self.errors["unique"] = "Is missing. Enter a key, or no time that it is held."
         return {name: value for name, value in found.items() if value is not None and name not in self.errors}
 
     def _read(self, name: str, parser: Callable[[str], Any], missing: str = "") -> Any:
@@ -176,6 +197,27 @@ class SubmitForm:
         except ValueError as error:
             self.errors["env"] = str(error)
             return None
+
+
+def as_lines(retry: Optional[str]) -> str:
+    """Stored retry rules as a form shows them."""
+    return "\n".join(retry_rules.stored(retry).lines)
+
+
+def unique_values(unique: Optional[Unique]) -> dict[str, str]:
+    """The fields of a form for a unique key."""
+    if unique is None:
+        return {}
+    scope = short(int(unique.seconds)) if unique.seconds else unique.while_
+    usual = scope == "unfinished"
+    return {"unique": unique.key, "unique_while": "" if usual else scope, "on_conflict": unique.on_conflict}
+
+
+def _scope_of(job: Job) -> str:
+    """How long a job holds its key, as a form shows it."""
+    if job.unique_until is not None:
+        return short((job.unique_until - job.created_at) // clock.SECOND)
+    return "waiting" if job.unique_while in ("waiting", "started") else ""
 
 
 def _whole(text: str) -> Any:

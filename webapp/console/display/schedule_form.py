@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from webapp.console.display import times
-from webapp.console.display.forms import SubmitForm
+from webapp.console.display.forms import SubmitForm, as_lines, unique_values
 from webapp.core.job_spec import JobSpec, SpecError
 from webapp.lib import clock
 from webapp.lib.durations import short
 from webapp.lib.text import capitalize
 from webapp.schedules.spec import ScheduleSpec, job_to_json, parse, time_of_day
 
-JOB_FIELDS = ("command", "queue", "priority", "requires", "max_retries", "timeout", "cwd", "env", "notify", "limits")
+JOB_FIELDS = (
+    "command", "queue", "priority", "requires", "max_retries", "timeout", "cwd", "env", "notify", "limits", "unique",
+    "unique_while", "on_conflict", "retry",
+)  # fmt: skip
 SCHEDULE_FIELDS = (
     "name", "repeat", "cron", "every", "tz", "spread", "starts_at", "ends_at", "overlap", "catch_up",
     "catch_up_window", "catch_up_max", "not_later_than", "late_after", "failing_after", "note", "owner",
@@ -77,6 +80,8 @@ class ScheduleForm:
             env="\n".join(f"{name}={value}" for name, value in job.env.items()),
             notify=", ".join(job.notify),
             limits=", ".join(job.limits),
+            retry=as_lines(job.retry),
+            **unique_values(job.unique),
         )
         return form
 

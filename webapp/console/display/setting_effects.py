@@ -13,6 +13,7 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.core import backoff
+from webapp.core.retry_rules import Backoff
 from webapp.core.settings import Definition, Number, Settings
 from webapp.db.models import Audit, Delivery, Fire, Job, Worker
 from webapp.insight import size_limit
@@ -38,14 +39,20 @@ class Timetable:
     jitter: float
 
     @classmethod
-    def of(cls, values: Settings, retries: int) -> Timetable:
-        waits = backoff.timetable(values, min(retries, COUNTED_RETRIES))
+    def of(cls, values: Settings, retries: int, own: Optional[Backoff] = None) -> Timetable:
+        """`own`: the backoff of the job's retry rules."""
+        number, jitter = min(retries, COUNTED_RETRIES), values.backoff_jitter
+        if own is None:
+            waits = backoff.timetable(values, number)
+        else:
+            waits = [own.delay(failures, values, 0.0) for failures in range(1, number + 1)]
+            jitter = jitter if own.jitter is None else own.jitter
         rows, passed = [], 0.0
         for retry, wait in enumerate(waits, 1):
             passed += wait
             if retry <= SHOWN_RETRIES:
                 rows.append((retry, duration(wait), duration(passed)))
-        return cls(rows, max(len(waits) - SHOWN_RETRIES, 0), duration(passed), values.backoff_jitter)
+        return cls(rows, max(len(waits) - SHOWN_RETRIES, 0), duration(passed), jitter)
 
 
 @dataclass(frozen=True)

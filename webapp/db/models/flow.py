@@ -101,4 +101,6 @@ class Report(Model):
     progress: Mapped[Optional[float]]  # 0 to 1
     note: Mapped[Optional[str]]
     result: Mapped[Optional[str]]  # a JSON object
+    retry_after: Mapped[Optional[float]]  # seconds
+    fault: Mapped[Optional[str]]  # why some of what it wrote was left out
     updated_at: Mapped[int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import ClassVar, Optional
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -58,6 +58,7 @@ class Job(Model):
     unique_until: Mapped[Optional[int]]
     followed: Mapped[Optional[int]] = mapped_column(Integer)  # 1: jobs wait for its end; 0: they were told
     retry: Mapped[Optional[str]]  # a JSON object, see core/retry_rules.py; None: settings decide
+    progress: ClassVar[Optional[float]] = None  # no column: lists set it, see jobs/job_detail.py
 
     form_key: Mapped[Optional[str]]  # a form that is sent twice creates its jobs once
     batch: Mapped[Optional[str]]  # shared by the jobs that one form created
@@ -98,6 +99,7 @@ class Job(Model):
         partial_index("ix_jobs_ended", "state", "finished_at", "seq", where="finished_at IS NOT NULL"),
         partial_index("ix_jobs_form_key", "form_key", where="form_key IS NOT NULL", unique=True),
         partial_index("ix_jobs_unique", "unique_key", where=HOLDS_KEY, unique=True),
+        partial_index("ix_jobs_unique_key", "unique_key", "seq", where="unique_key IS NOT NULL"),
         # Ended jobs whose followers do not know it yet.
         partial_index("ix_jobs_followed", "finished_at", "seq", where="followed = 1 AND finished_at IS NOT NULL"),
         partial_index("ix_jobs_blocked", "state", "run_at", "seq", where="state = 'blocked'"),

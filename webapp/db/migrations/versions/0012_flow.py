@@ -31,6 +31,8 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("progress", sa.Float(), nullable=True),
         *(sa.Column(name, sa.Text(), nullable=True) for name in ("note", "result")),
+        sa.Column("retry_after", sa.Float(), nullable=True),
+        sa.Column("fault", sa.Text(), nullable=True),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
         _job_key("reports"),
         sa.PrimaryKeyConstraint("job_seq", name=op.f("pk_reports")),
@@ -60,6 +62,7 @@ def _add_columns() -> None:
     _index("ix_jobs_limited", "jobs", ["limits", "queue", "requires", *order], "state = 'pending' AND limits <> ''")
     _index("ix_jobs_limited_first", "jobs", order, "state = 'pending' AND limits <> ''")
     _index("ix_jobs_unique", "jobs", ["unique_key"], _HOLDS_KEY, unique=True)
+    _index("ix_jobs_unique_key", "jobs", ["unique_key", "seq"], "unique_key IS NOT NULL")
     _index("ix_jobs_followed", "jobs", ["finished_at", "seq"], "followed = 1 AND finished_at IS NOT NULL")
     _index("ix_jobs_blocked", "jobs", ["state", "run_at", "seq"], "state = 'blocked'")
     _index("ix_jobs_batch_open", "jobs", ["batch"], "batch IS NOT NULL AND finished_at IS NULL")

@@ -1,0 +1,64 @@
+"""Unique keys when people move jobs: a job whose key another one holds stays as it is, and the others move.
+
+The index refuses what this module did not see. Then the whole batch is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Callable, Optional, TypeVar
+
+from sqlalchemy import ColumnElement, select, text, true
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from webapp.core.unique_keys import TRIES, Holder, holders
+from webapp.db.engines import is_sqlite
+from webapp.db.models import Job
+
+T = TypeVar("T")
+
+
+def guarded(
+    session: Session, takers: Optional[ColumnElement[bool]], update: Callable[[ColumnElement[bool]], T]
+) -> tuple[T, dict[str, Holder]]:
+    """Call `update` with a condition that leaves out the jobs whose keys are held.
+
+    `takers`: the jobs that take their key with this update; None: none. Returns its result, and who holds the key of
+    each job that stays, by its id.
+    """
+    if takers is None:
+        return update(true()), {}
+    for tries_left in reversed(range(TRIES)):
+        columns = Job.seq, Job.id, Job.unique_key, Job.unique_while
+        jobs = session.execute(select(*columns).where(Job.unique_key.is_not(None), takers).order_by(Job.seq)).all()
+        if not jobs:
+            return update(true()), {}
+        held = _held(session, jobs)
+        stay = [job.seq for job in jobs if job.id in held]
+        try:
+            with session.begin_nested():
+                return update(Job.seq.not_in(stay) if stay else true()), held
+        except IntegrityError:  # PostgreSQL: another transaction was faster
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _held(session: Session, jobs: Sequence[Any]) -> dict[str, Holder]:
+    """The first of several jobs with a key takes it."""
+    keys = {job.unique_key for job in jobs}
+    now_held = holders(
+        lambda statement, values: session.execute(text(statement), dict(values)),
+        keys,
+        is_sqlite=is_sqlite(),
+        lock=len(keys) > 1,
+    )
+    held: dict[str, Holder] = {}
+    for job in jobs:
+        holder = now_held.get(job.unique_key)
+        if holder is not None and holder.id != job.id:
+            held[job.id] = holder
+        elif job.unique_while not in ("period", "expired"):  # a period does not begin again
+            now_held[job.unique_key] = Holder(job.unique_key, job.id, "pending")
+    return held
