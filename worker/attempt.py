@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple, Optional
 
 from worker.runner.output import NOTHING, CapturedOutput
 from worker.runner.report import Report
+
+log = logging.getLogger("queuectl.worker")
 
 
 # Named tuples, because each job needs both: a frozen dataclass takes four times as long to create.
@@ -29,6 +32,7 @@ class Claim(NamedTuple):
     queue: str
     limits: str = ""  # keys of limits, see core/limits.py
     retry: Optional[str] = None  # its own retry rules, as JSON
+    followed: bool = False  # other jobs wait for its end
 
 
 class AttemptResult(NamedTuple):
@@ -52,3 +56,14 @@ class AttemptResult(NamedTuple):
     left_behind: int = 0
     report: Optional[Report] = None  # what the command reported
     rule: str = ""  # the retry rule that decided, and what it did
+
+
+def log_trouble(ended: AttemptResult, state: Optional[str]) -> None:
+    """Log an attempt that failed. `state`: the job's new state; None: the claim was lost."""
+    claim = ended.claim
+    facts = {"job": claim.id, "attempt": claim.attempt, "state": state, "reason": ended.reason}
+    if state is None:
+        log.warning("job %s: the claim was lost before attempt %d ended", claim.id, claim.attempt, extra=facts)
+    else:
+        text = "job %s: attempt %d failed (%s), now %s"
+        log.info(text, claim.id, claim.attempt, ended.error, state, extra=facts)

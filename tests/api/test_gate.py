@@ -30,10 +30,18 @@ pytestmark = pytest.mark.usefixtures("own_clock")
 FILLED = {"job_id": "job1", "name": "default", "key": "max_retries", "worker_id": "w1", "supervisor_id": "s1",
           "act_id": "1", "delivery_id": "1", "group": "exit:1", "limit": "db"}  # fmt: skip
 # Said once more, by name: who changes a scope changes it here as well.
-SUBMIT = {"api-jobs.submit_job", "api-jobs.submit_jobs"}
+SUBMIT = {
+    "api-jobs.submit_job",
+    "api-batches.submit_jobs",
+    "api-batches.create_batch",
+    "api-batches.close_batch",
+}
 OPERATE = {
     "api-jobs.discard_job",
     *(f"api-acts.{verb}_job{many}" for verb in ("cancel", "requeue") for many in ("", "s")),
+    "api-acts.cancel_jobs_below",
+    "api-batches.requeue_batch",
+    "api-batches.cancel_batch",
     "api-acts.run_job_now",
     "api-acts.edit_job",
     "api-acts.run_jobs_now",

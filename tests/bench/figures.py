@@ -79,6 +79,7 @@ _GROWTH = [
             ("paused", "pending in a paused queue", 1.5),
             ("unserved", "pending in a queue that is not served", 1.5),
             ("limited", "pending and limited", 1.1),
+            ("blocked", "blocked ahead at high priority", 1.1),
         )
     ),
 ]

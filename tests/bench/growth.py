@@ -44,9 +44,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "paused": {"state": "pending", "queue": "paused", "priority": 100, "run_at": 1},
     "unserved": {"state": "pending", "queue": "unserved", "priority": 100, "run_at": 1},
     "limited": {"state": "pending", "queue": "default", "priority": 100, "run_at": 1, "limits": "db"},
+    "blocked": {"state": "blocked", "queue": "default", "priority": 100, "run_at": 1},
 }
 GROWING = ("finished", "pending", "scheduled")
-IN_THE_WAY = ("scheduled", "paused", "unserved", "limited")
+IN_THE_WAY = ("scheduled", "paused", "unserved", "limited", "blocked")
 
 _FILL = """
 INSERT INTO jobs (id, command, queue, priority, state, run_at, created_at, created_by, changed_at, attempts, failures,

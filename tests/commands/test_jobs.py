@@ -195,7 +195,16 @@ def test_show_json_adds_attempts_with_their_output_and_events(app: Flask, cli: C
     )
     make_event("run_now", "person:ben", "job:job1", job=job)
     shown = cli("show", "job1", "--json").json
-    assert list(shown) == [*FIELDS, "notify", "report", "attempt_history", "events", "timeline"]
+    assert list(shown)[: len(FIELDS) + 6] == [
+        *FIELDS,
+        "notify",
+        "blocked_by",
+        "report",
+        "attempt_history",
+        "events",
+        "timeline",
+    ]
+    assert (shown["after"], shown["blocked_because"]) == ([], None)
     (attempt,) = shown["attempt_history"]
     assert set(attempt) >= ATTEMPT_FIELDS
     assert (attempt["stdout"], attempt["stderr"], attempt["truncated"]) == ("out\nout\ufffd", "err\n", True)
@@ -245,7 +254,7 @@ def test_run_now_makes_waiting_jobs_due_and_refuses_others(app: Flask, cli: Cli)
     make_job(id="due")
     result = cli("run-now", "later", "flaky", "due")
     assert (result.code, result.lines) == (5, ["later: pending", "flaky: pending"])
-    assert result.err.splitlines()[0] == "due: is pending; only scheduled and failed jobs can be run now."
+    assert result.err.splitlines()[0] == "due: is pending; only blocked, scheduled and failed jobs can be run now."
     assert state_of("later") == state_of("flaky") == "pending"
 
 

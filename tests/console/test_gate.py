@@ -40,7 +40,8 @@ OPERATORS = {"submit.new", "submit.create", "acts.on_one", "acts.on_many", "queu
              "schedules.resume", "schedules.run", "schedules.run_fires", "notifications.send_again", "channels.test",
              "channels.drop_backlog", "rules.mute", "rules.unmute", "job.watch", "job.unwatch",
              "job.edit", "job.save", "job.reveal",
-             "submit.act_on_batch", "submit.start_demo", "submit.clear_demo"}  # fmt: skip
+             "batches.close", "batches.requeue_dead", "batches.cancel", "chains.cancel_below",
+             "submit.start_demo", "submit.clear_demo"}  # fmt: skip
 ADMINS = {"config.change", "config.check", "config.revert", "workers.wish_of", "workers.scale",
           "people.index", "people.new", "people.add", "people.show", "people.set_role", "people.set_password",
           "people.disable", "people.enable", "people.end_sessions",

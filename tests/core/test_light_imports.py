@@ -19,7 +19,8 @@ pytestmark = pytest.mark.every_python
 FRAMEWORKS = {"flask", "werkzeug", "jinja2", "sqlalchemy", "flask_sqlalchemy", "alembic"}
 SLOW = {"asyncio", "email", "http", "ssl", "xml", "difflib", "hmac"}  # hmac: secrets needs it
 # The chores process works with SQLAlchemy, and therefore ends; see worker/maintenance/chore_starter.py.
-CHORES = {f"worker.maintenance.{name}" for name in ("chores", "retention", "ended_jobs", "size_limit", "free_space")}
+_CHORES = ("chores", "retention", "ended_jobs", "ended_batches", "size_limit", "free_space")
+CHORES = {f"worker.maintenance.{name}" for name in _CHORES}
 
 _IMPORT_EACH = """
 import importlib, json, sys

@@ -57,7 +57,7 @@ BEFORE_FLOW = (
     *(f"DROP TABLE {name}" for name in ("batch_callbacks", "batches", "dependencies", "limit_starts", "limits")),
     "DROP TABLE reports",
     *(f"DROP INDEX ix_jobs_{name}" for name in ("limited", "limited_first", "unique", "followed", "blocked")),
-    *(f"DROP INDEX ix_jobs_{name}" for name in ("batch_open", "claim", "first", "lone", "unique_key")),
+    *(f"DROP INDEX ix_jobs_{name}" for name in ("batch_state", "claim", "first", "lone", "unique_key")),
     *(f"ALTER TABLE jobs DROP COLUMN {name}" for name in ("limits", "unique_key", "unique_while", "unique_until")),
     *(f"ALTER TABLE jobs DROP COLUMN {name}" for name in ("followed", "retry")),
     "ALTER TABLE queues DROP COLUMN retry",

@@ -134,7 +134,7 @@ def test_each_job_has_an_event_for_the_undo_and_the_audit_trail_has_one_line() -
 def test_the_jobs_of_an_undo_are_found_by_an_index(app: Flask) -> None:
     make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)
-    there = can_be_put_back("requeue", act.action_id)
+    there = can_be_put_back("requeue", act.action_id, "pending")
     statement = select(Job.seq).where(there, Job.seq > 5).order_by(Job.seq).limit(actions.BATCH)
     with reading() as session:
         bound = statement.compile(session.get_bind(), compile_kwargs={"literal_binds": True})

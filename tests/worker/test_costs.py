@@ -229,6 +229,7 @@ _ELSEWHERE = {
     "finished": {"state": "completed", "queue": "default", "priority": 0, "run_at": 1},
     "pending behind it": {"state": "pending", "queue": "default", "priority": -1, "run_at": 1},
     "scheduled ahead of it": {"state": "scheduled", "queue": "default", "priority": 100, "run_at": 2**60},
+    "blocked ahead of it": {"state": "blocked", "queue": "default", "priority": 100, "run_at": 1},
     "pending in a paused queue": {"state": "pending", "queue": "paused", "priority": 100, "run_at": 1},
     "pending for another label": {
         "state": "pending",

@@ -138,6 +138,7 @@ def plan_of(name: str) -> dict[str, Any]:
         "token": "t",
         "n": N,
         "revision": 0,
+        "limited_later": False,
         "paused": [],
         "labels": [],
         **label_sets,

@@ -30,7 +30,7 @@ from webapp.db.application import create_core
 from webapp.db.models import Worker
 from webapp.insight import blockers, fleet
 from webapp.insight import size_limit as limits
-from webapp.jobs import queries, settings
+from webapp.jobs import chains, queries, settings
 from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.lib.text import one_line, plural, size
@@ -42,7 +42,7 @@ from worker import shortage
 from worker.maintenance import outgoing_heartbeat
 
 # A race between a checkpoint and a writer can corrupt a WAL database: fixed in 3.51.3 and in these older versions.
-SHOWN_SCHEDULES = 10
+SHOWN_SCHEDULES = SHOWN_JOBS = 10
 WAL_FIXED = (3, 51, 3)
 WAL_FIXED_IN_LINE: dict[tuple[int, ...], tuple[int, ...]] = {(3, 50): (3, 50, 7), (3, 44): (3, 44, 6)}
 OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
@@ -89,7 +89,7 @@ def examine() -> list[Finding]:
     checks["disk space"] = lambda: disk_space(folder)
     checks["size limit"] = size_limit
     checks.update({"machine limits": machine_limits, "clock": wall_clock, "address": address, "workers": workers})
-    checks.update({"schedules": late_schedules, "limits": unmet_limits})
+    checks.update({"schedules": late_schedules, "limits": unmet_limits, "blocked jobs": orphaned_followers})
     checks.update({"channels": lambda: channels(loaded), "messages": unsent_messages})
     checks["heartbeat"] = lambda: heartbeat(loaded)
     checks["people"] = administrators
@@ -135,6 +135,16 @@ def late_schedules() -> Optional[Result]:
         found = "; ".join(f"{row.name} is {', '.join(schedules.problems(row, clock.now()))}" for row in rows)
         return "warn", f"{found}.", "See: manage.py schedule list --attention"
     return ("ok", plural(number, "schedule"), "") if number else None
+
+
+def orphaned_followers() -> Optional[Result]:
+    """Blocked jobs that wait for a job that is gone: only a person can run or cancel them."""
+    with db.reading() as session:
+        found = chains.orphaned(session, SHOWN_JOBS)
+    if not found:
+        return None
+    names = ", ".join(f"{one.id} ({one.parent_id} is gone)" for one in found)
+    return "warn", f"blocked jobs wait for jobs that were discarded: {names}.", "Run them with run-now, or cancel them."
 
 
 def channels(loaded: Config) -> Optional[Result]:

@@ -15,6 +15,7 @@ from flask import Flask
 from webapp.accounts import tokens
 from webapp.api import (
     actions,
+    batches,
     channels,
     dead_letters,
     gate,
@@ -44,6 +45,7 @@ description = Noun("Document", "This description in OpenAPI format.")
 NOUNS = (
     jobs.routes,
     actions.routes,
+    batches.routes,
     output.routes,
     dead_letters.routes,
     workers.routes,

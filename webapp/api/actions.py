@@ -11,12 +11,12 @@ from marshmallow import fields as ma
 
 from webapp.api import fields, pagination, request_body
 from webapp.api.gate import actor
-from webapp.api.jobs import MAX_PAGE, Job, JobEdit, check_moved, job_json
+from webapp.api.jobs import MAX_PAGE, Job, JobEdit, check_moved, find_job, job_json
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import LARGEST_ID, PREFIX, Noun
 from webapp.core.states import STATES
 from webapp.db.engines import reading
-from webapp.jobs import actions, activity, editing, search
+from webapp.jobs import actions, activity, chains, editing, search
 from webapp.jobs.filters import JobFilter
 from webapp.web import serializers
 from webapp.web.request_info import below_root
@@ -107,8 +107,17 @@ def cancel_job(job_id: str) -> Response:
 
 @routes.on("POST", "/jobs/<job_id>/run-now", {200: MovedJob}, scope="operate", repeatable=True)
 def run_job_now(job_id: str) -> Response:
-    """Make a scheduled job, or a failed job that waits for its retry, due now."""
+    """Make a scheduled job, a failed job that waits for its retry, or a blocked job due now."""
     return _move_one("run_now", job_id)
+
+
+@routes.on("POST", "/jobs/<job_id>/cancel-below", {200: Outcome}, scope="operate", repeatable=True)
+def cancel_jobs_below(job_id: str) -> Response:
+    """Cancel the blocked jobs that follow a job, directly or not, in one action."""
+    request_body.no_body()
+    with reading() as session:
+        ids = chains.blocked_below(session, find_job(session, job_id))
+    return request_body.answer(serializers.outcome(chains.cancel_below(ids, actor())))
 
 
 @routes.on("POST", "/jobs/<job_id>/requeue", {200: MovedJob}, scope="operate", repeatable=True)

@@ -15,21 +15,20 @@ from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
 from webapp.api.flow_fields import RETRY, UNIQUE, Report
 from webapp.api.gate import actor, may
-from webapp.api.problems import Problem, field_problem, holder_json
+from webapp.api.problems import Problem, holder_json
 from webapp.api.routes import PREFIX, Noun
 from webapp.core import job_spec, labels, limits, trace_context
-from webapp.core.job_spec import MAX_NOTIFIED, FieldError, JobSpec, SpecError
+from webapp.core.job_spec import MAX_AFTER, MAX_NOTIFIED, WANTS, JobSpec
 from webapp.core.states import STATES, TERMINAL
 from webapp.core.unique_keys import Holder
 from webapp.db import models
 from webapp.db.engines import reading
-from webapp.jobs import actions, job_detail, lifecycle, limit_use, listing, search, settings
+from webapp.jobs import actions, chains, job_detail, lifecycle, limit_use, listing, search, settings
 from webapp.jobs.filters import JobFilter
 from webapp.notifications import views as notifications
 from webapp.web.request_info import below_root
 
 MAX_PAGE = 500  # jobs
-MAX_BATCH = 1000  # jobs
 MAX_WAIT = 30  # seconds
 MOST_WAITING = 4  # requests of a server process, which has 8 threads
 WAIT_STEP_SECONDS = 0.2
@@ -105,6 +104,37 @@ class JobRequest(Schema):
         "key runs beside it; default: none. A key without a limit is refused",
         {"type": "string", "pattern": NAME_PATTERN},
     )
+    unique = ma.Raw(metadata=UNIQUE)
+    retry = ma.Raw(metadata=RETRY)
+    after = ma.Raw(
+        metadata={
+            "description": "jobs that it waits for, of the queue or of the same request: ids, or objects that say how "
+            "they must end (default: success); a job whose parent failed stays blocked",
+            "anyOf": [
+                {
+                    "type": "array",
+                    "maxItems": MAX_AFTER,
+                    "items": {
+                        "anyOf": [
+                            {"type": "string", "pattern": NAME_PATTERN},
+                            {
+                                "type": "object",
+                                "required": ["job"],
+                                "additionalProperties": False,
+                                "properties": {
+                                    "job": {"type": "string", "pattern": NAME_PATTERN},
+                                    "on": {"enum": list(WANTS)},
+                                },
+                            },
+                        ]
+                    },
+                },
+                {"type": "string", "description": "ids, separated by commas or spaces; ID:finish and ID:failure"},
+                {"type": "null"},
+            ],
+            "examples": [["job1", {"job": "job2", "on": "finish"}]],
+        },
+    )
 
 
 class JobEdit(JobRequest):
@@ -115,18 +145,7 @@ class JobEdit(JobRequest):
     command = fields.optional(ma.String, "shell command; default: as it is", maxLength=job_spec.COMMAND_LIMIT)
 
     class Meta:
-        exclude = ("id", "delay", "run_at", "notify")
-
-    unique = ma.Raw(metadata=UNIQUE)
-    retry = ma.Raw(metadata=RETRY)
-
-
-class JobsRequest(Schema):
-    jobs = ma.List(
-        ma.Nested(JobRequest),
-        required=True,
-        metadata={"description": "either all are stored or none", "minItems": 1, "maxItems": MAX_BATCH},
-    )
+        exclude = ("id", "delay", "run_at", "notify", "limits", "unique", "retry", "after")
 
 
 class ListQuery(Schema):
@@ -165,7 +184,7 @@ class Job(fields.Answer):
     finished_at = fields.time("when it ended for good", null=True)
     exit_code = fields.integer("of the latest ended attempt", null=True)
     last_error = fields.text("of the latest ended attempt", null=True)
-    batch = fields.text("the same for all jobs that one form submitted together; null: submitted alone", null=True)
+    batch = fields.text("the name of its batch", null=True)
     unique = ma.Dict(
         required=True,
         allow_none=True,
@@ -218,7 +237,15 @@ class Block(fields.Answer):
     first = fields.text("id of an earlier job that waits for the key", null=True)
 
 
+class AfterJob(fields.Answer):
+    job = fields.text("id of the job that it follows")
+    on = fields.text("how that must end", enum=list(WANTS))
+    state = fields.text("its state; null: it was discarded", null=True)
+
+
 class JobDetail(Job):
+    after = fields.list_of(AfterJob, "jobs that it follows, the first 1,000")
+    blocked_because = fields.text("why a blocked job waits, for people", null=True)
     notify = fields.strings("channels that hear of its end")
     blocked_by = ma.Nested(
         Block, required=True, allow_none=True, metadata={"description": "the limit that keeps it from starting, if any"}
@@ -241,22 +268,8 @@ class JobPage(fields.Answer):
     search_capped = fields.boolean("whether the search stopped before the page was full; `next` continues there")
 
 
-class Ids(fields.Answer):
-    ids = fields.strings("in the order of the request")
-    held = ma.List(
-        ma.Integer(),
-        required=True,
-        metadata={"description": "the places, from 0, whose id is that of the job that holds the unique key"},
-    )
-    warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
-
-
 routes = Noun("Jobs", "A job is a shell command. Submit, list, get, delete.")
 LOCATION = {"Location": {"description": "URL of the job", "schema": {"type": "string", "format": "uri-reference"}}}
-BATCH = {
-    "oneOf": [{"type": "array", "items": JobRequest, "minItems": 1, "maxItems": MAX_BATCH}, JobsRequest],
-    "examples": [[{"command": "echo 1"}, {"command": "echo 2"}]],
-}
 
 
 @routes.on("GET", "/jobs", {200: JobPage}, scope="read", query=JobQuery, headers=pagination.LINKS)
@@ -268,7 +281,8 @@ def list_jobs() -> Response:
 
     `q` is a search as in the console: words in ids, commands, errors and the last output of dead letters, "phrases",
     and exit:127, error:TEXT, failed-attempt:TEXT, worker:ID, since:2h, until:2026-11-24, on:yesterday (days are UTC),
-    by:ana, id:ID, requires:gpu, limit:db, notified:ops, unique:KEY. A `-` in front excludes what a term finds. A search
+    by:ana, id:ID, requires:gpu, limit:db, notified:ops, unique:KEY,
+    batch:NAME, after:ID. A `-` in front excludes what a term finds. A search
     without an index reads jobs for up to 0.3 s. Then the page ends, possibly empty, with `search_capped`, and `next`
     continues the search.
     """
@@ -310,47 +324,16 @@ def submit_job() -> Response:
     A valid header `traceparent` (W3C Trace Context) becomes the variable TRACEPARENT of the command, unless `env` has
     one.
     """
-    specs = _traced([job_spec.parse(request_body.raw())])
+    specs = traced([job_spec.parse(request_body.raw())])
     held: dict[int, Holder] = {}
     (job_id,) = actions.enqueue(specs, actor(), form_key=idempotency.form_key(), held=held)
     submitted = {**job_json(job_id), "warnings": job_spec.warnings(specs)}
     return request_body.answer(submitted, 200 if held else 201, {"Location": below_root(f"{PREFIX}/jobs/{job_id}")})
 
 
-@routes.on("POST", "/jobs/batch", {201: Ids}, scope="submit", repeatable=True, body=BATCH, errors=(409,))
-def submit_jobs() -> Response:
-    """Submit up to 1,000 jobs; either all are stored or none.
-
-    In an error, `place` is the position of the job, from 0.
-    """
-    specs = _traced(_parse_batch(request_body.raw()))
-    held: dict[int, Holder] = {}
-    ids = actions.enqueue(specs, actor(), form_key=idempotency.form_key(), held=held)
-    return request_body.answer({"ids": ids, "held": sorted(held), "warnings": job_spec.warnings(specs)}, 201)
-
-
-def _traced(specs: list[JobSpec]) -> list[JobSpec]:
+def traced(specs: list[JobSpec]) -> list[JobSpec]:
+    """The jobs with the trace of this request."""
     return trace_context.carried_by(specs, request.headers.get(trace_context.HEADER))
-
-
-def _parse_batch(data: Any) -> list[JobSpec]:
-    """Raises Problem, or SpecError with every error of every job."""
-    if isinstance(data, dict):
-        unknown = sorted(set(data) - {"jobs"})
-        if unknown or "jobs" not in data:
-            raise field_problem(unknown[0][:60] if unknown else "jobs", 'expected {"jobs": […]} or a list of jobs.')
-        data = data["jobs"]
-    if not isinstance(data, list) or not 1 <= len(data) <= MAX_BATCH:
-        raise field_problem("jobs", f"expected a list of 1 to {MAX_BATCH:,} jobs.")
-    specs, errors = [], []
-    for place, one in enumerate(data):
-        try:
-            specs.append(job_spec.parse(one))
-        except SpecError as error:  # noqa: PERF203 -- all errors of all jobs are reported
-            errors += [FieldError(fault.field, fault.message, place) for fault in error.errors]
-    if errors:
-        raise SpecError(errors)
-    return specs
 
 
 @routes.on("GET", "/jobs/<job_id>", {200: JobDetail}, scope="read", query=WaitQuery)
@@ -366,7 +349,9 @@ def get_job(job_id: str) -> Any:
         attempts, events = job_detail.attempts(session, job), job_detail.events(session, job)
         values, watches = settings.load(session), notifications.watches(session, job.seq)
         block, report = limit_use.block(session, job), job_detail.report(session, job)
-    return job_detail.whole_json(job, attempts, events, values, watches, block, report, with_env=may("submit"))
+        following = chains.as_json(session, job)
+    whole = job_detail.whole_json(job, attempts, events, values, watches, block, report, with_env=may("submit"))
+    return {**whole, **following}
 
 
 def _wait_for_end(job_id: str, seconds: int) -> None:

@@ -30,7 +30,7 @@ IN_PATH = {
     name: {"in": "path", "name": name, "required": True, "description": about, "schema": schema, "example": example}
     for name, about, schema, example in (
         ("job_id", "job id", _NAME, "job1"),
-        ("name", "name of the queue, schedule, channel or rule", _NAME, "default"),
+        ("name", "name of the queue, schedule, channel, rule or batch", _NAME, "default"),
         ("group", "key of a group of dead letters", _NAME, "GROUP"),
         ("key", "setting name", _TEXT, "backoff_base"),
         ("limit", "key of a limit", _TEXT, "LIMIT"),

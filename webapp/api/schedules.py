@@ -27,10 +27,10 @@ MAX_PAGE = 500  # schedules, and fires
 
 
 class ScheduledJob(JobRequest):
-    """The job of a schedule: the fields of a job, without id, delay and run_at."""
+    """The job of a schedule: the fields of a job, without id, delay, run_at and after."""
 
     class Meta:
-        exclude = ("id", "delay", "run_at")
+        exclude = ("id", "delay", "run_at", "after")
 
 
 def _seconds(about: str) -> Any:

@@ -25,6 +25,8 @@ from webapp.lib.text import BYTE_ORDER_MARK, plural, unix_lines
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from webapp.core.flow.batches import Batch
+
 SHOWN_ERRORS = 20
 PROGRESS_MIN_LINES = 100
 QUOTING = (
@@ -86,6 +88,12 @@ _JOB_OPTIONS = {
         help="What follows a failure: 'exit 75: wait', 'signal KILL: retry', 'output PATTERN: bury', 'any: success', "
         "'backoff linear 10s cap 10m'. Can be repeated; the first rule that matches counts.",
     ),
+    "after": click.option(
+        "--after",
+        metavar="ID[:END]",
+        multiple=True,
+        help="Wait until this job has completed, or for ID:finish ended, or for ID:failure failed. Can be repeated.",
+    ),
 }
 
 
@@ -104,10 +112,13 @@ Examples:
   manage.py enqueue --command ./train.sh --here --requires gpu --requires host:web-1
   manage.py enqueue --command ./report.sh --cwd /srv/app --run-at 08:00
   manage.py enqueue --file jobs.jsonl
+  manage.py enqueue --command ./report.sh --after import-1 --after import-2:finish
+  manage.py enqueue --file jobs.jsonl --batch nightly-7 --on-done mail.json --wait
   generate-jobs | manage.py enqueue -
   manage.py enqueue --command ./sync.sh --unique sync --unique-while waiting --on-conflict return
 
-Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify limits unique retry
+Keys of a job: id command queue requires priority delay run_at max_retries timeout cwd env notify limits unique
+  retry after
 """,
 )
 @click.argument("job", nargs=-1)
@@ -115,6 +126,10 @@ Keys of a job: id command queue requires priority delay run_at max_retries timeo
 @click.option("--command", help="Shell command to run, instead of JSON.")
 @job_options
 @click.option("--here", is_flag=True, help="Run in the current folder. In JSON: each job without a cwd.")
+@click.option("--batch", "name", metavar="NAME", help="Put the jobs into this batch.")
+@click.option("--open", "is_open", is_flag=True, help="Leave a new batch open for more jobs, until `batch close`.")
+@click.option("--on-done", metavar="FILE", help="Enqueue the job in this JSON file when all jobs of the batch ended.")
+@click.option("--on-death", metavar="FILE", help="Enqueue the job in this JSON file when the first of them is dead.")
 @click.option("--wait", is_flag=True, help="Wait for the end: 0 if all jobs completed, 1 at the first that did not.")
 @click.option("--exists-ok", is_flag=True, help="If a job has this ID already, leave it as it is and print the ID.")
 def enqueue(
@@ -124,6 +139,10 @@ def enqueue(
     here: bool,
     wait: bool,
     exists_ok: bool,
+    name: Optional[str],
+    is_open: bool,
+    on_done: Optional[str],
+    on_death: Optional[str],
     **options: Any,
 ) -> int:
     """Submit JOB, a JSON object, and print its ID.
@@ -141,11 +160,12 @@ def enqueue(
         raise click.UsageError("Give --here or --cwd, not both.")
     folder = _folder(".", "--here") if here else None
     starts = read_start(options) if "run_at" in options else None
+    batch = _batch(name, is_open, on_done, on_death)
     if path is not None or job == ("-",):
-        ids = _enqueue_many(path or "-", folder, exists_ok)
+        ids = _enqueue_many(path or "-", folder, exists_ok, batch)
     else:
         spec = _from_argument(as_utf8(job[0])) if command is None else from_options(as_utf8(command), options)
-        ids, found = _store([_in_folder(spec, folder)], exists_ok)
+        ids, found = _store([_in_folder(spec, folder)], exists_ok, batch)
         if starts is not None and starts > clock.now() and not found:
             say(f"Starts {local_time(starts)}, in {span(starts)}.")
         _print_ids(ids)
@@ -158,7 +178,7 @@ def enqueue(
 
 
 def _store(
-    specs: Sequence[JobSpec], exists_ok: bool, stored: Optional[Tick] = None
+    specs: Sequence[JobSpec], exists_ok: bool, batch: Optional[Batch], stored: Optional[Tick] = None
 ) -> tuple[list[str], dict[str, str]]:
     """Store jobs; return all ids, and the states of the jobs that were there already."""
     from webapp.core import trace_context
@@ -168,7 +188,15 @@ def _store(
     held: dict[int, Holder] = {}
     traced = trace_context.carried_by(specs, os.environ.get(trace_context.VARIABLE))
     with plain_database() as database:
-        ids = store(database, traced, actor(), stored=stored, found=found if exists_ok else None, held=held)
+        ids = store(
+            database,
+            traced,
+            actor(),
+            batch=batch,
+            stored=stored,
+            found=found if exists_ok else None,
+            held=held,
+        )
     for warning in job_spec.warnings(specs):
         say(f"Warning: {warning}")
     if found:
@@ -185,6 +213,30 @@ def tell_holders(held: Mapping[int, Holder]) -> None:
         say(f"Not stored: its unique key {holder.key!r} {holder.text}.")
     if len(held) > SHOWN_ERRORS:
         say(f"And {len(held) - SHOWN_ERRORS:,} more.")
+
+
+def _batch(name: Optional[str], is_open: bool, on_done: Optional[str], on_death: Optional[str]) -> Optional[Batch]:
+    if name is None:
+        if is_open or on_done is not None or on_death is not None:
+            raise click.UsageError("--open, --on-done and --on-death work only with --batch.")
+        return None
+    return read_batch(name, is_open, on_done, on_death)
+
+
+def read_batch(name: str, is_open: bool, on_done: Optional[str], on_death: Optional[str]) -> Batch:
+    """A batch with callbacks from files. Raises SpecError and ClickException."""
+    from webapp.core.flow import batches
+
+    given = {"on_done": on_done, "on_death": on_death}
+    callbacks = {field: _load(path, field) for field, path in given.items() if path is not None}
+    return batches.read({"name": as_utf8(name), "open": is_open, **callbacks})
+
+
+def _load(path: str, field: str) -> Any:
+    try:
+        return job_spec.load_json("\n".join(_read_lines(path)))
+    except SpecError as error:
+        raise click.ClickException(f"{field}: {path}: {error}") from None
 
 
 def read_start(options: dict[str, Any]) -> Optional[int]:
@@ -229,6 +281,8 @@ def fields_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if "retry" in found:
         is_json = len(found["retry"]) == 1 and found["retry"][0].lstrip().startswith("{")
         found["retry"] = as_utf8(found["retry"][0]) if is_json else list(map(as_utf8, found["retry"]))
+    if "after" in found:
+        found["after"] = ",".join(found["after"])
     if "cwd" in found:
         found["cwd"] = _folder(found["cwd"], "--cwd")
     if "env" in found:
@@ -264,17 +318,19 @@ def _from_argument(text: str) -> JobSpec:
 # --- many ------------------------------------------------------------------------------------------------------------
 
 
-def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> list[str]:
+def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool, batch: Optional[Batch]) -> list[str]:
     started = time.monotonic()
     lines = _read_lines(path)
     with _progress(len(lines)) as (read, stored):
         specs, numbers = _parse_lines(lines, read)
-        if not specs:
+        if not specs and batch is None:
             say("No jobs: all lines are blank.")
             return []
         try:
-            ids, found = _store([_in_folder(spec, folder) for spec in specs], exists_ok, stored)
+            ids, found = _store([_in_folder(spec, folder) for spec in specs], exists_ok, batch, stored)
         except SpecError as error:
+            if not any(one.place is not None for one in error.errors):
+                raise
             names = {place: f"line {number}" for place, number in enumerate(numbers)}
             faults = list(error.errors)
             if isinstance(error, KeyTaken):
@@ -283,7 +339,8 @@ def _enqueue_many(path: str, folder: Optional[str], exists_ok: bool) -> list[str
                     for one, holder in zip(error.errors, error.holders)
                 ]
             raise _refusal([(numbers[one.place or 0], one) for one in faults], code_of(error)) from None
-    _print_ids(ids)
+    if ids:
+        _print_ids(ids)
     took = time.monotonic() - started
     number = len(ids) - sum(one in found for one in ids)
     say(f"Enqueued {plural(number, 'job')} in {took:.1f} s ({number / took:,.0f}/s).")

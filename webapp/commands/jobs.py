@@ -110,7 +110,7 @@ class _Jobs:
 @json_option
 def show(job_id: str, as_json: bool) -> None:
     """Show the job ID with its attempts and timeline."""
-    from webapp.jobs import job_detail, limit_use
+    from webapp.jobs import chains, job_detail, limit_use
     from webapp.jobs.settings import load
     from webapp.notifications import views
 
@@ -121,15 +121,16 @@ def show(job_id: str, as_json: bool) -> None:
         events = job_detail.events(session, job)
         watches, block = views.watches(session, job.seq), limit_use.block(session, job)
         report = job_detail.report(session, job)
+        following, waiting = chains.as_json(session, job), chains.waiting(session, job)
     if as_json:
-        whole = job_detail.whole_json(job, attempts, events, settings, watches, block, report)
+        whole = {**job_detail.whole_json(job, attempts, events, settings, watches, block, report), **following}
         for shown, one in zip(whole["attempt_history"], attempts):
             shown.update(job_detail.output_json(one))
         print_json(whole)
     else:
         from webapp.commands.shared.show import print_job
 
-        print_job(job, attempts, events, settings, watches, block, report)
+        print_job(job, attempts, events, settings, watches, following["after"], waiting, block, report)
 
 
 @click.command(epilog="Example: manage.py logs job1 --follow")
@@ -162,11 +163,17 @@ def logs(job_id: str, follow: bool, number: Optional[int], as_command: bool) -> 
 @click.command(epilog="Example: manage.py cancel job1 job2")
 @ids_argument
 @json_option
-def cancel(job_ids: tuple[str, ...], as_json: bool) -> int:
+@click.option("--below", is_flag=True, help="Cancel the blocked jobs that follow these, directly or not, instead.")
+def cancel(job_ids: tuple[str, ...], below: bool, as_json: bool) -> int:
     """Cancel jobs. Running commands are asked to stop, then killed."""
     from webapp.jobs import actions
 
     with core():
+        if below:
+            job_ids = _below(job_ids)
+            if not job_ids:
+                say("No blocked job follows. Nothing changed.")
+                return ExitCode.REFUSED
         result = actions.apply("cancel", job_ids, actor())
     refused = result.outcome.refused
     for id_ in [id_ for id_, state in refused.items() if state == "processing"]:
@@ -176,16 +183,26 @@ def cancel(job_ids: tuple[str, ...], as_json: bool) -> int:
     return tell_result(result, "cancelled", rule, as_json, asked="cancel requested")
 
 
+def _below(job_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The blocked jobs that follow these jobs, the last of a chain first."""
+    from webapp.db.engines import reading
+    from webapp.jobs import chains
+
+    with reading() as session:
+        found = [chains.blocked_below(session, find_job(session, job_id)) for job_id in job_ids]
+    return tuple(dict.fromkeys(job_id for one in found for job_id in one))
+
+
 @click.command("run-now", epilog="Example: manage.py run-now job1")
 @ids_argument
 @json_option
 def run_now(job_ids: tuple[str, ...], as_json: bool) -> int:
-    """Run scheduled jobs, and failed jobs that wait for a retry, as soon as a worker is free."""
+    """Run blocked and scheduled jobs, and failed jobs that wait for a retry, as soon as a worker is free."""
     from webapp.jobs import actions
 
     with core():
         result = actions.apply("run_now", job_ids, actor())
-    return tell_result(result, "pending", "only scheduled and failed jobs can be run now", as_json)
+    return tell_result(result, "pending", "only blocked, scheduled and failed jobs can be run now", as_json)
 
 
 @click.group(epilog="Example: manage.py activity undo 12")

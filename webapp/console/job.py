@@ -17,6 +17,7 @@ from markupsafe import Markup
 from sqlalchemy.orm import Session
 
 from webapp.console.display import (
+    chain,
     env_values,
     job_flow,
     job_head,
@@ -89,7 +90,7 @@ def show(job_id: str) -> ResponseReturnValue:
             editable=job.state in ARROWS["edit"].leaves,
             retries=values.max_retries if job.max_retries is None else job.max_retries,
             timeout=job.timeout if job.timeout is not None else values.job_timeout or None,  # None: no limit
-            batch={"key": job.batch, "others": queries.size_of_batch(job.batch) - 1} if job.batch else None,
+            **chain.values_of(session, job),
             env=env_values.masked(_env(job)),
             mask=env_values.MASK,
             history=history if "all" in request.args else history[: timeline.SHOWN],

@@ -1,4 +1,4 @@
-"""The submit page: the form, its live checks, the retry schedule. The batch of jobs that one form made. The demo.
+"""The submit page: the form, its live checks, the retry schedule. The demo.
 
 `display/forms.py` reads the fields.
 """
@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Sequence
 from typing import Any, Optional
 
 from flask import Blueprint, abort, request, url_for
@@ -20,28 +19,24 @@ from webapp.console.display.forms import FIELDS, MOST_LINES, SubmitForm
 from webapp.console.display.setting_effects import Timetable
 from webapp.console.display.times import zone_name
 from webapp.console.display.wait_reason import place, start_command
-from webapp.console.display.wording import VERBS
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
 from webapp.core import labels, limits
+from webapp.core.flow.batches import Batch
 from webapp.core.job_spec import SpecError, warnings
 from webapp.core.settings import Settings
-from webapp.core.states import TERMINAL
 from webapp.core.unique_keys import Holder
 from webapp.db.engines import reading
-from webapp.db.models import Job
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names
 from webapp.jobs import actions, demo, job_detail, lifecycle, limit_use, queries, settings
-from webapp.lib.command_patterns import command_shape
-from webapp.lib.text import capitalize, one_line, plural
+from webapp.lib.text import capitalize, plural
 from webapp.notifications import views as notifications
 
 pages = Blueprint("submit", __name__)
 
 MOST_OFFERED = 40  # labels
-BATCH_PAGE = 50  # rows
 FORM_KEY = re.compile(r"[A-Za-z0-9_-]{16,64}\Z")
 
 
@@ -70,10 +65,12 @@ def create() -> ResponseReturnValue:
     form = SubmitForm.read(request.form)
     if form.specs:
         made, number = _key_of(key, form), len(form.specs)
-        batch = f"{made}x{number}" if number > 1 else None
+        batch = form.batch or (f"form-{made[:12]}" if number > 1 else None)
+        keys = f"{made}x{number}" if number > 1 else made
         held: dict[int, Holder] = {}
         try:
-            ids = actions.enqueue(form.specs, actor(), form_key=batch or made, batch=batch, held=held)
+            joined = Batch(batch) if batch else None
+            ids = actions.enqueue(form.specs, actor(), form_key=keys, batch=joined, held=held)
         except SpecError as error:
             form.errors.update({one.field: capitalize(one.message) for one in reversed(error.errors)})
         else:
@@ -97,7 +94,7 @@ def _leave(ids: list[str], batch: Optional[str], warned: list[str], *, watch: bo
     """Go to the job or the batch. `watch`: show the live output."""
     asked: dict[str, Any] = {"watch": 1} if watch else {}
     if batch is not None:
-        back = url_for("submit.show_batch", key=batch, **asked)
+        back = url_for("batches.show", name=batch, **asked)
         return _done(f"{plural(stored, 'job')} submitted.", warned, back)
     back = url_for("job.show", job_id=ids[0], **asked) + ("#output" if watch else "")
     return _done(f"{ids[0]} submitted." if stored else f"{ids[0]} is there already.", warned, back)
@@ -187,67 +184,7 @@ def _page(session: Session, form: SubmitForm, key: str) -> str:
     )
 
 
-# --- a batch ---------------------------------------------------------------------------------------------------------
-
-
-@pages.get("/batch/<key>")
-def show_batch(key: str) -> ResponseReturnValue:
-    if "\0" in key:
-        abort(404)
-    with reading() as session:
-        counts = queries.count_states_of_batch(session, key)
-        there = sum(counts.values())
-        if not there:
-            abort(404, "All jobs of this batch were discarded.")
-        first = min(whole_number(request.args.get("from", ""), 6) or 0, there - 1) // BATCH_PAGE * BATCH_PAGE
-        ended = sum(counts[state] for state in TERMINAL)
-        jobs = queries.page_of_batch(session, key, first, BATCH_PAGE)
-        return htmx.page(
-            "batch",
-            session,
-            name="Demo" if demo.is_demo(key) else _name_of([job for _, job in jobs]),
-            made=jobs[0][1],
-            tour=demo.tour([job for _, job in jobs]) if demo.is_demo(key) else [],
-            size=queries.size_of_batch(key),
-            counts={state: number for state, number in counts.items() if number},
-            there=there,
-            ended=ended,
-            watched="watch" in request.args and ended < there,
-            jobs=jobs,
-            key=key,
-            first=first,
-            rows=BATCH_PAGE,
-        )
-
-
-def _name_of(jobs: Sequence[Job]) -> str:
-    """The pattern of the commands: 'resize.sh PATH', or 'make report and others'."""
-    shapes = {command_shape(job.command) for job in jobs}
-    return shapes.pop() if len(shapes) == 1 else f"{one_line(jobs[0].command, 60)} and others"
-
-
-@pages.post("/batch/<key>/<verb_path>")
-@needs("operator")
-def act_on_batch(key: str, verb_path: str) -> ResponseReturnValue:
-    """Requeue the jobs of a batch that are dead, or cancel those that have not ended. Asks first."""
-    states = {"requeue": ("dead",), "cancel": queries.UNFINISHED}.get(verb_path) or abort(404)
-    with reading() as session:
-        ids = queries.ids_of_batch(session, key, states) if "\0" not in key else []
-    if not ids:
-        return htmx.refused("No job of this batch is in such a state any more. Nothing changed.")
-    verb, number = VERBS[verb_path], plural(len(ids), "job")
-    back = url_for("submit.show_batch", key=key)
-    if "confirmed" not in request.form:
-        button = f"Retry {number}" if verb_path == "requeue" else f"Cancel {number}"
-        return htmx.ask(f"{button}?", verb.consequence, button, back=back, danger=verb.danger)
-    result = actions.apply(verb.name, ids, actor())
-    if not result.moved and not result.outcome.asked:
-        return htmx.refused("The jobs were changed meanwhile. Nothing changed.")
-    asked = f" {plural(len(result.outcome.asked), 'running job')} asked to stop." if result.outcome.asked else ""
-    return htmx.done(f"{verb.past} {plural(result.moved, 'job')}.{asked}", back=back, undo=result.undo)
-
-
-# --- the first run ---------------------------------------------------------------------------------------------------
+# --- the demo --------------------------------------------------------------------------------------------------------
 
 
 @pages.post("/demo/<what>")
@@ -258,17 +195,17 @@ def start_demo(what: str) -> ResponseReturnValue:
         return htmx.go_to(url_for("job.show", job_id=demo.run_test_job(actor()), watch=1) + "#output")
     if what != "tour":
         abort(404)
-    return htmx.go_to(url_for("submit.show_batch", key=demo.start(actor()), watch=1))
+    return htmx.go_to(url_for("batches.show", name=demo.start(actor()), watch=1))
 
 
-@pages.post("/batch/<key>/clear")
+@pages.post("/batch/<name>/clear")
 @needs("operator")
-def clear_demo(key: str) -> ResponseReturnValue:
+def clear_demo(name: str) -> ResponseReturnValue:
     """Discard the jobs of a demo."""
-    if not demo.is_demo(key) or "\0" in key:
+    if not demo.is_demo(name) or "\0" in name:
         abort(404)
-    running = demo.clear(key, actor())
+    running = demo.clear(name, actor())
     if running:
         text = f"{plural(running, 'demo job')} still stopping. Press Clear demo again in a moment."
-        return htmx.done(text, back=url_for("submit.show_batch", key=key), level="info")
+        return htmx.done(text, back=url_for("batches.show", name=name), level="info")
     return htmx.done("Demo cleared.", back=url_for("overview.index"), leave=True)

@@ -12,6 +12,8 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from webapp.core import audit_lines, labels, limits, relocated, unique_keys
 from webapp.core.database import Database
+from webapp.core.flow import batches, dependencies
+from webapp.core.flow.batches import Batch
 from webapp.core.job_spec import FieldError, IdTaken, JobSpec, KeyTaken, SpecError
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.transaction import Transaction, transaction_on
@@ -60,6 +62,7 @@ class _Row(NamedTuple):
     failures: int = 0
     losses: int = 0
     lone_losses: int = 0
+    followed: Optional[int] = None
 
 
 _Job = tuple[_Row, JobSpec, int]  # with its place in the call
@@ -71,17 +74,17 @@ def enqueue(
     actor: str,
     *,
     form_key: Optional[str] = None,
-    batch: Optional[str] = None,
+    batch: Optional[Batch] = None,
     stored: Optional[Callable[[int], None]] = None,
     found: Optional[dict[str, str]] = None,
     held: Optional[dict[int, Holder]] = None,
 ) -> list[str]:
     """Store all jobs or none; return their ids in order. Of a job that is not stored because another one holds its
-    unique key, this is the other one's id.
+    unique key, this is the other one's id. Jobs may follow each other.
 
     Args:
         form_key: makes the call idempotent. A second call with this key stores nothing and returns the first one's ids.
-        batch: the batch of all these jobs.
+        batch: the batch that all these jobs join; also without jobs.
         stored: called before the commit with the number of jobs stored so far.
         found: if given, a job whose id is taken is not stored again; its id and the state of the stored job go here.
         held: if given, the holder for each place in `specs` whose job was not stored goes here.
@@ -93,8 +96,11 @@ def enqueue(
     keys: list[str] = []
     if form_key is not None:
         keys = [f"{form_key}.{place}" if place else form_key for place in range(len(specs))]
-    rows = [_row(spec, actor, now, keys[place] if keys else None, batch) for place, spec in enumerate(specs)]
+    rows = [
+        _row(spec, actor, now, keys[place] if keys else None, batch and batch.name) for place, spec in enumerate(specs)
+    ]
     given = _given_ids(specs)
+    order = dependencies.in_order(specs)
 
     def store() -> list[str]:
         with transaction_on(database) as transaction:
@@ -106,8 +112,10 @@ def enqueue(
                 _refuse_relocated(transaction)
                 if found is None:
                     raise _id_taken(taken, given)
+            jobs = [(rows[place], specs[place], place) for place in order if rows[place].id not in taken]
+            if batch is not None and (jobs or not rows):
+                batches.join(transaction, batch, actor)
             check_names(transaction, specs)
-            jobs = [(row, spec, place) for place, (row, spec) in enumerate(zip(rows, specs)) if row.id not in taken]
             instead = _store(transaction, jobs, actor, stored, may_return=True)
         if found is not None:
             found.update(taken)
@@ -237,7 +245,7 @@ def _key_taken(refused: Mapping[int, Holder], keys: Mapping[int, str]) -> KeyTak
 def _insert(
     transaction: Transaction, jobs: Sequence[_Job], actor: str, stored: Optional[Callable[[int], None]] = None
 ) -> None:
-    rows = [row for row, _, _ in jobs]
+    rows, edges = _with_dependencies(transaction, jobs)
     new = _ensure_label_sets(transaction, sorted({(row.queue, row.requires) for row in rows}))
     for start in range(0, len(rows), STORE_BATCH):
         transaction.insert("jobs", _Row._fields, rows[start : start + STORE_BATCH])
@@ -247,6 +255,27 @@ def _insert(
     if new:  # last, because this locks the row until the commit
         transaction.execute(BUMP_REVISION)
     _watch(transaction, jobs)
+    if edges:
+        dependencies.store(transaction, edges)
+
+
+def _with_dependencies(
+    transaction: Transaction, jobs: Sequence[_Job]
+) -> tuple[list[_Row], Sequence[dependencies.Edge]]:
+    """The rows, with those that must wait blocked, and what they wait for. Parents come before their followers."""
+    rows = [row for row, _, _ in jobs]
+    following = [(row.id, spec.after, place) for row, spec, place in jobs if spec.after]
+    if not following:
+        return rows, ()
+    edges = dependencies.resolve(transaction, following, [row.id for row in rows])
+    blocked = {edge.child_id for edge in edges if not edge.met}
+    parents = {edge.parent_id for edge in edges if edge.parent_seq is None}
+    return [
+        row._replace(
+            state="blocked" if row.id in blocked else row.state, followed=1 if row.id in parents else row.followed
+        )
+        for row in rows
+    ], edges
 
 
 def _row(

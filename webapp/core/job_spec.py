@@ -30,6 +30,8 @@ ENV_NAME_RULE = "letters, digits and _, the first not a digit"
 MAX_TIMEOUT = 30 * 86400  # seconds
 MAX_DELAY = 10 * 365 * 86400  # seconds
 MAX_NOTIFIED = 10  # channels
+MAX_AFTER = 10_000  # jobs that one job follows
+WANTS = ("success", "finish", "failure")  # of a job that another one follows
 LONG_PAST = clock.DAY  # a `run_at` before this is likely a mistake; a little earlier than now is usual
 
 
@@ -63,12 +65,19 @@ class KeyTaken(SpecError):
         super().__init__(errors)
 
 
+class After(NamedTuple):
+    """A job to wait for. `on`: how it must end, one of WANTS."""
+
+    job: str
+    on: str = "success"
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting.
 
-    `notify` has the names of channels that hear of its end, `limits` the keys of limits, sorted.
-    `retry` is the text that `core/retry_rules.py` stores.
+    `notify` has the names of channels that hear of its end, `limits` the keys of limits, sorted, and `after` the jobs
+    that it waits for. `retry` is the text that `core/retry_rules.py` stores.
     """
 
     command: str
@@ -86,6 +95,7 @@ class JobSpec:
     limits: tuple[str, ...] = ()
     unique: Optional[Unique] = None
     retry: Optional[str] = None
+    after: tuple[After, ...] = ()
 
 
 def parse_json(text: str) -> JobSpec:
@@ -285,6 +295,34 @@ def _channels(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _after(value: object) -> tuple[After, ...]:
+    """A list of ids, of ID:finish, or of {"job": id, "on": …}; or a text, such as 'job1 job2:finish'."""
+    given = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+    if not isinstance(given, (list, tuple)):
+        raise ValueError(
+            f'{_show(value)} is not allowed; expected a list of job ids, or of {{"job": id, "on": "finish"}}.'
+        )
+    if len(given) > MAX_AFTER:
+        raise ValueError(f"has {len(given):,} jobs; at most {MAX_AFTER:,} are allowed.")
+    found: dict[str, After] = {}
+    for one in given:
+        fields = _of_word(one) if isinstance(one, str) else one
+        if not isinstance(fields, Mapping) or "job" not in fields or set(fields) - {"job", "on"}:
+            raise ValueError(f'{_show(one)} is not allowed; expected a job id, or {{"job": id, "on": "finish"}}.')
+        read = After(_name(fields["job"]), fields.get("on", "success"))
+        if read.on not in WANTS:
+            raise ValueError(f"{_show(read.on)} is not allowed for on; expected one of {', '.join(WANTS)}.")
+        if found.setdefault(read.job, read) != read:
+            raise ValueError(f"{_show(read.job)} is given twice, with different ends. Give it once.")
+    return tuple(found.values())
+
+
+def _of_word(word: str) -> dict[str, str]:
+    """An id, or an id with how it must end behind a colon."""
+    job, _, on = word.rpartition(":")
+    return {"job": job, "on": on} if job and on in WANTS else {"job": word}
+
+
 def _command(value: object) -> str:
     text = _text(unix_lines(value) if isinstance(value, str) else value, COMMAND_LIMIT, "a shell command")
     if not text.strip():
@@ -365,4 +403,5 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "limits": _limits,
     "unique": unique_keys.parse,
     "retry": retry_rules.read,
+    "after": _after,
 }

@@ -20,9 +20,12 @@ _WHICH = "losses < 1", "losses > 0"
 # Not min(run_at): PostgreSQL 13 and 14 read all rows for it if the table was never analyzed.
 _FIRST_DUE = f"""
 SELECT run_at FROM jobs WHERE {INDEX_CONDITIONS["failed"]} AND state = '%s' ORDER BY run_at LIMIT 1"""  # noqa: S608
+# An ended parent makes the jobs that follow it due: `promote` decides about them, see `core/flow/dependencies.py`.
+ENDED_PARENT = 0
+_ENDED_PARENT = f"SELECT {ENDED_PARENT} FROM jobs WHERE followed = 1 AND finished_at IS NOT NULL LIMIT 1"  # noqa: S608
 _LOOK = f"""
 SELECT (SELECT revision FROM control) AS revision,
-       ({_FIRST_DUE % "scheduled"}) AS scheduled,
+       coalesce(({_ENDED_PARENT}), ({_FIRST_DUE % "scheduled"})) AS scheduled,
        ({_FIRST_DUE % "failed"}) AS failed,
        EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND losses > 0 AND limits = '') AS exclusive,
        EXISTS (SELECT 1 FROM jobs WHERE state = 'pending' AND limits <> '') AS limited,
@@ -39,7 +42,7 @@ _FREE = f"= ANY(ARRAY({_DUE} FOR UPDATE SKIP LOCKED))"
 
 _COLUMNS = (
     "seq, id, token, attempts, command, timeout, cwd, env, failures, max_retries, losses, priority, run_at, retry, "
-    "limits, queue"
+    "limits, followed, queue"
 )
 
 _TAKE = f"""
@@ -210,6 +213,7 @@ WHERE job_seq = :seq AND attempt = :attempt AND position >= :first AND position 
 
 _MINE = "FROM jobs WHERE state = 'processing' AND worker_id = :worker"
 CANCELLED = f"SELECT token {_MINE} AND cancel_requested_at IS NOT NULL"
+FOLLOWED = f"SELECT token {_MINE} AND followed = 1"
 HELD = f"SELECT {_COLUMNS} {_MINE}"
 
 SETTINGS = "SELECT key, value FROM settings"

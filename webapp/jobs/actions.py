@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
 from webapp.core import enqueue as core_enqueue
+from webapp.core.flow.batches import Batch
 from webapp.core.job_spec import JobSpec
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
@@ -30,7 +31,7 @@ from webapp.db.engines import database, let_others_write, raising_as_sqlalchemy,
 from webapp.db.models import BulkAction, Job
 from webapp.jobs import deletion, filters, lifecycle, queries, settings
 from webapp.jobs.filters import JobFilter
-from webapp.jobs.lifecycle import NotFound, Outcome, can_be_put_back, in_state, move, put_back, record
+from webapp.jobs.lifecycle import NotFound, Outcome, can_be_put_back, entered, in_state, move, put_back, record
 from webapp.lib import clock
 
 BATCH = 500  # jobs in one transaction: it holds the write lock for at most about 50 ms
@@ -70,7 +71,7 @@ def enqueue(
     actor: str,
     *,
     form_key: Optional[str] = None,
-    batch: Optional[str] = None,
+    batch: Optional[Batch] = None,
     stored: Optional[Callable[[int], None]] = None,
     held: Optional[dict[int, Holder]] = None,
 ) -> list[str]:
@@ -359,8 +360,11 @@ def can_be_undone(session: Session, action: BulkAction) -> queries.Count:
 
 def _put_back(session: Session, back: BulkAction, outcome: Outcome) -> Optional[int]:
     undone = find(session, back.undoes or 0)
-    there = can_be_put_back(undone.verb, undone.id)
-    seqs = list(session.scalars(select(Job.seq).where(there, Job.seq > back.cursor_seq).order_by(Job.seq).limit(BATCH)))
+    found: list[int] = []
+    for state in entered(undone.verb):  # one by one: the index sorts the jobs of each
+        there = can_be_put_back(undone.verb, undone.id, state), Job.seq > back.cursor_seq
+        found += session.scalars(select(Job.seq).where(*there).order_by(Job.seq).limit(BATCH))
+    seqs = sorted(found)[:BATCH]
     held: dict[str, Holder] = {}
     moved = put_back(session, undone, Job.seq.in_(seqs), back, held)
     lifecycle.tell_held(session, back, held, outcome)

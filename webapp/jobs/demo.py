@@ -15,6 +15,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from webapp.core import job_spec
+from webapp.core.flow.batches import Batch
 from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import actions, queries
@@ -69,14 +70,14 @@ class Stop:
 
 
 def start(actor: str) -> str:
-    """Enqueue the demo. Returns the key of its batch."""
+    """Enqueue the demo. Returns the name of its batch."""
     suffix = secrets.token_hex(3)
-    key = f"{PREFIX}{suffix}x{len(JOBS)}"
+    key = f"{PREFIX}{suffix}"
     specs = [
         job_spec.parse({"id": f"{PREFIX}{one.name}-{suffix}", "command": one.command, "max_retries": one.retries})
         for one in JOBS
     ]
-    actions.enqueue(specs, actor, form_key=key, batch=key)
+    actions.enqueue(specs, actor, form_key=key, batch=Batch(key))
     return key
 
 

@@ -28,7 +28,7 @@ from webapp.core.limits import EXCLUSIVE
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES, TERMINAL
 from webapp.db.engines import is_sqlite
-from webapp.db.models import Attempt, Channel, Delivery, Job, OutputTail
+from webapp.db.models import Attempt, Channel, Delivery, Dependency, Job, OutputTail
 from webapp.db.text_match import contains, starts_with
 from webapp.jobs.lifecycle import in_state
 
@@ -73,6 +73,8 @@ class JobFilter:
         label_set: all required labels as in the job's row; for pending jobs.
         limit: a key of a limit that the job names, or with a final `*` the start of one.
         schedule: the name of the schedule that submitted the job.
+        batch: the name of the job's batch.
+        after: the id of a job that the job follows.
         notified: the name of a channel that was sent a message about the job, in its last MOST_MESSAGES.
         unique: the unique key that the job holds or held.
         lost: whether a worker died while it ran the job; for pending jobs.
@@ -97,6 +99,8 @@ class JobFilter:
     limited: Optional[bool] = None
     limit: Optional[str] = None
     schedule: Optional[str] = None
+    batch: Optional[str] = None
+    after: Optional[str] = None
     notified: Optional[str] = None
     error: Optional[str] = None
     until: Optional[int] = None
@@ -145,6 +149,11 @@ class JobFilter:
         if self.unique is not None:
             keyed: ColumnElement[bool] = literal_column("jobs.unique_key IS NOT NULL")
             yield self.state is None, and_(keyed, Job.unique_key == self.unique)
+        if self.batch is not None:  # an index also sorts its ended jobs
+            named: ColumnElement[bool] = literal_column("jobs.batch IS NOT NULL")
+            yield self.state is None or self.state in TERMINAL, and_(named, Job.batch == self.batch)
+        if self.after is not None:
+            yield self.state is None, Job.seq.in_(_following(self.after))
         if self.queue is not None:
             yield self.state == "pending", Job.queue == self.queue
         if self.label_set is not None:
@@ -228,6 +237,12 @@ def _failed(word: str) -> ColumnElement[bool]:
     last = select(func.max(Attempt.number)).where(*conditions).correlate(Job).scalar_subquery()
     at_once = in_state("completed") & (Job.attempts <= 1)  # most jobs: their attempts need not be read
     return case((at_once, 0), (last.is_not(None), 1), else_=0) == 1
+
+
+def _following(job_id: str) -> Select[tuple[int]]:
+    """The jobs that follow a job."""
+    parent = select(Job.seq).where(Job.id == job_id).correlate(None).scalar_subquery()
+    return select(Dependency.job_seq).where(Dependency.parent_seq == parent)
 
 
 def _told(channel: str) -> Select[tuple[int]]:

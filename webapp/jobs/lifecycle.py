@@ -1,7 +1,7 @@
 """The guarded move of a job along an arrow of `core/states.py`, and the record of it.
 
-Besides this module, only `core/statements.py` and `worker/maintenance/recovery.py` change a job's state; they take the
-same arrows. Retention deletes jobs by itself (`worker/maintenance/retention.py`).
+Besides this module, only `core/statements.py`, `core/flow/dependencies.py` and `worker/maintenance/recovery.py` change
+a job's state; they take the same arrows. Retention deletes jobs by itself (`worker/maintenance/retention.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
 from webapp.core.unique_keys import Holder
 from webapp.db import audit
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
-from webapp.jobs import group_history, key_guard
+from webapp.jobs import follow_ups, group_history, key_guard
 from webapp.lib import clock
 
-_MOVED = (Job.seq, Job.id, Job.queue, Job.requires)
+_MOVED = (Job.seq, Job.id, Job.queue, Job.requires, Job.followed, Job.batch, Job.prior_state)
 _OF_GROUP = (Job.error_key, Job.last_error)
 MOST_NAMED = 20  # jobs that an action on all that match names
 ENDED: ColumnElement[bool] = Job.state.in_(TERMINAL)
@@ -102,6 +102,7 @@ def move(
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
     takers: Optional[ColumnElement[bool]] = None
     if arrow.enters is None:
+        follow_ups.before_discard(session, and_(which, guard))
         statement: Any = delete(Job).where(which, guard)
     else:
         if arrow.enters not in TERMINAL and set(arrow.leaves) & set(TERMINAL):
@@ -116,6 +117,7 @@ def move(
             "prior_failures": Job.failures,
             "prior_finished_at": Job.finished_at,
             "prior_attempts": Job.attempts,
+            "followed": follow_ups.FOLLOWED_AGAIN,
         }
         statement = update(Job).where(which, guard).values({**new, **values})
     # After an UPDATE, the row has its old state in the columns for an undo.
@@ -127,8 +129,11 @@ def move(
     moved = sorted(rows, key=lambda job: job.seq)
     dead = [job for job in moved if job.was == "dead" and job.error_key is not None]
     group_history.record(session, action.id, dead)
-    if arrow.enters is not None and arrow.enters not in TERMINAL and set(arrow.leaves) <= set(TERMINAL):
+    if _reopens(action.verb):
         restore_queues(session, {(job.queue, job.requires) for job in moved})
+        ended = [job for job in moved if job.prior_state in TERMINAL]
+        follow_ups.after_reopening(session, ended, action.id)
+        follow_ups.block_again(session, ended)
     subjects = [("job:" + job.id, None if arrow.enters is None else job.seq) for job in moved]
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
     record(session, action.verb, subjects, action.actor, detail, action.id, changes=changes, audited=audited)
@@ -151,10 +156,21 @@ def tell_held(session: Session, action: BulkAction, held: Mapping[str, Holder], 
         record(session, "key_held", [(f"act:{action.id}", None)], action.actor, detail, action.id, audited=False)
 
 
-def can_be_put_back(verb: str, act_id: int) -> ColumnElement[bool]:
-    """Jobs that no user has moved and no worker has claimed since the action with this verb."""
-    entered: ColumnElement[str] = literal_column(f"'{ARROWS[verb].enters}'")
-    return and_(Job.act_id == act_id, Job.state == entered, Job.attempts == Job.prior_attempts)
+def entered(verb: str) -> tuple[str, ...]:
+    """The states that a verb enters. A requeued job is blocked if it follows jobs that have not ended."""
+    return (str(ARROWS[verb].enters), *(("blocked",) if _reopens(verb) else ()))
+
+
+def _reopens(verb: str) -> bool:
+    """Whether ended jobs run again."""
+    leaves, enters = ARROWS[verb]
+    return enters is not None and enters not in TERMINAL and bool({*leaves} & {*TERMINAL})
+
+
+def can_be_put_back(verb: str, act_id: int, *states: str) -> ColumnElement[bool]:
+    """Jobs that no user has moved and no worker has claimed since the action with this verb, or those in `states`."""
+    there = or_(*(Job.state == literal_column(f"'{state}'") for state in states or entered(verb)))
+    return and_(Job.act_id == act_id, there, Job.attempts == Job.prior_attempts)
 
 
 def put_back(
@@ -183,13 +199,18 @@ def put_back(
             finished_at=Job.prior_finished_at,
             changed_at=clock.now(),
             act_id=None,
+            followed=follow_ups.FOLLOWED_AGAIN,
         )
         .returning(*_MOVED, Job.state)
         .execution_options(synchronize_session=False)
     )
     rows, stay = key_guard.guarded(session, takers, lambda free: session.execute(statement.where(free)).all())
     _tell_held(stay, held)
-    restore_queues(session, {(row.queue, row.requires) for row in rows if row.state not in TERMINAL})
+    waiting = [row for row in rows if row.state not in TERMINAL]
+    restore_queues(session, {(row.queue, row.requires) for row in waiting})
+    if ARROWS[undone.verb].enters in TERMINAL:
+        follow_ups.after_reopening(session, waiting, back.id)
+    follow_ups.unblock(session, [row for row in rows if row.state == "blocked"])
     if any(row.state in TERMINAL for row in rows):
         session.execute(delete(RetentionMark))  # they may have ended before the marks
     record(session, "undo", [("job:" + row.id, row.seq) for row in rows], back.actor, act_id=back.id, audited=False)

@@ -1,4 +1,4 @@
-"""Counts of jobs, pending jobs by label set, batches, and other small reads. Counts of pages stop at COUNT_CAP.
+"""Counts of jobs, pending jobs by label set, and other small reads. Counts of pages stop at COUNT_CAP.
 
 Pages of jobs are in `jobs/listing.py`; one job's attempts, events and output are in `jobs/job_detail.py`.
 """
@@ -257,30 +257,9 @@ def count_ahead(session: Session, job: Job) -> Count:
     return total([higher, sooner])
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
-# A batch is the jobs that one form made from many lines. Their column `batch` has its key, which ends with its size.
-
-
-def size_of_batch(batch: str) -> int:
-    """How many jobs the form made, discarded ones included."""
-    return int(batch.rpartition("x")[2])
-
-
-def page_of_batch(session: Session, batch: str, first: int, limit: int) -> list[tuple[int, Job]]:
-    """Jobs of a batch with their line numbers (from 1), in line order, from position `first` (from 0) on."""
-    jobs = session.scalars(select(Job).where(Job.batch == batch).order_by(Job.seq).offset(first).limit(limit))
-    return [(int((job.form_key or "").partition(".")[2] or 0) + 1, job) for job in jobs]
-
-
 def ids_of_batch(session: Session, batch: str, states: Sequence[str]) -> list[str]:
     """The jobs of a batch that are in one of these states, in line order."""
     return list(session.scalars(select(Job.id).where(Job.batch == batch, in_state(*states)).order_by(Job.seq)))
-
-
-def count_states_of_batch(session: Session, batch: str) -> dict[str, int]:
-    """How many jobs are in each state, without discarded ones."""
-    found = select(Job.state, func.count()).where(Job.batch == batch).group_by(Job.state)
-    return dict.fromkeys(STATES, 0) | dict(session.execute(found).tuples().all())
 
 
 # --- some jobs -------------------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ QUALIFIERS = (
     ("requires", "requires:gpu", "jobs that need a worker with this label"),
     ("limit", "limit:db", "jobs that name this key of a limit, or such keys: limit:customer-*"),
     ("schedule", "schedule:nightly", "jobs that this schedule submitted"),
+    ("batch", "batch:nightly", "jobs of this batch"),
+    ("after", "after:job1", "jobs that follow this job"),
     ("notified", "notified:ops", "a message about the job was sent to this channel"),
     ("unique", "unique:report-7", "jobs that hold or held this unique key"),
 )
@@ -238,6 +240,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "by": _by,
     "id": _name("id"),
     "schedule": _name("schedule"),
+    "batch": _name("batch"),
+    "after": _name("after"),
     "notified": _name("notified"),
     "limit": _limit,
     "unique": str,

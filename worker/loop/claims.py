@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Optional, Union
 
 from webapp.core import events, labels, limits, notices, schema, statements
 from webapp.core.events import SHORT
+from webapp.core.flow import dependencies
 from webapp.core.labels import LabelSet
 from webapp.core.limits import Limits
 from webapp.core.notices import SYSTEM_QUEUE
@@ -195,9 +196,15 @@ class Turn:
             self.now = server_time
         return state
 
-    def promote(self) -> int:
-        """Make due jobs pending, at most PROMOTE_LIMIT; return how many."""
-        return int(self._transaction.execute(self._sql.promote, {"now": self.now}).rowcount)
+    def promote(self, due: Optional[int] = None) -> int:
+        """Make due jobs pending, at most PROMOTE_LIMIT, and decide about jobs whose parent ended. Returns how many.
+
+        `due`: when the first of them was due.
+        """
+        decided = 0
+        if due == statements.ENDED_PARENT:
+            decided = dependencies.decide(self._transaction.execute, self.now, is_sqlite=self._is_sqlite)
+        return decided + int(self._transaction.execute(self._sql.promote, {"now": self.now}).rowcount)
 
     def claim_first(self, served: Served, n: int, settings: Settings, *, crowded: bool) -> list[Claim]:
         """Claim up to `n` of the first jobs of all queues, in order. `crowded`: as `read_state` said."""
@@ -317,9 +324,9 @@ class Turn:
         worker = f"worker:{self._worker}"
         events.record(self._transaction, SHORT, worker, worker, detail={"text": text})
 
-    def cancelled(self) -> set[str]:
-        """Tokens of claims whose jobs people cancelled."""
-        return {token for (token,) in self.fetch(statements.CANCELLED, {"worker": self._worker})}
+    def tokens(self, statement: str) -> set[str]:
+        """Tokens of claims whose jobs people cancelled (CANCELLED), or that other jobs follow (FOLLOWED)."""
+        return {token for (token,) in self.fetch(statement, {"worker": self._worker})}
 
 
 class Claims:
@@ -410,5 +417,6 @@ def _claim(row: Sequence[Any], settings: Settings, token: str, attempt: int) -> 
         due_at=row[12],
         retry=row[13],
         limits=row[14],
-        queue=row[15],
+        followed=row[15] == 1,
+        queue=row[16],
     )

@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Callable, Optional
 
+from webapp.core import statements
 from webapp.core.relocated import Relocated
 from webapp.core.settings import Settings
-from webapp.core.statements import REQUEST_QUIET, REQUEST_RUN, REQUEST_STOP
 from webapp.core.transaction import Connection
 from webapp.lib import clock
 from worker import shortage
-from worker.attempt import AttemptResult, Claim
+from worker.attempt import AttemptResult, Claim, log_trouble
 from worker.loop import retries
 from worker.loop.capacity import Capacity
 from worker.loop.claims import Claims, QueueState, Turn
@@ -78,6 +78,7 @@ class Dispatcher:
         self._revision = -1
         self._next_due: Optional[int] = None
         self._cancelled: set[str] = set()
+        self._followed: set[str] = set()  # tokens of jobs that got a follower while they ran
         self._stored: dict[str, int] = {}  # token → position up to which its live output is stored
         self._reports = Reports()
         self._retry_rules: dict[str, str] = {}  # of queues
@@ -108,11 +109,11 @@ class Dispatcher:
 
     def be_quiet(self) -> None:
         """Claim no more jobs until a person or a signal resumes this worker."""
-        self._signalled_state = REQUEST_QUIET
+        self._signalled_state = statements.REQUEST_QUIET
 
     def resume(self) -> None:
         """Claim jobs again after `be_quiet()`."""
-        self._signalled_state = REQUEST_RUN
+        self._signalled_state = statements.REQUEST_RUN
 
     @property
     def finished(self) -> bool:
@@ -237,7 +238,7 @@ class Dispatcher:
         claimed: list[Claim] = []
         recovered: list[Claim] = []
         forgotten: set[str] = set()
-        drained, promoted = False, 0
+        drained = False
         signalled_state, stop_to_record, short = self._signalled_state, self._has_stop_to_record, self._short
         leaving = {one.claim.token for one in ended}
         with self._claims as turn:
@@ -249,7 +250,7 @@ class Dispatcher:
             if short:
                 turn.record_shortage(self.capacity.shown, short)
             if stop_to_record:
-                turn.request_state(REQUEST_STOP)
+                turn.request_state(statements.REQUEST_STOP)
             if self._unsure:
                 recorded = turn.held(self.settings)
                 # Once marked lost, it holds none: claims that maintenance took over keep its name for a while.
@@ -258,8 +259,7 @@ class Dispatcher:
             settled, due = self._settle(turn, ended)
             released = self._selection.released([one.claim for one in ended], state)
             self._store_live(turn, stored)
-            if state.next_due is not None and state.next_due <= turn.now:
-                promoted = turn.promote()  # also while all slots are busy: another worker may run the jobs
+            state, promoted = self._promote(turn, state, ended)
             holding = [claim for token, claim in self._held.items() if token not in leaving] + recovered
             free = self._free(holding)
             if free > 0:
@@ -304,6 +304,13 @@ class Dispatcher:
                 turn.drop_output(one.claim)
         return settled, due
 
+    def _promote(self, turn: Turn, state: QueueState, ended: list[AttemptResult]) -> tuple[QueueState, int]:
+        """Promote what is due, also while all slots are busy: another worker may run the jobs."""
+        if any(one.claim.followed or one.claim.token in self._followed for one in ended):
+            state = state._replace(next_due=statements.ENDED_PARENT)
+        is_due = state.next_due is not None and state.next_due <= turn.now
+        return state, turn.promote(state.next_due) if is_due else 0
+
     def _read_changes(self, turn: Turn) -> None:
         """Read everything that people may have changed."""
         self.settings = turn.settings()
@@ -314,8 +321,9 @@ class Dispatcher:
         self.expired = state != "running"
         self._quiet = requested == "quiet"
         self.stop_requested = self.stop_requested or requested == "stop" or self.outdated
-        before, self._cancelled = self._cancelled, turn.cancelled()
+        before, self._cancelled = self._cancelled, turn.tokens(statements.CANCELLED)
         self.to_stop.extend(self._cancelled - before)
+        self._followed = turn.tokens(statements.FOLLOWED)
 
     def _store_live(self, turn: Turn, stored: dict[str, int]) -> None:
         now = time.monotonic()
@@ -348,7 +356,7 @@ class Dispatcher:
             self.completed += state == "completed"
             self.failed += state in {"failed", "dead"}
             if state in {None, "failed", "dead"}:
-                retries.log_trouble(one, state)
+                log_trouble(one, state)
         if claimed and not self._held:
             self._live_at = time.monotonic()
         for claim in claimed:

@@ -42,6 +42,7 @@ SHORT_REST = 0.02  # seconds between ticks while notices are left
 FAULT_PAUSE = 60.0  # seconds after a fault of the notifications
 
 _ANYTHING_RUNS = "SELECT 1 FROM jobs WHERE state = 'processing' LIMIT 1"
+_HAS_BATCHES = "SELECT 1 FROM batches WHERE ended_at IS NULL AND closed_at IS NOT NULL LIMIT 1"
 _HAS_CHANNELS = "SELECT 1 FROM channels LIMIT 1"  # without one there are no rules and no messages
 
 
@@ -150,6 +151,7 @@ class _Maintenance:
         self.rest = TICK if anything_runs or values.lease < 2 * REST else REST
         self._dead_workers.check(workers, values.lease, passed)
         recovery.recover_orphans(connection)
+        self._decide_batches()
         if self._scaling is not None:
             self._scaling.tick(connection)
         if self._chores is not None:
@@ -158,6 +160,19 @@ class _Maintenance:
             self._heartbeat.ping_if_due(connection)
         if self._chores is not None:
             self._notify()
+
+    def _decide_batches(self) -> None:
+        connection = self._connection
+        if connection.scalar(_HAS_BATCHES) is None:
+            return
+        from webapp.core.flow import batch_callbacks  # only queues with batches need it
+
+        self.rest = min(self.rest, TICK)
+        try:
+            if batch_callbacks.decide(connection) == batch_callbacks.STEP:
+                self.rest = SHORT_REST
+        except Busy:
+            log.debug("batches wait for the write lock")
 
     def _notify(self) -> None:
         """Turn notices into messages. Last in a tick: it delays no recovery, and its faults stop nothing else."""

@@ -44,6 +44,7 @@ from webapp.jobs import deletion
 from webapp.lib import clock
 from webapp.notifications.policy import NEW_AGAIN  # rules about new groups ask for alerts of this time
 from worker.maintenance import free_space
+from worker.maintenance.ended_batches import EndedBatches
 from worker.maintenance.ended_jobs import Walk
 from worker.maintenance.size_limit import SizeLimit
 
@@ -104,6 +105,7 @@ class Retention:
             yield from (partial(self._delete_jobs, walk) for walk in self._walks(f"keep_{state}", state))
         for state in FREED:
             yield from (partial(_delete_output, walk) for walk in self._walks("keep_output", state))
+        yield EndedBatches(self._values, self._lock_timeout).step
         yield from (
             self._delete_audit,
             self._delete_fires,

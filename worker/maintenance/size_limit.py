@@ -39,7 +39,7 @@ class SizeLimit:
         self._to_free = 0  # bytes to delete before the next measurement
         walk = partial(Walk, before=_ALL, lock_timeout=lock_timeout, frees_keys=True)
         self._output = deque(walk(state, mark=f"size/{state}") for state in FREED)
-        self._jobs = deque(walk(state) for state in FREED)
+        self._jobs = deque(walk(state, breaks_batches=True) for state in FREED)
 
     def step(self) -> bool:
         """Delete a batch if the database is too large. Returns whether to go on."""

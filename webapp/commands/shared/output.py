@@ -108,6 +108,8 @@ def standing(job: Job) -> str:
     if job.state in ("scheduled", "failed"):
         what = "due" if job.state == "scheduled" else "retry"
         return f"{what} in {span(job.run_at)}" if job.run_at > clock.now() else f"{what} now"
+    if job.state == "blocked":
+        return f"blocked {span(job.changed_at)}"
     if job.state == "pending":
         return f"waiting {span(job.run_at)}"
     if job.state == "processing":

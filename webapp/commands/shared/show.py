@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
 from rich.text import Text
@@ -20,6 +20,7 @@ from webapp.lib.text import escape_lines, size
 if TYPE_CHECKING:
     from webapp.core.settings import Settings
     from webapp.db.models import Event, Job, Report
+    from webapp.jobs.chains import Waiting
     from webapp.jobs.limit_use import Block
 
 
@@ -29,10 +30,17 @@ def print_job(
     events: Sequence[Event],
     settings: Settings,
     notify: Sequence[str],
+    after: Sequence[Mapping[str, Optional[str]]],
+    waiting: Optional[Waiting],
     block: Optional[Block],
     report: Optional[Report],
 ) -> None:
-    show(grid(_fields(job, settings, notify, block, report)))
+    """`after`: the jobs that it follows. `waiting`: what it waits for, if it is blocked."""
+    follows = [f"{one['job']}{'' if one['on'] == 'success' else ':' + str(one['on'])}" for one in after]
+    more = {"notifies": ", ".join(notify), "after": ", ".join(follows), "batch": job.batch}
+    show(grid(_fields(job, settings, more, block, report)))
+    if waiting is not None:
+        show("", Text(waiting.text))
     if attempts or job.state == "processing":
         show("", Text("Attempts", style="bold"), _attempts(job, attempts))
     columns = [
@@ -46,7 +54,11 @@ def print_job(
 
 
 def _fields(
-    job: Job, settings: Settings, notify: Sequence[str], block: Optional[Block], report: Optional[Report]
+    job: Job,
+    settings: Settings,
+    more: Mapping[str, Optional[str]],
+    block: Optional[Block],
+    report: Optional[Report],
 ) -> list[tuple[str, Text]]:
     retries = settings.max_retries if job.max_retries is None else job.max_retries
     timeout = settings.job_timeout if job.timeout is None else job.timeout
@@ -61,7 +73,7 @@ def _fields(
         "timeout": (duration(timeout) if timeout else "none") + _default(job.timeout),
         "folder": job.cwd,
         "variables": "\n".join(f"{key}={value}" for key, value in json.loads(job.env or "{}").items()),
-        "notifies": ", ".join(notify),
+        **more,
         "unique key": _key(job),
         "retry rules": "\n".join(retry_rules.stored(job.retry).lines),
         "submitted": f"{local_time(job.created_at)} · {ago(job.created_at, job.created_by)}",

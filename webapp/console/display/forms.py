@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 from webapp.console.display import times
 from webapp.core import labels, limits, retry_rules, trace_context
-from webapp.core.job_spec import JobSpec, SpecError, parse, read_env
+from webapp.core.job_spec import NAME, NAME_RULE, JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
 from webapp.core.unique_keys import Unique
 from webapp.db.models import Job
@@ -25,7 +25,7 @@ MOST_LINES = 5000  # jobs per form
 SHOWN_LINES = 5  # invalid lines named in the message
 FIELDS = (
     "command", "id", "queue", "priority", "requires", "start", "delay", "run_at", "max_retries", "timeout", "cwd",
-    "env", "notify", "limits", "unique", "unique_while", "on_conflict", "retry",
+    "env", "notify", "limits", "unique", "unique_while", "on_conflict", "retry", "after", "batch",
 )  # fmt: skip
 STARTS = ("now", "delay", "run_at")
 
@@ -87,6 +87,8 @@ class SubmitForm:
         specs = form._parse(commands[0] if commands else form.command)
         if values["many"]:
             specs = form._of_lines(specs)
+        if form.batch and not NAME.match(form.batch):
+            form.errors["batch"] = f"Is not a name; expected {NAME_RULE}."
         form.errors = {name: form.errors[name] for name in FIELDS if name in form.errors}  # in page order
         form.specs = [] if form.errors else specs
         return form
@@ -99,6 +101,11 @@ class SubmitForm:
     def changes(self) -> dict[str, Any]:
         """The values as changes of a job: an empty field restores the default."""
         return {**dict.fromkeys(EDITABLE), **self._description(), "command": self.command}
+
+    @property
+    def batch(self) -> str:
+        """The name of a batch for the jobs, or ''."""
+        return self.values["batch"].strip()
 
     @property
     def lines(self) -> list[str]:
@@ -161,7 +168,7 @@ class SubmitForm:
     def _description(self) -> dict[str, Any]:
         """The mapping for `job_spec.parse`, without the command and without empty fields."""
         values = self.values
-        plain = ("id", "queue", "requires", "cwd", "timeout", "notify", "limits")
+        plain = ("id", "queue", "requires", "cwd", "timeout", "notify", "limits", "after")
         found: dict[str, Any] = {name: values[name].strip() or None for name in plain}
         for name in ("priority", "max_retries"):
             found[name] = self._read(name, _whole)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from webapp.core import labels
 from webapp.db.models import Job
 from webapp.insight import blockers
-from webapp.jobs import limit_use, queries
+from webapp.jobs import chains, limit_use, queries
 from webapp.lib import clock
 from webapp.lib.text import listed
 
@@ -32,6 +32,7 @@ class Why:
         estimate: how long they take, or ''.
         all_busy: no worker for the job has a free slot.
         block: the limit that keeps it from starting.
+        blocked: what a blocked job waits for.
     """
 
     job: Job
@@ -41,6 +42,7 @@ class Why:
     estimate: str = ""
     all_busy: bool = False
     block: Optional[limit_use.Block] = None
+    blocked: Optional[chains.Waiting] = None
 
     @property
     def level(self) -> str:
@@ -49,7 +51,8 @@ class Why:
         if job.state == "dead" or (obstacle is not None and obstacle.kind == "none" and self.due):
             return "alarm"
         cancelling = job.state == "processing" and job.cancel_requested_at is not None
-        return "warn" if obstacle is not None or cancelling or job.state == "failed" else "info"
+        stuck = self.blocked is not None and bool(self.blocked.failed)
+        return "warn" if obstacle is not None or cancelling or stuck or job.state == "failed" else "info"
 
     @property
     def quiet(self) -> list[str]:
@@ -71,7 +74,7 @@ class Why:
 def why(session: Session, job: Job) -> Why:
     due = job.state == "pending" or job.run_at <= clock.now()
     if job.state not in {"pending", "scheduled", "failed"}:
-        return Why(job, due)
+        return Why(job, due, blocked=chains.waiting(session, job))
     fleet = blockers.fleet_of(session, job.queue, job.requires)
     if fleet.obstacle is not None or job.state != "pending":
         return Why(job, due, fleet.obstacle)

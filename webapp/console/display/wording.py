@@ -74,6 +74,7 @@ def who(actor: Optional[str]) -> str:
         "worker": f"worker {name}",
         "rule": f"rule {name}",
         "schedule": f"schedule {name}",
+        "batch": f"batch {name}",
     }
     return words.get(kind, actor or NOTHING)
 

@@ -7,10 +7,10 @@ from typing import Optional
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
+from webapp.core.job_spec import WANTS
 from webapp.db.engines import Model
-from webapp.db.models.base import Sequence, one_of
+from webapp.db.models.base import Sequence, one_of, partial_index
 
-WANTS = ("success", "finish", "failure")
 BATCH_EVENTS = ("done", "death")
 
 
@@ -55,11 +55,12 @@ class Dependency(Model):
     parent_id: Mapped[str] = mapped_column(primary_key=True)
     parent_seq: Mapped[int] = mapped_column(Sequence)  # no foreign key: retention may delete the parent
     wants: Mapped[str]
-    met_at: Mapped[Optional[int]]  # when the parent ended as wanted
+    met_at: Mapped[Optional[int]]  # when the parent ended as wanted, or can no longer, and the job was cancelled
 
     __table_args__ = (
         CheckConstraint(one_of("wants", WANTS), name="wants"),
-        Index("ix_dependencies_parent", "parent_seq", "job_seq"),
+        Index("ix_dependencies_parent", "parent_seq", "met_at", "wants", "job_seq"),
+        partial_index("ix_dependencies_unmet", "job_seq", where="met_at IS NULL"),
     )
 
 
@@ -75,6 +76,12 @@ class Batch(Model):
     on_done: Mapped[Optional[str]]  # a job as JSON, enqueued when all jobs have ended
     on_death: Mapped[Optional[str]]  # a job as JSON, enqueued when the first job is dead
     generation: Mapped[int] = mapped_column(Integer)  # 1, and one more each time that a requeue reopens it
+    ended_at: Mapped[Optional[int]]  # when it was closed and all jobs of this generation had ended
+
+    __table_args__ = (
+        partial_index("ix_batches_active", "name", where="ended_at IS NULL"),
+        Index("ix_batches_created", "created_at"),
+    )
 
 
 class BatchCallback(Model):

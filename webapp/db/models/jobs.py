@@ -101,11 +101,13 @@ class Job(Model):
         partial_index("ix_jobs_unique", "unique_key", where=HOLDS_KEY, unique=True),
         partial_index("ix_jobs_unique_key", "unique_key", "seq", where="unique_key IS NOT NULL"),
         # Ended jobs whose followers do not know it yet.
-        partial_index("ix_jobs_followed", "finished_at", "seq", where="followed = 1 AND finished_at IS NOT NULL"),
+        partial_index(
+            "ix_jobs_followed", "followed", "finished_at", "seq", where="followed = 1 AND finished_at IS NOT NULL"
+        ),
         partial_index("ix_jobs_blocked", "state", "run_at", "seq", where="state = 'blocked'"),
         # The page of a batch. Most jobs have no batch, so settling them does not touch this index.
         partial_index("ix_jobs_batch", "batch", "seq", where="batch IS NOT NULL"),
-        partial_index("ix_jobs_batch_open", "batch", where="batch IS NOT NULL AND finished_at IS NULL"),
+        partial_index("ix_jobs_batch_state", "batch", "state", "finished_at", "seq", where="batch IS NOT NULL"),
         # The jobs of a schedule, and those of them that have not ended.
         partial_index("ix_jobs_schedule", "schedule", "seq", where="schedule IS NOT NULL"),
         partial_index("ix_jobs_scheduled", "schedule", where="schedule IS NOT NULL AND finished_at IS NULL"),

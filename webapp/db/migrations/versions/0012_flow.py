@@ -63,9 +63,9 @@ def _add_columns() -> None:
     _index("ix_jobs_limited_first", "jobs", order, "state = 'pending' AND limits <> ''")
     _index("ix_jobs_unique", "jobs", ["unique_key"], _HOLDS_KEY, unique=True)
     _index("ix_jobs_unique_key", "jobs", ["unique_key", "seq"], "unique_key IS NOT NULL")
-    _index("ix_jobs_followed", "jobs", ["finished_at", "seq"], "followed = 1 AND finished_at IS NOT NULL")
+    _index("ix_jobs_followed", "jobs", ["followed", "finished_at", "seq"], "followed = 1 AND finished_at IS NOT NULL")
     _index("ix_jobs_blocked", "jobs", ["state", "run_at", "seq"], "state = 'blocked'")
-    _index("ix_jobs_batch_open", "jobs", ["batch"], "batch IS NOT NULL AND finished_at IS NULL")
+    _index("ix_jobs_batch_state", "jobs", ["batch", "state", "finished_at", "seq"], "batch IS NOT NULL")
 
 
 def _limits() -> None:
@@ -105,7 +105,8 @@ def _dependencies_and_batches() -> None:
         _job_key("dependencies"),
         sa.PrimaryKeyConstraint("job_seq", "parent_id", name=op.f("pk_dependencies")),
     )
-    op.create_index("ix_dependencies_parent", "dependencies", ["parent_seq", "job_seq"])
+    op.create_index("ix_dependencies_parent", "dependencies", ["parent_seq", "met_at", "wants", "job_seq"])
+    _index("ix_dependencies_unmet", "dependencies", ["job_seq"], "met_at IS NULL")
     op.create_table(
         "batches",
         sa.Column("name", sa.Text(), nullable=False),
@@ -114,8 +115,18 @@ def _dependencies_and_batches() -> None:
         sa.Column("closed_at", sa.BigInteger(), nullable=True),
         *(sa.Column(name, sa.Text(), nullable=True) for name in ("on_done", "on_death")),
         sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_batches")),
     )
+    _index("ix_batches_active", "batches", ["name"], "ended_at IS NULL")
+    op.create_index("ix_batches_created", "batches", ["created_at"])
+    # A batch so far: the jobs of one form, at most 5,000.
+    op.execute("""
+INSERT INTO batches (name, created_at, created_by, closed_at, generation, ended_at)
+SELECT batch, min(created_at), min(created_by), max(created_at), 1,
+       CASE WHEN count(finished_at) = count(*) THEN max(finished_at) END
+FROM jobs WHERE batch IS NOT NULL GROUP BY batch
+""")
     op.create_table(
         "batch_callbacks",
         sa.Column("batch", sa.Text(), nullable=False),

@@ -1,0 +1,227 @@
+"""Many jobs in one request, also as a batch. Batches: list, create, get, close; cancel jobs, requeue the dead ones."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from flask import Response
+from marshmallow import Schema
+from marshmallow import fields as ma
+
+from webapp.api import fields, idempotency, pagination, request_body
+from webapp.api.actions import REQUEST_SECONDS, ActAnswer, act_answer
+from webapp.api.fields import NAME_PATTERN
+from webapp.api.gate import actor
+from webapp.api.jobs import MAX_PAGE, JobRequest, traced
+from webapp.api.problems import Problem, field_problem
+from webapp.api.routes import Noun
+from webapp.core import job_spec
+from webapp.core.flow import batches as core_batches
+from webapp.core.job_spec import FieldError, JobSpec, SpecError
+from webapp.core.unique_keys import Holder
+from webapp.db.engines import reading
+from webapp.jobs import actions, batches
+from webapp.jobs.filters import JobFilter
+
+LIST = "batches"  # in cursors
+MAX_BATCH = 1000  # jobs of one request
+
+
+class Callback(JobRequest):
+    """The job that a batch enqueues: the fields of a job, without id and after."""
+
+    class Meta:
+        exclude = ("id", "after")
+
+
+class BatchRequest(Schema):
+    """Describes a batch for the document; `core/flow/batches.py` validates it."""
+
+    example: ClassVar[Any] = {"name": "nightly-7", "open": True, "on_done": {"command": "./report.sh"}}
+
+    name = ma.String(required=True, metadata={"description": job_spec.NAME_RULE, "pattern": NAME_PATTERN})
+    open = fields.optional(ma.Boolean, "true: a new batch stays open for more jobs, until it is closed")
+    on_done = ma.Nested(Callback, allow_none=True, metadata={"description": "enqueued when all its jobs have ended"})
+    on_death = ma.Nested(Callback, allow_none=True, metadata={"description": "enqueued when its first job is dead"})
+
+
+class JobsRequest(Schema):
+    jobs = ma.List(
+        ma.Nested(JobRequest),
+        required=True,
+        metadata={"description": "either all are stored or none", "minItems": 1, "maxItems": MAX_BATCH},
+    )
+    batch = ma.Nested(
+        BatchRequest, metadata={"description": "the batch that they join; a new one is closed unless `open` is true"}
+    )
+
+
+class Ids(fields.Answer):
+    ids = fields.strings("in the order of the request")
+    held = ma.List(
+        ma.Integer(),
+        required=True,
+        metadata={"description": "the places, from 0, whose id is that of the job that holds the unique key"},
+    )
+    warnings = fields.strings("what is likely a mistake, such as `run_at` in the past; usually empty")
+
+
+class BatchCallback(fields.Answer):
+    event = fields.text("what was decided", enum=["done", "death"])
+    generation = fields.integer("of the batch")
+    at = fields.time("when")
+    job_id = fields.text("the job that was enqueued", null=True)
+
+
+class Batch(fields.Answer):
+    name = fields.text("the name")
+    state = fields.text("open: more jobs can join; running; ended", enum=["open", "running", "ended"])
+    created_at = fields.time("when it was created")
+    created_by = fields.text("who created it")
+    closed_at = fields.time("when it was closed", null=True)
+    ended_at = fields.time("when all its jobs had ended", null=True)
+    generation = fields.integer("1, and one more each time that a requeue of its jobs reopens it")
+    jobs = fields.mapping("number of jobs by state", ma.Integer())
+    total = fields.integer("number of jobs; discarded ones are not counted")
+    ended = fields.integer("number of jobs that have ended")
+    failed = fields.integer("number of dead jobs")
+    left = fields.integer("number of jobs that have not ended")
+    capped = fields.boolean(f"whether a state has more than {batches.CAP:,} jobs, where counts stop")
+    per_minute = fields.number("jobs that ended per minute, over the last 5 minutes")
+    seconds_left = fields.integer("at this rate; null: nothing is left, or nothing ended lately", null=True)
+    on_done = ma.Dict(
+        required=True, allow_none=True, metadata={"description": "enqueued when all its jobs have ended; env masked"}
+    )
+    on_death = ma.Dict(
+        required=True, allow_none=True, metadata={"description": "enqueued when its first job is dead; env masked"}
+    )
+    callbacks = fields.list_of(BatchCallback, "what was decided, newest first; empty in lists")
+
+
+class BatchQuery(Schema):
+    active = fields.flag("true: only batches that have not ended")
+    limit = fields.bounded("batches per page", 1, MAX_PAGE, load_default=50)
+    cursor = pagination.cursor_field()
+
+
+class BatchPage(fields.Answer):
+    batches = fields.list_of(Batch, "newest first")
+    next = fields.text("cursor of the next page", null=True)
+    previous = fields.text("always null", null=True)
+
+
+routes = Noun("Batches", "A batch is a set of jobs with a common progress, and callbacks at its end.")
+
+
+BATCH = {
+    "oneOf": [{"type": "array", "items": JobRequest, "minItems": 1, "maxItems": MAX_BATCH}, JobsRequest],
+    "examples": [[{"command": "echo 1"}, {"command": "echo 2"}]],
+}
+
+
+@routes.on("POST", "/jobs/batch", {201: Ids}, scope="submit", repeatable=True, body=BATCH, errors=(409,))
+def submit_jobs() -> Response:
+    """Submit up to 1,000 jobs; either all are stored or none.
+
+    They may follow each other by their ids, in any order. In an error, `place` is the position of the job, from 0.
+    """
+    data = request_body.raw()
+    batch = core_batches.read(data["batch"]) if isinstance(data, dict) and "batch" in data else None
+    specs = traced(_parse_batch(data))
+    held: dict[int, Holder] = {}
+    ids = actions.enqueue(specs, actor(), form_key=idempotency.form_key(), batch=batch, held=held)
+    return request_body.answer({"ids": ids, "held": sorted(held), "warnings": job_spec.warnings(specs)}, 201)
+
+
+def _parse_batch(data: Any) -> list[JobSpec]:
+    """Raises Problem, or SpecError with every error of every job."""
+    if isinstance(data, dict):
+        unknown = sorted(set(data) - {"jobs", "batch"})
+        if unknown or "jobs" not in data:
+            raise field_problem(unknown[0][:60] if unknown else "jobs", 'expected {"jobs": […]} or a list of jobs.')
+        data = data["jobs"]
+    if not isinstance(data, list) or not 1 <= len(data) <= MAX_BATCH:
+        raise field_problem("jobs", f"expected a list of 1 to {MAX_BATCH:,} jobs.")
+    specs, errors = [], []
+    for place, one in enumerate(data):
+        try:
+            specs.append(job_spec.parse(one))
+        except SpecError as error:  # noqa: PERF203 -- all errors of all jobs are reported
+            errors += [FieldError(fault.field, fault.message, place) for fault in error.errors]
+    if errors:
+        raise SpecError(errors)
+    return specs
+
+
+@routes.on("GET", "/batches", {200: BatchPage}, scope="read", query=BatchQuery, headers=pagination.LINKS)
+def list_batches() -> Response:
+    """List batches, newest first."""
+    asked = request_body.query(BatchQuery)
+    limit = asked["limit"]
+    with reading() as session:
+        found = batches.newest(
+            session, limit + 1, before=_before(asked.get("cursor")), active=asked.get("active", False)
+        )
+        listed = [batches.as_json(batch, batches.progress(session, batch.name)) for batch in found[:limit]]
+    last = f"{found[limit - 1].created_at},{found[limit - 1].name}" if len(found) > limit else None
+    return pagination.answer({"batches": listed}, LIST, last, None)
+
+
+def _before(cursor: Any) -> Any:
+    try:
+        key = pagination.decode(cursor, LIST).get("after")
+        at, _, name = key.partition(",") if key is not None else ("", "", "")
+        return (int(at), name) if key is not None else None
+    except ValueError:
+        raise pagination.invalid_cursor() from None
+
+
+@routes.on("POST", "/batches", {201: Batch}, scope="submit", repeatable=True, body=BatchRequest)
+def create_batch() -> Response:
+    """Create a batch without jobs, or give an open one its callbacks.
+
+    A batch that is not `open` has no jobs and ends at once.
+    """
+    wanted = core_batches.read(request_body.raw())
+    batches.create(wanted, actor())
+    return request_body.answer(_one(wanted.name), 201)
+
+
+@routes.on("GET", "/batches/<name>", {200: Batch}, scope="read")
+def get_batch(name: str) -> Any:
+    """Get a batch with its progress and what was decided about it."""
+    return _one(name)
+
+
+@routes.on("POST", "/batches/<name>/close", {200: Batch}, scope="submit", repeatable=True, errors=(409,))
+def close_batch(name: str) -> Response:
+    """Let no more jobs join. Its callbacks follow when all its jobs have ended."""
+    request_body.no_body()
+    if not batches.close(name, actor()):
+        raise Problem("conflict", f"Batch {name} was closed already. Nothing was changed.")
+    return request_body.answer(_one(name))
+
+
+@routes.on("POST", "/batches/<name>/requeue", {200: ActAnswer, 202: ActAnswer}, scope="operate", repeatable=True)
+def requeue_batch(name: str) -> Response:
+    """Requeue its dead jobs, with retries reset. If it had ended, its callbacks follow again."""
+    return _apply("requeue", name, "dead")
+
+
+@routes.on("POST", "/batches/<name>/cancel", {200: ActAnswer, 202: ActAnswer}, scope="operate", repeatable=True)
+def cancel_batch(name: str) -> Response:
+    """Cancel its jobs that have not ended."""
+    return _apply("cancel", name, None)
+
+
+def _apply(verb: str, name: str, state: Any) -> Response:
+    request_body.no_body()
+    _one(name)
+    result = actions.apply(verb, JobFilter(state=state, batch=name), actor(), within=REQUEST_SECONDS)
+    return act_answer(result.action_id, 200 if result.done else 202)
+
+
+def _one(name: str) -> dict[str, Any]:
+    with reading() as session:
+        batch = batches.find(session, name)
+        return batches.as_json(batch, batches.progress(session, name), batches.callbacks(session, name))
