@@ -30,7 +30,7 @@ class Claim(NamedTuple):
     kill_grace: float
     due_at: int
     queue: str
-    limits: str = ""  # keys of limits, see core/limits.py
+    limits: str = ""  # keys of limits, see core/flow/limits.py
     retry: Optional[str] = None  # its own retry rules, as JSON
     followed: bool = False  # other jobs wait for its end
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.core import job_spec, limits
+from webapp.core import job_spec
+from webapp.core.flow import limits
+from webapp.core.flow.limits import Key, Limits
 from webapp.core.job_spec import SpecError
-from webapp.core.limits import Key, Limits
 from webapp.lib import clock
 
 

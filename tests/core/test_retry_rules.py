@@ -6,9 +6,10 @@ from typing import Any, Optional
 
 import pytest
 
-from webapp.core import job_spec, retry_rules
+from webapp.core import job_spec
+from webapp.core.flow import retry_rules
+from webapp.core.flow.retry_rules import Failed, RetryRules, Rule
 from webapp.core.job_spec import SpecError
-from webapp.core.retry_rules import Failed, RetryRules, Rule
 from webapp.core.settings import Settings
 
 LINES = [

@@ -15,12 +15,12 @@ from webapp.config import Config
 from webapp.core import enqueue as core_enqueue
 from webapp.core import job_spec
 from webapp.core.database import open_database
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import KeyTaken, SpecError
 from webapp.core.states import HOLDS_KEY
-from webapp.core.unique_keys import Holder
 from webapp.db.engines import is_sqlite, reading, writing
 from webapp.db.models import Event, Job
-from webapp.jobs import actions, canary, job_detail
+from webapp.jobs import actions, canary, job_detail, lifecycle
 from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import KeyHeld
 from webapp.lib import clock
@@ -183,7 +183,7 @@ def test_a_requeue_of_a_taken_key_is_refused_and_the_others_move(while_: str) ->
     assert result.outcome.moved == ["free"]
     assert result.outcome.refused == {"held": "dead"}
     assert result.outcome.held == {"held": Holder(K, holder, "pending")}
-    said = actions.refusal("requeue", "held", "dead", result.outcome)
+    said = lifecycle.refusal("requeue", "held", "dead", result.outcome)
     assert said == f"held stays as it is: its unique key 'k' is held by {holder} (pending). Nothing changed."
 
 

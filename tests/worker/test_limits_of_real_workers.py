@@ -19,7 +19,7 @@ from sqlalchemy import select
 from tests.deadline import DEADLINE
 from tests.worker.conftest import Fleet, Queue
 from webapp.core import job_spec
-from webapp.core.limits import Key, split
+from webapp.core.flow.limits import Key, split
 from webapp.db.engines import reading
 from webapp.db.models import Attempt, Job
 from webapp.jobs import actions, limits

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Optional
 
-from webapp.core import limits
+from webapp.core.flow import limits
 from webapp.db import engines as db
 from webapp.jobs import limit_use, queries
 from webapp.jobs.limits import every

@@ -17,8 +17,8 @@ from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
 from webapp.core import job_spec
 from webapp.core.flow import batches as core_batches
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.core.unique_keys import Holder
 from webapp.db.engines import reading
 from webapp.jobs import actions, batches
 from webapp.jobs.filters import JobFilter

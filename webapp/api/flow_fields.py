@@ -1,4 +1,4 @@
-"""Fields of jobs about unique keys, retry rules and reports, for the OpenAPI document."""
+"""Fields of jobs about limits, unique keys, retry rules, jobs before them and reports, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 from marshmallow import fields as ma
 
 from webapp.api import fields
-from webapp.core import retry_rules, unique_keys
+from webapp.core.flow import retry_rules, unique_keys
+from webapp.core.flow.after import WANTS
+from webapp.jobs import limit_use
 
 RETRY: Mapping[str, Any] = {
     "description": "what follows a failed attempt: an object, or lines such as `exit 75: wait`; default: those of the "
@@ -73,3 +75,18 @@ class Report(fields.Answer):
     retry_after = fields.number("seconds that a retry shall wait", null=True)
     fault = fields.text("why some of what it wrote was left out", null=True)
     updated_at = fields.time("when this was stored")
+
+
+class Block(fields.Answer):
+    reason = fields.text("why the limit keeps it from starting", enum=list(limit_use.KINDS))
+    key = fields.text("the key")
+    text = fields.text("the same for people")
+    holders = fields.strings("ids of running jobs that hold the key, up to 20")
+    opens_at = fields.time("when the rate allows the next start", null=True)
+    first = fields.text("id of an earlier job that waits for the key", null=True)
+
+
+class AfterJob(fields.Answer):
+    job = fields.text("id of the job that it follows")
+    on = fields.text("how that must end", enum=list(WANTS))
+    state = fields.text("its state; null: it was discarded", null=True)

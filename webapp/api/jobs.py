@@ -13,14 +13,15 @@ from sqlalchemy.orm import Session
 
 from webapp.api import fields, idempotency, pagination, request_body
 from webapp.api.fields import LABEL_PATTERN, NAME_PATTERN
-from webapp.api.flow_fields import RETRY, UNIQUE, Report
+from webapp.api.flow_fields import RETRY, UNIQUE, AfterJob, Block, Report
 from webapp.api.gate import actor, may
 from webapp.api.problems import Problem, holder_json
 from webapp.api.routes import PREFIX, Noun
-from webapp.core import job_spec, labels, limits, trace_context
+from webapp.core import job_spec, labels, trace_context
+from webapp.core.flow import limits
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import MAX_AFTER, MAX_NOTIFIED, WANTS, JobSpec
 from webapp.core.states import STATES, TERMINAL
-from webapp.core.unique_keys import Holder
 from webapp.db import models
 from webapp.db.engines import reading
 from webapp.jobs import actions, chains, job_detail, lifecycle, limit_use, listing, search, settings
@@ -228,21 +229,6 @@ class TimelineEntry(fields.Answer):
     text = fields.text("its error")
 
 
-class Block(fields.Answer):
-    reason = fields.text("why the limit keeps it from starting", enum=list(limit_use.KINDS))
-    key = fields.text("the key")
-    text = fields.text("the same for people")
-    holders = fields.strings("ids of running jobs that hold the key, up to 20")
-    opens_at = fields.time("when the rate allows the next start", null=True)
-    first = fields.text("id of an earlier job that waits for the key", null=True)
-
-
-class AfterJob(fields.Answer):
-    job = fields.text("id of the job that it follows")
-    on = fields.text("how that must end", enum=list(WANTS))
-    state = fields.text("its state; null: it was discarded", null=True)
-
-
 class JobDetail(Job):
     after = fields.list_of(AfterJob, "jobs that it follows, the first 1,000")
     blocked_because = fields.text("why a blocked job waits, for people", null=True)
@@ -395,7 +381,7 @@ def check_moved(verb: str, job_id: str, result: actions.Result) -> None:
     """Raises NotFound, or Problem if the job was in another state."""
     if job_id in result.outcome.refused:
         state = result.outcome.refused[job_id]
-        text = actions.refusal(verb, job_id, state, result.outcome)
+        text = lifecycle.refusal(verb, job_id, state, result.outcome)
         if state is None:
             raise lifecycle.NotFound(text)
         held = result.outcome.held.get(job_id)

@@ -12,7 +12,7 @@ from webapp.api import fields, request_body
 from webapp.api.gate import actor
 from webapp.api.problems import Problem, field_problem
 from webapp.api.routes import Noun
-from webapp.core import limits as rules
+from webapp.core.flow import limits as rules
 from webapp.db.engines import reading
 from webapp.jobs import limit_use, limits
 from webapp.lib.text import capitalize

@@ -14,7 +14,8 @@ from webapp.api.gate import actor
 from webapp.api.problems import Problem
 from webapp.api.routes import Noun
 from webapp.api.workers import Worker
-from webapp.core import job_spec, retry_rules
+from webapp.core import job_spec
+from webapp.core.flow import retry_rules
 from webapp.db.engines import reading
 from webapp.insight import commands, retry_preview
 from webapp.insight.queues import SHOWN, QueueFilter, page_of_queues, view_of

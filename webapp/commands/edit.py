@@ -7,8 +7,9 @@ from typing import Any, Optional
 
 import click
 
-from webapp.commands.enqueue import fields_of, job_options
+from webapp.commands.enqueue import fields_of
 from webapp.commands.shared.core import actor, as_utf8, core, find_job, json_option, tell_result
+from webapp.commands.shared.job_options import job_options
 
 EDITABLE = ("queue", "requires", "priority", "max_retries", "timeout", "cwd", "env")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import click
 
 from webapp.commands.exit_codes import ExitCode, Failure, code_of
-from webapp.commands.shared.core import DURATION, actor, as_utf8, core, plain_database
+from webapp.commands.shared.core import actor, as_utf8, core, plain_database
+from webapp.commands.shared.job_options import job_options
 from webapp.commands.shared.output import local_time, progress_bars, say, span
-from webapp.core import job_spec, unique_keys
+from webapp.core import job_spec
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import FieldError, JobSpec, KeyTaken, SpecError
-from webapp.core.unique_keys import Holder
 from webapp.lib import clock
 from webapp.lib.text import BYTE_ORDER_MARK, plural, unix_lines
 
@@ -35,73 +36,6 @@ QUOTING = (
     r'"{\"command\": \"echo hello\"}" (PowerShell: in single quotes).'
 )
 Tick = Callable[[int], None]
-
-
-_JOB_OPTIONS = {
-    "id": click.option("--id", metavar="ID", help="Job ID (default: generated)."),
-    "queue": click.option("--queue", metavar="NAME", help="Queue (default: default)."),
-    "requires": click.option(
-        "--requires",
-        metavar="LABEL",
-        multiple=True,
-        help="Run only on workers with this label, such as gpu or host:web-1. Can be repeated.",
-    ),
-    "priority": click.option("--priority", type=int, help="From -100 to 100, higher first (default: 0)."),
-    "delay": click.option("--delay", **DURATION, help="Time to wait before the first attempt."),
-    "run_at": click.option(
-        "--run-at",
-        metavar="TIME",
-        help="Run at 08:00 (the next one) or at '2030-01-31 08:00', in this machine's time zone, or at "
-        "2030-01-31T08:00:00Z.",
-    ),
-    "max_retries": click.option("--max-retries", type=int, help="Retries after a failed first attempt."),
-    "timeout": click.option("--timeout", **DURATION, help="Time limit of each attempt."),
-    "cwd": click.option("--cwd", metavar="FOLDER", help="Working directory."),
-    "env": click.option("--env", metavar="NAME=VALUE", multiple=True, help="Environment variable. Can be repeated."),
-    "notify": click.option(
-        "--notify", metavar="CHANNEL", multiple=True, help="Tell this channel when it ends. Can be repeated."
-    ),
-    "limits": click.option(
-        "--limit",
-        "limits",
-        metavar="KEY",
-        multiple=True,
-        help="Obey the limit of this key, such as customer-7, or warehouse:exclusive. Can be repeated.",
-    ),
-    "unique": click.option("--unique", metavar="KEY", help="At most one job holds this key."),
-    "unique_while": click.option(
-        "--unique-while",
-        metavar="WHILE",
-        help="How long it holds the key: waiting (until it starts), unfinished, or a period such as 1h "
-        "(default: unfinished).",
-    ),
-    "on_conflict": click.option(
-        "--on-conflict",
-        type=click.Choice(unique_keys.ON_CONFLICT),
-        help="If another job holds the key: refuse this one, return the other one's ID, or replace it if it waits "
-        "(default: refuse).",
-    ),
-    "retry": click.option(
-        "--retry",
-        metavar="RULE",
-        multiple=True,
-        help="What follows a failure: 'exit 75: wait', 'signal KILL: retry', 'output PATTERN: bury', 'any: success', "
-        "'backoff linear 10s cap 10m'. Can be repeated; the first rule that matches counts.",
-    ),
-    "after": click.option(
-        "--after",
-        metavar="ID[:END]",
-        multiple=True,
-        help="Wait until this job has completed, or for ID:finish ended, or for ID:failure failed. Can be repeated.",
-    ),
-}
-
-
-def job_options(command: Any, names: Container[str] = _JOB_OPTIONS) -> Any:
-    """Add the options for the fields of a job, or for those with these names."""
-    for name, option in reversed(_JOB_OPTIONS.items()):
-        command = option(command) if name in names else command
-    return command
 
 
 @click.command(

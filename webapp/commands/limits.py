@@ -57,7 +57,7 @@ def set_(key: str, most: Optional[str], rate: Optional[str], note: Optional[str]
 
 
 def store(key: str, most: Optional[str], rate: Optional[str], note: Optional[str], as_json: bool) -> None:
-    from webapp.core.limits import describe
+    from webapp.core.flow.limits import describe
     from webapp.jobs import limits as operations
 
     with core():

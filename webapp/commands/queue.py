@@ -9,7 +9,7 @@ import click
 from webapp.commands import limits
 from webapp.commands.shared.core import actor, as_utf8, core, json_option, limit_option, read_session
 from webapp.commands.shared.output import Column, ago, present, print_json, say, span, two_digits
-from webapp.core.limits import OF_QUEUE
+from webapp.core.flow.limits import OF_QUEUE
 from webapp.lib import clock
 from webapp.lib.durations import duration
 from webapp.lib.text import plural

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from webapp.commands.enqueue import from_options, job_options, read_start, tell_holders
+from webapp.commands.enqueue import from_options, read_start, tell_holders
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import DURATION, actor, as_utf8, core
+from webapp.commands.shared.job_options import job_options
 from webapp.commands.shared.output import say
-from webapp.core.unique_keys import Holder
+from webapp.core.flow.unique_keys import Holder
 
 if TYPE_CHECKING:
     from webapp.db.models import Attempt

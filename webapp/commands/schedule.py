@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from webapp.commands import schedule_files
-from webapp.commands.enqueue import fields_of, job_options
+from webapp.commands.enqueue import fields_of
 from webapp.commands.exit_codes import ExitCode, Failure
 from webapp.commands.shared.core import (
     actor,
@@ -20,6 +20,7 @@ from webapp.commands.shared.core import (
     parsed,
     read_session,
 )
+from webapp.commands.shared.job_options import job_options
 from webapp.commands.shared.output import Column, ago, grid, local_time, present, print_json, say, show, span
 from webapp.core.job_spec import FieldError, SpecError, load_json
 from webapp.core.states import FIRE_OUTCOMES

@@ -55,13 +55,13 @@ def on_one(job_id: str, verb_path: str) -> ResponseReturnValue:
     with reading() as session:
         job = job_detail.find(session, job_id)
     if job is None:
-        raise lifecycle.NotFound(actions.refusal(verb.name, job_id, None))
+        raise lifecycle.NotFound(lifecycle.refusal(verb.name, job_id, None))
     running = verb.name == "cancel" and job.state == "processing"
     if (verb.asks or running) and "confirmed" not in request.form:
         return _ask_for_one(verb, job)
     result = actions.apply(verb.name, [job_id], actor())
     if job_id in result.outcome.refused:
-        return htmx.refused(actions.refusal(verb.name, job_id, result.outcome.refused[job_id], result.outcome))
+        return htmx.refused(lifecycle.refusal(verb.name, job_id, result.outcome.refused[job_id], result.outcome))
     gone = verb.name == "discard" and request.form.get("at") == "job"
     back = url_for("jobs.index") if verb.name == "discard" else url_for("job.show", job_id=job_id)
     past = "set to run now" if verb.name == "run_now" else verb.past.lower()

@@ -35,7 +35,7 @@ from webapp.console.display.wording import Verb, verbs_for
 from webapp.console.frame import htmx
 from webapp.console.frame.params import attachment, whole_number
 from webapp.console.frame.person import actor, needs
-from webapp.core import limits
+from webapp.core.flow import limits
 from webapp.core.job_spec import SpecError
 from webapp.core.output import Output
 from webapp.core.states import ARROWS, TERMINAL
@@ -44,7 +44,7 @@ from webapp.db.engines import reading, writing
 from webapp.db.models import Attempt, Job
 from webapp.insight import failure_evidence, usual_time
 from webapp.insight.queues import some_names
-from webapp.jobs import actions, editing, job_detail, job_phases, lifecycle, queries, settings
+from webapp.jobs import editing, job_detail, job_phases, lifecycle, queries, settings
 from webapp.jobs.filters import JobFilter
 from webapp.lib import text_diff
 from webapp.lib.text import capitalize
@@ -232,7 +232,7 @@ def edit(job_id: str) -> ResponseReturnValue:
     with reading() as session:
         job = _found(session, job_id)
         if job.state not in ARROWS["edit"].leaves:
-            return htmx.refused(actions.refusal("edit", job_id, job.state))
+            return htmx.refused(lifecycle.refusal("edit", job_id, job.state))
         form = SubmitForm.of_job(job, keep_trace=True)
         form.values["env"] = env_values.as_lines(_env(job))
         return _edit_page(session, job, form, job.changed_at)

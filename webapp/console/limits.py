@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from webapp.console.frame import htmx
 from webapp.console.frame.person import actor, needs
+from webapp.core.flow.limits import OF_QUEUE, describe, rate_text
 from webapp.core.job_spec import SpecError
-from webapp.core.limits import OF_QUEUE, describe, rate_text
 from webapp.db.engines import reading
 from webapp.jobs import limit_use, limits
 from webapp.lib.text import capitalize

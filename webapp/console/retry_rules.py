@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from webapp.console.frame import htmx
 from webapp.console.frame.person import actor, needs
+from webapp.core.flow.retry_rules import ACTIONS, RetryRules
 from webapp.core.job_spec import SpecError
-from webapp.core.retry_rules import ACTIONS, RetryRules
 from webapp.db.engines import reading
 from webapp.insight import retry_preview
 from webapp.jobs import queue_actions, settings

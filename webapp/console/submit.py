@@ -22,11 +22,12 @@ from webapp.console.display.wait_reason import place, start_command
 from webapp.console.frame import htmx
 from webapp.console.frame.params import whole_number
 from webapp.console.frame.person import actor, needs
-from webapp.core import labels, limits
+from webapp.core import labels
+from webapp.core.flow import limits
 from webapp.core.flow.batches import Batch
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import SpecError, warnings
 from webapp.core.settings import Settings
-from webapp.core.unique_keys import Holder
 from webapp.db.engines import reading
 from webapp.insight import blockers, fleet
 from webapp.insight.queues import some_names

@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import audit_lines, labels, limits, relocated, unique_keys
+from webapp.core import audit_lines, labels, relocated
 from webapp.core.database import Database
-from webapp.core.flow import batches, dependencies
+from webapp.core.flow import batches, dependencies, limits, unique_keys
 from webapp.core.flow.batches import Batch
+from webapp.core.flow.unique_keys import TRIES, Holder, Wanted
 from webapp.core.job_spec import FieldError, IdTaken, JobSpec, KeyTaken, SpecError
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.transaction import Transaction, transaction_on
-from webapp.core.unique_keys import TRIES, Holder, Wanted
 from webapp.lib import clock
 from webapp.lib.ids import new_job_id
 
@@ -109,7 +109,7 @@ def enqueue(
                 return before
             taken = dict(transaction.select_where_in("SELECT id, state FROM jobs", "id", list(given)))
             if taken:
-                _refuse_relocated(transaction)
+                relocated.refuse(transaction.execute, is_sqlite=transaction.is_sqlite)
                 if found is None:
                     raise _id_taken(taken, given)
             jobs = [(rows[place], specs[place], place) for place in order if rows[place].id not in taken]
@@ -332,18 +332,6 @@ def _stored_before(transaction: Transaction, keys: Sequence[str]) -> list[str]:
     """The jobs that an earlier call with these keys stored, without those discarded since."""
     found = dict(transaction.select_where_in("SELECT form_key, id FROM jobs", "form_key", keys))
     return [found[key] for key in keys if key in found]
-
-
-def _refuse_relocated(transaction: Transaction) -> None:
-    """Raises Relocated in the old database of a moved queue. There only a write fails, not a look for taken ids."""
-
-    def scalar(statement: str) -> Any:
-        row = transaction.execute(statement).fetchone()
-        return None if row is None else row[0]
-
-    words = relocated.note(scalar, is_sqlite=transaction.is_sqlite)
-    if words is not None:
-        raise relocated.Relocated(words)
 
 
 def _id_taken(states: Mapping[str, str], places: Mapping[str, int]) -> IdTaken:

@@ -14,24 +14,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import labels, limits, retry_rules, unique_keys
-from webapp.core.unique_keys import Holder, Unique
+from webapp.core import labels
+from webapp.core.flow import after, limits, retry_rules, unique_keys
+from webapp.core.flow.after import MAX_AFTER as MAX_AFTER
+from webapp.core.flow.after import WANTS as WANTS
+from webapp.core.flow.after import After as After
+from webapp.core.flow.unique_keys import Holder, Unique
+from webapp.core.names import NAME as NAME
+from webapp.core.names import NAME_RULE as NAME_RULE
+from webapp.core.names import SHOWN, show
 from webapp.lib import clock, durations
 from webapp.lib.text import BYTE_ORDER_MARK, escape_controls, shorten, unix_lines
 
 COMMAND_LIMIT = 64 * 1024  # bytes of UTF-8
 ENV_LIMIT = 64 * 1024  # bytes of UTF-8, all names and values together
 PATH_LIMIT = 4096  # bytes of UTF-8
-SHOWN = 60  # characters of a key or value in a message
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")
-NAME_RULE = "1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit"
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")  # a shell cannot use other names
 ENV_NAME_RULE = "letters, digits and _, the first not a digit"
 MAX_TIMEOUT = 30 * 86400  # seconds
 MAX_DELAY = 10 * 365 * 86400  # seconds
 MAX_NOTIFIED = 10  # channels
-MAX_AFTER = 10_000  # jobs that one job follows
-WANTS = ("success", "finish", "failure")  # of a job that another one follows
 LONG_PAST = clock.DAY  # a `run_at` before this is likely a mistake; a little earlier than now is usual
 
 
@@ -65,19 +67,12 @@ class KeyTaken(SpecError):
         super().__init__(errors)
 
 
-class After(NamedTuple):
-    """A job to wait for. `on`: how it must end, one of WANTS."""
-
-    job: str
-    on: str = "success"
-
-
 @dataclass(frozen=True)
 class JobSpec:
     """A valid job to enqueue. `run_at` in microseconds, `delay` and `timeout` in seconds. None: default or setting.
 
     `notify` has the names of channels that hear of its end, `limits` the keys of limits, sorted, and `after` the jobs
-    that it waits for. `retry` is the text that `core/retry_rules.py` stores.
+    that it waits for. `retry` is the text that `core/flow/retry_rules.py` stores.
     """
 
     command: str
@@ -132,7 +127,7 @@ def load_json(text: str) -> Any:
 def parse(data: object) -> JobSpec:
     """Read one job from a mapping. Raises SpecError with all errors. A null value counts as not given."""
     if not isinstance(data, Mapping):
-        raise SpecError([FieldError("", f'expected an object such as {{"command": "echo hello"}}, not {_show(data)}.')])
+        raise SpecError([FieldError("", f'expected an object such as {{"command": "echo hello"}}, not {show(data)}.')])
     errors: list[FieldError] = []
     values: dict[str, Any] = {}
     for key, value in data.items():
@@ -159,9 +154,9 @@ def read_env(lines: Iterable[str]) -> dict[str, str]:
         name, equals, value = line.partition("=")
         name = name.strip()
         if not equals:
-            raise ValueError(f"{_show(line)} has no '='; expected NAME=VALUE.{_hint_at(name)}")
+            raise ValueError(f"{show(line)} has no '='; expected NAME=VALUE.{_hint_at(name)}")
         if name in env:
-            raise ValueError(f"{_show(name)} is set twice. Set each variable once.")
+            raise ValueError(f"{show(name)} is set twice. Set each variable once.")
         env[name] = value
     return env
 
@@ -176,11 +171,6 @@ def warnings(specs: Sequence[JobSpec]) -> list[str]:
     if len(specs) == 1:
         return [f"run_at {when} is {age}. The job does not wait."]
     return [f"run_at of {len(late):,} of {len(specs):,} jobs is up to {age} ({when}). These jobs do not wait."]
-
-
-def _show(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return shorten(ascii(text) if isinstance(value, str) else text, SHOWN)
 
 
 def _label(key: str) -> str:
@@ -222,13 +212,13 @@ def _hint_at(name: str) -> str:
 
 def _text(value: object, limit: int, what: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{_show(value)} is not allowed; expected {what} as a string.")
+        raise ValueError(f"{show(value)} is not allowed; expected {what} as a string.")
     if "\0" in value:
-        raise ValueError(f"{_show(value)} contains a NUL character, which a command line cannot carry.")
+        raise ValueError(f"{show(value)} contains a NUL character, which a command line cannot carry.")
     try:
         size = len(value.encode())
     except UnicodeEncodeError:
-        raise ValueError(f"{_show(value)} is not UTF-8 text, or contains half of a surrogate pair.") from None
+        raise ValueError(f"{show(value)} is not UTF-8 text, or contains half of a surrogate pair.") from None
     if size > limit:
         raise ValueError(f"is {size:,} bytes long; at most {limit:,} are allowed.")
     return value
@@ -237,7 +227,7 @@ def _text(value: object, limit: int, what: str) -> str:
 def _name(value: object) -> str:
     text = _text(value, 4 * COMMAND_LIMIT, "a name")
     if not NAME.match(text):
-        raise ValueError(f"{_show(text)} is not allowed; expected {NAME_RULE}.")
+        raise ValueError(f"{show(text)} is not allowed; expected {NAME_RULE}.")
     return text
 
 
@@ -247,12 +237,12 @@ def _labels(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         words = [word for word in re.split(r"[,\s]+", value) if word] or None
     if not isinstance(words, list):
-        raise ValueError(f"{_show(value)} is not allowed; expected labels such as gpu, or host:web-1.")
+        raise ValueError(f"{show(value)} is not allowed; expected labels such as gpu, or host:web-1.")
     for word in words:
         if not isinstance(word, str) or not NAME.match(word):
-            raise ValueError(f"{_show(word)} is not a valid label; expected {NAME_RULE}.")
+            raise ValueError(f"{show(word)} is not a valid label; expected {NAME_RULE}.")
         if word.lower() == labels.HOST:
-            raise ValueError(f"{_show(word)} has no host name; expected a label such as host:web-1.")
+            raise ValueError(f"{show(word)} has no host name; expected a label such as host:web-1.")
     tidy = sorted({labels.tidy(word) for word in words})
     if len(tidy) > labels.MOST:
         raise ValueError(f"has {len(tidy)} labels; at most {labels.MOST} are allowed.")
@@ -262,65 +252,17 @@ def _labels(value: object) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _limits(value: object) -> tuple[str, ...]:
-    """One key of a limit, several separated by commas or spaces, or a list."""
-    words = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
-    if not isinstance(words, (list, tuple)):
-        raise ValueError(f"{_show(value)} is not allowed; expected keys of limits, such as customer-7.")
-    keys: dict[str, limits.Key] = {}
-    for word in words:
-        try:
-            key = limits.read_key(word) if isinstance(word, str) else None
-        except ValueError as error:
-            raise ValueError(f"{_show(word)} {error}.") from None
-        if key is None:
-            raise ValueError(f"{_show(word)} is not a key; expected a text such as customer-7.")
-        if keys.setdefault(key.name, key) != key:
-            raise ValueError(f"has the key {key.name} both shared and exclusive. Give one of the two.")
-    if len(keys) > limits.MOST_KEYS:
-        raise ValueError(f"has {len(keys)} keys; at most {limits.MOST_KEYS} are allowed.")
-    return tuple(str(keys[name]) for name in sorted(keys))
-
-
 def _channels(value: object) -> tuple[str, ...]:
     """One name of a channel, several separated by commas or spaces, or a list."""
     names = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple)):
-        raise ValueError(f"{_show(value)} is not allowed; expected names of channels.")
+        raise ValueError(f"{show(value)} is not allowed; expected names of channels.")
     for name in names:
         if not isinstance(name, str) or not NAME.match(name):
-            raise ValueError(f"{_show(name)} is not a channel; expected {NAME_RULE}.")
+            raise ValueError(f"{show(name)} is not a channel; expected {NAME_RULE}.")
     if len(names) > MAX_NOTIFIED:
         raise ValueError(f"has {len(names)} channels; at most {MAX_NOTIFIED} are allowed.")
     return tuple(dict.fromkeys(names))
-
-
-def _after(value: object) -> tuple[After, ...]:
-    """A list of ids, of ID:finish, or of {"job": id, "on": …}; or a text, such as 'job1 job2:finish'."""
-    given = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
-    if not isinstance(given, (list, tuple)):
-        raise ValueError(
-            f'{_show(value)} is not allowed; expected a list of job ids, or of {{"job": id, "on": "finish"}}.'
-        )
-    if len(given) > MAX_AFTER:
-        raise ValueError(f"has {len(given):,} jobs; at most {MAX_AFTER:,} are allowed.")
-    found: dict[str, After] = {}
-    for one in given:
-        fields = _of_word(one) if isinstance(one, str) else one
-        if not isinstance(fields, Mapping) or "job" not in fields or set(fields) - {"job", "on"}:
-            raise ValueError(f'{_show(one)} is not allowed; expected a job id, or {{"job": id, "on": "finish"}}.')
-        read = After(_name(fields["job"]), fields.get("on", "success"))
-        if read.on not in WANTS:
-            raise ValueError(f"{_show(read.on)} is not allowed for on; expected one of {', '.join(WANTS)}.")
-        if found.setdefault(read.job, read) != read:
-            raise ValueError(f"{_show(read.job)} is given twice, with different ends. Give it once.")
-    return tuple(found.values())
-
-
-def _of_word(word: str) -> dict[str, str]:
-    """An id, or an id with how it must end behind a colon."""
-    job, _, on = word.rpartition(":")
-    return {"job": job, "on": on} if job and on in WANTS else {"job": word}
 
 
 def _command(value: object) -> str:
@@ -332,7 +274,7 @@ def _command(value: object) -> str:
 
 def _integer(value: object, lowest: int, highest: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-        raise ValueError(f"{_show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
+        raise ValueError(f"{show(value)} is not allowed; expected a whole number from {lowest} to {highest}.")
     return value
 
 
@@ -342,7 +284,7 @@ def _duration(value: object, highest: int, *, above_zero: bool) -> float:
     if not number or not 0 <= seconds <= highest or (above_zero and seconds == 0):  # type: ignore[operator]
         least = "more than 0" if above_zero else "from 0"
         raise ValueError(
-            f"{_show(value)} is not allowed; expected seconds, {least} and at most {highest}, or a text such as 10m."
+            f"{show(value)} is not allowed; expected seconds, {least} and at most {highest}, or a text such as 10m."
         )
     return float(seconds)  # type: ignore[arg-type]
 
@@ -354,7 +296,7 @@ def _moment(value: object) -> int:
     except (ValueError, OverflowError) as error:
         reason = f" ({error})" if "zone" in str(error) else ""
         raise ValueError(
-            f"{_show(value)} is not allowed{reason}; expected ISO 8601 with a zone, such as {str(example)[:19]}Z."
+            f"{show(value)} is not allowed{reason}; expected ISO 8601 with a zone, such as {str(example)[:19]}Z."
         ) from None
 
 
@@ -362,22 +304,22 @@ def read_folder(value: object) -> str:
     """The path of a folder. Raises ValueError with a message that needs the field's name in front."""
     text = _text(value, PATH_LIMIT, "a folder")
     if not os.path.isabs(text):
-        raise ValueError(f"{_show(text)} is not allowed; expected an absolute path, such as /srv/app.")
+        raise ValueError(f"{show(text)} is not allowed; expected an absolute path, such as /srv/app.")
     if "\n" in text or "\r" in text:
-        raise ValueError(f"{_show(text)} contains a line end. Remove it.")
+        raise ValueError(f"{show(text)} contains a line end. Remove it.")
     return text
 
 
 def _env(value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{_show(value)} is not allowed; expected an object of strings.")
+        raise ValueError(f"{show(value)} is not allowed; expected an object of strings.")
     total = 0
     for key, text in value.items():
         _text(key, ENV_LIMIT, "names")
         if not ENV_NAME.match(key):
-            raise ValueError(f"{_show(key)} is not a variable name; expected {ENV_NAME_RULE}.{_hint_at(key)}")
+            raise ValueError(f"{show(key)} is not a variable name; expected {ENV_NAME_RULE}.{_hint_at(key)}")
         if key.upper().startswith("QUEUECTL_"):
-            raise ValueError(f"{_show(key)} is not allowed: queuectl sets QUEUECTL_… variables itself.")
+            raise ValueError(f"{show(key)} is not allowed: queuectl sets QUEUECTL_… variables itself.")
         try:
             total += len(key.encode()) + len(_text(text, ENV_LIMIT, "a value").encode())
         except ValueError as error:
@@ -400,8 +342,8 @@ _READERS: dict[str, Callable[[object], Any]] = {
     "cwd": read_folder,
     "env": _env,
     "notify": _channels,
-    "limits": _limits,
+    "limits": limits.read,
     "unique": unique_keys.parse,
     "retry": retry_rules.read,
-    "after": _after,
+    "after": after.read,
 }

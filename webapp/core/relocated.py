@@ -56,6 +56,18 @@ def note(scalar: Scalar, *, is_sqlite: bool) -> Optional[str]:
     return words
 
 
+def refuse(execute: Callable[[str], Any], *, is_sqlite: bool) -> None:
+    """Raises Relocated in the old database of a moved queue, for callers that only read. `execute` returns a cursor."""
+
+    def scalar(statement: str) -> Any:
+        row = execute(statement).fetchone()
+        return None if row is None else row[0]
+
+    words = note(scalar, is_sqlite=is_sqlite)
+    if words is not None:
+        raise Relocated(words)
+
+
 def unfinished(scalar: Scalar, *, is_sqlite: bool) -> str:
     """Why a database with the revision UNFINISHED cannot be used, and what to do; without a full stop."""
     words = note(scalar, is_sqlite=is_sqlite)

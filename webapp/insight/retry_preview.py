@@ -11,8 +11,8 @@ from typing import Any, Optional
 from sqlalchemy import case, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from webapp.core import retry_rules
-from webapp.core.retry_rules import Failed, RetryRules, Rule
+from webapp.core.flow import retry_rules
+from webapp.core.flow.retry_rules import Failed, RetryRules, Rule
 from webapp.db.models import Attempt, Job
 from webapp.lib.text import plain_tail
 

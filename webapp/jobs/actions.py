@@ -22,10 +22,10 @@ from sqlalchemy.orm import Session
 from webapp.core import audit_lines
 from webapp.core import enqueue as core_enqueue
 from webapp.core.flow.batches import Batch
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.job_spec import JobSpec
 from webapp.core.locks import BUSY_TIMEOUT
 from webapp.core.states import ARROWS
-from webapp.core.unique_keys import Holder
 from webapp.db import audit
 from webapp.db.engines import database, let_others_write, raising_as_sqlalchemy, reading, writing
 from webapp.db.models import BulkAction, Job
@@ -106,18 +106,6 @@ def can_undo(verb: str) -> bool:
 def movable(verb: str) -> tuple[str, ...]:
     """The states whose jobs a verb changes. A cancel asks running jobs to stop."""
     return ARROWS[verb].leaves + (("processing",) if verb == "cancel" else ())
-
-
-def refusal(verb: str, job_id: str, state: Optional[str], outcome: Optional[Outcome] = None) -> str:
-    """Why a job in this state was not moved; None: there is no such job."""
-    if outcome is not None and job_id in outcome.held:
-        return f"{lifecycle.KeyHeld(job_id, outcome.held[job_id])} Nothing changed."
-    if state is None:
-        return f"job {job_id[:128]!r} does not exist. It may have been discarded."
-    if verb == "cancel" and state == "processing":
-        return f"{job_id} is already being cancelled. Nothing changed."
-    states = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "all but processing"
-    return f"{job_id} is {state}. {verb.replace('_', ' ').capitalize()} works for {states} jobs. Nothing changed."
 
 
 # --- doing -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from webapp.core.states import ARROWS
 from webapp.db import audit
 from webapp.db.engines import writing
 from webapp.db.models import Job, LabelSetRow
-from webapp.jobs import actions
+from webapp.jobs import actions, lifecycle
 from webapp.jobs.actions import Result
 from webapp.jobs.lifecycle import NotFound, Outcome, move, restore_queues
 from webapp.lib import clock
@@ -59,9 +59,9 @@ def edit(job_id: str, changes: Mapping[str, Any], actor: str, *, seen: Optional[
     with writing() as session:
         job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
         if job is None:
-            raise NotFound(actions.refusal("edit", job_id, None))
+            raise NotFound(lifecycle.refusal("edit", job_id, None))
         if job.state not in ARROWS["edit"].leaves:
-            raise Conflict(actions.refusal("edit", job_id, job.state), job.state)
+            raise Conflict(lifecycle.refusal("edit", job_id, job.state), job.state)
         if seen is not None and seen != job.changed_at:
             raise Conflict(f"{job_id} has changed since you opened this form. Nothing changed.", job.state)
         return _edit(session, job, _columns(_changed(job, changes)), actor)

@@ -24,7 +24,7 @@ from sqlalchemy import (
     true,
 )
 
-from webapp.core.limits import EXCLUSIVE
+from webapp.core.flow.limits import EXCLUSIVE
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES, TERMINAL
 from webapp.db.engines import is_sqlite
@@ -137,6 +137,11 @@ class JobFilter:
 
         The database checks them in this order.
         """
+        yield from self._of_indexes()
+        yield from self._of_rows()
+
+    def _of_indexes(self) -> Iterator[tuple[bool, ColumnElement[bool]]]:
+        """Those that an index answers, at least in one list."""
         if self.state is not None:
             yield True, in_state(self.state)
         if self.id is not None:
@@ -166,6 +171,9 @@ class JobFilter:
             yield self.state == "dead", Job.error_key == self.group
         if self.ended_by is not None:
             yield self.state in TERMINAL, Job.finished_at <= self.ended_by
+
+    def _of_rows(self) -> Iterator[tuple[bool, ColumnElement[bool]]]:
+        """Those for which each row must be read."""
         if self.requires is not None and self.label_set is None:
             asked = literal(",") + Job.requires + literal(",")
             # Not LIKE, which ignores case only on SQLite.

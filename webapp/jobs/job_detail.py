@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
-from webapp.core import labels, limits, retry_rules, unique_keys
+from webapp.core import labels
+from webapp.core.flow import limits, retry_rules, unique_keys
 from webapp.core.output import Output, join
 from webapp.core.settings import Settings
 from webapp.db.models import Attempt, Event, Job, OutputChunk, Report

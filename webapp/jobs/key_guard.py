@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, select, text, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from webapp.core.unique_keys import TRIES, Holder, holders
+from webapp.core.flow.unique_keys import TRIES, Holder, holders
 from webapp.db.engines import is_sqlite
 from webapp.db.models import Job
 

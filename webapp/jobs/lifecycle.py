@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from webapp.core import audit_lines
 from webapp.core.enqueue import ADD_LABEL_SET, ADD_QUEUE
+from webapp.core.flow.unique_keys import Holder
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
-from webapp.core.unique_keys import Holder
 from webapp.db import audit
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
 from webapp.jobs import follow_ups, group_history, key_guard
@@ -63,6 +63,18 @@ class Outcome:
         return not self.refused
 
 
+def refusal(verb: str, job_id: str, state: Optional[str], outcome: Optional[Outcome] = None) -> str:
+    """Why a job in this state was not moved; None: there is no such job."""
+    if outcome is not None and job_id in outcome.held:
+        return f"{KeyHeld(job_id, outcome.held[job_id])} Nothing changed."
+    if state is None:
+        return f"job {job_id[:128]!r} does not exist. It may have been discarded."
+    if verb == "cancel" and state == "processing":
+        return f"{job_id} is already being cancelled. Nothing changed."
+    states = " or ".join(ARROWS[verb].leaves) if verb != "discard" else "all but processing"
+    return f"{job_id} is {state}. {verb.replace('_', ' ').capitalize()} works for {states} jobs. Nothing changed."
+
+
 def in_state(*states: str) -> ColumnElement[bool]:
     """`state = …` with the state in the SQL text: the planner needs the text to use a partial index."""
     conditions = []
@@ -100,26 +112,12 @@ def move(
     before: dict[int, str] = {}
     if audited and audit_lines.is_audited(action.actor):
         before = dict(session.execute(select(Job.seq, Job.state).where(which, guard)).tuples().all())
-    takers: Optional[ColumnElement[bool]] = None
+    takers = and_(which, guard, ENDED) if _reopens(action.verb) else None
     if arrow.enters is None:
         follow_ups.before_discard(session, and_(which, guard))
         statement: Any = delete(Job).where(which, guard)
     else:
-        if arrow.enters not in TERMINAL and set(arrow.leaves) & set(TERMINAL):
-            takers = and_(which, guard, ENDED)
-        new = {
-            "state": arrow.enters,
-            "unique_while": case((and_(ENDED, Job.unique_while == "started"), "waiting"), else_=Job.unique_while),
-            "changed_at": clock.now(),
-            "act_id": action.id,  # any later move sets another one, so an undo leaves the job alone
-            "prior_state": Job.state,
-            "prior_run_at": Job.run_at,
-            "prior_failures": Job.failures,
-            "prior_finished_at": Job.finished_at,
-            "prior_attempts": Job.attempts,
-            "followed": follow_ups.FOLLOWED_AGAIN,
-        }
-        statement = update(Job).where(which, guard).values({**new, **values})
+        statement = update(Job).where(which, guard).values({**_moved_to(arrow.enters, action), **values})
     # After an UPDATE, the row has its old state in the columns for an undo.
     was, ended_at = (Job.state, Job.finished_at) if arrow.enters is None else (Job.prior_state, Job.prior_finished_at)
     statement = statement.returning(*_MOVED, *_OF_GROUP, was.label("was"), ended_at.label("died_at"))
@@ -138,6 +136,22 @@ def move(
     changes = [{"before": {"state": before.get(job.seq)}, "after": {"state": arrow.enters}} for job in moved]
     record(session, action.verb, subjects, action.actor, detail, action.id, changes=changes, audited=audited)
     return moved
+
+
+def _moved_to(state: str, action: BulkAction) -> dict[str, Any]:
+    """What a row gets when it enters this state; it keeps its old values for an undo."""
+    return {
+        "state": state,
+        "unique_while": case((and_(ENDED, Job.unique_while == "started"), "waiting"), else_=Job.unique_while),
+        "changed_at": clock.now(),
+        "act_id": action.id,  # any later move sets another one, so an undo leaves the job alone
+        "prior_state": Job.state,
+        "prior_run_at": Job.run_at,
+        "prior_failures": Job.failures,
+        "prior_finished_at": Job.finished_at,
+        "prior_attempts": Job.attempts,
+        "followed": follow_ups.FOLLOWED_AGAIN,
+    }
 
 
 def _tell_held(stay: Mapping[str, Holder], held: Optional[dict[str, Holder]]) -> None:

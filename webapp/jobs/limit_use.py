@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Optional
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session, defer
 
-from webapp.core import limits
-from webapp.core.limits import OF_QUEUE, Key, Limit, Limits
+from webapp.core.flow import limits
+from webapp.core.flow.limits import OF_QUEUE, Key, Limit, Limits
 from webapp.core.statements import STARTS, WITH_LIMITED_LANES
 from webapp.db.label_sets import busy_label_sets
 from webapp.db.models import Job

@@ -1,6 +1,6 @@
 """Set and remove limits. Console, CLI and API call the same functions; each is one durable transaction.
 
-`core/limits.py` has the rules, `jobs/limit_use.py` who holds a key and who waits for it.
+`core/flow/limits.py` has the rules, `jobs/limit_use.py` who holds a key and who waits for it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any, Callable
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
-from webapp.core import limits
+from webapp.core.flow import limits
+from webapp.core.flow.limits import OF_QUEUE
 from webapp.core.job_spec import FieldError, SpecError
-from webapp.core.limits import OF_QUEUE
 from webapp.db.engines import writing
 from webapp.db.models import Job, Limit
 from webapp.jobs import limit_use, settings

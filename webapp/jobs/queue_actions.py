@@ -11,9 +11,9 @@ from typing import Optional
 from sqlalchemy import delete, null, select, update
 from sqlalchemy.orm import Session
 
-from webapp.core import retry_rules
+from webapp.core.flow import retry_rules
+from webapp.core.flow.retry_rules import RetryRules
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
-from webapp.core.retry_rules import RetryRules
 from webapp.db.engines import writing
 from webapp.db.models import LabelSetRow, Queue
 from webapp.jobs import queries, settings

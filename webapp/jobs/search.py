@@ -14,7 +14,8 @@ from dataclasses import asdict, replace
 from datetime import timezone, tzinfo
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core import labels, limits
+from webapp.core import labels
+from webapp.core.flow import limits
 from webapp.core.job_spec import NAME, NAME_RULE
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.states import STATES

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from webapp.core.settings import PER_QUEUE, Definition, Number, Settings
 from webapp.core.size import FREED, MIB, used_bytes
-from webapp.db import engines
-from webapp.db.models import Audit, Delivery, Fire, Job
+from webapp.db import engines, models
+from webapp.db.models import Job
 from webapp.jobs.lifecycle import in_state
 from webapp.lib import clock
 from webapp.lib.text import plural, size
@@ -110,8 +110,8 @@ def _old_rows(base: str, days: int) -> ColumnElement[bool]:
     """The condition of `worker/maintenance/retention.py` for records that are no jobs."""
     before = clock.now() - days * clock.DAY
     if base == "keep_audit":
-        return Audit.at < before // clock.DAY * clock.DAY  # it deletes whole days
-    return Fire.decided_at < before if base == "keep_fires" else Delivery.ended_at < before
+        return models.Audit.at < before // clock.DAY * clock.DAY  # it deletes whole days
+    return models.Fire.decided_at < before if base == "keep_fires" else models.Delivery.ended_at < before
 
 
 def _old_jobs(session: Session, definition: Definition, values: Settings, days: int) -> int:

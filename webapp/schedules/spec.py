@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
-from webapp.core import job_spec, retry_rules
+from webapp.core import job_spec
+from webapp.core.flow import retry_rules
 from webapp.core.job_spec import FieldError, JobSpec, SpecError
 from webapp.lib import clock, durations
 from webapp.lib.text import can_be_stored, shorten

@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Callable, NamedTuple, Optional
 
 from webapp.core import labels
+from webapp.core.flow.limits import Key, Limit, Limits
 from webapp.core.labels import LabelSet
-from webapp.core.limits import Key, Limit, Limits
 from webapp.core.settings import Settings
 from webapp.core.statements import (
     ADD_START,

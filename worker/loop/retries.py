@@ -7,9 +7,10 @@ import random
 from collections.abc import Mapping
 from typing import Optional
 
-from webapp.core import backoff, retry_rules
+from webapp.core import backoff
+from webapp.core.flow import retry_rules
+from webapp.core.flow.retry_rules import Failed
 from webapp.core.notices import SYSTEM_QUEUE
-from webapp.core.retry_rules import Failed
 from webapp.core.settings import Settings
 from webapp.lib.durations import about
 from webapp.lib.text import plain_tail

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from webapp.core import labels
+from webapp.core.flow.limits import Limits
 from webapp.core.labels import LabelSet
-from webapp.core.limits import Limits
 from webapp.core.notices import SYSTEM_QUEUE
 from webapp.core.settings import Settings
 from webapp.core.statements import CLAIM_LOOKAHEAD, EXCLUSIVE_IN, LEFT_IN

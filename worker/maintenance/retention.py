@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, literal_column, or_,
 
 from webapp.accounts import login_throttle, sessions
 from webapp.core.audit_lines import Origin
-from webapp.core.limits import LONGEST_WINDOW
+from webapp.core.flow.limits import LONGEST_WINDOW
 from webapp.core.settings import Settings
 from webapp.core.size import FREED
 from webapp.core.states import TERMINAL

@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 from typing import Any, Callable, NamedTuple, Optional
 
-from webapp.core.retry_rules import MAX_WAIT
+from webapp.core.flow.retry_rules import MAX_WAIT
 
 READ_LIMIT = 256 * 1024  # bytes of what was written since the last read; of more, only the end is read
 LINE_LIMIT = 64 * 1024  # bytes

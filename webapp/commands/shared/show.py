@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Optional, Union
 from rich.text import Text
 
 from webapp.commands.shared.output import STYLES, Column, ago, grid, local_time, show, standing, table
-from webapp.core import labels, limits, retry_rules, unique_keys
+from webapp.core import labels
+from webapp.core.flow import limits, retry_rules, unique_keys
 from webapp.db.models import Attempt
 from webapp.jobs import job_detail
 from webapp.lib import clock

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from webapp.console.display import times
-from webapp.core import labels, limits, retry_rules, trace_context
+from webapp.core import labels, trace_context
+from webapp.core.flow import limits, retry_rules
+from webapp.core.flow.unique_keys import Unique
 from webapp.core.job_spec import NAME, NAME_RULE, JobSpec, SpecError, parse, read_env
 from webapp.core.labels import LabelSet
-from webapp.core.unique_keys import Unique
 from webapp.db.models import Job
 from webapp.jobs.editing import FIELDS as EDITABLE
 from webapp.lib import clock

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from webapp.core import retry_rules, unique_keys
+from webapp.core.flow import retry_rules, unique_keys
 from webapp.db.models import Job, Queue
 from webapp.jobs import job_detail, search
 from webapp.jobs.filters import JobFilter

@@ -13,7 +13,7 @@ from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
 
 from webapp.core import backoff
-from webapp.core.retry_rules import Backoff
+from webapp.core.flow.retry_rules import Backoff
 from webapp.core.settings import Definition, Number, Settings
 from webapp.db.models import Audit, Delivery, Fire, Job, Worker
 from webapp.insight import size_limit

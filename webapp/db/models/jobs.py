@@ -52,12 +52,12 @@ class Job(Model):
     cancel_requested_at: Mapped[Optional[int]]
     cancel_requested_by: Mapped[Optional[str]]
 
-    limits: Mapped[str] = mapped_column(server_default="", default="")  # keys of limits, see core/limits.py
+    limits: Mapped[str] = mapped_column(server_default="", default="")  # keys of limits, see core/flow/limits.py
     unique_key: Mapped[Optional[str]]
     unique_while: Mapped[Optional[str]]  # see HOLDS_KEY in core/states.py
     unique_until: Mapped[Optional[int]]
     followed: Mapped[Optional[int]] = mapped_column(Integer)  # 1: jobs wait for its end; 0: they were told
-    retry: Mapped[Optional[str]]  # a JSON object, see core/retry_rules.py; None: settings decide
+    retry: Mapped[Optional[str]]  # a JSON object, see core/flow/retry_rules.py; None: settings decide
     progress: ClassVar[Optional[float]] = None  # no column: lists set it, see jobs/job_detail.py
 
     form_key: Mapped[Optional[str]]  # a form that is sent twice creates its jobs once
@@ -207,7 +207,7 @@ class Queue(Model):
     paused_at: Mapped[Optional[int]]
     paused_by: Mapped[Optional[str]]
     removed_at: Mapped[Optional[int]]  # the row stays because finished jobs refer to it; the next job clears this
-    retry: Mapped[Optional[str]]  # a JSON object, see core/retry_rules.py: for jobs without rules of their own
+    retry: Mapped[Optional[str]]  # a JSON object, see core/flow/retry_rules.py: for jobs without rules of their own
 
 
 class LabelSetRow(Model):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, Optional
 
+from webapp.core.names import NAME, show
 from webapp.lib import clock, durations
 from webapp.lib.text import plural
 
@@ -21,7 +22,6 @@ MOST_STARTS = 10_000  # in a window; so many rows are kept for a key
 LONGEST_WINDOW = clock.DAY
 OF_QUEUE = "queue:"
 EXCLUSIVE, SHARED = ":exclusive", ":shared"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}\Z")  # as in job_spec.py
 KEY_RULE = (
     "1 to 128 characters of A-Z a-z 0-9 . _ : -, the first a letter or digit; a final * makes it a pattern, and "
     "queue:NAME means all jobs of a queue"
@@ -141,6 +141,26 @@ def split(text: str) -> list[Key]:
 def no_limit(name: str) -> str:
     """The error for a job that names this key."""
     return f"there is no limit for the key {name!r}. `manage.py limits set {name} --max N` adds one."
+
+
+def read(value: object) -> tuple[str, ...]:
+    """One key of a limit, several separated by commas or spaces, or a list."""
+    words = [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)):
+        raise ValueError(f"{show(value)} is not allowed; expected keys of limits, such as customer-7.")
+    keys: dict[str, Key] = {}
+    for word in words:
+        try:
+            key = read_key(word) if isinstance(word, str) else None
+        except ValueError as error:
+            raise ValueError(f"{show(word)} {error}.") from None
+        if key is None:
+            raise ValueError(f"{show(word)} is not a key; expected a text such as customer-7.")
+        if keys.setdefault(key.name, key) != key:
+            raise ValueError(f"has the key {key.name} both shared and exclusive. Give one of the two.")
+    if len(keys) > MOST_KEYS:
+        raise ValueError(f"has {len(keys)} keys; at most {MOST_KEYS} are allowed.")
+    return tuple(str(keys[name]) for name in sorted(keys))
 
 
 # --- values of a limit -----------------------------------------------------------------------------------------------
