@@ -58,7 +58,10 @@ DONE: list[Job] = [
 ]
 DEAD: list[Job] = [
     {"id": "feed-2026-w47", "command": "publish-feed --channel marketplace --week 47", "max_retries": 0},
-    {"id": "charge-10427", "command": "charge-card order-10427", "queue": "payments", "max_retries": 0},
+    *(
+        {"id": f"charge-{number}", "command": f"charge-card order-{number}", "queue": "payments", "max_retries": 0}
+        for number in range(10427, 10432)
+    ),
 ]
 FAILING: list[Job] = [
     {"id": "import-2026-11-24", "command": "import-orders --since yesterday", "queue": "imports", "max_retries": 3},
@@ -68,6 +71,12 @@ SHOWN = FAILING[0]["id"]  # the job on the second picture
 WAITING: list[Job] = [
     {"id": "digest-weekly", "command": "send-digest --list customers", "queue": "mail", "delay": 5 * 3600},
     {"id": "prices-spring", "command": "set-prices --from spring.csv", "run_at": "2099-03-01T06:00:00Z"},
+]
+CHAIN: list[Job] = [
+    {"id": "fetch-prices", "command": "sync-stock prices"},
+    {"id": "build-feed", "command": "export-orders feed", "after": ["fetch-prices"], "priority": 10},
+    {"id": "check-feed", "command": "sync-stock feed", "after": ["fetch-prices"]},
+    {"id": "upload-feed", "command": "publish-feed --channel shop", "after": ["build-feed", "check-feed"]},
 ]
 LONG: list[Job] = [
     {"id": "reindex", "command": "reindex-search --all", "priority": 10},
@@ -153,8 +162,9 @@ class Queue:
         self.enqueue(DEAD + FAILING)
         wait_for("the dead letters", lambda: self.states()["dead"] == len(DEAD))
         wait_for("a second failure", lambda: min(self.failed(job["id"]) for job in FAILING) == 2)
+        self.enqueue(CHAIN)
         self.enqueue(LONG)
-        wait_for("the long jobs", lambda: self.states()["processing"] == len(LONG))
+        wait_for("the long jobs", lambda: self.states()["processing"] == len(LONG) + 1)
         self.enqueue(BEHIND)
 
 
@@ -207,7 +217,10 @@ def main() -> None:
     with filled() as (queue, link), sync_playwright() as playwright, browser(playwright) as chromium:
         context = chromium.new_context(viewport=SIZE, color_scheme="light", base_url=link.rsplit("/setup/", 1)[0])
         page = sign_in(context, link)
-        for name, path in (("overview", "/"), ("job", f"/job/{SHOWN}")):
+        page.goto("/dead")
+        group = page.get_by_role("link", name="card declined").first.get_attribute("href")
+        pages = {"overview": "/", "job": f"/job/{SHOWN}", "group": str(group), "chain": f"/job/{CHAIN[-1]['id']}"}
+        for name, path in {**pages, "jobs": "/jobs?q=feed"}.items():
             page.goto(path)
             picture(page, DOCS / f"{name}.png")
         if queue.states()["failed"] != len(FAILING):

@@ -71,6 +71,7 @@ ADMIN = {
     "api-config.set_setting",
     "api-config.reset_setting",
     "api-limits.set_limit",
+    "api-queues.set_retry_rules",
     "api-limits.remove_limit",
     "api-workers.wish_of_worker",
     "api-workers.scale_supervisor",

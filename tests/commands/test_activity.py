@@ -23,7 +23,12 @@ def test_an_action_on_named_jobs_can_be_undone_unless_they_are_gone(
     told = cli(*argv, "a", "nope", "--json")
     answer = told.json
     assert told.code == 4
-    assert answer == {"moved": ["a"], "asked": [], "refused": [{"id": "nope", "state": None}], "action": 1}
+    assert answer == {
+        "moved": ["a"],
+        "asked": [],
+        "refused": [{"id": "nope", "state": None, "holder": None}],
+        "action": 1,
+    }
     undone = cli("activity", "undo", "1")
     gone = argv == ["dlq", "discard"]
     assert (undone.code, states("a")) == ((5, ["gone"]) if gone else (0, [before]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,9 @@ def test_the_doctor_names_channels_that_fail_and_messages_that_nobody_sends(app:
     make_channel("letters", to="ana@example.org")
     found = {one["check"]: one for one in cli("doctor", "--json").json}
     assert found["channels"]["result"] == "warn"
-    assert found["channels"]["detail"].split("; ") == [
-        "failed: a message failed 0 s ago: 410 Gone.",
+    first, *others = found["channels"]["detail"].split("; ")
+    assert re.fullmatch(r"failed: a message failed \d+ s ago: 410 Gone\.", first)
+    assert others == [
         "letters: no mail server is configured. Set QUEUECTL_SMTP_URL in .env, and restart the workers.",
         "trying: a message of 1 h ago is not sent yet: no connection.",
     ]

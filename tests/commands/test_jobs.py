@@ -34,6 +34,7 @@ FIELDS = [
     "exit_code",
     "last_error",
     "requires",
+    "limits",
     "batch",
     "unique",
     "retry",

@@ -72,9 +72,9 @@ def test_a_wrong_parent_or_batch_is_reported_at_its_field(operator: Browser) -> 
     assert key is not None
     form = {"form_key": key[1], "command": "true"}
     for field, value, told in (
-        ("after", "none", "no such job: &#39;none&#39;"),
+        ("after", "none", "No such job: &#39;none&#39;"),
         ("batch", "no name", "Is not a name"),
-        ("batch", "done", "the batch &#39;done&#39; was closed at"),
+        ("batch", "done", "The batch &#39;done&#39; was closed at"),
     ):
         response = operator.post("/submit", {**form, field: value})
         assert response.status_code == 422

@@ -29,7 +29,7 @@ def verbs_done() -> list[str]:
 
 MAY = {
     "requeue": ("dead", "cancelled", "completed"),
-    "run-now": ("scheduled", "failed"),
+    "run-now": ("blocked", "scheduled", "failed"),
     "cancel": ("blocked", "scheduled", "pending", "failed", "processing"),
     "discard": tuple(state for state in STATES if state != "processing"),
 }

@@ -229,27 +229,6 @@ def test_lines_make_a_batch_that_shows_its_progress(operator: Browser, viewer: B
         assert viewer.get(wrong).status_code == 404
 
 
-def test_a_batch_retries_what_failed_and_cancels_the_rest(operator: Browser, viewer: Browser) -> None:
-    place = submit(operator, many="on", command="resize 1\nresize 2\nresize 3\nresize 4").headers["Location"]
-    made = [job.id for job in jobs()]
-    change_job(made[0], state="completed", finished_at=clock.now())
-    for job_id in made[1:3]:
-        change_job(job_id, state="dead", finished_at=clock.now())
-    page = operator.get(place).text
-    assert "<h1>resize N</h1>" in page
-    assert 'aria-label="1 of 4 completed, 2 failed, 0 cancelled"' in page
-    assert "/requeue" not in viewer.get(place).text
-    assert "Retry 2 jobs?" in operator.post(f"{place}/requeue").text
-    operator.post(f"{place}/requeue", {"confirmed": "1"})
-    assert [job.state for job in jobs()] == ["completed", "pending", "pending", "pending"]
-    assert operator.post(f"{place}/requeue", {"confirmed": "1"}).status_code == 409
-    assert "Cancel 3 jobs?" in operator.post(f"{place}/cancel").text
-    operator.post(f"{place}/cancel", {"confirmed": "1"})
-    assert "Cancelled 3 jobs." in operator.get(place).text
-    assert [job.state for job in jobs()] == ["completed", "cancelled", "cancelled", "cancelled"]
-    assert operator.post(f"{place}/discard").status_code == 404
-
-
 def test_options_are_open_when_one_has_a_value_or_an_error(operator: Browser) -> None:
     is_open = '<details class="more options" open>'
     assert is_open not in operator.get("/submit").text

@@ -158,7 +158,7 @@ def test_a_command_gets_its_job_variables_and_none_of_our_settings(
     lines = queue.attempts(job_id)[0].output.decode().splitlines()
     ours = {line.split("=", 1)[0] for line in lines if line.startswith("QUEUECTL_")}
     of_the_queue = {"QUEUECTL_HOME", "QUEUECTL_DATABASE_URL", "QUEUECTL_VENV"}  # tests/worker/test_job_environment.py
-    assert ours - of_the_queue == {"QUEUECTL_JOB_ID", "QUEUECTL_ATTEMPT", "QUEUECTL_TOKEN"}
+    assert ours - of_the_queue == {"QUEUECTL_JOB_ID", "QUEUECTL_ATTEMPT", "QUEUECTL_REPORT", "QUEUECTL_TOKEN"}
     assert {f"QUEUECTL_JOB_ID={job_id}", "QUEUECTL_ATTEMPT=1", "GREETING=good day, 世界"} <= set(lines)
     assert "A_VARIABLE_OF_THEIRS=seen" in lines
     assert "stdin:" in lines
