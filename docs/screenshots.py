@@ -80,7 +80,6 @@ CHAIN: list[Job] = [
 ]
 LONG: list[Job] = [
     {"id": "reindex", "command": "reindex-search --all", "priority": 10},
-    {"id": "export-october", "command": "export-orders 2026-10", "queue": "reports", "priority": 10},
 ]
 BEHIND: list[Job] = [{"command": f"resize-photo products/{number}.jpg", "queue": "media"} for number in range(883, 888)]
 
@@ -162,8 +161,7 @@ class Queue:
         self.enqueue(DEAD + FAILING)
         wait_for("the dead letters", lambda: self.states()["dead"] == len(DEAD))
         wait_for("a second failure", lambda: min(self.failed(job["id"]) for job in FAILING) == 2)
-        self.enqueue(CHAIN)
-        self.enqueue(LONG)
+        self.enqueue([*CHAIN, *LONG])
         wait_for("the long jobs", lambda: self.states()["processing"] == len(LONG) + 1)
         self.enqueue(BEHIND)
 
