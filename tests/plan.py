@@ -93,9 +93,9 @@ def parallel(name: str, *arguments: str) -> Step:
 
 
 def in_parallel() -> list[str]:
-    # Four per core, because the longest tests mostly wait for processes. worksteal keeps the tests of a module
+    # Three per core, because the longest tests mostly wait for processes. worksteal keeps the tests of a module
     # together, so most of its fixtures are made once.
-    return ["-n", str(min(4 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
+    return ["-n", str(min(3 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
 
 
 def marked(*marks: str) -> list[str]:
