@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from webapp.core import job_spec, labels
@@ -251,6 +251,7 @@ _keys = st.sampled_from(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(_keys | st.text(max_size=8), _json))
 def test_any_input_is_read_or_refused_with_a_message(data: dict[str, Any]) -> None:
     faults: list[job_spec.FieldError] = []

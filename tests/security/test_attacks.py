@@ -318,7 +318,7 @@ def test_our_secrets_are_in_no_process_list_file_page_or_log(target: Target) -> 
     ana = target.person("admin")
     key = (target.home / "secret.key").read_bytes()
     for path in target.home.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     assert stat.S_IMODE(target.home.stat().st_mode) == 0o700
     lines = " ".join(str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"]))
     pages = "".join(ana.send("GET", path).text for path in ("/", "/account", "/config", "/workers", "/nowhere"))
@@ -332,7 +332,7 @@ def test_our_secrets_are_not_in_the_environment_of_a_job(target: Target) -> None
     assert target.run("worker", "start", "--drain", QUEUECTL_PUBLIC_URL="http://127.0.0.1:1").code == 0
     names = {line.partition("=")[0] for line in target.run_here("logs", job_id).out.splitlines()}
     ours = {name for name in names if name.startswith("QUEUECTL_")}
-    of_claim = {"QUEUECTL_JOB_ID", "QUEUECTL_ATTEMPT", "QUEUECTL_TOKEN"}
+    of_claim = {"QUEUECTL_JOB_ID", "QUEUECTL_ATTEMPT", "QUEUECTL_REPORT", "QUEUECTL_TOKEN"}
     assert ours == of_claim | {"QUEUECTL_HOME", "QUEUECTL_DATABASE_URL", "QUEUECTL_VENV"}  # for a nested manage.py
 
 
