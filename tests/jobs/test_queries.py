@@ -231,19 +231,6 @@ def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None
         assert "Sort" not in plan
 
 
-@pytest.mark.usefixtures("app")
-def test_recent_failures_include_jobs_with_a_late_retry() -> None:
-    fill(30, "failed")
-    fill(5, "dead")
-    with writing() as session:
-        for number, seq in enumerate(session.scalars(select(Job.seq).order_by(Job.run_at)).all()):
-            session.execute(update(Job).where(Job.seq == seq).values(changed_at=number * 7919 % 100))
-    with reading() as session:
-        shown = [job.changed_at for job in queries.recent_failures(session, limit=8)]
-        every = sorted(session.scalars(select(Job.changed_at)), reverse=True)
-    assert shown == every[:8]
-
-
 def test_labels_are_case_sensitive(app: Flask) -> None:
     make_job("completed", id="large", requires="GPU,ssd")
     make_job("completed", id="small", requires="gpu,ssd")

@@ -265,21 +265,6 @@ def ids_of_batch(session: Session, batch: str, states: Sequence[str]) -> list[st
 # --- some jobs -------------------------------------------------------------------------------------------------------
 
 
-def recent_failures(session: Session, limit: int = 8, look: int = 100) -> list[Job]:
-    """The jobs that failed or died last, newest first.
-
-    No index sorts retrying jobs by their last failure, so this reads the `look` jobs that are due first and last.
-    """
-    died = select(Job).where(in_state("dead"), NOT_SYSTEM)
-    dead = list(session.scalars(died.order_by(Job.finished_at.desc()).limit(limit)))
-    waiting = {
-        job.seq: job
-        for order in (Job.run_at.asc(), Job.run_at.desc())
-        for job in session.scalars(select(Job).where(in_state("failed"), NOT_SYSTEM).order_by(order).limit(look))
-    }
-    return sorted([*dead, *waiting.values()], key=lambda job: job.changed_at, reverse=True)[:limit]
-
-
 def recent_commands(session: Session, actor: str, limit: int = 10, look_back: int = 500) -> list[Job]:
     """The newest job for each of the actor's last commands, among the newest `look_back` jobs."""
     newest = select(Job.seq).order_by(Job.seq.desc()).limit(look_back)

@@ -287,10 +287,7 @@ def unwatch(job_id: str, channel: str, actor: str) -> bool:
     with _changing() as transaction:
         channel_id, *_ = _find_channel(transaction, channel, "KEY SHARE")
         seq, *_ = _find_job(transaction, job_id)
-        gone = transaction.execute(
-            "DELETE FROM job_watches WHERE job_seq = :seq AND channel_id = :channel",
-            {"seq": seq, "channel": channel_id},
-        )
+        gone = transaction.execute(_UNWATCH, {"seq": seq, "channel": channel_id})
         if not gone.rowcount:
             return False
         events.record_change(transaction, "unwatch", f"job:{job_id}", actor, before={"channel": channel}, seq=seq)

@@ -2,7 +2,7 @@
 
 An ordinary short job costs one UPDATE to claim, one UPDATE and one INSERT to settle. On SQLite, one SELECT comes before
 the claims; for a worker of named queues, one for each label set of these queues. A worker settles, stores live output,
-promotes and claims in one transaction, a `Turn`. The statements are in `core/statements.py`.
+promotes and claims in one transaction, a `Turn`. Its first half is in `settling.py`, the SQL in `core/statements.py`.
 
 Each claim has a new token. Settling and output match job, token and `processing` and must change one row, so a worker
 that has lost its claim changes nothing.
