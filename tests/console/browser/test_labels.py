@@ -63,5 +63,6 @@ def test_labels_are_mistyped_corrected_and_matched_by_a_new_worker(page: Page) -
     expect(page.locator("#search")).to_have_value("requires:ssd")
     expect(page.locator("#live .chip")).to_have_text(["gpu", "ssd"])
     page.get_by_role("link", name="./train.sh").click()
+    page.locator(".more-acts summary").click()
     page.get_by_role("link", name="Duplicate…").click()
     expect(page.locator("#requires")).to_have_value("gpu, ssd")
