@@ -34,7 +34,14 @@ PAGES = {
     **{state: f"/jobs?state={state}" for state in STATES},
     "search": "/jobs?q=report.py+since:30d",
     "overview": "/",
+    "runs": "/?over=7d&metric=run&split=1",
     "letters": "/dead",
+    "group": "/dead/exit:2",
+    "queues": "/queues",
+    "queue": "/queue/mail?over=7d&metric=run",
+    "command": "/command/python3%20report.py%20--day%20N",
+    "limits": "/limits",
+    "batches": "/batches",
     "job": "/job/{job}",
 }
 

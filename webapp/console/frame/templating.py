@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request, url_for
 from jinja2 import StrictUndefined
 from sqlalchemy import func, literal_column, select
 from sqlalchemy.orm import Session
@@ -49,9 +49,17 @@ def init_app(app: Flask) -> None:
         between=durations.between, verbs_for=wording.verbs_for, plural=text.plural,
         version=__version__, may_open=may_open, takers=wait_reason.takers, wanting=wait_reason.wanting,
         start_command=wait_reason.start_command, place=wait_reason.place, total=queries.total, listed=text.listed,
-        sparkline=schedule_strip.sparkline,
+        sparkline=schedule_strip.sparkline, icons_url=icons_url,
     )  # fmt: skip
     app.context_processor(_reader)
+
+
+def icons_url() -> str:
+    """The URL of the file with all icons, made once for each request: a list shows a hundred."""
+    if "icons_url" not in g:
+        g.icons_url = url_for("static", filename="icons.svg")
+    made: str = g.icons_url
+    return made
 
 
 def may_open(endpoint: str) -> bool:
