@@ -61,7 +61,7 @@ def test_a_death_says_what_failed_with_its_last_lines_note_and_links() -> None:
         "Owner: bob",
         "Note: Ask Bob first.",
         "cannot open /srv/db\n",
-        f"Difference from the last good run ({good.id})",
+        f"Difference from the last success ({good.id})",
         "- all fine",
         "+ cannot open /srv/db",
         f"https://q.example.org/queue/job/{job.id}",

@@ -309,7 +309,7 @@ def _add_job(session: Session, draft: _Draft, job: Optional[Job], links: _Links,
         lines = [_diff_line(row) for row in evidence.difference[:DIFFERENCE_LINES]]
         if len(evidence.difference) > DIFFERENCE_LINES:
             lines.append("… more")
-        title = f"Difference from the last good run ({good.job.id}): '-' only there, '+' only here"
+        title = f"Difference from the last success ({good.job.id}): '-' only there, '+' only here"
         draft.blocks.append(("lines", title, "\n".join(lines)))
         draft.data["difference"] = {"good": good.job.id, "lines": lines}
     draft.link("job", links.to("job", job.id))
