@@ -7,12 +7,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Callable
 
+import psutil
 import pytest
 
 from tests.bench import Bench, BenchError, drain
 from tests.bench.peers import POSTGRESQL, REDIS, Peer, known, running
 from tests.bench.peers.running import Place, Running, attempt
+from tests.bench.pool import pss_of
 from tests.bench.scratch import scratch
 
 # A queue that is a folder: a job is a file, a worker takes the first one that it can remove.
@@ -76,11 +79,11 @@ def test_the_pick_up_time_of_a_peer_is_in_milliseconds_without_warm_up_jobs(peer
     assert all(0 < one < 10_000 for one in times)
 
 
-def test_an_idle_peer_is_measured_with_all_its_processes(peer: Running) -> None:
-    cpu, memory = peer.idle(3, 0.5, 0.5)
-    alone = peer.idle(1, 0.5, 0.1)[1]
-    assert cpu > 0
-    assert memory > alone
+def test_an_idle_peer_is_measured_with_all_its_processes(peer: Running, eventually: Callable[..., Any]) -> None:
+    with peer.working(3) as process:
+        eventually(lambda: len(psutil.Process(process.pid).children()) == 2)
+        assert peer.idles(process.pid, 0.01)[1] > pss_of(process.pid)
+        eventually(lambda: peer.idles(process.pid, 0.1)[0] > 0)
 
 
 def test_a_drain_has_peers_beside_our_queue(peer: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,9 +112,10 @@ def test_a_queue_has_its_own_value_by_option_or_by_key(app: Flask, cli: Cli) -> 
 def test_a_value_that_deletes_jobs_asks_first(app: Flask, cli: Cli) -> None:
     make_job("dead", finished_at=clock.now() - 9 * clock.DAY)
     asked = cli("config", "set", "keep_dead", "4", stdin=b"n\n")
-    assert (asked.code, asked.out) == (1, "")
+    # The click of Python 3.9 writes the space after the question to stdout.
+    assert (asked.code, asked.out.strip()) == (1, "")
     assert "keep_dead = 4 deletes 1 dead letter within minutes, with attempts and output." in asked.err
     assert "Nothing was saved." in asked.err
     assert "needs an answer, but there is no input" in cli("config", "set", "keep_dead", "4").err
-    assert cli("config", "set", "keep_dead", "4", stdin=b"y\n").out == "keep_dead = 4\n"
+    assert cli("config", "set", "keep_dead", "4", stdin=b"y\n").out.strip() == "keep_dead = 4"
     assert cli("config", "set", "keep_dead", "3", "--yes").out == "keep_dead = 3\n"

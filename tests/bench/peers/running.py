@@ -178,11 +178,15 @@ class Running:
         self.reset()
         with self.working(workers) as process:
             time.sleep(settling)
-            family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-            before, began = sum(map(cpu_of, family)), time.monotonic()
-            time.sleep(window)
-            spent = (sum(map(cpu_of, family)) - before) / ((time.monotonic() - began) / 60)
-            return spent, sum(map(pss_of, family))
+            return self.idles(process.pid, window)
+
+    def idles(self, pid: int, window: float) -> tuple[float, float]:
+        """The same of workers that are there."""
+        family = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+        before, began = sum(map(cpu_of, family)), time.monotonic()
+        time.sleep(window)
+        spent = (sum(map(cpu_of, family)) - before) / ((time.monotonic() - began) / 60)
+        return spent, sum(map(pss_of, family))
 
     def reset(self) -> None:
         """Empty its queue, or create it. Raises BenchError."""
