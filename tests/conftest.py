@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import pytest
 from argon2 import PasswordHasher
 from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
 from jinja2.bccache import Bucket, BytecodeCache
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine.default import DefaultDialect
 from werkzeug.routing import Rule
 
 from tests.databases import DATABASES, MigratedDatabase, postgresql_database
@@ -148,7 +150,7 @@ def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Each test makes its own application, so that no state leaks into the next test. What is the same in all of them, the
-# templates and the code that builds their URLs, is compiled once a process: that was most of what a page cost.
+# templates, the routes and the statements, is compiled once a process: that was most of what a page cost.
 
 
 class CompiledTemplates(BytecodeCache):
@@ -171,16 +173,35 @@ def _templates_compiled_once() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _routes_compiled_once() -> None:
-    compiled: dict[tuple[Any, ...], Any] = {}
-    compile_builder = Rule._compile_builder
+    compiled: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    compile_rule = Rule.compile
 
-    def compile_once(self: Rule, append_unknown: bool = True) -> Any:
-        key = (self.rule, tuple((self.defaults or {}).items()), append_unknown)
+    def compile_once(self: Any) -> None:
+        key = (self.rule, tuple((self.defaults or {}).items()), self.host, self.subdomain, self.merge_slashes)
         if key not in compiled:
-            compiled[key] = compile_builder(self, append_unknown)
-        return compiled[key]
+            compile_rule(self)
+            builders = self._build.__func__, self._build_unknown.__func__
+            compiled[key] = (self._parts, self._trace, self._converters, self.arguments, *builders)
+        self._parts, self._trace, self._converters, self.arguments, build, build_unknown = compiled[key]
+        self._build, self._build_unknown = build.__get__(self, None), build_unknown.__get__(self, None)
 
-    Rule._compile_builder = compile_once  # type: ignore[method-assign]
+    Rule.compile = compile_once  # type: ignore[method-assign]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _statements_compiled_once() -> None:
+    """Two engines of one kind take each other's compiled statements: they have one cache, and equal dialects."""
+    shared: dict[type[Dialect], Any] = {}
+    make_engine = SQLAlchemy._make_engine
+
+    def make_with_shared_cache(self: Any, *arguments: Any) -> Any:
+        engine: Any = make_engine(self, *arguments)
+        engine._compiled_cache = shared.setdefault(type(engine.dialect), engine._compiled_cache)
+        return engine
+
+    SQLAlchemy._make_engine = make_with_shared_cache  # type: ignore[assignment,method-assign]
+    DefaultDialect.__eq__ = lambda self, other: type(self) is type(other)  # type: ignore[method-assign]
+    DefaultDialect.__hash__ = lambda self: hash(type(self))  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -133,8 +133,10 @@ class Processes:
 
 
 @pytest.fixture
-def processes(home: Path, tmp_path: Path) -> Iterator[Processes]:
-    """Start commands as a user does, from a folder outside the checkout."""
+def processes(request: pytest.FixtureRequest, home: Path, tmp_path: Path, migrated: bool) -> Iterator[Processes]:
+    """Start commands as a user does, from a folder outside the checkout. On the test's database, as `cli`."""
+    if migrated and "config" not in request.fixturenames:
+        request.getfixturevalue("sqlite_config")
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     made = Processes(folder)

@@ -17,6 +17,7 @@ def scratch(tmp: Path) -> list[Path]:
     return list(tmp.glob("queuectl-demo-*"))
 
 
+@pytest.mark.parametrize("migrated", [False], ids=["new home"])
 def test_every_job_of_the_demo_ends_as_expected(processes: Processes, home: Path, tmp_path: Path) -> None:
     result = processes.run("demo", TMPDIR=str(tmp_path))
     assert result.code == 0, result.err
@@ -31,7 +32,9 @@ def test_every_job_of_the_demo_ends_as_expected(processes: Processes, home: Path
     assert not home.exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
 def test_an_interrupted_demo_leaves_nothing_behind(
     processes: Processes, tmp_path: Path, eventually: Callable[..., Any], number: int, code: int
 ) -> None:

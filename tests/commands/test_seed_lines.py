@@ -12,9 +12,11 @@ import pytest
 from tests.commands.conftest import Cli, Processes
 from tests.deadline import DEADLINE
 
+NEW_HOME = pytest.mark.parametrize("migrated", [False], ids=["new home"])
 SUBMIT = ("enqueue", '{"id":"job1","command":"echo hello","max_retries":2}')
 
 
+@NEW_HOME
 def test_enqueue_stores_a_job_and_creates_a_private_home(processes: Processes, home: Path) -> None:
     result = processes.run(*SUBMIT)
     assert (result.code, result.out, result.err) == (0, "job1\n", "")
@@ -107,6 +109,7 @@ def test_every_read_prints_json_on_an_empty_queue(cli: Cli, argv: tuple[str, ...
     assert isinstance(result.json, (list, dict))
 
 
+@NEW_HOME
 def test_a_read_creates_a_new_home(processes: Processes, home: Path) -> None:
     result = processes.run("status", "--json")
     assert (result.code, result.err, result.json["workers"]) == (0, "", [])

@@ -26,10 +26,7 @@ ADDRESS = re.compile(r"console +(http://127\.0\.0\.1:\d+)")
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/setup/(\S+)")
 
 
-@pytest.fixture
-def migrated() -> bool:
-    """A new home without a database."""
-    return False
+NEW_HOME = pytest.mark.parametrize("migrated", [False], ids=["new home"])
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -84,6 +81,7 @@ def up(processes: Processes) -> Running:
     return start(processes)
 
 
+@NEW_HOME
 def test_one_command_serves_the_console_and_runs_jobs_and_ctrl_c_ends_all_with_0(
     up: Running, processes: Processes, eventually: Eventually
 ) -> None:
@@ -207,6 +205,7 @@ def test_its_workers_are_scaled_down_to_zero_and_up_again(
     assert "stopped by another process" not in processes.errors
 
 
+@pytest.mark.full
 def test_web_serves_without_workers_until_it_is_stopped(processes: Processes) -> None:
     process = processes.start("web", "--port", "0")
     assert process.stdout is not None
@@ -244,18 +243,22 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
+@NEW_HOME
 @pytest.mark.parametrize("command", ["up", "web"])
-def test_a_taken_port_is_one_line_and_nothing_starts(cli: Cli, home: Path, taken: int, command: str) -> None:
+def test_a_taken_port_is_one_line_and_nothing_starts(
+    cli: Cli, home: Path, taken: int, command: str, migrated: bool
+) -> None:
     result = cli(command, "--port", str(taken))
     assert (result.code, result.out) == (3, "")
     assert re.fullmatch(rf"Error: port {taken} of 127\.0\.0\.1 is taken .* --port \d+\.\n", result.err)
     assert not home.exists()
 
 
+@NEW_HOME
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "queue.example.org"])
 @pytest.mark.parametrize("command", ["up", "web"])
 def test_an_address_beyond_this_machine_is_refused_with_the_reason(
-    cli: Cli, home: Path, host: str, command: str
+    cli: Cli, home: Path, host: str, command: str, migrated: bool
 ) -> None:
     result = cli(command, "--host", host, "--port", "0")
     assert (result.code, result.out) == (1, "")
