@@ -1,7 +1,7 @@
 """The steps of `manage.py test`: lint, types and tests on SQLite, then marked tests on PostgreSQL and other Pythons.
 
-`--all` runs every test on both databases, and more of them on other Pythons. The settings of the tools and the test
-markers are in pyproject.toml. The command itself is `webapp/commands/test.py`.
+`--all` runs every test on both databases, and more of them on other Pythons, most on the oldest. The settings of the
+tools and the test markers are in pyproject.toml. The command itself is `webapp/commands/test.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from webapp.config import CHECKOUT
 
 OTHER_PYTHONS = ("3.9", "3.13")
 OLDEST = "3.9"
+# Of the tests for every Python, the newest one runs only these by default. What breaks is mostly new to the oldest.
+FOR_NEWEST = ("tests/test_platforms.py", "tests/commands/test_seed_lines.py", "tests/server", "tests/worker")
 FAULT_MINUTES = 2.0  # with --all
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 NO_CHROMIUM = "no Chromium on the PATH, so browser tests did not run. On Debian and Ubuntu: apt install chromium"
@@ -74,10 +76,13 @@ def whole(only: Optional[str], everything: bool) -> tuple[list[Step], list[Outco
         steps.append(Step("types", [sys.executable, "-m", "mypy"]))
     if only in {None, "postgresql"}:
         some = [] if everything else ["postgresql"]
-        steps.append(parallel("postgresql", "--db", "postgresql", *marked(*marks, *some)))
+        beside = 2 if everything or only else 1
+        steps.append(parallel("postgresql", "--db", "postgresql", *marked(*marks, *some), per_core=beside))
     if only is None:
         for version in OTHER_PYTHONS:
-            more, missing = for_python(version, portable(everything), required=False)
+            is_oldest = version == OLDEST
+            paths = () if everything or is_oldest else FOR_NEWEST
+            more, missing = for_python(version, [*portable(everything and is_oldest), *paths], required=False)
             steps += more
             known += missing
         steps += [fault_injection(FAULT_MINUTES, None, ())] if everything else []
@@ -88,14 +93,15 @@ def pytest(name: str, *arguments: str) -> Step:
     return Step(name, [sys.executable, "-m", "pytest", *arguments])
 
 
-def parallel(name: str, *arguments: str) -> Step:
-    return pytest(name, *in_parallel(), *arguments)
+def parallel(name: str, *arguments: str, per_core: int = 2) -> Step:
+    return pytest(name, *in_parallel(per_core), *arguments)
 
 
-def in_parallel() -> list[str]:
-    # Three per core, because the longest tests mostly wait for processes. worksteal keeps the tests of a module
-    # together, so most of its fixtures are made once.
-    return ["-n", str(min(3 * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
+def in_parallel(per_core: int) -> list[str]:
+    # The longest tests mostly wait for processes, and two steps run beside each other. But each process imports all
+    # tests, which takes it up to 10 s of CPU. worksteal keeps the tests of a module together, so most of its fixtures
+    # are made once.
+    return ["-n", str(min(per_core * (os.cpu_count() or 2), 8)), "--dist", "worksteal", "--durations", "10"]
 
 
 def marked(*marks: str) -> list[str]:
@@ -109,8 +115,8 @@ def portable(everything: bool) -> list[str]:
     """
     if everything:
         ignored = [f"--ignore=tests/{folder}" for folder in ("bench", "faults", "security")]
-        return [*in_parallel(), *ignored, *marked("not full", "not browser")]
-    return [*in_parallel(), *marked("every_python", "not full")]
+        return [*in_parallel(2), *ignored, *marked("not full", "not browser")]
+    return [*in_parallel(1), *marked("every_python", "not full")]
 
 
 def fault_injection(minutes: float, seed: Optional[int], more: Sequence[str]) -> Step:

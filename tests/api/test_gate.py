@@ -128,7 +128,6 @@ def test_every_route_needs_a_token(app: Flask) -> None:
             assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.postgresql
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_scope_allows_only_its_own_routes(app: Flask, scope: str) -> None:
     make_job("dead", id="job1")

@@ -19,11 +19,12 @@ from webapp.db.models import IdempotencyKey
 from webapp.jobs import actions
 from webapp.lib import clock
 
-pytestmark = [pytest.mark.usefixtures("own_clock"), pytest.mark.postgresql]
+pytestmark = pytest.mark.usefixtures("own_clock")
 
 JOB = {"command": "echo hi"}
 
 
+@pytest.mark.postgresql
 def test_a_repeated_key_gets_the_first_response(submitter: Program) -> None:
     first = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     again = submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
@@ -34,6 +35,7 @@ def test_a_repeated_key_gets_the_first_response(submitter: Program) -> None:
     assert stored() == 1
 
 
+@pytest.mark.postgresql
 def test_another_request_with_the_same_key_is_refused(submitter: Program) -> None:
     submitter("POST", "/jobs", JOB, Idempotency_Key="k1")
     refused(submitter("POST", "/jobs", {"command": "other"}, Idempotency_Key="k1"), 422, "key-reused")
@@ -47,6 +49,7 @@ def test_each_token_has_its_own_keys(whole: Flask, submitter: Program) -> None:
     assert stored() == 2
 
 
+@pytest.mark.postgresql
 def test_a_refused_request_does_not_use_up_its_key(submitter: Program) -> None:
     refused(submitter("POST", "/jobs", {"command": ""}, Idempotency_Key="k1"), 422, "invalid")
     assert submitter("POST", "/jobs", JOB, Idempotency_Key="k1").status_code == 201
@@ -62,6 +65,7 @@ def row() -> IdempotencyKey:
         return session.scalars(select(IdempotencyKey)).one()
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("many", [False, True])
 def test_a_crash_between_commit_and_response_stores_the_jobs_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch, many: bool
@@ -79,6 +83,7 @@ def test_a_crash_between_commit_and_response_stores_the_jobs_once(
     assert stored() == (3 if many else 1)
 
 
+@pytest.mark.postgresql
 def test_a_request_can_be_repeated_at_once_after_an_error(submitter: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     enqueue = actions.enqueue
 
@@ -95,6 +100,7 @@ def test_a_request_can_be_repeated_at_once_after_an_error(submitter: Program, mo
     assert stored() == 1
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("broken", ["_store", "_end"])
 def test_a_request_whose_result_was_not_recorded_can_be_repeated_at_once(
     submitter: Program, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -112,6 +118,7 @@ def test_a_request_whose_result_was_not_recorded_can_be_repeated_at_once(
     assert stored() == 1
 
 
+@pytest.mark.postgresql
 def test_a_bulk_action_with_a_key_runs_once(operator: Program) -> None:
     make_job("dead", id="job1")
     for _ in range(2):

@@ -73,6 +73,7 @@ def test_an_unreachable_index_is_reported_with_the_reason(door: Door) -> None:
     assert "Connection refused" in refusal
 
 
+@pytest.mark.full
 def test_a_killed_install_does_not_count_as_finished(door: Door, slow_index: SlowIndex) -> None:
     killed = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)
@@ -87,6 +88,21 @@ def test_a_killed_install_does_not_count_as_finished(door: Door, slow_index: Slo
     assert door.left_overs() == []
 
 
+def test_a_start_that_waited_for_a_killed_install_installs_itself(door: Door, slow_index: SlowIndex) -> None:
+    killed = door.popen("status", **slow_index.settings)
+    assert slow_index.asked.wait(DEADLINE)
+    waiting = door.popen("status", **slow_index.settings)
+    assert "waiting for another start" in waiting.stderr.readline()
+    assert not door.venv.exists()
+    killed.kill()
+    killed.communicate(timeout=DEADLINE)
+    slow_index.may_answer.set()
+    out, err = waiting.communicate(timeout=DEADLINE)
+    assert waiting.returncode == 0, err
+    assert json.loads(out)["version"] == "1.0"
+    assert door.left_overs() == []
+
+
 @pytest.mark.full
 def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slow_index: SlowIndex) -> None:
     stopped = door.popen("status", **slow_index.settings)
@@ -98,6 +114,7 @@ def test_ctrl_c_ends_an_install_with_130_and_without_a_traceback(door: Door, slo
     assert door.left_overs() == []
 
 
+@pytest.mark.full
 def test_if_two_starts_run_at_once_one_installs_and_the_other_waits(door: Door, slow_index: SlowIndex) -> None:
     first = door.popen("status", **slow_index.settings)
     assert slow_index.asked.wait(DEADLINE)

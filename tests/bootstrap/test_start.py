@@ -102,7 +102,6 @@ def test_an_old_python_gets_a_clear_message() -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.every_python
 def test_a_finished_environment_makes_a_start_cheap(finished: Door) -> None:
     command = [BASE_PYTHON, "-S", "-X", "importtime", str(finished.checkout / "manage.py")]
     done = subprocess.run(command, env=finished.environment, capture_output=True, text=True, check=True)

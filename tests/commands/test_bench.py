@@ -157,7 +157,9 @@ def draining(folder: Path) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
 def test_an_interrupted_run_leaves_nothing_behind(
     processes: Processes, scratch_here: Path, eventually: Callable[..., Any], number: int, code: int
 ) -> None:

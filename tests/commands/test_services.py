@@ -167,6 +167,7 @@ def test_a_stop_that_waits_for_jobs_without_limit_is_not_reported_as_stopping(
     assert service.process.wait(DEADLINE) == 0
 
 
+@pytest.mark.full
 def test_a_console_alone_reports_ready_watchdog_suspend_and_stop(service: Service) -> None:
     service.start("web", "--port", "0")
     address = read_until(service.process, "console").split()[-1]

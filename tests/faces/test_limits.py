@@ -15,7 +15,6 @@ from webapp.db.engines import reading
 from webapp.jobs import job_detail, limits
 
 ANA = "person:ana"
-pytestmark = pytest.mark.postgresql
 
 
 @pytest.fixture
@@ -41,6 +40,7 @@ def test_every_face_stores_the_keys_of_a_job_and_refuses_one_without_a_limit(fac
     assert face.search("limit:customer-8") == []
 
 
+@pytest.mark.postgresql
 def test_the_api_sets_lists_and_removes_a_limit(whole: Flask) -> None:
     admin, reader = make_program(whole, "admin"), make_program(whole, "read")
     assert reader("PUT", "/limits/db", {"max": 1}).status_code == 403

@@ -19,8 +19,6 @@ from webapp.accounts import sessions
 from webapp.db.engines import is_sqlite, reading, writing
 from webapp.jobs import queries
 
-pytestmark = pytest.mark.postgresql
-
 MANY = 10_000
 MORE = 5  # statements, because a list is not empty any more, or a session is marked as used
 MOST_BYTES = 250_000  # of a page; 50 queues are 60 kB
@@ -83,6 +81,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("with_jobs", [False, True])
 def test_pages_need_as_many_statements_as_with_three_queues(whole: Flask, browser: Browser, with_jobs: bool) -> None:
     program = make_program(whole, "read")
@@ -113,6 +112,7 @@ def test_pages_need_as_many_statements_as_with_three_queues(whole: Flask, browse
         assert size <= MOST_BYTES, url
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("with_jobs", [False, True])
 def test_commands_need_as_many_statements_as_with_three_queues(whole: Flask, cli: Cli, with_jobs: bool) -> None:
     first = ["queue", "list", "--json", "--limit", "100"]
@@ -139,6 +139,7 @@ def test_commands_need_as_many_statements_as_with_three_queues(whole: Flask, cli
     ]
 
 
+@pytest.mark.postgresql
 def test_the_api_reads_all_queues_by_page_in_both_directions(whole: Flask) -> None:
     make_queues(with_jobs=False)
     program = make_program(whole, "read")
@@ -237,6 +238,7 @@ def test_a_queue_is_removed_by_a_command(whole: Flask, cli: Cli) -> None:
     assert cli("list", "--queue", "mail", "--json").json[0]["id"] == "old"
 
 
+@pytest.mark.postgresql
 def test_queues_that_need_attention_are_found_among_many(whole: Flask, browser: Browser) -> None:
     make_queues(with_jobs=True)
     make_job(queue="zoo", requires="gpu")

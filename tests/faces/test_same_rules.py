@@ -16,8 +16,6 @@ from webapp.db.models import Job
 from webapp.jobs import job_detail
 from webapp.lib import clock
 
-pytestmark = pytest.mark.every_python
-
 # Of each field one value that it refuses, and what every face says of it.
 REFUSED: list[tuple[str, Any, str]] = [
     ("command", "  ", "is empty"),

@@ -12,7 +12,7 @@ from tests.faults.conftest import SEED, closed_afterwards
 from tests.faults.rig import Rig
 from webapp.config import Config
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("app")]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def shared(config: Config, tmp_path: Path) -> Iterator[Rig]:
     yield from closed_afterwards(make)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("kills", [6, pytest.param(80, marks=pytest.mark.full)])
 def test_each_fire_is_decided_once_although_deciders_are_killed(shared: Rig, kills: int) -> None:
     schedules.add()

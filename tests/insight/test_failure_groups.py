@@ -22,8 +22,6 @@ from webapp.lib import clock
 from webapp.lib.error_key import error_key, old_error_keys
 from worker.maintenance import retention
 
-pytestmark = pytest.mark.postgresql
-
 HOUR = clock.seconds(3600)
 
 
@@ -76,6 +74,7 @@ def test_without_dead_letters_there_are_no_groups() -> None:
         assert failure_groups.find(session, "a") is None
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_groups_are_sorted_by_last_death_or_count_and_acknowledged_ones_come_last() -> None:
     for key, ago, number in (("few", 1, 1), ("many", 9, 3), ("some", 5, 2)):
@@ -90,6 +89,7 @@ def test_groups_are_sorted_by_last_death_or_count_and_acknowledged_ones_come_las
     assert listed().open_ones == 1
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_pages_of_groups_meet() -> None:
     for number in range(7):
@@ -117,6 +117,7 @@ def test_with_too_many_groups_those_of_the_newest_deaths_are_shown(monkeypatch: 
     assert [one.key for one in listing.groups] == ["z0", "z1", "z2", "a0"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_counts_stop_at_their_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failure_groups, "COUNT_BUDGET", 6)
@@ -129,6 +130,7 @@ def test_counts_stop_at_their_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.key for one in listed(by="count").groups] == ["many", "three"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_deaths_are_counted_by_hour_for_the_last_day() -> None:
     start = clock.now() // HOUR * HOUR
@@ -142,6 +144,7 @@ def test_deaths_are_counted_by_hour_for_the_last_day() -> None:
     assert found("old").deaths.hours == (0,) * 24
 
 
+@pytest.mark.postgresql
 def test_groups_are_found_by_the_index_for_any_number_of_jobs(app: Flask) -> None:
     for number in range(6):
         die(f"key{number % 2}")
@@ -256,6 +259,7 @@ def test_an_unseen_note_is_not_overwritten() -> None:
     assert failure_groups.update("a", "person:ben", note="other", seen=failure_groups.fingerprint(found("a").said))
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_several_changes_are_all_made_or_none() -> None:
     seen = die("a", 2).finished_at
@@ -337,6 +341,7 @@ def folded(key: str) -> tuple[Optional[int], Optional[int], int, Optional[str]]:
     return row.first_at, row.last_at, row.deaths, row.error
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_deaths_are_rolled_up_once_also_of_jobs_that_were_requeued_since() -> None:
     old = clock.now() - 10 * rollups.FOLD_DELAY
@@ -376,6 +381,7 @@ def test_a_death_brings_back_what_was_said_about_its_group_in_an_earlier_version
     assert (group.note, group.owner, group.deaths) == ("ask ana", "ana", 1)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_commands_of_a_group_are_counted_by_their_pattern_in_its_newest_jobs() -> None:
     for number, command in enumerate(("charge order-1", "charge order-2", "refund 3", "charge order-4")):

@@ -14,7 +14,7 @@ from webapp.insight.queues import QueueFilter
 from webapp.insight.rollups import HOUR
 from webapp.lib import clock
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("app")]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def ranked(by: str = "problems", like: str = "", **options: int) -> list[str]:
@@ -30,6 +30,7 @@ def ended(queue: str, results: Sequence[str], ago: int = HOUR) -> None:
         make_attempt(job, 1, state, started_at=at - clock.SECOND, finished_at=at)
 
 
+@pytest.mark.postgresql
 def test_queues_without_workers_are_first_then_paused_late_and_failing_ones() -> None:
     make_worker(queues='["late", "failing", "fine", "busy", "labels", "paused"]')
     make_job(queue="unserved")
@@ -44,6 +45,7 @@ def test_queues_without_workers_are_first_then_paused_late_and_failing_ones() ->
     assert ranked() == ["labels", "unserved", "paused", "late", "failing", "busy", "default", "fine"]
 
 
+@pytest.mark.postgresql
 def test_queues_are_sorted_by_a_figure_in_pages() -> None:
     make_worker()
     for number, name in enumerate(("a", "b", "c")):
@@ -65,6 +67,7 @@ def test_queues_are_sorted_by_a_figure_in_pages() -> None:
     assert view.day.busy * 23.5 * 3600 == pytest.approx(9, rel=0.1), "nine seconds in 23 to 24 hours"
 
 
+@pytest.mark.postgresql
 def test_of_very_many_queues_those_with_something_to_do_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "MAX_RANKED", 3)
     make_worker(id="w1")

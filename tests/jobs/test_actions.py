@@ -20,8 +20,6 @@ from webapp.db.models import BulkAction, Event, Job
 from webapp.jobs import actions, activity, filters, search
 from webapp.jobs.filters import JobFilter
 
-pytestmark = pytest.mark.postgresql
-
 ANA = "person:ana"
 
 
@@ -50,6 +48,7 @@ MOVES = {
 }
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("verb", MOVES)
 def test_a_verb_moves_allowed_jobs_and_reports_the_state_of_the_others(verb: str) -> None:
@@ -65,6 +64,7 @@ def test_a_verb_moves_allowed_jobs_and_reports_the_state_of_the_others(verb: str
     assert {state_of(state) for state in leaves} == {enters}
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_requeue_forgets_failures_and_losses_and_cancel_has_a_time() -> None:
     make_job("dead", id="a", failures=3, losses=2, lone_losses=1, run_at=1)
@@ -119,6 +119,7 @@ def test_every_action_has_a_row_and_all_but_discards_can_be_undone(verb: str, al
     assert result.undo == (None if verb == "discard" else result.action_id)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_an_action_that_moves_no_named_job_leaves_no_row() -> None:
     make_job("processing", id="a")
@@ -126,6 +127,7 @@ def test_an_action_that_moves_no_named_job_leaves_no_row() -> None:
     assert (result.action_id, result.undo, result.skipped, number_of_actions()) == (0, None, 1, 0)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_named_jobs_are_audited_one_by_one_and_a_filter_as_one() -> None:
     make_job("dead", id="a")
@@ -137,6 +139,7 @@ def test_named_jobs_are_audited_one_by_one_and_a_filter_as_one() -> None:
     assert lines == [("requeue", "act:2"), ("requeue", "job:a")]
 
 
+@pytest.mark.postgresql
 def test_an_action_on_a_few_named_jobs_is_one_transaction(app: Flask) -> None:
     for name in ("a", "b"):
         make_job("dead", id=name)
@@ -146,6 +149,7 @@ def test_an_action_on_a_few_named_jobs_is_one_transaction(app: Flask) -> None:
     assert len(commits) == 1
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_many_named_jobs_need_several_transactions_and_the_outcome_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 10)
@@ -158,6 +162,7 @@ def test_many_named_jobs_need_several_transactions_and_the_outcome_is_complete(m
     assert actions.undo(result.action_id, ANA).moved == 25
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_an_action_on_named_jobs_continues_after_its_process_died(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 10)
@@ -175,6 +180,7 @@ def test_an_action_on_named_jobs_continues_after_its_process_died(monkeypatch: p
 # --- all that match --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_matching_jobs_move_in_several_transactions_and_the_others_stay() -> None:
     make_jobs([{"id": f"j{n}"} for n in range(actions.BATCH + 3)])
@@ -184,6 +190,7 @@ def test_matching_jobs_move_in_several_transactions_and_the_others_stay() -> Non
     assert state_of("kept") == "pending"
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_jobs_that_are_newer_than_the_request_are_left_alone() -> None:
     make_job(id="before")
@@ -206,6 +213,7 @@ def fill() -> list[str]:
     return [str(one["id"]) for one in many if one["state"] == "dead" and one["command"] == "needle"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("cap", [4, 100])  # less than an index leaves, and more
 @pytest.mark.parametrize("batch", [3, 500])
@@ -219,6 +227,7 @@ def test_every_matching_job_is_moved_and_no_other(monkeypatch: pytest.MonkeyPatc
     assert ids_in("pending") == wanted
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_job_that_changes_between_search_and_move_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = fill()
@@ -236,6 +245,7 @@ def test_a_job_that_changes_between_search_and_move_is_skipped(monkeypatch: pyte
     assert set(wanted[:2]) <= {*ids_in("dead"), *ids_in("pending")}
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_two_processes_that_continue_the_same_action_move_each_job_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = fill()
@@ -259,6 +269,7 @@ def test_two_processes_that_continue_the_same_action_move_each_job_once(monkeypa
         assert len(session.scalars(select(Event).where(Event.verb == "requeue")).all()) == len(wanted)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("typed", ["state:dead", "state:dead needle", "", "queue:default"])
 def test_many_jobs_are_read_in_table_order_and_not_sorted_for_each_batch(
     app: Flask, monkeypatch: pytest.MonkeyPatch, typed: str

@@ -20,8 +20,6 @@ from webapp.jobs import actions, batches, search
 from webapp.jobs.lifecycle import NotFound
 from webapp.lib import clock
 
-pytestmark = pytest.mark.postgresql
-
 ANA = "person:ana"
 DONE = json.dumps({"command": "echo done"})
 
@@ -88,6 +86,7 @@ def test_a_wrong_batch_names_the_field(data: Any, field: str) -> None:
     assert [error.field for error in caught.value.errors] == [field]
 
 
+@pytest.mark.postgresql
 def test_progress_and_failures(app: Flask) -> None:
     now = clock.now()
     common = {"batch": "b", "queue": "default"}
@@ -105,6 +104,7 @@ def test_progress_and_failures(app: Flask) -> None:
     assert whole
 
 
+@pytest.mark.postgresql
 def test_counts_of_a_large_batch_stop(app: Flask) -> None:
     submit("b", 5)
     with reading() as session:
@@ -112,6 +112,7 @@ def test_counts_of_a_large_batch_stop(app: Flask) -> None:
     assert (progress.total, progress.capped) == (3, True)
 
 
+@pytest.mark.postgresql
 def test_a_requeue_of_the_dead_finds_them_by_the_batch(app: Flask) -> None:
     one = submit("b", 2)[0]
     for job_id in (one, make_job("dead").id):

@@ -16,7 +16,7 @@ from webapp.lib import clock
 
 ANA = "person:ana"
 DEAD = JobFilter(state="dead")
-pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def state(job: Job) -> str:
@@ -45,6 +45,7 @@ def three() -> list[Job]:
     return [make_job("dead", finished_at=clock.now() - clock.seconds(age)) for age in (30, 20, 10)]
 
 
+@pytest.mark.postgresql
 def test_the_others_wait_for_the_newest_job_and_follow_when_it_completes(three: list[Job]) -> None:
     act_id = canary.start(DEAD, ANA)
     assert [state(job) for job in three] == ["dead", "dead", "pending"]
@@ -90,6 +91,7 @@ def test_the_action_stops_and_moves_no_other_job_when_the_canary(end: str, three
     assert "canary" in (why or "")
 
 
+@pytest.mark.postgresql
 def test_the_jobs_are_fixed_at_the_click(three: list[Job]) -> None:
     old_but_alive = make_job("failed")
     act_id = canary.start(DEAD, ANA)
@@ -106,6 +108,7 @@ def test_a_canary_without_dead_letters_is_refused() -> None:
         canary.start(DEAD, ANA)
 
 
+@pytest.mark.postgresql
 def test_a_waiting_canary_can_be_undone(three: list[Job]) -> None:
     act_id = canary.start(DEAD, ANA)
     assert actions.undo(act_id, ANA).moved == 1

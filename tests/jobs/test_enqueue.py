@@ -12,8 +12,6 @@ from webapp.db.engines import reading
 from webapp.db.models import Job
 from webapp.jobs import actions, job_detail, lifecycle, queue_actions
 
-pytestmark = pytest.mark.postgresql
-
 
 def enqueue(*commands: str, **fields: object) -> list[str]:
     return actions.enqueue([job_spec.parse({"command": command, **fields}) for command in commands], "person:test")
@@ -41,6 +39,7 @@ def test_a_time_in_the_past_counts_as_now() -> None:
     assert (job(past).state, job(past).run_at) == ("pending", job(past).created_at)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_taken_id_is_refused_with_its_state_and_no_job_of_the_call_is_stored() -> None:
     enqueue("true", id="job1")
@@ -50,6 +49,7 @@ def test_a_taken_id_is_refused_with_its_state_and_no_job_of_the_call_is_stored()
         assert list(session.scalars(select(Job.id))) == ["job1"]
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_form_sent_twice_makes_one_job() -> None:
     spec = job_spec.parse({"command": "true"})
@@ -67,6 +67,7 @@ def test_a_queue_that_no_job_has_named_cannot_be_paused() -> None:
     assert queue_actions.resume_queue("default", "person:ana") is True
 
 
+@pytest.mark.postgresql
 def test_a_job_row_that_breaks_the_rules_is_refused_by_the_database_itself(app: Flask) -> None:
     from sqlalchemy.exc import IntegrityError
 

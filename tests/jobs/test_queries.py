@@ -20,8 +20,6 @@ from webapp.jobs import actions, listing, queries
 from webapp.jobs.filters import FilterError, JobFilter
 from webapp.lib import clock
 
-pytestmark = pytest.mark.postgresql
-
 _TERMINAL = {"completed", "dead", "cancelled"}
 
 
@@ -64,6 +62,7 @@ def walk(wanted: JobFilter, limit: int) -> tuple[list[str], list[str]]:
     return [id_ for page_ids in there for id_ in page_ids], [id_ for page_ids in back for id_ in page_ids]
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("state", STATES)
 def test_pages_of_a_state_have_no_gap_or_overlap_in_both_directions(state: str) -> None:
@@ -73,6 +72,7 @@ def test_pages_of_a_state_have_no_gap_or_overlap_in_both_directions(state: str) 
     assert walk(JobFilter(state=state), 5) == (whole, whole)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_all_jobs_are_listed_newest_first() -> None:
     fill(12, "completed")
@@ -82,6 +82,7 @@ def test_all_jobs_are_listed_newest_first() -> None:
     assert len(seqs) == 12
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_pending_jobs_are_listed_in_claim_order() -> None:
     fill(30, "pending")
@@ -92,6 +93,7 @@ def test_pending_jobs_are_listed_in_claim_order() -> None:
     assert len({job.queue for job in jobs}) == 3
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_pending_jobs_whose_worker_died_are_in_the_same_order_as_the_others() -> None:
     fill(37, "pending")
@@ -104,6 +106,7 @@ def test_pending_jobs_whose_worker_died_are_in_the_same_order_as_the_others() ->
     )
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("most", [1, 50])
 def test_pending_jobs_with_a_label_are_found_however_many_queues_have_them(
@@ -118,6 +121,7 @@ def test_pending_jobs_with_a_label_are_found_however_many_queues_have_them(
     assert walk(JobFilter(state="pending", requires="gpu", queue="q1"), 1) == (["job1", "job4"], ["job1", "job4"])
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_text_is_found_in_ids_and_commands_in_any_case_and_with_any_characters() -> None:
     for id_, command in (("Alpha", "true"), ("b", "echo ALPHA"), ("c", "echo 100%_\\"), ("d", "echo 100xx")):
@@ -134,11 +138,13 @@ def test_an_invalid_page_key_is_refused(key: str) -> None:
         listing.page_of_jobs(session, JobFilter(state="dead"), after=key)
 
 
+@pytest.mark.postgresql
 def test_a_filter_with_an_unknown_state_is_refused_with_the_known_ones() -> None:
     with pytest.raises(FilterError, match=r"no such state: 'done'\. Expected one of blocked, scheduled, pending"):
         JobFilter(state="done")
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     fill(5, "dead")
@@ -149,6 +155,7 @@ def test_a_count_stops_at_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (str(counts["pending"]), counts["pending"].capped) == ("0", False)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_queue_shows_its_pending_jobs_and_the_oldest_due_time() -> None:
     fill(9, "pending")
@@ -159,6 +166,7 @@ def test_a_queue_shows_its_pending_jobs_and_the_oldest_due_time() -> None:
     assert oldest == min(view.oldest_run_at or oldest for view in views.values() if oldest)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_limited_jobs_count_as_pending_and_may_be_the_oldest() -> None:
     now = clock.now()
@@ -176,6 +184,7 @@ def test_limited_jobs_count_as_pending_and_may_be_the_oldest() -> None:
     assert [(views[name].pending.number, views[name].oldest_run_at) for name in "ab"] == [(3, now - 90), (1, now - 50)]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("queues", [None, ["a", "b"]])
 def test_pending_jobs_are_counted_by_index_label_set_by_label_set(app: Flask, queues: Optional[list[str]]) -> None:
     fill(3, "pending")
@@ -201,6 +210,7 @@ def test_pending_jobs_are_counted_by_index_label_set_by_label_set(app: Flask, qu
         assert "SCAN jobs\n" not in f"{each}\n"
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("state", STATES)
 def test_a_list_of_a_state_is_read_from_an_index(app: Flask, state: str) -> None:
     """The cost of a page does not depend on the table size."""

@@ -20,7 +20,7 @@ from webapp.jobs import actions, job_detail, lifecycle, queries, queue_actions
 from webapp.jobs.filters import JobFilter
 
 ANA = "person:ana"
-pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def names() -> list[str]:
@@ -42,6 +42,7 @@ def enqueue(**fields: Any) -> str:
     return actions.enqueue([job_spec.parse({"command": "true", "queue": "mail", **fields})], ANA)[0]
 
 
+@pytest.mark.postgresql
 def test_a_removed_queue_is_gone_and_its_finished_jobs_stay() -> None:
     make_job("completed", id="done", queue="mail", requires="gpu")
     make_queue("mail", paused_by="person:ben")
@@ -160,6 +161,7 @@ def remove_mail() -> None:
     queue_actions.remove_queue("mail", ANA)
 
 
+@pytest.mark.postgresql
 def test_a_removal_waits_for_an_enqueue_and_is_then_refused(app: Flask) -> None:
     make_queue("mail")
     other = Meanwhile(app, remove_mail)
@@ -169,6 +171,7 @@ def test_a_removal_waits_for_an_enqueue_and_is_then_refused(app: Flask) -> None:
     assert names() == ["default", "mail"]
 
 
+@pytest.mark.postgresql
 def test_an_enqueue_waits_for_a_removal_and_creates_the_queue_again(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +183,7 @@ def test_an_enqueue_waits_for_a_removal_and_creates_the_queue_again(
     assert names() == ["default", "mail"]
 
 
+@pytest.mark.postgresql
 def test_a_removal_waits_for_a_requeue_and_is_then_refused(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     make_job("dead", id="one", queue="mail")
     other = Meanwhile(app, remove_mail)
@@ -188,6 +192,7 @@ def test_a_removal_waits_for_a_requeue_and_is_then_refused(app: Flask, monkeypat
     assert "it has 1 pending job" in str(other.end()[0])
 
 
+@pytest.mark.postgresql
 def test_a_requeue_waits_for_a_removal_and_creates_the_queue_again(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     make_job("dead", id="one", queue="mail", requires="gpu")
     other = Meanwhile(app, lambda: actions.apply("requeue", ["one"], ANA))

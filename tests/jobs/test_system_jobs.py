@@ -20,7 +20,7 @@ from webapp.jobs.filters import JobFilter
 from webapp.lib import clock
 from webapp.web import serializers
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("app")]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def fill() -> None:
@@ -36,6 +36,7 @@ def found(words: str) -> list[str]:
         return [job.id for job in listing.page_of_jobs(session, search.parse(words)).jobs]
 
 
+@pytest.mark.postgresql
 def test_counts_and_lists_leave_them_out() -> None:
     fill()
     with reading() as session:
@@ -84,6 +85,7 @@ def test_queues_and_their_waiting_jobs_leave_them_out() -> None:
         assert view.pending.number == 2
 
 
+@pytest.mark.postgresql
 def test_every_worker_serves_them() -> None:
     fill()
     supervisor = make_supervisor()
@@ -112,6 +114,7 @@ def test_statistics_and_hints_leave_them_out() -> None:
         assert [one.job.queue for one in hints] == ["default"]
 
 
+@pytest.mark.postgresql
 def test_the_count_of_them_reads_their_own_index(app: Flask) -> None:
     make_jobs([{"state": "completed"}] * 200 + [{"state": "completed", "queue": SYSTEM_QUEUE}])
     plans: list[str] = []

@@ -17,7 +17,7 @@ from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import can_be_put_back
 
 ANA = "person:ana"
-pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def row(job_id: str) -> Any:
@@ -31,6 +31,7 @@ def undo(act_id: int) -> actions.Result:
     return actions.undo(act_id, ANA)
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     ("verb", "states"),
     [
@@ -49,6 +50,7 @@ def test_undo_puts_back_state_time_and_failures(verb: str, states: tuple[str, ..
     assert [row(job.id) for job in jobs] == before
 
 
+@pytest.mark.postgresql
 def test_undo_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "BATCH", 2)
     jobs = [make_job("dead") for _ in range(5)]
@@ -57,6 +59,7 @@ def test_undo_goes_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row(job.id)[0] for job in jobs} == {"dead"}
 
 
+@pytest.mark.postgresql
 def test_a_claimed_job_is_not_put_back_even_when_it_is_pending_again() -> None:
     claimed, untouched = make_job("dead"), make_job("dead")
     act = actions.apply("requeue", JobFilter(state="dead"), ANA)

@@ -25,7 +25,6 @@ from webapp.jobs.filters import JobFilter
 from webapp.jobs.lifecycle import KeyHeld
 from webapp.lib import clock
 
-pytestmark = pytest.mark.postgresql
 ANA = "person:ana"
 K = "k"
 
@@ -81,6 +80,7 @@ def test_a_wrong_key_is_refused_with_what_is_wrong(value: object, message: str) 
 # --- conflicts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_taken_key_is_refused_with_the_holder_and_nothing_of_the_call_is_stored() -> None:
     [holder] = enqueue(K)
@@ -101,6 +101,7 @@ def test_return_gives_the_id_of_the_holder_and_stores_the_others() -> None:
     assert number_of_jobs() == 2
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_replace_cancels_a_waiting_holder_and_is_refused_by_a_running_one() -> None:
     [first] = enqueue(K)
@@ -125,6 +126,7 @@ def test_two_jobs_of_one_call_with_the_same_key_follow_the_same_rules() -> None:
     assert number_of_jobs() == 2
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_many_jobs_at_once_obey_the_keys_too() -> None:
     """PostgreSQL stores as many as these with COPY."""
@@ -139,6 +141,7 @@ def test_many_jobs_at_once_obey_the_keys_too() -> None:
 # --- how long --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_period_ends_by_itself_and_outlives_its_job() -> None:
     [first] = enqueue(key(while_="1h"))
@@ -173,6 +176,7 @@ def dead(job_id: str, unique_key: str = K, while_: str = "unfinished") -> Job:
     return make_job("dead", id=job_id, unique_key=unique_key, unique_while=while_, error_key="e", finished_at=now)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 @pytest.mark.parametrize("while_", ["unfinished", "started", "expired"])
 def test_a_requeue_of_a_taken_key_is_refused_and_the_others_move(while_: str) -> None:
@@ -187,6 +191,7 @@ def test_a_requeue_of_a_taken_key_is_refused_and_the_others_move(while_: str) ->
     assert said == f"held stays as it is: its unique key 'k' is held by {holder} (pending). Nothing changed."
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_of_dead_jobs_with_one_key_the_first_is_requeued_and_the_action_names_the_others() -> None:
     for name in "abc":
@@ -210,6 +215,7 @@ def test_a_requeued_job_that_had_started_waits_with_its_key_again() -> None:
         enqueue(K)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_an_undo_of_a_cancel_leaves_jobs_whose_key_was_taken() -> None:
     [first, other] = enqueue(K, "other")
@@ -240,6 +246,7 @@ def test_run_now_of_a_job_that_is_retried_needs_no_key() -> None:
 # --- the index -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_an_index_finds_the_holders() -> None:
     explain = "EXPLAIN QUERY PLAN" if is_sqlite() else "EXPLAIN"
@@ -265,6 +272,7 @@ def _race(config: Config, start: Any, results: Any, keys: int, *, several: bool)
     database.close()
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(
     ("processes", "keys"), [(4, 20), pytest.param(50, 200, marks=pytest.mark.full)], ids=["few", "many"]

@@ -31,8 +31,6 @@ from webapp.notifications import actions, channels, rules
 from webapp.schedules import actions as schedule_actions
 from webapp.schedules import spec as schedule_spec
 
-pytestmark = pytest.mark.postgresql
-
 
 def audited() -> list[tuple[str, str, dict[str, Any]]]:
     with reading() as session:
@@ -104,6 +102,7 @@ def test_a_channel_in_use_stays(app: Flask) -> None:
         assert session.scalars(select(Channel.id)).all() == session.scalars(select(Delivery.id)).all() == []
 
 
+@pytest.mark.postgresql
 def test_a_backlog_is_dropped_and_sent_messages_stay(app: Flask) -> None:
     channel = make_channel()
     for state in ("sent", "waiting", "waiting"):
@@ -127,6 +126,7 @@ def test_a_test_is_a_message_as_all_others(app: Flask) -> None:
     )
 
 
+@pytest.mark.postgresql
 def test_a_rule_needs_its_channel_and_a_free_name(app: Flask) -> None:
     with pytest.raises(SpecError) as refused:
         actions.add_rule(edited_rule(), ACTOR)
@@ -161,6 +161,7 @@ def test_an_edit_ends_alerts_that_the_rule_is_not_about_any_more(app: Flask) -> 
     )
 
 
+@pytest.mark.postgresql
 def test_what_a_removed_rule_has_not_sent_is_dropped(app: Flask) -> None:
     rule = make_rule()
     make_alert(rule)

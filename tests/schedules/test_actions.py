@@ -16,8 +16,6 @@ from webapp.jobs.lifecycle import NotFound
 from webapp.schedules import actions, decider, spec, views
 from webapp.schedules.decider import decide_all, due_of
 
-pytestmark = pytest.mark.postgresql
-
 FIRST = START - 30 * 1_000_000 + MINUTE  # when a schedule of each minute is first due
 
 
@@ -87,6 +85,7 @@ def test_several_fires_run_together_or_none_of_them(schedules: Schedules) -> Non
     assert {fire.job_id for fire in fires()} == {job.id for job in schedules.jobs()}
 
 
+@pytest.mark.postgresql
 def test_two_users_run_a_fire_once(app: Flask, schedules: Schedules) -> None:
     (due,) = paused(schedules, 1, overlap="allow")
 
@@ -112,6 +111,7 @@ def test_a_run_leaves_an_open_edit_valid(schedules: Schedules) -> None:
     assert schedules.row().version == seen + 1
 
 
+@pytest.mark.postgresql
 def test_a_decider_that_read_the_schedule_before_a_run_sees_its_job(schedules: Schedules) -> None:
     """It has the row of before, and its guard passes."""
     schedules.add()
@@ -156,6 +156,7 @@ def test_fires_that_an_overlap_skipped_are_not_offered(schedules: Schedules) -> 
         assert views.not_run(session, schedules.row()) is None
 
 
+@pytest.mark.postgresql
 def test_a_search_finds_names_in_any_case(schedules: Schedules) -> None:
     for name in ("Nightly_backup", "poll", "nightly-2"):
         schedules.add(name)

@@ -20,9 +20,8 @@ from webapp.lib import clock, time_zones
 from webapp.schedules import actions, decider, health, spec
 from webapp.schedules.decider import Decider, Row, decide_all, due_of
 
-pytestmark = pytest.mark.postgresql
 
-
+@pytest.mark.postgresql
 def test_each_due_fire_has_one_row_and_its_job(schedules: Schedules) -> None:
     schedules.add(overlap="allow")
     schedules.later(1)
@@ -159,6 +158,7 @@ def test_overlap_replace_cancels_and_then_runs_the_last_fire(schedules: Schedule
     assert schedules.outcomes() == ["fired", "skipped overlap", "fired"]
 
 
+@pytest.mark.postgresql
 def test_overlap_replace_cancels_a_job_that_has_not_started(schedules: Schedules) -> None:
     schedules.add(overlap="replace")
     schedules.later(1)
@@ -190,6 +190,7 @@ def test_a_job_that_failed_and_waits_for_its_retry_counts_as_active(schedules: S
     assert schedules.outcomes()[-1] == "skipped overlap"
 
 
+@pytest.mark.postgresql
 def test_two_deciders_decide_each_fire_once(schedules: Schedules) -> None:
     """Both have read the same rows before the first one commits."""
     schedules.add(overlap="allow")
@@ -205,6 +206,7 @@ def test_two_deciders_decide_each_fire_once(schedules: Schedules) -> None:
     assert len(schedules.jobs()) == 1
 
 
+@pytest.mark.postgresql
 def test_the_database_refuses_a_second_row_for_the_same_fire(schedules: Schedules) -> None:
     schedules.add()
     schedules.later(1)
@@ -215,6 +217,7 @@ def test_the_database_refuses_a_second_row_for_the_same_fire(schedules: Schedule
         session.execute(insert(Fire).values(**again, outcome="skipped", reason="twice"))
 
 
+@pytest.mark.postgresql
 @pytest.mark.only("postgresql")
 def test_a_decider_does_not_wait_for_another(schedules: Schedules) -> None:
     schedules.add("one", overlap="allow")
@@ -231,6 +234,7 @@ def test_a_decider_does_not_wait_for_another(schedules: Schedules) -> None:
     assert schedules.outcomes("one") == ["fired"]
 
 
+@pytest.mark.postgresql
 def test_a_decider_that_dies_in_its_transaction_leaves_nothing(
     schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +254,7 @@ def test_a_decider_that_dies_in_its_transaction_leaves_nothing(
     assert (schedules.ledger(), schedules.jobs()) == ([], [])
 
 
+@pytest.mark.postgresql
 def test_one_schedule_that_cannot_enqueue_does_not_stop_others(
     schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,12 +352,14 @@ def test_removing_a_schedule_keeps_its_jobs(schedules: Schedules) -> None:
     assert schedules.ledger() == []
 
 
+@pytest.mark.postgresql
 def test_a_taken_name_is_refused(schedules: Schedules) -> None:
     schedules.add()
     with pytest.raises(SpecError, match="taken"):
         schedules.add()
 
 
+@pytest.mark.postgresql
 def test_due_schedules_are_found_by_an_index(schedules: Schedules) -> None:
     schedules.add()
     explain = "EXPLAIN QUERY PLAN " if schedules.connection.is_sqlite else "EXPLAIN "
@@ -364,6 +371,7 @@ def test_due_schedules_are_found_by_an_index(schedules: Schedules) -> None:
     assert "ix_jobs_scheduled" in active
 
 
+@pytest.mark.postgresql
 def test_a_waiting_fire_keeps_no_lock_and_no_processor_busy(
     schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +385,7 @@ def test_a_waiting_fire_keeps_no_lock_and_no_processor_busy(
     assert schedules.decider.until_next() == (None, True)
 
 
+@pytest.mark.postgresql
 def test_two_users_cannot_add_the_same_name_at_once(schedules: Schedules, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither sees the other's row before it stores its own."""
     schedules.add()

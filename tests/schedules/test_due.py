@@ -18,8 +18,6 @@ from webapp.lib import clock
 from webapp.schedules import actions, decider, spec, timing
 from webapp.schedules.decider import Decider
 
-pytestmark = pytest.mark.postgresql
-
 
 @pytest.mark.parametrize("catch_up", ["none", "last", "all"])
 @pytest.mark.parametrize(("seconds", "outcome"), [(60, "fired"), (61, None)])
@@ -59,6 +57,7 @@ def test_a_schedule_with_a_long_backlog_keeps_no_other_waiting(
     assert len(schedules.ledger("a")) < 3600
 
 
+@pytest.mark.postgresql
 def test_a_wait_for_the_lock_changes_what_is_due(schedules: Schedules, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process held the write lock for an hour: the fire that was on time is not any more."""
     schedules.add(cron="*/10 * * * *", overlap="allow", catch_up="none")
@@ -109,6 +108,7 @@ def test_a_stored_time_that_is_too_early_is_corrected(schedules: Schedules) -> N
     assert (schedules.row().next_fire_at, schedules.ledger()) == (right, [])
 
 
+@pytest.mark.postgresql
 def test_a_transaction_decides_few_schedules_and_wakes_the_workers(
     schedules: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +153,7 @@ def test_many_fires_are_moved_from_the_log_without_the_write_lock(
     assert held == [(False, None)] * 2
 
 
+@pytest.mark.postgresql
 def test_of_ten_thousand_schedules_those_that_are_due_are_found_by_an_index(schedules: Schedules) -> None:
     """The planner's own choice: nothing is forbidden."""
     make_schedules(10_000)

@@ -13,8 +13,6 @@ from webapp.lib import clock
 from webapp.schedules import actions, views
 from webapp.schedules.health import Health
 
-pytestmark = pytest.mark.postgresql
-
 
 def events(verb: str) -> int:
     with reading() as session:
@@ -46,6 +44,7 @@ def test_a_job_that_does_not_start_makes_its_schedule_late_once(schedules: Sched
     assert (events("schedule_recovered"), attention(schedules)) == (1, [])
 
 
+@pytest.mark.postgresql
 def test_failed_runs_in_a_row_make_it_failing_until_one_completes(schedules: Schedules) -> None:
     schedules.add(failing_after=2)
     health = Health(schedules.connection)
@@ -58,6 +57,7 @@ def test_failed_runs_in_a_row_make_it_failing_until_one_completes(schedules: Sch
     assert events("schedule_recovered") == 1
 
 
+@pytest.mark.postgresql
 def test_a_run_that_takes_far_longer_than_usual_is_long(schedules: Schedules) -> None:
     schedules.add(cron="0 0 * * *")
     now = schedules.time.now

@@ -45,6 +45,7 @@ def test_old_fires_are_deleted_by_their_own_setting(app: object) -> None:
         assert session.scalar(select(func.count()).select_from(Fire)) == 1
 
 
+@pytest.mark.full
 @pytest.mark.only("sqlite")
 def test_a_restored_schedule_skips_what_was_due(home: Path) -> None:
     """In processes of their own, because a restore is refused while a process uses the queue."""

@@ -17,7 +17,6 @@ from webapp.lib import clock
 from worker.maintenance import scheduler
 from worker.maintenance.scheduler import Scheduler
 
-pytestmark = pytest.mark.postgresql
 Wait = Callable[..., Any]
 
 
@@ -111,6 +110,7 @@ def test_a_fault_of_the_program_does_not_end_the_thread(
     eventually(lambda: schedules.outcomes() == ["fired"])
 
 
+@pytest.mark.postgresql
 def test_a_fire_that_another_process_is_deciding_keeps_no_processor_busy(schedules: Schedules) -> None:
     now = clock.now()
     assert scheduler._rest(now - MINUTE, 15) == scheduler.LOCKED_REST

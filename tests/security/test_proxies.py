@@ -156,6 +156,7 @@ def test_users_log_in_over_https_and_cannot_forge_their_address(
     assert Attacker(target.port, host="localhost").send("GET", "/metrics").status == 200
 
 
+@pytest.mark.full
 def test_forwarded_headers_without_the_proxy_are_ignored(
     proxied: Proxied,
 ) -> None:
@@ -171,6 +172,7 @@ def test_forwarded_headers_without_the_proxy_are_ignored(
     assert [line[-1] for line in target.trail()] == ["127.0.0.9"]
 
 
+@pytest.mark.full
 def test_a_body_above_the_limit_and_another_host_name_are_refused(
     proxied: Proxied,
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_body_above_the_limit_and_another_host_name_are_refused(
     assert stranger.send("GET", "/login").status == 400
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(  # without its port, or the address of the console
     "passed", ["$host", pytest.param("$proxy_host", marks=pytest.mark.full)]
 )

@@ -72,7 +72,7 @@ def test_an_ipv4_address_in_ipv6_form_is_shown_as_ipv4() -> None:
         assert urlsplit(serving.address_of(listener, config())).hostname == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.2", "0.0.0.0"])  # noqa: S104
+@pytest.mark.parametrize("host", [pytest.param("127.0.0.2", marks=pytest.mark.full), "0.0.0.0"])  # noqa: S104
 def test_the_printed_set_up_link_is_served_and_other_addresses_are_not(home: Path, host: str) -> None:
     command = [sys.executable, "-m", "webapp.commands", "web", "--host", host, "--insecure", "--port", "0"]
     console = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
@@ -142,7 +142,11 @@ def test_job_data_cannot_forge_log_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    "beginning", [b"GET / HTTP/1.1\r\nHost: local", b"POST /login HTTP/1.1\r\nContent-Length: 9\r\n"]
+    "beginning",
+    [
+        b"GET / HTTP/1.1\r\nHost: local",
+        pytest.param(b"POST /login HTTP/1.1\r\nContent-Length: 9\r\n", marks=pytest.mark.full),
+    ],
 )
 def test_clients_that_stop_in_the_middle_of_a_request_do_not_block_the_console(home: Path, beginning: bytes) -> None:
     script = (

@@ -19,8 +19,6 @@ from webapp.lib import clock
 from webapp.lib.version import __version__
 from webapp.web import metrics
 
-pytestmark = pytest.mark.postgresql
-
 Figures = Mapping[str, float]
 
 
@@ -50,6 +48,7 @@ def test_an_empty_queue_has_all_counters_at_zero() -> None:
     assert [name for name in found if name.startswith("queuectl_jobs{")] == []
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_jobs_are_counted_by_state_and_queue_and_the_oldest_is_as_old_as_its_wait() -> None:
     now = clock.now()
@@ -66,6 +65,7 @@ def test_jobs_are_counted_by_state_and_queue_and_the_oldest_is_as_old_as_its_wai
     assert found["queuectl_jobs_counted_timestamp_seconds"] == pytest.approx(now / clock.SECOND, abs=100)
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_counters_and_histograms_are_those_of_the_roll_ups() -> None:
     now = clock.now()
@@ -106,6 +106,7 @@ def test_workers_count_by_state_and_only_those_that_respond_have_slots() -> None
     assert (found["queuectl_slots"], found["queuectl_slots_used"]) == (16, 2)
 
 
+@pytest.mark.postgresql
 def test_sizes_are_those_of_the_files(app: Flask, config: Config) -> None:
     found = read()
     assert found["queuectl_database_bytes"] > 100_000
@@ -115,6 +116,7 @@ def test_sizes_are_those_of_the_files(app: Flask, config: Config) -> None:
     assert found[f'queuectl_build_info{{database="{kind}",version="{__version__}"}}'] == 1
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("app")
 def test_a_scrape_sends_the_same_statements_for_any_number_of_jobs_and_scans_no_table_of_jobs() -> None:
     """What is not read by an index would take a second beside a million jobs."""

@@ -24,8 +24,6 @@ from webapp.jobs import actions
 from worker.attempt import Claim
 from worker.loop.dispatcher import Dispatcher
 
-pytestmark = pytest.mark.postgresql
-
 ANA = "person:ana"
 
 
@@ -96,6 +94,7 @@ def edges() -> list[tuple[str, bool]]:
 # --- submit ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_jobs_of_one_call_follow_each_other_in_any_order(player: Player) -> None:
     ids = submit({"id": "c", "after": ["b", "a"]}, {"id": "b", "after": "a"}, {"id": "a"}, {"id": "x"})
     assert ids == ["c", "b", "a", "x"]
@@ -162,6 +161,7 @@ def test_a_parent_that_has_ended_decides_at_once(ends: str, on: str, queue: Queu
 # --- while parents end -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_a_dead_parent_leaves_its_followers_blocked_and_a_requeue_goes_on(player: Player) -> None:
     submit(
         {"id": "a", "max_retries": 0},
@@ -186,6 +186,7 @@ def test_a_follower_of_a_failure_is_cancelled_when_the_parent_completes(player: 
     assert "a completed" in str(event.detail)
 
 
+@pytest.mark.postgresql
 def test_a_follower_that_is_submitted_while_the_parent_runs_starts_at_its_end(player: Player) -> None:
     submit({"id": "a"})
     player.turn()
@@ -204,6 +205,7 @@ def test_a_start_time_is_kept_and_time_as_blocked_is_no_waiting(player: Player, 
     assert queue.job("b").run_at >= queue.job("a").finished_at  # type: ignore[operator]
 
 
+@pytest.mark.postgresql
 def test_a_parent_of_many_is_decided_in_bounded_steps(player: Player, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of a transaction are counted and not timed: 10,000 followers take 10,000 / STEP turns."""
     monkeypatch.setattr(dependencies, "STEP", 7)
@@ -222,6 +224,7 @@ def test_a_parent_of_many_is_decided_in_bounded_steps(player: Player, monkeypatc
     assert sum(decided) == 31
 
 
+@pytest.mark.postgresql
 def test_two_transactions_that_decide_the_last_two_edges_unblock_the_follower(player: Player, queue: Queue) -> None:
     """On PostgreSQL neither sees what the other has decided, so the second one leaves the edge for later."""
     submit({"id": "a"}, {"id": "b"}, {"id": "c", "after": "a b"})
@@ -274,6 +277,7 @@ def test_an_undo_of_a_cancel_does_not_block_a_job_whose_parent_ended_meanwhile(p
     assert player.run() == ["b"]
 
 
+@pytest.mark.postgresql
 def test_an_undo_of_a_cancelled_chain_keeps_its_order(player: Player) -> None:
     submit({"id": "a", "max_retries": 0}, {"id": "b", "after": "a"}, {"id": "c", "after": "b:finish"})
     player.ends["a"] = "failed"
@@ -335,6 +339,7 @@ def fan(number: int) -> list[dict[str, Any]]:
 _FULL = pytest.mark.full
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize(
     "jobs",
     [

@@ -22,7 +22,6 @@ from worker.attempt import Claim
 from worker.loop import limited
 from worker.loop.dispatcher import Dispatcher
 
-pytestmark = pytest.mark.postgresql
 ANA = "person:ana"
 
 
@@ -73,6 +72,7 @@ def limit(key: str, most: Optional[int] = None, rate: Optional[str] = None) -> N
     limits.set_limit(key, most, rate, None, ANA)
 
 
+@pytest.mark.postgresql
 def test_no_more_jobs_of_a_key_run_than_its_limit_says(queue: Queue, team: Team) -> None:
     limit("db", 2)
     for number in range(5):
@@ -84,6 +84,7 @@ def test_no_more_jobs_of_a_key_run_than_its_limit_says(queue: Queue, team: Team)
     assert team.takes(second) == []
 
 
+@pytest.mark.postgresql
 def test_a_pattern_limits_each_of_its_keys(queue: Queue, team: Team) -> None:
     limit("customer-*", 1)
     limit("customer-big", 2)
@@ -92,6 +93,7 @@ def test_a_pattern_limits_each_of_its_keys(queue: Queue, team: Team) -> None:
     assert team.takes(team.worker(8)) == ["a", "c", "d", "e"]
 
 
+@pytest.mark.postgresql
 def test_an_exclusive_job_runs_alone_and_is_not_starved_by_later_ones(queue: Queue, team: Team) -> None:
     limit("warehouse", 5)
     queue.enqueue("true", id="a", limits="warehouse")
@@ -139,6 +141,7 @@ def test_a_lost_claim_frees_its_slot_only_when_the_job_is_taken_back(queue: Queu
     assert team.takes(team.worker()) == []
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("kind", ["completed", "failed", "cancelled", "released", "unclaimed"])
 def test_every_end_of_an_attempt_frees_its_slot(queue: Queue, team: Team, kind: str) -> None:
     limit("db", 1)
@@ -149,6 +152,7 @@ def test_every_end_of_an_attempt_frees_its_slot(queue: Queue, team: Team, kind: 
     assert team.takes(team.ends("a", kind)) == ["b"]
 
 
+@pytest.mark.postgresql
 def test_a_rate_lets_so_many_jobs_start_in_any_window(queue: Queue, team: Team, monkeypatch: Any) -> None:
     limit("mail", rate="3/min")
     for number in range(9):
@@ -174,6 +178,7 @@ def test_a_job_that_waits_for_a_rate_holds_no_slot(queue: Queue, team: Team) -> 
     assert team.takes(team.worker(4)) == ["a", "c"]
 
 
+@pytest.mark.postgresql
 def test_a_queue_has_a_limit_that_its_jobs_inherit(queue: Queue, team: Team) -> None:
     worker, named = team.worker(4), team.worker(4, queues=["mail", "default"])
     assert team.takes(worker) == []
@@ -201,6 +206,7 @@ def test_a_lane_of_many_blocked_jobs_hides_no_other(queue: Queue, team: Team, mo
     assert team.takes(worker) == ["a0", "b0", "plain"]
 
 
+@pytest.mark.postgresql
 def test_priority_and_age_decide_between_limited_and_other_jobs(queue: Queue, team: Team) -> None:
     limit("s", 5)
     for job_id, keys, priority in (("o1", "", 0), ("s1", "s", 0), ("o2", "", 0), ("s2", "s", 9), ("o3", "", 8)):
@@ -267,6 +273,7 @@ def test_no_door_leads_around_a_limit(queue: Queue, team: Team, door: str) -> No
     assert queue.job("b").state == "pending"
 
 
+@pytest.mark.postgresql
 @pytest.mark.only("postgresql")
 def test_only_one_worker_chooses_at_a_time(queue: Queue, team: Team) -> None:
     """With a check in each transaction and no lock, both would start a job."""
@@ -300,6 +307,7 @@ def test_in_strict_order_a_queue_starts_jobs_only_if_those_before_have_none(queu
     assert Counter(job_id[0] for job_id in team.takes(another)) == {"a": 3, "b": 6}
 
 
+@pytest.mark.postgresql
 def test_by_weights_each_slot_goes_to_a_queue_by_chance_and_none_stays_free(
     queue: Queue, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,12 +23,11 @@ expect.set_options(timeout=DEADLINE * 1000)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Both databases give a browser the same pages. Only the marked flows run on PostgreSQL too."""
+    """Both databases give a browser the same pages."""
     for item in items:
         if "/browser/" in str(item.path):
             item.add_marker(pytest.mark.browser)
-            if item.get_closest_marker("postgresql") is None:
-                item.add_marker(pytest.mark.only("sqlite"))
+            item.add_marker(pytest.mark.only("sqlite"))
 
 
 @pytest.fixture

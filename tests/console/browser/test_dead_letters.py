@@ -110,6 +110,7 @@ def test_a_canary_is_watched_on_the_page_of_its_group_and_stopped(page: Page) ->
     assert state_of("job4") == "dead"
 
 
+@pytest.mark.full
 def test_a_group_is_acknowledged_until_it_recurs(page: Page) -> None:
     make_job("dead", id="job1")
     page.goto("/dead/exit:1")
@@ -141,6 +142,7 @@ def test_a_stale_acknowledgement_is_reported(open_browser: Callable[..., Page]) 
     expect(first.locator(".group-head .badge")).to_have_text("acknowledged")
 
 
+@pytest.mark.full
 def test_two_users_write_a_note_and_the_second_is_warned(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="job1")
     first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
@@ -180,6 +182,7 @@ def test_dead_letters_are_found_by_their_output(page: Page) -> None:
     expect(page.locator(".whose").first).to_contain_text("job1")
 
 
+@pytest.mark.full
 def test_a_group_works_without_javascript(open_browser: Callable[..., Page]) -> None:
     make_user("ben", "operator")
     make_job("dead", id="job1")

@@ -65,7 +65,6 @@ def _wrong_inputs_are_expected(watched: Watched) -> None:
         watched.expect(f"Failed to load resource: the server responded with a status of {status}")
 
 
-@pytest.mark.postgresql
 def test_a_job_is_submitted_after_corrections(page: Page) -> None:
     page.goto("/submit")
     page.locator("details.options summary").click()
@@ -91,7 +90,6 @@ def test_a_job_is_submitted_after_corrections(page: Page) -> None:
     assert (job.command, job.priority, job.max_retries) == ("echo one\necho two", 5, 2)
 
 
-@pytest.mark.postgresql
 def test_a_dead_letter_is_requeued_in_place(page: Page) -> None:
     make_worker()
     job = make_job("dead", id="job1")
@@ -105,6 +103,7 @@ def test_a_dead_letter_is_requeued_in_place(page: Page) -> None:
     assert state_of("job1") == "pending"
 
 
+@pytest.mark.full
 def test_a_stale_action_is_reported_and_nothing_happens_twice(open_browser: Callable[..., Page]) -> None:
     make_job("dead", id="job1")
     first, second = open_browser("operator", name="ana"), open_browser("operator", name="ben")
@@ -141,6 +140,7 @@ def test_a_discard_asks_first_and_cancel_keeps_the_job(page: Page) -> None:
     assert state_of("job1") is None
 
 
+@pytest.mark.full
 def test_selected_jobs_are_requeued_after_confirmation(page: Page) -> None:
     for number in range(4):
         make_job("dead", id=f"job{number}")
@@ -159,6 +159,7 @@ def test_selected_jobs_are_requeued_after_confirmation(page: Page) -> None:
     expect(page.locator("#bulk")).to_be_hidden()
 
 
+@pytest.mark.full
 def test_all_matching_jobs_are_moved_beyond_the_page(page: Page) -> None:
     for number in range(60):
         make_job("dead", id=f"job{number}", command="true" if number % 2 else "false")

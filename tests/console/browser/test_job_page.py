@@ -43,6 +43,7 @@ def in_view(page: Page, selector: str) -> bool:
 # --- why it waits ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_the_button_beside_the_wait_reason_resolves_it(page: Page) -> None:
     make_worker(seen_at=clock.now() + clock.seconds(600))
     make_queue("mail", paused_by="person:ben")
@@ -291,7 +292,8 @@ def test_masked_values_are_shown_in_a_dialog(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-@pytest.mark.parametrize("how", [pytest.param("discarded", marks=pytest.mark.full), "signed out"])
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["discarded", "signed out"])
 def test_the_clocks_of_a_page_that_is_not_refreshed_stop(page: Page, watched: Watched, how: str) -> None:
     watched.expect("Failed to load resource: the server responded with a status of 40")
     make_job("processing", id="job1", worker_id="w1", started_at=clock.now() - clock.seconds(70))
@@ -320,6 +322,7 @@ def submitted() -> list[Job]:
         return session.query(Job).order_by(Job.seq).all()
 
 
+@pytest.mark.full
 def test_many_lines_become_many_jobs_after_corrections(page: Page) -> None:
     page.goto("/submit")
     page.fill("#command", "echo one\necho two \\\n\necho three")

@@ -99,6 +99,7 @@ def test_a_search_is_saved_as_a_view_renamed_and_removed(page: Page) -> None:
     expect(page).to_have_url(url_with("/jobs?state=dead&q=exit%3A7"))
 
 
+@pytest.mark.full
 def test_the_list_is_exported_as_a_file(page: Page, tmp_path: Path) -> None:
     make_jobs([{"state": "dead", "id": f"d{n}", "command": "=1+1"} for n in range(3)])
     page.goto("/jobs?state=dead&q=id:d1")

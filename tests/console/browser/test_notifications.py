@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import update
 
@@ -45,6 +46,7 @@ def test_a_test_message_shows_its_answer_without_a_reload(page: Page) -> None:
     page.wait_for_url("**/notification/2")
 
 
+@pytest.mark.full
 def test_the_form_of_a_rule_shows_what_it_would_have_sent_while_it_is_filled_in(page: Page) -> None:
     make_channel()
     make_job("dead", command="./backup.sh", error_key="one", finished_at=clock.now() - clock.DAY)

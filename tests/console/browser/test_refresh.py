@@ -42,7 +42,7 @@ def watch(page: Page) -> Watch:
     return Watch(page)
 
 
-@pytest.mark.parametrize(("pace", "times"), [("0", 0), ("2", 15)])
+@pytest.mark.parametrize(("pace", "times"), [pytest.param("0", 0, marks=pytest.mark.full), ("2", 15)])
 def test_a_page_refreshes_at_the_chosen_interval_and_remembers_it(watch: Watch, pace: str, times: int) -> None:
     page = watch.open("/")
     page.locator("#tick").select_option(pace)

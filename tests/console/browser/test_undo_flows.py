@@ -55,6 +55,7 @@ def test_activity_shows_a_running_canary_and_can_undo_it(page: Page) -> None:
     assert {state_of(f"job{number}") for number in range(3)} == {"dead"}
 
 
+@pytest.mark.full
 def test_a_bulk_action_is_undone_from_activity(page: Page) -> None:
     for number in range(5):
         make_job("failed", id=f"job{number}")

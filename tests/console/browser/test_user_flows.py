@@ -72,6 +72,7 @@ def test_a_user_is_added_promoted_and_disabled(page: Page) -> None:
     expect(page.get_by_text("ben can sign in again.")).to_be_visible()
 
 
+@pytest.mark.full
 def test_all_user_pages_work_without_javascript(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", java_script_enabled=False)
     add_a_person(page)
@@ -146,6 +147,7 @@ def test_a_token_is_revoked_in_place(page: Page) -> None:
         assert tokens.find(session, secret) is None
 
 
+@pytest.mark.full
 def test_an_old_session_confirms_its_password_and_continues(open_browser: Callable[..., Page]) -> None:
     page = open_browser("admin", name="ana")
     users.set_password("ana", GOOD, "rule:test", spare=session_of(page))

@@ -119,6 +119,7 @@ def test_a_shorter_retention_warns_before_it_is_saved(page: Page) -> None:
     expect(page.locator("#consequence .warn")).to_have_count(0)
 
 
+@pytest.mark.full
 def test_two_users_change_a_setting_and_the_second_is_warned(open_browser: Open, watched: Watched) -> None:
     watched.expect("status of 409")
     ana, ben = open_browser("admin", name="ana"), open_browser("admin", name="ben")
@@ -139,6 +140,7 @@ def test_two_users_change_a_setting_and_the_second_is_warned(open_browser: Open,
     assert value_of("backoff_base") == 5
 
 
+@pytest.mark.full
 def test_workers_and_settings_work_without_javascript(open_browser: Open) -> None:
     make_supervisor(id="s1", wanted=1)
     make_worker(id="w1", supervisor_id="s1")

@@ -17,8 +17,6 @@ from webapp.db.models import Alert, Job, Worker
 from webapp.lib import clock
 from webapp.notifications import actions, checks
 
-pytestmark = pytest.mark.postgresql
-
 
 def keys(alerting: Alerting) -> list[str]:
     return [alert.key for alert in alerting.alerts()]
@@ -29,6 +27,7 @@ def detail_of_last(alerting: Alerting) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.postgresql
 def test_the_oldest_pending_job_of_a_queue_is_too_old_until_it_is_claimed(alerting: Alerting) -> None:
     alerting.add_rule("queue-old", older_than="10min")
     since = clock.now()
@@ -75,6 +74,7 @@ def test_each_rule_has_its_own_age_and_queue(alerting: Alerting, condition: dict
     assert json.loads(alerting.rows()[0].detail)["notice"]["paused"] is True  # forgotten, perhaps
 
 
+@pytest.mark.postgresql
 def test_a_queue_that_no_worker_serves(alerting: Alerting) -> None:
     alerting.add_rule("queue-unserved")
     make_worker(id="w1", queues='["mail"]')
@@ -122,6 +122,7 @@ def test_a_machine_says_nothing_about_the_disk_of_another(alerting: Alerting, mo
     assert len(keys(alerting)) == 1
 
 
+@pytest.mark.postgresql
 def test_a_state_that_comes_and_goes_is_told_once_as_flapping(alerting: Alerting) -> None:
     alerting.add_rule("queue-old", older_than="1min")
     for place in range(6):

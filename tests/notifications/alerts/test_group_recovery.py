@@ -14,9 +14,8 @@ from webapp.db.models import Job, Rule
 from webapp.lib import clock
 from webapp.notifications import dispatcher, group_recovery
 
-pytestmark = pytest.mark.postgresql
 
-
+@pytest.mark.postgresql
 def test_a_job_with_the_same_pattern_recovers_a_group_once_it_is_calm(alerting: Alerting) -> None:
     alerting.add_rule()
     alerting.die(command="fetch.sh --day 17")
@@ -53,6 +52,7 @@ def test_completions_before_the_last_death_and_of_other_commands_recover_nothing
     assert alerting.kinds() == ["alert"]
 
 
+@pytest.mark.postgresql
 def test_a_job_of_the_group_recovers_it_whatever_its_command_is(alerting: Alerting) -> None:
     alerting.add_rule()
     [job] = alerting.die(command="first.sh")
@@ -65,6 +65,7 @@ def test_a_job_of_the_group_recovers_it_whatever_its_command_is(alerting: Alerti
     assert alerting.kinds() == ["alert", "recovery"]
 
 
+@pytest.mark.postgresql
 def test_a_completion_while_no_dispatcher_ran_is_found(alerting: Alerting) -> None:
     alerting.add_rule()
     [job] = alerting.die()
@@ -78,6 +79,7 @@ def test_a_completion_while_no_dispatcher_ran_is_found(alerting: Alerting) -> No
     assert alerting.kinds() == ["alert", "recovery"]
 
 
+@pytest.mark.postgresql
 def test_many_completions_are_read_in_bounded_steps(alerting: Alerting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_recovery, "_COMPLETED", group_recovery._COMPLETED.replace("LIMIT 2000", "LIMIT 5"))
     monkeypatch.setattr(group_recovery, "BATCH", 5)

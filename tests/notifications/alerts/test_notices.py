@@ -28,8 +28,6 @@ from worker.loop.claims import Claims
 from worker.maintenance import recovery
 from worker.maintenance.dead_workers import DeadWorkers, running
 
-pytestmark = pytest.mark.postgresql
-
 
 def noticed() -> list[tuple[str, str, Optional[int]]]:
     with reading() as session:
@@ -42,6 +40,7 @@ def details() -> list[Any]:
         return [json.loads(text) for text in session.scalars(select(Notice.detail).order_by(Notice.id)) if text]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("asked", ["job-dead,attempt-failed", "group-new", "attempt-failed", "worker-lost"])
 def test_a_failed_attempt_and_a_death_but_nothing_else_of_a_job(alerting: Alerting, asked: str) -> None:
     alerting.add_rule(asked)
@@ -77,6 +76,7 @@ def test_a_job_that_crashes_its_workers(alerting: Alerting) -> None:
     assert len(noticed()) == 1  # a loss is no failure
 
 
+@pytest.mark.postgresql
 def test_a_worker_that_is_lost(alerting: Alerting) -> None:
     alerting.add_rule("worker-lost")
     worker = make_worker(host="web-1")
@@ -98,6 +98,7 @@ def schedules(alerting: Alerting, time: Clock) -> Schedules:
     return made
 
 
+@pytest.mark.postgresql
 def test_breaches_of_a_schedule_and_their_ends(alerting: Alerting, schedules: Schedules) -> None:
     alerting.add_rule("schedule-late,schedule-failing")
     schedules.add(cron="0 0 * * *", late_after="10m")
@@ -146,6 +147,7 @@ def test_missed_fires_are_one_notice_with_their_number(alerting: Alerting, sched
     assert policy.MOMENTS[0] == "schedule-missed"
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("state", ["completed", "dead"])
 def test_a_canary_that_has_ended(alerting: Alerting, state: str) -> None:
     alerting.add_rule("canary-ended")

@@ -30,8 +30,6 @@ from worker.maintenance import process
 from worker.maintenance.ended_batches import EndedBatches
 from worker.maintenance.ended_jobs import Walk
 
-pytestmark = pytest.mark.postgresql
-
 ANA = "person:ana"
 CALLBACKS = {"on_done": {"command": "echo done", "env": {"WHO": "ana"}}, "on_death": {"command": "echo died"}}
 KEEP = Settings({"keep_completed": "1", "keep_dead": "1", "keep_cancelled": "1"})
@@ -64,6 +62,7 @@ def called(name: str) -> list[tuple[str, int, Optional[str]]]:
         return sorted((event, generation, command) for event, generation, command in rows)
 
 
+@pytest.mark.postgresql
 def test_callbacks_follow_the_first_death_and_the_end(connection: Connection) -> None:
     one, two = submit("b", 2)
     batch_callbacks.decide(connection)
@@ -271,6 +270,7 @@ def retain(days: float = 2.0) -> None:
         pass
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("examples", [8, pytest.param(150, marks=pytest.mark.full)])
 def test_callbacks_happen_once_for_each_generation_whatever_people_do(connection: Connection, examples: int) -> None:
     class Machine(BatchMachine):
@@ -287,6 +287,7 @@ def test_callbacks_happen_once_for_each_generation_whatever_people_do(connection
 # --- retention -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_a_batch_is_deleted_as_a_whole_when_each_of_its_jobs_may_go(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +332,7 @@ def test_a_full_database_breaks_ended_batches_only(connection: Connection) -> No
     assert ended_one not in left
 
 
+@pytest.mark.postgresql
 def test_retention_keeps_a_parent_while_a_blocked_job_waits_for_it(app: Flask) -> None:
     make_jobs([{"state": "dead", "id": f"p{number}", "finished_at": number + 1} for number in range(3)])
     actions.enqueue([job_spec.parse({"command": "true", "id": "child", "after": ["p1"]})], ANA)

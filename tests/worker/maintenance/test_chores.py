@@ -36,8 +36,6 @@ from worker.maintenance import chore_starter, chores
 from worker.maintenance.chore_starter import FOLD_MIN, ChoreStarter
 from worker.messages import BROKEN, DONE, OUTDATED
 
-pytestmark = pytest.mark.postgresql
-
 OLD = clock.now() - 10 * rollups.FOLD_DELAY
 
 
@@ -143,6 +141,7 @@ def action_of(number: int) -> BulkAction:
 # --- when it starts ---
 
 
+@pytest.mark.postgresql
 def test_nothing_starts_on_an_idle_queue_and_a_check_costs_few_statements(starter: Starter) -> None:
     assert not starter.check()
     assert len(starter.connection.statements) == 7
@@ -152,6 +151,7 @@ def test_nothing_starts_on_an_idle_queue_and_a_check_costs_few_statements(starte
     assert not starter.check(after=3)
 
 
+@pytest.mark.postgresql
 def test_an_abandoned_bulk_action_starts_it_and_a_running_one_does_not(starter: Starter) -> None:
     action = abandoned_action()
     with writing() as session:
@@ -185,6 +185,7 @@ def test_a_canary_starts_it_when_the_canary_has_ended(starter: Starter, state: s
         assert starts is not canary.any_waiting(session)  # it starts only for work that it then does
 
 
+@pytest.mark.postgresql
 def test_many_ended_attempts_start_it_at_once_and_fewer_after_a_while(starter: Starter) -> None:
     assert not starter.check()
     ended_attempts(FOLD_MIN)
@@ -279,12 +280,14 @@ def test_jobs_behind_a_mark_are_not_overdue(starter: Starter) -> None:
     assert not starter.check()
 
 
+@pytest.mark.postgresql
 def test_overdue_output_starts_it(starter: Starter) -> None:
     factories.make_job("completed", finished_at=clock.now() - 3 * clock.DAY)
     starter.settings = Settings({"keep_output@default": "2"})
     assert starter.check()
 
 
+@pytest.mark.postgresql
 def test_a_dead_letter_without_a_group_starts_it(starter: Starter) -> None:
     factories.make_job("dead", error_key=None)
     assert starter.check()
@@ -392,6 +395,7 @@ def chores_of(eventually: Callable[..., Any]) -> Callable[[Fleet], psutil.Proces
     return lambda fleet: eventually(lambda: find(fleet))
 
 
+@pytest.mark.postgresql
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 def test_an_action_whose_process_was_killed_is_finished_by_the_workers(
     queue: Queue, fleet: Callable[..., Fleet], eventually: Callable[..., Any]

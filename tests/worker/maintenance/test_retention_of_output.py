@@ -26,7 +26,7 @@ from worker.maintenance import free_space
 from worker.maintenance.ended_jobs import Walk
 from worker.maintenance.retention import Retention
 
-pytestmark = [pytest.mark.usefixtures("app"), pytest.mark.postgresql]
+pytestmark = pytest.mark.usefixtures("app")
 
 
 def outputs() -> dict[str, list[bytes]]:
@@ -61,6 +61,7 @@ def marks() -> dict[str, int]:
 # --- by age ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.postgresql
 def test_output_of_ended_jobs_is_deleted_at_its_own_age_and_the_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deletion, "BYTES", 100)
     old = ended("completed", 3, b"x" * 60, b"y" * 60, b"", b"z" * 500)
@@ -130,6 +131,7 @@ def test_a_queue_has_its_own_ages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert left() == {jobs[one] for one in kept - {("pay", 400), ("news", 40)}}
 
 
+@pytest.mark.postgresql
 def test_a_walk_reads_its_index_and_sorts_nothing(app: Flask) -> None:
     found: list[str] = []
     with engines.read_engine().connect() as connection:
@@ -160,6 +162,7 @@ def limited(mib: int) -> None:
     prune_as_set()
 
 
+@pytest.mark.postgresql
 def test_the_oldest_output_of_completed_jobs_is_deleted_first_and_then_that_of_cancelled_ones() -> None:
     completed = [large("completed", 20 - number) for number in range(6)]
     cancelled, dead, empty = large("cancelled", 29, 1024), large("dead", 29, 16), ended("completed", 29)
@@ -244,6 +247,7 @@ def test_free_pages_return_to_the_disk_in_the_same_round(monkeypatch: pytest.Mon
     assert free <= after // free_space.RESERVE
 
 
+@pytest.mark.postgresql
 @pytest.mark.usefixtures("on_sqlite")
 def test_a_large_log_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     path = engines.database().config.sqlite_path
