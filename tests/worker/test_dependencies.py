@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 from sqlalchemy import select, text
 
 from tests import factories
+from tests.deadline import DEADLINE
 from tests.worker.conftest import Queue, assignment
 from tests.worker.test_claims import ended
 from tests.worker_connection import worker_connection
@@ -246,6 +248,47 @@ def test_two_transactions_that_decide_the_last_two_edges_unblock_the_follower(pl
     finally:
         other.close()
     assert player.run() == ["c"]
+
+
+@pytest.mark.only("postgresql")
+@pytest.mark.parametrize("by", ["settle", "cancel"])
+def test_nothing_that_writes_several_jobs_waits_for_one_while_it_holds_a_later_one(
+    player: Player, queue: Queue, by: str, eventually: Callable[..., Any]
+) -> None:
+    submit({"id": "first"}, {"id": "behind"})
+    player.turn()
+    for claim in sorted(player.held, key=lambda one: -one.seq):
+        player.end(claim)
+    if by == "cancel":
+        player.turn()
+        submit({"id": "z"}, {"id": "a"})
+        factories.change_job("z", priority=1)  # its row stands behind the other one now
+    one, later = ("z", "a") if by == "cancel" else ("first", "behind")
+
+    def act() -> None:
+        with queue.app.app_context():
+            if by == "settle":
+                player.dispatcher.turn()
+            else:
+                actions.apply("cancel", [later, one], ANA)
+
+    writer = threading.Thread(target=act)
+    submitter = worker_connection()
+    # As a submit locks the parents of a new job.
+    with submitter.transaction() as transaction:
+        transaction.execute("SELECT 1 FROM jobs WHERE id = :id FOR NO KEY UPDATE", {"id": one})
+        writer.start()
+        eventually(waits_for_a_lock)
+        transaction.execute("SELECT 1 FROM jobs WHERE id = :id FOR NO KEY UPDATE NOWAIT", {"id": later})
+    writer.join(DEADLINE)
+    submitter.close()
+    assert {state_of(one), state_of(later)} == {"completed" if by == "settle" else "cancelled"}
+
+
+def waits_for_a_lock() -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with reading() as session:
+        return bool(session.scalar(text(waiting)))
 
 
 @pytest.mark.only("sqlite")

@@ -21,6 +21,7 @@ from webapp.core.flow.unique_keys import Holder
 from webapp.core.schema import BUMP_REVISION
 from webapp.core.states import ARROWS, INDEX_CONDITIONS, STATES, TERMINAL
 from webapp.db import audit
+from webapp.db.engines import is_sqlite
 from webapp.db.models import BulkAction, Event, Job, LabelSetRow, Queue, RetentionMark
 from webapp.jobs import follow_ups, group_history, key_guard
 from webapp.lib import clock
@@ -87,6 +88,12 @@ def in_state(*states: str) -> ColumnElement[bool]:
             condition = and_(condition, literal_column("jobs." + INDEX_CONDITIONS[state]))
         conditions.append(condition)
     return or_(*conditions)
+
+
+def lock_in_order(session: Session, which: ColumnElement[bool]) -> None:
+    """On PostgreSQL, lock these jobs by sequence, as a submit and a settle do, so that none waits for another."""
+    if not is_sqlite():
+        session.execute(select(Job.seq).where(which).order_by(Job.seq).with_for_update(key_share=True))
 
 
 def move(
@@ -207,6 +214,7 @@ def put_back(
     fields = _prior_fields(session, there) if undone.verb == "edit" else {}
     if fields.pop("takes_key", False):
         takers = there
+    lock_in_order(session, there)
     statement = (
         update(Job)
         .where(there)

@@ -293,7 +293,8 @@ class Dispatcher:
     ) -> tuple[list[tuple[AttemptResult, Optional[str]]], list[int]]:
         """The results as the retry rules see them, with their jobs' new states; and when the retries are due."""
         settled, due = list[tuple[AttemptResult, Optional[str]]](), list[int]()
-        for result in ended:
+        # By sequence, as a submit locks the parents of its jobs: in another order, the two could wait for each other.
+        for result in sorted(ended, key=lambda one: one.claim.seq):
             one, wait = retries.judge(result, self.settings, self._retry_rules)
             self._reports.store_last(turn, one.claim, one.report)
             state = turn.settle(one, self.settings, wait)
