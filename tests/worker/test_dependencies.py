@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Callable, Optional
 
 import pytest
@@ -298,6 +299,30 @@ def test_workers_look_for_ended_parents_by_an_index(connection: Connection) -> N
 
 
 # --- people ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_waits_for_the_followers_of_its_own_jobs_and_not_for_jobs_of_other_queues(
+    player: Player, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "STEP", 1)  # so the ends of the parents are decided in several turns
+    parents = ["p1", "p2", "p3"]
+    submit(
+        *({"id": one, "queue": "mine"} for one in parents),
+        {"id": "child", "queue": "mine", "after": parents},
+        {"id": "elsewhere", "queue": "other"},
+        {"id": "stays", "queue": "mine", "after": ["elsewhere"]},
+    )
+    drains = replace(assignment(slots=4, queues=["mine"]), drain=True)
+    player.dispatcher = Dispatcher(connection, "w0", drains, lambda: 10.0, list)
+    for _ in range(20):
+        player.turn()
+        for claim in list(player.held):
+            player.end(claim)
+        if player.dispatcher.stop_requested:
+            break
+    assert player.started == [*parents, "child"]
+    assert player.dispatcher.stop_requested
+    assert (state_of("elsewhere"), state_of("stays")) == ("pending", "blocked")
 
 
 def test_run_now_releases_a_blocked_job_and_an_undo_blocks_it_again(player: Player) -> None:

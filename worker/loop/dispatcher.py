@@ -264,7 +264,9 @@ class Dispatcher:
             free = self._free(holding)
             if free > 0:
                 claimed = self._selection.claim(turn, free, state, self.settings, holding=bool(holding))
-                drained = self._drain and not claimed and self._selection.is_drained(turn)
+                # What is due is decided in bounded steps: the last one may unblock a job that this worker runs.
+                is_due = state.next_due is not None and state.next_due <= turn.now
+                drained = self._drain and not (claimed or is_due) and self._selection.is_drained(turn)
                 released = released and self._selection.leaves_some
             if promoted or drained or released or any(entered in {"failed", "pending"} for _, entered in settled):
                 turn.wake_workers()
